@@ -1,0 +1,152 @@
+"""Argument checks with one form of message.
+
+Every error that tfkd raises for a bad argument says four things: what the
+argument is, what was expected, what was received, and how to mend it. The
+checks here return the value that they accepted, so that a constructor reads
+
+    self.margin = checks.non_negative("margin", margin)
+
+Nothing here imports TensorFlow: a check must be cheap.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+MAX_REPR = 120
+
+
+def describe(value: Any) -> str:
+    """Returns a short text for `value`: its repr and type, arrays by shape."""
+    shape = getattr(value, "shape", None)
+    dtype = getattr(value, "dtype", None)
+    if shape is not None and dtype is not None and len(tuple(shape)) > 0:
+        return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
+    text = repr(value)
+    if len(text) > MAX_REPR:
+        text = text[: MAX_REPR - 3] + "..."
+    return f"{text} ({type(value).__name__})"
+
+
+def message(name: str, expected: str, received: Any, mend: str | None = None) -> str:
+    """Formats the one message: `name: expected …, received …. mend`."""
+    text = f"`{name}`: expected {expected}, received {describe(received)}."
+    return f"{text} {mend}" if mend else text
+
+
+def value_error(name: str, expected: str, received: Any, mend: str | None = None) -> ValueError:
+    """Returns (does not raise) the `ValueError` for argument `name`."""
+    return ValueError(message(name, expected, received, mend))
+
+
+def type_error(name: str, expected: str, received: Any, mend: str | None = None) -> TypeError:
+    """Returns (does not raise) the `TypeError` for argument `name`."""
+    return TypeError(message(name, expected, received, mend))
+
+
+def is_number(value: Any) -> bool:
+    """True for a real Python or NumPy scalar that is not a bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+
+
+def finite(name: str, value: Any, expected: str = "a finite number") -> float:
+    """Accepts a finite real number; returns it unchanged."""
+    if not is_number(value):
+        raise type_error(name, expected, value)
+    if not math.isfinite(value):
+        raise value_error(name, expected, value)
+    return value
+
+
+def positive(name: str, value: Any) -> float:
+    """Accepts a finite number above 0."""
+    finite(name, value, "a finite number above 0")
+    if value <= 0:
+        raise value_error(name, "a finite number above 0", value)
+    return value
+
+
+def non_negative(name: str, value: Any) -> float:
+    """Accepts a finite number of at least 0."""
+    finite(name, value, "a finite number of at least 0")
+    if value < 0:
+        raise value_error(name, "a finite number of at least 0", value)
+    return value
+
+
+def fraction(name: str, value: Any) -> float:
+    """Accepts a number in [0, 1]."""
+    finite(name, value, "a number between 0 and 1")
+    if not 0 <= value <= 1:
+        raise value_error(name, "a number between 0 and 1", value)
+    return value
+
+
+def integer(name: str, value: Any, minimum: int, expected: str) -> int:
+    """Accepts a Python or NumPy integer of at least `minimum`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, (bool, np.bool_)):
+        raise type_error(name, expected, value)
+    if value < minimum:
+        raise value_error(name, expected, value)
+    return int(value)
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Accepts an integer of at least 1."""
+    return integer(name, value, 1, "an integer of at least 1")
+
+
+def non_negative_int(name: str, value: Any) -> int:
+    """Accepts an integer of at least 0."""
+    return integer(name, value, 0, "an integer of at least 0")
+
+
+def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """Accepts one of `choices`; a near miss is named in the error."""
+    choices = tuple(choices)
+    if value not in choices:
+        expected = "one of " + ", ".join(repr(c) for c in choices)
+        raise value_error(name, expected, value, near(value, choices))
+    return value
+
+
+def instance(name: str, value: Any, types: type | tuple[type, ...], expected: str) -> Any:
+    """Accepts an instance of `types`, described to the user as `expected`."""
+    if not isinstance(value, types):
+        raise type_error(name, expected, value)
+    return value
+
+
+def function(name: str, value: Any) -> Any:
+    """Accepts anything that can be called."""
+    if not callable(value):
+        raise type_error(name, "a callable", value)
+    return value
+
+
+def near(value: Any, choices: Iterable[Any], count: int = 3) -> str | None:
+    """Returns "Did you mean …?" with the nearest of `choices`, or None."""
+    names = [str(c) for c in choices]
+    found = difflib.get_close_matches(str(value), names, n=count, cutoff=0.5)
+    if not found:
+        return None
+    return "Did you mean " + " or ".join(repr(f) for f in found) + "?"
+
+
+def known_name(name: str, value: str, choices: Iterable[str], where: str) -> str:
+    """Accepts a name that exists in `where`; the error lists near matches."""
+    choices = list(choices)
+    if value in choices:
+        return value
+    mend = near(value, choices)
+    if mend is None:
+        shown = ", ".join(repr(c) for c in choices[:12])
+        more = f" and {len(choices) - 12} more" if len(choices) > 12 else ""
+        mend = f"There are: {shown}{more}."
+    raise value_error(name, f"the name of a layer of {where}", value, mend)

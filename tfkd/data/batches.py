@@ -1,0 +1,167 @@
+"""Batches as a pure function of (seed, step).
+
+Shuffling and augmentation draw from counters, not from a generator with a
+state: batch number `step` of seed `s` is the same array in every process, so a
+run can start again at any step and see what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfkd import checks
+
+Augment = Callable[[Any, Any], Any]
+
+
+def _check_arrays(x, y) -> int:
+    if not hasattr(x, "shape") or len(x.shape) < 1:
+        raise checks.type_error("x", "an array of examples, the first axis the batch", x)
+    count = int(x.shape[0])
+    if count == 0:
+        raise checks.value_error("x", "at least one example", x)
+    if y is not None:
+        if not hasattr(y, "shape") or len(y.shape) < 1:
+            raise checks.type_error("y", "an array of labels, or None", y)
+        if int(y.shape[0]) != count:
+            raise checks.value_error("y", f"{count} labels, one for each example", y)
+    return count
+
+
+def _check_functions(**functions) -> None:
+    for name, function in functions.items():
+        if function is not None:
+            checks.function(name, function)
+
+
+def batches(
+    x: Any,
+    y: Any | None,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    augment: Augment | None = None,
+    preprocess: Callable[[Any], Any] | None = None,
+    epochs: int | None = None,
+    start_step: int = 0,
+) -> tf.data.Dataset:
+    """Endless (or `epochs` long) shuffled training batches of arrays in memory.
+
+    Args:
+        x: (N, ...) array of examples.
+        y: (N, ...) array of labels, or None for batches of x alone.
+        batch_size: examples a batch; the rest of each epoch (fewer than a
+            batch) is left out, so that every step has the same size.
+        seed: which shuffling and augmentation.
+        augment: `augment(batch, seed)` → batch, with `seed` an int32 tensor of
+            shape (2,) to be used with `tf.random.stateless_*`.
+        preprocess: `preprocess(batch)` → batch, after `augment`.
+        epochs: how many passes; None: without end.
+        start_step: first step to yield, to go on after an interruption.
+
+    Returns:
+        A `tf.data.Dataset` of x or (x, y). An epoch has
+        `steps_per_epoch(N, batch_size)` batches: pass it to `fit`.
+
+    Raises:
+        ValueError: if there is no example, lengths differ, or N < batch_size.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd import data
+        >>> x, y = np.arange(10.0), np.arange(10)
+        >>> a = [b[1].numpy() for b in data.batches(x, y, 5, seed=1, epochs=2)]
+        >>> b = [b[1].numpy() for b in data.batches(x, y, 5, seed=1, epochs=2, start_step=3)]
+        >>> len(a), bool((a[3] == b[0]).all())
+        (4, True)
+    """
+    count = _check_arrays(x, y)
+    steps = steps_per_epoch(count, batch_size)
+    checks.integer("seed", seed, 0, "an integer of at least 0")
+    checks.non_negative_int("start_step", start_step)
+    if epochs is not None:
+        checks.positive_int("epochs", epochs)
+    _check_functions(augment=augment, preprocess=preprocess)
+
+    x = tf.convert_to_tensor(x)
+    y = None if y is None else tf.convert_to_tensor(y)
+    first_epoch, skip = divmod(start_step, steps)
+    last_epoch = np.iinfo(np.int32).max if epochs is None else epochs
+
+    def epoch_indices(epoch):
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(count), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
+        )
+        rows = tf.reshape(order[: steps * batch_size], (steps, batch_size))
+        step = epoch * steps + tf.range(steps, dtype=tf.int64)
+        return tf.data.Dataset.from_tensor_slices((step, rows))
+
+    def gather(step, rows):
+        batch = tf.gather(x, rows)
+        if augment is not None:
+            batch = augment(batch, tf.cast(tf.stack([tf.cast(seed, tf.int64), step]), tf.int32))
+        if preprocess is not None:
+            batch = preprocess(batch)
+        return batch if y is None else (batch, tf.gather(y, rows))
+
+    dataset = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(epoch_indices).skip(skip)
+    dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    left = tf.data.INFINITE_CARDINALITY
+    if epochs is not None:
+        left = max(epochs * steps - start_step, 0)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(left))
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Full batches in one pass over `count` examples.
+
+    Raises:
+        ValueError: if there are fewer examples than one batch.
+    """
+    checks.positive_int("batch_size", batch_size)
+    if count < batch_size:
+        raise checks.value_error(
+            "batch_size", f"at most the number of examples, {count}", batch_size
+        )
+    return count // batch_size
+
+
+def eval_batches(
+    x: Any,
+    y: Any | None,
+    batch_size: int,
+    *,
+    preprocess: Callable[[Any], Any] | None = None,
+) -> tf.data.Dataset:
+    """Every example once and in order, the last batch as small as it comes.
+
+    Args:
+        x: (N, ...) array of examples.
+        y: (N, ...) array of labels, or None.
+        batch_size: examples a batch.
+        preprocess: `preprocess(batch)` → batch.
+
+    Returns:
+        A `tf.data.Dataset` of x or (x, y).
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd import data
+        >>> [int(b.shape[0]) for b in data.eval_batches(np.zeros((5, 2)), None, 2)]
+        [2, 2, 1]
+    """
+    _check_arrays(x, y)
+    checks.positive_int("batch_size", batch_size)
+    _check_functions(preprocess=preprocess)
+    source = tf.data.Dataset.from_tensor_slices(x if y is None else (x, y)).batch(batch_size)
+    if preprocess is not None:
+        if y is None:
+            source = source.map(preprocess)
+        else:
+            source = source.map(lambda a, b: (preprocess(a), b))
+    return source.prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,128 @@
+"""Residual networks for small images (He et al. 2015, section 4.2).
+
+The CIFAR family: a 3×3 stem, three stages of `n` two-convolution blocks at
+widths 16, 32, 64, global average pooling and one dense layer; depth = 6n + 2.
+The head returns **logits**. The last activation of each stage is a layer named
+`stage1`, `stage2`, `stage3`: the places that feature losses ask for.
+
+Reference: https://arxiv.org/abs/1512.03385
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tf_keras as keras
+
+from tfkd import checks
+
+L2 = 1e-4
+
+
+def _conv(x, filters, kernel, strides, name, weight_decay):
+    return keras.layers.Conv2D(
+        filters,
+        kernel,
+        strides,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        kernel_regularizer=keras.regularizers.L2(weight_decay) if weight_decay else None,
+        name=name,
+    )(x)
+
+
+def _conv_bn(x, filters, kernel, strides, name, weight_decay):
+    x = _conv(x, filters, kernel, strides, f"{name}_conv", weight_decay)
+    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+
+
+def _block(x, filters, strides, name, out_name, weight_decay):
+    shortcut = x
+    x = _conv_bn(x, filters, 3, strides, f"{name}_1", weight_decay)
+    x = keras.layers.ReLU(name=f"{name}_1_relu")(x)
+    x = _conv_bn(x, filters, 3, 1, f"{name}_2", weight_decay)
+    if strides != 1 or shortcut.shape[-1] != filters:
+        shortcut = _conv_bn(shortcut, filters, 1, strides, f"{name}_0", weight_decay)
+    x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
+    return keras.layers.ReLU(name=out_name)(x)
+
+
+def _check(depth, num_classes, input_shape, widths, weight_decay) -> tuple[int, ...]:
+    """Checks every argument of `resnet`; returns the widths as a tuple."""
+    checks.positive_int("depth", depth)
+    checks.positive_int("num_classes", num_classes)
+    if depth < 8 or (depth - 2) % 6:
+        raise checks.value_error(
+            "depth", "6n + 2 with n ≥ 1, for example 8, 14, 20, 32, 56 or 110", depth
+        )
+    if not isinstance(widths, Sequence) or isinstance(widths, str):
+        raise checks.type_error("widths", "a sequence of one to four stage widths", widths)
+    widths = tuple(checks.positive_int("widths", w) for w in widths)
+    if not 1 <= len(widths) <= 4:
+        raise checks.value_error("widths", "one to four stage widths", widths)
+    checks.non_negative("weight_decay", weight_decay)
+    if not isinstance(input_shape, Sequence) or len(input_shape) != 3:
+        expected = "(height, width, channels) of one image, without the batch"
+        raise checks.value_error("input_shape", expected, input_shape)
+    for side in input_shape[:2]:
+        if side is not None:
+            checks.positive_int("input_shape", side)
+    checks.positive_int("input_shape", input_shape[2])
+    return widths
+
+
+def resnet(
+    depth: int,
+    num_classes: int = 10,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    widths: Sequence[int] = (16, 32, 64),
+    weight_decay: float = L2,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a CIFAR-style residual network that returns logits.
+
+    Args:
+        depth: number of weighted layers, 6n + 2: 8, 14, 20, 32, 44, 56, 110, ...
+        num_classes: number of outputs C.
+        input_shape: (height, width, channels) of one image, already scaled to
+            about zero mean and unit variance (see `tfkd.data`); height and
+            width may be None.
+        widths: channels of each stage; each stage after the first halves the
+            resolution. One to four stages.
+        weight_decay: L2 penalty on every kernel; 0 for none.
+        name: model name; default `resnet{depth}`.
+
+    Returns:
+        A functional `tf_keras.Model`, (B, H, W, channels) → (B, C) logits.
+
+    Raises:
+        ValueError: if `depth` is not 6n + 2 or a size is not positive.
+
+    Example:
+        >>> from tfkd.models import resnet
+        >>> resnet(20).count_params()
+        274042
+    """
+    widths = _check(depth, num_classes, input_shape, widths, weight_decay)
+    blocks = (depth - 2) // 6
+    inputs = keras.Input(input_shape, name="image")
+    x = _conv_bn(inputs, widths[0], 3, 1, "stem", weight_decay)
+    x = keras.layers.ReLU(name="stem_relu")(x)
+    for stage, width in enumerate(widths, start=1):
+        for block in range(1, blocks + 1):
+            prefix = f"stage{stage}_block{block}"
+            out_name = f"stage{stage}" if block == blocks else f"{prefix}_relu"
+            strides = 2 if stage > 1 and block == 1 else 1
+            x = _block(x, width, strides, prefix, out_name, weight_decay)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    # Under a mixed policy logits stay float32: bfloat16 keeps two digits of them.
+    compute = keras.mixed_precision.global_policy().compute_dtype
+    outputs = keras.layers.Dense(
+        num_classes,
+        dtype="float32" if compute in ("bfloat16", "float16") else None,
+        kernel_initializer="he_normal",
+        kernel_regularizer=keras.regularizers.L2(weight_decay) if weight_decay else None,
+        name="logits",
+    )(x)
+    return keras.Model(inputs, outputs, name=name or f"resnet{depth}")
