@@ -1,0 +1,20 @@
+"""What a student can learn from its teacher: one family a file."""
+
+from tfkd.losses.base import DistillationLoss, Elements, ElementwiseLoss
+from tfkd.losses.decoupled import DecoupledDistillation
+from tfkd.losses.features import AttentionTransfer, FeatureDistillation
+from tfkd.losses.logits import LogitsDistillation
+from tfkd.losses.regression import BoundedRegression
+from tfkd.losses.relations import RelationalDistillation
+
+__all__ = [
+    "AttentionTransfer",
+    "BoundedRegression",
+    "DecoupledDistillation",
+    "DistillationLoss",
+    "Elements",
+    "ElementwiseLoss",
+    "FeatureDistillation",
+    "LogitsDistillation",
+    "RelationalDistillation",
+]

@@ -1,0 +1,188 @@
+"""Soft targets in two parts: the true class, and the order of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfkd import checks, schedules
+from tfkd.losses.base import (
+    Elements,
+    ElementwiseLoss,
+    at_step,
+    check_output,
+    check_temperature,
+    mask_of,
+    only,
+    register,
+    select,
+    select_like,
+)
+from tfkd.losses.logits import bernoulli_kl, check_scores, kl_from_logits
+
+# Takes a class out of a softmax: exp(-1e9) is 0, but 0 · -1e9 is 0 and not NaN,
+# which 0 · -inf would be.
+_OUT = -1e9
+
+
+@register
+class DecoupledDistillation(ElementwiseLoss):
+    """Soft targets split into the target class and the other classes.
+
+    With p = softmax(z / T), y the label, and p̂ the softmax over the classes
+    other than y, the loss of one example is
+
+        T² · [α · KL(b_t ‖ b_s) + β · KL(p̂_t ‖ p̂_s)],   b = (p_y, 1 − p_y)
+
+    for teacher t and student s; the mean over examples (and positions) is taken.
+    Plain distillation is α = 1, β = 1 − p_t(y): it pays the least attention to
+    the order of the other classes where the teacher is sure, which is where
+    that order is worth most. With two classes the second part is 0.
+
+    Args:
+        temperature: T > 0, or a schedule of the step.
+        alpha: weight of the target part, at least 0, or a schedule.
+        beta: weight of the other classes' part, at least 0, or a schedule. At 8
+            it is large at first: warm it up, as the paper does, with
+            `tfkd.schedules.Warmup(8.0, steps)`.
+        output: name (dict) or index (list) of the output that holds the class
+            scores, for a model with several; targets given in the same
+            structure are picked alike.
+        name: name of the term in logs.
+
+    Scores have shape (B, ..., C), C at least 2. Labels y are integers of shape
+    (B, ...) or (B, ..., 1), or one-hot of shape (B, ..., C).
+
+    Raises:
+        TypeError: if a weight is no number, schedule or callable.
+        ValueError: for T ≤ 0, a negative weight, a value that is not finite; in
+            use, if y is None or does not fit the scores.
+        tf.errors.InvalidArgumentError: in use, for a label outside 0 ... C − 1.
+
+    Reference:
+        Zhao et al. 2022, https://arxiv.org/abs/2203.08679
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import tfkd
+        >>> loss = tfkd.losses.DecoupledDistillation(temperature=1.0, beta=2.0)
+        >>> teacher = tf.constant([[2.0, 1.0, 0.0]])
+        >>> student = tf.constant([[2.0, 0.0, 1.0]])
+        >>> round(float(loss.compute_loss(teacher, student, y=tf.constant([0]))), 4)
+        0.9242
+    """
+
+    def __init__(
+        self,
+        temperature: Any = 4.0,
+        alpha: Any = 1.0,
+        beta: Any = 8.0,
+        output: str | int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name)
+        self.temperature = check_temperature(temperature)
+        self.alpha = schedules.get("alpha", alpha, checks.non_negative)
+        self.beta = schedules.get("beta", beta, checks.non_negative)
+        self.output = check_output(output)
+
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Raises ValueError unless both have the output, with the same classes."""
+        check_scores(
+            select(teacher_outputs, self.output, self.name),
+            select(student_outputs, self.output, self.name),
+        )
+
+    def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
+        """One loss per example, (B,) or (B, ...), for the output with the scores."""
+        self.validate_outputs(teacher_outputs, student_outputs)
+        student = select(student_outputs, self.output, self.name)
+        teacher = select(teacher_outputs, self.output, self.name)
+        mask = mask_of(student)
+        true = self._true_class(y, student, mask)
+        temperature = at_step("temperature", self.temperature, step)
+        teacher_z = tf.stop_gradient(tf.cast(teacher, tf.float32)) / temperature
+        student_z = tf.cast(student, tf.float32) / temperature
+        target, others = decoupled_kl(teacher_z, student_z, true)
+        values = at_step("alpha", self.alpha, step) * target
+        values += at_step("beta", self.beta, step) * others
+        part = Elements(temperature * temperature * values, mask)
+        return only(part, student_outputs, student)
+
+    def _true_class(self, y, student, mask):
+        """Bool (B, ..., C), True at the label."""
+        if y is None:
+            raise checks.value_error(
+                "y", f"labels, which {self.name} needs", y, "LogitsDistillation needs none."
+            )
+        classes = student.shape[-1]
+        labels = as_labels(select_like(y, self.output, self.name), student.shape)
+        if mask is not None:
+            # Padding may hold any label, often -1.
+            labels = tf.where(tf.cast(mask, tf.bool), labels, 0)
+        message = f"`y`: expected labels from 0 to {classes - 1}, as many as there are classes."
+        tf.debugging.assert_non_negative(labels, message)
+        tf.debugging.assert_less(labels, tf.constant(classes, labels.dtype), message)
+        return tf.one_hot(labels, classes, on_value=True, off_value=False)
+
+    def get_config(self):
+        """Temperature and weights (numbers or schedules) and output, as JSON."""
+        return {
+            **super().get_config(),
+            "temperature": schedules.serialize(self.temperature),
+            "alpha": schedules.serialize(self.alpha),
+            "beta": schedules.serialize(self.beta),
+            "output": self.output,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the loss that `get_config` described."""
+        config = dict(config)
+        for name in ("temperature", "alpha", "beta"):
+            config[name] = schedules.deserialize(config[name])
+        return cls(**config)
+
+
+def decoupled_kl(teacher: Any, student: Any, true: Any) -> tuple[Any, Any]:
+    """KL of (target, rest), and KL among the rest, each of shape (B, ...).
+
+    Args:
+        teacher: float32 scores / T, (B, ..., C).
+        student: the same of the student.
+        true: bool (B, ..., C), one True in each row.
+    """
+    teacher_rest = tf.where(true, _OUT, teacher)
+    student_rest = tf.where(true, _OUT, student)
+    target = bernoulli_kl(
+        _target_logit(teacher, teacher_rest, true), _target_logit(student, student_rest, true)
+    )
+    return target, kl_from_logits(teacher_rest, student_rest)
+
+
+def _target_logit(scores: Any, rest: Any, true: Any) -> Any:
+    """log(p_y / (1 − p_y)) = z_y − logsumexp over the others, (B, ..., 1)."""
+    target = tf.reduce_sum(tf.where(true, scores, 0.0), -1, keepdims=True)
+    return target - tf.reduce_logsumexp(rest, -1, keepdims=True)
+
+
+def as_labels(y: Any, shape: tf.TensorShape) -> Any:
+    """Integer labels (B, ...) for scores of `shape` (B, ..., C), from any usual form.
+
+    Raises:
+        ValueError: if y is neither (B, ...), (B, ..., 1) nor one-hot (B, ..., C).
+    """
+    y = tf.convert_to_tensor(y)
+    given = y
+    if len(y.shape) == len(shape):
+        if y.shape[-1] == 1:
+            y = tf.squeeze(y, -1)
+        elif y.shape[-1] == shape[-1]:
+            y = tf.argmax(y, -1)
+    if not y.shape.is_compatible_with(shape[:-1]):
+        form = ", ".join("B" if i == 0 else str(n) for i, n in enumerate(shape[:-1]))
+        expected = f"labels of shape ({form}), ({form}, 1) or one-hot ({form}, {shape[-1]})"
+        received = f"for scores of shape {tuple(shape)}"
+        raise checks.value_error("y", f"{expected} {received}", given)
+    return tf.cast(y, tf.int32)

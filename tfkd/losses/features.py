@@ -1,0 +1,249 @@
+"""Losses between inner activations: hints and attention maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.losses.base import Elements, ElementwiseLoss, mask_of, register
+from tfkd.losses.resizing import common_size, resize_to
+from tfkd.losses.wrapped import (
+    apply_loss,
+    deserialize_loss,
+    is_sum,
+    per_output,
+    resolve_loss,
+    serialize_loss,
+)
+
+
+def check_layer_name(name: str, value: Any) -> str | None:
+    """Accepts a layer's name, a path "model/layer", or None."""
+    if value is not None and (not isinstance(value, str) or not value):
+        raise checks.type_error(
+            name, "the name of a layer, a path such as 'backbone/block3', or None", value
+        )
+    return value
+
+
+class FeatureLoss(ElementwiseLoss):
+    """What the losses on layers share: the two names."""
+
+    def __init__(self, teacher_layer_name, student_layer_name, name):
+        super().__init__(name)
+        self.teacher_layer_name = check_layer_name("teacher_layer_name", teacher_layer_name)
+        self.student_layer_name = check_layer_name("student_layer_name", student_layer_name)
+
+    def get_config(self):
+        """The two layer names and the name of the term."""
+        return {
+            **super().get_config(),
+            "teacher_layer_name": self.teacher_layer_name,
+            "student_layer_name": self.student_layer_name,
+        }
+
+
+@register
+class FeatureDistillation(FeatureLoss):
+    """Hints: a layer of the student imitates a layer of the teacher.
+
+    Inside a `tfkd.Distiller`, features that differ in width pass through a
+    trained linear map of the student's channels (a 1×1 convolution), and those
+    that differ in spatial size are brought to the smaller one. The projector
+    trains with the student and belongs to the Distiller: the student that you
+    export does not contain it.
+
+    Args:
+        loss: "mse" by default; a string, function or instance, or a structure
+            of them with None for an output to leave out (final outputs only).
+            Called as loss(teacher, student); the mean over examples and
+            positions is taken here, except for an instance with
+            reduction="sum".
+        teacher_layer_name: layer of the teacher; a path such as
+            "backbone/block3" enters nested models. None: the final output.
+        student_layer_name: the same for the student.
+        projector: "auto" (made where shapes differ), "always" (also at equal
+            width, as in Chen et al. 2017), None (never: shapes must agree), or
+            a Keras layer from student features to teacher width.
+        name: name of the term in logs.
+
+    Raises:
+        ValueError: for an unknown loss or projector, or where every loss is None.
+
+    Reference:
+        Romero et al. 2015 (FitNets), https://arxiv.org/abs/1412.6550
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import tfkd
+        >>> loss = tfkd.losses.FeatureDistillation()
+        >>> float(loss.compute_loss(tf.constant([[1.0, 2.0]]), tf.constant([[1.0, 4.0]])))
+        2.0
+    """
+
+    def __init__(
+        self,
+        loss: Any = "mse",
+        teacher_layer_name: str | None = None,
+        student_layer_name: str | None = None,
+        projector: Any = "auto",
+        name: str | None = None,
+    ):
+        super().__init__(teacher_layer_name, student_layer_name, name)
+        self.loss = resolve_loss(loss)
+        if not isinstance(projector, keras.layers.Layer):
+            try:
+                checks.one_of("projector", projector, ("auto", "always", None))
+            except ValueError as error:
+                raise ValueError(f"{error} Or pass a Keras layer.") from None
+        self.projector = projector
+
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Raises ValueError unless outputs, and losses, have one structure."""
+        super().validate_outputs(teacher_outputs, student_outputs)
+        per_output(self.loss, student_outputs)
+
+    def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
+        """The loss at every position, (B, ...)."""
+        super().validate_outputs(teacher_outputs, student_outputs)
+        losses = per_output(self.loss, student_outputs)
+        return [
+            None if loss is None else self._one(loss, teacher, student)
+            for loss, teacher, student in zip(
+                tf.nest.flatten(losses),
+                tf.nest.flatten(teacher_outputs),
+                tf.nest.flatten(student_outputs),
+                strict=True,
+            )
+        ]
+
+    def _one(self, loss, teacher, student):
+        mask = mask_of(student)
+        teacher = tf.stop_gradient(tf.cast(teacher, tf.float32))
+        student = tf.cast(student, tf.float32)
+        if not teacher.shape.is_compatible_with(student.shape):
+            raise ValueError(
+                f"{self.name}: features must have one shape, the teacher's is {teacher.shape}, "
+                f"the student's {student.shape}. Inside a Distiller leave projector='auto', which "
+                "maps the student's features to the teacher's shape."
+            )
+        return Elements(apply_loss(loss, teacher, student), mask, is_sum(loss))
+
+    def get_config(self):
+        """Loss, layer names and projector, as JSON."""
+        projector = self.projector
+        if isinstance(projector, keras.layers.Layer):
+            projector = keras.saving.serialize_keras_object(projector)
+        return {
+            **super().get_config(),
+            "loss": serialize_loss(self.loss),
+            "projector": projector,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the loss that `get_config` described."""
+        config = dict(config)
+        config["loss"] = deserialize_loss(config["loss"])
+        if isinstance(config.get("projector"), dict):
+            config["projector"] = keras.saving.deserialize_keras_object(config["projector"])
+        return cls(**config)
+
+
+@register
+class AttentionTransfer(FeatureLoss):
+    """The student looks where the teacher looks.
+
+    A layer's attention map is Q = Σ_c a_c², one number per position, over the
+    channels c. The loss of one example is the squared L2 distance between the
+    two maps, each divided by its L2 norm:
+
+        Σ_positions (Q_t / ‖Q_t‖ − Q_s / ‖Q_s‖)²
+
+    a sum over positions, between 0 and 2, and then a mean over examples. (Some
+    implementations take the mean over positions: their weight must be larger by
+    the number of positions.) Channels may differ, so there is no projector;
+    features of different sizes are first averaged down to the smaller size.
+
+    Args:
+        teacher_layer_name: layer of the teacher whose output is (B, T, C) or
+            (B, H, W, C); a path such as "backbone/block3" enters nested models.
+            None: the final output.
+        student_layer_name: the same for the student.
+        name: name of the term in logs.
+
+    Positions that a Keras mask of the layer's output leaves out count as 0 in
+    both maps.
+
+    Raises:
+        TypeError: if a layer name is no string.
+        ValueError: in use, for features without positions, or of different rank.
+
+    Reference:
+        Zagoruyko and Komodakis 2017, https://arxiv.org/abs/1612.03928
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import tfkd
+        >>> loss = tfkd.losses.AttentionTransfer("stage3", "stage2")
+        >>> here, there = tf.constant([[[1.0], [0.0]]]), tf.constant([[[0.0], [1.0]]])
+        >>> float(loss.compute_loss(here, there)), float(loss.compute_loss(here, 3.0 * here))
+        (2.0, 0.0)
+    """
+
+    def __init__(
+        self,
+        teacher_layer_name: str | None,
+        student_layer_name: str | None,
+        name: str | None = None,
+    ):
+        super().__init__(teacher_layer_name, student_layer_name, name)
+
+    def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
+        """One loss per example, (B,)."""
+        self.validate_outputs(teacher_outputs, student_outputs)
+        for side, features in (("teacher", teacher_outputs), ("student", student_outputs)):
+            if isinstance(features, (dict, list, tuple)) or len(features.shape) not in (3, 4):
+                raise checks.value_error(
+                    f"{side}_layer_name",
+                    "a layer whose output has positions, (B, T, C) or (B, H, W, C)",
+                    features,
+                    "Name a layer before pooling or flattening.",
+                )
+        mask = mask_of(student_outputs)
+        teacher = tf.stop_gradient(masked_features(teacher_outputs))
+        student = masked_features(student_outputs)
+        size = common_size(teacher, student)
+        if mask is not None and tuple(teacher.shape[1:-1]) == tuple(student.shape[1:-1]):
+            teacher *= tf.cast(mask, tf.float32)[..., None]
+        distance = attention_map(resize_to(student, size)) - attention_map(resize_to(teacher, size))
+        # An example that is all padding has no map.
+        kept = None if mask is None else tf.reduce_any(_flat(tf.cast(mask, tf.bool)), -1)
+        return [Elements(tf.reduce_sum(tf.square(distance), -1), kept)]
+
+
+def masked_features(features: Any) -> Any:
+    """Features in float32, 0 where the layer's Keras mask leaves a position out."""
+    mask = mask_of(features)
+    features = tf.cast(features, tf.float32)
+    if mask is None:
+        return features
+    mask = tf.cast(mask, tf.bool)
+    while len(mask.shape) < len(features.shape):
+        mask = mask[..., None]
+    return tf.where(mask, features, 0.0)
+
+
+def attention_map(features: Any) -> Any:
+    """(B, *spatial, C) → (B, positions): Σ_c a², divided by its L2 norm."""
+    energy = _flat(tf.reduce_sum(tf.square(features), -1))
+    # Inside the root: its gradient at a map of zeros is finite.
+    return energy * tf.math.rsqrt(tf.reduce_sum(tf.square(energy), -1, keepdims=True) + 1e-20)
+
+
+def _flat(maps: Any) -> Any:
+    shape = tf.shape(maps)
+    return tf.reshape(maps, [shape[0], tf.reduce_prod(shape[1:])])

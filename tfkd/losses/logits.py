@@ -1,0 +1,186 @@
+"""The loss between class scores: soft targets.
+
+All arithmetic is in float32 from logits by `log_softmax`; Keras's own
+`KLDivergence` clips probabilities at 1e-7 and so loses the dark knowledge that
+distillation is about.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks, schedules
+from tfkd.losses.base import (
+    Elements,
+    ElementwiseLoss,
+    at_step,
+    check_temperature,
+    mask_of,
+    register,
+)
+from tfkd.losses.wrapped import (
+    apply_loss,
+    deserialize_loss,
+    is_sum,
+    per_output,
+    resolve_loss,
+    serialize_loss,
+)
+
+_KL = (keras.losses.kl_divergence, keras.losses.KLDivergence)
+_CROSSENTROPY = (keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy)
+_BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
+_EXACT = (_KL, _CROSSENTROPY, _BINARY)
+
+
+def is_a(loss: Any, kinds: tuple[Any, ...]) -> bool:
+    """True if `loss` is the function or an instance of the class in `kinds`."""
+    function, cls = kinds
+    return loss is function or isinstance(loss, cls)
+
+
+@register
+class LogitsDistillation(ElementwiseLoss):
+    """Soft targets: the student imitates the teacher's softened class scores.
+
+    The loss is T² · Σ_c p_t (log p_t − log p_s), with p = softmax(z / T), a mean
+    over examples (and positions, for outputs of shape (B, ..., C)). T² keeps the
+    size of the gradient the same whatever T is, also when T is scheduled.
+
+    A model that ends in a softmax is fine: the Distiller undoes it, exactly.
+
+    Args:
+        temperature: T > 0, or a schedule of the step. Usually 2 to 6.
+        loss: how scores are compared; a string, function or instance, or a
+            structure of them like the model's outputs, with None for an output
+            to leave out.
+            "kl_divergence": as above. "categorical_crossentropy": the same
+            gradient, the value larger by the teacher's entropy.
+            "binary_crossentropy": every output is a sigmoid of its own
+            (multi-label, or one unit), T² · KL between Bernoulli distributions,
+            summed over outputs. Instances of these say only whether to take
+            the mean or the sum (reduction="sum"); label smoothing is refused.
+            Anything else, such as "mse", is called on (z_t / T, z_s / T) and
+            not scaled.
+        name: name of the term in logs.
+
+    Raises:
+        ValueError: for T ≤ 0 or not finite, an unknown loss, or no loss at all.
+
+    Reference:
+        Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import tfkd
+        >>> loss = tfkd.losses.LogitsDistillation(temperature=2.0)
+        >>> round(float(loss.compute_loss(tf.constant([[2.0, 0.0]]), tf.constant([[0.0, 0.0]]))), 4)
+        0.4438
+    """
+
+    on_logits = True
+
+    def __init__(
+        self, temperature: Any = 3.0, loss: Any = "kl_divergence", name: str | None = None
+    ):
+        super().__init__(name)
+        self.temperature = check_temperature(temperature)
+        self.loss = resolve_loss(loss)
+        for item in tf.nest.flatten(self.loss):
+            _check_plain(item)
+
+    def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
+        """One loss per example, (B,) or (B, ...), for each output that has a loss."""
+        self.validate_outputs(teacher_outputs, student_outputs)
+        temperature = at_step("temperature", self.temperature, step)
+        return [
+            None if loss is None else self._one(loss, teacher, student, temperature)
+            for loss, teacher, student in zip(
+                tf.nest.flatten(per_output(self.loss, student_outputs)),
+                tf.nest.flatten(teacher_outputs),
+                tf.nest.flatten(student_outputs),
+                strict=True,
+            )
+        ]
+
+    def _one(self, loss, teacher, student, temperature):
+        check_scores(teacher, student, binary=is_a(loss, _BINARY))
+        teacher_z = tf.stop_gradient(tf.cast(teacher, tf.float32)) / temperature
+        student_z = tf.cast(student, tf.float32) / temperature
+        if not any(is_a(loss, kinds) for kinds in _EXACT):
+            return Elements(apply_loss(loss, teacher_z, student_z), mask_of(student), is_sum(loss))
+        if is_a(loss, _KL):
+            values = kl_from_logits(teacher_z, student_z)
+        elif is_a(loss, _CROSSENTROPY):
+            values = -tf.reduce_sum(tf.nn.softmax(teacher_z) * tf.nn.log_softmax(student_z), -1)
+        else:
+            values = bernoulli_kl(teacher_z, student_z)
+        return Elements(temperature * temperature * values, mask_of(student), is_sum(loss))
+
+    def get_config(self):
+        """Temperature (number or schedule) and loss, as JSON."""
+        return {
+            **super().get_config(),
+            "temperature": schedules.serialize(self.temperature),
+            "loss": serialize_loss(self.loss),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the loss that `get_config` described."""
+        config = dict(config)
+        config["temperature"] = schedules.deserialize(config["temperature"])
+        config["loss"] = deserialize_loss(config["loss"])
+        return cls(**config)
+
+
+def kl_from_logits(teacher: Any, student: Any) -> Any:
+    """Σ_c p_t (log p_t − log p_s) over the last axis, from float32 logits."""
+    log_teacher = tf.nn.log_softmax(teacher)
+    return tf.reduce_sum(tf.exp(log_teacher) * (log_teacher - tf.nn.log_softmax(student)), -1)
+
+
+def bernoulli_kl(teacher: Any, student: Any) -> Any:
+    """Σ over outputs of KL(Bernoulli(σ(teacher)) ‖ Bernoulli(σ(student)))."""
+    p = tf.sigmoid(teacher)
+    on = tf.math.log_sigmoid(teacher) - tf.math.log_sigmoid(student)
+    off = tf.math.log_sigmoid(-teacher) - tf.math.log_sigmoid(-student)
+    return tf.reduce_sum(p * on + (1.0 - p) * off, -1)
+
+
+def _check_plain(loss: Any) -> None:
+    """Raises ValueError for options of a Keras loss that exact soft targets do not have."""
+    if not isinstance(loss, keras.losses.Loss) or not any(is_a(loss, k) for k in _EXACT):
+        return
+    config = loss.get_config()
+    if config.get("label_smoothing") or config.get("axis", -1) != -1:
+        raise checks.value_error(
+            "loss",
+            "no label_smoothing, and classes on the last axis",
+            loss,
+            "A teacher's targets are soft already: raise the temperature instead.",
+        )
+
+
+def check_scores(teacher: Any, student: Any, binary: bool = False) -> None:
+    """Raises ValueError unless both are scores of the same, at least two, classes."""
+    for side, scores in (("teacher", teacher), ("student", student)):
+        if len(scores.shape) < 2:
+            raise checks.value_error(side, "class scores of shape (B, ..., C)", scores)
+    classes = student.shape[-1]
+    if teacher.shape[-1] != classes:
+        raise ValueError(
+            f"teacher and student must score the same classes: the teacher has "
+            f"{teacher.shape[-1]}, the student {classes}. Give the student as many outputs, in "
+            "the same order."
+        )
+    if classes == 1 and not binary:
+        raise checks.value_error(
+            "student",
+            "at least two classes (the softmax of one score is always 1)",
+            student,
+            'For a single sigmoid output pass loss="binary_crossentropy".',
+        )

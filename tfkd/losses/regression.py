@@ -1,0 +1,164 @@
+"""Regression towards the truth, for as long as the teacher does better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks, schedules
+from tfkd.losses.base import (
+    Elements,
+    ElementwiseLoss,
+    at_step,
+    check_output,
+    mask_of,
+    only,
+    register,
+    select,
+    select_like,
+)
+from tfkd.losses.wrapped import serialize_callable
+
+
+@register
+class BoundedRegression(ElementwiseLoss):
+    """The teacher as a bound: a student that beats it is left alone.
+
+    A teacher's regression output may be wrong without limit, so it is no target.
+    The truth y is the target, and the teacher says when to stop; for each
+    prediction s of the student, t of the teacher, and the margin m:
+
+        b = ‖s − y‖²  where ‖s − y‖² + m > ‖t − y‖²,  else 0
+
+    with squared L2 norms over the last axis; the mean over predictions is taken.
+    A larger margin asks the student to be better than the teacher by m.
+
+    Args:
+        margin: m, at least 0, in squared units of y; or a schedule of the step.
+        output: name (dict) or index (list) of the output to compare, for a
+            model with several; targets in the same structure are picked alike.
+        mask: None, or a function y → bool of shape (B,) or (B, P) that says
+            which predictions count, such as the anchors with an object. The
+            mean is over those, and 0 if there are none. A Keras mask of the
+            student's output is obeyed as well.
+        name: name of the term in logs.
+
+    Outputs and targets have one shape: (B,), (B, 1), (B, D) or (B, P, D). One
+    prediction is the last axis, or one number where there is only the batch.
+
+    Raises:
+        TypeError: if the margin is no number or schedule, the mask no function.
+        ValueError: for a negative margin; in use, if y is None or does not fit.
+
+    Reference:
+        Chen et al. 2017, "Learning efficient object detection models with
+        knowledge distillation", NeurIPS 2017
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import tfkd
+        >>> loss = tfkd.losses.BoundedRegression()
+        >>> y, teacher = tf.constant([[0.0], [0.0]]), tf.constant([[1.0], [1.0]])
+        >>> student = tf.constant([[2.0], [0.5]])  # worse, and better, than the teacher
+        >>> float(loss.compute_loss(teacher, student, y=y))
+        2.0
+    """
+
+    teacher_average = "value"
+
+    def __init__(
+        self,
+        margin: Any = 0.0,
+        output: str | int | None = None,
+        mask: Callable[[Any], Any] | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name)
+        self.margin = schedules.get("margin", margin, checks.non_negative)
+        self.output = check_output(output)
+        self.mask = mask if mask is None else checks.function("mask", mask)
+
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Raises ValueError unless both have the output, in one shape."""
+        teacher = select(teacher_outputs, self.output, self.name)
+        student = select(student_outputs, self.output, self.name)
+        if not _same_shape(teacher, student):
+            raise ValueError(
+                f"{self.name}: predictions must have one shape, the teacher's is {teacher.shape}, "
+                f"the student's {student.shape}."
+            )
+
+    def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
+        """One loss per prediction, (B,) or (B, P), for the output compared."""
+        self.validate_outputs(teacher_outputs, student_outputs)
+        chosen = select(student_outputs, self.output, self.name)
+        teacher = tf.stop_gradient(_vectors(select(teacher_outputs, self.output, self.name)))
+        student = _vectors(chosen)
+        truth = self._truth(y, chosen)
+        mask = self._kept(truth, student, mask_of(chosen))
+        target = _vectors(truth)
+        if mask is not None:
+            # Padding may hold anything: a NaN there must not reach the gradient.
+            target = tf.where(mask[..., None], target, tf.stop_gradient(student))
+        error = tf.reduce_sum(tf.square(student - target), -1)
+        bound = tf.reduce_sum(tf.square(teacher - target), -1)
+        worse = error + at_step("margin", self.margin, step) > bound
+        return only(Elements(tf.where(worse, error, 0.0), mask), student_outputs, chosen)
+
+    def _truth(self, y, student):
+        if y is None:
+            raise checks.value_error("y", f"targets, which {self.name} needs", y)
+        y = tf.convert_to_tensor(select_like(y, self.output, self.name))
+        if not _same_shape(y, student):
+            raise checks.value_error(
+                "y", f"targets in the shape of the predictions, {tuple(student.shape)}", y
+            )
+        return y
+
+    def _kept(self, y, student, keras_mask):
+        """Keras's mask and the user's as one bool tensor of shape (B,) or (B, P), or None."""
+        masks = [keras_mask, None if self.mask is None else self.mask(y)]
+        masks = [tf.cast(mask, tf.bool) for mask in masks if mask is not None]
+        for mask in masks:
+            if not mask.shape.is_compatible_with(student.shape[:-1]):
+                raise checks.value_error(
+                    "mask", f"one bool per prediction, {tuple(student.shape[:-1])}", mask
+                )
+        return tf.reduce_all(tf.stack(masks), 0) if masks else None
+
+    def get_config(self):
+        """Margin (number or schedule), output and mask, as JSON.
+
+        Raises:
+            ValueError: if the mask is a lambda, which can't be loaded again.
+        """
+        return {
+            **super().get_config(),
+            "margin": schedules.serialize(self.margin),
+            "output": self.output,
+            "mask": None if self.mask is None else serialize_callable("mask", self.mask),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the loss that `get_config` described."""
+        config = dict(config)
+        config["margin"] = schedules.deserialize(config["margin"])
+        if isinstance(config.get("mask"), dict):
+            config["mask"] = keras.saving.deserialize_keras_object(config["mask"])
+        return cls(**config)
+
+
+def _vectors(values: Any) -> Any:
+    """float32, with a last axis also where there is only the batch."""
+    values = tf.cast(values, tf.float32)
+    return values[:, None] if len(values.shape) == 1 else values
+
+
+def _same_shape(first: Any, second: Any) -> bool:
+    """(B,) and (B, 1) are one shape."""
+    shapes = [t.shape if len(t.shape) > 1 else (t.shape[0], 1) for t in (first, second)]
+    return tf.TensorShape(shapes[0]).is_compatible_with(shapes[1])

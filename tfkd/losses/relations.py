@@ -1,0 +1,200 @@
+"""Losses between examples of a batch: the student keeps the teacher's geometry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfkd import checks
+from tfkd.losses.base import DistillationLoss, align, check_output, register, select, select_like
+from tfkd.losses.features import check_layer_name, masked_features
+
+_TINY = 1e-12
+
+
+@register
+class RelationalDistillation(DistillationLoss):
+    """Distances and angles between examples, as the teacher sees them.
+
+    With embeddings e of the batch, h the Huber loss with δ = 1 and w the sample
+    weights, the loss is distance_weight · D + angle_weight · A:
+
+        D = Σ_{i≠j} w_i w_j h(d_s(i, j) − d_t(i, j)) / (B (B − 1))
+        d(i, j) = ‖e_i − e_j‖ / μ,  μ = the mean of ‖e_i − e_j‖ over pairs i ≠ j
+        A = Σ_{i,j,k distinct} w_i w_j w_k h(c_s − c_t) / (B (B − 1) (B − 2))
+        c(i, j, k) = cosine of the angle at i between e_j − e_i and e_k − e_i
+
+    The mean μ is weighted by w_i w_j, so an example of weight 0 has no influence
+    on the others; doubling all weights multiplies D by 4 and A by 8. The paper
+    uses weights 25 and 50 beside a cross-entropy of weight 1.
+
+    Under a `tf.distribute` strategy the pairs are those of the global batch: the
+    embeddings of all replicas are gathered, and each replica returns the loss
+    of the whole.
+
+    Memory: angles take float32 arrays of B·B·B and differences of B·B·D numbers,
+    a few of each with the gradient; one is 64 MiB at B = 256, or 16 MiB at B =
+    256 and D = 64. Name a layer after pooling, not a map.
+
+    Args:
+        distance_weight: weight of D, at least 0; 0: not computed.
+        angle_weight: weight of A, at least 0; 0: not computed. A is 0 for fewer
+            than 3 examples.
+        teacher_layer_name: layer of the teacher; a path such as
+            "backbone/pool" enters nested models. None: the final output.
+        student_layer_name: the same for the student. Outputs of any rank are
+            flattened to (B, D); D may differ between the two.
+        output: without layer names, which of several final outputs, by name
+            (dict) or index (list).
+        name: name of the term in logs.
+
+    Raises:
+        TypeError: if a weight is no number, a layer name no string.
+        ValueError: for a negative weight, two weights of 0, or an `output`
+            together with a layer name.
+
+    Reference:
+        Park et al. 2019, https://arxiv.org/abs/1904.05068
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import tfkd
+        >>> loss = tfkd.losses.RelationalDistillation()
+        >>> teacher = tf.constant([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> turned_and_larger = tf.constant([[0.0, 0.0], [0.0, 3.0], [-3.0, 0.0]])
+        >>> round(float(loss.compute_loss(teacher, turned_and_larger)), 6)
+        0.0
+    """
+
+    teacher_average = "value"
+
+    def __init__(
+        self,
+        distance_weight: float = 1.0,
+        angle_weight: float = 2.0,
+        teacher_layer_name: str | None = None,
+        student_layer_name: str | None = None,
+        output: str | int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name)
+        self.distance_weight = checks.non_negative("distance_weight", distance_weight)
+        self.angle_weight = checks.non_negative("angle_weight", angle_weight)
+        if distance_weight == angle_weight == 0:
+            raise checks.value_error(
+                "angle_weight", "distance_weight or angle_weight above 0", angle_weight
+            )
+        self.teacher_layer_name = check_layer_name("teacher_layer_name", teacher_layer_name)
+        self.student_layer_name = check_layer_name("student_layer_name", student_layer_name)
+        self.output = check_output(output)
+        if output is not None and (teacher_layer_name or student_layer_name):
+            raise checks.value_error(
+                "output", "None where layers are named", output, "It picks a final output."
+            )
+
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Raises ValueError unless both have the output."""
+        for outputs in (teacher_outputs, student_outputs):
+            select(outputs, self.output, self.name)
+
+    def compute_loss(self, teacher_outputs, student_outputs, **kwargs):
+        """The loss of the whole (global) batch: a scalar tensor."""
+        teacher = _embeddings(select(teacher_outputs, self.output, self.name))
+        student = _embeddings(select(student_outputs, self.output, self.name))
+        weight = _weights(kwargs.get("sample_weight"), self.output, self.name, student)
+        teacher, student, weight = _gather([tf.stop_gradient(teacher), student, weight])
+        loss = tf.constant(0.0)
+        teacher, student = _differences(teacher), _differences(student)
+        pairs = tf.linalg.set_diag(weight[:, None] * weight[None, :], tf.zeros_like(weight))
+        if self.distance_weight:
+            loss += self.distance_weight * distance_loss(teacher, student, pairs)
+        if self.angle_weight:
+            loss += self.angle_weight * angle_loss(teacher, student, pairs, weight)
+        return loss
+
+    def get_config(self):
+        """The arguments, as JSON."""
+        names = ("teacher_layer_name", "student_layer_name", "output")
+        return {
+            **super().get_config(),
+            "distance_weight": float(self.distance_weight),
+            "angle_weight": float(self.angle_weight),
+            **{name: getattr(self, name) for name in names},
+        }
+
+
+def distance_loss(teacher: Any, student: Any, pairs: Any) -> Any:
+    """D of `RelationalDistillation`, from differences (B, B, D) and pair weights (B, B)."""
+    teacher, student = _over_mean(_lengths(teacher), pairs), _over_mean(_lengths(student), pairs)
+    count = tf.cast(tf.shape(pairs)[0], tf.float32)
+    total = tf.reduce_sum(pairs * _huber(student - teacher))
+    return tf.math.divide_no_nan(total, count * (count - 1.0))
+
+
+def angle_loss(teacher: Any, student: Any, pairs: Any, weight: Any) -> Any:
+    """A of `RelationalDistillation`, from the same and the weights (B,)."""
+    error = _huber(_cosines(student) - _cosines(teacher))
+    count = tf.shape(weight)[0]
+    # `pairs` takes out j = k. Where i = j or i = k both cosines are 0 anyway.
+    per_vertex = tf.linalg.matvec(
+        tf.reshape(error, [count, count * count]), tf.reshape(pairs, [count * count])
+    )
+    examples = tf.cast(count, tf.float32)
+    triples = examples * (examples - 1.0) * (examples - 2.0)
+    return tf.math.divide_no_nan(tf.reduce_sum(weight * per_vertex), triples)
+
+
+def _differences(embeddings: Any) -> Any:
+    """e_j − e_i at [i, j], (B, B, D). Not by a Gram matrix, which cancels digits."""
+    return embeddings[None, :] - embeddings[:, None]
+
+
+def _lengths(differences: Any) -> Any:
+    # Inside the root: its gradient is finite also where two examples are one.
+    return tf.sqrt(tf.reduce_sum(tf.square(differences), -1) + _TINY)
+
+
+def _cosines(differences: Any) -> Any:
+    """Cosine at [i, j, k] of the angle at i between j and k, (B, B, B)."""
+    unit = differences / _lengths(differences)[..., None]
+    return tf.matmul(unit, unit, transpose_b=True)
+
+
+def _over_mean(lengths: Any, pairs: Any) -> Any:
+    mean = tf.math.divide_no_nan(tf.reduce_sum(pairs * lengths), tf.reduce_sum(pairs))
+    return tf.math.divide_no_nan(lengths, mean)
+
+
+def _huber(error: Any) -> Any:
+    """x²/2 up to |x| = 1, |x| − 1/2 beyond."""
+    size = tf.abs(error)
+    near = tf.minimum(size, 1.0)
+    return near * (size - 0.5 * near)
+
+
+def _embeddings(features: Any) -> Any:
+    """(B, ...) → (B, D) in float32."""
+    features = masked_features(features)
+    shape = tf.shape(features)
+    return tf.reshape(features, [shape[0], tf.reduce_prod(shape[1:])])
+
+
+def _weights(sample_weight: Any, output: Any, owner: str, embeddings: Any) -> Any:
+    """One weight per example, (B,); ones if there are none."""
+    values = tf.ones_like(embeddings[:, 0])
+    flat = tf.nest.flatten(sample_weight)
+    one = flat[0] if len(flat) == 1 else select_like(sample_weight, output, owner)
+    if one is None:
+        return values
+    return values * align("sample_weight", tf.cast(one, tf.float32), values)
+
+
+def _gather(tensors: list[Any]) -> list[Any]:
+    """Tensors of the global batch; their gradient adds up over the replicas."""
+    if tf.distribute.in_cross_replica_context():
+        return tensors
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return tensors
+    return context.all_gather(tensors, axis=0)

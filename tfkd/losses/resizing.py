@@ -1,0 +1,57 @@
+"""Feature maps of different sizes, brought to one size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfkd import checks
+
+
+def resize_to(features: Any, size: tuple[int, ...]) -> Any:
+    """Brings (B, *spatial, C) features to a smaller spatial `size`.
+
+    Area averaging: each new cell is the mean of the old cells that it covers,
+    counted by the part that it covers, so that every input counts the same. It
+    is average pooling where sizes divide. A size that is already right is left
+    alone. One or two spatial axes.
+    """
+    current = tuple(features.shape[1:-1])
+    if current == tuple(size):
+        return features
+    if len(current) not in (1, 2) or None in current:
+        raise checks.value_error(
+            "features",
+            "one or two spatial axes of known size, (B, [H,] W, C)",
+            features,
+            "Give the model's Input a fixed size.",
+        )
+    # One small matrix an axis: unlike tf.image.resize, this compiles under XLA.
+    matrices = [
+        tf.constant(_averages(now, then), features.dtype)
+        for now, then in zip(current, size, strict=True)
+    ]
+    form = "bwc,ow->boc" if len(current) == 1 else "bhwc,oh,pw->bopc"
+    return tf.einsum(form, features, *matrices)
+
+
+def _averages(now: int, then: int) -> np.ndarray:
+    """(then, now) matrix: row o holds the share of each input in output o."""
+    edges = np.arange(then + 1) * now / then
+    cells = np.arange(now)
+    low = np.maximum(edges[:-1, None], cells)
+    high = np.minimum(edges[1:, None], cells + 1)
+    return np.maximum(high - low, 0.0) * then / now
+
+
+def common_size(teacher: Any, student: Any) -> tuple[int, ...]:
+    """The smaller of the two spatial sizes, axis by axis."""
+    if len(teacher.shape) != len(student.shape):
+        raise ValueError(
+            "features of teacher and student must have one rank: the teacher's shape is "
+            f"{teacher.shape}, the student's {student.shape}. Name layers of one kind."
+        )
+    pairs = zip(teacher.shape[1:-1], student.shape[1:-1], strict=True)
+    return tuple(t if s is None else s if t is None else min(t, s) for t, s in pairs)

@@ -1,0 +1,103 @@
+"""Keras losses of any form (string, function, instance, nested) as parts of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.losses.base import same_structure
+
+
+def resolve_loss(loss: Any) -> Any:
+    """Turns a string, function or instance (nested or not) into callables, None kept."""
+
+    resolved = tf.nest.map_structure(_resolve, loss)
+    if all(item is None for item in tf.nest.flatten(resolved)):
+        raise checks.value_error("loss", "at least one loss that is not None", loss)
+    return resolved
+
+
+def _resolve(item: Any) -> Any:
+    if isinstance(item, str):
+        try:
+            return keras.losses.get(item)
+        except ValueError as error:
+            names = sorted(set(dir(keras.losses)) - {"get", "serialize", "deserialize"})
+            raise checks.value_error(
+                "loss", "the name of a Keras loss", item, checks.near(item, names)
+            ) from error
+    if item is None or (callable(item) and not isinstance(item, type)):
+        return item
+    mend = f"Make an instance: {item.__name__}()." if isinstance(item, type) else None
+    raise checks.value_error("loss", "a Keras loss: string, function or instance", item, mend)
+
+
+def per_output(loss: Any, outputs: Any) -> Any:
+    """The loss of each output: a single loss serves them all.
+
+    Raises:
+        ValueError: if nested losses do not fit the outputs.
+    """
+    if callable(loss):
+        return tf.nest.map_structure(lambda _: loss, outputs)
+    same_structure("loss", loss, "student", outputs)
+    return loss
+
+
+def apply_loss(loss: Any, teacher: Any, student: Any) -> Any:
+    """Calls any Keras loss or function without its reduction: float32 (B, ...)."""
+    call = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    values = tf.cast(call(teacher, student), tf.float32)
+    if len(values.shape) == 0 and not is_sum(loss):
+        # The function took the mean of the batch itself: every example has it.
+        values = tf.fill(tf.shape(student)[:1], values)
+    return values
+
+
+def is_sum(loss: Any) -> bool:
+    """True for an instance that asks for the sum in place of the mean."""
+    return getattr(loss, "reduction", None) == keras.losses.Reduction.SUM
+
+
+def serialize_loss(loss: Any) -> Any:
+    """The inverse of `resolve_loss`: strings, dicts and None, nested as given.
+
+    Raises:
+        ValueError: for a lambda, which can't be loaded again.
+    """
+    # A serialized instance is a dict itself: so recurse by hand.
+    if isinstance(loss, dict):
+        return {"nested": {k: serialize_loss(v) for k, v in loss.items()}}
+    if isinstance(loss, (list, tuple)):
+        return {"nested": [serialize_loss(v) for v in loss]}
+    return None if loss is None else serialize_callable("loss", loss)
+
+
+def serialize_callable(name: str, value: Any) -> Any:
+    """A Keras object or a registered function as JSON."""
+    known = getattr(value, "__name__", None)
+    if known == "<lambda>":
+        raise checks.value_error(
+            name,
+            "something that can be saved",
+            value,
+            "Define a function, with @keras.saving.register_keras_serializable().",
+        )
+    if known is not None and getattr(keras.losses, known, None) is value:
+        return known
+    return keras.saving.serialize_keras_object(value)
+
+
+def deserialize_loss(config: Any) -> Any:
+    """Reads what `serialize_loss` wrote."""
+    if isinstance(config, dict) and set(config) == {"nested"}:
+        nested = config["nested"]
+        if isinstance(nested, dict):
+            return {k: deserialize_loss(v) for k, v in nested.items()}
+        return [deserialize_loss(v) for v in nested]
+    if config is None or isinstance(config, str):
+        return config
+    return keras.losses.deserialize(config)
