@@ -1,0 +1,28 @@
+"""One TensorFlow for all tests: quiet, Keras 2, two logical processors, seeded."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tfkd  # noqa: F401, I001  (before TensorFlow: it asks for Keras 2)
+
+import pytest
+import tensorflow as tf
+
+
+def pytest_configure(config):
+    """Splits the processor in two, for strategies; only possible before first use."""
+    config.addinivalue_line("markers", "requires_trainable_backend: a mark of Keras's own tests")
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """Every test starts from the same seeds (Python, NumPy, TensorFlow)."""
+    import tf_keras as keras
+
+    keras.utils.set_random_seed(7)

@@ -1,0 +1,261 @@
+"""A frozen copy of a model: the teacher of self-distillation, or a faster teacher."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+
+DTYPES = ("float32", "float16", "bfloat16")
+_FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
+_NESTED = ("Functional", "Sequential", "Model")
+
+
+def frozen_copy(
+    model: keras.Model,
+    dtype: str | None = None,
+    fold_batch_norm: bool = False,
+    name: str | None = None,
+) -> keras.Model:
+    """Copies a model with its weights and freezes the copy.
+
+    The copy shares no variable with the model, so the model can go on training
+    with the copy as its teacher.
+
+    Args:
+        model: a built `tf_keras` model. Functional and Sequential models (also
+            nested) for `dtype` and `fold_batch_norm`; any model otherwise.
+        dtype: "bfloat16" or "float16": weights and arithmetic of every layer
+            but the last ones, whose outputs are the model's, are in this type.
+            Faster on processors that have it; the outputs stay float32. None:
+            as in the model.
+        fold_batch_norm: multiply each batch normalization that follows a
+            convolution or dense layer into its weights, which gives the same
+            function in inference with fewer operations.
+        name: name of the copy; the model's own by default.
+
+    Returns:
+        A `tf_keras` model with `trainable = False`.
+
+    Raises:
+        TypeError: if `model` is no tf_keras model.
+        ValueError: if it has no weights yet, or can't be rebuilt from its config
+            and `dtype` or `fold_batch_norm` asks for that.
+
+    Example:
+        >>> import numpy as np
+        >>> import tfkd
+        >>> model = tfkd.models.resnet(8)
+        >>> teacher = tfkd.frozen_copy(model, fold_batch_norm=True)
+        >>> x = np.ones((1, 32, 32, 3), "float32")
+        >>> bool(np.allclose(model(x), teacher(x), atol=1e-5)), teacher.trainable
+        (True, False)
+    """
+    checks.instance("model", model, keras.Model, "a tf_keras model")
+    if not model.built:
+        raise ValueError(
+            "`model`: expected a model whose weights exist, received an unbuilt one. Call it "
+            "once on data, or give it an Input."
+        )
+    if dtype is not None:
+        checks.one_of("dtype", dtype, DTYPES)
+    if dtype is None and not fold_batch_norm:
+        frozen = _plain_copy(model)
+    else:
+        frozen = _rebuild(model, dtype, fold_batch_norm)
+    if name is not None:
+        frozen._name = name
+    frozen.trainable = False
+    return frozen
+
+
+def _plain_copy(model: keras.Model) -> keras.Model:
+    if _is_graph(model):
+        frozen = model.__class__.from_config(model.get_config())
+        frozen.set_weights(model.get_weights())
+        return frozen
+    try:
+        frozen = copy.deepcopy(model)
+        if len(frozen.weights) == len(model.weights):
+            return frozen
+        frozen = model.__class__.from_config(model.get_config())
+        frozen.build_from_config(model.get_build_config())
+        frozen.set_weights(model.get_weights())
+        return frozen
+    except Exception as error:
+        raise ValueError(
+            f"`model`: expected a model that can be copied, received the subclassed "
+            f"{type(model).__name__}, which can't ({error}). Give it get_config and from_config, "
+            "or make the copy yourself with set_weights(model.get_weights())."
+        ) from error
+
+
+def _is_graph(model: Any) -> bool:
+    return isinstance(model, keras.Sequential) or bool(getattr(model, "_is_graph_network", False))
+
+
+def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
+    if not _is_graph(model):
+        raise ValueError(
+            "`model`: expected a functional or Sequential model for dtype or fold_batch_norm, "
+            f"received the subclassed {type(model).__name__}. Leave both out for a plain copy."
+        )
+    # Through an exact copy, so that a shared layer object is never touched.
+    source = _plain_copy(model)
+    config = source.get_config()
+    folded: dict[str, str] = {}
+    if fold:
+        _drop_batch_norms(config, source, folded, "")
+    if dtype is not None:
+        _set_dtype(config, dtype, _output_names(config))
+    frozen = source.__class__.from_config(config)
+    _transfer(source, frozen, folded, "")
+    return frozen
+
+
+def _children(config: dict[str, Any]) -> list[dict[str, Any]]:
+    return config["layers"]
+
+
+def _output_names(config: dict[str, Any]) -> set[str]:
+    outputs = config.get("output_layers")
+    if outputs is None:
+        return {_children(config)[-1]["config"]["name"]}
+    return {item[0] for item in _flat_refs(outputs)}
+
+
+def _flat_refs(refs: Any) -> list[list[Any]]:
+    """["name", node, tensor] triples of a functional config, however nested."""
+    if isinstance(refs, dict):
+        return [ref for value in refs.values() for ref in _flat_refs(value)]
+    if isinstance(refs, (list, tuple)):
+        if len(refs) >= 3 and isinstance(refs[0], str) and isinstance(refs[1], int):
+            return [refs]  # type: ignore[list-item]
+        return [ref for value in refs for ref in _flat_refs(value)]
+    return []
+
+
+def _set_dtype(config: dict[str, Any], dtype: str, keep: set[str]) -> None:
+    """Sets the type of every layer, but for the layers in `keep` and inputs."""
+    for layer in _children(config):
+        if layer["class_name"] == "InputLayer":
+            continue
+        inner = layer["config"]
+        if layer["class_name"] in _NESTED and "layers" in inner:
+            _set_dtype(inner, dtype, _output_names(inner) if inner["name"] in keep else set())
+        elif inner["name"] in keep:
+            inner["dtype"] = "float32"
+        elif "dtype" in inner:
+            inner["dtype"] = dtype
+
+
+def _drop_batch_norms(
+    config: dict[str, Any], model: keras.Model, folded: dict[str, str], prefix: str
+) -> None:
+    """Removes each foldable batch norm from the config; notes it under its convolution."""
+    layers = {layer.name: layer for layer in model.layers}
+    for child in _children(config):
+        if child["class_name"] in _NESTED and "layers" in child["config"]:
+            name = child["config"]["name"]
+            _drop_batch_norms(child["config"], layers[name], folded, f"{prefix}{name}/")
+    sequential = "output_layers" not in config
+    producers = _sequential_producers(config) if sequential else _producers(config)
+    for norm, producer in producers.items():
+        if not _can_fold(layers.get(norm), layers.get(producer)):
+            continue
+        folded[prefix + producer] = norm
+        _child(config, producer)["config"]["use_bias"] = True
+        config["layers"] = [c for c in _children(config) if c["config"]["name"] != norm]
+        if not sequential:
+            for ref in _all_refs(config):
+                if ref[0] == norm:
+                    ref[0], ref[1] = producer, 0
+
+
+def _child(config: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(c for c in _children(config) if c["config"]["name"] == name)
+
+
+def _all_refs(config: dict[str, Any]) -> list[list[Any]]:
+    refs = [r for child in _children(config) for r in _flat_refs(child["inbound_nodes"])]
+    return refs + _flat_refs(config["output_layers"])
+
+
+def _producers(config: dict[str, Any]) -> dict[str, str]:
+    """Batch norm → the layer whose only consumer it is."""
+    uses: dict[str, int] = {}
+    for ref in _all_refs(config):
+        uses[ref[0]] = uses.get(ref[0], 0) + 1
+    found = {}
+    for child in _children(config):
+        refs = _flat_refs(child.get("inbound_nodes", []))
+        if child["class_name"] == "BatchNormalization" and len(refs) == 1:
+            producer = refs[0][0]
+            if uses[producer] == 1:
+                found[child["config"]["name"]] = producer
+    return found
+
+
+def _sequential_producers(config: dict[str, Any]) -> dict[str, str]:
+    children = _children(config)
+    return {
+        after["config"]["name"]: before["config"]["name"]
+        for before, after in zip(children, children[1:], strict=False)
+        if after["class_name"] == "BatchNormalization"
+    }
+
+
+def _can_fold(norm: Any, producer: Any) -> bool:
+    if norm is None or type(producer).__name__ not in _FOLDABLE:
+        return False
+    if getattr(producer, "activation", None) is not keras.activations.linear:
+        return False
+    axis = norm.axis if isinstance(norm.axis, int) else norm.axis[-1]
+    rank = len(norm.input_spec.axes) if norm.input_spec.ndim is None else norm.input_spec.ndim
+    channels_last = getattr(producer, "data_format", "channels_last") == "channels_last"
+    once = len(producer.inbound_nodes) == 1 and len(norm.inbound_nodes) == 1
+    return once and channels_last and axis in (-1, rank - 1)
+
+
+def _transfer(source: Any, target: Any, folded: dict[str, str], prefix: str) -> None:
+    """Copies weights layer by layer, with each batch norm multiplied in."""
+    layers = {layer.name: layer for layer in source.layers}
+    for layer in target.layers:
+        before = layers[layer.name]
+        if hasattr(layer, "layers"):
+            _transfer(before, layer, folded, f"{prefix}{layer.name}/")
+            continue
+        norm = folded.get(prefix + layer.name)
+        weights = before.get_weights() if norm is None else _fold(before, layers[norm])
+        for variable, value in zip(layer.weights, weights, strict=True):
+            variable.assign(tf.cast(value, variable.dtype))
+
+
+def _fold(layer: Any, norm: Any) -> list[np.ndarray]:
+    """Kernel and bias of layer followed by batch norm, in float64.
+
+    y = γ (W x + b − μ) / √(σ² + ε) + β.
+    """
+    kernel_variable = getattr(layer, "depthwise_kernel", None)
+    is_depthwise = kernel_variable is not None
+    kernel = (kernel_variable if is_depthwise else layer.kernel).numpy().astype("float64")
+    mean = norm.moving_mean.numpy().astype("float64")
+    scale = 1.0 / np.sqrt(norm.moving_variance.numpy().astype("float64") + norm.epsilon)
+    if norm.scale:
+        scale = scale * norm.gamma.numpy().astype("float64")
+    bias = layer.bias.numpy().astype("float64") if layer.use_bias else 0.0
+    bias = (bias - mean) * scale
+    if norm.center:
+        bias = bias + norm.beta.numpy().astype("float64")
+    if is_depthwise:
+        kernel = kernel * scale.reshape(kernel.shape[-2:])
+    elif type(layer).__name__ == "Conv2DTranspose":
+        kernel = kernel * scale[:, None]
+    else:
+        kernel = kernel * scale
+    return [kernel.astype("float32"), bias.astype("float32")]

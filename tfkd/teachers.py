@@ -1,0 +1,209 @@
+"""Teachers of any kind behind one interface: a frozen forward pass.
+
+A teacher is a tf_keras model, a Keras 3 model, a restored SavedModel or any
+callable on tensors, or a list of these. It runs with `training=False` (where it
+knows the word) and no gradient flows into it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.taps import FINAL, Taps
+
+# Operations that a tensor may pass through between a softmax and the output.
+_PASS_THROUGH = (
+    "Identity",
+    "Cast",
+    "StopGradient",
+    "FakeQuantWithMinMaxVars",
+    "FakeQuantWithMinMaxVarsPerChannel",
+)
+_SQUASHING = ("Softmax", "Sigmoid")
+
+
+def as_list(teacher: Any) -> list[Any]:
+    """One teacher or several as a list, each checked.
+
+    Raises:
+        ValueError: if one is not a model or callable, or the list is empty.
+    """
+    teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+    if not teachers:
+        raise checks.value_error("teacher", "a model or a non-empty list of models", teacher)
+    for one in teachers:
+        if not callable(one) and not getattr(one, "signatures", None):
+            raise checks.value_error(
+                "teacher", "a Keras model, a SavedModel, a callable, or a list of these", one
+            )
+    return teachers
+
+
+def freeze(teacher: Any) -> None:
+    """Sets `trainable = False` where the teacher has it."""
+    if hasattr(teacher, "trainable"):
+        teacher.trainable = False
+
+
+def forward(teacher: Any) -> Any:
+    """The teacher as something to call: a model as it is, a SavedModel by its signature."""
+    if callable(teacher):
+        return teacher
+    signatures = teacher.signatures
+    name = "serving_default" if "serving_default" in signatures else next(iter(signatures))
+    return _from_signature(signatures[name])
+
+
+def _from_signature(signature: Any) -> Callable[[Any], Any]:
+    names = list(signature.structured_input_signature[1])
+
+    def call(x):
+        if isinstance(x, dict):
+            outputs = signature(**x)
+        else:
+            values = x if isinstance(x, (list, tuple)) else [x]
+            outputs = signature(**dict(zip(names, values, strict=True)))
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    return call
+
+
+class Teachers:
+    """Runs one or several teachers; each is run once per call.
+
+    Args:
+        teachers: list of teachers.
+        names: layers to keep. With several teachers a layer is taken from the
+            first teacher that has it.
+    """
+
+    def __init__(self, teachers: list[Any], names: list[str]):
+        self.taps = []
+        left = list(dict.fromkeys(names))
+        for index, teacher in enumerate(teachers):
+            is_last = index == len(teachers) - 1
+            mine = [n for n in left if is_last or _has(teacher, n)]
+            left = [n for n in left if n not in mine]
+            self.taps.append(Taps(forward(teacher), mine, "teacher"))
+        self._kwargs = [{"training": False} if _knows_training(t.model) else {} for t in self.taps]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what a call returns."""
+        return [FINAL, *(n for taps in self.taps for n in taps.layers)]
+
+    def static_shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Shape of an output, where it is known before the teacher runs."""
+        for taps in self.taps:
+            if name == FINAL or name in taps.layers:
+                return taps.static_shape(name)
+        return None
+
+    def __call__(self, x: Any) -> tuple[list[Any], dict[str, Any]]:
+        """Returns the final outputs, one a teacher, and the features by layer name."""
+        finals, features = [], {}
+        for taps, kwargs in zip(self.taps, self._kwargs, strict=True):
+            outputs = tf.nest.map_structure(_stop, taps(x, **kwargs))
+            finals.append(outputs.pop(FINAL))
+            features.update(outputs)
+        return finals, features
+
+
+def _has(teacher: Any, name: str) -> bool:
+    try:
+        Taps(teacher, [name], "teacher")
+    except ValueError:
+        return False
+    return True
+
+
+def _knows_training(model: Any) -> bool:
+    if isinstance(model, keras.Model):
+        return True
+    target = model.call if hasattr(model, "call") else model
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return False
+    return "training" in parameters
+
+
+def _stop(tensor: Any) -> Any:
+    stopped = tf.stop_gradient(tensor)
+    for name in ("_keras_mask", "_keras_logits"):
+        if getattr(tensor, name, None) is not None:
+            setattr(stopped, name, getattr(tensor, name))
+    return stopped
+
+
+def mean_value(outputs: list[Any]) -> Any:
+    """The mean of several teachers' outputs, output by output."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return tf.nest.map_structure(
+        lambda *each: tf.add_n([tf.cast(e, tf.float32) for e in each]) / len(each), *outputs
+    )
+
+
+def mean_probability(logits: list[Any]) -> Any:
+    """Logits of the mean of several softmaxes: log((1/n) Σ softmax(z_i))."""
+    if len(logits) == 1:
+        return logits[0]
+
+    def combine(*each):
+        scores = tf.stack([tf.nn.log_softmax(tf.cast(z, tf.float32)) for z in each])
+        return tf.reduce_logsumexp(scores, axis=0) - tf.math.log(float(len(each)))
+
+    return tf.nest.map_structure(combine, *logits)
+
+
+def to_logits(outputs: Any) -> Any:
+    """Undoes a softmax or sigmoid at a model's end, in every output.
+
+    Exact where the scores before it can be reached (Keras remembers them, or
+    the graph shows them); where a compiled function hides them, log p of
+    outputs that are probabilities, told by their values.
+    """
+    return tf.nest.map_structure(_to_logits, outputs)
+
+
+def _to_logits(tensor: Any) -> Any:
+    logits = _scores_behind(tensor)
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None and logits is not tensor:
+        logits._keras_mask = mask
+    return logits
+
+
+def _scores_behind(tensor: Any) -> Any:
+    known = getattr(tensor, "_keras_logits", None)
+    if known is not None:
+        return known
+    if isinstance(tensor, tf.__internal__.EagerTensor):
+        return _log_if_probability(tensor)
+    op = tensor.op
+    while op.type in _PASS_THROUGH and op.inputs:
+        op = op.inputs[0].op
+    if op.type in _SQUASHING:
+        return op.inputs[0]
+    return _log_if_probability(tensor) if op.type.endswith("PartitionedCall") else tensor
+
+
+def _log_if_probability(scores: Any) -> Any:
+    """log p if every row is a distribution over at least two classes, else unchanged.
+
+    Logits that are all in [0, 1] and sum to 1 in every row do not happen.
+    """
+    if not scores.dtype.is_floating or len(scores.shape) < 2 or scores.shape[-1] == 1:
+        return scores
+    values = tf.cast(scores, tf.float32)
+    sums_to_one = tf.abs(tf.reduce_sum(values, -1) - 1.0) < 1e-2
+    is_distribution = tf.reduce_all(values >= 0.0) & tf.reduce_all(sums_to_one)
+    # 1e-30 keeps log and its gradient finite in float32.
+    return tf.where(is_distribution, tf.math.log(tf.maximum(values, 1e-30)), values)

@@ -1,0 +1,151 @@
+"""What must hold between teacher, student, losses and data before a step runs."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.losses.logits import check_scores
+from tfkd.taps import FINAL
+
+
+def check_student(student: Any) -> None:
+    """Raises ValueError unless the student is a tf_keras model."""
+    if isinstance(student, keras.Model):
+        return
+    mend = None
+    if any(cls.__module__.startswith("keras.src") for cls in type(student).__mro__):
+        mend = (
+            "This one belongs to Keras 3: build it with `import tf_keras as keras`. (A Keras 3 "
+            "model can be a teacher as it is.)"
+        )
+    raise checks.value_error("student", "a tf_keras.Model", student, mend)
+
+
+def check_apart(teachers: list[Any], student: Any) -> None:
+    """Raises ValueError if a teacher shares variables with the student."""
+    mine = {id(v) for v in _variables(student)}
+    for teacher in teachers:
+        if teacher is student or any(id(v) in mine for v in _variables(teacher)):
+            raise ValueError(
+                "teacher and student share weights: freezing the teacher would freeze the "
+                "student. Pass teacher=tfkd.frozen_copy(model) for self-distillation."
+            )
+
+
+def _variables(model: Any) -> list[Any]:
+    """The variables of a model, none if it has not been built."""
+    try:
+        return list(getattr(model, "variables", None) or ())
+    except ValueError:
+        return []
+
+
+def check_finite_weights(model: Any, side: str) -> None:
+    """Raises ValueError if a weight of a model is NaN or infinite."""
+    for weight in _variables(model):
+        value = tf.convert_to_tensor(weight)
+        if not value.dtype.is_floating or not hasattr(value, "numpy"):
+            continue
+        if not bool(tf.reduce_all(tf.math.is_finite(value))):
+            raise ValueError(
+                f"`{side}`: expected finite weights, received NaN or infinity in "
+                f"{weight.name!r} of shape {tuple(weight.shape)}. Load or train it again."
+            )
+
+
+def check_inputs(teachers: list[Any], student: Any) -> None:
+    """Raises ValueError if the models can't take the same input."""
+    mine = getattr(student, "inputs", None)
+    for teacher in teachers:
+        theirs = getattr(teacher, "inputs", None)
+        if not mine or not isinstance(theirs, (list, tuple)) or not theirs:
+            continue
+        a, b = [tuple(t.shape) for t in theirs], [tuple(t.shape) for t in mine]
+        if len(a) != len(b) or not all(_compatible(s, t) for s, t in zip(a, b, strict=True)):
+            raise ValueError(
+                f"teacher and student must take the same input: the teacher's shapes are {a}, "
+                f"the student's {b}."
+            )
+
+
+def _compatible(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    return len(a) == len(b) and all(
+        s is None or t is None or s == t for s, t in zip(a, b, strict=True)
+    )
+
+
+def check_final_outputs(loss: Any, teachers: Any, student: Any) -> None:
+    """Raises ValueError if a loss on scores can't work on the models' final outputs."""
+    if not loss.on_logits or loss.teacher_layer_name or loss.student_layer_name:
+        return
+    theirs, mine = teachers.static_shape(FINAL), student.static_shape(FINAL)
+    if theirs and mine:
+        binary = mine[-1] == 1  # which binary loss it is, the loss itself checks
+        check_scores(_Shaped(theirs), _Shaped(mine), binary=binary)
+
+
+class _Shaped:
+    """Something with a shape: what `check_scores` looks at."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+
+def check_fit_data(x: Any, y: Any, num_classes: int | None, sparse: bool) -> None:
+    """Checks what can be seen of the data before `fit` or `evaluate` begins.
+
+    Args:
+        x: arrays, a `tf.data.Dataset`, or anything else that Keras takes.
+        y: targets, or None.
+        num_classes: classes that the student scores, or None if not known.
+        sparse: whether y holds class numbers.
+
+    Raises:
+        ValueError: for data without examples, or labels outside [0, classes).
+    """
+    if isinstance(x, tf.data.Dataset):
+        if int(x.cardinality()) == 0:
+            raise ValueError("`x`: expected at least one batch, received an empty Dataset.")
+        return
+    for array in tf.nest.flatten(x):
+        if hasattr(array, "shape") and len(array.shape) > 0 and array.shape[0] == 0:
+            raise checks.value_error("x", "at least one example", array)
+    if not sparse or num_classes is None or not hasattr(y, "shape"):
+        return
+    labels = np.asarray(y)
+    if labels.dtype.kind in "iuf" and labels.size:
+        low, high = labels.min(), labels.max()
+        if not (low >= 0 and high < num_classes):
+            raise ValueError(
+                f"`y`: expected class numbers from 0 to {num_classes - 1} (the student scores "
+                f"{num_classes} classes), received labels from {low} to {high}. Number the "
+                "classes from 0, or give the models as many outputs as there are classes."
+            )
+
+
+_PROBABILITY_LOSSES = (
+    "sparse_categorical_crossentropy",
+    "categorical_crossentropy",
+    "binary_crossentropy",
+)
+
+
+def warn_of_logits(loss: Any, student: Any) -> None:
+    """Warns where a loss expects probabilities and the student returns logits."""
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
+    layers = getattr(student, "layers", None)
+    if name not in _PROBABILITY_LOSSES or not layers:
+        return
+    if getattr(layers[-1], "activation", None) is keras.activations.linear:
+        warnings.warn(
+            f"loss={name!r} takes probabilities, but the student's last layer "
+            f"{layers[-1].name!r} has no activation, so it returns logits. Pass the loss as an "
+            "instance with from_logits=True.",
+            stacklevel=3,
+        )
