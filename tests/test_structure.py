@@ -1,0 +1,213 @@
+"""The order of the modules, read from their imports; and what may be imported where."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "tfkd"
+
+# From the top down. A module imports from modules in rows above its own, and
+# from those in its own row if that makes no circle.
+ORDER = (
+    ("specs",),
+    ("checks",),
+    ("artifacts",),
+    ("schedules",),
+    ("models",),
+    ("data",),
+    ("losses",),
+    ("teacher_cache",),
+    ("curriculum",),
+    ("taps", "teachers", "frozen", "projectors", "replicas", "validation"),
+    ("distiller",),
+    ("detection",),
+    ("pruning",),
+    ("quantization",),
+    ("export",),
+    ("runtime",),
+    ("callbacks",),
+    ("report",),
+    ("interop",),
+    ("recipes",),
+    ("cli",),
+)
+ROW = {name: row for row, names in enumerate(ORDER) for name in names}
+
+# Imported inside functions only, so that `import tfkd.<anything>` works without them.
+OPTIONAL = {
+    "PIL",
+    "ai_edge_litert",
+    "keras_cv",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "rich",
+    "sklearn",
+    "tensorrt",
+    "tf2onnx",
+}
+# A folder that is about nothing else than the package may import it at its top.
+HOLDERS = {"keras_cv": {"detection"}}
+
+# These handle Keras 3 models on purpose.
+KERAS_3 = {"tfkd/teachers.py", "tfkd/interop.py"}
+# This one finds out which Keras `tf.keras` is.
+TF_KERAS_ATTRIBUTE = {"tfkd/__init__.py"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted(f for folder in ("examples", "benchmarks") for f in (ROOT / folder).rglob("*.py"))
+
+
+def label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {dotted(path): path for path in FILES}
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Dotted names that one import statement may load."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def imports(path: Path) -> list[str]:
+    return [name for node in ast.walk(tree(path)) for name in imported(node)]
+
+
+def resolve(name: str) -> str | None:
+    """The tfkd module that holds `name`: `tfkd.checks.positive` → `tfkd.checks`."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def uses(path: Path) -> set[str]:
+    """The tfkd modules that a file imports, or reaches as `tfkd.name`."""
+    names = imports(path)
+    names += [
+        f"tfkd.{node.attr}"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "tfkd"
+    ]
+    found = {resolve(name) for name in names if name.split(".")[0] == "tfkd"}
+    return {name for name in found if name} - {dotted(path)}
+
+
+def at_top(path: Path) -> list[str]:
+    """Names imported when the module is: not in functions or `if TYPE_CHECKING`."""
+    found, todo = [], list(tree(path).body)
+    while todo:
+        node = todo.pop()
+        found += imported(node)
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if not typing_only and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            todo += list(ast.iter_child_nodes(node))
+    return found
+
+
+def test_every_module_has_its_place_in_the_order():
+    top = {name.split(".")[1] for name in MODULES if "." in name}
+    assert top <= set(ROW), f"add to ORDER: {sorted(top - set(ROW))}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_module_imports_only_what_stands_above_it(path):
+    own = dotted(path).split(".")
+    if len(own) == 1:
+        return  # tfkd/__init__.py loads names when they are asked for.
+    below = [
+        name
+        for name in uses(path)
+        if "." in name and ROW[name.split(".")[1]] > ROW[own[1]] and name.split(".")[1] != own[1]
+    ]
+    assert not below, f"{label(path)} imports {below}, which stand below it"
+
+
+def test_imports_make_no_circle():
+    # Importing from a package runs its __init__, but its own files are written
+    # for that; what must not be is a file that needs itself.
+    graph = {name: {n for n in uses(path) if n != "tfkd"} for name, path in MODULES.items()}
+    graph.pop("tfkd")
+    done: set[str] = set()
+
+    def visit(name, trail):
+        assert name not in trail, " → ".join([*trail[trail.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, [*trail, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_optional_packages_are_imported_inside_functions(path):
+    own = [*dotted(path).split("."), ""][1]
+    top = {name.split(".")[0] for name in at_top(path)} & OPTIONAL
+    top = {name for name in top if own not in HOLDERS.get(name, ())}
+    assert not top, f"{label(path)} imports {sorted(top)} at its top"
+
+
+@pytest.mark.parametrize("name", ["checks", "artifacts", "schedules"])
+def test_base_modules_import_neither_keras_nor_tensorflow_at_the_top(name):
+    for path in FILES:
+        if dotted(path).split(".")[1:2] == [name]:
+            assert not {n.split(".")[0] for n in imports(path)} & {"keras", "tf_keras"}
+            assert "tensorflow" not in {n.split(".")[0] for n in at_top(path)}
+
+
+@pytest.mark.parametrize("path", FILES + SCRIPTS, ids=label)
+def test_keras_is_always_tf_keras(path):
+    names = imports(path)
+    assert not [n for n in names if n.startswith("tensorflow.keras")], "tensorflow.keras"
+    if label(path) not in KERAS_3 and not label(path).startswith("benchmarks/"):
+        assert not [n for n in names if n.split(".")[0] == "keras"], "bare keras is Keras 3"
+    if label(path) not in TF_KERAS_ATTRIBUTE:
+        lines = [
+            node.lineno
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Attribute)
+            and node.attr == "keras"
+            and isinstance(node.value, ast.Name)
+            and node.value.id in ("tf", "tensorflow")
+        ]
+        assert not lines, f"tf.keras in lines {lines}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_imports_are_absolute(path):
+    relative = [n for n in ast.walk(tree(path)) if isinstance(n, ast.ImportFrom) and n.level]
+    assert not relative
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_functions_fit_on_a_screen(path):
+    """At most 60 lines, not counting the docstring."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            doc = node.body[0] if ast.get_docstring(node) else None
+            length = node.end_lineno - node.lineno + 1
+            length -= doc.end_lineno - doc.lineno + 1 if doc else 0
+            assert length <= 60, f"{node.name} has {length} lines"
