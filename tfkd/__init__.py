@@ -36,7 +36,7 @@ _MODULES = (
     "schedules",
 )
 # These never touch Keras: they load whatever `tf.keras` is.
-_FREE_OF_KERAS = frozenset({"artifacts", "checks", "schedules"})
+_FREE_OF_KERAS = frozenset({"artifacts", "checks", "runtime", "schedules"})
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
 

@@ -1,0 +1,20 @@
+"""Data sets in, batches out; batches are a function of (seed, step)."""
+
+from tfkd.data.augment import shift_and_flip
+from tfkd.data.batches import batches, eval_batches, steps_per_epoch
+from tfkd.data.dataset import Dataset
+from tfkd.data.folder import image_folder
+from tfkd.data.sources import digits, keras_dataset, load, npz
+
+__all__ = [
+    "Dataset",
+    "batches",
+    "digits",
+    "eval_batches",
+    "image_folder",
+    "keras_dataset",
+    "load",
+    "npz",
+    "shift_and_flip",
+    "steps_per_epoch",
+]

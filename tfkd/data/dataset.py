@@ -1,0 +1,287 @@
+"""One labelled image data set in memory, checked once where it enters."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+
+_CHUNK = 1024
+
+
+def _images(name: str, value: Any) -> np.ndarray:
+    """Returns `value` as uint8 or float32 of shape (N, H, W, C)."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise checks.type_error(name, "an array of images (N, H, W, C)", value)
+    value = np.asarray(value)
+    if value.ndim == 3:
+        value = value[..., None]
+    if value.ndim != 4 or 0 in value.shape:
+        raise checks.value_error(name, "at least one image, as (N, H, W, C) or (N, H, W)", value)
+    if value.dtype.kind == "f":
+        value = value.astype(np.float32, copy=False)
+        for start in range(0, len(value), _CHUNK):
+            finite = np.isfinite(value[start : start + _CHUNK]).all(axis=(1, 2, 3))
+            if not finite.all():
+                bad = start + int(np.argmin(finite))
+                raise checks.value_error(
+                    name, "finite pixels", value, f"Image {bad} holds NaN or infinity: remove it."
+                )
+        return value
+    if value.dtype.kind not in "iu":
+        raise checks.type_error(name, "uint8 or float images", value)
+    if value.dtype != np.uint8:
+        low, high = int(value.min()), int(value.max())
+        if low < 0 or high > 255:
+            mend = f"Pixels run from {low} to {high}: scale them to 0..255, or to float in [0, 1]."
+            raise checks.value_error(name, "integer pixels in 0..255", value, mend)
+    return value.astype(np.uint8, copy=False)
+
+
+def _labels(name: str, value: Any, count: int) -> np.ndarray:
+    """Returns `value` as int32 of shape (count,), all at least 0."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise checks.type_error(name, "an array of integer labels (N,)", value)
+    value = np.asarray(value)
+    if value.ndim == 2 and value.shape[1] == 1:
+        value = value[:, 0]
+    if value.ndim != 1:
+        mend = "One-hot labels? Pass their `argmax(axis=1)`." if value.ndim == 2 else None
+        raise checks.value_error(name, "labels of shape (N,) or (N, 1)", value, mend)
+    if len(value) != count:
+        raise checks.value_error(name, f"{count} labels, one for each image", value)
+    if value.dtype.kind not in "iu":
+        raise checks.type_error(
+            name, "integer labels", value, "If the numbers are whole, use `.astype('int32')`."
+        )
+    if value.min() < 0:
+        raise checks.value_error(name, "labels from 0", int(value.min()))
+    return value.astype(np.int32)
+
+
+def _check_classes(y_train: np.ndarray, y_test: np.ndarray) -> int:
+    """Returns the number of classes; every one of 0..max must be in train."""
+    counts = np.bincount(y_train)
+    missing = np.flatnonzero(counts == 0)
+    if missing.size:
+        raise checks.value_error(
+            "y_train",
+            f"every label from 0 to {len(counts) - 1} at least once",
+            y_train,
+            f"Labels without an example: {missing[:10].tolist()}. Number the classes 0, 1, 2, ...",
+        )
+    if y_test.max() >= len(counts):
+        mend = f"The training part has the labels 0 to {len(counts) - 1}."
+        raise checks.value_error("y_test", "labels that are in y_train", int(y_test.max()), mend)
+    return len(counts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Labelled images, split in a training and a test part.
+
+    Args:
+        x_train: (N, H, W, C) or (N, H, W) images: uint8 (other integers within
+            0..255 are converted), or float, taken as it is and kept as float32.
+        y_train: (N,) or (N, 1) integer labels; each of 0..K-1 at least once.
+        x_test: (M, H, W, C) images of the same size and kind.
+        y_test: (M,) integer labels within 0..K-1.
+        class_names: K names; default "0", "1", ...
+        name: what reports call the data set.
+
+    Raises:
+        TypeError: if something is no array or of the wrong kind.
+        ValueError: if shapes, lengths, pixels or labels do not fit, or an image
+            holds NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd import data
+        >>> x, y = np.arange(64, dtype="uint8").reshape(4, 4, 4), np.array([0, 1, 0, 1])
+        >>> toy = data.Dataset(x, y, x, y, name="toy")
+        >>> toy.image_shape, toy.num_classes, round(float(toy.mean[0]), 4)
+        ((4, 4, 1), 2, 0.1235)
+        >>> toy.preprocess(toy.x_test[:2]).shape
+        TensorShape([2, 4, 4, 1])
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple[str, ...] = ()
+    name: str = "data"
+
+    def __post_init__(self):
+        x_train, x_test = _images("x_train", self.x_train), _images("x_test", self.x_test)
+        if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+            expected = f"images like x_train, {x_train.shape[1:]} of {x_train.dtype}"
+            raise checks.value_error("x_test", expected, x_test)
+        y_train = _labels("y_train", self.y_train, len(x_train))
+        y_test = _labels("y_test", self.y_test, len(x_test))
+        classes = _check_classes(y_train, y_test)
+        names = tuple(str(n) for n in self.class_names) or tuple(map(str, range(classes)))
+        if len(names) != classes:
+            raise checks.value_error("class_names", f"{classes} names, one a class", names)
+        fixed = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+        for field, value in {**fixed, "class_names": names}.items():
+            object.__setattr__(self, field, value)
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.name!r}, {len(self.x_train)} + {len(self.x_test)} images "
+            f"{self.image_shape} {self.x_train.dtype}, {self.num_classes} classes)"
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        return self.x_train.shape[1:]
+
+    @property
+    def scale(self) -> float:
+        """What pixels are divided by: 255 for uint8, 1 for float images."""
+        return 255.0 if self.x_train.dtype == np.uint8 else 1.0
+
+    @functools.cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation per channel, float64, in chunks, two passes."""
+        x, starts = self.x_train, range(0, len(self.x_train), _CHUNK)
+        count = x[..., 0].size
+
+        def total(function):
+            return sum(
+                function(x[s : s + _CHUNK].astype(np.float64) / self.scale).sum((0, 1, 2))
+                for s in starts
+            )
+
+        mean = total(lambda chunk: chunk) / count
+        variance = total(lambda chunk: (chunk - mean) ** 2) / count
+        return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(C,) mean of the training images, after division by `scale`."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> np.ndarray:
+        """(C,) standard deviation of the training images, after division by `scale`."""
+        return self._moments[1]
+
+    def preprocess(self, images: Any) -> Any:
+        """Images in the data set's own units → float32, (pixel / scale - mean) / std.
+
+        Made for `data.batches(..., preprocess=dataset.preprocess)`. A channel
+        that is constant in training is only shifted.
+
+        Args:
+            images: (B, H, W, C) array or tensor, as in `x_train`.
+
+        Returns:
+            (B, H, W, C) float32 tensor.
+        """
+        import tensorflow as tf
+
+        std = np.where(self.std > 0, self.std, 1.0).astype(np.float32)
+        return (tf.cast(images, tf.float32) / self.scale - self.mean) / std
+
+    def subset(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
+        """A smaller data set with as many images of one class as of another.
+
+        The same seed gives nested subsets: 100 images lie within 200. The
+        order of the images is kept.
+
+        Args:
+            train: number of training images; None: all.
+            test: number of test images; None: all.
+            seed: which images.
+
+        Returns:
+            A `Dataset`; classes differ by at most one image in size.
+
+        Raises:
+            ValueError: if a class has too few images, or there would be none
+                of a class in training.
+
+        Example:
+            >>> import numpy as np
+            >>> from tfkd import data
+            >>> small = data.digits().subset(train=100, test=50)
+            >>> np.bincount(small.y_train).tolist()
+            [10, 10, 10, 10, 10, 10, 10, 10, 10, 10]
+        """
+        checks.non_negative_int("seed", seed)
+        if train is not None and checks.positive_int("train", train) < self.num_classes:
+            raise checks.value_error("train", f"at least one of {self.num_classes} classes", train)
+        kept = _balanced("train", self.y_train, train, seed)
+        kept_test = _balanced("test", self.y_test, test, seed)
+        return dataclasses.replace(
+            self,
+            x_train=self.x_train[kept],
+            y_train=self.y_train[kept],
+            x_test=self.x_test[kept_test],
+            y_test=self.y_test[kept_test],
+        )
+
+
+def _balanced(name: str, labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """Sorted indices of `count` examples, the classes of `labels` in equal parts."""
+    if count is None:
+        return np.arange(len(labels))
+    checks.positive_int(name, count)
+    classes = np.random.default_rng(seed).permutation(np.unique(labels))
+    base, extra = divmod(count, len(classes))
+    kept = []
+    for rank, label in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        wanted = base + (rank < extra)
+        if wanted > len(members):
+            raise checks.value_error(
+                name,
+                f"a number that every class can give its part of (class {label} has "
+                f"{len(members)} images, {wanted} are needed)",
+                count,
+            )
+        kept.append(np.random.default_rng([seed, int(label)]).permutation(members)[:wanted])
+    return np.sort(np.concatenate(kept))
+
+
+def stratified_split(
+    labels: np.ndarray, test_fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (train, test), both sorted, `test_fraction` of each class in test.
+
+    Each class has at least one example on both sides.
+
+    Raises:
+        ValueError: if `test_fraction` is not between 0 and 1, or a class has
+            fewer than two examples.
+    """
+    checks.fraction("test_fraction", test_fraction)
+    if test_fraction in (0, 1):
+        raise checks.value_error("test_fraction", "a number above 0 and below 1", test_fraction)
+    checks.non_negative_int("seed", seed)
+    parts = []
+    for label, count in enumerate(np.bincount(labels)):
+        if count < 2:
+            raise checks.value_error(
+                "labels",
+                "at least two examples of each class, to split",
+                labels,
+                f"Class {label} has {count}.",
+            )
+        members = np.flatnonzero(labels == label)
+        wanted = int(np.clip(round(count * test_fraction), 1, count - 1))
+        parts.append(np.random.default_rng([seed, label]).permutation(members)[:wanted])
+    test = np.sort(np.concatenate(parts))
+    return np.setdiff1d(np.arange(len(labels)), test), test

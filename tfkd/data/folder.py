@@ -1,0 +1,214 @@
+"""A folder of images, one sub-folder a class, read with Pillow alone."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.data.dataset import Dataset, stratified_split
+
+EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_PARTS = frozenset({"train", "test", "val", "validation"})
+# From this many files on, reading takes long enough to be worth a progress bar.
+_LARGE = 500
+
+
+def image_folder(
+    path: str | os.PathLike,
+    size: int | Sequence[int] | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """Loads a folder with one sub-folder of images for each class.
+
+    Two layouts: `path/CLASS/*.png`, which is split here, or
+    `path/train/CLASS/*.png` with `path/test` (or `val`, `validation`) beside
+    it. Images are grey where every file is grey, else RGB; transparency is
+    dropped, the camera's orientation is honoured. Names that begin with a dot
+    and files that are no images by their extension are passed over.
+
+    Args:
+        path: the folder.
+        size: height and width in pixels to resize to (one number for a
+            square), not keeping the ratio; None: the files must agree.
+        test_fraction: part of each class that becomes the test part, for the
+            first layout.
+        seed: which images those are.
+
+    Returns:
+        A `Dataset` of uint8 images; classes in the order of their names.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if an image cannot be read, sizes differ without `size`, a
+            class is empty or there is only one class; the file is named.
+
+    Example:
+        >>> import os, tempfile, numpy as np
+        >>> from PIL import Image
+        >>> from tfkd import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for label in ("cat", "dog"):
+        ...         os.mkdir(os.path.join(folder, label))
+        ...         for i in range(5):
+        ...             image = Image.fromarray(np.full((6, 6), i, "uint8"))
+        ...             image.save(os.path.join(folder, label, f"{i}.png"))
+        ...     images = data.image_folder(folder)
+        >>> images.class_names, images.x_train.shape, images.x_test.shape
+        (('cat', 'dog'), (8, 6, 6, 1), (2, 6, 6, 1))
+    """
+    root = pathlib.Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(f"`path`: there is no folder {str(root)!r}.")
+    size = _check_size(size)
+    train_root, test_root = _layout(root)
+    classes = _class_names(train_root)
+    files, labels = _list_files(train_root, classes)
+    if test_root is None:
+        train, test = stratified_split(labels, test_fraction, seed)
+    else:
+        unknown = sorted(set(_folders(test_root)) - set(classes))
+        if unknown:
+            expected = f"only classes that are in {train_root}"
+            raise checks.value_error("path", expected, f"{test_root / unknown[0]}")
+        present = [c for c in classes if (test_root / c).is_dir()]
+        test_files, test_labels = _list_files(test_root, present, classes)
+        train = np.arange(len(files))
+        test = len(files) + np.arange(len(test_files))
+        files, labels = files + test_files, np.concatenate([labels, test_labels])
+    images = _read(files, size)
+    return Dataset(images[train], labels[train], images[test], labels[test], classes, root.name)
+
+
+def _check_size(size: Any) -> tuple[int, int] | None:
+    """Returns (height, width) or None."""
+    if size is None:
+        return None
+    if checks.is_number(size):
+        return (checks.positive_int("size", size),) * 2
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+        raise checks.value_error("size", "one number, or (height, width)", size)
+    return checks.positive_int("size", size[0]), checks.positive_int("size", size[1])
+
+
+def _folders(root: pathlib.Path) -> list[str]:
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _layout(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
+    """Returns (training root, test root or None to split)."""
+    folders = set(_folders(root))
+    # A class may be called "train": only these names alone mean a split.
+    if "train" not in folders or not folders <= _PARTS or len(folders) < 2:
+        return root, None
+    part = next(p for p in ("test", "val", "validation") if p in folders)
+    return root / "train", root / part
+
+
+def _class_names(root: pathlib.Path) -> tuple[str, ...]:
+    names = _folders(root)
+    if len(names) < 2:
+        received = f"{root} with {names or 'no sub-folder'}"
+        mend = "Put the images of each class in a sub-folder of their own."
+        raise checks.value_error("path", "a folder with two or more classes", received, mend)
+    return tuple(names)
+
+
+def _list_files(
+    root: pathlib.Path, present: Sequence[str], classes: Sequence[str] | None = None
+) -> tuple[list[pathlib.Path], np.ndarray]:
+    """Returns the image files under `root`, sorted, and their labels."""
+    classes = list(classes or present)
+    files, labels = [], []
+    if not present:
+        raise checks.value_error("path", "class folders with images", str(root))
+    for name in present:
+        found = sorted(
+            p
+            for p in (root / name).rglob("*")
+            if p.suffix.lower() in EXTENSIONS and p.is_file() and not p.name.startswith(".")
+        )
+        if not found:
+            mend = f"Known extensions: {', '.join(sorted(EXTENSIONS))}."
+            raise checks.value_error("path", "images in every class", str(root / name), mend)
+        files += found
+        labels += [classes.index(name)] * len(found)
+    return files, np.array(labels, np.int32)
+
+
+def _read(files: list[pathlib.Path], size: tuple[int, int] | None) -> np.ndarray:
+    """Decodes `files` into one uint8 array (N, H, W, 1 or 3)."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "tfkd.data.image_folder needs Pillow. Install it with `pip install tfkd[demo]`."
+        ) from error
+    # Headers first: cheap, and the number of channels is one for all files.
+    mode = "L" if {_mode(Image, f) for f in files} <= {"1", "L", "LA"} else "RGB"
+    images = np.empty((len(files), 0, 0, 0), np.uint8)
+    for index, file in enumerate(_progress(files)):
+        image = _decode(Image, file, mode, size)
+        if index == 0:
+            images = np.empty((len(files), *image.shape), np.uint8)
+        if image.shape != images.shape[1:]:
+            raise checks.value_error(
+                "size",
+                "a size to resize to, since the images differ in size",
+                None,
+                f"{files[0]} is {images.shape[1:3]}, {file} is {image.shape[:2]}.",
+            )
+        images[index] = image
+    return images
+
+
+def _broken(file: pathlib.Path, error: Exception) -> ValueError:
+    return checks.value_error(
+        "path", "images that can be read", str(file), f"Pillow says: {error}. Remove the file."
+    )
+
+
+def _mode(image_module: Any, file: pathlib.Path) -> str:
+    try:
+        with image_module.open(file) as image:
+            mode = image.mode
+    except Exception as error:  # each of Pillow's decoders has errors of its own
+        raise _broken(file, error) from error
+    if mode.startswith(("I", "F")):
+        mend = "Save it with 8 bits a channel."
+        raise checks.value_error("path", "8 bits a channel", f"{file} with mode {mode}", mend)
+    return mode
+
+
+def _decode(
+    image_module: Any, file: pathlib.Path, mode: str, size: tuple[int, int] | None
+) -> np.ndarray:
+    """Returns one image as uint8 (H, W, C)."""
+    from PIL import ImageOps
+
+    try:
+        with image_module.open(file) as image:
+            image = ImageOps.exif_transpose(image).convert(mode)
+            if size is not None and image.size != size[::-1]:
+                image = image.resize(size[::-1], image_module.Resampling.BILINEAR)
+            pixels = np.asarray(image, np.uint8)
+    except Exception as error:  # a truncated file: OSError, SyntaxError, struct.error, ...
+        raise _broken(file, error) from error
+    return pixels[..., None] if mode == "L" else pixels
+
+
+def _progress(files: list[pathlib.Path]) -> Iterable[pathlib.Path]:
+    """`files`, with a progress bar if they are many and rich is installed."""
+    if len(files) < _LARGE:
+        return files
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    except ImportError:
+        return files
+    return track(files, "Reading images", console=Console(stderr=True), transient=True)

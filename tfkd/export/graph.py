@@ -1,0 +1,127 @@
+"""A Keras model as a plain function from named inputs to named outputs."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.export.examples import Input
+
+_CHUNK = 64
+
+
+def check_model(model: Any) -> None:
+    """Raises if `model` is no built Keras 2 model in float32."""
+    import tf_keras as keras
+
+    if any(c.__name__ == "Distiller" for c in type(model).__mro__):
+        raise checks.type_error(
+            "model", "a plain model", type(model).__name__, "Pass `distiller.student`."
+        )
+    if not isinstance(model, keras.Model):
+        mend = None
+        if any(c.__module__.startswith("keras.") for c in type(model).__mro__):
+            mend = "This is a Keras 3 model: build it with tf_keras, which tfkd works with."
+        raise checks.type_error("model", "a tf_keras.Model", model, mend)
+    if not model.built or model.save_spec() is None:
+        mend = "Call it on a batch, or give its first layer an `input_shape`."
+        raise checks.value_error("model", "a model that is built", model.name, mend)
+    low = sorted(
+        {
+            layer.compute_dtype
+            for layer in model.submodules
+            if isinstance(layer, keras.layers.Layer)
+            and layer.compute_dtype in ("float16", "bfloat16")
+        }
+    )
+    if low:
+        mend = (
+            "Build it again under the policy 'float32' and copy the weights: "
+            "`plain.set_weights(model.get_weights())`."
+        )
+        raise checks.value_error("model", "a model that computes in float32", low[0], mend)
+
+
+def _unique_names(names: Sequence[str]) -> list[str]:
+    """Names fit for a signature, whose inputs are Python arguments; no two alike."""
+    found: list[str] = []
+    for name in names:
+        name = re.sub(r"\W", "_", name)
+        if not name.isidentifier() or keyword.iskeyword(name):
+            name = f"x_{name}"
+        count, plain = 1, name
+        while name in found:
+            count, name = count + 1, f"{plain}_{count}"
+        found.append(name)
+    return found
+
+
+class Graph:
+    """`model` with inputs and outputs by name, in inference.
+
+    Attributes:
+        inputs: tuple of `Input`.
+        outputs: output names.
+    """
+
+    def __init__(self, model: Any):
+        """Checks `model`; raises as `check_model` does."""
+        import tensorflow as tf
+
+        check_model(model)
+        self.model = model
+        args, _ = model.save_spec()
+        self._structure = args[0]
+        specs = tf.nest.flatten(self._structure)
+        names = getattr(model, "input_names", None) or [s.name for s in specs]
+        names = _unique_names([n or "input" for n in names])
+        self.inputs = tuple(
+            Input(n, tuple(-1 if d is None else d for d in s.shape[1:]), np.dtype(s.dtype.name))
+            for n, s in zip(names, specs, strict=True)
+        )
+        self.outputs: list[str] = []
+        self.function(None).get_concrete_function()
+
+    def function(self, batch_size: int | None) -> Any:
+        """A `tf.function` of the inputs in order that returns a dict of outputs."""
+        import tensorflow as tf
+
+        signature = [
+            tf.TensorSpec([batch_size, *(None if s < 0 else s for s in i.shape)], i.dtype, i.name)
+            for i in self.inputs
+        ]
+
+        @tf.function(input_signature=signature)
+        def forward(*tensors):
+            outputs = self.model(tf.nest.pack_sequence_as(self._structure, tensors), training=False)
+            return self._named(outputs)
+
+        return forward
+
+    def _named(self, outputs: Any) -> dict[str, Any]:
+        import tensorflow as tf
+
+        flat = tf.nest.flatten(outputs)
+        names = getattr(self.model, "output_names", None)
+        if isinstance(outputs, dict) and len(outputs) == len(flat):
+            names = sorted(outputs)
+        if not names or len(names) != len(flat):
+            names = [f"output_{i}" for i in range(len(flat))]
+        self.outputs = _unique_names(names)
+        return dict(zip(self.outputs, flat, strict=True))
+
+    def predict(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs Keras on (N, ...) arrays by input name; float32 out, by output name."""
+        function = self.function(None)
+        count = len(next(iter(feeds.values())))
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
+        for start in range(0, count, _CHUNK):
+            result = function(*(feeds[i.name][start : start + _CHUNK] for i in self.inputs))
+            for name, value in result.items():
+                parts[name].append(np.asarray(value, np.float32))
+        return {name: np.concatenate(value) for name, value in parts.items()}

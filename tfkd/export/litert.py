@@ -1,0 +1,232 @@
+"""The LiteRT interpreter behind one small door: open, feed by name, read back.
+
+Nothing here imports TensorFlow, so that a device needs `ai-edge-litert` alone.
+An int8 or uint8 tensor stands for real numbers: r = scale · (code - zero_point),
+https://ai.google.dev/edge/litert/models/quantization_spec
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+
+_MAGIC = b"TFL3"
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Sends what C++ code writes to standard error nowhere, for the whole process."""
+    with contextlib.ExitStack() as stack:
+        try:
+            kept = os.dup(2)
+        except OSError:  # no standard error, as under some services: nothing to silence
+            yield
+            return
+        stack.callback(os.close, kept)
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 2)
+        os.close(sink)
+        stack.callback(os.dup2, kept, 2)
+        yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Port:
+    """One input or output of a file.
+
+    Attributes:
+        name: name in the file's signature.
+        shape: with the batch; -1 where the size is open.
+        dtype: what the file stores: float32, int8, uint8, int32, ...
+        scale: of the quantization; 0 for none.
+        zero_point: code that stands for 0.
+        index: number of the tensor in the interpreter.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: float
+    zero_point: int
+    index: int
+
+    @property
+    def quantized(self) -> bool:
+        """Whether codes stand for real numbers."""
+        return self.scale > 0 and self.dtype.kind in "iu"
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Real numbers → codes: clip(round(r / scale) + zero_point); codes stay."""
+        if not self.quantized or values.dtype == self.dtype:
+            return values.astype(self.dtype, copy=False)
+        limits = np.iinfo(self.dtype)
+        codes = np.rint(values.astype(np.float32) / np.float32(self.scale)) + self.zero_point
+        return np.clip(codes, limits.min, limits.max).astype(self.dtype)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Codes → real numbers in float32; other numbers are only cast."""
+        if not self.quantized:
+            return codes.astype(np.float32, copy=False)
+        return (codes.astype(np.float32) - self.zero_point) * np.float32(self.scale)
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The smallest and the largest real number there is a code for."""
+        if not self.quantized:
+            return None
+        info = np.iinfo(self.dtype)
+        low, high = ((code - self.zero_point) * self.scale for code in (info.min, info.max))
+        return low, high
+
+
+def _port(name: str, details: dict[str, Any]) -> Port:
+    scale, zero_point = details["quantization"]
+    shape = details.get("shape_signature")
+    shape = details["shape"] if shape is None or not len(shape) else shape
+    return Port(
+        name, tuple(int(s) for s in shape), np.dtype(details["dtype"]), float(scale),
+        int(zero_point), int(details["index"]),
+    )  # fmt: skip
+
+
+def open_interpreter(path: str | os.PathLike, threads: int = 1, delegate: bool = True) -> Any:
+    """Opens a `.tflite` file in LiteRT.
+
+    Args:
+        path: the file.
+        threads: threads for one call.
+        delegate: False: the built-in kernels alone, without XNNPACK, so that
+            the operations are those of the file.
+
+    Returns:
+        An allocated `ai_edge_litert.interpreter.Interpreter`.
+
+    Raises:
+        ImportError: if ai-edge-litert is not installed.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no TFLite file or LiteRT cannot run it.
+    """
+    checks.positive_int("threads", threads)
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"`path`: there is no file {path!r}.")
+    with open(path, "rb") as file:
+        if file.read(8)[4:] != _MAGIC:
+            raise checks.value_error("path", "a TFLite file (its bytes 4 to 8 are TFL3)", path)
+    try:
+        from ai_edge_litert import interpreter as litert
+    except ImportError as error:
+        raise ImportError(
+            "Running a .tflite file needs ai-edge-litert. "
+            "Install it with `pip install tfkd[litert]`."
+        ) from error
+    kind = litert.OpResolverType
+    resolver = kind.AUTO if delegate else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    try:
+        with quiet_stderr():
+            interpreter = litert.Interpreter(
+                path, num_threads=threads, experimental_op_resolver_type=resolver
+            )
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise checks.value_error(
+            "path", "a TFLite file that LiteRT can run", path, f"LiteRT says: {error}"
+        ) from error
+    return interpreter
+
+
+def ports(interpreter: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Returns (inputs, outputs), by the names of the signature where there is one."""
+    signatures = interpreter.get_signature_list()
+    if len(signatures) == 1:
+        runner = interpreter.get_signature_runner(next(iter(signatures)))
+        into, out = runner.get_input_details(), runner.get_output_details()
+    else:
+        into = {d["name"]: d for d in interpreter.get_input_details()}
+        out = {d["name"]: d for d in interpreter.get_output_details()}
+    return (
+        tuple(_port(name, details) for name, details in into.items()),
+        tuple(_port(name, details) for name, details in out.items()),
+    )
+
+
+def run(interpreter: Any, inputs: Any, outputs: Any, feeds: dict[str, np.ndarray]) -> dict:
+    """Runs one batch: real numbers by input name in, float32 by output name out."""
+    for port in inputs:
+        interpreter.set_tensor(port.index, np.ascontiguousarray(port.encode(feeds[port.name])))
+    interpreter.invoke()
+    return {port.name: port.decode(interpreter.get_tensor(port.index)) for port in outputs}
+
+
+def run_all(interpreter: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Runs (N, ...) arrays of any N through a file of any batch size.
+
+    An open batch is resized to N. A fixed one of B is fed B examples at a time;
+    the last batch is filled up by repeating, and what is too many cut off.
+
+    Args:
+        interpreter: from `open_interpreter`.
+        feeds: {input name: (N, ...) real numbers}.
+
+    Returns:
+        {output name: (N, ...) float32}.
+    """
+    inputs, outputs = ports(interpreter)
+    count = len(feeds[inputs[0].name])
+    if inputs[0].shape[0] == -1:
+        for port in inputs:
+            interpreter.resize_tensor_input(port.index, feeds[port.name].shape)
+        interpreter.allocate_tensors()
+        return run(interpreter, inputs, outputs, feeds)
+    batch = inputs[0].shape[0]
+    parts: dict[str, list[np.ndarray]] = {port.name: [] for port in outputs}
+    for start in range(0, count, batch):
+        rows = np.minimum(np.arange(start, start + batch), count - 1)
+        result = run(interpreter, inputs, outputs, {k: v[rows] for k, v in feeds.items()})
+        for name, value in result.items():
+            parts[name].append(value)
+    return {name: np.concatenate(value)[:count] for name, value in parts.items()}
+
+
+def operations(path: str | os.PathLike) -> dict[str, int]:
+    """Counts the operations of a file, and those that compute in float.
+
+    Returns:
+        {"operations": all but conversions between types, "float_operations":
+        those of them with a float32 or float16 result}.
+    """
+    names = [
+        (op["op_name"], op["result_types"])
+        for op in open_interpreter(path, delegate=False)._get_ops_details()
+        if op["op_name"] not in ("QUANTIZE", "DEQUANTIZE")
+    ]
+    floating = [name for name, types in names if any(np.dtype(t).kind == "f" for t in types)]
+    return {"operations": len(names), "float_operations": len(floating)}
+
+
+def output_limits(path: str | os.PathLike) -> dict[str, tuple[float, float, float] | None]:
+    """For each output (smallest, largest, step) of its codes; None for a float output.
+
+    A float output may be a dequantized one: then the codes before it count.
+    """
+    interpreter = open_interpreter(path, delegate=False)
+    tensors = {d["index"]: d for d in interpreter.get_tensor_details()}
+    before = {
+        int(op["outputs"][0]): int(op["inputs"][0])
+        for op in interpreter._get_ops_details()
+        if op["op_name"] in ("DEQUANTIZE", "QUANTIZE")
+    }
+    limits = {}
+    for port in ports(interpreter)[1]:
+        source = port
+        if not port.quantized and port.index in before:
+            source = _port(port.name, tensors[before[port.index]])
+        limits[port.name] = (*source.limits, source.scale) if source.limits else None
+    return limits

@@ -1,0 +1,185 @@
+"""An exported file against its Keras model, in numbers, and what is good enough.
+
+Argmax agreement alone hides clipping: a file can agree on every image and be
+wrong by a third of the range. So errors are counted too, relative to the range
+of the Keras output (its maximum minus its minimum over all examples).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+
+# What an export must reach unless it is told otherwise. Errors are parts of the range.
+THRESHOLDS: dict[str, dict[str, float]] = {
+    "float32": {"max_error": 1e-4, "min_agreement": 0.99},
+    "float16": {"max_error": 1e-2, "min_agreement": 0.98},
+    "dynamic": {"max_error": 0.1, "min_agreement": 0.95},
+    "int8": {"max_error": 0.25, "min_agreement": 0.9},
+}
+_SHARED = {"max_mean_error": 0.05, "max_clipped": 0.05, "min_dependence": 1e-3}
+
+
+def thresholds_for(mode: str, changes: Mapping[str, float] | None) -> dict[str, float]:
+    """Returns the thresholds of `mode` with `changes` on top, checked."""
+    limits = {**_SHARED, **THRESHOLDS[mode]}
+    if changes is None:
+        return limits
+    checks.instance("thresholds", changes, Mapping, "a dict of thresholds by name")
+    for key, value in changes.items():
+        checks.one_of("thresholds", key, limits)
+        checks.non_negative(f"thresholds[{key!r}]", value)
+    return {**limits, **changes}
+
+
+def measure(
+    expected: Mapping[str, np.ndarray],
+    received: Mapping[str, np.ndarray],
+    limits: Mapping[str, tuple[float, float, float] | None],
+) -> dict[str, Any]:
+    """Compares outputs by name.
+
+    Args:
+        expected: {name: (N, ...)} from Keras.
+        received: the same from the file, real numbers.
+        limits: {name: (smallest, largest, step) of the output's codes, or None
+            for a float output}.
+
+    Returns:
+        `examples`; over all outputs the worst `argmax_agreement` (None if no
+        output has a class axis), `max_error`, `mean_error`, `clipped`,
+        `dependence`; and `outputs`, the same for each. `clipped` is the share
+        of elements that sit at the first or last code while the Keras value
+        lies beyond it. `dependence` is how far an element moves from example
+        to example, as a part of the range: near 0 the comparison is blind.
+    """
+    outputs = {
+        name: _measure_one(expected[name], received[name], limits.get(name)) for name in expected
+    }
+    rows = list(outputs.values())
+    agreements = [r["argmax_agreement"] for r in rows if r["argmax_agreement"] is not None]
+    return {
+        "examples": len(next(iter(expected.values()))),
+        "argmax_agreement": min(agreements) if agreements else None,
+        "max_error": max(r["max_error"] for r in rows),
+        "mean_error": max(r["mean_error"] for r in rows),
+        "clipped": max(r["clipped"] for r in rows),
+        "dependence": min(r["dependence"] for r in rows),
+        "outputs": outputs,
+    }
+
+
+def _measure_one(
+    expected: np.ndarray, received: np.ndarray, limits: tuple[float, float, float] | None
+) -> dict[str, Any]:
+    low, high = float(expected.min()), float(expected.max())
+    span = high - low
+    # A constant output has no range: errors are then absolute, and dependence is 0.
+    unit = span or 1.0
+    error = np.abs(received.astype(np.float64) - expected) / unit
+    agreement = None
+    if expected.ndim >= 2 and expected.shape[-1] > 1:
+        agreement = float((expected.argmax(-1) == received.argmax(-1)).mean())
+    clipped = 0.0
+    if limits is not None:
+        first, last, step = limits
+        below = (received <= first + step / 2) & (expected < first - step / 2)
+        above = (received >= last - step / 2) & (expected > last + step / 2)
+        clipped = float((below | above).mean())
+    moves = expected.max(0) - expected.min(0)
+    return {
+        "argmax_agreement": agreement,
+        "max_error": float(error.max()),
+        "mean_error": float(error.mean()),
+        "clipped": clipped,
+        "dependence": float(moves.max() / unit),
+        "range": [low, high],
+    }
+
+
+def failures(
+    numbers: Mapping[str, Any], limits: Mapping[str, float], ranks: Mapping[str, int]
+) -> list[str]:
+    """What falls short, one sentence each.
+
+    Agreement must be reached by outputs of rank 2, (batch, classes), only: the
+    last axis of a detector's boxes is no class axis.
+    """
+    found = []
+    for name, row in numbers["outputs"].items():
+        if row["dependence"] < limits["min_dependence"]:
+            found.append(
+                f"output {name!r} hardly depends on the input (it moves by "
+                f"{row['dependence']:.2g} of its range), so that nothing can be concluded; is "
+                "the model trained, and are the images different?"
+            )
+        tests = [
+            ("max_error", row["max_error"], limits["max_error"]),
+            ("mean_error", row["mean_error"], limits["max_mean_error"]),
+            ("clipped", row["clipped"], limits["max_clipped"]),
+        ]
+        found += [
+            f"output {name!r}: {key} {value:.3g} is above {limit:g}"
+            for key, value, limit in tests
+            if value > limit
+        ]
+        agreement = row["argmax_agreement"]
+        if ranks[name] == 2 and agreement is not None and agreement < limits["min_agreement"]:
+            found.append(
+                f"output {name!r}: argmax_agreement {agreement:.3g} is below "
+                f"{limits['min_agreement']:g}"
+            )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how it compares with the Keras model.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        mode: "float32", "float16", "dynamic" or "int8".
+        io: type of its inputs and outputs.
+        numbers: `operations` and `float_operations` of the file; and, where it
+            was verified, what `tfkd.export.verify.measure` returns.
+    """
+
+    path: pathlib.Path
+    bytes: int
+    mode: str
+    io: str
+    numbers: dict[str, Any]
+
+    @property
+    def verified(self) -> bool:
+        """Whether the file was run and compared."""
+        return "examples" in self.numbers
+
+    def table(self) -> str:
+        """A few lines of text for people."""
+        numbers = self.numbers
+        rows = [
+            ("file", str(self.path)),
+            ("size", f"{self.bytes / 1024:.1f} KiB"),
+            ("mode, io", f"{self.mode}, {self.io}"),
+            ("operations", f"{numbers['operations']} ({numbers['float_operations']} in float)"),
+        ]
+        if self.verified:
+            agreement = numbers["argmax_agreement"]
+            rows += [
+                ("verified on", f"{numbers['examples']} examples"),
+                ("argmax agreement", "-" if agreement is None else f"{agreement:.2%}"),
+                ("max error / range", f"{numbers['max_error']:.2e}"),
+                ("mean error / range", f"{numbers['mean_error']:.2e}"),
+                ("outputs clipped", f"{numbers['clipped']:.2%}"),
+            ]
+        else:
+            rows.append(("verified on", "nothing: pass verify=images"))
+        return "\n".join(f"{key:<20}{value}" for key, value in rows)
