@@ -26,3 +26,13 @@ def seeds():
     import tf_keras as keras
 
     keras.utils.set_random_seed(7)
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    """One strategy over two processors for all tests.
+
+    TensorFlow numbers collective operations anew in each strategy and keeps
+    their shapes for the process: a second strategy with other shapes fails.
+    """
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -142,9 +142,7 @@ class ElementwiseLoss(DistillationLoss):
         return tf.add_n([mean_of(total, count) for total, count in sums])
 
 
-def weighted_sums(
-    parts: Sequence[Elements | None], sample_weight: Any
-) -> list[tuple[Any, Any]]:
+def weighted_sums(parts: Sequence[Elements | None], sample_weight: Any) -> list[tuple[Any, Any]]:
     """Sum and count of each part, so that sum / count is its mean; count None: a sum.
 
     As in Keras, the count is that of the values (of those that the mask leaves),

@@ -73,6 +73,8 @@ class DecoupledDistillation(ElementwiseLoss):
         0.9242
     """
 
+    on_logits = True
+
     def __init__(
         self,
         temperature: Any = 4.0,

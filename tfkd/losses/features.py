@@ -221,7 +221,7 @@ class AttentionTransfer(FeatureLoss):
             teacher *= tf.cast(mask, tf.float32)[..., None]
         distance = attention_map(resize_to(student, size)) - attention_map(resize_to(teacher, size))
         # An example that is all padding has no map.
-        kept = None if mask is None else tf.reduce_any(_flat(tf.cast(mask, tf.bool)), -1)
+        kept = None if mask is None else tf.reduce_any(flat(tf.cast(mask, tf.bool)), -1)
         return [Elements(tf.reduce_sum(tf.square(distance), -1), kept)]
 
 
@@ -239,11 +239,13 @@ def masked_features(features: Any) -> Any:
 
 def attention_map(features: Any) -> Any:
     """(B, *spatial, C) → (B, positions): Σ_c a², divided by its L2 norm."""
-    energy = _flat(tf.reduce_sum(tf.square(features), -1))
+    energy = flat(tf.reduce_sum(tf.square(features), -1))
     # Inside the root: its gradient at a map of zeros is finite.
     return energy * tf.math.rsqrt(tf.reduce_sum(tf.square(energy), -1, keepdims=True) + 1e-20)
 
 
-def _flat(maps: Any) -> Any:
-    shape = tf.shape(maps)
-    return tf.reshape(maps, [shape[0], tf.reduce_prod(shape[1:])])
+def flat(values: Any) -> Any:
+    """(B, ...) → (B, N), with N static where it is known."""
+    rest = values.shape[1:]
+    size = rest.num_elements() if rest.is_fully_defined() else tf.reduce_prod(tf.shape(values)[1:])
+    return tf.reshape(values, [tf.shape(values)[0], size])

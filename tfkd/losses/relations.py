@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfkd import checks
 from tfkd.losses.base import DistillationLoss, align, check_output, register, select, select_like
-from tfkd.losses.features import check_layer_name, masked_features
+from tfkd.losses.features import check_layer_name, flat, masked_features
 
 _TINY = 1e-12
 
@@ -175,16 +175,14 @@ def _huber(error: Any) -> Any:
 
 def _embeddings(features: Any) -> Any:
     """(B, ...) → (B, D) in float32."""
-    features = masked_features(features)
-    shape = tf.shape(features)
-    return tf.reshape(features, [shape[0], tf.reduce_prod(shape[1:])])
+    return flat(masked_features(features))
 
 
 def _weights(sample_weight: Any, output: Any, owner: str, embeddings: Any) -> Any:
     """One weight per example, (B,); ones if there are none."""
-    values = tf.ones_like(embeddings[:, 0])
-    flat = tf.nest.flatten(sample_weight)
-    one = flat[0] if len(flat) == 1 else select_like(sample_weight, output, owner)
+    values = tf.ones([tf.shape(embeddings)[0]])
+    given = tf.nest.flatten(sample_weight)
+    one = given[0] if len(given) == 1 else select_like(sample_weight, output, owner)
     if one is None:
         return values
     return values * align("sample_weight", tf.cast(one, tf.float32), values)
@@ -197,4 +195,8 @@ def _gather(tensors: list[Any]) -> list[Any]:
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return tensors
-    return context.all_gather(tensors, axis=0)
+    # One at a time: the gradient of a list with several shapes fails in TensorFlow.
+    gathered = [context.all_gather(tensor, axis=0) for tensor in tensors]
+    for whole, part in zip(gathered, tensors, strict=True):
+        whole.set_shape([None, *part.shape[1:]])
+    return gathered
