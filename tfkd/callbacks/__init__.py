@@ -1,0 +1,5 @@
+"""Keras callbacks that know of distillation; one callback a file."""
+
+from tfkd.callbacks.tensorboard import TensorBoard
+
+__all__ = ["TensorBoard"]

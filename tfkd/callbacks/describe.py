@@ -1,0 +1,223 @@
+"""What TensorBoard shows of a model beside its curves: hyper-parameters and a text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks, schedules
+from tfkd.distiller import Distiller
+from tfkd.teachers import as_list
+
+_NONE = "–"
+
+
+def scalar(value: Any) -> float:
+    """Value of a scalar, tensor or variable; `float` knows no mirrored variables."""
+    return value if checks.is_number(value) else tf.convert_to_tensor(value).numpy().item()
+
+
+def learning_rate(optimizer: Any, step: int | None = None) -> float | None:
+    """The learning rate at a step (now by default), or None if there is none.
+
+    Looks into a `LossScaleOptimizer`, and computes the value of a schedule: the
+    optimizer's own property has that of the last step.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if step is None and hasattr(optimizer, "_decayed_lr"):  # keras.optimizers.legacy
+        return scalar(optimizer._decayed_lr(tf.float32))
+    rate = getattr(optimizer, "_learning_rate", getattr(optimizer, "learning_rate", None))
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return scalar(rate(optimizer.iterations if step is None else step))
+    return None if rate is None else scalar(rate)
+
+
+def hyper_parameters(model: keras.Model, steps: int) -> dict[str, Any]:
+    """Names and values for the HParams tab, read from a model in its first epoch.
+
+    Args:
+        model: any compiled model.
+        steps: batches that it has seen in this epoch.
+    """
+    values: dict[str, Any] = {}
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        values["optimizer"] = type(inner).__name__
+        values["learning_rate"] = learning_rate(optimizer, step=0)
+    values["batch_size"] = _batch_size(model, steps)
+    if not isinstance(model, Distiller):
+        return {**values, "model": model.name, "model_parameters": parameters(model)}
+    teachers = as_list(model.teacher)
+    values["student"] = model.student.name
+    values["student_parameters"] = parameters(model.student)
+    values["teacher"] = " + ".join(_name(teacher) for teacher in teachers)
+    counts = [parameters(teacher) for teacher in teachers]
+    values["teacher_parameters"] = None if None in counts else sum(counts)  # type: ignore[arg-type]
+    values["student_loss_weight"] = _plain(model.student_loss_weight)
+    for term, loss, weight in _terms(model):
+        values[f"{term}/weight"] = _plain(weight)
+        for key, value in loss.get_config().items():
+            if key != "name":
+                # The config holds schedules and functions in serialized form.
+                values[f"{term}/{key}"] = _plain(getattr(loss, key, value))
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _terms(model: Distiller) -> list[tuple[str, Any, Any]]:
+    names = [tracker.name for tracker in model._term_trackers]
+    weights = model.distillation_loss_weights
+    return list(zip(names, model.distillation_losses, weights, strict=True))
+
+
+def _batch_size(model: keras.Model, steps: int) -> int | None:
+    """Examples a step, from the count of a mean of losses; None where there is none."""
+    if isinstance(model, Distiller):
+        tracker = model._loss_tracker
+    else:
+        tracker = getattr(getattr(model, "compiled_loss", None), "_total_loss_mean", None)
+    count = scalar(tracker.count) if tracker is not None else 0.0
+    size = count / steps
+    return int(size) if size >= 1 and size == int(size) else None
+
+
+def _plain(value: Any) -> Any:
+    """A number, string or bool as it is, or a name for anything else; None stays."""
+    if value is None or isinstance(value, (str, bool)) or checks.is_number(value):
+        return value
+    if isinstance(value, schedules.Schedule):
+        return repr(value)
+    if isinstance(value, (list, tuple, dict)):
+        return ", ".join(str(_plain(item)) for item in tf.nest.flatten(value))
+    return _name(value)
+
+
+def _name(thing: Any) -> str:
+    """A name for a model, a layer, a loss or a function."""
+    for key in ("name", "__name__"):
+        name = getattr(thing, key, None)
+        if isinstance(name, str) and name:
+            return name
+    return "SavedModel" if getattr(thing, "signatures", None) else type(thing).__name__
+
+
+def parameters(model: Any) -> int | None:
+    """Number of weights, or None where a model does not tell (a function)."""
+    try:
+        weights = getattr(model, "weights", None)
+    except ValueError:  # not built yet
+        return None
+    if weights is None:
+        weights = getattr(model, "variables", None)
+    if weights is None:
+        return None
+    return sum(math.prod(weight.shape) for weight in weights)
+
+
+def summary(model: keras.Model) -> str:
+    """Markdown about a model, or about the models of a Distiller and its losses."""
+    if not isinstance(model, Distiller):
+        parts = [_models({"Model": model}), _layers("model", model)]
+        return "\n\n".join(part for part in parts if part)
+    teachers = as_list(model.teacher)
+    titles = [f"Teacher {number}" for number in range(1, len(teachers) + 1)]
+    if len(teachers) == 1:
+        titles = ["Teacher"]
+    models = {**dict(zip(titles, teachers, strict=True)), "Student": model.student}
+    parts = [_models(models), _share(teachers, model.student), _losses(model)]
+    parts += [_layers(title.lower(), one) for title, one in models.items()]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _code(text: Any) -> str:
+    # As code, names may hold any of Markdown's or HTML's signs; only | cuts a table.
+    return "`" + str(text).replace("|", "/").replace("`", "'") + "`"
+
+
+def _count(number: int | None) -> str:
+    return _NONE if number is None else f"{number:,}"
+
+
+def _models(models: dict[str, Any]) -> str:
+    columns = list(models.values())
+    layers = [list(_leaves(model)) for model in columns]
+    rows = [
+        ["Name", *(_code(_name(model)) for model in columns)],
+        ["Class", *(_code(type(model).__name__) for model in columns)],
+        ["Parameters", *(_count(parameters(model)) for model in columns)],
+        ["Layers", *(_count(len(found) or None) for found in layers)],
+        ["Input", *(_shape(model, "input_shape") for model in columns)],
+        ["Output", *(_shape(model, "output_shape") for model in columns)],
+    ]
+    return "## Models\n\n" + _table(["", *models], rows)
+
+
+def _shape(model: Any, key: str) -> str:
+    shape = getattr(model, key, None)
+    return _NONE if shape is None else _code(shape)
+
+
+def _share(teachers: list[Any], student: keras.Model) -> str:
+    counts = [parameters(model) for model in (*teachers, student)]
+    if None in counts or not sum(counts[:-1]):  # type: ignore[arg-type]
+        return ""
+    share = 100 * counts[-1] / sum(counts[:-1])  # type: ignore[operator,arg-type]
+    owner = "teacher's" if len(teachers) == 1 else "teachers'"
+    return f"The student has {share:.3g} % of the {owner} parameters."
+
+
+def _losses(model: Distiller) -> str:
+    rows = [["on the labels", "`student_loss`", _value(model.student_loss_weight), _NONE, _NONE]]
+    for term, loss, weight in _terms(model):
+        layers = [loss.teacher_layer_name, loss.student_layer_name]
+        between = " → ".join(_code(layer or "output") for layer in layers)
+        temperature = getattr(loss, "temperature", None)
+        kind = type(loss).__name__
+        rows.append([kind, _code(term), _value(weight), _value(temperature), between])
+    head = ["Loss", "Term", "Weight", "Temperature", "Teacher → student"]
+    return (
+        "## Losses\n\ntotal = w · student loss + (1 − w) · Σ weight · term, with w the weight of "
+        "the loss on the labels.\n\n" + _table(head, rows)
+    )
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:g}" if checks.is_number(value) else _code(value)
+
+
+def _layers(title: str, model: Any) -> str:
+    """Layers by kind: a list of all would be hundreds of lines."""
+    kinds: dict[str, list[int]] = {}
+    for layer in _leaves(model):
+        kind = kinds.setdefault(type(layer).__name__, [0, 0])
+        kind[0] += 1
+        kind[1] += parameters(layer) or 0
+    if not kinds:
+        return ""
+    rows = [[_code(kind), _count(n), _count(weights)] for kind, (n, weights) in kinds.items()]
+    return f"## Layers of the {title}\n\n" + _table(["Layer", "Number", "Parameters"], rows)
+
+
+def _leaves(model: Any) -> Iterator[Any]:
+    """The layers, those of nested models too, each once and without inputs."""
+    seen: set[int] = set()
+    todo = list(getattr(model, "layers", None) or [])
+    while todo:
+        layer = todo.pop(0)
+        inner = getattr(layer, "layers", None)
+        if inner:
+            todo = [*inner, *todo]
+        elif id(layer) not in seen and type(layer).__name__ != "InputLayer":
+            seen.add(id(layer))
+            yield layer

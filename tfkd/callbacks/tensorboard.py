@@ -1,0 +1,297 @@
+"""Keras's TensorBoard callback, with what is worth seeing of a distillation.
+
+Tags, where x is the epoch and where it is the optimizer's step:
+
+    epoch_<metric>                       epoch   as in Keras
+    distillation/<term>                  epoch   losses and agreement
+    weights/, temperature/, learning_rate  epoch
+    distillation_by_step/<term>          step    validation always, training on request
+    metrics_by_step/<metric>, weights_by_step/, ...   step   on request
+
+Runs are Keras's: `train` and `validation`, in which a curve has one tag, so that
+the two overlay. The hyper-parameters and the text are in the folder above them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+
+from tfkd import checks
+from tfkd.callbacks import describe
+from tfkd.distiller import Distiller
+
+_BY_STEP = "_by_step"
+
+
+class TensorBoard(keras.callbacks.TensorBoard):
+    """Writes logs for TensorBoard: losses, weights, temperatures, hyper-parameters, models.
+
+    Extends `tf_keras.callbacks.TensorBoard`, whose arguments and curves stay as
+    they are. With a `tfkd.Distiller` it adds each loss term, its weight and
+    temperature, the student's weight and the agreement of both models. With any
+    model it adds the learning rate (also of a schedule, also inside a
+    `LossScaleOptimizer`), the hyper-parameters and a text that describes the
+    model. Weights, temperatures and rates are those of the step at which they
+    are written: schedule(step).
+
+    If `fit` is called again with this callback, epochs go on where they ended.
+
+    Args:
+        log_dir: folder of this run's logs, a string or path. Give each run a
+            folder of its own under one parent, and show the parent.
+        per_step: also write every n optimizer steps: False, a number n, or True
+            for every step. A point is the mean over the steps since the last
+            one (Keras's `batch_` curves, of `update_freq`, are the mean since
+            the epoch began). With `steps_per_execution` there is at most one
+            point an execution. Each point waits for the device once.
+        hparams: names and values (numbers, strings or bools) for the HParams
+            tab, beside those read from the model, which they replace where
+            names agree; None in place of a value leaves a name out. False
+            writes no hyper-parameters at all. Runs of equal hyper-parameters
+            (seeds) appear as one group.
+        summary: whether to write the text about the models; a string of
+            Markdown is added at its end.
+        **kwargs: arguments of `tf_keras.callbacks.TensorBoard`, such as
+            `histogram_freq`, `update_freq` or `profile_batch`.
+
+    Raises:
+        ValueError, TypeError: for an argument that is none of these.
+
+    Example:
+        >>> import tempfile, pathlib, numpy as np, tf_keras as keras, tfkd
+        >>> model = keras.Sequential([keras.layers.Dense(1, input_shape=(2,))])
+        >>> model.compile("sgd", "mse")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     board = tfkd.callbacks.TensorBoard(folder, per_step=2, write_graph=False)
+        ...     _ = model.fit(np.ones((8, 2)), np.ones(8), 2, verbose=0, callbacks=[board])
+        ...     sorted(path.name for path in pathlib.Path(folder).iterdir() if path.is_dir())
+        ['train']
+    """
+
+    def __init__(
+        self,
+        log_dir: Any = "logs",
+        per_step: bool | int = False,
+        hparams: dict[str, Any] | bool | None = None,
+        summary: bool | str = True,
+        **kwargs: Any,
+    ):
+        _check_log_dir(log_dir)
+        _check_keras_arguments(kwargs)
+        super().__init__(log_dir=log_dir, **kwargs)
+        if not isinstance(per_step, bool):
+            checks.integer("per_step", per_step, 1, "True, False or an integer of at least 1")
+        self.per_step = int(per_step)
+        self.hparams = _check_hparams(hparams)
+        self.summary = checks.instance("summary", summary, (bool, str), "a bool or Markdown text")
+
+        self._described: keras.Model | None = None
+        self._last_epoch = -1
+        self._epoch_offset = 0
+        self._first_batch = 0  # of the execution that runs
+        self._steps = 0  # optimizer steps as counted on the host
+        self._last_point = 0
+        self._sums: dict[str, Any] = {}
+
+    @property
+    def _root_writer(self) -> Any:
+        # Kept with Keras's own two: it closes them all when training ends.
+        if "root" not in self._writers:
+            self._writers["root"] = tf.summary.create_file_writer(self._log_write_dir)
+        return self._writers["root"]
+
+    def _own_names(self) -> list[str]:
+        """Names in the logs that only a Distiller has."""
+        if not isinstance(self.model, Distiller):
+            return []
+        names = ["student_loss", "distillation_loss", "total_loss", "agreement"]
+        return names + [tracker.name for tracker in self.model._term_trackers]
+
+    def _iterations(self) -> int:
+        """The optimizer's step. Waits for the device."""
+        optimizer = getattr(self.model, "optimizer", None)
+        counter = getattr(optimizer, "iterations", self.model._train_counter)
+        return int(describe.scalar(counter))
+
+    def _implements_train_batch_hooks(self) -> bool:
+        # The first batch tells the batch size, and builds models for the text.
+        wanted = self.per_step or self.update_freq != "epoch"
+        return bool(
+            wanted or self._described is not self.model or super()._implements_train_batch_hooks()
+        )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts to count steps from the optimizer's."""
+        super().on_train_begin(logs)
+        self._epoch_offset = 0
+        self._steps = self._last_point = self._iterations()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Keras has just reset the metrics."""
+        super().on_epoch_begin(epoch, logs)
+        self._sums = {}
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Remembers where this execution starts."""
+        super().on_train_batch_begin(batch, logs)
+        self._first_batch = batch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Describes the models once; writes a point if one is due."""
+        # Without `update_freq` Keras would format every metric and write none.
+        super().on_train_batch_end(batch, logs if self.update_freq != "epoch" else None)
+        steps = batch + 1 - self._first_batch
+        self._steps += steps
+        if self._described is not self.model:
+            self._described = self.model
+            self._describe(steps)
+        # Counted here, since to read the optimizer's step is to wait for it.
+        due = self.per_step and self._steps // self.per_step > self._last_point // self.per_step
+        if due and isinstance(logs, dict):
+            # A loss scale skips steps: the optimizer's count is the true one.
+            self._steps = self._last_point = self._iterations()
+            self._write(self._train_writer, self._step_values(logs), self._steps)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes the epoch's curves, after those of earlier calls of `fit`."""
+        if epoch + self._epoch_offset <= self._last_epoch:
+            self._epoch_offset = self._last_epoch + 1 - epoch
+        self._last_epoch = epoch + self._epoch_offset
+        super().on_epoch_end(self._last_epoch, logs)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Writes what `evaluate` found, at the optimizer's step."""
+        own = set(self._own_names())
+        logs = logs or {}
+        super().on_test_end({name: v for name, v in logs.items() if name not in own})
+        values = {self._step_tag(n): v for n, v in logs.items() if n in own or self.per_step}
+        if values:
+            self._write(self._val_writer, values, self._iterations())
+
+    def _log_epoch_metrics(self, epoch: int, logs: Any) -> None:
+        # Called by Keras's on_epoch_end. The Distiller's terms get tidier names.
+        train, validation, others = {}, {}, {}
+        own = self._own_names()
+        for name, value in (logs or {}).items():
+            if name in own:
+                train[f"distillation/{name}"] = value
+            elif name.startswith("val_") and name[4:] in own:
+                validation[f"distillation/{name[4:]}"] = value
+            else:
+                others[name] = value
+        super()._log_epoch_metrics(epoch, others)
+        self._write(self._train_writer, {**train, **self._settings()}, epoch)
+        if validation:
+            self._write(self._val_writer, validation, epoch)
+
+    def _collect_learning_rate(self, logs: Any) -> Any:
+        return logs  # Keras adds that of schedules only; `_settings` has every one.
+
+    def _settings(self, suffix: str = "") -> dict[str, float]:
+        """Weights, temperatures and the learning rate of this step, by tag."""
+        values = {}
+        if isinstance(self.model, Distiller):
+            for name, value in self.model.scheduled_values().items():
+                kind, _, term = name.partition("/")
+                if kind == "student_loss_weight":
+                    kind, term = "weight", "student_loss"
+                group = "weights" if kind == "weight" else kind
+                values[f"{group}{suffix}/{term}"] = value
+        rate = describe.learning_rate(getattr(self.model, "optimizer", None))
+        if rate is not None:
+            values[f"learning_rate{suffix}"] = rate
+        return values
+
+    def _step_tag(self, name: str) -> str:
+        group = "distillation" if name in self._own_names() else "metrics"
+        return f"{group}{_BY_STEP}/{name}"
+
+    def _step_values(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Everything at this step, by tag: metrics as means since the last point."""
+        means = [m for m in self.model.metrics if m.name in logs and _is_plain_mean(m)]
+        values = dict(logs)
+        if means:
+            # One tensor for all: one wait for the device.
+            parts = [tf.cast(v, tf.float32) for m in means for v in (m.total, m.count)]
+            sums = tf.stack(parts).numpy().astype(np.float64).reshape(-1, 2)
+            for metric, now in zip(means, sums, strict=True):
+                before = self._sums.get(metric.name, np.zeros(2))
+                if now[1] < before[1]:  # someone reset it: an `evaluate` in mid-epoch
+                    before = np.zeros(2)
+                self._sums[metric.name] = now
+                total, count = now - before
+                if count > 0:
+                    values[metric.name] = total / count
+        tagged = {self._step_tag(name): value for name, value in values.items()}
+        return {**tagged, **self._settings(_BY_STEP)}
+
+    def _write(self, writer: Any, values: dict[str, Any], step: int) -> None:
+        """All scalars as one record: many small writes cost more than the values."""
+        record = Summary()
+        for tag, value in values.items():
+            record.MergeFrom(scalar_pb(tag, float(value)))
+        if values:
+            with tf.summary.record_if(True), writer.as_default():
+                tf.summary.experimental.write_raw_pb(record.SerializeToString(), step=step)
+
+    def _describe(self, steps: int) -> None:
+        """Writes hyper-parameters and text; known when the first batch has run."""
+        with tf.summary.record_if(True), self._root_writer.as_default():
+            if self.hparams is not False:
+                values = describe.hyper_parameters(self.model, steps)
+                values.update(self.hparams)
+                hparams_api.hparams({k: v for k, v in values.items() if v is not None})
+            if self.summary is not False:
+                text = describe.summary(self.model)
+                if isinstance(self.summary, str):
+                    text += "\n\n" + self.summary
+                tf.summary.text("models", text, step=self._last_epoch + 1)
+        self._root_writer.flush()
+
+
+def _is_plain_mean(metric: Any) -> bool:
+    """True for total / count: not for what is computed from it, such as a root."""
+    return isinstance(metric, keras.metrics.Mean) and (
+        type(metric).result is keras.metrics.Mean.result
+    )
+
+
+def _check_log_dir(log_dir: Any) -> None:
+    checks.instance("log_dir", log_dir, (str, os.PathLike), "a folder, as string or path")
+    if not os.fspath(log_dir):
+        raise checks.value_error("log_dir", "the name of a folder", log_dir)
+    if os.path.isfile(log_dir):
+        raise checks.value_error("log_dir", "a folder", log_dir, "There is a file of that name.")
+
+
+def _check_keras_arguments(kwargs: dict[str, Any]) -> None:
+    parent = inspect.signature(keras.callbacks.TensorBoard.__init__).parameters
+    known = [name for name in parent if name not in ("self", "kwargs", "log_dir")]
+    own = ["log_dir", "per_step", "hparams", "summary"]
+    for name, value in kwargs.items():
+        if name not in known:
+            mend = checks.near(name, known + own) or f"There are: {', '.join(own + known)}."
+            raise checks.type_error(name, "an argument of TensorBoard", value, mend)
+    freq = kwargs.get("update_freq", "epoch")
+    if freq not in ("batch", "epoch"):
+        checks.integer("update_freq", freq, 1, "'epoch', 'batch' or an integer of at least 1")
+
+
+def _check_hparams(hparams: Any) -> Any:
+    if hparams is None or hparams is False:
+        return {} if hparams is None else False
+    checks.instance("hparams", hparams, dict, "a dict of names and values, False or None")
+    for name, value in hparams.items():
+        checks.instance("hparams", name, str, "names that are strings")
+        if not (value is None or isinstance(value, (str, bool, np.bool_))):
+            checks.finite(f"hparams[{name!r}]", value, "a finite number, a string, a bool or None")
+    return dict(hparams)
