@@ -85,7 +85,7 @@ def table(records, teacher_record, args):
         f"Teacher ResNet-{teacher_record['depth']}, {teacher_record['epochs']} epochs: "
         f"{100 * teacher_record['test_accuracy_float32']:.2f} %.",
         "",
-        f"| ResNet-{args.depth}, {args.epochs} epochs | accuracy, mean ± sd (%) | seeds |",
+        f"| ResNet-{args.depth}, {args.images} images, {args.epochs} epochs | accuracy, mean ± sd (%) | seeds |",
         "|---|---:|---|",
     ]
     for arm in ARMS:
@@ -102,17 +102,19 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--teacher", default="saved_models/cifar_teacher")
     parser.add_argument("--out", default="saved_models/distill_cifar")
-    parser.add_argument("--depth", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--peak", type=float, default=0.1)
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--student-loss-weight", type=float, default=0.1)
     args = parser.parse_args()
     out = pathlib.Path(args.out)
-    x_train, y_train, *rest = load(args.data)
-    data = (x_train[: args.images], y_train[: args.images], *rest)
+    x_train, y_train, x_test, y_test, scale = load(args.data)
+    # Of every class as many: files may be sorted by class.
+    part = tfkd.data.Dataset(x_train, y_train, x_test, y_test).subset(train=args.images)
+    data = (part.x_train, part.y_train, x_test, y_test, scale)
     teacher, teacher_record = load_teacher(args.teacher)
     records = []
     for seed in range(args.seeds):

@@ -21,6 +21,7 @@ from absl import app, flags, logging
 from tfkd import artifacts, report
 
 JSON = flags.DEFINE_string("json", "distill_digits.json", "file for the values of every seed")
+FIRST_SEED = flags.DEFINE_integer("first-seed", 1, "seed of the first student")
 flags.FLAGS.set_default("seeds", 5)
 
 
@@ -29,7 +30,7 @@ def measure(dataset, say: digits.Say) -> tuple[digits.Run, dict[str, list[digits
     teacher = digits.train_teacher(digits.TEACHER.value, dataset, digits.TEACHER_EPOCHS.value)
     say(f"teacher: {teacher.curve[-1]:.2f} %")
     runs: dict[str, list[digits.Run]] = {"alone": [], "distilled": []}
-    for seed in range(1, digits.SEEDS.value + 1):
+    for seed in range(FIRST_SEED.value, FIRST_SEED.value + digits.SEEDS.value):
         for kind, guide in (("alone", None), ("distilled", teacher.model)):
             student, epochs = digits.STUDENT.value, digits.EPOCHS.value
             run = digits.train_student(student, dataset, epochs, seed, guide)
@@ -73,6 +74,7 @@ def main(argv: list[str]) -> None:
     chosen = flags.FLAGS.flags_by_module_dict()[digits.__name__]
     record = {
         "options": {flag.name: flag.value for flag in chosen},
+        "first_seed": FIRST_SEED.value,
         "data": repr(dataset),
         "teacher": teacher.curve,
         "students": {kind: [run.curve for run in group] for kind, group in runs.items()},

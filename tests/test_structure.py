@@ -23,7 +23,7 @@ ORDER = (
     ("losses",),
     ("teacher_cache",),
     ("curriculum",),
-    ("taps", "teachers", "frozen", "projectors", "replicas", "validation"),
+    ("taps", "teachers", "frozen", "projectors", "replicas", "validation", "terms", "saving"),
     ("distiller",),
     ("detection",),
     ("pruning",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def _plain_copy(model: keras.Model) -> keras.Model:
     except Exception as error:
         raise ValueError(
             f"`model`: expected a model that can be copied, received the subclassed "
-            f"{type(model).__name__}, which can't ({error}). Give it get_config and from_config, "
+            f"{type(model).__name__}, which can't ({error!r}). Give it get_config and from_config, "
             "or make the copy yourself with set_weights(model.get_weights())."
         ) from error
 
@@ -205,7 +206,7 @@ def _sequential_producers(config: dict[str, Any]) -> dict[str, str]:
     children = _children(config)
     return {
         after["config"]["name"]: before["config"]["name"]
-        for before, after in zip(children, children[1:], strict=False)
+        for before, after in itertools.pairwise(children)
         if after["class_name"] == "BatchNormalization"
     }
 
@@ -241,9 +242,9 @@ def _fold(layer: Any, norm: Any) -> list[np.ndarray]:
 
     y = γ (W x + b − μ) / √(σ² + ε) + β.
     """
-    kernel_variable = getattr(layer, "depthwise_kernel", None)
-    is_depthwise = kernel_variable is not None
-    kernel = (kernel_variable if is_depthwise else layer.kernel).numpy().astype("float64")
+    is_depthwise = hasattr(layer, "depthwise_kernel")
+    kernel = layer.depthwise_kernel if is_depthwise else layer.kernel
+    kernel = kernel.numpy().astype("float64")
     mean = norm.moving_mean.numpy().astype("float64")
     scale = 1.0 / np.sqrt(norm.moving_variance.numpy().astype("float64") + norm.epsilon)
     if norm.scale:

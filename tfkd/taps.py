@@ -85,7 +85,12 @@ def find_layer(model: Any, name: str, side: str) -> Any:
     """
     layer = _find(model, name)
     if layer is None:
-        checks.known_name(f"{side}_layer_name", name, layer_paths(model), f"the {side}")
+        paths = layer_paths(model)
+        if not paths:
+            raise checks.value_error(
+                f"{side}_layer_name", f"None, since the {side} has no layers to name", name
+            )
+        checks.known_name(f"{side}_layer_name", name, paths, f"the {side}")
     return layer
 
 

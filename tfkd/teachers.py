@@ -39,8 +39,9 @@ def as_list(teacher: Any) -> list[Any]:
         raise checks.value_error("teacher", "a model or a non-empty list of models", teacher)
     for one in teachers:
         if not callable(one) and not getattr(one, "signatures", None):
+            mend = "Load it first, with keras.models.load_model." if isinstance(one, str) else None
             raise checks.value_error(
-                "teacher", "a Keras model, a SavedModel, a callable, or a list of these", one
+                "teacher", "a Keras model, a SavedModel, a callable, or a list of these", one, mend
             )
     return teachers
 
@@ -142,25 +143,61 @@ def _stop(tensor: Any) -> Any:
     return stopped
 
 
+def same_shapes(outputs: list[Any]) -> None:
+    """Raises ValueError unless several teachers' outputs can be averaged."""
+    forms = [[tuple(leaf.shape[1:]) for leaf in tf.nest.flatten(one)] for one in outputs]
+    for form in forms[1:]:
+        pairs = zip(forms[0], form, strict=False)
+        if len(form) != len(forms[0]) or not all(
+            tf.TensorShape(a).is_compatible_with(b) for a, b in pairs
+        ):
+            raise ValueError(
+                "several teachers must have outputs of one shape, to be averaged: the shapes "
+                f"without the batch are {forms}. Leave out those that differ."
+            )
+
+
 def mean_value(outputs: list[Any]) -> Any:
     """The mean of several teachers' outputs, output by output."""
     if len(outputs) == 1:
         return outputs[0]
+    same_shapes(outputs)
     return tf.nest.map_structure(
         lambda *each: tf.add_n([tf.cast(e, tf.float32) for e in each]) / len(each), *outputs
     )
 
 
-def mean_probability(logits: list[Any]) -> Any:
-    """Logits of the mean of several softmaxes: log((1/n) Σ softmax(z_i))."""
+def mean_probability(logits: list[Any], sigmoids: list[bool]) -> Any:
+    """Scores of the mean of several teachers' probabilities, output by output.
+
+    Softmax: log((1/n) Σ softmax(z_i)). Sigmoid: the log-odds of (1/n) Σ σ(z_i).
+
+    Args:
+        logits: the final outputs of each teacher.
+        sigmoids: for each output, whether its scores are sigmoids of their own.
+    """
     if len(logits) == 1:
         return logits[0]
+    same_shapes(logits)
+    each = zip(*(tf.nest.flatten(one) for one in logits), strict=True)
+    means = [
+        _log_odds(list(z)) if is_sigmoid else _log_mean([tf.nn.log_softmax(_float(s)) for s in z])
+        for z, is_sigmoid in zip(each, sigmoids, strict=True)
+    ]
+    return tf.nest.pack_sequence_as(logits[0], means)
 
-    def combine(*each):
-        scores = tf.stack([tf.nn.log_softmax(tf.cast(z, tf.float32)) for z in each])
-        return tf.reduce_logsumexp(scores, axis=0) - tf.math.log(float(len(each)))
 
-    return tf.nest.map_structure(combine, *logits)
+def _float(scores: Any) -> Any:
+    return tf.cast(scores, tf.float32)
+
+
+def _log_mean(logs: list[Any]) -> Any:
+    return tf.reduce_logsumexp(tf.stack(logs), axis=0) - tf.math.log(float(len(logs)))
+
+
+def _log_odds(scores: list[Any]) -> Any:
+    on = _log_mean([tf.math.log_sigmoid(_float(z)) for z in scores])
+    return on - _log_mean([tf.math.log_sigmoid(-_float(z)) for z in scores])
 
 
 def to_logits(outputs: Any) -> Any:

@@ -9,9 +9,49 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, schedules
+from tfkd.losses.base import DistillationLoss
 from tfkd.losses.logits import check_scores
 from tfkd.taps import FINAL
+
+
+def check_losses(losses: Any, weights: Any) -> tuple[list[Any], list[Any]]:
+    """Accepts one loss or several, and a weight for each: two lists of one length.
+
+    Raises:
+        TypeError: for what is no DistillationLoss, or no weight.
+        ValueError: for no loss at all, weights of another number, NaN or negative.
+    """
+    if losses is None:
+        raise ValueError(
+            "'distillation_losses' cannot be `None`. Pass a distillation loss (such as "
+            "tfkd.losses.LogitsDistillation()) or a list of them."
+        )
+    losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
+    if not losses:
+        raise checks.value_error("distillation_losses", "at least one loss", losses)
+    for loss in losses:
+        expected = "instances of tfkd.losses.DistillationLoss"
+        checks.instance("distillation_losses", loss, DistillationLoss, expected)
+    if weights is None:
+        return losses, [1.0] * len(losses)
+    if not isinstance(weights, (list, tuple)):
+        weights = [weights]
+    if len(weights) != len(losses):
+        raise ValueError(
+            f"Number of distillation_loss_weights ({len(weights)}) must match number of "
+            f"distillation_losses ({len(losses)}): one weight for each loss."
+        )
+    name = "distillation_loss_weights"
+    return losses, [schedules.get(name, weight, checks.non_negative) for weight in weights]
+
+
+def check_student_weight(weight: Any) -> Any:
+    """Accepts w in [0, 1] or a schedule; ValueError as in `keras.distillation`."""
+    try:
+        return schedules.get("student_loss_weight", weight, checks.fraction)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_student(student: Any) -> None:
@@ -70,7 +110,8 @@ def check_inputs(teachers: list[Any], student: Any) -> None:
         if len(a) != len(b) or not all(_compatible(s, t) for s, t in zip(a, b, strict=True)):
             raise ValueError(
                 f"teacher and student must take the same input: the teacher's shapes are {a}, "
-                f"the student's {b}."
+                f"the student's {b}. Where they really differ, pass as teacher a function that "
+                "changes the student's input and calls the model."
             )
 
 
@@ -84,10 +125,11 @@ def check_final_outputs(loss: Any, teachers: Any, student: Any) -> None:
     """Raises ValueError if a loss on scores can't work on the models' final outputs."""
     if not loss.on_logits or loss.teacher_layer_name or loss.student_layer_name:
         return
-    theirs, mine = teachers.static_shape(FINAL), student.static_shape(FINAL)
-    if theirs and mine:
-        binary = mine[-1] == 1  # which binary loss it is, the loss itself checks
-        check_scores(_Shaped(theirs), _Shaped(mine), binary=binary)
+    mine = student.static_shape(FINAL)
+    for theirs in (taps.static_shape(FINAL) for taps in teachers.taps):
+        if theirs and mine:
+            binary = mine[-1] == 1  # which binary loss it is, the loss itself checks
+            check_scores(_Shaped(theirs), _Shaped(mine), binary=binary)
 
 
 class _Shaped:
@@ -97,36 +139,52 @@ class _Shaped:
         self.shape = shape
 
 
-def check_fit_data(x: Any, y: Any, num_classes: int | None, sparse: bool) -> None:
+def check_fit_data(x: Any, y: Any, num_classes: int | None, loss: Any) -> None:
     """Checks what can be seen of the data before `fit` or `evaluate` begins.
 
     Args:
         x: arrays, a `tf.data.Dataset`, or anything else that Keras takes.
         y: targets, or None.
         num_classes: classes that the student scores, or None if not known.
-        sparse: whether y holds class numbers.
+        loss: the student's loss, as given to `compile`.
 
     Raises:
         ValueError: for data without examples, or labels outside [0, classes).
     """
     if isinstance(x, tf.data.Dataset):
         if int(x.cardinality()) == 0:
-            raise ValueError("`x`: expected at least one batch, received an empty Dataset.")
-        return
-    for array in tf.nest.flatten(x):
-        if hasattr(array, "shape") and len(array.shape) > 0 and array.shape[0] == 0:
-            raise checks.value_error("x", "at least one example", array)
-    if not sparse or num_classes is None or not hasattr(y, "shape"):
-        return
-    labels = np.asarray(y)
-    if labels.dtype.kind in "iuf" and labels.size:
-        low, high = labels.min(), labels.max()
-        if not (low >= 0 and high < num_classes):
             raise ValueError(
-                f"`y`: expected class numbers from 0 to {num_classes - 1} (the student scores "
-                f"{num_classes} classes), received labels from {low} to {high}. Number the "
-                "classes from 0, or give the models as many outputs as there are classes."
+                "`x`: expected at least one batch, received an empty Dataset. Look at what "
+                "filters or splits it."
             )
+        return
+    arrays = tf.nest.flatten(x)
+    if not arrays or x is None:
+        raise checks.value_error("x", "at least one example", x, "Pass arrays or a Dataset.")
+    for array in arrays:
+        if hasattr(array, "shape") and len(array.shape) > 0 and array.shape[0] == 0:
+            raise checks.value_error("x", "at least one example", array, "Look at what splits it.")
+    if num_classes is not None and hasattr(y, "shape") and _takes_class_numbers(loss):
+        _check_labels(np.asarray(y), num_classes, getattr(loss, "_fn_kwargs", {}))
+
+
+def _takes_class_numbers(loss: Any) -> bool:
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    return "sparse" in (name or "")
+
+
+def _check_labels(labels: np.ndarray, num_classes: int, options: dict[str, Any]) -> None:
+    if options.get("ignore_class") is not None:
+        labels = labels[labels != options["ignore_class"]]
+    if labels.dtype.kind not in "iuf" or not labels.size:
+        return
+    low, high = labels.min(), labels.max()
+    if not (low >= 0 and high < num_classes):
+        raise ValueError(
+            f"`y`: expected class numbers from 0 to {num_classes - 1} (the student scores "
+            f"{num_classes} classes), received labels from {low} to {high}. Number the "
+            "classes from 0, or give the models as many outputs as there are classes."
+        )
 
 
 _PROBABILITY_LOSSES = (

@@ -275,9 +275,8 @@ def test_evaluate_between_steps_does_not_disturb_the_points(tmp_path):
     assert all(0 < value < 10 for value in points.values())
 
 
-def test_two_replicas_write_one_run(tmp_path):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+def test_two_replicas_write_one_run(tmp_path, two_replicas):
+    with two_replicas.scope():
         distiller = make_distiller()
     history = fit(distiller, TensorBoard(tmp_path, per_step=1), epochs=1)
     train = read(tmp_path / "train")

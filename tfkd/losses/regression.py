@@ -67,8 +67,6 @@ class BoundedRegression(ElementwiseLoss):
         2.0
     """
 
-    teacher_average = "value"
-
     def __init__(
         self,
         margin: Any = 0.0,

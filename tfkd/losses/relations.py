@@ -67,8 +67,6 @@ class RelationalDistillation(DistillationLoss):
         0.0
     """
 
-    teacher_average = "value"
-
     def __init__(
         self,
         distance_weight: float = 1.0,

@@ -1,0 +1,193 @@
+"""The parts of a Distiller's loss: one term for each distillation loss, and the labels'.
+
+Each returns this replica's share of a mean over the global batch: the shares of
+all replicas add up to what one replica would compute on the whole batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import replicas
+from tfkd.losses.base import DistillationLoss, ElementwiseLoss, mask_of, mean_of, weighted_sums
+from tfkd.losses.logits import LogitsDistillation, is_a
+from tfkd.losses.wrapped import per_output
+from tfkd.projectors import Projector
+from tfkd.taps import FINAL
+from tfkd.teachers import mean_probability, mean_value, to_logits
+
+_BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
+
+
+# Names in logs that a loss may not take.
+_RESERVED = ("loss", "total_loss", "student_loss", "distillation_loss", "agreement")
+
+
+def unique_names(losses: list[DistillationLoss]) -> list[str]:
+    """Names of terms: a, a, b → a, a_1, b; loss → loss_1."""
+    taken = list(_RESERVED)
+    for loss in losses:
+        fresh, count = loss.name, 0
+        while fresh in taken:
+            count += 1
+            fresh = f"{loss.name}_{count}"
+        taken.append(fresh)
+    return taken[len(_RESERVED) :]
+
+
+@dataclasses.dataclass
+class Term:
+    """A distillation loss in its place in a Distiller.
+
+    Attributes:
+        loss: what is compared, and how.
+        name: its name in logs, unique in the Distiller.
+        projector: the trained map of the student's features, or None.
+    """
+
+    loss: DistillationLoss
+    name: str
+    projector: Projector | None = None
+
+    @property
+    def on_scores(self) -> bool:
+        """Whether it compares the class scores at the end of both models."""
+        loss = self.loss
+        return loss.on_logits and not (loss.teacher_layer_name or loss.student_layer_name)
+
+    def pair(self, finals: list[Any], features: dict[str, Any], outputs: dict[str, Any]) -> Any:
+        """What is compared: (teacher's, student's).
+
+        Args:
+            finals: final outputs, one a teacher.
+            features: outputs of the teachers' layers, by name.
+            outputs: the student's outputs, `taps.FINAL` and layers.
+        """
+        loss = self.loss
+        if self.on_scores:
+            student = to_logits(outputs[FINAL])
+            logits = [to_logits(final) for final in finals]
+            for each in logits:
+                loss.validate_outputs(each, student)
+            return mean_probability(logits, sigmoids(loss, student)), student
+        name = loss.teacher_layer_name
+        teacher = mean_value(finals) if name is None else features[name]
+        student = outputs[loss.student_layer_name or FINAL]
+        if self.projector is None or tf.nest.is_nested(student) or tf.nest.is_nested(teacher):
+            return teacher, student
+        mask, shape = mask_of(student), student.shape
+        teacher, student = self.projector([teacher, student])
+        if mask is not None and student.shape[1:-1] == shape[1:-1]:
+            student._keras_mask = mask
+        return teacher, student
+
+    def value(
+        self, teacher: Any, student: Any, known: dict[str, Any], share: Any
+    ) -> tuple[Any, list[Any] | None]:
+        """This replica's share of the loss, and its elements where it has any.
+
+        Args:
+            teacher, student: what `pair` returned.
+            known: y, sample_weight and step, for the loss.
+            share: this replica's part of the global batch.
+        """
+        loss = self.loss
+        if tf.nest.is_nested(known["sample_weight"]) and loss.student_layer_name is not None:
+            # Weights of single outputs say nothing of a layer.
+            known = {**known, "sample_weight": None}
+        loss.validate_outputs(teacher, student)
+        if type(loss).compute_loss is ElementwiseLoss.compute_loss:
+            parts = loss.elements(teacher, student, **known)  # type: ignore[attr-defined]
+            sums = weighted_sums(parts, known["sample_weight"])
+            means = [mean_of(s, None if n is None else replicas.global_sum(n)) for s, n in sums]
+            return tf.add_n(means), parts
+        value = loss.compute_loss(teacher, student, **_accepted(loss.compute_loss, known))
+        value = tf.cast(value, tf.float32)
+        if value.shape.rank != 0:
+            raise ValueError(
+                f"Distillation loss {type(loss).__name__} returned a non-scalar loss with shape "
+                f"{value.shape}. compute_loss must return a scalar tensor: take the mean over "
+                "the batch, or implement `elements` of ElementwiseLoss."
+            )
+        # A replica may get no example of the last batch: a mean over none is NaN.
+        return tf.where(share > 0.0, value, 0.0) * share, None
+
+    def agreement(
+        self, teacher: Any, student: Any, parts: list[Any] | None
+    ) -> Iterator[tuple[Any, Any]]:
+        """For each output that is compared: where both models choose alike, and its mask."""
+        triples = zip(
+            tf.nest.flatten(teacher),
+            tf.nest.flatten(student),
+            sigmoids(self.loss, student),
+            strict=True,
+        )
+        for index, (theirs, mine, is_sigmoid) in enumerate(triples):
+            if parts is not None and parts[index] is None:
+                continue
+            if is_sigmoid:
+                same = tf.reduce_mean(tf.cast((theirs > 0) == (mine > 0), tf.float32), -1)
+            else:
+                same = tf.cast(tf.argmax(theirs, -1) == tf.argmax(mine, -1), tf.float32)
+            mask = mask_of(mine)
+            yield same, None if mask is None else tf.cast(mask, tf.float32)
+
+
+def sigmoids(loss: DistillationLoss, outputs: Any) -> list[bool]:
+    """For each output: whether its scores are sigmoids of their own, not one softmax."""
+    flat = tf.nest.flatten(outputs)
+    if isinstance(loss, LogitsDistillation):
+        kinds = tf.nest.flatten(per_output(loss.loss, outputs))
+        return [is_a(kind, _BINARY) for kind in kinds]
+    return [output.shape[-1] == 1 for output in flat]
+
+
+def _accepted(function: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """Those of the keyword arguments that a user's compute_loss takes."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return known
+    return {name: value for name, value in known.items() if name in parameters}
+
+
+def loss_on_labels(container: Any, y: Any, y_pred: Any, sample_weight: Any, share: Any) -> Any:
+    """The loss given to `compile`: this replica's share of it.
+
+    Keras divides every replica's own mean by the number of replicas, which is
+    not the mean over the global batch where batches or masks are uneven. The
+    weight of each output is where that is put right; its logs do not see it.
+
+    Args:
+        container: `compiled_loss` of a Keras model.
+        y, y_pred, sample_weight: as Keras hands them on.
+        share: this replica's part of the global batch.
+    """
+    if replicas.count() > 1:
+        if not container.built:
+            container.build(y_pred)
+        weights = [
+            _on_global_batch(loss, weight, output, share)
+            for loss, weight, output in zip(
+                container._losses, container._loss_weights, tf.nest.flatten(y_pred), strict=True
+            )
+        ]
+        container = copy.copy(container)
+        container._loss_weights = weights
+    return tf.cast(container(y, y_pred, sample_weight), tf.float32)
+
+
+def _on_global_batch(loss: Any, weight: Any, output: Any, share: Any) -> Any:
+    if loss is None or loss.reduction == keras.losses.Reduction.SUM:
+        return weight
+    mask = mask_of(output)
+    if mask is not None:
+        share = replicas.share_of_batch(tf.reduce_sum(tf.cast(mask, tf.float32)))
+    factor = tf.cast(share * replicas.count(), output.dtype)
+    return factor if weight is None else factor * weight
