@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import pathlib
 import resource
@@ -52,7 +51,9 @@ VARIANTS = (
 def resnet_of_keras_3():
     """tfkd's own ResNet source, with Keras 3 as `keras`: the same network in both."""
     spec = importlib.util.find_spec("tfkd.models.resnet")
-    source = pathlib.Path(spec.origin).read_text().replace("import tf_keras as keras", "import keras")
+    source = (
+        pathlib.Path(spec.origin).read_text().replace("import tf_keras as keras", "import keras")
+    )
     module = types.ModuleType("resnet_of_keras_3")
     exec(compile(source, spec.origin, "exec"), module.__dict__)
     return module.resnet
@@ -145,7 +146,9 @@ def bare_step(teacher, student, optimizer, batches):
 
 def peak_memory(name):
     """Peak resident memory in MiB of a process that makes ten steps of a variant."""
-    code = f"import step_time as s; f = s.stepper({name!r}); [f() for _ in range(10)]; s.print_peak()"
+    code = (
+        f"import step_time as s; f = s.stepper({name!r}); [f() for _ in range(10)]; s.print_peak()"
+    )
     here = pathlib.Path(__file__).parent
     paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -192,10 +195,14 @@ def main():
         "keras / tfkd, with a feature loss": ms["keras+feature"] / ms["tfkd+feature"],
         "tfkd / tfkd+bf16": ms["tfkd"] / ms["tfkd+bf16"],
     }
-    memory = {} if args.no_memory else {
-        name: peak_memory(name)
-        for name in ("tfkd", "keras", "tfkd+feature", "keras+feature", "tfkd+bf16")
-    }
+    memory = (
+        {}
+        if args.no_memory
+        else {
+            name: peak_memory(name)
+            for name in ("tfkd", "keras", "tfkd+feature", "keras+feature", "tfkd+bf16")
+        }
+    )
     print("| variant | ms a step (median) | min | max | peak MiB |\n|---|---:|---:|---:|---:|")
     for name, values in times.items():
         peak = f"{memory[name]:.0f}" if name in memory else ""

@@ -119,30 +119,42 @@ def sequential(*parts, shape):
 
 def conv():
     return sequential(
-        layers.Conv2D(4, 3, use_bias=False), layers.BatchNormalization(), layers.ReLU(),
-        layers.Conv2D(3, 3, padding="same"), layers.BatchNormalization(scale=False),
-        layers.ReLU(), layers.Flatten(), layers.Dense(3), shape=(8, 8, 2),
+        layers.Conv2D(4, 3, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Conv2D(3, 3, padding="same"),
+        layers.BatchNormalization(scale=False),
+        layers.ReLU(),
+        layers.Flatten(),
+        layers.Dense(3),
+        shape=(8, 8, 2),
     ), 0
 
 
 def grouped():
     return sequential(
-        layers.Conv2D(4, 3, groups=2), layers.BatchNormalization(center=False),
-        layers.Conv2D(2, 1), shape=(6, 6, 2),
+        layers.Conv2D(4, 3, groups=2),
+        layers.BatchNormalization(center=False),
+        layers.Conv2D(2, 1),
+        shape=(6, 6, 2),
     ), 0
 
 
 def depthwise():
     return sequential(
-        layers.DepthwiseConv2D(3, depth_multiplier=3), layers.BatchNormalization(),
-        layers.Conv2D(2, 1), shape=(6, 6, 2),
+        layers.DepthwiseConv2D(3, depth_multiplier=3),
+        layers.BatchNormalization(),
+        layers.Conv2D(2, 1),
+        shape=(6, 6, 2),
     ), 0
 
 
 def transposed():
     return sequential(
-        layers.Conv2DTranspose(5, 3, strides=2), layers.BatchNormalization(epsilon=0.1),
-        layers.Conv2D(2, 1), shape=(4, 4, 3),
+        layers.Conv2DTranspose(5, 3, strides=2),
+        layers.BatchNormalization(epsilon=0.1),
+        layers.Conv2D(2, 1),
+        shape=(4, 4, 3),
     ), 0
 
 
@@ -160,8 +172,12 @@ def three_axes():
 
 def dense():
     return sequential(
-        layers.Dense(6, use_bias=False), layers.BatchNormalization(), layers.ReLU(),
-        layers.Dense(3), layers.BatchNormalization(), shape=(5,),
+        layers.Dense(6, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Dense(3),
+        layers.BatchNormalization(),
+        shape=(5,),
     ), 0
 
 
@@ -191,8 +207,12 @@ def output_too():
 
 def after_activation():
     return sequential(
-        layers.Dense(6, "relu"), layers.BatchNormalization(), layers.Dense(3),
-        layers.ReLU(), layers.BatchNormalization(), shape=(5,),
+        layers.Dense(6, "relu"),
+        layers.BatchNormalization(),
+        layers.Dense(3),
+        layers.ReLU(),
+        layers.BatchNormalization(),
+        shape=(5,),
     ), 2
 
 
@@ -216,7 +236,9 @@ def shared():
 
 def nested():
     inner = sequential(
-        layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization(), layers.ReLU(),
+        layers.Conv2D(4, 3, padding="same"),
+        layers.BatchNormalization(),
+        layers.ReLU(),
         shape=(6, 6, 2),
     )
     deeper_in = keras.Input((6, 6, 4))
@@ -237,8 +259,11 @@ def across_models():
 
 def norm_first():
     return sequential(
-        layers.BatchNormalization(), layers.Dense(4), layers.BatchNormalization(),
-        layers.Dense(2), shape=(5,),
+        layers.BatchNormalization(),
+        layers.Dense(4),
+        layers.BatchNormalization(),
+        layers.Dense(2),
+        shape=(5,),
     ), 1
 
 
@@ -251,18 +276,40 @@ def residual():
 
 def with_padding_and_dropout():
     return sequential(
-        layers.ZeroPadding2D(1), layers.Conv2D(4, 3, 2), layers.BatchNormalization(),
-        layers.Activation("relu"), layers.Dropout(0.5), layers.SeparableConv2D(4, 3),
-        layers.BatchNormalization(), layers.Flatten(), layers.Dense(2), shape=(8, 8, 2),
+        layers.ZeroPadding2D(1),
+        layers.Conv2D(4, 3, 2),
+        layers.BatchNormalization(),
+        layers.Activation("relu"),
+        layers.Dropout(0.5),
+        layers.SeparableConv2D(4, 3),
+        layers.BatchNormalization(),
+        layers.Flatten(),
+        layers.Dense(2),
+        shape=(8, 8, 2),
     ), 1
 
 
 CASES = {
     case.__name__: case
     for case in (
-        conv, grouped, depthwise, transposed, one_axis, three_axes, dense, dense_on_sequences,
-        two_consumers, output_too, after_activation, other_axis, shared, nested, across_models,
-        norm_first, residual, with_padding_and_dropout,
+        conv,
+        grouped,
+        depthwise,
+        transposed,
+        one_axis,
+        three_axes,
+        dense,
+        dense_on_sequences,
+        two_consumers,
+        output_too,
+        after_activation,
+        other_axis,
+        shared,
+        nested,
+        across_models,
+        norm_first,
+        residual,
+        with_padding_and_dropout,
     )
 }
 
@@ -272,7 +319,11 @@ def test_folded_batch_norm_is_the_same_function(case):
     model, left = CASES[case]()
     toys.randomize(model, 1)
     assert norm_count(model) > left or case in (
-        "output_too", "after_activation", "other_axis", "shared", "across_models"
+        "output_too",
+        "after_activation",
+        "other_axis",
+        "shared",
+        "across_models",
     )
     copy = tfkd.frozen_copy(model, fold_batch_norm=True)
     assert_same_function(model, copy)
@@ -326,7 +377,8 @@ def test_as_the_teacher_of_a_resnet(options):
     student = tfkd.models.resnet(8, num_classes=4, input_shape=(16, 16, 3))
     x, y = some((16, 16, 3)), np.arange(4)
     distiller = tfkd.Distiller(
-        teacher, student,
+        teacher,
+        student,
         [
             tfkd.losses.LogitsDistillation(4.0),
             tfkd.losses.FeatureDistillation(

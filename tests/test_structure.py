@@ -23,8 +23,8 @@ ORDER = (
     ("losses",),
     ("teacher_cache",),
     ("curriculum",),
-    ("taps", "teachers", "frozen", "projectors", "replicas", "validation", "terms", "saving"),
-    ("distiller",),
+    ("frozen",),
+    ("distillation",),
     ("detection",),
     ("pruning",),
     ("quantization",),
@@ -55,7 +55,7 @@ OPTIONAL = {
 HOLDERS = {"keras_cv": {"detection"}}
 
 # These handle Keras 3 models on purpose.
-KERAS_3 = {"tfkd/teachers.py", "tfkd/interop.py"}
+KERAS_3 = {"tfkd/distillation/teachers.py", "tfkd/interop.py"}
 # This one finds out which Keras `tf.keras` is.
 TF_KERAS_ATTRIBUTE = {"tfkd/__init__.py"}
 

@@ -87,7 +87,11 @@ class Counter(keras.layers.Layer):
 
     def build(self, input_shape):
         self.calls = self.add_weight(
-            name="calls", shape=(), dtype="int64", trainable=False, initializer="zeros",
+            name="calls",
+            shape=(),
+            dtype="int64",
+            trainable=False,
+            initializer="zeros",
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
 

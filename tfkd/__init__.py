@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module that holds it. A module maps to itself.
 _NAMES = {
-    "Distiller": "tfkd.distiller",
+    "Distiller": "tfkd.distillation",
     "frozen_copy": "tfkd.frozen",
 }
 _MODULES = (
@@ -28,6 +28,7 @@ _MODULES = (
     "callbacks",
     "checks",
     "data",
+    "distillation",
     "export",
     "losses",
     "models",

@@ -10,8 +10,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
-from tfkd.distiller import Distiller
-from tfkd.teachers import as_list
+from tfkd.distillation.distiller import Distiller
+from tfkd.distillation.teachers import as_list
 
 _NONE = "–"
 

@@ -27,7 +27,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from tfkd import checks
 from tfkd.callbacks import describe
-from tfkd.distiller import Distiller
+from tfkd.distillation.distiller import Distiller
 
 _BY_STEP = "_by_step"
 

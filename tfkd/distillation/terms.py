@@ -15,13 +15,13 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import replicas
+from tfkd.distillation import replicas
+from tfkd.distillation.projectors import Projector
+from tfkd.distillation.taps import FINAL
+from tfkd.distillation.teachers import mean_probability, mean_value, to_logits
 from tfkd.losses.base import DistillationLoss, ElementwiseLoss, mask_of, mean_of, weighted_sums
 from tfkd.losses.logits import LogitsDistillation, is_a
 from tfkd.losses.wrapped import per_output
-from tfkd.projectors import Projector
-from tfkd.taps import FINAL
-from tfkd.teachers import mean_probability, mean_value, to_logits
 
 _BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
 

@@ -146,18 +146,25 @@ def test_everything_at_once_with_adam(two_replicas):
     def build():
         losses = [all_losses.LogitsDistillation(2.0), hint(), LOSSES["RelationalDistillation"]()]
         return tfkd.Distiller(
-            [model(1, 5), model(5, 5)], model(2, 3, "l2", "l1"), losses,
+            [model(1, 5), model(5, 5)],
+            model(2, 3, "l2", "l1"),
+            losses,
             distillation_loss_weights=[1.0, 0.5, 0.1],
             student_loss_weight=tfkd.schedules.Linear(0.1, 0.5, 0, 4),
         )
 
     # Adam divides by √v: where a gradient is near 0 rounding is made larger.
     assert_alike(
-        two_replicas, build, data(7), optimizer=lambda: keras.optimizers.Adam(0.01),
-        tolerance=1e-5, validate=True,
-        compile_args={"metrics": ["accuracy"], "weighted_metrics": [
-            keras.metrics.SparseCategoricalCrossentropy(from_logits=True)
-        ]},
+        two_replicas,
+        build,
+        data(7),
+        optimizer=lambda: keras.optimizers.Adam(0.01),
+        tolerance=1e-5,
+        validate=True,
+        compile_args={
+            "metrics": ["accuracy"],
+            "weighted_metrics": [keras.metrics.SparseCategoricalCrossentropy(from_logits=True)],
+        },
     )
 
 
@@ -182,7 +189,9 @@ def test_masks_of_uneven_length(two_replicas, weighted):
 
     def build():
         losses = [
-            all_losses.LogitsDistillation(2.0), hint(), all_losses.DecoupledDistillation(2.0),
+            all_losses.LogitsDistillation(2.0),
+            hint(),
+            all_losses.DecoupledDistillation(2.0),
             all_losses.AttentionTransfer("hidden", "hidden"),
         ]
         return tfkd.Distiller(tagger(1, 5), tagger(2, 4), losses)
@@ -219,7 +228,10 @@ def test_several_outputs_and_sums(two_replicas, reduction):
         return {"a": CROSSENTROPY, "b": mse}
 
     assert_alike(
-        two_replicas, build, arrays, optimizer=lambda: keras.optimizers.SGD(0.02),
+        two_replicas,
+        build,
+        arrays,
+        optimizer=lambda: keras.optimizers.SGD(0.02),
         compile_args={"loss": fit_loss(), "loss_weights": {"a": 1.0, "b": 0.5}},
     )
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
+from tfkd.distillation.taps import FINAL
 from tfkd.losses.base import DistillationLoss
 from tfkd.losses.logits import check_scores
-from tfkd.taps import FINAL
 
 
 def check_losses(losses: Any, weights: Any) -> tuple[list[Any], list[Any]]:

@@ -44,7 +44,8 @@ def test_losses_for_each_output(form):
     hint = FeatureDistillation(loss=pair(form, None, "mse"))
     distiller = tfkd.Distiller(teacher, student, [kd, hint], student_loss_weight=0.25)
     distiller.compile(
-        keras.optimizers.SGD(0.0), pair(form, CROSSENTROPY, "mse"),
+        keras.optimizers.SGD(0.0),
+        pair(form, CROSSENTROPY, "mse"),
         loss_weights=pair(form, 1.0, 3.0),
     )
     found = logs(distiller.fit(x, pair(form, y, numbers), batch_size=8, verbose=0))
@@ -93,10 +94,17 @@ def test_several_outputs_equal_plain_fit_in_weights_and_names_of_logs(form):
     histories = []
     for model in (distiller, plain):
         model.compile(keras.optimizers.SGD(0.1, 0.9), **args)
-        histories.append(model.fit(
-            x, {"a": y, "b": numbers}, sample_weight=weights, batch_size=4, epochs=2,
-            shuffle=False, verbose=0,
-        ).history)
+        histories.append(
+            model.fit(
+                x,
+                {"a": y, "b": numbers},
+                sample_weight=weights,
+                batch_size=4,
+                epochs=2,
+                shuffle=False,
+                verbose=0,
+            ).history
+        )
     mine, theirs = histories
     toys.assert_same_weights(student, plain)
     assert set(theirs) <= set(mine)
@@ -145,12 +153,11 @@ def test_several_inputs_by_name_or_place():
     distiller = tfkd.Distiller(teacher, student, LogitsDistillation())
     distiller.compile(keras.optimizers.SGD(0.0), CROSSENTROPY)
     by_place = logs(distiller.fit([x[:, :2], x[:, 2:]], y, batch_size=8, verbose=0))
-    by_name = logs(
-        distiller.fit({"left": x[:, :2], "right": x[:, 2:]}, y, batch_size=8, verbose=0)
-    )
+    by_name = logs(distiller.fit({"left": x[:, :2], "right": x[:, 2:]}, y, batch_size=8, verbose=0))
     expected = toys.soft_targets(
         x @ teacher.get_weights()[0] + teacher.get_weights()[1],
-        x @ student.get_weights()[0] + student.get_weights()[1], 3.0,
+        x @ student.get_weights()[0] + student.get_weights()[1],
+        3.0,
     ).mean()
     for found in (by_place, by_name):
         np.testing.assert_allclose(found["logits_distillation"], expected, rtol=1e-5)
@@ -165,7 +172,9 @@ def test_metrics_of_every_form():
     for metrics in (["accuracy"], ("accuracy",), {"scores": "accuracy"}, {"scores": ["accuracy"]}):
         distiller = tfkd.Distiller(teacher, student, LogitsDistillation())
         distiller.compile(
-            keras.optimizers.SGD(0.0), CROSSENTROPY, metrics,
+            keras.optimizers.SGD(0.0),
+            CROSSENTROPY,
+            metrics,
             weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="weighted")],
         )
         found = logs(distiller.fit(x, y, sample_weight=weight, batch_size=4, verbose=0))
@@ -197,7 +206,8 @@ def test_padded_positions_have_no_influence(eager):
     tokens = np.where(kept, tokens, 0)
 
     losses = [
-        LogitsDistillation(2.0), FeatureDistillation("mse", "sequence", "sequence"),
+        LogitsDistillation(2.0),
+        FeatureDistillation("mse", "sequence", "sequence"),
         DecoupledDistillation(2.0),
     ]
     distiller = tfkd.Distiller(teacher, student, losses)
@@ -237,7 +247,8 @@ def test_one_sigmoid_output():
             teacher, student, LogitsDistillation(2.0, loss="binary_crossentropy")
         )
         distiller.compile(
-            keras.optimizers.SGD(0.1), keras.losses.BinaryCrossentropy(from_logits=last is None),
+            keras.optimizers.SGD(0.1),
+            keras.losses.BinaryCrossentropy(from_logits=last is None),
             ["AUC"],
         )
         found[last] = logs(distiller.fit(x, y, batch_size=8, verbose=0))

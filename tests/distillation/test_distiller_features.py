@@ -189,12 +189,12 @@ def image_net(channels, stride, seed):
 def test_maps_of_other_sizes_are_brought_to_the_smaller_one():
     x = np.random.default_rng(0).normal(size=(4, 8, 8, 2)).astype(np.float32)
     y = np.zeros(4, np.int32)
-    for big, small in ((image_net(3, 1, 1), image_net(3, 2, 2)),
-                       (image_net(3, 2, 1), image_net(3, 1, 2))):
+    for big, small in (
+        (image_net(3, 1, 1), image_net(3, 2, 2)),
+        (image_net(3, 2, 1), image_net(3, 1, 2)),
+    ):
         maps = [keras.Model(m.input, m.get_layer("hidden").output)(x).numpy() for m in (big, small)]
-        means = [
-            m if m.shape[1] == 4 else m.reshape(4, 4, 2, 4, 2, 3).mean((2, 4)) for m in maps
-        ]
+        means = [m if m.shape[1] == 4 else m.reshape(4, 4, 2, 4, 2, 3).mean((2, 4)) for m in maps]
         expected = np.square(means[0] - means[1]).mean()
         distiller, found = run(big, small, hint(), x=x, y=y)
         np.testing.assert_allclose(found["feature_distillation"], expected, rtol=1e-4)

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.taps import FINAL, Taps
+from tfkd.distillation.taps import FINAL, Taps
 
 # Operations that a tensor may pass through between a softmax and the output.
 _PASS_THROUGH = (

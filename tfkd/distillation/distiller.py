@@ -14,12 +14,13 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, replicas, schedules, validation
-from tfkd.projectors import Projector
-from tfkd.saving import Saving
-from tfkd.taps import FINAL, Taps
-from tfkd.teachers import Teachers, as_list, freeze
-from tfkd.terms import Term, loss_on_labels, unique_names
+from tfkd import checks, schedules
+from tfkd.distillation import replicas, validation
+from tfkd.distillation.projectors import Projector
+from tfkd.distillation.saving import Saving
+from tfkd.distillation.taps import FINAL, Taps
+from tfkd.distillation.teachers import Teachers, as_list, freeze
+from tfkd.distillation.terms import Term, loss_on_labels, unique_names
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -256,7 +257,11 @@ class Distiller(Saving):
         return self.get_metrics_result()
 
     def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None,
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
         """Runs both models on x and returns what a step would minimise.

@@ -32,8 +32,11 @@ def test_logs_are_the_formula():
     teacher, student = net(seed=1), net(seed=2, regularizer=keras.regularizers.L2(0.1))
     x, y = data()
     distiller = distil(
-        teacher, student, two_losses(),
-        distillation_loss_weights=[0.7, 2.0], student_loss_weight=0.3,
+        teacher,
+        student,
+        two_losses(),
+        distillation_loss_weights=[0.7, 2.0],
+        student_loss_weight=0.3,
     )
     found = logs(distiller.fit(x, y, batch_size=8, verbose=0))
 
@@ -79,8 +82,12 @@ def test_one_step_is_the_hand_written_step():
     expected = [v - 0.5 * g for v, g in zip(variables, tape.gradient(loss, variables), strict=True)]
 
     distiller = distil(
-        teacher, student, two_losses(), keras.optimizers.SGD(0.5),
-        distillation_loss_weights=[0.7, 2.0], student_loss_weight=0.3,
+        teacher,
+        student,
+        two_losses(),
+        keras.optimizers.SGD(0.5),
+        distillation_loss_weights=[0.7, 2.0],
+        student_loss_weight=0.3,
     )
     distiller.fit(x, y, batch_size=8, verbose=0)
     for found, wanted in zip(student.get_weights(), expected, strict=True):
@@ -107,8 +114,12 @@ def test_student_only_equals_plain_fit(mode):
     weight = np.linspace(0.1, 2.0, 11).astype(np.float32)
     student, plain = regularized(3), regularized(3)
     distiller = distil(
-        teacher, student, LogitsDistillation(), keras.optimizers.Adam(0.05, clipnorm=0.1),
-        compile_args={**mode, "metrics": ["accuracy"]}, student_loss_weight=1.0,
+        teacher,
+        student,
+        LogitsDistillation(),
+        keras.optimizers.Adam(0.05, clipnorm=0.1),
+        compile_args={**mode, "metrics": ["accuracy"]},
+        student_loss_weight=1.0,
     )
     plain.compile(keras.optimizers.Adam(0.05, clipnorm=0.1), CROSSENTROPY, ["accuracy"], **mode)
     args = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
@@ -237,7 +248,11 @@ def test_without_labels(loss):
     teacher, student = net(seed=1), net(seed=2)
     x, _ = data(32)
     distiller = distil(
-        teacher, student, LogitsDistillation(2.0), keras.optimizers.Adam(0.05), loss,
+        teacher,
+        student,
+        LogitsDistillation(2.0),
+        keras.optimizers.Adam(0.05),
+        loss,
         student_loss_weight=0,
     )
     dataset = tf.data.Dataset.from_tensor_slices(x).batch(8)
@@ -252,8 +267,12 @@ def test_without_labels(loss):
 def test_a_loss_on_labels_of_weight_0_may_be_infinite():
     student = net(seed=2)
     distiller = distil(
-        net(seed=1), student, LogitsDistillation(), keras.optimizers.SGD(0.1),
-        lambda y, scores: tf.reduce_sum(scores, -1) / 0.0, student_loss_weight=0,
+        net(seed=1),
+        student,
+        LogitsDistillation(),
+        keras.optimizers.SGD(0.1),
+        lambda y, scores: tf.reduce_sum(scores, -1) / 0.0,
+        student_loss_weight=0,
     )
     distiller.fit(*data(), verbose=0)
     assert all(np.isfinite(w).all() for w in student.get_weights())
@@ -287,9 +306,7 @@ def test_what_a_loss_is_given():
 
     x, y = data()
     weight = np.linspace(0, 1, 8)
-    distiller = distil(
-        net(seed=1), net(seed=2), Custom(), compile_args={"run_eagerly": True}
-    )
+    distiller = distil(net(seed=1), net(seed=2), Custom(), compile_args={"run_eagerly": True})
     distiller.fit(x, y, batch_size=4, sample_weight=weight, shuffle=False, verbose=0)
     np.testing.assert_array_equal(seen["y"], y[4:])
     np.testing.assert_allclose(seen["sample_weight"], weight[4:], rtol=1e-6)

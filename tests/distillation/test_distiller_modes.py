@@ -30,14 +30,17 @@ def with_hint():
 
 
 @pytest.mark.parametrize(
-    "mode", [{}, {"run_eagerly": True}, {"steps_per_execution": 3}, {"jit_compile": True}],
+    "mode",
+    [{}, {"run_eagerly": True}, {"steps_per_execution": 3}, {"jit_compile": True}],
     ids=["graph", "eager", "three", "jit"],
 )
 def test_schedules_follow_the_optimizers_count_over_two_fits(mode):
     losses = LogitsDistillation(temperature=schedules.Linear(1.0, 5.0, 0, 8))
     teacher, student = net(seed=1), net(seed=2)
     distiller = tfkd.Distiller(
-        teacher, student, losses,
+        teacher,
+        student,
+        losses,
         distillation_loss_weights=[schedules.Linear(2.0, 0.0, 0, 8)],
         student_loss_weight=schedules.Linear(0.0, 1.0, 0, 8),
     )
@@ -48,9 +51,9 @@ def test_schedules_follow_the_optimizers_count_over_two_fits(mode):
     step = 0
     for _ in range(2):
         # Three batches of the same examples an epoch: logs are the mean over three steps.
-        found = logs(distiller.fit(
-            np.tile(x, (3, 1)), np.tile(y, 3), batch_size=3, shuffle=False, verbose=0
-        ))
+        found = logs(
+            distiller.fit(np.tile(x, (3, 1)), np.tile(y, 3), batch_size=3, shuffle=False, verbose=0)
+        )
         terms, totals = [], []
         for k in range(step, step + 3):
             kd = toys.soft_targets(t, s, 1.0 + 4.0 * k / 8).mean()
@@ -59,16 +62,19 @@ def test_schedules_follow_the_optimizers_count_over_two_fits(mode):
         np.testing.assert_allclose(found["logits_distillation"], np.mean(terms), rtol=1e-5)
         np.testing.assert_allclose(found["loss"], np.mean(totals), rtol=1e-5)
         step += 3
-    assert distiller.scheduled_values() == pytest.approx({
-        "student_loss_weight": 6 / 8,
-        "weight/logits_distillation": 2 - 6 / 4,
-        "temperature/logits_distillation": 1 + 24 / 8,
-    })
+    assert distiller.scheduled_values() == pytest.approx(
+        {
+            "student_loss_weight": 6 / 8,
+            "weight/logits_distillation": 2 - 6 / 4,
+            "temperature/logits_distillation": 1 + 24 / 8,
+        }
+    )
     assert distiller.scheduled_values(step=0)["temperature/logits_distillation"] == 1.0
 
 
 @pytest.mark.parametrize(
-    "mode", [{"steps_per_execution": 2}, {"jit_compile": True}, {"run_eagerly": True}],
+    "mode",
+    [{"steps_per_execution": 2}, {"jit_compile": True}, {"run_eagerly": True}],
     ids=["two", "jit", "eager"],
 )
 def test_every_mode_makes_the_same_steps(mode):
@@ -80,7 +86,13 @@ def test_every_mode_makes_the_same_steps(mode):
         keras.utils.set_random_seed(3)
         distiller = make(student, losses=with_hint(), teacher=net(width=6, seed=1), **compile_args)
         history = distiller.fit(
-            x, y, sample_weight=weight, batch_size=4, epochs=2, shuffle=False, verbose=0,
+            x,
+            y,
+            sample_weight=weight,
+            batch_size=4,
+            epochs=2,
+            shuffle=False,
+            verbose=0,
             validation_data=(x, y),
         )
         found.append((distiller, logs(history)))
@@ -106,9 +118,7 @@ def test_mixed_precision_student_with_float32_teacher(policy):
     teacher = in_policy("float32", 1)
     histories = {}
     for each in ("float32", policy):
-        distiller = make(
-            in_policy(each, 2), keras.optimizers.Adam(0.05), teacher, with_hint()
-        )
+        distiller = make(in_policy(each, 2), keras.optimizers.Adam(0.05), teacher, with_hint())
         histories[each] = distiller.fit(x, y, batch_size=32, epochs=8, verbose=0).history
         scaled = isinstance(distiller.optimizer, keras.mixed_precision.LossScaleOptimizer)
         assert scaled == (each == "mixed_float16")

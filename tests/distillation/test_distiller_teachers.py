@@ -19,7 +19,8 @@ def run(teacher, student=None, losses=None, optimizer=None, count=8, **compile_a
     x, y = data(count)
     distiller = tfkd.Distiller(teacher, student, losses or LogitsDistillation(2.0))
     distiller.compile(
-        optimizer or keras.optimizers.SGD(0.0), compile_args.pop("loss", CROSSENTROPY),
+        optimizer or keras.optimizers.SGD(0.0),
+        compile_args.pop("loss", CROSSENTROPY),
         **compile_args,
     )
     return logs(distiller.fit(x, y, batch_size=count, verbose=0))
@@ -131,9 +132,7 @@ def test_a_restored_saved_model_as_teacher_with_a_softmax_hidden_in_it(tmp_path,
     tf.saved_model.save(module, str(tmp_path), signatures=serve)
     x, _ = data()
     found = run(tf.saved_model.load(str(tmp_path)), run_eagerly=eager)
-    np.testing.assert_allclose(
-        found["logits_distillation"], expected_kd(model(x)), rtol=1e-4
-    )
+    np.testing.assert_allclose(found["logits_distillation"], expected_kd(model(x)), rtol=1e-4)
 
 
 def test_a_keras_model_restored_by_tensorflow_as_teacher(tmp_path):
@@ -204,7 +203,10 @@ def test_softmax_heads_are_undone(kind, eager):
     for head in ("logits", kind):
         student = headed(head, 2)
         found[head] = run(
-            headed(head, 1), student, optimizer=keras.optimizers.SGD(0.5), run_eagerly=eager,
+            headed(head, 1),
+            student,
+            optimizer=keras.optimizers.SGD(0.5),
+            run_eagerly=eager,
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=head == "logits"),
         )
         found[head, "weights"] = student.get_weights()
@@ -225,7 +227,8 @@ def test_a_float32_softmax_after_mixed_precision_is_undone():
 
     found = [
         run(
-            model(1, head), model(2, head),
+            model(1, head),
+            model(2, head),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=not head),
         )
         for head in (False, True)
@@ -240,7 +243,9 @@ def test_very_sure_softmax_heads_give_no_nan():
     for model in (teacher, student):
         model.set_weights([200.0 * w for w in model.get_weights()])
     found = run(
-        teacher, student, optimizer=keras.optimizers.SGD(0.1),
+        teacher,
+        student,
+        optimizer=keras.optimizers.SGD(0.1),
         loss="sparse_categorical_crossentropy",
     )
     assert found["logits_distillation"] > 10.0

@@ -31,9 +31,7 @@ def make(teachers=1, optimizer="adam", losses=None, student=None, **kwargs):
         FeatureDistillation(teacher_layer_name="hidden", student_layer_name="hidden"),
     ]
     student = student or net(4, seed=2, regularizer=keras.regularizers.L2(0.01))
-    distiller = tfkd.Distiller(
-        teacher[0] if teachers == 1 else teacher, student, losses, **kwargs
-    )
+    distiller = tfkd.Distiller(teacher[0] if teachers == 1 else teacher, student, losses, **kwargs)
     distiller.compile(optimizer, CROSSENTROPY, ["accuracy"])
     return distiller
 
@@ -59,7 +57,9 @@ def test_a_keras_file_is_loaded_and_goes_on_training(tmp_path, teachers, optimiz
     if optimizer == "momentum":
         optimizer = keras.optimizers.SGD(0.1, 0.9)
     original = make(
-        teachers, optimizer, distillation_loss_weights=[0.5, schedules.Linear(0.0, 1.0, 0, 6)],
+        teachers,
+        optimizer,
+        distillation_loss_weights=[0.5, schedules.Linear(0.0, 1.0, 0, 6)],
         student_loss_weight=schedules.Linear(0.9, 0.1, 0, 6),
     )
     train(original)
@@ -202,9 +202,7 @@ class Stop(keras.callbacks.Callback):
 
 def test_backup_and_restore_goes_on_where_it_was_stopped(tmp_path):
     def backup():
-        return keras.callbacks.BackupAndRestore(
-            str(tmp_path / "backup"), delete_checkpoint=False
-        )
+        return keras.callbacks.BackupAndRestore(str(tmp_path / "backup"), delete_checkpoint=False)
 
     x, y = data(12)
     args = {"batch_size": 6, "epochs": 4, "shuffle": False, "verbose": 0}
@@ -229,7 +227,9 @@ def test_model_checkpoint(tmp_path, name):
     x, y = data(12)
     weights_only = not name.endswith(".keras")
     callback = keras.callbacks.ModelCheckpoint(
-        str(tmp_path / name), "val_student_loss", save_best_only=True,
+        str(tmp_path / name),
+        "val_student_loss",
+        save_best_only=True,
         save_weights_only=weights_only,
     )
     history = distiller.fit(
@@ -319,9 +319,7 @@ def test_losses_on_maps_and_numbers_are_saved(tmp_path):
 
 
 def test_a_teacher_that_is_no_tf_keras_model_can_not_be_saved_with_it(tmp_path):
-    distiller = tfkd.Distiller(
-        lambda inputs: inputs[:, :3], net(seed=2), LogitsDistillation()
-    )
+    distiller = tfkd.Distiller(lambda inputs: inputs[:, :3], net(seed=2), LogitsDistillation())
     distiller.compile("adam", CROSSENTROPY)
     with pytest.raises(ValueError, match="`teacher`: expected a tf_keras model.*save_weights"):
         distiller.save(str(tmp_path / "d.keras"))

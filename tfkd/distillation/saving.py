@@ -13,7 +13,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks, schedules
-from tfkd.teachers import as_list
+from tfkd.distillation.teachers import as_list
 
 
 class Saving(keras.Model):
