@@ -85,7 +85,8 @@ def table(records, teacher_record, args):
         f"Teacher ResNet-{teacher_record['depth']}, {teacher_record['epochs']} epochs: "
         f"{100 * teacher_record['test_accuracy_float32']:.2f} %.",
         "",
-        f"| ResNet-{args.depth}, {args.images} images, {args.epochs} epochs | accuracy, mean ± sd (%) | seeds |",
+        f"| ResNet-{args.depth}, {args.images} images, {args.epochs} epochs "
+        "| accuracy, mean ± sd (%) | seeds |",
         "|---|---:|---|",
     ]
     for arm in ARMS:

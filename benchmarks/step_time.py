@@ -92,13 +92,10 @@ def stepper(name):
         return lambda: forward(next(batches)[0]).numpy()
     if name == "bare":
         return bare_step(teacher, student, optimizer, batches)
-    if name == "student":
-        model = student
-    else:
-        model = distiller_of(name, keras, teacher, student)
-    model.compile(optimizer, loss, **({"jit_compile": False} if "keras" in name else {}))
-    function = model.make_train_function()
-    function = function or model.train_function
+    model = student if name == "student" else distiller_of(name, keras, teacher, student)
+    # Keras 3 would choose XLA, whose convolutions on processors are several times slower.
+    model.compile(optimizer, loss, jit_compile=False)
+    function = model.make_train_function() or model.train_function
 
     def step():
         logs = function(batches)
