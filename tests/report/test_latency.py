@@ -1,0 +1,95 @@
+"""What `latency` measures, in which order, and how it is summarised."""
+
+import gc
+import json
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfkd import report
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=50))
+def test_percentiles_are_the_stated_ones(times):
+    found = report.Latency.of(times)
+    ordered = sorted(times)
+    for q, value in ((50, found.p50), (90, found.p90), (99, found.p99)):
+        place = (len(times) - 1) * q / 100
+        low = int(place)
+        high = min(low + 1, len(times) - 1)
+        expected = ordered[low] + (place - low) * (ordered[high] - ordered[low])
+        assert value == pytest.approx(expected)
+    assert found.mean == pytest.approx(sum(times) / len(times))
+    assert found.runs == len(times)
+
+
+def test_runners_take_turns_and_each_round_starts_with_another():
+    order = []
+    runners = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    report.latency(runners, warmup=1, runs=4)
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"
+
+
+def test_slow_and_fast_in_milliseconds():
+    runners = {"slow": lambda: time.sleep(0.02), "fast": lambda: None}
+    found = report.latency(runners, warmup=1, runs=5)
+    assert 20 <= found["slow"].p50 < 200
+    assert found["fast"].p50 < 5
+    assert found["slow"].runs == found["fast"].runs == 5
+
+
+def test_one_argument_and_the_time_limit():
+    seen = []
+    found = report.latency(
+        {"a": lambda x: (seen.append(x), time.sleep(0.02))}, 7, warmup=0, runs=1000, seconds=0.1
+    )
+    assert set(seen) == {7}
+    assert 1 <= found["a"].runs <= 10
+
+
+def test_the_garbage_collector_is_off_and_comes_back_even_after_an_error():
+    states = []
+
+    def runner():
+        states.append(gc.isenabled())
+        if len(states) == 4:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        report.latency({"a": runner}, warmup=1, runs=10)
+    assert states == [True, False, False, False]
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (({},), "runners"),
+        (([len],), "runners"),
+        (({"a": 3},), r"runners\['a'\]"),
+        (({"a": len}, None, {"runs": 0}), "runs"),
+        (({"a": len}, None, {"warmup": -1}), "warmup"),
+        (({"a": len}, None, {"seconds": 0}), "seconds"),
+    ],
+)
+def test_bad_arguments(arguments, name):
+    options = arguments[2] if len(arguments) > 2 else {}
+    with pytest.raises((ValueError, TypeError), match=name):
+        report.latency(*arguments[:2], **options)
+
+
+@pytest.mark.parametrize("bad", [[], [np.nan], [[1.0]]])
+def test_no_summary_of_nothing(bad):
+    with pytest.raises(ValueError, match="milliseconds"):
+        report.Latency.of(bad)
+
+
+def test_machine_fits_into_json():
+    found = json.loads(json.dumps(report.machine()))
+    assert found["cores"] >= 1
+    assert {"tfkd", "tensorflow", "tf_keras", "numpy"} <= set(found["versions"])
+    assert found["processor"]

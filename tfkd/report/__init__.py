@@ -1,0 +1,28 @@
+"""What a model costs and what it is worth: counts, latency, accuracy, tables, plots."""
+
+from tfkd.report.accuracy import SeedStats, accuracy, seed_stats
+from tfkd.report.compare import compare
+from tfkd.report.latency import Latency, latency, machine
+from tfkd.report.plots import accuracy_latency, training_curves
+from tfkd.report.profile import LayerProfile, Profile, profile
+from tfkd.report.rules import Call, register
+from tfkd.report.table import Row, Table
+
+__all__ = [
+    "Call",
+    "Latency",
+    "LayerProfile",
+    "Profile",
+    "Row",
+    "SeedStats",
+    "Table",
+    "accuracy",
+    "accuracy_latency",
+    "compare",
+    "latency",
+    "machine",
+    "profile",
+    "register",
+    "seed_stats",
+    "training_curves",
+]

@@ -1,0 +1,180 @@
+"""Measures several callables against each other in one process, interleaved.
+
+A machine's speed drifts: clocks change, neighbours come and go. Runs that take
+turns meet the same drift, so their ratio holds even where the times do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+
+_PACKAGES = ("tfkd", "tensorflow", "tf_keras", "numpy", "ai-edge-litert")
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """Time of one call, over all measured runs.
+
+    Percentiles interpolate linearly between the two nearest runs (NumPy's
+    `method="linear"`): with n sorted times, percentile q lies at index
+    (n − 1)·q/100. With fewer than 100 runs p99 is close to the slowest run.
+
+    Attributes:
+        p50: median, milliseconds.
+        p90: 90th percentile, milliseconds.
+        p99: 99th percentile, milliseconds.
+        mean: arithmetic mean, milliseconds.
+        runs: number of measured runs.
+    """
+
+    p50: float
+    p90: float
+    p99: float
+    mean: float
+    runs: int
+
+    @classmethod
+    def of(cls, milliseconds: Any) -> Latency:
+        """Summarises measured times in milliseconds.
+
+        Example:
+            >>> from tfkd.report import Latency
+            >>> Latency.of([1.0, 2.0, 3.0, 4.0]).p50
+            2.5
+        """
+        times = np.asarray(milliseconds, np.float64)
+        if times.ndim != 1 or times.size == 0 or not np.isfinite(times).all():
+            raise checks.value_error("milliseconds", "at least one finite time", milliseconds)
+        p50, p90, p99 = np.percentile(times, (50, 90, 99), method="linear")
+        return cls(float(p50), float(p90), float(p99), float(times.mean()), int(times.size))
+
+
+def latency(
+    runners: Mapping[str, Callable[..., Any]],
+    x: Any = None,
+    *,
+    warmup: int = 10,
+    runs: int = 200,
+    seconds: float | None = None,
+) -> dict[str, Latency]:
+    """Times callables in turns: a, b, c, then b, c, a, then c, a, b, ...
+
+    Each round calls every runner once and starts with another one, so that no
+    runner always finds the caches that a certain other one left. Python's
+    garbage collector is off while times are taken.
+
+    Args:
+        runners: name → callable.
+        x: what every runner is called with; None: they take no argument.
+        warmup: rounds before the measuring, not counted.
+        runs: measured rounds.
+        seconds: stop earlier, after the first round that ends later than this
+            many seconds of measuring; None: no limit.
+
+    Returns:
+        Name → `Latency`, all with the same number of runs.
+
+    Raises:
+        ValueError: if there is no runner or a number is out of range.
+        TypeError: if a runner is not callable.
+
+    Example:
+        >>> from tfkd import report
+        >>> times = report.latency({"sum": sum, "sorted": sorted}, [3, 1, 2], runs=20)
+        >>> times["sum"].runs, times["sum"].p50 <= times["sum"].p99
+        (20, True)
+    """
+    checks.instance("runners", runners, Mapping, "a dict of name → callable")
+    if not runners:
+        raise checks.value_error("runners", "at least one callable", runners)
+    for name, runner in runners.items():
+        checks.function(f"runners[{name!r}]", runner)
+    checks.non_negative_int("warmup", warmup)
+    checks.positive_int("runs", runs)
+    if seconds is not None:
+        checks.positive("seconds", seconds)
+    arguments = () if x is None else (x,)
+
+    names = list(runners)
+    for _ in range(warmup):
+        for name in names:
+            runners[name](*arguments)
+    times: dict[str, list[int]] = {name: [] for name in names}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        limit = None if seconds is None else time.perf_counter() + seconds
+        for turn in range(runs):
+            start = turn % len(names)
+            for name in names[start:] + names[:start]:
+                runner = runners[name]
+                began = time.perf_counter_ns()
+                runner(*arguments)
+                times[name].append(time.perf_counter_ns() - began)
+            if limit is not None and time.perf_counter() > limit:
+                break
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: Latency.of(np.asarray(taken) / 1e6) for name, taken in times.items()}
+
+
+def machine() -> dict[str, Any]:
+    """Describes where a measurement was made, as far as it can be compared.
+
+    Returns:
+        `processor`, `cores` (that this process may use), `os`, `python`, and
+        `versions` of tfkd, tensorflow, tf_keras, numpy and ai-edge-litert (those
+        that are installed).
+
+    Example:
+        >>> from tfkd import report
+        >>> report.machine()["cores"] >= 1
+        True
+    """
+    return {
+        "processor": _processor(),
+        "cores": _cores(),
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}".strip(),
+        "python": platform.python_version(),
+        "versions": dict(_versions()),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _versions():
+    import tfkd
+
+    for package in _PACKAGES:
+        try:
+            yield package, importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            if package == "tfkd":  # run from a checkout that is not installed
+                yield package, tfkd.__version__

@@ -1,0 +1,183 @@
+"""Counts parameters, multiply-accumulates and FLOPs of a model, layer by layer.
+
+The model is traced once on a batch of one example, and every layer call is
+noted with its shapes. Nothing is run. A layer's rule says how many numbers it
+makes and how many products each of them sums; `macs` is terms × outputs.
+
+FLOPs follow the filter-pruning papers, H·W·(2·Cin·K² − 1)·Cout for a
+convolution: each output number takes `terms` products and `terms − 1` sums;
+the bias is left out. Batch normalization counts 0: in a deployed model it is
+folded into the convolution before it. Elementwise layers and pooling count 0.
+
+A layer whose cost is not known is shown as unknown and makes the totals
+unknown: it is never counted as 0. `register` teaches a new rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.report import trace
+from tfkd.report.text import aligned
+
+UNKNOWN = "unknown"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerProfile:
+    """One layer of a profile.
+
+    Attributes:
+        name: path of the layer, `backbone/conv1` inside a nested model.
+        kind: class name of the layer.
+        output_shape: shape of its (first) output for one example, without the
+            batch axis; None where it depends on the input's values.
+        params: weights that no earlier layer has, trained or not.
+        macs: multiply-accumulates for one example over all calls; None: unknown.
+        flops: the papers' FLOPs for one example over all calls; None: unknown.
+        calls: how often the model calls the layer.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int | None, ...]
+    params: int
+    macs: int | None
+    flops: int | None
+    calls: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What a model costs for one example: one row per layer, and the totals.
+
+    Attributes:
+        model: name of the model.
+        rows: a `LayerProfile` for every layer that was called, in order.
+    """
+
+    model: str
+    rows: tuple[LayerProfile, ...]
+
+    @property
+    def params(self) -> int:
+        """All weights, each counted once."""
+        return sum(row.params for row in self.rows)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names of the layers whose cost is unknown."""
+        return tuple(row.name for row in self.rows if row.macs is None)
+
+    @property
+    def known_macs(self) -> int:
+        """Multiply-accumulates of the layers that are known: a lower bound."""
+        return sum(row.macs or 0 for row in self.rows)
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates for one example; None if any layer is unknown."""
+        return None if self.unknown else self.known_macs
+
+    @property
+    def flops(self) -> int | None:
+        """The papers' FLOPs for one example; None if any layer is unknown."""
+        return None if self.unknown else sum(row.flops or 0 for row in self.rows)
+
+    def table(self) -> str:
+        """Returns the rows and totals as text with aligned columns."""
+        head = ("layer", "type", "output", "calls", "params", "MACs", "FLOPs")
+        lines = [head, *(_cells(row) for row in self.rows)]
+        total = (_number(self.macs), _number(self.flops))
+        lines.append(("total", "", "", "", _number(self.params), *total))
+        text = aligned(lines, left=3, rules_after=(0, len(lines) - 2))
+        if self.unknown:
+            text += (
+                f"\nMACs unknown for: {', '.join(self.unknown)}; at least {self.known_macs:,} in "
+                "all. Teach a rule with tfkd.report.register."
+            )
+        return text
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def _number(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def _cells(row: LayerProfile) -> tuple[str, ...]:
+    shape = "×".join("?" if d is None else str(d) for d in row.output_shape) or "scalar"
+    numbers = (str(row.calls), _number(row.params), _number(row.macs), _number(row.flops))
+    return (row.name, row.kind, shape, *numbers)
+
+
+def _rows(model: keras.Model, entries: Sequence[trace.Entry]) -> Iterator[LayerProfile]:
+    counted: set[int] = set()
+    for entry in entries:
+        mine = [w for w in entry.layer.weights if id(w) not in counted]
+        counted.update(id(w) for w in mine)
+        known = [p for p in entry.products if p is not None]
+        sure = len(known) == len(entry.products)
+        pairs = [pair for products in known for pair in products]
+        yield LayerProfile(
+            entry.name,
+            type(entry.layer).__name__,
+            entry.output_shape,
+            sum(int(w.shape.num_elements()) for w in mine),
+            sum(terms * outputs for terms, outputs in pairs) if sure else None,
+            sum((2 * terms - 1) * outputs for terms, outputs in pairs) if sure else None,
+            len(entry.products),
+        )
+    left = [w for w in model.weights if id(w) not in counted]
+    if left:
+        count = sum(int(w.shape.num_elements()) for w in left)
+        yield LayerProfile("(other weights)", "", (), count, None, None, 0)
+
+
+def profile(model: keras.Model, input_shape: Any = None) -> Profile:
+    """Counts the parameters, MACs and FLOPs of a built model.
+
+    Functional, Sequential, subclassed and nested models; the layers of a nested
+    model are named by path. A layer that is called twice counts its parameters
+    once and its MACs twice.
+
+    Args:
+        model: a built `tf_keras` model.
+        input_shape: shape of one example without the batch axis, (H, W, C); for
+            several inputs a list or dict of shapes, as the model takes them.
+            Needed only if the model leaves its input shape open.
+
+    Returns:
+        A `Profile`: `.params`, `.macs`, `.flops`, `.rows`, `.table()`.
+
+    Raises:
+        TypeError: if `model` is not a `tf_keras` model.
+        ValueError: if it is not built, or its input shape is open.
+
+    Example:
+        >>> import tf_keras as keras
+        >>> from tfkd import report
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, name="conv"),
+        ...     keras.layers.Flatten(name="flat"), keras.layers.Dense(10, name="dense")], "tiny")
+        >>> print(report.profile(model))
+        layer  type     output  calls  params   MACs  FLOPs
+        -----  -------  ------  -----  ------  -----  -----
+        conv   Conv2D   6×6×4       1      40  1,296  2,448
+        flat   Flatten  144         1       0      0      0
+        dense  Dense    10          1   1,450  1,440  2,870
+        -----  -------  ------  -----  ------  -----  -----
+        total                           1,490  2,736  5,318
+    """
+    checks.instance("model", model, keras.Model, "a tf_keras model (Keras 2)")
+    if not model.built:
+        raise checks.value_error(
+            "model", "a built model", model, "Call it once on a batch, or model.build(shape)."
+        )
+    return Profile(model.name, tuple(_rows(model, trace.follow(model, input_shape))))

@@ -1,0 +1,219 @@
+"""What each kind of layer costs: the table behind `tfkd.report.profile`.
+
+A rule takes a `Call` and returns pairs (terms, outputs): the layer makes
+`outputs` numbers that are each a sum of `terms` products. No pairs: nothing is
+multiplied that counts. None: not known.
+
+Shapes are those of a batch of one, the batch axis included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import checks
+
+Shape = tuple[Any, ...]  # whole numbers, or None where the size is open
+Products = tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a layer on a batch of one example.
+
+    Attributes:
+        layer: the layer.
+        arguments: the shapes of the tensors in each argument of `layer.call`,
+            by its name; arguments without tensors are left out.
+        outputs: the shapes of the outputs.
+    """
+
+    layer: Any
+    arguments: dict[str, tuple[Shape, ...]]
+    outputs: tuple[Shape, ...]
+
+    @property
+    def input(self) -> Shape:
+        """Shape of the first input."""
+        return next(iter(self.arguments.values()))[0]
+
+    @property
+    def output(self) -> Shape:
+        """Shape of the first output."""
+        return self.outputs[0]
+
+
+Rule = Callable[[Call], "Products | None"]
+_RULES: dict[type, Rule] = {}
+
+
+def register(layer_class: type, rule: Rule) -> None:
+    """Teaches `profile` what a layer costs; a later rule replaces an earlier one.
+
+    Args:
+        layer_class: the class; its subclasses follow the rule too, unless they
+            have their own.
+        rule: `rule(call)` → pairs (terms, outputs), where the layer makes
+            `outputs` numbers that each sum `terms` products; `()` if it
+            multiplies nothing that counts; None if unknown.
+
+    Raises:
+        TypeError: if the class is not a Keras layer or the rule not callable.
+
+    Example:
+        >>> import tf_keras as keras
+        >>> from tfkd import report
+        >>> class Scale(keras.layers.Layer):
+        ...     pass
+        >>> report.register(Scale, lambda call: ())
+    """
+    if not isinstance(layer_class, type) or not issubclass(layer_class, keras.layers.Layer):
+        raise checks.type_error("layer_class", "a subclass of tf_keras.layers.Layer", layer_class)
+    _RULES[layer_class] = checks.function("rule", rule)
+
+
+def find(layer: Any) -> Rule | None:
+    """Returns the rule of the nearest class above `layer`, or None."""
+    for ancestor in type(layer).__mro__:
+        if ancestor in _RULES:
+            return _RULES[ancestor]
+    return None
+
+
+def size(shape: Iterable[int | None]) -> int:
+    """Product of a shape's sizes.
+
+    Raises:
+        ValueError: if a size is open; the layer's cost is then unknown.
+    """
+    shape = tuple(shape)
+    if None in shape:
+        raise ValueError("open shape")
+    return math.prod(d for d in shape if d is not None)
+
+
+def _closed(rule: Rule) -> Rule:
+    """Makes a rule that answers None where a shape it needs is open."""
+
+    def guarded(call: Call) -> Products | None:
+        try:
+            return rule(call)
+        except ValueError:
+            return None
+
+    return guarded
+
+
+def _conv(call: Call) -> Products:
+    # kernel: (spatial..., Cin / groups, Cout)
+    return ((size(call.layer.kernel.shape[:-1]), size(call.output)),)
+
+
+def _transposed(call: Call) -> Products:
+    # kernel: (spatial..., Cout, Cin). The convolution whose gradient this is
+    # makes the input's numbers, each a sum over the spatial window and Cout.
+    return ((size(call.layer.kernel.shape[:-1]), size(call.input)),)
+
+
+def _depthwise(call: Call) -> Products:
+    # kernel: (spatial..., Cin, multiplier); each output sees one input channel.
+    return ((size(call.layer.depthwise_kernel.shape[:-2]), size(call.output)),)
+
+
+def _separable(call: Call) -> Products:
+    depthwise, pointwise = call.layer.depthwise_kernel.shape, call.layer.pointwise_kernel.shape
+    middle, filters = pointwise[-2], pointwise[-1]
+    positions = size(call.output) // filters
+    return ((size(depthwise[:-2]), positions * middle), (middle, positions * filters))
+
+
+def _dense(call: Call) -> Products:
+    return ((call.layer.kernel.shape[0], size(call.output)),)
+
+
+def _einsum_dense(call: Call) -> Products:
+    # Labels that are missing from the output are summed over.
+    left, right = call.layer.equation.replace(" ", "").replace("...", "0").split("->")
+    inputs, kernel = left.split(",")
+    sizes = dict(zip(kernel, call.layer.kernel.shape, strict=True))
+    head, _, tail = inputs.partition("0")
+    sizes |= dict(zip(head, call.input, strict=False))
+    if tail:
+        sizes |= dict(zip(reversed(tail), reversed(call.input), strict=False))
+    summed = [sizes[label] for label in {*inputs, *kernel} - {*right, "0"}]
+    return ((size(summed), size(call.output)),)
+
+
+def _attention(call: Call) -> Products:
+    config = call.layer.get_config()
+    heads, key_dim = config["num_heads"], config["key_dim"]
+    value_dim = config["value_dim"] or key_dim
+    query, value = call.arguments["query"][0], call.arguments["value"][0]
+    key = call.arguments.get("key", (value,))[0]
+    axes = config["attention_axes"] or range(1, len(query) - 1)
+    axes = {axis % len(query) for axis in axes}
+    targets = size(query[a] for a in axes)
+    sources = size(value[a] for a in axes)
+    rest = size(s for a, s in enumerate(query[:-1]) if a not in axes)
+    depth = call.outputs[0][-1]
+    return (
+        (query[-1], rest * targets * heads * key_dim),
+        (key[-1], rest * sources * heads * key_dim),
+        (value[-1], rest * sources * heads * value_dim),
+        (key_dim, rest * heads * targets * sources),  # scores
+        (sources, rest * heads * targets * value_dim),  # weighted values
+        (heads * value_dim, rest * targets * depth),
+    )
+
+
+def _wrapped(call: Call) -> Products | None:
+    # TimeDistributed, and tfmot's wrappers: the shapes hold the time axis already.
+    inner = call.layer.layer
+    rule = find(inner)
+    if rule is not None:
+        return rule(dataclasses.replace(call, layer=inner))
+    return None if inner.weights or isinstance(inner, keras.Model) else ()
+
+
+def _nothing(call: Call) -> Products:
+    return ()
+
+
+def _fill() -> None:
+    layers = keras.layers
+    table: dict[Rule, tuple[type, ...]] = {
+        _conv: (layers.Conv1D, layers.Conv2D, layers.Conv3D),
+        _transposed: (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+        _depthwise: (layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+        _separable: (layers.SeparableConv1D, layers.SeparableConv2D),
+        _dense: (layers.Dense,),
+        _einsum_dense: (layers.EinsumDense,),
+        _attention: (layers.MultiHeadAttention,),
+        _wrapped: (layers.Wrapper,),
+        _nothing: (
+            layers.BatchNormalization,  # folds into the convolution before it
+            layers.Embedding,
+            layers.LayerNormalization,
+            layers.GroupNormalization,
+            layers.Normalization,
+            layers.PReLU,
+        ),
+    }
+    for rule, classes in table.items():
+        for layer_class in classes:
+            register(layer_class, _closed(rule))
+
+
+_fill()
+
+_PRODUCTS = ("MatMul", "Conv", "Einsum", "While", "PartitionedCall")
+
+
+def multiplies(operations: Iterable[Any]) -> bool:
+    """True if a graph operation is, or may hide, a matrix product or a convolution."""
+    return any(name in op.type for op in operations for name in _PRODUCTS)

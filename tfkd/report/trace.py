@@ -1,0 +1,215 @@
+"""Follows the layer calls of a model on a batch of one example, without running it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.report import rules
+
+_LOCK = threading.Lock()
+
+
+@dataclasses.dataclass
+class Entry:
+    """What is gathered of one layer while the model is traced."""
+
+    layer: Any
+    name: str
+    output_shape: tuple[int | None, ...]
+    products: list[rules.Products | None]
+
+
+class _Recorder:
+    """Follows the layer calls of one trace; `watch` puts it in place."""
+
+    def __init__(self, root: keras.Model):
+        self.root = root
+        self.entries: dict[int, Entry] = {}
+        self._path: list[str] = []
+        self._inside: list[list[int]] = []  # per open container: its children's operations
+        self._thread = threading.get_ident()
+        self._quiet = False
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Replaces `Layer.__call__`, which every layer's call goes through."""
+        original = keras.layers.Layer.__call__
+
+        @tf.autograph.experimental.do_not_convert
+        def call(layer, *args, **kwargs):
+            run = lambda: original(layer, *args, **kwargs)  # noqa: E731
+            if self._quiet or threading.get_ident() != self._thread:
+                return run()
+            return self._record(layer, args, kwargs, run)
+
+        with _LOCK:
+            keras.layers.Layer.__call__ = call
+            try:
+                yield
+            finally:
+                keras.layers.Layer.__call__ = original
+
+    def _record(self, layer, args, kwargs, run):
+        graph = tf.compat.v1.get_default_graph()
+        rule = rules.find(layer)
+        begin = len(graph.get_operations())
+        if rule is None and _is_container(layer):
+            outputs, mine = self._enter(layer, run, graph, begin)
+        else:
+            self._quiet = True
+            try:
+                outputs = run()
+            finally:
+                self._quiet = False
+            mine = graph.get_operations()[begin:]
+        if self._inside:
+            self._inside[-1].extend(range(begin, len(graph.get_operations())))
+        call = rules.Call(layer, _arguments(layer, args, kwargs), _shapes(outputs))
+        if rule is not None:
+            self._add(call, rule(call))
+        elif not _is_container(layer):
+            costly = bool(layer.weights) or rules.multiplies(mine)
+            self._add(call, None if costly else ())
+        elif _own_weights(layer) or rules.multiplies(mine):
+            self._add(call, None)
+        return outputs
+
+    def _enter(self, layer, run, graph, begin):
+        """Runs a layer made of layers; returns its outputs and its own operations."""
+        if layer is not self.root:
+            self._path.append(layer.name)
+        self._inside.append([])
+        try:
+            outputs = run()
+        finally:
+            children = set(self._inside.pop())
+            if layer is not self.root:
+                self._path.pop()
+        operations = graph.get_operations()
+        return outputs, [op for i, op in enumerate(operations) if i >= begin and i not in children]
+
+    def _add(self, call: rules.Call, products: rules.Products | None) -> None:
+        shape = tuple(call.outputs[0])[1:] if call.outputs else ()
+        name = "/".join([*self._path, call.layer.name])
+        entry = Entry(call.layer, name, shape, [])
+        self.entries.setdefault(id(call.layer), entry).products.append(products)
+
+
+def _shapes(value: Any) -> tuple[tuple[int | None, ...], ...]:
+    """Shapes of all tensors in a nested value, in order."""
+    tensors = [t for t in tf.nest.flatten(value) if hasattr(t, "shape") and hasattr(t, "dtype")]
+    return tuple(tuple(t.shape) if t.shape.rank is not None else () for t in tensors)
+
+
+def _arguments(layer, args, kwargs) -> dict[str, tuple[tuple[int | None, ...], ...]]:
+    """Shapes of a call's arguments, by the names that `layer.call` gives them."""
+    try:
+        bound = dict(inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments)
+    except TypeError:
+        bound = {"inputs": args, **kwargs}
+    named = {name: _shapes(value) for name, value in bound.items()}
+    return {name: shapes for name, shapes in named.items() if shapes}
+
+
+def _is_container(layer) -> bool:
+    """True for a layer made of layers whose calls can be followed one by one."""
+    if isinstance(layer, keras.Model):
+        return True
+    if isinstance(layer, (keras.layers.Wrapper, keras.layers.RNN)):
+        return False  # they call what they hold in loops, or not through `__call__`
+    return any(True for _ in layer._flatten_layers(include_self=False, recursive=False))
+
+
+def _own_weights(layer) -> bool:
+    held = {id(w) for child in layer._flatten_layers(include_self=False) for w in child.weights}
+    return any(id(w) not in held for w in layer.weights)
+
+
+@contextlib.contextmanager
+def _kept_save_spec(model: keras.Model) -> Iterator[None]:
+    """Undoes what a first call would fix for good: the input shape of a saved model."""
+    names = ("_saved_model_inputs_spec", "_saved_model_arg_spec")
+    before = {name: getattr(model, name, None) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(model, name, value)
+
+
+def _specs(model: keras.Model, input_shape: Any) -> Any:
+    """Returns the nested `TensorSpec`s of a batch of one example."""
+    saved = model.save_spec()
+    specs = None if saved is None else saved[0][0]
+    if input_shape is not None:
+        return _given_specs(specs, input_shape)
+    if specs is None:
+        raise checks.value_error(
+            "input_shape",
+            "the shape of one example, since the model was never called on one",
+            None,
+            "Pass input_shape=(height, width, channels), without the batch axis.",
+        )
+    for spec in tf.nest.flatten(specs):
+        if spec.shape.rank is None or None in tuple(spec.shape)[1:]:
+            raise checks.value_error(
+                "input_shape",
+                f"the shape of one example, since the model leaves it open, {tuple(spec.shape)}",
+                None,
+                "Pass input_shape=(height, width, channels), without the batch axis.",
+            )
+    return tf.nest.map_structure(
+        lambda s: tf.TensorSpec((1, *tuple(s.shape)[1:]), s.dtype, name=None), specs
+    )
+
+
+def _given_specs(specs: Any, input_shape: Any) -> Any:
+    if specs is None or not isinstance(specs, (dict, list, tuple)):
+        dtype = tf.float32 if specs is None else specs.dtype
+        return tf.TensorSpec((1, *_one_shape(input_shape)), dtype)
+    if isinstance(specs, dict):
+        if not isinstance(input_shape, dict) or set(input_shape) != set(specs):
+            expected = f"a dict with keys {sorted(specs)}"
+            raise checks.value_error("input_shape", expected, input_shape)
+        return {k: tf.TensorSpec((1, *_one_shape(input_shape[k])), specs[k].dtype) for k in specs}
+    if not isinstance(input_shape, (list, tuple)) or len(input_shape) != len(specs):
+        raise checks.value_error("input_shape", f"{len(specs)} shapes, one an input", input_shape)
+    pairs = zip(specs, input_shape, strict=True)
+    return [tf.TensorSpec((1, *_one_shape(shape)), spec.dtype) for spec, shape in pairs]
+
+
+def _one_shape(shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, (list, tuple, tf.TensorShape)):
+        raise checks.type_error("input_shape", "a tuple of whole numbers", shape)
+    return tuple(checks.positive_int("input_shape", size) for size in shape)
+
+
+def follow(model: keras.Model, input_shape: Any = None) -> list[Entry]:
+    """Traces `model` and returns its layers in the order of their first call.
+
+    Args:
+        model: a built model.
+        input_shape: as for `profile`.
+
+    Returns:
+        One `Entry` a layer that has a rule or holds no layers.
+
+    Raises:
+        ValueError: if the input shape is open and not given.
+    """
+    specs = _specs(model, input_shape)
+    recorder = _Recorder(model)
+    takes_training = "training" in inspect.signature(model.call).parameters
+    mode = {"training": False} if takes_training else {}
+    with _kept_save_spec(model), recorder.watch():
+        tf.function(lambda x: model(x, **mode), autograph=False).get_concrete_function(specs)
+    return list(recorder.entries.values())
