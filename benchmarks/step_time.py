@@ -12,7 +12,8 @@ Variants, batch 128 of 32×32×3 images:
   bare          a hand-written distillation step (the least one can write)
   tfkd          tfkd.Distiller, soft targets
   tfkd+feature  tfkd.Distiller, soft targets and one feature loss
-  tfkd+bf16     tfkd.Distiller, teacher by frozen_copy(dtype="bfloat16", fold_batch_norm=True)
+  tfkd+folded   soft targets and feature loss, teacher by frozen_copy(fold_batch_norm=True)
+  tfkd+bf16     soft targets, teacher by frozen_copy(dtype="bfloat16", fold_batch_norm=True)
   keras         keras.distillation.Distiller (Keras 3, TensorFlow), soft targets
   keras+feature the same with one feature loss
 """
@@ -23,7 +24,6 @@ import argparse
 import importlib.util
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -42,6 +42,7 @@ VARIANTS = (
     "bare",
     "tfkd",
     "tfkd+feature",
+    "tfkd+folded",
     "tfkd+bf16",
     "keras",
     "keras+feature",
@@ -116,10 +117,11 @@ def distiller_of(name, keras, teacher, student):
         kit, distiller = tfkd.losses, tfkd.Distiller
         logits = kit.LogitsDistillation(4.0)
     losses = [logits]
-    if name.endswith("+feature"):
+    if name.endswith(("+feature", "+folded")):
         losses.append(kit.FeatureDistillation(**layers))
-    if name.endswith("+bf16"):
-        teacher = tfkd.frozen_copy(teacher, dtype="bfloat16", fold_batch_norm=True)
+    if name.endswith(("+folded", "+bf16")):
+        dtype = "bfloat16" if name.endswith("+bf16") else None
+        teacher = tfkd.frozen_copy(teacher, dtype=dtype, fold_batch_norm=True)
     return distiller(teacher, student, losses, student_loss_weight=0.1)
 
 
@@ -156,7 +158,9 @@ def peak_memory(name):
 
 
 def print_peak():
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    """VmHWM begins anew with a program; getrusage would hand on the parent's peak."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def measure(rounds, steps):
@@ -190,7 +194,9 @@ def main():
         "bare / (teacher + student)": ms["bare"] / floor,
         "keras / tfkd, soft targets": ms["keras"] / ms["tfkd"],
         "keras / tfkd, with a feature loss": ms["keras+feature"] / ms["tfkd+feature"],
+        "keras+feature / tfkd+folded": ms["keras+feature"] / ms["tfkd+folded"],
         "tfkd / tfkd+bf16": ms["tfkd"] / ms["tfkd+bf16"],
+        "bare / tfkd": ms["bare"] / ms["tfkd"],
     }
     memory = (
         {}

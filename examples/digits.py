@@ -37,9 +37,11 @@ DATA = flags.DEFINE_string("data", "digits", "digits, a Keras name, a .npz file 
 OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/<data>")
 TEACHER = flags.DEFINE_string("teacher", "resnet14:16,32,64", "resnetDEPTH[:width,width,...]")
 TEACHERS = flags.DEFINE_integer("teachers", 1, "teachers, whose probabilities are averaged")
-STUDENT = flags.DEFINE_string("student", "resnet8:4,8,16", "resnetDEPTH[:width,width,...]")
+STUDENT = flags.DEFINE_string(
+    "student", None, "like --teacher, or mlp:units,...; default mlp:64 for digits, else resnet8"
+)
 TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 100, "passes over the training images")
-EPOCHS = flags.DEFINE_integer("epochs", 80, "passes for each student")
+EPOCHS = flags.DEFINE_integer("epochs", 40, "passes for each student")
 SEEDS = flags.DEFINE_integer("seeds", 3, "students of each kind")
 BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images a step")
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "softens both models' probabilities")
@@ -64,17 +66,28 @@ def load(spec: str) -> data.Dataset:
     return data.load(spec, **options)
 
 
+def student_spec(dataset: data.Dataset) -> str:
+    """What --student says, or what suits the data."""
+    return STUDENT.value or ("mlp:64" if dataset.name == "digits" else "resnet8")
+
+
 def build(spec: str, dataset: data.Dataset) -> keras.Model:
-    """ "resnet8:4,8,16" → a residual network for the data set's images."""
+    """ "resnet8:4,8,16" → a residual network for the data set's images; "mlp:64" → dense layers."""
     name, _, widths = spec.partition(":")
     try:
-        depth = int(name.removeprefix("resnet"))
-        sizes = {"widths": tuple(int(w) for w in widths.split(","))} if widths else {}
+        sizes = tuple(int(width) for width in widths.split(",")) if widths else ()
+        depth = 0 if name == "mlp" and sizes else int(name.removeprefix("resnet"))
     except ValueError:
         raise checks.value_error(
-            "model", "resnetDEPTH or resnetDEPTH:width,width,...", spec, "For example resnet20."
+            "model", "resnetDEPTH, resnetDEPTH:width,... or mlp:units,...", spec, "Try resnet20."
         ) from None
-    return tfkd.models.resnet(depth, dataset.num_classes, dataset.image_shape, **sizes)
+    if name != "mlp":
+        options = {"widths": sizes} if sizes else {}
+        return tfkd.models.resnet(depth, dataset.num_classes, dataset.image_shape, **options)
+    layers = [keras.layers.Dense(units, "relu") for units in sizes]
+    image = keras.Input(dataset.image_shape)
+    head = keras.layers.Dense(dataset.num_classes, name="logits")
+    return keras.Sequential([image, keras.layers.Flatten(), *layers, head], name="mlp")
 
 
 def fit(model, dataset, epochs, rate, seed, augment=None, log_dir=None) -> list[float]:
@@ -129,7 +142,7 @@ def train_teachers(dataset, logs: pathlib.Path | None = None) -> list[Run]:
 def train_student(dataset, seed, teachers=None, log_dir=None) -> Run:
     """Trains the small model: alone, or with teachers; all else is the same."""
     keras.utils.set_random_seed(seed)
-    student, epochs = build(STUDENT.value, dataset), EPOCHS.value
+    student, epochs = build(student_spec(dataset), dataset), EPOCHS.value
     trained: Any = student
     if teachers is not None:
         trained = tfkd.Distiller(
@@ -195,7 +208,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     say = Say()
     dataset = load(DATA.value)
-    for spec in (TEACHER.value, STUDENT.value):
+    for spec in (TEACHER.value, student_spec(dataset)):
         build(spec, dataset)  # a wrong name is found now, not after the teacher's training
     out = pathlib.Path(OUT.value or pathlib.Path("saved_models", dataset.name))
     out.mkdir(parents=True, exist_ok=True)
