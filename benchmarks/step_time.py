@@ -16,6 +16,8 @@ Variants, batch 128 of 32×32×3 images:
   tfkd+bf16     soft targets, teacher by frozen_copy(dtype="bfloat16", fold_batch_norm=True)
   keras         keras.distillation.Distiller (Keras 3, TensorFlow), soft targets
   keras+feature the same with one feature loss
+With --xla also
+  keras+auto    keras+feature as Keras compiles it by default (XLA)
 """
 
 from __future__ import annotations
@@ -95,7 +97,7 @@ def stepper(name):
         return bare_step(teacher, student, optimizer, batches)
     model = student if name == "student" else distiller_of(name, keras, teacher, student)
     # Keras 3 would choose XLA, whose convolutions on processors are several times slower.
-    model.compile(optimizer, loss, jit_compile=False)
+    model.compile(optimizer, loss, jit_compile="auto" if name == "keras+auto" else False)
     function = model.make_train_function() or model.train_function
 
     def step():
@@ -117,7 +119,7 @@ def distiller_of(name, keras, teacher, student):
         kit, distiller = tfkd.losses, tfkd.Distiller
         logits = kit.LogitsDistillation(4.0)
     losses = [logits]
-    if name.endswith(("+feature", "+folded")):
+    if name.endswith(("+feature", "+folded", "+auto")):
         losses.append(kit.FeatureDistillation(**layers))
     if name.endswith(("+folded", "+bf16")):
         dtype = "bfloat16" if name.endswith("+bf16") else None
@@ -163,13 +165,13 @@ def print_peak():
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
-def measure(rounds, steps):
+def measure(variants, rounds, steps):
     """Milliseconds a step: every round gives each variant its turn."""
-    functions = {name: stepper(name) for name in VARIANTS}
+    functions = {name: stepper(name) for name in variants}
     for function in functions.values():
         for _ in range(4):
             function()
-    times = {name: [] for name in VARIANTS}
+    times = {name: [] for name in variants}
     for _ in range(rounds):
         for name, function in functions.items():
             began = time.perf_counter()
@@ -185,8 +187,10 @@ def main():
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--xla", action="store_true")
     args = parser.parse_args()
-    times = measure(args.rounds, args.steps)
+    variants = (*VARIANTS, "keras+auto") if args.xla else VARIANTS
+    times = measure(variants, args.rounds, args.steps)
     ms = {name: statistics.median(values) for name, values in times.items()}
     floor = ms["teacher"] + ms["student"]
     ratios = {
@@ -198,6 +202,8 @@ def main():
         "tfkd / tfkd+bf16": ms["tfkd"] / ms["tfkd+bf16"],
         "bare / tfkd": ms["bare"] / ms["tfkd"],
     }
+    if args.xla:
+        ratios["keras+auto / tfkd+feature"] = ms["keras+auto"] / ms["tfkd+feature"]
     memory = (
         {}
         if args.no_memory

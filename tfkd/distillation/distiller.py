@@ -39,7 +39,9 @@ class Distiller(Saving):
         distillation_loss_weights: one number or schedule for each loss; 1 each
             by default.
         student_loss_weight: w in [0, 1], a number or a schedule: the weight of
-            the loss on the labels. 0 needs no labels.
+            the loss on the labels. 0 needs no labels, 1 does not run the teacher.
+            Numbers are fixed when a step is first traced: to change one during
+            training, make it a schedule.
         name: name of the model.
         **kwargs: passed to `keras.Model`.
 
