@@ -186,6 +186,10 @@ def test_evaluate_and_predict_leave_every_weight_alone():
     state = [toys.weights_of(student), toys.weights_of(teacher)]
     slots = [v.numpy() for v in distiller.optimizer.variables]
     assert len(slots) > 5
+    all_weights = distiller.get_weights()
+    # The means of the logs are no weights: only the student's, and any projector's, are.
+    trained = [*student.weights, *(w for p in distiller.projectors for w in p.weights)]
+    assert {id(w) for w in distiller.weights} == {id(w) for w in trained}
     first = distiller.evaluate(x, y, verbose=0, return_dict=True)
     predicted = distiller.predict(x, verbose=0)
     second = distiller.evaluate(x, y, verbose=0, return_dict=True)
@@ -193,6 +197,8 @@ def test_evaluate_and_predict_leave_every_weight_alone():
     np.testing.assert_allclose(predicted, student(x, training=False), rtol=1e-6)
     toys.assert_untouched(state[0], student)
     toys.assert_untouched(state[1], teacher)
+    for old, new in zip(all_weights, distiller.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
     for old, new in zip(slots, distiller.optimizer.variables, strict=True):
         np.testing.assert_array_equal(old, new.numpy())
 

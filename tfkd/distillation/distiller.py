@@ -149,14 +149,16 @@ class Distiller(Saving):
         return projector
 
     def _make_trackers(self) -> None:
-        self._loss_tracker = keras.metrics.Mean(name="loss")
-        self.total_loss_tracker = keras.metrics.Mean(name="total_loss")
-        self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
-        self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
-        self._term_trackers = [keras.metrics.Mean(name=term.name) for term in self._terms]
-        self._agreement_tracker = None
-        if self._agreement_term() is not None:
-            self._agreement_tracker = keras.metrics.Mean(name="agreement")
+        """Means of the epoch. Untracked: they are no weights of the model."""
+        names = ("loss", "total_loss", "student_loss", "distillation_loss")
+        for name in names:
+            attribute = "_loss_tracker" if name == "loss" else f"{name}_tracker"
+            self._set_untracked(attribute, keras.metrics.Mean(name=name))
+        terms = [keras.metrics.Mean(name=term.name) for term in self._terms]
+        self._set_untracked("_term_trackers", terms)
+        has_agreement = self._agreement_term() is not None
+        agreement = keras.metrics.Mean(name="agreement") if has_agreement else None
+        self._set_untracked("_agreement_tracker", agreement)
 
     @property
     def teacher(self) -> Any:
