@@ -11,8 +11,12 @@ pytest.importorskip("ai_edge_litert")
 
 
 def linear(kernel, bias=(0.0, 0.0, 0.0)):
-    """x → x·kernel + bias, with given weights."""
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="logits")])
+    """x → x·kernel + bias, with given weights.
+
+    The name is given too: a TFLite file holds it, so its size is known only then.
+    """
+    layers = [keras.Input((2,), name="x"), keras.layers.Dense(3, name="logits")]
+    model = keras.Sequential(layers, name="linear")
     model.set_weights([np.asarray(kernel, "float32"), np.asarray(bias, "float32")])
     return model
 
