@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tfkd import report
 from tfkd.report import plots
-from tfkd.report.text import si, size_text
+from tfkd.text import si, size_text
 
 
 def example(**options):

@@ -23,7 +23,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.report import trace
-from tfkd.report.text import aligned
+from tfkd.text import aligned
 
 UNKNOWN = "unknown"
 

@@ -13,7 +13,7 @@ from tfkd import artifacts, checks
 from tfkd.report.accuracy import SeedStats
 from tfkd.report.latency import Latency
 from tfkd.report.latency import machine as this_machine
-from tfkd.report.text import aligned, si, size_text
+from tfkd.text import aligned, si, size_text
 
 HEAD = ("model", "accuracy %", "parameters", "MACs", "file", "p50 ms", "p99 ms")
 NONE = "–"

@@ -49,6 +49,10 @@ class _Recorder:
             run = lambda: original(layer, *args, **kwargs)  # noqa: E731
             if self._quiet or threading.get_ident() != self._thread:
                 return run()
+            if _is_symbolic(args, kwargs):
+                # A Sequential model that was built on data infers its shapes anew.
+                with self._silence():
+                    return run()
             return self._record(layer, args, kwargs, run)
 
         with _LOCK:
@@ -58,6 +62,15 @@ class _Recorder:
             finally:
                 keras.layers.Layer.__call__ = original
 
+    @contextlib.contextmanager
+    def _silence(self) -> Iterator[None]:
+        """Calls inside are not noted."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
     def _record(self, layer, args, kwargs, run):
         graph = tf.compat.v1.get_default_graph()
         rule = rules.find(layer)
@@ -65,11 +78,8 @@ class _Recorder:
         if rule is None and _is_container(layer):
             outputs, mine = self._enter(layer, run, graph, begin)
         else:
-            self._quiet = True
-            try:
+            with self._silence():
                 outputs = run()
-            finally:
-                self._quiet = False
             mine = graph.get_operations()[begin:]
         if self._inside:
             self._inside[-1].extend(range(begin, len(graph.get_operations())))
@@ -104,9 +114,18 @@ class _Recorder:
         self.entries.setdefault(id(call.layer), entry).products.append(products)
 
 
+def _is_symbolic(args: Any, kwargs: Any) -> bool:
+    """True for a call on Keras tensors, which builds a model and computes nothing."""
+    return any(keras.backend.is_keras_tensor(t) for t in _tensors((args, kwargs)))
+
+
+def _tensors(value: Any) -> list[Any]:
+    return [t for t in tf.nest.flatten(value) if hasattr(t, "shape") and hasattr(t, "dtype")]
+
+
 def _shapes(value: Any) -> tuple[tuple[int | None, ...], ...]:
     """Shapes of all tensors in a nested value, in order."""
-    tensors = [t for t in tf.nest.flatten(value) if hasattr(t, "shape") and hasattr(t, "dtype")]
+    tensors = _tensors(value)
     return tuple(tuple(t.shape) if t.shape.rank is not None else () for t in tensors)
 
 
