@@ -116,6 +116,22 @@ def test_resnet_by_formula(depth, widths):
     assert found.unknown == ()
 
 
+@pytest.mark.parametrize(
+    ("widths", "size"), [((64, 128, 256, 512, 512), 32), ((4, 5, 6, 7, 8), 16)]
+)
+def test_vgg_by_formula(widths, size):
+    macs, side, before = 0, size, 3
+    for width, depth in zip(widths, (2, 2, 3, 3, 3), strict=True):
+        macs += side * side * 9 * width * (before + (depth - 1) * width)
+        side, before = side // 2, width
+    macs += before * before + before * 10
+    found = report.profile(tfkd.models.vgg16(10, (size, size, 3), widths))
+    assert found.macs == macs
+    assert found.unknown == ()
+    # The count that papers give for 32 × 32 is 313 million.
+    assert size != 32 or macs // 10**6 == 313
+
+
 def test_paper_formula_of_a_convolution():
     inputs = keras.Input((32, 32, 16))
     model = keras.Model(inputs, L.Conv2D(64, 3, padding="same")(inputs))
@@ -143,7 +159,8 @@ def test_agrees_with_tensorflows_profiler():
     x = L.Conv2D(16, 5, use_bias=False)(inputs)
     x = L.Conv2D(24, 3, 2, "same", use_bias=False)(x)
     plain = keras.Model(inputs, L.DepthwiseConv2D(3, use_bias=False)(x))
-    for model in (plain, tfkd.models.resnet(20)):
+    vgg = tfkd.models.vgg16(widths=(32, 64, 128, 256, 256))
+    for model in (plain, tfkd.models.resnet(20), vgg):
         theirs = tensorflow_flops(model) / 2
         assert abs(report.profile(model).macs - theirs) <= 0.01 * theirs
 
@@ -299,3 +316,11 @@ def test_register_checks_its_arguments():
         report.register(int, lambda call: ())
     with pytest.raises(TypeError, match="`rule`"):
         report.register(Strange, 3)
+
+
+def test_a_sequential_model_that_was_built_on_one_batch():
+    model = keras.Sequential([keras.layers.Conv2D(4, 3, name="conv"), keras.layers.Flatten()])
+    model(np.zeros((5, 8, 8, 1), "float32"))
+    found = report.profile(model)
+    assert found.macs == 6 * 6 * 9 * 4
+    assert [row.calls for row in found.rows] == [1, 1]

@@ -1,5 +1,6 @@
 """Plain Keras models to start from: nothing in them depends on tfkd's training."""
 
 from tfkd.models.resnet import resnet
+from tfkd.models.vgg import vgg16
 
-__all__ = ["resnet"]
+__all__ = ["resnet", "vgg16"]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.models import parts
 
 L2 = 1e-4
 
@@ -62,13 +63,7 @@ def _check(depth, num_classes, input_shape, widths, weight_decay) -> tuple[int, 
     if not 1 <= len(widths) <= 4:
         raise checks.value_error("widths", "one to four stage widths", widths)
     checks.non_negative("weight_decay", weight_decay)
-    if not isinstance(input_shape, Sequence) or len(input_shape) != 3:
-        expected = "(height, width, channels) of one image, without the batch"
-        raise checks.value_error("input_shape", expected, input_shape)
-    for side in input_shape[:2]:
-        if side is not None:
-            checks.positive_int("input_shape", side)
-    checks.positive_int("input_shape", input_shape[2])
+    parts.check_image_shape(input_shape)
     return widths
 
 
@@ -116,13 +111,6 @@ def resnet(
             strides = 2 if stage > 1 and block == 1 else 1
             x = _block(x, width, strides, prefix, out_name, weight_decay)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    # Under a mixed policy logits stay float32: bfloat16 keeps two digits of them.
-    compute = keras.mixed_precision.global_policy().compute_dtype
-    outputs = keras.layers.Dense(
-        num_classes,
-        dtype="float32" if compute in ("bfloat16", "float16") else None,
-        kernel_initializer="he_normal",
-        kernel_regularizer=keras.regularizers.L2(weight_decay) if weight_decay else None,
-        name="logits",
-    )(x)
+    regularizer = keras.regularizers.L2(weight_decay) if weight_decay else None
+    outputs = parts.logits(x, num_classes, regularizer)
     return keras.Model(inputs, outputs, name=name or f"resnet{depth}")

@@ -1,0 +1,36 @@
+"""What the image models share: the check of an image's shape, and the head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import checks
+
+
+def check_image_shape(
+    input_shape: Any, smallest: int = 1, expected: str = "an integer of at least 1"
+) -> None:
+    """Raises unless it is (height, width, channels), with sides of at least `smallest` or None."""
+    if not isinstance(input_shape, Sequence) or len(input_shape) != 3:
+        shape = "(height, width, channels) of one image, without the batch"
+        raise checks.value_error("input_shape", shape, input_shape)
+    for side in input_shape[:2]:
+        if side is not None:
+            checks.integer("input_shape", side, smallest, expected)
+    checks.positive_int("input_shape", input_shape[2])
+
+
+def logits(x: Any, num_classes: int, regularizer: Any) -> Any:
+    """The dense layer `logits`, in float32 also under a mixed policy."""
+    # bfloat16 would keep two digits of them.
+    compute = keras.mixed_precision.global_policy().compute_dtype
+    return keras.layers.Dense(
+        num_classes,
+        dtype="float32" if compute in ("bfloat16", "float16") else None,
+        kernel_initializer="he_normal",
+        kernel_regularizer=regularizer,
+        name="logits",
+    )(x)
