@@ -349,3 +349,15 @@ def test_compute_loss_on_arrays_is_what_a_step_minimises():
     found = float(distiller.compute_loss(x, y))
     expected = distiller.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_frozen_student_is_refused():
+    first, second, third = net(seed=1), net(seed=2), net(seed=3)
+    tfkd.Distiller(first, second, tfkd.losses.LogitsDistillation())  # freezes its teacher
+    distiller = tfkd.Distiller(third, first, tfkd.losses.LogitsDistillation())
+    distiller.compile("sgd", CROSSENTROPY)
+    x, y = data()
+    with pytest.raises(ValueError, match="`student`: expected a model that can be trained"):
+        distiller.fit(x, y, verbose=0)
+    first.trainable = True
+    assert distiller.fit(x, y, verbose=0).history["loss"][0] > 0

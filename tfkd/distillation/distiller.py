@@ -222,8 +222,10 @@ class Distiller(Saving):
         """`keras.Model.fit`, after a look at the data.
 
         Raises:
-            ValueError: for no data at all, or labels outside the classes.
+            ValueError: for no data at all, labels outside the classes, or a
+                student with nothing to train.
         """
+        validation.check_trainable(self.student)
         self._check_data(x, y)
         return super().fit(x, y, *args, **kwargs)
 

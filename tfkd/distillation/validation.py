@@ -207,3 +207,13 @@ def warn_of_logits(loss: Any, student: Any) -> None:
             "instance with from_logits=True.",
             stacklevel=3,
         )
+
+
+def check_trainable(student: Any) -> None:
+    """Raises if every weight of the student is frozen: `fit` would change nothing."""
+    if student.built and student.weights and not student.trainable_weights:
+        raise ValueError(
+            f"`student`: expected a model that can be trained, received {student.name!r}, all of "
+            "whose weights are frozen. Set student.trainable = True (a Distiller freezes its "
+            "teacher: a model that was one before is still frozen)."
+        )
