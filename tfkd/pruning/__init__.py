@@ -1,0 +1,34 @@
+"""Structured pruning: find what can go, choose, let it decay, cut it out, prove it."""
+
+from tfkd.pruning import criteria
+from tfkd.pruning.blocks import Block, cut_layers, find_blocks
+from tfkd.pruning.decay import AnnealedFilterDecay
+from tfkd.pruning.graph import analyse
+from tfkd.pruning.groups import Graph, Group
+from tfkd.pruning.masking import apply_selection
+from tfkd.pruning.optimizers import shrink_optimizer
+from tfkd.pruning.planning import Plan, plan, select
+from tfkd.pruning.recalibrating import recalibrate
+from tfkd.pruning.rules import register_rule
+from tfkd.pruning.selection import Selection
+from tfkd.pruning.shrinking import shrink
+
+__all__ = [
+    "AnnealedFilterDecay",
+    "Block",
+    "Graph",
+    "Group",
+    "Plan",
+    "Selection",
+    "analyse",
+    "apply_selection",
+    "criteria",
+    "cut_layers",
+    "find_blocks",
+    "plan",
+    "recalibrate",
+    "register_rule",
+    "select",
+    "shrink",
+    "shrink_optimizer",
+]

@@ -1,0 +1,212 @@
+"""Carries an optimizer's state over to a model with fewer filters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.pruning.graph import analyse
+from tfkd.pruning.groups import Graph, layers_by_path
+from tfkd.pruning.masking import checked
+from tfkd.pruning.rebuilding import gather, paired
+from tfkd.pruning.selection import Selection
+
+
+def shrink_optimizer(
+    optimizer: keras.optimizers.Optimizer,
+    model: keras.Model,
+    small: keras.Model,
+    selection: Selection,
+) -> keras.optimizers.Optimizer:
+    """Returns a new optimizer for a shrunk model, with the state of the old one.
+
+    The step, the learning rate and every slot (momenta, second moments) are
+    kept; what belonged to removed filters is left out.
+
+    Args:
+        optimizer: the one that has trained `model`, for example
+            `distiller.optimizer`. Not changed.
+        model: the model before shrinking.
+        small: what `shrink(model, selection)` returned.
+        selection: the selection.
+
+    Raises:
+        TypeError: if `optimizer` is not a tf_keras optimizer (legacy ones have
+            another kind of state).
+        ValueError: if the models do not belong together.
+
+    Example:
+        >>> import tf_keras as keras
+        >>> from tfkd import models, pruning
+        >>> model = models.resnet(8)
+        >>> sgd = keras.optimizers.SGD(0.1, momentum=0.9)
+        >>> sgd.build(model.trainable_variables)
+        >>> selection = pruning.select(model, pruning.plan(model, macs_reduction=0.4))
+        >>> small = pruning.shrink(model, selection)
+        >>> new = pruning.shrink_optimizer(sgd, model, small, selection)
+        >>> [m.shape for m in new.variables[1:]] == [w.shape for w in small.trainable_variables]
+        True
+    """
+    _check(optimizer)
+    graph = analyse(model)
+    return _shrunk(optimizer, model, small, graph, checked(selection).units(graph))
+
+
+def _check(optimizer: Any) -> None:
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise checks.type_error(
+            "optimizer", "a tf_keras.optimizers.Optimizer", optimizer, "Legacy ones are not taken."
+        )
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer inside a LossScaleOptimizer."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _shrunk(optimizer, model, small, graph: Graph, removed: np.ndarray) -> Any:
+    """A new optimizer with the old one's step, rate and gathered slots."""
+    after = _partners(model, small)
+    new = type(optimizer).from_config(optimizer.get_config())
+    old_inner, new_inner = _inner(optimizer), _inner(new)
+    _copy_exclusions(old_inner, new_inner, model, after)
+    if not getattr(old_inner, "_built", False):
+        return new  # it has no state yet
+    places = old_inner._index_dict
+    trained = [v for v in model.trainable_variables if old_inner._var_key(v) in places]
+    trained.sort(key=lambda v: places[old_inner._var_key(v)])
+    new_inner.build([after[id(v)] for v in trained])
+    owned = graph.owners()
+    for old_slots, new_slots in _slots(old_inner, new_inner, len(places), len(trained)):
+        for variable, slot in zip(trained, new_slots, strict=True):
+            old_slot = old_slots[places[old_inner._var_key(variable)]]
+            if old_slot is not None:
+                axes = owned.get(id(variable), []) if old_slot.shape == variable.shape else []
+                value = gather(old_slot.numpy(), axes, removed)
+                if value.shape != tuple(slot.shape):
+                    raise _misfit(optimizer, variable, old_slot, slot)
+                slot.assign(value)
+    _copy_scalars(optimizer, new)
+    return new
+
+
+def _partners(model: keras.Model, small: keras.Model) -> dict[int, Any]:
+    """id of a weight → the same weight of the shrunk model."""
+    if list(layers_by_path(model)) != list(layers_by_path(small)):
+        raise _other_model("layers have other names")
+    after: dict[int, Any] = {}
+    for old_layer, new_layer in paired(model, small):
+        if len(old_layer.weights) != len(new_layer.weights):
+            raise _other_model(f"layer {new_layer.name!r} has other weights")
+        for old_weight, new_weight in zip(old_layer.weights, new_layer.weights, strict=True):
+            after[id(old_weight)] = new_weight
+    return after
+
+
+def _misfit(optimizer: Any, variable: Any, old_slot: Any, slot: Any) -> ValueError:
+    """The error for a slot that can't be carried over."""
+    if old_slot.shape == variable.shape:
+        return _other_model(f"{slot.name!r} has shape {tuple(slot.shape)}")
+    kind = type(optimizer).__name__
+    return ValueError(
+        f"`optimizer`: expected one whose state has the shapes of the weights, received {kind}, "
+        f"which keeps shape {tuple(old_slot.shape)} for {variable.name!r} of "
+        f"{tuple(variable.shape)}. Compile the shrunk model with a new {kind}."
+    )
+
+
+def _copy_exclusions(old: Any, new: Any, model: keras.Model, after: dict[int, Any]) -> None:
+    """What exclude_from_weight_decay was told, which is not in an optimizer's config."""
+    if hasattr(old, "_exclude_from_weight_decay_names"):
+        keys = old._exclude_from_weight_decay
+        spared = [after[id(w)] for w in model.weights if old._var_key(w) in keys]
+        new.exclude_from_weight_decay(spared, list(old._exclude_from_weight_decay_names))
+
+
+def _other_model(received: str) -> ValueError:
+    return ValueError(
+        "`small`: expected the model that shrink(model, selection) returned, received one whose "
+        f"{received}."
+    )
+
+
+def _slots(old: Any, new: Any, old_count: int, new_count: int) -> Iterator[tuple[Any, Any]]:
+    """The lists of slots, one slot a variable, of two optimizers of one class."""
+    for name, slots in vars(new).items():
+        if not isinstance(slots, (list, tuple)) or len(slots) != new_count:
+            continue
+        before = getattr(old, name, None)
+        is_slots = all(isinstance(s, tf.Variable) for s in slots)
+        if is_slots and isinstance(before, (list, tuple)) and len(before) == old_count:
+            yield before, slots
+
+
+def _copy_scalars(old: Any, new: Any) -> None:
+    """Step, learning rate (if it is a number), and the scale of a LossScaleOptimizer."""
+    for name, variable in vars(_inner(new)).items():
+        value = getattr(_inner(old), name, None)
+        if isinstance(variable, tf.Variable) and isinstance(value, tf.Variable):
+            variable.assign(value)
+    before, now = getattr(old, "_loss_scale", None), getattr(new, "_loss_scale", None)
+    for part in ("_current_loss_scale", "_counter"):
+        if isinstance(getattr(before, part, None), tf.Variable):
+            getattr(now, part).assign(getattr(before, part))
+
+
+def compile_like(model: keras.Model, small: keras.Model, graph: Graph, removed: np.ndarray) -> None:
+    """Compiles `small` as `model` is compiled, with the optimizer's state gathered."""
+    _check(model.optimizer)
+    arguments = dict(model._compile_config.config) if model._compile_config else {}
+    arguments["optimizer"] = _shrunk(model.optimizer, model, small, graph, removed)
+    # Metrics and losses that were given as objects hold state: take fresh ones.
+    for name in ("loss", "metrics", "weighted_metrics"):
+        arguments[name] = _fresh(arguments.get(name))
+    small.compile(**arguments)
+
+
+def _fresh(value: Any) -> Any:
+    """New objects in place of losses and metrics, in a nested structure."""
+    if isinstance(value, (keras.metrics.Metric, keras.losses.Loss)):
+        return type(value).from_config(value.get_config())
+    if isinstance(value, dict):
+        return {key: _fresh(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_fresh(item) for item in value]
+    return value
+
+
+def slots_of(optimizer: Any, variable: Any) -> list[Any]:
+    """What an optimizer keeps for a weight: momentums, velocities, averages.
+
+    Args:
+        optimizer: of Keras, also a legacy one or inside a LossScaleOptimizer.
+        variable: the weight.
+
+    Returns:
+        Variables; an empty list if the optimizer has not been built yet.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if hasattr(optimizer, "get_slot_names"):  # of tf_keras.optimizers.legacy
+        slots = getattr(optimizer, "_slots", {}).get(_legacy_key(variable), {})
+        return list(slots.values())
+    index = getattr(optimizer, "_index_dict", {})
+    position = index.get(optimizer._var_key(variable)) if index else None
+    if position is None:
+        return []
+    # Each kind of slot is a list in the order of the trained weights.
+    lists = [
+        value
+        for name, value in vars(optimizer).items()
+        if name != "_variables" and isinstance(value, (list, tuple)) and len(value) == len(index)
+    ]
+    return [values[position] for values in lists if hasattr(values[position], "assign")]
+
+
+def _legacy_key(variable: Any) -> str:
+    container = getattr(variable, "_distributed_container", None)
+    return (container() if container else variable)._unique_id

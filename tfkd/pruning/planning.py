@@ -1,0 +1,248 @@
+"""Decides how many units of each group go, so that a model becomes as small as asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.pruning import criteria, explaining, fitting, ignoring
+from tfkd.pruning.graph import analyse
+from tfkd.pruning.groups import Graph
+from tfkd.pruning.plans import Plan, percent, share
+from tfkd.pruning.selection import Selection
+
+SCOPES = ("uniform", "global")
+RESIDUALS = ("inner", "coupled")
+
+
+def plan(
+    model: keras.Model | Graph,
+    macs_reduction: float | None = None,
+    params_reduction: float | None = None,
+    filter_rate: float | None = None,
+    *,
+    scope: str = "uniform",
+    residual: str = "inner",
+    criterion: str | criteria.FilterScores = "l2",
+    round_to: int = 1,
+    ignore: str | Sequence[str] = (),
+    min_channels: int = 1,
+    seed: int = 0,
+) -> Plan:
+    """Plans how many filters of each layer go, so that the shrunk model meets a target.
+
+    The target is counted on the model that is really shrunk: a filter that goes
+    also takes the inputs of the next layer with it. The plan removes as little
+    as reaches the target: giving back one step of any group would miss it.
+
+    Args:
+        model: a built functional or Sequential model, or its `Graph` from
+            `analyse` (to make several plans). It is not changed.
+        macs_reduction: share of the multiply-accumulates to save, in (0, 1).
+        params_reduction: share of the weights to save, in (0, 1).
+        filter_rate: share of the units to remove, in (0, 1): of each group, or,
+            with scope "global", of all. Give one of these three.
+        scope: "uniform", all groups shrink by the same share; or "global", the
+            lowest scores of the whole model go first. Scores are comparable
+            between groups: 1 is the mean of each.
+        residual: "inner" leaves the groups alone that a sum of branches ties
+            together (what goes is inside of residual blocks, which is better for
+            speed); "coupled" takes them too.
+        criterion: how units are judged, see `criteria.scores`.
+        round_to: kept counts are multiples of it (8 or 16 suit most kernels); a
+            group of no more units stays whole.
+        ignore: layers or groups to leave alone: names, paths ("backbone/conv1"),
+            nested models, or patterns ("stage1_*").
+        min_channels: what each group keeps at least.
+        seed: of the criterion "random".
+
+    Returns:
+        A `Plan`. `print(plan)` explains it.
+
+    Raises:
+        TypeError: if an argument is of another type.
+        ValueError: if not exactly one target is given, or it is not in (0, 1), or
+            cannot be reached (the error says what can be); if nothing can be
+            removed; if an argument is out of its range, an entry of `ignore`
+            matches nothing, or weights are not finite.
+
+    Example:
+        >>> from tfkd import models, pruning
+        >>> plan = pruning.plan(models.resnet(8), macs_reduction=0.4, round_to=4)
+        >>> plan.macs_reduction >= 0.4
+        True
+        >>> plan.remove["stage1_block1_1_conv"] % 4
+        0
+    """
+    target = _target(
+        macs_reduction=macs_reduction, params_reduction=params_reduction, filter_rate=filter_rate
+    )
+    checks.one_of("scope", scope, SCOPES)
+    checks.one_of("residual", residual, RESIDUALS)
+    criteria.known(criterion)
+    checks.positive_int("round_to", round_to)
+    checks.positive_int("min_channels", min_channels)
+    graph = model if isinstance(model, Graph) else analyse(model)
+    ignored = ignoring.ignored_groups(graph, ignore)
+    empty = Plan(
+        graph,
+        {group.name: 0 for group in graph.groups},
+        target,
+        criterion,
+        scope,
+        residual,
+        round_to,
+        min_channels,
+        seed,
+        ignored,
+    )
+    counts = _counts(empty)
+    if not counts.any():
+        warnings.warn(
+            f"the plan removes nothing: {target[0]}={target[1]:g} is less than half a step of "
+            "every group. Ask for more, or lower round_to or min_channels.",
+            stacklevel=2,
+        )
+    return dataclasses.replace(empty, remove=dict(zip(empty.remove, counts.tolist(), strict=True)))
+
+
+def select(model: keras.Model, plan: Plan) -> Selection:
+    """Chooses the units to remove: the lowest scores now, as many as planned.
+
+    Args:
+        model: the plan's model, or another with the same layers and shapes.
+        plan: how many of each group.
+
+    Returns:
+        The selection, for `apply_selection` and `shrink`. Of units with equal
+        scores those that stand first are chosen.
+
+    Raises:
+        TypeError: if `plan` is not a `Plan`.
+        ValueError: if the model has other layers or shapes than the plan's, or
+            weights that are not finite.
+
+    Example:
+        >>> from tfkd import models, pruning
+        >>> model = models.resnet(8)
+        >>> plan = pruning.plan(model, filter_rate=0.5)
+        >>> len(pruning.select(model, plan).removed["stage1_block1_1_conv"])
+        8
+    """
+    checks.instance("plan", plan, Plan, "a Plan from tfkd.pruning.plan")
+    graph = plan.graph if model is plan.graph.model else analyse(model)
+    if graph.fingerprint != plan.fingerprint:
+        raise ValueError(
+            "`plan`: expected one that was made for this model, received one for a model with "
+            "other layers or shapes. Make it again with tfkd.pruning.plan(model, ...)."
+        )
+    scores = criteria.scores(graph, plan.criterion, plan.seed)
+    removed = {}
+    for group in graph.groups:
+        lowest = np.argsort(scores[group.units], kind="stable")
+        removed[group.name] = tuple(lowest[: plan.remove[group.name]].tolist())
+    return Selection(removed, graph.fingerprint)
+
+
+def _target(**given: float | None) -> tuple[str, float]:
+    """The one target that was given, and its value."""
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) != 1:
+        received = ", ".join(named) or "none of them"
+        raise ValueError(
+            f"`plan`: expected exactly one of {', '.join(given)}, received {received}. "
+            "For half of the multiply-accumulates write macs_reduction=0.5."
+        )
+    ((name, value),) = named.items()
+    checks.finite(name, value, "a number between 0 and 1, both excluded")
+    if not 0 < value < 1:
+        mend = "To save 40 % write 0.4." if value >= 1 else None
+        raise checks.value_error(name, "a number between 0 and 1, both excluded", value, mend)
+    return name, float(value)
+
+
+def _counts(plan: Plan) -> np.ndarray:
+    """Units to remove of each group (G,)."""
+    groups, (name, goal) = plan.graph.groups, plan.target
+    allowed = [
+        np.zeros(1, int)
+        if plan.left_alone(group)
+        else fitting.levels(group.size, plan.round_to, plan.min_channels)
+        for group in groups
+    ]
+    if all(len(level) == 1 for level in allowed):
+        raise _nothing(plan)
+    sizes = [group.size for group in groups]
+    scores = criteria.scores(plan.graph, plan.criterion, plan.seed)
+    if name == "filter_rate" and plan.scope == "uniform":
+        pairs = zip(allowed, sizes, strict=True)
+        return np.array([fitting.nearest(level, round(goal * size)) for level, size in pairs])
+    ranked = None
+    if plan.scope == "global":
+        ranked = [np.sort(criteria.normalised(scores[group.units])) for group in groups]
+    reduction = _reduction(plan)
+    path = fitting.steps(allowed, sizes, ranked)
+    counts = fitting.fit(path, lambda removed: reduction(removed) >= goal)
+    if counts is None:
+        raise _unreachable(plan, reduction(path.counts(len(path.group))))
+    return counts
+
+
+def _reduction(plan: Plan) -> Callable[[np.ndarray], float]:
+    """A function from counts (G,) to the share of what the target counts that goes."""
+    if plan.target[0] == "filter_rate":
+        open_groups = [not plan.left_alone(group) for group in plan.graph.groups]
+        total = sum(g.size for g, o in zip(plan.graph.groups, open_groups, strict=True) if o)
+        return lambda removed: share(total, total - int(removed.sum()))
+    tally = fitting.Tally(plan.graph)
+    cost = tally.macs if plan.target[0] == "macs_reduction" else tally.params
+    before = cost(np.zeros(len(plan.graph.groups), int))
+    return lambda removed: share(before, cost(removed))
+
+
+def _mends(plan: Plan) -> list[str]:
+    """What a user can change so that more may go."""
+    found = []
+    if any(group.residual for group in plan.graph.groups) and plan.residual == "inner":
+        found.append('residual="coupled"')
+    if plan.min_channels > 1:
+        found.append(f"min_channels below {plan.min_channels}")
+    if plan.round_to > 1:
+        found.append(f"round_to below {plan.round_to}")
+    if plan.ignored:
+        found.append("fewer layers in ignore")
+    return found
+
+
+def _frozen_text(plan: Plan) -> str:
+    rows = explaining.by_reason(plan.graph.frozen)[:6]
+    return "; ".join(
+        f"{count} channels of {explaining.shortened(layers)}: {reason}"
+        for reason, count, layers in rows
+    )
+
+
+def _unreachable(plan: Plan, most: float) -> ValueError:
+    name, goal = plan.target
+    mends = _mends(plan)
+    text = f"At most {percent(most)} can go with these settings"
+    text += f"; try {' or '.join(mends)}." if mends else ", down to the last channels."
+    if plan.graph.frozen:
+        text += f" These stay: {_frozen_text(plan)}."
+    return checks.value_error(name, "a target that can be reached", goal, text)
+
+
+def _nothing(plan: Plan) -> ValueError:
+    text = "`model`: expected one with filters that can be removed, received one with none"
+    if plan.graph.groups:
+        text += " that these settings allow"
+    mends = _mends(plan)
+    text += f". Try {' or '.join(mends)}." if mends else "."
+    if plan.graph.frozen:
+        text += f" These stay: {_frozen_text(plan)}."
+    return ValueError(text)

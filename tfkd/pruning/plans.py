@@ -1,0 +1,165 @@
+"""What a plan is: how many units of each group go, and what that saves.
+
+A `Plan` holds counts. Which units they are is chosen when they are needed, by
+the weights of that moment: `planning.select` does it once, the callback
+`FilterDecay` again and again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.pruning import criteria, explaining, fitting
+from tfkd.pruning.groups import Graph, Group
+
+MEASURES = {
+    "macs_reduction": "MACs",
+    "params_reduction": "parameters",
+    "filter_rate": "filters",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many units of each group are to be removed; made by `plan`.
+
+    Attributes:
+        graph: of the model that it was made for.
+        remove: group name → units to remove; all groups of the graph are there.
+        target: what was asked for, as ("macs_reduction", 0.5).
+        criterion: how `select` judges units, see `criteria.scores`.
+        scope: "uniform" or "global".
+        residual: "inner" or "coupled".
+        round_to: kept counts are multiples of it, where a group is touched.
+        min_channels: what each group keeps at least.
+        seed: of the criterion "random".
+        ignored: names of the groups that were to be left alone.
+    """
+
+    graph: Graph = dataclasses.field(repr=False, compare=False)
+    remove: Mapping[str, int]
+    target: tuple[str, float]
+    criterion: str | criteria.FilterScores = "l2"
+    scope: str = "uniform"
+    residual: str = "inner"
+    round_to: int = 1
+    min_channels: int = 1
+    seed: int = 0
+    ignored: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {group.name: group.size for group in self.graph.groups}
+        if set(self.remove) != set(sizes):
+            expected = f"a count for each of the groups {list(sizes)}"
+            raise checks.value_error("remove", expected, self.remove)
+        for name, count in self.remove.items():
+            if not 0 <= count < sizes[name]:
+                expected = f"0 to {sizes[name] - 1} for group {name!r}, which keeps one channel"
+                raise checks.value_error("remove", expected, count)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model: a selection or another model must have the same."""
+        return self.graph.fingerprint
+
+    @functools.cached_property
+    def macs_before(self) -> int:
+        """Multiply-accumulates of the model for one example."""
+        return self.graph.macs()
+
+    @functools.cached_property
+    def macs_after(self) -> int:
+        """Multiply-accumulates of the shrunk model for one example."""
+        return self.graph.macs(self._some())
+
+    @functools.cached_property
+    def params_before(self) -> int:
+        """Weights of the model."""
+        return self.graph.params()
+
+    @functools.cached_property
+    def params_after(self) -> int:
+        """Weights of the shrunk model."""
+        return self.graph.params(self._some())
+
+    @property
+    def macs_reduction(self) -> float:
+        """Share of the multiply-accumulates that goes, 0 to 1."""
+        return share(self.macs_before, self.macs_after)
+
+    @property
+    def params_reduction(self) -> float:
+        """Share of the weights that goes, 0 to 1."""
+        return share(self.params_before, self.params_after)
+
+    @property
+    def filter_rate(self) -> float:
+        """Share that goes of the units in the groups that could be touched, 0 to 1."""
+        groups = [group for group in self.graph.groups if not self.left_alone(group)]
+        return share(
+            sum(group.size for group in groups),
+            sum(group.size - self.remove[group.name] for group in groups),
+        )
+
+    def explain(self) -> str:
+        """Returns tables of what goes and what stays, with the reasons, and the totals."""
+        notes = {group.name: self._note(group) for group in self.graph.groups}
+        parts = [explaining.group_table(self.graph, self.remove, notes)]
+        if self.graph.frozen:
+            parts.append(explaining.frozen_table(self.graph.frozen))
+        if self.graph.uncounted:
+            layers = explaining.shortened(self.graph.uncounted)
+            parts.append(f"MACs not known, and left out, of: {layers}")
+        parts.append(f"{explaining.totals_table(self)}\n{self._outcome()}")
+        return "\n\n".join(parts)
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def _some(self) -> np.ndarray:
+        """A choice of as many units; which of a group does not change what it costs."""
+        removed = np.zeros(self.graph.units, bool)
+        for group in self.graph.groups:
+            removed[group.units[: self.remove[group.name]]] = True
+        return removed
+
+    def left_alone(self, group: Group) -> str:
+        """Why a group is not to be touched, or ""."""
+        if group.name in self.ignored:
+            return "ignored"
+        if group.residual and self.residual == "inner":
+            return 'residual="inner"'
+        return ""
+
+    def _note(self, group: Group) -> str:
+        note = self.left_alone(group)
+        if note or self.remove[group.name]:
+            return note
+        if len(fitting.levels(group.size, self.round_to, self.min_channels)) == 1:
+            return f"too small for round_to={self.round_to}, min_channels={self.min_channels}"
+        return ""
+
+    def _outcome(self) -> str:
+        name, goal = self.target
+        reached = getattr(self, name)
+        text = f"target {percent(goal)} fewer {MEASURES[name]}, reached {percent(reached)}"
+        points = f"{100 * (reached - goal):+.1f}"
+        if points in ("+0.0", "-0.0"):
+            return text
+        to = f"multiples of {self.round_to}" if self.round_to > 1 else "whole channels"
+        return f"{text} ({points} points by rounding to {to})"
+
+
+def share(before: int, after: int) -> float:
+    """What part of `before` is gone; 0 of nothing."""
+    return (before - after) / before if before else 0.0
+
+
+def percent(value: float) -> str:
+    """0.5 → "50.0 %"."""
+    return f"{100 * value:.1f} %"

@@ -1,0 +1,88 @@
+"""Functions of one number: does f(0) = 0 hold?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd.pruning.channels import Channels
+from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.registry import rule_for
+
+layers = keras.layers
+
+# By name, of functions that Keras or TensorFlow define.
+ELEMENTWISE = frozenset(
+    "linear identity relu relu6 elu selu swish silu gelu tanh sigmoid hard_sigmoid softplus "
+    "softsign exponential exp mish leaky_relu hard_swish hard_silu".split()
+)
+_CHANNELWISE = ("softmax", "log_softmax")
+_LAYERS = (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.ThresholdedReLU)
+
+
+def activate(call: Call, x: Channels, function: Any) -> list[Channels]:
+    """The channels of f(x), for an activation function (or layer) f."""
+    if x.axis is None:
+        return [Channels(call.shape)]
+    if type(function) in _LAYERS:
+        return _after(x, function.call)
+    name = getattr(function, "__name__", type(function).__name__)
+    home = getattr(function, "__module__", "").split(".")[0]
+    if name in _CHANNELWISE and home in ("tf_keras", "keras", "tensorflow"):
+        if x.from_end == -1:
+            call.freeze(x, f"{call.path} takes a softmax over channels")
+        return [x.with_zero(False)]
+    if name not in ELEMENTWISE or home not in ("tf_keras", "keras", "tensorflow"):
+        call.freeze(x, f"{call.path} applies {name!r}, which is not known to be elementwise")
+        return [Channels(x.shape)]
+    return _after(x, function)
+
+
+def _after(x: Channels, function: Any) -> list[Channels]:
+    return [x if at_zero(function) == 0 else x.with_zero(False)]
+
+
+def at_zero(function: Any) -> float:
+    """f(0) of a function of tensors, in float32."""
+    with tf.init_scope():
+        return float(np.asarray(function(tf.zeros((1, 1, 1, 1)))).reshape(-1)[0])
+
+
+@rule_for(layers.Activation)
+def _activation(call: Call) -> list[Channels]:
+    return activate(call, call.input, call.layer.activation)
+
+
+@rule_for(*_LAYERS)
+def _activation_layer(call: Call) -> list[Channels]:
+    return activate(call, call.input, call.layer)
+
+
+@rule_for(layers.Softmax)
+def _softmax(call: Call) -> list[Channels]:
+    x = call.input
+    axes = np.atleast_1d(call.layer.axis) % len(x.shape)
+    if x.axis in axes:
+        return call.freeze_all(f"{call.path} takes a softmax over channels")
+    return [x.with_zero(False)]
+
+
+@rule_for(layers.PReLU)
+def _prelu(call: Call) -> list[Channels]:
+    x = call.input
+    # alpha has the shape of one example, with 1 on the shared axes.
+    if x.axis is not None and call.layer.alpha.shape[x.axis - 1] == len(x.atoms) > 1:
+        call.weight("alpha", x.axis - 1, x.atoms)
+    return call.same(x)
+
+
+@rule_for(layers.Rescaling)
+def _rescaling(call: Call) -> list[Channels]:
+    scale, offset = np.asarray(call.layer.scale), np.asarray(call.layer.offset)
+    if scale.size > 1 or offset.size > 1:
+        return call.freeze_all(f"{call.path} has numbers of its own for each channel")
+    out = call.same(call.input)
+    return out if float(offset.reshape(())) == 0 else [out[0].with_zero(False)]

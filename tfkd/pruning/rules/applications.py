@@ -1,0 +1,31 @@
+"""The layers that `tf_keras.applications` defines for itself."""
+
+from __future__ import annotations
+
+from tf_keras.src.applications import convnext, inception_resnet_v2
+
+from tfkd.pruning.channels import Channels
+from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.merges import combine
+from tfkd.pruning.rules.registry import rule_for
+
+
+@rule_for(convnext.LayerScale)
+def _layer_scale(call: Call) -> list[Channels]:
+    x = call.input
+    if x.axis is None:
+        return [Channels(call.shape)]
+    call.weight("gamma", 0, call.at(x, -1), zeroed=True)
+    call.resize("projection_dim", x.atoms)
+    return [call.same(x)[0].with_zero(True)]
+
+
+@rule_for(convnext.StochasticDepth)
+def _stochastic_depth(call: Call) -> list[Channels]:
+    return call.same(call.input)
+
+
+@rule_for(inception_resnet_v2.CustomScaleLayer)
+def _scaled_sum(call: Call) -> list[Channels]:
+    # inputs[0] + inputs[1] · scale
+    return combine(call, call.inputs)

@@ -1,0 +1,81 @@
+"""Attention and the dense layers of transformers: only what they must keep is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import tf_keras as keras
+
+from tfkd.pruning.channels import Channels
+from tfkd.pruning.rules.activations import activate
+from tfkd.pruning.rules.call import Call, positions
+from tfkd.pruning.rules.registry import rule_for
+
+layers = keras.layers
+
+
+@rule_for(layers.MultiHeadAttention)
+def _attention(call: Call) -> list[Channels]:
+    """Width in and out may shrink; heads and their sizes stay."""
+    layer = call.layer
+    given = dict(zip(("query", "value", "key", "attention_mask"), call.args, strict=False))
+    given.update(call.kwargs)
+    query, value = given["query"], given["value"]
+    key = given.get("key")
+    key = value if key is None else key
+    plain = all(isinstance(x, Channels) and len(x.shape) == 3 for x in (query, key, value))
+    if not plain or tuple(layer._attention_axes) != (1,) or len(call.shapes) != 1:
+        call.ledger.uncounted.append(call.path)
+        return call.freeze_all(f"{call.path} attends over other axes than the second")
+    if isinstance(given.get("attention_mask"), Channels):
+        call.freeze(given["attention_mask"], f"{call.path} takes it as a mask")
+    tokens = {"query": query.shape[1], "key": key.shape[1], "value": value.shape[1]}
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        atoms = call.mix(x, -1)
+        call.weight(f"_{name}_dense.kernel", 0, atoms)  # (width, heads, size of a head)
+        call.cost(f"_{name}_dense.kernel", tokens[name])
+        call.resize(f"{name}_shape", atoms, 2)
+    out = call.filters("_output_dense.kernel", 2, call.width)  # (heads, size, width)
+    call.cost("_output_dense.kernel", tokens["query"])
+    call.resize("output_shape", out)
+    if layer._use_bias:
+        call.weight("_output_dense.bias", 0, out, zeroed=True)
+    if None not in tokens.values():
+        sizes = layer._num_heads * (layer._key_dim + layer._value_dim)
+        call.ledger.fixed_macs += tokens["query"] * tokens["key"] * sizes
+    return call.output(out)
+
+
+@rule_for(layers.EinsumDense)
+def _einsum_dense(call: Call) -> list[Channels]:
+    """Equations that sum over the last axis and make a new last one, as "abc,cd->abd"."""
+    layer, x = call.layer, call.input
+    left, result = layer.equation.replace(" ", "").replace("...", "0").split("->")
+    source, kernel = left.split(",")
+    last = result[-1]
+    outer = [label for label in result[:-1] if label in kernel]
+    if x.axis is not None and x.axis != len(x.shape) - 1:
+        return _stay(call)
+    if source[-1] not in kernel or source[-1] in result or last in source or outer:
+        return _stay(call)
+    if len([label for label in kernel if label in source]) != 1 or len(kernel) != 2:
+        return _stay(call)
+    if layer.bias_axes and layer.bias_axes != last:
+        return _stay(call)
+    if "0" in source and np.size(layer.partial_output_shape) > 1:
+        return _stay(call)  # the axes behind "..." may be written into it
+    call.weight("kernel", kernel.index(source[-1]), call.mix(x, -1))
+    out = call.filters("kernel", kernel.index(last), call.width)
+    call.cost("kernel", positions(call.shape, -1))
+    if isinstance(layer.partial_output_shape, int):
+        call.resize("output_shape", out)
+    else:
+        call.resize("output_shape", out, len(layer.partial_output_shape) - 1)
+    if layer.bias_axes:
+        call.weight("bias", 0, out, zeroed=True)
+    return activate(call, call.output(out)[0], layer.activation)
+
+
+def _stay(call: Call) -> list[Channels]:
+    if call.layer.weights:
+        call.ledger.uncounted.append(call.path)
+    return call.freeze_all(f"{call.path} ({call.layer.equation}) is not a plain dense layer")

@@ -1,0 +1,92 @@
+"""Layers with several inputs: sums, products, concatenation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tf_keras as keras
+
+from tfkd.pruning.channels import FIXED, Channels
+from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.registry import rule_for
+
+layers = keras.layers
+
+
+def _size(x: Channels, from_end: int) -> int:
+    """Size of `x` along an axis counted from the end; 1 where it has none or is open."""
+    return (x.shape[from_end] or 1) if len(x.shape) >= -from_end else 1
+
+
+def combine(
+    call: Call, inputs: Sequence[Channels], product: bool = False, is_sum: bool = True
+) -> list[Channels]:
+    """The output of an elementwise layer of several inputs, with broadcasting.
+
+    Ties the inputs' channels. The result is zero where all inputs are, or, for a
+    product, where any is.
+    """
+    followed = [x for x in inputs if x.axis is not None]
+    axes = {x.from_end for x in followed}
+    if len(axes) != 1:
+        for x in followed:
+            call.freeze(x, f"{call.path} joins tensors whose channels are at different axes")
+        return [Channels(call.shape)]
+    axis: int = axes.pop()  # type: ignore[assignment]  # followed: not None
+    count = max(_size(x, axis) for x in inputs)
+    whole = [x for x in followed if len(x.atoms) == count]
+    zeros = []
+    for x in inputs:
+        if _size(x, axis) != count:
+            call.freeze(x, f"{call.path} spreads it over all channels")
+            zeros.append(np.zeros(count, bool))
+        else:
+            zeros.append(x.zero if x.axis is not None else np.zeros(count, bool))
+    if not whole:
+        return [Channels(call.shape)]
+    first = whole[0].atoms
+    for x in inputs:
+        if _size(x, axis) == count:
+            atoms = x.atoms if x.axis is not None else np.full(count, FIXED)
+            if is_sum and x.axis is not None:
+                different = first != atoms
+                call.ledger.summed.update(first[different].tolist(), atoms[different].tolist())
+            call.ledger.unite(first, atoms, f"tied by {call.path} to channels that stay")
+    zero = np.logical_or.reduce(zeros) if product else np.logical_and.reduce(zeros)
+    return call.output(first, axis, zero)
+
+
+def concatenate(call: Call, inputs: Sequence[Channels], axis: int) -> list[Channels]:
+    """The output of a concatenation along `axis`."""
+    axis %= len(call.shape)
+    followed = [x for x in inputs if x.axis is not None]
+    if not followed:
+        return [Channels(call.shape)]
+    if {x.axis for x in followed} != {axis}:
+        if len({x.axis for x in followed}) == 1:
+            return combine(call, inputs)  # along another axis: the channels lie on each other
+        return call.freeze_all(f"{call.path} joins tensors whose channels are at different axes")
+    parts, zeros = [], []
+    for x in inputs:
+        size = x.shape[axis]
+        if size is None:
+            return call.freeze_all(f"{call.path} joins an open shape")
+        parts.append(x.atoms if x.axis is not None else np.full(size, FIXED))
+        zeros.append(x.zero if x.axis is not None else np.zeros(size, bool))
+    return call.output(np.concatenate(parts), axis, np.concatenate(zeros))
+
+
+@rule_for(layers.Add, layers.Subtract, layers.Average, layers.Maximum, layers.Minimum)
+def _sum(call: Call) -> list[Channels]:
+    return combine(call, call.inputs)
+
+
+@rule_for(layers.Multiply)
+def _product(call: Call) -> list[Channels]:
+    return combine(call, call.inputs, product=True, is_sum=False)
+
+
+@rule_for(layers.Concatenate)
+def _concatenate(call: Call) -> list[Channels]:
+    return concatenate(call, call.inputs, call.layer.axis)

@@ -1,0 +1,223 @@
+"""TensorFlow functions called on Keras tensors: `x + y`, `tf.nn.relu(x)`, `x[..., :2]`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tf_keras.src.layers.core.tf_op_layer import SlicingOpLambda, TFOpLambda
+
+from tfkd.pruning.channels import Channels
+from tfkd.pruning.rules.call import Call, flatten
+from tfkd.pruning.rules.merges import combine, concatenate
+from tfkd.pruning.rules.registry import rule_for
+
+# Symbols of functions that work on each number alone; of one tensor or several.
+_ELEMENTWISE = frozenset(
+    """
+    __operators__.add math.add math.subtract math.negative math.abs math.square math.sqrt
+    math.rsqrt math.exp math.expm1 math.log math.log1p math.tanh math.sigmoid math.softplus
+    math.softsign math.sin math.cos math.erf math.maximum math.minimum math.pow math.sign
+    math.reciprocal math.floor math.ceil math.round math.squared_difference math.add_n
+    nn.relu nn.relu6 nn.elu nn.selu nn.leaky_relu nn.silu nn.swish nn.gelu nn.softsign
+    nn.sigmoid nn.tanh nn.softplus clip_by_value identity cast stop_gradient grad_pass_through
+    sigmoid tanh exp abs negative add subtract square maximum minimum pow sqrt
+    """.split()
+)
+_PRODUCTS = frozenset(
+    "math.multiply multiply math.truediv math.divide truediv divide math.divide_no_nan "
+    "math.multiply_no_nan".split()
+)
+_DIVISIONS = frozenset("math.truediv math.divide truediv divide math.divide_no_nan".split())
+_SUMS = frozenset(
+    "__operators__.add math.add math.subtract math.add_n add subtract math.maximum math.minimum "
+    "maximum minimum math.squared_difference".split()
+)
+# On images (batch, height, width, channels): channel by channel, zeros stay zero.
+_SPATIAL = frozenset("image.resize image.flip_left_right image.flip_up_down".split())
+_REDUCTIONS = frozenset(
+    "math.reduce_mean math.reduce_max math.reduce_sum math.reduce_min reduce_mean reduce_max "
+    "reduce_sum reduce_min".split()
+)
+
+
+def _arguments(call: Call) -> dict[str, Any]:
+    """The arguments of the function by name, defaults included."""
+    bound = inspect.signature(call.layer.function).bind(*call.args, **call.kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+@rule_for(TFOpLambda)
+def _operation(call: Call) -> list[Channels]:
+    symbol = call.layer.symbol
+    rule = _OTHERS.get(symbol)
+    if symbol in _REDUCTIONS:
+        rule = _reduce
+    elif symbol in _SPATIAL:
+        rule = _on_images
+    elif symbol in _ELEMENTWISE or symbol in _PRODUCTS:
+        rule = _elementwise
+    if rule is None or not call.inputs:
+        return call.freeze_all(f"no rule for {call.path}, the operation tf.{symbol}")
+    return rule(call)
+
+
+def _elementwise(call: Call) -> list[Channels]:
+    """Ties all tensors; the result is zero if f(0, …, 0) is, or if a factor is."""
+    for value in flatten((call.args, call.kwargs)):
+        if not isinstance(value, Channels) and _per_channel(call, np.shape(value)):
+            return call.freeze_all(f"{call.path} has a constant of its own for each channel")
+    symbol = call.layer.symbol
+    if symbol in _PRODUCTS and len(call.inputs) > 1 and symbol not in _DIVISIONS:
+        return combine(call, call.inputs, product=True, is_sum=False)
+    out = combine(call, call.inputs, is_sum=symbol in _SUMS)
+    if out[0].axis is None or _at_zero(call) == 0:
+        return out
+    return [out[0].with_zero(False)]
+
+
+def _per_channel(call: Call, shape: tuple[int, ...]) -> bool:
+    """True for a constant that is not the same at all channels."""
+    axes = {x.from_end for x in call.inputs if x.axis is not None}
+    return any(len(shape) >= -axis and shape[axis] > 1 for axis in axes if axis is not None)
+
+
+def _at_zero(call: Call) -> float:
+    """The function's largest value where all tensors are zero; NaN if it can't be taken."""
+    zero = lambda x: tf.zeros((1,)) if isinstance(x, Channels) else x  # noqa: E731
+    args, kwargs = tf.nest.map_structure(zero, (call.args, call.kwargs))
+    try:
+        with tf.init_scope():
+            return float(np.abs(np.asarray(call.layer.function(*args, **kwargs))).max())
+    except (ValueError, TypeError, tf.errors.OpError):
+        return float("nan")
+
+
+def _on_images(call: Call) -> list[Channels]:
+    if call.input.axis is not None and call.input.from_end != -1:
+        return call.freeze_all(f"{call.path} works along another axis than the channels")
+    return call.same(call.input)
+
+
+def _reduce(call: Call) -> list[Channels]:
+    x, given = call.input, _arguments(call)
+    if x.axis is None:
+        return [Channels(call.shape)]
+    rank = len(x.shape)
+    axes = {int(a) % rank for a in _listed(given["axis"], rank)}
+    if x.axis in axes or 0 in axes:
+        return call.freeze_all(f"{call.path} reduces over channels or over the batch")
+    gone = 0 if given["keepdims"] else sum(a < x.axis for a in axes)
+    return [x.reshaped(call.shape, x.axis - gone)]
+
+
+def _listed(axes: Any, rank: int) -> list[Any]:
+    """Axes as a list; None means all."""
+    return list(range(rank)) if axes is None else list(np.atleast_1d(axes))
+
+
+def _pad(call: Call) -> list[Channels]:
+    x, given = call.input, _arguments(call)
+    if x.axis is None:
+        return [Channels(call.shape)]
+    paddings = np.asarray(given["paddings"])
+    if paddings.shape != (len(x.shape), 2) or paddings[x.axis].any():
+        return call.freeze_all(f"{call.path} pads the channels")
+    constant = given["mode"].upper() == "CONSTANT" and given["constant_values"] != 0
+    out = call.same(x)
+    return [out[0].with_zero(False)] if constant else out
+
+
+def _concat(call: Call) -> list[Channels]:
+    return concatenate(call, call.inputs, int(_arguments(call)["axis"]))
+
+
+def _transpose(call: Call) -> list[Channels]:
+    x, given = call.input, _arguments(call)
+    if x.axis is None:
+        return [Channels(call.shape)]
+    order = given["perm"]
+    order = list(range(len(x.shape)))[::-1] if order is None else [int(i) for i in order]
+    return [x.reshaped(call.shape, order.index(x.axis))]
+
+
+def _squeeze(call: Call) -> list[Channels]:
+    x = call.input
+    if x.axis is None:
+        return [Channels(call.shape)]
+    axes = _arguments(call)["axis"]
+    if axes is None or x.axis in {int(a) % len(x.shape) for a in np.atleast_1d(axes)}:
+        return call.freeze_all(f"{call.path} may squeeze the channels")
+    gone = sum(int(a) % len(x.shape) < x.axis for a in np.atleast_1d(axes))
+    return [x.reshaped(call.shape, x.axis - gone)]
+
+
+def _expand(call: Call) -> list[Channels]:
+    x = call.input
+    if x.axis is None:
+        return [Channels(call.shape)]
+    axis = int(_arguments(call)["axis"]) % len(call.shape)
+    return [x.reshaped(call.shape, x.axis + (axis <= x.axis))]
+
+
+def _reshape(call: Call) -> list[Channels]:
+    """Only with -1 for the channels: the size in the call is then found anew."""
+    x, shape = call.input, _arguments(call)["shape"]
+    if x.axis is None:
+        return [Channels(call.shape)]
+    whole = not any(isinstance(v, Channels) for v in flatten(shape))
+    sizes = [int(s) for s in np.asarray(shape).reshape(-1)] if whole else []
+    flat = sizes[1:] == [-1] and sizes[0] != -1 and None not in x.shape[1:]
+    if not flat:
+        return call.freeze_all(f"{call.path} reshapes to sizes that are written in the call")
+    sizes_in = [int(size or 0) for size in x.shape[1:]]
+    ones = [1] * len(sizes_in)
+    ones[x.axis - 1] = len(x.atoms)
+    spread = [np.broadcast_to(v.reshape(ones), sizes_in).reshape(-1) for v in (x.atoms, x.zero)]
+    return call.output(spread[0], -1, spread[1])
+
+
+_OTHERS = {
+    "pad": _pad,
+    "concat": _concat,
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "expand_dims": _expand,
+    "reshape": _reshape,
+    # The names under which Keras knows tf.pad, tf.transpose and tf.squeeze.
+    "compat.v1.pad": _pad,
+    "compat.v1.transpose": _transpose,
+    "compat.v1.squeeze": _squeeze,
+}
+
+
+_SLICE = ("start", "stop", "step")
+
+
+@rule_for(SlicingOpLambda)
+def _slice(call: Call) -> list[Channels]:
+    """Slices that leave the channels whole."""
+    x = call.input
+    if x.axis is None:
+        return [Channels(shape) for shape in call.shapes]
+    spec = call.kwargs.get("slice_spec", call.args[1] if len(call.args) > 1 else None)
+    parts = list(spec) if isinstance(spec, (list, tuple)) else [spec]
+    # Keras writes a slice as a dict: start, stop, step.
+    parts = [slice(*(p[k] for k in _SLICE)) if isinstance(p, dict) else p for p in parts]
+    if not all(_is_whole_slice(p) or isinstance(p, (int, slice)) or p is Ellipsis for p in parts):
+        return call.freeze_all(f"{call.path} slices in a way that is not followed")
+    if Ellipsis in parts:
+        at = parts.index(Ellipsis)
+        parts[at : at + 1] = [slice(None)] * (len(x.shape) - len(parts) + 1)
+    parts += [slice(None)] * (len(x.shape) - len(parts))
+    if not _is_whole_slice(parts[x.axis]):
+        return call.freeze_all(f"{call.path} slices the channels at places written in the call")
+    gone = sum(isinstance(p, int) for p in parts[: x.axis])
+    return [x.reshaped(call.shape, x.axis - gone)]
+
+
+def _is_whole_slice(part: Any) -> bool:
+    return isinstance(part, slice) and (part.start, part.stop, part.step) == (None, None, None)

@@ -1,0 +1,36 @@
+"""Recurrent layers: what reaches them may shrink, their own units stay."""
+
+from __future__ import annotations
+
+import tf_keras as keras
+
+from tfkd.pruning.channels import Channels
+from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.registry import rule_for
+
+layers = keras.layers
+_KINDS = (layers.LSTM, layers.GRU, layers.SimpleRNN)
+
+
+def _read(call: Call, kernels: tuple[str, ...]) -> list[Channels]:
+    call.ledger.uncounted.append(call.path)
+    if len(call.inputs) != 1:
+        return call.freeze_all(f"{call.path} is given states")
+    atoms = call.mix(call.input, -1)
+    for name in kernels:
+        call.weight(name, 0, atoms)  # (width, gates · units)
+    return [Channels(shape) for shape in call.shapes]
+
+
+@rule_for(*_KINDS)
+def _recurrent(call: Call) -> list[Channels]:
+    return _read(call, ("cell.kernel",))
+
+
+@rule_for(layers.Bidirectional)
+def _bidirectional(call: Call) -> list[Channels]:
+    both = (call.layer.forward_layer, call.layer.backward_layer)
+    if any(type(layer) not in _KINDS for layer in both):
+        call.ledger.uncounted.append(call.path)
+        return call.freeze_all(f"no rule for the layer inside {call.path}")
+    return _read(call, ("forward_layer.cell.kernel", "backward_layer.cell.kernel"))

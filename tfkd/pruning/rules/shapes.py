@@ -1,0 +1,128 @@
+"""Layers that move channels about: pooling, padding, flatten, reshape, permute, cropping."""
+
+from __future__ import annotations
+
+import numpy as np
+import tf_keras as keras
+
+from tfkd.pruning.channels import Channels
+from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.kernels import channel_axis
+from tfkd.pruning.rules.registry import rule_for
+
+layers = keras.layers
+
+
+# Channel by channel, with f(0) = 0 and the channels where they were.
+@rule_for(
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    layers.GaussianDropout,
+    layers.ActivityRegularization,
+)
+def _identity(call: Call) -> list[Channels]:
+    return call.same(call.input)
+
+
+@rule_for(layers.Masking)
+def _masking(call: Call) -> list[Channels]:
+    # A step is masked if all its channels have the value: zeros change that of no other.
+    if call.layer.mask_value != 0:
+        return call.freeze_all(f"{call.path} compares all channels with a number that is not zero")
+    return call.same(call.input)
+
+
+# In training it adds noise, also to a dead channel; in inference it does nothing.
+@rule_for(layers.GaussianNoise)
+def _noise(call: Call) -> list[Channels]:
+    return call.same(call.input)
+
+
+@rule_for(
+    *(
+        getattr(layers, f"{kind}{n}D")
+        for kind in ("MaxPooling", "AveragePooling", "ZeroPadding", "Cropping", "UpSampling")
+        for n in (1, 2, 3)
+    )
+)
+def _spatial(call: Call) -> list[Channels]:
+    x = call.input
+    if x.axis is not None and x.axis != channel_axis(call.layer) % len(x.shape):
+        return call.freeze_all(f"{call.path} works along another axis than the channels")
+    return call.same(x)
+
+
+@rule_for(
+    *(getattr(layers, f"Global{kind}Pooling{n}D") for kind in ("Max", "Average") for n in (1, 2, 3))
+)
+def _global(call: Call) -> list[Channels]:
+    x = call.input
+    axis = channel_axis(call.layer) % len(x.shape)
+    if x.axis is None:
+        return [Channels(call.shape)]
+    if x.axis != axis:
+        return call.freeze_all(f"{call.path} works along another axis than the channels")
+    return call.output(x.atoms, axis if call.layer.keepdims else 1, x.zero)
+
+
+@rule_for(layers.Flatten)
+def _flatten(call: Call) -> list[Channels]:
+    x = call.input
+    if x.axis is None:
+        return [Channels(call.shape)]
+    if None in x.shape[1:]:
+        return call.freeze_all(f"{call.path} flattens an open shape")
+    atoms, zero = _full(x, x.atoms), _full(x, x.zero)
+    if call.layer.data_format == "channels_first" and atoms.ndim > 1:
+        atoms, zero = np.moveaxis(atoms, 0, -1), np.moveaxis(zero, 0, -1)
+    return call.output(atoms.reshape(-1), -1, zero.reshape(-1))
+
+
+def _full(x: Channels, values: np.ndarray) -> np.ndarray:
+    """An array of the shape of one example with a channel's value at all its places."""
+    sizes = [int(size or 0) for size in x.shape]
+    shape = [len(values) if axis == x.axis else 1 for axis in range(1, len(sizes))]
+    return np.broadcast_to(values.reshape(shape), sizes[1:])
+
+
+def regular(values: np.ndarray) -> int | None:
+    """The one axis along which values may differ (the last if none); None if several."""
+    differ = [a for a in range(values.ndim) if (values != values.take([0], a)).any()]
+    if len(differ) > 1:
+        return None
+    return differ[0] if differ else values.ndim - 1
+
+
+@rule_for(layers.Reshape)
+def _reshape(call: Call) -> list[Channels]:
+    x = call.input
+    if x.axis is None:
+        return [Channels(call.shape)]
+    if None in x.shape[1:] or None in call.shape[1:]:
+        return call.freeze_all(f"{call.path} reshapes an open shape")
+    atoms = _full(x, x.atoms).reshape(call.shape[1:])
+    axis = regular(atoms)
+    if axis is None or len(x.atoms) == 1:
+        return call.freeze_all(f"{call.path} spreads channels over several axes")
+    line = (0,) * axis + (slice(None),) + (0,) * (atoms.ndim - axis - 1)
+    # Zero only where all the places of a channel are.
+    others = tuple(a for a in range(atoms.ndim) if a != axis)
+    zero = _full(x, x.zero).reshape(call.shape[1:]).all(others)
+    if call.layer.target_shape[axis] != -1:
+        call.resize("target_shape", atoms[line], axis)
+    return call.output(atoms[line], axis + 1, zero)
+
+
+@rule_for(layers.Permute)
+def _permute(call: Call) -> list[Channels]:
+    x = call.input
+    if x.axis is None:
+        return [Channels(call.shape)]
+    return [x.reshaped(call.shape, 1 + call.layer.dims.index(x.axis))]
+
+
+@rule_for(layers.RepeatVector)
+def _repeat(call: Call) -> list[Channels]:
+    return [call.input.reshaped(call.shape, 2)] if call.input.axis else [Channels(call.shape)]

@@ -1,0 +1,100 @@
+"""Which units of a model are to go: the small immutable thing that everything hands on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.pruning.groups import Graph
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Units to remove, by group; an immutable value that JSON can hold.
+
+    Attributes:
+        removed: group name → sorted positions in that group, from 0.
+        fingerprint: of the model that it was made for (names and shapes of its
+            layers), so that it is not used on another.
+
+    Example:
+        >>> from tfkd.pruning import Selection
+        >>> chosen = Selection({"conv1": (0, 3)}, "f00d")
+        >>> Selection.from_dict(chosen.to_dict()) == chosen
+        True
+    """
+
+    removed: Mapping[str, tuple[int, ...]]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        checks.instance("removed", self.removed, Mapping, "a mapping: group name → positions")
+        checks.instance("fingerprint", self.fingerprint, str, "a fingerprint of a model")
+        clean = {
+            name: tuple(sorted({int(i) for i in positions}))
+            for name, positions in self.removed.items()
+        }
+        object.__setattr__(self, "removed", clean)
+
+    @property
+    def count(self) -> int:
+        """How many units go in all."""
+        return sum(len(positions) for positions in self.removed.values())
+
+    def units(self, graph: Graph) -> np.ndarray:
+        """Returns a bool array (U,), True where a unit of `graph` goes.
+
+        Raises:
+            ValueError: if it was made for another model, names a group or a
+                position that does not exist, or takes all units of a group.
+        """
+        if self.fingerprint != graph.fingerprint:
+            raise ValueError(
+                "`selection`: expected one that was made for this model, received one for a model "
+                "with other layers or shapes. Make it again with tfkd.pruning.plan and select."
+            )
+        removed = np.zeros(graph.units, bool)
+        for name, positions in self.removed.items():
+            try:
+                group = graph.group(name)
+            except KeyError:
+                names = [g.name for g in graph.groups]
+                raise checks.value_error("selection", f"groups among {names}", name) from None
+            if positions and not 0 <= positions[0] <= positions[-1] < group.size:
+                expected = f"positions in 0 … {group.size - 1} for group {name!r}"
+                raise checks.value_error("selection", expected, positions)
+            if len(positions) == group.size:
+                raise ValueError(
+                    f"`selection`: expected at least one of the {group.size} channels of group "
+                    f"{name!r} to stay, received a selection that removes them all. Leave one out."
+                )
+            removed[group.units[list(positions)]] = True
+        return removed
+
+    @classmethod
+    def from_units(cls, graph: Graph, removed: np.ndarray) -> Selection:
+        """The selection that removes the units where the bool array (U,) is True."""
+        return cls(
+            {g.name: tuple(np.flatnonzero(removed[g.units]).tolist()) for g in graph.groups},
+            graph.fingerprint,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain lists and strings, for JSON."""
+        removed = {name: list(positions) for name, positions in self.removed.items()}
+        return {"removed": removed, "fingerprint": self.fingerprint}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Selection:
+        """Makes a selection from what `to_dict` gave.
+
+        Raises:
+            ValueError: if a key is missing.
+        """
+        if not isinstance(data, Mapping) or set(data) != {"removed", "fingerprint"}:
+            raise checks.value_error("data", "what Selection.to_dict returns", data)
+        return cls({k: tuple(v) for k, v in data["removed"].items()}, data["fingerprint"])

@@ -1,0 +1,169 @@
+"""Cuts filters out of a model, and proves that what is left is the same function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.pruning.graph import analyse
+from tfkd.pruning.groups import layers_by_path
+from tfkd.pruning.masking import checked, masked
+from tfkd.pruning.optimizers import compile_like
+from tfkd.pruning.rebuilding import rebuild
+from tfkd.pruning.selection import Selection
+
+BATCH = 4  # random examples on which the two models are compared
+OPEN_SIZE = 32  # size of an axis that the model leaves open
+
+
+def shrink(
+    model: keras.Model,
+    selection: Selection,
+    verify: Any = True,
+    *,
+    optimizer: bool = False,
+    tolerance: float = 1e-4,
+) -> keras.Model:
+    """Returns a smaller model: the filters of a selection are cut out.
+
+    Kernels, biases, batch normalizations and the inputs of the next layers are
+    gathered; the layers keep their names. The result is compared with the masked
+    model on random inputs and on yours: the filters of `model` are set to zero
+    while the two are compared, and put back. It is the same model afterwards, also
+    when an error is raised, and shares no variable with the result.
+
+    Args:
+        model: the model that the selection was made for, masked or not.
+        selection: what to remove: `decay.selection`, or `select(model, plan)`.
+        verify: True: compare on random inputs; an input, or a list or dict of
+            inputs as the model takes them (batch first): compare on these too;
+            False: don't compare.
+        optimizer: also compile the new model as the old one is, with its
+            optimizer's state (momenta and the like) gathered.
+        tolerance: largest difference allowed, as a part of the output's range.
+
+    Returns:
+        A new `tf_keras` model of the same class.
+
+    Raises:
+        TypeError: if an argument is of another type.
+        ValueError: if the selection was made for another model, the two models
+            differ by more than `tolerance`, or `optimizer` is asked for and the
+            model is not compiled.
+
+    Example:
+        >>> from tfkd import models, pruning
+        >>> model = models.resnet(8)
+        >>> selection = pruning.select(model, pruning.plan(model, macs_reduction=0.4))
+        >>> small = pruning.shrink(model, selection)
+        >>> small.count_params() < model.count_params()
+        True
+    """
+    checked(selection)
+    checks.positive("tolerance", tolerance)
+    checks.instance("optimizer", optimizer, bool, "True or False")
+    graph = analyse(model)
+    removed = selection.units(graph)
+    if optimizer and not getattr(model, "optimizer", None):
+        raise ValueError(
+            "`optimizer`: expected a compiled model to take the optimizer's state from, received "
+            "one that is not compiled. Compile it, or leave optimizer=False."
+        )
+    given = None if isinstance(verify, (bool, np.bool_)) else _check_inputs(model, verify)
+    small = rebuild(model, graph, removed)
+    if verify is not False:
+        with masked(graph, removed):
+            _reset_states(model, small)
+            for batch in _batches(model, given):
+                _compare(model, small, batch, tolerance)
+            _reset_states(model, small)
+    if optimizer:
+        compile_like(model, small, graph, removed)
+    return small
+
+
+def _reset_states(*models: keras.Model) -> None:
+    """Recurrent layers that remember start both models alike."""
+    for model in models:
+        model.reset_states()
+
+
+def _batches(model: keras.Model, given: Any) -> list[Any]:
+    """What to compare on: random inputs, and those that were given."""
+    batches = [] if given is None else [given]
+    if all(tensor.dtype != tf.string for tensor in model.inputs):
+        batches.insert(0, random_inputs(model))
+    if not batches:
+        expected = "a batch (the model takes strings, which can't be drawn at random)"
+        raise checks.value_error("verify", expected, True)
+    return batches
+
+
+def _check_inputs(model: keras.Model, batch: Any) -> Any:
+    if isinstance(batch, dict) and set(batch) == set(model.input_names):
+        given = [batch[name] for name in model.input_names]  # Keras finds them by name
+    else:
+        given = tf.nest.flatten(batch)
+    wanted = model.inputs
+    if len(given) != len(wanted):
+        expected = f"True, False, or {len(wanted)} input(s) of the model"
+        raise checks.value_error("verify", expected, f"{len(given)} array(s)")
+    for value, tensor in zip(given, wanted, strict=True):
+        shape = np.shape(value)
+        if len(shape) != len(tensor.shape) or not tensor.shape[1:].is_compatible_with(shape[1:]):
+            expected = f"a batch of shape {tuple(tensor.shape)}"
+            raise checks.value_error("verify", expected, np.asarray(value))
+        if not shape[0]:
+            raise checks.value_error("verify", "a batch with an example", f"shape {shape}")
+    return batch
+
+
+def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Any:
+    """Random inputs in the structure that the model takes: normal numbers, or word numbers."""
+    rng = np.random.default_rng(seed)
+    words = [
+        layer.input_dim
+        for layer in layers_by_path(model).values()
+        if isinstance(layer, keras.layers.Embedding)
+    ]
+
+    def draw(tensor: Any) -> tf.Tensor:
+        shape = [
+            tensor.shape[0] or count,
+            *(OPEN_SIZE if size is None else size for size in tensor.shape[1:]),
+        ]
+        if tensor.dtype.is_floating and not words:
+            return tf.constant(rng.normal(size=shape), tensor.dtype)
+        return tf.cast(rng.integers(0, min(words, default=2), shape), tensor.dtype)
+
+    return tf.nest.map_structure(draw, model.input)
+
+
+def _compare(zeroed: keras.Model, small: keras.Model, batch: Any, tolerance: float) -> None:
+    pairs = zip(
+        tf.nest.flatten(zeroed(batch, training=False)),
+        tf.nest.flatten(small(batch, training=False)),
+        zeroed.output_names,
+        strict=True,
+    )
+    for expected, found, name in pairs:
+        expected, found = np.asarray(expected, "float64"), np.asarray(found, "float64")
+        if not np.isfinite(expected).all():
+            raise ValueError(
+                f"`model`: expected finite outputs, received NaN or infinity in {name!r} of the "
+                "masked model. Its weights are damaged, or its inputs out of range."
+            )
+        spread = np.ptp(expected)
+        scale = spread if spread > 0 else max(np.abs(expected).max(), 1.0)
+        difference = np.abs(expected - found).max() / scale
+        if not difference <= tolerance:
+            raise ValueError(
+                f"`selection`: expected the shrunk model to equal the masked one to {tolerance:g} "
+                f"of the output's range, received a difference of {difference:.3g} in {name!r}. "
+                "A rule given to tfkd.pruning.register_rule is wrong, or the model does not "
+                "compute in float32 (then raise `tolerance`)."
+            )
