@@ -1,5 +1,17 @@
-"""Keras callbacks that know of distillation; one callback a file."""
+"""Keras callbacks that know of distillation and pruning; one callback a file."""
 
+from typing import Any
+
+from tfkd.callbacks.teacher_check import TeacherCheck
 from tfkd.callbacks.tensorboard import TensorBoard
 
-__all__ = ["TensorBoard"]
+__all__ = ["FilterDecay", "TeacherCheck", "TensorBoard"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads `FilterDecay` when it is first used: it brings tfmot, which takes a second."""
+    if name == "FilterDecay":
+        from tfkd.callbacks.filter_decay import FilterDecay
+
+        return FilterDecay
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

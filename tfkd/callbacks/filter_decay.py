@@ -1,0 +1,303 @@
+"""Redundant filters decay to zero while the model trains."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.callbacks.zeroed import ExtendedStep, TrainedSlices, find_model
+from tfkd.pruning import criteria
+from tfkd.pruning.decay import AnnealedFilterDecay
+from tfkd.pruning.graph import analyse
+from tfkd.pruning.planning import Plan
+from tfkd.pruning.selection import Selection
+
+DECAYS = ("compounding", "relative")
+
+
+class FilterDecay(keras.callbacks.Callback):
+    """Multiplies the lowest-scored filters by a rate that falls to exactly zero.
+
+    Every `schedule.frequency` steps the filters of each group are scored, and
+    the lowest, as many as the plan removes, are multiplied by the decay rate:
+    kernel, bias, gamma, beta and moving mean (batch normalization would undo a
+    decay of the kernel alone). The others are untouched, and a filter may come
+    back at the next interval. At `schedule.end_step` the rate is 0: the
+    selection is final, and its filters stay exactly zero in every later step,
+    whatever the optimizer does. Then `tfkd.pruning.shrink(model,
+    callback.selection)` cuts them out.
+
+    Steps are the optimizer's (`optimizer.iterations`). A decay that is due at
+    step s comes as soon as s steps have been made; with `steps_per_execution` at
+    the end of that execution, with the rate of the step reached. `decay_rate`
+    and `sparsity` (the share of all units whose filters are exactly zero) are
+    put in the logs of each epoch, for the callbacks that stand after this one:
+    put it before TensorBoard.
+
+    Args:
+        plan: what `tfkd.pruning.plan` returned, for the model that is trained.
+        schedule: a `tfkd.pruning.AnnealedFilterDecay`: also soft or hard pruning.
+        decay: how the rate acts on a filter that stays selected. "compounding"
+            multiplies it by dr at each interval, so that the rates compound;
+            "relative" makes it dr times what it would be without decay, by the
+            factor dr(now) / dr(last interval).
+        model: the model to prune, where it is only a part of the model that is
+            trained. By default that one, or its `student` (`tfkd.Distiller`):
+            whichever the plan was made for.
+        log_dir: a folder for TensorBoard, in which `filter_decay` gets rate,
+            sparsity and scores by optimizer step; None writes nothing.
+        log_scores: whether a histogram of each group's scores is written too.
+        warn_if_unfinished: whether to warn when training ends before
+            `end_step`: filters are not zero then, and cutting them out would
+            change what the model computes.
+
+    Attributes:
+        history: list of (step, decay rate, how many units were newly selected).
+
+    Raises:
+        ValueError, TypeError: for a bad argument, and at the start of training
+            if the plan was made for another model.
+
+    Example:
+        >>> import numpy as np, tf_keras as keras, tfkd
+        >>> model = keras.Sequential([
+        ...     keras.layers.Dense(8, "relu", input_shape=(4,)), keras.layers.Dense(2)])
+        >>> model.compile("adam", "mse")
+        >>> plan = tfkd.pruning.plan(model, filter_rate=0.5)
+        >>> schedule = tfkd.pruning.AnnealedFilterDecay(0.5, begin_step=0, end_step=6)
+        >>> decay = tfkd.callbacks.FilterDecay(plan, schedule)
+        >>> _ = model.fit(np.ones((32, 4)), np.ones((32, 2)), 4, verbose=0, callbacks=[decay])
+        >>> decay.selection.count, decay.history[-1][:2]
+        (4, (6, 0.0))
+        >>> int((model.get_weights()[0] == 0).all(axis=0).sum())
+        4
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        schedule: AnnealedFilterDecay,
+        *,
+        decay: str = "compounding",
+        model: keras.Model | None = None,
+        log_dir: Any = None,
+        log_scores: bool = True,
+        warn_if_unfinished: bool = True,
+    ):
+        super().__init__()
+        self._supports_tf_logs = True  # it only adds to them: no need to wait for the device
+        self.plan = checks.instance("plan", plan, Plan, "a tfkd.pruning.Plan, made by plan(model)")
+        kind = "a tfkd.pruning.AnnealedFilterDecay"
+        self.schedule = checks.instance("schedule", schedule, AnnealedFilterDecay, kind)
+        self.decay = checks.one_of("decay", decay, DECAYS)
+        if model is not None:
+            checks.instance("model", model, keras.Model, "a Keras model (tf_keras) or None")
+        self._pruned = model
+        if log_dir is not None:
+            checks.instance("log_dir", log_dir, (str, os.PathLike), "a folder, or None")
+        self.log_dir = log_dir
+        self.log_scores = checks.instance("log_scores", log_scores, bool, "a bool")
+        checks.instance("warn_if_unfinished", warn_if_unfinished, bool, "a bool")
+        self.warn_if_unfinished = warn_if_unfinished
+        self._reset()
+        self._graph: Any = None
+        self._writer: Any = None
+        self._step: ExtendedStep | None = None
+
+    def _reset(self) -> None:
+        """As if no interval had been yet."""
+        self._done: int | None = None  # the last due step that was done
+        self._rate = 1.0
+        self.selection = Selection({}, self.plan.graph.fingerprint)
+        self.history: list[tuple[int, float, int]] = []
+
+    @property
+    def frozen(self) -> bool:
+        """True once the schedule has ended: the selection is final, its filters are zero."""
+        return self._done is not None and self.schedule.ended(self._done)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resume needs, for JSON: save it together with the weights."""
+        return {
+            "step": self._done,
+            "rate": self._rate,
+            "selection": self.selection.to_dict(),
+            "history": [list(entry) for entry in self.history],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state_dict` gave, at the next `fit`.
+
+        A state from a later step than the model's optimizer has made is dropped.
+
+        Raises:
+            ValueError: if it is no such state, or of another model.
+        """
+        if not isinstance(state, dict) or set(state) != set(self.state_dict()):
+            raise checks.value_error("state", "what FilterDecay.state_dict returns", state)
+        selection = Selection.from_dict(state["selection"])
+        selection.units(self.plan.graph)  # raises if it is another model's
+        self.selection = selection
+        self._done, self._rate = state["step"], float(state["rate"])
+        self.history = [(int(step), float(rate), int(n)) for step, rate, n in state["history"]]
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Finds the model, and puts the masks of dead filters into its training step."""
+        if self._steps_made() is None:
+            mend = "Compile the model with an optimizer of tf_keras."
+            raise ValueError(
+                "`model`: its optimizer has no `iterations`, which count steps. " + mend
+            )
+        found = find_model(self.model, self._pruned, self.plan.graph.fingerprint)
+        self._graph = analyse(found)
+        self._slices = TrainedSlices(self._graph)
+        if not self._slices.make_masks(self.model):
+            raise ValueError(
+                f"`model`: expected {found.name!r} to be trained, received it frozen: none of its "
+                "filters is trainable. Set model.trainable = True (a Distiller freezes a teacher)."
+            )
+        self._restore_step()  # a `fit` that broke off has left it
+        self._step = ExtendedStep(self.model, self._slices.keep)
+        self._started = False
+        if self.log_dir is not None:
+            self._writer = tf.summary.create_file_writer(os.path.join(self.log_dir, "filter_decay"))
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """The first time: goes on from the optimizer's step."""
+        # Not in on_train_begin: callbacks that restore a model do it there.
+        if not self._started:
+            self._started = True
+            self._start(self._steps_made())
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Remembers where this execution starts."""
+        self._first_batch = batch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Decays if an interval is over."""
+        # Counted here, since to read the optimizer's step is to wait for the
+        # device. A loss scale may skip steps: this count is never too low.
+        self._counted += batch + 1 - self._first_batch
+        if self._next is not None and self._counted >= self._next:
+            self._advance(self._steps_made())
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Adds decay rate and sparsity to the logs."""
+        self._advance(self._steps_made())  # the last batches may end without a hook
+        if logs is not None:
+            logs["decay_rate"] = self._rate
+            logs["sparsity"] = self.sparsity()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Gives the model its own training step back."""
+        if self.frozen:
+            # A moving average of the weights was copied into them just now.
+            self._slices.kill(self.selection.units(self._graph), self.model.optimizer)
+        self._restore_step()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self.warn_if_unfinished and not self.frozen:
+            warnings.warn(
+                f"FilterDecay: training ended at step {self._steps_made()}, before the schedule's "
+                f"end_step {self.schedule.end_step}. The selected filters are not zero yet, and "
+                "cutting them out would change what the model computes. Train on with the same "
+                "callback, or give the schedule an earlier end_step.",
+                stacklevel=2,
+            )
+
+    def sparsity(self) -> float:
+        """The share of all units whose filters are exactly zero now."""
+        return float(self._slices.zero_units().mean()) if self._graph.units else 0.0
+
+    def _restore_step(self) -> None:
+        if self._step is not None:
+            self._step.remove()
+            self._step = None
+
+    def _steps_made(self) -> int:
+        counter = getattr(getattr(self.model, "optimizer", None), "iterations", None)
+        if counter is None:
+            raise ValueError(
+                "`model`: expected an optimizer with `iterations`, which count its steps, received "
+                f"{self.model.name!r} without one. Compile it with an optimizer of tf_keras."
+            )
+        return int(counter.numpy())
+
+    def _start(self, step: int) -> None:
+        """Finds out where training stands: at its beginning, resumed, or past the end."""
+        if self._done is not None and step < self._done:
+            self._reset()  # a new training, or one that went back to an earlier checkpoint
+        schedule = self.schedule
+        if self._done is None and schedule.ended(step):
+            self._adopt()
+        elif self._done is None and step > schedule.begin_step:
+            self._done = schedule.last_due(step)
+            warnings.warn(
+                f"FilterDecay: starts at step {step}, between begin_step {schedule.begin_step} and "
+                f"end_step {schedule.end_step}, and knows nothing of earlier intervals: they are "
+                "taken as done. For an exact resume save state_dict() with the weights and call "
+                "load_state_dict before fit.",
+                stacklevel=2,
+            )
+        self._advance(step)
+        if self.frozen:
+            self._freeze()
+
+    def _adopt(self) -> None:
+        """Past the end without a state: takes zero filters as the selection, if they are one."""
+        zero = self._slices.zero_units()
+        groups = self._graph.groups
+        if all(zero[g.units].sum() == self.plan.remove.get(g.name, 0) for g in groups):
+            self.selection = Selection.from_units(self._graph, zero)
+            self._done, self._rate = self.schedule.end_step, 0.0
+
+    def _advance(self, step: int) -> None:
+        """Does the interval that is due, if there is one that is not done."""
+        self._counted = step
+        self._next = self.schedule.next_due(step)
+        due = self.schedule.last_due(step)
+        if due is None or (self._done is not None and due <= self._done):
+            return
+        scores = criteria.scores(self._graph, self.plan.criterion, self.plan.seed)
+        removed, before = self._lowest(scores), self.selection.units(self._graph)
+        rate = self.schedule.decay_rate(step)
+        factors = np.where(removed, rate, 1.0)
+        if self.decay == "relative":
+            factors[removed & before] = rate / self._rate if self._rate else 0.0
+        self._slices.scale(factors)
+        self.selection = Selection.from_units(self._graph, removed)
+        self._done, self._rate = due, rate
+        self.history.append((step, rate, int((removed & ~before).sum())))
+        if self.frozen:
+            self._freeze()
+        self._write(step, scores)
+
+    def _lowest(self, scores: np.ndarray) -> np.ndarray:
+        """Bool array (U,): of each group as many units as the plan removes."""
+        removed = np.zeros(self._graph.units, bool)
+        for name, count in self.plan.remove.items():
+            units = self._graph.group(name).units
+            removed[units[np.argsort(scores[units], kind="stable")[:count]]] = True
+        return removed
+
+    def _freeze(self) -> None:
+        removed = self.selection.units(self._graph)
+        self._slices.kill(removed, self.model.optimizer)
+        self._slices.set_masks(removed)
+
+    def _write(self, step: int, scores: np.ndarray) -> None:
+        if self._writer is None:
+            return
+        with tf.summary.record_if(True), self._writer.as_default(step=step):
+            tf.summary.scalar("filter_decay/decay_rate", self._rate)
+            tf.summary.scalar("filter_decay/sparsity", self.sparsity())
+            if self.log_scores:
+                for group in self._graph.groups:
+                    tf.summary.histogram(f"filter_decay/scores/{group.name}", scores[group.units])

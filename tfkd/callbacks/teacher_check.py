@@ -1,0 +1,131 @@
+"""Says when the student has passed its teacher, which then holds it back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.distillation.distiller import Distiller
+
+
+class TeacherCheck(keras.callbacks.Callback):
+    """Compares student and teacher on validation data, and warns when the student is ahead.
+
+    A frozen copy that was not trained to its end is a bad teacher: self-
+    distillation from one takes points away. At the end of an epoch this puts
+    `teacher_score` and `student_score` in the logs, and warns once if the student
+    is better: then train the teacher longer, or weigh the distillation less.
+
+    Args:
+        x: inputs of the model, a NumPy array (count, ...) or tensor.
+        y: labels (count, ...): class numbers or one-hot for the default score.
+        score: a function (y, outputs) → one number an example, higher is better,
+            from NumPy arrays; None: 1 where the highest output is the label
+            (with one output: where its sign, or whether it is above ½, is).
+        margin: how much better the student must be, in units of the score (with
+            None, 0.01 is one percentage point).
+        batch_size: examples a batch.
+        every: epochs between checks.
+
+    Raises:
+        ValueError, TypeError: for a bad argument; at the start of training if the
+            model is no `tfkd.Distiller`, or has several outputs.
+
+    Example:
+        >>> import numpy as np, tf_keras as keras, tfkd
+        >>> def net():
+        ...     return keras.Sequential([keras.layers.Dense(3, input_shape=(4,))])
+        >>> x, y = np.eye(4, dtype="float32"), np.array([0, 1, 2, 0])
+        >>> model = tfkd.Distiller(net(), net(), tfkd.losses.LogitsDistillation())
+        >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> check = tfkd.callbacks.TeacherCheck(x, y, margin=1.0)
+        >>> logs = model.fit(x, y, verbose=0, callbacks=[check]).history
+        >>> 0 <= logs["teacher_score"][0] <= 1
+        True
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        score: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+        margin: float = 0.0,
+        batch_size: int = 256,
+        every: int = 1,
+    ):
+        super().__init__()
+        for name, value in (("x", x), ("y", y)):
+            if not isinstance(value, (np.ndarray, tf.Tensor)):
+                raise checks.type_error(name, "a NumPy array or a tensor", value)
+        if len(x) != len(y) or not len(x):
+            expected = f"as many labels as inputs, {len(x)}, and at least one"
+            raise checks.value_error("y", expected, len(y))
+        self.x, self.y = x, np.asarray(y)
+        self.score = right if score is None else checks.function("score", score)
+        self.margin = checks.non_negative("margin", margin)
+        self.batch_size = checks.positive_int("batch_size", batch_size)
+        self.every = checks.positive_int("every", every)
+        self._warned = False
+        self._teacher_score = float("nan")
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Scores the teacher, once: it does not change."""
+        if not isinstance(self.model, Distiller):
+            raise ValueError(
+                "`TeacherCheck`: expected to be given to the `fit` of a tfkd.Distiller, received "
+                f"a {type(self.model).__name__}, which has no teacher. Leave it out."
+            )
+        self._teacher_score = self._score(self._teacher_outputs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Scores the student; warns the first time it is ahead."""
+        if (epoch + 1) % self.every:
+            return
+        teacher = self._teacher_score
+        student = self._score(lambda x: self.model.student(x, training=False))
+        if logs is not None:
+            logs["teacher_score"], logs["student_score"] = teacher, student
+        if student > teacher + self.margin and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"TeacherCheck: after epoch {epoch + 1} the student is better than its teacher, "
+                f"{student:.4g} against {teacher:.4g}. From here on the teacher may hold it back. "
+                "Train the teacher to its end first, or give the distillation less weight "
+                "(student_loss_weight, distillation_loss_weights: a schedule can do it).",
+                stacklevel=2,
+            )
+
+    def _teacher_outputs(self, x: Any) -> Any:
+        """The mean of the teachers' outputs."""
+        finals, _ = self.model._teacher_feature_extractor(x)
+        if any(tf.nest.is_nested(final) for final in finals):
+            raise ValueError(
+                "`TeacherCheck`: expected a model with one output, received one with several. "
+                "Compare them with evaluate instead."
+            )
+        return tf.add_n([tf.cast(final, tf.float32) for final in finals]) / len(finals)
+
+    def _score(self, outputs: Callable[[Any], Any]) -> float:
+        run = tf.function(outputs, reduce_retracing=True)
+        scores = []
+        for first in range(0, len(self.x), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            found = run(tf.convert_to_tensor(self.x[part]))
+            scores.append(np.asarray(self.score(self.y[part], np.asarray(found)), "float64"))
+        return float(np.concatenate([np.atleast_1d(s).reshape(-1) for s in scores]).mean())
+
+
+def right(y: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """1 where the highest output is the label: class numbers or one-hot, (B, C) outputs."""
+    if outputs.shape[-1] == 1:
+        limit = 0.5 if outputs.min() >= 0 and outputs.max() <= 1 else 0.0
+        return (outputs.reshape(len(y), -1) > limit) == (y.reshape(len(y), -1) > 0.5)
+    if y.shape == outputs.shape:
+        y = y.argmax(-1)
+    return outputs.argmax(-1) == y.reshape(outputs.shape[:-1])

@@ -1,0 +1,144 @@
+"""Scales the slices of weights that belong to units of a `Graph`, and keeps them at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd.pruning.groups import Graph, fingerprint
+from tfkd.pruning.masking import Slices, multiply, spread
+from tfkd.pruning.optimizers import slots_of
+
+
+class TrainedSlices(Slices):
+    """The slices of a model in training: zero also after the next step.
+
+    Args:
+        graph: of the model whose weights they are.
+    """
+
+    def __init__(self, graph: Graph):
+        super().__init__(graph)
+        self._masks: list[tuple[Any, tf.Variable, dict[int, np.ndarray]]] = []
+
+    def kill(self, removed: np.ndarray, optimizer: Any) -> None:
+        """Sets the slices of removed units to zero, and what the optimizer keeps for them.
+
+        A momentum that stays would move them away again.
+
+        Args:
+            removed: bool array (U,).
+            optimizer: a Keras optimizer; its slots of a weight's own shape are set.
+        """
+        self.zero(removed)
+        factors = np.where(removed, 0.0, 1.0)
+        for variable, axes in self._items:
+            for slot in slots_of(optimizer, variable):
+                if slot.shape == variable.shape:
+                    multiply(slot, spread(variable, axes, factors))
+
+    def make_masks(self, model: Any) -> int:
+        """Makes the masks of `keep`, all ones, for the weights that `model` trains; how many."""
+        trained = {id(variable) for variable in model.trainable_variables}
+        self._masks = []
+        with model.distribute_strategy.scope():
+            for variable, axes in self._items:
+                if id(variable) in trained:
+                    ones = spread(variable, axes, np.ones(self._graph.units))
+                    mask = tf.Variable(ones, trainable=False, dtype=variable.dtype)
+                    self._masks.append((variable, mask, axes))
+        return len(self._masks)
+
+    def set_masks(self, removed: np.ndarray) -> None:
+        """From now on `keep` holds the slices of these units at zero."""
+        for variable, mask, axes in self._masks:
+            alive = spread(variable, axes, np.where(removed, 0.0, 1.0))
+            mask.assign(alive.astype(mask.dtype.as_numpy_dtype))
+
+    def keep(self) -> None:
+        """Multiplies each weight by its mask. Part of the training step, on every replica."""
+
+        def update(strategy: Any) -> None:
+            for variable, mask, _ in self._masks:
+                strategy.extended.update(variable, _apply_mask, args=(mask,), group=False)
+
+        # As the optimizers of Keras do it, so that it works wherever they work.
+        strategy = tf.distribute.get_strategy()
+        tf.__internal__.distribute.interim.maybe_merge_call(update, strategy)
+
+
+class ExtendedStep:
+    """Lets something run at the end of each training step of a model, until `remove`.
+
+    Args:
+        model: the model that `fit` trains. Its function is made anew.
+        after: called without arguments in every step, on every replica.
+    """
+
+    def __init__(self, model: keras.Model, after: Callable[[], Any]):
+        original = model.train_step
+        self._before = vars(model).get("train_step")
+
+        def train_step(data: Any) -> Any:
+            logs = original(data)
+            after()
+            return logs
+
+        self._model, self._step = model, train_step
+        object.__setattr__(model, "train_step", train_step)
+        # `fit` made its function before callbacks begin; it takes this one.
+        model.train_function = model.make_train_function(force=True)
+
+    def remove(self) -> None:
+        """Gives the model its own step back."""
+        if vars(self._model).get("train_step") is self._step:
+            del vars(self._model)["train_step"]
+            if self._before is not None:
+                object.__setattr__(self._model, "train_step", self._before)
+            self._model.train_function = None
+
+
+def find_model(fitted: keras.Model, given: keras.Model | None, wanted: str) -> keras.Model:
+    """The model that a plan was made for, among those that `fit` trains.
+
+    Args:
+        fitted: the model whose `fit` was called.
+        given: the model that the user named, or None.
+        wanted: fingerprint of the model that the plan was made for.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    candidates = [given] if given else [fitted, getattr(fitted, "student", None)]
+    for candidate in candidates:
+        if isinstance(candidate, keras.Model) and _has_fingerprint(candidate, wanted):
+            trained = {id(variable) for variable in fitted.weights}
+            if all(id(variable) in trained for variable in candidate.weights):
+                return candidate
+            raise ValueError(
+                f"`model`: expected the model that is trained, {fitted.name!r}, or a part of it, "
+                "received a model with weights that it does not have. Leave `model` out, or pass "
+                "the very object that is trained."
+            )
+    raise ValueError(
+        "`plan`: expected one that was made for the model that is trained (or for its `student`), "
+        "received one for a model with other layers or shapes than "
+        f"{(given or fitted).name!r}. Make it again with tfkd.pruning.plan, or pass `model=` if "
+        "the pruned model is a part of the trained one."
+    )
+
+
+def _has_fingerprint(model: keras.Model, wanted: str) -> bool:
+    try:
+        return fingerprint(model) == wanted
+    except ValueError:  # a model without weights yet has no shapes
+        return False
+
+
+def _apply_mask(variable: Any, mask: Any) -> None:
+    # A gradient may be infinite where a filter is dead: NaN · 0 must be 0.
+    variable.assign(tf.math.multiply_no_nan(tf.convert_to_tensor(variable), mask))
