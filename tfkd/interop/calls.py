@@ -1,0 +1,77 @@
+"""One call of a Keras 3 operation, and the ways to make its counterpart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tf_keras.src.engine.keras_tensor import KerasTensor
+from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
+
+from tfkd.interop.configs import Missing
+
+
+class Call(NamedTuple):
+    """One call of an operation.
+
+    Attributes:
+        op: the operation of Keras 3.
+        args: what it is called with; tensors are those of tf_keras.
+        kwargs: arguments by name.
+        shape: of the (first) result.
+        dtype: of the (first) result.
+        name: for the layer; None: Keras finds one.
+    """
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shape: tuple[int | None, ...]
+    dtype: str
+    name: str | None
+
+    @property
+    def x(self) -> Any:
+        return self.args[0]
+
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a TensorFlow function as a layer."""
+        named = {"name": self.name} if self.name else {}
+        return TFOpLambda(function, **named)(*args, **kwargs)
+
+    def layer(self, kind: Any, inputs: Any, *args: Any, **config: Any) -> Any:
+        """Calls a new layer."""
+        floating = tf.as_dtype(self.dtype).is_floating
+        dtype = {"dtype": self.dtype} if floating else {}
+        return kind(*args, name=self.name, **dtype, **config)(inputs)
+
+    def cast(self, value: Any, dtype: str | None = None) -> Any:
+        """A tensor or constant as `dtype`, by default the type of the result."""
+        dtype = dtype or self.dtype
+        if not is_tensor(value):
+            plain = {"float32": float, "int32": int, "bool": bool}.get(dtype)
+            if plain and isinstance(value, (bool, int, float)):
+                return plain(value)
+            return np.asarray(value, tf.as_dtype(dtype).as_numpy_dtype)
+        return value if value.dtype == dtype else tf.cast(value, dtype)
+
+    def axes(self) -> list[int] | None:
+        """The operation's `axis` as a list; None: all."""
+        axis = self.op.axis
+        return axis if axis is None else [int(a) for a in np.ravel(axis)]
+
+    def one_axis(self) -> int:
+        """The operation's `axis` if it is one number."""
+        axis = self.op.axis
+        if isinstance(axis, (list, tuple)) and len(axis) == 1:
+            axis = axis[0]
+        if not isinstance(axis, int):
+            raise Missing(f"axis={self.op.axis!r}")
+        return axis
+
+
+def is_tensor(value: Any) -> bool:
+    """True for a symbolic tensor of tf_keras."""
+    return isinstance(value, KerasTensor)

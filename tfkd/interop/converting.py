@@ -1,0 +1,103 @@
+"""`from_keras3`: a Keras 3 model as a tf_keras model that computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.interop.comparing import compare
+from tfkd.interop.walking import Converter
+
+
+def from_keras3(
+    model: Any,
+    *,
+    verify: Any = True,
+    custom_layers: Mapping[type, Callable[[Any], keras.layers.Layer]] | None = None,
+) -> keras.Model:
+    """Converts a Keras 3 model to tf_keras, the Keras that tfkd works with.
+
+    Layers, nested models and operations (`x + y`, `keras.ops.mean(x)`) keep their
+    names, weights their values and order, shared layers stay shared. Both models
+    then run on the same random inputs, and must agree to 1e-5 of the output's range
+    (a hundredth where they compute in float16 or bfloat16). Nothing is taken over
+    from `compile`: compile the new model yourself. The given model is not changed.
+
+    Args:
+        model: a functional or Sequential Keras 3 model, built; any backend.
+        verify: True: compare the two models on random inputs; an input, or a list
+            or dict of inputs as the model takes them (batch first): compare on
+            these; False: don't compare.
+        custom_layers: your own Keras 3 layers: class → function that takes such a
+            layer and returns a tf_keras layer. Its weights are copied in order, by
+            shape. Also replaces layers of Keras itself.
+
+    Returns:
+        A `tf_keras` model: Sequential if the given one is, else functional.
+
+    Raises:
+        TypeError: if `model` is not a Keras 3 model, or a tf_keras model already.
+        ImportError: if Keras 3 can't be imported.
+        ValueError: if parts of the model have no counterpart; all of them are
+            listed. Or if the two models compute different things.
+
+    Example:
+        >>> import keras
+        >>> import tfkd
+        >>> x = keras.Input((8,), name="x")
+        >>> y = keras.ops.relu(keras.layers.Dense(4, name="hidden")(x)) + 1.0
+        >>> model = tfkd.from_keras3(keras.Model(x, y))
+        >>> model.get_layer("hidden").kernel.shape.as_list()
+        [8, 4]
+    """
+    keras_3 = _keras_3(model)
+    custom = _custom(custom_layers)
+    converter = Converter(keras_3, custom)
+    made = converter.model(model)
+    if converter.missing:
+        lines = "\n".join(f"- {line}" for line in dict.fromkeys(converter.missing))
+        raise ValueError(
+            f"`model`: expected a Keras 3 model whose parts exist in tf_keras, received "
+            f"{model.name!r} with parts that don't:\n{lines}\n"
+            "Replace them, or give layers a counterpart in `custom_layers`."
+        )
+    converter.copy_weights()
+    if verify is not False:
+        compare(model, made, None if isinstance(verify, (bool, np.bool_)) else verify)
+    return made
+
+
+def _keras_3(model: Any) -> ModuleType:
+    """Keras 3, if the model is one of its."""
+    if isinstance(model, keras.Model):
+        raise checks.type_error(
+            "model", "a Keras 3 model", model, "It is a tf_keras model already: use it as it is."
+        )
+    expected = "a functional or Sequential model of Keras 3"
+    if not any(kind.__module__.split(".")[0] == "keras" for kind in type(model).__mro__):
+        raise checks.type_error("model", expected, model)
+    try:
+        import keras as keras_3
+    except ImportError as error:
+        raise ImportError(
+            "tfkd.from_keras3 needs Keras 3, which can't be imported here: "
+            "pip install 'keras>=3' (Python 3.11 or later for its newest version)."
+        ) from error
+    if keras_3.__version__.startswith("2.") or not isinstance(model, keras_3.Model):
+        raise checks.type_error("model", expected, model)
+    return keras_3
+
+
+def _custom(given: Any) -> dict[type, Callable[[Any], Any]]:
+    found = checks.instance(
+        "custom_layers", {} if given is None else given, Mapping, "a dict of class → function"
+    )
+    for kind, function in found.items():
+        checks.instance("custom_layers", kind, type, "layer classes of Keras 3 as keys")
+        checks.function("custom_layers", function)
+    return dict(found)

@@ -1,0 +1,300 @@
+"""Operations of Keras 3 in a functional model, `x + y` or `keras.ops.mean(x)`, in tf_keras.
+
+An operation becomes a layer of tf_keras where there is one that does the same,
+since pruning and quantization know those best, and else a TensorFlow function
+in a `TFOpLambda`. Either has the name of the operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd.interop import activations, shapes
+from tfkd.interop.calls import Call, is_tensor
+from tfkd.interop.configs import Missing
+
+
+def translate(call: Call) -> Any:
+    """Calls what does the same as an operation of Keras 3.
+
+    Raises:
+        Missing: if there is nothing, or not with these arguments.
+    """
+    name = type(call.op).__name__
+    known = type(call.op).__module__.startswith("keras.src.ops.")
+    if not known or name not in _RULES:
+        raise Missing("no counterpart for this operation")
+    given = tf.nest.map_structure(unmasked, call.args)
+    return _RULES[name](call._replace(args=given))
+
+
+def unmasked(value: Any) -> Any:
+    """Operations of Keras 3 don't hand masks on; layers of tf_keras would."""
+    if is_tensor(value) and getattr(value, "_keras_mask", None) is not None:
+        return tf.identity(value)
+    return value
+
+
+# --- one value after the other ----------------------------------------------------
+
+
+def _binary(function: Any, merge: Any = None) -> Callable[[Call], Any]:
+    def rule(call: Call) -> Any:
+        common = _common_type(call.args) if call.dtype == "bool" else call.dtype
+        left, right = (call.cast(value, common) for value in call.args)
+        if merge is not None and is_tensor(left) and is_tensor(right):
+            shapes = left.shape, right.shape
+            if len(shapes[0]) == len(shapes[1]) > 1 and shapes[0][0] == shapes[1][0]:
+                return call.layer(merge, [left, right])
+        return call.run(function, left, right)
+
+    return rule
+
+
+def _common_type(values: tuple[Any, ...]) -> str:
+    """The type in which two values are compared."""
+    types = [tf.as_dtype(v.dtype) for v in values if is_tensor(v)]
+    floats = [t for t in types if t.is_floating]
+    if not floats and any(np.asarray(v).dtype.kind == "f" for v in values if not is_tensor(v)):
+        return "float32"
+    return max(floats or types, key=lambda t: t.size).name
+
+
+def _unary(function: Any) -> Callable[[Call], Any]:
+    def rule(call: Call) -> Any:
+        return call.run(function, call.cast(call.x) if call.dtype != "bool" else call.x)
+
+    return rule
+
+
+def _logical(function: Any) -> Callable[[Call], Any]:
+    return lambda call: call.run(function, *(call.cast(value, "bool") for value in call.args))
+
+
+def _activation(name: str, **defaults: Any) -> Callable[[Call], Any]:
+    def rule(call: Call) -> Any:
+        for key, value in defaults.items():
+            if getattr(call.op, key) != value:
+                raise Missing(f"{key}={getattr(call.op, key)!r}")
+        return call.layer(keras.layers.Activation, call.x, activations.counterpart(name))
+
+    return rule
+
+
+def _gelu(call: Call) -> Any:
+    if not call.op.approximate:
+        return call.layer(keras.layers.Activation, call.x, "gelu")
+    return call.run(tf.nn.gelu, call.x, approximate=True)
+
+
+def _softmax(call: Call) -> Any:
+    return call.layer(keras.layers.Softmax, call.x, axis=call.one_axis())
+
+
+def _clip(call: Call) -> Any:
+    x, low, high = call.cast(call.x), call.op.x_min, call.op.x_max
+    if low is None or high is None:
+        function = tf.math.maximum if high is None else tf.math.minimum
+        return call.run(function, x, low if high is None else high)
+    return call.run(tf.clip_by_value, x, low, high)
+
+
+def _where(call: Call) -> Any:
+    condition, *values = [*call.args, *call.kwargs.values()]
+    if len(values) != 2 or any(value is None for value in values):
+        raise Missing("`where` without two values")
+    return call.run(tf.where, call.cast(condition, "bool"), *(call.cast(v) for v in values))
+
+
+# --- over axes ---------------------------------------------------------------------
+
+
+def _reduce(function: Any, as_result: bool = True) -> Callable[[Call], Any]:
+    def rule(call: Call) -> Any:
+        if getattr(call.op, "initial", None) is not None:
+            raise Missing(f"initial={call.op.initial!r}")
+        x = call.cast(call.x) if as_result else call.x
+        return call.run(function, x, axis=call.axes(), keepdims=bool(call.op.keepdims))
+
+    return rule
+
+
+def _mean(call: Call) -> Any:
+    axes = sorted(a % 4 for a in call.axes() or ())
+    floating = is_tensor(call.x) and call.x.dtype == call.dtype
+    if floating and len(call.x.shape) == 4 and axes == [1, 2]:
+        layer, last = keras.layers.GlobalAveragePooling2D, "channels_last"
+        return call.layer(layer, call.x, keepdims=bool(call.op.keepdims), data_format=last)
+    return _reduce(tf.reduce_mean)(call)
+
+
+def _arg(function: Any) -> Callable[[Call], Any]:
+    def rule(call: Call) -> Any:
+        if call.op.keepdims:
+            raise Missing("keepdims=True")
+        return call.run(function, call.x, axis=call.one_axis(), output_type=call.dtype)
+
+    return rule
+
+
+def _one_hot(call: Call) -> Any:
+    if call.op.sparse:
+        raise Missing("sparse=True")
+    classes, axis = int(call.op.num_classes), call.one_axis()
+    return call.run(tf.one_hot, call.x, classes, axis=axis, dtype=call.dtype)
+
+
+# --- products ------------------------------------------------------------------------
+
+
+def _matmul(call: Call) -> Any:
+    left, right = (call.cast(value) for value in call.args)
+    if min(len(left.shape), len(right.shape)) < 2:
+        raise Missing("a vector")
+    return call.run(tf.linalg.matmul, left, right)
+
+
+@keras.saving.register_keras_serializable(package="tfkd")
+class Einsum(keras.layers.Layer):
+    """`tf.einsum` of several tensors, which as a `TFOpLambda` could not be loaded again.
+
+    Args:
+        equation: as in `tf.einsum`.
+        kwargs: name, dtype.
+    """
+
+    def __init__(self, equation: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.equation = equation
+
+    def call(self, inputs: Any) -> Any:
+        return tf.einsum(self.equation, *inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "equation": self.equation}
+
+
+def _einsum(call: Call) -> Any:
+    values = [call.cast(value) for value in call.args]
+    if not all(map(is_tensor, values)):
+        raise Missing("a constant factor")
+    return call.layer(Einsum, values, call.op.subscripts)
+
+
+_M = tf.math
+_RULES: dict[str, Callable[[Call], Any]] = {
+    "Add": _binary(_M.add, keras.layers.Add),
+    "Subtract": _binary(_M.subtract, keras.layers.Subtract),
+    "Multiply": _binary(_M.multiply, keras.layers.Multiply),
+    "Maximum": _binary(_M.maximum, keras.layers.Maximum),
+    "Minimum": _binary(_M.minimum, keras.layers.Minimum),
+    "Divide": _binary(_M.truediv),
+    "TrueDivide": _binary(_M.truediv),
+    "DivideNoNan": _binary(_M.divide_no_nan),
+    "FloorDivide": _binary(_M.floordiv),
+    "Mod": _binary(_M.floormod),
+    "Power": _binary(_M.pow),
+    "Arctan2": _binary(_M.atan2),
+    "Equal": _binary(_M.equal),
+    "NotEqual": _binary(_M.not_equal),
+    "Greater": _binary(_M.greater),
+    "GreaterEqual": _binary(_M.greater_equal),
+    "Less": _binary(_M.less),
+    "LessEqual": _binary(_M.less_equal),
+    "LogicalAnd": _logical(_M.logical_and),
+    "LogicalOr": _logical(_M.logical_or),
+    "LogicalXor": _logical(_M.logical_xor),
+    "LogicalNot": _logical(_M.logical_not),
+    **{name: _unary(_M.abs) for name in ("Absolute", "Abs")},
+    "Negative": _unary(_M.negative),
+    "Square": _unary(_M.square),
+    "Sqrt": _unary(_M.sqrt),
+    "Rsqrt": _unary(_M.rsqrt),
+    "Reciprocal": _unary(_M.reciprocal),
+    "Exp": _unary(_M.exp),
+    "Expm1": _unary(_M.expm1),
+    "Log": _unary(_M.log),
+    "Log1p": _unary(_M.log1p),
+    "Sin": _unary(_M.sin),
+    "Cos": _unary(_M.cos),
+    "Tan": _unary(_M.tan),
+    "Sinh": _unary(_M.sinh),
+    "Cosh": _unary(_M.cosh),
+    "Arctan": _unary(_M.atan),
+    "Erf": _unary(_M.erf),
+    "Floor": _unary(_M.floor),
+    "Ceil": _unary(_M.ceil),
+    "Sign": _unary(_M.sign),
+    "Copy": _unary(tf.identity),
+    "ZerosLike": _unary(tf.zeros_like),
+    "OnesLike": _unary(tf.ones_like),
+    "StopGradient": _unary(tf.stop_gradient),
+    "Cast": lambda call: call.run(tf.cast, call.x, call.dtype),
+    "Relu": lambda call: call.layer(keras.layers.ReLU, call.x),
+    "Relu6": lambda call: call.layer(keras.layers.ReLU, call.x, 6.0),
+    "LeakyRelu": lambda call: call.layer(
+        keras.layers.LeakyReLU, call.x, alpha=float(call.op.negative_slope)
+    ),
+    "Elu": lambda call: call.layer(keras.layers.ELU, call.x, alpha=float(call.op.alpha)),
+    "Celu": _activation("celu", alpha=1.0),
+    "Sigmoid": _activation("sigmoid"),
+    "Tanh": _activation("tanh"),
+    "Silu": _activation("silu"),
+    "Selu": _activation("selu"),
+    "Softplus": _activation("softplus"),
+    "Softsign": _activation("softsign"),
+    "LogSigmoid": _activation("log_sigmoid"),
+    "HardSigmoid": _activation("hard_sigmoid"),
+    "HardSilu": _activation("hard_silu"),
+    "HardTanh": _activation("hard_tanh"),
+    "HardShrink": _activation("hard_shrink", threshold=0.5),
+    "SoftShrink": _activation("soft_shrink", threshold=0.5),
+    "TanhShrink": _activation("tanh_shrink"),
+    "Squareplus": _activation("squareplus", b=4),
+    "Glu": _activation("glu", axis=-1),
+    "Gelu": _gelu,
+    "Softmax": _softmax,
+    "LogSoftmax": lambda call: call.run(tf.nn.log_softmax, call.x, axis=call.one_axis()),
+    "Clip": _clip,
+    "Where": _where,
+    "Mean": _mean,
+    "Sum": _reduce(tf.reduce_sum),
+    "Prod": _reduce(tf.reduce_prod),
+    **{name: _reduce(tf.reduce_max) for name in ("Max", "Amax")},
+    **{name: _reduce(tf.reduce_min) for name in ("Min", "Amin")},
+    "Var": _reduce(_M.reduce_variance),
+    "Std": _reduce(_M.reduce_std),
+    "Logsumexp": _reduce(tf.reduce_logsumexp),
+    "All": _reduce(tf.reduce_all),
+    "Any": _reduce(tf.reduce_any),
+    "Argmax": _arg(tf.argmax),
+    "Argmin": _arg(tf.argmin),
+    "Cumsum": lambda call: call.run(tf.cumsum, call.cast(call.x), axis=call.one_axis()),
+    "OneHot": _one_hot,
+    "TopK": lambda call: call.run(_M.top_k, call.x, k=int(call.op.k), sorted=call.op.sorted),
+    "Reshape": shapes.reshape,
+    "Ravel": shapes.ravel,
+    "Transpose": shapes.transpose,
+    "Swapaxes": shapes.swap_axes,
+    "Moveaxis": shapes.move_axis,
+    "ExpandDims": shapes.expand,
+    "Squeeze": shapes.squeeze,
+    "Concatenate": shapes.concatenate,
+    "Stack": shapes.stack,
+    "Unstack": lambda call: call.run(tf.unstack, call.x, num=call.op.num, axis=call.one_axis()),
+    "Split": shapes.split,
+    "Pad": shapes.pad,
+    "Take": shapes.take,
+    "GetItem": shapes.get_item,
+    "Flip": shapes.flip,
+    "Tile": shapes.tile,
+    "Repeat": shapes.repeat,
+    "Resize": shapes.resize,
+    "Matmul": _matmul,
+    "Einsum": _einsum,
+}

@@ -1,0 +1,151 @@
+"""Operations of Keras 3 that move numbers about: reshape, transpose, slice, pad, ..."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from tf_keras.src.layers.core.tf_op_layer import SlicingOpLambda
+
+from tfkd.interop.calls import Call, is_tensor
+from tfkd.interop.configs import Missing
+
+
+def reshape(call: Call) -> Any:
+    new = [-1 if size is None else size for size in call.op.newshape]
+    if any(not isinstance(size, (int, np.integer)) for size in new) or new.count(-1) > 1:
+        raise Missing(f"newshape={call.op.newshape!r}")
+    rest = list(call.x.shape[1:])
+    whole = None not in rest and -1 not in new[1:] and np.prod(rest) == np.prod(new[1:])
+    if call.x.shape[0] is None and new[0] == -1 and whole:
+        return call.layer(keras.layers.Reshape, call.x, new[1:])
+    return call.run(tf.reshape, call.x, new)
+
+
+def ravel(call: Call) -> Any:
+    return call.run(tf.reshape, call.x, [-1])
+
+
+def _permute(call: Call, order: list[int]) -> Any:
+    order = [int(axis) % len(order) for axis in order]
+    if order[0] == 0 and len(order) > 1:
+        return call.layer(keras.layers.Permute, call.x, order[1:])
+    return call.run(tf.transpose, call.x, perm=order)
+
+
+def transpose(call: Call) -> Any:
+    rank = len(call.x.shape)
+    return _permute(call, list(call.op.axes or range(rank)[::-1]))
+
+
+def swap_axes(call: Call) -> Any:
+    order = list(range(len(call.x.shape)))
+    one, two = call.op.axis1, call.op.axis2
+    order[one], order[two] = order[two], order[one]
+    return _permute(call, order)
+
+
+def move_axis(call: Call) -> Any:
+    rank = len(call.x.shape)
+    pairs = zip(call.op.source, call.op.destination, strict=True)
+    places = {to % rank: at % rank for at, to in pairs}
+    others = (axis for axis in range(rank) if axis not in places.values())
+    return _permute(call, [places[i] if i in places else next(others) for i in range(rank)])
+
+
+def expand(call: Call) -> Any:
+    return call.run(tf.expand_dims, call.x, axis=call.one_axis())
+
+
+def squeeze(call: Call) -> Any:
+    axes = call.axes()
+    if axes is None:
+        axes = [i for i, size in enumerate(call.x.shape) if size == 1]
+    return call.run(tf.squeeze, call.x, axis=axes)
+
+
+def concatenate(call: Call) -> Any:
+    tensors, axis = [call.cast(x) for x in call.x], call.one_axis()
+    if axis != 0 and axis != -len(call.shape) and all(map(is_tensor, tensors)):
+        return call.layer(keras.layers.Concatenate, tensors, axis=axis)
+    return call.run(tf.concat, tensors, axis=axis)
+
+
+def stack(call: Call) -> Any:
+    return call.run(tf.stack, [call.cast(x) for x in call.x], axis=call.one_axis())
+
+
+def split(call: Call) -> Any:
+    parts, axis = call.op.indices_or_sections, call.one_axis()
+    if not isinstance(parts, int):
+        size = call.x.shape[axis]
+        if size is None:
+            raise Missing("places to split at an axis of unknown size")
+        parts = np.diff([0, *parts, size]).tolist()
+    return call.run(tf.split, call.x, parts, axis=axis)
+
+
+def pad(call: Call) -> Any:
+    widths = [[int(n) for n in pair] for pair in call.op.pad_width]
+    widths = widths * len(call.x.shape) if len(widths) == 1 else widths
+    value = [*call.args[1:], *call.kwargs.values()]
+    if call.op.mode not in ("constant", "reflect", "symmetric"):
+        raise Missing(f"mode={call.op.mode!r}")
+    constant = value[0] if value and value[0] is not None else 0
+    return call.run(tf.pad, call.x, widths, mode=call.op.mode.upper(), constant_values=constant)
+
+
+def take(call: Call) -> Any:
+    x, indices = call.args
+    axis = call.one_axis()
+    if not is_tensor(indices):
+        if np.min(indices, initial=0) < 0 and x.shape[axis] is None:
+            raise Missing("negative indices at an axis of unknown size")
+        indices = np.where(np.less(indices, 0), np.add(indices, x.shape[axis] or 0), indices)
+    return call.run(tf.gather, x, indices, axis=axis)
+
+
+def get_item(call: Call) -> Any:
+    key = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
+    if not all(k is None or k is Ellipsis or isinstance(k, (int, slice)) for k in key):
+        raise Missing("an index that is not of numbers and slices")
+    if Ellipsis in key:  # A saved model can't hold it.
+        at = key.index(Ellipsis)
+        taken = sum(k is not None and k is not Ellipsis for k in key)
+        whole = (slice(None),) * (len(call.x.shape) - taken)
+        key = (*key[:at], *whole, *key[at + 1 :])
+    parts = [
+        {"start": k.start, "stop": k.stop, "step": k.step} if isinstance(k, slice) else k
+        for k in key
+    ]
+    named = {"name": call.name} if call.name else {}
+    return SlicingOpLambda(tf.__operators__.getitem, **named)(call.x, parts)
+
+
+def flip(call: Call) -> Any:
+    axes = call.axes()
+    return call.run(tf.reverse, call.x, list(range(len(call.x.shape))) if axes is None else axes)
+
+
+def tile(call: Call) -> Any:
+    repeats = [int(n) for n in np.ravel(call.op.repeats)]
+    if len(repeats) > len(call.x.shape):
+        raise Missing(f"repeats={call.op.repeats!r}, more than axes")
+    return call.run(tf.tile, call.x, [1] * (len(call.x.shape) - len(repeats)) + repeats)
+
+
+def repeat(call: Call) -> Any:
+    return call.run(tf.repeat, call.x, call.op.repeats, axis=call.op.axis)
+
+
+def resize(call: Call) -> Any:
+    op = call.op
+    if op.data_format != "channels_last" or op.crop_to_aspect_ratio or op.pad_to_aspect_ratio:
+        raise Missing("channels first, or a kept aspect ratio")
+    call_ = call if call.dtype == "float32" else call._replace(name=None)
+    x = call_.run(
+        tf.image.resize, call.x, list(op.size), method=op.interpolation, antialias=op.antialias
+    )
+    return x if x.dtype == call.dtype else call.run(tf.cast, x, call.dtype)
