@@ -1,0 +1,301 @@
+"""Half of a network's work, gone: filters decay, are cut out, and the rest is trained on.
+
+    python examples/filter_decay.py
+    python examples/filter_decay.py --method=hard
+    python examples/filter_decay.py --data=cifar10.npz --model=resnet56 --base-epochs=100 \
+        --epochs=100 --batch-size=128
+
+The recipe is that of filter decay with self-knowledge distillation (FD-SKD):
+
+1. Train a network to its end: the base. A copy of it becomes the teacher, so
+   what it has not learned by now holds the pruned network back.
+2. Plan how many filters of each layer go.
+3. Train on for half of the epochs while, once an epoch, the filters that count
+   least are multiplied by a number that falls from 1 to 0. The base teaches.
+4. Cut out the filters that are zero now. The smaller network is the same function.
+5. Train the smaller network for the other half. The base still teaches.
+6. Measure both: accuracy, multiply-accumulates, parameters, time in LiteRT.
+
+`--method` does the same in other ways, for the same number of steps: `fd` without
+the teacher; `soft` zeroes filters at once each epoch and lets them come back until
+the cut; `hard` cuts at the start; `none` does not prune. Writes the models,
+TensorBoard logs, a table and plots into `--out`. All numbers are those of the last
+epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tfkd  # before TensorFlow: it asks for Keras 2
+
+# isort: split
+import numpy as np
+import tf_keras as keras
+from absl import app, flags, logging
+
+from tfkd import checks, data, export, pruning, report
+
+METHODS = ("fd-skd", "fd", "soft", "hard", "none")
+
+DATA = flags.DEFINE_string("data", "digits", "digits, a Keras name, a .npz file or a folder")
+OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/filter_decay_DATA")
+LOGS = flags.DEFINE_string("tensorboard", None, "folder of the logs; default logs in --out")
+MODEL = flags.DEFINE_string("model", "resnet14", "vgg16, or resnetDEPTH[:width,width,...]")
+METHOD = flags.DEFINE_enum("method", "fd-skd", METHODS, "how the filters go")
+MACS_REDUCTION = flags.DEFINE_float("macs-reduction", 0.5, "share of the work that is to go")
+RESIDUAL = flags.DEFINE_enum(
+    "residual", "inner", ("inner", "coupled"), "inner: leave the sums of residual blocks as wide"
+)
+CRITERION = flags.DEFINE_enum(
+    "criterion", "l2", ("l1", "l2", "geometric_median", "random"), "what filters are judged by"
+)
+BASE_EPOCHS = flags.DEFINE_integer("base-epochs", 60, "passes that train the base")
+EPOCHS = flags.DEFINE_integer("epochs", 40, "passes after that: decay and training of the cut net")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images a step")
+SEED = flags.DEFINE_integer("seed", 0, "of the weights and of the batches")
+TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "softens both models' probabilities")
+WEIGHT = flags.DEFINE_float("weight", 1.0, "λ: the weight of what the teacher says")
+
+DIGITS_TEST_FRACTION = 0.75  # the digits are easy: with more to learn from, all get them right
+BASE_RATE, PRUNING_RATE = 0.1, 0.02  # peaks of the learning rate
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class Say:
+    """Prints lines with the time since the start."""
+
+    def __init__(self):
+        self.began = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
+
+
+def build(dataset: data.Dataset) -> keras.Model:
+    """ "vgg16", or "resnet8:4,8,16" → a network for the data set's images."""
+    name, _, widths = MODEL.value.partition(":")
+    if name == "vgg16" and not widths:
+        return tfkd.models.vgg16(dataset.num_classes, dataset.image_shape)
+    try:
+        depth = int(name.removeprefix("resnet"))
+        options = {"widths": tuple(int(w) for w in widths.split(","))} if widths else {}
+    except ValueError:
+        raise checks.value_error(
+            "model", "vgg16, resnetDEPTH or resnetDEPTH:width,...", MODEL.value, "Try resnet20."
+        ) from None
+    return tfkd.models.resnet(depth, dataset.num_classes, dataset.image_shape, **options)
+
+
+class Trainer:
+    """Trains models on one data set; each call of `fit` goes on where the last one stopped.
+
+    Args:
+        dataset: the images.
+        logs: folder for TensorBoard.
+        peak: the highest learning rate: it rises over a tenth of the steps, and
+            falls to 0 along a cosine.
+        epochs: all epochs, over all calls of `fit`.
+    """
+
+    def __init__(self, dataset: data.Dataset, logs: pathlib.Path, peak: float, epochs: int):
+        self.dataset, self.logs, self.epochs = dataset, logs, epochs
+        self.batch = min(BATCH_SIZE.value, len(dataset.x_train))
+        self.steps = data.steps_per_epoch(len(dataset.x_train), self.batch)
+        warmup = self.steps * epochs // 10
+        rate = keras.optimizers.schedules.CosineDecay(
+            peak / 20, self.steps * epochs - warmup, warmup_target=peak, warmup_steps=warmup
+        )
+        self.optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
+        self.curve: list[float] = []  # test accuracy (%) after each epoch
+
+    def fit(self, model, until: int, name: str, teacher=None, callbacks=()) -> None:
+        """Trains `model` up to epoch `until`, alone or with a teacher."""
+        dataset, first = self.dataset, len(self.curve)
+        # Moved copies of the images, digits not mirrored; the same in every run of a seed.
+        flip = dataset.name not in ("digits", "mnist")
+        train = data.batches(
+            dataset.x_train,
+            dataset.y_train,
+            self.batch,
+            seed=SEED.value,
+            augment=data.shift_and_flip(dataset.image_shape[0] // 8, flip=flip),
+            preprocess=dataset.preprocess,
+            start_step=first * self.steps,
+        )
+        test = data.eval_batches(dataset.x_test, dataset.y_test, 500, preprocess=dataset.preprocess)
+        history = self.compile(model, teacher).fit(
+            train,
+            steps_per_epoch=self.steps,
+            initial_epoch=first,
+            epochs=until,
+            validation_data=test,
+            callbacks=[*callbacks, tfkd.callbacks.TensorBoard(str(self.logs / name))],
+            verbose=0,
+        )
+        self.curve += [100 * value for value in history.history["val_accuracy"]]
+
+    def compile(self, model, teacher):
+        """The model, or a Distiller around it: minimises cross-entropy + λ · T²KL.
+
+        A Distiller mixes, w · (loss on the labels) + (1 − w) · (distillation).
+        With w = ½, twice the one and 2λ times the other give just that sum.
+        """
+        if teacher is None:
+            model.compile(self.optimizer, LOSS, metrics=["accuracy"])
+            return model
+        distiller = tfkd.Distiller(
+            teacher,
+            model,
+            tfkd.losses.LogitsDistillation(temperature=TEMPERATURE.value),
+            distillation_loss_weights=[2 * WEIGHT.value],
+            student_loss_weight=0.5,
+        )
+        distiller.compile(self.optimizer, LOSS, metrics=["accuracy"], loss_weights=[2.0])
+        return distiller
+
+
+def make_plan(model) -> pruning.Plan:
+    """How many filters of each layer go. Which ones is decided again at each interval."""
+    return pruning.plan(
+        model,
+        macs_reduction=MACS_REDUCTION.value,
+        residual=RESIDUAL.value,
+        criterion=CRITERION.value,
+        seed=SEED.value,
+    )
+
+
+def decay_filters(model, plan, trainer: Trainer, teacher, say: Say) -> pruning.Selection:
+    """Lets the least filters decay during the first half of the epochs; says which they are."""
+    half = EPOCHS.value // 2
+    schedule = pruning.AnnealedFilterDecay(
+        target_sparsity=MACS_REDUCTION.value,
+        begin_step=0,
+        end_step=half * trainer.steps,
+        frequency=trainer.steps,
+        anneal="linear",
+        initial_decay=0.0 if METHOD.value == "soft" else 1.0,
+    )
+    decay = tfkd.callbacks.FilterDecay(plan, schedule, log_dir=trainer.logs / "decay")
+    say(f"{METHOD.value}: filters decay for {half} epochs")
+    trainer.fit(model, half, "decay", teacher, [decay])
+    return decay.selection
+
+
+def cut_out(model, selection, trainer: Trainer, x_test, out: pathlib.Path, say: Say):
+    """Cuts the selected filters out; shows that nothing else has changed."""
+    masked = tfkd.frozen_copy(model)
+    pruning.apply_selection(masked, selection)  # full size, the same filters zero
+    small = pruning.shrink(model, selection, verify=x_test[:64])
+    # The same training goes on: at the same step, with the momentum of the filters that stay.
+    trainer.optimizer = pruning.shrink_optimizer(trainer.optimizer, model, small, selection)
+    before, after = masked.predict(x_test, verbose=0), small.predict(x_test, verbose=0)
+    difference = float(np.abs(before - after).max() / np.ptp(before))
+    say(
+        f"cut out {selection.count} filters: {model.count_params():,} parameters are "
+        f"{small.count_params():,} now. Largest difference to the network in which they are only "
+        f"zero: {difference:.1e} of the range of its outputs"
+    )
+    masked.save(out / "masked.keras")
+    small.save(out / "cut.keras")
+    return small
+
+
+def prune(base, dataset, x_test, out: pathlib.Path, logs: pathlib.Path, say: Say):
+    """Steps 2 to 5: returns the smaller model, and its test accuracy after each epoch."""
+    model = keras.models.clone_model(base)
+    model.set_weights(base.get_weights())
+    teacher = tfkd.frozen_copy(base) if METHOD.value == "fd-skd" else None
+    trainer = Trainer(dataset, logs, PRUNING_RATE, EPOCHS.value)
+    if METHOD.value == "none":
+        say(f"training on for {EPOCHS.value} epochs")
+        trainer.fit(model, EPOCHS.value, "unpruned")
+        return model, trainer.curve
+    plan = make_plan(model)
+    print(plan.explain())
+    if METHOD.value == "hard":
+        selection = pruning.select(model, plan)
+    else:
+        selection = decay_filters(model, plan, trainer, teacher, say)
+        say(f"accuracy at the cut: {trainer.curve[-1]:.2f} %")
+    model = cut_out(model, selection, trainer, x_test, out, say)
+    say(f"training the cut network for {EPOCHS.value - len(trainer.curve)} epochs")
+    trainer.fit(model, EPOCHS.value, "cut", teacher)
+    return model, trainer.curve
+
+
+def train_base(dataset, out: pathlib.Path, logs: pathlib.Path, say: Say):
+    """Step 1: returns the base and its test accuracy after each epoch."""
+    keras.utils.set_random_seed(SEED.value)
+    base = build(dataset)
+    say(f"training the base, {MODEL.value}, for {BASE_EPOCHS.value} epochs")
+    trainer = Trainer(dataset, logs, BASE_RATE, BASE_EPOCHS.value)
+    trainer.fit(base, BASE_EPOCHS.value, "base")
+    say(f"base: {trainer.curve[-1]:.2f} %")
+    base.save(out / "base.keras")
+    return base, trainer.curve
+
+
+def measure(models: dict[str, Any], curves, dataset, x_test, out: pathlib.Path, say: Say):
+    """Step 6: writes each model as a float LiteRT file, and a table of all."""
+    for name, model in models.items():
+        export.to_tflite(model, out / f"{name}.tflite", verify=x_test[:200])
+    say("measuring")
+    table = report.compare(models, (x_test, dataset.y_test))
+    notes = [f"{dataset!r}; {METHOD.value}, seed {SEED.value}, last epoch.", *table.notes]
+    table = dataclasses.replace(table, notes=notes, curves={"test accuracy (%)": curves})
+    table.save(out)
+    table.show()
+    base, small = table.rows
+    print(
+        f"MACs: {base.macs / small.macs:.2f} × fewer; parameters: "
+        f"{base.params / small.params:.2f} × fewer; time in LiteRT: "
+        f"{base.latency.p50 / small.latency.p50:.2f} × less."
+    )
+
+
+def check_flags() -> None:
+    """Finds bad numbers before anything is trained."""
+    for flag in (BASE_EPOCHS, EPOCHS, BATCH_SIZE):
+        checks.positive_int(flag.name, flag.value)
+    if EPOCHS.value < 2:
+        mend = "One half of them is for the decay, the other for the cut network."
+        raise checks.value_error("epochs", "at least 2", EPOCHS.value, mend)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+    logging.set_verbosity(logging.ERROR)
+    check_flags()
+    say = Say()
+    options = {"test_fraction": DIGITS_TEST_FRACTION} if DATA.value == "digits" else {}
+    dataset = data.load(DATA.value, **options)
+    make_plan(build(dataset))  # a target that cannot be met is found now
+    out = pathlib.Path(OUT.value or f"saved_models/filter_decay_{dataset.name}")
+    out.mkdir(parents=True, exist_ok=True)
+    logs = pathlib.Path(LOGS.value or out / "logs")
+    say(repr(dataset))
+    x_test = np.asarray(dataset.preprocess(dataset.x_test))
+
+    base, base_curve = train_base(dataset, out, logs, say)
+    small, curve = prune(base, dataset, x_test, out, logs, say)
+    name = "unpruned" if METHOD.value == "none" else "pruned"
+    small.save(out / f"{name}.keras")
+    say(f"{name}: {curve[-1]:.2f} %, base: {base_curve[-1]:.2f} %")
+    if METHOD.value == "fd-skd" and curve[-1] > base_curve[-1]:
+        say("it has passed its teacher; a smaller --weight may take it further")
+    curves = {"base": base_curve, name: curve}
+    measure({"base": base, name: small}, curves, dataset, x_test, out, say)
+    say(f"wrote {out}; look at the runs with: tensorboard --logdir {logs}")
+
+
+if __name__ == "__main__":
+    app.run(main)
