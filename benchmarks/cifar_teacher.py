@@ -3,7 +3,8 @@
     python benchmarks/cifar_teacher.py --data cifar10.npz --out saved_models/cifar_teacher
 
 One cosine cycle of SGD with Nesterov momentum, crop and mirror, weight decay
-5e-4, bfloat16 activations with float32 variables where the processor has them.
+5e-4; by default bfloat16 activations with float32 variables. `prune_cifar.py`
+prunes a narrow network that this script has trained.
 Writes `teacher.weights.h5` (float32 variables) and `teacher.json`.
 """
 
@@ -53,17 +54,27 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", default="saved_models/cifar_teacher")
     parser.add_argument("--depth", type=int, default=56)
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--policy", default="mixed_bfloat16")
+    parser.add_argument("--threads", type=int, default=0, help="0: all")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--peak", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
+    import tensorflow as tf
     import tf_keras as keras
 
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
     keras.utils.set_random_seed(args.seed)
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     x_train, y_train, x_test, y_test, scale = load(args.data)
+    if args.images < len(x_train):
+        part = tfkd.data.Dataset(x_train, y_train, x_test, y_test).subset(train=args.images)
+        x_train, y_train = part.x_train, part.y_train
     augment = tfkd.data.shift_and_flip(4)
     train = tfkd.data.batches(
         x_train, y_train, BATCH, seed=args.seed, augment=augment, preprocess=scale
@@ -71,8 +82,8 @@ def main():
     test = tfkd.data.eval_batches(x_test, y_test, 500, preprocess=scale)
     steps = tfkd.data.steps_per_epoch(len(x_train), BATCH)
 
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    model = tfkd.models.resnet(args.depth, weight_decay=5e-4)
+    keras.mixed_precision.set_global_policy(args.policy)
+    model = tfkd.models.resnet(args.depth, widths=args.widths, weight_decay=5e-4)
     keras.mixed_precision.set_global_policy("float32")
     model.compile(
         cosine_sgd(steps * args.epochs, args.peak),
@@ -87,7 +98,7 @@ def main():
         verbose=2,
         callbacks=[keras.callbacks.BackupAndRestore(str(out / "backup"))],
     )
-    teacher = tfkd.models.resnet(args.depth)
+    teacher = tfkd.models.resnet(args.depth, widths=args.widths)
     teacher.set_weights(model.get_weights())
     teacher.compile(metrics=["accuracy"], loss="mse")
     teacher.save_weights(str(out / "teacher.weights.h5"))
@@ -95,6 +106,8 @@ def main():
     accuracy = float((logits.argmax(1) == y_test).mean())
     record = {
         "depth": args.depth,
+        "widths": args.widths,
+        "images": args.images,
         "epochs": args.epochs,
         "seed": args.seed,
         "test_accuracy_float32": accuracy,

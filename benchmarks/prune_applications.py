@@ -1,0 +1,187 @@
+"""Prunes every family of `tf_keras.applications`: is it exact, how much can go, how long.
+
+    python benchmarks/prune_applications.py [--out saved_models/prune_applications]
+        [--networks VGG16 ResNet50 ...] [--seed 0] [--table]
+
+Each network has a process of its own, one after the other (see
+`application_nets.py` for what is checked), and leaves a JSON file in `--out`; a
+network whose file is there is not run again. Then the table and a plot of the
+seconds over the number of layers are written, with the exponent of the line
+through all networks in log-log coordinates: at most 1 means that time grows no
+faster than the number of layers. The exit status is 1 if anything fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import tfkd
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import application_nets as nets
+
+LONGEST = 20.0  # seconds, for the largest network
+STEEPEST = 1.0  # exponent of the seconds over the layers
+Record = dict[str, Any]
+
+
+def total(record: Record) -> float:
+    """Seconds for analysing, planning and shrinking."""
+    return sum(record["seconds"].values())
+
+
+def exponent(records: Sequence[Record]) -> tuple[float, float]:
+    """(slope, intercept) of log seconds over log layers, least squares."""
+    layers = np.log([record["layers"] for record in records])
+    slope, intercept = np.polyfit(layers, np.log([total(record) for record in records]), 1)
+    return float(slope), float(intercept)
+
+
+def shared(before_after: Sequence[int]) -> str:
+    """(100, 49) → "49.0 %"."""
+    before, after = before_after
+    return f"{100 * after / before:.1f} %"
+
+
+def row(record: Record) -> str:
+    """One line of the table."""
+    filters, all_filters = record["filters"]
+    reasons = [reason for reason in record["frozen"] if reason != "output of the model"]
+    seconds = record["seconds"]
+    cells = [
+        record["name"],
+        record["layers"],
+        f"{100 * filters / all_filters:.1f} %",
+        shared(record["macs"]),
+        shared(record["params"]),
+        f"{record['difference']:.1e}",
+        " / ".join(f"{value:.2f}" for value in record["variation"]),
+        *(f"{seconds[step]:.2f}" for step in ("analyse", "plan", "shrink")),
+        f"{total(record):.1f}",
+        f"{record['cpu_seconds']:.1f}",
+        f"{100 * record['planned']:.1f} %",
+        "; ".join([*record["failures"], *(f"stays: {len(reasons)} reasons" for _ in reasons[:1])]),
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+HEAD = (
+    "| network | layers | filters that may go | MACs left | parameters left "
+    "| difference / range | outputs move by, whole / masked | analyse s | plan s | shrink s "
+    "| in all s | processor s | planned MACs saved | |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
+)
+
+
+def summary(records: Sequence[Record]) -> tuple[str, bool]:
+    """The table with what it says in all; and whether everything holds."""
+    lines = [HEAD, *map(row, records), ""]
+    worst = max(records, key=lambda record: record["difference"])
+    slowest = max(records, key=total)
+    lines.append(f"Largest difference: {worst['difference']:.1e} ({worst['name']}).")
+    lines.append(f"Longest: {total(slowest):.1f} s ({slowest['name']}).")
+    holds = total(slowest) <= LONGEST and not any(record["failures"] for record in records)
+    if len({record["layers"] for record in records}) > 1:
+        slope = exponent(records)[0]
+        holds = holds and slope <= STEEPEST
+        lines.append(f"Seconds grow as layers^{slope:.2f}.")
+    lines.append(f"{len(records)} networks; {'all holds' if holds else 'NOT all holds'}.")
+    return "\n".join(lines) + "\n", holds
+
+
+def plot(records: Sequence[Record], path: pathlib.Path) -> None:
+    """Seconds over layers, with the fitted line and one of exponent 1."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from tfkd.report.plots import COLOURS, MARKERS
+
+    figure = Figure(figsize=(8, 5), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    families = list(dict.fromkeys(record["family"] for record in records))
+    for i, family in enumerate(families):
+        mine = [record for record in records if record["family"] == family]
+        axes.plot(
+            [record["layers"] for record in mine],
+            [total(record) for record in mine],
+            linestyle="",
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i // len(COLOURS) % len(MARKERS)],
+            label=family,
+        )
+    slope, intercept = exponent(records)
+    ends = np.array([min(r["layers"] for r in records), max(r["layers"] for r in records)])
+    axes.plot(ends, np.exp(intercept) * ends**slope, "k-", label=f"layers^{slope:.2f}")
+    middle = np.exp(np.log(ends).mean())
+    level = np.exp(intercept) * middle**slope
+    axes.plot(ends, level * ends / middle, "--", color="#888888", label="layers^1")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="layers",
+        ylabel="seconds: analyse, plan, shrink with its proof",
+    )
+    axes.grid(True, which="both", color="#dddddd")
+    axes.legend(ncols=2, fontsize="small")
+    with tfkd.artifacts.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def run_here(name: str, args: Any) -> None:
+    """Checks one network and writes its record."""
+    record = nets.check(name, args.seed, timed=True)
+    tfkd.artifacts.write_json(pathlib.Path(args.out, f"{name}.json"), record)
+    verdict = "; ".join(record["failures"]) or "holds"
+    print(
+        f"{name}: {verdict} (difference {record['difference']:.1e}, {total(record):.1f} s)",
+        flush=True,
+    )
+
+
+def parse(argv: Sequence[str] | None = None) -> Any:
+    every = [name for names in nets.FAMILIES.values() for name in names]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default="saved_models/prune_applications")
+    parser.add_argument("--networks", nargs="+", choices=every, default=every, metavar="NAME")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="run nothing, only table and plot")
+    parser.add_argument("--one", choices=every, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = parse()
+    if args.one:
+        run_here(args.one, args)
+        return
+    out = pathlib.Path(args.out)
+    paths = {name: out / f"{name}.json" for name in args.networks}
+    broken = []
+    for name, path in paths.items():
+        if not args.table and not path.exists() and not nets.run_alone(__file__, name, args):
+            broken.append(name)
+    records = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
+    if not records:
+        sys.exit(f"no network has a record in {out}")
+    text, holds = summary(records)
+    if broken:
+        text += f"Ended with an error: {', '.join(broken)}.\n"
+    tfkd.artifacts.write_text(out / "table.md", text)
+    print(text)
+    if len({record["layers"] for record in records}) > 1:
+        plot(records, out / "seconds.png")
+    sys.exit(0 if holds and not broken else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Filter decay against other ways to prune a network, on CIFAR-10.
+
+    python benchmarks/cifar_teacher.py --data cifar10.npz --out saved_models/narrow \
+        --widths 8 16 32 --depth 20 --images 20000 --epochs 40 --policy float32
+    python benchmarks/prune_cifar.py --data cifar10.npz --base saved_models/narrow
+    python benchmarks/prune_cifar.py --data cifar10.npz --base saved_models/narrow \
+        --study lambda interval share anneal criteria reading
+    python benchmarks/prune_cifar.py --base saved_models/narrow --study main lambda --table
+
+The recipe of the paper (FD-SKD): start from a trained network; let its redundant
+filters decay to zero during the first part of the epochs; cut them out; train
+the cut network for the rest, all the time with the network as it was at the
+start as the teacher. The methods:
+
+    fd-skd     annealed decay, self-distillation
+    fd         annealed decay
+    soft       zeroed at once each interval, and free to come back until the cut
+    hard       cut at the start
+    hard-skd   the same, with self-distillation
+    none       not pruned
+    none-skd   not pruned, with self-distillation: what the teacher alone does
+
+All make the same number of steps under one cycle of the learning rate that runs
+on across the cut, and all runs of a seed see the same batches. Accuracy is that
+of the cut network after the last epoch on all test images. Each finished run is
+a JSON file in --out, named after what differs from the defaults of `Setting`,
+and is not made again; `--only 0/2` and `--only 1/2` share the runs of one list
+between two processes. `--table` makes the tables and plots of what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import prune_tables
+from cifar_teacher import BATCH, cosine_sgd, load
+from prune_settings import METHODS, STUDIES, Setting, settings_of
+
+import tfkd
+
+WATCHED = 2_000  # test images that are looked at after each epoch
+WEIGHT_DECAY = 5e-4  # as cifar_teacher.py trains the base
+
+
+def load_base(folder: pathlib.Path):
+    """The trained network, with the penalty that it was trained with; and its record."""
+    record = json.loads((folder / "teacher.json").read_text())
+    model = tfkd.models.resnet(
+        record["depth"], widths=tuple(record["widths"]), weight_decay=WEIGHT_DECAY
+    )
+    model.load_weights(str(folder / "teacher.weights.h5"))
+    return model, record
+
+
+class Training:
+    """One run: the model as it is now, its optimizer, and what was seen so far."""
+
+    def __init__(self, setting: Setting, data: Any, scale: Any, folder: pathlib.Path):
+        self.setting, self.data, self.scale = setting, data, scale
+        self.steps = tfkd.data.steps_per_epoch(len(data.x_train), BATCH)
+        self.model, self.base = load_base(folder)
+        self.teacher = tfkd.frozen_copy(self.model) if setting.distils else None
+        self.optimizer = cosine_sgd(self.steps * setting.epochs, setting.peak)
+        self.watched = data.subset(test=min(WATCHED, len(data.x_test)))
+        self.curve: list[float] = []
+        self.history: dict[str, list[float]] = {}
+
+    def accuracy(self, data: Any = None) -> float:
+        """Of the model as it is now, in per cent; on all test images by default."""
+        data = data or self.data
+        test = tfkd.data.eval_batches(data.x_test, None, 500, preprocess=self.scale)
+        logits = self.model.predict(test, verbose=0)
+        return 100 * float((logits.argmax(1) == data.y_test).mean())
+
+    def compiled(self) -> Any:
+        """The model, or a Distiller around it, ready to fit.
+
+        The loss is cross-entropy + λ · T²KL, not a multiple of it, which would
+        be another learning rate. A Distiller mixes: w · CE + (1 − w) · KD. With
+        w = ½, twice the one and 2λ times the other give just that sum; the logs
+        show both as they are before they are halved.
+        """
+        import tf_keras as keras
+
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if self.teacher is None:
+            self.model.compile(self.optimizer, loss, metrics=["accuracy"])
+            return self.model
+        distiller = tfkd.Distiller(
+            self.teacher,
+            self.model,
+            tfkd.losses.LogitsDistillation(self.setting.temperature),
+            distillation_loss_weights=[2 * self.setting.lam],
+            student_loss_weight=0.5,
+        )
+        distiller.compile(self.optimizer, loss, metrics=["accuracy"], loss_weights=[2.0])
+        return distiller
+
+    def fit(self, first: int, last: int, callbacks: tuple[Any, ...] = ()) -> None:
+        """Trains from epoch `first` to `last`, with the batches of those epochs."""
+        import tf_keras as keras
+
+        train = tfkd.data.batches(
+            self.data.x_train,
+            self.data.y_train,
+            BATCH,
+            seed=self.setting.seed,
+            augment=tfkd.data.shift_and_flip(4),
+            preprocess=self.scale,
+            start_step=first * self.steps,
+        )
+        look = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: self.curve.append(self.accuracy(self.watched))
+        )
+        history = self.compiled().fit(
+            train,
+            steps_per_epoch=self.steps,
+            initial_epoch=first,
+            epochs=last,
+            verbose=0,
+            callbacks=[*callbacks, look],
+        )
+        for key, values in history.history.items():
+            self.history.setdefault(key, []).extend(float(v) for v in values)
+
+    def plan(self) -> Any:
+        """What is to go, on the model as it is now."""
+        s = self.setting
+        goal = {"macs_reduction": s.macs_reduction, "filter_rate": s.filter_rate}
+        goal = {key: value for key, value in goal.items() if value is not None}
+        return tfkd.pruning.plan(
+            self.model, **goal, residual=s.residual, criterion=s.criterion, seed=s.seed
+        )
+
+    def decay(self) -> Any:
+        """The callback of the first part: annealed, or zero at once."""
+        s = self.setting
+        schedule = tfkd.pruning.AnnealedFilterDecay(
+            target_sparsity=s.filter_rate or s.macs_reduction,
+            begin_step=0,
+            end_step=s.decay_epochs * self.steps,
+            frequency=max(1, round(s.interval * self.steps)),
+            anneal=s.anneal,
+            initial_decay=0.0 if s.kind == "soft" else 1.0,
+        )
+        return tfkd.callbacks.FilterDecay(self.plan(), schedule, decay=s.reading)
+
+    def cut(self, selection: Any) -> None:
+        """Puts the smaller model, which shrink proves to be the same, in the model's place.
+
+        The optimizer goes on at its step, with the momentum of what stays.
+        """
+        small = tfkd.pruning.shrink(self.model, selection)
+        self.optimizer = tfkd.pruning.shrink_optimizer(self.optimizer, self.model, small, selection)
+        self.model = small
+
+
+def run(setting: Setting, data: Any, scale: Any, folder: pathlib.Path) -> dict[str, Any]:
+    """Makes one run; returns its record."""
+    import tf_keras as keras
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(setting.seed)
+    began, at_cut = time.time(), None
+    training = Training(setting, data, scale, folder)
+    whole = tfkd.report.profile(training.model)
+    if setting.kind in ("fd", "soft"):
+        decay = training.decay()
+        training.fit(0, setting.decay_epochs, (decay,))
+        training.cut(decay.selection)
+        at_cut = training.accuracy()
+        training.fit(setting.decay_epochs, setting.epochs)
+    else:
+        if setting.kind == "hard":
+            training.cut(tfkd.pruning.select(training.model, training.plan()))
+            at_cut = training.accuracy()
+        training.fit(0, setting.epochs)
+    small, accuracy = tfkd.report.profile(training.model), training.accuracy()
+    teacher = 100 * training.base["test_accuracy_float32"]
+    return {
+        "setting": dataclasses.asdict(setting),
+        "accuracy": accuracy,
+        "accuracy_at_cut": at_cut,
+        "curve": training.curve,
+        "base_accuracy": teacher,
+        "passed_its_base": accuracy > teacher,
+        "macs": [whole.macs, small.macs],
+        "flops": [whole.flops, small.flops],
+        "params": [whole.params, small.params],
+        "steps": int(training.optimizer.iterations.numpy()),
+        "history": training.history,
+        "minutes": (time.time() - began) / 60,
+    }
+
+
+def parse(argv: list[str] | None = None) -> Any:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="cifar10.npz")
+    parser.add_argument("--base", required=True, nargs="+", help="folders of cifar_teacher.py")
+    parser.add_argument("--out", default="saved_models/prune_cifar")
+    parser.add_argument("--study", nargs="+", choices=STUDIES, default=["main"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--ablate", choices=("fd-skd", "fd"), default="fd-skd")
+    parser.add_argument("--seeds", type=int, help="default 3 for main, 1 for the others")
+    parser.add_argument("--lams", type=float, nargs="+", default=[0.1, 0.3, 1.0, 3.0])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 4.0])
+    parser.add_argument("--criteria-epochs", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=0, help="0: all")
+    parser.add_argument("--only", default="0/1", help="i/n: this process makes run i, i + n, ...")
+    parser.add_argument("--table", action="store_true", help="no runs, only tables and plots")
+    for field in dataclasses.fields(Setting):
+        if field.name not in ("method", "seed", "base", "filter_rate"):
+            option = "--" + field.name.replace("_", "-")
+            kind = float if field.name == "macs_reduction" else type(field.default)
+            parser.add_argument(option, type=kind, default=field.default)
+    args = parser.parse_args(argv)
+    if not args.data and not args.table:
+        parser.error("--data is needed to train")
+    return args
+
+
+def main() -> None:
+    args = parse()
+    out = pathlib.Path(args.out)
+    folders = {pathlib.Path(base).name: pathlib.Path(base) for base in args.base}
+    fields = {f.name for f in dataclasses.fields(Setting)} & set(vars(args)) - {"base"}
+    start = Setting(**{name: getattr(args, name) for name in fields})
+    studies = {
+        (study, base): settings_of(study, dataclasses.replace(start, base=base), args)
+        for study in args.study
+        for base in folders
+    }
+    if not args.table:
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+        x_train, y_train, x_test, y_test, scale = load(args.data)
+        data = tfkd.data.Dataset(x_train, y_train, x_test, y_test).subset(train=args.images)
+        mine, shares = (int(number) for number in args.only.split("/"))
+        todo = list(dict.fromkeys(s for settings in studies.values() for s in settings))
+        for number, setting in enumerate(todo):
+            path = out / f"{setting.name}.json"
+            if number % shares == mine and not path.exists():
+                record = run(setting, data, scale, folders[setting.base])
+                tfkd.artifacts.write_json(path, record)
+                found = f"{record['accuracy']:.2f} % in {record['minutes']:.1f} min"
+                print(f"{number + 1}/{len(todo)} {setting.name}: {found}", flush=True)
+    prune_tables.write(studies, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The tables and plots of `prune_cifar.py`, from the JSON files that it has written."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfkd import artifacts, report
+from tfkd.report.plots import COLOURS, MARKERS
+
+Record = dict[str, Any]
+
+
+def write(studies: Mapping[tuple[str, str], Sequence[Any]], out: pathlib.Path) -> None:
+    """Prints the table of each study and base, and writes it and its plot into `out`.
+
+    Args:
+        studies: (study, base) → the settings of its runs. Those whose file is
+            not in `out` yet are left out.
+        out: the folder of the files.
+    """
+    for (study, base), settings in studies.items():
+        paths = [out / f"{setting.name}.json" for setting in settings]
+        records = [json.loads(path.read_text()) for path in paths if path.exists()]
+        if not records:
+            continue
+        text = "\n".join(headline(study, records, len(paths)) + TABLES[study](study, records))
+        artifacts.write_text(out / f"{base}-{study}.md", text + "\n")
+        print(text + "\n", flush=True)
+        if study in PLOTS:
+            PLOTS[study](records, out / f"{base}-{study}.png")
+
+
+def headline(study: str, records: list[Record], wanted: int) -> list[str]:
+    """What all runs of a table have in common."""
+    first, costs = records[0]["setting"], {tuple(r["macs"]) for r in records}
+    whole = max(pair[0] for pair in costs)
+    return [
+        f"**{study}**, {first['base']} ({records[0]['base_accuracy']:.2f} %, {whole:,} MACs): "
+        f"{first['images']:,} images, {first['epochs']} epochs, peak {first['peak']}; "
+        f"{len(records)} of {wanted} runs.",
+        "",
+    ]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± sample standard deviation; one value alone as it is."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else "–"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def groups(records: list[Record], key: str) -> dict[Any, list[Record]]:
+    """The records by one field of their setting, in the order in which they come."""
+    found: dict[Any, list[Record]] = {}
+    for record in records:
+        found.setdefault(record["setting"][key], []).append(record)
+    return found
+
+
+def by_value(key: str, records: list[Record]) -> list[str]:
+    """One row for each value of a field: accuracy after the last epoch, and at the cut."""
+    lines = [
+        f"| {key} | accuracy, mean ± sd (%) | at the cut | runs that passed their base "
+        "| MACs | parameters | minutes | seeds |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for value, group in groups(records, key).items():
+        cut = [r["accuracy_at_cut"] for r in group if r["accuracy_at_cut"] is not None]
+        (macs, small), (params, few) = group[0]["macs"], group[0]["params"]
+        cells = [
+            value,
+            spread([r["accuracy"] for r in group]),
+            spread(cut),
+            f"{sum(r['passed_its_base'] for r in group)} of {len(group)}",
+            f"{100 * small / macs:.1f} %",
+            f"{100 * few / params:.1f} %",
+            f"{statistics.mean(r['minutes'] for r in group):.1f}",
+            ", ".join(f"{r['accuracy']:.2f}" for r in group),
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def main_table(study: str, records: list[Record]) -> list[str]:
+    """The methods, and how far each is from the unpruned network, seed by seed."""
+    lines = by_value("method", records)
+    methods = groups(records, "method")
+    if "none" not in methods:
+        return lines
+    unpruned = {r["setting"]["seed"]: r["accuracy"] for r in methods["none"]}
+    lines += ["", "| method | minus none, seed by seed (points) |", "|---|---:|"]
+    for method, group in methods.items():
+        known = [r for r in group if r["setting"]["seed"] in unpruned and method != "none"]
+        if known:
+            gaps = [r["accuracy"] - unpruned[r["setting"]["seed"]] for r in known]
+            lines.append(f"| {method} | {spread(gaps)} |")
+    return lines
+
+
+def ablation_table(study: str, records: list[Record]) -> list[str]:
+    return by_value(study, records)
+
+
+def grid(records: list[Record], row: str, column: str, corner: str) -> list[str]:
+    """Accuracy for each pair of values of two fields."""
+    columns = sorted({r["setting"][column] for r in records})
+    lines = [f"| {corner} | " + " | ".join(f"{column} {c:g}" for c in columns) + " |"]
+    lines.append("|---|" + "---:|" * len(columns))
+    for value, group in groups(records, row).items():
+        cells = groups(group, column)
+        found = [spread([r["accuracy"] for r in cells.get(c, [])]) for c in columns]
+        lines.append(f"| {value} | " + " | ".join(found) + " |")
+    return lines
+
+
+def without(records: list[Record], method: str) -> list[str]:
+    """A line about the runs of a method that a grid is compared with."""
+    values = [r["accuracy"] for r in records if r["setting"]["method"] == method]
+    return ["", f"{method}: {spread(values)} %."] if values else []
+
+
+def lambda_table(study: str, records: list[Record]) -> list[str]:
+    taught = [r for r in records if r["setting"]["method"] == "fd-skd"]
+    return grid(taught, "lam", "temperature", "λ") + without(records, "fd")
+
+
+def criteria_table(study: str, records: list[Record]) -> list[str]:
+    pruned = [r for r in records if r["setting"]["filter_rate"] is not None]
+    lines = grid(pruned, "criterion", "filter_rate", "criterion")
+    cost = {r["setting"]["filter_rate"]: r["macs"][1] / r["macs"][0] for r in pruned}
+    lines.append("| MACs left | " + " | ".join(f"{100 * v:.1f} %" for _, v in sorted(cost.items())))
+    lines[-1] += " |"
+    return lines + without(records, "none")
+
+
+def axes_of(path: pathlib.Path):
+    """A figure that draws to files alone, its axes, and a function that writes it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+
+    def save() -> None:
+        with artifacts.atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png")
+
+    return figure, figure.subplots(), save
+
+
+def plot_methods(records: list[Record], path: pathlib.Path) -> None:
+    """Accuracy on the watched test images after each epoch."""
+    curves = {m: [r["curve"] for r in group] for m, group in groups(records, "method").items()}
+    report.plots.training_curves(curves, path, "accuracy (%)")
+
+
+def plot_criteria(records: list[Record], path: pathlib.Path) -> None:
+    """Accuracy against the share of filters that went."""
+    _, axes, save = axes_of(path)
+    pruned = [r for r in records if r["setting"]["filter_rate"] is not None]
+    for i, (criterion, group) in enumerate(groups(pruned, "criterion").items()):
+        rates = sorted(groups(group, "filter_rate").items())
+        means = [statistics.mean(r["accuracy"] for r in runs) for _, runs in rates]
+        axes.plot(
+            [rate for rate, _ in rates], means, label=criterion, lw=2,
+            color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
+        )  # fmt: skip
+    whole = [r["accuracy"] for r in records if r["setting"]["method"] == "none"]
+    if whole:
+        axes.axhline(statistics.mean(whole), color="#999999", ls="--", label="not pruned")
+    axes.set(xlabel="share of the filters removed", ylabel="accuracy (%)")
+    axes.legend(frameon=False)
+    axes.grid(color="#dddddd")
+    save()
+
+
+def plot_lambda(records: list[Record], path: pathlib.Path) -> None:
+    """Accuracy as a map over λ and temperature."""
+    figure, axes, save = axes_of(path)
+    taught = [r for r in records if r["setting"]["method"] == "fd-skd"]
+    rows, columns = (sorted(groups(taught, key)) for key in ("lam", "temperature"))
+    values = [[float("nan")] * len(columns) for _ in rows]
+    for lam, group in groups(taught, "lam").items():
+        for temperature, runs in groups(group, "temperature").items():
+            mean = statistics.mean(r["accuracy"] for r in runs)
+            values[rows.index(lam)][columns.index(temperature)] = mean
+    image = axes.imshow(values, origin="lower", cmap="viridis", aspect="auto")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", bbox=box)
+    axes.set_xticks(range(len(columns)), [f"{c:g}" for c in columns])
+    axes.set_yticks(range(len(rows)), [f"{r:g}" for r in rows])
+    axes.set(
+        xlabel="temperature", ylabel="λ", title=f"accuracy (%), {taught[0]['setting']['base']}"
+    )
+    figure.colorbar(image)
+    save()
+
+
+TABLES = {
+    "main": main_table,
+    "lambda": lambda_table,
+    "criteria": criteria_table,
+    **{name: ablation_table for name in ("interval", "share", "anneal", "reading")},
+}
+PLOTS = {"main": plot_methods, "lambda": plot_lambda, "criteria": plot_criteria}
