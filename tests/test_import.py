@@ -51,6 +51,17 @@ def test_schedules_checks_and_artifacts_load_no_tensorflow():
     assert run(program) == "[]"
 
 
+def test_callbacks_load_tfmot_only_with_the_callback_that_needs_it():
+    program = (
+        "import sys, tfkd\n"
+        "names = [tfkd.callbacks.TensorBoard.__name__]\n"
+        "before = 'tensorflow_model_optimization' in sys.modules\n"
+        "names.append(tfkd.callbacks.FilterDecay.__name__)\n"
+        "print(before, 'tensorflow_model_optimization' in sys.modules, *names)"
+    )
+    assert run(program) == "False True TensorBoard FilterDecay"
+
+
 def test_import_asks_for_keras_2_unless_the_user_has_chosen():
     program = "import os, tfkd; print(os.environ['TF_USE_LEGACY_KERAS'])"
     assert run(program) == "1"

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "tfkd"
 ORDER = (
     ("specs",),
     ("checks",),
+    ("text",),
     ("artifacts",),
     ("schedules",),
     ("models",),
@@ -55,7 +56,7 @@ OPTIONAL = {
 HOLDERS = {"keras_cv": {"detection"}}
 
 # These handle Keras 3 models on purpose.
-KERAS_3 = {"tfkd/distillation/teachers.py", "tfkd/interop.py"}
+KERAS_3 = {"tfkd/distillation/teachers.py", "tfkd/interop/converting.py"}
 # This one finds out which Keras `tf.keras` is.
 TF_KERAS_ATTRIBUTE = {"tfkd/__init__.py"}
 

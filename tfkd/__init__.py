@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "Distiller": "tfkd.distillation",
     "frozen_copy": "tfkd.frozen",
+    "from_keras3": "tfkd.interop",
 }
 _MODULES = (
     "artifacts",
@@ -30,8 +31,10 @@ _MODULES = (
     "data",
     "distillation",
     "export",
+    "interop",
     "losses",
     "models",
+    "pruning",
     "report",
     "runtime",
     "schedules",
