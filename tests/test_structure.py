@@ -17,6 +17,7 @@ ORDER = (
     ("specs",),
     ("checks",),
     ("text",),
+    ("feeds",),
     ("artifacts",),
     ("schedules",),
     ("models",),

@@ -35,6 +35,7 @@ _MODULES = (
     "losses",
     "models",
     "pruning",
+    "quantization",
     "report",
     "runtime",
     "schedules",

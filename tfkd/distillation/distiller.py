@@ -235,6 +235,7 @@ class Distiller(Saving):
         return super().evaluate(x, y, *args, **kwargs)
 
     def _check_data(self, x: Any, y: Any) -> None:
+        validation.check_calibrated(self.student)
         shape = self._student_feature_extractor.static_shape(FINAL)
         validation.check_fit_data(x, y, shape[-1] if shape else None, getattr(self, "loss", None))
 

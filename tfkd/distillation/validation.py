@@ -217,3 +217,11 @@ def check_trainable(student: Any) -> None:
             "whose weights are frozen. Set student.trainable = True (a Distiller freezes its "
             "teacher: a model that was one before is still frozen)."
         )
+
+
+def check_calibrated(student: Any) -> None:
+    """Raises if the student is quantized and has no ranges yet.
+
+    Before anything is traced: Keras can't trace a step again whose first trace failed.
+    """
+    getattr(student, "check_calibrated", lambda: None)()

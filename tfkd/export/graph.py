@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.export.examples import Input
+from tfkd.feeds import Input
 
 _CHUNK = 64
 

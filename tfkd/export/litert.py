@@ -18,6 +18,7 @@ import numpy as np
 from tfkd import checks
 
 _MAGIC = b"TFL3"
+_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 
 
 @contextlib.contextmanager
@@ -199,16 +200,46 @@ def operations(path: str | os.PathLike) -> dict[str, int]:
     """Counts the operations of a file, and those that compute in float.
 
     Returns:
-        {"operations": all but conversions between types, "float_operations":
-        those of them with a float32 or float16 result}.
+        {"operations": all but conversions between types and scales,
+        "float_operations": those of them with a float32 or float16 result,
+        "conversions": the conversions, of which an int8 file with float inputs
+        and outputs needs one for each}.
     """
-    names = [
-        (op["op_name"], op["result_types"])
-        for op in open_interpreter(path, delegate=False)._get_ops_details()
-        if op["op_name"] not in ("QUANTIZE", "DEQUANTIZE")
+    found = [details for details, _ in _operations(path)]
+    computing = [details for details in found if details["op_name"] not in _CONVERSIONS]
+    return {
+        "operations": len(computing),
+        "float_operations": sum(map(_is_float, computing)),
+        "conversions": len(found) - len(computing),
+    }
+
+
+def in_float(path: str | os.PathLike) -> list[dict[str, str]]:
+    """Names the operations of a file that compute in float.
+
+    Returns:
+        For each, in the order of the file, {"operation": its kind, "tensor": the
+        name of its result, in which the layer's name occurs}.
+    """
+    return [
+        {"operation": details["op_name"], "tensor": tensor}
+        for details, tensor in _operations(path)
+        if details["op_name"] not in _CONVERSIONS and _is_float(details)
     ]
-    floating = [name for name, types in names if any(np.dtype(t).kind == "f" for t in types)]
-    return {"operations": len(names), "float_operations": len(floating)}
+
+
+def _operations(path: str | os.PathLike) -> list[tuple[dict[str, Any], str]]:
+    """LiteRT's details of each operation of a file, and the name of its first result."""
+    interpreter = open_interpreter(path, delegate=False)
+    names = {d["index"]: d["name"] for d in interpreter.get_tensor_details()}
+    return [
+        (details, names.get(int(details["outputs"][0]), "") if len(details["outputs"]) else "")
+        for details in interpreter._get_ops_details()
+    ]
+
+
+def _is_float(details: dict[str, Any]) -> bool:
+    return any(np.dtype(t).kind == "f" for t in details["result_types"])
 
 
 def output_limits(path: str | os.PathLike) -> dict[str, tuple[float, float, float] | None]:
@@ -221,7 +252,7 @@ def output_limits(path: str | os.PathLike) -> dict[str, tuple[float, float, floa
     before = {
         int(op["outputs"][0]): int(op["inputs"][0])
         for op in interpreter._get_ops_details()
-        if op["op_name"] in ("DEQUANTIZE", "QUANTIZE")
+        if op["op_name"] in _CONVERSIONS
     }
     limits = {}
     for port in ports(interpreter)[1]:

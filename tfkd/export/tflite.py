@@ -22,11 +22,13 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export import litert
-from tfkd.export.examples import collect
 from tfkd.export.graph import Graph
 from tfkd.export.verify import ExportReport, failures, measure, thresholds_for
+from tfkd.feeds import collect
 
 MODES = ("float32", "float16", "dynamic", "int8")
+# Key of THRESHOLDS for a quantized model, whose int8 file has nothing to guess.
+_AWARE = "quantized"
 IO = ("float32", "int8", "uint8")
 _SIGNATURE = "serving_default"
 _LONGEST_MESSAGE = 1500
@@ -35,7 +37,7 @@ _LONGEST_MESSAGE = 1500
 def to_tflite(
     model: Any,
     path: str | os.PathLike,
-    mode: str = "float32",
+    mode: str | None = None,
     io: str = "float32",
     representative: Any = None,
     verify: Any = None,
@@ -51,39 +53,49 @@ def to_tflite(
     keep the names of the model (of its dict, its input layers, its output
     layers).
 
+    A `tfkd.quantization.QuantizedModel` is written as it computes: its weights
+    become the very integers that it was trained with, and its ranges those of
+    the file. It is made plain for that by `tfkd.quantization.deploying.deployed`,
+    which says how; the model itself is not changed.
+
     Args:
-        model: a built `tf_keras.Model`; several inputs and outputs are fine.
+        model: a built `tf_keras.Model`; several inputs and outputs are fine. Or a
+            calibrated `QuantizedModel` with target "tflite" or "both".
         path: where to write; the folder is made if need be.
         mode: "float32"; "float16": weights in 16 bits; "dynamic": weights in 8
             bits (those of 1024 numbers or more), activations quantized while it
-            runs; "int8": integers
-            throughout (post-training quantization).
+            runs; "int8": integers throughout, from a float model by post-training
+            quantization. None: "int8" for a quantized model, which has no other,
+            else "float32".
         io: type of inputs and outputs, "int8" and "uint8" with mode "int8"
             only.
         representative: example inputs, as the model takes them (normalised);
-            needed for "int8", which sets its ranges by them. An array (N, ...),
-            a dict of arrays by input name, or an iterable or `tf.data.Dataset`
-            of batches; 100 to 500 examples are usual. Labels in (x, y) are
-            dropped.
+            needed for "int8" from a float model, which sets its ranges by them. An
+            array (N, ...), a dict of arrays by input name, or an iterable or
+            `tf.data.Dataset` of batches; 100 to 500 examples are usual. Labels in
+            (x, y) are dropped. Not for a quantized model: it has its ranges.
         verify: example inputs, likewise, at least two. Not the same as
-            `representative`, if the numbers are to mean something.
+            `representative`, if the numbers are to mean something. The file is
+            compared with `model` in inference: with a quantized model as it rounds.
         batch_size: of the file. 1 gives the simplest graph; None leaves the
             batch open.
         thresholds: changes to what `verify` must reach: `max_error`,
             `max_mean_error` (parts of the range of the Keras output),
             `min_agreement` (argmax; outputs (batch, classes) only),
-            `max_clipped`, `min_dependence`. Defaults by mode:
+            `max_clipped`, `min_dependence`. Defaults by mode, and "quantized":
             `tfkd.export.verify.THRESHOLDS`.
         keep_failed: leave a file that failed in place, and raise all the same.
 
     Returns:
-        An `ExportReport`; `print(report.table())`.
+        An `ExportReport`; `print(report.table())`. In an int8 file, operations that
+        stayed float are in `report.numbers["in_float"]`, and so in the manifest.
 
     Raises:
         TypeError: if `model` is no plain Keras 2 model (for a Distiller pass
             `distiller.student`), or examples are of the wrong kind.
-        ValueError: if an argument is wrong, the converter refuses the model,
-            or the file fails its verification.
+        ValueError: if an argument is wrong, a quantized model is not calibrated or
+            made for TensorRT alone, the converter refuses the model, or the file
+            fails its verification.
         OSError: if `path` cannot be written.
 
     Example:
@@ -96,8 +108,11 @@ def to_tflite(
         >>> report.verified, report.numbers["argmax_agreement"], report.numbers["max_error"] < 1e-5
         (True, 1.0, True)
     """
-    _check_options(mode, io, representative, batch_size)
-    limits = thresholds_for(mode, thresholds)
+    quantized = _is_quantized(model)
+    mode = mode or ("int8" if quantized else "float32")
+    _check_options(mode, io, representative, batch_size, quantized)
+    limits = thresholds_for(_AWARE if quantized else mode, thresholds)
+    source = Graph(_deployed(model)) if quantized else None
     graph = Graph(model)
     calibration = None
     if representative is not None:
@@ -107,8 +122,10 @@ def to_tflite(
         raise checks.value_error("verify", "at least two examples", verify)
 
     with artifacts.atomic_path(path) as temporary:
-        temporary.write_bytes(_convert(graph, mode, io, calibration, batch_size))
-        numbers: dict[str, Any] = litert.operations(temporary)
+        temporary.write_bytes(_convert(source or graph, mode, io, calibration, batch_size))
+        numbers: dict[str, Any] = {**litert.operations(temporary)}
+        if mode == "int8":
+            numbers["in_float"] = litert.in_float(temporary)
         failed: list[str] = []
         if images is not None:
             found, ranks = compare(graph, temporary, images)
@@ -121,6 +138,7 @@ def to_tflite(
         "format": "tflite",
         "model": model.name,
         "mode": mode,
+        "quantized": quantized,
         "io": io,
         "batch_size": batch_size,
         "representative": None if calibration is None else len(next(iter(calibration.values()))),
@@ -132,14 +150,33 @@ def to_tflite(
     return ExportReport(pathlib.Path(path), manifest["bytes"], mode, io, numbers)
 
 
-def _check_options(mode: str, io: str, representative: Any, batch_size: int | None) -> None:
+def _is_quantized(model: Any) -> bool:
+    """True for a `QuantizedModel`; told by name, so that float models need no tfmot."""
+    return any(c.__name__ == "QuantizedModel" for c in type(model).__mro__)
+
+
+def _deployed(model: Any) -> Any:
+    """The plain model that a quantized one stands for."""
+    from tfkd.quantization.deploying import deployed
+
+    return deployed(model, "tflite")
+
+
+def _check_options(
+    mode: str, io: str, representative: Any, batch_size: int | None, quantized: bool
+) -> None:
     checks.one_of("mode", mode, MODES)
     checks.one_of("io", io, IO)
+    if quantized:
+        _check_quantized(mode, representative)
     if io != "float32" and mode != "int8":
         mend = "Only a file that is integer throughout takes integers: use mode='int8'."
         raise checks.value_error("io", f"'float32' with mode={mode!r}", io, mend)
-    if mode == "int8" and representative is None:
-        mend = "The ranges of activations are read off them: 100 to 500 normalised training images."
+    if mode == "int8" and representative is None and not quantized:
+        mend = (
+            "The ranges of activations are read off them: 100 to 500 normalised training images. "
+            "Or train with them: tfkd.quantization.quantize."
+        )
         raise checks.value_error("representative", "example inputs with mode='int8'", None, mend)
     if mode != "int8" and representative is not None:
         raise checks.value_error(
@@ -147,6 +184,18 @@ def _check_options(mode: str, io: str, representative: Any, batch_size: int | No
         )
     if batch_size is not None:
         checks.positive_int("batch_size", batch_size)
+
+
+def _check_quantized(mode: str, representative: Any) -> None:
+    """What can't be asked of a quantized model."""
+    if mode != "int8":
+        mend = "It computes in 8 bits. For other files export the float model it was made from."
+        raise checks.value_error("mode", "'int8' or None with a quantized model", mode, mend)
+    if representative is not None:
+        mend = "It has its ranges already: leave `representative` out."
+        raise checks.value_error(
+            "representative", "None with a quantized model", representative, mend
+        )
 
 
 def _failed(failed: list[str], end: str) -> ValueError:
@@ -198,7 +247,11 @@ def _convert(
             if calibration is not None:
                 converter.representative_dataset = lambda: _feed(calibration, batch_size or 1)
                 converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            if mode == "int8":
                 converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
+            if mode == "int8" and calibration is None:
+                # A Dense layer of a quantized model has one scale, which older LiteRT needs.
+                converter._experimental_disable_per_channel_quantization_for_dense_layers = True
             return converter.convert()
     except Exception as error:  # the converter has errors of many kinds
         text = str(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ THRESHOLDS: dict[str, dict[str, float]] = {
     "float16": {"max_error": 1e-2, "min_agreement": 0.98},
     "dynamic": {"max_error": 0.1, "min_agreement": 0.95},
     "int8": {"max_error": 0.25, "min_agreement": 0.9},
+    # The Keras model rounds as the file does, but for sums that lie between two codes.
+    "quantized": {"max_error": 0.15, "max_mean_error": 0.02, "min_agreement": 0.95},
 }
 _SHARED = {"max_mean_error": 0.05, "max_clipped": 0.05, "min_dependence": 1e-3}
 
@@ -147,8 +149,9 @@ class ExportReport:
         bytes: its size.
         mode: "float32", "float16", "dynamic" or "int8".
         io: type of its inputs and outputs.
-        numbers: `operations` and `float_operations` of the file; and, where it
-            was verified, what `tfkd.export.verify.measure` returns.
+        numbers: `operations` and `float_operations` of the file, and of an int8
+            TFLite file `in_float`, the latter by name; and, where it was
+            verified, what `tfkd.export.verify.measure` returns.
     """
 
     path: pathlib.Path
@@ -171,6 +174,8 @@ class ExportReport:
             ("mode, io", f"{self.mode}, {self.io}"),
             ("operations", f"{numbers['operations']} ({numbers['float_operations']} in float)"),
         ]
+        if numbers.get("in_float"):
+            rows.append(("in float", _summary(numbers["in_float"])))
         if self.verified:
             agreement = numbers["argmax_agreement"]
             rows += [
@@ -183,3 +188,11 @@ class ExportReport:
         else:
             rows.append(("verified on", "nothing: pass verify=images"))
         return "\n".join(f"{key:<20}{value}" for key, value in rows)
+
+
+def _summary(in_float: Sequence[Mapping[str, str]]) -> str:
+    """Operations by kind, each with how many there are and the tensor of the first."""
+    kinds: dict[str, list[str]] = {}
+    for row in in_float:
+        kinds.setdefault(row["operation"], []).append(row["tensor"])
+    return ", ".join(f"{len(names)} {kind} ({names[0]})" for kind, names in kinds.items())

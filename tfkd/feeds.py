@@ -1,4 +1,4 @@
-"""Example inputs as every exporter takes them: arrays, dicts by name, or batches."""
+"""Example inputs as calibration and every exporter take them: arrays, dicts by name, batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class Input(NamedTuple):
     dtype: np.dtype
 
 
-def collect(name: str, value: Any, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
+def collect(
+    name: str, value: Any, inputs: Sequence[Input], limit: int | None = None
+) -> dict[str, np.ndarray]:
     """Gathers example inputs into one checked array for each input of a model.
 
     Args:
@@ -27,6 +29,7 @@ def collect(name: str, value: Any, inputs: Sequence[Input]) -> dict[str, np.ndar
             input name; or an iterable (a `tf.data.Dataset` too) of batches of
             either kind. A batch (x, y) counts as x.
         inputs: what the model takes.
+        limit: read no further than this many examples; batches need no end then.
 
     Returns:
         {input name: (N, ...) array of the input's dtype}.
@@ -36,15 +39,17 @@ def collect(name: str, value: Any, inputs: Sequence[Input]) -> dict[str, np.ndar
         ValueError: if there is no example, a name or shape is wrong, or a value
             is NaN or infinite.
     """
-    batches = [value] if _is_batch(value) else _batches(name, value)
+    batches = [value] if _is_batch(value) else _batches(name, value, limit)
     gathered: dict[str, list[np.ndarray]] = {spec.name: [] for spec in inputs}
     for batch in batches:
         arrays = _by_name(name, batch, inputs)
         for spec in inputs:
             gathered[spec.name].append(_array(name, arrays[spec.name], spec))
+        if limit is not None and sum(map(len, gathered[inputs[0].name])) >= limit:
+            break
     if not gathered[inputs[0].name] or not sum(map(len, gathered[inputs[0].name])):
         raise checks.value_error(name, "at least one example", value)
-    result = {key: np.concatenate(parts) for key, parts in gathered.items()}
+    result = {key: np.concatenate(parts)[:limit] for key, parts in gathered.items()}
     counts = {key: len(array) for key, array in result.items()}
     if len(set(counts.values())) > 1:
         raise checks.value_error(name, "as many examples for each input", counts)
@@ -55,14 +60,15 @@ def _is_batch(value: Any) -> bool:
     return isinstance(value, Mapping) or (hasattr(value, "shape") and hasattr(value, "dtype"))
 
 
-def _batches(name: str, value: Any) -> Iterable[Any]:
-    """Checks that `value` is an iterable with an end."""
+def _batches(name: str, value: Any, limit: int | None) -> Iterable[Any]:
+    """Checks that `value` is an iterable, with an end where there is no limit."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise checks.type_error(
             name, "an array of inputs, a dict of them by name, or an iterable of batches", value
         )
     cardinality = getattr(value, "cardinality", None)
-    if callable(cardinality) and int(cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
+    endless = callable(cardinality) and int(cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
+    if endless and limit is None:
         raise checks.value_error(
             name, "batches that come to an end", value, "Use `.take(n)` on the data set."
         )

@@ -1,0 +1,171 @@
+"""Quantized models as TFLite files: integers throughout, and those they were trained with."""
+
+import numpy as np
+import pytest
+import tf_keras as keras
+
+import tfkd
+from tfkd import artifacts, export
+from tfkd.export import litert
+
+layers = keras.layers
+IMAGES = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype(np.float32)
+CALIBRATION, VERIFY = IMAGES[:32], IMAGES[32:]
+
+
+def float_model():
+    """A block with a residual, a lone batch normalization and a gate."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="first")(inputs)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(x))
+    y = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.Add(name="add")([x, y])
+    x = layers.BatchNormalization(name="lone")(x)
+    gate = layers.GlobalAveragePooling2D(keepdims=True, name="mean")(x)
+    gate = layers.Conv2D(6, 1, activation="sigmoid", name="gate")(gate)
+    x = layers.Multiply(name="gated")([x, gate])
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(inputs, layers.Dense(5, name="logits")(x), name="net")
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        if "variance" in weight.name:
+            weight.assign(rng.uniform(0.5, 2, weight.shape))
+        else:
+            weight.assign(rng.normal(0.2, 0.6, weight.shape))
+    return model
+
+
+def quantized(target="tflite", model=None):
+    q = tfkd.quantization.quantize(model or float_model(), target)
+    tfkd.quantization.calibrate(q, CALIBRATION)
+    return q
+
+
+@pytest.fixture(scope="module")
+def q():
+    return quantized()
+
+
+def run_by_hand(path, images):
+    """LiteRT without any of tfkd, one image at a time: real numbers out."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+    rows = []
+    for image in images[:, None]:
+        if into["dtype"] != np.float32:
+            scale, zero = into["quantization"]
+            info = np.iinfo(into["dtype"])
+            image = np.clip(np.rint(image / scale) + zero, info.min, info.max)
+        interpreter.set_tensor(into["index"], image.astype(into["dtype"]))
+        interpreter.invoke()
+        row = interpreter.get_tensor(out["index"])[0]
+        if out["dtype"] != np.float32:
+            scale, zero = out["quantization"]
+            row = (row.astype(np.float64) - zero) * scale
+        rows.append(row)
+    return np.array(rows, np.float64)
+
+
+@pytest.mark.parametrize(("io", "conversions"), [("float32", 2), ("int8", 0), ("uint8", 2)])
+def test_a_quantized_model_against_keras(q, tmp_path, io, conversions):
+    path = tmp_path / "m.tflite"
+    report = export.to_tflite(q, path, io=io, verify=VERIFY)
+    want, got = q(VERIFY).numpy().astype(np.float64), run_by_hand(path, VERIFY)
+    error = np.abs(got - want) / np.ptp(want)
+    assert error.max() < 0.02
+    numbers = report.numbers
+    assert numbers["max_error"] == pytest.approx(error.max(), abs=1e-6)
+    assert numbers["mean_error"] == pytest.approx(error.mean(), abs=1e-6)
+    assert numbers["argmax_agreement"] == (got.argmax(1) == want.argmax(1)).mean()
+    assert (report.mode, report.io) == ("int8", io)
+    # All in integers, and no change of scale between the operations.
+    assert (numbers["float_operations"], numbers["in_float"]) == (0, [])
+    assert numbers["conversions"] == conversions
+    manifest = artifacts.verify(path)
+    assert manifest["numbers"] == numbers
+    assert manifest["recipe"]["quantized"] is True
+    interpreter = litert.open_interpreter(path)
+    (into,), (out,) = litert.ports(interpreter)
+    assert (into.name, out.name) == ("image", "logits")
+    assert into.dtype == out.dtype == np.dtype(io)
+
+
+def test_the_file_holds_the_integers_that_the_model_was_trained_with(q, tmp_path):
+    path = tmp_path / "m.tflite"
+    export.to_tflite(q, path)
+    interpreter = litert.open_interpreter(path, delegate=False)
+    weights = [d for d in interpreter.get_tensor_details() if d["dtype"] == np.int8]
+    found = {tuple(d["shape"]): interpreter.get_tensor(d["index"]) for d in weights}
+    # (filters, height, width, channels), and (1, height, width, channels) of the depthwise one.
+    kernel = q.get_layer("first").layer.kernel.numpy().astype(np.float64)
+    codes = np.rint(kernel / (np.abs(kernel).max((0, 1, 2)) / 127))
+    # A negative scale of the batch normalization turns the signs of a channel.
+    signs = np.sign(q.get_layer("bn").gamma.numpy())
+    assert signs.min() < 0
+    np.testing.assert_array_equal(found[6, 3, 3, 3], (codes * signs).transpose(3, 0, 1, 2))
+    kernel = q.get_layer("depthwise").layer.depthwise_kernel.numpy().astype(np.float64)
+    codes = np.rint(kernel / (np.abs(kernel).max((0, 1), keepdims=True) / 127))
+    np.testing.assert_array_equal(found[1, 3, 3, 6], codes.transpose(3, 0, 1, 2))
+    kernel = q.get_layer("logits").layer.kernel.numpy().astype(np.float64)
+    codes = np.rint(kernel / (np.abs(kernel).max() / 127))
+    np.testing.assert_array_equal(found[5, 6], codes.T)
+
+
+def test_the_same_model_gives_the_same_bytes_and_a_fresh_copy_too(q, tmp_path):
+    paths = [tmp_path / name for name in ("a.tflite", "b.tflite", "c.tflite")]
+    for model, path in zip((q, q, quantized()), paths, strict=True):
+        export.to_tflite(model, path)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+def test_symmetric_ranges_and_an_open_batch(tmp_path):
+    both = quantized("both")
+    path = tmp_path / "m.tflite"
+    numbers = export.to_tflite(both, path, verify=VERIFY, batch_size=None).numbers
+    assert numbers["float_operations"] == 0
+    assert numbers["max_error"] < 0.05
+    details = litert.open_interpreter(path, delegate=False).get_tensor_details()
+    convolved = [d for d in details if d["dtype"] == np.int8 and "FakeQuant" in d["name"]]
+    assert convolved
+    assert all(d["quantization"][1] == 0 for d in convolved)
+
+
+def test_what_stays_float_is_named(tmp_path):
+    inputs = keras.Input((4, 4, 4, 2), name="image")
+    x = layers.Conv3D(3, 2, name="volume")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="logits")(layers.Flatten()(x)))
+    data = np.random.default_rng(2).normal(size=(8, 4, 4, 4, 2)).astype(np.float32)
+    q = tfkd.quantization.quantize(model)
+    tfkd.quantization.calibrate(q, data)
+    report = export.to_tflite(q, tmp_path / "m.tflite", verify=data)
+    rows = report.numbers["in_float"]
+    assert len(rows) == report.numbers["float_operations"] > 0
+    assert "CONV_3D" in {row["operation"] for row in rows}
+    assert all("volume" in row["tensor"] for row in rows)
+    assert "CONV_3D (" in report.table()
+    assert artifacts.verify(report.path)["numbers"]["in_float"] == rows
+
+
+def test_a_file_that_differs_is_not_left(q, tmp_path):
+    with pytest.raises(ValueError, match="does not match"):
+        export.to_tflite(q, tmp_path / "m.tflite", verify=VERIFY, thresholds={"max_error": 0.0})
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_arguments_are_refused_before_anything_is_written(q, tmp_path):
+    path = tmp_path / "m.tflite"
+    uncalibrated = tfkd.quantization.quantize(float_model())
+    with pytest.raises(ValueError, match=r"tfkd\.quantization\.calibrate"):
+        export.to_tflite(uncalibrated, path)
+    with pytest.raises(ValueError, match="`mode`.*quantized model"):
+        export.to_tflite(q, path, mode="float16")
+    with pytest.raises(ValueError, match="`representative`.*quantized model"):
+        export.to_tflite(q, path, representative=CALIBRATION)
+    with pytest.raises(ValueError, match="`io`"):
+        export.to_tflite(q, path, io="int16")
+    with pytest.raises(ValueError, match="target='both'"):
+        export.to_tflite(quantized("tensorrt"), path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,11 @@
+"""Quantization-aware training on tfmot's wrappers, right for TFLite and for TensorRT."""
+
+from __future__ import annotations
+
+from tfkd.quantization.calibrating import calibrate
+from tfkd.quantization.decisions import Decision
+from tfkd.quantization.quantized_model import QuantizedModel
+from tfkd.quantization.quantizing import quantize
+from tfkd.quantization.saving import load, save
+
+__all__ = ["Decision", "QuantizedModel", "calibrate", "load", "quantize", "save"]

@@ -1,0 +1,303 @@
+"""The plain model that a quantized one stands for, ready for a converter.
+
+Training needs the float weights, the batch normalization as a layer and ranges
+that move. A converter needs what is left in the end: weights that lie on their
+integer grid, batch normalizations folded into them, and constant ranges where
+the runtime reads integers, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.quantization import kinds, rewriting
+from tfkd.quantization.calls import Call, calls_of
+from tfkd.quantization.configs import QuantizedLayer, QuantizedTensor
+from tfkd.quantization.fixed import FixedQuantize
+from tfkd.quantization.folding import folded, scale_and_offset, with_weights
+from tfkd.quantization.forms import LiteForms, Range
+from tfkd.quantization.quantized_model import QuantizedModel, range_variables
+from tfkd.quantization.quantizers import SMALLEST
+
+layers = keras.layers
+TARGETS = ("tflite", "tensorrt")
+# TFLite's kernels keep the grid of the input.
+_AVERAGES = (layers.AveragePooling1D, layers.AveragePooling2D)
+
+
+def deployed(q: QuantizedModel, target: str = "tflite") -> keras.Model:
+    """A plain Keras model that computes what a quantized model computes in inference.
+
+    It has plain layers, whose weights lie on the grids of their integers, and
+    `FixedQuantize` layers, which hold the ranges. Batch normalizations are folded
+    into the layers before them, without loss. For TFLite, what has no integer
+    form of its own is written in parts that have: a lone batch normalization or
+    rescaling as a 1×1 depthwise convolution, a mean as a sum and a factor.
+
+    Args:
+        q: from `tfkd.quantization.quantize`, calibrated. It is not changed.
+        target: "tflite" or "tensorrt"; `q` must be made for it, or for "both".
+
+    Returns:
+        A functional model with the inputs, the outputs and their names of `q`, for
+        inference alone. For TFLite its outputs are those of `q` up to float
+        rounding, which can move a number that lies between two codes to the other;
+        sums and products of more than two tensors are rounded between. For TensorRT
+        it has fewer ranges than `q`, if `q` is made for both.
+
+    Raises:
+        TypeError: if `q` is no `QuantizedModel`.
+        ValueError: if it is not calibrated, or was made for the other target.
+
+    Example:
+        >>> import tfkd
+        >>> images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
+        >>> q = tfkd.quantization.quantize(tfkd.models.resnet(8))
+        >>> tfkd.quantization.calibrate(q, images)
+        >>> plain = deployed(q)
+        >>> any(isinstance(layer, keras.layers.BatchNormalization) for layer in plain.layers)
+        False
+        >>> bool(np.abs(plain(images) - q(images)).max() < 0.05 * np.ptp(q(images)))
+        True
+    """
+    check(q, target)
+    deployer = _Deployer(q, target)
+    inputs = rewriting.new_inputs(q)
+    outputs = rewriting.follow(q, inputs, deployer.visit)
+    model = rewriting.finish(q, inputs, outputs, deployer.copies, rewriting.Losses())
+    model.trainable = False
+    return model
+
+
+def check(q: Any, target: str) -> None:
+    """Raises if `q` can't be deployed to `target`."""
+    checks.one_of("target", target, TARGETS)
+    if not isinstance(q, QuantizedModel):
+        mend = "Make one: tfkd.quantization.quantize(model)."
+        raise checks.type_error("q", "a QuantizedModel", q, mend)
+    if q.target not in (target, "both"):
+        mend = (
+            "TensorRT wants symmetric ranges, and TFLite more of them. Quantize with "
+            f"target={target!r}, or target='both' for one model that goes to either."
+        )
+        raise checks.value_error("q", f"a model made for {target!r} or 'both'", q.target, mend)
+    if not q.calibrated:
+        mend = "Set its ranges first: tfkd.quantization.calibrate(q, images)."
+        raise checks.value_error("q", "a calibrated model", f"{q.name!r}, without ranges", mend)
+
+
+class _Deployer:
+    """Makes the calls of the plain model."""
+
+    def __init__(self, q: QuantizedModel, target: str):
+        self.lite = target == "tflite"
+        self.symmetric = q.target != "tflite"
+        self.copies, self.losses = rewriting.Copies(), rewriting.Losses()
+        self._calls = {id(call.node): call for call in calls_of(q)}
+        self._taken = {layer.name for layer in rewriting.layers_of(q)}
+        self._reserved = set(self._taken)
+        self._folds = _folds(list(self._calls.values()))
+        self._ranges = self._wanted(q)
+        self._layers: dict[int, Callable[[Any], Any]] = {}
+        # id of a new tensor → (the tensor, which keeps the id in use; its range).
+        self._grids: dict[int, tuple[Any, Range]] = {}
+        self._forms = LiteForms(self.unique, self.symmetric)
+
+    def _wanted(self, q: QuantizedModel) -> dict[str, Range]:
+        """Layer of `q` → its range, where the target has one."""
+        found = {}
+        for one in range_variables(q, fixed=True):
+            if self.lite or q.report.of(*one.place).tensorrt:
+                high = max(float(one.high.numpy()), SMALLEST)
+                low = -high if one.quantizer.symmetric else float(one.low.numpy())
+                found[one.layer.name] = (low, high)
+        return found
+
+    def unique(self, name: str) -> str:
+        """`name`, or a similar one, for a new layer. The name of a layer of `q` is given once."""
+        if name in self._reserved:
+            self._reserved.discard(name)
+            return name
+        plain, count = name, 0
+        while name in self._taken:
+            count, name = count + 1, f"{plain}_{count}"
+        self._taken.add(name)
+        return name
+
+    def visit(self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The new tensors of one call of `q`."""
+        if self.losses.take(node.layer, args):
+            return args[0]
+        call = self._calls[id(node)]
+        range_ = self._ranges.get(call.name)
+        if isinstance(node.layer, QuantizedTensor):
+            if range_ is None:
+                return args[0]
+            return self._grid(
+                self._settled(call, call.inputs[0], args[0], range_), range_, call.name
+            )
+        inner = plain_layer(node.layer)
+        made = self._made(call, inner, args, kwargs, range_)
+        if range_ is not None:
+            made = self._settled(call, call, made, range_)
+            return self._grid(made, range_, f"{call.name}_range")
+        if kinds.kind_of(inner).role == kinds.SAME:
+            return self._moved(call, made, args)
+        return made
+
+    def _made(self, call: Call, inner: Any, args: Any, kwargs: Any, range_: Range | None) -> Any:
+        """The output of a call, before its range."""
+        if id(call.node) in self._folds.values():
+            return args[0]  # a batch normalization that the layer before it holds
+        weights = self._weights(call)
+        if weights is not None:
+            return self._weighted(call, inner, args[0], *weights)
+        if self.lite and len(args) == 1:
+            sources = [self._range_of(tensor) for tensor in tf.nest.flatten(args)]
+            own = range_ or self._reader_range(call)
+            made = self._forms(inner, args[0], sources, own)
+            if made is not None:
+                return made
+        return self.copies.caller(inner)(*args, **kwargs)
+
+    def _weights(self, call: Call) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Kernel, on its grid, and bias of a quantized layer; with its batch normalization."""
+        wrapper = call.layer
+        if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
+            return None
+        inner = wrapper.layer
+        ((weight, quantizer, variables),) = wrapper._weight_vars
+        kernel = quantizer(weight, False, weights=variables).numpy()
+        bias = inner.bias.numpy() if inner.use_bias else None
+        if id(call.node) not in self._folds:
+            return kernel, bias
+        norm = self._calls[self._folds[id(call.node)]].layer
+        return folded(inner, kernel, bias, plain_layer(norm))
+
+    def _limits(self, call: Call) -> np.ndarray:
+        """The end of the grid of each output channel of a Dense layer, its norm folded in."""
+        ((weight, quantizer, _),) = call.layer._weight_vars
+        ends = np.abs(weight.numpy()).max(0 if quantizer.axes else None)
+        scale, _ = scale_and_offset(plain_layer(self._calls[self._folds[id(call.node)]].layer))
+        return np.maximum(np.maximum(ends, SMALLEST) * np.abs(scale), SMALLEST)
+
+    def _weighted(self, call: Call, inner: Any, x: Any, kernel: Any, bias: Any) -> Any:
+        is_folded = id(call.node) in self._folds
+        if self.lite and is_folded and isinstance(inner, layers.Dense):
+            # A Dense layer has one scale; with the batch normalization it needs one a channel.
+            made = self._forms.dense_as_convolution(inner, x, kernel, bias, self._limits(call))
+            if made is not None:
+                return made
+        if id(call.layer) not in self._layers:
+            name = self.unique(call.name)
+            self._layers[id(call.layer)] = with_weights(inner, name, kernel, bias)
+        return self._layers[id(call.layer)](x)
+
+    def _grid(self, x: Any, range_: Range, name: str) -> Any:
+        """`x` rounded to a range."""
+        layer = FixedQuantize(
+            *range_,
+            narrow_range=self.symmetric,
+            emit="fake_quant" if self.lite else "quantize_dequantize",
+            name=self.unique(name),
+        )
+        made = layer(x)
+        self._grids[id(made)] = made, range_
+        return made
+
+    def _settled(self, end: Call, call: Call, made: Any, range_: Range) -> Any:
+        """Puts a kernel between a range that TFLite dictates and another that is wanted.
+
+        A sigmoid ends in [0, 1], an average pooling on the grid of its input. The
+        converter changes the scale of such a tensor once, but not for a
+        concatenation again.
+
+        Args:
+            end: the call whose readers read the result.
+            call: the call that computes.
+            made: its new tensor.
+            range_: that is wanted.
+        """
+        if not self.lite or not _feeds_one_grid(end):
+            return made
+        inner = plain_layer(call.layer)
+        kind = kinds.kind_of(inner)
+        dictated = kind.fixed
+        if type(inner) in _AVERAGES and not isinstance(made.node.layer, layers.DepthwiseConv2D):
+            dictated = self._range_of(made.node.keras_inputs[0])
+        if dictated in (None, range_):
+            return made
+        made = FixedQuantize(*dictated, name=self.unique(f"{call.name}_dictated"))(made)
+        one, zero = np.asarray(1.0), np.asarray(0.0)
+        same = self._forms.scaled(made, one, zero, f"{call.name}_rescaled")
+        return made if same is None else same
+
+    def _moved(self, call: Call, made: Any, args: Any) -> Any:
+        """What only moves numbers keeps their grid; TensorRT wants to see it at each reader."""
+        sources = [self._range_of(tensor) for tensor in tf.nest.flatten(args)]
+        range_ = sources[0] if len(sources) == 1 else None
+        if range_ is None:
+            return made
+        if not self.lite and len(call.tensors) == 1 and _reads_integers(call):
+            return self._grid(made, range_, f"{call.name}_range")
+        for tensor in tf.nest.flatten(made):
+            self._grids[id(tensor)] = tensor, range_
+        return made
+
+    def _range_of(self, tensor: Any) -> Range | None:
+        found = self._grids.get(id(tensor))
+        return None if found is None else found[1]
+
+    def _reader_range(self, call: Call) -> Range | None:
+        """The range of the `QuantizedTensor` behind a call that no wrapper holds."""
+        reader = call.only_reader
+        tensor = reader is not None and isinstance(reader.layer, QuantizedTensor)
+        return self._ranges.get(reader.name) if tensor and reader else None
+
+
+def plain_layer(layer: Any) -> Any:
+    """The layer itself, without its wrapper."""
+    return layer.layer if isinstance(layer, QuantizedLayer) else layer
+
+
+def _folds(calls: list[Call]) -> dict[int, int]:
+    """Node of a quantized layer → node of the batch normalization that it takes in."""
+    found = {}
+    for call in calls:
+        reader = call.only_reader
+        wrapper = call.layer
+        if reader is None or call.shared or reader.shared:
+            continue
+        if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
+            continue
+        linear = wrapper.layer.activation in (None, keras.activations.linear)
+        plain = linear and not wrapper.quantize_config.output_quantizer
+        if plain and kinds.kind_of(plain_layer(reader.layer)).role == kinds.NORM:
+            found[id(call.node)] = id(reader.node)
+    return found
+
+
+def _reads_integers(call: Call) -> bool:
+    """True if a reader of this call is one that TensorRT feeds with 8 bits."""
+    roles = (kinds.WEIGHTED, kinds.POOL, kinds.SUM)
+    return any(kinds.kind_of(plain_layer(reader.layer)).role in roles for reader in call.readers)
+
+
+def _feeds_one_grid(call: Call) -> bool:
+    """True if what reads this call wants all that it reads, and its result, on one grid."""
+    kinds_of_one = (layers.Maximum, layers.Minimum)
+    for reader in call.readers:
+        inner = plain_layer(reader.layer)
+        role = kinds.kind_of(inner).role
+        if role == kinds.CONCAT or type(inner) in kinds_of_one:
+            return True
+        moves = role == kinds.SAME or isinstance(inner, QuantizedTensor)
+        if moves and _feeds_one_grid(reader):
+            return True
+    return False

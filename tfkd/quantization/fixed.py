@@ -1,0 +1,82 @@
+"""A tensor put on the grid of an 8-bit integer whose range is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+
+EMITS = ("fake_quant", "quantize_dequantize")
+
+
+@keras.saving.register_keras_serializable("tfkd")
+class FixedQuantize(keras.layers.Layer):
+    """Rounds to the 2⁸ − `narrow_range` levels from `low` to `high`; clips what lies beyond.
+
+    Args:
+        low: the smallest real number that there is a code for, at most 0.
+        high: the largest, at least 0, and above `low`.
+        narrow_range: leave out the lowest code, so that −`high` … `high` is symmetric.
+        emit: "fake_quant": the operation that TFLite's converter reads;
+            "quantize_dequantize": the one that becomes QuantizeLinear and
+            DequantizeLinear in ONNX, for symmetric ranges only.
+
+    Raises:
+        ValueError: if the range is empty or does not hold 0, or is not symmetric where
+            it must be.
+
+    Example:
+        >>> layer = FixedQuantize(-127.0, 127.0, narrow_range=True)
+        >>> layer(tf.constant([-300.0, 0.4, 1.6])).numpy().tolist()
+        [-127.0, 0.0, 2.0]
+    """
+
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        narrow_range: bool = False,
+        emit: str = "fake_quant",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        checks.one_of("emit", emit, EMITS)
+        if not (low <= 0 <= high and low < high):
+            raise checks.value_error("low, high", "a range that holds 0", (low, high))
+        if emit == "quantize_dequantize" and not (narrow_range and low == -high):
+            raise checks.value_error(
+                "low, high", "a symmetric narrow range with this `emit`", (low, high, narrow_range)
+            )
+        self.low, self.high = float(low), float(high)
+        self.narrow_range, self.emit = bool(narrow_range), emit
+        self.supports_masking = True
+
+    def call(self, inputs: Any) -> Any:
+        """Any shape → the same shape, float32."""
+        if self.emit == "fake_quant":
+            return tf.quantization.fake_quant_with_min_max_args(
+                inputs, self.low, self.high, num_bits=8, narrow_range=self.narrow_range
+            )
+        # V2 and V4 refuse ranges of a channel each in TensorFlow 2.21; V3 takes both.
+        return tf.raw_ops.QuantizeAndDequantizeV3(
+            input=inputs,
+            input_min=self.low,
+            input_max=self.high,
+            num_bits=8,
+            signed_input=True,
+            range_given=True,
+            narrow_range=True,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        own = {
+            "low": self.low,
+            "high": self.high,
+            "narrow_range": self.narrow_range,
+            "emit": self.emit,
+        }
+        return {**super().get_config(), **own}

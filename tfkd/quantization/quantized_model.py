@@ -1,0 +1,172 @@
+"""The model that quantization-aware training trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd.quantization.configs import QuantizedLayer, QuantizedTensor
+from tfkd.quantization.decisions import Decision, QuantizationReport
+from tfkd.quantization.quantizers import RangeQuantizer, is_observing
+
+CALIBRATE = "Set its ranges first: tfkd.quantization.calibrate(q, images)"
+
+
+@keras.saving.register_keras_serializable("tfkd")
+class QuantizedModel(keras.Model):
+    """A functional model that computes as 8-bit integers will, made by `quantize`.
+
+    It trains like any Keras model, alone or as the student of a
+    `tfkd.Distiller`. It can be neither trained nor run before
+    `tfkd.quantization.calibrate` has set its ranges.
+
+    Attributes:
+        target: "tflite", "tensorrt" or "both".
+        recipe: how it was made, as JSON can hold it: the arguments of `quantize` and
+            the decisions.
+        float_config: the flat float model that it was made from, as JSON text
+            (`keras.models.model_from_json`).
+    """
+
+    target: str
+    recipe: dict[str, Any]
+    float_config: str
+
+    def _describe(
+        self,
+        target: str,
+        recipe: Mapping[str, Any],
+        float_config: str,
+        rows: Sequence[Decision],
+        places: Mapping[str, tuple[str, int]],
+    ) -> None:
+        """Sets what Keras must not track: tuples and dicts would become its wrappers."""
+        object.__setattr__(self, "target", target)
+        object.__setattr__(self, "recipe", dict(recipe))
+        object.__setattr__(self, "float_config", float_config)
+        plain = (dataclasses.replace(row, note="") for row in rows)
+        object.__setattr__(self, "_rows", tuple(plain))
+        object.__setattr__(self, "_places", dict(places))  # layer with a range → decision
+        notes = {(row.layer, row.call): row.note for row in rows if row.note}
+        object.__setattr__(self, "_notes", notes)  # decision → what calibration says
+        object.__setattr__(self, "_was_calibrated", False)
+
+    @property
+    def report(self) -> QuantizationReport:
+        """What was decided for each layer; `print(q.report)`."""
+        rows = [
+            dataclasses.replace(row, note=self._notes.get((row.layer, row.call), ""))
+            for row in self._rows
+        ]
+        return QuantizationReport(tuple(rows))
+
+    @property
+    def calibrated(self) -> bool:
+        """True once every range is set, by `calibrate` or by loading weights that have them."""
+        with tf.init_scope():
+            return all(float(range_.high.numpy()) > 0 for range_ in range_variables(self))
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """{name of the layer that holds it: (low, high)} of every activation's range."""
+        return {
+            range_.layer.name: (float(range_.low.numpy()), float(range_.high.numpy()))
+            for range_ in range_variables(self, fixed=True)
+        }
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The outputs.
+
+        Raises:
+            RuntimeError: if the model is not calibrated.
+        """
+        self._refuse_uncalibrated(args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def _refuse_uncalibrated(self, args: Any, kwargs: Any) -> None:
+        values = tf.nest.flatten((args, kwargs))
+        if any(keras.backend.is_keras_tensor(v) for v in values if tf.is_tensor(v)):
+            return  # Keras connects layers: nothing is computed.
+        self.check_calibrated()
+
+    def check_calibrated(self) -> None:
+        """Returns if the ranges are set.
+
+        Raises:
+            RuntimeError: if the model is not calibrated.
+        """
+        # Ranges never become unset: one look is enough, and a traced step needs none.
+        if vars(self).get("_was_calibrated", True) or is_observing():
+            return
+        if not self.calibrated:
+            raise RuntimeError(
+                f"`q`: expected a calibrated model, received {self.name!r}, whose activations "
+                f"have no ranges yet. {CALIBRATE}."
+            )
+        object.__setattr__(self, "_was_calibrated", True)
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Raises: Keras could not load what it would write (`save_weights` works).
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"`filepath`: expected weights alone, received {os.fspath(filepath)!r} for a whole "
+            "quantized model, which Keras can't load again. Use tfkd.quantization.save(q, path) "
+            "and load(path); for checkpoints save_weights_only=True."
+        )
+
+    # A step whose first trace fails can't be traced again: refuse before it.
+    def make_train_function(self, force: bool = False) -> Any:
+        """Keras's, for a calibrated model."""
+        self.check_calibrated()
+        return super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Keras's, for a calibrated model."""
+        self.check_calibrated()
+        return super().make_test_function(force)
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Keras's, for a calibrated model."""
+        self.check_calibrated()
+        return super().make_predict_function(force)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The variables of one activation's range, and where they are.
+
+    Attributes:
+        layer: a `QuantizedLayer` or `QuantizedTensor` of the model.
+        place: (layer, call) of the decision that it comes from.
+        quantizer: its `RangeQuantizer`.
+        low, high: the variables.
+    """
+
+    layer: Any
+    place: tuple[str, int]
+    quantizer: RangeQuantizer
+    low: Any
+    high: Any
+
+
+def range_variables(model: QuantizedModel, fixed: bool = False) -> Iterator[Range]:
+    """The ranges of a model, in the order of its layers; with `fixed` also the known ones."""
+    for layer in model.layers:
+        if isinstance(layer, QuantizedTensor):
+            quantizer, variables = layer.quantizer, layer.quantizer_vars
+        elif isinstance(layer, QuantizedLayer) and layer.quantize_config.output_quantizer:
+            quantizer = layer.quantize_config.output_quantizer
+            variables = layer._output_quantizer_vars
+        else:
+            continue
+        if fixed or quantizer.fixed is None:
+            place = model._places[layer.name]
+            yield Range(layer, place, quantizer, variables["low"], variables["high"])

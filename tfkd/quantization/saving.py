@@ -1,0 +1,143 @@
+"""Quantized models as files: written whole, checked when read, the same to the last bit.
+
+Keras can't load a model with tfmot's wrappers from a `.keras` file, and from a
+SavedModel it does so wrongly without a word where the right scope is missing. So a
+file holds what the model was made from: the config of the flat float model, the
+decisions, and all weights and ranges. Loading makes it again in the same way; the
+decisions are read, not taken anew, so that a later version of tfkd changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+
+from tfkd import artifacts, checks
+from tfkd.quantization.decisions import Decision
+from tfkd.quantization.quantized_model import QuantizedModel
+from tfkd.quantization.quantizing import rebuild
+
+FORMAT = "tfkd quantized model, 1"
+_DOCUMENT = "document"
+
+
+def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
+    """Writes a quantized model: one file, and `<path>.manifest.json` beside it.
+
+    The file is a `.npz` archive without pickle. Neither the optimizer nor what was
+    compiled is in it: it is for a model that is done, or starts anew.
+
+    Args:
+        q: from `quantize`, calibrated or not.
+        path: where to write; any ending. The folder is made if need be.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: if `q` is no `QuantizedModel` (for a Distiller pass
+            `distiller.student`).
+        OSError: if `path` can't be written; an older file stays.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np, tfkd
+        >>> x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
+        >>> q = tfkd.quantization.quantize(tfkd.models.resnet(8, 10, (8, 8, 1), (4, 8)))
+        >>> tfkd.quantization.calibrate(q, x)
+        >>> path = tfkd.quantization.save(q, pathlib.Path(tempfile.mkdtemp()) / "q.npz")
+        >>> again = tfkd.quantization.load(path)
+        >>> bool((again(x).numpy() == q(x).numpy()).all())
+        True
+    """
+    checks.instance("q", q, QuantizedModel, "a model from tfkd.quantization.quantize")
+    recipe = {**q.recipe, "decisions": q.report.to_json()}
+    document = {
+        "format": FORMAT,
+        "float_model": q.float_config,
+        "recipe": recipe,
+        "weights": [weight.name for weight in q.weights],
+    }
+    arrays: dict[str, Any] = {_DOCUMENT: np.array(json.dumps(document))}
+    arrays |= {_key(number): weight.numpy() for number, weight in enumerate(q.weights)}
+    with artifacts.atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    artifacts.write_manifest(path, recipe, model=q.name, calibrated=q.calibrated)
+    return Path(path)
+
+
+def load(
+    path: str | os.PathLike,
+    custom_objects: Mapping[str, Any] | None = None,
+    *,
+    safe_mode: bool = True,
+) -> QuantizedModel:
+    """Reads a quantized model; its outputs are those of the one that was saved, bit for bit.
+
+    Args:
+        path: a file of `save`, with its manifest beside it.
+        custom_objects: {name: class or function} of the user's own layers, unless
+            they are registered with Keras.
+        safe_mode: refuse Lambda layers, whose code would be run. Set it to False for
+            files that you trust.
+
+    Returns:
+        The `QuantizedModel`, not compiled; calibrated if it was.
+
+    Raises:
+        ValueError: if the file or its manifest is missing, damaged, or of another
+            kind; or the model can't be built again.
+    """
+    artifacts.verify(path)
+    document, arrays = _read(path)
+    try:
+        with keras.utils.custom_object_scope(dict(custom_objects or {})):
+            flat = _float_model(document["float_model"], safe_mode)
+            rows = [Decision(**row) for row in document["recipe"]["decisions"]]
+            q = rebuild(flat, rows, document["recipe"])
+    except Exception as error:
+        mend = (
+            "Give your own layers as `custom_objects`; a model with Lambda layers needs "
+            f"safe_mode=False. Keras says: {error}"
+        )
+        raise checks.value_error("path", "a model that can be built again", str(path), mend) from (
+            error
+        )
+    expected, received = [w.shape.as_list() for w in q.weights], [list(a.shape) for a in arrays]
+    if expected != received:
+        mend = f"It holds weights of the shapes {received}, and the model has {expected}."
+        raise checks.value_error("path", "the weights of its model", str(path), mend)
+    for weight, value in zip(q.weights, arrays, strict=True):
+        weight.assign(value)
+    return q
+
+
+def _key(number: int) -> str:
+    return f"weight_{number:05d}"
+
+
+def _read(path: str | os.PathLike) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What `save` wrote: the document, and the weights in order."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            document = json.loads(str(stored[_DOCUMENT]))
+            if document["format"] == FORMAT:
+                count = len(document["weights"])
+                return document, [stored[_key(number)] for number in range(count)]
+        problem = f"Its format is {document['format']!r}; this version reads {FORMAT!r}."
+    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        problem = f"It can't be read as one: {error}."
+    raise checks.value_error("path", "a file of tfkd.quantization.save", str(path), problem)
+
+
+def _float_model(text: str, safe_mode: bool) -> keras.Model:
+    from tf_keras.src.saving import serialization_lib
+
+    with serialization_lib.SafeModeScope(safe_mode):
+        return keras.models.model_from_json(text)
