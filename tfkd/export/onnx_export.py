@@ -1,0 +1,302 @@
+"""Keras to ONNX, for ONNX Runtime and for TensorRT: converted, run again, compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfkd import __version__, artifacts, checks
+from tfkd.export import onnx_quantized, onnx_runtime
+from tfkd.export.graph import Graph
+from tfkd.export.lint import Findings, lint_model
+from tfkd.export.onnx_convert import NEWEST, convert
+from tfkd.export.onnx_graph import Wiring
+from tfkd.export.onnx_half import to_float16
+from tfkd.export.onnx_nodes import require
+from tfkd.export.verify import ExportReport, failures, measure, thresholds_for
+from tfkd.feeds import collect
+
+TARGETS = ("onnxruntime", "tensorrt")
+PRECISIONS = ("float32", "float16")
+LAYOUTS = ("nhwc", "nchw")
+# 17 is what TensorRT 8.5 and later read.
+_OPSET = 17
+_OLDEST = 13  # the first with a scale for each channel
+# The first in which Q and DQ take float16; from 18 on it only adds types.
+_HALF_PAIRS = 19
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxReport(ExportReport):
+    """An `ExportReport` of an ONNX file.
+
+    Attributes:
+        target: "onnxruntime" or "tensorrt".
+        opset: of the file.
+        findings: of `lint_tensorrt`, with target "tensorrt".
+    """
+
+    target: str
+    opset: int
+    findings: Findings | None
+
+    def table(self) -> str:
+        """A few lines of text for people."""
+        numbers = self.numbers
+        rows = [
+            ("file", str(self.path)),
+            ("size", f"{self.bytes / 1024:.1f} KiB"),
+            ("target, mode", f"{self.target}, {self.mode}, opset {self.opset}"),
+            ("operations", str(numbers["operations"])),
+            ("with weights", f"{numbers['weighted']} ({numbers['quantized']} in int8)"),
+        ]
+        if self.verified:
+            agreement = numbers["argmax_agreement"]
+            rows += [
+                ("verified on", f"{numbers['examples']} examples in ONNX Runtime"),
+                ("argmax agreement", "-" if agreement is None else f"{agreement:.2%}"),
+                ("max error / range", f"{numbers['max_error']:.2e}"),
+                ("mean error / range", f"{numbers['mean_error']:.2e}"),
+            ]
+        else:
+            rows.append(("verified on", "nothing: pass verify=images"))
+        if self.findings is not None:
+            rows += [("lint", self.findings.summary()), ("engine", "not verified here")]
+        return "\n".join(f"{key:<20}{value}" for key, value in rows)
+
+
+def to_onnx(
+    model: Any,
+    path: str | os.PathLike,
+    target: str = "onnxruntime",
+    *,
+    precision: str = "float32",
+    layout: str = "nhwc",
+    opset: int | None = None,
+    batch_size: int | None = None,
+    int8_weights: bool = False,
+    verify: Any = None,
+    thresholds: Mapping[str, float] | None = None,
+    keep_failed: bool = False,
+) -> OnnxReport:
+    """Writes `model` as an ONNX file and, with `verify`, proves it in ONNX Runtime.
+
+    The file appears at `path` only when all went well, with a manifest
+    `<path>.manifest.json` beside it that holds the numbers. The same model gives
+    the same bytes. Inputs and outputs keep their names. A quantized model becomes
+    a graph with explicit QuantizeLinear and DequantizeLinear, as TensorRT wants it.
+
+    Args:
+        model: a built `tf_keras.Model`, or a model of `tfkd.quantization`,
+            calibrated.
+        path: where to write; the folder is made if need be.
+        target: "tensorrt": the graph is also held against TensorRT's rules
+            (`lint_tensorrt`), and an error among the findings is an error here.
+        precision: "float16": constants and activations in half precision, with
+            Cast at inputs and outputs, which stay float32.
+        layout: of inputs of rank 4: "nhwc" as in Keras, "nchw" as in TensorRT,
+            which saves a transpose.
+        opset: 13 to 18; None for 17, which TensorRT 8.5 and later read (19 where
+            quantized tensors are in float16, which needs it).
+        batch_size: None leaves the batch open.
+        int8_weights: store quantized weights as integers: a quarter of the size.
+        verify: example inputs, at least two, as the model takes them: an array
+            (N, ...), a dict of arrays by input name, or an iterable of batches.
+        thresholds: changes to what `verify` must reach; see `to_tflite`.
+        keep_failed: leave a file that failed in place, and raise all the same.
+
+    Returns:
+        An `OnnxReport`; `print(report.table())`.
+
+    Raises:
+        TypeError: if `model` is no plain Keras 2 model, or examples are of the
+            wrong kind.
+        ValueError: if an argument is wrong, tf2onnx refuses the model, or the file
+            breaks a rule of TensorRT or fails its verification.
+        ImportError: if onnx, tf2onnx or onnxruntime is missing.
+        OSError: if `path` cannot be written.
+
+    Example:
+        >>> import os, tempfile, numpy as np, tf_keras as keras
+        >>> from tfkd import export
+        >>> model = keras.Sequential([keras.layers.Dense(3, input_shape=(4,), name="logits")])
+        >>> images = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = export.to_onnx(model, os.path.join(folder, "m.onnx"), verify=images)
+        >>> report.verified, report.opset, report.numbers["max_error"] < 1e-5
+        (True, 17, True)
+    """
+    recipe = _check_options(target, precision, layout, opset, batch_size, int8_weights)
+    source, plain, mode = _deployable(model, precision)
+    limits = thresholds_for(mode, thresholds)
+    images = None if verify is None else collect("verify", verify, source.inputs)
+    if images is not None and len(next(iter(images.values()))) < 2:
+        raise checks.value_error("verify", "at least two examples", verify)
+    with artifacts.atomic_path(path) as temporary:
+        proto, numbers = build(plain, precision, layout, opset, batch_size, int8_weights)
+        findings = lint_model(proto) if target == "tensorrt" else None
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        failed = [f"TensorRT: {f}" for f in findings.errors] if findings else []
+        _check_file(temporary)
+        if images is not None:
+            found, ranks = compare(source, temporary, images, layout, target == "onnxruntime")
+            numbers.update(found)
+            failed += failures(numbers, limits, ranks)
+        numbers["failures"] = failed
+        if failed and not keep_failed:
+            raise _failed(failed, "No file was left.")
+    numbers["findings"] = None if findings is None else [str(f) for f in findings]
+    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits}
+    recipe["opset"] = reached = proto.opset_import[0].version
+    manifest = artifacts.write_manifest(path, recipe, numbers=numbers)
+    if failed:
+        raise _failed(failed, f"The file was kept: {os.fspath(path)}.")
+    return OnnxReport(
+        pathlib.Path(path), manifest["bytes"], mode, "float32", numbers, target, reached, findings
+    )
+
+
+def _check_options(
+    target: str,
+    precision: str,
+    layout: str,
+    opset: int | None,
+    batch_size: int | None,
+    int8_weights: bool,
+) -> dict[str, Any]:
+    """Returns the arguments, checked, as entries of the recipe."""
+    checks.one_of("target", target, TARGETS)
+    checks.one_of("precision", precision, PRECISIONS)
+    checks.one_of("layout", layout, LAYOUTS)
+    checks.instance("int8_weights", int8_weights, bool, "True or False")
+    if batch_size is not None:
+        checks.positive_int("batch_size", batch_size)
+    if opset is not None:
+        wanted = f"an opset from {_OLDEST} to {_HALF_PAIRS}, or None"
+        checks.integer("opset", opset, _OLDEST, wanted)
+        if opset > _HALF_PAIRS:
+            raise checks.value_error("opset", wanted, opset)
+    return {
+        "format": "onnx",
+        "target": target,
+        "precision": precision,
+        "layout": layout,
+        "batch_size": batch_size,
+        "int8_weights": int8_weights,
+    }
+
+
+def _deployable(model: Any, precision: str) -> tuple[Graph, Graph, str]:
+    """Returns (what to compare with, what to convert, mode of the thresholds)."""
+    if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
+        graph = Graph(model)
+        quantized = any(type(m).__name__ == "FixedQuantize" for m in model.submodules)
+        return graph, graph, "quantized" if quantized else precision
+    from tfkd.quantization import deploying
+
+    plain = deploying.deployed(model, "tensorrt")  # raises unless calibrated
+    # A model for both targets clips and rounds where the file, with fewer ranges, does not.
+    return Graph(model), Graph(plain), "quantized" if model.target == "tensorrt" else "int8"
+
+
+def build(
+    graph: Graph,
+    precision: str = "float32",
+    layout: str = "nhwc",
+    opset: int | None = None,
+    batch_size: int | None = None,
+    int8_weights: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """Returns the finished `onnx.ModelProto` and its counts; arguments as in `to_onnx`."""
+    wanted = opset or _OPSET
+    wiring = convert(graph, min(wanted, NEWEST), batch_size, layout == "nchw")
+    pairs = any(n.op_type == "QuantizeLinear" for n in wiring.nodes)
+    if precision == "float16" and pairs:
+        if opset is not None and opset < _HALF_PAIRS:
+            mend = "QuantizeLinear takes float16 from there on only. Leave `opset` out."
+            raise checks.value_error("opset", f"{_HALF_PAIRS} with float16", opset, mend)
+        wanted = _HALF_PAIRS
+        wiring = convert(graph, NEWEST, batch_size, layout == "nchw")
+    wiring.name_weighted(f"{graph.model.name}/")
+    onnx_quantized.plain_resize(wiring)
+    onnx_quantized.pair_constants(wiring)
+    onnx_quantized.move_pairs(wiring)
+    onnx_quantized.drop_doubled(wiring)
+    onnx_quantized.join_dense(wiring)
+    onnx_quantized.quantize_weights(wiring, int8_weights)
+    numbers: dict[str, Any] = dict(onnx_quantized.count(wiring))
+    if precision == "float16":
+        to_float16(wiring)
+    return _finish(wiring, graph, wanted), numbers
+
+
+def _finish(wiring: Wiring, graph: Graph, opset: int) -> Any:
+    """Names, versions, open sizes: all that does not compute."""
+    onnx = require("onnx")
+    model = wiring.model
+    ports = {p.name: i.name for p, i in zip(model.graph.input, graph.inputs, strict=True)}
+    wiring.sort()
+    wiring.separate_outputs()
+    taken = set(ports.values())
+    for port, name in zip(model.graph.output, graph.outputs, strict=True):
+        # A name may serve an input and an output in Keras, not in ONNX.
+        ports[port.name] = name if name not in taken else f"{name}_output"
+    model = wiring.close(ports, f"{graph.model.name}/")
+    for port in (*model.graph.input, *model.graph.output):
+        for axis, dimension in enumerate(port.type.tensor_type.shape.dim):
+            if not dimension.HasField("dim_value") or dimension.dim_value <= 0:
+                dimension.dim_param = "batch" if axis == 0 else f"{port.name}_{axis}"
+    model.graph.name = graph.model.name
+    model.graph.doc_string = model.doc_string = ""
+    model.producer_name, model.producer_version = "tfkd", __version__
+    del model.opset_import[:], model.metadata_props[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", opset))
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    return model
+
+
+def _check_file(path: pathlib.Path) -> None:
+    onnx = require("onnx")
+    try:
+        onnx.checker.check_model(os.fspath(path), full_check=True)
+    except Exception as error:  # it has errors of several kinds
+        raise ValueError(
+            f"`model`: the ONNX file does not pass onnx.checker, which says: {error}"
+        ) from error
+
+
+def compare(
+    graph: Graph,
+    path: str | os.PathLike,
+    images: dict[str, np.ndarray],
+    layout: str = "nhwc",
+    fuse: bool = True,
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Runs file and Keras model on the same images; returns (numbers, rank of each output)."""
+    expected = graph.predict(images)
+    for name, value in expected.items():
+        if not np.isfinite(value).all():
+            raise checks.value_error(
+                "model", "finite outputs", f"NaN or infinity in output {name!r}"
+            )
+    session = onnx_runtime.open_session(path, fuse=fuse)
+    feeds = {
+        k: v.transpose(0, 3, 1, 2) if layout == "nchw" and v.ndim == 4 else v
+        for k, v in images.items()
+    }
+    results = onnx_runtime.run_all(session, feeds)
+    received = dict(zip(expected, results.values(), strict=True))
+    ranks = {name: value.ndim for name, value in expected.items()}
+    return measure(expected, received, {}), ranks
+
+
+def _failed(failed: list[str], end: str) -> ValueError:
+    return ValueError(
+        "The exported file is not good enough: " + "; ".join(failed) + f". {end} "
+        "`thresholds` sets what must be reached against the Keras model."
+    )

@@ -1,0 +1,99 @@
+"""An ONNX graph in float16: constants and activations, with Cast at inputs and outputs.
+
+TensorRT builds strongly typed networks: what is to run in half precision says so
+in the graph. What a user feeds and reads stays float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfkd.export.onnx_graph import Wiring
+from tfkd.export.onnx_nodes import attribute, require, set_attribute, subgraphs
+
+# Inputs that ONNX allows in float32 only.
+_FLOAT32_ONLY = {"Resize": (1, 2), "Upsample": (1,), "NonMaxSuppression": (0, 1, 3, 4)}
+_LARGEST = float(np.finfo(np.float16).max)
+_COARSE = 1e-2
+
+
+def to_float16(wiring: Wiring) -> None:
+    """Turns every float32 of the graph into float16.
+
+    Numbers beyond ±65504 are cut off at it: constants such as -1e9 stand for
+    "less than anything".
+
+    Raises:
+        ValueError: if the scale of a quantized tensor is too small for float16, or
+            the graph holds loops or branches.
+    """
+    onnx = require("onnx")
+    if any(True for node in wiring.nodes for _ in subgraphs(node)):
+        raise ValueError(
+            "`precision`: expected 'float32' for a model with loops or branches inside, received "
+            "'float16'. Unroll its recurrent layers (`unroll=True`), or stay in float32."
+        )
+    _check_scales(wiring)
+    _keep_float32(wiring)
+    kept = {
+        node.input[slot]
+        for node in wiring.nodes
+        for slot in _FLOAT32_ONLY.get(node.op_type, ())
+        if slot < len(node.input) and node.input[slot] in wiring.constants
+    }
+    for name, value in wiring.constants.items():
+        if value.dtype == np.float32 and name not in kept:
+            cut = np.clip(value, -_LARGEST, _LARGEST)
+            wiring.constants[name] = cut.astype(np.float16)
+    for node in wiring.nodes:
+        if node.name.startswith("tfkd_keep"):
+            continue
+        if node.op_type == "Cast" and attribute(node, "to") == onnx.TensorProto.FLOAT:
+            set_attribute(node, "to", onnx.TensorProto.FLOAT16)
+        value = attribute(node, "value")
+        if isinstance(value, onnx.TensorProto) and value.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(value).astype(np.float16)
+            set_attribute(node, "value", onnx.numpy_helper.from_array(array))
+    _cast_ports(wiring, onnx.TensorProto)
+
+
+def _check_scales(wiring: Wiring) -> None:
+    for node in wiring.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale = wiring.constants[node.input[1]]
+        error = np.abs(scale.astype(np.float16).astype(np.float32) - scale) / scale
+        if error.max() > _COARSE:
+            raise ValueError(
+                f"`precision`: expected 'float32' for this model, received 'float16': the scale "
+                f"{scale.flat[error.argmax()]:.3g} of {node.name!r} is too small for float16."
+            )
+
+
+def _keep_float32(wiring: Wiring) -> None:
+    """Casts back what a node takes in float32 only and another node makes."""
+    onnx = require("onnx")
+    makers = wiring.makers()
+    for node in list(wiring.nodes):
+        for slot in _FLOAT32_ONLY.get(node.op_type, ()):
+            if slot < len(node.input) and node.input[slot] in makers:
+                node.input[slot] = wiring.node(
+                    "Cast", [node.input[slot]], "tfkd_keep", to=onnx.TensorProto.FLOAT
+                )
+
+
+def _cast_ports(wiring: Wiring, kinds: Any) -> None:
+    """Keeps the graph's inputs and outputs in float32."""
+    graph = wiring.model.graph
+    for port in graph.input:
+        if port.type.tensor_type.elem_type == kinds.FLOAT:
+            inner = wiring.fresh("Cast")
+            wiring.reroute(port.name, inner)
+            wiring.node("Cast", [port.name], "Cast", inner, to=kinds.FLOAT16)
+    makers = wiring.makers()
+    for port in graph.output:
+        made = port.name in makers or port.name in wiring.constants
+        if made and port.type.tensor_type.elem_type == kinds.FLOAT:
+            port.name = wiring.node("Cast", [port.name], "Cast", to=kinds.FLOAT)

@@ -1,0 +1,91 @@
+"""Small handles on ONNX: its package, its files, the attributes of a node."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from tfkd import checks
+
+
+def require(package: str) -> Any:
+    """Imports an optional package of the extra `tensorrt`.
+
+    Raises:
+        ImportError: that names the extra.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"ONNX files need {package}. Install it with `pip install 'tfkd[tensorrt]'`."
+        ) from error
+
+
+def attribute(node: Any, name: str, default: Any = None) -> Any:
+    """Value of one attribute of a node; text as `str`."""
+    onnx = require("onnx")
+    for item in node.attribute:
+        if item.name == name:
+            value = onnx.helper.get_attribute_value(item)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def set_attribute(node: Any, name: str, value: Any) -> None:
+    """Adds or replaces one attribute of a node."""
+    onnx = require("onnx")
+    kept = [item for item in node.attribute if item.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+def subgraphs(node: Any) -> Iterator[Any]:
+    """The graphs that a node holds: branches of If, bodies of Loop and Scan."""
+    for item in node.attribute:
+        if item.HasField("g"):
+            yield item.g
+        yield from item.graphs
+
+
+def all_nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of a graph and of the graphs inside them."""
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from all_nodes(inner)
+
+
+def needs(node: Any) -> list[str]:
+    """Tensors a node reads, those that a graph inside it takes from outside included."""
+    names = [name for name in node.input if name]
+    for inner in subgraphs(node):
+        own = {i.name for i in (*inner.input, *inner.initializer)}
+        own |= {name for child in inner.node for name in child.output}
+        read = [name for child in inner.node for name in needs(child)]
+        names += [name for name in (*read, *(o.name for o in inner.output)) if name not in own]
+    return names
+
+
+def load(path: Any) -> Any:
+    """Reads an ONNX file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no ONNX file.
+        ImportError: if onnx is not installed.
+    """
+    checks.instance("path", path, (str, os.PathLike), "the path of an .onnx file")
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"`path`: there is no file {path!r}.")
+    onnx = require("onnx")
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf has errors of its own
+        raise checks.value_error("path", "an ONNX file", path, f"It says: {error}") from error
+    if not model.graph.node and not model.graph.output:
+        raise checks.value_error("path", "an ONNX file", path, "It holds no graph.")
+    return model

@@ -1,0 +1,79 @@
+"""ONNX files in ONNX Runtime: opened, fed by name, read back."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.export.onnx_nodes import require
+
+_CHUNK = 64
+
+
+def open_session(path: str | os.PathLike, threads: int = 1, fuse: bool = True) -> Any:
+    """Opens an ONNX file on the processor.
+
+    Args:
+        path: the file.
+        threads: threads for one call.
+        fuse: False: every operation runs as the file says. ONNX Runtime then
+            merges no Q/DQ pair into an integer kernel of its own.
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
+
+    Raises:
+        ImportError: if onnxruntime is not installed.
+        FileNotFoundError: if there is no such file.
+        ValueError: if ONNX Runtime cannot run it.
+    """
+    checks.positive_int("threads", threads)
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"`path`: there is no file {path!r}.")
+    runtime = require("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.log_severity_level = 4
+    if not fuse:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it has a class of error for each status
+        raise checks.value_error(
+            "path", "an ONNX file that ONNX Runtime can run", path, f"It says: {error}"
+        ) from error
+
+
+def run_all(session: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Runs (N, ...) arrays through a session of any batch size.
+
+    An open batch is run in two sizes, 1 and up to 64, so that a file that works
+    with one size only is found out. A fixed one of B is fed B examples at a time;
+    the last batch is filled up by repeating, and what is too many cut off.
+
+    Args:
+        session: from `open_session`.
+        feeds: {input name: (N, ...)}.
+
+    Returns:
+        {output name: (N, ...) float32}.
+    """
+    names = [output.name for output in session.get_outputs()]
+    count = len(next(iter(feeds.values())))
+    batch = session.get_inputs()[0].shape[0]
+    if isinstance(batch, int):
+        starts = range(0, count, batch)
+        rows = [np.minimum(np.arange(s, s + batch), count - 1) for s in starts]
+    else:
+        rows = [np.arange(1)]
+        rows += [np.arange(s, min(s + _CHUNK, count)) for s in range(1, count, _CHUNK)]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for some in rows:
+        results = session.run(names, {k: v[some] for k, v in feeds.items()})
+        for name, value in zip(names, results, strict=True):
+            parts[name].append(np.asarray(value, np.float32))
+    return {name: np.concatenate(value)[:count] for name, value in parts.items()}

@@ -1,0 +1,242 @@
+"""Keras to a SavedModel for serving: plain TensorFlow operations, no Keras needed.
+
+A folder is written under a temporary name and renamed when it is whole. TensorFlow
+Serving wants numbered versions: write to `models/flowers/1`, then `models/flowers/2`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfkd import artifacts, checks
+from tfkd.export.graph import Graph
+from tfkd.export.verify import ExportReport, failures, measure, thresholds_for
+from tfkd.feeds import collect
+
+SIGNATURE = "serving_default"
+_GRAPH = "saved_model.pb"
+_CHUNK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModelReport(ExportReport):
+    """An `ExportReport` of a SavedModel; `path` is the folder, `bytes` of all its files."""
+
+    def table(self) -> str:
+        """A few lines of text for people."""
+        rows = [("folder", str(self.path)), ("size", f"{self.bytes / 1024:.1f} KiB")]
+        if self.verified:
+            agreement = self.numbers["argmax_agreement"]
+            rows += [
+                ("verified on", f"{self.numbers['examples']} examples"),
+                ("argmax agreement", "-" if agreement is None else f"{agreement:.2%}"),
+                ("max error / range", f"{self.numbers['max_error']:.2e}"),
+                ("mean error / range", f"{self.numbers['mean_error']:.2e}"),
+            ]
+        else:
+            rows.append(("verified on", "nothing: pass verify=images"))
+        return "\n".join(f"{key:<20}{value}" for key, value in rows)
+
+
+def to_saved_model(
+    model: Any,
+    path: str | os.PathLike,
+    verify: Any = None,
+    *,
+    thresholds: Mapping[str, float] | None = None,
+    keep_failed: bool = False,
+) -> SavedModelReport:
+    """Writes `model` as a SavedModel and, with `verify`, proves it as TensorFlow loads it.
+
+    The signature `serving_default` takes inputs and gives outputs by their names
+    in the model; the batch is open. The folder loads with `tf.saved_model.load`
+    and in TensorFlow Serving, without tfkd and without Keras. A quantized model
+    is written with its ranges as fake-quantization in float, and needs no scope.
+    A manifest inside the folder holds the SHA-256 of every file.
+
+    Args:
+        model: a built `tf_keras.Model`, or a calibrated model of
+            `tfkd.quantization`.
+        path: the folder to make. A SavedModel that is there is replaced once the
+            new one is whole.
+        verify: example inputs, at least two, as the model takes them.
+        thresholds: changes to what `verify` must reach; see `to_tflite`.
+        keep_failed: leave a folder that failed in place, and raise all the same.
+
+    Returns:
+        A `SavedModelReport`.
+
+    Raises:
+        TypeError: if `model` is no plain Keras 2 model.
+        ValueError: if an argument is wrong, `path` holds something else, or the
+            folder fails its verification.
+        OSError: if `path` cannot be written.
+
+    Example:
+        >>> import os, tempfile, numpy as np, tensorflow as tf, tf_keras as keras
+        >>> from tfkd import export
+        >>> model = keras.Sequential([keras.layers.Dense(3, input_shape=(4,), name="logits")])
+        >>> path = os.path.join(tempfile.mkdtemp(), "1")
+        >>> report = export.to_saved_model(model, path, verify=np.eye(4, dtype="float32"))
+        >>> serve = tf.saved_model.load(path).signatures["serving_default"]
+        >>> sorted(serve(tf.ones([2, 4])))
+        ['logits']
+    """
+    folder = _target(path)
+    source, plain, mode = _servable(model)
+    limits = thresholds_for(mode, thresholds)
+    images = None if verify is None else collect("verify", verify, source.inputs)
+    if images is not None and len(next(iter(images.values()))) < 2:
+        raise checks.value_error("verify", "at least two examples", verify)
+    numbers: dict[str, Any] = {}
+    failed: list[str] = []
+    with _atomic_folder(folder) as temporary:
+        _save(plain, temporary)
+        if images is not None:
+            numbers, ranks = _compare(source, temporary, images)
+            failed = failures(numbers, limits, ranks)
+            numbers["failures"] = failed
+        if failed and not keep_failed:
+            raise _failed(failed, "Nothing was left.")
+        files = _files(temporary)
+        recipe = {"format": "saved_model", "model": source.model.name, "thresholds": limits}
+        artifacts.write_manifest(temporary / _GRAPH, recipe, files=files, numbers=numbers)
+    if failed:
+        raise _failed(failed, f"The folder was kept: {folder}.")
+    size = sum(entry["bytes"] for entry in files.values())
+    return SavedModelReport(folder, size, mode, "float32", numbers)
+
+
+def verify_saved_model(path: str | os.PathLike) -> dict[str, Any]:
+    """Checks every file of a SavedModel against the manifest inside it.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: if the manifest is missing, or a file is missing, changed or new.
+    """
+    folder = pathlib.Path(path)
+    manifest = artifacts.verify(folder / _GRAPH)
+    found, listed = _files(folder), manifest.get("files", {})
+    wrong = sorted(k for k in {*found, *listed} if found.get(k) != listed.get(k))
+    if wrong:
+        expected = "a folder with the files of its manifest"
+        mend = f"These differ: {', '.join(wrong)}. Copy or make it again."
+        raise checks.value_error("path", expected, str(folder), mend)
+    return manifest
+
+
+def _target(path: str | os.PathLike) -> pathlib.Path:
+    checks.instance("path", path, (str, os.PathLike), "a path")
+    folder = pathlib.Path(path)
+    taken = folder.exists() and not (folder / _GRAPH).is_file()
+    if not folder.name or (taken and not (folder.is_dir() and not any(folder.iterdir()))):
+        mend = "Something else is there; it is left alone."
+        raise checks.value_error("path", "a new folder or a SavedModel", str(path), mend)
+    return folder
+
+
+def _servable(model: Any) -> tuple[Graph, Graph, str]:
+    """Returns (what to compare with, what to write, mode of the thresholds)."""
+    if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
+        graph = Graph(model)
+        return graph, graph, "float32"
+    from tfkd.quantization import deploying
+
+    target = "tensorrt" if model.target == "tensorrt" else "tflite"
+    plain = deploying.deployed(model, target)  # raises unless calibrated
+    return Graph(model), Graph(plain), "quantized"
+
+
+@contextlib.contextmanager
+def _atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder beside `folder` that takes its place when the block ends well."""
+    token = secrets.token_hex(8)
+    temporary = folder.parent / f".{folder.name}.{token}.tmp"
+    old = folder.parent / f".{folder.name}.{token}.old"
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        text = f"cannot write {folder}: {error.strerror or error}; nothing was changed"
+        raise OSError(error.errno, text) from error
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(temporary, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _save(graph: Graph, folder: pathlib.Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.forward = graph.function(None)
+    # Variables alone: saving the Keras model itself would bring Keras's metadata along.
+    module.kept = list(graph.model.variables)
+    tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: module.forward})
+
+
+def _compare(
+    graph: Graph, folder: pathlib.Path, images: dict[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    import tensorflow as tf
+
+    expected = graph.predict(images)
+    for name, value in expected.items():
+        if not np.isfinite(value).all():
+            raise checks.value_error(
+                "model", "finite outputs", f"NaN or infinity in output {name!r}"
+            )
+    loaded = tf.saved_model.load(os.fspath(folder))
+    serve = loaded.signatures[SIGNATURE]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in expected}
+    count = len(next(iter(images.values())))
+    for start in range(0, count, _CHUNK):
+        feeds = {k: tf.constant(v[start : start + _CHUNK]) for k, v in images.items()}
+        for name, value in serve(**feeds).items():
+            parts[name].append(np.asarray(value, np.float32))
+    received = {name: np.concatenate(value) for name, value in parts.items()}
+    ranks = {name: value.ndim for name, value in expected.items()}
+    return measure(expected, received, {}), ranks
+
+
+def _files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """{path in the folder: size and SHA-256} of all files but the manifest."""
+    manifest = artifacts.manifest_path(folder / _GRAPH)
+    return {
+        file.relative_to(folder).as_posix(): {
+            "bytes": file.stat().st_size,
+            "sha256": artifacts.sha256(file),
+        }
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file != manifest
+    }
+
+
+def _failed(failed: list[str], end: str) -> ValueError:
+    return ValueError(
+        "The SavedModel does not match the Keras model: " + "; ".join(failed) + f". {end} "
+        "`thresholds` sets what is good enough."
+    )
