@@ -7,13 +7,17 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd.pruning import register_rule
+from tfkd.pruning.rules.attention import attention
+
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class MaskedAttention(keras.layers.MultiHeadAttention):
     """`MultiHeadAttention` whose weights are 0 wherever the mask forbids to look.
 
     Keras 2 spreads the weights of a query evenly if everything is masked, as for
-    the padding at the end of a sentence; Keras 3 sets them to zero.
+    the padding at the end of a sentence; Keras 3 sets them to zero, if it computes
+    the weights step by step.
     """
 
     def _masked_softmax(self, attention_scores: Any, attention_mask: Any = None) -> Any:
@@ -26,14 +30,27 @@ class MaskedAttention(keras.layers.MultiHeadAttention):
         return tf.where(tf.cast(attention_mask, "bool"), weights, tf.zeros_like(weights))
 
 
-def sees_masks(layer: Any) -> bool:
-    """True if a Keras 3 attention layer is called with a mask, or with masked tensors."""
-    for node in layer._inbound_nodes:
-        args, kwargs = node.arguments.args, node.arguments.kwargs
-        if any(key.endswith("mask") and value is not None for key, value in kwargs.items()):
-            return True
-        if any(getattr(t, "_keras_mask", None) is not None for t in node.input_tensors):
-            return True
-        if len(args) > 3:  # query, value, key, masks
-            return True
-    return False
+# Its heads stay and its widths may shrink, as those of its parent.
+register_rule(MaskedAttention, attention)
+
+
+def zeroes_masked(layer: Any) -> bool:
+    """True if a Keras 3 attention layer is called with masks and zeroes what they forbid.
+
+    That is where it computes the weights step by step: for dropout, to return them,
+    or for other than three axes. Its faster way spreads them evenly, as Keras 2 does.
+    """
+    nodes = layer._inbound_nodes
+    stepwise = layer.get_config()["dropout"] > 0 or any(
+        len(node.outputs) > 1 or len(node.input_tensors[0].shape) != 3 for node in nodes
+    )
+    return stepwise and any(_sees_masks(node) for node in nodes)
+
+
+def _sees_masks(node: Any) -> bool:
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    return (
+        any(key.endswith("mask") and value is not None for key, value in kwargs.items())
+        or any(getattr(tensor, "_keras_mask", None) is not None for tensor in node.input_tensors)
+        or len(args) > 3  # query, value, key, masks
+    )

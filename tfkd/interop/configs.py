@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from tfkd.interop import activations
-from tfkd.interop.attention import MaskedAttention, sees_masks
+from tfkd.interop.attention import MaskedAttention, zeroes_masked
 
 # Arguments of every layer.
 _COMMON = frozenset({"name", "trainable", "dtype", "activity_regularizer"})
@@ -102,7 +103,11 @@ def new_layer(layer: Any) -> Any:
     config = _arguments(kind, layer.get_config())
     if kind is keras.layers.MultiHeadAttention:
         # Its from_config wants shapes that Keras 3 does not note.
-        return (MaskedAttention if sees_masks(layer) else kind)(**config)
+        return (MaskedAttention if zeroes_masked(layer) else kind)(**config)
+    if kind is keras.layers.Normalization and config["dtype"] == "float64":
+        for key in ("mean", "variance"):  # Keras 3 rounds these to float32 always.
+            if config[key] is not None:
+                config[key] = np.asarray(config[key], "float32").tolist()
     if kind is keras.layers.Bidirectional:
         # tf_keras puts "forward_" and "backward_" before the names again.
         for key, prefix in (("layer", "forward_"), ("backward_layer", "backward_")):

@@ -14,11 +14,13 @@ from tfkd.pruning.rules.registry import rule_for
 
 layers = keras.layers
 
-# By name, of functions that Keras or TensorFlow define.
+# By name, of functions that Keras, TensorFlow or tfkd define.
 ELEMENTWISE = frozenset(
     "linear identity relu relu6 elu selu swish silu gelu tanh sigmoid hard_sigmoid softplus "
-    "softsign exponential exp mish leaky_relu hard_swish hard_silu".split()
+    "softsign exponential exp mish leaky_relu hard_swish hard_silu celu hard_tanh hard_shrink "
+    "soft_shrink tanh_shrink log_sigmoid squareplus".split()
 )
+_HOMES = ("tf_keras", "keras", "tensorflow", "tfkd")
 _CHANNELWISE = ("softmax", "log_softmax")
 _LAYERS = (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.ThresholdedReLU)
 
@@ -31,11 +33,11 @@ def activate(call: Call, x: Channels, function: Any) -> list[Channels]:
         return _after(x, function.call)
     name = getattr(function, "__name__", type(function).__name__)
     home = getattr(function, "__module__", "").split(".")[0]
-    if name in _CHANNELWISE and home in ("tf_keras", "keras", "tensorflow"):
+    if name in _CHANNELWISE and home in _HOMES:
         if x.from_end == -1:
             call.freeze(x, f"{call.path} takes a softmax over channels")
         return [x.with_zero(False)]
-    if name not in ELEMENTWISE or home not in ("tf_keras", "keras", "tensorflow"):
+    if name not in ELEMENTWISE or home not in _HOMES:
         call.freeze(x, f"{call.path} applies {name!r}, which is not known to be elementwise")
         return [Channels(x.shape)]
     return _after(x, function)

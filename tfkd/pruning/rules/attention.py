@@ -14,7 +14,7 @@ layers = keras.layers
 
 
 @rule_for(layers.MultiHeadAttention)
-def _attention(call: Call) -> list[Channels]:
+def attention(call: Call) -> list[Channels]:
     """Width in and out may shrink; heads and their sizes stay."""
     layer = call.layer
     given = dict(zip(("query", "value", "key", "attention_mask"), call.args, strict=False))
