@@ -5,7 +5,8 @@
     python examples/digits.py --data=folder_of_images --student=resnet8:8,16,32
 
 Trains a teacher; trains one small student alone and with the teacher's help,
-from several seeds; turns the distilled students into int8 TFLite files; runs
+from several seeds; lets the distilled students learn to live with 8-bit integers,
+still with the teacher's help, and writes them as int8 TFLite files; runs
 everything in LiteRT; prints one table. Writes models, TensorBoard logs, the
 table and two plots into `--out`.
 
@@ -31,7 +32,7 @@ import numpy as np
 import tf_keras as keras
 from absl import app, flags, logging
 
-from tfkd import checks, data, export, report
+from tfkd import checks, data, export, quantization, report
 
 DATA = flags.DEFINE_string("data", "digits", "digits, a Keras name, a .npz file or a folder")
 OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/<data>")
@@ -42,13 +43,17 @@ STUDENT = flags.DEFINE_string(
 )
 TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 100, "passes over the training images")
 EPOCHS = flags.DEFINE_integer("epochs", 40, "passes for each student")
+QUANTIZE_EPOCHS = flags.DEFINE_integer(
+    "quantize-epochs", 10, "passes for each student with rounding in the forward pass"
+)
 SEEDS = flags.DEFINE_integer("seeds", 3, "students of each kind")
 BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images a step")
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "softens both models' probabilities")
 STUDENT_WEIGHT = flags.DEFINE_float("student-weight", 0.1, "weight of the true labels")
 
 DIGITS_TEST_FRACTION = 0.75
-TEACHER_RATE, STUDENT_RATE = 5e-3, 1e-2  # peaks of Adam's learning rate
+TEACHER_RATE, STUDENT_RATE, QUANTIZE_RATE = 5e-3, 1e-2, 1e-3  # peaks of Adam's learning rate
+CALIBRATION = 300  # training images that set the first ranges of the integers
 LOSS = {"from_logits": True}
 
 
@@ -142,19 +147,38 @@ def train_teachers(dataset, logs: pathlib.Path | None = None) -> list[Run]:
 def train_student(dataset, seed, teachers=None, log_dir=None) -> Run:
     """Trains the small model: alone, or with teachers; all else is the same."""
     keras.utils.set_random_seed(seed)
-    student, epochs = build(student_spec(dataset), dataset), EPOCHS.value
-    trained: Any = student
-    if teachers is not None:
-        trained = tfkd.Distiller(
-            teachers,
-            student,
-            distillation_losses=[tfkd.losses.LogitsDistillation(temperature=TEMPERATURE.value)],
-            distillation_loss_weights=[1.0],
-            student_loss_weight=STUDENT_WEIGHT.value,
-        )
+    student = build(student_spec(dataset), dataset)
+    trained = student if teachers is None else guided(student, teachers)
+    curve = fit_student(trained, dataset, EPOCHS.value, STUDENT_RATE, seed, log_dir)
+    return Run(student, curve)
+
+
+def guided(student, teachers) -> tfkd.Distiller:
+    """The student, to be trained with the teachers' help."""
+    return tfkd.Distiller(
+        teachers,
+        student,
+        distillation_losses=[tfkd.losses.LogitsDistillation(temperature=TEMPERATURE.value)],
+        distillation_loss_weights=[1.0],
+        student_loss_weight=STUDENT_WEIGHT.value,
+    )
+
+
+def fit_student(trained, dataset, epochs, rate, seed, log_dir) -> list[float]:
+    """`fit` with the images as a student sees them."""
     # Moved copies of an 8×8 digit are much for so small a student: it does no better with them.
     augment = None if dataset.name == "digits" else augmentation(dataset)
-    return Run(student, fit(trained, dataset, epochs, STUDENT_RATE, seed, augment, log_dir))
+    return fit(trained, dataset, epochs, rate, seed, augment, log_dir)
+
+
+def quantize_student(student, teachers, dataset, seed, log_dir) -> Run:
+    """The student with 8-bit weights and activations, trained on with the teachers' help."""
+    quantized = quantization.quantize(student)
+    sample = dataset.preprocess(dataset.x_train[:CALIBRATION])
+    quantization.calibrate(quantized, np.asarray(sample))
+    trained = guided(quantized, teachers)
+    curve = fit_student(trained, dataset, QUANTIZE_EPOCHS.value, QUANTIZE_RATE, seed, log_dir)
+    return Run(quantized, curve)
 
 
 class Say:
@@ -168,34 +192,40 @@ class Say:
 
 
 def train_all(dataset, out: pathlib.Path, say: Say) -> dict[str, list[Run]]:
-    """Returns the teachers, the students alone, and the distilled students."""
+    """Returns the teachers, the students alone, distilled, and distilled in 8 bits."""
     say(f"training {TEACHERS.value} × {TEACHER.value} for {TEACHER_EPOCHS.value} epochs")
     logs = out / "logs"
     runs: dict[str, list[Run]] = {"teacher": train_teachers(dataset, logs)}
     say("teachers: " + ", ".join(f"{run.curve[-1]:.1f} %" for run in runs["teacher"]))
     guides = [run.model for run in runs["teacher"]]
-    runs |= {"alone": [], "distilled": []}
+    runs |= {"alone": [], "distilled": [], "int8": []}
     for seed in range(1, SEEDS.value + 1):
-        for kind, teachers in (("alone", None), ("distilled", guides)):
-            run = train_student(dataset, seed, teachers, logs / f"{kind}_{seed}")
+        for kind in ("alone", "distilled", "int8"):
+            log_dir = logs / f"{kind}_{seed}"
+            if kind == "int8":
+                student = runs["distilled"][-1].model
+                run = quantize_student(student, guides, dataset, seed, log_dir)
+            else:
+                teachers = guides if kind == "distilled" else None
+                run = train_student(dataset, seed, teachers, log_dir)
             runs[kind].append(run)
             say(f"student {kind}, seed {seed}: {run.curve[-1]:.1f} %")
     for kind, group in runs.items():
         name = kind if kind == "teacher" else f"student_{kind}"
         for number, run in enumerate(group, start=1):
-            run.model.save(out / f"{name}_{number}.keras")
+            if kind == "int8":
+                quantization.save(run.model, out / f"{name}_{number}.npz")
+            else:
+                run.model.save(out / f"{name}_{number}.keras")
     return runs
 
 
-def convert(runs: list[Run], dataset, x_test, out: pathlib.Path, say: Say) -> list[pathlib.Path]:
-    """Writes each student as an integer-only file; ranges come from training images."""
-    sample = np.asarray(dataset.preprocess(dataset.x_train[:300]))
+def convert(runs: list[Run], x_test, out: pathlib.Path, say: Say) -> list[pathlib.Path]:
+    """Writes each quantized student as an integer-only file, proved on test images."""
     files = []
     for seed, run in enumerate(runs, start=1):
         path = out / f"student_int8_{seed}.tflite"
-        written = export.to_tflite(
-            run.model, path, "int8", "int8", representative=sample, verify=x_test[:500]
-        )
+        written = export.to_tflite(run.model, path, io="int8", verify=x_test[:500])
         agreement = 100 * written.numbers["argmax_agreement"]
         say(f"{path.name}: agrees with the Keras model on {agreement:.1f} % of test images")
         files.append(path)
@@ -216,7 +246,7 @@ def main(argv: list[str]) -> None:
     runs = train_all(dataset, out, say)
 
     x_test = np.asarray(dataset.preprocess(dataset.x_test))
-    files = convert(runs["distilled"], dataset, x_test, out, say)
+    files = convert(runs["int8"], x_test, out, say)
     say("measuring")
     names = {"teacher": "teacher", "alone": "student alone", "distilled": "student distilled"}
     models: dict[str, Any] = {names[k]: [run.model for run in runs[k]] for k in names}

@@ -1,0 +1,116 @@
+"""The whole way: prune a trained network, quantize it while it is taught, export it twice.
+
+    python examples/small_and_fast.py
+    python examples/small_and_fast.py --data=cifar10.npz --model=resnet56 --base-epochs=100 \
+        --epochs=60 --quantize-epochs=10 --batch-size=128
+
+1. Train a network to its end: the base. Its frozen copy is the teacher from now on.
+2. Let filters decay and cut them out, as `filter_decay.py` does (its flags work here too).
+3. Quantize the cut network for phones (TFLite) and for TensorRT at once, calibrate it on
+   training images, and train it on for a few epochs with the base as its teacher, so that
+   it learns to live with rounding.
+4. Write an int8 TFLite file and an ONNX file. Each is run and compared with the model, and
+   the ONNX file is checked against TensorRT's rules.
+5. One table of what each station cost and gained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import filter_decay as pruned  # its flags and its steps; imports tfkd first
+import numpy as np
+from absl import app, flags, logging
+
+import tfkd
+from tfkd import checks, data, export, quantization, report
+
+QUANTIZE_EPOCHS = flags.DEFINE_integer(
+    "quantize-epochs", 10, "passes with rounding in the forward pass"
+)
+CALIBRATE = flags.DEFINE_integer("calibrate", 300, "training images that set the ranges")
+
+QUANTIZE_RATE = 0.005  # peak of the learning rate
+
+
+def quantize(small, base, dataset, x_train, logs: pathlib.Path, say: pruned.Say):
+    """Step 3: returns the quantized model, and its test accuracy after each epoch."""
+    quantized = quantization.quantize(small, target="both")
+    print(quantized.report)
+    quantization.calibrate(quantized, x_train)
+    say(f"quantized; training on with the base as teacher for {QUANTIZE_EPOCHS.value} epochs")
+    trainer = pruned.Trainer(dataset, logs, QUANTIZE_RATE, QUANTIZE_EPOCHS.value)
+    trainer.fit(quantized, QUANTIZE_EPOCHS.value, "quantized", tfkd.frozen_copy(base))
+    return quantized, trainer.curve
+
+
+def write(quantized, x_test, out: pathlib.Path, say: pruned.Say) -> pathlib.Path:
+    """Step 4: returns the path of the TFLite file."""
+    quantization.save(quantized, out / "quantized.npz")
+    phone = export.to_tflite(quantized, out / "int8.tflite", io="int8", verify=x_test[:500])
+    say("for phones:")
+    print(phone.table())
+    server = export.to_onnx(
+        quantized, out / "int8.onnx", target="tensorrt", int8_weights=True, verify=x_test[:500]
+    )
+    say("for TensorRT:")
+    print(server.table())
+    print(export.lint_tensorrt(out / "int8.onnx"))
+    return phone.path
+
+
+def measure(base, small, file, curves, dataset, x_test, out: pathlib.Path) -> None:
+    """Step 5: the table, and how far the last station is from the first."""
+    models: dict[str, Any] = {"base": base, "pruned": small, "pruned, int8": str(file)}
+    table = report.compare(models, (x_test, dataset.y_test), like={"pruned, int8": small})
+    notes = [f"{dataset!r}; {pruned.METHOD.value}, seed {pruned.SEED.value}, last epoch."]
+    table = dataclasses.replace(
+        table, notes=[*notes, *table.notes], curves={"test accuracy (%)": curves}
+    )
+    table.save(out)
+    table.show()
+    first, last = table.rows[0], table.rows[-1]
+    print(
+        f"From base to int8: {first.macs / last.macs:.2f} × fewer MACs, "
+        f"{first.size / last.size:.2f} × smaller, "
+        f"{first.latency.p50 / last.latency.p50:.2f} × faster, "
+        f"{last.accuracy.mean - first.accuracy.mean:+.2f} points."
+    )
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+    logging.set_verbosity(logging.ERROR)
+    pruned.check_flags()
+    for flag in (QUANTIZE_EPOCHS, CALIBRATE):
+        checks.positive_int(flag.name, flag.value)
+    say = pruned.Say()
+    name = pruned.DATA.value
+    options = {"test_fraction": pruned.DIGITS_TEST_FRACTION} if name == "digits" else {}
+    dataset = data.load(name, **options)
+    pruned.make_plan(pruned.build(dataset))  # a target that cannot be met is found now
+    out = pathlib.Path(pruned.OUT.value or f"saved_models/small_and_fast_{dataset.name}")
+    out.mkdir(parents=True, exist_ok=True)
+    logs = pathlib.Path(pruned.LOGS.value or out / "logs")
+    say(repr(dataset))
+    x_test = np.asarray(dataset.preprocess(dataset.x_test))
+    chosen = np.random.default_rng(pruned.SEED.value).permutation(len(dataset.x_train))
+    x_train = np.asarray(dataset.preprocess(dataset.x_train[chosen[: CALIBRATE.value]]))
+
+    base, base_curve = pruned.train_base(dataset, out, logs, say)
+    small, curve = pruned.prune(base, dataset, x_test, out, logs, say)
+    small.save(out / "pruned.keras")
+    say(f"pruned: {curve[-1]:.2f} %, base: {base_curve[-1]:.2f} %")
+    quantized, aware_curve = quantize(small, base, dataset, x_train, logs, say)
+    file = write(quantized, x_test, out, say)
+    say("measuring")
+    curves = {"base": base_curve, "pruned": curve, "quantized": aware_curve}
+    measure(base, small, file, curves, dataset, x_test, out)
+    say(f"wrote {out}; look at the runs with: tensorboard --logdir {logs}")
+
+
+if __name__ == "__main__":
+    app.run(main)
