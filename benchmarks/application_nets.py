@@ -14,10 +14,6 @@ statistics come from the images, and the outputs must depend on the input.
 from __future__ import annotations
 
 import contextlib
-import os
-import pathlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -138,15 +134,6 @@ def settle(model: Any, x: np.ndarray) -> None:
         layer.momentum = momentum
     for layer, rate in zip(drops, before[1], strict=True):
         layer.rate = rate
-
-
-def run_alone(script: str, name: str, args: Any) -> bool:
-    """Runs `script --one name` in a process of its own; False if it ended with an error."""
-    command = [sys.executable, script, "--one", name, f"--out={args.out}", f"--seed={args.seed}"]
-    root = str(pathlib.Path(__file__).resolve().parent.parent)
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False)
-    return done.returncode == 0
 
 
 def put_back(model: keras.Model, weights: list[np.ndarray]) -> None:

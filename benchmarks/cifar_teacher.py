@@ -20,6 +20,7 @@ import numpy as np
 import tfkd
 
 BATCH = 128
+WEIGHT_DECAY = 5e-4
 
 
 def load(path):
@@ -38,7 +39,17 @@ def load(path):
     return x_train, y_train, x_test, y_test, scale
 
 
-def cosine_sgd(steps, peak, weight=None):
+def load_base(folder: pathlib.Path):
+    """A network that this script has trained, with its penalty; and its record."""
+    record = json.loads((folder / "teacher.json").read_text())
+    model = tfkd.models.resnet(
+        record["depth"], widths=tuple(record["widths"]), weight_decay=WEIGHT_DECAY
+    )
+    model.load_weights(str(folder / "teacher.weights.h5"))
+    return model, record
+
+
+def cosine_sgd(steps, peak):
     """SGD with Nesterov momentum; warm-up over 10 % of the steps, cosine to 0."""
     import tf_keras as keras
 
@@ -83,7 +94,7 @@ def main():
     steps = tfkd.data.steps_per_epoch(len(x_train), BATCH)
 
     keras.mixed_precision.set_global_policy(args.policy)
-    model = tfkd.models.resnet(args.depth, widths=args.widths, weight_decay=5e-4)
+    model = tfkd.models.resnet(args.depth, widths=args.widths, weight_decay=WEIGHT_DECAY)
     keras.mixed_precision.set_global_policy("float32")
     model.compile(
         cosine_sgd(steps * args.epochs, args.peak),

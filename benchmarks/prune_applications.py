@@ -13,13 +13,9 @@ faster than the number of layers. The exit status is 1 if anything fails.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -28,10 +24,11 @@ import tfkd
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import application_nets as nets
+import network_runs
 
 LONGEST = 20.0  # seconds, for the largest network
 STEEPEST = 1.0  # exponent of the seconds over the layers
-Record = dict[str, Any]
+Record = network_runs.Record
 
 
 def total(record: Record) -> float:
@@ -137,51 +134,18 @@ def plot(records: Sequence[Record], path: pathlib.Path) -> None:
         figure.savefig(temporary, format="png")
 
 
-def run_here(name: str, args: Any) -> None:
-    """Checks one network and writes its record."""
-    record = nets.check(name, args.seed, timed=True)
-    tfkd.artifacts.write_json(pathlib.Path(args.out, f"{name}.json"), record)
-    verdict = "; ".join(record["failures"]) or "holds"
-    print(
-        f"{name}: {verdict} (difference {record['difference']:.1e}, {total(record):.1f} s)",
-        flush=True,
-    )
+def check(name: str, seed: int) -> Record:
+    """Checks one network and takes its times."""
+    return nets.check(name, seed, timed=True)
 
 
-def parse(argv: Sequence[str] | None = None) -> Any:
-    every = [name for names in nets.FAMILIES.values() for name in names]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="saved_models/prune_applications")
-    parser.add_argument("--networks", nargs="+", choices=every, default=every, metavar="NAME")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", action="store_true", help="run nothing, only table and plot")
-    parser.add_argument("--one", choices=every, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
-
-
-def main() -> None:
-    args = parse()
-    if args.one:
-        run_here(args.one, args)
-        return
-    out = pathlib.Path(args.out)
-    paths = {name: out / f"{name}.json" for name in args.networks}
-    broken = []
-    for name, path in paths.items():
-        if not args.table and not path.exists() and not nets.run_alone(__file__, name, args):
-            broken.append(name)
-    records = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
-    if not records:
-        sys.exit(f"no network has a record in {out}")
-    text, holds = summary(records)
-    if broken:
-        text += f"Ended with an error: {', '.join(broken)}.\n"
-    tfkd.artifacts.write_text(out / "table.md", text)
-    print(text)
+def finish(records: list[Record], out: pathlib.Path) -> tuple[str, bool]:
+    """The table; and the plot into the folder."""
     if len({record["layers"] for record in records}) > 1:
         plot(records, out / "seconds.png")
-    sys.exit(0 if holds and not broken else 1)
+    return summary(records)
 
 
 if __name__ == "__main__":
-    main()
+    every = [name for names in nets.FAMILIES.values() for name in names]
+    network_runs.main(__file__, __doc__, every, check, finish)

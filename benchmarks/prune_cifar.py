@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import time
@@ -41,23 +40,12 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import prune_tables
-from cifar_teacher import BATCH, cosine_sgd, load
+from cifar_teacher import BATCH, cosine_sgd, load, load_base
 from prune_settings import METHODS, STUDIES, Setting, settings_of
 
 import tfkd
 
 WATCHED = 2_000  # test images that are looked at after each epoch
-WEIGHT_DECAY = 5e-4  # as cifar_teacher.py trains the base
-
-
-def load_base(folder: pathlib.Path):
-    """The trained network, with the penalty that it was trained with; and its record."""
-    record = json.loads((folder / "teacher.json").read_text())
-    model = tfkd.models.resnet(
-        record["depth"], widths=tuple(record["widths"]), weight_decay=WEIGHT_DECAY
-    )
-    model.load_weights(str(folder / "teacher.weights.h5"))
-    return model, record
 
 
 class Training:

@@ -79,7 +79,7 @@ def settings_of(study: str, start: Setting, args: Any) -> list[Setting]:
     elif study == "criteria":
         short = {"method": "fd", "epochs": args.criteria_epochs, "macs_reduction": None}
         change = [{**short, "method": "none"}]
-        for rate in (0.3, 0.5, 0.7):
+        for rate in (0.1, 0.3, 0.5, 0.7):
             change += [{**short, "filter_rate": rate, "criterion": one} for one in CRITERIA]
     else:
         values: dict[str, tuple[Any, ...]] = {
