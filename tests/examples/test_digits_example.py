@@ -8,7 +8,7 @@ import scripts
 
 SMALL = (
     *("--teacher=resnet8:8", "--student=resnet8:4", "--teacher-epochs=4", "--epochs=4"),
-    *("--teachers=2", "--seeds=2", "--batch-size=16"),
+    *("--teachers=2", "--seeds=2", "--batch-size=16", "--quantize-epochs=1"),
 )
 
 

@@ -58,31 +58,19 @@ def test_example_cuts_filters_out_and_keeps_the_function(toy, tmp_path):
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"base", "decay", "cut"}
 
 
-@pytest.mark.parametrize(
-    ("method", "models"), [("hard", {"masked", "cut", "pruned"}), ("none", {"unpruned"})]
-)
-def test_example_has_other_methods(toy, tmp_path, method, models):
+def test_example_has_other_methods(toy, tmp_path):
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("matplotlib")
-    done = example(toy, tmp_path, f"--method={method}", "--base-epochs=1", "--epochs=2")
+    done = example(toy, tmp_path, "--method=hard", "--base-epochs=1", "--epochs=2")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {path.stem for path in tmp_path.glob("*.keras")} == models | {"base"}
+    assert {path.stem for path in tmp_path.glob("*.keras")} == {"base", "masked", "cut", "pruned"}
 
 
-@pytest.mark.parametrize(
-    ("option", "complaint"),
-    [
-        ("--model=alexnet", "resnetDEPTH"),
-        ("--macs-reduction=1.5", "macs_reduction"),
-    ],
-)
-def test_a_bad_option_is_found_before_anything_is_trained_or_written(
-    toy, tmp_path, option, complaint
-):
+def test_a_bad_option_is_found_before_anything_is_trained_or_written(toy, tmp_path):
     out = tmp_path / "out"
-    done = example(toy, out, option)
+    done = example(toy, out, "--macs-reduction=1.5")
     assert done.returncode != 0
-    assert complaint in done.stderr
+    assert "macs_reduction" in done.stderr
     assert "training" not in done.stdout and not out.exists()
 
 

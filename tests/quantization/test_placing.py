@@ -122,6 +122,7 @@ def residual(second="conv"):
     x = L.ReLU(name="start")(conv(image(), "first"))
     y = L.BatchNormalization(name="norm")(conv(x, "second"))
     y = L.ReLU(name="branch")(y) if second == "relu" else y
+    y = L.Dropout(0.2, name="drop")(y) if second == "dropout" else y
     return L.ReLU(name="end")(L.Add(name="add")([x, y]))
 
 
@@ -139,6 +140,10 @@ def test_tensorrt_leaves_one_branch_of_a_sum_open():
 
 def test_tensorrt_quantizes_a_branch_that_ends_in_an_activation():
     assert marked(decide(residual("relu"), "both")) == ["image", "start", "branch"]
+
+
+def test_a_dropout_at_the_end_of_a_branch_is_not_there_for_tensorrt():
+    assert marked(decide(residual("dropout"), "both")) == ["image", "start"]
 
 
 def test_of_two_convolutions_that_are_summed_tensorrt_leaves_the_last_open():

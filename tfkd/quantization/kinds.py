@@ -22,8 +22,19 @@ INPUT, WEIGHTED, NORM, RELU = "input", "weighted", "norm", "relu"
 SUM, CONCAT, POOL, SAME, COMPUTE = "sum", "concat", "pool", "same", "compute"
 UNKNOWN, INTEGER = "unknown", "integer"
 
+# Nothing at all in inference.
+IDENTITIES = (
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.AlphaDropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.ActivityRegularization,
+)
 # They move numbers about, or leave them out: the grid of the input is that of the output.
 _SAME = (
+    *IDENTITIES,
     layers.MaxPooling1D,
     layers.MaxPooling2D,
     layers.GlobalMaxPooling1D,
@@ -37,14 +48,6 @@ _SAME = (
     layers.Cropping1D,
     layers.Cropping2D,
     layers.UpSampling1D,
-    # Nothing at all in inference.
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.AlphaDropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.ActivityRegularization,
 )
 _COMPUTE = (
     layers.Multiply,
