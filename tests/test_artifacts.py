@@ -161,7 +161,10 @@ def test_manifest_says_what_the_file_is(tmp_path):
     assert written["file"] == "m.tflite" and written["bytes"] == 3000
     assert written["sha256"] == hashlib.sha256(b"abc" * 1000).hexdigest() == artifacts.sha256(path)
     assert written["recipe"] == {"io": "int8", "images": 8} and written["parity"] == {"max": 0.5}
-    assert set(written["versions"]) == {"tfkd", "tensorflow", "tf_keras", "numpy", "python"}
+    assert set(written["versions"]) == {
+        *("tfkd", "python", "numpy", "tensorflow", "tf_keras"),
+        *("tensorflow-model-optimization", "tf2onnx", "onnx"),
+    }
     assert written["versions"]["numpy"] == np.__version__
     assert written["versions"]["tfkd"] == tfkd.__version__
     assert written["created"].endswith("+00:00")

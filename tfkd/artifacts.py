@@ -29,7 +29,14 @@ MANIFEST_SUFFIX = ".manifest.json"
 
 _CHUNK = 1 << 20
 # Distributions whose versions decide what a file holds.
-_PACKAGES = ("tensorflow", "tf_keras", "numpy")
+_PACKAGES = (
+    "tensorflow",
+    "tf_keras",
+    "tensorflow-model-optimization",
+    "tf2onnx",
+    "onnx",
+    "numpy",
+)
 _FIELDS = ("file", "sha256", "bytes", "created", "versions", "recipe")
 
 
