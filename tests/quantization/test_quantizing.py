@@ -77,7 +77,7 @@ def test_the_report_has_a_row_for_each_layer(q):
     assert [row.layer for row in report][:3] == ["image", "conv1", "norm"]
     assert (report.of("conv1").action, report.of("norm").action) == ("int8", "fused")
     lines = str(report).splitlines()
-    assert lines[0].split() == ["layer", "kind", "decision", "range", "why"]
+    assert lines[0].split() == ["layer", "kind", "decision", "range", "in", "TensorRT", "why"]
     assert len(lines) == len(report) + 3
     counts = report.counts
     assert sum(counts.values()) == len(report)

@@ -116,7 +116,11 @@ class Graph:
         return dict(zip(self.outputs, flat, strict=True))
 
     def predict(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs Keras on (N, ...) arrays by input name; float32 out, by output name."""
+        """Runs Keras on (N, ...) arrays by input name; float32 out, by output name.
+
+        Raises:
+            ValueError: if an output holds NaN or infinity.
+        """
         function = self.function(None)
         count = len(next(iter(feeds.values())))
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
@@ -124,4 +128,10 @@ class Graph:
             result = function(*(feeds[i.name][start : start + _CHUNK] for i in self.inputs))
             for name, value in result.items():
                 parts[name].append(np.asarray(value, np.float32))
-        return {name: np.concatenate(value) for name, value in parts.items()}
+        whole = {name: np.concatenate(value) for name, value in parts.items()}
+        for name, value in whole.items():
+            if not np.isfinite(value).all():
+                raise checks.value_error(
+                    "model", "finite outputs", f"NaN or infinity in output {name!r}"
+                )
+        return whole

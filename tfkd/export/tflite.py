@@ -210,11 +210,6 @@ def compare(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Runs file and Keras model on the same images; returns (numbers, rank of each output)."""
     expected = graph.predict(images)
-    for name, value in expected.items():
-        if not np.isfinite(value).all():
-            raise checks.value_error(
-                "model", "finite outputs", f"NaN or infinity in output {name!r}"
-            )
     received = litert.run_all(litert.open_interpreter(path), images)
     numbers = measure(expected, received, litert.output_limits(path))
     return numbers, {name: value.ndim for name, value in expected.items()}

@@ -83,13 +83,14 @@ class QuantizationReport:
         return [row.to_json() for row in self.rows]
 
     def __str__(self) -> str:
-        head = ("layer", "kind", "decision", "range", "why")
+        head = ("layer", "kind", "decision", "range", "in TensorRT", "why")
         lines = [
             (
                 row.layer + (f" (call {row.call + 1})" if row.call else ""),
                 row.kind,
                 row.action,
                 "yes" if row.output else "",
+                "yes" if row.tensorrt else "",
                 "; ".join(text for text in (row.why, row.note) if text),
             )
             for row in self.rows
