@@ -28,6 +28,7 @@ _MODULES = (
     "artifacts",
     "callbacks",
     "checks",
+    "curriculum",
     "data",
     "distillation",
     "export",

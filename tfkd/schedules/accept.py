@@ -111,7 +111,7 @@ def serialize(value: Any) -> Any:
     if not isinstance(value, Schedule):
         raise checks.type_error("value", "a number or a schedule", value)
     config = value.get_config()
-    name = type(value).__name__
+    name = value.prefix + type(value).__name__
     if CLASSES.get(name) is not type(value):
         mend = "Decorate the class with `tfkd.schedules.register`."
         raise checks.value_error("value", "a registered schedule", value, mend)

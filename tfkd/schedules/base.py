@@ -19,6 +19,7 @@ class _Floats:
     """Arithmetic of a schedule on Python numbers."""
 
     exp = staticmethod(math.exp)
+    log = staticmethod(math.log)
     cos = staticmethod(math.cos)
 
     @staticmethod
@@ -40,6 +41,7 @@ class _Tensors:
         import tensorflow as tf
 
         self.exp = tf.exp
+        self.log = tf.math.log
         self.cos = tf.cos
         self._tf = tf
 
@@ -64,6 +66,8 @@ class Schedule:
     implements `_at(step, ops)`, where `ops` holds the arithmetic for numbers or
     for tensors, and is made known to `deserialize` with `register`.
     """
+
+    prefix = ""  # goes before the name of the class where it is registered
 
     def __call__(self, step: Any) -> Any:
         """Returns the value at `step`.
@@ -135,8 +139,9 @@ def register(cls: type[Schedule]) -> type[Schedule]:
     """
     if not (isinstance(cls, type) and issubclass(cls, Schedule) and dataclasses.is_dataclass(cls)):
         raise checks.type_error("cls", "a dataclass that extends Schedule", cls)
-    known = CLASSES.get(cls.__name__)
+    name = cls.prefix + cls.__name__
+    known = CLASSES.get(name)
     if known is not None and known.__module__ != cls.__module__:
         raise checks.value_error("cls", "a name that no other schedule has", cls, "Rename it.")
-    CLASSES[cls.__name__] = cls
+    CLASSES[name] = cls
     return cls

@@ -1,0 +1,12 @@
+"""Easy examples first: how hard each is, how fast the rest comes, and batches of it.
+
+difficulty.py   scores: what the teacher, the student or you find hard
+pacing/         the share of the data in play, as a function of the step or of a metric
+ordering.py     from scores to an order with balanced classes
+curriculum.py   the batches
+"""
+
+from tfkd.curriculum import pacing
+from tfkd.curriculum.curriculum import Curriculum
+
+__all__ = ["Curriculum", "pacing"]

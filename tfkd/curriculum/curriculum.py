@@ -1,0 +1,301 @@
+"""Batches from the easiest part of the data, which grows while a model trains."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfkd import checks
+from tfkd.curriculum import ordering
+from tfkd.curriculum.pacing import Adaptive, Fixed, Pacing, pool_size
+from tfkd.data.batches import steps_per_epoch
+
+_ROUNDS = 4  # of the cipher behind RandomIndexShuffle, TensorFlow's own choice
+
+
+class Curriculum(tf.Module):
+    """A data set that is easy at first.
+
+    At each step a batch is drawn from the pool: the easiest `pacing(step)` of the
+    examples. While the pool stays as it is, it is drawn from without replacement, pass
+    after pass; with all of the data in play that is an ordinary shuffled epoch. A batch
+    is a function of (seed, step): the same in every process and after a restart, whatever
+    came before. Steps per epoch are constant: Keras would cut an epoch that grows.
+
+    Args:
+        data: (x, y) or (x, y, sample_weight), each an array (N, ...) or a dict, list or
+            tuple of arrays; or a `tf.data.Dataset` of single examples (x, y), which is
+            read into memory.
+        difficulty: one finite number an example (N,), higher is harder; or what a
+            function of `tfkd.curriculum.difficulty` returned.
+        pacing: a number in (0, 1], or a pace of `tfkd.curriculum.pacing`.
+        batch_size: examples a step, over all replicas and workers.
+        order: "easiest_first"; for comparison "hardest_first" (an anti-curriculum) and
+            "random" (the same pace, in an order drawn from the seed).
+        balance_classes: keep in every pool the shares that the classes have in the data.
+            A class that the teacher finds hard would else come last.
+        labels: class numbers (N,) for that; by default y.
+        seed: which order of examples, equals and augmentation.
+        augment, preprocess: as in `tfkd.data.batches`.
+        partial: the pace is meant to leave out the hardest examples for good, such as
+            those with wrong labels: do not warn.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if lengths differ, a score is NaN, a fraction is outside (0, 1] or
+            smaller than a batch, or there are no classes to balance.
+
+    Warns:
+        UserWarning: if the pace never reaches 1 and `partial` is not set.
+
+    Reference:
+        Bengio et al. 2009, "Curriculum learning", ICML; Hacohen and Weinshall 2019,
+        "On the power of curriculum learning in training deep networks", ICML
+
+    Example:
+        >>> import numpy as np, tfkd
+        >>> from tfkd.curriculum import Curriculum, pacing
+        >>> x, y, difficulty = np.arange(8.0), np.array([0, 1] * 4), np.arange(8.0)
+        >>> paced = Curriculum((x, y), difficulty, pacing.Linear(0.5, steps=4), batch_size=4)
+        >>> paced.steps_per_epoch, paced.pool_size(0), paced.pool_size(4)
+        (2, 4, 8)
+        >>> x0, y0 = next(iter(paced.batches()))
+        >>> sorted(x0.numpy().tolist())
+        [0.0, 1.0, 2.0, 3.0]
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        difficulty: Any,
+        pacing: Any,
+        batch_size: int,
+        *,
+        order: str = "easiest_first",
+        balance_classes: bool = True,
+        labels: Any = None,
+        seed: int = 0,
+        augment: Callable[[Any, Any], Any] | None = None,
+        preprocess: Callable[[Any], Any] | None = None,
+        partial: bool = False,
+    ):
+        super().__init__(name="curriculum")
+        arrays = _arrays(data)
+        self.count = _count(arrays)
+        self.batch_size = checks.positive_int("batch_size", batch_size)
+        self.steps_per_epoch = steps_per_epoch(self.count, batch_size)
+        self.order = checks.one_of("order", order, ordering.ORDERS)
+        self.seed = checks.integer("seed", seed, 0, "an integer of at least 0")
+        for name, function in (("augment", augment), ("preprocess", preprocess)):
+            if function is not None:
+                checks.function(name, function)
+        self._augment, self._preprocess = augment, preprocess
+        checks.instance("balance_classes", balance_classes, bool, "True or False")
+        if labels is None and len(arrays) > 1:
+            labels = arrays[1]
+        self._classes = ordering.class_numbers(labels, self.count) if balance_classes else None
+        self.pacing = _check_pacing(pacing)
+        sizes = _sizes(self.pacing, self.count)
+        self._check_sizes(sizes, partial)
+        self._sizes = tf.constant(sizes, tf.int64)
+        # Kept as tensors: the pipeline takes them by reference, not copied into its graph.
+        self._data = tf.nest.map_structure(tf.convert_to_tensor, arrays)
+        self.difficulty = np.zeros(self.count)
+        self._order = tf.Variable(tf.range(self.count, dtype=tf.int64), trainable=False)
+        self.update_difficulty(difficulty)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the pace waits for a metric."""
+        return isinstance(self.pacing, Adaptive)
+
+    def _check_sizes(self, sizes: np.ndarray, partial: bool) -> None:
+        if sizes.min() < self.batch_size:
+            raise checks.value_error(
+                "pacing",
+                f"at least one batch of {self.batch_size} in play ({self.count} examples)",
+                self.pacing,
+                f"Start at {self.batch_size / self.count:.3g} or more, or use smaller batches.",
+            )
+        checks.instance("partial", partial, bool, "True or False")
+        if sizes.max() < self.count and not partial:
+            warnings.warn(
+                f"the pacing {self.pacing!r} never reaches 1: the {self.count - sizes.max()} "
+                f"{'easiest' if self.order == 'hardest_first' else 'hardest'} of {self.count} "
+                "examples are never seen. Pass partial=True if that is meant (wrong labels).",
+                stacklevel=3,
+            )
+
+    def update_difficulty(self, difficulty: Any) -> None:
+        """Ranks the examples anew; batches that are not made yet follow the new order.
+
+        Args:
+            difficulty: as in the constructor.
+
+        Raises:
+            ValueError: for scores of another length, or NaN.
+        """
+        self.difficulty = ordering.check_scores("difficulty", difficulty, self.count)
+        order = ordering.ranked(self.difficulty, self._classes, self.order, self.seed)
+        self._order.assign(order)
+
+    def fraction(self, step: int) -> float:
+        """The share of the examples that the pace allows at a step."""
+        return float(self.pacing(step))
+
+    def pool_size(self, step: int) -> int:
+        """Examples in play at a step: the first ones of `ranking`."""
+        return int(self._pool(tf.constant(step, tf.int64)))
+
+    @property
+    def ranking(self) -> np.ndarray:
+        """Indices of the examples (N,) in the order in which they come into play."""
+        return self._order.numpy()
+
+    def indices(self, step: int) -> np.ndarray:
+        """The examples of the global batch at a step: int64 (batch_size,)."""
+        return self._indices(tf.constant(step, tf.int64)).numpy()
+
+    def _pool(self, step: Any) -> Any:
+        if self.is_adaptive:
+            return tf.gather(self._sizes, self.pacing._level)
+        return tf.gather(self._sizes, tf.minimum(step, len(self._sizes) - 1))
+
+    def _indices(self, step: Any) -> Any:
+        """Positions in the stream of draws, cut in passes over the pool, each shuffled.
+
+        The permutation is a function of (seed, size of the pool, pass).
+        """
+        pool = self._pool(step)
+        draws = step * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
+        passes, places = draws // pool, draws % pool
+        rest = tf.ones_like(draws)
+        keys = tf.stack([self.seed * rest, pool * rest, passes], -1)
+        ranks = tf.raw_ops.RandomIndexShuffle(
+            index=places, seed=keys, max_index=(pool - 1) * rest, rounds=_ROUNDS
+        )
+        return tf.gather(self._order, ranks)
+
+    def batches(
+        self, start_step: int = 0, input_context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
+        """Endless batches, to be passed to `fit` with `steps_per_epoch`.
+
+        Args:
+            start_step: the first step, to go on after an interruption.
+            input_context: for `strategy.distribute_datasets_from_function`: this
+                worker's share of each global batch, and nothing else, is yielded.
+
+        Returns:
+            A `tf.data.Dataset` of (x, y), or of what `data` was.
+
+        Raises:
+            ValueError: if the batch does not divide by the number of workers.
+        """
+        checks.non_negative_int("start_step", start_step)
+        first, size = self._share(input_context)
+
+        def batch(step):
+            indices = self._indices(step)
+            if self._augment is None:
+                indices = indices[first : first + size]
+            values = tf.nest.map_structure(lambda array: tf.gather(array, indices), self._data)
+            return self._prepare(values, step, first, size)
+
+        # A batch that is made early would come from the pool before an update.
+        ahead = 1 if self.is_adaptive else tf.data.AUTOTUNE
+        dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+        dataset = dataset.map(
+            batch, num_parallel_calls=None if self.is_adaptive else ahead, deterministic=True
+        )
+        dataset = dataset.apply(
+            tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        )
+        return dataset.prefetch(ahead)
+
+    def _share(self, context: tf.distribute.InputContext | None) -> tuple[int, int]:
+        """First row and number of rows of this worker."""
+        if context is None:
+            return 0, self.batch_size
+        workers = context.num_input_pipelines
+        if self.batch_size % workers:
+            raise checks.value_error(
+                "batch_size", f"a multiple of the {workers} workers", self.batch_size
+            )
+        size = self.batch_size // workers
+        return size * context.input_pipeline_id, size
+
+    def _prepare(self, values: Any, step: Any, first: int, size: int) -> Any:
+        x, *others = values
+        if self._augment is not None:
+            # Of the global batch, so that workers see what one process would.
+            seed = tf.stack([tf.constant(self.seed, tf.int64), step])
+            x = self._augment(x, tf.cast(seed, tf.int32))
+            x, *others = tf.nest.map_structure(
+                lambda value: value[first : first + size], (x, *others)
+            )
+        if self._preprocess is not None:
+            x = self._preprocess(x)
+        return (x, *others) if others else x
+
+
+def _check_pacing(pacing: Any) -> Pacing | Adaptive:
+    if checks.is_number(pacing):
+        return Fixed(pacing)
+    if isinstance(pacing, (Pacing, Adaptive)):
+        return pacing
+    expected = "a number in (0, 1] or a pace of tfkd.curriculum.pacing"
+    mend = "A function of the step becomes one as a subclass of pacing.Pacing."
+    raise checks.type_error("pacing", expected, pacing, mend)
+
+
+def _sizes(pacing: Pacing | Adaptive, count: int) -> np.ndarray:
+    """The pool at each step, or at each level."""
+    if isinstance(pacing, Pacing):
+        return pacing.pool_sizes(count)
+    return np.array([pool_size(fraction, count) for fraction in pacing.fractions()], np.int64)
+
+
+def _arrays(data: Any) -> tuple[Any, ...]:
+    """(x,), (x, y) or (x, y, sample_weight), of arrays."""
+    if isinstance(data, tf.data.Dataset):
+        return _read(data)
+    expected = "(x, y), (x, y, sample_weight), or a tf.data.Dataset of examples"
+    if isinstance(data, (list, tuple)):
+        if not 1 <= len(data) <= 3:
+            raise checks.value_error("data", expected, data)
+        return tuple(data)
+    if not hasattr(data, "shape") and not isinstance(data, dict):
+        raise checks.type_error("data", expected, data)
+    return (data,)
+
+
+def _read(data: tf.data.Dataset) -> tuple[Any, ...]:
+    if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise checks.value_error("data", "a data set that ends", data, "Use `.take(n)`.")
+    examples = list(data.as_numpy_iterator())
+    if not examples:
+        raise checks.value_error("data", "at least one example", data)
+    try:
+        stacked = tf.nest.map_structure(lambda *values: np.stack(values), *examples)
+    except ValueError as error:
+        mend = f"NumPy says: {error}. Pad them; batches are made here (no `.batch`)."
+        raise checks.value_error("data", "examples of one shape", data, mend) from error
+    return stacked if isinstance(stacked, tuple) else (stacked,)
+
+
+def _count(arrays: tuple[Any, ...]) -> int:
+    leaves = tf.nest.flatten(arrays)
+    for leaf in leaves:
+        if not hasattr(leaf, "shape") or len(leaf.shape) < 1:
+            raise checks.type_error("data", "arrays, the first axis that of the examples", leaf)
+    counts = sorted({int(leaf.shape[0]) for leaf in leaves})
+    if len(counts) != 1:
+        raise checks.value_error("data", "arrays of one length", counts)
+    if counts[0] == 0:
+        raise checks.value_error("data", "at least one example", counts[0])
+    return counts[0]

@@ -1,0 +1,93 @@
+"""From difficulty scores to an order, of which every prefix is a set of the easiest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+
+ORDERS = ("easiest_first", "hardest_first", "random")
+
+
+def check_scores(name: str, scores: Any, count: int) -> np.ndarray:
+    """Accepts one finite number an example; returns float64 (count,)."""
+    try:
+        scores = np.asarray(scores, np.float64)
+    except (TypeError, ValueError):
+        raise checks.type_error(name, "one number an example", scores) from None
+    if scores.shape != (count,):
+        mend = "Score the same examples, in the same order, as those that are trained on."
+        raise checks.value_error(name, f"{count} scores, one an example", scores, mend)
+    finite = np.isfinite(scores)
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        raise checks.value_error(
+            name, "finite scores", scores, f"That of example {bad} is {scores[bad]}."
+        )
+    return scores
+
+
+def class_numbers(labels: Any, count: int) -> np.ndarray:
+    """Accepts class numbers (N,) or (N, 1), or one-hot rows (N, C); returns (N,).
+
+    Raises:
+        ValueError: if labels are none of these, or there is not one an example.
+    """
+    mend = "Pass labels= with class numbers, or balance_classes=False."
+    if labels is None or not hasattr(labels, "shape"):
+        raise checks.value_error("balance_classes", "labels to balance", labels, mend)
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        one_hot = bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
+        labels = labels.argmax(1) if one_hot else labels
+    elif labels.ndim == 2:
+        labels = labels[:, 0]
+    whole = labels.dtype.kind in "iub" or (
+        labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all())
+    )
+    if labels.shape != (count,) or not whole:
+        expected = f"class numbers ({count},) or one-hot rows, to balance"
+        raise checks.value_error("balance_classes", expected, labels, mend)
+    return labels
+
+
+def ranked(
+    scores: np.ndarray, classes: np.ndarray | None, order: str = "easiest_first", seed: int = 0
+) -> np.ndarray:
+    """Indices of all examples, those that come into play first in front.
+
+    With classes, every prefix has them in the shares that they have in the data, but
+    for rounding: each class is ranked on its own, and its k-th of n examples stands at
+    (k + ½)/n. Equal scores are put in an order drawn from the seed: files are often
+    sorted by class.
+
+    Args:
+        scores: float64 (N,), higher is harder.
+        classes: class numbers (N,), or None.
+        order: "easiest_first", "hardest_first", or "random" (scores are ignored).
+        seed: draws the order of equals, and the random order.
+
+    Returns:
+        int64 (N,), a permutation.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd.curriculum import ordering
+        >>> scores, classes = np.array([1.0, 2, 3, 9, 8, 7]), np.array([0, 0, 0, 1, 1, 1])
+        >>> ordering.ranked(scores, None).tolist()
+        [0, 1, 2, 5, 4, 3]
+        >>> sorted(ordering.ranked(scores, classes)[:2].tolist())
+        [0, 5]
+    """
+    draw = np.random.default_rng(seed).permutation(len(scores))
+    keys = {"easiest_first": scores, "hardest_first": -scores, "random": draw}[order]
+    by_key = np.lexsort((draw, keys))
+    if classes is None:
+        return by_key.astype(np.int64)
+    place = np.empty(len(scores), np.float64)
+    for number in np.unique(classes):
+        members = by_key[classes[by_key] == number]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.lexsort((draw, place)).astype(np.int64)
