@@ -1,0 +1,203 @@
+"""Text classifiers on token ids: a small transformer encoder, and a mean of word vectors.
+
+Both take ids (B, L) as `tfkd.data.TextDataset.vectorize` makes them: a text begins at
+the left, and id 0 fills up what is left of the L places. What stands at those places
+takes no part: it is masked in attention and in the mean that the last layers see.
+A text without any token has the mean of its padding, a number and not NaN. The heads
+return **logits**.
+
+References: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; Devlin et al. 2018,
+https://arxiv.org/abs/1810.04805; Xiong et al. 2020, https://arxiv.org/abs/2002.04745
+(normalization before each branch); Iyyer et al. 2015,
+https://aclanthology.org/P15-1162 (the mean of word vectors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.models import parts
+
+PADDING = 0
+
+
+def _check_common(vocab_size: Any, num_classes: Any, max_length: Any, dropout: Any) -> None:
+    """Checks the arguments that both models have."""
+    checks.integer("vocab_size", vocab_size, 2, "an integer of at least 2: id 0 is the padding")
+    checks.positive_int("num_classes", num_classes)
+    checks.positive_int("max_length", max_length)
+    checks.fraction("dropout", dropout)
+    if dropout == 1:
+        raise checks.value_error("dropout", "a number of at least 0 and below 1", dropout)
+
+
+def _words(tokens: Any, vocab_size: int, width: int) -> Any:
+    """The vector of each token; the mask of Keras begins here."""
+    table = keras.layers.Embedding(vocab_size, width, mask_zero=True, name="words")
+    return table(tokens)
+
+
+def _mean(x: Any, tokens: Any) -> Any:
+    """The mean over the places that hold a token."""
+    used = tf.not_equal(tokens, PADDING)
+    # True where a token is; in a row without any, everywhere: 0/0 would be NaN.
+    counted = tf.equal(used, tf.reduce_any(used, axis=1, keepdims=True))
+    return keras.layers.GlobalAveragePooling1D(name="pool")(x, mask=counted)
+
+
+def text_mlp(
+    vocab_size: int,
+    num_classes: int,
+    max_length: int = 64,
+    width: int = 32,
+    hidden: Sequence[int] = (64,),
+    dropout: float = 0.0,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a classifier that reads the mean of its words' vectors.
+
+    The order of the words is lost; in exchange it is as fast as a text model
+    can be. Layers: `words`, `pool`, `hidden1`, `hidden2`, ..., `logits`.
+
+    Reference: Iyyer et al. 2015, https://aclanthology.org/P15-1162
+
+    Args:
+        vocab_size: number of token ids V; ids are 0 (padding) to V - 1.
+        num_classes: number of outputs C.
+        max_length: tokens of a text, L.
+        width: numbers in a word's vector.
+        hidden: units of the layers between the mean and the logits; may be empty.
+        dropout: share of the mean and of each hidden layer's outputs that is
+            dropped in training.
+        name: model name; default "text_mlp".
+
+    Returns:
+        A functional `tf_keras.Model`, (B, L) int32 → (B, C) logits.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if a size is not positive or `dropout` not in [0, 1).
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd.models import text_mlp
+        >>> model = text_mlp(vocab_size=1000, num_classes=2, max_length=8, width=16)
+        >>> model(np.array([[4, 7, 2, 0, 0, 0, 0, 0]])).shape, model.count_params()
+        (TensorShape([1, 2]), 17218)
+    """
+    _check_common(vocab_size, num_classes, max_length, dropout)
+    checks.positive_int("width", width)
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+        raise checks.type_error("hidden", "a sequence of layer sizes, which may be empty", hidden)
+    sizes = tuple(checks.positive_int("hidden", units) for units in hidden)
+    tokens = keras.Input((max_length,), dtype="int32", name="tokens")
+    x = _mean(_words(tokens, vocab_size, width), tokens)
+    x = keras.layers.Dropout(dropout, name="pool_dropout")(x)
+    for index, units in enumerate(sizes, start=1):
+        x = keras.layers.Dense(
+            units, "relu", kernel_initializer="he_normal", name=f"hidden{index}"
+        )(x)
+        x = keras.layers.Dropout(dropout, name=f"hidden{index}_dropout")(x)
+    return keras.Model(tokens, parts.logits(x, num_classes, None), name=name or "text_mlp")
+
+
+def text_transformer(
+    vocab_size: int,
+    num_classes: int,
+    max_length: int = 64,
+    layers: int = 2,
+    width: int = 128,
+    heads: int = 4,
+    hidden: int | None = None,
+    dropout: float = 0.1,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a BERT-like encoder that classifies the mean of its last layer.
+
+    BERT's parts: vectors of tokens and of places, both learned; layers of
+    attention and of two dense layers with GELU between them; dropout on every
+    branch. Two things differ. The normalization stands before each branch and
+    once at the end, not after each sum: such a model trains without a warm-up,
+    and what a branch adds can be left out by itself. And the head reads the mean
+    of all places, since no first token was pretrained to stand for the text.
+
+    The output of each layer is that of a Keras layer named `layer1`, `layer2`,
+    ...: the places that feature losses ask for; padding is masked in them. Each
+    has two blocks, `layer1_attention` and `layer1_mlp`, and
+    `tfkd.pruning.cut_layers(model, drop="layer2_*")` removes them both.
+
+    Reference: Devlin et al. 2018, https://arxiv.org/abs/1810.04805; Xiong et al.
+    2020, https://arxiv.org/abs/2002.04745
+
+    Args:
+        vocab_size: number of token ids V; ids are 0 (padding) to V - 1.
+        num_classes: number of outputs C.
+        max_length: tokens of a text, L.
+        layers: number of encoder layers.
+        width: numbers in the vector of a place; `heads` must divide it.
+        heads: attention heads, each of width / heads numbers.
+        hidden: units between the two dense layers; default 4 · width.
+        dropout: share that is dropped in training, of the vectors, of attention,
+            and of each branch.
+        name: model name; default `text_transformer{layers}`.
+
+    Returns:
+        A functional `tf_keras.Model`, (B, L) int32 → (B, C) logits.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if a size is not positive, `heads` does not divide `width`, or
+            `dropout` is not in [0, 1).
+
+    Example:
+        >>> from tfkd.models import text_transformer
+        >>> model = text_transformer(1000, num_classes=2, max_length=16, width=32)
+        >>> model.get_layer("layer2").output_shape, model.count_params()
+        ((None, 16, 32), 58050)
+    """
+    _check_common(vocab_size, num_classes, max_length, dropout)
+    for key, size in {"layers": layers, "width": width, "heads": heads}.items():
+        checks.positive_int(key, size)
+    if width % heads:
+        raise checks.value_error("heads", f"a number that divides the width, {width}", heads)
+    hidden = 4 * width if hidden is None else checks.positive_int("hidden", hidden)
+    tokens = keras.Input((max_length,), dtype="int32", name="tokens")
+    x = _places(_words(tokens, vocab_size, width), tokens, max_length, width)
+    x = keras.layers.Dropout(dropout, name="embedded_dropout")(x)
+    for index in range(1, layers + 1):
+        x = _encoder_layer(x, width, heads, hidden, dropout, f"layer{index}")
+    x = _mean(_norm(x, "norm"), tokens)
+    x = keras.layers.Dropout(dropout, name="pool_dropout")(x)
+    outputs = parts.logits(x, num_classes, None)
+    return keras.Model(tokens, outputs, name=name or f"text_transformer{layers}")
+
+
+def _places(x: Any, tokens: Any, max_length: int, width: int) -> Any:
+    """Adds to each token's vector that of its place: 0, 1, 2, ..."""
+    places = tf.cumsum(tf.ones_like(tokens), axis=1, exclusive=True)
+    table = keras.layers.Embedding(max_length, width, name="places")
+    return keras.layers.Add(name="embedded")([x, table(places)])
+
+
+def _norm(x: Any, name: str) -> Any:
+    return keras.layers.LayerNormalization(epsilon=1e-6, name=name)(x)
+
+
+def _encoder_layer(x: Any, width: int, heads: int, hidden: int, dropout: float, name: str) -> Any:
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    y = _norm(x, f"{name}_attention_norm")
+    y = keras.layers.MultiHeadAttention(
+        heads, width // heads, dropout=dropout, name=f"{name}_attention"
+    )(y, y)
+    y = keras.layers.Dropout(dropout, name=f"{name}_attention_dropout")(y)
+    x = keras.layers.Add(name=f"{name}_attention_sum")([x, y])
+    y = _norm(x, f"{name}_mlp_norm")
+    y = keras.layers.Dense(hidden, "gelu", name=f"{name}_mlp_hidden")(y)
+    y = keras.layers.Dense(width, name=f"{name}_mlp_out")(y)
+    y = keras.layers.Dropout(dropout, name=f"{name}_mlp_dropout")(y)
+    return keras.layers.Add(name=name)([x, y])
