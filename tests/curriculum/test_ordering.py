@@ -61,8 +61,9 @@ def test_equal_scores_do_not_keep_the_order_of_the_file():
 
 
 @pytest.mark.parametrize(
-    "labels", [np.array([[1], [0]]), np.array([1, 0]), np.array([[0, 1], [1, 0]]), np.array([1.0, 0.0])]
-)  # fmt: skip
+    "labels",
+    [np.array([[1], [0]]), np.array([1, 0]), np.array([[0, 1], [1, 0]]), np.array([1.0, 0.0])],
+)
 def test_class_numbers_of_every_form(labels):
     assert ordering.class_numbers(labels, 2).tolist() == [1, 0]
 

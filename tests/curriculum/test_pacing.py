@@ -46,8 +46,12 @@ def test_linear_and_geometric_follow_their_formulas(a, b, steps, part):
 
 @quick
 @given(
-    a=FRACTIONS, b=FRACTIONS, p=st.floats(0.2, 30), steps=st.integers(1, 10**6), part=st.floats(0, 1.2)
-)  # fmt: skip
+    a=FRACTIONS,
+    b=FRACTIONS,
+    p=st.floats(0.2, 30),
+    steps=st.integers(1, 10**6),
+    part=st.floats(0, 1.2),
+)
 def test_root_follows_its_formula_for_any_power(a, b, p, steps, part):
     start, end = interval(a, b)
     step = int(part * steps)
@@ -64,14 +68,21 @@ def test_root_with_a_huge_power_does_not_underflow():
 
 def test_root_is_not_always_a_square_root():
     linear = Linear(0.2, 100)
-    np.testing.assert_allclose([Root(0.2, 100, p=1)(s) for s in range(101)], [linear(s) for s in range(101)])  # fmt: skip
+    np.testing.assert_allclose(
+        [Root(0.2, 100, p=1)(s) for s in range(101)], [linear(s) for s in range(101)]
+    )
     assert (
         Root(0.2, 100, p=5)(50) > Root(0.2, 100, p=2)(50) > linear(50) > Root(0.2, 100, p=0.5)(50)
     )
 
 
 @quick
-@given(start=st.floats(0.01, 1), every=st.integers(1, 50), factor=st.floats(1.05, 5), step=st.integers(0, 5000))  # fmt: skip
+@given(
+    start=st.floats(0.01, 1),
+    every=st.integers(1, 50),
+    factor=st.floats(1.05, 5),
+    step=st.integers(0, 5000),
+)
 def test_step_multiplies_at_each_jump(start, every, factor, step):
     want = min(1.0, start * factor ** (step // every)) if step // every < 400 else 1.0
     np.testing.assert_allclose(Step(start, every, factor)(step), want, rtol=1e-6)
@@ -148,8 +159,13 @@ def test_bad_arguments(make, words):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: Linear("a", 5), lambda: Linear(0.5, 5.5), lambda: Pieces(3, [0.1]), lambda: Adaptive(0.5, monitor=3)],
-)  # fmt: skip
+    [
+        lambda: Linear("a", 5),
+        lambda: Linear(0.5, 5.5),
+        lambda: Pieces(3, [0.1]),
+        lambda: Adaptive(0.5, monitor=3),
+    ],
+)
 def test_bad_types(make):
     with pytest.raises(TypeError, match="expected"):
         make()
@@ -163,8 +179,15 @@ def test_adaptive_waits_for_patience_and_stops_at_the_end():
     pace = Adaptive(0.2, growth=2, end=0.7, patience=2)
     #           better  no   no → ×2  better  no   no → ×2 (end)  no, no: nothing left
     assert run(pace, [0.5, 0.5, 0.4, 0.6, 0.6, 0.6, 0.6, 0.6]) == [
-        0.2, 0.2, 0.4, 0.4, 0.4, 0.7, 0.7, 0.7,
-    ]  # fmt: skip
+        0.2,
+        0.2,
+        0.4,
+        0.4,
+        0.4,
+        0.7,
+        0.7,
+        0.7,
+    ]
 
 
 def test_adaptive_falls_back_when_the_metric_drops_and_not_below_the_start():
