@@ -1,0 +1,77 @@
+"""Sizes of examples: tokens, words, objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfkd import checks
+
+
+def lengths(x: Any, padding: int) -> np.ndarray:
+    """Tokens that are not padding, or words, of each of N texts; see `difficulty.length`."""
+    expected = "token numbers (N, L), a list of sequences, or strings (N,)"
+    rows = _rows("x", x, expected)
+    return np.array([_length(row, padding, expected) for row in rows], np.float64)
+
+
+def _length(row: Any, padding: int, expected: str) -> int:
+    if isinstance(row, (str, bytes)):
+        return len(row.split())
+    tokens = np.asarray(row)
+    if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
+        raise checks.type_error("x", expected, row)
+    return int((tokens != padding).sum())
+
+
+def objects(y: Any, padding: float, mask: Any) -> np.ndarray:
+    """Objects of each of N images; see `difficulty.object_count`."""
+    expected = "boxes (N, M, 4) or classes (N, M), a list of N arrays, or a dict with either"
+    if isinstance(y, Mapping):
+        found = [y[name] for name in ("classes", "boxes") if name in y]
+        if not found:
+            raise checks.value_error("y", expected, sorted(map(str, y)))
+        y = found[0]
+    rows = _rows("y", y, expected)
+    if mask is not None:
+        return _masked(mask, rows)
+    return np.array([_objects(row, padding, expected) for row in rows], np.float64)
+
+
+def _objects(row: Any, padding: float, expected: str) -> int:
+    values = np.asarray(row)
+    if values.size and values.dtype.kind not in "iuf":
+        raise checks.type_error("y", expected, row)
+    if values.ndim not in (1, 2):
+        raise checks.value_error("y", expected, row)
+    kept = values != padding
+    return int(kept.sum() if kept.ndim == 1 else kept.any(-1).sum())
+
+
+def _masked(mask: Any, rows: Any) -> np.ndarray:
+    mask = np.asarray(mask)
+    sizes = {len(row) for row in rows}
+    if mask.dtype != bool or mask.ndim != 2 or len(mask) != len(rows) or {mask.shape[1]} != sizes:
+        expected = f"bools ({len(rows)}, M), one for each place for an object"
+        raise checks.value_error("mask", expected, mask)
+    return mask.sum(1).astype(np.float64)
+
+
+def _rows(name: str, values: Any, expected: str) -> Any:
+    """Something of length N whose items are the examples."""
+    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
+        is_array = hasattr(values, "shape") and len(values.shape) > 0
+        if not is_array:
+            raise checks.type_error(name, expected, values)
+    if isinstance(values, tf.RaggedTensor):
+        values = list(values)
+    elif not isinstance(values, (list, tuple)):
+        values = np.asarray(values)
+        if values.ndim == 0:
+            raise checks.type_error(name, expected, values)
+    if not len(values):
+        raise checks.value_error(name, "at least one example", values)
+    return values

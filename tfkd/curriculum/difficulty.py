@@ -1,0 +1,314 @@
+"""How hard each example is: by the teacher, by the student, by its size, or by you.
+
+Every function returns a `Difficulty`: one number an example, higher is harder. Those
+that ask a model make one pass over the data; with `path=` the scores are kept in a
+file, and a later run with the same data, model and settings makes no pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfkd import checks
+from tfkd.curriculum import counting
+from tfkd.curriculum.scores import Difficulty, scored
+from tfkd.curriculum.scoring import Measure, Scorer, check_arrays, class_numbers
+
+__all__ = [
+    "Difficulty",
+    "from_function",
+    "length",
+    "object_count",
+    "student_loss",
+    "teacher_entropy",
+    "teacher_loss",
+    "teacher_margin",
+]
+
+FilePath = str | os.PathLike | None
+Preprocess = Callable[[Any], Any] | None
+
+
+def teacher_loss(
+    teacher: Any,
+    x: Any,
+    y: Any,
+    *,
+    batch_size: int = 256,
+    preprocess: Preprocess = None,
+    path: FilePath = None,
+    progress: bool = True,
+) -> Difficulty:
+    """The teacher's cross-entropy of the label given: −log p_t(y).
+
+    Where labels are noisy, the wrong ones are the hardest.
+
+    Args:
+        teacher: a tf_keras or Keras 3 model, a restored SavedModel, a callable on
+            tensors, or a list of these, whose probabilities are averaged. It may end
+            in class scores (logits), a softmax, or one sigmoid; it runs with
+            `training=False`.
+        x: an array (N, ...), or a dict, list or tuple of arrays for several inputs.
+        y: class numbers (N,) or (N, 1), or one-hot rows (N, C).
+        batch_size: examples a forward pass.
+        preprocess: a function of the batch x, as in `tfkd.data.batches`.
+        path: a file for the scores. If it holds those of the same data, weights and
+            settings, it is read and no pass is made; else it is written. A function is
+            compared by its code and by what it refers to.
+        progress: whether to show a bar.
+
+    Returns:
+        A `Difficulty` in nats, of N scores.
+
+    Raises:
+        TypeError, ValueError: for no examples, lengths that differ, labels outside the
+            classes, a model that does not score classes or whose output is NaN; if
+            `path` is a file of another kind.
+
+    Warns:
+        UserWarning: if the file at `path` was made from something else; it says what.
+
+    Reference:
+        Hacohen and Weinshall 2019, https://arxiv.org/abs/1904.03626
+
+    Example:
+        >>> import numpy as np, tensorflow as tf
+        >>> from tfkd.curriculum import difficulty
+        >>> teacher = lambda x: tf.math.log(x)  # class scores: here p itself
+        >>> x = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
+        >>> difficulty.teacher_loss(teacher, x, np.array([0, 2]), progress=False).scores.round(4)
+        array([0.6931, 2.3026])
+    """
+    options = (batch_size, preprocess, path, progress)
+    return _of_model("teacher_loss", "teacher", teacher, x, y, _crossentropy, options)
+
+
+def teacher_margin(
+    teacher: Any,
+    x: Any,
+    y: Any,
+    *,
+    batch_size: int = 256,
+    preprocess: Preprocess = None,
+    path: FilePath = None,
+    progress: bool = True,
+) -> Difficulty:
+    """How far another class is ahead: −(p_t(y) − the largest p_t of the others).
+
+    Between −1, where the teacher is sure of the label, and 1, where it is sure of
+    another class. Arguments and errors are those of `teacher_loss`.
+
+    Returns:
+        A `Difficulty` of N scores in [−1, 1].
+
+    Example:
+        >>> import numpy as np, tensorflow as tf
+        >>> from tfkd.curriculum import difficulty
+        >>> x, y = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]), np.array([0, 2])
+        >>> difficulty.teacher_margin(tf.math.log, x, y, progress=False).scores.round(4)
+        array([-0.25,  0.7 ])
+    """
+    options = (batch_size, preprocess, path, progress)
+    return _of_model("teacher_margin", "teacher", teacher, x, y, _margin, options)
+
+
+def teacher_entropy(
+    teacher: Any,
+    x: Any,
+    *,
+    batch_size: int = 256,
+    preprocess: Preprocess = None,
+    path: FilePath = None,
+    progress: bool = True,
+) -> Difficulty:
+    """How unsure the teacher is, without labels: −Σ_c p_t(c) log p_t(c).
+
+    Arguments and errors are those of `teacher_loss`.
+
+    Returns:
+        A `Difficulty` in nats, of N scores in [0, log C].
+
+    Example:
+        >>> import numpy as np, tensorflow as tf
+        >>> from tfkd.curriculum import difficulty
+        >>> x = np.array([[0.5, 0.5], [0.999, 0.001]])
+        >>> difficulty.teacher_entropy(tf.math.log, x, progress=False).scores.round(4)
+        array([0.6931, 0.0079])
+    """
+    options = (batch_size, preprocess, path, progress)
+    return _of_model("teacher_entropy", "teacher", teacher, x, None, _entropy, options)
+
+
+def student_loss(
+    student: Any,
+    x: Any,
+    y: Any,
+    *,
+    batch_size: int = 256,
+    preprocess: Preprocess = None,
+    path: FilePath = None,
+    progress: bool = True,
+) -> Difficulty:
+    """The student's own cross-entropy of the label, as it is now: −log p_s(y).
+
+    For scores that follow the training (self-paced learning); with `training=False`,
+    and nothing of the student changes. Arguments and errors are those of
+    `teacher_loss`.
+
+    Returns:
+        A `Difficulty` in nats, of N scores.
+
+    Reference:
+        Kumar et al. 2010, "Self-paced learning for latent variable models", NeurIPS
+
+    Example:
+        >>> import numpy as np, tf_keras as keras
+        >>> from tfkd.curriculum import difficulty
+        >>> student = keras.Sequential([keras.layers.Dense(2, input_shape=(3,))])
+        >>> student.set_weights([np.eye(3, 2), np.zeros(2)])
+        >>> x, y = np.array([[2.0, 0, 0], [0, 0, 0]]), np.array([0, 1])
+        >>> difficulty.student_loss(student, x, y, progress=False).scores.round(4)
+        array([0.1269, 0.6931])
+    """
+    options = (batch_size, preprocess, path, progress)
+    return _of_model("student_loss", "student", student, x, y, _crossentropy, options)
+
+
+def length(x: Any, padding: int = 0, *, path: FilePath = None) -> Difficulty:
+    """How long each text is: tokens that are not padding, or words.
+
+    Args:
+        x: token numbers (N, L), a list of N sequences, or N strings.
+        padding: the token that does not count.
+        path: as in `teacher_loss`.
+
+    Returns:
+        A `Difficulty` of N counts.
+
+    Raises:
+        TypeError, ValueError: if x is none of these, or empty.
+
+    Reference:
+        Platanios et al. 2019, https://arxiv.org/abs/1903.09848
+
+    Example:
+        >>> from tfkd.curriculum import difficulty
+        >>> difficulty.length(["a film", "not a very good film"]).scores.tolist()
+        [2.0, 5.0]
+        >>> difficulty.length([[7, 3, 0], [2, 0, 0]]).scores.tolist()
+        [2.0, 1.0]
+    """
+    checks.integer("padding", padding, -(2**63), "an integer")
+    parts = {"data": x, "setting": padding}
+    return scored("length", parts, path, lambda: counting.lengths(x, padding))
+
+
+def object_count(
+    y: Any, padding: float = -1, *, mask: Any = None, path: FilePath = None
+) -> Difficulty:
+    """How many objects each image holds.
+
+    Args:
+        y: boxes or class numbers of N images: a list of N arrays; a RaggedTensor; an
+            array (N, M, 4) of boxes or (N, M) of classes, padded; or a dict with
+            "boxes" or "classes" of one of these forms, as in keras-cv.
+        padding: what padded classes, or all four numbers of a padded box, are.
+        mask: (N, M) bool, True for an object, in place of `padding`.
+        path: as in `teacher_loss`.
+
+    Returns:
+        A `Difficulty` of N counts.
+
+    Raises:
+        TypeError, ValueError: if y or mask is none of these, or empty.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd.curriculum import difficulty
+        >>> difficulty.object_count([np.zeros((3, 4)), np.zeros((0, 4))]).scores.tolist()
+        [3.0, 0.0]
+        >>> classes = np.array([[2, 7, -1], [5, -1, -1]])
+        >>> difficulty.object_count({"classes": classes}).scores.tolist()
+        [2.0, 1.0]
+    """
+    checks.finite("padding", padding)
+    parts = {"data": y, "setting": [padding, mask]}
+    return scored("object_count", parts, path, lambda: counting.objects(y, padding, mask))
+
+
+def from_function(
+    function: Callable[..., Any], x: Any, y: Any = None, *, path: FilePath = None
+) -> Difficulty:
+    """Scores of your own.
+
+    Args:
+        function: `function(x)`, or `function(x, y)` if y is given, → N finite numbers,
+            higher is harder. It is called once, on everything.
+        x: whatever the function takes; of arrays the first axis is the examples.
+        y: the same, or None.
+        path: as in `teacher_loss`.
+
+    Returns:
+        A `Difficulty` of N scores; `kind` is "function".
+
+    Raises:
+        TypeError: if it can't be called, or returns no numbers.
+        ValueError: if it returns another number of them than there are examples, or
+            NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd.curriculum import difficulty
+        >>> images = np.array([[[0.0, 9.0]], [[4.0, 5.0]]])
+        >>> difficulty.from_function(lambda x: x.std(axis=(1, 2)), images).scores.tolist()
+        [4.5, 0.5]
+    """
+    checks.function("function", function)
+    arrays = [array for array in (x, y) if array is not None]
+    is_listed = isinstance(x, (list, tuple)) and not any(hasattr(leaf, "shape") for leaf in x)
+    count = len(x) if is_listed else check_arrays(x)
+
+    def compute():
+        found = np.asarray(function(*arrays))
+        if found.shape in ((count, 1), (count,)) and found.dtype.kind in "iubf":
+            return found.reshape(count)
+        expected = f"a function that returns {count} numbers, one an example"
+        raise checks.value_error("function", expected, found)
+
+    parts = {"data": x, "labels": y, "function": function}
+    return scored("function", parts, path, compute)
+
+
+def _of_model(
+    kind: str, side: str, model: Any, x: Any, y: Any, measure: Measure, options: tuple[Any, ...]
+) -> Difficulty:
+    batch_size, preprocess, path, progress = options
+    checks.positive_int("batch_size", batch_size)
+    checks.instance("progress", progress, bool, "True or False")
+    scorer = Scorer(side, model, measure, preprocess)
+    count = check_arrays(x)
+    labels = None if measure is _entropy else class_numbers(y, count)
+    parts = {"data": x, "labels": labels, side: model, "preprocess": preprocess}
+    return scored(kind, parts, path, lambda: scorer(x, labels, batch_size, progress))
+
+
+def _crossentropy(log_p: Any, labels: Any) -> Any:
+    return -tf.gather(log_p, labels, batch_dims=1)
+
+
+def _margin(log_p: Any, labels: Any) -> Any:
+    p = tf.exp(log_p)
+    others = tf.where(
+        tf.one_hot(labels, tf.shape(p)[-1], True, False), tf.constant(-1.0, p.dtype), p
+    )
+    return tf.reduce_max(others, -1) - tf.gather(p, labels, batch_dims=1)
+
+
+def _entropy(log_p: Any, labels: Any) -> Any:
+    # 0 · log 0 is 0.
+    return -tf.reduce_sum(tf.math.multiply_no_nan(log_p, tf.exp(log_p)), -1)

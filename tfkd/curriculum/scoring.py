@@ -1,0 +1,196 @@
+"""One pass of a model over data in memory, of which only the scores are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.distillation.teachers import Teachers, as_list, mean_probability, to_logits
+
+Measure = Callable[[Any, Any], Any]
+
+
+class Scorer:
+    """Scores examples by what a model, or the mean of several, says of them.
+
+    It holds one traced function: scoring again with the same Scorer, after the model
+    has trained, traces nothing.
+
+    Args:
+        side: "teacher" or "student", for messages.
+        models: a model, or a list of them, of any kind that a Distiller takes.
+        measure: (log-probabilities float64 (B, C), labels int64 (B,) or None) → scores (B,).
+        preprocess: None, or a function of the batch x.
+    """
+
+    def __init__(
+        self,
+        side: str,
+        models: Any,
+        measure: Measure,
+        preprocess: Callable[[Any], Any] | None = None,
+    ):
+        self.side = side
+        self._models = Teachers(as_list(models), [])
+        self._measure = measure
+        self._preprocess = preprocess
+        if preprocess is not None:
+            checks.function("preprocess", preprocess)
+        self._function: Any = None
+
+    def __call__(
+        self, x: Any, labels: np.ndarray | None, batch_size: int, progress: bool
+    ) -> np.ndarray:
+        """Float64 scores (N,), from one pass.
+
+        Args:
+            x: an array (N, ...), or a dict, list or tuple of them.
+            labels: int64 class numbers (N,), or None.
+            batch_size: examples a forward pass; the last may have fewer.
+            progress: whether to show a bar.
+
+        Raises:
+            ValueError: for labels outside the classes, or a model whose output is NaN.
+        """
+        count = check_arrays(x)
+        scores = np.empty(count, np.float64)
+        bar = keras.utils.Progbar(-(-count // batch_size)) if progress else None
+        for start in range(0, count, batch_size):
+            part = slice(start, min(start + batch_size, count))
+            batch = tf.nest.map_structure(lambda array, part=part: _tensor(array[part]), x)
+            given = () if labels is None else (tf.constant(labels[part]),)
+            values, classes = self._run(batch, *given)
+            if start == 0 and labels is not None:
+                _check_labels(labels, int(classes))
+            scores[part] = values.numpy()
+            self._check(scores[part], start)
+            if bar is not None:
+                bar.add(1)
+        return scores
+
+    def _run(self, *args: Any) -> Any:
+        if self._function is None:
+            # The first axis open from the start: the last, smaller batch traces nothing.
+            specs = tf.nest.map_structure(
+                lambda tensor: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype), args
+            )
+            self._function = tf.function(self._scores, input_signature=specs)
+        return self._function(*args)
+
+    def _scores(self, x: Any, labels: Any = None) -> Any:
+        if self._preprocess is not None:
+            x = self._preprocess(x)
+        finals, _ = self._models(tf.nest.map_structure(_single, x))
+        log_p = log_probabilities(self.side, finals)
+        classes = tf.shape(log_p, out_type=tf.int64)[-1]
+        if labels is not None:
+            # Those outside are an error, which is told when the classes are known.
+            labels = tf.clip_by_value(labels, 0, classes - 1)
+        return self._measure(log_p, labels), classes
+
+    def _check(self, scores: np.ndarray, start: int) -> None:
+        finite = np.isfinite(scores)
+        if not finite.all():
+            bad = int(np.argmin(finite))
+            raise ValueError(
+                f"`{self.side}`: expected finite outputs, received NaN or infinity for example "
+                f"{start + bad}. Look at its input and at the model's weights: "
+                "`preprocess` must scale data as for training."
+            )
+
+
+def _tensor(values: Any) -> Any:
+    return tf.convert_to_tensor(values)
+
+
+def _single(tensor: Any) -> Any:
+    """NumPy's float64 as float32, as Keras's own `fit` and `predict` do."""
+    return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
+
+
+def log_probabilities(side: str, finals: list[Any]) -> Any:
+    """float64 (B, C) log-probabilities of the classes, from the outputs of the models.
+
+    A softmax or sigmoid at a model's end is undone; one output a model is the
+    log-odds of the second of two classes. In float32 all examples that a teacher is
+    sure of would be equally easy: 1 − p stops at 6e-8.
+    """
+    for final in finals:
+        if tf.nest.is_nested(final) or len(final.shape) != 2:
+            shape = tf.nest.map_structure(lambda leaf: tuple(leaf.shape), final)
+            raise ValueError(
+                f"`{side}`: expected one output of class scores, (B, C), received {shape}. Pass a "
+                "function of x that returns the scores, or use from_function."
+            )
+    is_sigmoid = finals[0].shape[-1] == 1
+    scores = mean_probability([to_logits(final) for final in finals], [is_sigmoid])
+    scores = tf.cast(scores, tf.float64)
+    if is_sigmoid:
+        return tf.concat([tf.math.log_sigmoid(-scores), tf.math.log_sigmoid(scores)], -1)
+    return tf.nn.log_softmax(scores)
+
+
+def check_arrays(x: Any) -> int:
+    """Accepts arrays of one length, at least 1; returns it."""
+    leaves = tf.nest.flatten(x)
+    expected = "an array (N, ...) of examples, or a dict, list or tuple of arrays"
+    if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
+        mend = None
+        if isinstance(x, tf.data.Dataset):
+            mend = "Scores belong to examples by their place: pass the arrays behind it."
+        raise checks.type_error("x", expected, x, mend)
+    counts = [int(leaf.shape[0]) for leaf in leaves]
+    if len(set(counts)) > 1:
+        raise checks.value_error("x", "arrays of one length", counts)
+    if counts[0] == 0:
+        raise checks.value_error("x", "at least one example", leaves[0])
+    return counts[0]
+
+
+def class_numbers(y: Any, count: int) -> np.ndarray:
+    """Labels of any usual form as int64 (N,).
+
+    Args:
+        y: class numbers (N,) or (N, 1), or one-hot rows (N, C).
+        count: N.
+
+    Raises:
+        TypeError, ValueError: if they are none of these, or negative.
+    """
+    expected = f"{count} class numbers, (N,) or (N, 1), or one-hot rows (N, C)"
+    if y is None or isinstance(y, tf.data.Dataset):
+        raise checks.type_error("y", expected, y)
+    array = np.asarray(y)
+    if array.dtype.kind not in "iubf":
+        raise checks.type_error("y", expected, y)
+    if array.ndim not in (1, 2) or len(array) != count:
+        raise checks.value_error("y", expected, array)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    elif array.ndim == 2:
+        is_one_hot = np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all()
+        if not is_one_hot:
+            mend = "Of soft labels pass the argmax, or write a function for from_function."
+            raise checks.value_error("y", "one-hot rows, if not class numbers", array, mend)
+        array = array.argmax(1)
+    whole = array == np.rint(array)
+    if not whole.all() or (array < 0).any():
+        bad = int(np.argmax(~whole | (array < 0)))
+        raise checks.value_error(
+            "y", "class numbers from 0", array, f"That of example {bad} is {array[bad]}."
+        )
+    return array.astype(np.int64)
+
+
+def _check_labels(labels: np.ndarray, classes: int) -> None:
+    if labels.max() >= classes:
+        bad = int(np.argmax(labels >= classes))
+        mend = f"That of example {bad} is {labels[bad]}. Number the classes from 0."
+        raise checks.value_error(
+            "y", f"class numbers from 0 to {classes - 1}, as the model scores", labels, mend
+        )
