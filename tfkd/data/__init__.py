@@ -5,9 +5,14 @@ from tfkd.data.batches import batches, eval_batches, steps_per_epoch
 from tfkd.data.dataset import Dataset
 from tfkd.data.folder import image_folder
 from tfkd.data.sources import digits, keras_dataset, load, npz
+from tfkd.data.text import Encoder, TextDataset, TokenDataset
+from tfkd.data.tsv import tsv
 
 __all__ = [
     "Dataset",
+    "Encoder",
+    "TextDataset",
+    "TokenDataset",
     "batches",
     "digits",
     "eval_batches",
@@ -17,4 +22,5 @@ __all__ = [
     "npz",
     "shift_and_flip",
     "steps_per_epoch",
+    "tsv",
 ]

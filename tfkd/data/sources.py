@@ -11,6 +11,8 @@ import numpy as np
 from tfkd import checks
 from tfkd.data.dataset import Dataset, stratified_split
 from tfkd.data.folder import image_folder
+from tfkd.data.text import TextDataset
+from tfkd.data.tsv import holds_texts, tsv
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -154,17 +156,18 @@ def keras_dataset(name: str) -> Dataset:
     return Dataset(x_train, y_train, x_test, y_test, KERAS_NAMES[name], name)
 
 
-def load(spec: str | os.PathLike, **options: Any) -> Dataset:
+def load(spec: str | os.PathLike, **options: Any) -> Dataset | TextDataset:
     """Loads the data set that `spec` names, as on a command line.
 
     Args:
         spec: "digits"; a Keras name ("mnist", "fashion_mnist", "cifar10",
-            "cifar100"); the path of a `.npz` file; or a folder of images.
-        **options: passed on to `digits`, `npz`, `keras_dataset` or
-            `image_folder`.
+            "cifar100"); the path of a `.npz` file; a folder of images; or a
+            folder with `train.tsv` and `test.tsv`, or one `.tsv` file, of texts.
+        **options: passed on to `digits`, `npz`, `keras_dataset`,
+            `image_folder` or `tsv`.
 
     Returns:
-        A `Dataset`.
+        A `Dataset`, or for texts a `TextDataset`.
 
     Raises:
         ValueError: if `spec` is none of these.
@@ -182,12 +185,17 @@ def load(spec: str | os.PathLike, **options: Any) -> Dataset:
     if spec in KERAS_NAMES:
         return keras_dataset(spec, **options)
     if os.path.isdir(spec):
-        return image_folder(spec, **options)
+        return tsv(spec, **options) if holds_texts(spec) else image_folder(spec, **options)
     if spec.lower().endswith(".npz"):
         return npz(spec, **options)
+    if spec.lower().endswith(".tsv"):
+        return tsv(spec, **options)
     names = ("digits", *KERAS_NAMES)
-    expected = f"one of {', '.join(map(repr, names))}, a path to a .npz file, or an image folder"
+    expected = (
+        f"one of {', '.join(map(repr, names))}, a path to a .npz or .tsv file, an image folder, or "
+        "a folder with train.tsv and test.tsv"
+    )
     mend = checks.near(spec, names) or "There is no file or folder of this name."
     if os.path.isfile(spec):
-        mend = "It is a file, but not a .npz file."
+        mend = "It is a file, but not a .npz file or a .tsv file."
     raise checks.value_error("spec", expected, spec, mend)

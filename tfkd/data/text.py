@@ -1,0 +1,266 @@
+"""Labelled texts in memory, checked once where they enter, and their token ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+
+_CHUNK = 4096
+_STANDARDIZE = "lower_and_strip_punctuation"
+
+
+def _texts(name: str, value: Any) -> np.ndarray:
+    """Returns `value` as an object array (N,) of str, N at least 1."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+        raise checks.type_error(name, "a sequence of texts", value, "One text? Pass [text].")
+    for index, text in enumerate(value):
+        if not isinstance(text, str):
+            raise checks.type_error(name, "texts of type str", text, f"See entry {index}.")
+    if len(value) == 0:
+        raise checks.value_error(name, "at least one text", value)
+    texts = np.empty(len(value), object)
+    texts[:] = [str(text) for text in value]
+    return texts
+
+
+def _labels(name: str, value: Any, count: int) -> np.ndarray:
+    """Returns `value` as int32 of shape (count,), all at least 0."""
+    labels = np.asarray(value)
+    if labels.shape != (count,):
+        raise checks.value_error(name, f"{count} labels, one for each text", labels)
+    if labels.dtype.kind not in "iu":
+        raise checks.type_error(name, "integer labels", labels)
+    if labels.min() < 0:
+        raise checks.value_error(name, "labels from 0", int(labels.min()))
+    return labels.astype(np.int32)
+
+
+def _check_classes(labels: dict[str, np.ndarray]) -> int:
+    """Returns the number of classes; every one of 0..max must be in y_train."""
+    counts = np.bincount(labels["y_train"])
+    missing = np.flatnonzero(counts == 0)
+    if missing.size:
+        expected = f"every label from 0 to {len(counts) - 1} at least once"
+        mend = f"Labels without a text: {missing[:10].tolist()}. Number the classes 0, 1, 2, ..."
+        raise checks.value_error("y_train", expected, labels["y_train"], mend)
+    for name, values in labels.items():
+        if values.max() >= len(counts):
+            mend = f"The training part has the labels 0 to {len(counts) - 1}."
+            raise checks.value_error(name, "labels that are in y_train", int(values.max()), mend)
+    return len(counts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TextDataset:
+    """Labelled texts, split in a training and a test part, maybe with a third.
+
+    Args:
+        x_train: N texts: a list or an array of `str`.
+        y_train: (N,) integer labels; each of 0..K-1 at least once.
+        x_test, y_test: M texts and their labels, within 0..K-1.
+        class_names: K names; default "0", "1", ...
+        name: what reports call the data set.
+        x_dev, y_dev: a part to choose settings by; both or none.
+
+    Raises:
+        TypeError: if something is no text or no integer label.
+        ValueError: if a part is empty, or lengths or labels do not fit.
+
+    Example:
+        >>> from tfkd import data
+        >>> texts = data.TextDataset(["Good!", "bad", "so good"], [1, 0, 1], ["bad bad"], [0])
+        >>> texts
+        TextDataset('texts', 3 + 1 texts, 2 classes)
+        >>> tokens = texts.vectorize(max_length=3)
+        >>> tokens.vocabulary
+        ('', '[UNK]', 'good', 'so', 'bad')
+        >>> tokens.x_test.tolist()
+        [[4, 4, 0]]
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple[str, ...] = ()
+    name: str = "texts"
+    x_dev: np.ndarray | None = None
+    y_dev: np.ndarray | None = None
+
+    def __post_init__(self):
+        if (self.x_dev is None) != (self.y_dev is None):
+            missing = "x_dev" if self.x_dev is None else "y_dev"
+            raise checks.value_error(missing, "both x_dev and y_dev, or neither", None)
+        labels = {}
+        for part in self.parts:
+            texts = _texts(f"x_{part}", getattr(self, f"x_{part}"))
+            name = f"y_{part}"
+            labels[name] = _labels(name, getattr(self, name), len(texts))
+            object.__setattr__(self, f"x_{part}", texts)
+            object.__setattr__(self, name, labels[name])
+        classes = _check_classes(labels)
+        if isinstance(self.class_names, str):
+            raise checks.type_error("class_names", "a sequence of names", self.class_names)
+        names = tuple(str(n) for n in self.class_names) or tuple(map(str, range(classes)))
+        if len(names) != classes:
+            raise checks.value_error("class_names", f"{classes} names, one a class", names)
+        object.__setattr__(self, "class_names", names)
+
+    def __repr__(self) -> str:
+        dev = "" if self.x_dev is None else f" + {len(self.x_dev)}"
+        counts = f"{len(self.x_train)} + {len(self.x_test)}{dev}"
+        return f"TextDataset({self.name!r}, {counts} texts, {self.num_classes} classes)"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """("train", "test"), and "dev" where there is one."""
+        return ("train", "test") if self.x_dev is None else ("train", "test", "dev")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    def vectorize(self, vocab_size: int = 10_000, max_length: int = 64) -> TokenDataset:
+        """The texts as token ids; the vocabulary is that of the training texts alone.
+
+        Words are what spaces separate, in lower case and without punctuation
+        (`keras.layers.TextVectorization`). Id 0 is padding, 1 any unknown word,
+        then the words from the most frequent on.
+
+        Args:
+            vocab_size: the largest number of ids, at least 3.
+            max_length: tokens of a text, L: longer ones lose their end.
+
+        Returns:
+            A `TokenDataset`, with as many ids as there are words up to `vocab_size`.
+
+        Raises:
+            ValueError: if a size is too small, or the training texts hold no word.
+        """
+        expected = "an integer of at least 3: padding, unknown, and words"
+        checks.integer("vocab_size", vocab_size, 3, expected)
+        checks.positive_int("max_length", max_length)
+        import tensorflow as tf
+        import tf_keras as keras
+
+        layer = keras.layers.TextVectorization(max_tokens=vocab_size, standardize=_STANDARDIZE)
+        layer.adapt(tf.constant(self.x_train), batch_size=_CHUNK)
+        vocabulary = tuple(str(word) for word in layer.get_vocabulary())
+        if len(vocabulary) < 3:
+            raise checks.value_error("x_train", "texts with words", self.x_train[0])
+        encode = Encoder(vocabulary, max_length)
+        fields = {f"x_{part}": encode(getattr(self, f"x_{part}")) for part in self.parts}
+        fields |= {f"y_{part}": getattr(self, f"y_{part}") for part in self.parts}
+        return TokenDataset(encode, class_names=self.class_names, name=self.name, **fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Texts → token ids, by a vocabulary.
+
+    Args:
+        vocabulary: word of each id; the first two are "" (padding) and "[UNK]".
+        max_length: tokens of a text, L.
+
+    Example:
+        >>> from tfkd import data
+        >>> data.Encoder(("", "[UNK]", "good", "film"), 4)(["A good film.", ""]).tolist()
+        [[1, 2, 3, 0], [0, 0, 0, 0]]
+    """
+
+    vocabulary: tuple[str, ...]
+    max_length: int
+
+    def __post_init__(self):
+        words = tuple(str(word) for word in self.vocabulary)
+        if words[:2] != ("", "[UNK]") or len(set(words)) != len(words) or len(words) < 3:
+            expected = "'', '[UNK]' and then words, each once"
+            raise checks.value_error("vocabulary", expected, words[:5])
+        checks.positive_int("max_length", self.max_length)
+        object.__setattr__(self, "vocabulary", words)
+
+    @functools.cached_property
+    def _layer(self) -> Any:
+        import tf_keras as keras
+
+        return keras.layers.TextVectorization(
+            standardize=_STANDARDIZE,
+            output_sequence_length=self.max_length,
+            vocabulary=list(self.vocabulary[2:]),
+        )
+
+    def __call__(self, texts: Any) -> np.ndarray:
+        """Encodes N texts.
+
+        Args:
+            texts: a list or an array of `str`.
+
+        Returns:
+            (N, L) int32 token ids; 0 where a text has ended.
+
+        Raises:
+            TypeError: if `texts` is a single text or holds something else.
+            ValueError: if there is none.
+        """
+        import tensorflow as tf
+
+        texts = _texts("texts", texts)
+        starts = range(0, len(texts), _CHUNK)
+        ids = [self._layer(tf.constant(texts[s : s + _CHUNK])).numpy() for s in starts]
+        return np.concatenate(ids).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TokenDataset:
+    """A `TextDataset` as token ids; made by `TextDataset.vectorize`.
+
+    Attributes:
+        encode: texts → ids, for texts to come: `tokens.encode(["a new one"])`.
+        x_train, x_test, x_dev: (N, L) int32 token ids, 0 where a text has ended.
+        y_train, y_test, y_dev: (N,) int32 labels; dev is None where there is none.
+        class_names: names of the classes.
+        name: what reports call the data set.
+    """
+
+    encode: Encoder
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple[str, ...]
+    name: str = "texts"
+    x_dev: np.ndarray | None = None
+    y_dev: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenDataset({self.name!r}, {len(self.x_train)} + {len(self.x_test)} texts, "
+            f"{self.num_classes} classes, {self.vocab_size} ids, {self.max_length} a text)"
+        )
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The word of each id."""
+        return self.encode.vocabulary
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids V, padding and unknown included."""
+        return len(self.vocabulary)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text, L."""
+        return self.encode.max_length
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
