@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -95,7 +96,7 @@ class Curriculum(tf.Module):
         for name, function in (("augment", augment), ("preprocess", preprocess)):
             if function is not None:
                 checks.function(name, function)
-        self._augment, self._preprocess = augment, preprocess
+        self._augment, self.preprocess = augment, preprocess
         checks.instance("balance_classes", balance_classes, bool, "True or False")
         if labels is None and len(arrays) > 1:
             labels = arrays[1]
@@ -106,12 +107,15 @@ class Curriculum(tf.Module):
         self._sizes = tf.constant(sizes, tf.int64)
         # Kept as tensors: the pipeline takes them by reference, not copied into its graph.
         self._data = tf.nest.map_structure(tf.convert_to_tensor, arrays)
-        self.difficulty = np.zeros(self.count)
+        self._begin = 0
+        self._difficulty = tf.Variable(tf.zeros(self.count, tf.float64), trainable=False)
         self._order = tf.Variable(tf.range(self.count, dtype=tf.int64), trainable=False)
         self.update_difficulty(difficulty)
-        self._compiled = tf.function(
-            self._indices, input_signature=[tf.TensorSpec((), tf.int64)], autograph=False
-        )
+        self._compile()
+
+    def _compile(self) -> None:
+        signature = [tf.TensorSpec((), tf.int64)]
+        self._compiled = tf.function(self._indices, input_signature=signature, autograph=False)
 
     @property
     def is_adaptive(self) -> bool:
@@ -144,17 +148,48 @@ class Curriculum(tf.Module):
         Raises:
             ValueError: for scores of another length, or NaN.
         """
-        self.difficulty = ordering.check_scores("difficulty", difficulty, self.count)
-        order = ordering.ranked(self.difficulty, self._classes, self.order, self.seed)
-        self._order.assign(order)
+        scores = ordering.check_scores("difficulty", difficulty, self.count)
+        self._difficulty.assign(scores)
+        self._order.assign(ordering.ranked(scores, self._classes, self.order, self.seed))
 
     def fraction(self, step: int) -> float:
         """The share of the examples that the pace allows at a step."""
-        return float(self.pacing(step))
+        return float(self.pacing(max(step - self._begin, 0)))
+
+    def repaced(self, pacing: Any, begin_step: int = 0) -> Curriculum:
+        """The same data, order and seed with another pace, which begins at `begin_step`.
+
+        Both share one order: `update_difficulty` of one is that of both.
+
+        Args:
+            pacing: a number in (0, 1] or a pace.
+            begin_step: the step at which the pace is at its step 0.
+
+        Raises:
+            TypeError, ValueError: as in the constructor, but without the warning.
+        """
+        other = copy.copy(self)
+        other.pacing = _check_pacing(pacing)
+        other._begin = checks.non_negative_int("begin_step", begin_step)
+        sizes = _sizes(other.pacing, self.count)
+        other._check_sizes(sizes, partial=True)
+        other._sizes = tf.constant(sizes, tf.int64)
+        other._compile()
+        return other
 
     def pool_size(self, step: int) -> int:
         """Examples in play at a step: the first ones of `ranking`."""
         return int(self._pool(tf.constant(step, tf.int64)))
+
+    @property
+    def difficulty(self) -> np.ndarray:
+        """The score of each example, float64 (N,)."""
+        return self._difficulty.numpy()
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """(x, y) or what else was given, as tensors."""
+        return self._data
 
     @property
     def ranking(self) -> np.ndarray:
@@ -168,7 +203,7 @@ class Curriculum(tf.Module):
     def _pool(self, step: Any) -> Any:
         if self.is_adaptive:
             return tf.gather(self._sizes, self.pacing._level)
-        return tf.gather(self._sizes, tf.minimum(step, len(self._sizes) - 1))
+        return tf.gather(self._sizes, tf.clip_by_value(step - self._begin, 0, len(self._sizes) - 1))
 
     def _indices(self, step: Any) -> Any:
         """Positions in the stream of draws, cut in passes over the pool, each shuffled.
@@ -251,8 +286,8 @@ class Curriculum(tf.Module):
             x, *others = tf.nest.map_structure(
                 lambda value: value[first : first + size], (x, *others)
             )
-        if self._preprocess is not None:
-            x = self._preprocess(x)
+        if self.preprocess is not None:
+            x = self.preprocess(x)
         return (x, *others) if others else x
 
 

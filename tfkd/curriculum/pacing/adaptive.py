@@ -9,9 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd import checks
+from tfkd.curriculum import metrics
 from tfkd.curriculum.pacing.base import check_fraction
-
-_MODES = ("auto", "min", "max")
 
 
 class Adaptive(tf.Module):
@@ -20,7 +19,7 @@ class Adaptive(tf.Module):
     At the end of each epoch `update` looks at the metric. After `patience` epochs
     without an improvement the fraction is multiplied by `growth`; when the metric is
     worse than the best so far by more than `tolerance`, it is divided by `growth`.
-    `tfkd.callbacks.CurriculumLog` and `tfkd.ProgressiveDistiller` call `update`.
+    `tfkd.callbacks.CurriculumUpdate` and `tfkd.ProgressiveDistiller` call `update`.
 
     Its state (level, best, waited) is in variables: a `tf.train.Checkpoint` that holds
     it, or the `Curriculum` that uses it, keeps it.
@@ -67,9 +66,8 @@ class Adaptive(tf.Module):
         if growth <= 1:
             raise checks.value_error("growth", "a number above 1", growth)
         self.growth = float(growth)
-        self.monitor = checks.instance("monitor", monitor, str, "the name of a metric")
-        checks.one_of("mode", mode, _MODES)
-        self.sign = _sign(monitor, mode)
+        self.sign = metrics.sign(monitor, mode)
+        self.monitor = monitor
         self.patience = checks.positive_int("patience", patience)
         self.min_delta = float(checks.non_negative("min_delta", min_delta))
         self.tolerance = None
@@ -99,18 +97,7 @@ class Adaptive(tf.Module):
         Raises:
             ValueError: if the metric is not in the logs, or is NaN.
         """
-        logs = logs or {}
-        if self.monitor not in logs:
-            mend = checks.near(self.monitor, logs) or f"There are: {', '.join(sorted(logs))}."
-            raise checks.value_error(
-                "monitor", "a metric in the logs (pass validation_data)", self.monitor, mend
-            )
-        value = self.sign * float(logs[self.monitor])
-        if math.isnan(value):
-            raise checks.value_error(
-                "monitor", "a metric that is a number", f"{self.monitor} = NaN", "Training failed."
-            )
-        self._advance(value)
+        self._advance(self.sign * metrics.value_of(self.monitor, logs))
         return self()
 
     def _advance(self, value: float) -> None:
@@ -130,11 +117,3 @@ class Adaptive(tf.Module):
         self._level.assign(min(max(level, 0), self.levels))
         self._waited.assign(0)
 
-
-_HIGHER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "agreement")
-
-
-def _sign(monitor: str, mode: str) -> float:
-    if mode == "auto":
-        mode = "max" if any(word in monitor for word in _HIGHER_IS_BETTER) else "min"
-    return 1.0 if mode == "max" else -1.0

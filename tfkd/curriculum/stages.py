@@ -1,0 +1,202 @@
+"""Stages of one training: what changes from one to the next, and when."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import checks, schedules
+from tfkd.curriculum import metrics
+from tfkd.curriculum.pacing import Adaptive, Pacing
+from tfkd.curriculum.pacing.base import check_fraction
+
+Logs = Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """Promotes when a metric is as good as `value`.
+
+    Args:
+        monitor: the metric's name in the logs.
+        value: what must be reached.
+        mode: "min" or "max", what is better; "auto" goes by the name.
+
+    Example:
+        >>> from tfkd.curriculum import Reached
+        >>> rule = Reached("val_accuracy", 0.9)
+        >>> rule([{"val_accuracy": 0.8}]), rule([{"val_accuracy": 0.8}, {"val_accuracy": 0.9}])
+        (False, True)
+    """
+
+    monitor: str
+    value: float
+    mode: str = "auto"
+
+    def __post_init__(self):
+        metrics.sign(self.monitor, self.mode)
+        checks.finite("value", self.value)
+
+    def __call__(self, logs: Logs) -> bool:
+        """Whether the last epoch of a stage has reached the value."""
+        sign = metrics.sign(self.monitor, self.mode)
+        return sign * metrics.value_of(self.monitor, logs[-1]) >= sign * self.value
+
+
+@dataclasses.dataclass(frozen=True)
+class Plateau:
+    """Promotes when a metric has not improved for `patience` epochs of the stage.
+
+    Args:
+        monitor: the metric's name in the logs.
+        patience: epochs, at least 1.
+        min_delta: what counts as an improvement, at least 0.
+        mode: "min" or "max", what is better; "auto" goes by the name.
+
+    Example:
+        >>> from tfkd.curriculum import Plateau
+        >>> rule = Plateau("val_loss", patience=2)
+        >>> [rule([{"val_loss": v} for v in seen]) for seen in ([3], [3, 2, 2], [3, 2, 2, 2])]
+        [False, False, True]
+    """
+
+    monitor: str
+    patience: int = 3
+    min_delta: float = 0.0
+    mode: str = "auto"
+
+    def __post_init__(self):
+        metrics.sign(self.monitor, self.mode)
+        checks.positive_int("patience", self.patience)
+        checks.non_negative("min_delta", self.min_delta)
+
+    def __call__(self, logs: Logs) -> bool:
+        """Whether the last `patience` epochs of a stage brought nothing."""
+        sign = metrics.sign(self.monitor, self.mode)
+        best, waited = -float("inf"), 0
+        for one in logs:
+            value = sign * metrics.value_of(self.monitor, one)
+            better = value > best + self.min_delta
+            best, waited = (value, 0) if better else (best, waited + 1)
+        return waited >= self.patience
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One part of a `tfkd.ProgressiveDistiller`'s training.
+
+    What is None stays as it was given to the ProgressiveDistiller. Schedules and paces
+    count their steps from the beginning of the stage.
+
+    Args:
+        epochs: the most epochs of the stage.
+        name: what errors and logs call it.
+        fraction: share of the data in play: a number in (0, 1] or a pace of
+            `tfkd.curriculum.pacing`; needs a `Curriculum` as data.
+        temperature: T of the distillation losses that have one: a number or schedule, or
+            a dict of them by the loss's name.
+        student_loss_weight: w in [0, 1], a number or schedule.
+        distillation_loss_weights: numbers or schedules, a list of one for each loss, or
+            a dict by the loss's name (the others stay as they were given).
+        learning_rate: a number, a schedule of `tfkd.schedules`, or a Keras schedule.
+        freeze: names or patterns ("stage1*") of layers of the student, not trained here.
+        promote: the stage ends early when `promote(logs of its epochs so far)` is true:
+            `Reached`, `Plateau`, or a function of a list of dicts.
+        structure: what is done to the student before the stage: steps of
+            `tfkd.progressive` (`Prune`, `CutLayers`, `Quantize`), or functions from a
+            model to a model.
+        decay: a `tfkd.progressive.Decay`: filters decay during the stage and are cut
+            out at its end.
+        data: trains on this instead of what is passed to `fit`, in the same forms.
+
+    Raises:
+        TypeError, ValueError: for an argument that is none of these.
+
+    Example:
+        >>> from tfkd.curriculum import Plateau, Stage, pacing
+        >>> hints = Stage(5, "hints", distillation_loss_weights=[1, 0], student_loss_weight=0)
+        >>> main = Stage(20, "main", fraction=pacing.Linear(0.3, 1000),
+        ...              promote=Plateau("val_accuracy", 3))
+        >>> hints.epochs, main.title(1)
+        (5, "stage 1 ('main')")
+    """
+
+    epochs: int
+    name: str | None = None
+    fraction: Any = None
+    temperature: Any = None
+    student_loss_weight: Any = None
+    distillation_loss_weights: Any = None
+    learning_rate: Any = None
+    freeze: str | Sequence[str] = ()
+    promote: Callable[[Logs], bool] | None = None
+    structure: Any = ()
+    decay: Any = None
+    data: Any = None
+
+    def __post_init__(self):
+        checks.positive_int("epochs", self.epochs)
+        if self.name is not None:
+            checks.instance("name", self.name, str, "a string or None")
+        _check_fraction(self.fraction)
+        for value in _each(self.temperature):
+            schedules.get("temperature", value, checks.positive)
+        if self.student_loss_weight is not None:
+            schedules.get("student_loss_weight", self.student_loss_weight, checks.fraction)
+        weights = self.distillation_loss_weights
+        if weights is not None and not isinstance(weights, (list, tuple, dict)):
+            raise checks.type_error("distillation_loss_weights", "a list or a dict", weights)
+        for value in _each(weights):
+            schedules.get("distillation_loss_weights", value, checks.non_negative)
+        _check_rate(self.learning_rate)
+        if self.promote is not None:
+            checks.function("promote", self.promote)
+        object.__setattr__(self, "freeze", _names(self.freeze))
+        object.__setattr__(self, "structure", _steps(self.structure))
+
+    def title(self, number: int) -> str:
+        """What messages call the stage, as the `number`-th (from 0)."""
+        return f"stage {number}" + (f" ({self.name!r})" if self.name else "")
+
+
+def _each(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _check_fraction(fraction: Any) -> None:
+    if fraction is None or isinstance(fraction, (Pacing, Adaptive)):
+        return
+    if not checks.is_number(fraction):
+        expected = "a number in (0, 1], a pace of tfkd.curriculum.pacing, or None"
+        raise checks.type_error("fraction", expected, fraction)
+    check_fraction("fraction", fraction)
+
+
+def _check_rate(rate: Any) -> None:
+    if rate is None or isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return
+    expected = "a number above 0, a schedule of tfkd.schedules or of Keras, or None"
+    schedules.get("learning_rate", rate, checks.non_negative, expected)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+        raise checks.type_error("freeze", "names or patterns of layers", value)
+    return tuple(names)
+
+
+def _steps(value: Any) -> tuple[Any, ...]:
+    steps = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    for step in steps:
+        if not callable(step):
+            expected = "steps of tfkd.progressive, or functions from a model to a model"
+            raise checks.type_error("structure", expected, step)
+    return steps
