@@ -1,6 +1,7 @@
 """What a model costs and what it is worth: counts, latency, accuracy, tables, plots."""
 
 from tfkd.report.accuracy import SeedStats, accuracy, seed_stats
+from tfkd.report.classification import Classification, ClassScores, classification
 from tfkd.report.compare import compare
 from tfkd.report.latency import Latency, latency, machine
 from tfkd.report.plots import accuracy_latency, training_curves
@@ -10,6 +11,8 @@ from tfkd.report.table import Row, Table
 
 __all__ = [
     "Call",
+    "ClassScores",
+    "Classification",
     "Latency",
     "LayerProfile",
     "Profile",
@@ -18,6 +21,7 @@ __all__ = [
     "Table",
     "accuracy",
     "accuracy_latency",
+    "classification",
     "compare",
     "latency",
     "machine",
