@@ -75,11 +75,12 @@ class Classification:
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, the accuracy below."""
-        rows = [
-            "| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in self._lines()
-        ]
+        lines = []
+        for row in self._lines():
+            cells = [cell.replace("|", "\\|") for cell in row]
+            lines.append("| " + " | ".join(cells) + " |")
         rule = "|---|" + "---:|" * (len(HEAD) - 1)
-        return "\n".join([rows[0], rule, *rows[1:], "", self._note()]) + "\n"
+        return "\n".join([lines[0], rule, *lines[1:], "", self._note()]) + "\n"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in full precision, fit for `tfkd.artifacts.write_json`."""
@@ -142,15 +143,20 @@ def classification(
             truth, answers, labels=range(classes), average=average, zero_division=0
         )
 
+    def mean(name: str, average: str) -> ClassScores:
+        precision, recall, f1 = (100.0 * float(value) for value in scores(average)[:3])
+        return ClassScores(name, precision, recall, f1, len(truth))
+
     rows = [
         ClassScores(name, 100.0 * float(p), 100.0 * float(r), 100.0 * float(f), int(n))
         for name, p, r, f, n in zip(names, *scores(None), strict=True)
     ]
-    means = [
-        ClassScores(name, *(100.0 * float(value) for value in scores(average)[:3]), len(truth))
-        for name, average in (("mean", "macro"), ("weighted mean", "weighted"))
-    ]
-    return Classification(tuple(rows), 100.0 * float(np.mean(truth == answers)), *means)
+    return Classification(
+        classes=tuple(rows),
+        accuracy=100.0 * float(np.mean(truth == answers)),
+        macro=mean("mean", "macro"),
+        weighted=mean("weighted mean", "weighted"),
+    )
 
 
 def _answers(outputs: Any) -> tuple[np.ndarray, int]:
