@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 # Public name -> the module that holds it. A module maps to itself.
 _NAMES = {
     "Distiller": "tfkd.distillation",
+    "ProgressiveDistiller": "tfkd.progressive",
     "frozen_copy": "tfkd.frozen",
     "from_keras3": "tfkd.interop",
 }
@@ -35,6 +36,7 @@ _MODULES = (
     "interop",
     "losses",
     "models",
+    "progressive",
     "pruning",
     "quantization",
     "report",

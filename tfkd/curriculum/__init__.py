@@ -7,8 +7,8 @@ curriculum.py   the batches
 stages.py       what changes from one stage of a training to the next
 """
 
-from tfkd.curriculum import pacing
+from tfkd.curriculum import difficulty, pacing
 from tfkd.curriculum.curriculum import Curriculum
 from tfkd.curriculum.stages import Plateau, Reached, Stage
 
-__all__ = ["Curriculum", "Plateau", "Reached", "Stage", "pacing"]
+__all__ = ["Curriculum", "Plateau", "Reached", "Stage", "difficulty", "pacing"]

@@ -165,18 +165,18 @@ def compile_like(model: keras.Model, small: keras.Model, graph: Graph, removed: 
     arguments["optimizer"] = _shrunk(model.optimizer, model, small, graph, removed)
     # Metrics and losses that were given as objects hold state: take fresh ones.
     for name in ("loss", "metrics", "weighted_metrics"):
-        arguments[name] = _fresh(arguments.get(name))
+        arguments[name] = fresh(arguments.get(name))
     small.compile(**arguments)
 
 
-def _fresh(value: Any) -> Any:
+def fresh(value: Any) -> Any:
     """New objects in place of losses and metrics, in a nested structure."""
     if isinstance(value, (keras.metrics.Metric, keras.losses.Loss)):
         return type(value).from_config(value.get_config())
     if isinstance(value, dict):
-        return {key: _fresh(item) for key, item in value.items()}
+        return {key: fresh(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_fresh(item) for item in value]
+        return [fresh(item) for item in value]
     return value
 
 

@@ -1,0 +1,141 @@
+"""A training that is killed and started again ends as one that was not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tf_keras as keras
+import toys
+from toys import CROSSENTROPY
+
+import tfkd
+from tfkd import progressive
+from tfkd.curriculum import Curriculum, Stage, pacing
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(32, 8, 8, 1)).astype(np.float32)
+Y = (X.mean((1, 2, 3)) > 0).astype(np.int32)
+
+
+def plain(seed, width=8):
+    x = keras.Input((8, 8, 1))
+    h = keras.layers.Conv2D(width, 3, padding="same", name="conv")(x)
+    h = keras.layers.ReLU(name="relu")(keras.layers.BatchNormalization(name="bn")(h))
+    h = keras.layers.GlobalAveragePooling2D(name="pool")(h)
+    return toys.randomize(keras.Model(x, keras.layers.Dense(2, name="scores")(h)), seed)
+
+
+def stages():
+    return [
+        Stage(2, "easy", fraction=pacing.Adaptive(0.5, 1.5, monitor="stage"), freeze="scores"),
+        Stage(2, "decay", fraction=0.9, decay=progressive.Decay({"filter_rate": 0.5}, end=0.5)),
+        Stage(1, "cut", learning_rate=0.003),
+        Stage(2, "int8", structure=progressive.Quantize(X, target="tflite")),
+    ]
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(keras.callbacks.Callback):
+    """Dies in an epoch, before it is saved."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise Killed
+
+
+def run(folder, kill=None):
+    """The student and the logs of a training, which may be killed."""
+    keras.backend.clear_session()
+    hint = tfkd.losses.FeatureDistillation(teacher_layer_name="pool", student_layer_name="pool")
+    keras.utils.set_random_seed(3)  # a projector starts alike
+    distiller = tfkd.ProgressiveDistiller(
+        plain(1, 16), plain(2), stages(), [tfkd.losses.LogitsDistillation(2.0), hint]
+    )
+    distiller.compile(keras.optimizers.Adam(0.01), CROSSENTROPY)
+    data = Curriculum((X, Y), np.abs(X.mean((1, 2, 3))), 1.0, 8)
+    callbacks = [] if kill is None else [Kill(kill)]
+    distiller.fit(data, verbose=0, callbacks=callbacks, backup_dir=folder)
+    return distiller
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    distiller = run(tmp_path_factory.mktemp("whole") / "backup")
+    return toys.weights_of(distiller.student), distiller.logs
+
+
+@pytest.mark.parametrize("epochs", [(1, 2), (3, 4), (5, 6)], ids=str)
+def test_a_killed_training_goes_on(whole, tmp_path, epochs):
+    """Killed twice: in the middle of a stage and at its beginning."""
+    folder = tmp_path / "backup"
+    for epoch in epochs:
+        with pytest.raises(Killed):
+            run(folder, epoch)
+        assert len(json.loads((folder / "state.json").read_text())["logs"]) == epoch
+        assert len(list(folder.glob("checkpoint-*.index"))) == 1
+    distiller = run(folder)
+    weights, logs = whole
+    for a, b in zip(weights, distiller.student.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert (
+        [e["stage"] for e in distiller.logs] == [e["stage"] for e in logs] == [0, 0, 1, 1, 2, 3, 3]
+    )
+    np.testing.assert_allclose(
+        [e["fraction"] for e in distiller.logs], [e["fraction"] for e in logs], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        [e["loss"] for e in distiller.logs], [e["loss"] for e in logs], rtol=1e-4
+    )
+    assert not folder.exists()
+
+
+def small(stages, folder):
+    distiller = tfkd.ProgressiveDistiller(
+        toys.net(8, seed=2), toys.net(4), stages, tfkd.losses.LogitsDistillation(2.0)
+    )
+    distiller.compile("sgd", CROSSENTROPY)
+    x, y = toys.data(8)
+    return distiller.fit(x, y, verbose=0, callbacks=[Kill(1)], backup_dir=folder)
+
+
+def test_a_backup_of_other_stages_is_refused(tmp_path):
+    with pytest.raises(Killed):
+        small([Stage(2)], tmp_path)
+    with pytest.raises(
+        ValueError, match="backup of a training with these stages.*Delete the folder"
+    ):
+        small([Stage(2), Stage(1)], tmp_path)
+
+
+def test_a_damaged_backup_is_refused(tmp_path):
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(ValueError, match="a readable backup"):
+        small([Stage(2)], tmp_path)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="`backup_dir`: expected a folder"):
+        small([Stage(2)], tmp_path / "file")
+
+
+def test_files_of_others_stay(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(Killed):
+        small([Stage(2)], tmp_path)
+    distiller = tfkd.ProgressiveDistiller(
+        toys.net(8, seed=2), toys.net(4), [Stage(2)], tfkd.losses.LogitsDistillation(2.0)
+    )
+    distiller.compile("sgd", CROSSENTROPY)
+    x, y = toys.data(8)
+    assert len(distiller.fit(x, y, verbose=0, backup_dir=tmp_path).history["loss"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -1,0 +1,129 @@
+"""Tells a curriculum how training goes, and shows what it does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.curriculum import Curriculum, difficulty
+
+
+class CurriculumUpdate(keras.callbacks.Callback):
+    """Moves an adaptive pace on, scores the examples anew, and writes what was seen.
+
+    At the end of an epoch `fraction`, the share of the data in play, is put in the logs,
+    for the callbacks that stand after this one: put it before TensorBoard. If the pace is
+    `pacing.Adaptive` it sees the epoch's logs. If `refresh_every` is set, the student is
+    scored on all examples every so many epochs, and what it finds hard now comes last.
+
+    Args:
+        curriculum: the `tfkd.curriculum.Curriculum` whose batches are trained on.
+        refresh_every: epochs between two scorings; None: the scores stay.
+        score: the scorer, a function (model, x, y, preprocess=..., progress=False) →
+            (N,) scores, higher is harder; `difficulty.student_loss` by default.
+        start_step: the step at which the batches began.
+        log_dir: a folder for TensorBoard, in which the run `curriculum` gets a histogram
+            of the difficulty of the examples that each epoch has seen, the fraction, and
+            the size of the pool, by epoch; None writes nothing.
+
+    Attributes:
+        history: list of (epoch, fraction) at the end of each epoch.
+
+    Raises:
+        TypeError, ValueError: for a bad argument; in use, if the metric of an adaptive
+            pace is not in the logs, or the scorer returns other than (N,) finite scores.
+
+    Example:
+        >>> import numpy as np, tf_keras as keras, tfkd
+        >>> from tfkd.curriculum import Curriculum, pacing
+        >>> x, y = np.random.default_rng(0).normal(size=(32, 4)), np.arange(32) % 2
+        >>> paced = Curriculum((x, y), x[:, 0], pacing.Linear(0.5, steps=8), 4)
+        >>> model = keras.Sequential([keras.layers.Dense(2, input_shape=(4,))])
+        >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> update = tfkd.callbacks.CurriculumUpdate(paced)
+        >>> history = model.fit(paced.batches(), steps_per_epoch=paced.steps_per_epoch, epochs=2,
+        ...                     verbose=0, callbacks=[update]).history
+        >>> history["fraction"]
+        [0.9375, 1.0]
+    """
+
+    def __init__(
+        self,
+        curriculum: Curriculum,
+        refresh_every: int | None = None,
+        score: Callable[..., Any] | None = None,
+        start_step: int = 0,
+        log_dir: Any = None,
+    ):
+        super().__init__()
+        kind = "a tfkd.curriculum.Curriculum"
+        self.curriculum = checks.instance("curriculum", curriculum, Curriculum, kind)
+        if refresh_every is not None:
+            checks.positive_int("refresh_every", refresh_every)
+            if len(curriculum.data) < 2 and score is None:
+                mend = "Pass score=, or a curriculum of (x, y)."
+                raise checks.value_error("refresh_every", "labels to score by", None, mend)
+        self.refresh_every = refresh_every
+        self.score = checks.function("score", score or difficulty.student_loss)
+        self._step = checks.non_negative_int("start_step", start_step)
+        if log_dir is not None:
+            checks.instance("log_dir", log_dir, (str, os.PathLike), "a folder, or None")
+        self.log_dir = log_dir
+        self.history: list[tuple[int, float]] = []
+        self._seen = 0
+        self._writer: Any = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Counts the batches of this epoch."""
+        self._seen = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts; `batch` is the last one of an execution of several."""
+        self._seen = batch + 1
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Logs the fraction, then updates the pace and the scores."""
+        fraction = self.curriculum.fraction(self._step + max(self._seen - 1, 0))
+        self.history.append((epoch, fraction))
+        if logs is not None:
+            logs["fraction"] = fraction
+        if self.log_dir is not None:
+            self._write(epoch, fraction)
+        self._step += self._seen
+        if self.curriculum.is_adaptive:
+            self.curriculum.pacing.update(logs)
+        if self.refresh_every and (epoch + 1) % self.refresh_every == 0:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        x, *others = tf.nest.map_structure(np.asarray, self.curriculum.data)
+        student = getattr(self.model, "student", self.model)
+        arrays = [x, *others[:1]]
+        preprocess = self.curriculum.preprocess
+        scores = self.score(student, *arrays, preprocess=preprocess, progress=False)
+        self.curriculum.update_difficulty(scores)
+
+    def _write(self, epoch: int, fraction: float) -> None:
+        if self._writer is None:
+            folder = os.path.join(self.log_dir, "curriculum")
+            self._writer = tf.summary.create_file_writer(folder)
+        steps = range(self._step, self._step + self._seen)
+        seen = np.concatenate([self.curriculum.indices(step) for step in steps] or [[]])
+        scores = self.curriculum.difficulty[seen.astype(np.int64)]
+        with tf.summary.record_if(True), self._writer.as_default(step=epoch):
+            tf.summary.histogram("curriculum/difficulty_seen", scores)
+            tf.summary.scalar("curriculum/fraction", fraction)
+            pool = self.curriculum.pool_size(self._step + max(self._seen - 1, 0))
+            tf.summary.scalar("curriculum/pool", pool)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Closes the log."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -1,0 +1,184 @@
+"""Keeps a progressive training after each epoch, and takes it up again.
+
+A folder holds, at any moment, one whole state: `state.json`, written last and in one
+piece, names a checkpoint (weights, optimizer, pace) and, where the structure is no
+longer that of the student as it was passed, a file with the student.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import artifacts, checks, quantization
+from tfkd.progressive import carrying
+
+_STATE = "state.json"
+_FORMAT = 1
+
+
+class Backup(keras.callbacks.Callback):
+    """Saves at the end of each epoch; must stand behind all other callbacks.
+
+    Args:
+        owner: the ProgressiveDistiller.
+        folder: where.
+
+    Raises:
+        TypeError, ValueError: if it is no folder.
+    """
+
+    def __init__(self, owner: Any, folder: Any):
+        super().__init__()
+        checks.instance("backup_dir", folder, (str, os.PathLike), "a folder, or None")
+        if os.path.isfile(folder):
+            raise checks.value_error("backup_dir", "a folder", str(folder), "This is a file.")
+        self.owner, self.folder = owner, pathlib.Path(folder)
+        self._saved_student: Any = owner.student
+        self._student_file: str | None = None
+        self._decay: Any = None
+        self._curriculum: Any = None
+        self._pending: dict[str, Any] | None = None
+
+    def watch(self, decay: Any, curriculum: Any) -> None:
+        """What belongs to the stage that begins; gets its state back after a restore."""
+        self._decay, self._curriculum = decay, curriculum
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        if decay is not None and pending["decay"] is not None:
+            # A plan made of decayed weights may be another one.
+            decay.plan = dataclasses.replace(decay.plan, remove=pending["decay"]["remove"])
+            decay.load_state_dict(pending["decay"]["state"])
+        if curriculum is not None:
+            path = str(self.folder / pending["checkpoint"])
+            tf.train.Checkpoint(curriculum=curriculum).restore(path).expect_partial()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Saves."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.owner.student is not self._saved_student:
+            self._save_student(len(self.owner.logs))
+        name = f"checkpoint-{len(self.owner.logs)}"
+        self._checkpoint(self._curriculum).write(str(self.folder / name))
+        artifacts.write_json(self.folder / _STATE, self._state(name))
+        self._sweep(name)
+
+    def _checkpoint(self, curriculum: Any) -> tf.train.Checkpoint:
+        distiller = self.owner.distiller
+        parts = {
+            "student": distiller.student,
+            "projectors": distiller.projectors,
+            "optimizer": distiller.optimizer,
+        }
+        if curriculum is not None:
+            parts["curriculum"] = curriculum
+        return tf.train.Checkpoint(**parts)
+
+    def _save_student(self, number: int) -> None:
+        student = self.owner.student
+        if isinstance(student, quantization.QuantizedModel):
+            self._student_file = f"student-{number}.npz"
+            quantization.save(student, self.folder / self._student_file)
+        else:
+            self._student_file = f"student-{number}.keras"
+            with artifacts.atomic_path(self.folder / self._student_file) as temporary:
+                student.save(temporary)
+        self._saved_student = student
+
+    def _state(self, checkpoint: str) -> dict[str, Any]:
+        owner, decay = self.owner, self._decay
+        kept = None
+        if decay is not None:
+            kept = {"state": decay.state_dict(), "remove": dict(decay.plan.remove)}
+        return {
+            "format": _FORMAT,
+            "stages": _fingerprint(owner.stages),
+            "stage": owner.stage,
+            "steps": owner.steps,
+            "stage_begin": owner.stage_begin,
+            "begin": int(owner.position.begin.numpy()),
+            "logs": [{k: v if v == v else None for k, v in logs.items()} for logs in owner.logs],
+            "checkpoint": checkpoint,
+            "student": self._student_file,
+            "decay": kept,
+        }
+
+    def _sweep(self, checkpoint: str) -> None:
+        """Removes the files of earlier states."""
+        keep = {_STATE, self._student_file, f"{self._student_file}.manifest.json"}
+        for path in self.folder.iterdir():
+            ours = path.name.startswith(("checkpoint-", "student-"))
+            if ours and path.name not in keep and not path.name.startswith(checkpoint + "."):
+                path.unlink()
+
+    def restore(self) -> bool:
+        """Takes up the training that the folder holds; False if it holds none.
+
+        Raises:
+            ValueError: if it is that of other stages, or can't be read.
+        """
+        state = self._read()
+        if state is None:
+            return False
+        owner = self.owner
+        if state["student"] is not None:
+            student = self._load_student(state["student"])
+            owner.adopt(student, owner.distiller.optimizer)
+            self._saved_student, self._student_file = student, state["student"]
+        owner.stage, owner.steps = state["stage"], state["steps"]
+        owner.stage_begin = state["stage_begin"]
+        owner.position.move(owner.stage, state["begin"])
+        nan = float("nan")
+        owner.logs = [{k: nan if v is None else v for k, v in e.items()} for e in state["logs"]]
+        owner.set_frozen(owner.stages[owner.stage].freeze)
+        carrying.inner(owner.distiller.optimizer).build(owner.all_trained())
+        path = str(self.folder / state["checkpoint"])
+        status = self._checkpoint(None).read(path)
+        status.assert_existing_objects_matched().expect_partial()
+        self._pending = state
+        return True
+
+    def _read(self) -> dict[str, Any] | None:
+        path = self.folder / _STATE
+        if not path.exists():
+            return None
+        mend = "Delete the folder to begin anew, or pass another one."
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            stages = state["stages"] if state["format"] == _FORMAT else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise checks.value_error("backup_dir", "a readable backup", str(path), mend) from error
+        if stages != _fingerprint(self.owner.stages):
+            expected = "the backup of a training with these stages"
+            raise checks.value_error("backup_dir", expected, str(self.folder), mend)
+        return state
+
+    def _load_student(self, name: str) -> keras.Model:
+        path = self.folder / name
+        if name.endswith(".npz"):
+            return quantization.load(path)
+        return keras.models.load_model(path, compile=False)
+
+    def delete(self) -> None:
+        """Removes what this has written: the training has ended."""
+        if self.folder.exists():
+            for path in self.folder.iterdir():
+                if path.name == _STATE or path.name.startswith(("checkpoint-", "student-")):
+                    path.unlink()
+            if not any(self.folder.iterdir()):
+                shutil.rmtree(self.folder)
+
+
+def _fingerprint(stages: Any) -> list[list[Any]]:
+    """What must be alike for a training to go on."""
+    return [
+        [stage.name, stage.epochs, bool(stage.structure), bool(stage.decay)] for stage in stages
+    ]

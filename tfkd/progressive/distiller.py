@@ -1,0 +1,340 @@
+"""The ProgressiveDistiller: one `fit`, stage after stage."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks, pruning
+from tfkd.callbacks.curriculum_update import CurriculumUpdate
+from tfkd.callbacks.filter_decay import FilterDecay
+from tfkd.curriculum import Stage
+from tfkd.distillation import validation
+from tfkd.distillation.distiller import Distiller
+from tfkd.progressive import carrying, freezing, settings, structure
+from tfkd.progressive.backup import Backup
+from tfkd.progressive.feeding import Feed, feed
+from tfkd.progressive.rehearsing import rehearse
+from tfkd.progressive.values import Position, RateOfStage
+from tfkd.progressive.watching import Watch
+from tfkd.pruning.optimizers import fresh
+
+
+class ProgressiveDistiller:
+    """Distils in stages: hints first, then logits; easy examples, then all; then smaller.
+
+    Each `tfkd.curriculum.Stage` may change the data in play, temperatures, weights of
+    losses, learning rate, frozen layers, and the structure of the student. Around one
+    student there is one `tfkd.Distiller`; it is compiled once for all stages that only
+    change values, and anew where layers are frozen or the structure changes. The
+    optimizer's step and, where the weights are still there, its state go on.
+
+    Before anything is trained, all stages are tried on a copy of the student, so that
+    stages that do not fit together are found at once.
+
+    Args:
+        teacher: as for `tfkd.Distiller`.
+        student: the `tf_keras` model to train.
+        stages: a list of `tfkd.curriculum.Stage`.
+        distillation_losses, distillation_loss_weights, student_loss_weight: as for
+            `tfkd.Distiller`; what a stage does not change.
+        name: name of the model.
+
+    Attributes:
+        student: the student as it is now: what you export.
+        distiller: the `tfkd.Distiller` around it.
+        stages: the list.
+        stage: index of the stage that runs, or ran last.
+        logs: the logs of each epoch, a list of dicts.
+
+    Raises:
+        TypeError, ValueError: as `tfkd.Distiller`, and for stages that name losses or
+            layers that are not there.
+
+    Reference:
+        Bengio et al. 2009, "Curriculum learning"; Romero et al. 2015, "FitNets", whose
+        hints are a stage before the others: https://arxiv.org/abs/1412.6550
+
+    Example:
+        >>> import numpy as np, tf_keras as keras, tfkd
+        >>> from tfkd.curriculum import Curriculum, Stage
+        >>> net = lambda units: keras.Sequential([
+        ...     keras.layers.Dense(units, "relu", input_shape=(4,)), keras.layers.Dense(2)])
+        >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+        >>> y = (x[:, 0] > 0).astype("int32")
+        >>> distiller = tfkd.ProgressiveDistiller(
+        ...     net(16), net(4), [Stage(1, fraction=0.5, temperature=8.0), Stage(2)],
+        ...     tfkd.losses.LogitsDistillation(2.0))
+        >>> distiller.compile(
+        ...     "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> data = Curriculum((x, y), -abs(x[:, 0]), 1.0, batch_size=16)
+        >>> history = distiller.fit(data, verbose=0)
+        >>> history.history["stage"], history.history["fraction"]
+        ([0, 1, 1], [0.5, 1.0, 1.0])
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        student: keras.Model,
+        stages: Sequence[Stage],
+        distillation_losses: Any,
+        distillation_loss_weights: Any = None,
+        student_loss_weight: Any = 0.5,
+        name: str = "progressive_distiller",
+    ):
+        self.stages = settings.check_stages(stages)
+        self.teacher, self.name = teacher, name
+        self._strategy = tf.distribute.get_strategy()
+        losses, weights = validation.check_losses(distillation_losses, distillation_loss_weights)
+        self.position = Position()
+        self._losses = settings.losses_of(self.stages, losses, self.position)
+        self._weights = settings.weights_of(self.stages, losses, weights, self.position)
+        self._student_weight = settings.student_weight_of(
+            self.stages, student_loss_weight, self.position
+        )
+        self.distiller = self.around(student)
+        self.trained = freezing.trained(student)
+        self._frozen: tuple[str, ...] = ()
+        self._compiled: dict[str, Any] | None = None
+        self.stage = 0
+        self.steps = 0  # made by all stages so far
+        self.stage_begin = 0  # `steps` where the stage began
+        self.logs: list[dict[str, float]] = []
+
+    def around(self, student: keras.Model) -> Distiller:
+        """A Distiller around a student, with the values of all stages."""
+        return Distiller(
+            self.teacher,
+            student,
+            self._losses,
+            self._weights,
+            self._student_weight,
+            name=self.name,
+        )
+
+    @property
+    def student(self) -> keras.Model:
+        """The student as it is now."""
+        return self.distiller.student
+
+    def compile(
+        self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """As `tfkd.Distiller.compile`.
+
+        Args:
+            optimizer: a name or a tf_keras optimizer. Where a stage sets a learning rate,
+                a copy with the rates of the stages is used.
+            loss, metrics, **kwargs: as for `tfkd.Distiller.compile`.
+
+        Raises:
+            TypeError: for a legacy optimizer.
+            ValueError: as `tfkd.Distiller.compile`.
+        """
+        with self._strategy.scope():
+            optimizer = carrying.check_optimizer(optimizer)
+            rates = [stage.learning_rate for stage in self.stages]
+            if any(rate is not None for rate in rates):
+                rate = RateOfStage(rates, carrying.rate_of(optimizer), self.position)
+                optimizer = carrying.successor(optimizer, rate)
+            self._compiled = {"loss": loss, "metrics": metrics, **kwargs}
+            self._compile(optimizer)
+
+    def _compile(self, optimizer: Any) -> None:
+        arguments = dict(self._compiled or {})
+        # Metrics and losses that were given as objects hold state: take fresh ones.
+        for name in ("loss", "metrics", "weighted_metrics"):
+            arguments[name] = fresh(arguments.get(name))
+        self.distiller.compile(optimizer, **arguments)
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int | None = None,
+        steps_per_epoch: int | None = None,
+        callbacks: Sequence[Any] = (),
+        backup_dir: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains stage after stage.
+
+        Each stage is one `fit` of Keras: callbacks see `on_train_begin` and `on_train_end`
+        once a stage, and one that sets `stop_training` (EarlyStopping) ends the stage.
+
+        Args:
+            x: a `Curriculum`; or a `tf.data.Dataset`; a function of the start step that
+                returns one (as `data.batches` does); or arrays with `y`.
+            y: labels, with arrays.
+            batch_size: with arrays, 32 by default.
+            steps_per_epoch: that of a Curriculum by default; needed for endless data.
+            callbacks: Keras callbacks.
+            backup_dir: a folder in which the training is kept after each epoch: student,
+                optimizer, stage and pace. A training that was killed goes on from there
+                when it is started again with the same arguments. It is emptied in the end.
+            **kwargs: of `keras.Model.fit`, such as validation_data and verbose.
+
+        Returns:
+            A History with the logs of all epochs, `stage` and (of a Curriculum) `fraction`
+            among them. A value that a stage does not log is NaN.
+
+        Raises:
+            RuntimeError: if `compile` has not been called.
+            TypeError, ValueError: for bad data, and stages that do not fit together.
+        """
+        if self._compiled is None:
+            raise RuntimeError("ProgressiveDistiller: call `compile` before `fit`.")
+        for name in ("epochs", "initial_epoch"):
+            if name in kwargs:
+                mend = "Each Stage has epochs of its own."
+                raise checks.type_error(name, "to be left out", kwargs[name], mend)
+        source = {"data": (x, y), "batch_size": batch_size, "steps_per_epoch": steps_per_epoch}
+        for stage in self.stages:  # all data are looked at before anything is trained
+            self._feed(stage, source)
+        rehearse(self)
+        backup = Backup(self, backup_dir) if backup_dir is not None else None
+        first = self.stage if backup is not None and backup.restore() else None
+        for number in range(first or 0, len(self.stages)):
+            if number != first:
+                self._begin(number)
+            if not self._train(number, source, list(callbacks), backup, kwargs):
+                break
+        else:
+            if backup is not None:
+                backup.delete()
+        return self._history()
+
+    def _feed(self, stage: Stage, source: dict[str, Any]) -> Feed:
+        return feed(stage, **source, begin=self.stage_begin, start=self.steps)
+
+    def _begin(self, number: int) -> None:
+        """Structure, position and frozen layers of a stage."""
+        self.stage, self.stage_begin = number, self.steps
+        stage = self.stages[number]
+        with self._strategy.scope():
+            if stage.structure:
+                student, optimizer = self.student, self.distiller.optimizer
+                for step in stage.structure:
+                    changed = structure.apply(step, student, carrying.inner(optimizer))
+                    student, optimizer = changed.student, changed.optimizer or optimizer
+                self.adopt(student, optimizer)
+            self.position.move(number, int(self.distiller.optimizer.iterations.numpy()))
+            self.set_frozen(stage.freeze)
+
+    def set_frozen(self, patterns: tuple[str, ...]) -> None:
+        """Freezes layers; the step is compiled anew where others were frozen before."""
+        if patterns == self._frozen:
+            return
+        # An optimizer knows the variables of its first step and no others.
+        carrying.inner(self.distiller.optimizer).build(self.all_trained())
+        freezing.freeze(self.student, patterns, self.trained)
+        self._frozen = patterns
+        self._compile(self.distiller.optimizer)
+
+    def all_trained(self) -> list[Any]:
+        """The variables that any stage trains: what the optimizer has to know."""
+        now = freezing.trained(self.student)
+        freezing.freeze(self.student, (), self.trained)
+        variables = list(self.distiller.trainable_variables)
+        freezing.freeze(self.student, (), now)
+        return variables
+
+    def adopt(self, student: keras.Model, optimizer: Any) -> None:
+        """Goes on with another student; what the optimizer knows is carried over.
+
+        Args:
+            student: the new one.
+            optimizer: one that has trained the old student, or knows the new one already.
+        """
+        old, new = self.distiller, self.around(student)
+        for before, after in zip(old.projectors, new.projectors, strict=True):
+            if before is not after and before.built and before.shapes == after.shapes:
+                after.set_weights(before.get_weights())
+        known = [*old.student.weights, *student.weights]
+        known += [weight for projector in old.projectors for weight in projector.weights]
+        self.distiller, self._frozen = new, ()
+        freezing.freeze(student, (), self.trained)
+        following = carrying.successor(old.optimizer, carrying.rate_of(old.optimizer))
+        if getattr(carrying.inner(optimizer), "_built", False):
+            carrying.carry(optimizer, known, following, list(new.trainable_variables))
+        self._compile(following)
+
+    def _train(
+        self, number: int, source: dict[str, Any], callbacks: list[Any], backup: Any, kwargs: Any
+    ) -> bool:
+        """Runs a stage to its end; False if the whole training has to stop."""
+        stage = self.stages[number]
+        watch, made = Watch(self, stage, number), self._feed(stage, source)
+        decay = watch.decay = self._decay(stage, made)
+        own = [watch] if decay is None else [watch, decay]
+        if made.curriculum is not None:
+            own.append(CurriculumUpdate(made.curriculum, start_step=self.steps))
+        last = [watch.last]
+        if backup is not None:
+            backup.watch(decay, made.curriculum)
+            last.append(backup)
+        done, left = len(self.logs), stage.epochs - len(watch.logs)
+        if left > 0 and not watch.promoted():
+            self.distiller.fit(
+                **made.arguments,
+                **kwargs,
+                initial_epoch=done,
+                epochs=done + left,
+                callbacks=[*own, *callbacks, *last],
+            )
+        if self.logs and math.isnan(self.logs[-1].get("loss", 0.0)):
+            warnings.warn(
+                f"ProgressiveDistiller: the loss is NaN in {stage.title(number)}; the stages "
+                "after it are left out.",
+                stacklevel=3,
+            )
+            return False
+        self._cut(stage, number, decay)
+        return True
+
+    def _decay(self, stage: Stage, made: Feed) -> Any:
+        if stage.decay is None:
+            return None
+        begin = int(self.position.begin.numpy())
+        plan = pruning.plan(self.student, **stage.decay.options)
+        schedule = stage.decay.schedule(plan, begin, stage.epochs * made.steps, made.steps)
+        return FilterDecay(plan, schedule, model=self.student)
+
+    def _cut(self, stage: Stage, number: int, decay: Any) -> None:
+        if decay is None:
+            return
+        if not decay.frozen:
+            warnings.warn(
+                f"ProgressiveDistiller: {stage.title(number)} was stopped before its filters had "
+                "decayed to zero, so none is cut out.",
+                stacklevel=4,
+            )
+            return
+        with self._strategy.scope():
+            changed = structure.cut_out(
+                self.student, decay.selection, carrying.inner(self.distiller.optimizer)
+            )
+            self.adopt(changed.student, changed.optimizer)
+
+    def _history(self) -> keras.callbacks.History:
+        history = keras.callbacks.History()
+        history.epoch = list(range(len(self.logs)))
+        names = dict.fromkeys(name for logs in self.logs for name in logs)
+        history.history = {n: [logs.get(n, math.nan) for logs in self.logs] for n in names}
+        history.set_model(self.distiller)
+        return history
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """`tfkd.Distiller.evaluate` of the student as it is now."""
+        return self.distiller.evaluate(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """The student's outputs, as `keras.Model.predict`."""
+        return self.distiller.predict(*args, **kwargs)

@@ -1,0 +1,58 @@
+"""Tries all stages on a copy of the student, before anything is trained."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd.distillation.distiller import Distiller
+from tfkd.progressive import freezing, structure
+
+
+def rehearse(owner: Any) -> None:
+    """Goes through the structure and the frozen layers of the stages that are left.
+
+    Args:
+        owner: the ProgressiveDistiller.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: what a stage would raise, with its name.
+    """
+    stages = list(enumerate(owner.stages))[owner.stage :]
+    if not any(stage.structure or stage.decay or stage.freeze for _, stage in stages):
+        return
+    student = _copy(owner.student)
+    for number, stage in stages:
+        with _named(stage.title(number)):
+            before = student
+            for step in stage.structure:
+                student = structure.apply(step, student).student
+            freezing.freeze(student, stage.freeze, owner.trained)
+            freezing.freeze(student, (), owner.trained)
+            if stage.decay is not None:
+                student = structure.Prune(**stage.decay.options)(student)
+            if student is not before:
+                _check_distiller(owner, student)
+
+
+def _copy(student: keras.Model) -> keras.Model:
+    copy = keras.models.clone_model(student)
+    copy.set_weights(student.get_weights())
+    return copy
+
+
+def _check_distiller(owner: Any, student: keras.Model) -> Distiller:
+    """Layers that losses name, shapes of outputs, inputs."""
+    return owner.around(student)
+
+
+@contextlib.contextmanager
+def _named(title: str) -> Iterator[None]:
+    """Puts the stage's name before an error."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise type(error)(f"{title}: {error}") from error

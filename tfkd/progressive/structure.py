@@ -1,0 +1,182 @@
+"""What may be done to a student between two stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import tf_keras as keras
+
+from tfkd import checks, pruning, quantization
+
+
+class Changed(NamedTuple):
+    """A student after a structural step, and an optimizer with what is left of its state."""
+
+    student: keras.Model
+    optimizer: Any = None
+
+
+class Structural:
+    """A structural step: `step(student)` → the new student, which shares nothing with it."""
+
+    def __call__(self, student: keras.Model) -> keras.Model:
+        """Returns the changed student."""
+        return self.change(student, None).student
+
+    def change(self, student: keras.Model, optimizer: Any) -> Changed:
+        """Changes the student; where it can, carries the optimizer's state over."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement `change`")
+
+
+class _WithOptions(Structural):
+    """A step whose options are those of a function of tfkd, checked where they enter."""
+
+    def __init__(self, **options: Any):
+        self.options = options
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={checks.describe(v)}" for name, v in self.options.items())
+        return f"{type(self).__name__}({shown})"
+
+
+class Prune(_WithOptions):
+    """Cuts the filters with the lowest scores out at once.
+
+    Args:
+        **options: of `tfkd.pruning.plan`, such as `macs_reduction=0.5`.
+
+    Example:
+        >>> import tfkd
+        >>> small = tfkd.progressive.Prune(macs_reduction=0.5)(tfkd.models.resnet(8))
+        >>> small.count_params() < tfkd.models.resnet(8).count_params()
+        True
+    """
+
+    def change(self, student, optimizer):
+        """Plans, selects and shrinks."""
+        selection = pruning.select(student, pruning.plan(student, **self.options))
+        return cut_out(student, selection, optimizer)
+
+
+class CutLayers(_WithOptions):
+    """Cuts whole blocks out: residual blocks, transformer layers.
+
+    Args:
+        **options: of `tfkd.pruning.cut_layers`: `keep=` or `drop=`.
+
+    Example:
+        >>> import tfkd
+        >>> cut = tfkd.progressive.CutLayers(drop="stage*_block2")
+        >>> len(tfkd.models.resnet(20).layers) - len(cut(tfkd.models.resnet(20)).layers)
+        21
+    """
+
+    def change(self, student, optimizer):
+        """Cuts the blocks; the rest keeps its weights."""
+        return Changed(pruning.cut_layers(student, **self.options))
+
+
+class Quantize(_WithOptions):
+    """Makes the student compute as 8-bit integers will, from here to the end.
+
+    Args:
+        data: examples that set the ranges, as for `tfkd.quantization.calibrate`.
+        method: of `calibrate`: "minmax", "percentile" or "mse".
+        **options: of `tfkd.quantization.quantize`, such as `target="both"`.
+
+    Example:
+        >>> import numpy as np, tfkd
+        >>> images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+        >>> step = tfkd.progressive.Quantize(images, target="tflite")
+        >>> step(tfkd.models.resnet(8)).calibrated
+        True
+    """
+
+    def __init__(self, data: Any, method: str = "minmax", **options: Any):
+        super().__init__(**options)
+        self.data, self.method = data, method
+
+    def change(self, student, optimizer):
+        """Quantizes and calibrates."""
+        quantized = quantization.quantize(student, **self.options)
+        quantization.calibrate(quantized, self.data, method=self.method)
+        return Changed(quantized)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decay:
+    """Filters decay during a stage, and are cut out at its end (`tfkd.callbacks.FilterDecay`).
+
+    Args:
+        options: of `tfkd.pruning.plan`, such as `{"macs_reduction": 0.5}`.
+        end: at which part of the stage's steps the rate is zero, in (0, 1]; from there
+            the cut model trains on, at full size.
+        every: steps between decays; None: once an epoch.
+        anneal: of `tfkd.pruning.AnnealedFilterDecay`, how the rate falls.
+
+    Raises:
+        TypeError, ValueError: for an argument that is none of these.
+
+    Example:
+        >>> import tfkd
+        >>> tfkd.progressive.Decay({"macs_reduction": 0.5}, end=0.5).end
+        0.5
+    """
+
+    options: dict[str, Any]
+    end: float = 1.0
+    every: int | None = None
+    anneal: str = "linear"
+
+    def __post_init__(self):
+        checks.instance("options", self.options, dict, "a dict of options of tfkd.pruning.plan")
+        checks.fraction("end", self.end)
+        if self.end == 0:
+            raise checks.value_error("end", "a part of the stage above 0", self.end)
+        if self.every is not None:
+            checks.positive_int("every", self.every)
+
+    def schedule(self, plan: pruning.Plan, begin: int, steps: int, epoch: int) -> Any:
+        """The decay rate by the optimizer's step.
+
+        Args:
+            plan: what goes.
+            begin: the step at which the stage begins.
+            steps: of the stage.
+            epoch: steps an epoch.
+        """
+        every = self.every or epoch
+        length = max(int(self.end * steps) // every, 1) * every
+        return pruning.AnnealedFilterDecay(
+            target_sparsity=sum(plan.remove.values()) / max(plan.graph.units, 1),
+            begin_step=begin,
+            end_step=begin + length,
+            frequency=every,
+            anneal=self.anneal,
+        )
+
+
+def cut_out(student: keras.Model, selection: pruning.Selection, optimizer: Any) -> Changed:
+    """Shrinks the student, and its optimizer's state where it can be."""
+    small = pruning.shrink(student, selection)
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        optimizer = pruning.shrink_optimizer(optimizer, student, small, selection)
+    else:
+        optimizer = None
+    return Changed(small, optimizer)
+
+
+def apply(step: Any, student: keras.Model, optimizer: Any = None) -> Changed:
+    """Applies a structural step, or a user's function from a model to a model.
+
+    Raises:
+        TypeError: if a function returns something else than a model.
+    """
+    if isinstance(step, Structural):
+        return step.change(student, optimizer)
+    changed = step(student)
+    if not isinstance(changed, keras.Model):
+        expected = "functions that return a tf_keras model"
+        raise checks.type_error("structure", expected, changed)
+    return Changed(changed)

@@ -1,0 +1,140 @@
+"""Values that follow the stage, without compiling the training step anew."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import schedules
+
+
+class Position:
+    """Where a training stands: which stage, and the optimizer's step at its beginning.
+
+    In variables, which a compiled step reads: to begin a stage is to assign them.
+    """
+
+    def __init__(self, stage: int = 0, begin: int = 0):
+        self.stage = tf.Variable(stage, dtype=tf.int64, trainable=False, name="stage")
+        self.begin = tf.Variable(begin, dtype=tf.int64, trainable=False, name="begin")
+
+    def move(self, stage: int, begin: int) -> None:
+        """The stage begins at the optimizer's step `begin`."""
+        self.stage.assign(stage)
+        self.begin.assign(begin)
+
+
+@schedules.register
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfStage(schedules.Schedule):
+    """One value or schedule for each stage; schedules count from their stage's beginning.
+
+    Args:
+        values: a number or schedule for each stage; None: `default`.
+        default: a number or schedule of the whole training's step.
+        position: which stage it is.
+    """
+
+    values: Sequence[Any]
+    default: Any
+    position: Position = dataclasses.field(default_factory=Position)
+
+    def _at(self, step, ops):
+        if isinstance(step, int):
+            stage, begin = int(self.position.stage.numpy()), int(self.position.begin.numpy())
+            value = self.values[stage]
+            if value is None:
+                return schedules.value_at(self.default, step)
+            return schedules.value_at(value, max(step - begin, 0))
+        since = tf.maximum(step - self.position.begin, 0)
+        each = [
+            schedules.value_at(self.default, step)
+            if value is None
+            else schedules.value_at(value, since)
+            for value in self.values
+        ]
+        return tf.gather(tf.stack([tf.cast(one, tf.float32) for one in each]), self.position.stage)
+
+    def end_values(self):
+        ends: list[float] = []
+        for value in (self.default, *self.values):
+            if isinstance(value, schedules.Schedule):
+                ends += value.end_values()
+            elif value is not None:
+                ends.append(float(value))
+        return tuple(ends)
+
+    def get_config(self):
+        """With the stage that it is now: a file goes on in it."""
+        return {
+            "values": [None if v is None else schedules.serialize(v) for v in self.values],
+            "default": schedules.serialize(self.default),
+            "position": [int(self.position.stage.numpy()), int(self.position.begin.numpy())],
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        values = [None if v is None else schedules.deserialize(v) for v in config["values"]]
+        return cls(values, schedules.deserialize(config["default"]), Position(*config["position"]))
+
+
+@keras.saving.register_keras_serializable(package="tfkd")
+class RateOfStage(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of each stage.
+
+    Args:
+        rates: for each stage a number, a schedule of tfkd or of Keras that counts from
+            the stage's beginning, or None: `default`.
+        default: the optimizer's own, a number or a Keras schedule of the whole training.
+        position: which stage it is.
+    """
+
+    def __init__(self, rates: Sequence[Any], default: Any, position: Position):
+        self.rates, self.default, self.position = list(rates), default, position
+
+    def __call__(self, step: Any) -> Any:
+        """The rate at an optimizer's step."""
+        step = tf.cast(step, tf.int64)
+        since = tf.maximum(step - self.position.begin, 0)
+        each = [
+            _rate(self.default, step) if rate is None else _rate(rate, since) for rate in self.rates
+        ]
+        return tf.gather(tf.stack([tf.cast(one, tf.float32) for one in each]), self.position.stage)
+
+    def get_config(self):
+        """With the stage that it is now: a file goes on in it."""
+        return {
+            "rates": [_serialize(rate) for rate in self.rates],
+            "default": _serialize(self.default),
+            "position": [int(self.position.stage.numpy()), int(self.position.begin.numpy())],
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the schedule that `get_config` described."""
+        rates = [_deserialize(rate) for rate in config["rates"]]
+        return cls(rates, _deserialize(config["default"]), Position(*config["position"]))
+
+
+def _rate(rate: Any, step: Any) -> Any:
+    return rate(step) if callable(rate) else float(rate)
+
+
+def _serialize(rate: Any) -> Any:
+    if rate is None:
+        return None
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return {"keras": keras.saving.serialize_keras_object(rate)}
+    return {"tfkd": schedules.serialize(rate)}
+
+
+def _deserialize(config: Any) -> Any:
+    if config is None:
+        return None
+    if "keras" in config:
+        return keras.saving.deserialize_keras_object(config["keras"])
+    return schedules.deserialize(config["tfkd"])
