@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 import toys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import CROSSENTROPY
 
 import tfkd
@@ -290,6 +291,28 @@ def test_several_steps_an_execution_are_counted():
     distiller = make([Stage(1), Stage(1, fraction=0.5)], compile_args={"steps_per_execution": 4})
     history = distiller.fit(Curriculum((X, Y), Y, 1.0, BATCH), verbose=0).history
     assert distiller.steps == 12 and history["fraction"] == [1.0, 0.5]
+
+
+def test_tensorboard_shows_stage_fraction_temperature_and_what_was_seen(tmp_path):
+    paced = Curriculum((X, Y), np.arange(48.0), 1.0, BATCH, balance_classes=False)
+    distiller = make([Stage(1, fraction=0.25, temperature=8.0), Stage(2)])
+    board = tfkd.callbacks.TensorBoard(tmp_path, write_graph=False)
+    distiller.fit(paced, verbose=0, callbacks=[board])
+
+    def values(tag):
+        found = []  # each stage has a file of its own
+        for path in sorted((tmp_path / "train").iterdir()):
+            events = EventAccumulator(str(path), {"tensors": 0}).Reload()
+            if tag in events.Tags()["tensors"]:
+                found += [
+                    (e.step, tf.make_ndarray(e.tensor_proto).item()) for e in events.Tensors(tag)
+                ]
+        return found
+
+    assert values("epoch_stage") == [(0, 0.0), (1, 1.0), (2, 1.0)]
+    assert values("epoch_fraction") == [(0, 0.25), (1, 1.0), (2, 1.0)]
+    assert values("temperature/logits_distillation") == [(0, 8.0), (1, 2.0), (2, 2.0)]
+    assert len(list((tmp_path / "curriculum").iterdir())) == 2
 
 
 def test_evaluate_and_predict_are_those_of_the_student():

@@ -4,6 +4,7 @@ from tfkd.data.augment import shift_and_flip
 from tfkd.data.batches import batches, eval_batches, steps_per_epoch
 from tfkd.data.dataset import Dataset
 from tfkd.data.folder import image_folder
+from tfkd.data.noise import noisy_labels
 from tfkd.data.sources import digits, keras_dataset, load, npz
 from tfkd.data.text import Encoder, TextDataset, TokenDataset
 from tfkd.data.tsv import tsv
@@ -19,6 +20,7 @@ __all__ = [
     "image_folder",
     "keras_dataset",
     "load",
+    "noisy_labels",
     "npz",
     "shift_and_flip",
     "steps_per_epoch",

@@ -175,7 +175,8 @@ class ProgressiveDistiller:
             y: labels, with arrays.
             batch_size: with arrays, 32 by default.
             steps_per_epoch: that of a Curriculum by default; needed for endless data.
-            callbacks: Keras callbacks.
+            callbacks: Keras callbacks. Where TensorBoard is one, a histogram of the
+                difficulty of what each epoch has seen goes to its folder too.
             backup_dir: a folder in which the training is kept after each epoch: student,
                 optimizer, stage and pace. A training that was killed goes on from there
                 when it is started again with the same arguments. It is emptied in the end.
@@ -275,7 +276,8 @@ class ProgressiveDistiller:
         decay = watch.decay = self._decay(stage, made)
         own = [watch] if decay is None else [watch, decay]
         if made.curriculum is not None:
-            own.append(CurriculumUpdate(made.curriculum, start_step=self.steps))
+            folder = _log_dir(callbacks)
+            own.append(CurriculumUpdate(made.curriculum, start_step=self.steps, log_dir=folder))
         last = [watch.last]
         if backup is not None:
             backup.watch(decay, made.curriculum)
@@ -338,3 +340,9 @@ class ProgressiveDistiller:
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """The student's outputs, as `keras.Model.predict`."""
         return self.distiller.predict(*args, **kwargs)
+
+
+def _log_dir(callbacks: list[Any]) -> str | None:
+    """Where a TensorBoard callback among them writes, if there is one."""
+    boards = [one for one in callbacks if isinstance(one, keras.callbacks.TensorBoard)]
+    return boards[0].log_dir if boards else None

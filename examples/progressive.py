@@ -1,0 +1,312 @@
+"""Easy first, hard later, the teacher saying which is which: a student trained in stages.
+
+    python examples/progressive.py
+    python examples/progressive.py --noise=0.4
+    python examples/progressive.py --data=folder_with_tsv --epochs=10 --teacher-epochs=5
+    python examples/progressive.py --data=cifar10.npz --noise=0.4 --student=resnet8
+
+1. Train a teacher on the training labels, as right or wrong as they are (`--noise` makes a
+   share of them wrong; the test labels stay right).
+2. Score every example by the teacher's loss on its label: what it finds hard comes late.
+3. Train small students with the same number of steps: alone; distilled; and in stages: at
+   first the easiest part of the data at a high temperature, then more and more of it, at
+   last with a smaller learning rate. With wrong labels the hardest part stays out for
+   good: that is where most of them are.
+4. One table, and precision, recall and F1 of each class for the progressive student.
+
+Images (the bundled digits, a Keras name, a .npz file, a folder) or texts (a folder with
+train.tsv and test.tsv). Writes models, difficulty scores, TensorBoard logs, the table and
+plots into `--out`. All numbers are those of the last epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tfkd  # before TensorFlow: it asks for Keras 2
+
+# isort: split
+import numpy as np
+import tf_keras as keras
+from absl import app, flags, logging
+
+from tfkd import checks, curriculum, data, report
+from tfkd.curriculum import Curriculum, Stage, pacing
+
+DATA = flags.DEFINE_string("data", "digits", "digits, a Keras name, a .npz file or a folder")
+OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/progressive_DATA")
+NOISE = flags.DEFINE_float("noise", 0.0, "share of wrong training labels, in [0, 1)")
+STUDENT = flags.DEFINE_string(
+    "student", None, "mlp:units or resnetDEPTH[:width,...]; default mlp:64, resnet8 for photographs"
+)
+TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 40, "passes that train the teacher")
+EPOCHS = flags.DEFINE_integer("epochs", 40, "passes for each student")
+SEEDS = flags.DEFINE_integer("seeds", 3, "students of each kind")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "examples a step")
+RATE = flags.DEFINE_float("rate", 3e-3, "peak of Adam's learning rate")
+TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "softens both models' probabilities")
+STUDENT_WEIGHT = flags.DEFINE_float("student-weight", 0.3, "weight of the labels")
+START = flags.DEFINE_float("start", 0.3, "share of the data in play at first")
+END = flags.DEFINE_float("end", None, "share in play at last; default 1 − noise")
+
+DIGITS_TEST_FRACTION = 0.75
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class Say:
+    """Prints lines with the time since the start."""
+
+    def __init__(self):
+        self.began = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Arrays to learn from and to be tested on, and the models for them."""
+
+    source: Any
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    augment: Any = None
+
+    @property
+    def is_text(self) -> bool:
+        return isinstance(self.source, data.TokenDataset)
+
+    @property
+    def preprocess(self):
+        """Scales images; token ids are taken as they are."""
+        return None if self.is_text else self.source.preprocess
+
+    def teacher(self) -> keras.Model:
+        """A transformer for texts, a residual network for images."""
+        if self.is_text:
+            return tfkd.models.text_transformer(
+                self.source.vocab_size, self.source.num_classes, self.source.max_length
+            )
+        widths = (16, 32) if self.source.image_shape[0] < 16 else (16, 32, 64)
+        return tfkd.models.resnet(14, self.source.num_classes, self.source.image_shape, widths)
+
+    def student(self) -> keras.Model:
+        """What --student says, or what suits the data."""
+        small = self.is_text or self.source.image_shape[0] < 16
+        spec = STUDENT.value or ("mlp:64" if small else "resnet8")
+        name, _, sizes = spec.partition(":")
+        try:
+            widths = tuple(int(size) for size in sizes.split(",")) if sizes else ()
+            depth = 0 if name == "mlp" else int(name.removeprefix("resnet"))
+        except ValueError:
+            expected = "mlp:units,... or resnetDEPTH[:width,...]"
+            raise checks.value_error("student", expected, spec, "Try mlp:64.") from None
+        return self._mlp(widths) if name == "mlp" else self._resnet(depth, widths)
+
+    def _mlp(self, units: tuple[int, ...]) -> keras.Model:
+        source = self.source
+        if self.is_text:
+            return tfkd.models.text_mlp(
+                source.vocab_size, source.num_classes, source.max_length, hidden=units
+            )
+        layers = [keras.layers.Dense(n, "relu") for n in units]
+        head = keras.layers.Dense(source.num_classes, name="logits")
+        image = keras.Input(source.image_shape)
+        return keras.Sequential([image, keras.layers.Flatten(), *layers, head], name="mlp")
+
+    def _resnet(self, depth: int, widths: tuple[int, ...]) -> keras.Model:
+        if self.is_text:
+            raise checks.value_error("student", "mlp:units, for texts", STUDENT.value)
+        options = {"widths": widths} if widths else {}
+        return tfkd.models.resnet(
+            depth, self.source.num_classes, self.source.image_shape, **options
+        )
+
+
+def load() -> Task:
+    """The data, with wrong training labels where --noise asks for them."""
+    options = {"test_fraction": DIGITS_TEST_FRACTION} if DATA.value == "digits" else {}
+    source: Any = data.load(DATA.value, **options)
+    if isinstance(source, data.TextDataset):
+        source = source.vectorize()
+    is_photo = not isinstance(source, data.TokenDataset) and source.image_shape[0] >= 16
+    augment = data.shift_and_flip(source.image_shape[0] // 8) if is_photo else None
+    y = data.noisy_labels(source.y_train, NOISE.value, source.num_classes)
+    return Task(source, source.x_train, y, source.x_test, source.y_test, augment)
+
+
+class Bench:
+    """Trains models on one task, each for the same number of steps."""
+
+    def __init__(self, task: Task, out: pathlib.Path):
+        self.task, self.logs = task, out / "logs"
+        self.batch = min(BATCH_SIZE.value, len(task.x_train))
+        self.steps = data.steps_per_epoch(len(task.x_train), self.batch)
+        self.test = data.eval_batches(task.x_test, task.y_test, 500, preprocess=task.preprocess)
+
+    def optimizer(self, epochs: int) -> keras.optimizers.Optimizer:
+        """Adam along half a cosine."""
+        rate = keras.optimizers.schedules.CosineDecay(RATE.value, self.steps * epochs)
+        return keras.optimizers.Adam(rate)
+
+    def plain(self, seed: int):
+        """Shuffled batches of all the data."""
+        task = self.task
+        return data.batches(
+            task.x_train, task.y_train, self.batch, seed=seed,
+            augment=task.augment, preprocess=task.preprocess,
+        )  # fmt: skip
+
+    def fit(self, model, train, name: str, epochs: int | None = None):
+        """Returns the test accuracy (%) after each epoch; stages have epochs of their own."""
+        model.compile(self.optimizer(epochs or EPOCHS.value), LOSS, metrics=["accuracy"])
+        length = {} if epochs is None else {"epochs": epochs}
+        history = model.fit(
+            train,
+            steps_per_epoch=self.steps,
+            validation_data=self.test,
+            callbacks=[tfkd.callbacks.TensorBoard(str(self.logs / name))],
+            verbose=0,
+            **length,
+        )
+        return [100 * value for value in history.history["val_accuracy"]]
+
+    def train_teacher(self):
+        keras.utils.set_random_seed(0)
+        teacher = self.task.teacher()
+        epochs = TEACHER_EPOCHS.value
+        return teacher, self.fit(teacher, self.plain(0), "teacher", epochs)
+
+    def train_student(self, kind: str, teacher, scores, seed: int):
+        """A student of one kind, and its curve."""
+        keras.utils.set_random_seed(seed)
+        student, name = self.task.student(), f"{kind}_{seed}"
+        if kind == "alone":
+            return student, self.fit(student, self.plain(seed), name, EPOCHS.value)
+        soft = tfkd.losses.LogitsDistillation(TEMPERATURE.value)
+        options = {"student_loss_weight": STUDENT_WEIGHT.value}
+        if kind == "distilled":
+            distiller = tfkd.Distiller(teacher, student, soft, **options)
+            return student, self.fit(distiller, self.plain(seed), name, EPOCHS.value)
+        staged = tfkd.ProgressiveDistiller(teacher, student, self.stages(), soft, **options)
+        return student, self.fit(staged, self.paced(scores, seed), name)
+
+    def stages(self) -> list[Stage]:
+        """The easiest part at a high temperature; more and more; the last epochs on all of it."""
+        first = max(EPOCHS.value // 8, 1)
+        last = max(EPOCHS.value // 4, 1)
+        middle = EPOCHS.value - first - last
+        end = end_fraction()
+        grow = pacing.Root(START.value, self.steps * middle, end)
+        return [
+            Stage(first, "easy", fraction=START.value, temperature=2 * TEMPERATURE.value),
+            Stage(middle, "growing", fraction=grow),
+            Stage(last, "all", fraction=end),
+        ]
+
+    def paced(self, scores, seed: int) -> Curriculum:
+        """The data, easiest first; the stages set the pace."""
+        task = self.task
+        return Curriculum(
+            (task.x_train, task.y_train), scores, 1.0, self.batch, seed=seed,
+            augment=task.augment, preprocess=task.preprocess,
+        )  # fmt: skip
+
+
+def end_fraction() -> float:
+    return 1.0 - NOISE.value if END.value is None else END.value
+
+
+def score(bench: Bench, teacher, out: pathlib.Path, say: Say):
+    """Step 2: what the teacher finds hard; how many of the easy labels are right."""
+    task = bench.task
+    scores = curriculum.difficulty.teacher_loss(
+        teacher,
+        task.x_train,
+        task.y_train,
+        preprocess=task.preprocess,
+        path=out / "difficulty.npz",
+        progress=False,
+    )
+    say(repr(scores))
+    if NOISE.value:
+        easy = np.argsort(np.asarray(scores))[: len(scores) // 2]
+        right = 100 * np.mean(task.y_train[easy] == task.source.y_train[easy])
+        all_right = 100 - 100 * NOISE.value
+        say(f"{right:.0f} % of the easiest half's labels are right, of all {all_right:.0f} %")
+    return scores
+
+
+def check_flags() -> None:
+    """Finds bad numbers before anything is trained."""
+    for flag in (TEACHER_EPOCHS, SEEDS, BATCH_SIZE):
+        checks.positive_int(flag.name, flag.value)
+    checks.integer("epochs", EPOCHS.value, 3, "at least 3 epochs, one for each stage")
+    checks.fraction("noise", NOISE.value)
+    for value in (START.value, end_fraction()):
+        pacing.Fixed(value)
+    if end_fraction() < START.value:
+        raise checks.value_error("end", f"at least --start, {START.value}", end_fraction())
+
+
+def measure(bench: Bench, teacher, runs, curves, out: pathlib.Path) -> None:
+    """Step 4: the table, and each class of the first progressive student."""
+    task = bench.task
+    x_test = task.x_test if task.preprocess is None else np.asarray(task.preprocess(task.x_test))
+    names = {"alone": "student alone", "distilled": "distilled", "progressive": "progressive"}
+    models = {"teacher": teacher} | {names[k]: found for k, found in runs.items()}
+    table = report.compare(models, (x_test, task.y_test))
+    notes = [
+        f"{task.source!r}; {100 * NOISE.value:.0f} % wrong training labels, {SEEDS.value} seeds of "
+        "each student, mean ± standard deviation, last epoch.",
+        *table.notes,
+    ]
+    shown = {"teacher": [curves["teacher"]]} | {names[k]: curves[k] for k in runs}
+    table = dataclasses.replace(table, notes=notes, curves={"test accuracy (%)": shown})
+    table.save(out)
+    table.show()
+    outputs = runs["progressive"][0].predict(x_test, verbose=0)
+    classes = report.classification(task.y_test, outputs, task.source.class_names)
+    tfkd.artifacts.write_text(out / "classes.md", classes.markdown())
+    classes.show()
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+    logging.set_verbosity(logging.ERROR)
+    check_flags()
+    say = Say()
+    task = load()
+    task.student()  # a wrong name is found now
+    out = pathlib.Path(OUT.value or f"saved_models/progressive_{task.source.name}")
+    out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(task, out)
+    say(repr(task.source))
+    teacher, curve = bench.train_teacher()
+    say(f"teacher: {curve[-1]:.1f} %")
+    scores = score(bench, teacher, out, say)
+    runs: dict[str, list[Any]] = {"alone": [], "distilled": [], "progressive": []}
+    curves: dict[str, Any] = {"teacher": curve} | {kind: [] for kind in runs}
+    for seed in range(1, SEEDS.value + 1):
+        for kind, found in runs.items():
+            student, curve = bench.train_student(kind, teacher, scores, seed)
+            student.save(out / f"{kind}_{seed}.keras")
+            found.append(student)
+            curves[kind].append(curve)
+            say(f"{kind}, seed {seed}: {curve[-1]:.1f} %")
+    say("measuring")
+    measure(bench, teacher, runs, curves, out)
+    say(f"wrote {out}; look at the runs with: tensorboard --logdir {bench.logs}")
+
+
+if __name__ == "__main__":
+    app.run(main)
