@@ -315,6 +315,17 @@ CASES = {
         "`alpha`: .*at least 0.*-1.0",
     ),
     "text as beta": (lambda: losses.DecoupledDistillation(beta="8"), T, "`beta`: .*received '8'"),
+    "a class as output": (lambda: losses.ExpectedErrorLoss(1.5), T, "`output`: .*1.5"),
+    "expected error without labels": (
+        lambda: fit(loss=losses.ExpectedErrorLoss(), y=None, w=0),
+        V,
+        "`y`: expected labels, which expected_error_loss needs.*None",
+    ),
+    "negative weight of the objective": (
+        lambda: losses.curriculum_objective(beta=-1.0),
+        V,
+        "`beta`: .*at least 0.*-1.0",
+    ),
     "negative margin": (lambda: losses.BoundedRegression(-0.5), V, "`margin`: .*at least 0.*-0.5"),
     "mask that is no function": (
         lambda: losses.BoundedRegression(mask=3),
@@ -452,6 +463,11 @@ CASES = {
         lambda: fit(dataset(X, Y + 1), None),
         tf.errors.InvalidArgumentError,
         "(?i)label.*outside the valid range|from 0 to 2",
+    ),
+    "a label too large in a Dataset, expected error": (
+        lambda: fit(dataset(X, Y + 1), None, loss=losses.ExpectedErrorLoss(), w=0),
+        tf.errors.InvalidArgumentError,
+        "(?i)label",
     ),
     "a label too large in a Dataset, decoupled": (
         lambda: fit(dataset(X, Y + 1), None, loss=losses.DecoupledDistillation(), w=0),

@@ -272,6 +272,7 @@ def every_loss():
         FeatureDistillation("mae"),
         all_losses.DecoupledDistillation(linear, 1.0, schedules.Linear(0.0, 8.0, 0, 6)),
         all_losses.RelationalDistillation(1.0, 2.0, **layers),
+        all_losses.ExpectedErrorLoss(name="error"),
         Custom(3.0),
     ]
     on_maps = [all_losses.AttentionTransfer("hidden", "hidden")]
@@ -281,7 +282,7 @@ def every_loss():
 
 def test_the_list_of_losses_is_complete():
     tested = {type(loss).__name__ for losses in every_loss() for loss in losses}
-    bases = {"DistillationLoss", "ElementwiseLoss", "Elements"}
+    bases = {"DistillationLoss", "ElementwiseLoss", "Elements", "curriculum_objective"}
     assert set(all_losses.__all__) - bases <= tested
 
 

@@ -107,13 +107,16 @@ LOSSES = {
     "RelationalDistillation": lambda: all_losses.RelationalDistillation(
         teacher_layer_name="pooled", student_layer_name="pooled"
     ),
+    "ExpectedErrorLoss": lambda: all_losses.ExpectedErrorLoss(),
     "DistillationLoss": OfTheBatch,
 }
 
 
 def test_the_list_of_losses_is_complete():
     tested = {name.split(" ")[0] for name in LOSSES} | {"BoundedRegression"}
-    assert set(all_losses.__all__) - {"ElementwiseLoss", "Elements"} <= tested
+    assert (
+        set(all_losses.__all__) - {"ElementwiseLoss", "Elements", "curriculum_objective"} <= tested
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -193,6 +196,7 @@ def test_masks_of_uneven_length(two_replicas, weighted):
             hint(),
             all_losses.DecoupledDistillation(2.0),
             all_losses.AttentionTransfer("hidden", "hidden"),
+            all_losses.ExpectedErrorLoss(),
         ]
         return tfkd.Distiller(tagger(1, 5), tagger(2, 4), losses)
 

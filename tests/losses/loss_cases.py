@@ -9,6 +9,7 @@ from tfkd.losses import (
     AttentionTransfer,
     BoundedRegression,
     DecoupledDistillation,
+    ExpectedErrorLoss,
     FeatureDistillation,
     LogitsDistillation,
     RelationalDistillation,
@@ -19,6 +20,7 @@ SCORES = {
     "crossentropy": LogitsDistillation(3.0, "categorical_crossentropy"),
     "binary": LogitsDistillation(3.0, "binary_crossentropy"),
     "decoupled": DecoupledDistillation(3.0),
+    "expected_error": ExpectedErrorLoss(),
 }
 ELEMENTWISE = {
     **SCORES,
@@ -33,7 +35,7 @@ def inputs(name, seed=0, count=5, scale=2.0):
     rng = np.random.default_rng(seed)
     shape = (count, 3, 2) if name == "attention" else (count, 4)
     teacher, student = (np.float32(scale * rng.normal(size=shape)) for _ in range(2))
-    if name == "decoupled":
+    if name in ("decoupled", "expected_error"):
         return teacher, student, rng.integers(0, 4, count)
     return teacher, student, np.float32(rng.normal(size=(count, 4)))
 

@@ -14,6 +14,7 @@ from tfkd import losses, schedules
 AT = losses.AttentionTransfer
 BOUNDED = losses.BoundedRegression
 DKD = losses.DecoupledDistillation
+ERROR = losses.ExpectedErrorLoss
 FEATURE = losses.FeatureDistillation
 LOGITS = losses.LogitsDistillation
 RKD = losses.RelationalDistillation
@@ -70,6 +71,8 @@ NAN, INF = float("nan"), float("inf")
         (lambda: DKD(alpha=schedules.Linear(1, -1, 0, 5)), ValueError, "`alpha`.*reaches"),
         (lambda: DKD(output=1.5), TypeError, "`output`.*received 1.5"),
         (lambda: DKD(output=True), TypeError, "`output`.*received True"),
+        (lambda: ERROR(output=1.5), TypeError, "`output`.*received 1.5"),
+        (lambda: ERROR(name=""), TypeError, "`name`.*non-empty"),
         (lambda: RKD(distance_weight=-1), ValueError, "`distance_weight`.*at least 0"),
         (lambda: RKD(angle_weight=INF), ValueError, "`angle_weight`.*received inf"),
         (lambda: RKD("1"), TypeError, "`distance_weight`.*received '1'"),
@@ -138,6 +141,14 @@ def zeros(*shape):
             {"y": np.zeros(2)},
             "`alpha` is a schedule",
         ),
+        (ERROR(), zeros(2, 3), zeros(2, 3), {}, "`y`.*labels.*received None.*LogitsDist"),
+        (ERROR(), zeros(2, 3), zeros(2, 4), {"y": [0, 1]}, "same classes"),
+        (ERROR(), zeros(2), zeros(2), {"y": [0, 1]}, "class scores of shape"),
+        (ERROR(), zeros(2, 3), zeros(2, 3), {"y": np.zeros((2, 4))}, r"`y`.*one-hot \(B, 3\)"),
+        (ERROR(), zeros(2, 3), zeros(2, 3), {"y": np.zeros(5)}, r"`y`.*shape \(B\)"),
+        (ERROR(), zeros(2, 1), zeros(2, 1), {"y": np.zeros(5)}, r"`y`.*each score.*\(2, 1\)"),
+        (ERROR(), [zeros(2, 3)] * 2, [zeros(2, 3)] * 2, {}, "`output`.*several"),
+        (ERROR("a"), zeros(2, 3), zeros(2, 3), {}, "`output`.*received 'a'"),
         (RKD(), [zeros(2, 3)] * 2, [zeros(2, 3)] * 2, {}, "`output`.*several"),
         (RKD(output="b"), {"a": zeros(2, 3)}, {"a": zeros(2, 3)}, {}, "`output`.*received 'b'"),
         (
@@ -167,8 +178,9 @@ def test_bad_tensors(loss, teacher, student, more, words):
 
 @pytest.mark.parametrize("labels", [[0, 3], [-1, 0], [[0], [9]]])
 @pytest.mark.parametrize("graph", [False, True])
-def test_labels_out_of_range(labels, graph):
-    call = DKD().compute_loss
+@pytest.mark.parametrize("loss", [DKD(), ERROR()])
+def test_labels_out_of_range(loss, labels, graph):
+    call = loss.compute_loss
     if graph:
         call = tf.function(call)
     with pytest.raises(tf.errors.InvalidArgumentError, match="labels from 0 to 2"):
@@ -211,6 +223,8 @@ EXAMPLES = [
     RKD(0, 1, output=1),
     BOUNDED(),
     BOUNDED(schedules.Linear(0, 1, 0, 9), "boxes", positive, "bound"),
+    ERROR(),
+    ERROR("a", "wrong"),
 ]
 
 

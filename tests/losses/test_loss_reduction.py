@@ -13,6 +13,7 @@ from tfkd.losses import (
     AttentionTransfer,
     BoundedRegression,
     DecoupledDistillation,
+    ExpectedErrorLoss,
     FeatureDistillation,
     LogitsDistillation,
     RelationalDistillation,
@@ -61,6 +62,7 @@ SEQUENCES = {
     "decoupled": DecoupledDistillation(3.0),
     "feature": FeatureDistillation(),
     "bounded": BoundedRegression(50.0),
+    "expected_error": ExpectedErrorLoss(),
 }
 
 
@@ -70,7 +72,11 @@ def test_masked_positions_count_nowhere(name):
     rng = np.random.default_rng(0)
     teacher, student = (np.float32(rng.normal(size=(2, 3, 4))) for _ in range(2))
     labels = np.array([[0, 1, -1], [2, -1, -1]])  # -1 at the padding
-    y = labels if name == "decoupled" else np.float32(rng.normal(size=(2, 3, 4)))
+    y = (
+        labels
+        if name in ("decoupled", "expected_error")
+        else np.float32(rng.normal(size=(2, 3, 4)))
+    )
     mask = labels >= 0
     got = value(loss, teacher, masked(student, mask), y=y)
     # The kept positions, as a batch of their own.
@@ -155,7 +161,7 @@ def test_weights_per_output():
 
 @pytest.mark.parametrize("output, make", [("b", lambda a, b: {"a": a, "b": b}),
                                           (1, lambda a, b: [a, b])])  # fmt: skip
-@pytest.mark.parametrize("name", ["decoupled", "bounded", "relational"])
+@pytest.mark.parametrize("name", ["decoupled", "bounded", "relational", "expected_error"])
 def test_one_output_of_several(name, output, make):
     teacher, student, y = inputs(name)
     other = np.zeros((5, 7), np.float32)

@@ -2,6 +2,7 @@
 
 from tfkd.losses.base import DistillationLoss, Elements, ElementwiseLoss
 from tfkd.losses.decoupled import DecoupledDistillation
+from tfkd.losses.expected_error import ExpectedErrorLoss, curriculum_objective
 from tfkd.losses.features import AttentionTransfer, FeatureDistillation
 from tfkd.losses.logits import LogitsDistillation
 from tfkd.losses.regression import BoundedRegression
@@ -14,7 +15,9 @@ __all__ = [
     "DistillationLoss",
     "Elements",
     "ElementwiseLoss",
+    "ExpectedErrorLoss",
     "FeatureDistillation",
     "LogitsDistillation",
     "RelationalDistillation",
+    "curriculum_objective",
 ]

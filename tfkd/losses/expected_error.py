@@ -1,0 +1,219 @@
+"""The curriculum's own objective: the share of examples that the student gets wrong.
+
+    L_total = α · L_KD + β · L_CL,    L_CL = 1 − accuracy
+
+Accuracy has no gradient; its expectation, when the class is drawn from the student's
+probabilities, has one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfkd import checks, schedules
+from tfkd.losses.base import (
+    Elements,
+    ElementwiseLoss,
+    check_output,
+    mask_of,
+    only,
+    register,
+    select,
+    select_like,
+)
+from tfkd.losses.decoupled import as_labels
+from tfkd.losses.heads import scores_behind, with_classes
+from tfkd.losses.logits import LogitsDistillation, check_scores
+
+
+@register
+class ExpectedErrorLoss(ElementwiseLoss):
+    """1 − p(y): the expected error of a class drawn from the student's probabilities.
+
+    The mean over examples (and positions) of 1 − p_s(y), with p_s the softmax of the
+    student's scores, is 1 − accuracy in expectation, and can be differentiated:
+
+        ∂L/∂z_c = −p_s(y) (δ_cy − p_s(c))
+
+    Each example counts at most 1, and one whose label the student finds absurd has
+    hardly any gradient: a wrong label does less harm than under cross-entropy, and
+    a network that knows nothing yet learns slower. So add it to soft targets, or to
+    cross-entropy. The teacher's outputs are not looked at.
+
+    It is a distillation loss among others in a Distiller, where it needs labels; and a
+    loss on the labels in `compile(loss=ExpectedErrorLoss())` of any Keras model, which
+    may end in class scores or in a softmax.
+
+    Args:
+        output: name (dict) or index (list) of the output that holds the class
+            scores, for a model with several; targets given in the same
+            structure are picked alike.
+        name: name of the term in logs.
+
+    Scores have shape (B, ..., C). Labels y are class numbers of shape (B, ...) or
+    (B, ..., 1), or probabilities (one-hot or soft) of shape (B, ..., C). With C = 1 the
+    score is that of a sigmoid, and y is in [0, 1], of shape (B, ...) or (B, ..., 1).
+
+    Raises:
+        TypeError: if `output` is neither a name nor an index.
+        ValueError: in use, if y is None or does not fit the scores.
+        tf.errors.InvalidArgumentError: in use, for a label outside 0 ... C − 1.
+
+    Reference:
+        The mean absolute error, but for a factor of 2: Ghosh et al. 2017,
+        "Robust loss functions under label noise", https://arxiv.org/abs/1712.09482
+
+    Example:
+        >>> import numpy as np, tensorflow as tf
+        >>> import tfkd
+        >>> loss = tfkd.losses.ExpectedErrorLoss()
+        >>> scores, y = tf.math.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]), tf.constant([0, 2])
+        >>> round(float(loss.compute_loss(scores, scores, y=y)), 4)
+        0.7
+        >>> loss(y, scores).numpy()  # as a loss on labels: one an example
+        array([0.5, 0.9], dtype=float32)
+    """
+
+    on_logits = True
+
+    def __init__(self, output: str | int | None = None, name: str | None = None):
+        super().__init__(name)
+        self.output = check_output(output)
+
+    def __call__(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss on labels as Keras calls it: float32 (B, ...), one an example.
+
+        Args:
+            y_true: labels, as above.
+            y_pred: class scores, or the output of a softmax or sigmoid.
+        """
+        y, mask = tf.convert_to_tensor(y_true), mask_of(y_pred)
+        scores = scores_behind(with_classes(y, tf.convert_to_tensor(y_pred)))
+        return expected_error(y, scores, mask)
+
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Raises ValueError unless both have the output, with the same classes."""
+        check_scores(
+            select(teacher_outputs, self.output, self.name),
+            select(student_outputs, self.output, self.name),
+            binary=True,
+        )
+
+    def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
+        """One loss per example, (B,) or (B, ...), for the output with the scores."""
+        self.validate_outputs(teacher_outputs, student_outputs)
+        if y is None:
+            mend = "LogitsDistillation alone needs none."
+            raise checks.value_error("y", f"labels, which {self.name} needs", y, mend)
+        student = select(student_outputs, self.output, self.name)
+        mask = mask_of(student)
+        y = tf.convert_to_tensor(select_like(y, self.output, self.name))
+        return only(Elements(expected_error(y, student, mask), mask), student_outputs, student)
+
+    def get_config(self):
+        """Output and name, as JSON."""
+        return {**super().get_config(), "output": self.output}
+
+
+def expected_error(y: Any, scores: Any, mask: Any = None) -> Any:
+    """Σ_c (1 − y(c)) · p(c) = 1 − Σ_c y(c) · p(c), float32 (B, ...).
+
+    The first form is exact also where p(y) is nearly 1, and so is its gradient.
+
+    Args:
+        y: labels of any form that `ExpectedErrorLoss` takes.
+        scores: (B, ..., C), before softmax or sigmoid.
+        mask: (B, ...) bool or None: where labels are padding, and may be anything.
+    """
+    classes, z = scores.shape[-1], tf.cast(scores, tf.float32)
+    if classes == 1:
+        y = tf.cast(_like(y, z), tf.float32)
+        y = tf.concat([1.0 - y, y], -1)
+        p = tf.concat([tf.sigmoid(-z), tf.sigmoid(z)], -1)
+    else:
+        p = tf.exp(tf.nn.log_softmax(z))
+        if not (len(y.shape) == len(z.shape) and y.shape[-1] == classes):
+            y = _one_hot(y, z, mask)
+        y = tf.cast(y, tf.float32)
+    if mask is not None:
+        y = tf.where(tf.cast(mask, tf.bool)[..., None], y, 1.0 / max(classes, 2))
+    is_distribution = tf.reduce_all(y >= 0.0) & tf.reduce_all(
+        tf.abs(tf.reduce_sum(y, -1) - 1.0) < 1e-2
+    )
+    _assert(is_distribution, max(classes, 2), ", or rows of probabilities that sum to 1")
+    return tf.reduce_sum((1.0 - y) * p, -1)
+
+
+def _one_hot(y: Any, scores: Any, mask: Any) -> Any:
+    labels, classes = as_labels(y, scores.shape), scores.shape[-1]
+    if mask is not None:
+        # Padding may hold any label, often -1.
+        labels = tf.where(tf.cast(mask, tf.bool), labels, 0)
+    _assert(tf.reduce_all((labels >= 0) & (labels < classes)), classes)
+    return tf.one_hot(labels, classes)
+
+
+def _like(y: Any, scores: Any) -> Any:
+    """y with the last axis of size 1 of scores."""
+    given = y
+    if len(y.shape) == len(scores.shape) - 1:
+        y = y[..., None]
+    if not y.shape.is_compatible_with(scores.shape):
+        expected = f"one label for each score, of shape {tuple(scores.shape)}"
+        raise checks.value_error("y", expected, given)
+    return y
+
+
+def _assert(condition: Any, classes: int, more: str = "") -> None:
+    expected = f"labels from 0 to {classes - 1}, as many as there are classes{more}"
+    tf.debugging.Assert(condition, [f"`y`: expected {expected}."])
+
+
+def curriculum_objective(
+    alpha: Any = 1.0, beta: Any = 1.0, temperature: Any = 4.0
+) -> dict[str, Any]:
+    """The objective α · L_KD + β · L_CL as arguments for a Distiller.
+
+    L_KD are soft targets, `LogitsDistillation`; L_CL is `ExpectedErrorLoss`. The loss on
+    the labels that `compile` is given has weight 0: it is logged, and not minimised.
+
+    Args:
+        alpha: weight of the soft targets, at least 0, or a schedule of the step.
+        beta: weight of the expected error, at least 0, or a schedule.
+        temperature: T > 0 of the soft targets, or a schedule.
+
+    Returns:
+        Keyword arguments of `tfkd.Distiller`: `distillation_losses`,
+        `distillation_loss_weights` and `student_loss_weight`.
+
+    Raises:
+        TypeError: if a weight is neither a number nor a schedule.
+        ValueError: for a negative weight, two weights of 0, or T ≤ 0.
+
+    Example:
+        >>> import numpy as np, tf_keras as keras, tfkd
+        >>> net = lambda units: keras.Sequential([
+        ...     keras.layers.Dense(units, "relu", input_shape=(4,)), keras.layers.Dense(3)])
+        >>> objective = tfkd.losses.curriculum_objective(
+        ...     alpha=1.0, beta=tfkd.schedules.Linear(0.0, 1.0, 0, 100))
+        >>> distiller = tfkd.Distiller(net(32), net(4), **objective)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> distiller.compile("adam", loss, metrics=["accuracy"])
+        >>> x, y = np.ones((8, 4), "float32"), np.zeros(8, "int32")
+        >>> history = distiller.fit(x, y, verbose=0).history
+        >>> [name for name in history if name.endswith(("error_loss", "logits_distillation"))]
+        ['logits_distillation', 'expected_error_loss']
+    """
+    weights = [
+        schedules.get("alpha", alpha, checks.non_negative),
+        schedules.get("beta", beta, checks.non_negative),
+    ]
+    if all(checks.is_number(weight) and weight == 0 for weight in weights):
+        raise checks.value_error("beta", "alpha or beta above 0", beta)
+    return {
+        "distillation_losses": [LogitsDistillation(temperature), ExpectedErrorLoss()],
+        "distillation_loss_weights": weights,
+        "student_loss_weight": 0.0,
+    }
