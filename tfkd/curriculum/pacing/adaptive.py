@@ -116,4 +116,3 @@ class Adaptive(tf.Module):
         level = int(self._level.numpy()) + by
         self._level.assign(min(max(level, 0), self.levels))
         self._waited.assign(0)
-
