@@ -212,11 +212,29 @@ def test_measure_by_hand():
     got = {"y": np.array([[0.5, 3.0], [1.0, 1.5]], np.float32)}
     numbers = verify.measure(want, got, {"y": (0.5, 3.0, 0.5)})
     assert numbers["argmax_agreement"] == 0.5
+    # The second leads by 1, less than twice the mean error of 0.75: it is undecided.
+    assert numbers["decided_agreement"] == 1.0
     assert numbers["max_error"] == 1 / 4
     assert numbers["mean_error"] == pytest.approx((0.5 + 1 + 1 + 0.5) / 4 / 4)
     assert numbers["clipped"] == 2 / 4  # 0.0 below 0.5, and 4.0 above 3.0
     assert numbers["dependence"] == 3 / 4
     assert numbers["outputs"]["y"]["range"] == [0.0, 4.0]
+
+
+def test_a_file_must_agree_where_the_model_has_decided():
+    """Ten near ties that turn are no failure; ten clear answers that turn are one."""
+    want = np.zeros((100, 2), np.float32)
+    want[:, 0] = np.where(np.arange(100) < 10, 0.01, 5.0)
+    turned = {"ties": want.copy(), "clear": want.copy()}
+    turned["ties"] += np.float32([[0.0, 0.02]])
+    turned["clear"][90:] = [[0.0, 5.0]]
+    limits = {"max_error": 9.0, "max_mean_error": 9.0, "max_clipped": 1.0, "min_dependence": 0.0}
+    for kind, words in (("ties", []), ("clear", ["decided_agreement 0.889 is below 0.95"])):
+        numbers = verify.measure({"y": want}, {"y": turned[kind]}, {})
+        assert numbers["argmax_agreement"] == 0.9
+        found = verify.failures(numbers, {**limits, "min_agreement": 0.95}, {"y": 2})
+        assert len(found) == len(words) and all(w in f for w, f in zip(words, found, strict=True))
+    assert verify.agreement_text(numbers) == "90.00% (88.89% of the decided)"
 
 
 def two_by_two():

@@ -18,7 +18,7 @@ from tfkd.export.onnx_convert import NEWEST, convert
 from tfkd.export.onnx_graph import Wiring
 from tfkd.export.onnx_half import to_float16
 from tfkd.export.onnx_nodes import require
-from tfkd.export.verify import ExportReport, failures, measure, thresholds_for
+from tfkd.export.verify import ExportReport, agreement_text, failures, measure, thresholds_for
 from tfkd.feeds import collect
 
 TARGETS = ("onnxruntime", "tensorrt")
@@ -56,10 +56,9 @@ class OnnxReport(ExportReport):
             ("with weights", f"{numbers['weighted']} ({numbers['quantized']} in int8)"),
         ]
         if self.verified:
-            agreement = numbers["argmax_agreement"]
             rows += [
                 ("verified on", f"{numbers['examples']} examples in ONNX Runtime"),
-                ("argmax agreement", "-" if agreement is None else f"{agreement:.2%}"),
+                ("argmax agreement", agreement_text(numbers)),
                 ("max error / range", f"{numbers['max_error']:.2e}"),
                 ("mean error / range", f"{numbers['mean_error']:.2e}"),
             ]

@@ -19,7 +19,7 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export.graph import Graph
-from tfkd.export.verify import ExportReport, failures, measure, thresholds_for
+from tfkd.export.verify import ExportReport, agreement_text, failures, measure, thresholds_for
 from tfkd.feeds import collect
 
 SIGNATURE = "serving_default"
@@ -35,10 +35,9 @@ class SavedModelReport(ExportReport):
         """A few lines of text for people."""
         rows = [("folder", str(self.path)), ("size", f"{self.bytes / 1024:.1f} KiB")]
         if self.verified:
-            agreement = self.numbers["argmax_agreement"]
             rows += [
                 ("verified on", f"{self.numbers['examples']} examples"),
-                ("argmax agreement", "-" if agreement is None else f"{agreement:.2%}"),
+                ("argmax agreement", agreement_text(self.numbers)),
                 ("max error / range", f"{self.numbers['max_error']:.2e}"),
                 ("mean error / range", f"{self.numbers['mean_error']:.2e}"),
             ]

@@ -81,7 +81,8 @@ def to_tflite(
             batch open.
         thresholds: changes to what `verify` must reach: `max_error`,
             `max_mean_error` (parts of the range of the Keras output),
-            `min_agreement` (argmax; outputs (batch, classes) only),
+            `min_agreement` (argmax, of the examples that rounding can't turn, see
+            `tfkd.export.verify`; outputs (batch, classes) only),
             `max_clipped`, `min_dependence`. Defaults by mode, and "quantized":
             `tfkd.export.verify.THRESHOLDS`.
         keep_failed: leave a file that failed in place, and raise all the same.

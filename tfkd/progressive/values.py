@@ -41,7 +41,7 @@ class OfStage(schedules.Schedule):
 
     values: Sequence[Any]
     default: Any
-    position: Position = dataclasses.field(default_factory=Position)
+    position: Position = dataclasses.field(default_factory=Position, repr=False)
 
     def _at(self, step, ops):
         if isinstance(step, int):
