@@ -59,6 +59,11 @@ def test_bad_constructors(arguments, words):
             {"x": tf.data.Dataset.from_tensors((X, Y)).repeat()},
             "`steps_per_epoch`.*An endless data set",
         ),
+        (
+            [Stage(1, decay=tfkd.progressive.Decay({"filter_rate": 0.5}))],
+            {"x": tf.data.Dataset.from_tensors((X, Y)).filter(lambda x, y: True)},
+            "`steps_per_epoch`: expected a number: a decay is spread over",
+        ),
         ([Stage(1)], {"x": X, "y": Y, "epochs": 3}, "Each Stage has epochs of its own"),
         (
             [Stage(1), Stage(1, fraction=pacing.Linear(0.1, 10))],

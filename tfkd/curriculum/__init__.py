@@ -1,10 +1,16 @@
 """Easy examples first: how hard each is, how fast the rest comes, and batches of it.
 
-difficulty.py   scores: what the teacher, the student or you find hard
-pacing/         the share of the data in play, as a function of the step or of a metric
-ordering.py     from scores to an order with balanced classes
-curriculum.py   the batches
-stages.py       what changes from one stage of a training to the next
+difficulty.py    what the teacher, the student or you find hard
+scoring.py       one pass of a model over the examples
+counting.py      sizes: words and objects
+scores.py        the scores, and their file
+fingerprints.py  what scores depend on
+pacing/          the share of the data in play, as a function of the step or of a metric
+ordering.py      from scores to an order with balanced classes
+arrays.py        the data that batches are made of
+curriculum.py    the batches
+metrics.py       which way a metric is better
+stages.py        what changes from one stage of a training to the next
 """
 
 from tfkd.curriculum import difficulty, pacing

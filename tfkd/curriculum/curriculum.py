@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd import checks
-from tfkd.curriculum import ordering
+from tfkd.curriculum import arrays, ordering
 from tfkd.curriculum.pacing import Adaptive, Fixed, Pacing, pool_size
 from tfkd.data.batches import steps_per_epoch
 
@@ -87,8 +87,8 @@ class Curriculum(tf.Module):
         partial: bool = False,
     ):
         super().__init__(name="curriculum")
-        arrays = _arrays(data)
-        self.count = _count(arrays)
+        values = arrays.of(data)
+        self.count = arrays.count(values)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.steps_per_epoch = steps_per_epoch(self.count, batch_size)
         self.order = checks.one_of("order", order, ordering.ORDERS)
@@ -98,15 +98,15 @@ class Curriculum(tf.Module):
                 checks.function(name, function)
         self._augment, self.preprocess = augment, preprocess
         checks.instance("balance_classes", balance_classes, bool, "True or False")
-        if labels is None and len(arrays) > 1:
-            labels = arrays[1]
+        if labels is None and len(values) > 1:
+            labels = values[1]
         self._classes = ordering.class_numbers(labels, self.count) if balance_classes else None
         self.pacing = _check_pacing(pacing)
         sizes = _sizes(self.pacing, self.count)
         self._check_sizes(sizes, partial)
         self._sizes = tf.constant(sizes, tf.int64)
         # Kept as tensors: the pipeline takes them by reference, not copied into its graph.
-        self._data = tf.nest.map_structure(tf.convert_to_tensor, arrays)
+        self._data = tf.nest.map_structure(tf.convert_to_tensor, values)
         self._begin = 0
         self._difficulty = tf.Variable(tf.zeros(self.count, tf.float64), trainable=False)
         self._order = tf.Variable(tf.range(self.count, dtype=tf.int64), trainable=False)
@@ -201,8 +201,8 @@ class Curriculum(tf.Module):
         return self._compiled(tf.constant(step, tf.int64)).numpy()
 
     def _pool(self, step: Any) -> Any:
-        if self.is_adaptive:
-            return tf.gather(self._sizes, self.pacing._level)
+        if isinstance(self.pacing, Adaptive):
+            return tf.gather(self._sizes, self.pacing.level)
         return tf.gather(self._sizes, tf.clip_by_value(step - self._begin, 0, len(self._sizes) - 1))
 
     def _indices(self, step: Any) -> Any:
@@ -306,44 +306,3 @@ def _sizes(pacing: Pacing | Adaptive, count: int) -> np.ndarray:
     if isinstance(pacing, Pacing):
         return pacing.pool_sizes(count)
     return np.array([pool_size(fraction, count) for fraction in pacing.fractions()], np.int64)
-
-
-def _arrays(data: Any) -> tuple[Any, ...]:
-    """(x,), (x, y) or (x, y, sample_weight), of arrays."""
-    if isinstance(data, tf.data.Dataset):
-        return _read(data)
-    expected = "(x, y), (x, y, sample_weight), or a tf.data.Dataset of examples"
-    if isinstance(data, (list, tuple)):
-        if not 1 <= len(data) <= 3:
-            raise checks.value_error("data", expected, data)
-        return tuple(data)
-    if not hasattr(data, "shape") and not isinstance(data, dict):
-        raise checks.type_error("data", expected, data)
-    return (data,)
-
-
-def _read(data: tf.data.Dataset) -> tuple[Any, ...]:
-    if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise checks.value_error("data", "a data set that ends", data, "Use `.take(n)`.")
-    examples = list(data.as_numpy_iterator())
-    if not examples:
-        raise checks.value_error("data", "at least one example", data)
-    try:
-        stacked = tf.nest.map_structure(lambda *values: np.stack(values), *examples)
-    except ValueError as error:
-        mend = f"NumPy says: {error}. Pad them; batches are made here (no `.batch`)."
-        raise checks.value_error("data", "examples of one shape", data, mend) from error
-    return stacked if isinstance(stacked, tuple) else (stacked,)
-
-
-def _count(arrays: tuple[Any, ...]) -> int:
-    leaves = tf.nest.flatten(arrays)
-    for leaf in leaves:
-        if not hasattr(leaf, "shape") or len(leaf.shape) < 1:
-            raise checks.type_error("data", "arrays, the first axis that of the examples", leaf)
-    counts = sorted({int(leaf.shape[0]) for leaf in leaves})
-    if len(counts) != 1:
-        raise checks.value_error("data", "arrays of one length", counts)
-    if counts[0] == 0:
-        raise checks.value_error("data", "at least one example", counts[0])
-    return counts[0]

@@ -198,7 +198,9 @@ class ProgressiveDistiller:
                 raise checks.type_error(name, "to be left out", kwargs[name], mend)
         source = {"data": (x, y), "batch_size": batch_size, "steps_per_epoch": steps_per_epoch}
         for stage in self.stages:  # all data are looked at before anything is trained
-            self._feed(stage, source)
+            made = self._feed(stage, source)
+            if stage.decay is not None:
+                made.known_steps()
         rehearse(self)
         backup = Backup(self, backup_dir) if backup_dir is not None else None
         first = self.stage if backup is not None and backup.restore() else None
@@ -229,8 +231,9 @@ class ProgressiveDistiller:
             self.position.move(number, int(self.distiller.optimizer.iterations.numpy()))
             self.set_frozen(stage.freeze)
 
-    def set_frozen(self, patterns: tuple[str, ...]) -> None:
+    def set_frozen(self, patterns: Sequence[str]) -> None:
         """Freezes layers; the step is compiled anew where others were frozen before."""
+        patterns = tuple(patterns)
         if patterns == self._frozen:
             return
         # An optimizer knows the variables of its first step and no others.
@@ -306,7 +309,8 @@ class ProgressiveDistiller:
             return None
         begin = int(self.position.begin.numpy())
         plan = pruning.plan(self.student, **stage.decay.options)
-        schedule = stage.decay.schedule(plan, begin, stage.epochs * made.steps, made.steps)
+        steps = made.known_steps()
+        schedule = stage.decay.schedule(plan, begin, stage.epochs * steps, steps)
         return FilterDecay(plan, schedule, model=self.student)
 
     def _cut(self, stage: Stage, number: int, decay: Any) -> None:

@@ -28,6 +28,17 @@ class Feed:
     steps: int | None
     curriculum: Curriculum | None = None
 
+    def known_steps(self) -> int:
+        """Steps an epoch, which a decay must know.
+
+        Raises:
+            ValueError: if they are not known.
+        """
+        if self.steps is None:
+            expected = "a number: a decay is spread over the steps of its stage"
+            raise checks.value_error("steps_per_epoch", expected, None)
+        return self.steps
+
 
 def feed(
     stage: Stage,

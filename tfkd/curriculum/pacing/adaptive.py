@@ -21,8 +21,14 @@ class Adaptive(tf.Module):
     worse than the best so far by more than `tolerance`, it is divided by `growth`.
     `tfkd.callbacks.CurriculumUpdate` and `tfkd.ProgressiveDistiller` call `update`.
 
+    Batches that are ready when the fraction changes still come from the earlier pool: one
+    or two, and a few more under a `tf.distribute` strategy, which prepares them ahead.
+
     Its state (level, best, waited) is in variables: a `tf.train.Checkpoint` that holds
     it, or the `Curriculum` that uses it, keeps it.
+
+    Attributes:
+        level: int64 variable, how many times the fraction has grown.
 
     Args:
         start: fraction at first, in (0, 1].
@@ -74,7 +80,7 @@ class Adaptive(tf.Module):
         if tolerance is not None:
             self.tolerance = float(checks.non_negative("tolerance", tolerance))
         self.levels = math.ceil(math.log(self.end / self.start) / math.log(self.growth) - 1e-9)
-        self._level = tf.Variable(0, dtype=tf.int64, trainable=False, name="level")
+        self.level = tf.Variable(0, dtype=tf.int64, trainable=False, name="level")
         self._waited = tf.Variable(0, dtype=tf.int64, trainable=False, name="waited")
         self._best = tf.Variable(-math.inf, dtype=tf.float64, trainable=False, name="best")
 
@@ -83,7 +89,7 @@ class Adaptive(tf.Module):
 
     def __call__(self, step: Any = None) -> float:
         """The fraction now. `step` is taken for the sake of the other paces."""
-        level = int(self._level.numpy())
+        level = int(self.level.numpy())
         return self.end if level >= self.levels else self.start * self.growth**level
 
     def fractions(self) -> np.ndarray:
@@ -113,6 +119,6 @@ class Adaptive(tf.Module):
                 self._move(1)
 
     def _move(self, by: int) -> None:
-        level = int(self._level.numpy()) + by
-        self._level.assign(min(max(level, 0), self.levels))
+        level = int(self.level.numpy()) + by
+        self.level.assign(min(max(level, 0), self.levels))
         self._waited.assign(0)
