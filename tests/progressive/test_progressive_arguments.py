@@ -87,6 +87,15 @@ def test_fit_wants_compile_first():
         make().fit(X, Y)
 
 
+def test_fit_runs_the_stages_once():
+    distiller = make()
+    distiller.compile("sgd", CROSSENTROPY)
+    distiller.fit(X, Y, verbose=0)
+    with pytest.raises(RuntimeError, match=r"have been trained \(1 epochs\).*distiller.fit"):
+        distiller.fit(X, Y, verbose=0)
+    assert len(distiller.distiller.fit(X, Y, verbose=0).history["loss"]) == 1
+
+
 def test_a_legacy_optimizer_is_refused():
     with pytest.raises(TypeError, match="legacy ones are not taken"):
         make().compile(keras.optimizers.legacy.SGD(0.1), CROSSENTROPY)

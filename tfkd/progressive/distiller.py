@@ -187,11 +187,17 @@ class ProgressiveDistiller:
             among them. A value that a stage does not log is NaN.
 
         Raises:
-            RuntimeError: if `compile` has not been called.
+            RuntimeError: if `compile` has not been called, or `fit` has been before.
             TypeError, ValueError: for bad data, and stages that do not fit together.
         """
         if self._compiled is None:
             raise RuntimeError("ProgressiveDistiller: call `compile` before `fit`.")
+        if self.logs:
+            raise RuntimeError(
+                f"ProgressiveDistiller: its stages have been trained ({len(self.logs)} epochs). "
+                "Train the student on with `.distiller.fit`, or make a new ProgressiveDistiller; "
+                "with `backup_dir` a new one goes on where a training was stopped."
+            )
         for name in ("epochs", "initial_epoch"):
             if name in kwargs:
                 mend = "Each Stage has epochs of its own."
