@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfkd import checks
 from tfkd.curriculum import arrays, ordering
 from tfkd.curriculum.pacing import Adaptive, Fixed, Pacing, pool_size
+from tfkd.data import pipelines
 from tfkd.data.batches import steps_per_epoch
 
 # Rounds of the cipher behind RandomIndexShuffle. With TensorFlow's own choice, 4, the
@@ -257,13 +258,10 @@ class Curriculum(tf.Module):
             return self._prepare(values, step, first, size)
 
         # A batch that is made early would come from the pool before an update.
-        ahead = 1 if self.is_adaptive else tf.data.AUTOTUNE
-        dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-        dataset = dataset.map(batch, num_parallel_calls=ahead, deterministic=True)
-        dataset = dataset.apply(
-            tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        )
-        return dataset.prefetch(ahead)
+        ahead = 1 if self.is_adaptive else pipelines.parallel()
+        steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+        dataset = pipelines.mapped(steps, batch, ahead)
+        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     def _share(self, context: tf.distribute.InputContext | None) -> tuple[int, int]:
         """First row and number of rows of this worker."""

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd import checks
+from tfkd.data import pipelines
 
 Augment = Callable[[Any, Any], Any]
 
@@ -109,12 +110,11 @@ def batches(
         return batch if y is None else (batch, tf.gather(y, rows))
 
     dataset = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(epoch_indices).skip(skip)
-    dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = pipelines.mapped(dataset, gather, pipelines.parallel())
     left = tf.data.INFINITE_CARDINALITY
     if epochs is not None:
         left = max(epochs * steps - start_step, 0)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(left))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return dataset.apply(tf.data.experimental.assert_cardinality(left))
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -164,4 +164,4 @@ def eval_batches(
             source = source.map(preprocess)
         else:
             source = source.map(lambda a, b: (preprocess(a), b))
-    return source.prefetch(tf.data.AUTOTUNE)
+    return pipelines.untuned(source.prefetch(2))

@@ -224,6 +224,7 @@ def build(
     wiring.name_weighted(f"{graph.model.name}/")
     onnx_quantized.plain_resize(wiring)
     onnx_quantized.pair_constants(wiring)
+    onnx_quantized.close_pairs(wiring)
     onnx_quantized.move_pairs(wiring)
     onnx_quantized.drop_doubled(wiring)
     onnx_quantized.join_dense(wiring)

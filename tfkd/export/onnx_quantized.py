@@ -42,6 +42,38 @@ def pair_constants(wiring: Wiring) -> None:
                 node.input[:] = [*node.input[:2], wiring.constant("zero_point", zero)]
 
 
+def close_pairs(wiring: Wiring) -> None:
+    """x → Q → Transpose → DQ becomes x → Transpose → Q → DQ.
+
+    tf2onnx moves a Transpose past Q towards what reads it. One scale for the whole
+    tensor does not care where a number stands, so any chain of `MOVES` may go back.
+    Each DQ gets its own chain and Q; other readers of the codes keep theirs.
+    """
+    makers = wiring.makers()
+    for node in list(wiring.nodes):
+        if node.op_type != "DequantizeLinear":
+            continue
+        moves, maker = [], makers.get(node.input[0])
+        while maker is not None and maker.op_type in MOVES:
+            moves.append(maker)
+            maker = makers.get(maker.input[0])
+        whole = maker is not None and maker.op_type == "QuantizeLinear"
+        if not moves or not whole or wiring.constants[maker.input[1]].size > 1:
+            continue
+        moved = maker.input[0]
+        for move in reversed(moves):
+            moved = _copied(wiring, move, moved)
+        node.input[0] = wiring.node("QuantizeLinear", [moved, *maker.input[1:]], maker.name)
+
+
+def _copied(wiring: Wiring, node: Any, source: str) -> str:
+    """Adds a node like `node` that reads `source` first; returns its output."""
+    copy = type(node).FromString(node.SerializeToString())
+    copy.input[0], copy.output[0] = source, wiring.fresh(node.name)
+    wiring.nodes.append(copy)
+    return str(copy.output[0])
+
+
 def move_pairs(wiring: Wiring) -> None:
     """x → Q → DQ → Transpose → Conv becomes x → Transpose → Q → DQ → Conv."""
     changed = True
