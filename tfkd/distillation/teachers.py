@@ -16,16 +16,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.distillation.taps import FINAL, Taps
-
-# Operations that a tensor may pass through between a softmax and the output.
-_PASS_THROUGH = (
-    "Identity",
-    "Cast",
-    "StopGradient",
-    "FakeQuantWithMinMaxVars",
-    "FakeQuantWithMinMaxVarsPerChannel",
-)
-_SQUASHING = ("Softmax", "Sigmoid")
+from tfkd.losses.heads import scores_behind
 
 
 def as_list(teacher: Any) -> list[Any]:
@@ -211,36 +202,8 @@ def to_logits(outputs: Any) -> Any:
 
 
 def _to_logits(tensor: Any) -> Any:
-    logits = _scores_behind(tensor)
+    logits = scores_behind(tensor)
     mask = getattr(tensor, "_keras_mask", None)
     if mask is not None and logits is not tensor:
         logits._keras_mask = mask
     return logits
-
-
-def _scores_behind(tensor: Any) -> Any:
-    known = getattr(tensor, "_keras_logits", None)
-    if known is not None:
-        return known
-    if isinstance(tensor, tf.__internal__.EagerTensor):
-        return _log_if_probability(tensor)
-    op = tensor.op
-    while op.type in _PASS_THROUGH and op.inputs:
-        op = op.inputs[0].op
-    if op.type in _SQUASHING:
-        return op.inputs[0]
-    return _log_if_probability(tensor) if op.type.endswith("PartitionedCall") else tensor
-
-
-def _log_if_probability(scores: Any) -> Any:
-    """log p if every row is a distribution over at least two classes, else unchanged.
-
-    Logits that are all in [0, 1] and sum to 1 in every row do not happen.
-    """
-    if not scores.dtype.is_floating or len(scores.shape) < 2 or scores.shape[-1] == 1:
-        return scores
-    values = tf.cast(scores, tf.float32)
-    sums_to_one = tf.abs(tf.reduce_sum(values, -1) - 1.0) < 1e-2
-    is_distribution = tf.reduce_all(values >= 0.0) & tf.reduce_all(sums_to_one)
-    # 1e-30 keeps log and its gradient finite in float32.
-    return tf.where(is_distribution, tf.math.log(tf.maximum(values, 1e-30)), values)
