@@ -153,6 +153,29 @@ def test_a_data_set_of_examples_is_read():
     assert next(iter(only_x.batches())).shape == (3, 2)
 
 
+def test_examples_may_be_files_that_preprocess_reads(tmp_path):
+    for number in range(4):
+        (tmp_path / str(number)).write_text(f"{number}{number}")
+
+    def read(names):
+        contents = tf.map_fn(tf.io.read_file, names)
+        return tf.strings.to_number(contents)
+
+    names = np.array([str(tmp_path / str(number)) for number in range(4)])
+    paced = Curriculum(
+        (names, np.arange(4)),
+        np.arange(4),
+        0.5,
+        2,
+        preprocess=read,
+        balance_classes=False,
+        partial=True,
+    )
+    x, y = next(iter(paced.batches()))
+    np.testing.assert_array_equal(x, 11 * y.numpy())
+    assert sorted(y.numpy()) == [0, 1]
+
+
 def test_new_scores_change_what_comes_next():
     paced = make(20, 5, 0.25)
     stream = iter(paced.batches())

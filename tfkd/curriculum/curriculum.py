@@ -32,8 +32,9 @@ class Curriculum(tf.Module):
 
     Args:
         data: (x, y) or (x, y, sample_weight), each an array (N, ...) or a dict, list or
-            tuple of arrays; or a `tf.data.Dataset` of single examples (x, y), which is
-            read into memory.
+            tuple of arrays, held in memory; or a `tf.data.Dataset` of single examples
+            (x, y), which is read into memory. For more data than that x may hold the
+            names of files, which `preprocess` reads.
         difficulty: one finite number an example (N,), higher is harder; or what a
             function of `tfkd.curriculum.difficulty` returned.
         pacing: a number in (0, 1], or a pace of `tfkd.curriculum.pacing`.
