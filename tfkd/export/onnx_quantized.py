@@ -53,17 +53,18 @@ def close_pairs(wiring: Wiring) -> None:
     for node in list(wiring.nodes):
         if node.op_type != "DequantizeLinear":
             continue
-        moves, maker = [], makers.get(node.input[0])
-        while maker is not None and maker.op_type in MOVES:
-            moves.append(maker)
-            maker = makers.get(maker.input[0])
-        whole = maker is not None and maker.op_type == "QuantizeLinear"
-        if not moves or not whole or wiring.constants[maker.input[1]].size > 1:
+        moves, quantize = [], makers.get(node.input[0])
+        while quantize is not None and quantize.op_type in MOVES:
+            moves.append(quantize)
+            quantize = makers.get(quantize.input[0])
+        if not moves or quantize is None or quantize.op_type != "QuantizeLinear":
             continue
-        moved = maker.input[0]
+        if wiring.constants[quantize.input[1]].size > 1:
+            continue
+        moved = quantize.input[0]
         for move in reversed(moves):
             moved = _copied(wiring, move, moved)
-        node.input[0] = wiring.node("QuantizeLinear", [moved, *maker.input[1:]], maker.name)
+        node.input[0] = wiring.node("QuantizeLinear", [moved, *quantize.input[1:]], quantize.name)
 
 
 def _copied(wiring: Wiring, node: Any, source: str) -> str:
