@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import tf_keras as keras
+from tf_keras.src.applications.convnext import LayerScale
+from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfkd
 from tfkd import artifacts, export
@@ -131,6 +133,43 @@ def test_symmetric_ranges_and_an_open_batch(tmp_path):
     convolved = [d for d in details if d["dtype"] == np.int8 and "FakeQuant" in d["name"]]
     assert convolved
     assert all(d["quantization"][1] == 0 for d in convolved)
+
+
+def branches():
+    """Three residual branches with factors, as in Inception-ResNet and ConvNeXt."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(6, 3, activation="relu", name="stem")(inputs)
+    y = layers.Conv2D(6, 1, name="up")(layers.Conv2D(4, 3, padding="same", name="narrow")(x))
+    x = layers.ReLU(name="relu")(CustomScaleLayer(0.17, name="mixed")([x, y]))
+    y = layers.Conv2D(6, 3, padding="same", groups=6, name="depthwise")(x)
+    y = layers.Dense(6, name="inner")(layers.Dense(12, activation="relu", name="outer")(y))
+    x = x + LayerScale(0.5, 6, name="gamma")(y)
+    y = layers.Activation("swish", name="swish")(x)
+    x = CustomScaleLayer(0.3, name="lone")([x, y])
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(inputs, layers.Dense(5, name="logits")(x), name="net")
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        weight.assign(rng.normal(0.1, 0.4, weight.shape))
+    return model
+
+
+@pytest.mark.parametrize("target", ["tflite", "both"])
+def test_sums_with_factors_are_integers_throughout(tmp_path, target):
+    q = quantized(target, branches())
+    assert {row.action for row in q.report} <= {"int8", "fused", "same grid"}
+    report = export.to_tflite(q, tmp_path / "m.tflite", verify=VERIFY)
+    assert (report.numbers["float_operations"], report.numbers["in_float"]) == (0, [])
+    want, got = q(VERIFY).numpy(), run_by_hand(report.path, VERIFY)
+    assert np.abs(got - want).mean() < 0.005 * np.ptp(want)
+    assert np.abs(got - want).max() < 0.03 * np.ptp(want)
+    # A factor behind a layer with weights is in these, in a scale for each channel (of which a
+    # Dense has none, but a convolution); the lone one is a convolution of each channel with
+    # one number. The one multiplication is that of the swish.
+    details = litert.open_interpreter(report.path, delegate=False)._get_ops_details()
+    found = [one["op_name"] for one in details]
+    wanted = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 2, "ADD": 3, "MUL": 1}
+    assert {kind: found.count(kind) for kind in (*wanted, "RESHAPE")} == {**wanted, "RESHAPE": 0}
 
 
 def test_what_stays_float_is_named(tmp_path):

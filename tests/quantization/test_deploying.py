@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
+from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfkd
 from tfkd.quantization import folding
@@ -113,11 +115,25 @@ def nested():
     return keras.Model(inputs, [layers.Dense(3)(x), layers.LeakyReLU()(x)])
 
 
+def scaled():
+    """Branches as in Inception-ResNet and ConvNeXt, and factors behind every kind of layer."""
+    x = inputs = image(6, 6, 4)
+    y = layers.Conv2D(4, 1)(layers.Conv2D(3, 3, padding="same", activation="relu")(x))
+    x = layers.ReLU()(CustomScaleLayer(0.2)([x, y]))
+    y = layers.Dense(4)(layers.Dense(8, activation="relu")(x))
+    x = x + StochasticDepth(0.5)(LayerScale(0.5, 4)(y))
+    x = CustomScaleLayer(-0.5)([x, layers.MaxPooling2D(2, 1, padding="same")(x)])
+    y = layers.Rescaling(0.5, -0.5)(layers.DepthwiseConv2D(3, depth_multiplier=2)(x))
+    y = layers.Rescaling([0.5, 2.0])(layers.Conv2DTranspose(2, 2)(y))
+    y = layers.Rescaling(3.0)(layers.Dense(3)(layers.Flatten()(y)))
+    return keras.Model(inputs, y)
+
+
 def resnet():
     return tfkd.models.resnet(8, input_shape=(8, 8, 3), widths=(4, 6))
 
 
-BUILDERS = (resnet, mobile, gated, dense_block, upsampled, shared, nested)
+BUILDERS = (resnet, mobile, gated, dense_block, upsampled, shared, nested, scaled)
 
 
 def quantized(build, target):
@@ -144,7 +160,7 @@ def cases():
 
 @pytest.mark.parametrize(
     ("build", "target"),
-    [*((build, "tflite") for build in BUILDERS), (resnet, "both"), (gated, "both")],
+    [(b, "tflite") for b in BUILDERS] + [(b, "both") for b in (resnet, gated, scaled)],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_deployed_model_computes_what_the_quantized_one_does(cases, build, target):
@@ -206,6 +222,22 @@ def test_folding_a_batch_normalization_by_hand():
     # k = γ/√(σ² + ε) = 2/1 and −3/1.5; bias = β + (b − μ)·k.
     np.testing.assert_allclose(new, [[2.0, -4.0], [6.0, 8.0]], rtol=1e-6)
     np.testing.assert_allclose(bias, [1.0 - 3.0 * 2.0, 0.5 + 3.0 * -2.0], rtol=1e-6)
+
+
+def test_folding_one_factor_for_all_channels_by_hand():
+    kernel = np.array([[1.0, 2.0], [3.0, -4.0]], np.float32)
+    by_two = layers.Rescaling(2.0, 1.0)
+    new, bias = folding.folded(layers.Dense(2), kernel, np.array([1.0, 2.0], np.float32), by_two)
+    np.testing.assert_array_equal(new, [[2.0, 4.0], [6.0, -8.0]])
+    np.testing.assert_array_equal(bias, [3.0, 5.0])
+    # (height, width, channels, multiplier); transposed (height, width, filters, channels).
+    for layer, shape in (
+        (layers.DepthwiseConv2D(1, depth_multiplier=3), (1, 1, 2, 3)),
+        (layers.Conv2DTranspose(6, 1), (1, 1, 6, 2)),
+    ):
+        new, bias = folding.folded(layer, np.ones(shape, np.float32), None, by_two)
+        np.testing.assert_array_equal(new, np.full(shape, 2.0))
+        np.testing.assert_array_equal(bias, np.ones(6))
 
 
 @pytest.mark.parametrize("invert", [False, True])

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 from hypothesis import strategies as st
+from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from toys import randomize
 
 import tfkd
@@ -326,6 +327,20 @@ def test_names_of_parts():
     # One PReLU object in two layers stays one.
     assert [name for name in names(flat) if "prelu" in name] == ["one_prelu"]
     assert len(flat.model.get_layer("one_prelu")._inbound_nodes) == 2
+
+
+def test_a_scaled_sum_is_a_factor_and_a_sum():
+    x, y = keras.Input((2, 2, 3)), keras.Input((1, 2, 3))
+    layer = CustomScaleLayer(0.25, name="mixed")
+    flat = assert_same(keras.Model([x, y], layer([layer([x, y]), x])))
+    factor, total = flat.model.layers[2:]
+    assert (factor.name, factor.scale) == ("mixed_scaled", 0.25)
+    assert (type(total), total.name) == (layers.Add, "mixed")
+    assert flat.origins["mixed_scaled"] == flat.origins["mixed"] == "mixed"
+    # What an Add can't do stays: three tensors, or a broadcast over another rank.
+    for inputs in ([x, y, y], [x, keras.Input(())]):
+        flat = assert_same(keras.Model(inputs[:2], CustomScaleLayer(0.25, name="odd")(inputs)))
+        assert type(flat.model.layers[-1]) is CustomScaleLayer
 
 
 def test_nested_models_called_twice_keep_their_layers_shared():

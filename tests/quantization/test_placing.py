@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import tf_keras as keras
+from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
 from tfkd.quantization.calls import calls_of
 from tfkd.quantization.placing import place
@@ -42,6 +44,26 @@ def test_convolution_normalization_and_relu_have_one_range():
     assert [row.action for row in rows.values()] == ["int8", "int8", "fused", "fused"]
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [LayerScale(0.5, 4, name="x"), L.Rescaling(2.0, name="x"), L.Rescaling([1, 2, 3, 4], name="x")],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_factors_of_channels_are_a_part_of_the_convolution_before_them(layer):
+    rows = decide(L.Add(name="add")([x := conv(image(), "first"), layer(conv(x, "conv"))]), "both")
+    assert ranges(rows) == ["image", "first", "x", "add"]
+    assert (rows["x"].action, rows["x"].why) == ("fused", "one kernel with 'conv'")
+    # TensorRT adds within that convolution.
+    assert marked(rows) == ["image", "first"]
+
+
+def test_factors_of_channels_that_stand_alone_have_a_range():
+    x = L.Activation("swish", name="swish")(conv(image(), "conv"))
+    rows = decide(L.ReLU(name="relu")(LayerScale(0.5, 4, name="x")(x)))
+    assert ranges(rows) == ["image", "conv", "swish", "relu"]
+    assert (rows["x"].action, rows["x"].why) == ("int8", "a scale and an offset of each channel")
+
+
 def test_a_tensor_with_two_readers_or_that_is_an_output_ends_its_unit():
     x = conv(image(), "conv")
     y = L.ReLU(name="relu")(x)
@@ -75,6 +97,7 @@ def test_a_convolution_that_is_called_twice_takes_in_no_normalization():
         L.Cropping2D(name="x"),
         L.UpSampling2D(name="x"),
         L.Dropout(0.5, name="x"),
+        StochasticDepth(0.5, name="x"),
         L.Activation("linear", name="x"),
         L.GlobalMaxPooling2D(name="x"),
     ],
@@ -97,7 +120,7 @@ def test_layers_that_move_numbers_have_no_range(layer):
         L.Activation("swish", name="x"),
         L.Activation("softmax", name="x"),
         L.UpSampling2D(interpolation="bilinear", name="x"),
-        L.Rescaling(2.0, name="x"),
+        L.Rescaling(np.ones((8, 8, 4)), name="x"),
     ],
     ids=lambda layer: type(layer).__name__,
 )

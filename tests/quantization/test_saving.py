@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
+from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from tfkd import artifacts
 from tfkd.quantization import calibrate, load, quantize, save
@@ -111,6 +113,16 @@ def test_the_users_own_layers_and_functions(tmp_path):
     with pytest.raises(ValueError, match="safe_mode=False"):
         load(path)
     assert_same(q, load(path, safe_mode=False))
+
+
+def test_layers_of_the_applications_need_no_name(tmp_path):
+    x = keras.Input((8, 8, 2))
+    y = StochasticDepth(0.5)(LayerScale(0.5, 2)(L.Conv2D(2, 1)(x)))
+    model = keras.Model(x, CustomScaleLayer(0.2)([x, y]))
+    q = quantize(model)
+    calibrate(q, X)
+    again = load(save(q, tmp_path / "q"))
+    np.testing.assert_array_equal(again(X), q(X))
 
 
 def test_damaged_and_foreign_files(tmp_path):

@@ -35,10 +35,10 @@ def deployed(q: QuantizedModel, target: str = "tflite") -> keras.Model:
     """A plain Keras model that computes what a quantized model computes in inference.
 
     It has plain layers, whose weights lie on the grids of their integers, and
-    `FixedQuantize` layers, which hold the ranges. Batch normalizations are folded
-    into the layers before them, without loss. For TFLite, what has no integer
-    form of its own is written in parts that have: a lone batch normalization or
-    rescaling as a 1×1 depthwise convolution, a mean as a sum and a factor.
+    `FixedQuantize` layers, which hold the ranges. Batch normalizations and factors of
+    channels are folded into the layers before them, without loss. For TFLite, what has
+    no integer form of its own is written in parts that have: a lone batch normalization
+    or rescaling as a 1×1 depthwise convolution, a mean as a sum and a factor.
 
     Args:
         q: from `tfkd.quantization.quantize`, calibrated. It is not changed.
@@ -181,17 +181,20 @@ class _Deployer:
         return folded(inner, kernel, bias, plain_layer(norm))
 
     def _limits(self, call: Call) -> np.ndarray:
-        """The end of the grid of each output channel of a Dense layer, its norm folded in."""
+        """The ends of the grids of a Dense layer's channels, its norm folded in; (), if one."""
         ((weight, quantizer, _),) = call.layer._weight_vars
         ends = np.abs(weight.numpy()).max(0 if quantizer.axes else None)
         scale, _ = scale_and_offset(plain_layer(self._calls[self._folds[id(call.node)]].layer))
-        return np.maximum(np.maximum(ends, SMALLEST) * np.abs(scale), SMALLEST)
+        if np.ndim(scale):
+            scale = np.broadcast_to(scale, call.layer.layer.units)
+        return np.asarray(np.maximum(np.maximum(ends, SMALLEST) * np.abs(scale), SMALLEST))
 
     def _weighted(self, call: Call, inner: Any, x: Any, kernel: Any, bias: Any) -> Any:
         is_folded = id(call.node) in self._folds
         if self.lite and is_folded and isinstance(inner, layers.Dense):
             # A Dense layer has one scale; with the batch normalization it needs one a channel.
-            made = self._forms.dense_as_convolution(inner, x, kernel, bias, self._limits(call))
+            limits, form = self._limits(call), self._forms.dense_as_convolution
+            made = form(inner, x, kernel, bias, limits) if limits.ndim else None
             if made is not None:
                 return made
         if id(call.layer) not in self._layers:

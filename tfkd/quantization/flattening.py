@@ -53,9 +53,11 @@ def flatten(model: keras.Model) -> Flat:
     `DepthwiseConv2D` ("<name>_depthwise") and a 1×1 `Conv2D` of its name; an activation
     inside a convolution or dense layer that is not linear, ReLU or ReLU6 becomes an
     `Activation` behind it ("<name>_swish"); x·relu6(x + 3)/6 written with several layers
-    becomes one `HardSwish`, relu6(x + 3)/6 one `HardSigmoid`. All other layers are copied:
-    names, weights, regularizers and `trainable` flags stay, shared layers stay shared. A
-    layer of a nested model whose name is taken is called "<model>_<name>".
+    becomes one `HardSwish`, relu6(x + 3)/6 one `HardSigmoid`. The x + s·y in one layer of
+    Inception-ResNet becomes a `Rescaling` ("<name>_scaled") and an `Add` of its name. All
+    other layers are copied: names, weights, regularizers and `trainable` flags stay, shared
+    layers stay shared. A layer of a nested model whose name is taken is called
+    "<model>_<name>".
 
     Args:
         model: a built functional or Sequential `tf_keras` model in float32; not changed.

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.src.applications.convnext import LayerScale
 
 from tfkd.quantization.rewriting import copy_layer
 
@@ -92,8 +93,8 @@ def scale_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
     """(k, o) of a layer that computes k·x + o with one k and one o for each channel.
 
     Args:
-        norm: a built BatchNormalization or Normalization over the last axis, or a
-            Rescaling.
+        norm: a built BatchNormalization or Normalization over the last axis, a
+            LayerScale, or a Rescaling.
 
     Returns:
         Arrays of shape (channels,), of a Rescaling by numbers (), in float64.
@@ -111,24 +112,28 @@ def scale_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
         if norm.invert:
             return deviation, mean
         return 1.0 / deviation, -mean / deviation
+    if isinstance(norm, LayerScale):
+        gamma = _array(norm.gamma)
+        return gamma, np.zeros_like(gamma)
     return np.asarray(norm.scale, np.float64), np.asarray(norm.offset, np.float64)
 
 
 def folded(
     layer: Any, kernel: np.ndarray, bias: np.ndarray | None, norm: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias of `layer` that hold a batch normalization after it, too.
+    """Kernel and bias of `layer` that hold a batch normalization or the like after it, too.
 
     Args:
         layer: a convolution (also depthwise or transposed) or Dense layer.
         kernel: its kernel.
         bias: its bias (filters,), or None.
-        norm: a BatchNormalization over the last axis.
+        norm: a layer that `scale_and_offset` takes.
 
     Returns:
         (kernel of the same shape, bias (filters,)), float32.
     """
-    scale, offset = scale_and_offset(norm)
+    filters = _filters(layer, kernel)
+    scale, offset = (np.broadcast_to(one, filters) for one in scale_and_offset(norm))
     if bias is not None:
         offset = offset + _array(bias) * scale
     if isinstance(layer, layers.DepthwiseConv2D):
@@ -138,6 +143,12 @@ def folded(
     else:
         factor = scale
     return (_array(kernel) * factor).astype(np.float32), offset.astype(np.float32)
+
+
+def _filters(layer: Any, kernel: np.ndarray) -> int:
+    if isinstance(layer, layers.DepthwiseConv2D):
+        return int(np.prod(kernel.shape[2:]))
+    return kernel.shape[-2 if isinstance(layer, layers.Conv2DTranspose) else -1]
 
 
 def with_weights(layer: Any, name: str, kernel: np.ndarray, bias: np.ndarray | None) -> Weighted:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import tf_keras as keras
+from tf_keras.src.applications.convnext import LayerScale
 
 from tfkd.quantization.fixed import FixedQuantize
 from tfkd.quantization.flat_hard import HardSigmoid
@@ -49,7 +50,7 @@ class LiteForms:
         if not ranges or len(ranges) < len(sources):
             return None
         kind, name = type(layer), layer.name
-        if kind in (layers.BatchNormalization, layers.Rescaling) or (
+        if kind in (layers.BatchNormalization, layers.Rescaling, LayerScale) or (
             kind is layers.Normalization and _is_per_channel(layer, inputs)
         ):
             return self.scaled(inputs, *scale_and_offset(layer), name)
@@ -104,9 +105,9 @@ class LiteForms:
             limits: (units,), the end of the grid of each channel of the kernel.
         """
         shape = [-1 if size is None else size for size in x.shape[1:]]
-        if shape.count(-1) > 1:
+        is_image = len(shape) == 3
+        if shape.count(-1) > 1 and not is_image:
             return None
-        image = (int(np.prod(shape[:-1])) if -1 not in shape else -1, 1, shape[-1])
         name = dense.name
         layer = LimitedConv2D(
             dense.units,
@@ -115,10 +116,13 @@ class LiteForms:
             activation=dense.activation,
             name=self._unique(name),
         )
+        convolution = Weighted(layer, np.reshape(kernel, (1, 1, *kernel.shape)), bias)
+        if is_image:
+            return convolution(x)
+        image = (int(np.prod(shape[:-1])) if -1 not in shape else -1, 1, shape[-1])
         x = layers.Reshape(image, name=self._unique(f"{name}_image"))(x)
-        x = Weighted(layer, np.reshape(kernel, (1, 1, *kernel.shape)), bias)(x)
         back = [*shape[:-1], dense.units]
-        return layers.Reshape(back, name=self._unique(f"{name}_back"))(x)
+        return layers.Reshape(back, name=self._unique(f"{name}_back"))(convolution(x))
 
     def on_grid(self, x: Any, range_: Range, name: str) -> Any:
         """`x` rounded to a range."""

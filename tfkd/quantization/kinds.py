@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import tf_keras as keras
+from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
 from tfkd.quantization.configs import WEIGHTS
 from tfkd.quantization.flat_hard import HardSigmoid, HardSwish
@@ -31,6 +33,7 @@ IDENTITIES = (
     layers.GaussianDropout,
     layers.GaussianNoise,
     layers.ActivityRegularization,
+    StochasticDepth,
 )
 # They move numbers about, or leave them out: the grid of the input is that of the output.
 _SAME = (
@@ -59,7 +62,7 @@ _COMPUTE = (
     layers.LeakyReLU,
     layers.ELU,
     layers.ReLU,  # with a threshold, a slope or another limit than 6
-    layers.Rescaling,
+    layers.Rescaling,  # with other numbers than one, or one for each channel
     layers.Normalization,
     layers.UpSampling2D,
     layers.Resizing,
@@ -149,6 +152,8 @@ def kind_of(layer: Any) -> Kind:
         return _of_weighted(layer)
     if isinstance(layer, layers.BatchNormalization):
         return Kind(NORM) if _on_last_axis(layer) else Kind(UNKNOWN, why="not on the last axis")
+    if type(layer) is LayerScale or (type(layer) is layers.Rescaling and _by_channel(layer)):
+        return Kind(NORM)
     if type(layer) is layers.ReLU and _is_plain(layer):
         return Kind(RELU)
     if type(layer) is layers.Activation:
@@ -221,6 +226,10 @@ def _of_symbol(symbol: str) -> Kind:
 def _is_plain(layer: Any) -> bool:
     limit = None if layer.max_value is None else float(layer.max_value)
     return limit in (None, 6.0) and not layer.negative_slope and not layer.threshold
+
+
+def _by_channel(layer: Any) -> bool:
+    return np.ndim(layer.scale) <= 1 and np.ndim(layer.offset) <= 1
 
 
 def _channels_first(layer: Any) -> bool:

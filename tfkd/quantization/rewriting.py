@@ -166,41 +166,49 @@ class Losses:
             model.add_metric(tensor, aggregation=aggregation, name=name)
 
 
+class Parts(list[Any]):
+    """New layers that stand for one, in the order of its weights, one called after the other."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the one layer returns."""
+        first, *others = self
+        made = first(*args, **kwargs)
+        for part in others:
+            made = part(made)
+        return made
+
+
 class Copies:
     """One copy of each layer, however often it is called.
 
     Args:
         names: id of a layer → name of its copy; any other keeps its own.
-        split: `split(layer, name)` → the new layers, called one after the other, that do
-            what `layer` does and hold its weights in the same order; or None, to copy it.
+        split: `split(layer, name)` → the new layers that do what `layer` does; or None,
+            to copy it.
     """
 
     def __init__(
         self,
         names: dict[int, str] | None = None,
-        split: Callable[[Any, str], list[Any] | None] | None = None,
+        split: Callable[[Any, str], Parts | None] | None = None,
     ) -> None:
         self._names = names or {}
         self._split = split
-        self._made: dict[int, tuple[Any, list[Any]]] = {}
+        self._made: dict[int, tuple[Any, Parts]] = {}
 
-    def of(self, layer: Any) -> list[Any]:
+    def of(self, layer: Any) -> Parts:
         """The layers that stand for `layer`; made with the first call."""
         if id(layer) not in self._made:
             name = self._names.get(id(layer), layer.name)
             parts = self._split(layer, name) if self._split else None
-            self._made[id(layer)] = layer, parts or [copy_layer(layer, name)]
+            self._made[id(layer)] = layer, parts or Parts([copy_layer(layer, name)])
         return self._made[id(layer)][1]
 
     def caller(self, layer: Any) -> Callable[..., Any]:
         """Calls what stands for a layer."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            first, *others = self.of(layer)
-            made = first(*args, **kwargs)
-            for part in others:
-                made = part(made)
-            return made
+            return self.of(layer)(*args, **kwargs)
 
         return call
 
@@ -209,6 +217,6 @@ class Copies:
         for layer, parts in self._made.values():
             copy_state(layer, parts)
 
-    def made(self) -> Iterator[tuple[Any, list[Any]]]:
+    def made(self) -> Iterator[tuple[Any, Parts]]:
         """Each layer that was called, and what stands for it."""
         yield from self._made.values()

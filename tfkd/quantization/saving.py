@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import tf_keras as keras
+from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
 from tfkd import artifacts, checks
 from tfkd.quantization.decisions import Decision
@@ -26,6 +27,8 @@ from tfkd.quantization.quantizing import rebuild
 
 FORMAT = "tfkd quantized model, 1"
 _DOCUMENT = "document"
+# Layers of Keras's own networks that it does not find by name.
+_UNNAMED = {"LayerScale": LayerScale, "StochasticDepth": StochasticDepth}
 
 
 def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
@@ -97,7 +100,7 @@ def load(
     artifacts.verify(path)
     document, arrays = _read(path)
     try:
-        with keras.utils.custom_object_scope(dict(custom_objects or {})):
+        with keras.utils.custom_object_scope({**_UNNAMED, **(custom_objects or {})}):
             flat = _float_model(document["float_model"], safe_mode)
             rows = [Decision(**row) for row in document["recipe"]["decisions"]]
             q = rebuild(flat, rows, document["recipe"])

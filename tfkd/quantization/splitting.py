@@ -14,8 +14,10 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from tfkd.quantization.flat_copying import copy_layer
+from tfkd.quantization.rewriting import Parts
 
 layers = keras.layers
 FUSED = (None, keras.activations.linear, keras.activations.relu, tf.nn.relu, tf.nn.relu6)
@@ -48,11 +50,11 @@ class Splitter:
         self._unique = unique
         self._activations: dict[int, Any] = {}
 
-    def __call__(self, layer: Any, name: str) -> list[Any] | None:
+    def __call__(self, layer: Any, name: str) -> Parts | None:
         """The new layers, not built, that stand for `layer`; None: it stays whole.
 
-        Called one after the other they compute what `layer` does, and their weights
-        together are those of `layer`, in the same order.
+        Called as they say they compute what `layer` does, and their weights together
+        are those of `layer`, in the same order.
         """
         kind = type(layer)
         if kind in SEPARABLE and layer.padding != "causal":
@@ -60,13 +62,18 @@ class Splitter:
             changes = _pointwise_config(layer)
             if layer.activation in FUSED:
                 changes["activation"] = layer.activation
-                return [first, SEPARABLE[kind][1](name=name, **changes)]
+                return Parts([first, SEPARABLE[kind][1](name=name, **changes)])
             changes["activity_regularizer"] = None
             second = SEPARABLE[kind][1](name=name, **changes)
-            return [first, second, self._activation(layer, name)]
+            return Parts([first, second, self._activation(layer, name)])
         if kind in ACTIVATED and layer.activation not in FUSED:
             plain = copy_layer(layer, name, activation="linear", activity_regularizer=None)
-            return [plain, self._activation(layer, name)]
+            return Parts([plain, self._activation(layer, name)])
+        if kind is CustomScaleLayer and _adds_alike(layer):
+            factor = layers.Rescaling(
+                layer.scale, name=self._unique(f"{name}_scaled"), dtype=layer.dtype
+            )
+            return _ScaledSum([factor, layers.Add(name=name, dtype=layer.dtype)])
         return None
 
     def _depthwise(self, layer: Any, name: str) -> Any:
@@ -102,6 +109,23 @@ class Splitter:
             dtype=layer.dtype,
             activity_regularizer=layer.activity_regularizer,
         )
+
+
+class _ScaledSum(Parts):
+    """x + s·y, of Inception-ResNet, as a factor and a sum."""
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """[x, y] → x + s·y."""
+        del kwargs  # The layer's own `call` takes none.
+        factor, add = self
+        return add([inputs[0], factor(inputs[1])])
+
+
+def _adds_alike(layer: Any) -> bool:
+    """Whether the sum in a layer is one that an Add makes: of two tensors of one rank."""
+    calls = [node.keras_inputs for node in layer._inbound_nodes]
+    alike = all(len(x) == 2 and x[0].shape.rank == x[1].shape.rank for x in calls)
+    return alike and layer.activity_regularizer is None
 
 
 def _pointwise_config(layer: Any) -> dict[str, Any]:
