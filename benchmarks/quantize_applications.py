@@ -41,6 +41,7 @@ ALL_INT8 = (
     "ResNet",
     "ResNetV2",
     "Inception",
+    "InceptionResNet",
     "Xception",
     "MobileNet",
     "MobileNetV2",
