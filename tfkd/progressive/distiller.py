@@ -317,7 +317,7 @@ class ProgressiveDistiller:
         plan = pruning.plan(self.student, **stage.decay.options)
         steps = made.known_steps()
         schedule = stage.decay.schedule(plan, begin, stage.epochs * steps, steps)
-        return FilterDecay(plan, schedule, model=self.student)
+        return FilterDecay(plan, schedule, model=self.student, warn_if_unfinished=False)
 
     def _cut(self, stage: Stage, number: int, decay: Any) -> None:
         if decay is None:
