@@ -68,7 +68,8 @@ class Run:
 def load(spec: str) -> data.Dataset:
     """Loads the images; the digits with a small training part."""
     options = {"test_fraction": DIGITS_TEST_FRACTION} if spec == "digits" else {}
-    return data.load(spec, **options)
+    dataset = data.load(spec, **options)
+    return checks.instance("data", dataset, data.Dataset, "images (for texts: progressive.py)")
 
 
 def student_spec(dataset: data.Dataset) -> str:

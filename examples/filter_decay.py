@@ -278,6 +278,7 @@ def main(argv: list[str]) -> None:
     say = Say()
     options = {"test_fraction": DIGITS_TEST_FRACTION} if DATA.value == "digits" else {}
     dataset = data.load(DATA.value, **options)
+    checks.instance("data", dataset, data.Dataset, "images (for texts: progressive.py)")
     make_plan(build(dataset))  # a target that cannot be met is found now
     out = pathlib.Path(OUT.value or f"saved_models/filter_decay_{dataset.name}")
     out.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,7 @@ def main(argv: list[str]) -> None:
     name = pruned.DATA.value
     options = {"test_fraction": pruned.DIGITS_TEST_FRACTION} if name == "digits" else {}
     dataset = data.load(name, **options)
+    checks.instance("data", dataset, data.Dataset, "images (for texts: progressive.py)")
     pruned.make_plan(pruned.build(dataset))  # a target that cannot be met is found now
     out = pathlib.Path(pruned.OUT.value or f"saved_models/small_and_fast_{dataset.name}")
     out.mkdir(parents=True, exist_ok=True)
