@@ -13,6 +13,8 @@ from another seed; an example is as hard as the teacher's loss on the label give
     curriculum                  the easiest 30 % at first, up to 60 % (wrong labels) or
                                 100 % (right ones) when --grow of the steps are made
     curriculum, distilled       both
+    curriculum to 100 %         the same, but up to all of the data (with wrong labels)
+    selection                   the easiest 60 % at every step: no pace, only what is left out
     anti-curriculum             the same pace, the hardest first
     random pacing               the same pace, in a random order
 
@@ -51,12 +53,14 @@ class Arm:
     Attributes:
         noise: share of wrong labels.
         end: share of the data at the end of the pace; None: all of it from the start.
+        start: share of the data at step 0; None: --start.
         order: in which examples come into play.
         lam: weight of the soft targets, 0: no teacher.
     """
 
     noise: float
     end: float | None = None
+    start: float | None = None
     order: str = "easiest_first"
     lam: float = 0.0
 
@@ -72,8 +76,10 @@ def arms(noise: float, end: float, both: float) -> dict[str, Arm]:
         "distilled": Arm(noise, lam=1.0),
         "curriculum": Arm(noise, end),
         "curriculum, distilled": Arm(noise, end, lam=both),
-        "anti-curriculum": Arm(noise, end, "hardest_first"),
-        "random pacing": Arm(noise, end, "random"),
+        "anti-curriculum": Arm(noise, end, order="hardest_first"),
+        "random pacing": Arm(noise, end, order="random"),
+        "selection": Arm(noise, end, end),
+        "curriculum to 100 %": Arm(noise, 1.0),
     }
 
 
@@ -99,7 +105,7 @@ def teacher_seed(seed: int, args: Any) -> int:
 
 
 def file_of(noise: float, name: str, seed: int, args: Any) -> pathlib.Path:
-    label = name.replace(", ", "-").replace(" ", "-")
+    label = name.replace(" %", "").replace(", ", "-").replace(" ", "-")
     return pathlib.Path(args.out) / f"noise{noise:g}-{label}-{seed}.json"
 
 
@@ -153,7 +159,7 @@ class Bench:
         if arm.end is None:
             return tfkd.data.batches(x, y, batch, **more)
         last = round(self.args.grow * self.args.epochs * self.steps)
-        pace = pacing.Linear(self.args.start, last, arm.end)
+        pace = pacing.Linear(arm.start or self.args.start, last, arm.end)
         more |= {"order": arm.order, "partial": True}
         return Curriculum((x, y), scores, pace, batch, **more).batches()
 
