@@ -182,3 +182,17 @@ def test_the_student_can_be_trained_on_alone():
     assert np.isfinite(student.fit(x, y, verbose=0).history["loss"]).all()
     distiller = make(student)
     assert np.isfinite(distiller.fit(x, y, verbose=0).history["loss"]).all()
+
+
+def test_labels_without_a_loss_on_them_reach_the_other_losses_and_the_metrics():
+    """student_loss_weight=0 and no loss in compile, but a distillation loss that needs y."""
+    x, y = toys.data(8)
+    objective = tfkd.losses.curriculum_objective(alpha=0.0, beta=1.0)
+    distiller = tfkd.Distiller(toys.net(8, seed=2), toys.net(4), **objective)
+    distiller.compile(keras.optimizers.SGD(0.0), metrics=["accuracy"])
+    found = toys.logs(distiller.fit(x, y, verbose=0, batch_size=8))
+    scores = distiller.student(x).numpy()
+    p = np.exp(toys.log_softmax(scores))[np.arange(8), y]
+    np.testing.assert_allclose(found["loss"], (1 - p).mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["accuracy"], (scores.argmax(1) == y).mean())
+    assert found["student_loss"] == 0

@@ -322,7 +322,8 @@ class Distiller(Saving):
         return tf.convert_to_tensor(self.optimizer.iterations)
 
     def _student_loss(self, y, sample_weight, y_pred, share):
-        if y is not None and self.compiled_loss is not None:
+        container = self.compiled_loss
+        if y is not None and container is not None and container._user_losses is not None:
             return loss_on_labels(self.compiled_loss, y, y_pred, sample_weight, share)
         if _is_zero(self.student_loss_weight):
             return tf.constant(0.0)
