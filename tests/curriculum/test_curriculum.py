@@ -236,7 +236,11 @@ def test_two_replicas_train_as_one(two_replicas, adaptive):
         made = curriculum_for_fit()
         if adaptive:
             x, y = toys.data(40)
-            made = Curriculum((x, y), x.sum(1), pacing.Adaptive(0.5), 8, partial=True)
+            pace = pacing.Adaptive(0.25, growth=2)
+            for _ in range(2):  # the second epoch is no better: it grows to a half
+                pace.update({"val_accuracy": 0.5})
+            made = Curriculum((x, y), x.sum(1), pace, 8)
+            assert made.pool_size(0) == 20
         return made
 
     one, _ = fit(tf.distribute.get_strategy(), paced())

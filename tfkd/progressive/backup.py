@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import tensorflow as tf
@@ -174,7 +173,7 @@ class Backup(keras.callbacks.Callback):
                 if path.name == _STATE or path.name.startswith(("checkpoint-", "student-")):
                     path.unlink()
             if not any(self.folder.iterdir()):
-                shutil.rmtree(self.folder)
+                self.folder.rmdir()
 
 
 def _fingerprint(stages: Any) -> list[list[Any]]:
