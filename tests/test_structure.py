@@ -20,6 +20,7 @@ ORDER = (
     ("feeds",),
     ("artifacts",),
     ("schedules",),
+    ("detection",),
     ("models",),
     ("data",),
     ("losses",),
@@ -27,7 +28,6 @@ ORDER = (
     ("frozen",),
     ("distillation",),
     ("curriculum",),
-    ("detection",),
     ("pruning",),
     ("quantization",),
     ("export",),
@@ -49,13 +49,14 @@ OPTIONAL = {
     "matplotlib",
     "onnx",
     "onnxruntime",
+    "pycocotools",
     "rich",
     "sklearn",
     "tensorrt",
     "tf2onnx",
 }
 # A folder that is about nothing else than the package may import it at its top.
-HOLDERS = {"keras_cv": {"detection"}}
+HOLDERS: dict[str, set[str]] = {}
 
 # These handle Keras 3 models on purpose.
 KERAS_3 = {"tfkd/distillation/teachers.py", "tfkd/interop/converting.py"}

@@ -31,6 +31,7 @@ _MODULES = (
     "checks",
     "curriculum",
     "data",
+    "detection",
     "distillation",
     "export",
     "interop",
