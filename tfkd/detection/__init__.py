@@ -1,3 +1,5 @@
 """Boxes, anchors, matching and decoding: what a detector needs around its network."""
 
-__all__: list[str] = []
+from tfkd.detection.boxes import PADDING, UNLABELLED, VARIANCES, iou
+
+__all__ = ["PADDING", "UNLABELLED", "VARIANCES", "iou"]
