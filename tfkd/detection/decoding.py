@@ -1,0 +1,176 @@
+"""From what a detector computes to what it detects.
+
+Scores are made of the logits, the best candidates of every image are turned into
+boxes, and of boxes of one class that overlap only the best one stays (greedy
+non-maximum suppression, Girshick et al. 2014; its place in SSD: Liu et al. 2016,
+https://arxiv.org/abs/1512.02325).
+
+The suppression is a fixed point, found for the whole batch at once: a box stays if
+no better box that stays overlaps it. The best box is settled by the first round, and
+each round settles one more at least; a handful of rounds is usual. It computes what
+the greedy loop does, out of operations that XLA and every device have, which
+`tf.image.combined_non_max_suppression` is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfkd import checks
+from tfkd.detection import boxes as box_math
+
+__all__ = ["decode"]
+
+
+def decode(
+    outputs: Mapping[str, Any],
+    anchors: Any,
+    *,
+    variances: Any = box_math.VARIANCES,
+    score_threshold: float = 0.02,
+    iou_threshold: float = 0.45,
+    max_detections: int = 100,
+    candidates: int = 400,
+    background: bool = True,
+    boxes: str = "boxes",
+    classes: str = "classes",
+    class_agnostic: bool = False,
+) -> dict[str, tf.Tensor]:
+    """Turns a detector's outputs into detections.
+
+    It runs eagerly, in `tf.function` (with `jit_compile` too), in `tf.data` and in a
+    `train_step`: no gradient flows through it. It takes memory for `candidates`²
+    numbers an image.
+
+    Args:
+        outputs: what the model returns, a dict with encoded offsets (B, P, 4) and
+            class logits (B, P, C + 1), or (B, P, C) without a background class.
+        anchors: `Anchors`, or priors (P, 4) as (cx, cy, w, h) relative to the image.
+        variances: what the offsets were divided by when they were learned.
+        score_threshold: detections with a score up to it are dropped.
+        iou_threshold: of two boxes of a class whose intersection over union is above
+            it, the one with the lower score is dropped.
+        max_detections: N, the number of detections kept in an image.
+        candidates: the pairs of box and class, those with the highest scores of an
+            image, from which the suppression chooses.
+        background: class 0 of the logits means "no object" and scores are a softmax.
+            False: there is no such class, and each score is a sigmoid (as in
+            keras-cv's RetinaNet, with boxes="box", classes="classification").
+        boxes: name of the offsets in `outputs`.
+        classes: name of the logits in `outputs`.
+        class_agnostic: boxes of different classes suppress each other too.
+
+    Returns:
+        A dict, by falling confidence: "boxes" (B, N, 4) as (x1, y1, x2, y2) within
+        0 and 1, "confidence" (B, N), "classes" (B, N) int32 with the background not
+        counted, "num_detections" (B,) int32. Rows beyond it have box and class -1
+        and confidence 0. Boxes without area inside the image are no detections.
+
+    Raises:
+        TypeError, ValueError: if an argument or a shape is wrong.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd import detection
+        >>> priors = np.array([[0.25, 0.25, 0.5, 0.5], [0.3, 0.25, 0.5, 0.5]], "float32")
+        >>> outputs = {
+        ...     "boxes": np.zeros((1, 2, 4), "float32"),
+        ...     "classes": np.array([[[0.0, 5.0, 0.0], [0.0, 3.0, 0.0]]], "float32"),
+        ... }
+        >>> found = detection.decoding.decode(outputs, priors, max_detections=2)
+        >>> found["num_detections"].numpy(), found["classes"].numpy().tolist()
+        (array([1], dtype=int32), [[0, -1]])
+        >>> found["boxes"][0, 0].numpy().tolist()
+        [0.0, 0.0, 0.5, 0.5]
+    """
+    checks.fraction("score_threshold", score_threshold)
+    checks.fraction("iou_threshold", iou_threshold)
+    limit = checks.positive_int("max_detections", max_detections)
+    pool = checks.positive_int("candidates", candidates)
+    variances = box_math.check_variances(variances)
+    priors = box_math.check_priors(anchors)
+    offsets, logits = _heads(outputs, boxes, classes, priors, background)
+
+    scores = tf.nn.softmax(logits)[..., 1:] if background else tf.sigmoid(logits)
+    pool = min(pool, int(scores.shape[1]) * int(scores.shape[2]))
+    scores, where = tf.math.top_k(tf.reshape(scores, [-1, scores.shape[1] * scores.shape[2]]), pool)
+    number = int(logits.shape[-1]) - int(background)
+    prior, kind = where // number, where % number
+    found = box_math.decode_offsets(
+        tf.gather(offsets, prior, batch_dims=1), tf.gather(tf.constant(priors), prior), variances
+    )
+    found = box_math.clip(found)
+    valid = (scores > score_threshold) & (box_math.area(found) > 0)
+    groups = tf.zeros_like(kind) if class_agnostic else kind
+    kept = _suppress(found, groups, valid, iou_threshold)
+    return _collect(found, scores, kind, kept, limit)
+
+
+def _heads(
+    outputs: Any, boxes: str, classes: str, priors: np.ndarray, background: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (offsets, logits) in float32, checked, cut off from gradients."""
+    if not isinstance(outputs, Mapping):
+        mend = f"What does the model return? It must be a dict with {boxes!r} and {classes!r}."
+        raise checks.type_error("outputs", "a dict of a detector's outputs", outputs, mend)
+    for name, key in (("boxes", boxes), ("classes", classes)):
+        if key not in outputs:
+            mend = checks.near(key, outputs) or f"There are: {sorted(map(str, outputs))}."
+            raise checks.value_error(name, "the name of one of `outputs`", key, mend)
+    offsets = tf.stop_gradient(tf.cast(outputs[boxes], tf.float32))
+    logits = tf.stop_gradient(tf.cast(outputs[classes], tf.float32))
+    least = 2 if background else 1
+    _check_shape(f"outputs[{boxes!r}]", offsets, len(priors), "4", offsets.shape[-1:] == [4])
+    deep = (logits.shape[-1] if logits.shape.rank else None) or 0
+    _check_shape(f"outputs[{classes!r}]", logits, len(priors), f"{least} or more", deep >= least)
+    return tf.ensure_shape(offsets, [None, len(priors), 4]), tf.ensure_shape(
+        logits, [None, len(priors), deep]
+    )
+
+
+def _check_shape(name: str, value: tf.Tensor, priors: int, last: str, fits: bool) -> None:
+    if value.shape.rank == 3 and value.shape[1] in (None, priors) and fits:
+        return
+    mend = None
+    if value.shape.rank == 3 and fits:
+        mend = "Were other anchors used to make the model?"
+    raise checks.value_error(name, f"shape (batch, {priors} priors, {last})", value, mend)
+
+
+def _suppress(found: tf.Tensor, groups: tf.Tensor, valid: tf.Tensor, threshold: float) -> tf.Tensor:
+    """Greedy suppression of boxes (B, K, 4) by falling score; returns (B, K) bool."""
+    count = found.shape[1]
+    better = tf.constant(np.triu(np.ones((count, count), bool), 1))
+    rival = groups[:, :, None] == groups[:, None, :]
+    over = (box_math.iou(found, found) > threshold) & rival & better
+    over = tf.cast(over, tf.float32)
+    valid = tf.cast(valid, tf.float32)
+
+    def settle(kept: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        beaten = tf.linalg.matvec(over, kept, transpose_a=True)
+        now = tf.where(beaten > 0, 0.0, valid)
+        return now, tf.reduce_any(now != kept)
+
+    kept, _ = tf.while_loop(lambda _, moved: moved, settle, [valid, tf.constant(True)])
+    return kept > 0
+
+
+def _collect(
+    found: tf.Tensor, scores: tf.Tensor, kind: tf.Tensor, kept: tf.Tensor, limit: int
+) -> dict[str, tf.Tensor]:
+    """The best `limit` of those kept, filled up with rows of -1."""
+    missing = max(0, limit - found.shape[1])
+    scores = tf.pad(tf.where(kept, scores, -1.0), [[0, 0], [0, missing]], constant_values=-1.0)
+    scores, rows = tf.math.top_k(scores, limit)
+    real = scores >= 0
+    rows = tf.minimum(rows, found.shape[1] - 1)
+    return {
+        "boxes": tf.where(real[..., None], tf.gather(found, rows, batch_dims=1), -1.0),
+        "confidence": tf.maximum(scores, 0.0),
+        "classes": tf.where(real, tf.gather(kind, rows, batch_dims=1), -1),
+        "num_detections": tf.reduce_sum(tf.cast(real, tf.int32), 1),
+    }

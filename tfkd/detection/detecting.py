@@ -1,0 +1,147 @@
+"""Runs a detector over images in memory, and gathers what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.detection.decoding import decode
+
+KEYS = ("boxes", "confidence", "classes", "num_detections")
+
+
+def detect(
+    model: Any,
+    images: Any,
+    anchors: Any,
+    batch_size: int = 32,
+    preprocess: Callable[[Any], Any] | None = None,
+    **decode_options: Any,
+) -> dict[str, np.ndarray]:
+    """Finds the objects of images: runs a detector, decodes its output, drops doubles.
+
+    Args:
+        model: a tf_keras model, or a function, that makes of a batch of images a dict
+            {"boxes": (B, P, 4) offsets, "classes": (B, P, C + 1) logits, the background
+            first}. A model is run as inference, and traced once for all batches; a
+            function is called as it is, with a float32 tensor.
+        images: (N, H, W, 3), at least one.
+        anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
+        batch_size: images a batch.
+        preprocess: a function of a batch of `images`; None: pixels / 127.5 − 1 for
+            uint8, and floating-point images as they are.
+        **decode_options: of `tfkd.detection.decode`, as score_threshold,
+            iou_threshold, max_detections.
+
+    Returns:
+        dict {"boxes": (N, K, 4) corners relative to the image, "confidence": (N, K),
+        "classes": (N, K), "num_detections": (N,)}, padded with -1, confidence with 0.
+
+    Raises:
+        TypeError, ValueError: for a bad argument, and if the model's outputs are no
+            finite numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd import report
+        >>> def model(images):  # one prior, always of class 1
+        ...     count = len(images)
+        ...     logits = np.tile(np.float32([0, -9, 9]), (count, 1, 1))
+        ...     return {"boxes": np.zeros((count, 1, 4), "float32"), "classes": logits}
+        >>> priors = np.float32([[0.5, 0.5, 0.2, 0.4]])
+        >>> found = report.detect(model, np.zeros((3, 8, 8, 3), "uint8"), priors)
+        >>> found["num_detections"], found["classes"][0, 0]
+        (array([1, 1, 1], dtype=int32), 1)
+        >>> found["boxes"][0, 0].round(2)
+        array([0.4, 0.3, 0.6, 0.7], dtype=float32)
+    """
+    return Detecting(model, anchors, batch_size, preprocess, **decode_options)(images)
+
+
+class Detecting:
+    """`detect` for the same model again and again, traced once; see there."""
+
+    def __init__(
+        self,
+        model: Any,
+        anchors: Any,
+        batch_size: int = 32,
+        preprocess: Callable[[Any], Any] | None = None,
+        **decode_options: Any,
+    ):
+        self.model = checks.function("model", model)
+        self.batch_size = checks.positive_int("batch_size", batch_size)
+        self.preprocess = None if preprocess is None else checks.function("preprocess", preprocess)
+        self._anchors, self._options = anchors, decode_options
+        self._decode = tf.function(self._decoded, reduce_retracing=True)
+        if isinstance(model, keras.Model):
+            # A None in place of the batch size: the last batch is smaller.
+            self._run = tf.function(self._found, reduce_retracing=True)
+        else:
+            self._run = self._called
+
+    def __call__(self, images: Any) -> dict[str, np.ndarray]:
+        """Detections in images (N, H, W, 3)."""
+        images = check_images(images)
+        parts: list[dict[str, np.ndarray]] = []
+        for first in range(0, len(images), self.batch_size):
+            batch = self._prepared(images[first : first + self.batch_size])
+            found, finite = self._run(batch)
+            if not bool(finite):
+                raise ValueError(self._not_finite(first))
+            parts.append({key: np.asarray(found[key]) for key in KEYS})
+        return {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
+
+    def _prepared(self, batch: np.ndarray) -> Any:
+        if self.preprocess is not None:
+            return tf.cast(self.preprocess(batch), tf.float32)
+        if batch.dtype == np.uint8:
+            return tf.cast(batch, tf.float32) / 127.5 - 1.0
+        return tf.cast(batch, tf.float32)
+
+    def _found(self, batch: Any) -> tuple[dict[str, Any], Any]:
+        return self._decoded(_checked_outputs(self.model(batch, training=False)))
+
+    def _called(self, batch: Any) -> tuple[dict[str, Any], Any]:
+        return self._decode(_checked_outputs(self.model(batch)))
+
+    def _decoded(self, outputs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        # A score of NaN is not above any threshold: it would pass for "nothing found".
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in outputs.values()])
+        return decode(outputs, self._anchors, **self._options), finite
+
+    def _not_finite(self, first: int) -> str:
+        broken = [
+            weight.name
+            for weight in getattr(self.model, "weights", [])
+            if weight.dtype.is_floating and not np.isfinite(weight.numpy()).all()
+        ]
+        text = f"`model`: expected finite outputs, received NaN or infinity from image {first} on."
+        if broken:
+            more = ", ..." if len(broken) > 3 else ""
+            names = ", ".join(broken[:3]) + more
+            return f"{text} {len(broken)} of its weights are not finite ({names}): train it anew."
+        return f"{text} Its weights are finite: are the images, after `preprocess`?"
+
+
+def check_images(images: Any) -> np.ndarray:
+    """Accepts at least one image of three channels, as an array (N, H, W, 3)."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
+        raise checks.value_error("images", "at least one image, as (N, H, W, 3)", images)
+    if images.dtype.kind not in "iuf":
+        raise checks.type_error("images", "numbers", images)
+    return images
+
+
+def _checked_outputs(outputs: Any) -> dict[str, Any]:
+    if not isinstance(outputs, dict) or not {"boxes", "classes"} <= set(outputs):
+        expected = 'outputs {"boxes": (B, P, 4), "classes": (B, P, C + 1)}'
+        received = sorted(outputs) if isinstance(outputs, dict) else outputs
+        raise checks.type_error("model", expected, received, "tfkd.models.ssd makes such models.")
+    return {key: tf.cast(outputs[key], tf.float32) for key in ("boxes", "classes")}

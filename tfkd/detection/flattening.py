@@ -1,0 +1,161 @@
+"""Padded batches, or lists of images, as one flat list of boxes; with the checks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.detection.boxes import PADDING, UNLABELLED
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FlatBoxes:
+    """Boxes of many images without padding; K in all.
+
+    Attributes:
+        images: (K,) int, index of the image of each box, ascending.
+        boxes: (K, 4) float64 corners, relative to the image.
+        classes: (K,) int, 0..C-1.
+        scores: (K,) float64; ones for ground truth.
+        count: number of images, those without a box included.
+    """
+
+    images: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+    count: int
+
+
+def flat_detections(detections: Any) -> FlatBoxes:
+    """Detections of a detector, flat.
+
+    Args:
+        detections: dict {"boxes": (B, N, 4), "confidence": (B, N), "classes": (B, N)},
+            which may have "num_detections" (B,), or else is padded with class -1; or a
+            list of such batches, or of dicts of one image each, without the B.
+
+    Raises:
+        TypeError, ValueError: for anything else, or NaN.
+    """
+    parts = [_part("detections", one, ("boxes", "classes", "confidence")) for one in _parts(
+        "detections", detections
+    )]  # fmt: skip
+    flat = _joined(parts)
+    for name, values in (("boxes", flat.boxes), ("confidence", flat.scores)):
+        broken = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+        if broken.any():
+            image = int(flat.images[np.argmax(broken)])
+            mend = f"Those of image {image} are not. Is the model's loss still a number?"
+            raise checks.value_error(f"detections[{name!r}]", "finite numbers", values, mend)
+    low = int(flat.classes.min(initial=0))
+    if low < 0:
+        raise checks.value_error("detections['classes']", "class numbers from 0", low)
+    return flat
+
+
+def flat_truth(truth: Any) -> FlatBoxes:
+    """Ground truth, flat.
+
+    Args:
+        truth: dict {"boxes": (B, M, 4), "classes": (B, M)}, padded with class -1; or a
+            list of such batches, or of dicts of one image each, without the B.
+
+    Raises:
+        TypeError, ValueError: for anything else, for an image that nobody has labelled,
+            and for a box without area.
+    """
+    flat = _joined([_part("truth", one, ("boxes", "classes")) for one in _parts("truth", truth)])
+    unlabelled = np.unique(flat.images[flat.classes == UNLABELLED])
+    if len(unlabelled):
+        shown = ", ".join(map(str, unlabelled[:5])) + (", ..." if len(unlabelled) > 5 else "")
+        raise checks.value_error(
+            "truth",
+            "images that are labelled",
+            f"{len(unlabelled)} of {flat.count} images without labels (class {UNLABELLED})",
+            f"Leave them out, with their detections: {shown}. An image that has been looked at "
+            f"and holds no object has classes {PADDING} alone.",
+        )
+    if int(flat.classes.min(initial=0)) < 0:
+        raise checks.value_error("truth['classes']", "class numbers from 0", flat.classes.min())
+    sides = flat.boxes[:, 2:] - flat.boxes[:, :2]
+    broken = ~np.isfinite(flat.boxes).all(1) | (sides <= 0).any(1)
+    if broken.any():
+        first = int(np.argmax(broken))
+        raise checks.value_error(
+            "truth['boxes']",
+            "finite corners (x1, y1, x2, y2) with x1 < x2 and y1 < y2",
+            flat.boxes[first].tolist(),
+            f"It is one of image {int(flat.images[first])}; {int(broken.sum())} are like it. "
+            "Nothing can be detected there: leave them out.",
+        )
+    return flat
+
+
+def _parts(name: str, value: Any) -> list[Any]:
+    parts = [value] if isinstance(value, Mapping) else value
+    if not isinstance(parts, (list, tuple)):
+        expected = "a dict of arrays, or a list of dicts, one an image or a batch"
+        raise checks.type_error(name, expected, value)
+    if not parts:
+        raise checks.value_error(name, "at least one image", value)
+    return list(parts)
+
+
+def _part(name: str, part: Any, keys: tuple[str, ...]) -> FlatBoxes:
+    """One batch or one image; the images counted from 0."""
+    checks.instance(name, part, Mapping, f"dicts with {', '.join(map(repr, keys))}")
+    for key in keys:
+        if key not in part:
+            mend = f"There are: {', '.join(map(repr, part)) or 'none'}."
+            raise checks.value_error(name, f"a dict with {key!r}", sorted(part), mend)
+    boxes, classes = (_array(part[key]) for key in ("boxes", "classes"))
+    boxes = boxes.astype(np.float64)
+    if not classes.size:  # np.asarray([]) of one image: neither a shape nor a type
+        boxes, classes = boxes.reshape(*classes.shape, 4), classes.astype(np.int32)
+    if boxes.ndim not in (2, 3) or boxes.shape[-1] != 4 or classes.shape != boxes.shape[:-1]:
+        expected = "boxes (B, N, 4) and classes (B, N), or (N, 4) and (N,) for one image"
+        received = f"boxes {boxes.shape}, classes {classes.shape}"
+        raise checks.value_error(name, expected, received)
+    if not np.array_equal(classes, np.trunc(classes)):
+        raise checks.value_error(f"{name}['classes']", "whole numbers", classes)
+    scores = _array(part["confidence"]) if "confidence" in keys else np.ones(classes.shape)
+    if scores.shape != classes.shape:
+        expected = f"confidence of shape {classes.shape}, as the classes"
+        raise checks.value_error(f"{name}['confidence']", expected, scores)
+    if boxes.ndim == 2:
+        boxes, classes, scores = boxes[None], classes[None], scores[None]
+    valid = classes != PADDING
+    if "confidence" in keys and part.get("num_detections") is not None:
+        counts = np.asarray(part["num_detections"]).reshape(-1)
+        if counts.shape != (len(boxes),):
+            expected = f"{len(boxes)} numbers, one an image"
+            raise checks.value_error(f"{name}['num_detections']", expected, counts)
+        valid &= np.arange(classes.shape[1]) < counts[:, None]
+    images = np.nonzero(valid)[0]
+    found = (boxes[valid], classes[valid].astype(np.int64), scores[valid].astype(np.float64))
+    return FlatBoxes(images, *found, len(boxes))
+
+
+def _array(value: Any) -> np.ndarray:
+    """An array or a tensor, also a ragged one, as NumPy's."""
+    if hasattr(value, "to_tensor"):
+        value = value.to_tensor(default_value=PADDING)
+    return np.asarray(value)
+
+
+def _joined(parts: list[FlatBoxes]) -> FlatBoxes:
+    starts = np.cumsum([0, *(part.count for part in parts)])
+    images = np.concatenate([p.images + start for p, start in zip(parts, starts, strict=False)])
+    boxes, classes, scores = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("boxes", "classes", "scores")
+    )
+    count = int(starts[-1])
+    if not count:
+        raise checks.value_error("images", "at least one image", count)
+    return FlatBoxes(images, boxes, classes, scores, count)

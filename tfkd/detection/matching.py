@@ -1,0 +1,228 @@
+"""Which prior answers for which object.
+
+As in SSD (Liu et al. 2016, section 2.2): every object gets the prior that overlaps it
+most, and every other prior whose overlap with some object reaches the threshold answers
+for the one that it overlaps most. Two objects that want one prior both get one: pairs
+are given out from the largest overlap down.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.detection.boxes import (
+    PADDING,
+    UNLABELLED,
+    VARIANCES,
+    check_priors,
+    check_variances,
+    encode,
+    iou,
+    to_corners,
+)
+
+BACKGROUND = 0
+IGNORED = -1
+
+
+@keras.saving.register_keras_serializable(package="tfkd")
+class Matcher:
+    """Turns the objects of a batch into a target for every prior.
+
+    Args:
+        anchors: `tfkd.detection.Anchors`, or float (P, 4) priors as (cx, cy, w, h)
+            relative to the image.
+        threshold: overlap (IoU) in (0, 1] from which a prior answers for an object.
+        ignore_from: overlap in (0, threshold] from which a prior without an object is
+            neither object nor background (RetinaNet: 0.4); None: there is no such band.
+        variances: four numbers that the offsets are divided by.
+
+    A call takes {"boxes": float (B, M, 4) as corners relative to the image, "classes":
+    int (B, M)}, padded with −1 or ragged, or one image without the batch. It returns
+    {"boxes": float32 (B, P, 4) offsets, 0 where there is no object, "classes": int32
+    (B, P)}: class c as c + 1, 0 for background, −1 for a prior to ignore. Shapes are
+    static where those of the input are, so it runs in `tf.data.Dataset.map` and in a
+    training step alike.
+
+    An object without area is left out. If there are more objects than priors, the pairs
+    with the largest overlap are kept. All the priors of an image whose classes are
+    `tfkd.detection.UNLABELLED` are ignored.
+
+    Raises:
+        ValueError: for a threshold outside (0, 1], `ignore_from` above it, variances that
+            are not positive; in a call, if boxes and classes do not fit together.
+
+    Reference:
+        Liu et al. 2016, "SSD: Single shot multibox detector", https://arxiv.org/abs/1512.02325
+
+    Example:
+        >>> import numpy as np, tensorflow as tf
+        >>> from tfkd import detection
+        >>> priors = np.array([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]], "float32")
+        >>> matcher = detection.Matcher(priors)
+        >>> left = {"boxes": tf.constant([[[0.0, 0.0, 0.5, 1.0]]]), "classes": tf.constant([[7]])}
+        >>> matcher(left)["classes"].numpy().tolist()
+        [[8, 0]]
+    """
+
+    def __init__(
+        self,
+        anchors: Any,
+        threshold: float = 0.5,
+        ignore_from: float | None = None,
+        variances: Any = VARIANCES,
+    ):
+        self.anchors = anchors
+        self.priors = check_priors(anchors)
+        if checks.fraction("threshold", threshold) == 0:
+            raise checks.value_error("threshold", "an overlap in (0, 1]", threshold)
+        self.threshold = float(threshold)
+        if ignore_from is not None and not 0 < checks.fraction("ignore_from", ignore_from) <= (
+            threshold
+        ):
+            expected = f"None, or an overlap in (0, {threshold}], up to the threshold"
+            raise checks.value_error("ignore_from", expected, ignore_from)
+        self.ignore_from = ignore_from
+        self.variances = check_variances(variances)
+
+    def __call__(self, y: Any) -> dict[str, Any]:
+        """One target for every prior: see the class."""
+        boxes, classes = objects(y)
+        if len(classes.shape) == 1:
+            single = self({"boxes": boxes[None], "classes": classes[None]})
+            return {name: value[0] for name, value in single.items()}
+        given, overlap, positive = self._match(boxes, classes)
+        labels = tf.where(positive, tf.gather(classes, given, batch_dims=1) + 1, BACKGROUND)
+        if self.ignore_from is not None:
+            between = ~positive & (tf.reduce_max(overlap, 1) >= self.ignore_from)
+            labels = tf.where(between, IGNORED, labels)
+        unknown = tf.reduce_any(classes == UNLABELLED, 1)
+        labels = tf.where(unknown[:, None], IGNORED, labels)
+        offsets = encode(tf.gather(boxes, given, batch_dims=1), self.priors, self.variances)
+        return {"boxes": tf.where(positive[..., None], offsets, 0.0), "classes": labels}
+
+    def _match(self, boxes, classes):
+        """Object of each prior (B, P), overlaps (B, M, P), and which priors have one (B, P)."""
+        sides = boxes[..., 2:] - boxes[..., :2]
+        valid = (classes >= 0) & tf.reduce_all(sides > 0.0, -1)
+        overlap = iou(boxes, to_corners(tf.constant(self.priors)))
+        overlap = tf.where(valid[..., None], overlap, -1.0)
+        forced = bipartite(overlap)
+        nearest = tf.argmax(overlap, 1, output_type=tf.int32)
+        positive = (tf.reduce_max(overlap, 1) >= self.threshold) | (forced >= 0)
+        return tf.where(forced >= 0, forced, nearest), overlap, positive
+
+    def get_config(self) -> dict[str, Any]:
+        """Anchors (as their config, or as numbers) and thresholds, as JSON."""
+        if hasattr(self.anchors, "get_config"):
+            anchors = keras.saving.serialize_keras_object(self.anchors)
+        else:
+            anchors = self.priors.tolist()
+        return {
+            "anchors": anchors,
+            "threshold": self.threshold,
+            "ignore_from": self.ignore_from,
+            "variances": list(self.variances),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Matcher:
+        """Makes the matcher that `get_config` described."""
+        config = dict(config)
+        if isinstance(config["anchors"], dict):
+            config["anchors"] = keras.saving.deserialize_keras_object(config["anchors"])
+        else:
+            config["anchors"] = tf.constant(config["anchors"], tf.float32).numpy()
+        return cls(**config)
+
+
+def objects(y: Any) -> tuple[Any, Any]:
+    """Boxes float32 (B, M, 4) and classes int32 (B, M) of a batch, M ≥ 1, padded with −1.
+
+    Raises:
+        ValueError: if y has not both, or their shapes do not fit together.
+    """
+    if not isinstance(y, dict) or not {"boxes", "classes"} <= set(y):
+        raise checks.value_error(
+            "y", "objects as {'boxes': (B, M, 4), 'classes': (B, M)}", y, _mend_of(y)
+        )
+    boxes, classes = (_dense(y[name]) for name in ("boxes", "classes"))
+    boxes, classes = tf.cast(boxes, tf.float32), tf.cast(classes, tf.int32)
+    fits = len(boxes.shape) == len(classes.shape) + 1 and len(classes.shape) in (1, 2)
+    if not fits or boxes.shape[-1] != 4 or not boxes.shape[:-1].is_compatible_with(classes.shape):
+        raise ValueError(
+            "`y`: expected boxes (B, M, 4) with classes (B, M), received boxes of shape "
+            f"{tuple(boxes.shape)} with classes of shape {tuple(classes.shape)}. Boxes are "
+            "(x1, y1, x2, y2) relative to the image, both are padded with -1."
+        )
+    if classes.shape[-1] != 0:
+        return boxes, classes
+    # A batch without any object: one row of padding keeps every reduction defined.
+    rest = tf.shape(classes)[:-1]
+    boxes = tf.fill(tf.concat([rest, [1, 4]], 0), float(PADDING))
+    return boxes, tf.fill(tf.concat([rest, [1]], 0), PADDING)
+
+
+def _mend_of(y: Any) -> str | None:
+    if isinstance(y, dict) and {"box", "classification"} & set(y):
+        return "These look like targets that are matched already: pass the objects themselves."
+    return None
+
+
+def _dense(value: Any) -> Any:
+    if isinstance(value, tf.RaggedTensor):
+        shape = [None] * (value.shape.rank or 0)
+        if value.shape.rank == 3:
+            shape[-1] = 4
+        dense = value.to_tensor(float(PADDING) if value.dtype.is_floating else PADDING, shape)
+        # No object in the whole batch gives M = 0, which is known only when it runs.
+        first = tf.maximum(tf.shape(dense)[1], 1) - tf.shape(dense)[1]
+        pads = [[0, 0], [0, first]] + [[0, 0]] * (len(dense.shape) - 2)
+        return tf.pad(dense, pads, constant_values=tf.cast(PADDING, dense.dtype))
+    return tf.convert_to_tensor(value)
+
+
+def bipartite(overlap: Any) -> Any:
+    """Gives every object one prior of its own, from the largest overlap down.
+
+    Greedy, but in rounds: a pair is made as soon as each is the other's best among those
+    that are left, which gives the pairs that going down a sorted list of all of them
+    gives, in a few rounds instead of one for each object.
+
+    Args:
+        overlap: float (B, M, P); −1 for objects that are none.
+
+    Returns:
+        int32 (B, P): the object that a prior was given to, −1 for none. An object that
+        overlaps no free prior gets none.
+    """
+    shape = tf.shape(overlap)
+    batch, count, priors = shape[0], shape[1], shape[2]
+    earlier = tf.range(count)[None, :, None] < tf.range(count)[None, None, :]
+    rows = tf.broadcast_to(tf.range(batch)[:, None], (batch, count))
+
+    def left_to_do(forced, left):
+        return tf.reduce_any(tf.reduce_max(left, 2) > 0.0)
+
+    def make_pairs(forced, left):
+        best, value = tf.argmax(left, 2, output_type=tf.int32), tf.reduce_max(left, 2)
+        # rival[b, h, g]: how much object h overlaps the prior that object g wants.
+        rival = tf.gather(left, best, axis=2, batch_dims=1)
+        same = (best[:, :, None] == best[:, None, :]) & earlier
+        beaten = (rival > value[:, None, :]) | ((rival == value[:, None, :]) & same)
+        won = (value > 0.0) & ~tf.reduce_any(beaten, 1)
+        pairs = tf.stack([rows, best], -1)
+        # Those that did not win write nothing: their number is 0.
+        numbers = tf.where(won, tf.range(1, count + 1)[None], 0)
+        new = tf.scatter_nd(pairs, numbers, (batch, priors)) - 1
+        left = tf.where((new >= 0)[:, None, :] | won[..., None], -1.0, left)
+        return tf.where(new >= 0, new, forced), left
+
+    start = tf.fill((batch, priors), -1)
+    start.set_shape((overlap.shape[0], overlap.shape[2]))
+    forced, _ = tf.while_loop(left_to_do, make_pairs, (start, overlap))
+    return forced
