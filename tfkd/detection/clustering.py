@@ -83,7 +83,7 @@ def k_means(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
     if len(kinds) < count:
         expected = f"boxes of at least {count} sizes, one for each prior of a cell"
         raise checks.value_error("boxes", expected, f"{len(kinds)} sizes")
-    best, best_score = None, -1.0
+    best, best_score = sizes[:0], -1.0
     for start in range(_STARTS):
         centers = _start(kinds, count, np.random.default_rng([seed, start]))
         before = None

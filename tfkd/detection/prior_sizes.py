@@ -83,7 +83,7 @@ def given_sizes(sizes: Any, levels: int) -> Sizes:
     found = []
     for row in rows:
         pairs = [sequence("sizes", p, "(width, height)") for p in sequence("sizes", row, "pairs")]
-        if any(len(pair) != 2 for pair in pairs):
+        if any(len(p) != 2 for p in pairs):
             raise checks.value_error("sizes", "(width, height) pairs", row)
         found.append(tuple((_side(w), _side(h)) for w, h in pairs))
     return tuple(found)
