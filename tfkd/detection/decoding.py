@@ -75,13 +75,13 @@ def decode(
 
     Example:
         >>> import numpy as np
-        >>> from tfkd import detection
+        >>> from tfkd.detection.decoding import decode
         >>> priors = np.array([[0.25, 0.25, 0.5, 0.5], [0.3, 0.25, 0.5, 0.5]], "float32")
         >>> outputs = {
         ...     "boxes": np.zeros((1, 2, 4), "float32"),
-        ...     "classes": np.array([[[0.0, 5.0, 0.0], [0.0, 3.0, 0.0]]], "float32"),
+        ...     "classes": np.array([[[0.0, 7.0, 0.0], [0.0, 6.0, 0.0]]], "float32"),
         ... }
-        >>> found = detection.decoding.decode(outputs, priors, max_detections=2)
+        >>> found = decode(outputs, priors, max_detections=2)
         >>> found["num_detections"].numpy(), found["classes"].numpy().tolist()
         (array([1], dtype=int32), [[0, -1]])
         >>> found["boxes"][0, 0].numpy().tolist()
@@ -96,15 +96,17 @@ def decode(
     offsets, logits = _heads(outputs, boxes, classes, priors, background)
 
     scores = tf.nn.softmax(logits)[..., 1:] if background else tf.sigmoid(logits)
-    pool = min(pool, int(scores.shape[1]) * int(scores.shape[2]))
-    scores, where = tf.math.top_k(tf.reshape(scores, [-1, scores.shape[1] * scores.shape[2]]), pool)
-    number = int(logits.shape[-1]) - int(background)
+    # NaN is above no threshold.
+    scores = tf.where(scores > score_threshold, scores, 0.0)
+    number = int(scores.shape[-1])
+    pairs = len(priors) * number
+    scores, where = tf.math.top_k(tf.reshape(scores, [-1, pairs]), min(pool, pairs))
     prior, kind = where // number, where % number
     found = box_math.decode_offsets(
         tf.gather(offsets, prior, batch_dims=1), tf.gather(tf.constant(priors), prior), variances
     )
     found = box_math.clip(found)
-    valid = (scores > score_threshold) & (box_math.area(found) > 0)
+    valid = (scores > 0) & (box_math.area(found) > 0)
     groups = tf.zeros_like(kind) if class_agnostic else kind
     kept = _suppress(found, groups, valid, iou_threshold)
     return _collect(found, scores, kind, kept, limit)
