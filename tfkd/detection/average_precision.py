@@ -162,26 +162,29 @@ def coco_scores(
     precision = np.where(evaluator["precision"] < 0, np.nan, evaluator["precision"])
     recall = np.where(evaluator["recall"] < 0, np.nan, evaluator["recall"])
     by_area = [_mean(precision[:, :, :, area, -1]) for area in range(precision.shape[3])]
-    by_area += [math.nan] * (4 - len(by_area))
-    ap = [_mean(precision[:, :, c, 0, -1]) for c in range(len(names))]
-    ap50 = [_mean(precision[0, :, c, 0, -1]) for c in range(len(names))]
+    small, medium, large = by_area[1:] or [math.nan] * 3
+    every = range(len(names))
     whole = precision[..., 0, -1]
     thresholds = evaluator["scores"][0, :, :, 0, -1].T
     return DetectionScores(
-        names,
-        by_area[0],
-        _mean(whole[0]),
-        _mean(whole[5]),
-        *by_area[1:],
-        *(_mean(recall[:, :, 0, most]) for most in range(len(_MOST))),
-        np.array(ap),
-        np.array(ap50),
-        np.bincount(real.classes, minlength=len(names)),
-        np.bincount(found.classes, minlength=len(names)),
-        real.count,
-        np.linspace(0.0, 1.0, 101),
-        whole[0].T,
-        np.where(thresholds < 0, np.nan, thresholds),
+        class_names=names,
+        map=by_area[0],
+        map50=_mean(whole[0]),
+        map75=_mean(whole[5]),
+        map_small=small,
+        map_medium=medium,
+        map_large=large,
+        ar1=_mean(recall[:, :, 0, 0]),
+        ar10=_mean(recall[:, :, 0, 1]),
+        ar100=_mean(recall[:, :, 0, 2]),
+        ap=np.array([_mean(whole[:, :, c]) for c in every]),
+        ap50=np.array([_mean(whole[0, :, c]) for c in every]),
+        truth=np.bincount(real.classes, minlength=len(names)),
+        detections=np.bincount(found.classes, minlength=len(names)),
+        images=real.count,
+        recall=np.linspace(0.0, 1.0, 101),
+        precision=whole[0].T,
+        thresholds=np.where(thresholds < 0, np.nan, thresholds),
     )
 
 
@@ -192,8 +195,8 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _names(class_names: Any, found: FlatBoxes, real: FlatBoxes) -> tuple[str, ...]:
-    highest = {"detections": found, "truth": real}
-    highest = {name: int(flat.classes.max(initial=-1)) for name, flat in highest.items()}
+    sides = {"detections": found, "truth": real}
+    highest = {name: int(flat.classes.max(initial=-1)) for name, flat in sides.items()}
     if class_names is None:
         return tuple(map(str, range(max(max(highest.values()) + 1, 1))))
     if isinstance(class_names, str) or not isinstance(class_names, (list, tuple)):

@@ -28,8 +28,8 @@ def detect(
     Args:
         model: a tf_keras model, or a function, that makes of a batch of images a dict
             {"boxes": (B, P, 4) offsets, "classes": (B, P, C + 1) logits, the background
-            first}. A model is run as inference, and traced once for all batches; a
-            function is called as it is, with a float32 tensor.
+            first}, as those of `tfkd.models.ssd`. A model is run as inference, and traced
+            once for all batches; a function is called as it is, with a float32 tensor.
         images: (N, H, W, 3), at least one.
         anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
         batch_size: images a batch.
@@ -55,8 +55,8 @@ def detect(
         ...     return {"boxes": np.zeros((count, 1, 4), "float32"), "classes": logits}
         >>> priors = np.float32([[0.5, 0.5, 0.2, 0.4]])
         >>> found = report.detect(model, np.zeros((3, 8, 8, 3), "uint8"), priors)
-        >>> found["num_detections"], found["classes"][0, 0]
-        (array([1, 1, 1], dtype=int32), 1)
+        >>> found["num_detections"], found["classes"][:, 0]
+        (array([1, 1, 1], dtype=int32), array([1, 1, 1], dtype=int32))
         >>> found["boxes"][0, 0].round(2)
         array([0.4, 0.3, 0.6, 0.7], dtype=float32)
     """
@@ -79,23 +79,39 @@ class Detecting:
         self.preprocess = None if preprocess is None else checks.function("preprocess", preprocess)
         self._anchors, self._options = anchors, decode_options
         self._decode = tf.function(self._decoded, reduce_retracing=True)
-        if isinstance(model, keras.Model):
-            # A None in place of the batch size: the last batch is smaller.
-            self._run = tf.function(self._found, reduce_retracing=True)
-        else:
-            self._run = self._called
+        self._traced: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, images: Any) -> dict[str, np.ndarray]:
         """Detections in images (N, H, W, 3)."""
         images = check_images(images)
+        self._check_weights()
         parts: list[dict[str, np.ndarray]] = []
         for first in range(0, len(images), self.batch_size):
             batch = self._prepared(images[first : first + self.batch_size])
             found, finite = self._run(batch)
             if not bool(finite):
-                raise ValueError(self._not_finite(first))
+                raise ValueError(
+                    "`model`: expected finite outputs, received NaN or infinity for images from "
+                    f"{first} on. Its weights are finite: are the images, after `preprocess`?"
+                )
             parts.append({key: np.asarray(found[key]) for key in KEYS})
         return {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
+
+    def _check_weights(self) -> None:
+        """Refuses a model that is broken; a ReLU can hide that from its outputs."""
+        weights = self.model.weights if isinstance(self.model, keras.Model) else []
+        broken = [
+            weight.name
+            for weight in weights
+            if weight.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(weight)))
+        ]
+        if broken:
+            raise ValueError(
+                "`model`: expected finite weights, received NaN or infinity in "
+                f"{len(broken)} of {len(weights)}: {', '.join(broken[:3])}"
+                f"{', ...' if len(broken) > 3 else ''}. Its training has diverged: "
+                "go back to an earlier checkpoint, or train with a lower learning rate."
+            )
 
     def _prepared(self, batch: np.ndarray) -> Any:
         if self.preprocess is not None:
@@ -104,29 +120,25 @@ class Detecting:
             return tf.cast(batch, tf.float32) / 127.5 - 1.0
         return tf.cast(batch, tf.float32)
 
+    def _run(self, batch: Any) -> tuple[dict[str, Any], Any]:
+        if not isinstance(self.model, keras.Model):
+            return self._decode(self.model(batch))
+        shape = tuple(batch.shape[1:])
+        if shape not in self._traced:
+            # None for the batch size: the last batch is smaller, and would be traced anew.
+            spec = tf.TensorSpec((None, *shape), tf.float32)
+            self._traced[shape] = tf.function(self._found, input_signature=[spec])
+        return self._traced[shape](batch)
+
     def _found(self, batch: Any) -> tuple[dict[str, Any], Any]:
-        return self._decoded(_checked_outputs(self.model(batch, training=False)))
+        return self._decoded(self.model(batch, training=False))
 
-    def _called(self, batch: Any) -> tuple[dict[str, Any], Any]:
-        return self._decode(_checked_outputs(self.model(batch)))
-
-    def _decoded(self, outputs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    def _decoded(self, outputs: Any) -> tuple[dict[str, Any], Any]:
+        found = decode(outputs, self._anchors, **self._options)
         # A score of NaN is not above any threshold: it would pass for "nothing found".
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in outputs.values()])
-        return decode(outputs, self._anchors, **self._options), finite
-
-    def _not_finite(self, first: int) -> str:
-        broken = [
-            weight.name
-            for weight in getattr(self.model, "weights", [])
-            if weight.dtype.is_floating and not np.isfinite(weight.numpy()).all()
-        ]
-        text = f"`model`: expected finite outputs, received NaN or infinity from image {first} on."
-        if broken:
-            more = ", ..." if len(broken) > 3 else ""
-            names = ", ".join(broken[:3]) + more
-            return f"{text} {len(broken)} of its weights are not finite ({names}): train it anew."
-        return f"{text} Its weights are finite: are the images, after `preprocess`?"
+        used = [outputs[self._options.get(key, key)] for key in ("boxes", "classes")]
+        finite = [tf.reduce_all(tf.math.is_finite(value)) for value in used]
+        return found, tf.reduce_all(finite)
 
 
 def check_images(images: Any) -> np.ndarray:
@@ -137,11 +149,3 @@ def check_images(images: Any) -> np.ndarray:
     if images.dtype.kind not in "iuf":
         raise checks.type_error("images", "numbers", images)
     return images
-
-
-def _checked_outputs(outputs: Any) -> dict[str, Any]:
-    if not isinstance(outputs, dict) or not {"boxes", "classes"} <= set(outputs):
-        expected = 'outputs {"boxes": (B, P, 4), "classes": (B, P, C + 1)}'
-        received = sorted(outputs) if isinstance(outputs, dict) else outputs
-        raise checks.type_error("model", expected, received, "tfkd.models.ssd makes such models.")
-    return {key: tf.cast(outputs[key], tf.float32) for key in ("boxes", "classes")}

@@ -3,6 +3,7 @@
 from tfkd.report.accuracy import SeedStats, accuracy, seed_stats
 from tfkd.report.classification import Classification, ClassScores, classification
 from tfkd.report.compare import compare
+from tfkd.report.detection import DetectionScores, detect, detection, evaluate_detector
 from tfkd.report.latency import Latency, latency, machine
 from tfkd.report.plots import accuracy_latency, training_curves
 from tfkd.report.profile import LayerProfile, Profile, profile
@@ -13,6 +14,7 @@ __all__ = [
     "Call",
     "ClassScores",
     "Classification",
+    "DetectionScores",
     "Latency",
     "LayerProfile",
     "Profile",
@@ -23,6 +25,9 @@ __all__ = [
     "accuracy_latency",
     "classification",
     "compare",
+    "detect",
+    "detection",
+    "evaluate_detector",
     "latency",
     "machine",
     "profile",

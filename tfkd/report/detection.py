@@ -1,0 +1,123 @@
+"""What a detector is worth: COCO's scores of its detections, or of the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tfkd.detection.average_precision import DetectionScores, coco_scores
+from tfkd.detection.detecting import detect
+
+__all__ = ["DetectionScores", "detect", "detection", "evaluate_detector"]
+
+
+def detection(
+    detections: Any,
+    truth: Any,
+    class_names: Sequence[str] | None = None,
+    image_size: Any = None,
+) -> DetectionScores:
+    """COCO's scores of detections: mean average precision, recall, and their curves.
+
+    Computed by pycocotools, as by keras-cv's BoxCOCOMetrics (whose 0 for "nothing to be
+    found" is NaN here). An image's detections of a class are tried by falling score;
+    each takes the object of its class that it overlaps most, if by enough, and that no
+    better one has taken. Only the best 100 of an image and class count.
+
+    Reference: Lin et al. 2014, Microsoft COCO, https://arxiv.org/abs/1405.0312, and the
+    evaluation at https://cocodataset.org/#detection-eval.
+
+    Args:
+        detections: dict {"boxes": (N, K, 4), "confidence": (N, K), "classes": (N, K),
+            "num_detections": (N,)} of `report.detect` or `tfkd.detection.decode`:
+            corners (x1, y1, x2, y2) relative to the image, classes 0..C-1, padded with
+            class -1. Or a list of such batches, or of dicts of single images, without
+            the N.
+        truth: dict {"boxes": (N, M, 4), "classes": (N, M)} of the same images, padded
+            with class -1; or a list like that of `detections`.
+        class_names: C names; default "0", "1", ...
+        image_size: (height, width) in pixels, one number for both, or an array (N, 2)
+            of every image; for the scores of small, medium and large objects. Where the
+            model sees smaller images than the camera took, these are the camera's.
+
+    Returns:
+        `DetectionScores`: `str()`, `.show()`, `.markdown()`, `.as_dict()`,
+        `.save(folder)`. All scores are in 0..1. A class without an object has NaN, and
+        is left out of the means.
+
+    Raises:
+        TypeError, ValueError: for arrays of other shapes, NaN, classes that are not in
+            `class_names`, truth without area, and images that nobody has labelled.
+        ImportError: if pycocotools is not installed.
+
+    Example:
+        >>> from tfkd import report
+        >>> truth = {"boxes": [[[0.1, 0.1, 0.4, 0.5], [0.5, 0.5, 0.9, 0.9]]], "classes": [[0, 0]]}
+        >>> found = {
+        ...     "boxes": [[[0.1, 0.1, 0.4, 0.5], [0.0, 0.5, 0.3, 0.9]]],
+        ...     "confidence": [[0.9, 0.4]],
+        ...     "classes": [[0, 1]],
+        ... }
+        >>> print(report.detection(found, truth, ["cell", "platelet"]))
+        class       mAP   AP50  truth  detections
+        --------  -----  -----  -----  ----------
+        cell      0.505  0.505      2           1
+        platelet      –      –      0           1
+        --------  -----  -----  -----  ----------
+        mean      0.505  0.505      2           2
+        <BLANKLINE>
+        1 images. mAP75 0.505; small, medium, large objects –, –, –; recall of the best 1, 10,
+        100 detections 0.500, 0.500, 0.500.
+        Without an object, and left out of the means: platelet.
+    """
+    return coco_scores(detections, truth, class_names, image_size)
+
+
+def evaluate_detector(
+    model: Any,
+    images: Any,
+    truth: Any,
+    anchors: Any,
+    class_names: Sequence[str] | None = None,
+    image_size: Any = None,
+    batch_size: int = 32,
+    preprocess: Callable[[Any], Any] | None = None,
+    **decode_options: Any,
+) -> DetectionScores:
+    """Runs a detector over images and scores what it finds: `detect`, then `detection`.
+
+    Args:
+        model: a tf_keras model or a function; see `report.detect`.
+        images: (N, H, W, 3).
+        truth: dict {"boxes": (N, M, 4), "classes": (N, M)}; see `report.detection`.
+        anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
+        class_names: C names; default "0", "1", ...
+        image_size: for the scores by size; see `report.detection`. Default: (H, W).
+        batch_size: images a batch.
+        preprocess: a function of a batch of images; None: pixels / 127.5 − 1 for uint8.
+        **decode_options: of `tfkd.detection.decode`.
+
+    Returns:
+        `DetectionScores`.
+
+    Raises:
+        TypeError, ValueError: for a bad argument, and if the model's outputs are no
+            finite numbers.
+        ImportError: if pycocotools is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd import report
+        >>> def model(images):  # one prior, always of the only class
+        ...     count = len(images)
+        ...     logits = np.tile(np.float32([-9, 9]), (count, 1, 1))
+        ...     return {"boxes": np.zeros((count, 1, 4), "float32"), "classes": logits}
+        >>> priors = np.float32([[0.5, 0.5, 0.2, 0.4]])
+        >>> truth = {"boxes": [[[0.4, 0.3, 0.6, 0.7]]] * 2, "classes": [[0], [0]]}
+        >>> images = np.zeros((2, 8, 8, 3), "uint8")
+        >>> report.evaluate_detector(model, images, truth, priors).map50
+        1.0
+    """
+    found = detect(model, images, anchors, batch_size, preprocess, **decode_options)
+    size = images.shape[1:3] if image_size is None else image_size
+    return detection(found, truth, class_names, size)
