@@ -1,0 +1,265 @@
+"""Single-shot detectors: heads of 3×3 convolutions on the maps of a backbone.
+
+The outputs are {"boxes": (B, P, 4), "classes": (B, P, C + 1)}: offsets from P priors
+and logits, background first. They stand in the priors' order (see `tfkd.detection`).
+
+The graph ends in the two outputs: priors, decoding and non-maximum suppression are not
+in it, so that it can be cloned, pruned, quantized and converted like any other. Keep
+the `Anchors` beside the model.
+
+References: Liu et al. 2016 (SSD), https://arxiv.org/abs/1512.02325; Sandler et al. 2018
+(depthwise heads), https://arxiv.org/abs/1801.04381; Lin et al. 2017 (the first bias),
+https://arxiv.org/abs/1708.02002
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.detection.anchors import Anchors
+from tfkd.models import ssd_backbones, ssd_levels
+
+HEADS = ("conv", "depthwise")
+
+
+def ssd(
+    backbone: keras.Model | str | Sequence[int],
+    num_classes: int,
+    input_size: int | Sequence[int] | None = None,
+    feature_levels: Sequence[int | str] | None = None,
+    anchors: Anchors | None = None,
+    head: str = "conv",
+    background: float | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds an SSD detector on a backbone.
+
+    If the anchors have more levels than the backbone, further ones are added, each
+    half the size of the one before, or two cells smaller (layers `extra3`, ...).
+    The heads of level i are `boxes_{i}` and `classes_{i}`.
+
+    Args:
+        backbone: a functional model with an input of fixed size, of tf_keras or
+            keras-cv; the detector has its layers, with their weights, up to the last
+            level. Or "teacher", "student", "depthwise", "tiny", or widths: then
+            `ssd_backbone` makes one. It gets images as it expects them: leave
+            rescaling out of it if it is to be quantized.
+        num_classes: number of classes C, background not among them.
+        input_size: pixels of the input, or (height, width); default: the model's, 160
+            for a backbone that is made here.
+        feature_levels: what the heads read: strides (the last layer at that stride
+            that all later ones depend on), names of layers, or "P3" of a keras-cv
+            backbone; default: for each level of the anchors the map of that size.
+        anchors: default `Anchors.small(input_size)`. Training and decoding need the
+            same ones.
+        head: "conv", a 3×3 convolution; or "depthwise", a 3×3 depthwise and a 1×1
+            convolution.
+        background: probability of the background that every prior begins with, above
+            0 and below 1; default: all classes alike.
+        name: model name; default "ssd".
+
+    Returns:
+        A functional `tf_keras.Model`, (B, H, W, channels) → {"boxes": (B, P, 4),
+        "classes": (B, P, C + 1)}, float32 also under a mixed policy.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if sizes do not fit, a level is not in the backbone, or an argument
+            is out of range.
+
+    Example:
+        >>> from tfkd import models
+        >>> from tfkd.detection.anchors import Anchors
+        >>> anchors = Anchors.small(64)
+        >>> model = models.ssd((4, 4, 8, 8, 8), num_classes=3, input_size=64, anchors=anchors)
+        >>> {key: tuple(output.shape) for key, output in model.output.items()}
+        {'boxes': (None, 168, 4), 'classes': (None, 168, 4)}
+        >>> len(anchors)
+        168
+    """
+    checks.positive_int("num_classes", num_classes)
+    checks.one_of("head", head, HEADS)
+    if background is not None and not 0 < checks.fraction("background", background) < 1:
+        raise checks.value_error("background", "above 0 and below 1", background)
+    backbone = _backbone(backbone, input_size)
+    anchors = _anchors(anchors, ssd_levels.check_backbone(backbone))
+    sizes = anchors.feature_sizes
+    levels = ssd_levels.find_levels(backbone, feature_levels, sizes)
+    levels += ssd_levels.further_levels(levels[-1], sizes[len(levels) :], len(levels))
+    bias = 0.0
+    if background is not None:
+        # softmax([b, 0, ..., 0])[0] = background
+        bias = math.log(background * num_classes / (1 - background))
+    first = [bias, *[0.0] * num_classes]
+    outputs = {
+        "boxes": _heads(levels, anchors.per_location, [0.0] * 4, "boxes", head),
+        "classes": _heads(levels, anchors.per_location, first, "classes", head),
+    }
+    return keras.Model(backbone.inputs[0], outputs, name=name or "ssd")
+
+
+def _backbone(backbone: Any, input_size: Any) -> keras.Model:
+    """A model as it is, or one made from a preset's name or widths."""
+    if isinstance(backbone, keras.Model):
+        size = ssd_levels.check_backbone(backbone)
+        if input_size is not None and _sides(input_size) != size:
+            mend = f"Leave it out, or build {backbone.name} for that size."
+            raise checks.value_error("input_size", f"{size}, the backbone's", input_size, mend)
+        return backbone
+    if isinstance(backbone, str):
+        checks.one_of("backbone", backbone, ssd_backbones.PRESETS)
+        widths, depth, depthwise = ssd_backbones.PRESETS[backbone]
+    elif isinstance(backbone, Sequence):
+        widths, depth, depthwise = ssd_backbones.check_widths(backbone), 1, False
+    else:
+        expected = "a functional tf_keras model, the name of a preset, or widths"
+        raise checks.type_error("backbone", expected, backbone)
+    shape = (*_sides(160 if input_size is None else input_size), 3)
+    return ssd_backbones.ssd_backbone(widths, shape, depth, depthwise)
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    """(height, width) of one number or two."""
+    if not isinstance(size, Sequence) or isinstance(size, str):
+        return (checks.positive_int("input_size", size),) * 2
+    if len(size) != 2:
+        raise checks.value_error("input_size", "pixels, or (height, width)", size)
+    return checks.positive_int("input_size", size[0]), checks.positive_int("input_size", size[1])
+
+
+def _anchors(anchors: Any, size: tuple[int, int]) -> Anchors:
+    if anchors is None:
+        return Anchors.small(size)
+    return checks.instance("anchors", anchors, Anchors, "tfkd.detection.Anchors")
+
+
+def _heads(
+    levels: Sequence[Any],
+    per_location: Sequence[int],
+    first: Sequence[float],
+    name: str,
+    head: str,
+) -> Any:
+    """One head on each level, laid out as (B, P, K) in the layer `name`."""
+    # bfloat16 would keep two digits of what is decoded.
+    low = keras.mixed_precision.global_policy().compute_dtype in ("bfloat16", "float16")
+    dtype = "float32" if low else None
+    rows = []
+    for index, (x, count) in enumerate(zip(levels, per_location, strict=True)):
+        own = f"{name}_{index}"
+        if head == "depthwise":
+            x = keras.layers.DepthwiseConv2D(
+                3, padding="same", use_bias=False, name=f"{own}_depthwise"
+            )(x)
+            x = keras.layers.BatchNormalization(momentum=0.9, name=f"{own}_bn")(x)
+            x = keras.layers.ReLU(6.0, name=f"{own}_relu")(x)
+        x = keras.layers.Conv2D(
+            count * len(first),
+            3 if head == "conv" else 1,
+            padding="same",
+            bias_initializer=keras.initializers.Constant(list(first) * count)
+            if any(first)
+            else "zeros",
+            dtype=dtype,
+            name=own,
+        )(x)
+        # With one level, its layout is the output: quantization refuses to join one.
+        own = f"{own}_rows" if len(levels) > 1 else name
+        rows.append(keras.layers.Reshape((-1, len(first)), dtype=dtype, name=own)(x))
+    if len(rows) == 1:
+        return rows[0]
+    return keras.layers.Concatenate(1, dtype=dtype, name=name)(rows)
+
+
+def ssd300(
+    num_classes: int = 20,
+    backbone: keras.Model | None = None,
+    feature_levels: Sequence[int | str] | None = None,
+    head: str = "conv",
+    background: float | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds SSD for 300 × 300 px, with the 8,732 priors of `Anchors.ssd300()`.
+
+    Args:
+        num_classes: number of classes C, background not among them.
+        backbone: a functional model with an input of 300 × 300 px; default
+            `ssd_vgg16`, the paper's, with batch normalization.
+        feature_levels: see `ssd`; the first levels have 38 and 19 cells a side.
+        head: see `ssd`.
+        background: see `ssd`.
+        name: model name; default "ssd300".
+
+    Returns:
+        A functional `tf_keras.Model`, (B, 300, 300, 3) → {"boxes": (B, 8732, 4),
+        "classes": (B, 8732, C + 1)}.
+
+    Reference: Liu et al. 2016, https://arxiv.org/abs/1512.02325
+    """
+    if backbone is None:
+        backbone = ssd_backbones.ssd_vgg16()
+    return ssd(
+        backbone,
+        num_classes,
+        300,
+        feature_levels,
+        Anchors.ssd300(),
+        head,
+        background,
+        name or "ssd300",
+    )
+
+
+def ssd_small(
+    num_classes: int,
+    size: int | Sequence[int] = 160,
+    widths: str | Sequence[int] = "student",
+    depth: int | None = None,
+    depthwise: bool | None = None,
+    anchors: Anchors | None = None,
+    head: str = "conv",
+    background: float | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a detector for small images that trains on a CPU.
+
+    At 160 px and three classes: "teacher" has 1.2 million weights, "student" 46,000,
+    "depthwise" 39,000 and "tiny" 16,000.
+
+    Args:
+        num_classes: number of classes C, background not among them.
+        size: pixels of the input, or (height, width).
+        widths: "teacher", "student", "depthwise", "tiny", or channels of the stages.
+        depth: convolutions of a stage; default the preset's, 1 for given widths.
+        depthwise: depthwise separable convolutions; default the preset's, False for
+            given widths.
+        anchors: default `Anchors.small(size)`.
+        head: see `ssd`.
+        background: see `ssd`.
+        name: model name; default "ssd_small".
+
+    Returns:
+        A functional `tf_keras.Model`, see `ssd`.
+
+    Example:
+        >>> from tfkd.models import ssd_small
+        >>> ssd_small(3, widths="student").count_params()
+        46296
+    """
+    preset: tuple[tuple[int, ...], int, bool] = ((), 1, False)
+    if isinstance(widths, str):
+        preset = ssd_backbones.PRESETS[checks.one_of("widths", widths, ssd_backbones.PRESETS)]
+        widths = preset[0]
+    backbone = ssd_backbones.ssd_backbone(
+        widths,
+        (*_sides(size), 3),
+        preset[1] if depth is None else depth,
+        preset[2] if depthwise is None else depthwise,
+    )
+    anchors = _anchors(anchors, _sides(size))
+    return ssd(backbone, num_classes, None, None, anchors, head, background, name or "ssd_small")

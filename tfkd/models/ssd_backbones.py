@@ -1,0 +1,154 @@
+"""Backbones that SSD detectors are built on when none is brought along.
+
+`ssd_backbone` is a stack of convolutions for small images on a CPU; `ssd_vgg16` is the
+network of Liu et al. 2016, with batch normalization. In both, the output of the layer
+`stage1` has half the input's size, that of `stage2` a quarter, and so on (the last one
+of VGG is `fc7`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.models import parts
+
+# Channels of the stages, convolutions of a stage, and whether they are depthwise.
+PRESETS: dict[str, tuple[tuple[int, ...], int, bool]] = {
+    "teacher": ((24, 48, 96, 160, 192), 2, False),
+    "student": ((8, 12, 24, 40, 48), 1, False),
+    "depthwise": ((8, 16, 32, 48, 64), 2, True),
+    "tiny": ((4, 6, 12, 20, 24), 1, False),
+}
+_VGG_WIDTHS = (64, 128, 256, 512, 512)
+_VGG_DEPTHS = (2, 2, 3, 3, 3)
+
+
+def _norm_relu(x: Any, name: str, out_name: str) -> Any:
+    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    return keras.layers.ReLU(6.0, name=out_name)(x)
+
+
+def _convolution(x: Any, width: int, strides: int, name: str, out_name: str) -> Any:
+    x = keras.layers.Conv2D(width, 3, strides, padding="same", use_bias=False, name=f"{name}_conv")(
+        x
+    )
+    return _norm_relu(x, name, out_name)
+
+
+def depthwise_separable(x: Any, width: int, strides: int, name: str, out_name: str) -> Any:
+    """3×3 depthwise and 1×1 convolution, each normalized and cut at 6 (MobileNet)."""
+    x = keras.layers.DepthwiseConv2D(
+        3, strides, padding="same", use_bias=False, name=f"{name}_depthwise"
+    )(x)
+    x = _norm_relu(x, f"{name}_depthwise", f"{name}_depthwise_relu")
+    x = keras.layers.Conv2D(width, 1, use_bias=False, name=f"{name}_conv")(x)
+    return _norm_relu(x, name, out_name)
+
+
+def check_widths(widths: Any) -> tuple[int, ...]:
+    """Accepts a sequence of one width or more."""
+    if not isinstance(widths, Sequence) or isinstance(widths, (str, bytes)):
+        raise checks.type_error("widths", "a sequence of stage widths", widths)
+    if not widths:
+        raise checks.value_error("widths", "at least one stage width", widths)
+    return tuple(checks.positive_int("widths", width) for width in widths)
+
+
+def ssd_backbone(
+    widths: Sequence[int] = PRESETS["student"][0],
+    input_shape: tuple[int, int, int] = (160, 160, 3),
+    depth: int = 1,
+    depthwise: bool = False,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a stack of convolutions, each followed by batch normalization and ReLU6.
+
+    Stage k has one strided convolution and depth − 1 others; the first stage has one
+    convolution, and that is never depthwise. The output of stage k is that of the
+    layer `stage{k}`, at ceil(input / 2ᵏ) cells: the places that feature losses ask
+    for.
+
+    Args:
+        widths: channels of each stage.
+        input_shape: (height, width, channels) of one image.
+        depth: convolutions of a stage.
+        depthwise: depthwise separable convolutions, for phones and microcontrollers.
+        name: model name; default "ssd_backbone".
+
+    Returns:
+        A functional `tf_keras.Model` from images to the last stage's map.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if a size is not positive.
+
+    Example:
+        >>> from tfkd.models import ssd_backbone
+        >>> ssd_backbone((4, 8, 8), (32, 32, 3)).get_layer("stage3").output_shape
+        (None, 4, 4, 8)
+    """
+    widths = check_widths(widths)
+    parts.check_image_shape(input_shape)
+    checks.positive_int("depth", depth)
+    checks.instance("depthwise", depthwise, bool, "True or False")
+    inputs = keras.Input(input_shape, name="image")
+    x = _convolution(inputs, widths[0], 2, "stage1_1", "stage1")
+    layer = depthwise_separable if depthwise else _convolution
+    for stage, width in enumerate(widths[1:], start=2):
+        for number in range(1, depth + 1):
+            prefix = f"stage{stage}_{number}"
+            out_name = f"stage{stage}" if number == depth else f"{prefix}_relu"
+            x = layer(x, width, 2 if number == 1 else 1, prefix, out_name)
+    return keras.Model(inputs, x, name=name or "ssd_backbone")
+
+
+def ssd_vgg16(
+    input_shape: tuple[int, int, int] = (300, 300, 3), name: str | None = None
+) -> keras.Model:
+    """Builds VGG-16 as SSD300 reads it: conv4_3 (`stage4`) and fc7 (`fc7`) are its levels.
+
+    As in Liu et al. 2016, section 3, poolings round up (so that 300 px give 38 cells),
+    the fifth has stride 1, and fc6 and fc7 are convolutions of 1,024 channels, the
+    first dilated by 6. Every convolution is followed by batch normalization, which
+    stands for the paper's L2 normalization of conv4_3 and lets it train from scratch.
+
+    Args:
+        input_shape: (height, width, channels) of one image.
+        name: model name; default "ssd_vgg16".
+
+    Returns:
+        A functional `tf_keras.Model` from images to the map of `fc7`.
+    """
+    parts.check_image_shape(input_shape)
+    x = inputs = keras.Input(input_shape, name="image")
+    for stage, (width, depth) in enumerate(zip(_VGG_WIDTHS, _VGG_DEPTHS, strict=True), start=1):
+        if stage > 1:
+            x = keras.layers.MaxPooling2D(2, 2, "same", name=f"stage{stage}_pool")(x)
+        for number in range(1, depth + 1):
+            prefix = f"stage{stage}_{number}"
+            out_name = f"stage{stage}" if number == depth else f"{prefix}_relu"
+            x = _vgg_convolution(x, width, 3, 1, prefix, out_name)
+    x = keras.layers.MaxPooling2D(3, 1, "same", name="pool5")(x)
+    x = _vgg_convolution(x, 1024, 3, 6, "fc6", "fc6_relu")
+    x = _vgg_convolution(x, 1024, 1, 1, "fc7", "fc7")
+    return keras.Model(inputs, x, name=name or "ssd_vgg16")
+
+
+def _vgg_convolution(
+    x: Any, width: int, kernel: int, dilation: int, name: str, out_name: str
+) -> Any:
+    x = keras.layers.Conv2D(
+        width,
+        kernel,
+        padding="same",
+        dilation_rate=dilation,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
+    )(x)
+    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    return keras.layers.ReLU(name=out_name)(x)

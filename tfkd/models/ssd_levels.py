@@ -1,0 +1,202 @@
+"""The maps of a backbone that a detector reads, and the further ones that it adds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+
+# Layers that only cut or frame a map: not what a head should read.
+_FRAMES = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.InputLayer)
+
+
+def check_backbone(backbone: Any) -> tuple[int, int]:
+    """Accepts a functional model of one image; returns (height, width) of its input."""
+    checks.instance("backbone", backbone, keras.Model, "a functional tf_keras model")
+    if not getattr(backbone, "_is_graph_network", False):
+        mend = "Build the same layers with keras.Model(inputs, outputs)."
+        raise checks.value_error("backbone", "a functional tf_keras model", backbone, mend)
+    shapes = [tuple(tensor.shape) for tensor in backbone.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise checks.value_error("backbone", "one input (B, H, W, C)", shapes)
+    height, width = shapes[0][1:3]
+    if height is None or width is None:
+        mend = "Give it the size: input_shape=(160, 160, 3). Anchors need the maps' sizes."
+        raise checks.value_error("backbone", "an input of a fixed size", shapes[0], mend)
+    return height, width
+
+
+def find_levels(
+    backbone: keras.Model, wanted: Sequence[Any] | None, sizes: Sequence[tuple[int, int]]
+) -> list[Any]:
+    """The tensors that the first heads read.
+
+    Args:
+        backbone: the model; only its own layers are looked at, not nested models'.
+        wanted: names of layers, strides, or, of a keras-cv backbone, "P3"; None:
+            each level of `sizes`, in their order, that the backbone has.
+        sizes: (height, width) of each level of the anchors.
+
+    Returns:
+        Tensors (B, h, w, C), at most as many as `sizes`.
+
+    Raises:
+        ValueError: if a level can't be found, or has another size than the anchors.
+    """
+    if wanted is None:
+        found = _by_sizes(backbone, sizes)
+    else:
+        if not isinstance(wanted, Sequence) or isinstance(wanted, str) or not wanted:
+            expected = "a sequence of layer names or strides"
+            raise checks.type_error("feature_levels", expected, wanted)
+        found = [_level(backbone, level) for level in wanted]
+        wanted = list(wanted)
+    if len(found) > len(sizes):
+        expected = f"at most {len(sizes)} levels, which the anchors have"
+        raise checks.value_error("feature_levels", expected, wanted)
+    for index, (tensor, size) in enumerate(zip(found, sizes)):  # noqa: B905
+        if tuple(tensor.shape[1:3]) != tuple(size):
+            name = f"level {index} of {backbone.name}, {tensor.node.layer.name!r},"
+            raise checks.value_error(
+                "anchors",
+                f"feature_sizes[{index}] = {tuple(tensor.shape[1:3])}, the size of {name}",
+                size,
+                "Make the anchors for these maps, or choose others by `feature_levels`.",
+            )
+    return found
+
+
+def _level(backbone: keras.Model, level: Any) -> Any:
+    """The output of a named layer, or of the last layer at a stride."""
+    pyramid = _pyramid(backbone)
+    if isinstance(level, str):
+        if level in pyramid:
+            return pyramid[level]
+        names = [layer.name for layer in backbone.layers]
+        layer = backbone.get_layer(
+            checks.known_name("feature_levels", level, [*names, *pyramid], backbone.name)
+        )
+        outputs = tf.nest.flatten(layer.output)
+        if len(outputs) != 1 or len(outputs[0].shape) != 4:
+            shape = [tuple(t.shape) for t in outputs]
+            raise checks.value_error("feature_levels", f"{level!r} to be one map", shape)
+        return outputs[0]
+    stride = checks.positive_int("feature_levels", level)
+    name = f"P{int(math.log2(stride))}"
+    if name in pyramid and 2 ** int(name[1:]) == stride:
+        return pyramid[name]
+    maps = {_stride(backbone, tensor): tensor for tensor in _last_maps(backbone)}
+    if stride not in maps:
+        expected = "a stride that the backbone has: " + ", ".join(map(str, sorted(maps)))
+        raise checks.value_error("feature_levels", expected, level)
+    return maps[stride]
+
+
+def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[Any]:
+    """A map for each size, from the first on, until the backbone has none."""
+    maps = {tuple(tensor.shape[1:3]): tensor for tensor in _last_maps(backbone)}
+    maps.update({tuple(t.shape[1:3]): t for t in _pyramid(backbone).values()})
+    if tuple(sizes[0]) not in maps:
+        expected = "maps of a size that the backbone has: " + ", ".join(
+            f"{height}x{width}" for height, width in sorted(maps, reverse=True)
+        )
+        mend = "Make anchors of these feature_sizes."
+        raise checks.value_error("anchors", expected, tuple(sizes[0]), mend)
+    found: list[Any] = []
+    for size in sizes:
+        if tuple(size) not in maps:
+            break
+        found.append(maps[tuple(size)])
+    return found
+
+
+def _pyramid(backbone: keras.Model) -> dict[str, Any]:
+    """ "P3" → tensor at stride 2³, of a keras-cv backbone."""
+    named = getattr(backbone, "pyramid_level_inputs", None) or {}
+    return {name: backbone.get_layer(layer).output for name, layer in named.items()}
+
+
+def _stride(backbone: keras.Model, tensor: Any) -> int:
+    """Input pixels between a map's cells, the nearest power of two."""
+    ratio = backbone.inputs[0].shape[1] / tensor.shape[1]
+    return 2 ** round(math.log2(ratio))
+
+
+def _last_maps(backbone: keras.Model) -> list[Any]:
+    """Of each size, the last map that all that follows is made from.
+
+    That is no layer inside of a branch: a strided block of a residual network has
+    layers of the size before it, narrow ones, but its shortcut reads the block before.
+    Where there is none (a network with long skips), the last map of that size.
+    """
+    by_depth = backbone._nodes_by_depth
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    readers: dict[int, set[int]] = {index: set() for index in range(len(nodes))}
+    maker = {id(t): i for i, node in enumerate(nodes) for t in tf.nest.flatten(node.outputs)}
+    for index, node in enumerate(nodes):
+        for tensor in node.keras_inputs:
+            if maker[id(tensor)] != index:
+                readers[maker[id(tensor)]].add(index)
+    # What every way from a node to the end goes through, from the end to the beginning.
+    passed: dict[int, set[int]] = {}
+    for index in reversed(range(len(nodes))):
+        ways = [passed[reader] for reader in readers[index]]
+        passed[index] = {index}.union(set.intersection(*ways) if ways else set())
+    narrow = passed[maker[id(backbone.inputs[0])]]
+    found: dict[tuple[int, int], tuple[bool, Any]] = {}
+    for index, node in enumerate(nodes):
+        tensors = tf.nest.flatten(node.outputs)
+        if isinstance(node.layer, _FRAMES) or len(tensors) != 1 or len(tensors[0].shape) != 4:
+            continue
+        size = tuple(tensors[0].shape[1:3])
+        if index in narrow or not found.get(size, (False, None))[0]:
+            found[size] = (index in narrow, tensors[0])
+    return [tensor for _, tensor in found.values()]
+
+
+def further_levels(last: Any, sizes: Sequence[tuple[int, int]], first: int) -> list[Any]:
+    """Adds smaller maps: each a 1×1 and a 3×3 convolution on the one before (SSD's).
+
+    Args:
+        last: the coarsest map of the backbone.
+        sizes: (height, width) of the maps to add.
+        first: number of the first of them, for the layers' names.
+
+    Raises:
+        ValueError: if a size is neither half of the one before, rounded up, nor two
+            cells less.
+    """
+    found: list[Any] = []
+    for index, size in enumerate(sizes, start=first):
+        before = tuple(last.shape[1:3])
+        if tuple(size) == tuple(-(-side // 2) for side in before) and size != before:
+            strides, padding = 2, "same"
+        elif tuple(size) == tuple(side - 2 for side in before):
+            strides, padding = 1, "valid"
+        else:
+            half = tuple(-(-side // 2) for side in before)
+            raise checks.value_error(
+                "anchors",
+                f"feature_sizes[{index}] to be half of the level before, {half}, or two cells "
+                f"less, {tuple(side - 2 for side in before)}: the backbone has no more levels",
+                tuple(size),
+            )
+        # 512, 256, 256, 256 after fc7, as in the paper; a narrow network stays narrow.
+        width = max(last.shape[-1] // 2, min(last.shape[-1], 256))
+        x = _conv(last, max(1, width // 2), 1, 1, "same", f"extra{index}_1", f"extra{index}_1_relu")
+        last = _conv(x, width, 3, strides, padding, f"extra{index}_2", f"extra{index}")
+        found.append(last)
+    return found
+
+
+def _conv(
+    x: Any, width: int, kernel: int, strides: int, padding: str, name: str, out_name: str
+) -> Any:
+    x = keras.layers.Conv2D(width, kernel, strides, padding, use_bias=False, name=f"{name}_conv")(x)
+    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    return keras.layers.ReLU(6.0, name=out_name)(x)
