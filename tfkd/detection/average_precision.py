@@ -191,7 +191,8 @@ def coco_scores(
 def _mean(values: np.ndarray) -> float:
     """Mean of what is not NaN; NaN if all is."""
     values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else math.nan
+    # pycocotools adds the smallest number to a denominator: 1 comes out as 1 − 2e-16.
+    return round(float(values.mean()), 12) if values.size else math.nan
 
 
 def _names(class_names: Any, found: FlatBoxes, real: FlatBoxes) -> tuple[str, ...]:

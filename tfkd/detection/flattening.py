@@ -42,12 +42,10 @@ def flat_detections(detections: Any) -> FlatBoxes:
     Raises:
         TypeError, ValueError: for anything else, or NaN.
     """
-    parts = [_part("detections", one, ("boxes", "classes", "confidence")) for one in _parts(
-        "detections", detections
-    )]  # fmt: skip
-    flat = _joined(parts)
-    for name, values in (("boxes", flat.boxes), ("confidence", flat.scores)):
-        broken = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+    keys = ("boxes", "classes", "confidence")
+    flat = _joined([_part("detections", one, keys) for one in _parts("detections", detections)])
+    for name, values in (("boxes", flat.boxes), ("confidence", flat.scores[:, None])):
+        broken = ~np.isfinite(values).all(1)
         if broken.any():
             image = int(flat.images[np.argmax(broken)])
             mend = f"Those of image {image} are not. Is the model's loss still a number?"
