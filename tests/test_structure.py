@@ -18,6 +18,7 @@ ORDER = (
     ("checks",),
     ("text",),
     ("feeds",),
+    ("replicas",),
     ("artifacts",),
     ("schedules",),
     ("detection",),

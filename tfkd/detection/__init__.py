@@ -1,5 +1,8 @@
 """Boxes, anchors, matching and decoding: what a detector needs around its network."""
 
+from tfkd.detection.anchors import Anchors
 from tfkd.detection.boxes import PADDING, UNLABELLED, VARIANCES, iou
+from tfkd.detection.decoding import decode
+from tfkd.detection.matching import Matcher
 
-__all__ = ["PADDING", "UNLABELLED", "VARIANCES", "iou"]
+__all__ = ["PADDING", "UNLABELLED", "VARIANCES", "Anchors", "Matcher", "decode", "iou"]

@@ -14,13 +14,15 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, schedules
-from tfkd.distillation import replicas, validation
+from tfkd import checks, replicas, schedules
+from tfkd.distillation import validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.taps import FINAL, Taps
-from tfkd.distillation.teachers import Teachers, as_list, freeze
+from tfkd.distillation.teachers import Teachers, as_list, freeze, mean_value
 from tfkd.distillation.terms import Term, loss_on_labels, unique_names
+from tfkd.losses.base import Shared
+from tfkd.losses.joint import JointLoss
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -292,10 +294,11 @@ class Distiller(Saving):
         share = replicas.share_of_batch(size)
         step = self._step()
 
-        student_loss = self._student_loss(y, sample_weight, outputs[FINAL], share)
+        shared = Shared([*self.distillation_losses, self.compiled_loss], self._final(taught))
+        student_loss = self._student_loss(y, sample_weight, outputs[FINAL], share, shared)
         distillation_loss = tf.constant(0.0)
         if taught is not None:
-            known = self._known(y, sample_weight, outputs[FINAL], step)
+            known = self._known(y, sample_weight, outputs[FINAL], step, shared)
             distillation_loss = self._distillation(taught, outputs, known, share, size)
         total = distillation_loss
         if not _is_zero(self.student_loss_weight):
@@ -321,10 +324,15 @@ class Distiller(Saving):
             return tf.constant(0, tf.int64)
         return tf.convert_to_tensor(self.optimizer.iterations)
 
-    def _student_loss(self, y, sample_weight, y_pred, share):
+    def _final(self, taught: Any) -> Any:
+        """The teacher's outputs for a joint loss on the labels, which may look at them."""
+        is_joint = isinstance(self.compiled_loss, JointLoss)
+        return mean_value(taught[0]) if is_joint and taught is not None else None
+
+    def _student_loss(self, y, sample_weight, y_pred, share, shared):
         container = self.compiled_loss
         if y is not None and container is not None and container._user_losses is not None:
-            return loss_on_labels(self.compiled_loss, y, y_pred, sample_weight, share)
+            return loss_on_labels(container, y, y_pred, sample_weight, share, shared)
         if _is_zero(self.student_loss_weight):
             return tf.constant(0.0)
         raise ValueError(
@@ -333,14 +341,14 @@ class Distiller(Saving):
             "student_loss_weight=0 to the Distiller to distil without labels."
         )
 
-    def _known(self, y, sample_weight, y_pred, step):
+    def _known(self, y, sample_weight, y_pred, step, shared):
         """What a distillation loss may ask for, in the structure of the student's outputs."""
         conform = self.compiled_loss._conform_to_outputs
         y = conform(y_pred, y) if tf.nest.is_nested(y) else y
         sample_weight = (
             conform(y_pred, sample_weight) if tf.nest.is_nested(sample_weight) else sample_weight
         )
-        return {"y": y, "sample_weight": sample_weight, "step": step}
+        return {"y": y, "sample_weight": sample_weight, "step": step, "shared": shared}
 
     def _distillation(self, taught, outputs, known, share, size):
         """Σ wᵢ · KDᵢ, this replica's share of it."""

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.distillation import replicas
+from tfkd import replicas
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.taps import FINAL
 from tfkd.distillation.teachers import mean_probability, mean_value, to_logits
-from tfkd.losses.base import DistillationLoss, ElementwiseLoss, mask_of, mean_of, weighted_sums
+from tfkd.losses.base import (
+    DistillationLoss,
+    ElementwiseLoss,
+    Shared,
+    accepted,
+    mask_of,
+    mean_of,
+    weighted_sums,
+)
+from tfkd.losses.joint import JointLoss
 from tfkd.losses.logits import LogitsDistillation, is_a
 from tfkd.losses.wrapped import per_output
 
@@ -104,11 +112,12 @@ class Term:
             known = {**known, "sample_weight": None}
         loss.validate_outputs(teacher, student)
         if type(loss).compute_loss is ElementwiseLoss.compute_loss:
-            parts = loss.elements(teacher, student, **known)  # type: ignore[attr-defined]
+            elements = loss.elements  # type: ignore[attr-defined]
+            parts = elements(teacher, student, **accepted(elements, known))
             sums = weighted_sums(parts, known["sample_weight"])
             means = [mean_of(s, None if n is None else replicas.global_sum(n)) for s, n in sums]
             return tf.add_n(means), parts
-        value = loss.compute_loss(teacher, student, **_accepted(loss.compute_loss, known))
+        value = loss.compute_loss(teacher, student, **accepted(loss.compute_loss, known))
         value = tf.cast(value, tf.float32)
         if value.shape.rank != 0:
             raise ValueError(
@@ -149,15 +158,9 @@ def sigmoids(loss: DistillationLoss, outputs: Any) -> list[bool]:
     return [output.shape[-1] == 1 for output in flat]
 
 
-def _accepted(function: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """Those of the keyword arguments that a user's compute_loss takes."""
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return known
-    return {name: value for name, value in known.items() if name in parameters}
-
-
-def loss_on_labels(container: Any, y: Any, y_pred: Any, sample_weight: Any, share: Any) -> Any:
+def loss_on_labels(
+    container: Any, y: Any, y_pred: Any, sample_weight: Any, share: Any, shared: Shared
+) -> Any:
     """The loss given to `compile`: this replica's share of it.
 
     Keras divides every replica's own mean by the number of replicas, which is
@@ -168,7 +171,10 @@ def loss_on_labels(container: Any, y: Any, y_pred: Any, sample_weight: Any, shar
         container: `compiled_loss` of a Keras model.
         y, y_pred, sample_weight: as Keras hands them on.
         share: this replica's part of the global batch.
+        shared: what the losses of this step work out once.
     """
+    if isinstance(container, JointLoss):
+        return container.share(y, y_pred, sample_weight, shared)
     if replicas.count() > 1:
         if not container.built:
             container.build(y_pred)

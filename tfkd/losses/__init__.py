@@ -5,6 +5,14 @@ from tfkd.losses.decoupled import DecoupledDistillation
 from tfkd.losses.expected_error import ExpectedErrorLoss, curriculum_objective
 from tfkd.losses.features import AttentionTransfer, FeatureDistillation
 from tfkd.losses.logits import LogitsDistillation
+from tfkd.losses.multibox import (
+    MultiBoxConfidence,
+    MultiBoxLocalization,
+    MultiBoxLoss,
+    MultiBoxSelection,
+    MultiBoxSoftTarget,
+    multibox_objective,
+)
 from tfkd.losses.regression import BoundedRegression
 from tfkd.losses.relations import RelationalDistillation
 
@@ -18,6 +26,12 @@ __all__ = [
     "ExpectedErrorLoss",
     "FeatureDistillation",
     "LogitsDistillation",
+    "MultiBoxConfidence",
+    "MultiBoxLocalization",
+    "MultiBoxLoss",
+    "MultiBoxSelection",
+    "MultiBoxSoftTarget",
     "RelationalDistillation",
     "curriculum_objective",
+    "multibox_objective",
 ]

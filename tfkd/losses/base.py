@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -27,11 +28,36 @@ class Elements(NamedTuple):
         values: float32 (B, ...), one loss per example or position.
         mask: (B, ...) bool, True where a value counts; None: everywhere.
         total: True for a sum over all the values in place of their mean.
+        count: float32 scalar that the sum is divided by (at least 1), such as the
+            number of objects; None: the number of values that count.
     """
 
     values: Any
     mask: Any = None
     total: bool = False
+    count: Any = None
+
+
+class Shared:
+    """What the losses of one step share: worked out once, for the first that asks.
+
+    Attributes:
+        selection: the `MultiBoxSelection` of the losses that have one, for those that
+            have none of their own; None if there is none.
+        teacher: the teacher's outputs, for losses on the labels that look at them.
+    """
+
+    def __init__(self, losses: Any = (), teacher: Any = None):
+        each = [getattr(loss, "selection", None) for loss in losses]
+        self.selection = next((one for one in each if one is not None), None)
+        self.teacher = teacher
+        self._values: dict[Any, Any] = {}
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """The value of `key`, computed by the first call."""
+        if key not in self._values:
+            self._values[key] = compute()
+        return self._values[key]
 
 
 def snake_case(name: str) -> str:
@@ -67,6 +93,7 @@ class DistillationLoss:
     """
 
     on_logits = False
+    default_name: str | None = None
     teacher_layer_name: str | None = None
     student_layer_name: str | None = None
 
@@ -76,7 +103,7 @@ class DistillationLoss:
     @property
     def name(self) -> str:
         """Name of the term in logs."""
-        return getattr(self, "_name", None) or snake_case(type(self).__name__)
+        return getattr(self, "_name", None) or self.default_name or snake_case(type(self).__name__)
 
     @name.setter
     def name(self, value: str | None) -> None:
@@ -91,8 +118,10 @@ class DistillationLoss:
             teacher_outputs: outputs of the teacher, (B, ...) tensors in the
                 structure of the model's output, no gradient flows into them.
             student_outputs: the student's, in the same structure.
-            **kwargs: `y` (targets or None), `sample_weight` (or None) and
-                `step` (int64 scalar, the optimizer's count).
+            **kwargs: `y` (targets or None), `sample_weight` (or None), `step`
+                (int64 scalar, the optimizer's count) and `shared` (what the losses
+                of one step work out once); a method that does not name one of
+                them is not given it.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute_loss(teacher_outputs, "
@@ -136,10 +165,18 @@ class ElementwiseLoss(DistillationLoss):
 
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
         """Weighted mean of `elements` over the examples given: a scalar tensor."""
-        known = {name: kwargs.get(name) for name in ("y", "sample_weight", "step")}
-        parts = self.elements(teacher_outputs, student_outputs, **known)
+        known = {name: kwargs.get(name) for name in ("y", "sample_weight", "step", "shared")}
+        parts = self.elements(teacher_outputs, student_outputs, **accepted(self.elements, known))
         sums = weighted_sums(parts, known["sample_weight"])
         return tf.add_n([mean_of(total, count) for total, count in sums])
+
+
+def accepted(function: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """Those of the keyword arguments that a function takes."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return known
+    return {name: value for name, value in known.items() if name in parameters}
 
 
 def weighted_sums(parts: Sequence[Elements | None], sample_weight: Any) -> list[tuple[Any, Any]]:
@@ -169,12 +206,15 @@ def _weighted_sum(part: Elements, weight: Any) -> tuple[Any, Any]:
         kept = tf.broadcast_to(mask, tf.shape(values))
         values = tf.where(kept, values, 0.0)
         count = tf.reduce_sum(tf.cast(kept, tf.float32))
+    if part.count is not None:
+        count = part.count
     return tf.reduce_sum(values), None if part.total else count
 
 
 def mean_of(total: Any, count: Any) -> Any:
     """sum / count, 0 where nothing was counted; the sum itself where count is None."""
-    return total if count is None else tf.math.divide_no_nan(total, count)
+    # A count is a whole number: only 0 is changed.
+    return total if count is None else total / tf.maximum(count, 1.0)
 
 
 def align(name: str, weight: Any, values: Any) -> Any:

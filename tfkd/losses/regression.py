@@ -44,6 +44,10 @@ class BoundedRegression(ElementwiseLoss):
             which predictions count, such as the anchors with an object. The
             mean is over those, and 0 if there are none. A Keras mask of the
             student's output is obeyed as well.
+        selection: for a detector: the `MultiBoxSelection` that says which priors answer
+            for an object and what their offsets should be; then neither output nor mask
+            is given. None: that of another loss of the Distiller, if the model has a dict
+            of outputs and no output is named; else y is the target itself.
         name: name of the term in logs.
 
     Outputs and targets have one shape: (B,), (B, 1), (B, D) or (B, P, D). One
@@ -73,14 +77,26 @@ class BoundedRegression(ElementwiseLoss):
         output: str | int | None = None,
         mask: Callable[[Any], Any] | None = None,
         name: str | None = None,
+        selection: Any = None,
     ):
         super().__init__(name)
+        self.selection = selection
+        if selection is not None and (output is not None or mask is not None):
+            mend = "The selection says which output and which predictions."
+            raise checks.value_error(
+                "output", "no output and no mask with a selection", output, mend
+            )
         self.margin = schedules.get("margin", margin, checks.non_negative)
         self.output = check_output(output)
         self.mask = mask if mask is None else checks.function("mask", mask)
 
     def validate_outputs(self, teacher_outputs, student_outputs):
         """Raises ValueError unless both have the output, in one shape."""
+        if self.output is None and isinstance(student_outputs, dict):
+            return  # a detector's: seen when the selection is known
+        self._check_outputs(teacher_outputs, student_outputs)
+
+    def _check_outputs(self, teacher_outputs, student_outputs):
         teacher = select(teacher_outputs, self.output, self.name)
         student = select(student_outputs, self.output, self.name)
         if not _same_shape(teacher, student):
@@ -89,9 +105,20 @@ class BoundedRegression(ElementwiseLoss):
                 f"the student's {student.shape}."
             )
 
-    def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
+    def elements(
+        self,
+        teacher_outputs,
+        student_outputs,
+        y=None,
+        sample_weight=None,
+        step=None,
+        shared=None,
+    ):
         """One loss per prediction, (B,) or (B, P), for the output compared."""
-        self.validate_outputs(teacher_outputs, student_outputs)
+        selection = self.selection or getattr(shared, "selection", None)
+        if selection is not None and self.output is None and isinstance(student_outputs, dict):
+            return self._at_objects(selection, teacher_outputs, student_outputs, y, step, shared)
+        self._check_outputs(teacher_outputs, student_outputs)
         chosen = select(student_outputs, self.output, self.name)
         teacher = tf.stop_gradient(_vectors(select(teacher_outputs, self.output, self.name)))
         student = _vectors(chosen)
@@ -101,10 +128,28 @@ class BoundedRegression(ElementwiseLoss):
         if mask is not None:
             # Padding may hold anything: a NaN there must not reach the gradient.
             target = tf.where(mask[..., None], target, tf.stop_gradient(student))
+        values = self._bounded(student, teacher, target, step)
+        return only(Elements(values, mask), student_outputs, chosen)
+
+    def _bounded(self, student, teacher, target, step):
         error = tf.reduce_sum(tf.square(student - target), -1)
         bound = tf.reduce_sum(tf.square(teacher - target), -1)
         worse = error + at_step("margin", self.margin, step) > bound
-        return only(Elements(tf.where(worse, error, 0.0), mask), student_outputs, chosen)
+        return tf.where(worse, error, 0.0)
+
+    def _at_objects(self, selection, teacher_outputs, student_outputs, y, step, shared):
+        """The same at the priors of a detector that answer for an object."""
+        chosen = selection.once(shared, y, student_outputs, teacher_outputs)
+        teacher, _ = selection.outputs(teacher_outputs, "teacher")
+        student, _ = selection.outputs(student_outputs, "student")
+        if not teacher.shape.is_compatible_with(student.shape):
+            raise ValueError(
+                f"{self.name}: predictions must have one shape, the teacher's is {teacher.shape}, "
+                f"the student's {student.shape}. Build both with the same anchors."
+            )
+        values = self._bounded(student, tf.stop_gradient(teacher), chosen.offsets, step)
+        part = Elements(values, chosen.positive, count=chosen.count)
+        return only(part, student_outputs, student_outputs[selection.boxes])
 
     def _truth(self, y, student):
         if y is None:
@@ -138,6 +183,9 @@ class BoundedRegression(ElementwiseLoss):
             "margin": schedules.serialize(self.margin),
             "output": self.output,
             "mask": None if self.mask is None else serialize_callable("mask", self.mask),
+            "selection": None
+            if self.selection is None
+            else keras.saving.serialize_keras_object(self.selection),
         }
 
     @classmethod
@@ -145,8 +193,9 @@ class BoundedRegression(ElementwiseLoss):
         """Makes the loss that `get_config` described."""
         config = dict(config)
         config["margin"] = schedules.deserialize(config["margin"])
-        if isinstance(config.get("mask"), dict):
-            config["mask"] = keras.saving.deserialize_keras_object(config["mask"])
+        for key in ("mask", "selection"):
+            if isinstance(config.get(key), dict):
+                config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)
 
 

@@ -1,0 +1,125 @@
+"""The objective of a detector's student, with the weights of its sources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfkd import checks, schedules
+from tfkd.losses.base import ElementwiseLoss
+from tfkd.losses.features import FeatureDistillation
+from tfkd.losses.multibox.labels import as_selection
+from tfkd.losses.multibox.terms import (
+    MultiBoxConfidence,
+    MultiBoxLocalization,
+    MultiBoxSoftTarget,
+)
+from tfkd.losses.regression import BoundedRegression
+
+TERMS = ("soft", "confidence", "bounded", "localization")
+
+# (weights of the terms, temperature, weight of the background in the soft targets)
+PRESETS = {
+    "default": ({"soft": 0.5, "confidence": 1.0, "bounded": 0.0, "localization": 1.0}, 2.0, 1.0),
+    "source": ({"soft": 0.3, "confidence": 0.7, "bounded": 0.5, "localization": 1.0}, 2.0, 1.5),
+    "chen": ({"soft": 0.5, "confidence": 0.5, "bounded": 0.5, "localization": 1.0}, 1.0, 1.5),
+}
+
+
+def multibox_objective(
+    selection: Any,
+    preset: str = "default",
+    weights: dict[str, Any] | None = None,
+    temperature: Any = None,
+    background_weight: float | None = None,
+    margin: Any = 0.0,
+    hint: tuple[str, str] | None = None,
+    hint_weight: Any = 0.5,
+) -> dict[str, Any]:
+    """The four terms of a detector's student as arguments for a Distiller.
+
+        (w₁ · soft + w₂ · confidence) + (w₃ · bounded + w₄ · localization) [+ w₅ · hint]
+
+    soft: `MultiBoxSoftTarget`; confidence: `MultiBoxConfidence`; bounded:
+    `BoundedRegression`; localization: `MultiBoxLocalization`. All look at the same
+    priors, which are chosen once a step. Each is logged under its name.
+
+    Args:
+        selection: `MultiBoxSelection`, or a `tfkd.detection.Matcher`.
+        preset: weights, temperature and background weight to begin with:
+            "source": 0.3, 0.7, 0.5, 1; T = 2; background 1.5.
+            "chen": 0.5, 0.5, 0.5, 1; T = 1; background 1.5 (Chen et al. add a hint).
+            "default": see `benchmarks/RESULTS.md`, which compares them.
+        weights: what differs from the preset: a number of at least 0 or a schedule for
+            "soft", "confidence", "bounded" or "localization". None leaves a term out.
+        temperature: T > 0 of the soft targets, or a schedule.
+        background_weight: weight of the background in the soft targets.
+        margin: m of the bounded regression, in squared encoded offsets.
+        hint: (teacher's layer, student's layer) whose features are compared through a
+            trained 1 × 1 projection; both must have the same height and width.
+        hint_weight: w₅.
+
+    Returns:
+        Keyword arguments of `tfkd.Distiller`: `distillation_losses`,
+        `distillation_loss_weights` and `student_loss_weight` (0: the labels are in the
+        terms).
+
+    Raises:
+        TypeError: for a weight that is neither number nor schedule.
+        ValueError: for an unknown preset or term, a negative weight, or T ≤ 0.
+
+    Reference:
+        Chen et al. 2017, "Learning efficient object detection models with knowledge
+        distillation", NeurIPS 2017
+
+    Example:
+        >>> import numpy as np, tfkd
+        >>> priors = np.array([[0.25, 0.5, 0.5, 1], [0.75, 0.5, 0.5, 1]], "float32")
+        >>> objective = tfkd.losses.multibox_objective(
+        ...     tfkd.detection.Matcher(priors), "source", weights={"localization": 2.0})
+        >>> [loss.name for loss in objective["distillation_losses"]]
+        ['multibox_soft_target', 'multibox_confidence', 'bounded_regression', 'multibox_localization']
+        >>> objective["distillation_loss_weights"]
+        [0.3, 0.7, 0.5, 2.0]
+    """
+    checks.one_of("preset", preset, PRESETS)
+    defaults, default_temperature, default_background = PRESETS[preset]
+    chosen = {**defaults, **_check_weights(weights)}
+    selection = as_selection(selection)
+    losses: dict[str, ElementwiseLoss] = {
+        "soft": MultiBoxSoftTarget(
+            default_temperature if temperature is None else temperature,
+            default_background if background_weight is None else background_weight,
+            selection=selection,
+        ),
+        "confidence": MultiBoxConfidence(selection),
+        "bounded": BoundedRegression(margin, selection=selection),
+        "localization": MultiBoxLocalization(selection),
+    }
+    kept = [name for name in TERMS if chosen[name] is not None]
+    pairs = [(losses[name], chosen[name]) for name in kept]
+    if hint is not None:
+        if not isinstance(hint, (list, tuple)) or len(hint) != 2:
+            raise checks.value_error("hint", "(teacher's layer, student's layer)", hint)
+        layers = {"teacher_layer_name": hint[0], "student_layer_name": hint[1]}
+        weight = schedules.get("hint_weight", hint_weight, checks.non_negative)
+        pairs.append((FeatureDistillation(**layers, name="hint"), weight))
+    if not pairs:
+        raise checks.value_error("weights", "at least one term that is not None", weights)
+    return {
+        "distillation_losses": [loss for loss, _ in pairs],
+        "distillation_loss_weights": [weight for _, weight in pairs],
+        "student_loss_weight": 0.0,
+    }
+
+
+def _check_weights(weights: Any) -> dict[str, Any]:
+    if weights is None:
+        return {}
+    if not isinstance(weights, dict):
+        raise checks.type_error("weights", "a dict of terms and their weights", weights)
+    for name in weights:
+        checks.one_of("weights", name, TERMS)
+    return {
+        name: None if weight is None else schedules.get("weights", weight, checks.non_negative)
+        for name, weight in weights.items()
+    }

@@ -1,0 +1,265 @@
+"""Which priors count: those with an object, and the negatives that are hardest.
+
+Nearly all of a detector's priors show background. SSD learns from all the priors that
+answer for an object and, in every image, from three times as many of the others: those
+which the student now takes for background least (Liu et al. 2016, section 2.2). Every
+term of the loss looks at the same priors, so they are chosen once a step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.losses.base import Shared, register
+
+
+class Selected(NamedTuple):
+    """The priors of one batch that count, and what they should say.
+
+    Attributes:
+        labels: int32 (B, P): class c as c + 1, 0 for background, −1 to ignore.
+        offsets: float32 (B, P, 4): the target of the boxes, 0 where there is no object.
+        positive: bool (B, P): priors that answer for an object.
+        selected: bool (B, P): those and the hard negatives.
+        losses: float32 (B, P): the student's cross-entropy, with its gradient.
+        count: float32 scalar: N, the number of positive priors in the batch.
+    """
+
+    labels: Any
+    offsets: Any
+    positive: Any
+    selected: Any
+    losses: Any
+    count: Any
+
+
+@register
+class MultiBoxSelection:
+    """Matches the objects of a batch with priors and mines hard negatives.
+
+    Args:
+        matcher: `tfkd.detection.Matcher`, or any function of the same form; None if the
+            data set has matched its targets already (`dataset.map` with a Matcher).
+        negative_ratio: negatives for each positive of an image, above 0; None: all of
+            the background.
+        min_negatives: so many negatives at least, also in an image without an object.
+        teacher_boxes: None, or a function (y, teacher's outputs) → y that adds to the
+            objects what the teacher sees, such as `tfkd.detection.TeacherBoxes`.
+        scores: "softmax": C + 1 scores a prior, the first for background. "sigmoid": C
+            scores, each of its own, as in RetinaNet.
+        boxes, classes: names of the model's outputs: offsets (B, P, 4) and scores.
+
+    Raises:
+        TypeError: if matcher or teacher_boxes can't be called.
+        ValueError: for a ratio that is not positive, or unknown scores.
+
+    Example:
+        >>> import numpy as np, tensorflow as tf, tfkd
+        >>> priors = np.array([[0.25, 0.5, 0.5, 1], [0.75, 0.5, 0.5, 1]], "float32")
+        >>> selection = tfkd.losses.MultiBoxSelection(tfkd.detection.Matcher(priors))
+        >>> y = {"boxes": tf.constant([[[0.0, 0, 0.5, 1]]]), "classes": tf.constant([[0]])}
+        >>> outputs = {"boxes": tf.zeros((1, 2, 4)), "classes": tf.zeros((1, 2, 3))}
+        >>> chosen = selection(y, outputs)
+        >>> chosen.positive.numpy().tolist(), chosen.selected.numpy().tolist()
+        ([[True, False]], [[True, True]])
+    """
+
+    def __init__(
+        self,
+        matcher: Callable[[Any], dict[str, Any]] | None,
+        negative_ratio: float | None = 3.0,
+        min_negatives: int = 0,
+        teacher_boxes: Callable[[Any, Any], Any] | None = None,
+        scores: str = "softmax",
+        boxes: str = "boxes",
+        classes: str = "classes",
+    ):
+        self.matcher = matcher if matcher is None else checks.function("matcher", matcher)
+        if negative_ratio is not None:
+            checks.positive("negative_ratio", negative_ratio)
+        self.negative_ratio = negative_ratio
+        self.min_negatives = checks.non_negative_int("min_negatives", min_negatives)
+        if teacher_boxes is not None:
+            checks.function("teacher_boxes", teacher_boxes)
+            if matcher is None:
+                mend = "The teacher's boxes are not known when the data set matches its own."
+                raise checks.value_error("matcher", "a Matcher, with teacher_boxes", None, mend)
+        self.teacher_boxes = teacher_boxes
+        self.scores = checks.one_of("scores", scores, ("softmax", "sigmoid"))
+        self.boxes = checks.instance("boxes", boxes, str, "a name of an output")
+        self.classes = checks.instance("classes", classes, str, "a name of an output")
+
+    def once(self, shared: Shared | None, y: Any, student: Any, teacher: Any) -> Selected:
+        """The selection of this step: computed by the first loss that asks."""
+        if shared is None:
+            return self(y, student, teacher)
+        teacher = shared.teacher if teacher is None else teacher
+        key = json.dumps(["selected", _config_key(self)], sort_keys=True, default=str)
+        return shared.once(key, lambda: self(y, student, teacher))
+
+    def __call__(self, y: Any, student: Any, teacher: Any = None) -> Selected:
+        """Chooses the priors of a batch.
+
+        Args:
+            y: objects, as `tfkd.detection.Matcher` takes them (or as it returns them, if
+                there is no matcher).
+            student: outputs of the student, a dict.
+            teacher: outputs of the teacher; None if there is none, and then
+                `teacher_boxes` adds nothing.
+        """
+        offsets, scores = self.outputs(student, "student")
+        if y is None:
+            raise checks.value_error("y", "objects as {'boxes': ..., 'classes': ...}", y)
+        if self.teacher_boxes is not None and teacher is not None:
+            y = self.teacher_boxes(y, teacher)
+        target = y if self.matcher is None else self.matcher(y)
+        labels = tf.cast(target["classes"], tf.int32)
+        self._check_target(target, offsets, scores)
+        highest = scores.shape[-1] - (self.scores == "softmax")
+        tf.debugging.Assert(
+            tf.reduce_all(labels <= highest),
+            [
+                f"`y`: expected classes from 0 to {highest - 1}, as the student scores {highest} "
+                "classes, received class",
+                tf.reduce_max(labels) - 1,
+            ],
+        )
+        losses = cross_entropy(labels, scores, self.scores)
+        positive, background = labels > 0, labels == 0
+        if self.negative_ratio is None:
+            negative = background
+        else:
+            negative = hard_negatives(
+                losses, positive, background, self.negative_ratio, self.min_negatives
+            )
+        count = tf.reduce_sum(tf.cast(positive, tf.float32))
+        target_offsets = tf.cast(target["boxes"], tf.float32)
+        return Selected(labels, target_offsets, positive, positive | negative, losses, count)
+
+    def outputs(self, outputs: Any, side: str) -> tuple[Any, Any]:
+        """Offsets and scores of a model's outputs, as float32.
+
+        Raises:
+            ValueError: if the model has no such outputs.
+        """
+        names = [self.boxes, self.classes]
+        if not isinstance(outputs, dict) or not set(names) <= set(outputs):
+            received = sorted(outputs) if isinstance(outputs, dict) else outputs
+            raise checks.value_error(
+                side, f"a model with a dict of outputs, with {names}", received, _mend(received)
+            )
+        return tf.cast(outputs[self.boxes], tf.float32), tf.cast(outputs[self.classes], tf.float32)
+
+    def _check_target(self, target, offsets, scores):
+        shapes = [target["boxes"].shape[:-1], target["classes"].shape, scores.shape[:-1]]
+        if all(offsets.shape[:-1].is_compatible_with(shape) for shape in shapes):
+            return
+        raise ValueError(
+            f"`matcher`: expected targets for the student's {offsets.shape[1]} priors, received "
+            f"targets for {target['classes'].shape[1]}. Give the Matcher the anchors that the "
+            "model was built with (and matcher=None only if the data set has matched already)."
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything, as JSON.
+
+        Raises:
+            ValueError: for a matcher that can't be saved.
+        """
+        return {
+            "matcher": _serialize("matcher", self.matcher),
+            "negative_ratio": self.negative_ratio,
+            "min_negatives": self.min_negatives,
+            "teacher_boxes": _serialize("teacher_boxes", self.teacher_boxes),
+            "scores": self.scores,
+            "boxes": self.boxes,
+            "classes": self.classes,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MultiBoxSelection:
+        """Makes the selection that `get_config` described."""
+        read = keras.saving.deserialize_keras_object
+        functions = {
+            name: None if config[name] is None else read(config[name])
+            for name in ("matcher", "teacher_boxes")
+        }
+        return cls(**{**config, **functions})
+
+
+def _config_key(selection: MultiBoxSelection) -> Any:
+    """What tells two selections apart: their configs, or which objects they are."""
+    try:
+        return selection.get_config()
+    except ValueError:
+        return id(selection)
+
+
+def _serialize(name: str, value: Any) -> Any:
+    if value is None or hasattr(value, "get_config"):
+        return None if value is None else keras.saving.serialize_keras_object(value)
+    mend = "Give it get_config and from_config, and register it with Keras."
+    raise checks.value_error(name, "an object that can be saved", value, mend)
+
+
+def _mend(received: Any) -> str | None:
+    if isinstance(received, list) and {"box", "classification"} <= set(received):
+        return "For keras-cv's RetinaNet use tfkd.detection.keras_cv_objective."
+    return None
+
+
+def cross_entropy(labels: Any, scores: Any, kind: str) -> Any:
+    """The cross-entropy of every prior, (B, P); 0 where the label is −1.
+
+    Args:
+        labels: int32 (B, P): class c as c + 1, 0 for background, −1 to ignore.
+        scores: float32 (B, P, C + 1) for "softmax", (B, P, C) for "sigmoid".
+        kind: "softmax", or "sigmoid": the sum over classes.
+    """
+    known = labels >= 0
+    if kind == "softmax":
+        safe = tf.where(known, labels, 0)
+        values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=safe, logits=scores)
+    else:
+        truth = tf.one_hot(labels - 1, scores.shape[-1])
+        values = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=scores)
+        values = tf.reduce_sum(values, -1)
+    return tf.where(known, values, 0.0)
+
+
+def hard_negatives(
+    losses: Any, positive: Any, background: Any, ratio: float = 3.0, min_negatives: int = 0
+) -> Any:
+    """In every image, the background priors with the largest loss.
+
+    Args:
+        losses: float32 (B, P): what is hard; no gradient flows through the choice.
+        positive: bool (B, P): priors with an object.
+        background: bool (B, P): priors that may be chosen.
+        ratio: negatives for each positive.
+        min_negatives: so many at least.
+
+    Returns:
+        bool (B, P), with min(max(⌊ratio · N⌋, min_negatives), number of background
+        priors) True in a row of N positives. Of equal losses the first are chosen.
+    """
+    losses = tf.stop_gradient(losses)
+    count = tf.reduce_sum(tf.cast(positive, tf.float32), 1)
+    wanted = tf.maximum(tf.cast(tf.floor(ratio * count), tf.int32), min_negatives)
+    wanted = tf.minimum(wanted, tf.reduce_sum(tf.cast(background, tf.int32), 1))
+    ranked = tf.where(background, losses, float("-inf"))
+    # One sort for the loss at which it ends; a second, for ranks, would cost as much again.
+    limit = tf.gather(
+        tf.sort(ranked, 1, "DESCENDING"), tf.maximum(wanted - 1, 0)[:, None], batch_dims=1
+    )
+    above = (ranked > limit) & background
+    left = wanted - tf.reduce_sum(tf.cast(above, tf.int32), 1)
+    equal = (ranked == limit) & background
+    first = tf.cumsum(tf.cast(equal, tf.int32), 1) <= left[:, None]
+    return (above | (equal & first)) & (wanted > 0)[:, None]
