@@ -3,6 +3,11 @@
 from tfkd.data.augment import shift_and_flip
 from tfkd.data.batches import batches, eval_batches, steps_per_epoch
 from tfkd.data.dataset import Dataset
+from tfkd.data.detection.augment import augment_boxes
+from tfkd.data.detection.batches import detection_batches, detection_eval_batches
+from tfkd.data.detection.dataset import DetectionDataset
+from tfkd.data.detection.findings import AnnotationError, Finding
+from tfkd.data.detection.voc import voc
 from tfkd.data.folder import image_folder
 from tfkd.data.noise import noisy_labels
 from tfkd.data.sources import digits, keras_dataset, load, npz
@@ -10,11 +15,17 @@ from tfkd.data.text import Encoder, TextDataset, TokenDataset
 from tfkd.data.tsv import tsv
 
 __all__ = [
+    "AnnotationError",
     "Dataset",
+    "DetectionDataset",
     "Encoder",
+    "Finding",
     "TextDataset",
     "TokenDataset",
+    "augment_boxes",
     "batches",
+    "detection_batches",
+    "detection_eval_batches",
     "digits",
     "eval_batches",
     "image_folder",
@@ -25,4 +36,5 @@ __all__ = [
     "shift_and_flip",
     "steps_per_epoch",
     "tsv",
+    "voc",
 ]

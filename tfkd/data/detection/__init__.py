@@ -1,0 +1,1 @@
+"""Images with boxes: data sets, readers of annotations, batches and augmentation."""

@@ -1,0 +1,125 @@
+"""What is wrong in annotation files: gathered over all of them, then said at once."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterable
+
+from tfkd import checks
+
+SHOWN = 20
+ON_ERROR = ("raise", "skip")
+
+# Kind of finding -> what "skip" does about it. Notes are no faults: they raise nothing.
+ACTIONS = {
+    "broken file": "file left out",
+    "no annotation": "image left out",
+    "missing image": "image left out",
+    "undecodable image": "image left out",
+    "size": "image left out",
+    "listed twice": "second entry left out",
+    "in both parts": "image left out of the test part",
+    "missing value": "object left out",
+    "unknown image": "object left out",
+    "unknown class": "object left out",
+    "no area": "object left out",
+    "outside": "box clipped",
+    "off the image": "object left out",
+}
+NOTES = {
+    "no object": "kept, an image without objects",
+    "crowd": "left out",
+    "difficult": "left out",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong in an annotation file, or worth a note.
+
+    Attributes:
+        kind: "no area", "outside", "unknown class", "missing image", ...
+        file: the file, as a path from the data set's folder.
+        line: line in it, from 1; None where it is about the file as a whole.
+        expected: what should stand there.
+        received: what stands there.
+    """
+
+    kind: str
+    file: str
+    line: int | None
+    expected: str
+    received: str
+
+    @property
+    def is_note(self) -> bool:
+        """Whether it is no fault: an image without objects, a crowd, a difficult object."""
+        return self.kind in NOTES
+
+    @property
+    def action(self) -> str:
+        """What `on_error="skip"` does about it."""
+        return NOTES.get(self.kind) or ACTIONS[self.kind]
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: expected {self.expected}, received {self.received}"
+
+
+class AnnotationError(ValueError):
+    """Annotations that can't be used as they are.
+
+    Attributes:
+        findings: list of every `Finding`, notes included.
+    """
+
+    def __init__(self, message: str, findings: Iterable[Finding]):
+        super().__init__(message)
+        self.findings = list(findings)
+
+
+class Findings:
+    """Gathers findings; `settle` raises or warns once, at the end."""
+
+    def __init__(self) -> None:
+        self.all: list[Finding] = []
+
+    def add(
+        self, kind: str, file: str | os.PathLike, line: int | None, expected: str, received: str
+    ) -> None:
+        """Notes one finding."""
+        if kind not in ACTIONS and kind not in NOTES:
+            raise checks.value_error("kind", "a known kind of finding", kind)
+        path = os.fspath(file).replace(os.sep, "/")
+        self.all.append(Finding(kind, path, line, expected, received))
+
+    @property
+    def faults(self) -> list[Finding]:
+        """Those that are no notes."""
+        return [finding for finding in self.all if not finding.is_note]
+
+    def counts(self) -> str:
+        """ "2 × no area (object left out), 1 × outside (box clipped)"."""
+        kinds = collections.Counter(finding.kind for finding in self.faults)
+        return ", ".join(f"{n} × {kind} ({ACTIONS[kind]})" for kind, n in kinds.most_common())
+
+    def error(self, source: str, mend: str) -> AnnotationError:
+        """All faults as one error that lists the first of them."""
+        faults = self.faults
+        lines = [f"  {finding}" for finding in faults[:SHOWN]]
+        if len(faults) > SHOWN:
+            lines.append(f"  ... and {len(faults) - SHOWN} more, all in the error's `findings`")
+        head = f"{source}: {len(faults)} faults in the annotations. {self.counts()}"
+        return AnnotationError("\n".join([head, *lines, mend]), self.all)
+
+    def settle(self, source: str, on_error: str) -> tuple[Finding, ...]:
+        """Raises what was found, or warns with the counts; returns all findings."""
+        if self.faults and on_error == "raise":
+            raise self.error(source, 'Mend the files, or pass on_error="skip".')
+        if self.faults:
+            text = f"{source}: {len(self.faults)} faults in the annotations: {self.counts()}. "
+            warnings.warn(text + "See `dataset.findings`.", stacklevel=3)
+        return tuple(self.all)

@@ -1,0 +1,238 @@
+"""Annotated pictures on disk → arrays; every fault is a finding. For all formats alike."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.data.detection.dataset import DetectionDataset
+from tfkd.data.detection.findings import Findings
+
+# Rounding and counting from 1 put a box this far outside; it is clipped without a word.
+_SLACK_PIXELS = 1.0
+
+
+class Object(NamedTuple):
+    """One object of a picture.
+
+    Attributes:
+        name: of its class.
+        box: (x1, y1, x2, y2) in pixels of the file.
+        shown: the box as its file has it, for findings.
+        name_line, box_line: where these stand.
+    """
+
+    name: str
+    box: tuple[float, float, float, float]
+    shown: str
+    name_line: int | None
+    box_line: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One picture and what its annotation says.
+
+    Attributes:
+        image: its file.
+        source: the annotation's file, as findings name it.
+        line: where it stands there.
+        objects: its objects; None if nobody has labelled it.
+        size: (width, height) by the annotation, or None; and where that stands.
+    """
+
+    image: pathlib.Path
+    source: str
+    line: int | None
+    objects: tuple[Object, ...] | None
+    size: tuple[int, int] | None = None
+    size_line: int | None = None
+
+
+class Arrays(NamedTuple):
+    """Images (N, H, W, 3) and, of each, boxes (n, 4) and classes (n,), None if unlabelled."""
+
+    images: np.ndarray
+    boxes: list[np.ndarray | None]
+    classes: list[np.ndarray | None]
+
+
+def check_size(size: Any) -> tuple[int, int]:
+    """Returns (height, width) of one number or two."""
+    if checks.is_number(size):
+        return (checks.positive_int("size", size),) * 2
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+        raise checks.value_error("size", "one number, or (height, width)", size)
+    return checks.positive_int("size", size[0]), checks.positive_int("size", size[1])
+
+
+def check_names(names: Any) -> tuple[str, ...] | None:
+    """Returns class names that differ, or None."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise checks.type_error("class_names", "a sequence of names", names)
+    names = tuple(str(name) for name in names)
+    if not names or len(set(names)) != len(names):
+        raise checks.value_error("class_names", "at least one name, and each once", names)
+    return names
+
+
+def class_names(pictures: Iterable[Picture]) -> tuple[str, ...]:
+    """The names of all objects, in the order of the alphabet."""
+    return tuple(sorted({o.name for p in pictures for o in p.objects or ()}))
+
+
+def split(count: int, test_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (train, test), both sorted, drawn at random; each has one or more."""
+    checks.fraction("test_fraction", test_fraction)
+    checks.non_negative_int("seed", seed)
+    wanted = round(count * test_fraction)
+    if not 0 < wanted < count:
+        expected = f"a fraction that leaves images of {count} on both sides"
+        raise checks.value_error("test_fraction", expected, test_fraction)
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[wanted:]), np.sort(order[:wanted])
+
+
+def read(
+    pictures: Sequence[Picture], names: Sequence[str], size: tuple[int, int], found: Findings
+) -> Arrays:
+    """Decodes and resizes pictures; what does not fit is left out and added to `found`."""
+    decode = _decoder(size)
+    numbers = {name: number for number, name in enumerate(names)}
+    images = np.empty((len(pictures), *size, 3), np.uint8)
+    boxes: list[np.ndarray | None] = []
+    classes: list[np.ndarray | None] = []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for picture, decoded in zip(pictures, pool.map(decode, pictures), strict=True):
+            if isinstance(decoded, Exception):
+                _add_unread(picture, decoded, found)
+                continue
+            pixels, (width, height) = decoded
+            if picture.size not in (None, (width, height)):
+                expected = f"the size of the image, {width} × {height}"
+                received = "{} × {}".format(*picture.size)
+                found.add("size", picture.source, picture.size_line, expected, received)
+                continue
+            images[len(boxes)] = pixels
+            if picture.objects is None:
+                boxes.append(None)
+                classes.append(None)
+                continue
+            if not picture.objects:
+                found.add("no object", picture.source, picture.line, "objects", "none")
+            kept = [_object(o, picture, width, height, numbers, found) for o in picture.objects]
+            rows = [row for row in kept if row is not None]
+            boxes.append(np.array([box for box, _ in rows], np.float32).reshape(-1, 4))
+            classes.append(np.array([number for _, number in rows], np.int32))
+    return Arrays(images[: len(boxes)], boxes, classes)
+
+
+def dataset(
+    train: Sequence[Picture],
+    test: Sequence[Picture],
+    names: Sequence[str],
+    size: tuple[int, int],
+    found: Findings,
+    on_error: str,
+    name: str,
+) -> DetectionDataset:
+    """Reads both parts, then raises or warns about all that was found."""
+    parts: list[Any] = [read(pictures, names, size, found) for pictures in (train, test)]
+    # Without images there is nothing to go on with, whatever `on_error` says.
+    empty = [part for part, arrays in zip(("train", "test"), parts, strict=True) if not arrays[1]]
+    findings = found.settle(name, "raise" if empty else on_error)
+    if empty:
+        raise checks.value_error("path", "images in both parts", f"none in {empty[0]}")
+    return DetectionDataset(*parts[0], *parts[1], tuple(names), name, findings)
+
+
+def _add_unread(picture: Picture, error: Exception, found: Findings) -> None:
+    """Adds why an image could not be read."""
+    missing = isinstance(error, FileNotFoundError)
+    kind = "missing image" if missing else "undecodable image"
+    expected = f"the image {picture.image.name}" + ("" if missing else " to be readable")
+    received = "no such file" if missing else f"Pillow's {type(error).__name__}: {error}"
+    found.add(kind, picture.source, picture.line, expected, received)
+
+
+def _object(
+    item: Object,
+    picture: Picture,
+    width: int,
+    height: int,
+    numbers: dict[str, int],
+    found: Findings,
+) -> tuple[list[float], int] | None:
+    """Relative box and class number of one object, or None if it is left out."""
+    add = functools.partial(found.add, file=picture.source)
+    if item.name not in numbers:
+        near = checks.near(item.name, numbers)
+        received = repr(item.name) + (f". {near}" if near else "")
+        shown = ", ".join(list(numbers)[:10]) + (", ..." if len(numbers) > 10 else "")
+        add("unknown class", line=item.name_line, expected=f"one of {shown}", received=received)
+        return None
+    x1, y1, x2, y2 = item.box
+    if not (x1 < x2 and y1 < y2):
+        expected = "a box with width and height above 0"
+        add("no area", line=item.box_line, expected=expected, received=item.shown)
+        return None
+    slack = _SLACK_PIXELS
+    beyond = min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack
+    clipped = [max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)]
+    lost = clipped[0] >= clipped[2] or clipped[1] >= clipped[3]
+    if beyond or lost:
+        kind = "off the image" if lost else "outside"
+        expected = f"a box within the image, {width} × {height}"
+        add(kind, line=item.box_line, expected=expected, received=item.shown)
+    if lost:
+        return None
+    sides = (width, height, width, height)
+    return [c / side for c, side in zip(clipped, sides, strict=True)], numbers[item.name]
+
+
+def number(text: Any) -> float | None:
+    """A finite number, or None where there is none."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _decoder(size: tuple[int, int]) -> Any:
+    """`decode(picture)` → (pixels (H, W, 3), (width, height) in the file), or the error."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError(
+            "Reading images needs Pillow. Install it with `pip install tfkd[detection]`."
+        ) from error
+
+    def decode(picture: Picture) -> Any:
+        try:
+            with Image.open(picture.image) as image:
+                if image.mode.startswith(("I", "F")):
+                    return ValueError(f"mode {image.mode}, save it with 8 bits a channel")
+                # Some tools annotate the picture as a viewer shows it, turned by the camera's
+                # note; the size that they wrote down tells.
+                turned = image
+                if picture.size not in (None, image.size):
+                    turned = ImageOps.exif_transpose(image)
+                    turned = turned if turned.size == picture.size else image
+                rgb = turned.convert("RGB")
+                small = rgb.resize(size[::-1], Image.Resampling.BILINEAR)
+                return np.asarray(small, np.uint8), rgb.size
+        except Exception as error:  # each of Pillow's decoders has errors of its own
+            return error
+
+    return decode

@@ -1,0 +1,282 @@
+"""Images with boxes in the layout of PASCAL VOC: one XML file an image."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+from xml.parsers import expat
+
+from tfkd import checks
+from tfkd.data.detection import reading
+from tfkd.data.detection.dataset import DetectionDataset
+from tfkd.data.detection.findings import ON_ERROR, Findings
+from tfkd.data.folder import EXTENSIONS
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def voc(
+    path: str | os.PathLike,
+    size: int | Sequence[int],
+    train: str = "train",
+    test: str | None = "test",
+    class_names: Sequence[str] | None = None,
+    on_error: str = "raise",
+    *,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    difficult: bool = True,
+    unlabelled: bool = False,
+) -> DetectionDataset:
+    """Loads a folder in the layout of PASCAL VOC.
+
+    `Annotations/ID.xml`, `JPEGImages/ID.jpg` (or .png, ...), and lists of IDs, one a
+    line, in `ImageSets/Main/*.txt`. All files are read before anything is said about
+    them, so that one run shows all that is wrong. Coordinates are taken as they are:
+    that PASCAL's own files count pixels from 1 is not made up for.
+
+    Reference: Everingham et al. 2010, The PASCAL Visual Object Classes (VOC) Challenge
+
+    Args:
+        path: the folder.
+        size: height and width in pixels to resize to (one number for a square), by
+            Pillow, bilinear, not keeping the ratio.
+        train, test: names of the lists; `test=None`: a part of `train`.
+        class_names: the classes, in their order; None: the names of all objects of
+            the training part, in the order of the alphabet.
+        on_error: "raise" every fault as one error, or "skip" the objects and images
+            that are faulty, with one warning that counts them.
+        test_fraction: for `test=None`: part of the images that becomes the test part.
+        seed: which images those are.
+        difficult: whether to keep objects that are marked as difficult.
+        unlabelled: whether a training image without an XML file is an image that
+            nobody has labelled; else it is a fault.
+
+    Returns:
+        A `DetectionDataset` named after the folder. Its `findings` say what was wrong
+        and, as notes, which images have no object; see `Finding`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or list.
+        AnnotationError: a `ValueError` with `.findings`: broken XML, images that are
+            missing, undecodable, of another size or listed twice, IDs without an
+            annotation, boxes without area or outside the image (by more than a
+            pixel), unknown classes. Each with file and line.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np
+        >>> from PIL import Image
+        >>> from tfkd import data
+        >>> xml = '''<annotation><object><name>cat</name><bndbox><xmin>2</xmin>
+        ... <ymin>4</ymin><xmax>8</xmax><ymax>6</ymax></bndbox></object></annotation>'''
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = pathlib.Path(folder)
+        ...     for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        ...         (root / part).mkdir(parents=True)
+        ...     for name in ("train", "test"):
+        ...         _ = (root / f"ImageSets/Main/{name}.txt").write_text(name)
+        ...         _ = (root / f"Annotations/{name}.xml").write_text(xml)
+        ...         Image.new("RGB", (16, 8)).save(root / f"JPEGImages/{name}.jpg")
+        ...     cats = data.voc(folder, size=8)
+        >>> cats.class_names, cats.boxes_train.tolist()
+        (('cat',), [[[0.125, 0.5, 0.5, 0.75]]])
+    """
+    root = pathlib.Path(checks.instance("path", path, (str, os.PathLike), "a path"))
+    if not root.is_dir():
+        raise FileNotFoundError(f"`path`: there is no folder {str(root)!r}.")
+    size, names = reading.check_size(size), reading.check_names(class_names)
+    checks.one_of("on_error", on_error, ON_ERROR)
+    reader = _Reader(root, difficult, Findings())
+    pictures = reader.pictures(train, unlabelled)
+    if test is None:
+        rows, test_rows = reading.split(len(pictures), test_fraction, seed)
+        test_pictures = [pictures[i] for i in test_rows]
+        pictures = [pictures[i] for i in rows]
+    else:
+        test_pictures = reader.pictures(test, False)
+        test_pictures = reader.apart(pictures, test_pictures)
+    names = names or reading.class_names(pictures)
+    return reading.dataset(
+        pictures, test_pictures, names, size, reader.found, on_error, root.resolve().name
+    )
+
+
+@dataclasses.dataclass
+class Element:
+    """One element of an XML file, with the line where it begins."""
+
+    tag: str
+    line: int
+    text: str = ""
+    children: list[Element] = dataclasses.field(default_factory=list)
+
+    def find(self, *tags: str) -> Element | None:
+        """The first child, grandchild, ... of these names."""
+        found: Element | None = self
+        for tag in tags:
+            found = next((c for c in found.children if c.tag == tag), None) if found else None
+        return found
+
+
+def parse(content: bytes) -> Element:
+    """Reads an XML file.
+
+    Raises:
+        expat.ExpatError: if it is none.
+    """
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    stack = [Element("", 0)]
+
+    def start(tag: str, _: Any) -> None:
+        element = Element(tag, parser.CurrentLineNumber)
+        stack[-1].children.append(element)
+        stack.append(element)
+
+    def text(data: str) -> None:
+        stack[-1].text += data
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _: stack.pop()
+    parser.CharacterDataHandler = text
+    parser.Parse(content, True)
+    return stack[0].children[0]
+
+
+class _Reader:
+    """Reads the lists and XML files of one folder; faults go to `found`."""
+
+    def __init__(self, root: pathlib.Path, difficult: bool, found: Findings):
+        self.root, self.difficult, self.found = root, difficult, found
+        folder = root / "JPEGImages"
+        if not folder.is_dir():
+            raise FileNotFoundError(f"`path`: there is no folder {str(folder)!r}.")
+        # Of an image that is there in two formats, take the one that comes first: .jpg.
+        files = sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() != ".jpg", p.name))
+        self.images: dict[str, pathlib.Path] = {}
+        for file in files:
+            if file.suffix.lower() in EXTENSIONS:
+                self.images.setdefault(file.stem, file)
+
+    def ids(self, name: str) -> list[tuple[int, str]]:
+        """(line, ID) of each image in a list."""
+        file = self.root / "ImageSets" / "Main" / f"{name}.txt"
+        if not file.is_file():
+            there = sorted(p.stem for p in file.parent.glob("*.txt"))
+            mend = checks.near(name, there) or f"There are: {', '.join(there) or 'none'}."
+            raise FileNotFoundError(f"There is no list {str(file)!r}. {mend}")
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise checks.value_error("path", "lists in UTF-8", str(file), str(error)) from error
+        seen: dict[str, int] = {}
+        ids = []
+        for line, text in enumerate(lines, 1):
+            key = text.strip()
+            if key in seen:
+                received = f"{key!r} again, first in line {seen[key]}"
+                place = file.relative_to(self.root)
+                self.found.add("listed twice", place, line, "each image once", received)
+            elif key:
+                seen[key] = line
+                ids.append((line, key))
+        if not ids:
+            raise checks.value_error("path", "a list of images", f"an empty file, {file}")
+        return ids
+
+    def pictures(self, name: str, unlabelled: bool) -> list[reading.Picture]:
+        """What the annotations of one list say."""
+        checks.instance("train or test", name, str, "the name of a list in ImageSets/Main")
+        listed = f"ImageSets/Main/{name}.txt"
+        pictures = []
+        for line, key in self.ids(name):
+            file = self.root / "Annotations" / f"{key}.xml"
+            if file.is_file():
+                picture = self.picture(key, file)
+                if picture is not None:
+                    pictures.append(picture)
+            elif unlabelled:
+                pictures.append(reading.Picture(self.image(key, None), listed, line, None))
+            else:
+                self.found.add("no annotation", listed, line, f"a file {key}.xml", "none")
+        return pictures
+
+    def image(self, key: str, named: str | None) -> pathlib.Path:
+        """The file of an image: by its ID, else by the name that the annotation gives."""
+        folder = self.root / "JPEGImages"
+        if key not in self.images and named and (folder / named).is_file():
+            return folder / named
+        return self.images.get(key, folder / f"{key}.jpg")
+
+    def picture(self, key: str, file: pathlib.Path) -> reading.Picture | None:
+        """What one XML file says, or None if it is broken."""
+        place = file.relative_to(self.root).as_posix()
+        try:
+            top = parse(file.read_bytes())
+        except expat.ExpatError as error:
+            self.found.add("broken file", place, error.lineno, "XML", str(error))
+            return None
+        except (LookupError, ValueError) as error:  # an encoding that expat does not know
+            self.found.add("broken file", place, 1, "XML", str(error))
+            return None
+        if top.tag != "annotation":
+            self.found.add("broken file", place, top.line, "<annotation>", f"<{top.tag}>")
+            return None
+        named, stated = top.find("filename"), top.find("size")
+        elements = [element for element in top.children if element.tag == "object"]
+        objects = [self.object(element, place) for element in elements]
+        size = None
+        if stated is not None:
+            sides = [stated.find(tag) for tag in ("width", "height")]
+            numbers = [reading.number(side.text) if side else None for side in sides]
+            size = (int(numbers[0] or 0), int(numbers[1] or 0))
+        return reading.Picture(
+            self.image(key, named.text.strip() if named else None),
+            place,
+            top.line,
+            tuple(o for o in objects if o is not None),
+            size,
+            stated.line if stated else None,
+        )
+
+    def object(self, element: Element, place: str) -> reading.Object | None:
+        """One object, or None if it lacks something or is not wanted."""
+        name = element.find("name")
+        if name is None or not name.text.strip():
+            received = "none" if name is None else "an empty one"
+            self.found.add("missing value", place, element.line, "a <name>", received)
+            return None
+        marked = element.find("difficult")
+        if not self.difficult and marked is not None and marked.text.strip() == "1":
+            self.found.add("difficult", place, marked.line, "objects that are not difficult", "1")
+            return None
+        box = element.find("bndbox")
+        corners = []
+        for tag in _CORNERS:
+            corner = box.find(tag) if box else None
+            value = reading.number(corner.text) if corner else None
+            if value is None:
+                line = (corner or box or element).line
+                received = repr(corner.text) if corner else "none"
+                self.found.add("missing value", place, line, f"a number in <{tag}>", received)
+                return None
+            corners.append(value)
+        shown = ", ".join(f"{tag} {c:g}" for tag, c in zip(_CORNERS, corners, strict=True))
+        x1, y1, x2, y2 = corners
+        line = box.line if box else element.line
+        return reading.Object(name.text.strip(), (x1, y1, x2, y2), shown, name.line, line)
+
+    def apart(
+        self, train: Sequence[reading.Picture], test: Sequence[reading.Picture]
+    ) -> list[reading.Picture]:
+        """The test part without images that are in the training part too."""
+        known = {picture.image for picture in train}
+        for picture in test:
+            if picture.image in known:
+                expected = "an image of one part alone"
+                received = "one of the training and the test part"
+                self.found.add("in both parts", picture.source, None, expected, received)
+        return [picture for picture in test if picture.image not in known]
