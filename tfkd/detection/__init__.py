@@ -4,5 +4,15 @@ from tfkd.detection.anchors import Anchors
 from tfkd.detection.boxes import PADDING, UNLABELLED, VARIANCES, iou
 from tfkd.detection.decoding import decode
 from tfkd.detection.matching import Matcher
+from tfkd.detection.teacher_boxes import TeacherBoxes
 
-__all__ = ["PADDING", "UNLABELLED", "VARIANCES", "Anchors", "Matcher", "decode", "iou"]
+__all__ = [
+    "PADDING",
+    "UNLABELLED",
+    "VARIANCES",
+    "Anchors",
+    "Matcher",
+    "TeacherBoxes",
+    "decode",
+    "iou",
+]

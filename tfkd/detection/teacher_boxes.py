@@ -1,0 +1,132 @@
+"""What the teacher sees as objects to learn from, where labels are missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.detection.boxes import PADDING, UNLABELLED, VARIANCES, check_priors, check_variances, iou
+from tfkd.detection.decoding import decode
+from tfkd.detection.matching import objects
+
+WHERE = ("unlabelled", "missing", "everywhere")
+
+
+@keras.saving.register_keras_serializable(package="tfkd")
+class TeacherBoxes:
+    """Adds the teacher's detections to the objects of a batch.
+
+    Given to `tfkd.losses.MultiBoxSelection`, it is called once a step with the outputs
+    that the teacher has computed anyway.
+
+    Args:
+        anchors: the teacher's `Anchors`, or float (P, 4) priors.
+        score_threshold: confidence from which a detection is an object.
+        where: "unlabelled": in images whose classes are `tfkd.detection.UNLABELLED`;
+            labelled images keep theirs. "missing": there, and in labelled images where
+            no labelled box of any class overlaps the detection by `overlap` or more.
+            "everywhere": in place of all labels.
+        overlap: IoU from which a detection shows a labelled object.
+        iou_threshold: of two detections of a class that overlap by more, one is dropped.
+        max_boxes: detections of an image at most.
+        background, boxes, classes: as in `tfkd.detection.decode`.
+        variances: what the offsets were divided by.
+
+    A call takes the objects {"boxes": (B, M, 4), "classes": (B, M)} and the teacher's
+    outputs, and returns objects with M + `max_boxes` rows.
+
+    Raises:
+        ValueError: for a threshold outside [0, 1], or an unknown `where`.
+
+    Example:
+        >>> import numpy as np, tensorflow as tf
+        >>> from tfkd import detection
+        >>> priors = np.array([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]], "float32")
+        >>> add = detection.TeacherBoxes(priors, max_boxes=2)
+        >>> y = {"boxes": tf.fill((1, 1, 4), -1.0), "classes": [[detection.UNLABELLED]]}
+        >>> teacher = {"boxes": tf.zeros((1, 2, 4)), "classes": [[[0.0, 9.0], [9.0, 0.0]]]}
+        >>> add(y, teacher)["classes"].numpy().tolist()
+        [[-1, 0, -1]]
+    """
+
+    def __init__(
+        self,
+        anchors: Any,
+        score_threshold: float = 0.5,
+        where: str = "unlabelled",
+        overlap: float = 0.5,
+        iou_threshold: float = 0.45,
+        max_boxes: int = 50,
+        background: bool = True,
+        boxes: str = "boxes",
+        classes: str = "classes",
+        variances: Any = VARIANCES,
+    ):
+        self.anchors = anchors
+        self.priors = check_priors(anchors)
+        self.where = checks.one_of("where", where, WHERE)
+        self.overlap = checks.fraction("overlap", overlap)
+        self._options = {
+            "score_threshold": checks.fraction("score_threshold", score_threshold),
+            "iou_threshold": checks.fraction("iou_threshold", iou_threshold),
+            "background": checks.instance("background", background, bool, "True or False"),
+            "boxes": checks.instance("boxes", boxes, str, "a name of an output"),
+            "classes": checks.instance("classes", classes, str, "a name of an output"),
+            "variances": check_variances(variances),
+        }
+        self.max_boxes = checks.positive_int("max_boxes", max_boxes)
+
+    def __call__(self, y: Any, teacher: Any) -> dict[str, Any]:
+        """The objects of a batch, with the teacher's."""
+        boxes, labels = objects(y)
+        # Four candidates for each that is kept are enough: suppression takes time by their square.
+        found = decode(
+            teacher,
+            self.priors,
+            max_detections=self.max_boxes,
+            candidates=4 * self.max_boxes,
+            **self._options,
+        )
+        unlabelled = tf.reduce_any(labels == UNLABELLED, 1, keepdims=True)
+        if self.where == "everywhere":
+            wanted = tf.ones_like(found["classes"], tf.bool)
+            labels = tf.fill(tf.shape(labels), PADDING)
+        else:
+            labels = tf.where(unlabelled, PADDING, labels)
+            wanted = tf.broadcast_to(unlabelled, tf.shape(found["classes"]))
+            if self.where == "missing":
+                shared = iou(found["boxes"], tf.where((labels >= 0)[..., None], boxes, -1.0))
+                wanted |= tf.reduce_max(shared, 2) < self.overlap
+        kinds = tf.where(wanted, found["classes"], PADDING)
+        return {
+            "boxes": tf.concat([boxes, found["boxes"]], 1),
+            "classes": tf.concat([labels, kinds], 1),
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Anchors (as their config, or as numbers) and settings, as JSON."""
+        if hasattr(self.anchors, "get_config"):
+            anchors = keras.saving.serialize_keras_object(self.anchors)
+        else:
+            anchors = self.priors.tolist()
+        options = {**self._options, "variances": list(self._options["variances"])}
+        return {
+            "anchors": anchors,
+            "where": self.where,
+            "overlap": self.overlap,
+            "max_boxes": self.max_boxes,
+            **options,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TeacherBoxes:
+        """Makes what `get_config` described."""
+        config = dict(config)
+        if isinstance(config["anchors"], dict):
+            config["anchors"] = keras.saving.deserialize_keras_object(config["anchors"])
+        else:
+            config["anchors"] = tf.constant(config["anchors"], tf.float32).numpy()
+        return cls(**config)
