@@ -7,6 +7,7 @@ from tfkd.data.detection.augment import augment_boxes
 from tfkd.data.detection.batches import detection_batches, detection_eval_batches
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import AnnotationError, Finding
+from tfkd.data.detection.scenes import digit_scenes
 from tfkd.data.detection.voc import voc
 from tfkd.data.folder import image_folder
 from tfkd.data.noise import noisy_labels
@@ -26,6 +27,7 @@ __all__ = [
     "batches",
     "detection_batches",
     "detection_eval_batches",
+    "digit_scenes",
     "digits",
     "eval_batches",
     "image_folder",

@@ -147,13 +147,17 @@ def dataset(
     name: str,
 ) -> DetectionDataset:
     """Reads both parts, then raises or warns about all that was found."""
-    parts: list[Any] = [read(pictures, names, size, found) for pictures in (train, test)]
+    parts = [read(pictures, names, size, found) for pictures in (train, test)]
     # Without images there is nothing to go on with, whatever `on_error` says.
     empty = [part for part, arrays in zip(("train", "test"), parts, strict=True) if not arrays[1]]
     findings = found.settle(name, "raise" if empty else on_error)
     if empty:
         raise checks.value_error("path", "images in both parts", f"none in {empty[0]}")
-    return DetectionDataset(*parts[0], *parts[1], tuple(names), name, findings)
+    fields: dict[str, Any] = {}
+    for part, arrays in zip(("train", "test"), parts, strict=True):
+        names_of = (f"x_{part}", f"boxes_{part}", f"classes_{part}")
+        fields |= dict(zip(names_of, arrays, strict=True))
+    return DetectionDataset(**fields, class_names=tuple(names), name=name, findings=findings)
 
 
 def _add_unread(picture: Picture, error: Exception, found: Findings) -> None:
