@@ -1,0 +1,289 @@
+"""SSD on blood cells (BCCD): what a teacher gives a student a tenth of its size.
+
+    python benchmarks/detection_bccd.py teacher --data bccd
+    python benchmarks/detection_bccd.py students --data bccd
+    python benchmarks/detection_bccd.py --table
+
+BCCD has 205 training images and 72 test images of red and white blood cells and
+platelets, here at 160 x 160 pixels. mAP50 is that of COCO on the test images, at the
+last epoch. The teacher has five stages of (24, 48, 96, 160, 192) channels, the student
+(8, 12, 24, 40, 48); both have the same 1,050 priors. Every run of a student has the same
+number of steps, one cosine cycle of Adam, and of a seed the same initial weights. Arms:
+
+    alone             the labels, no teacher
+    default           tfkd's weights of the four terms
+    source            0.3 soft + 0.7 confidence + 0.5 bounded + 1 localization, background 1.5
+    source, plain     the same with background weight 1
+    chen              0.5 soft (T = 1, background 1.5) + 0.5 confidence + 0.5 bounded + 1
+                      localization; "chen, hint" adds 0.5 of a hint on the third stage
+    soft, bounded, hint   alone, and this term beside it
+    labels less       0.7 confidence + 1 localization and nothing else
+    boxes missing     the teacher's boxes above 0.5 beside the labels, 0.5 soft
+    boxes             the teacher's boxes in place of all labels, 0.5 soft
+    40 alone          labels on 40 images, and only these
+    40, boxes         those, and the teacher's boxes on the other 165, 0.5 soft
+
+Each finished run is a line of runs.jsonl in --out and is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+import tfkd
+
+CLASSES = ("RBC", "WBC", "Platelets")
+SIZE = 160
+BATCH = 16
+PEAK = 2e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """What differs between runs.
+
+    Attributes:
+        preset: of `tfkd.losses.multibox_objective`; None: no teacher.
+        weights: what differs from the preset.
+        options: further arguments of the objective.
+        where: what the teacher's boxes are used for; None: nothing.
+        labelled: training images with labels; None: all.
+    """
+
+    preset: str | None = "default"
+    weights: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    where: str | None = None
+    labelled: int | None = None
+
+
+HINT = {"hint": ("stage3", "stage3")}
+ONLY_SOFT = {"soft": 0.5, "confidence": 1.0, "bounded": None, "localization": 1.0}
+ARMS = {
+    "alone": Arm(None),
+    "default": Arm(),
+    "source": Arm("source"),
+    "boxes": Arm(weights=ONLY_SOFT, where="everywhere"),
+    "40 alone": Arm(None, labelled=40),
+    "40, boxes": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=40),
+    "source, plain": Arm("source", options={"background_weight": 1.0}),
+    "chen": Arm("chen"),
+    "chen, hint": Arm("chen", options=HINT),
+    "soft": Arm(weights=ONLY_SOFT),
+    "bounded": Arm(weights={**ONLY_SOFT, "soft": None, "bounded": 0.5}),
+    "hint": Arm(weights={**ONLY_SOFT, "soft": None}, options=HINT),
+    "labels less": Arm(weights={**ONLY_SOFT, "soft": None, "confidence": 0.7}),
+    "boxes missing": Arm(weights=ONLY_SOFT, where="missing"),
+}
+
+
+class Bench:
+    """The data, the anchors and the models."""
+
+    def __init__(self, args: Any):
+        self.args = args
+        self.data = tfkd.data.voc(args.data, SIZE, class_names=CLASSES, on_error="skip")
+        # The pictures are 640 x 480 and squeezed to squares: a round cell becomes narrow.
+        self.anchors = tfkd.detection.Anchors.small(SIZE, aspect=0.75)
+        self.matcher = tfkd.detection.Matcher(self.anchors)
+        self.augment = tfkd.data.augment_boxes(flip=True, flip_vertical=True, shift=0.15)
+
+    def model(self, kind: str) -> Any:
+        return tfkd.models.ssd(kind, len(CLASSES), SIZE, anchors=self.anchors, name=kind)
+
+    def score(self, model: Any) -> tfkd.report.DetectionScores:
+        x, boxes, classes = self.data.arrays("test")
+        truth = {"boxes": boxes, "classes": classes}
+        return tfkd.report.evaluate_detector(model, x, truth, self.anchors, CLASSES)
+
+    def optimizer(self, steps: int) -> Any:
+        import tf_keras as keras
+
+        rate = keras.optimizers.schedules.CosineDecay(PEAK, steps)
+        return keras.optimizers.Adam(rate, clipnorm=10.0)
+
+    def fit(self, trained: Any, data: Any, seed: int, epochs: int) -> float:
+        """Trains with as many steps as `epochs` of all images have; returns seconds."""
+        steps = tfkd.data.steps_per_epoch(len(self.data.x_train), BATCH)
+        batches = tfkd.data.detection_batches(data, BATCH, seed=seed, augment=self.augment)
+        start = time.perf_counter()
+        trained.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0)
+        return time.perf_counter() - start
+
+
+def train_teacher(args: Any) -> None:
+    """Trains the teacher, and saves it."""
+    import tf_keras as keras
+
+    bench = Bench(args)
+    keras.utils.set_random_seed(args.teacher_seed)
+    teacher = bench.model("teacher")
+    steps = tfkd.data.steps_per_epoch(len(bench.data.x_train), BATCH) * args.teacher_epochs
+    teacher.compile(bench.optimizer(steps), loss=tfkd.losses.MultiBoxLoss(bench.matcher))
+    seconds = bench.fit(teacher, bench.data, args.teacher_seed, args.teacher_epochs)
+    pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
+    teacher.save(pathlib.Path(args.out) / "teacher.keras")
+    scores = bench.score(teacher)
+    line = result_of("teacher", args.teacher_seed, args.teacher_epochs, seconds, scores)
+    append(args, {**line, **profile(teacher)})
+
+
+def result_of(arm: str, seed: int, epochs: int, seconds: float, scores: Any) -> dict[str, Any]:
+    each = dict(zip(CLASSES, np.round(scores.ap50, 4).tolist(), strict=True))
+    return {
+        "arm": arm,
+        "seed": seed,
+        "epochs": epochs,
+        "seconds": round(seconds, 1),
+        "map50": round(float(scores.map50), 4),
+        "map": round(float(scores.map), 4),
+        **each,
+    }
+
+
+def profile(model: Any) -> dict[str, Any]:
+    counted = tfkd.report.profile(model)
+    return {"macs": int(counted.macs), "parameters": int(model.count_params())}
+
+
+def append(args: Any, line: dict[str, Any]) -> None:
+    with open(pathlib.Path(args.out) / "runs.jsonl", "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(line) + "\n")
+    print(line, flush=True)
+
+
+def finished(args: Any) -> list[dict[str, Any]]:
+    path = pathlib.Path(args.out) / "runs.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def train_student(bench: Bench, teacher: Any, arm: Arm, name: str, seed: int) -> None:
+    """One run of a student; its line goes to runs.jsonl."""
+    import tf_keras as keras
+
+    args, data = bench.args, bench.data
+    keras.utils.set_random_seed(seed)
+    student = bench.model(args.student)
+    if arm.labelled is not None:
+        # Alone the student sees those images only, in as many steps.
+        few = data.unlabel(keep=arm.labelled, seed=seed)
+        data = few if arm.where else only_labelled(few)
+    steps = tfkd.data.steps_per_epoch(len(bench.data.x_train), BATCH) * args.epochs
+    boxes = None
+    if arm.where is not None:
+        boxes = tfkd.detection.TeacherBoxes(bench.anchors, where=arm.where)
+    selection = tfkd.losses.MultiBoxSelection(bench.matcher, teacher_boxes=boxes)
+    if arm.preset is None:
+        trained = student
+        trained.compile(bench.optimizer(steps), loss=tfkd.losses.MultiBoxLoss(selection))
+    else:
+        objective = tfkd.losses.multibox_objective(
+            selection, arm.preset, weights=arm.weights, **arm.options
+        )
+        trained = tfkd.Distiller(teacher, student, **objective)
+        trained.compile(bench.optimizer(steps))
+    seconds = bench.fit(trained, data, seed, args.epochs)
+    if args.keep and seed == 0:
+        student.save(pathlib.Path(args.out) / f"{name.replace(', ', '-').replace(' ', '-')}.keras")
+    line = result_of(name, seed, args.epochs, seconds, bench.score(student))
+    append(args, {**line, "student": args.student, **profile(student)})
+
+
+def only_labelled(data: Any) -> Any:
+    """The data without the training images that nobody has labelled."""
+    kept = ~(data.classes_train == tfkd.detection.UNLABELLED).any(axis=1)
+    return dataclasses.replace(
+        data,
+        x_train=data.x_train[kept],
+        boxes_train=data.boxes_train[kept],
+        classes_train=data.classes_train[kept],
+    )
+
+
+def train_students(args: Any) -> None:
+    """All arms of a seed, then the next seed; what is finished is left out."""
+    import tf_keras as keras
+
+    bench = Bench(args)
+    teacher = keras.models.load_model(pathlib.Path(args.out) / "teacher.keras", compile=False)
+    teacher = tfkd.frozen_copy(teacher, fold_batch_norm=True, dtype=args.teacher_dtype)
+    names = args.arms or list(ARMS)
+    for seed in args.seeds:
+        for name in names:
+            done = {(r["arm"], r["seed"], r.get("student")) for r in finished(args)}
+            if (name, seed, args.student) not in done:
+                train_student(bench, teacher, ARMS[name], name, seed)
+
+
+def print_table(args: Any) -> None:
+    """Mean and standard deviation of every arm."""
+    runs = finished(args)
+    for run in runs:
+        if run["arm"] == "teacher":
+            print("teacher:", {k: v for k, v in run.items() if k != "arm"})
+    for student in dict.fromkeys(run.get("student") for run in runs if "student" in run):
+        mine = [run for run in runs if run.get("student") == student]
+        print(f"\n{student}, {mine[0]['epochs']} epochs, {mine[0]['macs']:,} MACs\n")
+        print("| arm | mAP50 % | mAP % | RBC | WBC | platelets | against alone, paired | seeds |")
+        print("|---|---:|---:|---:|---:|---:|---:|---:|")
+        for name in [name for name in ARMS if any(run["arm"] == name for run in mine)]:
+            print(row_of(name, mine))
+
+
+def row_of(name: str, runs: list[dict[str, Any]]) -> str:
+    base = "40 alone" if name.startswith("40") else "alone"
+    of = {arm: {r["seed"]: r for r in runs if r["arm"] == arm} for arm in (name, base)}
+    scores = [100 * r["map50"] for r in of[name].values()]
+    gains = [
+        100 * (r["map50"] - of[base][seed]["map50"])
+        for seed, r in of[name].items()
+        if seed in of[base]
+    ]
+    means = [np.mean([100 * r[key] for r in of[name].values()]) for key in ("map", *CLASSES)]
+    spread = np.std(scores, ddof=1) if len(scores) > 1 else float("nan")
+    gain = "" if name == base or not gains else f"{np.mean(gains):+.1f}"
+    if gain and len(gains) > 1:
+        gain += f" ± {np.std(gains, ddof=1):.1f}"
+    each = " | ".join(f"{value:.1f}" for value in means)
+    return f"| {name} | {np.mean(scores):.1f} ± {spread:.1f} | {each} | {gain} | {len(scores)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", nargs="?", choices=["teacher", "students"])
+    parser.add_argument("--data", default="bccd", help="folder in VOC layout")
+    parser.add_argument("--out", default="saved_models/bccd")
+    parser.add_argument("--teacher-epochs", type=int, default=150)
+    parser.add_argument("--teacher-seed", type=int, default=0)
+    parser.add_argument("--teacher-dtype", default=None, choices=["bfloat16"])
+    parser.add_argument("--student", default="student", help="a preset of models.ssd")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS))
+    parser.add_argument("--keep", action="store_true", help="save the students of seed 0")
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    if args.what == "teacher":
+        train_teacher(args)
+    elif args.what == "students":
+        train_students(args)
+    if args.table or args.what is None:
+        print_table(args)
+
+
+if __name__ == "__main__":
+    main()
