@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.detection.flattening import FlatBoxes, flat_detections, flat_truth
+from tfkd.detection.flattening import FlatBoxes, flat_detections, flat_truth, names_of
 from tfkd.text import aligned
 
 HEAD = ("class", "mAP", "AP50", "truth", "detections")
@@ -88,7 +88,7 @@ class DetectionScores:
         sizes = (self.map_small, self.map_medium, self.map_large)
         recalls = (self.ar1, self.ar10, self.ar100)
         notes = [
-            f"{self.images:,} images. mAP75 {score(self.map75)}; small, medium, large objects "
+            f"Images: {self.images:,}. mAP75 {score(self.map75)}; small, medium, large objects "
             f"{', '.join(map(score, sizes))}; recall of the best 1, 10, 100 detections "
             f"{', '.join(map(score, recalls))}."
         ]
@@ -110,10 +110,9 @@ class DetectionScores:
     def markdown(self) -> str:
         """The table in GitHub's Markdown, the other scores below."""
         lines = [[cell.replace("|", "\\|") for cell in line] for line in self._lines()]
-        lines.insert(1, ["---", *["---:"] * (len(HEAD) - 1)])
-        return "\n".join(
-            [*("| " + " | ".join(cells) + " |" for cells in lines), "", *self._notes(), ""]
-        )
+        text = ["| " + " | ".join(cells) + " |" for cells in lines]
+        text.insert(1, "|---|" + "---:|" * (len(HEAD) - 1))
+        return "\n".join([*text, "", *self._notes(), ""])
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in full precision, fit for `tfkd.artifacts.write_json`; NaN is None."""
@@ -155,7 +154,7 @@ def coco_scores(
     if found.count != real.count:
         expected = f"detections of {real.count} images, as many as `truth` has"
         raise checks.value_error("detections", expected, f"{found.count} images")
-    names = _names(class_names, found, real)
+    names = names_of(class_names, found, real)
     sizes = _sizes(image_size, real.count)
     evaluator = _evaluate(found, real, sizes, len(names))
     # (overlaps, recalls, classes, areas, detections an image), (..., without recalls)
@@ -193,23 +192,6 @@ def _mean(values: np.ndarray) -> float:
     values = values[~np.isnan(values)]
     # pycocotools adds the smallest number to a denominator: 1 comes out as 1 − 2e-16.
     return round(float(values.mean()), 12) if values.size else math.nan
-
-
-def _names(class_names: Any, found: FlatBoxes, real: FlatBoxes) -> tuple[str, ...]:
-    sides = {"detections": found, "truth": real}
-    highest = {name: int(flat.classes.max(initial=-1)) for name, flat in sides.items()}
-    if class_names is None:
-        return tuple(map(str, range(max(max(highest.values()) + 1, 1))))
-    if isinstance(class_names, str) or not isinstance(class_names, (list, tuple)):
-        raise checks.type_error("class_names", "a list of names", class_names)
-    if not class_names:
-        raise checks.value_error("class_names", "at least one name", class_names)
-    for name, value in highest.items():
-        if value >= len(class_names):
-            mend = "Class 0 is the first object, not the background."
-            expected = f"class numbers below {len(class_names)}, the number of `class_names`"
-            raise checks.value_error(f"{name}['classes']", expected, value, mend)
-    return tuple(map(str, class_names))
 
 
 def _sizes(image_size: Any, count: int) -> np.ndarray | None:

@@ -30,6 +30,12 @@ class FlatBoxes:
     scores: np.ndarray
     count: int
 
+    def only(self, keep: np.ndarray) -> FlatBoxes:
+        """Those of the boxes where (K,) `keep` is True; the images stay."""
+        kept = (values[keep] for values in (self.images, self.boxes, self.classes, self.scores))
+        images, boxes, classes, scores = kept
+        return FlatBoxes(images, boxes, classes, scores, self.count)
+
 
 def flat_detections(detections: Any) -> FlatBoxes:
     """Detections of a detector, flat.
@@ -92,6 +98,24 @@ def flat_truth(truth: Any) -> FlatBoxes:
             "Nothing can be detected there: leave them out.",
         )
     return flat
+
+
+def names_of(class_names: Any, found: FlatBoxes, real: FlatBoxes) -> tuple[str, ...]:
+    """Names of all classes; those given, or the numbers up to the highest."""
+    sides = {"detections": found, "truth": real}
+    highest = {name: int(flat.classes.max(initial=-1)) for name, flat in sides.items()}
+    if class_names is None:
+        return tuple(map(str, range(max(max(highest.values()) + 1, 1))))
+    if not isinstance(class_names, (list, tuple)):
+        raise checks.type_error("class_names", "a list of names", class_names)
+    if not class_names:
+        raise checks.value_error("class_names", "at least one name", class_names)
+    for name, value in highest.items():
+        if value >= len(class_names):
+            mend = "Class 0 is the first object, not the background."
+            expected = f"class numbers below {len(class_names)}, the number of `class_names`"
+            raise checks.value_error(f"{name}['classes']", expected, value, mend)
+    return tuple(map(str, class_names))
 
 
 def _parts(name: str, value: Any) -> list[Any]:

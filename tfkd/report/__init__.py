@@ -3,7 +3,15 @@
 from tfkd.report.accuracy import SeedStats, accuracy, seed_stats
 from tfkd.report.classification import Classification, ClassScores, classification
 from tfkd.report.compare import compare
-from tfkd.report.detection import DetectionScores, detect, detection, evaluate_detector
+from tfkd.report.detection import (
+    DetectionScores,
+    detect,
+    detection,
+    detection_pictures,
+    evaluate_detector,
+)
+from tfkd.report.detection_plots import precision_recall_plot
+from tfkd.report.detection_table import DetectionRow, DetectionTable
 from tfkd.report.latency import Latency, latency, machine
 from tfkd.report.plots import accuracy_latency, training_curves
 from tfkd.report.profile import LayerProfile, Profile, profile
@@ -14,7 +22,9 @@ __all__ = [
     "Call",
     "ClassScores",
     "Classification",
+    "DetectionRow",
     "DetectionScores",
+    "DetectionTable",
     "Latency",
     "LayerProfile",
     "Profile",
@@ -27,9 +37,11 @@ __all__ = [
     "compare",
     "detect",
     "detection",
+    "detection_pictures",
     "evaluate_detector",
     "latency",
     "machine",
+    "precision_recall_plot",
     "profile",
     "register",
     "seed_stats",

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfkd.detection.average_precision import DetectionScores, coco_scores
-from tfkd.detection.detecting import detect
+from tfkd.detection.detecting import check_images, detect
+from tfkd.detection.drawing import detection_pictures
 
-__all__ = ["DetectionScores", "detect", "detection", "evaluate_detector"]
+__all__ = ["DetectionScores", "detect", "detection", "detection_pictures", "evaluate_detector"]
 
 
 def detection(
@@ -66,7 +67,7 @@ def detection(
         --------  -----  -----  -----  ----------
         mean      0.505  0.505      2           2
         <BLANKLINE>
-        1 images. mAP75 0.505; small, medium, large objects –, –, –; recall of the best 1, 10,
+        Images: 1. mAP75 0.505; small, medium, large objects –, –, –; recall of the best 1, 10,
         100 detections 0.500, 0.500, 0.500.
         Without an object, and left out of the means: platelet.
     """
@@ -118,6 +119,7 @@ def evaluate_detector(
         >>> report.evaluate_detector(model, images, truth, priors).map50
         1.0
     """
+    images = check_images(images)
     found = detect(model, images, anchors, batch_size, preprocess, **decode_options)
     size = images.shape[1:3] if image_size is None else image_size
     return detection(found, truth, class_names, size)

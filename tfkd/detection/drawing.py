@@ -1,0 +1,279 @@
+"""Pictures of what a detector finds, and of what it misses.
+
+Palette: Okabe and Ito, told apart by colour-blind readers,
+https://jfly.uni-koeln.de/color/
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import artifacts, checks
+from tfkd.detection.flattening import FlatBoxes, flat_detections, flat_truth, names_of
+from tfkd.detection.hits import hits
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
+_INK, _PAPER = "#202020", "#ffffff"
+_HALO = (0, 0, 0, 110)  # around lines, so that they are seen on any picture
+_GAP = 12
+_DASH = 6
+
+
+def detection_pictures(
+    images: Any,
+    detections: Any,
+    truth: Any = None,
+    class_names: Sequence[str] | None = None,
+    columns: int = 4,
+    score_threshold: float = 0.5,
+    path: str | os.PathLike | None = None,
+    size: int = 480,
+) -> np.ndarray | pathlib.Path:
+    """Draws detections, and the truth, on images, side by side.
+
+    Solid boxes are detections, dashed ones objects that were not found; the colour is
+    that of the class. A detection that finds no object (IoU 0.5) has a white label with
+    a question mark, and the object that a right one finds is a thin dashed line.
+
+    Args:
+        images: (N, H, W, 3), uint8 pixels, or float in −1..1.
+        detections: dict of `report.detect` for these images, or for more, of which the
+            first N are drawn; see `report.detection` for other forms.
+        truth: dict {"boxes": (N, M, 4), "classes": (N, M)}, or None.
+        class_names: C names; default "0", "1", ...
+        columns: pictures a row.
+        score_threshold: detections below it are not drawn.
+        path: the PNG to write; None: return the picture.
+        size: pixels of the longer side of each picture, to which it is scaled.
+
+    Returns:
+        The path; or, without one, the picture (height, width, 3) in uint8.
+
+    Raises:
+        TypeError, ValueError: for a bad argument.
+        ImportError: if Pillow is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd import report
+        >>> images = np.zeros((2, 32, 48, 3), "uint8")
+        >>> found = [{"boxes": [[0.1, 0.1, 0.5, 0.5]], "classes": [0], "confidence": [0.8]}] * 2
+        >>> report.detection_pictures(images, found, class_names=["cell"], size=120).shape
+        (138, 276, 3)
+    """
+    pixels = _pixels(images)
+    columns = min(checks.positive_int("columns", columns), len(pixels))
+    checks.fraction("score_threshold", score_threshold)
+    checks.integer("size", size, 64, "at least 64 pixels")
+    found = flat_detections(detections)
+    real = flat_truth(truth) if truth is not None else found.only(found.images < 0)
+    for name, flat in (("detections", found), ("truth", real)):
+        if flat.count < len(pixels):
+            expected = f"those of at least the {len(pixels)} images"
+            raise checks.value_error(name, expected, f"those of {flat.count}")
+    names = names_of(class_names, found, real)
+    found = found.only((found.scores >= score_threshold) & (found.images < len(pixels)))
+    real = real.only(real.images < len(pixels))
+    taken = None if truth is None else hits(found, real)
+    page = _page(pixels, found, real, taken, names, columns, size)
+    if path is None:
+        return np.asarray(page)
+    with artifacts.atomic_path(path) as temporary:
+        page.save(temporary, format="PNG")
+    return pathlib.Path(path)
+
+
+def _pixels(images: Any) -> np.ndarray:
+    """uint8 (N, H, W, 3)."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
+        raise checks.value_error("images", "at least one image, as (N, H, W, 3)", images)
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind != "f" or not (np.abs(images) <= 1.0).all():
+        mend = "These are what a model takes; pixels 0..255 have to be uint8."
+        raise checks.value_error("images", "uint8, or floats in -1..1", images, mend)
+    return np.rint((images.astype(np.float32) + 1.0) * 127.5).astype(np.uint8)
+
+
+def _page(
+    pixels: np.ndarray,
+    found: FlatBoxes,
+    real: FlatBoxes,
+    taken: np.ndarray | None,
+    names: tuple[str, ...],
+    columns: int,
+    size: int,
+) -> Any:
+    """All pictures, a line above each, and the legend below, as one PIL image."""
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise ImportError(
+            'Pictures of detections need Pillow. Install it with `pip install "tfkd[detection]"`.'
+        ) from error
+    scale = size / max(pixels.shape[1:3])
+    high, wide = (max(1, round(side * scale)) for side in pixels.shape[1:3])
+    letter = max(10, round(size / 34))
+    line = round(1.7 * letter)
+    width = columns * (wide + _GAP) + _GAP
+    rows = -(-len(pixels) // columns)
+    page = Image.new("RGB", (width, rows * (high + line + _GAP) + _GAP + line), _PAPER)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(letter)
+    for index, picture in enumerate(pixels):
+        left = _GAP + index % columns * (wide + _GAP)
+        top = _GAP // 2 + index // columns * (high + line + _GAP)
+        image = Image.fromarray(picture).resize((wide, high), Image.Resampling.BICUBIC)
+        pen = _Pen(ImageDraw.Draw(image, "RGBA"), font, (wide, high), max(2, round(size / 200)))
+        counts = _draw_image(pen, index, found, real, taken, names)
+        page.paste(image, (left, top + line))
+        draw.text((left, top + line // 2), counts, fill=_INK, font=font, anchor="lm")
+    present = np.union1d(found.classes, real.classes)
+    _legend(draw, font, page.size, line, [(k, names[k]) for k in present], taken is not None)
+    return page
+
+
+def _draw_image(
+    pen: _Pen,
+    index: int,
+    found: FlatBoxes,
+    real: FlatBoxes,
+    taken: np.ndarray | None,
+    names: tuple[str, ...],
+) -> str:
+    """Draws the boxes of one image; returns the line above it.
+
+    `taken` has the object of each detection, or -1; None: the truth is not known.
+    """
+    mine = np.flatnonzero(found.images == index)
+    mine = mine[np.argsort(found.scores[mine], kind="stable")]  # The surest on top.
+    tags = []
+    missed = 0
+    for place in np.flatnonzero(real.images == index):
+        box, kind = real.boxes[place], real.classes[place]
+        if taken is not None and place in taken:
+            pen.dashed(box, _PAPER, thin=True)
+        else:
+            missed += 1
+            pen.dashed(box, colour(kind))
+            tags.append((box, names[kind], kind, False))
+    right = np.ones(len(found.boxes), bool) if taken is None else taken >= 0
+    for place in mine:
+        box, kind = found.boxes[place], found.classes[place]
+        pen.solid(box, colour(kind))
+        text = f"{names[kind]} {found.scores[place]:.2f}" + ("" if right[place] else " ?")
+        tags.append((box, text, kind, right[place]))
+    # Above all boxes, which would cross them out; what is wrong and what is sure first,
+    # since the later a label comes, the more of its places are taken.
+    for box, text, kind, filled in sorted(tags[::-1], key=lambda tag: tag[3]):
+        pen.tag(box, text, colour(kind), filled)
+    if taken is None:
+        return f"{index}: {len(mine)} detected"
+    count = int(right[mine].sum())
+    return f"{index}: {count} right, {len(mine) - count} wrong, {missed} missed"
+
+
+class _Pen:
+    """Draws boxes and labels on one picture, given in parts of its sides."""
+
+    def __init__(self, draw: Any, font: Any, size: tuple[int, int], width: int):
+        self.draw, self.font, self.size, self.width = draw, font, size, width
+        self._tags: list[tuple[int, ...]] = []
+
+    def _corners(self, box: np.ndarray) -> list[int]:
+        """Pixels of a box, each inside the picture."""
+        sides = np.tile(self.size, 2)
+        return np.clip(np.rint(box * sides), 0, sides - 1).astype(int).tolist()
+
+    def solid(self, box: np.ndarray, ink: str) -> None:
+        corners, width = self._corners(box), self.width
+        around = [corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1]
+        self.draw.rectangle(around, outline=_HALO, width=width + 2)
+        self.draw.rectangle(corners, outline=ink, width=width)
+
+    def dashed(self, box: np.ndarray, ink: str, thin: bool = False) -> None:
+        left, top, right, bottom = self._corners(box)
+        width = 1 if thin else self.width + 1
+        dash = _DASH if thin else 2 * _DASH
+        for y in (top, bottom):
+            for x in range(left, right, 2 * dash):
+                self._stroke((x, y, min(x + dash, right), y), ink, width)
+        for x in (left, right):
+            for y in range(top, bottom, 2 * dash):
+                self._stroke((x, y, x, min(y + dash, bottom)), ink, width)
+
+    def _stroke(self, line: tuple[int, ...], ink: str, width: int) -> None:
+        self.draw.line(line, fill=_HALO, width=width + 2)
+        self.draw.line(line, fill=ink, width=width)
+
+    def tag(self, box: np.ndarray, text: str, ink: str, filled: bool) -> None:
+        """A label at one of the box's sides, where no other one is if there is such a place."""
+        wide = math.ceil(self.font.getlength(text)) + 6
+        high = self.font.getbbox("Ag", anchor="lt")[3] + 4
+        places = list(self._places(self._corners(box), wide, high))
+        place = min(places, key=self._covered)  # The first of equal ones.
+        self._tags.append(place)
+        paper, letters = (ink, _on(ink)) if filled else (_PAPER, _INK)
+        self.draw.rectangle(place, fill=paper, outline=ink)
+        middle = (place[1] + place[3]) / 2
+        self.draw.text((place[0] + 3, middle), text, fill=letters, font=self.font, anchor="lm")
+
+    def _places(self, corners: list[int], wide: int, high: int) -> Iterator[tuple[int, ...]]:
+        """Where a label may stand, the best first: above, inside, below; left, right."""
+        left, top, right, bottom = corners
+        for y in (top - high, top, bottom, bottom - high):
+            if 0 <= y <= self.size[1] - high - 1:
+                for x in (left, right - wide):
+                    x = max(0, min(x, self.size[0] - wide - 1))
+                    yield x, y, x + wide, y + high
+
+    def _covered(self, place: tuple[int, ...]) -> float:
+        """Pixels of other labels that one at `place` would cover."""
+        return sum(
+            max(0, min(place[2], tag[2]) - max(place[0], tag[0]))
+            * max(0, min(place[3], tag[3]) - max(place[1], tag[1]))
+            for tag in self._tags
+        )
+
+
+def colour(kind: int) -> str:
+    """The colour of a class."""
+    return COLOURS[int(kind) % len(COLOURS)]
+
+
+def _on(ink: str) -> str:
+    """Black or white, whichever is read better on a colour."""
+    red, green, blue = (int(ink[i : i + 2], 16) for i in (1, 3, 5))
+    return _INK if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else _PAPER
+
+
+def _legend(
+    draw: Any,
+    font: Any,
+    size: tuple[int, int],
+    line: int,
+    kinds: list[tuple[int, str]],
+    with_truth: bool,
+) -> None:
+    """What the colours and lines mean, in the lowest line of the page."""
+    middle, left = size[1] - line / 2 - _GAP / 3, _GAP
+    half = line * 0.28
+    for kind, name in kinds:
+        wide = half * 2 + 6 + font.getlength(name) + 2 * _GAP
+        if left + wide > size[0]:
+            break
+        box = (left, middle - half, left + 2 * half, middle + half)
+        draw.rectangle(box, fill=colour(kind))
+        draw.text((left + 2 * half + 6, middle), name, fill=_INK, font=font, anchor="lm")
+        left += wide
+    note = "solid: detected"
+    if with_truth:
+        note += ", white label: wrong; dashed: missed, thin white: found"
+    if left + font.getlength(note) <= size[0]:
+        draw.text((left, middle), note, fill=_INK, font=font, anchor="lm")

@@ -1,0 +1,56 @@
+"""Which detections are right: the rule of the scores, for pictures and counts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfkd.detection.flattening import FlatBoxes
+
+
+def hits(found: FlatBoxes, real: FlatBoxes, overlap: float = 0.5) -> np.ndarray:
+    """Gives each detection the object that it finds.
+
+    An image's detections of a class are tried by falling score; each takes the object
+    of its class that it overlaps most, if by `overlap`, and that none has taken.
+
+    Args:
+        found: K detections.
+        real: ground truth of the same images.
+        overlap: the lowest intersection over union.
+
+    Returns:
+        (K,) int: index of the object in `real`, or -1 for a false alarm.
+
+    Example:
+        >>> from tfkd.detection.flattening import flat_detections, flat_truth
+        >>> from tfkd.detection.hits import hits
+        >>> box = [0.1, 0.1, 0.4, 0.5]
+        >>> found = [{"boxes": [box, box], "classes": [0, 0], "confidence": [0.3, 0.9]}]
+        >>> hits(flat_detections(found), flat_truth([{"boxes": [box], "classes": [0]}]))
+        array([-1,  0])
+    """
+    taken = np.full(len(found.boxes), -1)
+    # As (image, class) in one number: only those can meet.
+    classes = 1 + max(found.classes.max(initial=0), real.classes.max(initial=0))
+    groups = [flat.images * classes + flat.classes for flat in (found, real)]
+    for group in np.intersect1d(*groups):
+        mine, theirs = (np.flatnonzero(values == group) for values in groups)
+        mine = mine[np.argsort(-found.scores[mine], kind="stable")]
+        overlaps = _overlaps(found.boxes[mine], real.boxes[theirs])
+        for index, row in zip(mine, overlaps, strict=True):
+            # Of equal ones the last, as pycocotools has it.
+            best = len(row) - 1 - int(row[::-1].argmax())
+            if row[best] >= overlap:
+                taken[index] = theirs[best]
+                overlaps[:, best] = -1.0
+    return taken
+
+
+def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union (N, M) of corners, in float64 like the scores'."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    both = np.maximum(high - low, 0.0).prod(-1)
+    areas = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0).prod(-1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None] - both
+    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
