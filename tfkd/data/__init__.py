@@ -5,6 +5,7 @@ from tfkd.data.batches import batches, eval_batches, steps_per_epoch
 from tfkd.data.dataset import Dataset
 from tfkd.data.detection.augment import augment_boxes
 from tfkd.data.detection.batches import detection_batches, detection_eval_batches
+from tfkd.data.detection.coco import coco
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import AnnotationError, Finding
 from tfkd.data.detection.scenes import digit_scenes
@@ -25,6 +26,7 @@ __all__ = [
     "TokenDataset",
     "augment_boxes",
     "batches",
+    "coco",
     "detection_batches",
     "detection_eval_batches",
     "digit_scenes",

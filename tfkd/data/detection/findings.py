@@ -32,6 +32,7 @@ ACTIONS = {
 NOTES = {
     "no object": "kept, an image without objects",
     "crowd": "left out",
+    "other class": "left out",
     "difficult": "left out",
 }
 
@@ -42,7 +43,7 @@ class Finding:
 
     Attributes:
         kind: "no area", "outside", "unknown class", "missing image", ...
-        file: the file, as a path from the data set's folder.
+        file: the file, as it was given or from the data set's folder.
         line: line in it, from 1; None where it is about the file as a whole.
         expected: what should stand there.
         received: what stands there.
@@ -56,7 +57,7 @@ class Finding:
 
     @property
     def is_note(self) -> bool:
-        """Whether it is no fault: an image without objects, a crowd, a difficult object."""
+        """Whether it is no fault: an image without objects, an object left out on purpose."""
         return self.kind in NOTES
 
     @property

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 from xml.parsers import expat
 
 from tfkd import checks
-from tfkd.data.detection import reading
+from tfkd.data.detection import parsing, reading
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import ON_ERROR, Findings
 from tfkd.data.folder import EXTENSIONS
@@ -97,53 +95,11 @@ def voc(
         pictures = [pictures[i] for i in rows]
     else:
         test_pictures = reader.pictures(test, False)
-        test_pictures = reader.apart(pictures, test_pictures)
+        test_pictures = reading.apart(pictures, test_pictures, reader.found)
     names = names or reading.class_names(pictures)
     return reading.dataset(
         pictures, test_pictures, names, size, reader.found, on_error, root.resolve().name
     )
-
-
-@dataclasses.dataclass
-class Element:
-    """One element of an XML file, with the line where it begins."""
-
-    tag: str
-    line: int
-    text: str = ""
-    children: list[Element] = dataclasses.field(default_factory=list)
-
-    def find(self, *tags: str) -> Element | None:
-        """The first child, grandchild, ... of these names."""
-        found: Element | None = self
-        for tag in tags:
-            found = next((c for c in found.children if c.tag == tag), None) if found else None
-        return found
-
-
-def parse(content: bytes) -> Element:
-    """Reads an XML file.
-
-    Raises:
-        expat.ExpatError: if it is none.
-    """
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    stack = [Element("", 0)]
-
-    def start(tag: str, _: Any) -> None:
-        element = Element(tag, parser.CurrentLineNumber)
-        stack[-1].children.append(element)
-        stack.append(element)
-
-    def text(data: str) -> None:
-        stack[-1].text += data
-
-    parser.StartElementHandler = start
-    parser.EndElementHandler = lambda _: stack.pop()
-    parser.CharacterDataHandler = text
-    parser.Parse(content, True)
-    return stack[0].children[0]
 
 
 class _Reader:
@@ -215,7 +171,7 @@ class _Reader:
         """What one XML file says, or None if it is broken."""
         place = file.relative_to(self.root).as_posix()
         try:
-            top = parse(file.read_bytes())
+            top = parsing.xml(file.read_bytes())
         except expat.ExpatError as error:
             self.found.add("broken file", place, error.lineno, "XML", str(error))
             return None
@@ -242,7 +198,7 @@ class _Reader:
             stated.line if stated else None,
         )
 
-    def object(self, element: Element, place: str) -> reading.Object | None:
+    def object(self, element: parsing.Element, place: str) -> reading.Object | None:
         """One object, or None if it lacks something or is not wanted."""
         name = element.find("name")
         if name is None or not name.text.strip():
@@ -268,15 +224,3 @@ class _Reader:
         x1, y1, x2, y2 = corners
         line = box.line if box else element.line
         return reading.Object(name.text.strip(), (x1, y1, x2, y2), shown, name.line, line)
-
-    def apart(
-        self, train: Sequence[reading.Picture], test: Sequence[reading.Picture]
-    ) -> list[reading.Picture]:
-        """The test part without images that are in the training part too."""
-        known = {picture.image for picture in train}
-        for picture in test:
-            if picture.image in known:
-                expected = "an image of one part alone"
-                received = "one of the training and the test part"
-                self.found.add("in both parts", picture.source, None, expected, received)
-        return [picture for picture in test if picture.image not in known]

@@ -1,0 +1,249 @@
+"""Images with boxes in the format of COCO: one JSON file for all images."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from tfkd import checks
+from tfkd.data.detection import parsing, reading
+from tfkd.data.detection.dataset import DetectionDataset
+from tfkd.data.detection.findings import ON_ERROR, Findings
+
+SECTIONS = ("images", "annotations", "categories")
+
+
+def coco(
+    path: str | os.PathLike,
+    images: str | os.PathLike,
+    size: int | Sequence[int],
+    test_path: str | os.PathLike | None = None,
+    test_images: str | os.PathLike | None = None,
+    class_names: Sequence[str] | None = None,
+    on_error: str = "raise",
+    *,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> DetectionDataset:
+    """Loads images with boxes in the format of COCO (instances), into memory.
+
+    Everything is read before anything is said about it, so that one run shows all
+    that is wrong. Category numbers may have gaps. Crowds (`iscrowd`) are left out and
+    counted among `findings`.
+
+    Reference: Lin et al. 2014, https://arxiv.org/abs/1405.0312;
+    https://cocodataset.org/#format-data
+
+    Args:
+        path: the JSON file of the training part, or of all images.
+        images: folder that its `file_name`s start from.
+        size: height and width in pixels to resize to (one number for a square), by
+            Pillow, bilinear, not keeping the ratio.
+        test_path: the JSON file of the test part; None: a part of `path`.
+        test_images: its folder; None: the same one.
+        class_names: the categories to take, in their order; objects of others are left
+            out. None: all of `path`, in the order of their numbers.
+        on_error: "raise" every fault as one error, or "skip" the objects and images
+            that are faulty, with one warning that counts them.
+        test_fraction: without `test_path`: part of the images for the test part.
+        seed: which images those are.
+
+    Returns:
+        A `DetectionDataset` named after `path`. Its `findings` say what was wrong and,
+        as notes, which images have no object and what was left out; see `Finding`.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder.
+        ValueError: if `class_names` has a name that is no category.
+        AnnotationError: a `ValueError` with `.findings`: broken JSON, entries that
+            lack a value, images that are missing, undecodable, of another size or
+            listed twice, boxes without area or outside the image (by more than a
+            pixel), unknown images and categories. Each with the file, the line where
+            the entry's id stands, and its index.
+
+    Example:
+        >>> import json, pathlib, tempfile
+        >>> from PIL import Image
+        >>> from tfkd import data
+        >>> content = {
+        ...     "images": [{"id": i, "file_name": f"{i}.png"} for i in range(4)],
+        ...     "annotations": [
+        ...         {"id": i, "image_id": i, "category_id": 7, "bbox": [2, 4, 6, 2]}
+        ...         for i in range(4)
+        ...     ],
+        ...     "categories": [{"id": 7, "name": "cat"}],
+        ... }
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = pathlib.Path(folder)
+        ...     _ = (root / "cats.json").write_text(json.dumps(content))
+        ...     for i in range(4):
+        ...         Image.new("RGB", (16, 8)).save(root / f"{i}.png")
+        ...     data.coco(root / "cats.json", root, size=8, test_fraction=0.25)
+        DetectionDataset('cats', 3 + 1 images (8, 8, 3), 3 + 1 objects of 1 classes)
+    """
+    size, wanted = reading.check_size(size), reading.check_names(class_names)
+    checks.one_of("on_error", on_error, ON_ERROR)
+    found = Findings()
+    documents = [_Document(path, images, found)]
+    if test_path is not None:
+        documents.append(_Document(test_path, test_images or images, found))
+    if any(document.broken for document in documents):
+        raise found.error(str(path), "Mend the file: nothing in it can be used.")
+    names = wanted or documents[0].names()
+    for name in names:
+        if name not in documents[0].categories.values():
+            mend = checks.near(name, documents[0].names())
+            raise checks.value_error("class_names", f"categories of {path}", name, mend)
+    pictures, *rest = [document.pictures(wanted) for document in documents]
+    if rest:
+        test = reading.apart(pictures, rest[0], found)
+    else:
+        rows, test_rows = reading.split(len(pictures), test_fraction, seed)
+        pictures, test = [pictures[i] for i in rows], [pictures[i] for i in test_rows]
+    return reading.dataset(pictures, test, names, size, found, on_error, pathlib.Path(path).stem)
+
+
+class _Document:
+    """One JSON file and the folder of its images; faults go to `found`."""
+
+    def __init__(self, path: Any, images: Any, found: Findings):
+        self.path = pathlib.Path(checks.instance("path", path, (str, os.PathLike), "a path"))
+        self.folder = pathlib.Path(checks.instance("images", images, (str, os.PathLike), "a path"))
+        if not self.path.is_file():
+            raise FileNotFoundError(f"`path`: there is no file {str(path)!r}.")
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"`images`: there is no folder {str(images)!r}.")
+        self.found = found
+        self.add = functools.partial(found.add, file=self.path)
+        self.sections: dict[str, list[parsing.Entry]] = {}
+        self.categories: dict[Any, str] = {}
+        self.broken = not self._read()
+        if not self.broken:
+            self._read_categories()
+
+    def _read(self) -> bool:
+        """Fills `sections`; returns whether that was possible."""
+        try:
+            sections = parsing.json_sections(self.path.read_text("utf-8-sig"), SECTIONS)
+        except json.JSONDecodeError as error:
+            self.add("broken file", line=error.lineno, expected="JSON", received=str(error))
+            return False
+        except (UnicodeDecodeError, RecursionError) as error:
+            self.add("broken file", line=None, expected="JSON in UTF-8", received=str(error))
+            return False
+        for name in SECTIONS:
+            entries = sections.get(name)
+            if entries is None:
+                received = "something else" if name in sections else "none"
+                expected = f'a list "{name}"'
+                self.add("broken file", line=None, expected=expected, received=received)
+            else:
+                self.sections[name] = entries
+        return len(self.sections) == len(SECTIONS)
+
+    def _read_categories(self) -> None:
+        """Fills `categories`, number → name."""
+        for index, (value, line) in enumerate(self.sections["categories"]):
+            number, name = self._values("categories", index, value, line, "id", "name")
+            if number is None or name is None:
+                continue
+            if number in self.categories or str(name) in self.categories.values():
+                received = f"id {number!r}, name {name!r} again"
+                self.add(
+                    "listed twice", line=line, expected="each category once", received=received
+                )
+            else:
+                self.categories[number] = str(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the categories in the order of their numbers."""
+        numbers = sorted(self.categories, key=lambda n: (isinstance(n, str), n))
+        return tuple(self.categories[number] for number in numbers)
+
+    def _values(self, section: str, index: int, value: Any, line: int, *keys: str) -> list[Any]:
+        """What stands under `keys`, numbers or texts; None, and a finding, where nothing does."""
+        if not isinstance(value, dict):
+            expected, received = f'an object as entry {index} of "{section}"', repr(value)[:60]
+            self.add("missing value", line=line, expected=expected, received=received)
+            return [None] * len(keys)
+        values = [value.get(key) for key in keys]
+        for place, (key, item) in enumerate(zip(keys, values, strict=True)):
+            if isinstance(item, bool) or not isinstance(item, (int, float, str)):
+                expected = f'"{key}" in entry {index} of "{section}"'
+                received = repr(item)[:60] if key in value else "none"
+                self.add("missing value", line=line, expected=expected, received=received)
+                values[place] = None
+        return values
+
+    def pictures(self, wanted: Sequence[str] | None) -> list[reading.Picture]:
+        """All images with their objects, of the categories `wanted` or of all."""
+        images: dict[Any, tuple[str, Any, int]] = {}
+        files = set()
+        for index, (value, line) in enumerate(self.sections["images"]):
+            number, name = self._values("images", index, value, line, "id", "file_name")
+            if number is None or name is None:
+                continue
+            if number in images or name in files:
+                received = f"id {number!r}, {name!r} again"
+                self.add("listed twice", line=line, expected="each image once", received=received)
+                continue
+            files.add(name)
+            images[number] = (str(name), value, line)
+        objects = self._objects(images, wanted)
+        source = os.fspath(self.path)
+        return [
+            reading.Picture(
+                self.folder / name, source, line, tuple(objects[number]), _size(value), line
+            )
+            for number, (name, value, line) in images.items()
+        ]
+
+    def _objects(self, images: Any, wanted: Sequence[str] | None) -> dict[Any, list[Any]]:
+        """Objects of each image, by its number."""
+        objects: dict[Any, list[reading.Object]] = {number: [] for number in images}
+        for index, (value, line) in enumerate(self.sections["annotations"]):
+            keys = ("image_id", "category_id")
+            image, category = self._values("annotations", index, value, line, *keys)
+            if image is None or category is None:
+                continue
+            say = functools.partial(self.add, line=line)
+            shown = f"in annotation {index} (id {value.get('id')!r})"
+            name = self.categories.get(category)
+            if image not in images:
+                say("unknown image", expected="an image of the file", received=f"{image!r} {shown}")
+            elif value.get("iscrowd"):
+                say("crowd", expected="single objects", received=f"iscrowd {shown}")
+            elif name is None:
+                received = f"category {category!r} {shown}"
+                say("unknown class", expected="a category of the file", received=received)
+            elif wanted is not None and name not in wanted:
+                say("other class", expected="the classes asked for", received=f"{name!r} {shown}")
+            else:
+                box = _box(value.get("bbox"))
+                shown = f"bbox {value.get('bbox')!r:.60} {shown}"
+                if box is None:
+                    say("missing value", expected="four numbers as bbox", received=shown)
+                else:
+                    objects[image].append(reading.Object(name, box, shown, line, line))
+        return objects
+
+
+def _box(value: Any) -> tuple[float, float, float, float] | None:
+    """(x, y, width, height) as corners, or None if these are not four numbers."""
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    numbers = [reading.number(item) for item in value]
+    x, y, width, height = (number if number is not None else float("nan") for number in numbers)
+    if None in numbers:
+        return None
+    return x, y, x + width, y + height
+
+
+def _size(value: dict[str, Any]) -> tuple[int, int] | None:
+    """(width, height) of an image, where both are given."""
+    sides = [reading.number(value.get(key)) for key in ("width", "height")]
+    return None if None in sides else (int(sides[0] or 0), int(sides[1] or 0))
