@@ -205,11 +205,14 @@ def bipartite(overlap: Any) -> Any:
     earlier = tf.range(count)[None, :, None] < tf.range(count)[None, None, :]
     rows = tf.broadcast_to(tf.range(batch)[:, None], (batch, count))
 
-    def left_to_do(forced, left):
-        return tf.reduce_any(tf.reduce_max(left, 2) > 0.0)
+    def best_of(left):
+        best = tf.argmax(left, 2, output_type=tf.int32)
+        return best, tf.gather(left, best, axis=2, batch_dims=2)
 
-    def make_pairs(forced, left):
-        best, value = tf.argmax(left, 2, output_type=tf.int32), tf.reduce_max(left, 2)
+    def left_to_do(forced, left, best, value):
+        return tf.reduce_any(value > 0.0)
+
+    def make_pairs(forced, left, best, value):
         # rival[b, h, g]: how much object h overlaps the prior that object g wants.
         rival = tf.gather(left, best, axis=2, batch_dims=1)
         same = (best[:, :, None] == best[:, None, :]) & earlier
@@ -220,9 +223,9 @@ def bipartite(overlap: Any) -> Any:
         numbers = tf.where(won, tf.range(1, count + 1)[None], 0)
         new = tf.scatter_nd(pairs, numbers, (batch, priors)) - 1
         left = tf.where((new >= 0)[:, None, :] | won[..., None], -1.0, left)
-        return tf.where(new >= 0, new, forced), left
+        return (tf.where(new >= 0, new, forced), left, *best_of(left))
 
     start = tf.fill((batch, priors), -1)
     start.set_shape((overlap.shape[0], overlap.shape[2]))
-    forced, _ = tf.while_loop(left_to_do, make_pairs, (start, overlap))
+    forced, *_ = tf.while_loop(left_to_do, make_pairs, (start, overlap, *best_of(overlap)))
     return forced
