@@ -1,0 +1,238 @@
+"""A detector learns from a bigger one, and goes on a phone with its boxes.
+
+    python examples/detection.py
+    python examples/detection.py --data=VOC_DIR --size=160 --epochs=60
+
+1. Train a teacher, an SSD with wide layers, on the labelled boxes.
+2. Train a small SSD alone, and the same one with the teacher: on soft targets and, where
+   `--labelled` leaves images without labels, on the boxes that the teacher sees in them.
+3. Quantize the distilled student, go on distilling for a few epochs with 8-bit integers,
+   and write one .tflite file that gives boxes, classes and scores.
+4. Read that file alone, find the objects in the test images, and draw them.
+5. One table: mAP by COCO's rules, size, latency.
+
+The bundled data are scenes of several handwritten digits. `--data` takes a folder in the
+layout of PASCAL VOC (Annotations, ImageSets/Main, JPEGImages). Writes models, TensorBoard
+logs with pictures of each epoch, the table, plots and pictures into `--out`. All numbers
+are those of the last epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tfkd  # before TensorFlow: it asks for Keras 2
+
+# isort: split
+import numpy as np
+import tf_keras as keras
+from absl import app, flags, logging
+
+from tfkd import checks, data, detection, report
+
+DATA = flags.DEFINE_string("data", "digits", "digits, or a folder in VOC layout")
+OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/detection_DATA")
+SIZE = flags.DEFINE_integer("size", 96, "pixels of the networks' square input")
+IMAGES = flags.DEFINE_integer("images", 800, "training scenes of digits")
+LABELLED = flags.DEFINE_integer("labelled", None, "training images that keep labels; default all")
+TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 25, "passes that train the teacher")
+EPOCHS = flags.DEFINE_integer("epochs", 20, "passes for each student")
+QUANTIZED_EPOCHS = flags.DEFINE_integer("quantized-epochs", 3, "passes with 8-bit integers")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 16, "images a step")
+RATE = flags.DEFINE_float("rate", 4e-3, "peak of Adam's learning rate")
+THREADS = 1  # of the int8 file
+
+
+class Say:
+    """Prints lines with the time since the start."""
+
+    def __init__(self):
+        self.began = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
+
+
+def load() -> data.DetectionDataset:
+    """Scenes of digits, or a VOC folder; objects without area are left out, and counted."""
+    if DATA.value == "digits":
+        scenes = data.digit_scenes(IMAGES.value, size=SIZE.value)
+    else:
+        scenes = data.voc(DATA.value, SIZE.value, on_error="skip")
+    return scenes
+
+
+@dataclasses.dataclass
+class Bench:
+    """Trains detectors on one data set, all with the same anchors."""
+
+    source: data.DetectionDataset
+    out: pathlib.Path
+
+    def __post_init__(self):
+        cells = [-(-SIZE.value // stride) for stride in (8, 16, 32)]
+        _, boxes, classes = self.source.arrays("train")
+        # Sizes that the training boxes have: nobody has to know them.
+        self.anchors = detection.Anchors.fit(boxes[classes >= 0], [(n, n) for n in cells])
+        self.matcher = detection.Matcher(self.anchors)
+        self.steps = data.steps_per_epoch(len(self.source.x_train), BATCH_SIZE.value)
+
+    def model(self, kind: str) -> keras.Model:
+        return tfkd.models.ssd(
+            kind, self.source.num_classes, SIZE.value, anchors=self.anchors, name=kind
+        )
+
+    def optimizer(self, epochs: int, peak: float) -> keras.optimizers.Optimizer:
+        """Adam along half a cosine."""
+        rate = keras.optimizers.schedules.CosineDecay(peak, self.steps * epochs)
+        return keras.optimizers.Adam(rate, clipnorm=10.0)
+
+    def fit(self, trained: Any, source: data.DetectionDataset, epochs: int, name: str) -> None:
+        """Trains; TensorBoard gets the scores and pictures of every fifth epoch."""
+        x, boxes, classes = self.source.arrays("test")
+        board = tfkd.callbacks.TensorBoard(str(self.out / "logs" / name))
+        scores = tfkd.callbacks.DetectionReport(
+            x[:100],
+            {"boxes": boxes[:100], "classes": classes[:100]},
+            self.anchors,
+            self.source.class_names,
+            frequency=5,
+            log_dir=board,
+        )
+        trained.fit(
+            data.detection_batches(source, BATCH_SIZE.value, seed=1, augment=source.augment),
+            steps_per_epoch=self.steps,
+            epochs=epochs,
+            callbacks=[scores, board],
+            verbose=0,
+        )
+
+    def plain(self, kind: str, source: data.DetectionDataset, epochs: int, name: str):
+        """A detector trained on the labels alone."""
+        keras.utils.set_random_seed(1)
+        model = self.model(kind)
+        model.compile(
+            self.optimizer(epochs, RATE.value), loss=tfkd.losses.MultiBoxLoss(self.matcher)
+        )
+        self.fit(model, source, epochs, name)
+        return model
+
+    def distil(self, teacher, student, source, epochs: int, peak: float, name: str) -> None:
+        """Trains a student with the teacher, whose boxes stand in for missing labels."""
+        boxes = detection.TeacherBoxes(self.anchors) if source.unlabelled else None
+        selection = tfkd.losses.MultiBoxSelection(self.matcher, teacher_boxes=boxes)
+        distiller = tfkd.Distiller(teacher, student, **tfkd.losses.multibox_objective(selection))
+        distiller.compile(self.optimizer(epochs, peak))
+        self.fit(distiller, source, epochs, name)
+
+    def score(self, model: Any) -> report.DetectionScores:
+        x, boxes, classes = self.source.arrays("test")
+        return report.evaluate_detector(
+            model, x, {"boxes": boxes, "classes": classes}, self.anchors, self.source.class_names
+        )
+
+
+def only_labelled(source: data.DetectionDataset) -> data.DetectionDataset:
+    """The data without the training images that nobody has labelled."""
+    kept = ~(source.classes_train == detection.UNLABELLED).any(axis=1)
+    parts = ("x_train", "boxes_train", "classes_train")
+    return dataclasses.replace(source, **{name: getattr(source, name)[kept] for name in parts})
+
+
+def quantize(bench: Bench, teacher, student, source) -> keras.Model:
+    """Step 3: the student in 8-bit integers, distilled for some epochs more."""
+    quantized = tfkd.quantization.quantize(student, target="tflite")
+    x = bench.source.x_train[:128]
+    tfkd.quantization.calibrate(quantized, np.asarray(bench.source.preprocess(x)))
+    if QUANTIZED_EPOCHS.value:
+        bench.distil(
+            teacher, quantized, source, QUANTIZED_EPOCHS.value, RATE.value / 20, "quantized"
+        )
+    return quantized
+
+
+def row(name: str, model: keras.Model, scores: Any) -> report.DetectionRow:
+    """A line of the table for a Keras model: what it counts, and the size of its file."""
+    return report.DetectionRow(
+        name, scores, model.count_params(), int(report.profile(model).macs), None, None
+    )
+
+
+def check_flags() -> None:
+    """Finds bad numbers before anything is trained."""
+    for flag in (SIZE, IMAGES, TEACHER_EPOCHS, EPOCHS, BATCH_SIZE):
+        checks.positive_int(flag.name, flag.value)
+    checks.non_negative_int("quantized-epochs", QUANTIZED_EPOCHS.value)
+    if LABELLED.value is not None:
+        checks.positive_int("labelled", LABELLED.value)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+    logging.set_verbosity(logging.ERROR)
+    check_flags()
+    say = Say()
+    source = load()
+    out = pathlib.Path(OUT.value or f"saved_models/detection_{source.name}")
+    out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(source, out)
+    say(f"{source!r}, {bench.anchors!r}")
+    some = source if LABELLED.value is None else source.unlabel(LABELLED.value)
+    teacher = bench.plain("teacher", only_labelled(some), TEACHER_EPOCHS.value, "teacher")
+    rows = [row("teacher", teacher, bench.score(teacher))]
+    say(f"teacher: mAP50 {rows[0].scores[0].map50:.3f}")
+    alone = bench.plain("student", only_labelled(some), EPOCHS.value, "alone")
+    rows.append(row("student alone", alone, bench.score(alone)))
+    say(f"student alone: mAP50 {rows[1].scores[0].map50:.3f}")
+    keras.utils.set_random_seed(1)
+    student = bench.model("student")
+    frozen = tfkd.frozen_copy(teacher, fold_batch_norm=True)
+    bench.distil(frozen, student, some, EPOCHS.value, RATE.value, "distilled")
+    rows.append(row("student distilled", student, bench.score(student)))
+    say(f"student distilled: mAP50 {rows[2].scores[0].map50:.3f}")
+    for name, model in (("teacher", teacher), ("alone", alone), ("distilled", student)):
+        model.save(out / f"{name}.keras")
+    quantized = quantize(bench, frozen, student, some)
+    say("exporting")
+    rows.append(deploy(bench, quantized))
+    table = report.DetectionTable(
+        rows, [f"{source!r}; latency of the file in LiteRT, one image, one thread."]
+    )
+    table.save(out)
+    table.show()
+    say(f"wrote {out}; pictures of each epoch: tensorboard --logdir {out / 'logs'}")
+
+
+def deploy(bench: Bench, quantized: keras.Model) -> report.DetectionRow:
+    """Steps 3 and 4: the file, and what it finds when it is read alone."""
+    source, path = bench.source, bench.out / "detector.tflite"
+    x, boxes, classes = source.arrays("test")
+    tfkd.export.detector_to_tflite(
+        quantized, path, bench.anchors, io="uint8", labels=source.class_names, verify=x[:64]
+    )
+    detector = tfkd.export.load_detector(path, threads=THREADS)
+    found = detector(x)
+    times = []
+    for image in x[:50]:
+        start = time.perf_counter()
+        detector(image[None])
+        times.append(1e3 * (time.perf_counter() - start))
+    truth = {"boxes": boxes, "classes": classes}
+    scores = report.detection(found, truth, source.class_names, image_size=source.image_shape[:2])
+    report.detection_pictures(
+        x[:12], found, truth, source.class_names, path=bench.out / "found.png", size=240
+    )
+    return report.DetectionRow(
+        "distilled, int8 file", scores, None, None, path.stat().st_size, float(np.median(times))
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
