@@ -211,7 +211,7 @@ class DetectionDataset:
             seed: which images.
 
         Raises:
-            ValueError: if there are fewer images than `keep`.
+            ValueError: if there are fewer labelled images than `keep`.
 
         Example:
             >>> import numpy as np
@@ -221,7 +221,8 @@ class DetectionDataset:
             >>> toy.unlabel(keep=1).unlabelled
             2
         """
-        kept = _drawn("keep", len(self.x_train), keep, [seed, 2])
+        labelled = np.flatnonzero(self.classes_train[:, 0] != UNLABELLED)
+        kept = labelled[_drawn("keep", len(labelled), keep, [seed, 2])]
         boxes, classes = np.full_like(self.boxes_train, -1), np.full_like(self.classes_train, -2)
         boxes[kept], classes[kept] = self.boxes_train[kept], self.classes_train[kept]
         return dataclasses.replace(self, boxes_train=boxes, classes_train=classes)

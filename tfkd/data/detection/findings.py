@@ -77,7 +77,7 @@ class AnnotationError(ValueError):
         findings: list of every `Finding`, notes included.
     """
 
-    def __init__(self, message: str, findings: Iterable[Finding]):
+    def __init__(self, message: str, findings: Iterable[Finding] = ()):
         super().__init__(message)
         self.findings = list(findings)
 
@@ -103,9 +103,12 @@ class Findings:
         return [finding for finding in self.all if not finding.is_note]
 
     def counts(self) -> str:
-        """ "2 × no area (object left out), 1 × outside (box clipped)"."""
+        """How many of each kind, and what "skip" does about them."""
         kinds = collections.Counter(finding.kind for finding in self.faults)
-        return ", ".join(f"{n} × {kind} ({ACTIONS[kind]})" for kind, n in kinds.most_common())
+        total = sum(kinds.values())
+        parts = [f"{n} × {kind} ({ACTIONS[kind]})" for kind, n in kinds.most_common()]
+        noun = "fault" if total == 1 else "faults"
+        return f"{total} {noun} in the annotations: {', '.join(parts)}"
 
     def error(self, source: str, mend: str) -> AnnotationError:
         """All faults as one error that lists the first of them."""
@@ -113,14 +116,16 @@ class Findings:
         lines = [f"  {finding}" for finding in faults[:SHOWN]]
         if len(faults) > SHOWN:
             lines.append(f"  ... and {len(faults) - SHOWN} more, all in the error's `findings`")
-        head = f"{source}: {len(faults)} faults in the annotations. {self.counts()}"
+        head = f"{source}: {self.counts()}."
         return AnnotationError("\n".join([head, *lines, mend]), self.all)
 
     def settle(self, source: str, on_error: str) -> tuple[Finding, ...]:
         """Raises what was found, or warns with the counts; returns all findings."""
+        # Images are read after all annotations: what belongs together is not yet side by side.
+        self.all.sort(key=lambda finding: (finding.file, finding.line or 0))
         if self.faults and on_error == "raise":
-            raise self.error(source, 'Mend the files, or pass on_error="skip".')
+            raise self.error(source, 'Mend the files, or pass on_error="skip" to do as said above.')
         if self.faults:
-            text = f"{source}: {len(self.faults)} faults in the annotations: {self.counts()}. "
-            warnings.warn(text + "See `dataset.findings`.", stacklevel=3)
+            # From here over `dataset` and the reader to who called it.
+            warnings.warn(f"{source}: {self.counts()}. See `dataset.findings`.", stacklevel=4)
         return tuple(self.all)

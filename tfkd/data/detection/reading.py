@@ -106,11 +106,14 @@ def split(count: int, test_fraction: float, seed: int) -> tuple[np.ndarray, np.n
 def apart(train: Sequence[Picture], test: Sequence[Picture], found: Findings) -> list[Picture]:
     """The test part without images that are in the training part too."""
     known = {picture.image.resolve() for picture in train}
-    both = [picture for picture in test if picture.image.resolve() in known]
-    for picture in both:
-        expected, received = "an image of one part alone", "one of the training part too"
-        found.add("in both parts", picture.source, picture.line, expected, received)
-    return [picture for picture in test if picture not in both]
+    apart = []
+    for picture in test:
+        if picture.image.resolve() in known:
+            expected, received = "an image of one part alone", "one of the training part too"
+            found.add("in both parts", picture.source, picture.line, expected, received)
+        else:
+            apart.append(picture)
+    return apart
 
 
 def read(
