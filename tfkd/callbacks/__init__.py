@@ -3,10 +3,11 @@
 from typing import Any
 
 from tfkd.callbacks.curriculum_update import CurriculumUpdate
+from tfkd.callbacks.detection_report import DetectionReport
 from tfkd.callbacks.teacher_check import TeacherCheck
 from tfkd.callbacks.tensorboard import TensorBoard
 
-__all__ = ["CurriculumUpdate", "FilterDecay", "TeacherCheck", "TensorBoard"]
+__all__ = ["CurriculumUpdate", "DetectionReport", "FilterDecay", "TeacherCheck", "TensorBoard"]
 
 
 def __getattr__(name: str) -> Any:

@@ -207,10 +207,8 @@ def _sizes(image_size: Any, count: int) -> np.ndarray | None:
     return np.broadcast_to(sizes, (count, 2))
 
 
-def _evaluate(
-    found: FlatBoxes, real: FlatBoxes, sizes: np.ndarray | None, classes: int
-) -> dict[str, np.ndarray]:
-    """What pycocotools accumulates: precision, recall, scores."""
+def pycocotools() -> tuple[Any, Any]:
+    """COCO and COCOeval; says what to install where they are not."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -219,11 +217,19 @@ def _evaluate(
             "The scores of a detector need pycocotools. "
             'Install it with `pip install "tfkd[detection]"`.'
         ) from error
+    return COCO, COCOeval
+
+
+def _evaluate(
+    found: FlatBoxes, real: FlatBoxes, sizes: np.ndarray | None, classes: int
+) -> dict[str, np.ndarray]:
+    """What pycocotools accumulates: precision, recall, scores."""
+    coco, coco_eval = pycocotools()
     # pycocotools tells the user about each of its steps on the standard output.
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
         for flat in (real, found):
-            side = COCO()
+            side = coco()
             side.dataset = {
                 "images": [{"id": image} for image in range(real.count)],
                 "categories": [{"id": number} for number in range(classes)],
@@ -231,7 +237,7 @@ def _evaluate(
             }
             side.createIndex()
             sides.append(side)
-        evaluator = COCOeval(*sides, iouType="bbox")
+        evaluator = coco_eval(*sides, iouType="bbox")
         evaluator.params.maxDets = list(_MOST)
         small, large = _SMALL**2, _LARGE**2
         ranges = [[0, _WIDEST], [0, small], [small, large], [large, _WIDEST]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,14 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.detection.boxes import check_priors
 from tfkd.detection.decoding import decode
 
 KEYS = ("boxes", "confidence", "classes", "num_detections")
+
+
+class NotFinite(ValueError):
+    """A model whose weights or outputs are NaN or infinite."""
 
 
 def detect(
@@ -60,37 +66,44 @@ def detect(
         >>> found["boxes"][0, 0].round(2)
         array([0.4, 0.3, 0.6, 0.7], dtype=float32)
     """
-    return Detecting(model, anchors, batch_size, preprocess, **decode_options)(images)
+    return Detecting(anchors, batch_size, preprocess, **decode_options)(model, images)
 
 
 class Detecting:
-    """`detect` for the same model again and again, traced once; see there."""
+    """`detect` for one model again and again, traced once; for the arguments see there."""
 
     def __init__(
         self,
-        model: Any,
         anchors: Any,
         batch_size: int = 32,
         preprocess: Callable[[Any], Any] | None = None,
         **decode_options: Any,
     ):
-        self.model = checks.function("model", model)
+        self.priors = check_priors(anchors)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.preprocess = None if preprocess is None else checks.function("preprocess", preprocess)
-        self._anchors, self._options = anchors, decode_options
+        known = [name for name in inspect.signature(decode).parameters][2:]
+        for name, value in decode_options.items():
+            if name not in known:
+                mend = checks.near(name, known) or f"There are: {', '.join(known)}."
+                raise checks.type_error(name, "an option of tfkd.detection.decode", value, mend)
+        self._options = decode_options
         self._decode = tf.function(self._decoded, reduce_retracing=True)
+        self._model: Any = None
         self._traced: dict[tuple[int, ...], Any] = {}
 
-    def __call__(self, images: Any) -> dict[str, np.ndarray]:
-        """Detections in images (N, H, W, 3)."""
+    def __call__(self, model: Any, images: Any) -> dict[str, np.ndarray]:
+        """Detections of a model in images (N, H, W, 3)."""
         images = check_images(images)
+        if model is not self._model:
+            self._model, self._traced = checks.function("model", model), {}
         self._check_weights()
         parts: list[dict[str, np.ndarray]] = []
         for first in range(0, len(images), self.batch_size):
             batch = self._prepared(images[first : first + self.batch_size])
             found, finite = self._run(batch)
             if not bool(finite):
-                raise ValueError(
+                raise NotFinite(
                     "`model`: expected finite outputs, received NaN or infinity for images from "
                     f"{first} on. Its weights are finite: are the images, after `preprocess`?"
                 )
@@ -99,14 +112,14 @@ class Detecting:
 
     def _check_weights(self) -> None:
         """Refuses a model that is broken; a ReLU can hide that from its outputs."""
-        weights = self.model.weights if isinstance(self.model, keras.Model) else []
+        weights = self._model.weights if isinstance(self._model, keras.Model) else []
         broken = [
             weight.name
             for weight in weights
             if weight.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(weight)))
         ]
         if broken:
-            raise ValueError(
+            raise NotFinite(
                 "`model`: expected finite weights, received NaN or infinity in "
                 f"{len(broken)} of {len(weights)}: {', '.join(broken[:3])}"
                 f"{', ...' if len(broken) > 3 else ''}. Its training has diverged: "
@@ -121,8 +134,8 @@ class Detecting:
         return tf.cast(batch, tf.float32)
 
     def _run(self, batch: Any) -> tuple[dict[str, Any], Any]:
-        if not isinstance(self.model, keras.Model):
-            return self._decode(self.model(batch))
+        if not isinstance(self._model, keras.Model):
+            return self._decode(self._model(batch))
         shape = tuple(batch.shape[1:])
         if shape not in self._traced:
             # None for the batch size: the last batch is smaller, and would be traced anew.
@@ -131,10 +144,10 @@ class Detecting:
         return self._traced[shape](batch)
 
     def _found(self, batch: Any) -> tuple[dict[str, Any], Any]:
-        return self._decoded(self.model(batch, training=False))
+        return self._decoded(self._model(batch, training=False))
 
     def _decoded(self, outputs: Any) -> tuple[dict[str, Any], Any]:
-        found = decode(outputs, self._anchors, **self._options)
+        found = decode(outputs, self.priors, **self._options)
         # A score of NaN is not above any threshold: it would pass for "nothing found".
         used = [outputs[self._options.get(key, key)] for key in ("boxes", "classes")]
         finite = [tf.reduce_all(tf.math.is_finite(value)) for value in used]

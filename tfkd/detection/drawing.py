@@ -122,20 +122,23 @@ def _page(
     high, wide = (max(1, round(side * scale)) for side in pixels.shape[1:3])
     letter = max(10, round(size / 34))
     line = round(1.7 * letter)
+    font = ImageFont.load_default(letter)
     width = columns * (wide + _GAP) + _GAP
-    rows = -(-len(pixels) // columns)
-    page = Image.new("RGB", (width, rows * (high + line + _GAP) + _GAP + line), _PAPER)
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(letter)
+    present = np.union1d(found.classes, real.classes)
+    legend = _legend(font, width, line, [(k, names[k]) for k in present], taken is not None)
+    bottom = _GAP // 2 + math.ceil(len(pixels) / columns) * (high + line + _GAP)
+    page = Image.new("RGB", (width, bottom + (legend[-1][1] + 1) * line + _GAP // 2), _PAPER)
+    draw = ImageDraw.Draw(page)
     for index, picture in enumerate(pixels):
         left = _GAP + index % columns * (wide + _GAP)
         top = _GAP // 2 + index // columns * (high + line + _GAP)
         image = Image.fromarray(picture).resize((wide, high), Image.Resampling.BICUBIC)
         pen = _Pen(ImageDraw.Draw(image, "RGBA"), font, (wide, high), max(2, round(size / 200)))
         counts = _draw_image(pen, index, found, real, taken, names)
+        counts = counts if len(pixels) == 1 else f"{index}: {counts}"
         page.paste(image, (left, top + line))
         draw.text((left, top + line // 2), counts, fill=_INK, font=font, anchor="lm")
-    present = np.union1d(found.classes, real.classes)
-    _legend(draw, font, page.size, line, [(k, names[k]) for k in present], taken is not None)
+    _draw_legend(draw, font, bottom, line, legend)
     return page
 
 
@@ -174,9 +177,9 @@ def _draw_image(
     for box, text, kind, filled in sorted(tags[::-1], key=lambda tag: tag[3]):
         pen.tag(box, text, colour(kind), filled)
     if taken is None:
-        return f"{index}: {len(mine)} detected"
+        return f"{len(mine)} detected"
     count = int(right[mine].sum())
-    return f"{index}: {count} right, {len(mine) - count} wrong, {missed} missed"
+    return f"{count} right, {len(mine) - count} wrong, {missed} missed"
 
 
 class _Pen:
@@ -254,26 +257,30 @@ def _on(ink: str) -> str:
 
 
 def _legend(
-    draw: Any,
-    font: Any,
-    size: tuple[int, int],
-    line: int,
-    kinds: list[tuple[int, str]],
-    with_truth: bool,
-) -> None:
-    """What the colours and lines mean, in the lowest line of the page."""
-    middle, left = size[1] - line / 2 - _GAP / 3, _GAP
-    half = line * 0.28
-    for kind, name in kinds:
-        wide = half * 2 + 6 + font.getlength(name) + 2 * _GAP
-        if left + wide > size[0]:
-            break
-        box = (left, middle - half, left + 2 * half, middle + half)
-        draw.rectangle(box, fill=colour(kind))
-        draw.text((left + 2 * half + 6, middle), name, fill=_INK, font=font, anchor="lm")
-        left += wide
-    note = "solid: detected"
+    font: Any, width: int, line: int, kinds: list[tuple[int, str]], with_truth: bool
+) -> list[tuple[int, int, int | None, str]]:
+    """What colours and lines mean: (left, row, class or None, text), broken into rows."""
+    notes = ["solid: detected"]
     if with_truth:
-        note += ", white label: wrong; dashed: missed, thin white: found"
-    if left + font.getlength(note) <= size[0]:
-        draw.text((left, middle), note, fill=_INK, font=font, anchor="lm")
+        notes += ["white label: wrong", "dashed: missed", "thin white: found"]
+    entries: list[tuple[int | None, str]] = [*kinds, *((None, note) for note in notes)]
+    placed, left, row = [], _GAP, 0
+    for kind, text in entries:
+        wide = math.ceil(font.getlength(text)) + (0 if kind is None else line)
+        if left + wide > width and left > _GAP:
+            left, row = _GAP, row + 1
+        placed.append((left, row, kind, text))
+        left += wide + 2 * _GAP
+    return placed
+
+
+def _draw_legend(
+    draw: Any, font: Any, top: int, line: int, entries: list[tuple[int, int, int | None, str]]
+) -> None:
+    for left, row, kind, text in entries:
+        middle, half = top + (row + 0.5) * line, 0.28 * line
+        if kind is not None:
+            box = (left, middle - half, left + 2 * half, middle + half)
+            draw.rectangle(box, fill=colour(kind))
+            left += line
+        draw.text((left, middle), text, fill=_INK, font=font, anchor="lm")

@@ -46,6 +46,25 @@ def hits(found: FlatBoxes, real: FlatBoxes, overlap: float = 0.5) -> np.ndarray:
     return taken
 
 
+def curves(
+    found: FlatBoxes, real: FlatBoxes, classes: int, count: int = 101
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right and wrong detections (IoU 0.5) that are kept at each of many thresholds.
+
+    Returns:
+        Two arrays (classes, count): how many right ones and how many wrong ones have at
+        least the score 0, 1 / (count − 1), ..., 1.
+    """
+    right = hits(found, real) >= 0
+    thresholds = np.linspace(0.0, 1.0, count)
+    both = np.empty((2, classes, count), np.int64)
+    for side, chosen in enumerate((right, ~right)):
+        for kind in range(classes):
+            scores = np.sort(found.scores[chosen & (found.classes == kind)])
+            both[side, kind] = len(scores) - np.searchsorted(scores, thresholds)
+    return both[0], both[1]
+
+
 def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union (N, M) of corners, in float64 like the scores'."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
