@@ -26,7 +26,7 @@ VARIANCES = (0.1, 0.1, 0.2, 0.2)
 PADDING = -1
 UNLABELLED = -2
 
-# A box of a thousand times its prior: beyond it exp overflows for no real object.
+# A side of 62.5 times its prior's: no real object has more, and exp can't overflow.
 _MAX_LOG_SIZE = math.log(1000.0 / 16.0)
 # The smallest side, relative to the image, whose logarithm is taken.
 _SMALLEST = 1e-6
@@ -36,14 +36,17 @@ def check_priors(priors: Any) -> np.ndarray:
     """Accepts `Anchors` or an array of priors; returns them as float32 (P, 4).
 
     Raises:
-        TypeError: if it is neither.
+        TypeError: if it is neither, or holds no numbers.
         ValueError: for another shape, NaN, or a side that is not positive.
     """
     values = getattr(priors, "priors", priors)
     if not hasattr(values, "shape") or not hasattr(values, "dtype"):
         mend = "Make them by tfkd.detection.Anchors."
         raise checks.type_error("priors", "Anchors, or an array (P, 4)", priors, mend)
-    values = np.asarray(values, np.float32)
+    values = np.asarray(values)
+    if values.dtype.kind not in "iuf":
+        raise checks.type_error("priors", "numbers, as (P, 4)", values)
+    values = values.astype(np.float32)
     if values.ndim != 2 or values.shape[1] != 4 or not len(values):
         raise checks.value_error("priors", "at least one prior, as (P, 4)", values)
     if not np.isfinite(values).all() or (values[:, 2:] <= 0).any():
@@ -58,9 +61,10 @@ def check_priors(priors: Any) -> np.ndarray:
 
 def check_variances(variances: Any) -> tuple[float, float, float, float]:
     """Accepts four numbers above 0."""
-    if not isinstance(variances, (list, tuple, np.ndarray)) or len(variances) != 4:
+    values = variances.tolist() if isinstance(variances, np.ndarray) else variances
+    if not isinstance(values, (list, tuple)) or len(values) != 4:
         raise checks.value_error("variances", "four numbers above 0", variances)
-    a, b, c, d = (float(checks.positive("variances", float(v))) for v in variances)
+    a, b, c, d = (float(checks.positive("variances", value)) for value in values)
     return a, b, c, d
 
 

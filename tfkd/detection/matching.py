@@ -86,7 +86,7 @@ class Matcher:
         ):
             expected = f"None, or an overlap in (0, {threshold}], up to the threshold"
             raise checks.value_error("ignore_from", expected, ignore_from)
-        self.ignore_from = ignore_from
+        self.ignore_from = None if ignore_from is None else float(ignore_from)
         self.variances = check_variances(variances)
 
     def __call__(self, y: Any) -> dict[str, Any]:
@@ -96,12 +96,13 @@ class Matcher:
             single = self({"boxes": boxes[None], "classes": classes[None]})
             return {name: value[0] for name, value in single.items()}
         given, overlap, positive = self._match(boxes, classes)
+        unknown = tf.reduce_any(classes == UNLABELLED, 1)[:, None]
+        positive &= ~unknown
         labels = tf.where(positive, tf.gather(classes, given, batch_dims=1) + 1, BACKGROUND)
         if self.ignore_from is not None:
             between = ~positive & (tf.reduce_max(overlap, 1) >= self.ignore_from)
             labels = tf.where(between, IGNORED, labels)
-        unknown = tf.reduce_any(classes == UNLABELLED, 1)
-        labels = tf.where(unknown[:, None], IGNORED, labels)
+        labels = tf.where(unknown, IGNORED, labels)
         offsets = encode(tf.gather(boxes, given, batch_dims=1), self.priors, self.variances)
         return {"boxes": tf.where(positive[..., None], offsets, 0.0), "classes": labels}
 
@@ -159,12 +160,14 @@ def objects(y: Any) -> tuple[Any, Any]:
             f"{tuple(boxes.shape)} with classes of shape {tuple(classes.shape)}. Boxes are "
             "(x1, y1, x2, y2) relative to the image, both are padded with -1."
         )
-    if classes.shape[-1] != 0:
+    count = classes.shape[-1]
+    if count:
         return boxes, classes
     # A batch without any object: one row of padding keeps every reduction defined.
-    rest = tf.shape(classes)[:-1]
-    boxes = tf.fill(tf.concat([rest, [1, 4]], 0), float(PADDING))
-    return boxes, tf.fill(tf.concat([rest, [1]], 0), PADDING)
+    missing = 1 if count == 0 else tf.maximum(1 - tf.shape(classes)[-1], 0)
+    pads = [[0, 0]] * (len(classes.shape) - 1) + [[0, missing]]
+    boxes = tf.pad(boxes, [*pads, [0, 0]], constant_values=float(PADDING))
+    return boxes, tf.pad(classes, pads, constant_values=PADDING)
 
 
 def _mend_of(y: Any) -> str | None:
@@ -178,11 +181,8 @@ def _dense(value: Any) -> Any:
         shape = [None] * (value.shape.rank or 0)
         if value.shape.rank == 3:
             shape[-1] = 4
-        dense = value.to_tensor(float(PADDING) if value.dtype.is_floating else PADDING, shape)
-        # No object in the whole batch gives M = 0, which is known only when it runs.
-        first = tf.maximum(tf.shape(dense)[1], 1) - tf.shape(dense)[1]
-        pads = [[0, 0], [0, first]] + [[0, 0]] * (len(dense.shape) - 2)
-        return tf.pad(dense, pads, constant_values=tf.cast(PADDING, dense.dtype))
+        padding = float(PADDING) if value.dtype.is_floating else PADDING
+        return value.to_tensor(padding, shape=shape)
     return tf.convert_to_tensor(value)
 
 
@@ -191,7 +191,8 @@ def bipartite(overlap: Any) -> Any:
 
     Greedy, but in rounds: a pair is made as soon as each is the other's best among those
     that are left, which gives the pairs that going down a sorted list of all of them
-    gives, in a few rounds instead of one for each object.
+    gives, in a few rounds instead of one for each object. Of equal overlaps that of the
+    first object comes first, and of one object's that with the first prior.
 
     Args:
         overlap: float (B, M, P); −1 for objects that are none.
@@ -213,15 +214,16 @@ def bipartite(overlap: Any) -> Any:
         return tf.reduce_any(value > 0.0)
 
     def make_pairs(forced, left, best, value):
-        # rival[b, h, g]: how much object h overlaps the prior that object g wants.
+        # rival[b, h, g]: how much object h overlaps the prior that object g wants. An equal
+        # one may want another prior now, and yet come back to this one: g has to wait.
         rival = tf.gather(left, best, axis=2, batch_dims=1)
-        same = (best[:, :, None] == best[:, None, :]) & earlier
-        beaten = (rival > value[:, None, :]) | ((rival == value[:, None, :]) & same)
+        beaten = (rival > value[:, None, :]) | ((rival == value[:, None, :]) & earlier)
         won = (value > 0.0) & ~tf.reduce_any(beaten, 1)
         pairs = tf.stack([rows, best], -1)
         # Those that did not win write nothing: their number is 0.
         numbers = tf.where(won, tf.range(1, count + 1)[None], 0)
         new = tf.scatter_nd(pairs, numbers, (batch, priors)) - 1
+        new.set_shape(forced.shape)
         left = tf.where((new >= 0)[:, None, :] | won[..., None], -1.0, left)
         return (tf.where(new >= 0, new, forced), left, *best_of(left))
 

@@ -68,10 +68,10 @@ class TeacherBoxes:
         self.anchors = anchors
         self.priors = check_priors(anchors)
         self.where = checks.one_of("where", where, WHERE)
-        self.overlap = checks.fraction("overlap", overlap)
+        self.overlap = float(checks.fraction("overlap", overlap))
         self._options = {
-            "score_threshold": checks.fraction("score_threshold", score_threshold),
-            "iou_threshold": checks.fraction("iou_threshold", iou_threshold),
+            "score_threshold": float(checks.fraction("score_threshold", score_threshold)),
+            "iou_threshold": float(checks.fraction("iou_threshold", iou_threshold)),
             "background": checks.instance("background", background, bool, "True or False"),
             "boxes": checks.instance("boxes", boxes, str, "a name of an output"),
             "classes": checks.instance("classes", classes, str, "a name of an output"),
