@@ -19,7 +19,7 @@ TERMS = ("soft", "confidence", "bounded", "localization")
 
 # (weights of the terms, temperature, weight of the background in the soft targets)
 PRESETS = {
-    "default": ({"soft": 0.5, "confidence": 1.0, "bounded": 0.0, "localization": 1.0}, 2.0, 1.0),
+    "default": ({"soft": 0.5, "confidence": 1.0, "bounded": 0.25, "localization": 1.0}, 2.0, 1.0),
     "source": ({"soft": 0.3, "confidence": 0.7, "bounded": 0.5, "localization": 1.0}, 2.0, 1.5),
     "chen": ({"soft": 0.5, "confidence": 0.5, "bounded": 0.5, "localization": 1.0}, 1.0, 1.5),
 }
@@ -55,7 +55,7 @@ def multibox_objective(
         background_weight: weight of the background in the soft targets.
         margin: m of the bounded regression, in squared encoded offsets.
         hint: (teacher's layer, student's layer) whose features are compared through a
-            trained 1 × 1 projection; both must have the same height and width.
+            trained 1 × 1 projection, also where both have equal channels.
         hint_weight: w₅.
 
     Returns:
@@ -102,7 +102,8 @@ def multibox_objective(
             raise checks.value_error("hint", "(teacher's layer, student's layer)", hint)
         layers = {"teacher_layer_name": hint[0], "student_layer_name": hint[1]}
         weight = schedules.get("hint_weight", hint_weight, checks.non_negative)
-        pairs.append((FeatureDistillation(**layers, name="hint"), weight))
+        # Chen et al. found the adapter to help at equal width too.
+        pairs.append((FeatureDistillation(**layers, projector="always", name="hint"), weight))
     if not pairs:
         raise checks.value_error("weights", "at least one term that is not None", weights)
     return {
