@@ -8,6 +8,9 @@ An object's place is learned as offsets from a prior (Ren et al. 2015, Liu et al
 2016), divided by variances so that every number has about unit size:
 
     (cx − pcx) / pw / v₀,  (cy − pcy) / ph / v₁,  log(w / pw) / v₂,  log(h / ph) / v₃
+
+Some detectors, keras-cv's RetinaNet among them, have y before x and height before
+width: `order` says which.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ import tensorflow as tf
 from tfkd import checks
 
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
+
+# In which order a detector's outputs hold the four offsets.
+ORDERS = ("xywh", "yxhw")
 
 # Class numbers that are none.
 PADDING = -1
@@ -114,13 +120,14 @@ def iou(first: Any, second: Any) -> Any:
     return tf.math.divide_no_nan(overlap, union)
 
 
-def encode(boxes: Any, priors: Any, variances: Any = VARIANCES) -> Any:
+def encode(boxes: Any, priors: Any, variances: Any = VARIANCES, order: str = "xywh") -> Any:
     """Offsets of boxes from their priors.
 
     Args:
         boxes: float (..., P, 4) as corners, one for each prior.
         priors: float (P, 4) as centers.
-        variances: four numbers that the offsets are divided by.
+        variances: four numbers that the offsets are divided by, in their order.
+        order: of the offsets: "xywh" or "yxhw".
 
     Returns:
         float (..., P, 4). Finite, with finite gradients, for boxes without area too:
@@ -130,18 +137,25 @@ def encode(boxes: Any, priors: Any, variances: Any = VARIANCES) -> Any:
     sides = tf.maximum(centers[..., 2:], _SMALLEST)
     shift = (centers[..., :2] - priors[..., :2]) / priors[..., 2:]
     offsets = tf.concat([shift, tf.math.log(sides / priors[..., 2:])], -1)
-    return offsets / tf.constant(variances, offsets.dtype)
+    return _reordered(offsets, order) / tf.constant(variances, offsets.dtype)
 
 
-def decode_offsets(offsets: Any, priors: Any, variances: Any = VARIANCES) -> Any:
+def decode_offsets(
+    offsets: Any, priors: Any, variances: Any = VARIANCES, order: str = "xywh"
+) -> Any:
     """The inverse of `encode`: boxes as corners, not clipped to the image.
 
     Log sizes are limited to log(62.5), so that no network's output overflows.
     """
-    offsets = offsets * tf.constant(variances, offsets.dtype)
+    offsets = _reordered(offsets * tf.constant(variances, offsets.dtype), order)
     centers = offsets[..., :2] * priors[..., 2:] + priors[..., :2]
     sides = tf.exp(tf.minimum(offsets[..., 2:], _MAX_LOG_SIZE)) * priors[..., 2:]
     return to_corners(tf.concat([centers, sides], -1))
+
+
+def _reordered(offsets: Any, order: str) -> Any:
+    """From "xywh" to `order`, or back: either is the other's inverse."""
+    return offsets if order == "xywh" else tf.gather(offsets, [1, 0, 3, 2], axis=-1)
 
 
 def clip(boxes: Any) -> Any:

@@ -39,6 +39,7 @@ def decode(
     boxes: str = "boxes",
     classes: str = "classes",
     class_agnostic: bool = False,
+    order: str = "xywh",
 ) -> dict[str, tf.Tensor]:
     """Turns a detector's outputs into detections.
 
@@ -59,10 +60,11 @@ def decode(
             image, from which the suppression chooses.
         background: class 0 of the logits means "no object" and scores are a softmax.
             False: there is no such class, and each score is a sigmoid (as in
-            keras-cv's RetinaNet, with boxes="box", classes="classification").
+            keras-cv's RetinaNet: see `tfkd.detection.retina_net_head`).
         boxes: name of the offsets in `outputs`.
         classes: name of the logits in `outputs`.
         class_agnostic: boxes of different classes suppress each other too.
+        order: of the offsets: "xywh" or "yxhw".
 
     Returns:
         A dict, by falling confidence: "boxes" (B, N, 4) as (x1, y1, x2, y2) within
@@ -92,6 +94,7 @@ def decode(
     limit = checks.positive_int("max_detections", max_detections)
     pool = checks.positive_int("candidates", candidates)
     variances = box_math.check_variances(variances)
+    checks.one_of("order", order, box_math.ORDERS)
     priors = box_math.check_priors(anchors)
     offsets, logits = _heads(outputs, boxes, classes, priors, background)
 
@@ -103,7 +106,10 @@ def decode(
     scores, where = tf.math.top_k(tf.reshape(scores, [-1, pairs]), min(pool, pairs))
     prior, kind = where // number, where % number
     found = box_math.decode_offsets(
-        tf.gather(offsets, prior, batch_dims=1), tf.gather(tf.constant(priors), prior), variances
+        tf.gather(offsets, prior, batch_dims=1),
+        tf.gather(tf.constant(priors), prior),
+        variances,
+        order,
     )
     found = box_math.clip(found)
     valid = (scores > 0) & (box_math.area(found) > 0)

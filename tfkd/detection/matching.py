@@ -15,6 +15,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.detection.boxes import (
+    ORDERS,
     PADDING,
     UNLABELLED,
     VARIANCES,
@@ -40,6 +41,10 @@ class Matcher:
         ignore_from: overlap in (0, threshold] from which a prior without an object is
             neither object nor background (RetinaNet: 0.4); None: there is no such band.
         variances: four numbers that the offsets are divided by.
+        every_object: whether an object gets the prior that overlaps it most even where
+            that is below the threshold, as in SSD. False: such an object has no prior,
+            as in keras-cv's RetinaNet.
+        order: of the offsets: "xywh", or "yxhw" (keras-cv's RetinaNet).
 
     A call takes {"boxes": float (B, M, 4) as corners relative to the image, "classes":
     int (B, M)}, padded with −1 or ragged, or one image without the batch. It returns
@@ -53,8 +58,9 @@ class Matcher:
     `tfkd.detection.UNLABELLED` are ignored.
 
     Raises:
+        TypeError: if `every_object` is not a bool.
         ValueError: for a threshold outside (0, 1], `ignore_from` above it, variances that
-            are not positive; in a call, if boxes and classes do not fit together.
+            are not positive, an unknown order; in a call, if boxes and classes do not fit together.
 
     Reference:
         Liu et al. 2016, "SSD: Single shot multibox detector", https://arxiv.org/abs/1512.02325
@@ -75,6 +81,8 @@ class Matcher:
         threshold: float = 0.5,
         ignore_from: float | None = None,
         variances: Any = VARIANCES,
+        every_object: bool = True,
+        order: str = "xywh",
     ):
         self.anchors = anchors
         self.priors = check_priors(anchors)
@@ -88,6 +96,8 @@ class Matcher:
             raise checks.value_error("ignore_from", expected, ignore_from)
         self.ignore_from = None if ignore_from is None else float(ignore_from)
         self.variances = check_variances(variances)
+        self.every_object = checks.instance("every_object", every_object, bool, "True or False")
+        self.order = checks.one_of("order", order, ORDERS)
 
     def __call__(self, y: Any) -> dict[str, Any]:
         """One target for every prior: see the class."""
@@ -103,7 +113,8 @@ class Matcher:
             between = ~positive & (tf.reduce_max(overlap, 1) >= self.ignore_from)
             labels = tf.where(between, IGNORED, labels)
         labels = tf.where(unknown, IGNORED, labels)
-        offsets = encode(tf.gather(boxes, given, batch_dims=1), self.priors, self.variances)
+        nearest = tf.gather(boxes, given, batch_dims=1)
+        offsets = encode(nearest, self.priors, self.variances, self.order)
         return {"boxes": tf.where(positive[..., None], offsets, 0.0), "classes": labels}
 
     def _match(self, boxes, classes):
@@ -112,9 +123,12 @@ class Matcher:
         valid = (classes >= 0) & tf.reduce_all(sides > 0.0, -1)
         overlap = iou(boxes, to_corners(tf.constant(self.priors)))
         overlap = tf.where(valid[..., None], overlap, -1.0)
-        forced = bipartite(overlap)
         nearest = tf.argmax(overlap, 1, output_type=tf.int32)
-        positive = (tf.reduce_max(overlap, 1) >= self.threshold) | (forced >= 0)
+        positive = tf.reduce_max(overlap, 1) >= self.threshold
+        if not self.every_object:
+            return nearest, overlap, positive
+        forced = bipartite(overlap)
+        positive |= forced >= 0
         return tf.where(forced >= 0, forced, nearest), overlap, positive
 
     def get_config(self) -> dict[str, Any]:
@@ -128,6 +142,8 @@ class Matcher:
             "threshold": self.threshold,
             "ignore_from": self.ignore_from,
             "variances": list(self.variances),
+            "every_object": self.every_object,
+            "order": self.order,
         }
 
     @classmethod

@@ -8,7 +8,15 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.detection.boxes import PADDING, UNLABELLED, VARIANCES, check_priors, check_variances, iou
+from tfkd.detection.boxes import (
+    ORDERS,
+    PADDING,
+    UNLABELLED,
+    VARIANCES,
+    check_priors,
+    check_variances,
+    iou,
+)
 from tfkd.detection.decoding import decode
 from tfkd.detection.matching import objects
 
@@ -32,7 +40,7 @@ class TeacherBoxes:
         overlap: IoU from which a detection shows a labelled object.
         iou_threshold: of two detections of a class that overlap by more, one is dropped.
         max_boxes: detections of an image at most.
-        background, boxes, classes: as in `tfkd.detection.decode`.
+        background, boxes, classes, order: as in `tfkd.detection.decode`.
         variances: what the offsets were divided by.
 
     A call takes the objects {"boxes": (B, M, 4), "classes": (B, M)} and the teacher's
@@ -64,6 +72,7 @@ class TeacherBoxes:
         boxes: str = "boxes",
         classes: str = "classes",
         variances: Any = VARIANCES,
+        order: str = "xywh",
     ):
         self.anchors = anchors
         self.priors = check_priors(anchors)
@@ -76,6 +85,7 @@ class TeacherBoxes:
             "boxes": checks.instance("boxes", boxes, str, "a name of an output"),
             "classes": checks.instance("classes", classes, str, "a name of an output"),
             "variances": check_variances(variances),
+            "order": checks.one_of("order", order, ORDERS),
         }
         self.max_boxes = checks.positive_int("max_boxes", max_boxes)
 
