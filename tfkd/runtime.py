@@ -1,6 +1,7 @@
 """Loads and runs what was exported, on a device without TensorFlow if need be.
 
-`from tfkd.runtime import Predictor` needs NumPy and `ai-edge-litert` alone.
+`from tfkd.runtime import Predictor` needs NumPy and `ai-edge-litert` alone, and so does
+`DetectorPredictor`, for the files of detectors.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export import litert
+from tfkd.export.detection_running import DetectorPredictor
 from tfkd.export.litert import Port
+
+__all__ = ["DetectorPredictor", "Predictor"]
 
 
 class Predictor:

@@ -1,5 +1,7 @@
 """Keras models out to other formats; every export is run again and compared."""
 
+from tfkd.export.detection_running import load_detector
+from tfkd.export.detection_tflite import DetectorReport, detector_to_tflite
 from tfkd.export.lint import Finding, Findings, lint_tensorrt
 from tfkd.export.onnx_export import OnnxReport, to_onnx
 from tfkd.export.saved_model import SavedModelReport, to_saved_model, verify_saved_model
@@ -8,6 +10,7 @@ from tfkd.export.tflite import to_tflite
 from tfkd.export.verify import ExportReport
 
 __all__ = [
+    "DetectorReport",
     "EngineReport",
     "ExportReport",
     "Finding",
@@ -15,7 +18,9 @@ __all__ = [
     "OnnxReport",
     "SavedModelReport",
     "build_engine",
+    "detector_to_tflite",
     "lint_tensorrt",
+    "load_detector",
     "to_onnx",
     "to_saved_model",
     "to_tflite",

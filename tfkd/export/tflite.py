@@ -10,6 +10,7 @@ Efficient Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
@@ -109,21 +110,15 @@ def to_tflite(
         >>> report.verified, report.numbers["argmax_agreement"], report.numbers["max_error"] < 1e-5
         (True, 1.0, True)
     """
-    quantized = _is_quantized(model)
-    mode = mode or ("int8" if quantized else "float32")
-    _check_options(mode, io, representative, batch_size, quantized)
-    limits = thresholds_for(_AWARE if quantized else mode, thresholds)
-    source = Graph(_deployed(model)) if quantized else None
-    graph = Graph(model)
-    calibration = None
-    if representative is not None:
-        calibration = collect("representative", representative, graph.inputs)
+    source = prepare(model, mode, io, representative, batch_size)
+    graph, mode = source.graph, source.mode
+    limits = thresholds_for(source.kind, thresholds)
     images = None if verify is None else collect("verify", verify, graph.inputs)
     if images is not None and len(next(iter(images.values()))) < 2:
         raise checks.value_error("verify", "at least two examples", verify)
 
     with artifacts.atomic_path(path) as temporary:
-        temporary.write_bytes(_convert(source or graph, mode, io, calibration, batch_size))
+        temporary.write_bytes(source.convert(io, batch_size))
         numbers: dict[str, Any] = {**litert.operations(temporary)}
         if mode == "int8":
             numbers["in_float"] = litert.in_float(temporary)
@@ -139,16 +134,65 @@ def to_tflite(
         "format": "tflite",
         "model": model.name,
         "mode": mode,
-        "quantized": quantized,
+        "quantized": source.quantized,
         "io": io,
         "batch_size": batch_size,
-        "representative": None if calibration is None else len(next(iter(calibration.values()))),
+        "representative": source.calibrated_on,
         "thresholds": limits,
     }
     manifest = artifacts.write_manifest(path, recipe, numbers=numbers)
     if failed:
         raise _failed(failed, f"The file was kept: {os.fspath(path)}.")
     return ExportReport(pathlib.Path(path), manifest["bytes"], mode, io, numbers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model on its way into a file.
+
+    Attributes:
+        graph: the model, which the file is compared with.
+        plain: what is converted.
+        mode: of `to_tflite`.
+        quantized: whether the model is a `QuantizedModel`.
+        calibration: {input name: examples}, or None.
+    """
+
+    graph: Graph
+    plain: Graph
+    mode: str
+    quantized: bool
+    calibration: dict[str, np.ndarray] | None
+
+    @property
+    def kind(self) -> str:
+        """Key of the thresholds: the mode, or "quantized"."""
+        return _AWARE if self.quantized else self.mode
+
+    @property
+    def calibrated_on(self) -> int | None:
+        """Number of examples."""
+        return None if self.calibration is None else len(next(iter(self.calibration.values())))
+
+    def convert(self, io: str, batch_size: int | None, float_outputs: bool = False) -> bytes:
+        """The bytes of the file; `io` is for the inputs alone with `float_outputs`."""
+        types = io, "float32" if float_outputs else io
+        return _convert(self.plain, self.mode, types, self.calibration, batch_size)
+
+
+def prepare(
+    model: Any, mode: str | None, io: str, representative: Any, batch_size: int | None
+) -> Source:
+    """Checks a model and how it is to be written; arguments as in `to_tflite`."""
+    quantized = _is_quantized(model)
+    mode = mode or ("int8" if quantized else "float32")
+    _check_options(mode, io, representative, batch_size, quantized)
+    plain = Graph(_deployed(model)) if quantized else None
+    graph = Graph(model)
+    calibration = None
+    if representative is not None:
+        calibration = collect("representative", representative, graph.inputs)
+    return Source(graph, plain or graph, mode, quantized, calibration)
 
 
 def _is_quantized(model: Any) -> bool:
@@ -219,11 +263,11 @@ def compare(
 def _convert(
     graph: Graph,
     mode: str,
-    io: str,
+    types: tuple[str, str],
     calibration: dict[str, np.ndarray] | None,
     batch_size: int | None,
 ) -> bytes:
-    """Returns the bytes of the file."""
+    """Returns the bytes of the file; `types` are those of inputs and of outputs."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -231,7 +275,7 @@ def _convert(
     # Variables alone: saving the Keras model itself would trace every layer again.
     module.kept = list(graph.model.variables)
     try:
-        with _quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), tempfile.TemporaryDirectory() as folder:
             tf.saved_model.save(module, folder, signatures={_SIGNATURE: module.forward})
             converter = tf.lite.TFLiteConverter.from_saved_model(
                 folder, signature_keys=[_SIGNATURE]
@@ -244,7 +288,8 @@ def _convert(
                 converter.representative_dataset = lambda: _feed(calibration, batch_size or 1)
                 converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             if mode == "int8":
-                converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
+                into, out = map(tf.as_dtype, types)
+                converter.inference_input_type, converter.inference_output_type = into, out
             if mode == "int8" and calibration is None:
                 # A Dense layer of a quantized model has one scale, which older LiteRT needs.
                 converter._experimental_disable_per_channel_quantization_for_dense_layers = True
@@ -269,7 +314,7 @@ def _feed(calibration: dict[str, np.ndarray], batch: int) -> Iterator[dict[str, 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the converter's chatter: C++ on standard error, logging, warnings."""
     import tensorflow as tf
 

@@ -1,0 +1,275 @@
+"""Detectors as TFLite files: with their post-processing, or as the network alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfkd import artifacts, checks
+from tfkd.export import detection_flatbuffer, detection_matching, detection_recipe, litert
+from tfkd.export.detection_numpy import Detections
+from tfkd.export.detection_postprocess import add_postprocess
+from tfkd.export.detection_recipe import HEADS, DetectorRecipe
+from tfkd.export.detection_running import DetectorPredictor
+from tfkd.export.graph import Graph
+from tfkd.export.tflite import Source, prepare
+from tfkd.export.verify import ExportReport
+from tfkd.feeds import collect
+
+_CHUNK = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorReport(ExportReport):
+    """An `ExportReport` of a detector.
+
+    Attributes:
+        heads: "postprocess" or "raw"; in an ONNX file the kind of suppression.
+        labels: name of each class.
+    """
+
+    heads: str
+    labels: tuple[str, ...]
+
+    def table(self) -> str:
+        """A few lines of text for people."""
+        numbers = self.numbers
+        rows = [
+            ("file", str(self.path)),
+            ("size", f"{self.bytes / 1024:.1f} KiB"),
+            ("mode, io, heads", f"{self.mode}, {self.io}, {self.heads}"),
+            ("operations", f"{numbers['operations']} ({numbers['float_operations']} in float)"),
+        ]
+        if not self.verified:
+            rows.append(("verified on", "nothing: pass verify=images"))
+        else:
+            rows.append(("verified on", f"{numbers['examples']} examples"))
+            rows += detection_matching.rows(numbers["detections"])
+        return "\n".join(f"{key:<22}{value}" for key, value in rows)
+
+
+def detector_to_tflite(
+    model: Any,
+    path: str | os.PathLike,
+    anchors: Any,
+    *,
+    heads: str = "postprocess",
+    mode: str | None = None,
+    io: str = "float32",
+    labels: Any = None,
+    mean: Any = 127.5,
+    std: Any = 127.5,
+    representative: Any = None,
+    verify: Any = None,
+    thresholds: Mapping[str, float] | None = None,
+    keep_failed: bool = False,
+    **decode_options: Any,
+) -> DetectorReport:
+    """Writes a detector as a `.tflite` file and, with `verify`, proves it in LiteRT.
+
+    The file stands alone: `tfkd.export.load_detector` reads it without the model, and
+    finds labels, anchors and thresholds in it. It takes one image at a time.
+
+    With `heads="postprocess"` the file gives detections, by TFLite's own
+    TFLite_Detection_PostProcess in float, whatever the network in front of it computes
+    in. Outputs are named and ordered as those of TensorFlow's detectors: boxes
+    (1, N, 4) as (ymin, xmin, ymax, xmax), classes (1, N), scores (1, N), count (1,).
+    Labels and scaling stand in the file as TFLite metadata, so that MediaPipe's object
+    detector takes it (`io` "float32" or "uint8").
+
+    With `heads="raw"` the file gives the network's outputs, by the names of the model,
+    and `load_detector` decodes them in NumPy as `tfkd.detection.decode` does.
+
+    Args:
+        model: a built `tf_keras.Model` of one input, images, whose output is a dict
+            of offsets and logits, as those of `tfkd.models.ssd`; or such a model,
+            quantized by `tfkd.quantization` for TFLite, and calibrated.
+        path: where to write; the folder is made if need be.
+        anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
+        heads: "postprocess" or "raw".
+        mode: as in `to_tflite`: "float32", "float16", "dynamic" or "int8".
+        io: type of the input, "uint8" and "int8" with mode "int8" only; with "raw" of
+            the outputs too. "uint8" takes the pixels as they are (its zero point is the
+            rounded mean), which no `to_tflite` can promise.
+        labels: names of the classes, without the background; None: their numbers.
+        mean, std: the network takes (pixels − mean) / std: a number, or one for each
+            channel.
+        representative: example images for "int8" from a float model: uint8 pixels, or
+            scaled as in training.
+        verify: example images, likewise, with objects in them. What the file detects is
+            compared with what `model` detects (decoded by `tfkd.detection.decode`).
+        thresholds: changes to what `verify` must reach: `min_found`, the share of
+            objects of each that the other must find, and `max_score_difference`, mean.
+            Defaults by mode: `tfkd.export.detection_matching.THRESHOLDS`.
+        keep_failed: leave a file that failed in place, and raise all the same.
+        **decode_options: of `tfkd.detection.decode`: score_threshold, iou_threshold,
+            max_detections, variances, background, names of the outputs, ...
+
+    Returns:
+        A `DetectorReport`; `print(report.table())`. `report.numbers["detections"]` is
+        what `tfkd.export.detection_matching.compare` returns; with "raw",
+        `numbers["heads"]` compares the outputs themselves.
+
+    Raises:
+        TypeError, ValueError: if an argument is wrong, the model is no such detector,
+            the converter refuses it, or the file fails its verification.
+        OSError: if `path` cannot be written.
+
+    Example:
+        >>> import os, tempfile, numpy as np, tf_keras as keras
+        >>> from tfkd import export
+        >>> image = keras.Input((8, 8, 3))
+        >>> x = keras.layers.GlobalAveragePooling2D()(image)
+        >>> box = keras.layers.Reshape((2, 4))(keras.layers.Dense(8)(x))
+        >>> kind = keras.layers.Reshape((2, 3))(keras.layers.Dense(6)(x))
+        >>> model = keras.Model(image, {"boxes": box, "classes": kind})
+        >>> priors = np.float32([[0.3, 0.3, 0.4, 0.4], [0.7, 0.7, 0.4, 0.4]])
+        >>> path = os.path.join(tempfile.mkdtemp(), "m.tflite")
+        >>> report = export.detector_to_tflite(model, path, priors, labels=["cat", "dog"])
+        >>> detector = export.load_detector(path)
+        >>> found = detector(np.zeros((5, 8, 8, 3), "uint8"))
+        >>> detector.labels, found["boxes"].shape
+        (('cat', 'dog'), (5, 100, 4))
+    """
+    checks.one_of("heads", heads, HEADS)
+    representative, verify = (_scaled(x, mean, std) for x in (representative, verify))
+    source = prepare(model, mode, io, representative, 1)
+    scaling = mean, std, io == "uint8"
+    recipe = make_recipe(source.graph, anchors, heads, labels, scaling, decode_options)
+    limits = detection_matching.thresholds_for(source.kind, thresholds)
+    images = None if verify is None else collect("verify", verify, source.graph.inputs)
+    with artifacts.atomic_path(path) as temporary:
+        temporary.write_bytes(_written(source, io, recipe))
+        numbers: dict[str, Any] = {**litert.operations(temporary)}
+        if source.mode == "int8":
+            numbers["in_float"] = litert.in_float(temporary)
+        failed: list[str] = []
+        if images is not None:
+            numbers.update(_compare(source.graph, recipe, temporary, images))
+            failed = detection_matching.failures(numbers["detections"], limits)
+            numbers["failures"] = failed
+        if failed and not keep_failed:
+            raise failure(failed, "No file was left.")
+    record = {
+        "format": "tflite detector",
+        "model": source.graph.model.name,
+        "mode": source.mode,
+        "quantized": source.quantized,
+        "io": io,
+        "representative": source.calibrated_on,
+        "thresholds": limits,
+        "detector": recipe.to_json(),
+    }
+    manifest = artifacts.write_manifest(path, record, numbers=numbers)
+    if failed:
+        raise failure(failed, f"The file was kept: {os.fspath(path)}.")
+    return DetectorReport(
+        pathlib.Path(path), manifest["bytes"], source.mode, io, numbers, heads, recipe.labels
+    )
+
+
+def _written(source: Source, io: str, recipe: DetectorRecipe) -> bytes:
+    """The bytes of the file."""
+    data = source.convert(io, 1, float_outputs=recipe.heads == "postprocess")
+    if recipe.pixels or recipe.heads == "postprocess":
+        model = detection_flatbuffer.opened(data)
+        if recipe.pixels:
+            detection_flatbuffer.take_pixels(model, recipe.mean[0], recipe.std[0])
+        if recipe.heads == "postprocess":
+            add_postprocess(model, recipe)
+        data = detection_flatbuffer.packed(model)
+    return detection_recipe.with_archive(data, recipe)
+
+
+def failure(failed: list[str], end: str) -> ValueError:
+    """The error of a file that is not good enough."""
+    return ValueError(
+        "The exported file does not detect what the Keras model does: " + "; ".join(failed)
+        + f". {end} `thresholds` sets what is good enough."
+    )  # fmt: skip
+
+
+def _scaled(images: Any, mean: Any, std: Any) -> Any:
+    """uint8 pixels as the network takes them; everything else is left to `collect`."""
+    if getattr(images, "dtype", None) != np.uint8:
+        return images
+    return ((np.asarray(images, np.float32) - np.float32(mean)) / np.float32(std)).astype("float32")
+
+
+def make_recipe(
+    graph: Graph,
+    anchors: Any,
+    heads: str,
+    labels: Any,
+    scaling: tuple[Any, Any, bool],
+    options: Mapping[str, Any],
+) -> DetectorRecipe:
+    """Holds a model against its anchors, labels and options; `scaling` is mean, std, pixels."""
+    import tensorflow as tf
+
+    from tfkd.detection import boxes as box_math
+    from tfkd.detection.decoding import decode
+
+    known = {
+        key: parameter.default
+        for key, parameter in inspect.signature(decode).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for key in options:
+        checks.one_of("decode_options", key, known)
+    options = {**known, **options}
+    if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 3 or -1 in graph.inputs[0].shape:
+        shown = [(i.name, i.shape) for i in graph.inputs]
+        expected = "a model of one input, images of a fixed size"
+        raise checks.value_error("model", expected, shown)
+    outputs = graph.function(1).get_concrete_function().structured_outputs
+    empty = {k: tf.zeros([1 if s is None else s for s in v.shape]) for k, v in outputs.items()}
+    decode(empty, anchors, **options)  # its checks are all that is wanted
+    classes = outputs[options["classes"]].shape[-1] - int(options["background"])
+    options["variances"] = [float(v) for v in options["variances"]]
+    size = graph.inputs[0].shape
+    return DetectorRecipe(
+        heads,
+        detection_recipe.check_labels(labels, classes),
+        size,
+        *detection_recipe.check_scaling(*scaling, size[2]),
+        options,
+        box_math.check_priors(anchors),
+    )
+
+
+def keras_detections(outputs: Mapping[str, np.ndarray], recipe: DetectorRecipe) -> Detections:
+    """What a model's outputs detect, by `tfkd.detection.decode`."""
+    from tfkd.detection.decoding import decode
+
+    count = len(outputs[recipe.options["boxes"]])
+    parts = []
+    for start in range(0, count, _CHUNK):
+        part = {k: v[start : start + _CHUNK] for k, v in outputs.items()}
+        parts.append(decode(part, recipe.priors, **recipe.options))
+    return {key: np.concatenate([part[key].numpy() for part in parts]) for key in parts[0]}
+
+
+def _compare(
+    graph: Graph, recipe: DetectorRecipe, path: pathlib.Path, images: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Runs the file and Keras on the same images."""
+    expected = graph.predict(images)
+    predictor = DetectorPredictor(path)
+    (arrays,) = images.values()
+    threshold = recipe.options["score_threshold"]
+    detections = detection_matching.compare(
+        keras_detections(expected, recipe), predictor(arrays), threshold
+    )
+    numbers: dict[str, Any] = {"examples": len(arrays), "detections": detections}
+    if recipe.heads == "raw":
+        numbers["heads"] = detection_matching.compare_heads(
+            expected, predictor.outputs(arrays), litert.output_limits(path), recipe.options
+        )
+    return numbers
