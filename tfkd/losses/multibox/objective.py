@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from tfkd import checks, schedules
-from tfkd.losses.base import ElementwiseLoss
+from tfkd.losses.base import DistillationLoss
 from tfkd.losses.features import FeatureDistillation
 from tfkd.losses.multibox.labels import as_selection
 from tfkd.losses.multibox.terms import (
@@ -14,8 +15,6 @@ from tfkd.losses.multibox.terms import (
     MultiBoxSoftTarget,
 )
 from tfkd.losses.regression import BoundedRegression
-
-TERMS = ("soft", "confidence", "bounded", "localization")
 
 # (weights of the terms, temperature, weight of the background in the soft targets)
 PRESETS = {
@@ -83,9 +82,8 @@ def multibox_objective(
     """
     checks.one_of("preset", preset, PRESETS)
     defaults, default_temperature, default_background = PRESETS[preset]
-    chosen = {**defaults, **_check_weights(weights)}
     selection = as_selection(selection)
-    losses: dict[str, ElementwiseLoss] = {
+    losses: dict[str, DistillationLoss] = {
         "soft": MultiBoxSoftTarget(
             default_temperature if temperature is None else temperature,
             default_background if background_weight is None else background_weight,
@@ -95,15 +93,29 @@ def multibox_objective(
         "bounded": BoundedRegression(margin, selection=selection),
         "localization": MultiBoxLocalization(selection),
     }
-    kept = [name for name in TERMS if chosen[name] is not None]
-    pairs = [(losses[name], chosen[name]) for name in kept]
+    return objective(losses, defaults, weights, hint_between(hint), hint_weight)
+
+
+def objective(
+    losses: dict[str, DistillationLoss],
+    defaults: dict[str, Any],
+    weights: Any,
+    hint: DistillationLoss | None,
+    hint_weight: Any,
+) -> dict[str, Any]:
+    """The terms that have a weight, as arguments for a Distiller.
+
+    Args:
+        losses: the terms by the names that users give them.
+        defaults: their weights.
+        weights: what the user wants otherwise: a weight, or None to leave a term out.
+        hint: one more term, or None.
+        hint_weight: its weight.
+    """
+    chosen = {**defaults, **_check_weights(weights, losses)}
+    pairs = [(losses[name], chosen[name]) for name in losses if chosen[name] is not None]
     if hint is not None:
-        if not isinstance(hint, (list, tuple)) or len(hint) != 2:
-            raise checks.value_error("hint", "(teacher's layer, student's layer)", hint)
-        layers = {"teacher_layer_name": hint[0], "student_layer_name": hint[1]}
-        weight = schedules.get("hint_weight", hint_weight, checks.non_negative)
-        # Chen et al. found the adapter to help at equal width too.
-        pairs.append((FeatureDistillation(**layers, projector="always", name="hint"), weight))
+        pairs.append((hint, schedules.get("hint_weight", hint_weight, checks.non_negative)))
     if not pairs:
         raise checks.value_error("weights", "at least one term that is not None", weights)
     return {
@@ -113,13 +125,24 @@ def multibox_objective(
     }
 
 
-def _check_weights(weights: Any) -> dict[str, Any]:
+def hint_between(layers: Any) -> FeatureDistillation | None:
+    """A term on (teacher's layer, student's layer); None for None."""
+    if layers is None:
+        return None
+    if not isinstance(layers, (list, tuple)) or len(layers) != 2:
+        raise checks.value_error("hint", "(teacher's layer, student's layer)", layers)
+    names = {"teacher_layer_name": layers[0], "student_layer_name": layers[1]}
+    # Chen et al. found the adapter to help at equal width too.
+    return FeatureDistillation(**names, projector="always", name="hint")
+
+
+def _check_weights(weights: Any, terms: Iterable[str]) -> dict[str, Any]:
     if weights is None:
         return {}
     if not isinstance(weights, dict):
         raise checks.type_error("weights", "a dict of terms and their weights", weights)
     for name in weights:
-        checks.one_of("weights", name, TERMS)
+        checks.one_of("weights", name, terms)
     return {
         name: None if weight is None else schedules.get("weights", weight, checks.non_negative)
         for name, weight in weights.items()
