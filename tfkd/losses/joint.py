@@ -37,7 +37,7 @@ class JointLoss(LossesContainer):
         self._user_losses = self._losses = name
         self._user_loss_weights = self._loss_weights = None
         self._built = True
-        self._means: list[Any] = []
+        self._means: dict[Any, list[Any]] = {}
 
     def parts(self, y: Any, y_pred: Any, sample_weight: Any, shared: Shared) -> list[Any]:
         """(weight, sum, count) of each part over this replica's batch; count None: a sum."""
@@ -45,13 +45,14 @@ class JointLoss(LossesContainer):
 
     def share(self, y: Any, y_pred: Any, sample_weight: Any, shared: Shared | None = None) -> Any:
         """This replica's share of the loss over the global batch: a float32 scalar."""
+        return self._share(y, y_pred, sample_weight, shared, *_of_batch(y_pred))
+
+    def _share(self, y, y_pred, sample_weight, shared, size, portion):
         result = tf.constant(0.0)
-        # Each replica's part is of the whole: their number turns it into its own mean.
-        scale = float(replicas.count())
         parts = self.parts(y, y_pred, sample_weight, shared or Shared([self]))
         for (weight, total, count), tracker in zip(parts, self.metrics[1:], strict=True):
             value = mean_of(total, None if count is None else replicas.global_sum(count))
-            tracker.update_state(value * scale)
+            _log(tracker, value, size, portion)
             result += weight * value
         return result
 
@@ -59,11 +60,11 @@ class JointLoss(LossesContainer):
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, regularization_losses: Any = None
     ) -> Any:
         """What `keras.Model.compute_loss` minimises: the share, and the penalties' share."""
-        loss = self.share(y_true, y_pred, sample_weight)
-        scale = float(replicas.count())
+        size, portion = _of_batch(y_pred)
+        loss = self._share(y_true, y_pred, sample_weight, None, size, portion)
         if regularization_losses:
-            loss += tf.add_n([tf.cast(r, tf.float32) for r in regularization_losses]) / scale
-        self.metrics[0].update_state(loss * scale)
+            loss += tf.add_n([tf.cast(r, tf.float32) for r in regularization_losses]) * portion
+        _log(self.metrics[0], loss, size, portion)
         return loss
 
     def build(self, y_pred: Any) -> None:
@@ -71,13 +72,29 @@ class JointLoss(LossesContainer):
 
     @property
     def metrics(self) -> list[Any]:
-        """Means over the epoch: the loss, and each part."""
-        if not self._means:
+        """Means over the epoch: the loss, and each part.
+
+        A strategy works with variables of its own only: one loss may serve several.
+        """
+        strategy = tf.distribute.get_strategy()
+        if strategy not in self._means:
             with tf.init_scope():
-                self._means = [keras.metrics.Mean(name=n) for n in ("loss", *self.part_names)]
-        return self._means
+                names = ("loss", *self.part_names)
+                self._means[strategy] = [keras.metrics.Mean(name=name) for name in names]
+        return self._means[strategy]
 
     def reset_state(self) -> None:
         """Starts the means again."""
         for metric in self.metrics:
             metric.reset_state()
+
+
+def _of_batch(y_pred: Any) -> tuple[Any, Any]:
+    """Examples of this replica, and their part of the global batch."""
+    size = tf.cast(tf.shape(tf.nest.flatten(y_pred)[0])[0], tf.float32)
+    return size, replicas.share_of_batch(size)
+
+
+def _log(tracker: Any, share: Any, size: Any, portion: Any) -> None:
+    """Adds a batch's value to a mean in which, as in Keras, a batch counts by its size."""
+    tracker.update_state(tf.math.divide_no_nan(share, portion), sample_weight=size)

@@ -47,7 +47,7 @@ class BoundedRegression(ElementwiseLoss):
         selection: for a detector: the `MultiBoxSelection` that says which priors answer
             for an object and what their offsets should be; then neither output nor mask
             is given. None: that of another loss of the Distiller, if the model has a dict
-            of outputs and no output is named; else y is the target itself.
+            of outputs and neither output nor mask is given; else y is the target itself.
         name: name of the term in logs.
 
     Outputs and targets have one shape: (B,), (B, 1), (B, D) or (B, P, D). One
@@ -81,11 +81,12 @@ class BoundedRegression(ElementwiseLoss):
     ):
         super().__init__(name)
         self.selection = selection
-        if selection is not None and (output is not None or mask is not None):
-            mend = "The selection says which output and which predictions."
-            raise checks.value_error(
-                "output", "no output and no mask with a selection", output, mend
-            )
+        if selection is not None and not hasattr(selection, "once"):
+            raise checks.type_error("selection", "a tfkd.losses.MultiBoxSelection", selection)
+        for argument, given in (("output", output), ("mask", mask)):
+            if selection is not None and given is not None:
+                mend = "The selection says which output and which predictions count."
+                raise checks.value_error(argument, "None with a selection", given, mend)
         self.margin = schedules.get("margin", margin, checks.non_negative)
         self.output = check_output(output)
         self.mask = mask if mask is None else checks.function("mask", mask)
@@ -116,7 +117,8 @@ class BoundedRegression(ElementwiseLoss):
     ):
         """One loss per prediction, (B,) or (B, P), for the output compared."""
         selection = self.selection or getattr(shared, "selection", None)
-        if selection is not None and self.output is None and isinstance(student_outputs, dict):
+        own = self.output is not None or self.mask is not None
+        if selection is not None and not own and isinstance(student_outputs, dict):
             return self._at_objects(selection, teacher_outputs, student_outputs, y, step, shared)
         self._check_outputs(teacher_outputs, student_outputs)
         chosen = select(student_outputs, self.output, self.name)

@@ -66,8 +66,10 @@ class MultiBoxLoss(JointLoss):
     ):
         super().__init__(name)
         self.selection = as_selection(selection)
-        self.confidence_weight = checks.non_negative("confidence_weight", confidence_weight)
-        self.localization_weight = checks.non_negative("localization_weight", localization_weight)
+        checks.non_negative("confidence_weight", confidence_weight)
+        checks.non_negative("localization_weight", localization_weight)
+        self.confidence_weight = float(confidence_weight)
+        self.localization_weight = float(localization_weight)
         if confidence_weight == localization_weight == 0:
             raise checks.value_error("localization_weight", "one of both above 0", 0)
 
@@ -101,7 +103,7 @@ def as_selection(selection: Any) -> MultiBoxSelection:
     """A `MultiBoxSelection` as it is; a matcher as one with the usual mining."""
     if isinstance(selection, MultiBoxSelection):
         return selection
-    if not callable(selection):
+    if not callable(selection) or isinstance(selection, type):
         expected = "a MultiBoxSelection or a tfkd.detection.Matcher"
         raise checks.type_error("selection", expected, selection)
     return MultiBoxSelection(selection)

@@ -82,7 +82,7 @@ class MultiBoxSelection:
     ):
         self.matcher = matcher if matcher is None else checks.function("matcher", matcher)
         if negative_ratio is not None:
-            checks.positive("negative_ratio", negative_ratio)
+            negative_ratio = float(checks.positive("negative_ratio", negative_ratio))
         self.negative_ratio = negative_ratio
         self.min_negatives = checks.non_negative_int("min_negatives", min_negatives)
         if teacher_boxes is not None:
@@ -100,8 +100,7 @@ class MultiBoxSelection:
         if shared is None:
             return self(y, student, teacher)
         teacher = shared.teacher if teacher is None else teacher
-        key = json.dumps(["selected", _config_key(self)], sort_keys=True, default=str)
-        return shared.once(key, lambda: self(y, student, teacher))
+        return shared.once(_key(self), lambda: self(y, student, teacher))
 
     def __call__(self, y: Any, student: Any, teacher: Any = None) -> Selected:
         """Chooses the priors of a batch.
@@ -119,17 +118,9 @@ class MultiBoxSelection:
         if self.teacher_boxes is not None and teacher is not None:
             y = self.teacher_boxes(y, teacher)
         target = y if self.matcher is None else self.matcher(y)
-        labels = tf.cast(target["classes"], tf.int32)
         self._check_target(target, offsets, scores)
-        highest = scores.shape[-1] - (self.scores == "softmax")
-        tf.debugging.Assert(
-            tf.reduce_all(labels <= highest),
-            [
-                f"`y`: expected classes from 0 to {highest - 1}, as the student scores {highest} "
-                "classes, received class",
-                tf.reduce_max(labels) - 1,
-            ],
-        )
+        labels = tf.cast(target["classes"], tf.int32)
+        self._check_classes(labels, scores)
         losses = cross_entropy(labels, scores, self.scores)
         positive, background = labels > 0, labels == 0
         if self.negative_ratio is None:
@@ -157,13 +148,32 @@ class MultiBoxSelection:
         return tf.cast(outputs[self.boxes], tf.float32), tf.cast(outputs[self.classes], tf.float32)
 
     def _check_target(self, target, offsets, scores):
-        shapes = [target["boxes"].shape[:-1], target["classes"].shape, scores.shape[:-1]]
+        if not isinstance(target, dict) or not {"boxes", "classes"} <= set(target):
+            name = "y" if self.matcher is None else "matcher"
+            expected = "a target for every prior, {'boxes': (B, P, 4), 'classes': (B, P)}"
+            raise checks.value_error(name, expected, target, "tfkd.detection.Matcher makes them.")
+        if not offsets.shape[:-1].is_compatible_with(scores.shape[:-1]):
+            expected = f"scores for the {offsets.shape[1]} priors that have offsets"
+            raise checks.value_error("student", expected, scores)
+        shapes = [target["boxes"].shape[:-1], target["classes"].shape]
         if all(offsets.shape[:-1].is_compatible_with(shape) for shape in shapes):
             return
         raise ValueError(
             f"`matcher`: expected targets for the student's {offsets.shape[1]} priors, received "
             f"targets for {target['classes'].shape[1]}. Give the Matcher the anchors that the "
             "model was built with (and matcher=None only if the data set has matched already)."
+        )
+
+    def _check_classes(self, labels, scores):
+        highest = scores.shape[-1] - (self.scores == "softmax")
+        tf.debugging.Assert(
+            tf.reduce_all(labels <= highest),
+            [
+                f"`y`: expected classes from 0 to {highest - 1}, as the student scores {highest} "
+                "classes, received class",
+                tf.reduce_max(labels) - 1,
+                "Number the classes from 0, or give the models more classes.",
+            ],
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -193,12 +203,12 @@ class MultiBoxSelection:
         return cls(**{**config, **functions})
 
 
-def _config_key(selection: MultiBoxSelection) -> Any:
+def _key(selection: MultiBoxSelection) -> Any:
     """What tells two selections apart: their configs, or which objects they are."""
     try:
-        return selection.get_config()
+        return json.dumps(["selected", selection.get_config()], sort_keys=True, default=str)
     except ValueError:
-        return id(selection)
+        return selection
 
 
 def _serialize(name: str, value: Any) -> Any:

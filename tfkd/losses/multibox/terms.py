@@ -125,9 +125,9 @@ class MultiBoxConfidence(MultiBoxTerm):
         name: str | None = None,
     ):
         super().__init__(selection, name)
-        self.focal_gamma = checks.non_negative("focal_gamma", focal_gamma)
+        self.focal_gamma = float(checks.non_negative("focal_gamma", focal_gamma))
         if focal_alpha is not None:
-            checks.fraction("focal_alpha", focal_alpha)
+            focal_alpha = float(checks.fraction("focal_alpha", focal_alpha))
         self.focal_alpha = focal_alpha
 
     def part(self, selection, chosen, teacher, student, step):
@@ -136,7 +136,11 @@ class MultiBoxConfidence(MultiBoxTerm):
         if self.focal_gamma or self.focal_alpha is not None:
             if selection.scores != "sigmoid":
                 raise checks.value_error(
-                    "focal_gamma", "0, since hard negatives are mined", self.focal_gamma
+                    "focal_gamma",
+                    "0 and no focal_alpha, since the scores are a softmax",
+                    (self.focal_gamma, self.focal_alpha),
+                    "Focal loss is for MultiBoxSelection(..., negative_ratio=None, "
+                    "scores='sigmoid').",
                 )
             _, scores = selection.outputs(student, "student")
             values = _focal(chosen.labels, scores, self.focal_gamma, self.focal_alpha)
@@ -154,8 +158,8 @@ class MultiBoxConfidence(MultiBoxTerm):
 def _focal(labels, scores, gamma, alpha):
     truth = tf.one_hot(labels - 1, scores.shape[-1])
     values = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=scores)
-    missing = truth + tf.sigmoid(scores) * (1.0 - 2.0 * truth)  # 1 − p of what is true
-    values *= tf.pow(missing, gamma)
+    # (1 − p)^γ by way of its logarithm: the gradient of a power of 0 may be NaN.
+    values *= tf.exp(gamma * tf.math.log_sigmoid((1.0 - 2.0 * truth) * scores))
     if alpha is not None:
         values *= truth * alpha + (1.0 - truth) * (1.0 - alpha)
     return tf.reduce_sum(values, -1)
@@ -236,8 +240,8 @@ class MultiBoxSoftTarget(MultiBoxTerm):
     ):
         super().__init__(selection, name)
         self.temperature = check_temperature(temperature)
-        self.background_weight = checks.positive("background_weight", background_weight)
-        self.foreground_weight = checks.positive("foreground_weight", foreground_weight)
+        self.background_weight = float(checks.positive("background_weight", background_weight))
+        self.foreground_weight = float(checks.positive("foreground_weight", foreground_weight))
 
     def part(self, selection, chosen, teacher, student, step):
         """The weighted divergence at positives and hard negatives, over N."""
