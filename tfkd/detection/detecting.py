@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -88,9 +88,8 @@ class Detecting:
                 mend = checks.near(name, known) or f"There are: {', '.join(known)}."
                 raise checks.type_error(name, "an option of tfkd.detection.decode", value, mend)
         self._options = decode_options
-        self._decode = tf.function(self._decoded, reduce_retracing=True)
         self._model: Any = None
-        self._traced: dict[tuple[int, ...], Any] = {}
+        self._traced: dict[tuple[Any, ...], Any] = {}
 
     def __call__(self, model: Any, images: Any) -> dict[str, np.ndarray]:
         """Detections of a model in images (N, H, W, 3)."""
@@ -134,23 +133,36 @@ class Detecting:
         return tf.cast(batch, tf.float32)
 
     def _run(self, batch: Any) -> tuple[dict[str, Any], Any]:
-        if not isinstance(self._model, keras.Model):
-            return self._decode(self._model(batch))
-        shape = tuple(batch.shape[1:])
-        if shape not in self._traced:
-            # None for the batch size: the last batch is smaller, and would be traced anew.
-            spec = tf.TensorSpec((None, *shape), tf.float32)
-            self._traced[shape] = tf.function(self._found, input_signature=[spec])
-        return self._traced[shape](batch)
+        if isinstance(self._model, keras.Model):
+            return self._call(self._found, batch)
+        return self._call(self._decoded, self._heads(self._model(batch)))
+
+    def _call(self, function: Callable[[Any], Any], inputs: Any) -> Any:
+        """Traces `function` for any batch size: the last batch is smaller than the others."""
+        specs = tf.nest.map_structure(
+            lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), inputs
+        )
+        key = tuple(tf.nest.flatten(specs))
+        if key not in self._traced:
+            # A concrete one: TensorFlow warns of retracing if many models are traced by
+            # the same lines.
+            self._traced[key] = tf.function(function).get_concrete_function(specs)
+        return self._traced[key](inputs)
+
+    def _heads(self, outputs: Any) -> dict[str, Any]:
+        """Those outputs that are decoded, as tensors."""
+        names = [self._options.get(key, key) for key in ("boxes", "classes")]
+        if not isinstance(outputs, Mapping) or not set(names) <= set(outputs):
+            decode(outputs, self.priors, **self._options)  # It says what is wrong.
+        return {name: tf.convert_to_tensor(outputs[name]) for name in names}
 
     def _found(self, batch: Any) -> tuple[dict[str, Any], Any]:
-        return self._decoded(self._model(batch, training=False))
+        return self._decoded(self._heads(self._model(batch, training=False)))
 
-    def _decoded(self, outputs: Any) -> tuple[dict[str, Any], Any]:
-        found = decode(outputs, self.priors, **self._options)
+    def _decoded(self, heads: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        found = decode(heads, self.priors, **self._options)
         # A score of NaN is not above any threshold: it would pass for "nothing found".
-        used = [outputs[self._options.get(key, key)] for key in ("boxes", "classes")]
-        finite = [tf.reduce_all(tf.math.is_finite(value)) for value in used]
+        finite = [tf.reduce_all(tf.math.is_finite(value)) for value in heads.values()]
         return found, tf.reduce_all(finite)
 
 
