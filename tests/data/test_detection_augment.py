@@ -114,6 +114,18 @@ def test_zoom_grows_objects_by_its_factor():
         np.testing.assert_allclose(boxes[:, 3] - boxes[:, 1], 0.3 * factor, atol=1e-3)
 
 
+def test_zoom_alone_stays_within_the_image_or_shows_all_of_it():
+    images, targets, _ = painted((16, 24), 1)
+    targets["boxes"][:, 1] = [0, 0, 1, 1]
+    options = {**STILL, "flip": True, "flip_vertical": True}
+    _, moved = data.augment_boxes(**options, zoom=(0.5, 0.5))(images, targets, [3, 4])
+    boxes = moved["boxes"].numpy()[:, 1]
+    np.testing.assert_allclose(boxes[:, 2:] - boxes[:, :2], 0.5, atol=1e-6)
+    assert np.unique(boxes.round(4)[:, 0]).size == BATCH
+    _, moved = data.augment_boxes(**options, zoom=(2.0, 2.0), keep=0.1)(images, targets, [3, 4])
+    np.testing.assert_allclose(moved["boxes"].numpy()[:, 1], [[0, 0, 1, 1]] * BATCH, atol=1e-6)
+
+
 @settings(deadline=None, max_examples=10)
 @given(seed=SEEDS, size=st.sampled_from(SIZES), both=st.booleans())
 def test_mirroring_twice_gives_the_image_back(seed, size, both):

@@ -1,0 +1,309 @@
+"""Folders in the layout of PASCAL VOC: what is read, and every fault with its line."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfkd import data
+
+WIDTH, HEIGHT = 20, 10
+GOOD = ("cat", (2, 1, 12, 6))
+
+
+def xml(*objects, size=(WIDTH, HEIGHT), extra=""):
+    """An annotation; object i begins in line 3 + 5 i, its name and box one and two lines below."""
+    text = "<annotation>\n"
+    text += f"<size><width>{size[0]}</width><height>{size[1]}</height></size>\n" if size else "\n"
+    for name, (x1, y1, x2, y2) in objects:
+        text += f"<object>\n<name>{name}</name>\n<bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>\n"
+        text += f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox>\n{extra}</object>\n"
+    return text + "</annotation>\n"
+
+
+def colour(key):
+    return (sum(map(ord, key)) % 200, 7, 9)
+
+
+class Folder:
+    """A VOC folder with three good images a part, to put faults into."""
+
+    def __init__(self, root):
+        self.root = root
+        for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            (root / part).mkdir(parents=True)
+        self.lists = {"train": ["a", "b", "c"], "test": ["x", "y", "z"]}
+        for key in "abcxyz":
+            self.annotate(key, xml(GOOD, ("dog", (0, 0, 20, 10))))
+            self.paint(key)
+
+    def annotate(self, key, content):
+        mode = "wb" if isinstance(content, bytes) else "w"
+        with open(self.root / f"Annotations/{key}.xml", mode) as file:
+            file.write(content)
+
+    def paint(self, key, size=(WIDTH, HEIGHT), ending=".png"):
+        Image.new("RGB", size, colour(key)).save(self.root / f"JPEGImages/{key}{ending}")
+
+    def load(self, **options):
+        for name, keys in self.lists.items():
+            text = "\n".join(keys) + "\n"
+            (self.root / f"ImageSets/Main/{name}.txt").write_text(text, encoding="utf-8")
+        return data.voc(self.root, **{"size": (5, 8), **options})
+
+    def faults(self, **options):
+        """[(kind, file, line)] of the error, after a look at it as a whole."""
+        with pytest.raises(data.AnnotationError) as caught:
+            self.load(**options)
+        assert isinstance(caught.value, ValueError)
+        return [(f.kind, f.file, f.line) for f in caught.value.findings if not f.is_note]
+
+    def skip(self, **options):
+        """The data set without what is faulty."""
+        with pytest.warns(UserWarning, match="faults? in the annotations") as caught:
+            made = self.load(on_error="skip", **options)
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+        return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "pets")
+
+
+def test_a_good_folder(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = folder.load()
+    assert (made.name, made.class_names, made.findings) == ("pets", ("cat", "dog"), ())
+    assert made.x_train.shape == made.x_test.shape == (3, 5, 8, 3)
+    assert [tuple(image[0, 0]) for image in made.x_train] == [colour(key) for key in "abc"]
+    assert [tuple(image[2, 5]) for image in made.x_test] == [colour(key) for key in "xyz"]
+    wanted = np.float32([[0.1, 0.1, 0.6, 0.6], [0, 0, 1, 1]])
+    np.testing.assert_allclose(made.boxes_train, [wanted] * 3, atol=1e-7)
+    assert made.classes_test.tolist() == [[0, 1]] * 3
+
+
+def test_images_are_resized_bilinearly(folder):
+    pixels = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    image.save(folder.root / "JPEGImages/b.png")
+    made = folder.load(size=6)
+    np.testing.assert_array_equal(made.x_train[1], image.resize((6, 6), Image.BILINEAR))
+
+
+def test_classes_in_an_order_of_ones_own(folder):
+    made = folder.load(class_names=("dog", "bird", "cat"))
+    assert made.classes_train.tolist() == [[2, 0]] * 3
+    assert made.num_classes == 3
+
+
+def test_a_part_of_one_list_as_test_part(folder):
+    folder.lists["all"] = list("abcxyz")
+    made = folder.load(train="all", test=None, test_fraction=1 / 3, seed=3)
+    again = folder.load(train="all", test=None, test_fraction=1 / 3, seed=3)
+    np.testing.assert_array_equal(made.x_train, again.x_train)
+    colours = [tuple(image[0, 0]) for image in (*made.x_train, *made.x_test)]
+    assert sorted(colours) == sorted(colour(key) for key in "abcxyz")
+    assert len(made.x_test) == 2
+    with pytest.raises(ValueError, match="leaves images of 6 on both sides"):
+        folder.load(train="all", test=None, test_fraction=0.01)
+
+
+def test_an_image_without_objects_is_a_note(folder):
+    folder.annotate("b", xml())
+    made = folder.load()
+    assert made.object_counts().tolist() == [2, 0, 2]
+    (note,) = made.findings
+    assert (note.kind, note.file, note.line, note.is_note) == (
+        "no object", "Annotations/b.xml", 1, True,
+    )  # fmt: skip
+
+
+def test_training_images_without_a_file_can_be_unlabelled(folder):
+    (folder.root / "Annotations/b.xml").unlink()
+    made = folder.load(unlabelled=True)
+    assert made.classes_train.tolist() == [[0, 1], [-2, -2], [0, 1]]
+    assert tuple(made.x_train[1, 0, 0]) == colour("b")
+    assert folder.faults() == [("no annotation", "ImageSets/Main/train.txt", 2)]
+    (folder.root / "Annotations/x.xml").unlink()
+    assert folder.faults(unlabelled=True) == [("no annotation", "ImageSets/Main/test.txt", 1)]
+
+
+def test_difficult_objects_and_parts_of_objects(folder):
+    part = "<part>\n<name>tail</name><bndbox><xmin>1</xmin></bndbox></part>"
+    folder.annotate("b", xml(GOOD, extra=f"<difficult>1</difficult>{part}\n"))
+    assert folder.load().object_counts().tolist() == [2, 1, 2]
+    made = folder.load(difficult=False)
+    assert made.object_counts().tolist() == [2, 0, 2]
+    assert [f.kind for f in made.findings] == ["no object", "difficult"]
+
+
+def test_the_file_name_in_the_annotation_and_other_endings(folder):
+    (folder.root / "JPEGImages/b.png").rename(folder.root / "JPEGImages/photo 1.png")
+    text = xml(GOOD).replace("<size>", "<filename>photo 1.png</filename><size>")
+    folder.annotate("b", text)
+    folder.paint("c", ending=".jpg")  # beside c.png: taken first
+    Image.new("RGB", (WIDTH, HEIGHT), "white").save(folder.root / "JPEGImages/c.png")
+    made = folder.load()
+    assert tuple(made.x_train[1, 0, 0]) == colour("b")
+    assert made.x_train[2].max() < 255
+
+
+def test_annotations_without_a_size_and_turned_images(folder):
+    folder.annotate("a", xml(GOOD, size=None))
+    upright = Image.new("RGB", (HEIGHT, WIDTH), "red")
+    upright.paste("blue", (0, 0, HEIGHT, HEIGHT))
+    exif = upright.getexif()
+    exif[0x0112] = 6  # show it turned clockwise: the blue half comes to the right
+    upright.save(folder.root / "JPEGImages/b.png", exif=exif)
+    made = folder.load()
+    assert made.x_train[1, 0, 0].tolist() == [255, 0, 0]
+    assert made.x_train[1, 0, -1].tolist() == [0, 0, 255]
+
+
+def box(*corners, name="cat"):
+    return xml(GOOD, (name, corners))
+
+
+FAULTS = {
+    "broken": ("<annotation>\n<object>\n</annotation>", "broken file", 3, None),
+    "not xml": (b"\x00\x01", "broken file", 1, None),
+    "encoding": (
+        b"<?xml version='1.0' encoding='nonsense'?>\n<annotation/>",
+        "broken file",
+        1,
+        None,
+    ),
+    "other root": ("<html></html>", "broken file", 1, None),
+    "size": (xml(GOOD, size=(10, 20)), "size", 2, None),
+    "no size": (xml(GOOD, size=("", 0)), "size", 2, None),
+    "no name": (xml(GOOD).replace("<name>cat</name>", ""), "missing value", 3, 0),
+    "blank name": (xml(("", GOOD[1]), GOOD), "missing value", 3, 1),
+    "no box": (xml(GOOD).replace("bndbox", "box"), "missing value", 3, 0),
+    "no xmax": (xml(GOOD).replace("xmax", "xmas"), "missing value", 5, 0),
+    "no number": (box(1, "2 px", 3, 4), "missing value", 10, 1),
+    "infinite": (box(1, 2, 3, "inf"), "missing value", 11, 1),
+    "no width": (box(5, 2, 5, 8), "no area", 10, 1),
+    "turned round": (box(5, 8, 9, 2), "no area", 10, 1),
+    "outside": (box(-1.5, 2, 5, 8), "outside", 10, 2),
+    "below": (box(1, 2, 5, 12), "outside", 10, 2),
+    "far off": (box(30, 2, 35, 8), "off the image", 10, 1),
+    "unknown": (xml(("cow", (1, 1, 2, 2)), GOOD), "unknown class", 4, 1),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_has_its_line_and_can_be_skipped(folder, name):
+    content, kind, line, left = FAULTS[name]
+    folder.annotate("b", content)
+    names = {"class_names": ("cat", "dog")}
+    assert folder.faults(**names) == [(kind, "Annotations/b.xml", line)]
+    made = folder.skip(**names)
+    assert made.object_counts().tolist() == ([2, 2] if left is None else [2, left, 2])
+    assert [f.kind for f in made.findings if not f.is_note] == [kind]
+
+
+def test_a_pixel_outside_is_clipped_without_a_word(folder):
+    folder.annotate("b", xml(("cat", (-1, 0, 21, 11))))
+    made = folder.load()
+    assert made.findings == ()
+    assert made.boxes_train[1, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_a_box_that_is_outside_in_part_is_cut(folder):
+    folder.annotate("b", xml(("cat", (10, 5, 40, 15))))
+    assert folder.skip().boxes_train[1, 0].tolist() == [0.5, 0.5, 1, 1]
+
+
+def test_faults_of_images_and_lists(folder):
+    (folder.root / "JPEGImages/b.png").unlink()
+    (folder.root / "JPEGImages/y.png").write_bytes(b"\x89PNG no image")
+    folder.lists = {"train": ["a", "", "b", "c", "a", "nobody"], "test": ["c", "x", "y"]}
+    assert folder.faults() == [
+        ("missing image", "Annotations/b.xml", 1),
+        ("in both parts", "Annotations/c.xml", 1),
+        ("undecodable image", "Annotations/y.xml", 1),
+        ("listed twice", "ImageSets/Main/train.txt", 5),
+        ("no annotation", "ImageSets/Main/train.txt", 6),
+    ]
+    made = folder.skip()
+    assert [tuple(image[0, 0]) for image in made.x_train] == [colour("a"), colour("c")]
+    assert [tuple(image[0, 0]) for image in made.x_test] == [colour("x")]
+
+
+def test_images_of_sixteen_bits_are_refused(folder):
+    Image.new("I;16", (WIDTH, HEIGHT)).save(folder.root / "JPEGImages/b.png")
+    assert folder.faults() == [("undecodable image", "Annotations/b.xml", 1)]
+
+
+def test_the_error_says_all_that_is_needed(folder):
+    folder.annotate("a", box(5, 2, 5, 8))
+    folder.annotate("b", xml(GOOD, ("dgo", (1, 1, 2, 2))))
+    with pytest.raises(data.AnnotationError) as caught:
+        folder.load(class_names=("cat", "dog"))
+    said = str(caught.value)
+    assert said.startswith("pets: 2 faults in the annotations: ")
+    assert "1 × no area (object left out)" in said
+    assert (
+        "Annotations/a.xml:10: expected a box with width and height above 0, "
+        "received xmin 5, ymin 2, xmax 5, ymax 8"
+    ) in said
+    assert (
+        "Annotations/b.xml:9: expected one of cat, dog, received 'dgo'. Did you mean 'dog'?" in said
+    )
+    assert 'on_error="skip"' in said
+    assert pickle.loads(pickle.dumps(caught.value)).findings == caught.value.findings
+
+
+def test_the_error_lists_some_and_counts_the_rest(folder):
+    folder.annotate("a", xml(*[("cat", (5, 2, 5, 8))] * 33))
+    with pytest.raises(data.AnnotationError, match="33 × no area") as caught:
+        folder.load()
+    assert str(caught.value).count("Annotations/a.xml:") == 20
+    assert "and 13 more" in str(caught.value)
+    assert len(caught.value.findings) == 33
+
+
+def test_a_part_without_any_image_left_is_an_error_even_when_skipping(folder):
+    for key in "xyz":
+        (folder.root / f"JPEGImages/{key}.png").unlink()
+    with pytest.raises(data.AnnotationError, match="3 × missing image"):
+        folder.load(on_error="skip")
+
+
+def test_missing_folders_and_lists(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        data.voc(tmp_path / "nowhere", 8)
+    with pytest.raises(FileNotFoundError, match="JPEGImages"):
+        data.voc(tmp_path, 8)
+    folder.load()
+    with pytest.raises(FileNotFoundError, match="Did you mean 'train'"):
+        folder.load(train="trian")
+    (folder.root / "ImageSets/Main/empty.txt").write_text("\n")
+    with pytest.raises(ValueError, match="an empty file"):
+        folder.load(test="empty")
+    (folder.root / "ImageSets/Main/odd.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ValueError, match="UTF-8"):
+        folder.load(test="odd")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"size": 0}, ValueError, "`size`"),
+        ({"size": (1, 2, 3)}, ValueError, r"\(height, width\)"),
+        ({"size": "big"}, ValueError, "`size`"),
+        ({"class_names": "cat"}, TypeError, "`class_names`"),
+        ({"class_names": ()}, ValueError, "at least one name"),
+        ({"class_names": ("a", "a")}, ValueError, "each once"),
+        ({"on_error": "ignore"}, ValueError, "`on_error`"),
+        ({"train": 3}, TypeError, "the name of a list"),
+    ],
+)
+def test_bad_arguments(folder, options, error, said):
+    with pytest.raises(error, match=said):
+        folder.load(**options)
