@@ -194,7 +194,7 @@ def _mend_of(y: Any) -> str | None:
 
 def _dense(value: Any) -> Any:
     if isinstance(value, tf.RaggedTensor):
-        shape = [None] * (value.shape.rank or 0)
+        shape: list[int | None] = [None] * (value.shape.rank or 0)
         if value.shape.rank == 3:
             shape[-1] = 4
         padding = float(PADDING) if value.dtype.is_floating else PADDING
