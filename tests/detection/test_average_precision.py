@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,6 +143,21 @@ def test_every_form_of_the_same_boxes_gives_the_same_scores(seed):
         noisy["classes"][index, count:] = 1
         noisy["boxes"][index, count:] = np.nan
     assert coco_scores(noisy, labels, NAMES, 100).as_dict() == plain.as_dict()
+
+
+def test_ragged_tensors_are_taken():
+    rows = [[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]], [[0.2, 0.2, 0.4, 0.4]]]
+    boxes = tf.ragged.constant(rows, ragged_rank=1)
+    truth = {"boxes": boxes, "classes": tf.ragged.constant([[0, 1], [1]])}
+    found = dict(truth, confidence=tf.ragged.constant([[0.9, 0.8], [0.7]]))
+    scores = coco_scores(found, truth)
+    assert scores.map == 1.0 and scores.truth.tolist() == scores.detections.tolist() == [1, 2]
+
+
+def test_without_pycocotools(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    with pytest.raises(ImportError, match=r"tfkd\[detection\]"):
+        coco_scores(GOOD, ONE)
 
 
 def test_thresholds_are_the_scores_that_reach_a_recall():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -151,6 +152,12 @@ def test_a_long_legend_is_broken_into_rows():
 def test_letters_are_read_on_every_colour():
     assert {drawing._on(ink) for ink in COLOURS} == {drawing._INK, drawing._PAPER}
     assert drawing._on("#F0E442") == drawing._INK and drawing._on("#0072B2") == drawing._PAPER
+
+
+def test_without_pillow(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"tfkd\[detection\]"):
+        detection_pictures(BLACK, [found()])
 
 
 @pytest.mark.parametrize(

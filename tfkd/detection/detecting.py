@@ -35,7 +35,8 @@ def detect(
         model: a tf_keras model, or a function, that makes of a batch of images a dict
             {"boxes": (B, P, 4) offsets, "classes": (B, P, C + 1) logits, the background
             first}, as those of `tfkd.models.ssd`. A model is run as inference, and traced
-            once for all batches; a function is called as it is, with a float32 tensor.
+            once for all batches; a function, as a `tfkd.runtime.Predictor` of a TFLite
+            file, is called as it is, with a float32 tensor.
         images: (N, H, W, 3), at least one.
         anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
         batch_size: images a batch.
