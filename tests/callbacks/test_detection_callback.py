@@ -198,6 +198,10 @@ def test_of_several_workers_the_chief_writes():
         ({"truth": dict(TRUTH, classes=[[0], [0], [UNLABELLED]])}, "without labels"),
         ({"truth": dict(TRUTH, classes=np.full((3, 1), -1))}, "at least one object"),
         ({"truth": dict(TRUTH, classes=[[2], [0], [-1]])}, "below 2"),
+        (
+            {"truth": dict(TRUTH, classes=[[0], [1], [-1]]), "class_names": ["a b", "a-b"]},
+            "differ in their letters",
+        ),
         ({"anchors": PRIORS[0]}, "(P, 4)"),
         ({"frequency": 0}, "frequency"),
         ({"pictures": -1}, "pictures"),

@@ -116,6 +116,10 @@ class DetectionReport(keras.callbacks.Callback):
             raise checks.value_error("truth", "at least one object", "none")
         self.truth = truth
         self.class_names = names_of(class_names, self._real, self._real)
+        logged = [name for _, name in self._present()]
+        if len(set(logged)) < len(logged):
+            expected = "names that differ in their letters and digits"
+            raise checks.value_error("class_names", expected, list(self.class_names))
         self.frequency = checks.positive_int("frequency", frequency)
         self.pictures = checks.non_negative_int("pictures", pictures)
         folder = getattr(log_dir, "log_dir", log_dir)
