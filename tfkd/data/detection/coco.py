@@ -137,8 +137,8 @@ class _Document:
             return False
         for name in SECTIONS:
             entries = sections.get(name)
-            if entries is None:
-                received = "something else" if name in sections else "none"
+            if entries is None or (name == "images" and not entries):
+                received = "none" if name not in sections else "something else or an empty one"
                 expected = f'a list "{name}"'
                 self.add("broken file", line=None, expected=expected, received=received)
             else:

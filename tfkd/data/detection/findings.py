@@ -99,8 +99,12 @@ class Findings:
 
     @property
     def faults(self) -> list[Finding]:
-        """Those that are no notes."""
-        return [finding for finding in self.all if not finding.is_note]
+        """Those that are no notes, in order."""
+        return [finding for finding in self.ordered() if not finding.is_note]
+
+    def ordered(self) -> list[Finding]:
+        """By file and line: images are read after all annotations, so this is not the old order."""
+        return sorted(self.all, key=lambda finding: (finding.file, finding.line or 0))
 
     def counts(self) -> str:
         """How many of each kind, and what "skip" does about them."""
@@ -117,15 +121,13 @@ class Findings:
         if len(faults) > SHOWN:
             lines.append(f"  ... and {len(faults) - SHOWN} more, all in the error's `findings`")
         head = f"{source}: {self.counts()}."
-        return AnnotationError("\n".join([head, *lines, mend]), self.all)
+        return AnnotationError("\n".join([head, *lines, mend]), self.ordered())
 
     def settle(self, source: str, on_error: str) -> tuple[Finding, ...]:
         """Raises what was found, or warns with the counts; returns all findings."""
-        # Images are read after all annotations: what belongs together is not yet side by side.
-        self.all.sort(key=lambda finding: (finding.file, finding.line or 0))
         if self.faults and on_error == "raise":
             raise self.error(source, 'Mend the files, or pass on_error="skip" to do as said above.')
         if self.faults:
             # From here over `dataset` and the reader to who called it.
             warnings.warn(f"{source}: {self.counts()}. See `dataset.findings`.", stacklevel=4)
-        return tuple(self.all)
+        return tuple(self.ordered())

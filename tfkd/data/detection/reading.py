@@ -161,11 +161,10 @@ def dataset(
 ) -> DetectionDataset:
     """Reads both parts, then raises or warns about all that was found."""
     parts = [read(pictures, names, size, found) for pictures in (train, test)]
-    # Without images there is nothing to go on with, whatever `on_error` says.
-    empty = [part for part, arrays in zip(("train", "test"), parts, strict=True) if not arrays[1]]
-    findings = found.settle(name, "raise" if empty else on_error)
-    if empty:
-        raise checks.value_error("path", "images in both parts", f"none in {empty[0]}")
+    for part, arrays in zip(("training", "test"), parts, strict=True):
+        if not arrays.boxes:  # nothing to go on with, whatever `on_error` says
+            raise found.error(name, f"No image of the {part} part can be used. Mend the files.")
+    findings = found.settle(name, on_error)
     fields: dict[str, Any] = {}
     for part, arrays in zip(("train", "test"), parts, strict=True):
         names_of = (f"x_{part}", f"boxes_{part}", f"classes_{part}")

@@ -1,0 +1,230 @@
+"""Files in the format of COCO: what is read, and every fault with its line."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfkd import data
+
+WIDTH, HEIGHT = 20, 10
+
+
+class Files:
+    """A good file of six images with gaps in the numbers, to put faults into."""
+
+    def __init__(self, root):
+        self.root = root
+        (root / "images").mkdir()
+        self.images, self.annotations = [], []
+        for i in range(6):
+            self.add_image(10 * i, f"{i}.png")
+            self.annotate(10 * i, 90, [2, 1, 10, 5])
+            self.annotate(10 * i, 4, [0, 0, 20, 10])
+        self.categories = [{"id": 90, "name": "cat"}, {"id": 4, "name": "dog"}]
+
+    def add_image(self, number, name):
+        self.images.append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
+        image = Image.new("RGB", (WIDTH, HEIGHT), (number, 7, 9))
+        image.save(self.root / "images" / name)
+
+    def annotate(self, image, category, box, **extra):
+        number = len(self.annotations)
+        entry = {"id": number, "image_id": image, "category_id": category, "bbox": box, **extra}
+        self.annotations.append(entry)
+
+    def text(self):
+        """The file with a line for each entry: annotation i in line 9 + i."""
+        sections = []
+        for name in ("images", "annotations", "categories"):
+            entries = ",\n".join(json.dumps(entry) for entry in getattr(self, name))
+            sections.append(f'"{name}": [\n{entries}]')
+        return "{" + ",\n".join(sections) + "}"
+
+    def write(self, name="pets.json", text=None):
+        (self.root / name).write_text(self.text() if text is None else text, encoding="utf-8")
+        return self.root / name
+
+    def load(self, text=None, **options):
+        path = self.write(text=text)
+        return data.coco(path, self.root / "images", **{"size": (5, 8), **options})
+
+    def faults(self, **options):
+        """[(kind, line)] of the error."""
+        with pytest.raises(data.AnnotationError) as caught:
+            self.load(**options)
+        assert {f.file for f in caught.value.findings} == {(self.root / "pets.json").as_posix()}
+        return [(f.kind, f.line) for f in caught.value.findings if not f.is_note]
+
+
+@pytest.fixture
+def files(tmp_path):
+    return Files(tmp_path)
+
+
+def colours(images):
+    return images[:, 0, 0, 0].tolist()
+
+
+def test_one_file_that_is_split(files):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = files.load(test_fraction=0.5, seed=1)
+    assert (made.name, made.class_names, made.findings) == ("pets", ("dog", "cat"), ())
+    assert made.x_train.shape == made.x_test.shape == (3, 5, 8, 3)
+    assert sorted(colours(made.x_train) + colours(made.x_test)) == [0, 10, 20, 30, 40, 50]
+    wanted = np.float32([[0.1, 0.1, 0.6, 0.6], [0, 0, 1, 1]])
+    np.testing.assert_allclose(made.boxes_train, [wanted] * 3, atol=1e-7)
+    assert made.classes_train.tolist() == [[1, 0]] * 3
+    again = files.load(test_fraction=0.5, seed=1)
+    assert colours(again.x_test) == colours(made.x_test)
+    assert len({tuple(colours(files.load(seed=s, test_fraction=0.5).x_test)) for s in range(5)}) > 1
+
+
+def test_two_files_that_number_their_categories_differently(files, tmp_path):
+    other = Files(tmp_path / "images")
+    other.categories = [{"id": 4, "name": "cat"}, {"id": 90, "name": "dog"}]
+    path = other.write()
+    made = files.load(test_path=path, test_images=other.root / "images")
+    assert made.classes_train.tolist() == [[1, 0]] * 6
+    assert made.classes_test.tolist() == [[0, 1]] * 6
+
+
+def test_images_of_both_files_are_a_fault(files):
+    path = files.write("again.json")
+    with pytest.raises(data.AnnotationError, match="6 × in both parts"):
+        files.load(test_path=path)
+
+
+def test_some_categories_alone(files):
+    made = files.load(class_names=("cat",), test_fraction=0.5)
+    assert made.object_counts().tolist() == [1, 1, 1]
+    assert [f.kind for f in made.findings] == ["other class"] * 6
+    assert all(f.is_note for f in made.findings)
+    with pytest.raises(ValueError, match="`class_names`.*Did you mean 'cat'"):
+        files.load(class_names=("dog", "cta"))
+
+
+def test_crowds_are_left_out_and_counted(files):
+    files.annotate(0, 4, {"size": [10, 20]}, iscrowd=1)
+    files.annotate(0, 4, [1, 1, 2, 2], iscrowd=0)
+    made = files.load()
+    assert made.object_counts("train").sum() + made.object_counts("test").sum() == 13
+    assert [(f.kind, f.line) for f in made.findings] == [("crowd", 9 + 12)]
+
+
+def test_an_image_without_objects_is_a_note(files):
+    files.add_image(70, "empty.png")
+    made = files.load(test_fraction=0.5)
+    (note,) = made.findings
+    assert (note.kind, note.line) == ("no object", 8)
+    counts = np.concatenate([made.object_counts("train"), made.object_counts("test")])
+    assert sorted(counts.tolist()) == [0, 2, 2, 2, 2, 2, 2]
+
+
+FAULTS = {
+    "no area": ({"bbox": [3, 3, 0, 4]}, "no area"),
+    "negative": ({"bbox": [3, 3, 2, -4]}, "no area"),
+    "outside": ({"bbox": [3, 3, 2, 40]}, "outside"),
+    "far off": ({"bbox": [30, 3, 2, 4]}, "off the image"),
+    "three numbers": ({"bbox": [3, 3, 2]}, "missing value"),
+    "no number": ({"bbox": [3, 3, 2, None]}, "missing value"),
+    "no box": ({"bbox": None}, "missing value"),
+    "infinite": ({"bbox": [3, 3, 2, float("inf")]}, "missing value"),
+    "image": ({"image_id": 5}, "unknown image"),
+    "no image": ({"image_id": None}, "missing value"),
+    "category": ({"category_id": 1}, "unknown class"),
+    "list": ({"category_id": [4]}, "missing value"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_of_an_annotation_has_its_line_and_can_be_skipped(files, name):
+    changes, kind = FAULTS[name]
+    files.annotations[3] |= changes
+    assert files.faults() == [(kind, 9 + 3)]
+    with pytest.warns(UserWarning, match=f"1 fault in the annotations: 1 × {kind}") as caught:
+        made = files.load(on_error="skip", test_fraction=0.5)
+    assert caught[0].filename == __file__
+    counts = np.concatenate([made.object_counts("train"), made.object_counts("test")])
+    assert sorted(counts.tolist()) == ([2] * 6 if kind == "outside" else [1, 2, 2, 2, 2, 2])
+
+
+def test_faults_of_images_and_categories(files):
+    (files.root / "images/1.png").unlink()
+    (files.root / "images/2.png").write_bytes(b"no image")
+    files.images[3]["width"] = 21
+    files.images += [{"id": 70}, 3, {"id": 10, "file_name": "9.png"}]
+    files.images.append({"id": 11, "file_name": "0.png"})
+    files.categories += [{"id": 4, "name": "cow"}, {"id": 5, "name": "cat"}, {"id": 6}]
+    assert files.faults() == [
+        ("missing image", 3),
+        ("undecodable image", 4),
+        ("size", 5),
+        ("missing value", 8),
+        ("missing value", 9),
+        ("listed twice", 10),
+        ("listed twice", 11),
+        ("listed twice", 28),
+        ("listed twice", 29),
+        ("missing value", 30),
+    ]
+    with pytest.warns(UserWarning, match="10 faults"):
+        made = files.load(on_error="skip", test_fraction=0.5, seed=1)
+    assert sorted(colours(made.x_train) + colours(made.x_test)) == [0, 40, 50]
+    assert made.class_names == ("dog", "cat")
+
+
+def test_the_error_names_index_and_id(files):
+    files.annotations[3] |= {"bbox": [3, 3, 0, 4], "id": "abc"}
+    with pytest.raises(data.AnnotationError) as caught:
+        files.load()
+    assert (
+        "pets.json:12: expected a box with width and height above 0, "
+        "received bbox [3, 3, 0, 4] in annotation 3 (id 'abc')"
+    ) in str(caught.value)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ('{"images": [\n{"id": 1,}]}', 2, "Expecting property name"),
+        ('{"images": [],\n"annotations": []', 2, "Expecting ',' or '}'"),
+        ('{"images": [0], "annotations": {}, "categories": []}', None, 'a list "annotations"'),
+        ('{"images": [0], "annotations": []}', None, 'a list "categories", received none'),
+        ('{"images": [], "annotations": [], "categories": []}', None, 'a list "images"'),
+        ("[]", 1, "Expecting '{'"),
+        ("", 1, "Expecting '{'"),
+        ('{"images": ' + "[" * 100_000, None, "JSON"),
+    ],
+)
+def test_broken_files(files, text, line, said, on_error):
+    with pytest.raises(data.AnnotationError) as caught:
+        files.load(text, on_error=on_error)
+    assert [(f.kind, f.line) for f in caught.value.findings] == [("broken file", line)]
+    assert said in str(caught.value)
+
+
+def test_a_file_that_is_not_utf_8(files):
+    path = files.write()
+    path.write_bytes(path.read_bytes().replace(b"cat", b"c\xe4t"))
+    with pytest.raises(data.AnnotationError, match="JSON in UTF-8"):
+        data.coco(path, files.root / "images", 8)
+
+
+def test_bad_arguments(files):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        data.coco(files.root / "none.json", files.root, 8)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        data.coco(files.write(), files.root / "none", 8)
+    with pytest.raises(TypeError, match="`path`"):
+        data.coco(3, files.root, 8)
+    with pytest.raises(ValueError, match="`on_error`"):
+        files.load(on_error="warn")
+    with pytest.raises(ValueError, match="`size`"):
+        files.load(size=-1)
+    with pytest.raises(ValueError, match="leaves images of 6 on both sides"):
+        files.load(test_fraction=1.0)
