@@ -1,5 +1,6 @@
 """Keras models out to other formats; every export is run again and compared."""
 
+from tfkd.export.detection_onnx import OnnxDetectorReport, detector_to_onnx
 from tfkd.export.detection_running import load_detector
 from tfkd.export.detection_tflite import DetectorReport, detector_to_tflite
 from tfkd.export.lint import Finding, Findings, lint_tensorrt
@@ -15,9 +16,11 @@ __all__ = [
     "ExportReport",
     "Finding",
     "Findings",
+    "OnnxDetectorReport",
     "OnnxReport",
     "SavedModelReport",
     "build_engine",
+    "detector_to_onnx",
     "detector_to_tflite",
     "lint_tensorrt",
     "load_detector",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 # As in tfkd.detection.boxes.
-_MAX_LOG_SIZE = np.float32(np.log(1000.0 / 16.0))
+MAX_LOG_SIZE = np.float32(np.log(1000.0 / 16.0))
 
 Detections = dict[str, np.ndarray]
 
@@ -48,11 +48,13 @@ def activated(logits: np.ndarray, background: bool) -> np.ndarray:
     return (e / e.sum(-1, keepdims=True))[..., 1:]
 
 
-def corners(offsets: np.ndarray, priors: np.ndarray, variances: Any) -> np.ndarray:
+def corners(offsets: np.ndarray, priors: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
     """Boxes (..., 4) as corners within the image."""
-    offsets = np.asarray(offsets, np.float32) * np.float32(variances)
+    offsets = np.asarray(offsets, np.float32) * np.array(options["variances"], np.float32)
+    if options["order"] == "yxhw":
+        offsets = offsets[..., [1, 0, 3, 2]]
     centers = offsets[..., :2] * priors[..., 2:] + priors[..., :2]
-    half = np.exp(np.minimum(offsets[..., 2:], _MAX_LOG_SIZE)) * priors[..., 2:] / 2
+    half = np.exp(np.minimum(offsets[..., 2:], MAX_LOG_SIZE)) * priors[..., 2:] / 2
     return np.clip(np.concatenate([centers - half, centers + half], -1), 0.0, 1.0)
 
 
@@ -73,21 +75,41 @@ def _decode_one(
     offsets: np.ndarray, scores: np.ndarray, priors: np.ndarray, options: Mapping[str, Any]
 ) -> Rows:
     """(boxes, scores, classes) of one image, the best first."""
+    prior, kind = _candidates(scores, options)
+    boxes = corners(offsets[prior], priors[prior], options)
+    return _suppressed(boxes, scores[prior, kind], kind, options)
+
+
+def suppress(boxes: np.ndarray, scores: np.ndarray, options: Mapping[str, Any]) -> Detections:
+    """Detections of a batch of boxes (B, P, 4) as corners, with their scores (B, P, C)."""
+    rows = []
+    for corner, row in zip(boxes, scores, strict=True):
+        prior, kind = _candidates(row, options)
+        rows.append(_suppressed(corner[prior], row[prior, kind], kind, options))
+    return padded(rows, options["max_detections"])
+
+
+def _candidates(scores: np.ndarray, options: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers of the priors, classes) of the best scores above the threshold."""
     flat = scores.reshape(-1)
     above = np.flatnonzero(flat > options["score_threshold"])
     best = above[np.argsort(-flat[above], kind="stable")][: options["candidates"]]
-    prior, kind = best // scores.shape[-1], best % scores.shape[-1]
-    boxes = corners(offsets[prior], priors[prior], options["variances"])
+    return best // scores.shape[-1], best % scores.shape[-1]
+
+
+def _suppressed(
+    boxes: np.ndarray, scores: np.ndarray, kind: np.ndarray, options: Mapping[str, Any]
+) -> Rows:
     valid = (boxes[:, 2:] > boxes[:, :2]).all(-1)
-    boxes, confidence, kind = boxes[valid], flat[best][valid], kind[valid]
+    boxes, scores, kind = boxes[valid], scores[valid], kind[valid]
     over = np.triu(overlaps(boxes, boxes) > options["iou_threshold"], 1)
     if not options["class_agnostic"]:
         over &= kind[:, None] == kind[None]
     kept, before = np.ones(len(kind), bool), None
     while before is None or (kept != before).any():
         kept, before = ~(over & kept[:, None]).any(0), kept
-    kept = np.flatnonzero(kept)[: options["max_detections"]]
-    return boxes[kept], confidence[kept], kind[kept]
+    rows = np.flatnonzero(kept)[: options["max_detections"]]
+    return boxes[rows], scores[rows], kind[rows]
 
 
 def padded(rows: list[Rows], count: int) -> Detections:

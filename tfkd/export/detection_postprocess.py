@@ -69,7 +69,8 @@ def _tail(recipe: DetectorRecipe) -> bytes:
         ]
     )
     def run(boxes: Any, classes: Any) -> Any:
-        boxes = box_math.clip(box_math.decode_offsets(boxes, priors, options["variances"]))
+        boxes = box_math.decode_offsets(boxes, priors, options["variances"], options["order"])
+        boxes = box_math.clip(boxes)
         centers = tf.gather(box_math.to_centers(boxes), [1, 0, 3, 2], axis=-1)
         sides = tf.math.log(tf.maximum(centers[..., 2:], _SMALLEST))
         scores = tf.nn.softmax(classes) if options["background"] else tf.sigmoid(classes)

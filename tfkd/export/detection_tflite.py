@@ -138,7 +138,7 @@ def detector_to_tflite(
         (('cat', 'dog'), (5, 100, 4))
     """
     checks.one_of("heads", heads, HEADS)
-    representative, verify = (_scaled(x, mean, std) for x in (representative, verify))
+    representative, verify = (scaled(x, mean, std) for x in (representative, verify))
     source = prepare(model, mode, io, representative, 1)
     scaling = mean, std, io == "uint8"
     recipe = make_recipe(source.graph, anchors, heads, labels, scaling, decode_options)
@@ -195,7 +195,7 @@ def failure(failed: list[str], end: str) -> ValueError:
     )  # fmt: skip
 
 
-def _scaled(images: Any, mean: Any, std: Any) -> Any:
+def scaled(images: Any, mean: Any, std: Any) -> Any:
     """uint8 pixels as the network takes them; everything else is left to `collect`."""
     if getattr(images, "dtype", None) != np.uint8:
         return images

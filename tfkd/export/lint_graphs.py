@@ -25,6 +25,8 @@ UNSUPPORTED = frozenset(
     SequenceMap SoftmaxCrossEntropyLoss SplitToSequence StringConcat StringNormalizer
     StringSplit TfIdfVectorizer Unique""".split()
 )
+# Plugins that come with TensorRT: its parser looks for them by name, in any domain.
+PLUGINS = frozenset({"EfficientNMS_TRT"})
 _RESIZE = {
     "mode": {"nearest", "linear"},
     "coordinate_transformation_mode": {
@@ -63,7 +65,7 @@ def _operator_foreign(view: View) -> Found:
     local = {(f.domain, f.name) for f in view.model.functions}
     for node in view.nodes:
         own = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, "")
-        if not own and (node.domain, node.op_type) not in local:
+        if not own and node.op_type not in PLUGINS and (node.domain, node.op_type) not in local:
             where = f" of domain {node.domain!r}" if node.domain else ""
             yield label(node), f"{node.op_type}{where} is no ONNX operator"
 

@@ -130,8 +130,8 @@ def to_onnx(
         >>> report.verified, report.opset, report.numbers["max_error"] < 1e-5
         (True, 17, True)
     """
-    recipe = _check_options(target, precision, layout, opset, batch_size, int8_weights)
-    source, plain, mode = _deployable(model, precision)
+    recipe = check_options(target, precision, layout, opset, batch_size, int8_weights)
+    source, plain, mode = deployable(model, precision)
     limits = thresholds_for(mode, thresholds)
     images = None if verify is None else collect("verify", verify, source.inputs)
     if images is not None and len(next(iter(images.values()))) < 2:
@@ -141,7 +141,7 @@ def to_onnx(
         findings = lint_model(proto) if target == "tensorrt" else None
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
         failed = [f"TensorRT: {f}" for f in findings.errors] if findings else []
-        _check_file(temporary)
+        check_file(temporary)
         if images is not None:
             found, ranks = compare(source, temporary, images, layout, target == "onnxruntime")
             numbers.update(found)
@@ -160,7 +160,7 @@ def to_onnx(
     )
 
 
-def _check_options(
+def check_options(
     target: str,
     precision: str,
     layout: str,
@@ -190,7 +190,7 @@ def _check_options(
     }
 
 
-def _deployable(model: Any, precision: str) -> tuple[Graph, Graph, str]:
+def deployable(model: Any, precision: str) -> tuple[Graph, Graph, str]:
     """Returns (what to compare with, what to convert, mode of the thresholds)."""
     if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
         graph = Graph(model)
@@ -260,7 +260,7 @@ def _finish(wiring: Wiring, graph: Graph, opset: int) -> Any:
     return model
 
 
-def _check_file(path: pathlib.Path) -> None:
+def check_file(path: pathlib.Path) -> None:
     onnx = require("onnx")
     try:
         onnx.checker.check_model(os.fspath(path), full_check=True)
@@ -280,14 +280,18 @@ def compare(
     """Runs file and Keras model on the same images; returns (numbers, rank of each output)."""
     expected = graph.predict(images)
     session = onnx_runtime.open_session(path, fuse=fuse)
-    feeds = {
-        k: v.transpose(0, 3, 1, 2) if layout == "nchw" and v.ndim == 4 else v
-        for k, v in images.items()
-    }
-    results = onnx_runtime.run_all(session, feeds)
+    results = onnx_runtime.run_all(session, feeds_of(images, layout))
     received = dict(zip(expected, results.values(), strict=True))
     ranks = {name: value.ndim for name, value in expected.items()}
     return measure(expected, received, {}), ranks
+
+
+def feeds_of(images: dict[str, np.ndarray], layout: str) -> dict[str, np.ndarray]:
+    """Images as a file with this layout takes them."""
+    return {
+        k: v.transpose(0, 3, 1, 2) if layout == "nchw" and v.ndim == 4 else v
+        for k, v in images.items()
+    }
 
 
 def _failed(failed: list[str], end: str) -> ValueError:

@@ -1,0 +1,230 @@
+"""Detectors as ONNX files: the network alone, or with its suppression of doubles."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfkd import artifacts, checks
+from tfkd.export import (
+    detection_matching,
+    detection_nodes,
+    detection_numpy,
+    onnx_export,
+    onnx_runtime,
+)
+from tfkd.export.detection_recipe import DetectorRecipe
+from tfkd.export.detection_tflite import failure, keras_detections, make_recipe, scaled
+from tfkd.export.graph import Graph
+from tfkd.export.lint import lint_model
+from tfkd.export.onnx_export import OnnxReport
+from tfkd.feeds import collect
+
+NMS = ("none", "onnx", "efficient_nms")
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxDetectorReport(OnnxReport):
+    """An `OnnxReport` of a detector.
+
+    Attributes:
+        nms: "none", "onnx" or "efficient_nms".
+        labels: name of each class.
+    """
+
+    nms: str
+    labels: tuple[str, ...]
+
+    def table(self) -> str:
+        """A few lines of text for people."""
+        numbers = self.numbers
+        rows = [
+            ("file", str(self.path)),
+            ("size", f"{self.bytes / 1024:.1f} KiB"),
+            ("target, mode, nms", f"{self.target}, {self.mode}, {self.nms}, opset {self.opset}"),
+            ("operations", str(numbers["operations"])),
+            ("with weights", f"{numbers['weighted']} ({numbers['quantized']} in int8)"),
+        ]
+        if self.verified:
+            what = "without the plugin, " if self.nms == "efficient_nms" else ""
+            rows.append(("verified on", f"{numbers['examples']} examples, {what}in ONNX Runtime"))
+            rows += detection_matching.rows(numbers["detections"])
+        else:
+            rows.append(("verified on", "nothing: pass verify=images"))
+        if self.findings is not None:
+            rows += [("lint", self.findings.summary()), ("engine", "not verified here")]
+        return "\n".join(f"{key:<22}{value}" for key, value in rows)
+
+
+def detector_to_onnx(
+    model: Any,
+    path: str | os.PathLike,
+    anchors: Any,
+    nms: str = "none",
+    *,
+    target: str | None = None,
+    labels: Any = None,
+    mean: Any = 127.5,
+    std: Any = 127.5,
+    precision: str = "float32",
+    layout: str = "nhwc",
+    opset: int | None = None,
+    batch_size: int | None = None,
+    int8_weights: bool = False,
+    verify: Any = None,
+    thresholds: Mapping[str, float] | None = None,
+    keep_failed: bool = False,
+    **decode_options: Any,
+) -> OnnxDetectorReport:
+    """Writes a detector as an ONNX file and, with `verify`, proves it in ONNX Runtime.
+
+    With `nms="none"` the file is that of `to_onnx`: the network's two outputs. With
+    "onnx" it gives detections, named and shaped as those of `tfkd.detection.decode`
+    (with at most `candidates` rows), by the standard operator. With "efficient_nms" it
+    gives TensorRT's num_detections (B, 1), detection_boxes (B, N, 4) as
+    (x1, y1, x2, y2), detection_scores and detection_classes (B, N), by the plugin
+    EfficientNMS_TRT; rows beyond num_detections mean nothing. Only TensorRT runs it,
+    so that the check runs all before it and suppresses in NumPy; the plugin looks at
+    4,096 candidates whatever `candidates` says.
+
+    Labels and settings stand in the file as metadata, "labels" and "tfkd_detector", in
+    JSON. The network takes images scaled by `mean` and `std`, which the file does not do.
+
+    Args:
+        model: as for `detector_to_tflite`; a quantized model is one for TensorRT.
+        path: where to write; the folder is made if need be.
+        anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
+        nms: "none", "onnx" or "efficient_nms".
+        target: as for `to_onnx`; None: "tensorrt" with "efficient_nms", else
+            "onnxruntime".
+        labels, mean, std: as for `detector_to_tflite`.
+        precision, layout, opset, batch_size, int8_weights: as for `to_onnx`. What comes
+            behind the network is in float32.
+        verify, thresholds, keep_failed: as for `detector_to_tflite`.
+        **decode_options: of `tfkd.detection.decode`.
+
+    Returns:
+        An `OnnxDetectorReport`; `print(report.table())`.
+
+    Raises:
+        TypeError, ValueError: if an argument is wrong, the model is no such detector,
+            tf2onnx refuses it, or the file breaks a rule of TensorRT or fails its
+            verification.
+        ImportError: if onnx, tf2onnx or onnxruntime is missing.
+        OSError: if `path` cannot be written.
+    """
+    checks.one_of("nms", nms, NMS)
+    target = target or ("tensorrt" if nms == "efficient_nms" else "onnxruntime")
+    record = onnx_export.check_options(target, precision, layout, opset, batch_size, int8_weights)
+    if nms == "efficient_nms" and target != "tensorrt":
+        mend = "ONNX Runtime does not know the plugin: use nms='onnx'."
+        raise checks.value_error("target", "'tensorrt' with nms='efficient_nms'", target, mend)
+    source, plain, mode = onnx_export.deployable(model, precision)
+    scaling = mean, std, False
+    recipe = make_recipe(source, anchors, "raw", labels, scaling, decode_options)
+    limits = detection_matching.thresholds_for(mode, thresholds)
+    verify = scaled(verify, mean, std)
+    images = None if verify is None else collect("verify", verify, source.inputs)
+    with artifacts.atomic_path(path) as temporary:
+        proto, numbers = onnx_export.build(
+            plain, precision, layout, opset, batch_size, int8_weights
+        )
+        numbers["operations"] += _add(proto, recipe, nms, plain.outputs)
+        findings = lint_model(proto) if target == "tensorrt" else None
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        failed = [f"TensorRT: {f}" for f in findings.errors] if findings else []
+        onnx_export.check_file(temporary)
+        if images is not None:
+            check = _Check(source, recipe, nms, layout, target == "onnxruntime")
+            numbers.update(check(proto, temporary, images))
+            failed += detection_matching.failures(numbers["detections"], limits)
+        numbers["failures"] = failed
+        if failed and not keep_failed:
+            raise failure(failed, "No file was left.")
+    numbers["findings"] = None if findings is None else [str(f) for f in findings]
+    record |= {"format": "onnx detector", "model": source.model.name, "mode": mode, "nms": nms}
+    record |= {"thresholds": limits, "detector": recipe.to_json()}
+    record["opset"] = reached = proto.opset_import[0].version
+    manifest = artifacts.write_manifest(path, record, numbers=numbers)
+    if failed:
+        raise failure(failed, f"The file was kept: {os.fspath(path)}.")
+    return OnnxDetectorReport(
+        pathlib.Path(path), manifest["bytes"], mode, "float32", numbers, target, reached,
+        findings, nms, recipe.labels,
+    )  # fmt: skip
+
+
+def _add(proto: Any, recipe: DetectorRecipe, nms: str, names: list[str]) -> int:
+    """Adds what comes behind the network, and the metadata; returns the number of nodes."""
+    before = len(proto.graph.node)
+    if nms == "onnx":
+        detection_nodes.add_standard_nms(proto, recipe, names)
+    elif nms == "efficient_nms":
+        detection_nodes.add_efficient_nms(proto, recipe, names)
+    for key, value in (("labels", list(recipe.labels)), ("tfkd_detector", recipe.to_json())):
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value, ensure_ascii=False)
+    return len(proto.graph.node) - before
+
+
+@dataclasses.dataclass(frozen=True)
+class _Check:
+    """Runs a file and Keras on the same images."""
+
+    graph: Graph
+    recipe: DetectorRecipe
+    nms: str
+    layout: str
+    fuse: bool
+
+    def __call__(
+        self, proto: Any, path: pathlib.Path, images: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        expected = self.graph.predict(images)
+        feeds = onnx_export.feeds_of(images, self.layout)
+        if self.nms == "efficient_nms":
+            found, numbers = self._before_plugin(proto, feeds, expected)
+        else:
+            results = onnx_runtime.run_all(onnx_runtime.open_session(path, fuse=self.fuse), feeds)
+            found, numbers = self._whole(results, expected)
+        threshold = self.recipe.options["score_threshold"]
+        detections = keras_detections(expected, self.recipe)
+        numbers["detections"] = detection_matching.compare(detections, found, threshold)
+        return {"examples": len(next(iter(images.values()))), **numbers}
+
+    def _whole(self, results: dict[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> Any:
+        """Detections of the file, and how the network's outputs compare where they are seen."""
+        if self.nms == "onnx":
+            integers = ("classes", "num_detections")
+            return {k: v.astype(np.int32) if k in integers else v for k, v in results.items()}, {}
+        heads = dict(zip(expected, results.values(), strict=True))
+        options = self.recipe.options
+        numbers = detection_matching.compare_heads(expected, heads, {}, options)
+        return detection_numpy.decode(heads, self.recipe.priors, options), {"heads": numbers}
+
+    def _before_plugin(
+        self, proto: Any, feeds: dict[str, np.ndarray], expected: Mapping[str, np.ndarray]
+    ) -> Any:
+        """What the plugin reads, and the detections that NumPy makes of it."""
+        options = self.recipe.options
+        with tempfile.TemporaryDirectory() as folder:
+            part = pathlib.Path(folder) / "part.onnx"
+            part.write_bytes(detection_nodes.without_plugin(proto).SerializeToString())
+            session = onnx_runtime.open_session(part, fuse=self.fuse)
+            boxes, scores = onnx_runtime.run_all(session, feeds).values()
+        right = detection_numpy.corners(expected[options["boxes"]], self.recipe.priors, options)
+        wanted = detection_numpy.activated(expected[options["classes"]], options["background"])
+        clear = wanted.max(-1) > detection_matching.SCORE
+        errors = np.abs(boxes - right)[clear], np.abs(scores - wanted)
+        numbers = {
+            "object_box_error": float(errors[0].max()) if clear.any() else None,
+            "score_error": float(errors[1].max()),
+        }
+        return detection_numpy.suppress(boxes, scores, options), {"plugin_inputs": numbers}
