@@ -140,7 +140,7 @@ SIGMOID = MultiBoxSelection(MATCHER, None, scores="sigmoid")
             OUT,
             {"box": OUT["boxes"], "classification": OUT["classes"]},
             Y,
-            "`student`.*'classification'.*keras_cv_objective",
+            "`student`.*'classification'.*retina_net_objective",
         ),
         (MultiBoxSoftTarget(selection=SELECTION), None, OUT, Y, "`teacher`.*dict.*None"),
         (

@@ -3,6 +3,11 @@
 from tfkd.detection.anchors import Anchors
 from tfkd.detection.boxes import PADDING, UNLABELLED, VARIANCES, iou
 from tfkd.detection.decoding import decode
+from tfkd.detection.keras_cv_models import (
+    RetinaNetAnchors,
+    keras_cv_objects,
+    retina_net_head,
+)
 from tfkd.detection.matching import Matcher
 from tfkd.detection.teacher_boxes import TeacherBoxes
 
@@ -12,7 +17,10 @@ __all__ = [
     "VARIANCES",
     "Anchors",
     "Matcher",
+    "RetinaNetAnchors",
     "TeacherBoxes",
     "decode",
     "iou",
+    "keras_cv_objects",
+    "retina_net_head",
 ]

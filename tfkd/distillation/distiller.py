@@ -261,8 +261,11 @@ class Distiller(Saving):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any]:
         """Updates the metrics of `compile` (where there are labels); returns all logs."""
-        if y is not None:
-            self.compiled_metrics.update_state(y, y_pred, sample_weight)
+        container = self.compiled_metrics
+        chosen = tf.nest.flatten([container._user_metrics, container._user_weighted_metrics])
+        # Without metrics the targets need not have the structure of the outputs.
+        if y is not None and any(metric is not None for metric in chosen):
+            container.update_state(y, y_pred, sample_weight)
         return self.get_metrics_result()
 
     def compute_loss(

@@ -6,12 +6,19 @@ from tfkd.losses.expected_error import ExpectedErrorLoss, curriculum_objective
 from tfkd.losses.features import AttentionTransfer, FeatureDistillation
 from tfkd.losses.logits import LogitsDistillation
 from tfkd.losses.multibox import (
+    DenseAssignment,
+    DenseConfidence,
+    DenseLocalization,
+    DenseSoftTarget,
+    LocalizationDistillation,
     MultiBoxConfidence,
     MultiBoxLocalization,
     MultiBoxLoss,
     MultiBoxSelection,
     MultiBoxSoftTarget,
     multibox_objective,
+    retina_net_objective,
+    yolo_v8_objective,
 )
 from tfkd.losses.regression import BoundedRegression
 from tfkd.losses.relations import RelationalDistillation
@@ -20,11 +27,16 @@ __all__ = [
     "AttentionTransfer",
     "BoundedRegression",
     "DecoupledDistillation",
+    "DenseAssignment",
+    "DenseConfidence",
+    "DenseLocalization",
+    "DenseSoftTarget",
     "DistillationLoss",
     "Elements",
     "ElementwiseLoss",
     "ExpectedErrorLoss",
     "FeatureDistillation",
+    "LocalizationDistillation",
     "LogitsDistillation",
     "MultiBoxConfidence",
     "MultiBoxLocalization",
@@ -34,4 +46,6 @@ __all__ = [
     "RelationalDistillation",
     "curriculum_objective",
     "multibox_objective",
+    "retina_net_objective",
+    "yolo_v8_objective",
 ]

@@ -220,7 +220,12 @@ def _serialize(name: str, value: Any) -> Any:
 
 def _mend(received: Any) -> str | None:
     if isinstance(received, list) and {"box", "classification"} <= set(received):
-        return "For keras-cv's RetinaNet use tfkd.detection.keras_cv_objective."
+        return (
+            "For a pair of keras-cv's RetinaNets use tfkd.losses.retina_net_objective; for an SSD "
+            "student of one give the selection teacher_boxes=tfkd.detection.TeacherBoxes("
+            "**tfkd.detection.retina_net_head(teacher)), and leave out what compares outputs: "
+            "weights={'soft': None, 'bounded': None}."
+        )
     return None
 
 

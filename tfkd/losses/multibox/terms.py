@@ -254,7 +254,7 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         if selection.scores == "softmax":
             values = _softmax_divergence(theirs, mine, *weights)
         else:
-            values = _sigmoid_divergence(theirs, mine, *weights)
+            values = sigmoid_divergence(theirs, mine, *weights)
         values *= temperature**2
         return selection.classes, Elements(values, chosen.selected, count=chosen.count)
 
@@ -289,7 +289,10 @@ def _softmax_divergence(teacher, student, background, foreground):
     return tf.reduce_sum(weights * tf.exp(log_t) * (log_t - log_s), -1)
 
 
-def _sigmoid_divergence(teacher, student, background, foreground):
+def sigmoid_divergence(
+    teacher: Any, student: Any, background: float = 1.0, foreground: float = 1.0
+) -> Any:
+    """KL of the two outcomes of every class, logits (B, P, C), summed over classes: (B, P)."""
     values = tf.zeros(())
     for sign, weight in ((1.0, foreground), (-1.0, background)):
         log_t, log_s = tf.math.log_sigmoid(sign * teacher), tf.math.log_sigmoid(sign * student)
