@@ -8,6 +8,7 @@ from tfkd.data.detection.batches import detection_batches, detection_eval_batche
 from tfkd.data.detection.coco import coco
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import AnnotationError, Finding
+from tfkd.data.detection.labelling import teacher_labels
 from tfkd.data.detection.scenes import digit_scenes
 from tfkd.data.detection.voc import voc
 from tfkd.data.folder import image_folder
@@ -39,6 +40,7 @@ __all__ = [
     "npz",
     "shift_and_flip",
     "steps_per_epoch",
+    "teacher_labels",
     "tsv",
     "voc",
 ]
