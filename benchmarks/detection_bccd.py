@@ -18,10 +18,13 @@ number of steps, one cosine cycle of Adam, and of a seed the same initial weight
                       localization; "chen, hint" adds 0.5 of a hint on the third stage
     soft, bounded, hint   alone, and this term beside it
     labels less       0.7 confidence + 1 localization and nothing else
-    boxes missing     the teacher's boxes above 0.5 beside the labels, 0.5 soft
-    boxes             the teacher's boxes in place of all labels, 0.5 soft
-    40 alone          labels on 40 images, and only these
-    40, boxes         those, and the teacher's boxes on the other 165, 0.5 soft
+    boxes             the teacher's boxes above 0.5 in the whole images, written once, in
+                      place of all labels, and 0.5 soft; "boxes only" without the soft
+                      targets; "boxes, in the step": found anew in every augmented batch
+    40 alone          labels on 40 images, and only these, in as many steps as all others
+    40 alone, short   the same for as many epochs: a fifth of the steps
+    40, boxes         those, and the teacher's boxes on the other 165, and 0.5 soft
+    10 alone; 10, boxes   the same with 10 images
 
 Each finished run is a line of runs.jsonl in --out and is not made again.
 """
@@ -58,14 +61,18 @@ class Arm:
         weights: what differs from the preset.
         options: further arguments of the objective.
         where: what the teacher's boxes are used for; None: nothing.
+        once: whether they are found once, in the whole images, or in every step.
         labelled: training images with labels; None: all.
+        short: as many epochs of its own images, not as many steps.
     """
 
     preset: str | None = "default"
     weights: dict[str, Any] = dataclasses.field(default_factory=dict)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     where: str | None = None
+    once: bool = True
     labelled: int | None = None
+    short: bool = False
 
 
 HINT = {"hint": ("stage3", "stage3")}
@@ -77,14 +84,19 @@ ARMS = {
     "boxes": Arm(weights=ONLY_SOFT, where="everywhere"),
     "40 alone": Arm(None, labelled=40),
     "40, boxes": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=40),
-    "source, plain": Arm("source", options={"background_weight": 1.0}),
+    "40 alone, short": Arm(None, labelled=40, short=True),
+    "10 alone": Arm(None, labelled=10),
+    "10, boxes": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=10),
     "chen": Arm("chen"),
-    "chen, hint": Arm("chen", options=HINT),
+    "source, plain": Arm("source", options={"background_weight": 1.0}),
     "soft": Arm(weights=ONLY_SOFT),
     "bounded": Arm(weights={**ONLY_SOFT, "soft": None, "bounded": 0.5}),
+    "boxes only": Arm(None, where="everywhere"),
     "hint": Arm(weights={**ONLY_SOFT, "soft": None}, options=HINT),
+    "chen, hint": Arm("chen", options=HINT),
     "labels less": Arm(weights={**ONLY_SOFT, "soft": None, "confidence": 0.7}),
-    "boxes missing": Arm(weights=ONLY_SOFT, where="missing"),
+    "boxes, in the step": Arm(weights=ONLY_SOFT, where="everywhere", once=False),
+    "40, boxes in the step": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=40, once=False),
 }
 
 
@@ -113,9 +125,9 @@ class Bench:
         rate = keras.optimizers.schedules.CosineDecay(PEAK, steps)
         return keras.optimizers.Adam(rate, clipnorm=10.0)
 
-    def fit(self, trained: Any, data: Any, seed: int, epochs: int) -> float:
+    def fit(self, trained: Any, data: Any, seed: int, epochs: int, short: bool = False) -> float:
         """Trains with as many steps as `epochs` of all images have; returns seconds."""
-        steps = tfkd.data.steps_per_epoch(len(self.data.x_train), BATCH)
+        steps = tfkd.data.steps_per_epoch(len((data if short else self.data).x_train), BATCH)
         batches = tfkd.data.detection_batches(data, BATCH, seed=seed, augment=self.augment)
         start = time.perf_counter()
         trained.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0)
@@ -175,17 +187,13 @@ def train_student(bench: Bench, teacher: Any, arm: Arm, name: str, seed: int) ->
     """One run of a student; its line goes to runs.jsonl."""
     import tf_keras as keras
 
-    args, data = bench.args, bench.data
+    args = bench.args
     keras.utils.set_random_seed(seed)
     student = bench.model(args.student)
-    if arm.labelled is not None:
-        # Alone the student sees those images only, in as many steps.
-        few = data.unlabel(keep=arm.labelled, seed=seed)
-        data = few if arm.where else only_labelled(few)
-    steps = tfkd.data.steps_per_epoch(len(bench.data.x_train), BATCH) * args.epochs
-    boxes = None
-    if arm.where is not None:
-        boxes = tfkd.detection.TeacherBoxes(bench.anchors, where=arm.where)
+    data, boxes = images_of(bench, teacher, arm, seed)
+    steps = args.epochs * tfkd.data.steps_per_epoch(
+        len((data if arm.short else bench.data).x_train), BATCH
+    )
     selection = tfkd.losses.MultiBoxSelection(bench.matcher, teacher_boxes=boxes)
     if arm.preset is None:
         trained = student
@@ -196,11 +204,25 @@ def train_student(bench: Bench, teacher: Any, arm: Arm, name: str, seed: int) ->
         )
         trained = tfkd.Distiller(teacher, student, **objective)
         trained.compile(bench.optimizer(steps))
-    seconds = bench.fit(trained, data, seed, args.epochs)
+    seconds = bench.fit(trained, data, seed, args.epochs, arm.short)
     if args.keep and seed == 0:
         student.save(pathlib.Path(args.out) / f"{name.replace(', ', '-').replace(' ', '-')}.keras")
     line = result_of(name, seed, args.epochs, seconds, bench.score(student))
     append(args, {**line, "student": args.student, **profile(student)})
+
+
+def images_of(bench: Bench, teacher: Any, arm: Arm, seed: int) -> tuple[Any, Any]:
+    """What a student is trained on, and the boxes that its steps add."""
+    data, boxes = bench.data, None
+    if arm.labelled is not None:
+        data = data.unlabel(keep=arm.labelled, seed=seed)
+    if arm.where is not None:
+        boxes = tfkd.detection.TeacherBoxes(bench.anchors, where=arm.where)
+    elif arm.labelled is not None:
+        data = only_labelled(data)
+    if boxes is not None and arm.once:
+        return tfkd.data.teacher_labels(data, teacher, boxes), None
+    return data, boxes
 
 
 def only_labelled(data: Any) -> Any:
@@ -245,7 +267,7 @@ def print_table(args: Any) -> None:
 
 
 def row_of(name: str, runs: list[dict[str, Any]]) -> str:
-    base = "40 alone" if name.startswith("40") else "alone"
+    base = f"{name[:2]} alone" if name[:2] in ("40", "10") else "alone"
     of = {arm: {r["seed"]: r for r in runs if r["arm"] == arm} for arm in (name, base)}
     scores = [100 * r["map50"] for r in of[name].values()]
     gains = [
