@@ -27,15 +27,13 @@ from tfkd import export, pruning, quantization, report
 
 
 def distil(bench, teacher, student, optimizer, first, until, args, callbacks=()):
-    """Trains from epoch `first` to `until` with the teacher's boxes and soft targets."""
-    boxes = tfkd.detection.TeacherBoxes(bench.anchors, where="everywhere")
-    selection = tfkd.losses.MultiBoxSelection(bench.matcher, teacher_boxes=boxes)
-    objective = tfkd.losses.multibox_objective(selection, weights=ONLY_SOFT)
+    """Trains from epoch `first` to `until` on the teacher's boxes and soft targets."""
+    objective = tfkd.losses.multibox_objective(bench.matcher, weights=ONLY_SOFT)
     distiller = tfkd.Distiller(teacher, student, **objective)
     distiller.compile(optimizer)
     steps = tfkd.data.steps_per_epoch(len(bench.data.x_train), BATCH)
     batches = tfkd.data.detection_batches(
-        bench.data, BATCH, seed=args.seed, augment=bench.augment, start_step=first * steps
+        bench.taught, BATCH, seed=args.seed, augment=bench.augment, start_step=first * steps
     )
     distiller.fit(
         batches,
@@ -143,6 +141,8 @@ def main() -> None:
     bench = Bench(args)
     teacher = keras.models.load_model(args.teacher, compile=False)
     teacher = tfkd.frozen_copy(teacher, fold_batch_norm=True)
+    everywhere = tfkd.detection.TeacherBoxes(bench.anchors, where="everywhere")
+    bench.taught = tfkd.data.teacher_labels(bench.data, teacher, everywhere)
     student = keras.models.load_model(args.student, compile=False)
     stations = {"student": student}
     trained = keras.models.clone_model(student)
