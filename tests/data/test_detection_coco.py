@@ -126,6 +126,7 @@ def test_an_image_without_objects_is_a_note(files):
 
 FAULTS = {
     "no area": ({"bbox": [3, 3, 0, 4]}, "no area"),
+    "hair": ({"bbox": [3, 3, 1e-8, 4]}, "no area"),
     "negative": ({"bbox": [3, 3, 2, -4]}, "no area"),
     "outside": ({"bbox": [3, 3, 2, 40]}, "outside"),
     "far off": ({"bbox": [30, 3, 2, 4]}, "off the image"),

@@ -192,6 +192,7 @@ FAULTS = {
     "outside": (box(-1.5, 2, 5, 8), "outside", 10, 2),
     "below": (box(1, 2, 5, 12), "outside", 10, 2),
     "far off": (box(30, 2, 35, 8), "off the image", 10, 1),
+    "far below": (box(1, 30, 5, 35), "off the image", 10, 1),
     "unknown": (xml(("cow", (1, 1, 2, 2)), GOOD), "unknown class", 4, 1),
 }
 

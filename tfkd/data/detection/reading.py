@@ -197,15 +197,15 @@ def _object(
         shown = ", ".join(list(numbers)[:10]) + (", ..." if len(numbers) > 10 else "")
         add("unknown class", line=item.name_line, expected=f"one of {shown}", received=received)
         return None
-    x1, y1, x2, y2 = item.box
-    if not (x1 < x2 and y1 < y2):
+    if not _has_area(item.box, width, height):
         expected = "a box with width and height above 0"
         add("no area", line=item.box_line, expected=expected, received=item.shown)
         return None
+    x1, y1, x2, y2 = item.box
     slack = _SLACK_PIXELS
     beyond = min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack
-    clipped = [max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)]
-    lost = clipped[0] >= clipped[2] or clipped[1] >= clipped[3]
+    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
+    lost = not _has_area(clipped, width, height)
     if beyond or lost:
         kind = "off the image" if lost else "outside"
         expected = f"a box within the image, {width} × {height}"
@@ -214,6 +214,13 @@ def _object(
         return None
     sides = (width, height, width, height)
     return [c / side for c, side in zip(clipped, sides, strict=True)], numbers[item.name]
+
+
+def _has_area(box: tuple[float, float, float, float], width: int, height: int) -> bool:
+    """Whether there is something in a box, in the precision that boxes are kept in."""
+    sides = np.array([width, height, width, height])
+    x1, y1, x2, y2 = (np.array(box) / sides).astype(np.float32)
+    return bool(x1 < x2 and y1 < y2)
 
 
 def number(text: Any) -> float | None:
@@ -244,7 +251,6 @@ def _decoder(size: tuple[int, int]) -> Any:
                 turned = image
                 if picture.size not in (None, image.size):
                     turned = ImageOps.exif_transpose(image)
-                    turned = turned if turned.size == picture.size else image
                 rgb = turned.convert("RGB")
                 small = rgb.resize(size[::-1], Image.Resampling.BILINEAR)
                 return np.asarray(small, np.uint8), rgb.size
