@@ -436,7 +436,7 @@ def test_a_file_that_finds_other_objects_fails(detector, tmp_path, monkeypatch):
     """Boxes half as far from where they belong."""
     path = tmp_path / "m.tflite"
     right = detection_postprocess._operation
-    wrong = '"x_scale" value { f: 2.0', '"x_scale" value { f: 1.0'
+    wrong = '"x_scale" value { f: 20.0', '"x_scale" value { f: 10.0'
     monkeypatch.setattr(
         detection_postprocess, "_operation", lambda r: right(r).replace(wrong[1], wrong[0])
     )

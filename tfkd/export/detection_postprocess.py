@@ -5,9 +5,9 @@ the file that `to_tflite` writes, byte for byte its tensors and operations: so w
 quantizes it leaves the post-processing alone, above all the softmax, whose 8-bit form
 has a last step of 1/256 and makes ties of scores.
 
-The operation decodes boxes too, but does not cut them at the image's border. They are
-cut before it, as in `tfkd.detection.decode`, and reach it as offsets from one box, the
-whole image: (cy − ½, cx − ½, log h, log w).
+The operation decodes boxes too, but does not cut them at the image's border before it
+suppresses, as `tfkd.detection.decode` does. So boxes are cut in front of it, and reach
+it as the offsets of what is left of them.
 
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/kernels/detection_postprocess.cc
 """
@@ -21,7 +21,10 @@ from tfkd.export.detection_recipe import DetectorRecipe
 from tfkd.export.tflite import quiet
 
 OPERATION = "TFLite_Detection_PostProcess"
+# A score that is none: the operation takes what lies at the threshold.
 _SMALLEST = 1e-6
+# (x, y, w, h) to (y, x, h, w), and back.
+_Y_FIRST = [1, 0, 3, 2]
 # As every detector of TensorFlow's names them: boxes, classes, scores, count.
 OUTPUTS = (OPERATION, f"{OPERATION}:1", f"{OPERATION}:2", f"{OPERATION}:3")
 
@@ -36,10 +39,14 @@ def add_postprocess(model: Any, recipe: DetectorRecipe) -> None:
     """
     schema = detection_flatbuffer.schema()
     tail = detection_flatbuffer.opened(_tail(recipe))
-    signature = model.signatureDefs[0]
-    ends = {entry.name.decode(): entry.tensorIndex for entry in signature.outputs}
+    ends = {entry.name.decode(): entry.tensorIndex for entry in model.signatureDefs[0].outputs}
     # The signature of the tail gives its inputs by name; in the file they have any order.
     starts = {entry.name.decode(): entry.tensorIndex for entry in tail.signatureDefs[0].inputs}
+    # A constant from now on. As one of the tail, the converter would write parts of it anew.
+    buffer = schema.BufferT()
+    buffer.data = recipe.priors[:, _Y_FIRST].tobytes()
+    tail.subgraphs[0].tensors[starts["anchors"]].buffer = len(tail.buffers)
+    tail.buffers.append(buffer)
     joined = {starts[key]: ends[recipe.options[key]] for key in ("boxes", "classes")}
     outputs = _append(model, tail, joined)
     _name_outputs(schema, model, outputs, recipe)
@@ -55,8 +62,7 @@ def _tail(recipe: DetectorRecipe) -> bytes:
     options = recipe.options
     count = len(recipe.priors)
     classes = len(recipe.labels) + int(options["background"])
-    priors = tf.constant(recipe.priors)
-    whole = tf.constant([[0.5, 0.5, 1.0, 1.0]] * count)
+    variances = _variances(recipe)
 
     @tf.function(experimental_implements=_operation(recipe))
     def operation(boxes: Any, scores: Any, anchors: Any) -> Any:
@@ -66,18 +72,19 @@ def _tail(recipe: DetectorRecipe) -> bytes:
         input_signature=[
             tf.TensorSpec([1, count, 4], tf.float32, "boxes"),
             tf.TensorSpec([1, count, classes], tf.float32, "classes"),
+            tf.TensorSpec([count, 4], tf.float32, "anchors"),
         ]
     )
-    def run(boxes: Any, classes: Any) -> Any:
+    def run(boxes: Any, classes: Any, anchors: Any) -> Any:
+        priors = tf.gather(anchors, _Y_FIRST, axis=-1)  # x first again
         boxes = box_math.decode_offsets(boxes, priors, options["variances"], options["order"])
         boxes = box_math.clip(boxes)
-        centers = tf.gather(box_math.to_centers(boxes), [1, 0, 3, 2], axis=-1)
-        sides = tf.math.log(tf.maximum(centers[..., 2:], _SMALLEST))
         scores = tf.nn.softmax(classes) if options["background"] else tf.sigmoid(classes)
         # What lies outside the image is nothing.
-        scores *= tf.cast(tf.reduce_min(centers[..., 2:], -1, keepdims=True) > 0, tf.float32)
-        found = operation(tf.concat([centers[..., :2] - 0.5, sides], -1), scores, whole)
-        return dict(zip("0123", found, strict=True))
+        sides = tf.reduce_min(boxes[..., 2:] - boxes[..., :2], -1, keepdims=True)
+        scores *= tf.cast(sides > 0, tf.float32)
+        offsets = tf.gather(box_math.encode(boxes, priors, variances), _Y_FIRST, axis=-1)
+        return dict(zip("0123", operation(offsets, scores, anchors), strict=True))
 
     module = tf.Module()
     module.run = run
@@ -87,6 +94,12 @@ def _tail(recipe: DetectorRecipe) -> bytes:
     converter.allow_custom_ops = True
     with quiet():
         return bytes(converter.convert())
+
+
+def _variances(recipe: DetectorRecipe) -> list[float]:
+    """Of x, y, width and height, whatever their order in the outputs."""
+    values = recipe.options["variances"]
+    return [values[i] for i in _Y_FIRST] if recipe.options["order"] == "yxhw" else list(values)
 
 
 def _operation(recipe: DetectorRecipe) -> str:
@@ -99,12 +112,12 @@ def _operation(recipe: DetectorRecipe) -> str:
         "detections_per_class": options["max_detections"],
         # The fast way looks at the best class of each box and suppresses across classes.
         "use_regular_nms": not agnostic,
-        # It takes what is at the threshold: a score of 0 must lie below.
         "nms_score_threshold": max(float(options["score_threshold"]), _SMALLEST),
         "nms_iou_threshold": float(options["iou_threshold"]),
         "num_classes": len(recipe.labels),
-        **dict.fromkeys(("x_scale", "y_scale", "w_scale", "h_scale"), 1.0),
     }
+    for axis, variance in zip("xywh", _variances(recipe), strict=True):
+        numbers[f"{axis}_scale"] = 1.0 / variance
     rows = [f'name: "{OPERATION}"']
     for key, value in numbers.items():
         kind = {bool: "b", int: "i", float: "f"}[type(value)]
