@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
+import tf_keras as keras
 
 from tfkd import checks
 
@@ -80,10 +81,15 @@ class Taps:
 def find_layer(model: Any, name: str, side: str) -> Any:
     """Finds a layer by name, or by a path through nested models and wrappers.
 
+    A name that only one layer inside nested models has needs no path: models that are
+    made inside a constructor are named anew when it runs again. So are layers, but the
+    attribute that holds one (`feature_pyramid` of keras-cv's RetinaNet) is not.
+
     Raises:
         ValueError: if there is none; near matches are listed.
     """
-    layer = _find(model, name)
+    ways = (find(model, name) for find in (_find, _find_inside, _find_attribute))
+    layer = next((found for found in ways if found is not None), None)
     if layer is None:
         paths = layer_paths(model)
         if not paths:
@@ -108,6 +114,19 @@ def _find(model: Any, name: str) -> Any:
             if found is not None:
                 return found
     return None
+
+
+def _find_inside(model: Any, name: str) -> Any:
+    """The layer of nested models that has the name, if there is one alone."""
+    nested = [layer for layer in getattr(model, "layers", ()) if hasattr(layer, "layers")]
+    found = [find(inner, name) for inner in nested for find in (_find, _find_inside)]
+    each = {id(layer): layer for layer in found if layer is not None}
+    return next(iter(each.values())) if len(each) == 1 else None
+
+
+def _find_attribute(model: Any, name: str) -> Any:
+    layer = vars(model).get(name) if isinstance(model, keras.Model) else None
+    return layer if isinstance(layer, keras.layers.Layer) else None
 
 
 def layer_paths(model: Any, prefix: str = "") -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import tf_keras as keras
 
 from tfkd import checks
 from tfkd.detection.keras_cv_models import image_size_of, import_keras_cv, retina_net_head
@@ -27,6 +26,7 @@ from tfkd.losses.multibox.terms import (
 )
 from tfkd.losses.regression import BoundedRegression
 
+LEVELS = ("P3", "P4", "P5")
 RETINA_NET = {"soft": 0.5, "confidence": 1.0, "bounded": 0.1, "localization": 0.25}
 YOLO_V8 = {"soft": 0.5, "distances": 1.5, "confidence": 0.5, "localization": 7.5}
 
@@ -281,10 +281,10 @@ def _hint(hint: Any, teacher: Any, student: Any) -> DistillationLoss | None:
     if not isinstance(hint, str):
         return hint_between(hint)
     if hint == "pyramid" and hasattr(student, "feature_pyramid"):
-        names = [model.feature_pyramid.name for model in (teacher, student)]
+        # By the attribute: the layers' own names change when a model is loaded.
         return FeatureDistillation(
-            teacher_layer_name=names[0],
-            student_layer_name=names[1],
+            teacher_layer_name="feature_pyramid",
+            student_layer_name="feature_pyramid",
             projector=None,
             name="hint",
         )
@@ -292,15 +292,11 @@ def _hint(hint: Any, teacher: Any, student: Any) -> DistillationLoss | None:
 
 
 def _level(model: Any, level: str) -> str:
-    """The path of the backbone's layer that feeds a level of the pyramid."""
-    levels = dict(model.backbone.pyramid_level_inputs)
-    # The detector's graph holds the backbone's layers in a model of their own.
-    for nested in model.layers:
-        if isinstance(nested, keras.Model) and isinstance(nested.output, dict):
-            levels = {name: levels[name] for name in nested.output if name in levels}
-            if level in levels:
-                return f"{nested.name}/{levels[level]}"
-    pyramid = ["pyramid"] if hasattr(model, "feature_pyramid") else []
-    choices = ", ".join(map(repr, [*sorted(levels), *pyramid]))
+    """The backbone's layer that feeds a level of the pyramid."""
+    names = [name for name in LEVELS if name in model.backbone.pyramid_level_inputs]
+    if level in names:
+        return model.backbone.pyramid_level_inputs[level]
+    names += ["pyramid"] if hasattr(model, "feature_pyramid") else []
+    choices = ", ".join(map(repr, names))
     expected = f"one of {choices}, or (teacher's layer, student's layer)"
     raise checks.value_error("hint", expected, level)
