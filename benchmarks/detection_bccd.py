@@ -226,8 +226,9 @@ def images_of(bench: Bench, teacher: Any, arm: Arm, seed: int) -> tuple[Any, Any
 
 
 def only_labelled(data: Any) -> Any:
-    """The data without the training images that nobody has labelled."""
-    kept = ~(data.classes_train == tfkd.detection.UNLABELLED).any(axis=1)
+    """The labelled training images alone, each as often as fills a batch."""
+    kept = np.flatnonzero(~(data.classes_train == tfkd.detection.UNLABELLED).any(axis=1))
+    kept = np.tile(kept, -(-BATCH // len(kept)))
     return dataclasses.replace(
         data,
         x_train=data.x_train[kept],
