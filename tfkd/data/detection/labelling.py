@@ -71,10 +71,11 @@ def teacher_labels(
         found = label(tf.constant(x[rows]), {k: tf.constant(v) for k, v in given.items()})
         parts.append((found["boxes"].numpy(), found["classes"].numpy()))
     new_boxes, new_classes = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return dataclasses.replace(dataset, **_packed(new_boxes, new_classes))
+    new_boxes, new_classes = _packed(new_boxes, new_classes)
+    return dataclasses.replace(dataset, boxes_train=new_boxes, classes_train=new_classes)
 
 
-def _packed(boxes: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
+def _packed(boxes: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Objects to the front of their rows, and no more rows than the fullest image needs."""
     is_object = classes >= 0
     order = np.argsort(~is_object, axis=1, kind="stable")
@@ -82,4 +83,4 @@ def _packed(boxes: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
     boxes = np.take_along_axis(boxes, order[..., None], 1)[:, :width]
     classes = np.take_along_axis(classes, order, 1)[:, :width]
     boxes = np.where((classes >= 0)[..., None], boxes, float(PADDING))
-    return {"boxes_train": boxes.astype(np.float32), "classes_train": classes}
+    return boxes.astype(np.float32), classes
