@@ -14,6 +14,8 @@ from tfkd.detection.anchors import Anchors
 
 SIZE = 32
 ANCHORS = Anchors([8, 4], [(0.1, 0.2), 0.4])
+FURTHER = Anchors([4, 2, 1], [0.1, 0.4, 0.8])
+FINE = Anchors([16, 8], [0.1, 0.3])
 CLASSES = 2
 
 
@@ -28,8 +30,7 @@ def depthwise():
 
 def further():
     # The last level is one cell with one prior: its Reshape keeps the channels' axis.
-    anchors = Anchors([4, 2, 1], [0.1, 0.4, 0.8])
-    return models.ssd((4, 6, 8), CLASSES, SIZE, anchors=anchors)
+    return models.ssd((4, 6, 8), CLASSES, SIZE, anchors=FURTHER)
 
 
 def of_keras_cv(kind, **settings):
@@ -72,7 +73,7 @@ def mobilenet_v2():
     )
     # Its first blocks; the rest would only take the tests' time.
     levels = ["block_1_expand_relu", "block_3_expand_relu"]
-    return models.ssd(backbone, CLASSES, None, levels, Anchors([16, 8], [0.1, 0.3]))
+    return models.ssd(backbone, CLASSES, None, levels, FINE)
 
 
 KINDS = [small, depthwise, further, efficientnet_lite, resnet_v1, densenet, mobilenet_v2]
@@ -124,8 +125,18 @@ def differences(first, second):
     return {key: float(tf.reduce_max(tf.abs(first[key] - second[key]))) for key in first}
 
 
-def targets(outputs):
-    return {key: np.ones(value.shape) for key, value in outputs.items()}
+def objects(count=8):
+    """One object in each image."""
+    low = np.random.default_rng(2).uniform(0.0, 0.5, (count, 1, 2))
+    boxes = np.concatenate([low, low + 0.3], -1).astype("float32")
+    return {"boxes": boxes, "classes": np.arange(count)[:, None] % CLASSES}
+
+
+def distilling(teacher, student, kind, **more):
+    """A Distiller with all terms of a detector's objective."""
+    anchors = {further: FURTHER, mobilenet_v2: FINE}.get(kind, ANCHORS)
+    selection = tfkd.detection.Matcher(anchors)
+    return tfkd.Distiller(teacher, student, **tfkd.losses.multibox_objective(selection, **more))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -173,16 +184,18 @@ def test_what_is_left_is_quantized_and_taught_by_the_whole(kind, target):
     for key in expected:
         error = np.mean(np.square(expected[key] - found[key]))
         assert 0 < error < 0.05 * np.var(expected[key])
-    distiller = tfkd.Distiller(model, q, tfkd.losses.LogitsDistillation())
-    # Tracing takes longer than a step: done once.
-    distiller.compile("sgd", "mse", run_eagerly=kind is not small)
-    teacher, student = model.get_weights(), q.get_layer("boxes_0").get_weights()
-    history = distiller.fit(x, targets(expected), batch_size=8, verbose=0).history
+    # Tracing takes longer than a step: done once, with hints.
+    hint = ("stage2", "stage2") if kind is small else None
+    distiller = distilling(model, q, kind, hint=hint)
+    distiller.compile("sgd", run_eagerly=hint is None)
+    teacher, student = model.get_weights(), [w.numpy() for w in q.trainable_weights]
+    history = distiller.fit(x, objects(), batch_size=8, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     for old, new in zip(teacher, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    changed = zip(student, q.get_layer("boxes_0").get_weights(), strict=True)
-    assert any((old != new).any() for old, new in changed)
+    pairs = zip(q.trainable_weights, student, strict=True)
+    taught = {w.name.split("_")[0].split("/")[-1] for w, old in pairs if (w.numpy() != old).any()}
+    assert {"boxes", "classes"} < taught
 
 
 def test_a_quantized_detector_is_saved_and_loaded(tmp_path):
@@ -199,10 +212,9 @@ def test_filters_decay_in_a_student_of_two_outputs():
     plan = pruning.plan(student, macs_reduction=0.3)
     schedule = pruning.AnnealedFilterDecay(0.5, 0, 2, frequency=1)
     decay = tfkd.callbacks.FilterDecay(plan, schedule)
-    distiller = tfkd.Distiller(teacher, student, tfkd.losses.LogitsDistillation())
-    distiller.compile("adam", {"boxes": "mse", "classes": "mse"}, run_eagerly=True)
-    y = targets(student(x))
-    distiller.fit(x, y, batch_size=2, verbose=0, callbacks=[decay])
+    distiller = distilling(teacher, student, small)
+    distiller.compile("adam", run_eagerly=True)
+    distiller.fit(x, objects(), batch_size=2, verbose=0, callbacks=[decay])
     cut = pruning.shrink(student, decay.selection, verify=x)
     assert cut.count_params() < student.count_params()
     for key, difference in differences(student(x), cut(x)).items():
