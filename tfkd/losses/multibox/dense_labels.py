@@ -265,7 +265,8 @@ class DenseLocalization(DenseLabelTerm):
         (1 / Σ w) · Σ_points w · (1 − CIoU)
 
     with w from the assignment: box_loss="ciou" of keras-cv's YOLOV8Detector, which weighs
-    it by 7.5.
+    it by 7.5. CIoU is keras-cv's: its penalty v of the aspect is (4/π² · Δ)², with Δ the
+    difference of the angles, where the paper has 4/π² · Δ².
 
     Args:
         assignment: `DenseAssignment`.
