@@ -188,6 +188,15 @@ def test_no_gradient_flows_through_it(graph):
     np.testing.assert_array_equal(step(tf.constant(outputs["boxes"])), np.ones((2, 30, 4)))
 
 
+def test_offsets_with_y_first():
+    outputs, anchors = random_case(11)
+    swapped = {**outputs, "boxes": outputs["boxes"][..., [1, 0, 3, 2]]}
+    variances = (0.1, 0.2, 0.3, 0.4)
+    found = decode(swapped, anchors, order="yxhw", variances=(0.2, 0.1, 0.4, 0.3))
+    expected = decode(outputs, anchors, variances=variances)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-6)
+
+
 def test_half_precision_is_decoded_in_float32():
     outputs, anchors = random_case(7)
     half = {k: v.astype("float16") for k, v in outputs.items()}

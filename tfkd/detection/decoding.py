@@ -100,11 +100,7 @@ def decode(
 
     scores = tf.nn.softmax(logits)[..., 1:] if background else tf.sigmoid(logits)
     # NaN is above no threshold.
-    scores = tf.where(scores > score_threshold, scores, 0.0)
-    number = int(scores.shape[-1])
-    pairs = len(priors) * number
-    scores, where = tf.math.top_k(tf.reshape(scores, [-1, pairs]), min(pool, pairs))
-    prior, kind = where // number, where % number
+    scores, prior, kind = _best(tf.where(scores > score_threshold, scores, 0.0), pool)
     found = box_math.decode_offsets(
         tf.gather(offsets, prior, batch_dims=1),
         tf.gather(tf.constant(priors), prior),
@@ -138,6 +134,21 @@ def _heads(
     return tf.ensure_shape(offsets, [None, len(priors), 4]), tf.ensure_shape(
         logits, [None, len(priors), deep]
     )
+
+
+def _best(scores: tf.Tensor, pool: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The best pairs of prior and class: scores, priors and classes, each (B, K).
+
+    The pairs of K priors hold them all: those with the best scores of any class. So
+    nothing sorts P · C numbers. Of equals, the first prior and class come first.
+    """
+    count, number = int(scores.shape[1]), int(scores.shape[2])
+    _, priors = tf.math.top_k(tf.reduce_max(scores, -1), min(pool, count), sorted=False)
+    priors = tf.sort(priors, axis=-1)
+    pairs = priors.shape[1] * number
+    scores = tf.reshape(tf.gather(scores, priors, batch_dims=1), [-1, pairs])
+    scores, where = tf.math.top_k(scores, min(pool, pairs))
+    return scores, tf.gather(priors, where // number, batch_dims=1), where % number
 
 
 def _check_shape(name: str, value: tf.Tensor, priors: int, last: str, fits: bool) -> None:
