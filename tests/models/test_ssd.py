@@ -103,11 +103,20 @@ def test_ssd300_is_the_papers_network():
     assert model.count_params() == sum(kernels) + sum(norms) + sum(last) == 26_309_550
 
 
+def test_ssd300_on_another_backbone():
+    backbone = models.ssd_backbone(WIDTHS, (300, 300, 3))
+    model = models.ssd300(3, backbone)
+    assert model.output["classes"].shape == (None, 8732, 4)
+    levels = ["stage3", "stage4", "stage5", "extra3", "extra4", "extra5"]
+    assert list(heads(model)) == levels
+    assert list(heads(models.ssd300(3, backbone, [8, 16]))) == [*levels[:2], "extra2", *levels[3:]]
+
+
 def test_outputs_stand_where_the_priors_stand():
     """A network that writes each cell's place into its offsets gives the priors' places."""
     anchors = Anchors([(4, 8), (2, 4)], [(0.1, 0.2), (0.3, 0.4, 0.5)])
     x = inputs = keras.Input((16, 32, 2))
-    x = L.AveragePooling2D(4)(x)
+    x = L.Dense(2, kernel_initializer="identity")(L.AveragePooling2D(4)(x))
     x = L.AveragePooling2D(2, name="coarse")(x)
     model = models.ssd(keras.Model(inputs, x), 1, anchors=anchors)
     for level, sizes in enumerate(anchors.sizes):
@@ -310,6 +319,8 @@ def test_backbones_that_do_not_fit():
     pooled = L.GlobalAveragePooling2D(name="pooled")(backbone.output)
     with pytest.raises(ValueError, match="'pooled' to be one map"):
         models.ssd(keras.Model(backbone.input, pooled), 2, None, ["pooled"])
+    with pytest.raises(ValueError, match="a model with weights"):
+        models.ssd(keras.Model(rows := keras.Input((8, 8, 3)), L.ReLU()(rows)), 2)
     with pytest.raises(TypeError, match="widths"):
         models.ssd_backbone(3)
     with pytest.raises(ValueError, match="widths"):

@@ -28,6 +28,10 @@ def check_backbone(backbone: Any) -> tuple[int, int]:
     if height is None or width is None:
         mend = "Give it the size: input_shape=(160, 160, 3). Anchors need the maps' sizes."
         raise checks.value_error("backbone", "an input of a fixed size", shapes[0], mend)
+    if not backbone.weights:
+        # keras-cv 0.9's VGG16Backbone: its layers are lost, their kernels constants.
+        received = f"{type(backbone).__name__} {backbone.name!r} without any"
+        raise checks.value_error("backbone", "a model with weights", received)
     return height, width
 
 
