@@ -131,8 +131,7 @@ def failures(numbers: Mapping[str, Any], limits: Mapping[str, float]) -> list[st
     if not numbers["objects"]:
         return [
             f"the Keras model finds no object with a score above {SCORE:g} in the examples, so "
-            "that nothing can be concluded; is it trained, and are the images scaled as in "
-            "training?"
+            "that nothing can be concluded: train it first, and scale the images as in training"
         ]
     found = []
     for key, text in (
