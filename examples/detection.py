@@ -214,8 +214,16 @@ def deploy(bench: Bench, quantized: keras.Model) -> report.DetectionRow:
     """Steps 3 and 4: the file, and what it finds when it is read alone."""
     source, path = bench.source, bench.out / "detector.tflite"
     x, boxes, classes = source.arrays("test")
+    seen = report.detect(quantized, x[:64], bench.anchors, score_threshold=0.3)
+    if not np.any(seen["num_detections"]):
+        print("The student finds nothing yet: its file can't be compared with it. Train longer.")
     tfkd.export.detector_to_tflite(
-        quantized, path, bench.anchors, io="uint8", labels=source.class_names, verify=x[:64]
+        quantized,
+        path,
+        bench.anchors,
+        io="uint8",
+        labels=source.class_names,
+        verify=x[:64] if np.any(seen["num_detections"]) else None,
     )
     detector = tfkd.export.load_detector(path, threads=THREADS)
     found = detector(x)

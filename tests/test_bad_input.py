@@ -375,11 +375,6 @@ CASES = {
         V,
         "`student_layer_name`: .*Did you mean 'backbone/hidden'",
     ),
-    "a nested layer without its path": (
-        lambda: distiller(student=nested_student(), loss=hint(student="hidden")),
-        V,
-        "`student_layer_name`: .*'backbone/hidden'",
-    ),
     "a layer of a function": (
         lambda: distiller(teacher=lambda x: x[:, :3], loss=hint()),
         V,
