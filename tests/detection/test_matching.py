@@ -242,14 +242,6 @@ def test_inside_a_dataset_shapes_are_static(batched):
     np.testing.assert_array_equal(found, expected["classes"])
 
 
-def test_compiled_by_xla():
-    y = toys.objects(6, 3, grid=16)
-    matcher = Matcher(ON_GRID, ignore_from=0.4)
-    found = tf.function(matcher, jit_compile=True)(y)
-    for name, value in call(matcher, y).items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
-
-
 def test_a_prior_as_object_has_no_offset():
     corners = to_corners(tf.constant(toys.ANCHORS.priors))
     y = {"boxes": corners, "classes": tf.range(toys.PRIORS)}
