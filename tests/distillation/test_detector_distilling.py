@@ -73,8 +73,7 @@ def batch_of(distiller, y=Y, **kwargs):
     return reference.Batch(y, student, PRIORS, teacher, **kwargs)
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset, weights", [("source", None), ("chen", WEIGHTS)])
 def test_the_total_is_the_weighted_sum_of_the_terms(preset, weights):
     distiller = distil(preset, margin=0.5)
     expected, terms = reference.total(
@@ -144,9 +143,7 @@ def test_the_loss_on_the_labels_is_one_in_keras_and_in_a_distiller():
     )
     distiller.compile(SGD(0.05), loss, **eager)
     arguments = {"batch_size": 4, "sample_weight": WEIGHTS, "verbose": 0}
-    first, second = (
-        m.fit(X, Y, epochs=2, shuffle=False, **arguments).history for m in (model, distiller)
-    )
+    first, second = (m.fit(X, Y, shuffle=False, **arguments).history for m in (model, distiller))
     for name in ("loss", *PARTS):
         np.testing.assert_allclose(first[name], second[name], rtol=1e-5)
     toys.assert_same_weights(model, distiller.student, rtol=1e-5, atol=1e-6)
@@ -285,7 +282,7 @@ def test_weights_and_temperature_follow_their_schedules():
         background_weight=1.0,
     )
     batch = batch_of(distiller)
-    for step in range(5):
+    for step in range(3):
         weights = (step / 4, 0.5, 0.5, 2 - step / 2)
         expected, terms = reference.total(weights, batch, 1 + step / 2, 1.0, margin=float(step))
         found = distiller.train_on_batch(X, Y, reset_metrics=True, return_dict=True)
@@ -418,7 +415,7 @@ def test_a_mixed_bfloat16_student():
     expected, _ = reference.total(PRESETS["source"][0], batch, 2.0, 1.5)
     assert evaluate(distiller)["loss"] == pytest.approx(expected, rel=1e-3)
     first = train(distiller)["loss"]
-    assert train(distiller, epochs=3)["loss"] < first
+    assert train(distiller)["loss"] < first
     assert all(w.dtype == tf.float32 for w in distiller.student.trainable_weights)
 
 
@@ -428,22 +425,12 @@ def test_models_that_do_not_fit_together():
         distil(teacher=detector(1, 6, other)).fit(X, Y, verbose=0)
     with pytest.raises(ValueError, match="one shape.*12, 4.*8, 4.*same anchors"):
         distil(teacher=detector(1, 6, other), weights={"soft": None}).fit(X, Y, verbose=0)
-    with pytest.raises(ValueError, match="`matcher`.*student's 8 priors.*targets for 12"):
-        distil(selection=Matcher(other)).fit(X, Y, verbose=0)
-    with pytest.raises(ValueError, match="`y`.*'boxes'.*'classes'.*None"):
-        distil().fit(X, verbose=0)
     alone = tfkd.Distiller(
         detector(1), detector(2), losses.MultiBoxSoftTarget(), student_loss_weight=0
     )
     alone.compile(run_eagerly=True)
     with pytest.raises(ValueError, match="`selection`.*another loss"):
         alone.fit(X, Y, verbose=0)
-
-
-def test_a_class_that_no_model_scores():
-    y = {**Y, "classes": Y["classes"] + (Y["classes"] >= 0)}
-    with pytest.raises(tf.errors.InvalidArgumentError, match="(?s)classes from 0 to 1.*Number"):
-        distil().fit(X, y, verbose=0)
 
 
 def ragged(y):
@@ -455,6 +442,12 @@ def ragged(y):
         )
         for name, value in y.items()
     }
+
+
+@functools.cache
+def trained_on_padded():
+    distiller = distil(optimizer=SGD(0.05))
+    return train(distiller), distiller.student
 
 
 @pytest.mark.parametrize("kind", ["no objects", "ragged", "matched by the data set"])
@@ -470,9 +463,9 @@ def test_forms_of_objects(kind):
         assert found["loss"] == 0.0
         toys.assert_untouched(before, distiller.student)
         return
-    expected = distil(optimizer=SGD(0.05))
-    assert found == pytest.approx(train(expected), rel=1e-5)
-    toys.assert_same_weights(distiller.student, expected.student, rtol=1e-5, atol=1e-6)
+    logged, student = trained_on_padded()
+    assert found == pytest.approx(logged, rel=1e-5)
+    toys.assert_same_weights(distiller.student, student, rtol=1e-5, atol=1e-6)
 
 
 def test_in_stages():

@@ -197,7 +197,7 @@ def test_the_reference_by_differences(one):
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5, 2.0), (0.0, 1.0)])
 def test_the_loss_on_the_labels(kind, weights):
     loss = MultiBoxLoss(KINDS[kind], *weights)
-    for seed in range(4):
+    for seed in range(2):
         y, student, _, images, batch = case(seed, kind)
         expected = [batch.mean(p, images) for p in (batch.confidence(), batch.localization())]
         loss.reset_state()
@@ -321,7 +321,7 @@ def test_never_nan(name):
     y = {key: np.asarray([value, value]) for key, value in AWKWARD[name].items()}
     if name == "no object in an image":
         y["classes"] = np.array([[1], [-1]])
-    for kind, scale in (("softmax", 1.0), ("softmax", 300.0), ("sigmoid", 300.0)):
+    for kind, scale in (("softmax", 300.0), ("sigmoid", 300.0)):
         scores = 3 if kind == "softmax" else 2
         student, teacher = (toys.outputs(2, i, scores=scores, scale=scale) for i in (1, 2))
         student = {name: tf.constant(value) for name, value in student.items()}
