@@ -224,6 +224,9 @@ def test_anchors_that_differ_are_refused_where_they_count(retina_nets):
         )
         with pytest.raises(ValueError, match=r"the variances \(0.1, 0.1, 0.2, 0.2\) and \(0.2,"):
             losses.retina_net_objective(teacher, student)
+        student.label_encoder = keras.layers.Layer()
+        with pytest.raises(ValueError, match="`student`: .*retinanet.LabelEncoder, received <"):
+            losses.retina_net_objective(teacher, student)
     finally:
         student.anchor_generator, student.label_encoder = own, encoder
     try:

@@ -160,7 +160,7 @@ def _check_level(level: Any) -> dict[str, Any]:
     checks.instance("levels", level, Mapping, f"a dict of {', '.join(parts)} for each level")
     if set(level) != set(parts):
         raise checks.value_error("levels", f"a dict of {', '.join(parts)}", sorted(level))
-    read = {"size": float(level["size"]), "stride": float(level["stride"])}
+    read: dict[str, Any] = {name: float(level[name]) for name in ("size", "stride")}
     read |= {name: [float(v) for v in level[name]] for name in ("scales", "ratios")}
     for name in parts:
         for value in np.ravel(read[name]):

@@ -60,11 +60,13 @@ def retina_net_objective(
 
     Targets are the objects: {"boxes": (B, M, 4) corners relative to the image,
     "classes": (B, M)}, padded with −1 or ragged, whatever the model's own
-    `bounding_box_format` is. `distiller.student` stays a RetinaNet: `predict` and
-    `decode_predictions` work as before.
+    `bounding_box_format` is; `fit` takes (images, targets), not keras-cv's dict of both.
+    `distiller.student` stays a RetinaNet: `predict` and `decode_predictions` work as
+    before.
 
     Args:
-        teacher: a `keras_cv.models.RetinaNet`, trained (by keras-cv's own `fit`, say).
+        teacher: a `keras_cv.models.RetinaNet`, trained by keras-cv's own `compile` and
+            `fit`, say, for which `tfkd.detection.keras_cv_objects` turns the targets.
         student: another, with the same anchors and classes.
         weights: what differs from {"soft": 0.5, "confidence": 1, "bounded": 0.1,
             "localization": 0.25}: a number of at least 0 or a schedule. None leaves a
@@ -93,7 +95,8 @@ def retina_net_objective(
     Raises:
         ImportError: if keras-cv is not installed.
         TypeError: if one of the models is no RetinaNet.
-        ValueError: for models whose anchors or classes differ, and for a bad argument.
+        ValueError: for models whose anchors or classes differ, for a label encoder of
+            one's own, and for a bad argument.
 
     Reference:
         Lin et al. 2017, "Focal loss for dense object detection",
@@ -116,15 +119,19 @@ def retina_net_objective(
         >>> [loss.name for loss in distiller.distillation_losses][1:]
         ['multibox_confidence', 'bounded_regression', 'multibox_localization', 'hint']
     """
-    kind = import_keras_cv("tfkd.losses.retina_net_objective").models.RetinaNet
-    _check_kind("teacher", teacher, kind)
-    _check_kind("student", student, kind)
+    models = import_keras_cv("tfkd.losses.retina_net_objective").models
+    _check_kind("teacher", teacher, models.RetinaNet)
+    _check_kind("student", student, models.RetinaNet)
     head = retina_net_head(student, image_size)
     chosen = {**RETINA_NET, **(weights if isinstance(weights, dict) else {})}
     if chosen["soft"] is not None or chosen["bounded"] is not None:
         _check_classes(teacher, student)
         _check_anchors(retina_net_head(teacher, image_size), head)
     encoder = student.label_encoder
+    if not isinstance(encoder, models.retinanet.LabelEncoder):
+        mend = "What another one matches is not known: see tfkd.losses.MultiBoxSelection."
+        expected = "a model with keras_cv.models.retinanet.LabelEncoder"
+        raise checks.value_error("student", expected, encoder, mend)
     matcher = Matcher(
         head["anchors"],
         threshold=encoder.positive_threshold,
