@@ -118,7 +118,8 @@ def test_what_nobody_labelled_is_ignored():
     y = toys.objects(4, 3, seed=5)
     labelled = call(Matcher(toys.ANCHORS), y)
     y["classes"][1] = UNLABELLED
-    y["classes"][2, 0] = UNLABELLED  # one row says it of the whole image
+    # One row says it of the whole image, also beside an object.
+    y["boxes"][2], y["classes"][2] = [0.0, 0.0, 0.5, 0.5], [UNLABELLED, 1, -1]
     found = call(Matcher(toys.ANCHORS), y)
     assert (found["classes"][1:3] == -1).all() and not found["boxes"][1:3].any()
     for i in (0, 3):
