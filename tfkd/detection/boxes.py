@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tf_keras as keras
 
 from tfkd import checks
 
@@ -63,6 +64,20 @@ def check_priors(priors: Any) -> np.ndarray:
             "Are they corners? tfkd.detection.boxes.to_centers turns corners into centers.",
         )
     return values
+
+
+def serialize_anchors(anchors: Any) -> Any:
+    """`Anchors` as their config, an array of priors as numbers: JSON."""
+    if hasattr(anchors, "get_config"):
+        return keras.saving.serialize_keras_object(anchors)
+    return check_priors(anchors).tolist()
+
+
+def deserialize_anchors(config: Any) -> Any:
+    """The inverse of `serialize_anchors`."""
+    if isinstance(config, dict):
+        return keras.saving.deserialize_keras_object(config)
+    return np.asarray(config, np.float32)
 
 
 def check_variances(variances: Any) -> tuple[float, float, float, float]:

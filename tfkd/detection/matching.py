@@ -21,8 +21,10 @@ from tfkd.detection.boxes import (
     VARIANCES,
     check_priors,
     check_variances,
+    deserialize_anchors,
     encode,
     iou,
+    serialize_anchors,
     to_corners,
 )
 
@@ -133,12 +135,8 @@ class Matcher:
 
     def get_config(self) -> dict[str, Any]:
         """Anchors (as their config, or as numbers) and thresholds, as JSON."""
-        if hasattr(self.anchors, "get_config"):
-            anchors = keras.saving.serialize_keras_object(self.anchors)
-        else:
-            anchors = self.priors.tolist()
         return {
-            "anchors": anchors,
+            "anchors": serialize_anchors(self.anchors),
             "threshold": self.threshold,
             "ignore_from": self.ignore_from,
             "variances": list(self.variances),
@@ -149,12 +147,7 @@ class Matcher:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Matcher:
         """Makes the matcher that `get_config` described."""
-        config = dict(config)
-        if isinstance(config["anchors"], dict):
-            config["anchors"] = keras.saving.deserialize_keras_object(config["anchors"])
-        else:
-            config["anchors"] = tf.constant(config["anchors"], tf.float32).numpy()
-        return cls(**config)
+        return cls(**{**config, "anchors": deserialize_anchors(config["anchors"])})
 
 
 def objects(y: Any) -> tuple[Any, Any]:

@@ -15,7 +15,9 @@ from tfkd.detection.boxes import (
     VARIANCES,
     check_priors,
     check_variances,
+    deserialize_anchors,
     iou,
+    serialize_anchors,
 )
 from tfkd.detection.decoding import decode
 from tfkd.detection.matching import objects
@@ -118,13 +120,9 @@ class TeacherBoxes:
 
     def get_config(self) -> dict[str, Any]:
         """Anchors (as their config, or as numbers) and settings, as JSON."""
-        if hasattr(self.anchors, "get_config"):
-            anchors = keras.saving.serialize_keras_object(self.anchors)
-        else:
-            anchors = self.priors.tolist()
         options = {**self._options, "variances": list(self._options["variances"])}
         return {
-            "anchors": anchors,
+            "anchors": serialize_anchors(self.anchors),
             "where": self.where,
             "overlap": self.overlap,
             "max_boxes": self.max_boxes,
@@ -134,9 +132,4 @@ class TeacherBoxes:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TeacherBoxes:
         """Makes what `get_config` described."""
-        config = dict(config)
-        if isinstance(config["anchors"], dict):
-            config["anchors"] = keras.saving.deserialize_keras_object(config["anchors"])
-        else:
-            config["anchors"] = tf.constant(config["anchors"], tf.float32).numpy()
-        return cls(**config)
+        return cls(**{**config, "anchors": deserialize_anchors(config["anchors"])})
