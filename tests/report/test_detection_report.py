@@ -65,7 +65,7 @@ def test_a_detector_is_run_and_scored():
 def drawn(monkeypatch, *args):
     """The axes of the figure that would be written."""
     kept = []
-    monkeypatch.setattr(detection_plots, "_write", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(detection_plots, "write_figure", lambda figure, path: kept.append(figure))
     report.precision_recall_plot(*args, "unused.png")
     return kept[0].axes
 

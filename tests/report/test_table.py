@@ -117,7 +117,7 @@ def test_labels_cover_neither_each_other_nor_points():
     """Boxes are compared in pixels, on a plot with three points nearly on top of each other."""
     pytest.importorskip("matplotlib")
     x, y = np.array([1.0, 1.02, 1.1, 9.0]), np.array([90.0, 90.2, 89.9, 95.0])
-    figure, axes = plots._new_axes()
+    figure, axes = plots.new_axes()
     axes.plot(x, y, "o", ms=10)
     plots._log_axis(axes, x)
     names = ["student alone", "student distilled", "student int8", "teacher"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.detection.average_precision import DetectionScores, score
-from tfkd.report.plots import COLOURS, _new_axes, _styled, _write
+from tfkd.report.plots import COLOURS, new_axes, styled, write_figure
 
 # More panels than these would be too small to read.
 _MOST_CLASSES = 5
@@ -58,8 +58,8 @@ def precision_recall_plot(scores: Any, path: str | os.PathLike) -> pathlib.Path:
     present = [c for c, count in enumerate(first.truth) if count]
     if not present:
         raise checks.value_error("scores", "a class with an object", first.absent)
-    with _styled():
-        figure, axes = _new_axes()
+    with styled():
+        figure, axes = new_axes()
         if len(models) == 1:
             _by_class(axes, next(iter(models.values())), present)
             _frame(axes, "Precision against recall, IoU 0.5; dot: scores from 0.5")
@@ -74,7 +74,7 @@ def precision_recall_plot(scores: Any, path: str | os.PathLike) -> pathlib.Path:
             panels = figure.subplots(rows, columns, squeeze=False)
             _by_model(list(panels.flat), models, present, shown)
             figure.suptitle("Precision against recall, IoU 0.5; dot: scores from 0.5", fontsize=13)
-        return _write(figure, path)
+        return write_figure(figure, path)
 
 
 def check_same_classes(models: Mapping[str, Any]) -> DetectionScores:

@@ -30,7 +30,7 @@ _STYLE = {
 }
 
 
-def _new_axes():
+def new_axes():
     """A figure of its own and its axes; pyplot's global state is not touched."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -44,7 +44,7 @@ def _new_axes():
     return figure, figure.subplots()
 
 
-def _styled():
+def styled():
     try:
         import matplotlib
     except ImportError as error:
@@ -54,7 +54,7 @@ def _styled():
     return matplotlib.rc_context(_STYLE)
 
 
-def _write(figure, path: str | os.PathLike) -> pathlib.Path:
+def write_figure(figure, path: str | os.PathLike) -> pathlib.Path:
     with artifacts.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.15)
     return pathlib.Path(path)
@@ -83,8 +83,8 @@ def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
     x = np.array([row.latency.p50 for row in rows])
     y = np.array([row.accuracy.mean for row in rows])
     spread = np.array([row.accuracy.sd or 0.0 for row in rows])
-    with _styled():
-        figure, axes = _new_axes()
+    with styled():
+        figure, axes = new_axes()
         front = pareto(x, y)
         axes.step(x[front], y[front], where="post", color="#999999", ls="--", lw=1.5, zorder=1)
         for i in range(len(rows)):
@@ -94,7 +94,7 @@ def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
         axes.set(xlabel="latency of one example, median (ms, log scale)", ylabel="accuracy (%)")
         axes.set_title("Accuracy against latency; dashed: Pareto front", loc="left", fontsize=13)
         _label_points(figure, axes, x, y, spread, [row.model for row in rows], front)
-        return _write(figure, path)
+        return write_figure(figure, path)
 
 
 def pareto(x: np.ndarray, y: np.ndarray) -> list[int]:
@@ -203,8 +203,8 @@ def training_curves(
     arrays = {name: _curve(name, values) for name, values in curves.items()}
     if not arrays:
         raise checks.value_error("curves", "at least one curve", curves)
-    with _styled():
-        figure, axes = _new_axes()
+    with styled():
+        figure, axes = new_axes()
         for i, (name, values) in enumerate(arrays.items()):
             colour, epochs = COLOURS[i % len(COLOURS)], np.arange(1, values.shape[1] + 1)
             label = f"{name} ({len(values)} seeds)" if len(values) > 1 else name
@@ -224,7 +224,7 @@ def training_curves(
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title("Mean over seeds; band: lowest to highest", loc="left", fontsize=13)
         axes.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
-        return _write(figure, path)
+        return write_figure(figure, path)
 
 
 def _curve(name: str, values: Any) -> np.ndarray:
