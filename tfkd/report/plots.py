@@ -45,6 +45,7 @@ def new_axes():
 
 
 def styled():
+    """A context in which figures have the house style."""
     try:
         import matplotlib
     except ImportError as error:
@@ -55,6 +56,7 @@ def styled():
 
 
 def write_figure(figure, path: str | os.PathLike) -> pathlib.Path:
+    """Writes a PNG, whole or not at all; returns its path."""
     with artifacts.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.15)
     return pathlib.Path(path)
