@@ -19,10 +19,8 @@ from tfkd.distillation import validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.taps import FINAL, Taps
-from tfkd.distillation.teachers import Teachers, as_list, freeze, mean_value
-from tfkd.distillation.terms import Term, loss_on_labels, unique_names
-from tfkd.losses.base import Shared
-from tfkd.losses.joint import JointLoss
+from tfkd.distillation.teachers import Teachers, as_list, freeze
+from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -297,7 +295,7 @@ class Distiller(Saving):
         share = replicas.share_of_batch(size)
         step = self._step()
 
-        shared = Shared([*self.distillation_losses, self.compiled_loss], self._final(taught))
+        shared = shared_by(self.distillation_losses, self.compiled_loss, taught)
         student_loss = self._student_loss(y, sample_weight, outputs[FINAL], share, shared)
         distillation_loss = tf.constant(0.0)
         if taught is not None:
@@ -326,11 +324,6 @@ class Distiller(Saving):
         if getattr(self, "optimizer", None) is None:
             return tf.constant(0, tf.int64)
         return tf.convert_to_tensor(self.optimizer.iterations)
-
-    def _final(self, taught: Any) -> Any:
-        """The teacher's outputs for a joint loss on the labels, which may look at them."""
-        is_joint = isinstance(self.compiled_loss, JointLoss)
-        return mean_value(taught[0]) if is_joint and taught is not None else None
 
     def _student_loss(self, y, sample_weight, y_pred, share, shared):
         container = self.compiled_loss

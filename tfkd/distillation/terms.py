@@ -158,6 +158,18 @@ def sigmoids(loss: DistillationLoss, outputs: Any) -> list[bool]:
     return [output.shape[-1] == 1 for output in flat]
 
 
+def shared_by(losses: list[DistillationLoss], container: Any, taught: Any) -> Shared:
+    """What the losses of one step share.
+
+    Args:
+        losses: the distillation losses.
+        container: `compiled_loss` of the Distiller.
+        taught: what the teachers returned, or None; a joint loss on the labels may look at it.
+    """
+    looks = isinstance(container, JointLoss) and taught is not None
+    return Shared([*losses, container], mean_value(taught[0]) if looks else None)
+
+
 def loss_on_labels(
     container: Any, y: Any, y_pred: Any, sample_weight: Any, share: Any, shared: Shared
 ) -> Any:
