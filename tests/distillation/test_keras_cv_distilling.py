@@ -75,7 +75,7 @@ def test_a_retina_net_learns_from_another(retina_nets):
     teacher, student = retina_nets
     before = weights_of(teacher)
     arguments = losses.retina_net_objective(teacher, student, hint="P4")
-    assert arguments["distillation_loss_weights"] == [0.5, 1.0, 0.1, 0.25, 0.5]
+    assert arguments["distillation_loss_weights"] == [0.25, 1.0, 0.1, 0.25, 0.5]
     distiller = tfkd.Distiller(teacher, student, **arguments)
     distiller.compile(keras.optimizers.Adam(3e-3))
     batches = tf.data.Dataset.from_tensors(tf.nest.map_structure(lambda v: v[:2], (X, Y)))

@@ -27,7 +27,7 @@ from tfkd.losses.multibox.terms import (
 from tfkd.losses.regression import BoundedRegression
 
 LEVELS = ("P3", "P4", "P5")
-RETINA_NET = {"soft": 0.5, "confidence": 1.0, "bounded": 0.1, "localization": 0.25}
+RETINA_NET = {"soft": 0.25, "confidence": 1.0, "bounded": 0.1, "localization": 0.25}
 YOLO_V8 = {"soft": 0.5, "distances": 1.5, "confidence": 0.5, "localization": 7.5}
 
 
@@ -68,9 +68,10 @@ def retina_net_objective(
         teacher: a `keras_cv.models.RetinaNet`, trained by keras-cv's own `compile` and
             `fit`, say, for which `tfkd.detection.keras_cv_objects` turns the targets.
         student: another, with the same anchors and classes.
-        weights: what differs from {"soft": 0.5, "confidence": 1, "bounded": 0.1,
-            "localization": 0.25}: a number of at least 0 or a schedule. None leaves a
-            term out. Without "soft" and "bounded" the anchors may differ.
+        weights: what differs from {"soft": 0.25, "confidence": 1, "bounded": 0.1,
+            "localization": 0.25}, by which the terms come to like sizes: a number of at
+            least 0 or a schedule. None leaves a term out. Without "soft" and "bounded" the
+            anchors may differ.
         temperature: T > 0 of the soft targets, or a schedule. With thousands of anchors
             a T above 1 moves nearly all of the weight to the background.
         margin: m of the bounded regression, in squared encoded offsets.
