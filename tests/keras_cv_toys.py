@@ -7,6 +7,8 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras as keras
 
 with contextlib.redirect_stdout(io.StringIO()):
     keras_cv = pytest.importorskip("keras_cv")
@@ -46,15 +48,9 @@ def retina_net(filters, bounding_box_format="xyxy", sizes=(8.0, 16.0, 32.0, 64.0
         CLASSES,
         bounding_box_format,
         anchor_generator=anchor_generator(bounding_box_format, sizes),
-        classification_head=head(CLASSES, keras_constant(-2.0)),
+        classification_head=head(CLASSES, keras.initializers.Constant(-2.0)),
         box_head=head(4, "zeros"),
     )
-
-
-def keras_constant(value):
-    import tf_keras as keras
-
-    return keras.initializers.Constant(value)
 
 
 def yolo(channels, bounding_box_format="rel_xyxy"):
@@ -65,6 +61,16 @@ def yolo(channels, bounding_box_format="rel_xyxy"):
         input_shape=(*SIZE, 3),
     )
     return keras_cv.models.YOLOV8Detector(backbone, CLASSES, bounding_box_format, fpn_depth=1)
+
+
+def as_ragged(y):
+    """Padded objects without the padding."""
+    kept = y["classes"] >= 0
+    rows = {k: [list(v[i][kept[i]]) for i in range(len(v))] for k, v in y.items()}
+    return {
+        "boxes": tf.ragged.constant(rows["boxes"], tf.float32, ragged_rank=1, inner_shape=(4,)),
+        "classes": tf.ragged.constant(rows["classes"], tf.int32, ragged_rank=1),
+    }
 
 
 def images(count=4, seed=0):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from detection_toys import objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras_cv_toys import CLASSES, SIZE, keras_cv
+from keras_cv_toys import CLASSES, SIZE, as_ragged, keras_cv
 
 from tfkd import detection, report
 from tfkd.detection import UNLABELLED, Matcher, RetinaNetAnchors, keras_cv_objects
@@ -124,15 +124,6 @@ def test_targets_are_those_of_the_label_encoder(seed, bounding_box_format, thres
     found = kinds >= 0
     np.testing.assert_allclose(mine["boxes"].numpy()[found], theirs.numpy()[found], atol=1e-4)
     assert (mine["boxes"].numpy()[~found] == 0).all()
-
-
-def as_ragged(y):
-    kept = y["classes"] >= 0
-    rows = {k: [list(v[i][kept[i]]) for i in range(len(v))] for k, v in y.items()}
-    return {
-        "boxes": tf.ragged.constant(rows["boxes"], tf.float32, ragged_rank=1, inner_shape=(4,)),
-        "classes": tf.ragged.constant(rows["classes"], tf.int32, ragged_rank=1),
-    }
 
 
 def test_an_object_below_the_threshold_has_a_prior_or_none():
