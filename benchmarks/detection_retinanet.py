@@ -1,7 +1,7 @@
 """A pair of keras-cv's RetinaNets: keras-cv trains the teacher, tfkd teaches the student.
 
     python benchmarks/detection_retinanet.py
-    python benchmarks/detection_retinanet.py --data bccd --size 160
+    python benchmarks/detection_retinanet.py --data bccd --size 160 --teacher-epochs 20 --epochs 20
 
 Without --data the images are scenes of handwritten digits, 96 x 96 pixels, which need no
 download; with it, blood cells (BCCD) or another folder in VOC layout. mAP50 is that of
