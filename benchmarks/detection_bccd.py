@@ -16,7 +16,8 @@ number of steps, one cosine cycle of Adam, and of a seed the same initial weight
     source, plain     the same with background weight 1
     chen              0.5 soft (T = 1, background 1.5) + 0.5 confidence + 0.5 bounded + 1
                       localization; "chen, hint" adds 0.5 of a hint on the third stage
-    soft, bounded, hint   alone, and this term beside it
+    soft, bounded, hint   alone, and this term beside it, with weight 0.5; "soft 1" and so on
+                      with that weight
     labels less       0.7 confidence + 1 localization and nothing else
     boxes             the teacher's boxes above 0.5 in the whole images, written once, in
                       place of all labels, and 0.5 soft; "boxes only" without the soft
@@ -26,7 +27,10 @@ number of steps, one cosine cycle of Adam, and of a seed the same initial weight
     40, boxes         those, and the teacher's boxes on the other 165, and 0.5 soft
     10 alone; 10, boxes   the same with 10 images
 
-Each finished run is a line of runs.jsonl in --out and is not made again.
+Each finished run is a line of runs.jsonl in --out and is not made again. --part val scores
+on the 87 validation images instead, to choose settings (in an --out of its own, with a copy
+of the teacher there). `teacher --labelled 40` trains a teacher on the labels of 40 images
+alone, those of the students of the same seed.
 """
 
 from __future__ import annotations
@@ -94,6 +98,9 @@ ARMS = {
     "boxes only": Arm(None, where="everywhere"),
     "hint": Arm(weights={**ONLY_SOFT, "soft": None}, options=HINT),
     "chen, hint": Arm("chen", options=HINT),
+    "soft 0.25": Arm(weights={**ONLY_SOFT, "soft": 0.25}),
+    "soft 1": Arm(weights={**ONLY_SOFT, "soft": 1.0}),
+    "bounded 0.25": Arm(weights={**ONLY_SOFT, "soft": None, "bounded": 0.25}),
     "labels less": Arm(weights={**ONLY_SOFT, "soft": None, "confidence": 0.7}),
     "boxes, in the step": Arm(weights=ONLY_SOFT, where="everywhere", once=False),
     "40, boxes in the step": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=40, once=False),
@@ -115,7 +122,7 @@ class Bench:
         return tfkd.models.ssd(kind, len(CLASSES), SIZE, anchors=self.anchors, name=kind)
 
     def score(self, model: Any) -> tfkd.report.DetectionScores:
-        x, boxes, classes = self.data.arrays("test")
+        x, boxes, classes = self.data.arrays(self.args.part)
         truth = {"boxes": boxes, "classes": classes}
         return tfkd.report.evaluate_detector(model, x, truth, self.anchors, CLASSES)
 
@@ -143,7 +150,10 @@ def train_teacher(args: Any) -> None:
     teacher = bench.model("teacher")
     steps = tfkd.data.steps_per_epoch(len(bench.data.x_train), BATCH) * args.teacher_epochs
     teacher.compile(bench.optimizer(steps), loss=tfkd.losses.MultiBoxLoss(bench.matcher))
-    seconds = bench.fit(teacher, bench.data, args.teacher_seed, args.teacher_epochs)
+    data = bench.data
+    if args.labelled is not None:
+        data = only_labelled(data.unlabel(keep=args.labelled, seed=args.teacher_seed))
+    seconds = bench.fit(teacher, data, args.teacher_seed, args.teacher_epochs)
     pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
     teacher.save(pathlib.Path(args.out) / "teacher.keras")
     scores = bench.score(teacher)
@@ -292,6 +302,8 @@ def main() -> None:
     parser.add_argument("--out", default="saved_models/bccd")
     parser.add_argument("--teacher-epochs", type=int, default=150)
     parser.add_argument("--teacher-seed", type=int, default=0)
+    parser.add_argument("--labelled", type=int, help="images whose labels the teacher has")
+    parser.add_argument("--part", default="test", choices=["test", "val"], help="scored images")
     parser.add_argument("--teacher-dtype", default=None, choices=["bfloat16"])
     parser.add_argument("--student", default="student", help="a preset of models.ssd")
     parser.add_argument("--epochs", type=int, default=100)
