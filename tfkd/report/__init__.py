@@ -1,6 +1,7 @@
 """What a model costs and what it is worth: counts, latency, accuracy, tables, plots."""
 
 from tfkd.report.accuracy import SeedStats, accuracy, seed_stats
+from tfkd.report.against import Against
 from tfkd.report.classification import Classification, ClassScores, classification
 from tfkd.report.compare import compare
 from tfkd.report.detection import (
@@ -13,12 +14,14 @@ from tfkd.report.detection import (
 from tfkd.report.detection_plots import precision_recall_plot
 from tfkd.report.detection_table import DetectionRow, DetectionTable
 from tfkd.report.latency import Latency, latency, machine
-from tfkd.report.plots import accuracy_latency, training_curves
+from tfkd.report.plots import training_curves
 from tfkd.report.profile import LayerProfile, Profile, profile
 from tfkd.report.rules import Call, register
 from tfkd.report.table import Row, Table
+from tfkd.report.trade_offs import accuracy_latency, accuracy_size
 
 __all__ = [
+    "Against",
     "Call",
     "ClassScores",
     "Classification",
@@ -33,6 +36,7 @@ __all__ = [
     "Table",
     "accuracy",
     "accuracy_latency",
+    "accuracy_size",
     "classification",
     "compare",
     "detect",

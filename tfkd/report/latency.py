@@ -19,7 +19,7 @@ import numpy as np
 
 from tfkd import checks
 
-_PACKAGES = ("tfkd", "tensorflow", "tf_keras", "numpy", "ai-edge-litert")
+_PACKAGES = ("tfkd", "tensorflow", "tf_keras", "numpy", "ai-edge-litert", "onnxruntime")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,16 @@ class Latency:
             raise checks.value_error("milliseconds", "at least one finite time", milliseconds)
         p50, p90, p99 = np.percentile(times, (50, 90, 99), method="linear")
         return cls(float(p50), float(p90), float(p99), float(times.mean()), int(times.size))
+
+    def throughput(self, batch: int = 1) -> float:
+        """Examples per second, if a call takes `batch` of them: batch / mean.
+
+        Example:
+            >>> from tfkd.report import Latency
+            >>> Latency.of([3.0, 5.0]).throughput(batch=32)
+            8000.0
+        """
+        return 1e3 * checks.positive_int("batch", batch) / self.mean
 
 
 def latency(
@@ -130,13 +140,24 @@ def latency(
     return {name: Latency.of(np.asarray(taken) / 1e6) for name, taken in times.items()}
 
 
+def per_second_text(rate: float) -> str:
+    """Formats examples per second: whole numbers, below 100 three digits.
+
+    Example:
+        >>> from tfkd.report.latency import per_second_text
+        >>> per_second_text(96_618.4), per_second_text(3.14159)
+        ('96,618', '3.14')
+    """
+    return f"{rate:,.0f}" if rate >= 99.95 else f"{rate:#.3g}".rstrip(".")
+
+
 def machine() -> dict[str, Any]:
     """Describes where a measurement was made, as far as it can be compared.
 
     Returns:
         `processor`, `cores` (that this process may use), `os`, `python`, and
-        `versions` of tfkd, tensorflow, tf_keras, numpy and ai-edge-litert (those
-        that are installed).
+        `versions` of tfkd, tensorflow, tf_keras, numpy, ai-edge-litert and
+        onnxruntime (those that are installed).
 
     Example:
         >>> from tfkd import report

@@ -1,0 +1,212 @@
+"""A table against its original, its Pareto front, its page, and its log."""
+
+import html.parser
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfkd import report
+from tfkd.report import printing
+
+
+def row(name, accuracy, p50=None, size=None, macs=None, **options):
+    times = None if p50 is None else report.Latency(p50, 1.1 * p50, 1.3 * p50, p50, 100)
+    return report.Row(name, report.seed_stats(accuracy), 1000, macs, size, times, **options)
+
+
+TEACHER = row("teacher", 93.4, 2.9, 630_000, 41_000_000, throughput=512.0)
+INT8 = row("int8", [93.1, 93.3], 1.0, 100_000, 5_000_000, throughput=2048.0)
+TABLE = report.Table([TEACHER, INT8], ["A note."])
+
+
+def test_against_by_hand():
+    (one,) = TABLE.against()
+    assert (one.model, one.original) == ("int8", "teacher")
+    found = (one.points, one.faster, one.smaller, one.macs)
+    np.testing.assert_allclose(found, (93.2 - 93.4, 2.9, 6.3, 5 / 41))
+    assert str(one) == (
+        "int8: −0.2 points, 2.9 times faster, 6.3 times smaller than teacher, 12 % of its MACs"
+    )
+    (back,) = TABLE.against("int8")
+    assert str(back) == (
+        "teacher: +0.2 points, 2.9 times slower, 6.3 times larger than int8, 820 % of its MACs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (row("x", 93.4, 2.9), "x: 0.0 points, as fast, against teacher"),
+        (row("x", 93.38, 2.95, 630_000), "x: 0.0 points, as fast, as large, against teacher"),
+        (row("x", 90.0, 0.1), "x: −3.4 points, 29 times faster than teacher"),
+        (report.Row("x", macs=410_000), "x: 1 % of its MACs, against teacher"),
+        (report.Row("x", macs=41_000), "x: 0.1 % of its MACs, against teacher"),
+    ],
+)
+def test_sentences(other, said):
+    table = report.Table([TEACHER, other])
+    assert str(table.against()[0]) == said
+    assert said in table.text() and f"- {said}\n" in table.markdown()
+
+
+def test_where_there_is_nothing_to_say_nothing_is_said():
+    table = report.Table([TEACHER, report.Row("x")], ["A note."])
+    (one,) = table.against()
+    assert not one.known and (one.points, one.faster) == (None, None)
+    assert table.text().splitlines()[-2:] == ["", "A note."]
+    assert "x:" not in table.text() + table.markdown()
+
+
+def test_another_original_keeps_the_order_of_rows():
+    table = report.Table([INT8, TEACHER], original="teacher")
+    assert [one.model for one in table.against()] == ["int8"]
+    assert table.text().splitlines()[2].startswith("int8")
+    assert table.as_dict()["original"] == "teacher"
+
+
+def test_the_parts_of_the_text_in_order():
+    parts = TABLE.text().split("\n\n")
+    assert parts[1].startswith("int8: −0.2 points") and parts[2] == "A note."
+    assert str(TABLE) == TABLE.text()
+
+
+POINTS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(POINTS)
+def test_pareto_against_brute_force(points):
+    """Ties and equal rows are frequent: few numbers, many rows."""
+    rows = [row(f"m{i}", 90.0 + score, time) for i, (time, score) in enumerate(points)]
+    rows += [row("no time", 99.0), report.Row("no accuracy", latency=rows[0].latency)]
+    expected = []
+    for i, (time, score) in enumerate(points):
+        others = points[:i] + points[i + 1 :]
+        beaten = False
+        for t, s in others:
+            beaten |= (t < time and s >= score) or (t <= time and s > score)
+        if not beaten:
+            expected.append(f"m{i}")
+    assert report.Table(rows).pareto() == tuple(expected)
+
+
+def test_no_pareto_front_without_numbers():
+    assert report.Table([report.Row("a")]).pareto() == ()
+
+
+@pytest.mark.parametrize("rich", [True, False])
+def test_long_names_are_folded_in_100_columns(capsys, monkeypatch, rich):
+    if rich:
+        pytest.importorskip("rich")
+        monkeypatch.setenv("COLUMNS", "80")
+    else:
+        monkeypatch.setitem(__import__("sys").modules, "rich", None)
+    name = "a student of eight layers, pruned by half and quantized, learning from its teacher"
+    long = row(name, [93.1, 93.3], 1234.5, 3 * 10**8, 41_000_000, throughput=123_456.0)
+    report.Table([TEACHER, long]).show()
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert max(map(len, lines)) <= printing.WIDTH
+    printed = " ".join(lines)
+    for word in (*name.split(), "1234.500", "286.1 MiB", "123,456", "93.2 ± 0.1"):
+        assert word in printed
+
+
+class Page(html.parser.HTMLParser):
+    """Open tags, texts, and every address that a browser would load."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.texts, self.tags, self.loads = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.loads += [value for key, value in attrs if key in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.append(data.strip())
+
+
+def test_the_page_is_whole_and_loads_nothing(tmp_path):
+    pytest.importorskip("matplotlib")
+    nasty = row('<b>"x" & y</b>', 91.0, 0.5, 50_000)
+    table = report.Table([TEACHER, nasty], ["A < note."], curves={"accuracy (%)": {"a": [1, 2]}})
+    table.save(tmp_path)
+    text = (tmp_path / "table.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert not {"script", "link", "iframe", "b"} & set(page.tags)
+    assert len(page.loads) == 3  # two trade-offs and the curve
+    assert all(load.startswith("data:image/png;base64,iVBOR") for load in page.loads)
+    assert not re.search(r"https?://|url\(|@import", text)
+    for found in (nasty.model, "A < note.", "Against teacher", "original", "93.4", "512"):
+        assert found in page.texts
+    assert page.texts.count("Pareto front") == 2
+    assert any(line.startswith("Measured on") for line in page.texts)
+    assert page.texts[0] == "Models compared" and page.tags.count("tr") == 3
+
+
+def test_the_page_without_plots(tmp_path):
+    TABLE.save(tmp_path, plots=False)
+    page = Page((tmp_path / "table.html").read_text(encoding="utf-8"))
+    assert page.loads == [] and "img" not in page.tags and "int8" in page.texts
+
+
+def events(folder):
+    """Tag → list of (step, value), read back from the files."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found = {}
+    for path in sorted(folder.iterdir()):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.tensor))
+    return found
+
+
+def test_what_tensorboard_reads(tmp_path):
+    pytest.importorskip("matplotlib")
+    TABLE.to_tensorboard(tmp_path, step=7)
+    found = events(tmp_path)
+    expected = {"accuracy": 93.2, "p50_ms": 1.0, "p99_ms": 1.3}
+    expected |= {"examples_per_second": 2048.0, "size_bytes": 100_000}
+    for quantity, value in expected.items():
+        ((step, tensor),) = found[f"{quantity}/int8"]
+        number = tensor.float_val[0] if tensor.float_val else None
+        if number is None:
+            number = np.frombuffer(tensor.tensor_content, np.float32)[0]
+        assert step == 7 and number == pytest.approx(value)
+    assert found["table"][0][1].string_val[0].decode("utf-8") == TABLE.markdown()
+    for name in ("table/accuracy_latency", "table/accuracy_size"):
+        width, height, picture = found[name][0][1].string_val
+        assert picture[:8] == b"\x89PNG\r\n\x1a\n" and int(width) > int(height) > 300
+    assert len(found) == 2 * len(expected) + 3
+
+
+def test_a_log_without_plots_and_numbers(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    report.Table([report.Row("a")]).to_tensorboard(str(tmp_path / "new"))
+    assert set(events(tmp_path / "new")) == {"table"}
+    TABLE.to_tensorboard(tmp_path / "other", plots=False)
+    assert "accuracy/teacher" in events(tmp_path / "other")
+    with pytest.raises(ImportError, match=r"tfkd\[demo\]"):
+        TABLE.to_tensorboard(tmp_path / "third")
+
+
+def test_bad_logs(tmp_path):
+    (tmp_path / "file").write_text("")
+    for logdir, step in ((3, 0), (tmp_path / "file", 0), (tmp_path, -1), (tmp_path, 0.5)):
+        with pytest.raises((TypeError, ValueError), match="`(logdir|step)`"):
+            TABLE.to_tensorboard(logdir, step)

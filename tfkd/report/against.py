@@ -1,0 +1,95 @@
+"""How far a model is from the one it was made of, in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Against:
+    """One row of a `Table` against another; None where one of them has no number.
+
+    Attributes:
+        model: name.
+        original: name of what it is compared with.
+        points: accuracy minus the original's, in percentage points.
+        faster: the original's median latency over the model's; above 1 is faster.
+        smaller: the original's size over the model's; above 1 is smaller.
+        macs: share of the original's multiply-accumulates, between 0 and 1 if fewer.
+
+    Example:
+        >>> from tfkd.report import Against
+        >>> print(Against("int8", "teacher", -0.23, 2.91, 6.3, 0.12))
+        int8: −0.2 points, 2.9 times faster, 6.3 times smaller than teacher, 12 % of its MACs
+        >>> print(Against("wide", "teacher", 0.04, 0.5, 1.0, None))
+        wide: 0.0 points, 2.0 times slower than teacher, as large
+    """
+
+    model: str
+    original: str
+    points: float | None = None
+    faster: float | None = None
+    smaller: float | None = None
+    macs: float | None = None
+
+    @classmethod
+    def of(cls, row: Any, original: Any) -> Against:
+        """Compares two rows of a `Table`."""
+        points = None
+        if row.accuracy is not None and original.accuracy is not None:
+            points = row.accuracy.mean - original.accuracy.mean
+        times = (one.latency and one.latency.p50 for one in (original, row))
+        return cls(
+            row.model,
+            original.model,
+            points,
+            _ratio(*times),
+            _ratio(original.size, row.size),
+            _ratio(row.macs, original.macs),
+        )
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to say."""
+        return any(v is not None for v in (self.points, self.faster, self.smaller, self.macs))
+
+    def __str__(self) -> str:
+        first = [] if self.points is None else [_points(self.points)]
+        last = []
+        for ratio, more, less, equal in (
+            (self.faster, "faster", "slower", "as fast"),
+            (self.smaller, "smaller", "larger", "as large"),
+        ):
+            if ratio is not None:
+                times = _times(max(ratio, 1 / ratio))
+                word = more if ratio > 1 else less
+                (last.append(equal) if times == "1.0" else first.append(f"{times} times {word}"))
+        compared = any("times" in part for part in first)
+        if compared:
+            first[-1] += f" than {self.original}"
+        if self.macs is not None:
+            last.append(f"{_percent(self.macs)} of its MACs")
+        text = f"{self.model}: {', '.join([*first, *last])}"
+        return text if compared else f"{text}, against {self.original}"
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above and below else None
+
+
+def _points(value: float) -> str:
+    text = f"{value:+.1f}"
+    text = "0.0" if float(text) == 0 else text.replace("-", MINUS)
+    return f"{text} points"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:,.0f}"
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    return f"{percent:,.0f} %" if percent >= 9.5 else f"{percent:.2g} %"

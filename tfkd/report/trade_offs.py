@@ -1,0 +1,201 @@
+"""Pictures of accuracy against what it costs, with the Pareto front drawn and named."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.report.plots import COLOURS, MARKERS, new_axes, styled, write_figure
+
+
+def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
+    """Draws accuracy (mean ± sd) against median latency, with the Pareto front.
+
+    A model is on the front, and its name bold, if no other one is as fast and
+    more accurate, or faster and at least as accurate.
+
+    Args:
+        table: a `Table`; rows without accuracy or latency are left out.
+        path: the PNG to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if no row has both.
+        ImportError: if matplotlib is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from tfkd import report
+        >>> times = report.Latency.of([1.0, 1.2])
+        >>> row = report.Row("tiny", report.seed_stats(91.0), latency=times)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report.accuracy_latency(report.Table([row]), folder + "/a.png").name
+        'a.png'
+    """
+    rows = [row for row in table.rows if row.accuracy is not None and row.latency is not None]
+    if not rows:
+        raise checks.value_error("table", "a row with accuracy and latency", table)
+    times = np.array([row.latency.p50 for row in rows])
+    label = "latency of one example, median (ms, log scale)"
+    return _scatter(rows, times, ("latency", label), path)
+
+
+def accuracy_size(table: Any, path: str | os.PathLike) -> pathlib.Path:
+    """Draws accuracy (mean ± sd) against the size of the file, with the Pareto front.
+
+    Args:
+        table: a `Table`; rows without accuracy or size are left out.
+        path: the PNG to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if no row has both.
+        ImportError: if matplotlib is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from tfkd import report
+        >>> row = report.Row("tiny", report.seed_stats(91.0), size=8_504)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report.accuracy_size(report.Table([row]), folder + "/a.png").name
+        'a.png'
+    """
+    rows = [row for row in table.rows if row.accuracy is not None and row.size]
+    if not rows:
+        raise checks.value_error("table", "a row with accuracy and size", table)
+    sizes = np.array([row.size / 2**10 for row in rows])
+    unit = "KiB"
+    if sizes.max() >= 2**10:
+        sizes, unit = sizes / 2**10, "MiB"
+    return _scatter(rows, sizes, ("size", f"size of the file ({unit}, log scale)"), path)
+
+
+def unbeaten(x: np.ndarray, y: np.ndarray) -> list[int]:
+    """Indices of all points that no other beats: smaller x, larger y; in their order.
+
+    A point beats another if it is better in one and at least equal in the other,
+    so equal points do not beat each other.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd.report.trade_offs import unbeaten
+        >>> unbeaten(np.array([3.0, 1.0, 2.0, 1.0]), np.array([9.0, 5.0, 4.0, 5.0]))
+        [0, 1, 3]
+    """
+    no_worse = (x[:, None] <= x) & (y[:, None] >= y)
+    better = (x[:, None] < x) | (y[:, None] > y)
+    return np.flatnonzero(~(no_worse & better).any(0)).tolist()
+
+
+def pareto(x: np.ndarray, y: np.ndarray) -> list[int]:
+    """Indices of the points that no other beats, by x; of equal ones the first.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd.report.trade_offs import pareto
+        >>> pareto(np.array([3.0, 1.0, 2.0]), np.array([9.0, 5.0, 4.0]))
+        [1, 0]
+    """
+    found = {(x[i], y[i]): i for i in reversed(unbeaten(x, y))}
+    return [found[point] for point in sorted(found)]
+
+
+def _scatter(rows: Sequence[Any], x: np.ndarray, cost: tuple[str, str], path) -> pathlib.Path:
+    """One picture; `cost` is (word, label of the axis)."""
+    y = np.array([row.accuracy.mean for row in rows])
+    spread = np.array([row.accuracy.sd or 0.0 for row in rows])
+    with styled():
+        figure, axes = new_axes()
+        front = pareto(x, y)
+        axes.step(x[front], y[front], where="post", color="#999999", ls="--", lw=1.5, zorder=1)
+        for i in range(len(rows)):
+            style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            axes.errorbar(x[i], y[i], yerr=spread[i] or None, ms=10, capsize=5, lw=2, **style)
+        log_axis(axes, x)
+        axes.set(xlabel=cost[1], ylabel="accuracy (%)")
+        title = f"Accuracy against {cost[0]}; dashed, with bold names: Pareto front"
+        axes.set_title(title, loc="left", fontsize=13)
+        label_points(figure, axes, x, y, spread, [row.model for row in rows])
+        return write_figure(figure, path)
+
+
+def log_axis(axes, x: np.ndarray) -> None:
+    """Log scale with plain numbers at 1, 2 and 5, and room for labels at the sides."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_xlim(x.min() / 5, x.max() * 4)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def label_points(figure, axes, x, y, spread, names: Sequence[str]) -> None:
+    """Puts each name beside its point, where it covers no point, bar, line or other name.
+
+    Names of points that no other beats are bold.
+    """
+    axes.margins(y=0.18)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the axes stay where the labels were fitted to
+    taken = _obstacles(figure, axes, x, y, spread, pareto(x, y))
+    front = set(unbeaten(x, y))
+    inside = axes.get_window_extent()
+    for i, name in enumerate(names):
+        best: Any = None
+        for dx, dy, ha, va in _places():
+            text = axes.annotate(
+                name, (x[i], y[i]), (dx, dy), textcoords="offset points", ha=ha, va=va, zorder=5,
+                weight="bold" if i in front else "normal", parse_math=False,
+            )  # fmt: skip
+            box = text.get_window_extent(figure.canvas.get_renderer())
+            clashes = sum(box.overlaps(other) for other in taken)
+            clashes += not (inside.contains(*box.min) and inside.contains(*box.max))
+            if best is None or clashes < best[0]:
+                if best is not None:
+                    best[1].remove()
+                best = (clashes, text, box)
+            else:
+                text.remove()
+            if clashes == 0:
+                break
+        taken.append(best[2])
+
+
+def _obstacles(figure, axes, x, y, spread, front) -> list[Any]:
+    """Boxes in pixels: each point with its bar, a little larger than drawn, and the front."""
+    from matplotlib.transforms import Bbox
+
+    to_pixels = axes.transData.transform
+    pad = 9 * figure.dpi / 72
+    ends = zip(to_pixels(np.c_[x, y - spread]), to_pixels(np.c_[x, y + spread]), strict=True)
+    boxes = [Bbox([low - pad, high + pad]) for low, high in ends]
+    corners = [(x[i], y[i]) for i in front]
+    for (left, low), (right, high) in itertools.pairwise(corners):
+        across = to_pixels([(left, low), (right, low)])
+        up = to_pixels([(right, low), (right, high)])
+        boxes += [Bbox([across[0] - 2, across[1] + 2]), Bbox([up[0] - 2, up[1] + 2])]
+    return boxes
+
+
+def _places():
+    """Offsets in points, near ones first: right, left, above, below, corners."""
+    for reach in (11, 18, 28, 42):
+        yield reach, 0, "left", "center"
+        yield -reach, 0, "right", "center"
+        for up in (reach, -reach):
+            va = "bottom" if up > 0 else "top"
+            yield 0, up, "center", va
+            yield reach * 0.8, up * 0.8, "left", va
+            yield -reach * 0.8, up * 0.8, "right", va
