@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tf_keras as keras
@@ -63,18 +65,44 @@ class CutLayers(_WithOptions):
     """Cuts whole blocks out: residual blocks, transformer layers.
 
     Args:
-        **options: of `tfkd.pruning.cut_layers`: `keep=` or `drop=`.
+        choose: options of `tfkd.pruning.choose_layers`, such as `{"keep": 0.5, "by":
+            "damage", "data": x}`: the blocks are chosen on the student of that moment.
+        **options: in its place those of `tfkd.pruning.cut_layers`: `keep=` or `drop=`.
+
+    Raises:
+        TypeError: if `choose` is no dict.
+        ValueError: if it is not the only option, has no `keep`, or an unknown option.
 
     Example:
         >>> import tfkd
         >>> cut = tfkd.progressive.CutLayers(drop="stage*_block2")
         >>> len(tfkd.models.resnet(20).layers) - len(cut(tfkd.models.resnet(20)).layers)
         21
+        >>> even = tfkd.progressive.CutLayers(choose={"keep": 2})
+        >>> [b.name for b in tfkd.pruning.find_blocks(even(tfkd.models.resnet(14))) if b.removable]
+        ['stage1_block1', 'stage3_block2']
     """
+
+    def __init__(self, choose: Mapping[str, Any] | None = None, **options: Any):
+        super().__init__(**options, **({} if choose is None else {"choose": choose}))
+        if choose is None:
+            return
+        checks.instance("choose", choose, Mapping, "a dict of options of choose_layers")
+        if options:
+            mend = "It says which blocks stay by itself."
+            raise checks.value_error("choose", "no `keep` or `drop` beside it", options, mend)
+        known = list(inspect.signature(pruning.choose_layers).parameters)[1:]
+        for name in choose:
+            checks.one_of("choose", name, known)
+        if "keep" not in choose:
+            raise checks.value_error("choose", "how many blocks stay, as 'keep'", list(choose))
 
     def change(self, student, optimizer):
         """Cuts the blocks; the rest keeps its weights."""
-        return Changed(pruning.cut_layers(student, **self.options))
+        if "choose" not in self.options:
+            return Changed(pruning.cut_layers(student, **self.options))
+        choice = pruning.choose_layers(student, **self.options["choose"])
+        return Changed(pruning.cut_layers(student, drop=choice))
 
 
 class Quantize(_WithOptions):

@@ -5,6 +5,8 @@ from tfkd.pruning.blocks import Block, cut_layers, find_blocks
 from tfkd.pruning.decay import AnnealedFilterDecay
 from tfkd.pruning.graph import analyse
 from tfkd.pruning.groups import Graph, Group
+from tfkd.pruning.layer_choice import LayerChoice
+from tfkd.pruning.layer_choosing import choose_layers
 from tfkd.pruning.masking import apply_selection
 from tfkd.pruning.optimizers import shrink_optimizer
 from tfkd.pruning.planning import Plan, plan, select
@@ -18,10 +20,12 @@ __all__ = [
     "Block",
     "Graph",
     "Group",
+    "LayerChoice",
     "Plan",
     "Selection",
     "analyse",
     "apply_selection",
+    "choose_layers",
     "criteria",
     "cut_layers",
     "find_blocks",

@@ -19,6 +19,7 @@ from absl import logging
 from tfkd.pruning import choosing, residual, wiring
 from tfkd.pruning.graph import check_model
 from tfkd.pruning.groups import layers_by_path
+from tfkd.pruning.layer_choice import LayerChoice
 from tfkd.pruning.rebuilding import from_config
 from tfkd.pruning.stretches import Block, Found, Stretch
 
@@ -84,13 +85,13 @@ def find_blocks(model: keras.Model) -> tuple[Block, ...]:
         >>> blocks[2].name, blocks[2].reason[:56]
         ('stage2_block1', "its shortcut passes through 'stage2_block1_0_conv', 'sta")
     """
-    return tuple(item.block for item in residual.find(_checked(model)))
+    return tuple(item.block for item in residual.find(checked(model)))
 
 
 def cut_layers(
     model: keras.Model,
-    keep: Names | None = None,
-    drop: Names | None = None,
+    keep: Names | LayerChoice | None = None,
+    drop: Names | LayerChoice | None = None,
     *,
     return_report: bool = False,
 ) -> Any:
@@ -104,7 +105,8 @@ def cut_layers(
         model: a built functional or Sequential model.
         keep: the blocks that stay; all other removable ones go, but for those
             inside or around one that stays. Names or indices of `find_blocks`,
-            or patterns such as "stage1_*". An empty list removes all.
+            or patterns such as "stage1_*". An empty list removes all. Or what
+            `choose_layers` chose; `drop` with the same is no different.
         drop: the blocks that go, in the same way. A pattern leaves blocks out
             that can't be removed; a name or index of one is an error. Where no
             block fits, names and patterns of layers: those that are connected
@@ -133,7 +135,7 @@ def cut_layers(
         >>> small.get_layer("logits").output_shape
         (None, 10)
     """
-    found = residual.find(_checked(model))
+    found = residual.find(checked(model))
     if (keep is None) == (drop is None):
         raise ValueError(
             "`keep`, `drop`: expected exactly one of the two, received "
@@ -141,11 +143,14 @@ def cut_layers(
             f"{choosing.listing([f.block.name for f in found if f.block.removable])}"
         )
     skipped: dict[str, str] = {}
-    if drop is None:
+    choice = keep if drop is None else drop
+    if isinstance(choice, LayerChoice):
+        chosen = choosing.of_choice("keep" if drop is None else "drop", choice, found)
+    elif drop is None:
         chosen = choosing.other_than(choosing.entries("keep", keep), found)
     else:
         chosen = choosing.dropped(choosing.entries("drop", drop), found, model, skipped)
-    made = _without(model, [stretch for item in chosen for stretch in item.stretches])
+    made = without(model, [stretch for item in chosen for stretch in item.stretches])
     removed = tuple(item.block.name for item in chosen)
     left = layers_by_path(made)
     report = Cut(
@@ -162,7 +167,8 @@ def cut_layers(
     return (made, report) if return_report else made
 
 
-def _checked(model: Any) -> keras.Model:
+def checked(model: Any) -> keras.Model:
+    """Accepts a model whose blocks can be found and cut."""
     check_model("model", model)
     wiring.refuse_ties(model)
     return model
@@ -173,7 +179,7 @@ def _is_cut(item: Found, chosen: Sequence[Found]) -> bool:
     return all(any(cut.holds(stretch) for cut in cuts) for stretch in item.stretches)
 
 
-def _without(model: keras.Model, stretches: Sequence[Stretch]) -> keras.Model:
+def without(model: keras.Model, stretches: Sequence[Stretch]) -> keras.Model:
     """Makes the model without these stretches, with the weights of the rest."""
     models = wiring.wirings(model)
     moved: dict[str, dict[wiring.Ref, wiring.Ref]] = {}

@@ -12,6 +12,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.pruning import stretches, wiring
 from tfkd.pruning.groups import layers_by_path
+from tfkd.pruning.layer_choice import LayerChoice
 from tfkd.pruning.stretches import Block, Found
 
 
@@ -102,6 +103,16 @@ def dropped(
         chosen += [item for item in removable if item not in chosen]
         named += layers
     return chosen + _layers(dict.fromkeys(named), model)
+
+
+def of_choice(argument: str, choice: LayerChoice, found: Sequence[Found]) -> list[Found]:
+    """The blocks that go by a `LayerChoice`."""
+    blocks = {item.block.name: item for item in found if item.block.removable}
+    for name in (name for names in choice.units.values() for name in names):
+        if name not in blocks:
+            expected = "a choice made for this model, with its removable blocks"
+            raise checks.value_error(argument, expected, name, listing(list(blocks)))
+    return [blocks[name] for name in choice.dropped_blocks]
 
 
 def _layers(named: Iterable[str], model: keras.Model) -> list[Found]:

@@ -49,6 +49,7 @@ class Wiring:
         layers: name → layer, also those of inputs.
         calls: key → `Call`; a call stands after those that it reads from.
         specs: tensor → `Spec`.
+        tensors: tensor → the tensor of Keras.
         readers: tensor → keys of the calls that read it.
         outputs: the tensors that the model returns.
     """
@@ -61,6 +62,7 @@ class Wiring:
         self._numbers = self._number_calls()
         self.calls: dict[Key, Call] = {}
         self.specs: dict[Ref, Spec] = {}
+        self.tensors: dict[Ref, Any] = {}
         self.readers: dict[Ref, list[Key]] = {}
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
@@ -91,6 +93,7 @@ class Wiring:
         self.calls[call.key] = call
         for ref, tensor in zip(outputs, tensors, strict=True):
             self.specs[ref] = Spec(tuple(tensor.shape), str(tensor.dtype.name))
+            self.tensors[ref] = tensor
             self.readers.setdefault(ref, [])
         for ref in dict.fromkeys(inputs):
             self.readers[ref].append(call.key)
