@@ -85,3 +85,92 @@ def test_bad_arguments(models, data, name):
 def test_like_must_name_a_model():
     with pytest.raises(ValueError, match="`like`"):
         report.compare({"a": linear(RIGHT)}, (X, Y), like={"b": linear(RIGHT)})
+
+
+def test_throughput_in_batches_of_what_each_takes(file, tmp_path):
+    from tfkd import export
+
+    two = export.to_tflite(linear(RIGHT), tmp_path / "two.tflite", batch_size=2).path
+    free = export.to_tflite(linear(RIGHT), tmp_path / "free.tflite", batch_size=None).path
+    sizes = []
+
+    def function(x):
+        sizes.append(len(x))
+        return x @ np.asarray(RIGHT)
+
+    models = {"keras": linear(RIGHT), "one": file, "two": two, "free": free, "call": function}
+    table = report.compare(models, (X, Y), runs=6, throughput_batch=8)
+    rows = {row.model: row for row in table.rows}
+    batches = {name: row.throughput_batch for name, row in rows.items()}
+    assert batches == {"keras": 8, "one": 1, "two": 2, "free": 8, "call": 8}
+    assert all(row.throughput > 0 for row in table.rows)
+    assert rows["one"].throughput == pytest.approx(1000 / rows["one"].latency.mean)
+    # 4 examples for the accuracy, then a first call, 10 to warm up and 6 runs of one
+    # example, and a first call, 3 to warm up and 5 runs of eight.
+    assert sizes == [4] + [1] * 17 + [8] * 9
+    # Two at a time is no time of one.
+    assert rows["two"].latency is None and rows["two"].accuracy.mean == 100.0
+    assert "two takes 2 examples" in table.notes[0]
+    assert "8 examples a call, 5 runs" in table.notes[1] and "one: 1, two: 2" in table.notes[1]
+    assert rows["call"].size is None and rows["free"].size == free.stat().st_size
+
+
+def test_a_batch_of_one_takes_the_times_of_the_latency(file):
+    (row,) = report.compare({"a": file}, (X, Y), runs=3, throughput_batch=None).rows
+    assert row.throughput_batch == 1
+    assert row.throughput == pytest.approx(1000 / row.latency.mean)
+
+
+def test_predictors_and_seeds_of_files(file):
+    from tfkd import runtime
+
+    models = {"object": runtime.Predictor(file, threads=2), "seeds": [file, str(file)]}
+    first, second = report.compare(models, (X, Y), runs=2, like={"object": linear(RIGHT)}).rows
+    assert first.size == second.size == file.stat().st_size
+    assert first.accuracy.values == (100.0,) and second.accuracy.values == (100.0, 100.0)
+    assert (first.params, first.macs) == (9, 6)
+
+
+def test_examples_with_several_inputs(tmp_path):
+    from tfkd import export
+
+    a, b = keras.Input((2,), name="a"), keras.Input((2,), name="b")
+    model = keras.Model({"a": a, "b": b}, keras.layers.Subtract()([a, b]))
+    path = export.to_tflite(model, tmp_path / "m.tflite").path
+    # a - b has its larger part where X has it, but in the last example.
+    x = {"a": X, "b": np.array([[0, 0], [0, 0], [0, 0], [0, 5]], "float32")}
+    models = {"keras": model, "file": path, "function": lambda x: x["a"] - x["b"]}
+    for data in ((x, Y), tf.data.Dataset.from_tensor_slices((x, Y)).batch(3)):
+        table = report.compare(models, data, runs=2)
+        assert [row.accuracy.mean for row in table.rows] == [75.0] * 3
+    with pytest.raises(ValueError, match="`data`.*as many for each input"):
+        report.compare(models, ({"a": X, "b": X[:2]}, Y))
+    with pytest.raises(TypeError, match=r"models\['file'\]` does not run.*\['a', 'b'\]"):
+        report.compare({"file": path}, (X, Y), runs=2)
+
+
+def test_another_original(file):
+    models = {"file": file, "keras": linear(RIGHT)}
+    table = report.compare(models, (X, Y), runs=2, original="keras")
+    assert [one.model for one in table.against()] == ["file"]
+    assert table.against()[0].points == 0.0
+    with pytest.raises(ValueError, match="`original`"):
+        report.compare(models, (X, Y), original="teacher")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        (lambda x: {"a": x, "b": x}, r"models\['f'\]`.*one output.*\['a', 'b'\]"),
+        (lambda x: (x, x), r"models\['f'\]`.*one output.*2 outputs"),
+        (lambda x: x[:1], r"models\['f'\]`.*4 outputs"),
+    ],
+)
+def test_outputs_that_are_no_scores(outputs, said):
+    with pytest.raises(ValueError, match=said):
+        report.compare({"f": outputs}, (X, Y), runs=2)
+
+
+def test_one_output_in_a_dict():
+    (row,) = report.compare({"f": lambda x: {"logits": x}}, (X, Y), runs=2).rows
+    assert row.accuracy.mean == 100.0

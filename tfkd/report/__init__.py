@@ -14,6 +14,7 @@ from tfkd.report.detection import (
 from tfkd.report.detection_plots import precision_recall_plot
 from tfkd.report.detection_table import DetectionRow, DetectionTable
 from tfkd.report.latency import Latency, latency, machine
+from tfkd.report.latency_grid import LatencyRow, LatencyTable, latency_table
 from tfkd.report.plots import training_curves
 from tfkd.report.profile import LayerProfile, Profile, profile
 from tfkd.report.rules import Call, register
@@ -29,6 +30,8 @@ __all__ = [
     "DetectionScores",
     "DetectionTable",
     "Latency",
+    "LatencyRow",
+    "LatencyTable",
     "LayerProfile",
     "Profile",
     "Row",
@@ -44,6 +47,7 @@ __all__ = [
     "detection_pictures",
     "evaluate_detector",
     "latency",
+    "latency_table",
     "machine",
     "precision_recall_plot",
     "profile",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.report import running
 from tfkd.report.accuracy import accuracy, seed_stats
-from tfkd.report.latency import latency
+from tfkd.report.latency import Latency, latency
 from tfkd.report.profile import profile
 from tfkd.report.table import Row, Table
 
@@ -27,133 +27,195 @@ def compare(
     like: Mapping[str, keras.Model] | None = None,
     runs: int = 300,
     seconds: float | None = 30.0,
+    throughput_batch: int | None = 32,
+    original: str | None = None,
 ) -> Table:
-    """Compares Keras models and `.tflite` files on one test set, in one table.
+    """Compares models and exported files on one test set, in one table.
 
     The latency and the file size of a Keras model are those of its float32
-    TFLite file, made in a temporary folder, so that all rows are measured in one
-    runtime, taking turns. Its accuracy is its own. Latency is that of one
-    example in the file's own type, the copying in and out of the interpreter
-    included.
+    TFLite file, made in a temporary folder, so that it is measured in the runtime
+    of the files, taking turns with them. Its accuracy is its own. Latency is that of
+    one example in the file's own type, the copying in and out of the interpreter
+    included; a callable is timed as it is.
+
+    Throughput is examples per second, the batch over the mean time of a call, with
+    `throughput_batch` examples in a call. A file of a fixed batch takes its own
+    number instead; if that is not 1, the file has no latency of one example. A Keras
+    model is exported once more, for that batch.
 
     Args:
-        models: name → built `tf_keras` model, or path of a `.tflite` file, or a
+        models: name → built `tf_keras` model, path of any file that
+            `tfkd.runtime.Predictor` runs, `Predictor`, or callable x → outputs; or a
             list of one kind: the same model from several seeds, whose accuracy
             is shown as mean ± standard deviation. The first one stands for all
             in the other columns.
-        data: (x, y), x of shape (N, ...) as the models take it and y of shape
-            (N,) or one-hot (N, C); or a `tf.data.Dataset` of such batches.
-        threads: threads for one call.
-        like: name → Keras model whose parameters and MACs a `.tflite` file has.
-        runs: measured runs of each model.
-        seconds: stop measuring after this time; None: no limit.
+        data: (x, y), x of shape (N, ...) as the models take it, or a dict of
+            such arrays by input name, and y of shape (N,) or one-hot (N, C); or a
+            `tf.data.Dataset` of such batches.
+        threads: threads for one call. A `Predictor` or callable keeps its own.
+        like: name → Keras model whose parameters and MACs a file has.
+        runs: measured runs of each model; a tenth of them, but at least 5, for the
+            throughput.
+        seconds: stop measuring after this time, of latency and throughput each;
+            None: no limit.
+        throughput_batch: examples in a call, for the throughput; None: one, the
+            throughput is then that of the latency's runs.
+        original: name of the model that the others are compared with; None: the
+            first.
 
     Returns:
-        A `Table`: `.show()`, `.text()`, `.markdown()`, `.save(folder)`.
+        A `Table`: `.show()`, `.text()`, `.markdown()`, `.against()`, `.pareto()`,
+        `.save(folder)`, `.to_tensorboard(folder)`.
 
     Raises:
-        TypeError: if a model is neither a Keras model nor a path.
-        ValueError: for an empty dict or data set, or names in `like` that are
-            not in `models`.
-        ImportError: if ai-edge-litert is not installed.
+        TypeError: if a model is none of these, or a file does not take `data`.
+        ValueError: for an empty dict or data set, a model of several outputs, or
+            names in `like` or `original` that are not in `models`.
+        ImportError: if the runtime of a file is not installed.
 
     Example:
         >>> import numpy as np, tf_keras as keras
         >>> from tfkd import report
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         >>> x, y = np.ones((8, 4), "float32"), np.zeros(8, "int32")
-        >>> table = report.compare({"dense": model}, (x, y), runs=5)
+        >>> table = report.compare({"dense": model, "half": lambda x: x[:, :3] / 2}, (x, y), runs=5)
         >>> table.rows[0].params, table.rows[0].macs, table.rows[0].latency.runs
         (15, 12, 5)
+        >>> [row.throughput_batch for row in table.rows]
+        [32, 32]
     """
     checks.positive_int("threads", threads)
-    members = {name: _members(name, value) for name, value in _checked(models).items()}
+    batch = 1 if throughput_batch is None else throughput_batch
+    checks.positive_int("throughput_batch", batch)
+    groups = {n: _members(n, value) for n, value in running.checked_models(models).items()}
     like = dict(like or {})
-    for name in like:
-        if name not in members:
-            raise checks.value_error("like", "names that are in `models`", name)
+    for argument, names in (("like", like), ("original", [original] if original else [])):
+        for name in names:
+            if name not in groups:
+                raise checks.value_error(argument, "names that are in `models`", name)
     x, y = _arrays(data)
 
-    from tfkd import export, runtime
-
-    with tempfile.TemporaryDirectory() as folder:
-        files: dict[str, pathlib.Path] = {}
-        for index, (name, group) in enumerate(members.items()):
-            files[name] = pathlib.Path(folder, f"{index}.tflite")
-            if isinstance(group[0], keras.Model):
-                export.to_tflite(group[0], files[name])
-            else:
-                files[name] = group[0]
-        predictors = {name: runtime.Predictor(path, threads) for name, path in files.items()}
-        runners = {name: _runner(predictor, x[:1]) for name, predictor in predictors.items()}
-        times = latency(runners, runs=runs, seconds=seconds)
-        rows = []
-        for name, group in members.items():
-            values = [_accuracy(one, x, y, threads) for one in group]
-            counts = _counts(like.get(name, group[0]))
-            size = files[name].stat().st_size
-            rows.append(Row(name, seed_stats(values), *counts, size, times[name]))
-    taken = times[rows[0].model].runs
-    note = f"Latency: one example, {_threads(threads)}, {taken} runs each, in turns."
-    return Table(rows, [note])
-
-
-def _runner(predictor: Any, example: np.ndarray) -> Callable[[], Any]:
-    """One run on one example, already in the file's own type."""
-    codes = np.ascontiguousarray(predictor.inputs[0].encode(example))
-    return lambda: predictor.run_one(codes)
+    firsts = {name: group[0] for name, group in groups.items()}
+    with tempfile.TemporaryDirectory() as made:
+        folder = pathlib.Path(made)
+        targets = {n: running.opened(m, threads, folder) for n, m in firsts.items()}
+        sizes = {name: running.size_of(target) for name, target in targets.items()}
+        scores = {
+            name: [_accuracy(name, targets[name], one, x, y, threads, folder) for one in group]
+            for name, group in groups.items()
+        }
+        times, note = _latencies(targets, x, threads, runs, seconds)
+        if batch > 1:
+            for name, model in firsts.items():
+                if isinstance(model, keras.Model):
+                    targets[name] = running.opened(model, threads, folder, batch)
+        rates, rate_note = _throughputs(targets, x, times, batch, runs, seconds)
+    rows = []
+    for name in groups:
+        counts = _counts(like.get(name, firsts[name]))
+        rate, per_call = rates[name]
+        rows.append(
+            Row(
+                name, seed_stats(scores[name]), *counts, sizes[name], times.get(name),
+                throughput=rate, throughput_batch=per_call,
+            )
+        )  # fmt: skip
+    return Table(rows, [note, rate_note], original=original)
 
 
-def _threads(count: int) -> str:
-    return "one thread" if count == 1 else f"{count} threads"
+def _latencies(
+    targets: Mapping[str, Any], x: Any, threads: int, runs: int, seconds: float | None
+) -> tuple[dict[str, Latency], str]:
+    """Times of one example of those that take one, and a sentence."""
+    made = {name: running.call(name, target, x, 1) for name, target in targets.items()}
+    calls = {name: call for name, call in made.items() if call is not None}
+    times = latency(calls, runs=runs, seconds=seconds) if calls else {}
+    taken = next(iter(times.values())).runs if times else 0
+    note = f"Latency: one example, {running.threads_text(threads)}, {taken} runs each, in turns."
+    for name in targets:
+        if name not in times:
+            batch = running.fixed_batch(targets[name])
+            note += f" {name} takes {batch} examples a call, so it has no time of one."
+    return times, note
 
 
-def _checked(models: Any) -> Mapping[str, Any]:
-    checks.instance("models", models, Mapping, "a dict of name → model or path")
-    if not models:
-        raise checks.value_error("models", "at least one model", models)
-    return models
+def _throughputs(
+    targets: Mapping[str, Any],
+    x: Any,
+    times: Mapping[str, Latency],
+    batch: int,
+    runs: int,
+    seconds: float | None,
+) -> tuple[dict[str, tuple[float, int]], str]:
+    """Name → (examples per second, examples in a call), and a sentence."""
+    batches = {name: running.fixed_batch(target) or batch for name, target in targets.items()}
+    calls: dict[str, Any] = {
+        name: running.call(name, targets[name], x, size)
+        for name, size in batches.items()
+        if size > 1 or name not in times
+    }
+    few = max(runs // 10, min(runs, 5))
+    found = latency(calls, warmup=3, runs=few, seconds=seconds) if calls else {}
+    rates = {
+        name: (found.get(name, times.get(name)).throughput(size), size)  # type: ignore[union-attr]
+        for name, size in batches.items()
+    }
+    taken = next(iter(found.values())).runs if found else next(iter(times.values())).runs
+    many = "one example" if batch == 1 else f"{batch} examples"
+    note = f"Throughput: {many} a call, {taken} runs each, in turns."
+    own = [f"{name}: {size}" for name, size in batches.items() if size != batch]
+    return rates, note + (f" Examples a call of files that take no other number: "
+                          f"{', '.join(own)}." if own else "")  # fmt: skip
 
 
 def _members(name: str, value: Any) -> list[Any]:
     """One model or path, or a list of one kind → a list."""
+    expected = f"{running.EXPECTED}, or a list of one kind"
     group = list(value) if isinstance(value, (list, tuple)) else [value]
-    group = [pathlib.Path(v) if isinstance(v, (str, os.PathLike)) else v for v in group]
-    kinds = {keras.Model if isinstance(v, keras.Model) else type(v) for v in group}
-    if len(kinds) != 1 or not isinstance(group[0], (keras.Model, pathlib.Path)):
-        raise checks.type_error(
-            f"models[{name!r}]", "a tf_keras model, a .tflite path, or a list of one kind", value
-        )
-    for path in group:
-        if isinstance(path, pathlib.Path) and not path.is_file():
-            raise checks.value_error(f"models[{name!r}]", "a file that exists", str(path))
+    group = [running.checked_model(name, one, expected) for one in group]
+    kinds = {
+        next((kind for kind in (keras.Model, pathlib.Path) if isinstance(one, kind)), object)
+        for one in group
+    }
+    if len(kinds) != 1:
+        raise checks.type_error(f"models[{name!r}]", expected, value)
     return group
 
 
-def _arrays(data: Any) -> tuple[np.ndarray, np.ndarray]:
-    expected = "(x, y) or a tf.data.Dataset of (x, y) batches"
+def _arrays(data: Any) -> tuple[Any, np.ndarray]:
+    """Returns the examples, as an array or a dict of arrays, and the labels."""
     if isinstance(data, tf.data.Dataset):
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise checks.value_error("data", "a data set with an end", data)
-        pairs = [(np.asarray(b[0]), np.asarray(b[1])) for b in data.as_numpy_iterator()]
+        pairs = [(running.checked_examples("data", b[0]), b[1]) for b in data.as_numpy_iterator()]
         if not pairs:
             raise checks.value_error("data", "at least one batch", data)
-        x, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        parts = [x for x, _ in pairs]
+        x = (
+            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            if isinstance(parts[0], dict)
+            else np.concatenate(parts)
+        )
+        y = np.concatenate([labels for _, labels in pairs])
     elif isinstance(data, (tuple, list)) and len(data) == 2:
-        x, y = (np.asarray(part) for part in data)
+        x, y = running.checked_examples("data", data[0]), np.asarray(data[1])
     else:
-        raise checks.type_error("data", expected, data)
-    if len(x) == 0 or len(x) != len(y):
-        raise checks.value_error("data", "as many labels as examples, at least one", (x, y))
+        raise checks.type_error("data", "(x, y) or a tf.data.Dataset of (x, y) batches", data)
+    if running.count(x) != len(y):
+        received = f"{running.count(x)} examples, {len(y)} labels"
+        raise checks.value_error("data", "as many labels as examples", received)
     return x, y
 
 
-def _accuracy(model: Any, x: np.ndarray, y: np.ndarray, threads: int) -> float:
-    if isinstance(model, keras.Model):
-        return accuracy(y, model.predict(x, batch_size=256, verbose=0))
-    from tfkd import runtime
-
-    return accuracy(y, runtime.Predictor(model, threads)(x))
+def _accuracy(
+    name: str, first: Any, model: Any, x: Any, y: np.ndarray, threads: int, folder: pathlib.Path
+) -> float:
+    """Accuracy of one model; `first` is what has been opened for the first of its group."""
+    target = model
+    if isinstance(model, pathlib.Path):
+        same = getattr(first, "path", None) == model
+        target = first if same else running.opened(model, threads, folder)
+    return accuracy(y, running.outputs(name, target, x))
 
 
 def _counts(model: Any) -> tuple[int | None, int | None]:

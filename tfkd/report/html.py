@@ -33,7 +33,8 @@ tbody tr:last-child td { border-bottom: 0; }
 .original { background: #e6e9ee; color: #414a58; }
 .front { background: #dcefe8; color: #00614a; }
 ul { margin: 0; padding-left: 20px; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 20px; }
+.figures { display: grid; gap: 20px;
+  grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
 .figures section { margin: 0; }
 .figures img { width: 100%; height: auto; display: block; }
 .notes { margin-top: 20px; color: #5b6472; font-size: 0.88rem; }
