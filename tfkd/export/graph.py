@@ -98,10 +98,15 @@ class Graph:
 
         @tf.function(input_signature=signature)
         def forward(*tensors):
-            outputs = self.model(tf.nest.pack_sequence_as(self._structure, tensors), training=False)
-            return self._named(outputs)
+            return self._named(self.call(tensors))
 
         return forward
+
+    def call(self, inputs: Sequence[Any]) -> Any:
+        """The model's outputs for its inputs, in order."""
+        import tensorflow as tf
+
+        return self.model(tf.nest.pack_sequence_as(self._structure, inputs), training=False)
 
     def _named(self, outputs: Any) -> dict[str, Any]:
         import tensorflow as tf

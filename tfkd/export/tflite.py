@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.export import litert
+from tfkd.export import attention_masks, litert
 from tfkd.export.graph import Graph
 from tfkd.export.verify import ExportReport, failures, measure, thresholds_for
 from tfkd.feeds import collect
@@ -66,7 +66,8 @@ def to_tflite(
         mode: "float32"; "float16": weights in 16 bits; "dynamic": weights in 8
             bits (those of 1024 numbers or more), activations quantized while it
             runs; "int8": integers throughout, from a float model by post-training
-            quantization. None: "int8" for a quantized model, which has no other,
+            quantization (attention masks are moderated for it, see
+            `tfkd.export.attention_masks`). None: "int8" for a quantized model, which has no other,
             else "float32".
         io: type of inputs and outputs, "int8" and "uint8" with mode "int8"
             only.
@@ -128,6 +129,8 @@ def to_tflite(
             numbers.update(found)
             failed = failures(numbers, limits, ranks)
             numbers["failures"] = failed
+        if failed and mode == "int8":
+            failed = [*failed, *attention_masks.problems(temporary)]
         if failed and not keep_failed:
             raise _failed(failed, "No file was left.")
     recipe = {
@@ -192,6 +195,7 @@ def prepare(
     calibration = None
     if representative is not None:
         calibration = collect("representative", representative, graph.inputs)
+        plain = attention_masks.moderated(graph, calibration)
     return Source(graph, plain or graph, mode, quantized, calibration)
 
 
