@@ -20,11 +20,13 @@ ORDER = (
     ("feeds",),
     ("replicas",),
     ("artifacts",),
+    ("fingerprints",),
     ("schedules",),
     ("detection",),
     ("models",),
     ("data",),
     ("losses",),
+    ("teachers",),
     ("teacher_cache",),
     ("frozen",),
     ("distillation",),
@@ -60,7 +62,7 @@ OPTIONAL = {
 HOLDERS: dict[str, set[str]] = {}
 
 # These handle Keras 3 models on purpose.
-KERAS_3 = {"tfkd/distillation/teachers.py", "tfkd/interop/converting.py"}
+KERAS_3 = {"tfkd/teachers/forward.py", "tfkd/interop/converting.py"}
 # This one finds out which Keras `tf.keras` is.
 TF_KERAS_ATTRIBUTE = {"tfkd/__init__.py"}
 

@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "Distiller": "tfkd.distillation",
     "ProgressiveDistiller": "tfkd.progressive",
+    "TeacherCache": "tfkd.teacher_cache",
     "frozen_copy": "tfkd.frozen",
     "from_keras3": "tfkd.interop",
 }

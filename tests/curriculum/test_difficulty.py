@@ -12,7 +12,7 @@ from toys import data, net
 import tfkd
 from tfkd.curriculum import difficulty
 from tfkd.curriculum.scoring import Scorer
-from tfkd.distillation import teachers
+from tfkd.teachers import forward as teachers
 
 X, Y = data(10)
 COUNT = len(X)

@@ -15,8 +15,8 @@ from toys import data, net
 
 from tfkd import artifacts
 from tfkd.curriculum import difficulty
-from tfkd.curriculum.fingerprints import digest
-from tfkd.distillation import teachers
+from tfkd.fingerprints import digest
+from tfkd.teachers import forward as teachers
 
 X, Y = data(10)
 

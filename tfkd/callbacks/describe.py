@@ -11,7 +11,7 @@ import tf_keras as keras
 
 from tfkd import checks, schedules
 from tfkd.distillation.distiller import Distiller
-from tfkd.distillation.teachers import as_list
+from tfkd.teachers.forward import as_list
 
 _NONE = "–"
 

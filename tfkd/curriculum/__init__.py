@@ -4,7 +4,6 @@ difficulty.py    what the teacher, the student or you find hard
 scoring.py       one pass of a model over the examples
 counting.py      sizes: words and objects
 scores.py        the scores, and their file
-fingerprints.py  what scores depend on
 pacing/          the share of the data in play, as a function of the step or of a metric
 ordering.py      from scores to an order with balanced classes
 arrays.py        the data that batches are made of

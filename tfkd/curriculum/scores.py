@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkd import artifacts, checks
-from tfkd.curriculum import fingerprints
+from tfkd import artifacts, checks, fingerprints
 
 FORMAT = "tfkd difficulty, 1"
 _EXPECTED = "a file of tfkd.curriculum.difficulty"

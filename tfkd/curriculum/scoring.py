@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.distillation.teachers import Teachers, as_list, mean_probability, to_logits
+from tfkd.teachers.forward import Teachers, as_list, mean_probability, to_logits
 
 Measure = Callable[[Any, Any], Any]
 

@@ -90,16 +90,6 @@ def batches(
 
     x = tf.convert_to_tensor(x)
     y = None if y is None else tf.convert_to_tensor(y)
-    first_epoch, skip = divmod(start_step, steps)
-    last_epoch = np.iinfo(np.int32).max if epochs is None else epochs
-
-    def epoch_indices(epoch):
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(count), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
-        )
-        rows = tf.reshape(order[: steps * batch_size], (steps, batch_size))
-        step = epoch * steps + tf.range(steps, dtype=tf.int64)
-        return tf.data.Dataset.from_tensor_slices((step, rows))
 
     def gather(step, rows):
         batch = tf.gather(x, rows)
@@ -109,12 +99,39 @@ def batches(
             batch = preprocess(batch)
         return batch if y is None else (batch, tf.gather(y, rows))
 
-    dataset = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(epoch_indices).skip(skip)
-    dataset = pipelines.mapped(dataset, gather, pipelines.parallel())
+    rows = shuffled_rows(count, batch_size, seed, epochs, start_step)
+    dataset = pipelines.mapped(rows, gather, pipelines.parallel())
     left = tf.data.INFINITE_CARDINALITY
     if epochs is not None:
         left = max(epochs * steps - start_step, 0)
     return dataset.apply(tf.data.experimental.assert_cardinality(left))
+
+
+def shuffled_rows(
+    count: int, batch_size: int, seed: int, epochs: int | None, start_step: int
+) -> tf.data.Dataset:
+    """Which examples stand in each batch of shuffled epochs, as a function of (seed, step).
+
+    Args:
+        count: examples.
+        batch_size, seed, epochs, start_step: as in `batches`.
+
+    Returns:
+        A `tf.data.Dataset` of (step int64, rows int32 (batch_size,)).
+    """
+    steps = steps_per_epoch(count, batch_size)
+    first_epoch, skip = divmod(start_step, steps)
+    last_epoch = np.iinfo(np.int32).max if epochs is None else epochs
+
+    def epoch_rows(epoch):
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(count), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
+        )
+        rows = tf.reshape(order[: steps * batch_size], (steps, batch_size))
+        step = epoch * steps + tf.range(steps, dtype=tf.int64)
+        return tf.data.Dataset.from_tensor_slices((step, rows))
+
+    return tf.data.Dataset.range(first_epoch, last_epoch).flat_map(epoch_rows).skip(skip)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

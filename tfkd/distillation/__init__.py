@@ -2,10 +2,7 @@
 
 distiller.py    the Distiller: constructor, compile, train_step, test_step
 terms.py        what one step computes: each loss's share of the global batch
-teachers.py     teachers of any kind, frozen; a softmax at the end undone
-taps.py         a model run once, with the outputs of named layers
 projectors.py   the trained map between features of different shape
-replicas.py     means over the global batch of a strategy
 validation.py   what must hold before a step runs
 saving.py       files and checkpoints
 """

@@ -18,9 +18,10 @@ from tfkd import checks, replicas, schedules
 from tfkd.distillation import validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
-from tfkd.distillation.taps import FINAL, Taps
-from tfkd.distillation.teachers import Teachers, as_list, freeze
 from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
+from tfkd.teachers.forward import Teachers, as_list, freeze
+from tfkd.teachers.riding import split
+from tfkd.teachers.taps import FINAL, Taps
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -32,7 +33,8 @@ class Distiller(Saving):
             averaged: class scores in probability, anything else in value). A
             tf_keras or Keras 3 model, a restored SavedModel, or a callable on
             tensors. It is frozen, runs with `training=False`, and is left out of
-            checkpoints.
+            checkpoints. Or a `tfkd.TeacherCache`: then no teacher runs, and the data
+            are its batches.
         student: the `tf_keras` model to train. It stays a plain model:
             `distiller.student` is what you export.
         distillation_losses: one `tfkd.losses.DistillationLoss` or a list.
@@ -118,7 +120,10 @@ class Distiller(Saving):
         losses = self.distillation_losses
         theirs = [n.teacher_layer_name for n in losses if n.teacher_layer_name]
         mine = [n.student_layer_name for n in losses if n.student_layer_name]
-        self._set_untracked("_teacher_feature_extractor", Teachers(teachers, theirs))
+        riding = validation.riding(teachers, losses)
+        forward = riding.forward(theirs) if riding else Teachers(teachers, theirs)
+        self._set_untracked("_riding_teacher", riding)
+        self._set_untracked("_teacher_feature_extractor", forward)
         self._set_untracked("_student_feature_extractor", Taps(self.student, mine, "student"))
         for loss in losses:
             loss.validate_model_compatibility(self.teacher, self.student)
@@ -216,7 +221,7 @@ class Distiller(Saving):
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """The student's outputs."""
-        return self.student(inputs, training=training, **kwargs)
+        return self.student(split(inputs)[0], training=training, **kwargs)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.fit`, after a look at the data.
@@ -227,6 +232,8 @@ class Distiller(Saving):
         """
         validation.check_trainable(self.student)
         self._check_data(x, y)
+        if self._riding_teacher is not None and not _is_one(self.student_loss_weight):
+            validation.check_riding(self._riding_teacher, x)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -242,7 +249,8 @@ class Distiller(Saving):
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step: teacher outside the tape, student once inside it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        taught = self._teach(x)
+        x, stored = split(x)
+        taught = self._teach(x, stored)
         with tf.GradientTape() as tape:
             outputs = self._student_feature_extractor(x, training=True)
             loss = self._objective(x, y, sample_weight, outputs, taught)
@@ -251,10 +259,20 @@ class Distiller(Saving):
         return self.compute_metrics(x, y, outputs[FINAL], sample_weight)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """The same losses with `training=False`; nothing changes but metrics."""
+        """The same losses with `training=False`; nothing changes but metrics.
+
+        With a cache as teacher, and data without its outputs: the student's loss alone.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, stored = split(x)
         outputs = self._student_feature_extractor(x, training=False)
-        self._objective(x, y, sample_weight, outputs, self._teach(x))
+        if stored is None and self._riding_teacher is not None:
+            self._objective(x, y, sample_weight, outputs, None)
+            logs = self.compute_metrics(x, y, outputs[FINAL], sample_weight)
+            unknown = (self.distillation_loss_tracker, *self._term_trackers)
+            names = {t.name for t in (*unknown, self._agreement_tracker) if t is not None}
+            return {name: value for name, value in logs.items() if name not in names}
+        self._objective(x, y, sample_weight, outputs, self._teach(x, stored))
         return self.compute_metrics(x, y, outputs[FINAL], sample_weight)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any]:
@@ -280,14 +298,24 @@ class Distiller(Saving):
         here, since losses on layers need what it computes on the way.
         """
         x, y, sample_weight = (_tensors(value) for value in (x, y, sample_weight))
+        x, stored = split(x)
         outputs = self._student_feature_extractor(x, training=training)
-        return self._objective(x, y, sample_weight, outputs, self._teach(x))
+        return self._objective(x, y, sample_weight, outputs, self._teach(x, stored))
 
-    def _teach(self, x: Any) -> Any:
-        """The teachers' outputs, or None where they weigh nothing."""
+    def _teach(self, x: Any, stored: Any) -> Any:
+        """The teachers' outputs, or None where they weigh nothing.
+
+        Args:
+            x: inputs of the student.
+            stored: outputs of a cached teacher, or None.
+        """
         if _is_one(self.student_loss_weight):
             return None
-        return self._teacher_feature_extractor(x)
+        if self._riding_teacher is None:
+            return self._teacher_feature_extractor(x)
+        if stored is None:
+            validation.check_riding(self._riding_teacher, x)
+        return self._teacher_feature_extractor(stored)
 
     def _objective(self, x, y, sample_weight, outputs, taught):
         """This replica's share of the loss; the trackers see the local mean."""
@@ -302,7 +330,9 @@ class Distiller(Saving):
             known = self._known(y, sample_weight, outputs[FINAL], step, shared)
             distillation_loss = self._distillation(taught, outputs, known, share, size)
         total = distillation_loss
-        if not _is_zero(self.student_loss_weight):
+        if taught is None and self._riding_teacher is not None:
+            total = student_loss
+        elif not _is_zero(self.student_loss_weight):
             weight = schedules.value_at(self.student_loss_weight, step)
             total = weight * student_loss + (1.0 - weight) * distillation_loss
         loss = total

@@ -13,7 +13,8 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks, schedules
-from tfkd.distillation.teachers import as_list
+from tfkd.teachers.forward import as_list
+from tfkd.teachers.riding import RidingTeacher
 
 
 class Saving(keras.Model):
@@ -51,10 +52,10 @@ class Saving(keras.Model):
             ValueError: if a teacher is not a tf_keras model.
         """
         for one in as_list(self.teacher):
-            if not isinstance(one, keras.Model):
+            if not isinstance(one, (keras.Model, RidingTeacher)):
                 raise checks.value_error(
                     "teacher",
-                    "a tf_keras model, to be saved with the Distiller",
+                    "a tf_keras model or a TeacherCache, to be saved with the Distiller",
                     one,
                     "Save distiller.student, or the weights by save_weights, instead.",
                 )

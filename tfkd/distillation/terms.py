@@ -16,8 +16,6 @@ import tf_keras as keras
 
 from tfkd import replicas
 from tfkd.distillation.projectors import Projector
-from tfkd.distillation.taps import FINAL
-from tfkd.distillation.teachers import mean_probability, mean_value, to_logits
 from tfkd.losses.base import (
     DistillationLoss,
     ElementwiseLoss,
@@ -30,6 +28,10 @@ from tfkd.losses.base import (
 from tfkd.losses.joint import JointLoss
 from tfkd.losses.logits import LogitsDistillation, is_a
 from tfkd.losses.wrapped import per_output
+from tfkd.teachers.forward import mean_probability, mean_value, to_logits
+from tfkd.teachers.riding import TopK
+from tfkd.teachers.taps import FINAL
+from tfkd.teachers.top_k import agreement, bucketed
 
 _BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
 
@@ -81,6 +83,8 @@ class Term:
         loss = self.loss
         if self.on_scores:
             student = to_logits(outputs[FINAL])
+            if isinstance(finals[0], TopK):
+                return self._best(finals[0], student)
             logits = [to_logits(final) for final in finals]
             for each in logits:
                 loss.validate_outputs(each, student)
@@ -95,6 +99,16 @@ class Term:
         if mask is not None and student.shape[1:-1] == shape[1:-1]:
             student._keras_mask = mask
         return teacher, student
+
+    def _best(self, teacher: TopK, student: Any) -> tuple[Any, Any]:
+        """Both over the teacher's best classes and one more, all others."""
+        mask = mask_of(student)
+        teacher_z, student_z = bucketed(teacher, student, self.loss.temperature)  # type: ignore[attr-defined]
+        if mask is not None:
+            student_z._keras_mask = mask
+        # What agreement is told from.
+        student_z._tfkd_agreement = agreement(teacher, student)
+        return teacher_z, student_z
 
     def value(
         self, teacher: Any, student: Any, known: dict[str, Any], share: Any
@@ -141,7 +155,10 @@ class Term:
         for index, (theirs, mine, is_sigmoid) in enumerate(triples):
             if parts is not None and parts[index] is None:
                 continue
-            if is_sigmoid:
+            same = getattr(mine, "_tfkd_agreement", None)
+            if same is not None:
+                pass
+            elif is_sigmoid:
                 same = tf.reduce_mean(tf.cast((theirs > 0) == (mine > 0), tf.float32), -1)
             else:
                 same = tf.cast(tf.argmax(theirs, -1) == tf.argmax(mine, -1), tf.float32)

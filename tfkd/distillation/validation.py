@@ -10,9 +10,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
-from tfkd.distillation.taps import FINAL
 from tfkd.losses.base import DistillationLoss
 from tfkd.losses.logits import check_scores
+from tfkd.teachers.riding import RidingTeacher, split
+from tfkd.teachers.taps import FINAL
+from tfkd.teachers.top_k import check_top_k
 
 
 def check_losses(losses: Any, weights: Any) -> tuple[list[Any], list[Any]]:
@@ -44,6 +46,46 @@ def check_losses(losses: Any, weights: Any) -> tuple[list[Any], list[Any]]:
         )
     name = "distillation_loss_weights"
     return losses, [schedules.get(name, weight, checks.non_negative) for weight in weights]
+
+
+def riding(teachers: list[Any], losses: list[Any]) -> RidingTeacher | None:
+    """The teacher whose outputs come with the data, if it is one.
+
+    Raises:
+        ValueError: if it stands beside others, or holds only the best scores and a loss
+            needs more.
+    """
+    found = [teacher for teacher in teachers if isinstance(teacher, RidingTeacher)]
+    if not found:
+        return None
+    if len(teachers) > 1:
+        raise checks.value_error(
+            "teacher",
+            "one cached teacher alone, or models",
+            teachers,
+            "To average several teachers build one cache: TeacherCache.build(path, [a, b], x).",
+        )
+    if found[0].layout.top_k is not None:
+        for loss in losses:
+            if not (loss.teacher_layer_name or loss.student_layer_name):
+                check_top_k(loss, found[0].layout.temperature)
+    return found[0]
+
+
+def check_riding(teacher: RidingTeacher, x: Any) -> None:
+    """Raises ValueError for data that carry no outputs of the teacher."""
+    spec = getattr(x, "element_spec", None)
+    if spec is not None:
+        part = spec[0] if isinstance(spec, tuple) else spec
+        if split(part)[1] is not None:
+            return
+    elif not tf.nest.is_nested(x) and not hasattr(x, "shape"):
+        return  # a generator or a creator of data sets: seen when it is traced
+    raise ValueError(
+        f"`x`: expected batches with the outputs of {teacher.where}, received "
+        f"{checks.describe(x)} without. Pass cache.batches(x, y, batch_size), with "
+        "steps_per_epoch."
+    )
 
 
 def check_student_weight(weight: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 # Operations that a tensor may pass through between a softmax and the output.
-_PASS_THROUGH = (
+PASS_THROUGH = (
     "Identity",
     "Cast",
     "StopGradient",
@@ -30,7 +30,7 @@ def scores_behind(tensor: Any) -> Any:
     if isinstance(tensor, tf.__internal__.EagerTensor):
         return _log_if_probability(tensor)
     op = tensor.op
-    while op.type in _PASS_THROUGH and op.inputs:
+    while op.type in PASS_THROUGH and op.inputs:
         op = op.inputs[0].op
     if op.type in _SQUASHING:
         return op.inputs[0]

@@ -30,10 +30,10 @@ from tfkd.losses.wrapped import (
     serialize_loss,
 )
 
-_KL = (keras.losses.kl_divergence, keras.losses.KLDivergence)
+KL = (keras.losses.kl_divergence, keras.losses.KLDivergence)
 _CROSSENTROPY = (keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy)
 _BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
-_EXACT = (_KL, _CROSSENTROPY, _BINARY)
+_EXACT = (KL, _CROSSENTROPY, _BINARY)
 
 
 def is_a(loss: Any, kinds: tuple[Any, ...]) -> bool:
@@ -112,7 +112,7 @@ class LogitsDistillation(ElementwiseLoss):
         student_z = tf.cast(student, tf.float32) / temperature
         if not any(is_a(loss, kinds) for kinds in _EXACT):
             return Elements(apply_loss(loss, teacher_z, student_z), mask_of(student), is_sum(loss))
-        if is_a(loss, _KL):
+        if is_a(loss, KL):
             values = kl_from_logits(teacher_z, student_z)
         elif is_a(loss, _CROSSENTROPY):
             values = -tf.reduce_sum(tf.nn.softmax(teacher_z) * tf.nn.log_softmax(student_z), -1)

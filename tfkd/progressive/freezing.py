@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tfkd import checks
-from tfkd.distillation.taps import WRAPPER_PREFIXES
+from tfkd.teachers.taps import WRAPPER_PREFIXES
 
 
 def leaves(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

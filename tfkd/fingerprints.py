@@ -37,7 +37,7 @@ def digest(value: Any) -> str:
 
     Example:
         >>> import numpy as np
-        >>> from tfkd.curriculum import fingerprints
+        >>> from tfkd import fingerprints
         >>> first = fingerprints.digest({"x": np.arange(3)})
         >>> first == fingerprints.digest({"x": np.arange(3)})
         True
@@ -207,5 +207,6 @@ def _settings(layer: Any) -> str:
         config = dict(layer.get_config())
     except NotImplementedError:
         return ""
-    config.pop("name", None)
+    for key in ("name", "trainable"):  # a frozen model computes the same
+        config.pop(key, None)
     return json.dumps(config, sort_keys=True, default=lambda value: type(value).__qualname__)

@@ -15,8 +15,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.distillation.taps import FINAL, Taps
 from tfkd.losses.heads import scores_behind
+from tfkd.teachers.riding import RidingTeacher
+from tfkd.teachers.taps import FINAL, Taps
 
 
 def as_list(teacher: Any) -> list[Any]:
@@ -29,7 +30,8 @@ def as_list(teacher: Any) -> list[Any]:
     if not teachers:
         raise checks.value_error("teacher", "a model or a non-empty list of models", teacher)
     for one in teachers:
-        if not callable(one) and not getattr(one, "signatures", None):
+        known = callable(one) or isinstance(one, RidingTeacher) or getattr(one, "signatures", None)
+        if not known:
             mend = "Load it first, with keras.models.load_model." if isinstance(one, str) else None
             raise checks.value_error(
                 "teacher", "a Keras model, a SavedModel, a callable, or a list of these", one, mend

@@ -1,0 +1,208 @@
+"""Makes the files of a cache, or what is missing of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks, fingerprints
+from tfkd.teacher_cache import document, shards
+from tfkd.teacher_cache.document import Document
+from tfkd.teacher_cache.keys import SIZE, arrays_of, keys
+from tfkd.teacher_cache.labelling import Labeller, progress_bar
+from tfkd.teacher_cache.predictions import predicted
+from tfkd.teachers.forward import as_list
+from tfkd.teachers.riding import Layout
+
+DTYPES = ("float16", "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Making:
+    """How outputs are made and what is kept of them: arguments of `TeacherCache.build`."""
+
+    layers: Any
+    dtype: str
+    top_k: int | None
+    temperature: float | None
+    views: int
+    augment: Callable[[Any, Any], Any] | None
+    preprocess: Callable[[Any], Any] | None
+    seed: int
+
+    def __post_init__(self):
+        checks.one_of("dtype", self.dtype, DTYPES)
+        names = [self.layers] if isinstance(self.layers, str) else list(self.layers)
+        for name in names:
+            checks.instance("layers", name, str, "names of layers")
+        object.__setattr__(self, "layers", names)
+        checks.positive_int("views", self.views)
+        checks.integer("seed", self.seed, 0, "an integer of at least 0")
+        self._check_top_k()
+        for name in ("augment", "preprocess"):
+            if getattr(self, name) is not None:
+                checks.function(name, getattr(self, name))
+        if self.views > 1 and self.augment is None:
+            expected = "1 without `augment`: all views would be the same"
+            raise checks.value_error("views", expected, self.views, "Pass `augment`.")
+
+    def _check_top_k(self) -> None:
+        if self.top_k is None:
+            if self.temperature is not None:
+                expected = "None without top_k: all scores serve every temperature"
+                raise checks.value_error("temperature", expected, self.temperature)
+            return
+        checks.positive_int("top_k", self.top_k)
+        if self.temperature is None:
+            raise checks.value_error(
+                "temperature",
+                "the temperature of the loss, with top_k",
+                None,
+                "The rest bucket is right at one temperature: pass that of LogitsDistillation.",
+            )
+        checks.positive("temperature", self.temperature)
+
+    def labeller(self, teacher: Any) -> Labeller:
+        """What runs the teacher."""
+        return Labeller(
+            as_list(teacher), self.layers, self.dtype, self.top_k, self.temperature,
+            self.augment, self.preprocess, self.seed,
+        )  # fmt: skip
+
+    def settings(self) -> dict[str, Any]:
+        """What of this stands in cache.json as it is."""
+        names = ("dtype", "layers", "top_k", "temperature", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def digests(self, teacher: Any, data: str) -> dict[str, str | None]:
+        """The SHA-256 of the rest, and of what it is applied to."""
+        return {
+            "teacher": fingerprints.digest([teacher, self.layers]),
+            "data": data,
+            "augment": fingerprints.digest(self.augment),
+            "preprocess": fingerprints.digest(self.preprocess),
+        }
+
+
+def build(
+    path: str | os.PathLike,
+    teacher: Any,
+    x: Any,
+    making: Making,
+    *,
+    batch_size: int,
+    shard_size: int | None,
+    part: tuple[int, int],
+    overwrite: bool,
+    progress: bool,
+) -> None:
+    """Runs a teacher for every shard that is not finished; see `TeacherCache.build`."""
+    leaves, count = arrays_of("x", x)
+    checks.positive_int("batch_size", batch_size)
+    index, number = _check_part(part)
+    labeller = making.labeller(teacher)
+    layout = labeller.layout(x)
+    if shard_size is None:
+        shard_size = shards.shard_size(count, making.views, forms(layout))
+    checks.positive_int("shard_size", shard_size)
+    digests = making.digests(teacher, _data_digest(leaves, count))
+    wanted = Document(count, making.views, shard_size, layout, digests, making.settings())
+    store = _prepare(path, wanted, overwrite)
+    todo = [n for n in range(store.number) if n % number == index and store.problem(n)]
+    store.check_space(len(todo))
+    bar = progress_bar(store, todo, batch_size, progress)
+    for shard in todo:
+        store.write(shard, labeller.shard(store, shard, x, batch_size, bar))
+
+
+def write_predictions(
+    path: str | os.PathLike,
+    outputs: Any,
+    x: Any,
+    source: str,
+    activation: str | None,
+    layers: Mapping[str, Any],
+    dtype: str,
+    views: int,
+    overwrite: bool,
+) -> None:
+    """Writes outputs that are there already; see `TeacherCache.from_predictions`."""
+    checks.instance("source", source, str, "words that say what made the outputs")
+    layout, arrays, count = predicted(outputs, activation, layers, dtype, views)
+    leaves: list[Any] = []
+    if x is not None:
+        leaves, given = arrays_of("x", x)
+        if given != count:
+            raise checks.value_error("x", f"{count} examples, one for each output", given)
+    digests = {
+        "teacher": fingerprints.digest([source, sorted(layers)]),
+        "outputs": fingerprints.digest(arrays),
+        "data": _data_digest(leaves, count) if leaves else None,
+        "augment": None,
+        "preprocess": None,
+    }
+    size = shards.shard_size(count, views, forms(layout))
+    settings = {"dtype": dtype, "source": source}
+    store = _prepare(path, Document(count, views, size, layout, digests, settings), overwrite)
+    todo = [number for number in range(store.number) if store.problem(number)]
+    store.check_space(len(todo))
+    for number in todo:
+        rows = store.rows(number)
+        part = {name: array[rows.start : rows.stop] for name, array in arrays.items()}
+        own = keys(leaves, rows) if leaves else np.zeros((len(rows), SIZE), np.uint8)
+        store.write(number, {shards.KEYS: own, **part})
+
+
+def forms(layout: Layout) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name → shape and type of what is stored for one view of an example."""
+    return {name: (tuple(spec.shape[1:]), spec.dtype.name) for name, spec in layout.spec().items()}
+
+
+def shards_of(folder: Path, known: Document) -> shards.Shards:
+    """The files that a document speaks of."""
+    return shards.Shards(folder, known.count, known.shard_size, forms(known.layout), known.views)
+
+
+def _data_digest(leaves: list[Any], count: int) -> str:
+    step = 1 << 14
+    parts = [keys(leaves, range(a, min(a + step, count))) for a in range(0, count, step)]
+    return fingerprints.digest(np.concatenate(parts))
+
+
+def _prepare(path: str | os.PathLike, wanted: Document, overwrite: bool) -> shards.Shards:
+    """The files of a folder, for what is wanted, or for the same that is there already.
+
+    Raises:
+        ValueError: if what is there is of something else.
+    """
+    folder = shards.make_folder(path)
+    known = document.read(folder) if (folder / document.NAME).exists() and not overwrite else None
+    names = [] if known is None else document.differences(known, wanted)
+    if names:
+        raise checks.value_error(
+            "path",
+            "a folder without a cache, or one of the same teacher, data and settings",
+            str(folder),
+            f"The cache there was made from another {' and another '.join(names)}: it is stale. "
+            "Pass overwrite=True to make it anew, or another path.",
+        )
+    if known is None:
+        shards.free(folder)
+        wanted.write(folder)
+        known = wanted
+    return shards_of(folder, known)
+
+
+def _check_part(part: Any) -> tuple[int, int]:
+    expected = "(i, n) with 0 <= i < n, such as (worker, workers)"
+    if not isinstance(part, (tuple, list)) or len(part) != 2:
+        raise checks.type_error("part", expected, part)
+    index, number = checks.non_negative_int("part", part[0]), checks.positive_int("part", part[1])
+    if index >= number:
+        raise checks.value_error("part", expected, part)
+    return index, number

@@ -1,0 +1,436 @@
+"""TeacherCache: what a teacher says of a data set, computed once and read in training."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks, fingerprints
+from tfkd.teacher_cache import building, document, feeding
+from tfkd.teacher_cache.keys import arrays_of, keys, places
+from tfkd.teachers.riding import RidingTeacher, TopK, put
+from tfkd.teachers.taps import FINAL
+
+
+@keras.saving.register_keras_serializable(package="tfkd")
+class TeacherCache(RidingTeacher):
+    """A teacher's outputs for a data set, on disk; a teacher for `tfkd.Distiller`.
+
+    `TeacherCache.build` runs the teacher over the data once; `TeacherCache(path)` opens
+    what it wrote. In training no teacher is in memory and none runs: `cache.batches(x, y,
+    batch_size)` yields batches together with the teacher's outputs for just these
+    examples, and `Distiller(cache, student, ...)` takes them from there. Examples are
+    known by their content, so that any subset in any order finds its own outputs.
+
+    Augmented data: the teacher sees `views` fixed versions of each example, each a
+    function of (example, view), and training shows the student the same ones. Training
+    with more epochs than views shows views again.
+
+    Files are read by memory map: memory does not grow with the data.
+
+    Args:
+        path: the folder of a finished cache.
+        verify: compare all files with their SHA-256, which reads them once; else only
+            their sizes.
+        wait: seconds to wait for shards that other processes are still writing.
+
+    Raises:
+        ValueError: if it is no cache, unfinished, damaged or truncated.
+
+    Example:
+        >>> import numpy as np, tempfile, tf_keras as keras, tfkd
+        >>> net = lambda units: keras.Sequential([
+        ...     keras.layers.Dense(units, "relu", input_shape=(4,)), keras.layers.Dense(3)])
+        >>> x, y = np.random.rand(8, 4).astype("float32"), np.arange(8) % 3
+        >>> cache = tfkd.TeacherCache.build(tempfile.mkdtemp(), net(32), x, progress=False)
+        >>> cache
+        TeacherCache(8 examples, 1 view, final output (3,) float16, 22 bytes an example)
+        >>> distiller = tfkd.Distiller(cache, net(4), tfkd.losses.LogitsDistillation(2.0))
+        >>> distiller.compile(
+        ...     "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> history = distiller.fit(
+        ...     cache.batches(x, y, batch_size=4), steps_per_epoch=2, epochs=3, verbose=0)
+        >>> len(history.history["distillation_loss"])
+        3
+    """
+
+    def __init__(self, path: str | os.PathLike, verify: bool = True, wait: float = 0.0):
+        checks.instance("path", path, (str, os.PathLike), "the path of a folder")
+        checks.instance("verify", verify, bool, "True or False")
+        checks.non_negative("wait", wait)
+        self.path = Path(path)
+        self._document = document.read(self.path)
+        self._shards = building.shards_of(self.path, self._document)
+        self._check_whole(verify, time.monotonic() + wait)
+        super().__init__(
+            self._document.layout, self._document.identity, f"the teacher cache {self.path}"
+        )
+
+    def _check_whole(self, verify: bool, until: float) -> None:
+        while self._shards.missing() and time.monotonic() < until:
+            time.sleep(0.05)
+        missing = self._shards.missing()
+        mend = "Call TeacherCache.build again with the same arguments: it makes what is missing."
+        if missing:
+            what = f"{len(missing)} of {self._shards.number} shards are not finished. {mend}"
+            raise checks.value_error("path", "a finished teacher cache", str(self.path), what)
+        for number in range(self._shards.number):
+            problem = self._shards.problem(number, verify)
+            if problem is not None:
+                expected = "an undamaged teacher cache"
+                raise checks.value_error("path", expected, str(self.path), f"{problem}. {mend}")
+
+    def __repr__(self) -> str:
+        finals = [f"{slot.shape} {slot.dtype}" for slot in self.layout.finals]
+        shown = f"final output {', '.join(finals)}"
+        if self.layout.top_k is not None:
+            shown += f", the best {self.layout.top_k}"
+        layers = "".join(f", {n} {slot.shape}" for n, slot in self.layout.features.items())
+        views = "1 view" if self.views == 1 else f"{self.views} views"
+        return (
+            f"TeacherCache({len(self):,} examples, {views}, {shown}{layers}, "
+            f"{self.bytes_per_example:,} bytes an example)"
+        )
+
+    def __len__(self) -> int:
+        return self._document.count
+
+    @property
+    def views(self) -> int:
+        """Versions of each example."""
+        return self._document.views
+
+    @property
+    def bytes_per_example(self) -> int:
+        """Bytes on disk for an example with all its views, its key included."""
+        return self._shards.bytes_per_example
+
+    @classmethod
+    def build(
+        cls,
+        path: str | os.PathLike,
+        teacher: Any,
+        x: Any,
+        *,
+        layers: Any = (),
+        dtype: str = "float16",
+        top_k: int | None = None,
+        temperature: float | None = None,
+        views: int = 1,
+        augment: Callable[[Any, Any], Any] | None = None,
+        preprocess: Callable[[Any], Any] | None = None,
+        seed: int = 0,
+        batch_size: int = 256,
+        shard_size: int | None = None,
+        part: tuple[int, int] = (0, 1),
+        wait: float = 0.0,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> TeacherCache:
+        """Runs a teacher over data and writes its outputs; goes on where it was killed.
+
+        A cache that is there already is used if it was made from the same teacher, data,
+        augmentation and settings, and refused if not.
+
+        Args:
+            path: a folder, made if need be.
+            teacher: as for `tfkd.Distiller`: a model, a SavedModel, a function, or a list
+                of these.
+            x: the examples: an array (N, ...) or a dict, list or tuple of arrays;
+                NumPy's memory maps are read shard by shard. An array of file names will
+                do, if `preprocess` reads them.
+            layers: names of teacher layers whose outputs are kept, for losses on features.
+            dtype: "float16" or "float32", of everything but integers.
+            top_k: keep only the k highest scores, and the rest as one; for
+                `LogitsDistillation` alone, with the `temperature` given here.
+            temperature: needed with `top_k`.
+            views: versions of each example that `augment` makes.
+            augment: `augment(batch, seed)` → batch, as in `tfkd.data.batches`; it is run on
+                each example by itself.
+            preprocess: `preprocess(batch)` → batch, after it.
+            seed: which augmentation.
+            batch_size: examples a forward pass.
+            shard_size: examples a shard; by default at most 65,536 and 64 MiB.
+            part: (i, n): make only every n-th shard, from the i-th, so that n processes
+                share the work in one folder.
+            wait: with `part`, seconds to wait for the shards of the others.
+            overwrite: remove another cache at `path`, instead of refusing.
+            progress: whether to show a bar.
+
+        Returns:
+            The opened cache.
+
+        Raises:
+            ValueError: for a bad argument, outputs that are NaN or do not fit `dtype`, or
+                a cache at `path` that was made from something else (it says what).
+            OSError: if the disk is full. Finished shards stay, and are not made again.
+        """
+        building.build(
+            path,
+            teacher,
+            x,
+            building.Making(layers, dtype, top_k, temperature, views, augment, preprocess, seed),
+            batch_size=batch_size,
+            shard_size=shard_size,
+            part=part,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        return cls(path, verify=False, wait=wait)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        path: str | os.PathLike,
+        outputs: Any,
+        x: Any = None,
+        *,
+        source: str,
+        activation: str | None = None,
+        layers: Mapping[str, Any] | None = None,
+        dtype: str = "float16",
+        views: int = 1,
+        overwrite: bool = False,
+    ) -> TeacherCache:
+        """Writes outputs that were made anywhere: by PyTorch, on another machine, by people.
+
+        Args:
+            path: a folder, made if need be.
+            outputs: the final output for each example, (N, ...) or with views (N, views,
+                ...); or a dict, list or tuple of such arrays.
+            x: the examples that they belong to, row by row. None: rows are taken on
+                trust, and data of another length refused.
+            source: what made them, in words ("all-MiniLM-L6-v2, head of 3 May"): caches
+                of one source have one teacher.
+            activation: what class scores went through: None for logits, "softmax" or
+                "sigmoid" for probabilities.
+            layers: name → (N, ...) outputs of layers, for losses on features.
+            dtype: "float16" or "float32".
+            views: of each example.
+            overwrite: remove another cache at `path`, instead of refusing.
+
+        Raises:
+            ValueError: if lengths differ, or a number is NaN or does not fit `dtype`.
+
+        Example:
+            >>> import numpy as np, tempfile, tfkd
+            >>> x, logits = np.eye(4, dtype="float32"), np.arange(8.0).reshape(4, 2)
+            >>> cache = tfkd.TeacherCache.from_predictions(
+            ...     tempfile.mkdtemp(), logits, x, source="by hand")
+            >>> cache.lookup([3, 0])["final_output"].tolist()
+            [[6.0, 7.0], [0.0, 1.0]]
+        """
+        building.write_predictions(
+            path, outputs, x, source, activation, layers or {}, dtype, views, overwrite
+        )
+        return cls(path, verify=False)
+
+    def lookup(self, index: Any, view: Any = 0) -> dict[str, Any]:
+        """Reads outputs, as NumPy arrays.
+
+        Args:
+            index: (B,) places of examples in the data that the cache was made from.
+            view: a number, or (B,).
+
+        Returns:
+            {"final_output": class scores or what else, in the structure of the model's
+            outputs (a list of these for several teachers), layer name: features}.
+
+        Raises:
+            ValueError: for a place or view that is not in the cache.
+        """
+        index, view = self._check_places(index, view)
+        read = {name: self._shards.gather(name, index, view) for name in self._shards.forms}
+        leaves = [self._leaf(slot.name, read) for slot in self.layout.finals]
+        finals = [put(part, leaves) for part in self.layout.structure]
+        features = {layer: read[slot.name] for layer, slot in self.layout.features.items()}
+        return {FINAL: finals[0] if self.layout.teachers == 1 else finals, **features}
+
+    def _leaf(self, name: str, read: Mapping[str, np.ndarray]) -> Any:
+        if self.layout.top_k is None:
+            return read[name]
+        return TopK(*(read[f"{name}.{part}"] for part in TopK._fields))
+
+    def _check_places(self, index: Any, view: Any) -> tuple[np.ndarray, np.ndarray]:
+        index = np.asarray(index)
+        view = np.broadcast_to(np.asarray(view), index.shape)
+        for name, value, limit, mend in (
+            ("index", index, len(self), "The data has changed: build the cache again."),
+            ("view", view, self.views, "Build with more views, or use fewer in training."),
+        ):
+            if value.dtype.kind not in "iu" or value.ndim != 1:
+                raise checks.type_error(name, "integers (B,)", value)
+            bad = (value < 0) | (value >= limit)
+            if bad.any():
+                raise checks.value_error(
+                    name, f"numbers from 0 to {limit - 1}", value[bad][0], mend
+                )
+        return index, view
+
+    def keyed(self, x: Any) -> dict[str, Any]:
+        """Data that know their places in the cache: {"inputs": x, "index": (N,) int32}.
+
+        For `Curriculum((cache.keyed(x), y), ..., preprocess=cache.attach())`, and any
+        `tf.data` pipeline of your own; `batches` does it by itself.
+
+        Args:
+            x: examples that the cache was made from: all, or some, in any order.
+
+        Raises:
+            ValueError: for an example that is not in the cache.
+        """
+        leaves, count = arrays_of("x", x)
+        if self._document.parts.get("data") is None:
+            if count != len(self):
+                expected = (
+                    f"the {len(self)} examples that the outputs were given for, in that order"
+                )
+                raise checks.value_error("x", expected, leaves[0])
+            return {"inputs": x, "index": np.arange(count, dtype=np.int32)}
+        found = places(self._shards.keys(), keys(leaves, range(count)))
+        missing = np.flatnonzero(found < 0)
+        if missing.size:
+            raise checks.value_error(
+                "x",
+                "examples that the cache was made from, as they were then (before `preprocess`)",
+                leaves[0],
+                f"{missing.size} of {count} are not in {self.path}, the first is example "
+                f"{missing[0]}: the cache is stale, or of other data. Build it again.",
+            )
+        return {"inputs": x, "index": found.astype(np.int32)}
+
+    def attach(
+        self,
+        augment: Callable[[Any, Any], Any] | None = None,
+        preprocess: Callable[[Any], Any] | None = None,
+    ) -> feeding.Attach:
+        """A function from keyed batches to batches with the teacher's outputs.
+
+        `attach()(batch, seed=None)`: `batch` is {"inputs", "index"} and, if you choose it,
+        "view" (B,); else the view is drawn from `seed`, and with one view is that.
+        For `Dataset.map`, and as `augment` or `preprocess` of `Curriculum`.
+
+        Args:
+            augment, preprocess: the functions that the cache was built with.
+
+        Raises:
+            ValueError: for other functions than the cache was built with.
+        """
+        self._check_function("augment", augment)
+        self._check_function("preprocess", preprocess)
+        return feeding.Attach(self, augment, preprocess, self._document.settings.get("seed", 0))
+
+    def _check_function(self, name: str, function: Any) -> None:
+        known = self._document.parts.get(name)
+        if known is None:
+            known = fingerprints.digest(None) if "seed" in self._document.settings else None
+        if known is not None and known != fingerprints.digest(function):
+            raise checks.value_error(
+                name,
+                f"the {name} that the cache was built with",
+                function,
+                "The teacher saw other inputs than the student would. Pass the same function, or "
+                "build the cache again.",
+            )
+
+    def batches(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int,
+        *,
+        sample_weight: Any = None,
+        seed: int = 0,
+        augment: Callable[[Any, Any], Any] | None = None,
+        preprocess: Callable[[Any], Any] | None = None,
+        epochs: int | None = None,
+        start_step: int = 0,
+        outputs: bool = True,
+        input_context: tf.distribute.InputContext | None = None,
+    ) -> tf.data.Dataset:
+        """Shuffled training batches with the teacher's outputs, a function of (seed, step).
+
+        In epoch e example i is shown in view (e + i) mod views.
+
+        Args:
+            x: examples that the cache was made from: all, or some, in any order.
+            y: labels (N, ...) or a dict, list or tuple of such; None for none.
+            batch_size: examples a step, over all replicas and workers.
+            sample_weight: (N,) or like y; None for none.
+            seed: which shuffling.
+            augment, preprocess: the functions that the cache was built with.
+            epochs: how many passes; None: without end.
+            start_step: first step to yield, to go on after an interruption.
+            outputs: False: the same batches without the outputs, for a live teacher.
+            input_context: for `strategy.distribute_datasets_from_function`: this worker's
+                share of each batch alone is made and read.
+
+        Returns:
+            A `tf.data.Dataset`, to be passed to `fit` of a Distiller with
+            `steps_per_epoch = N // batch_size`.
+
+        Raises:
+            ValueError: for data that is not in the cache, other functions, or a batch
+                that does not divide by the workers.
+        """
+        values = feeding.Values(self.keyed(x), y, sample_weight)
+        attach = self.attach(augment, preprocess)
+        return feeding.batches(
+            attach if outputs else attach.inputs,
+            values, self.views, batch_size, seed, epochs, start_step, input_context,
+        )  # fmt: skip
+
+    def eval_batches(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int,
+        *,
+        sample_weight: Any = None,
+        augment: Callable[[Any, Any], Any] | None = None,
+        preprocess: Callable[[Any], Any] | None = None,
+    ) -> tf.data.Dataset:
+        """Every example once and in order, in view 0, with the teacher's outputs.
+
+        For `validation_data`: without the teacher's outputs `evaluate` reports the
+        student's loss and metrics alone.
+
+        Args:
+            x, y, batch_size, sample_weight, augment, preprocess: as in `batches`.
+        """
+        values = feeding.Values(self.keyed(x), y, sample_weight)
+        return feeding.in_order(self.attach(augment, preprocess), values, batch_size)
+
+    def read(self, index: np.ndarray, view: np.ndarray) -> list[np.ndarray]:
+        """All stored arrays of some examples, in the order of `layout.spec()`."""
+        index, view = self._check_places(index, view)
+        return [self._shards.gather(name, index, view) for name in self.layout.spec()]
+
+    def get_config(self) -> dict[str, Any]:
+        """The folder, and what a Distiller that is loaded must find there."""
+        return {"path": str(self.path), "fingerprint": self.fingerprint}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TeacherCache:
+        """Opens the cache again.
+
+        Raises:
+            ValueError: if another cache stands there now.
+        """
+        found = cls(config["path"], verify=False)
+        if found.fingerprint != config["fingerprint"]:
+            expected = "the teacher cache that the Distiller was saved with"
+            raise checks.value_error("path", expected, config["path"], "It was made anew since.")
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that the outputs depend on."""
+        return fingerprints.digest([dict(self._document.parts), dict(self._document.settings)])

@@ -1,0 +1,87 @@
+"""cache.json: what a cache was made from, and how to say that it is another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfkd import artifacts, checks, fingerprints
+from tfkd.teachers.riding import Layout
+
+FORMAT = "tfkd teacher cache, 1"
+NAME = "cache.json"
+_EXPECTED = "the folder of a teacher cache, as TeacherCache.build makes it"
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """What is written in cache.json.
+
+    Attributes:
+        count: examples.
+        views: of each.
+        shard_size: examples a shard.
+        layout: of the outputs.
+        parts: what the outputs depend on → SHA-256, or None where it is not known.
+        settings: numbers and names that they depend on.
+    """
+
+    count: int
+    views: int
+    shard_size: int
+    layout: Layout
+    parts: Mapping[str, str | None]
+    settings: Mapping[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """12 hexadecimal digits of the teacher, whatever the data."""
+        return str(self.parts["teacher"])[:12]
+
+    def write(self, folder: Path) -> None:
+        """Writes the file, whole or not at all."""
+        content = {"format": FORMAT, **dataclasses.asdict(self)}
+        content = json.loads(json.dumps(content))
+        artifacts.write_json(folder / NAME, {**content, "check": fingerprints.digest(content)})
+
+
+def read(folder: Path) -> Document:
+    """Reads what `write` wrote.
+
+    Raises:
+        ValueError: if there is none, it is damaged, or of another format.
+    """
+    path = folder / NAME
+    mend = "Build the cache again."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        check = content.pop("check")
+    except FileNotFoundError:
+        problem = f"There is no {path}. Make one with TeacherCache.build."
+        raise checks.value_error("path", _EXPECTED, str(folder), problem) from None
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        problem = f"{path} can't be read ({error}). {mend}"
+        raise checks.value_error("path", _EXPECTED, str(folder), problem) from error
+    if check != fingerprints.digest(content):
+        raise checks.value_error("path", _EXPECTED, str(folder), f"{path} was changed. {mend}")
+    if content.pop("format") != FORMAT:
+        problem = f"{path} is of another format than {FORMAT!r}. {mend}"
+        raise checks.value_error("path", _EXPECTED, str(folder), problem)
+    return Document(**{**content, "layout": Layout.from_dict(content["layout"])})
+
+
+def differences(known: Document, wanted: Document) -> list[str]:
+    """Names of what two documents do not share; parts that one does not know are left out."""
+    names = []
+    for name in dict.fromkeys([*known.parts, *wanted.parts]):
+        values = (known.parts.get(name), wanted.parts.get(name))
+        if None not in values and values[0] != values[1]:
+            names.append(name)
+    names += [n for n in known.settings if known.settings[n] != wanted.settings.get(n)]
+    for name in ("count", "views", "layout"):
+        if getattr(known, name) != getattr(wanted, name):
+            names.append({"count": "number of examples"}.get(name, name))
+    return names

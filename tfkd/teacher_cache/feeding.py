@@ -1,0 +1,161 @@
+"""Batches with what the teacher said of them, as `tf.data`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfkd import checks
+from tfkd.data import pipelines
+from tfkd.data.batches import shuffled_rows, steps_per_epoch
+from tfkd.teacher_cache import views as view_making
+
+
+class Values(NamedTuple):
+    """Keyed examples, labels and weights, each an array or a nest of arrays."""
+
+    keyed: Mapping[str, Any]
+    y: Any
+    sample_weight: Any
+
+    def checked(self) -> tuple[Any, int]:
+        """As tensors, and the number of examples.
+
+        Raises:
+            ValueError: if lengths differ.
+        """
+        count = len(self.keyed["index"])
+        for name, value in (("y", self.y), ("sample_weight", self.sample_weight)):
+            for leaf in [] if value is None else tf.nest.flatten(value):
+                if not hasattr(leaf, "shape") or not len(leaf.shape) or leaf.shape[0] != count:
+                    raise checks.value_error(name, f"{count} rows, one for each example", leaf)
+        kept = [self.keyed, self.y, self.sample_weight]
+        if self.sample_weight is None:
+            kept = kept[: 1 if self.y is None else 2]
+        elif self.y is None:
+            raise checks.value_error("y", "labels, with sample_weight", None)
+        return tf.nest.map_structure(tf.convert_to_tensor, tuple(kept)), count
+
+
+class Attach:
+    """From a keyed batch to the student's inputs with the teacher's outputs.
+
+    Args:
+        cache: a `TeacherCache`.
+        augment, preprocess: what the cache was built with.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, cache: Any, augment: Any, preprocess: Any, seed: int):
+        self._cache = cache
+        self._augment, self._preprocess, self._seed = augment, preprocess, seed
+
+    def __call__(self, batch: Mapping[str, Any], seed: Any = None) -> dict[str, Any]:
+        """Args: {"inputs", "index"[, "view"]}, and a seed, int32 (2,), to draw a view from."""
+        view = self._view(batch, seed)
+        x = self._seen(batch["inputs"], batch["index"], view)
+        spec = self._cache.layout.spec()
+        dtypes = [form.dtype for form in spec.values()]
+        read = tf.numpy_function(self._cache.read, [batch["index"], view], dtypes, stateful=False)
+        size = batch["index"].shape[0]
+        outputs = {}
+        for (name, form), value in zip(spec.items(), read, strict=True):
+            value.set_shape((size, *form.shape[1:]))
+            outputs[name] = value
+        return self._cache.attached(x, outputs)
+
+    def inputs(self, batch: Mapping[str, Any], seed: Any = None) -> Any:
+        """The same inputs without the outputs."""
+        return self._seen(batch["inputs"], batch["index"], self._view(batch, seed))
+
+    def _seen(self, x: Any, index: Any, view: Any) -> Any:
+        if self._augment is not None:
+            x = view_making.augmented(self._augment, x, index, view, self._seed)
+        return x if self._preprocess is None else self._preprocess(x)
+
+    def _view(self, batch: Mapping[str, Any], seed: Any) -> Any:
+        if not isinstance(batch, Mapping) or not {"inputs", "index"} <= set(batch):
+            expected = 'a batch {"inputs": ..., "index": ...} of cache.keyed(x)'
+            raise checks.value_error("batch", expected, batch)
+        index = batch["index"]
+        if "view" in batch:
+            return tf.cast(batch["view"], tf.int32)
+        if self._cache.views == 1:
+            return tf.zeros_like(index, tf.int32)
+        if seed is None:
+            raise checks.value_error(
+                "seed",
+                f"a seed to draw one of the {self._cache.views} views from",
+                seed,
+                'Pass attach as `augment` of a Curriculum, or put "view" (B,) into the batch.',
+            )
+        return tf.random.stateless_uniform(
+            tf.shape(index), seed, maxval=self._cache.views, dtype=tf.int32
+        )
+
+
+def batches(
+    attach: Callable[[Any], Any],
+    values: Values,
+    views: int,
+    batch_size: int,
+    seed: int,
+    epochs: int | None,
+    start_step: int,
+    input_context: Any,
+) -> tf.data.Dataset:
+    """What `TeacherCache.batches` says."""
+    tensors, count = values.checked()
+    steps = steps_per_epoch(count, batch_size)
+    checks.integer("seed", seed, 0, "an integer of at least 0")
+    checks.non_negative_int("start_step", start_step)
+    if epochs is not None:
+        checks.positive_int("epochs", epochs)
+    first, size = share(input_context, batch_size)
+
+    def make(step, rows):
+        rows = rows[first : first + size]
+        rows.set_shape((size,))
+        keyed, *others = tf.nest.map_structure(lambda t: tf.gather(t, rows), tensors)
+        epoch = tf.cast(step // steps, tf.int32)
+        made = attach({**keyed, "view": (keyed["index"] + epoch) % views})
+        return (made, *others) if others else made
+
+    rows = shuffled_rows(count, batch_size, seed, epochs, start_step)
+    dataset = pipelines.mapped(rows, make, pipelines.parallel())
+    left = tf.data.INFINITE_CARDINALITY
+    if epochs is not None:
+        left = max(epochs * steps - start_step, 0)
+    return dataset.apply(tf.data.experimental.assert_cardinality(left))
+
+
+def in_order(attach: Callable[[Any], Any], values: Values, batch_size: int) -> tf.data.Dataset:
+    """What `TeacherCache.eval_batches` says."""
+    tensors, _ = values.checked()
+    checks.positive_int("batch_size", batch_size)
+
+    def make(*batch):
+        keyed, *others = batch
+        made = attach({**keyed, "view": tf.zeros_like(keyed["index"])})
+        return (made, *others) if others else made
+
+    source = tf.data.Dataset.from_tensor_slices(tensors).batch(batch_size)
+    return pipelines.mapped(source, make, pipelines.parallel())
+
+
+def share(context: tf.distribute.InputContext | None, batch_size: int) -> tuple[int, int]:
+    """First row and number of rows of this worker's part of a global batch.
+
+    Raises:
+        ValueError: if the batch does not divide by the workers.
+    """
+    checks.positive_int("batch_size", batch_size)
+    if context is None:
+        return 0, batch_size
+    workers = context.num_input_pipelines
+    if batch_size % workers:
+        raise checks.value_error("batch_size", f"a multiple of the {workers} workers", batch_size)
+    size = batch_size // workers
+    return size * context.input_pipeline_id, size

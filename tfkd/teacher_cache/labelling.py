@@ -1,0 +1,201 @@
+"""The pass over the data: what a teacher says of each view of each example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.teacher_cache import views
+from tfkd.teacher_cache.keys import keys
+from tfkd.teacher_cache.shards import KEYS, Shards
+from tfkd.teachers.forward import Teachers
+from tfkd.teachers.riding import Layout, Slot, scores_of, take, top_k_forms
+from tfkd.teachers.top_k import top_k
+
+
+class Labeller:
+    """Runs teachers on batches and gives what is stored of their outputs.
+
+    Args:
+        teachers: list of teachers.
+        layers: names of layers to keep the outputs of.
+        dtype: "float16" or "float32", of all numbers but integers.
+        best: scores to keep, or None for all.
+        temperature: of the rest, with `best`.
+        augment, preprocess, seed: how a view is made, as in `tfkd.data.batches`.
+    """
+
+    def __init__(
+        self,
+        teachers: list[Any],
+        layers: list[str],
+        dtype: str,
+        best: int | None,
+        temperature: float | None,
+        augment: Callable[[Any, Any], Any] | None,
+        preprocess: Callable[[Any], Any] | None,
+        seed: int,
+    ):
+        self._teachers = Teachers(teachers, layers)
+        self._layers, self._dtype = layers, dtype
+        self._best, self._temperature = best, temperature
+        self._augment, self._preprocess, self._seed = augment, preprocess, seed
+        self._structure: Any = None
+        self._squashes: list[str | None] = []
+        self._function: Any = None
+
+    def layout(self, x: Any) -> Layout:
+        """What the outputs look like, from a first batch."""
+        first = tf.nest.map_structure(lambda array: array[:2], x)
+        count = len(tf.nest.flatten(first)[0])
+        made = self._run(first, range(count), 0)
+        finals = [
+            Slot(name, made[name].shape[1:], made[name].dtype.name, squash)
+            for name, squash in zip(self._final_names(), self._squashes, strict=True)
+            if name in made
+        ]
+        if self._best is not None:
+            finals = [
+                Slot(
+                    name, (*made[f"{name}.values"].shape[1:-1], self._classes), self._dtype, squash
+                )
+                for name, squash in zip(self._final_names(), self._squashes, strict=True)
+            ]
+        finals = [self._resolved(slot, made) for slot in finals]
+        features = {
+            layer: Slot(name, made[name].shape[1:], made[name].dtype.name)
+            for layer, name in self._feature_names().items()
+        }
+        return Layout(
+            self._structure, tuple(finals), features, self._best, self._temperature,
+            len(self._structure),
+        )  # fmt: skip
+
+    def _resolved(self, slot: Slot, made: dict[str, np.ndarray]) -> Slot:
+        """A squash that a compiled function hides shows in its outputs."""
+        if slot.squash != "Hidden":
+            return slot
+        values = made.get(slot.name)
+        is_softmax = values is not None and np.allclose(
+            np.exp(values.astype(np.float64)).sum(-1), 1.0, atol=2e-2
+        )
+        return Slot(slot.name, slot.shape, slot.dtype, "Softmax" if is_softmax else None)
+
+    def _final_names(self) -> list[str]:
+        return [f"final.{leaf}" for leaf in range(len(self._squashes))]
+
+    def _feature_names(self) -> dict[str, str]:
+        return {layer: f"feature.{number}" for number, layer in enumerate(self._layers)}
+
+    def shard(self, shards: Shards, number: int, x: Any, batch_size: int, bar: Any) -> dict:
+        """All arrays of a shard: (n, views, ...) by name, and the keys.
+
+        Raises:
+            ValueError: if an output is NaN or infinite, or changes its shape.
+        """
+        rows = shards.rows(number)
+        arrays = {
+            name: np.empty((len(rows), shards.views, *shape), dtype)
+            for name, (shape, dtype) in shards.forms.items()
+        }
+        for start in range(rows.start, rows.stop, batch_size):
+            part = range(start, min(start + batch_size, rows.stop))
+            batch = tf.nest.map_structure(lambda a, p=part: a[p.start : p.stop], x)
+            for view in range(shards.views):
+                self._into(arrays, self._run(batch, part, view), part, start - rows.start, view)
+                if bar is not None:
+                    bar.add(1)
+        return {KEYS: keys(tf.nest.flatten(x), rows), **arrays}
+
+    def _into(
+        self, arrays: dict, made: dict[str, np.ndarray], part: range, at: int, view: int
+    ) -> None:
+        for name, values in made.items():
+            target = arrays[name][at : at + len(part), view]
+            if values.shape != target.shape:
+                raise ValueError(
+                    f"`teacher`: expected outputs of one shape, received {name} of shape "
+                    f"{values.shape[1:]} for examples {part.start} to {part.stop - 1} and "
+                    f"{target.shape[1:]} before. Pad the inputs to one size."
+                )
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                bad = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(1)))
+                mend = "Look at its input and at the teacher's weights"
+                mend += (
+                    ", or store float32: float16 ends at 65504."
+                    if self._dtype == "float16"
+                    else "."
+                )
+                raise ValueError(
+                    f"`teacher`: expected finite outputs, received NaN or infinity in {name} of "
+                    f"example {part.start + bad}, view {view}. {mend}"
+                )
+            target[...] = values
+
+    def _run(self, batch: Any, part: range, view: int) -> dict[str, np.ndarray]:
+        tensors = tf.nest.map_structure(tf.convert_to_tensor, batch)
+        index = tf.range(part.start, part.stop, dtype=tf.int32)
+        if self._function is None:
+            specs = tf.nest.map_structure(
+                lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), (tensors, index)
+            )
+            signature = [*specs, tf.TensorSpec((), tf.int32)]
+            self._function = tf.function(self._outputs, input_signature=signature)
+        made = self._function(tensors, index, tf.constant(view, tf.int32))
+        return {name: value.numpy() for name, value in made.items()}
+
+    def _outputs(self, x: Any, index: Any, view: Any) -> dict[str, Any]:
+        if self._augment is not None:
+            x = views.augmented(self._augment, x, index, tf.fill(tf.shape(index), view), self._seed)
+        if self._preprocess is not None:
+            x = self._preprocess(x)
+        finals, features = self._teachers(tf.nest.map_structure(_single, x))
+        leaves: list[Any] = []
+        self._structure = [take(final, leaves) for final in finals]
+        pairs = [scores_of(leaf) for leaf in leaves]
+        self._squashes = [squash for _, squash in pairs]
+        made = {}
+        for name, (scores, _) in zip(self._final_names(), pairs, strict=True):
+            if self._best is None:
+                made[name] = self._stored(scores)
+            else:
+                made.update(self._best_of(name, scores))
+        for layer, name in self._feature_names().items():
+            made[name] = self._stored(features[layer])
+        return made
+
+    def _best_of(self, name: str, scores: Any) -> dict[str, Any]:
+        if not scores.dtype.is_floating or len(scores.shape) < 2:
+            raise checks.value_error("top_k", "a teacher of class scores (B, ..., C)", scores)
+        self._classes = scores.shape[-1]
+        slot = Slot(name, tuple(scores.shape[1:]), self._dtype)
+        assert self._best is not None and self._temperature is not None
+        parts = top_k(scores, self._best, self._temperature)._asdict()
+        forms = top_k_forms(slot, self._best)
+        return {f"{name}.{part}": tf.cast(parts[part], forms[part][1]) for part in parts}
+
+    def _stored(self, tensor: Any) -> Any:
+        if tf.nest.is_nested(tensor):
+            raise ValueError(
+                "`layers`: expected layers with one output, received one with several. Name a "
+                "layer after it."
+            )
+        return tf.cast(tensor, self._dtype) if tensor.dtype.is_floating else tensor
+
+
+def _single(tensor: Any) -> Any:
+    """NumPy's float64 as float32, as Keras's own `fit` and `predict` do."""
+    return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
+
+
+def progress_bar(shards: Shards, todo: list[int], batch_size: int, wanted: bool) -> Any:
+    """A bar of forward passes, or None."""
+    if not wanted or not todo:
+        return None
+    passes = sum(-(-len(shards.rows(number)) // batch_size) for number in todo)
+    return keras.utils.Progbar(passes * shards.views, unit_name="batch")

@@ -1,0 +1,90 @@
+"""Outputs that were made elsewhere, brought into the form in which a cache stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.teachers.riding import Layout, Slot, take
+
+_TINY = 1e-30
+
+
+def predicted(
+    outputs: Any, activation: str | None, layers: Mapping[str, Any], dtype: str, views: int
+) -> tuple[Layout, dict[str, np.ndarray], int]:
+    """The layout, the arrays (N, views, ...) by slot, and N.
+
+    Args:
+        outputs, activation, layers, dtype, views: as in `TeacherCache.from_predictions`.
+
+    Raises:
+        TypeError, ValueError: if an array is none, or lengths, views or numbers are wrong.
+    """
+    checks.one_of("activation", activation, (None, "softmax", "sigmoid"))
+    checks.one_of("dtype", dtype, ("float16", "float32"))
+    checks.positive_int("views", views)
+    checks.instance("layers", layers, Mapping, "a dict of layer name → array")
+    leaves: list[Any] = []
+    structure = [take(outputs, leaves)]
+    squash = {None: None, "softmax": "Softmax", "sigmoid": "Sigmoid"}[activation]
+    arrays, finals, features = {}, [], {}
+    for number, leaf in enumerate(leaves):
+        name = f"final.{number}"
+        scores = _scores(_array("outputs", leaf), activation)
+        arrays[name] = _stored("outputs", scores, dtype, views)
+        kept = squash if arrays[name].dtype.kind == "f" else None
+        finals.append(Slot(name, arrays[name].shape[2:], arrays[name].dtype.name, kept))
+    for number, (layer, value) in enumerate(layers.items()):
+        name = f"feature.{number}"
+        arrays[name] = _stored(f"layers[{layer!r}]", _array("layers", value), dtype, views)
+        features[layer] = Slot(name, arrays[name].shape[2:], arrays[name].dtype.name)
+    counts = {name: len(array) for name, array in arrays.items()}
+    if not counts or len(set(counts.values())) > 1 or 0 in counts.values():
+        raise checks.value_error("outputs", "as many rows in each array, at least one", counts)
+    return Layout(structure, tuple(finals), features), arrays, len(arrays["final.0"])
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        raise checks.type_error(name, "arrays of numbers", value) from None
+    if array.dtype.kind not in "fiub" or array.ndim == 0:
+        mend = "Of a PyTorch tensor pass `tensor.cpu().numpy()`."
+        raise checks.type_error(name, "arrays of numbers, (N, ...)", value, mend)
+    return array
+
+
+def _scores(array: np.ndarray, activation: str | None) -> np.ndarray:
+    """Probabilities as the scores that give them."""
+    if activation is None or array.dtype.kind != "f":
+        return array
+    p = array.astype(np.float64)
+    in_range = ((p >= 0) & (p <= 1 + 1e-6)).all()
+    if not in_range or (activation == "softmax" and not np.allclose(p.sum(-1), 1, atol=1e-2)):
+        expected = f"probabilities, since activation is {activation!r}"
+        raise checks.value_error("outputs", expected, array, "For logits pass activation=None.")
+    if activation == "softmax":
+        return np.log(np.maximum(p, _TINY))
+    return np.log(np.maximum(p, _TINY)) - np.log(np.maximum(1 - p, _TINY))
+
+
+def _stored(name: str, array: np.ndarray, dtype: str, views: int) -> np.ndarray:
+    if views == 1:
+        array = array[:, None]
+    elif array.ndim < 2 or array.shape[1] != views:
+        raise checks.value_error(name, f"(N, {views}, ...), the second axis the views", array)
+    if array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):
+        stored = array.astype(dtype)
+    bad = ~np.isfinite(stored)
+    if bad.any():
+        row = int(np.argmax(bad.reshape(len(bad), -1).any(1)))
+        mend = f"Row {row} holds NaN, infinity, or more than float16 can hold: look at it, or pass "
+        raise checks.value_error(name, f"finite {dtype} numbers", array, mend + 'dtype="float32".')
+    return stored

@@ -1,0 +1,229 @@
+"""The files of a cache: shards of `.npy` files, each whole or absent, read by memory map.
+
+    cache.json            what it was made from, the layout, the size of a shard
+    00000.json            written last, once all files of a shard are there: their SHA-256
+    00000.keys.npy        (n, 16) uint8: what each example is known by
+    00000.final.0.npy     (n, views, ...): the outputs
+
+Any NumPy can read them. A shard that was being written when the machine failed has no
+record, and is made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfkd import artifacts, checks
+
+KEYS = "keys"
+_OWN = re.compile(r"\d{5}\.(json|.*\.npy)")
+_SHOWN = 1 << 28  # bytes read by the map before its pages are given back
+
+
+class Shards:
+    """Where the files of a cache stand, and how its rows are spread over them.
+
+    Args:
+        folder: of the cache.
+        count: examples.
+        size: examples a shard.
+        forms: name → (shape of one view of an example, dtype).
+        views: of an example.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        size: int,
+        forms: Mapping[str, tuple[tuple[int, ...], str]],
+        views: int,
+    ):
+        self.folder, self.count, self.size, self.views = folder, count, size, views
+        self.forms = {
+            name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in forms.items()
+        }
+        self.number = -(-count // size)
+        self._maps: dict[tuple[int, str], np.ndarray] = {}
+        self._read = 0
+
+    @property
+    def bytes_per_example(self) -> int:
+        """Bytes on disk of all views of an example, its key included."""
+        return 16 + self.views * sum(
+            dtype.itemsize * int(np.prod(shape)) for shape, dtype in self.forms.values()
+        )
+
+    def rows(self, shard: int) -> range:
+        """The examples of a shard."""
+        return range(shard * self.size, min((shard + 1) * self.size, self.count))
+
+    def path(self, shard: int, name: str) -> Path:
+        """The file of one output of a shard."""
+        return self.folder / f"{shard:05d}.{name}.npy"
+
+    def record_path(self, shard: int) -> Path:
+        """The file that says that a shard is whole."""
+        return self.folder / f"{shard:05d}.json"
+
+    def missing(self) -> list[int]:
+        """Shards that are not finished."""
+        return [shard for shard in range(self.number) if not self.record_path(shard).is_file()]
+
+    def check_space(self, shards: int) -> None:
+        """Raises OSError, before anything is computed, if so many shards do not fit."""
+        needed = shards * min(self.size, self.count) * self.bytes_per_example
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"cannot write a cache into {self.folder}: it needs {needed:,} more bytes, and the "
+                f"disk has {free:,} left. Free some, or store less (dtype, top_k, layers, views)",
+            )
+
+    def write(self, shard: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes all files of a shard, and its record last.
+
+        Raises:
+            OSError: if the disk is full or can't be written to: what is finished stays.
+        """
+        files = {}
+        try:
+            for name, array in arrays.items():
+                path = self.path(shard, name)
+                with artifacts.atomic_path(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, array, allow_pickle=False)
+                files[path.name] = {"sha256": artifacts.sha256(path), "bytes": path.stat().st_size}
+            rows = self.rows(shard)
+            record = {"first": rows.start, "examples": len(rows), "files": files}
+            artifacts.write_json(self.record_path(shard), record)
+        except OSError as error:
+            done = self.number - len(self.missing())
+            raise OSError(
+                error.errno,
+                f"cannot write shard {shard} of a cache into {self.folder}: "
+                f"{error.strerror or error}. {done} of {self.number} shards are finished and stay: "
+                "make room and build again to go on from there",
+            ) from error
+
+    def problem(self, shard: int, content: bool = True) -> str | None:
+        """What is wrong with a shard, or None.
+
+        Args:
+            shard: which.
+            content: compare SHA-256 too, which reads all of it; else sizes alone.
+        """
+        path = self.record_path(shard)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            files = record["files"]
+            if record["examples"] != len(self.rows(shard)):
+                return f"{path} is of another division into shards"
+            expected = {self.path(shard, name).name for name in (KEYS, *self.forms)}
+            if set(files) != expected:
+                return f"{path} lists other files than the cache has"
+            for name, known in files.items():
+                file = self.folder / name
+                if not file.is_file():
+                    return f"{file} is missing"
+                if file.stat().st_size != known["bytes"]:
+                    return f"{file} has {file.stat().st_size} bytes, not {known['bytes']}"
+                if content and artifacts.sha256(file) != known["sha256"]:
+                    return f"{file} has another content than when it was written"
+        except FileNotFoundError:
+            return f"{path} is missing: the shard is not finished"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{path} can't be read ({error})"
+        return None
+
+    def keys(self) -> np.ndarray:
+        """(count, 16) uint8: the key of each example."""
+        return np.concatenate([np.load(self.path(s, KEYS)) for s in range(self.number)])
+
+    def gather(self, name: str, index: np.ndarray, view: np.ndarray) -> np.ndarray:
+        """Reads one output of some examples.
+
+        Args:
+            name: of the output.
+            index: (B,) examples.
+            view: (B,) their views.
+
+        Returns:
+            (B, ...) in the stored type.
+        """
+        shape, dtype = self.forms[name]
+        shards, rows = np.divmod(index, self.size)
+        first = int(shards[0]) if len(shards) else 0
+        if (shards == first).all():
+            found = self._map(first, name)[rows, view]
+        else:
+            found = np.empty((len(index), *shape), dtype)
+            for shard in np.unique(shards):
+                mine = shards == shard
+                found[mine] = self._map(int(shard), name)[rows[mine], view[mine]]
+        self._read += found.nbytes + len(index) * mmap.PAGESIZE
+        if self._read > _SHOWN:
+            self._release()
+        return found
+
+    def _map(self, shard: int, name: str) -> np.ndarray:
+        """One file, opened when it is first read; a damaged header is an error here."""
+        found = self._maps.get((shard, name))
+        if found is None:
+            shape, dtype = self.forms[name]
+            path = self.path(shard, name)
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            expected = (len(self.rows(shard)), self.views, *shape)
+            if found.shape != expected or found.dtype != dtype:
+                raise checks.value_error(str(path), f"an array {expected} of {dtype}", found)
+            _advise(found, "MADV_RANDOM")
+            self._maps[shard, name] = found
+        return found
+
+    def _release(self) -> None:
+        """Gives the pages that were read back to the system, which may keep them as cache."""
+        self._read = 0
+        for found in self._maps.values():
+            _advise(found, "MADV_DONTNEED")
+
+
+def _advise(array: Any, advice: str) -> None:
+    number = getattr(mmap, advice, None)
+    if number is not None and getattr(array, "_mmap", None) is not None:
+        array._mmap.madvise(number)
+
+
+def free(folder: Path) -> None:
+    """Removes the files of a cache; nothing else in the folder."""
+    for path in sorted(folder.iterdir()):
+        if _OWN.fullmatch(path.name):
+            path.unlink()
+    (folder / "cache.json").unlink(missing_ok=True)
+
+
+def shard_size(count: int, views: int, forms: Mapping[str, tuple[tuple[int, ...], str]]) -> int:
+    """Examples a shard: 64 MiB or 65,536, whichever is less."""
+    row = 16 + views * sum(
+        np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in forms.values()
+    )
+    return int(min(count, 65_536, max(1, (64 << 20) // row)))
+
+
+def make_folder(path: Any) -> Path:
+    """Accepts a folder, or the path of one that can be made."""
+    checks.instance("path", path, (str, os.PathLike), "the path of a folder")
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise checks.value_error("path", "a folder, or the path of one to be made", str(path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
