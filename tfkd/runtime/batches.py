@@ -1,0 +1,93 @@
+"""Batches of any size through a backend that runs some."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfkd.runtime.backend import Backend, filled
+from tfkd.runtime.combining import split
+
+
+class Batches:
+    """Runs checked arrays: split, filled up, one thread at a time where it must be.
+
+    Args:
+        backend: what runs them.
+        rows: whether each output must have the batch first, so that its rows are
+            those of the examples.
+    """
+
+    def __init__(self, backend: Backend, rows: bool):
+        self._backend, self._rows = backend, rows
+        self._sizes = backend.sizes
+        self.most = self._sizes[-1] if self._sizes else backend.most
+        self._lock = None if backend.shared else threading.Lock()
+        self._one = self._sizes is None or self._sizes[0] == 1
+        # What is float32 already needs no decoding.
+        plain = all(port.dtype == np.float32 for port in backend.outputs)
+        self._decode = None if plain else [port.decode for port in backend.outputs]
+        self.closed = False
+
+    def __call__(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Runs (N, ...) arrays of the file's types; returns float32 outputs."""
+        count = len(arrays[0])
+        if count == 1 and self._one:
+            results = self.raw(arrays)
+        elif self.most is not None and count > self.most:
+            return split(arrays, self.most, self)
+        else:
+            results = self._filled(arrays, count)
+        if self._rows:
+            self._check(results, count)
+        if self._decode is None:
+            return results
+        return [decode(r) for decode, r in zip(self._decode, results, strict=True)]
+
+    def raw(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Runs the backend once."""
+        if self._lock is None:
+            self.check_open()
+            return self._backend.run(arrays)
+        with self._lock:
+            self.check_open()
+            return self._backend.run(arrays)
+
+    def _filled(self, arrays: Sequence[np.ndarray], count: int) -> Sequence[np.ndarray]:
+        size = count
+        if self._sizes is not None:
+            size = self._sizes[bisect.bisect_left(self._sizes, count)]
+        if size == count:
+            return self.raw(arrays)
+        results = self.raw([filled(array, size) for array in arrays])
+        self._check(results, size)
+        return [result[:count] for result in results]
+
+    def _check(self, results: Sequence[np.ndarray], count: int) -> None:
+        for port, result in zip(self._backend.outputs, results, strict=True):
+            if result.shape[:1] != (count,):
+                raise ValueError(
+                    f"The output {port.name!r} has the shape {result.shape} for {count} examples: "
+                    "without the batch first, its rows can't be told apart. Run the file with "
+                    "`cache_size=0`, `batch=None` and batches of its own size."
+                )
+
+    def check_open(self) -> None:
+        """Raises ValueError once it is closed."""
+        if self.closed:
+            raise ValueError("This Predictor is closed. Open the file again.")
+
+    def close(self) -> None:
+        """Waits for the call that runs, then closes the backend."""
+        if self._lock is None:
+            if not self.closed:
+                self.closed = True
+                self._backend.close()
+            return
+        with self._lock:
+            if not self.closed:
+                self.closed = True
+                self._backend.close()

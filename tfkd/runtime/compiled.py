@@ -1,0 +1,192 @@
+"""`.tflite` files in LiteRT's `CompiledModel`, which can keep XNNPACK's packed weights.
+
+XNNPACK lays weights out anew for the processor each time that a file is opened. Its
+weight cache keeps them in a file, which the next start maps into memory. The
+interpreter has no door to it, `CompiledModel` has. It resizes a batch once only, so
+that there is one model for each batch size; they share the mapped weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd.export import litert
+from tfkd.export.litert import Port
+from tfkd.runtime import stored
+from tfkd.runtime.backend import open_shape, powers, zeros
+from tfkd.runtime.stored import Store
+
+# Below this size the interpreter opens as fast: what is measured is in the benchmark.
+LEAST_BYTES = 8 << 20
+_ALIGNED = 64
+_MOST = 16
+_TOLERANCE = 1e-5
+
+
+class Compiled:
+    """A file in a `CompiledModel`; see `tfkd.runtime.backend.Backend`."""
+
+    kind = "LiteRT with XNNPACK's weight cache"
+    most: int | None = None
+    shared = False
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        weights: pathlib.Path,
+        ports: tuple[tuple[Port, ...], tuple[Port, ...]],
+        threads: int,
+        batch: int | None,
+    ):
+        from ai_edge_litert.compiled_model import CompiledModel
+        from ai_edge_litert.options import CpuOptions, HardwareAccelerator, Options
+
+        self.inputs, self.outputs = ports
+        fixed = self.inputs[0].shape[0]
+        self.sizes: tuple[int, ...] | None = (fixed,) if fixed != -1 else powers(batch or _MOST)
+        cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=os.fspath(weights))
+        options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
+        self._opened: dict[int, tuple] = {}
+        self._open = lambda: CompiledModel.from_file(os.fspath(path), options=options)
+        # Freed quietly, also where nobody calls `close`: its C++ code writes at its end.
+        self._closing = weakref.finalize(self, _forget, self._opened)
+        self._opened[self.sizes[0]] = self._sized(self.sizes[0])
+
+    def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Runs a batch."""
+        size = len(arrays[0])
+        found = self._opened.get(size)
+        if found is None:
+            found = self._opened[size] = self._sized(size)
+        model, into, out, results = found
+        for buffer, array in zip(into, arrays, strict=True):
+            buffer.write(array)
+        model.run_by_index(0, *out)
+        return [result.copy() for result in results]
+
+    def _sized(self, size: int) -> tuple:
+        """A model for one batch size: it, its inputs, all its buffers, its results."""
+        from ai_edge_litert.tensor_buffer import TensorBuffer
+
+        with litert.quiet_stderr():
+            model = self._open()
+            (signature,) = model.get_signature_list().values()
+            if self.inputs[0].shape[0] == -1:
+                for index, name in enumerate(signature["inputs"]):
+                    (port,) = [port for port in self.inputs if port.name == name]
+                    model.resize_input_tensor(index, [size, *port.shape[1:]])
+            ordered = model.create_input_buffers(0)
+            into = [ordered[signature["inputs"].index(port.name)] for port in self.inputs]
+            # Outputs that LiteRT makes itself would have the size of the file's batch.
+            results = [_aligned((size, *port.shape[1:]), port.dtype) for port in self.outputs]
+            made = {
+                port.name: TensorBuffer.create_from_host_memory(result.reshape(-1))
+                for port, result in zip(self.outputs, results, strict=True)
+            }
+            out = [made[name] for name in signature["outputs"]]
+        return model, into, (ordered, out), results
+
+    def close(self) -> None:
+        """Frees the models."""
+        self._closing()
+
+
+def open_compiled(
+    path: pathlib.Path, store: Store, threads: int, batch: int | None
+) -> Compiled | None:
+    """Opens a file with its packed weights, which are made if need be.
+
+    What is made is held against the interpreter first.
+
+    Returns:
+        The backend; None where the file is better opened in the interpreter: it is
+        small, has more than the batch open, or something does not work here, of which
+        a warning tells.
+    """
+    if os.path.getsize(path) < LEAST_BYTES:
+        return None
+    try:
+        recipe = {
+            "format": "xnnpack_weights",
+            "model_sha256": store.digest(path),
+            "litert": importlib.metadata.version("ai-edge-litert"),
+            "processor": stored.processor(),
+        }
+        weights = store.name(path.stem, recipe, ".weights")
+        manifest = store.there(weights, recipe)
+        if manifest is not None:
+            return Compiled(path, weights, _read(manifest["ports"]), threads, batch)
+        opened = litert.open_interpreter(path, threads)
+        ports = litert.ports(opened)
+        if len(opened.get_signature_list()) != 1 or any(map(open_shape, ports[0] + ports[1])):
+            return None
+
+        def make(temporary: pathlib.Path) -> dict[str, Any]:
+            made = Compiled(path, temporary, ports, threads, batch)
+            try:
+                _compare(made, opened)
+            finally:
+                made.close()
+            return {"ports": [[_plain(port) for port in some] for some in ports]}
+
+        store.keep(weights, recipe, make)
+        return Compiled(path, weights, ports, threads, batch)
+    except (ImportError, RuntimeError, OSError, ValueError, TypeError) as error:
+        stored.without(path, error)
+        return None
+
+
+def _compare(made: Compiled, interpreter: Any) -> None:
+    """Raises RuntimeError unless both give the same for zeros and for noise."""
+    assert made.sizes is not None
+    size, rng = made.sizes[0], np.random.default_rng(0)
+    noise = []
+    for array in zeros(made.inputs, size):
+        drawn = rng.normal(size=array.shape) if array.dtype.kind == "f" else array + 1
+        noise.append(drawn.astype(array.dtype))
+    for arrays in (zeros(made.inputs, size), noise):
+        feeds = {port.name: array for port, array in zip(made.inputs, arrays, strict=True)}
+        want = litert.run_all(interpreter, feeds)
+        for port, got in zip(made.outputs, made.run(arrays), strict=True):
+            expected, received = want[port.name], port.decode(got)
+            scale = max(float(np.abs(expected).max()), 1.0)
+            if not np.allclose(received, expected, 0.0, _TOLERANCE * scale, equal_nan=True):
+                raise RuntimeError(
+                    f"LiteRT's CompiledModel and its interpreter differ in {port.name!r}."
+                )
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array where LiteRT may write: at a multiple of 64 bytes."""
+    count = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(count + 2 * _ALIGNED, np.uint8)
+    start = -raw.ctypes.data % _ALIGNED
+    return raw[start : start + count].view(dtype).reshape(shape)
+
+
+def _forget(opened: dict[int, tuple]) -> None:
+    with litert.quiet_stderr():
+        opened.clear()
+
+
+def _plain(port: Port) -> dict[str, Any]:
+    return {**dataclasses.asdict(port), "dtype": port.dtype.name}
+
+
+def _read(ports: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    into, out = (
+        tuple(
+            Port(**{**port, "shape": tuple(port["shape"]), "dtype": np.dtype(port["dtype"])})
+            for port in some
+        )
+        for some in ports
+    )
+    return into, out

@@ -1,0 +1,269 @@
+"""Which runtime opens a file, and what is kept on disk for the next time."""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import __version__, artifacts, checks
+from tfkd.runtime import stored
+from tfkd.runtime.backend import Backend, open_shape, zeros
+from tfkd.runtime.stored import Store
+
+ENDINGS = {
+    ".tflite": "tflite",
+    ".onnx": "onnx",
+    ".keras": "keras",
+    ".engine": "tensorrt",
+    ".plan": "tensorrt",
+}
+# How a tensor says in an ONNX file that its values are in another file.
+_EXTERNAL = b"\x0a\x08location"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `Predictor` was asked for, checked."""
+
+    threads: int
+    batch: int | None
+    store: Store | None
+    providers: tuple[str, ...] | None
+    jit_compile: bool
+    tensorrt: bool
+    custom_objects: Mapping[str, Any] | None
+
+
+def kind_of(path: pathlib.Path) -> str:
+    """The kind of file: "tflite", "onnx", "keras", "tensorrt" or "saved_model".
+
+    Raises:
+        FileNotFoundError: if nothing is there.
+        ValueError: if it is something else.
+    """
+    if path.is_dir():
+        return "saved_model"
+    if not path.is_file():
+        raise FileNotFoundError(f"`path`: there is no file {os.fspath(path)!r}.")
+    kind = ENDINGS.get(path.suffix.lower())
+    if kind is None:
+        with path.open("rb") as file:
+            if file.read(8)[4:] == b"TFL3":
+                return "tflite"
+        known = ", ".join(ENDINGS)
+        mend = None
+        if path.suffix.lower() in (".h5", ".hdf5"):
+            mend = "Load it with tf_keras and save it as .keras."
+        expected = f"a file that ends in {known}, or the folder of a SavedModel"
+        raise checks.value_error("path", expected, os.fspath(path), mend)
+    return kind
+
+
+def open_backend(path: pathlib.Path, options: Options) -> Backend:
+    """Opens a file in its runtime.
+
+    Raises:
+        FileNotFoundError: if nothing is there.
+        ValueError: if it is damaged or no file that a runtime here can run, or an
+            option does not belong to it.
+        ImportError: if its runtime is not installed.
+        RuntimeError: if it needs a GPU and there is none.
+    """
+    kind = kind_of(path)
+    _fits(kind, options)
+    if kind != "saved_model" and artifacts.manifest_path(path).is_file():
+        (options.store.verify if options.store else artifacts.verify)(path)
+    if kind == "tflite":
+        return _tflite(path, options)
+    if kind == "onnx":
+        return _onnx(path, options)
+    if kind == "keras":
+        return _keras(path, options)
+    if kind == "saved_model":
+        from tfkd.runtime import tensorflow
+
+        return tensorflow.open_saved_model(path, options.batch, options.jit_compile)
+    from tfkd.runtime.tensorrt import TensorRT
+
+    return TensorRT(path)
+
+
+def _fits(kind: str, options: Options) -> None:
+    """Raises unless the options belong to the kind of file."""
+    if options.providers is not None and (kind != "onnx" or options.tensorrt):
+        raise checks.value_error("providers", "None for what isn't run by ONNX Runtime", kind)
+    if options.tensorrt and kind != "onnx":
+        mend = "An engine that is built already is taken as it is."
+        raise checks.value_error("tensorrt", "True for an .onnx file only", kind, mend)
+    if options.jit_compile and kind not in ("keras", "saved_model"):
+        expected = "True for a .keras file or a SavedModel only"
+        raise checks.value_error("jit_compile", expected, kind)
+    if options.custom_objects is not None and kind != "keras":
+        raise checks.value_error("custom_objects", "None for what is no .keras file", kind)
+
+
+def _tflite(path: pathlib.Path, options: Options) -> Backend:
+    from tfkd.runtime import compiled
+    from tfkd.runtime.tflite import TFLite
+
+    if options.store is not None:
+        found = compiled.open_compiled(path, options.store, options.threads, options.batch)
+        if found is not None:
+            return found
+    return TFLite(path, options.threads, options.batch)
+
+
+def _onnx(path: pathlib.Path, options: Options) -> Backend:
+    from tfkd.runtime import onnx
+
+    if options.tensorrt:
+        from tfkd.runtime import tensorrt
+
+        if options.store is not None:
+            return tensorrt.TensorRT(tensorrt.engine_for(path, options.store, options.batch))
+        with tempfile.TemporaryDirectory() as folder:
+            store = Store(pathlib.Path(folder))
+            return tensorrt.TensorRT(tensorrt.engine_for(path, store, options.batch))
+    providers = options.providers or onnx.CPU
+    if options.store is not None:
+        found = _optimized(path, options.store, options.threads, providers)
+        if found is not None:
+            return onnx.Onnx(found, options.threads, providers, ready=True)
+    return onnx.Onnx(path, options.threads, providers)
+
+
+def _optimized(
+    path: pathlib.Path, store: Store, threads: int, providers: Sequence[str]
+) -> pathlib.Path | None:
+    """The optimized ONNX file, made if need be; None, with a warning, where that fails."""
+    from tfkd.export.onnx_nodes import require
+    from tfkd.runtime.onnx import Onnx
+
+    recipe = {
+        "format": "optimized_onnx",
+        "model_sha256": store.digest(path),
+        "onnxruntime": str(require("onnxruntime").__version__),
+        "providers": list(providers),
+        "processor": stored.processor(),
+    }
+    kept = store.name(path.stem, recipe, ".onnx")
+    try:
+        if store.there(kept, recipe) is None:
+            if _external(path):
+                raise ValueError("its weights stand in files of their own")
+
+            def make(temporary: pathlib.Path) -> dict[str, Any]:
+                plain = Onnx(path, threads, providers, write=temporary)
+                _compare(plain, Onnx(temporary, threads, providers, ready=True))
+                return {}
+
+            store.keep(kept, recipe, make)
+        return kept
+    except (OSError, ValueError, RuntimeError) as error:
+        stored.without(path, error)
+        return None
+
+
+def _external(path: pathlib.Path) -> bool:
+    """Whether an ONNX file keeps weights in other files, which its SHA-256 does not cover."""
+    if not os.path.getsize(path):
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(_EXTERNAL) >= 0
+
+
+def _compare(one: Backend, other: Backend) -> None:
+    """Raises RuntimeError unless two backends give the same for noise."""
+    if any(map(open_shape, one.inputs)):
+        return
+    size, rng = (one.sizes or (2,))[0], np.random.default_rng(0)
+    arrays = [
+        rng.normal(size=a.shape).astype(a.dtype) if a.dtype.kind == "f" else a
+        for a in zeros(one.inputs, size)
+    ]
+    for port, want, got in zip(one.outputs, one.run(arrays), other.run(arrays), strict=True):
+        scale = max(float(np.abs(want).max(initial=0.0)), 1.0)
+        if not np.allclose(got, want, 0.0, 1e-4 * scale, equal_nan=True):
+            raise RuntimeError(f"the optimized file differs in {port.name!r}")
+
+
+def _keras(path: pathlib.Path, options: Options) -> Backend:
+    from tfkd.runtime import tensorflow
+
+    batch, jit_compile = options.batch, options.jit_compile
+    if options.store is None or options.custom_objects is not None:
+        model = tensorflow.load_keras(path, options.custom_objects)
+        return tensorflow.open_keras(model, batch, jit_compile)
+    tf = tensorflow.require()
+    store = options.store
+    recipe = {
+        "format": "saved_model",
+        "model_sha256": store.digest(path),
+        "tensorflow": str(tf.__version__),
+        "tfkd": __version__,
+    }
+    folder = store.name(path.stem, recipe, "")
+    opened = (folder, batch, jit_compile, False)
+    if folder.exists():
+        try:
+            _settle(folder, store)
+            return tensorflow.open_saved_model(*opened)
+        except (OSError, ValueError, KeyError) as error:
+            stored.again(folder, str(error))
+            shutil.rmtree(folder, ignore_errors=True)
+    model = tensorflow.load_keras(path)
+    try:
+        if _own_layers(model):
+            # A change of their code would not be seen.
+            return tensorflow.open_keras(model, batch, jit_compile)
+        _save(model, folder)
+        _settle(folder, store)
+        return tensorflow.open_saved_model(*opened)
+    except (OSError, ValueError, RuntimeError) as error:
+        stored.without(path, error)
+        return tensorflow.open_keras(model, batch, jit_compile)
+
+
+def _settle(folder: pathlib.Path, store: Store) -> None:
+    """Holds the files of a kept SavedModel against its manifest."""
+    from tfkd.runtime.tensorflow import GRAPH
+
+    for name, entry in store.verify(folder / GRAPH)["files"].items():
+        if store.digest(folder / name) != entry["sha256"]:
+            raise ValueError(f"{name} has another SHA-256 than its manifest says")
+
+
+def _own_layers(model: Any) -> bool:
+    """Whether a model has layers that neither tf_keras nor tfkd wrote."""
+    return any(
+        hasattr(layer, "get_config")
+        and type(layer).__module__.split(".")[0] not in ("tf_keras", "tfkd")
+        for layer in model.submodules
+    )
+
+
+def _save(model: Any, folder: pathlib.Path) -> None:
+    """Writes a loaded model as a SavedModel, held against the model."""
+    from tfkd.export.graph import Graph
+    from tfkd.export.saved_model import to_saved_model
+
+    rng = np.random.default_rng(0)
+    feeds: dict[str, np.ndarray] = {}
+    for port in Graph(model).inputs:
+        shape = (2, *port.shape)
+        if min(shape) < 1:
+            feeds = {}
+            break
+        kind = np.dtype(port.dtype)
+        feeds[port.name] = (
+            rng.normal(size=shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
+        )
+    to_saved_model(model, folder, verify=feeds or None)

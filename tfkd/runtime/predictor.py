@@ -1,0 +1,253 @@
+"""One interface to every kind of file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.export.litert import Port
+from tfkd.runtime import opening
+from tfkd.runtime.backend import open_shape, powers, zeros
+from tfkd.runtime.batches import Batches
+from tfkd.runtime.combining import Combiner, split
+from tfkd.runtime.feeding import arrays_for
+from tfkd.runtime.result_cache import CacheInfo, ResultCache
+from tfkd.runtime.stored import Store, folder_for
+
+
+class Predictor:
+    """Runs a `.tflite`, `.onnx`, `.keras` or TensorRT file or a SavedModel.
+
+    A call takes real numbers and gives real numbers in float32, whatever the
+    file stores: int8 and uint8 are quantized and dequantized with its scale and
+    zero point. Batches of any size are taken: an open batch is run as it is, a fixed
+    one is fed its own size at a time.
+
+    Any number of threads may call one `Predictor`. LiteRT and TensorRT run one call at
+    a time; with `batch` the calls that wait are run together. ONNX Runtime and
+    TensorFlow run calls side by side.
+
+    Args:
+        path: the file, or the folder of a SavedModel. If a manifest stands beside it,
+            the file is checked against it first.
+        threads: threads within one call; 1 is the setting in which latencies compare.
+            TensorFlow has one setting for the whole process, which is left alone.
+        cache_size: how many examples' results are kept; those that were seen are
+            answered without a run. Only the same bytes are the same example. 0: none.
+        batch: how many examples of concurrent callers are run together; None: each
+            call by itself. It adds no thread, and no waiting where one caller is alone.
+        warmup: runs on zeros while opening, with `batch` of each size that is run, so
+            that the first call is as fast as later ones.
+        artifacts_dir: a folder in which is kept what makes the next start faster;
+            "auto" for `~/.cache/tfkd` (in XDG_CACHE_HOME, if that is set); None keeps
+            nothing. What is kept: XNNPACK's weights for .tflite files from 8 MiB, the
+            optimized graph for .onnx, a SavedModel for .keras, the engine for TensorRT.
+            It is checked before use, and made again with a warning if it isn't as it
+            was made. The folder may be deleted at any time.
+        providers: ONNX Runtime's execution providers, the preferred one first; None:
+            the processor.
+        jit_compile: compile a .keras file or SavedModel with XLA, once for each batch
+            size; so sizes are rounded up to powers of two.
+        tensorrt: build an engine from an .onnx file and run that.
+        custom_objects: layers of your own that a .keras file holds, by name.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no file of a known kind, is damaged, or its runtime cannot
+            run it; if an argument is wrong or doesn't belong to this kind of file.
+        ImportError: if the runtime is not installed.
+        RuntimeError: if an engine is to be run without an NVIDIA GPU.
+
+    Example:
+        >>> import os, tempfile, numpy as np, tf_keras as keras
+        >>> from tfkd import export, runtime
+        >>> model = keras.Sequential([keras.layers.Dense(3, input_shape=(4,), name="logits")])
+        >>> folder = tempfile.mkdtemp()
+        >>> report = export.to_tflite(model, os.path.join(folder, "m.tflite"))
+        >>> predictor = runtime.Predictor(report.path)
+        >>> predictor(np.ones((5, 4), "float32")).shape
+        (5, 3)
+        >>> [(port.name, port.shape) for port in predictor.outputs]
+        [('logits', (1, 3))]
+
+        Results that are kept, and a file that is closed at the end:
+
+        >>> x = np.eye(4, dtype="float32")
+        >>> with runtime.Predictor(report.path, cache_size=100) as predictor:
+        ...     first, second = predictor(x[:3]), predictor(x)
+        >>> info = predictor.cache_info()
+        >>> info.hits, info.misses, info.size, round(info.hit_rate, 2)
+        (3, 4, 4, 0.43)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        threads: int = 1,
+        cache_size: int = 0,
+        batch: int | None = None,
+        *,
+        warmup: int = 1,
+        artifacts_dir: str | os.PathLike | None = None,
+        providers: Sequence[str] | None = None,
+        jit_compile: bool = False,
+        tensorrt: bool = False,
+        custom_objects: Mapping[str, Any] | None = None,
+    ):
+        checks.instance("path", path, (str, os.PathLike), "the path of a file or folder")
+        self.path = pathlib.Path(path)
+        self.threads = checks.positive_int("threads", threads)
+        self.batch = None if batch is None else checks.positive_int("batch", batch)
+        checks.non_negative_int("cache_size", cache_size)
+        checks.non_negative_int("warmup", warmup)
+        if isinstance(providers, str):
+            raise checks.type_error("providers", "a list of names", providers)
+        folder = folder_for(artifacts_dir)
+        store = None if folder is None else Store(folder)
+        names = None if providers is None else tuple(providers)
+        options = opening.Options(
+            threads, batch, store, names, bool(jit_compile), bool(tensorrt), custom_objects
+        )
+        backend = opening.open_backend(self.path, options)
+        self._kind, self._inputs, self._outputs = backend.kind, backend.inputs, backend.outputs
+        self._run = Batches(backend, rows=batch is not None or cache_size > 0)
+        self._combiner = None if batch is None else Combiner(self._run, batch)
+        self._compute = self._run if self._combiner is None else self._combined
+        self._cache = ResultCache(cache_size) if cache_size else None
+        self._one_output = len(self._outputs) == 1
+        # What needs no further check: the type and shape of the only input.
+        self._dtype = self._rest = None
+        if len(self._inputs) == 1 and len(self._inputs[0].shape) > 1:
+            self._dtype, self._rest = self._inputs[0].dtype, self._inputs[0].shape[1:]
+        try:
+            self._warm(warmup, backend.sizes)
+        except BaseException:
+            self.close()
+            raise
+
+    def _warm(self, runs: int, sizes: tuple[int, ...] | None) -> None:
+        """Runs zeros."""
+        sizes = sizes or powers(self.batch or 1)
+        with contextlib.ExitStack() as stack:
+            if any(map(open_shape, self._inputs)):
+                # Zeros of the smallest shape may be too small for the model.
+                stack.enter_context(contextlib.suppress(Exception))
+            for size in sizes if self.batch else sizes[:1]:
+                for _ in range(runs):
+                    self._first(zeros(self._inputs, size))
+
+    def _first(self, arrays: Sequence[np.ndarray]) -> None:
+        try:
+            self._run(arrays)
+        except Exception as error:  # each runtime has errors of its own
+            expected = f"a file that {self._kind} can run"
+            mend = f"On a batch of zeros it says: {error}"
+            raise checks.value_error("path", expected, os.fspath(self.path), mend) from error
+
+    def __repr__(self) -> str:
+        text = f"Predictor({str(self.path)!r}, threads={self.threads}"
+        if self._cache is not None:
+            text += f", cache_size={self._cache.info().max_size}"
+        if self.batch is not None:
+            text += f", batch={self.batch}"
+        return f"{text}) in {self._kind}{', closed' if self._run.closed else ''}"
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """The file's inputs: name, shape with the batch, dtype, scale, zero point."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """The file's outputs, likewise."""
+        return self._outputs
+
+    def predict(self, x: Any) -> Any:
+        """Runs a batch.
+
+        Args:
+            x: (N, ...) array; for a file with several inputs a dict of arrays
+                by name. Floats are real numbers. Integers are taken where the
+                file takes integers of the same type: for a quantized input they
+                are codes as they are.
+
+        Returns:
+            (N, ...) float32 array; for several outputs a dict by name. It is the
+            caller's own.
+
+        Raises:
+            TypeError: if an array is of the wrong kind.
+            ValueError: if a name or shape is wrong, `x` is empty, or it holds
+                NaN where integers are computed; if this `Predictor` is closed.
+        """
+        if (
+            type(x) is np.ndarray
+            and x.dtype == self._dtype
+            and x.shape[1:] == self._rest
+            and x.size
+            and x.flags.c_contiguous
+        ):
+            arrays: Sequence[np.ndarray] = (x,)
+        else:
+            arrays = arrays_for(self._inputs, x)
+        if self._cache is None:
+            results = self._compute(arrays)
+        else:
+            self._run.check_open()
+            results = self._cache.answer(arrays, self._compute)
+        if self._one_output:
+            return results[0]
+        return {p.name: result for p, result in zip(self._outputs, results, strict=True)}
+
+    __call__ = predict
+
+    def run_one(self, *arrays: np.ndarray) -> Any:
+        """Runs the file once with nothing around it: the path to time.
+
+        Nothing is checked, converted, dequantized or looked up.
+
+        Args:
+            *arrays: one for each of `inputs`, of exactly its shape and dtype
+                (`inputs[0].encode(x)` makes codes of real numbers).
+
+        Returns:
+            What the file gives: an array, or a tuple in the order of `outputs`
+            (`outputs[0].decode(codes)` makes real numbers of codes).
+        """
+        if len(arrays) != len(self._inputs):
+            expected = f"{len(self._inputs)} arrays, one for each input"
+            raise checks.value_error("arrays", expected, len(arrays))
+        results = self._run.raw(arrays)
+        return results[0] if self._one_output else tuple(results)
+
+    def cache_info(self) -> CacheInfo:
+        """Hits, misses, size, max_size and hit_rate of the kept results."""
+        return CacheInfo(0, 0, 0, 0) if self._cache is None else self._cache.info()
+
+    def cache_clear(self) -> None:
+        """Forgets the kept results, and counts from 0."""
+        if self._cache is not None:
+            self._cache.clear()
+
+    def close(self) -> None:
+        """Waits for the call that runs and frees the file; later calls raise ValueError."""
+        self._run.close()
+
+    def _combined(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Runs together with what other threads run now."""
+        assert self._combiner is not None and self.batch is not None
+        if len(arrays[0]) > self.batch:
+            return split(arrays, self.batch, self._combiner.submit)
+        return self._combiner.submit(arrays)

@@ -1,0 +1,173 @@
+"""SavedModel folders and `.keras` files in TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import artifacts, checks
+from tfkd.export.litert import Port
+from tfkd.export.saved_model import SIGNATURE, verify_saved_model
+from tfkd.runtime.backend import powers
+
+GRAPH = "saved_model.pb"
+# XLA compiles anew for each size: so there are few, and none is larger.
+_COMPILED_MOST = 64
+
+
+class Function:
+    """A `tf.function` of named tensors that gives a dict of them.
+
+    Any number of threads may call it at once; see `tfkd.runtime.backend.Backend`.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        kind: str,
+        call: Any,
+        inputs: Sequence[Port],
+        outputs: Sequence[Port],
+        batch: int | None,
+        jit_compile: bool,
+    ):
+        self.kind = f"{kind}, XLA" if jit_compile else kind
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        fixed = self.inputs[0].shape[0]
+        self.sizes: tuple[int, ...] | None = None
+        if fixed != -1:
+            self.sizes = (fixed,)
+        elif jit_compile:
+            self.sizes = powers(batch or _COMPILED_MOST)
+        self.most: int | None = None
+        self._call = call
+        self._names = [port.name for port in self.inputs]
+        self._wanted = [port.name for port in self.outputs]
+
+    def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Runs a batch."""
+        results = self._call(arrays)
+        return [results[name].numpy() for name in self._wanted]
+
+    def close(self) -> None:
+        """Lets go of the function."""
+        self._call = None
+
+
+def require() -> Any:
+    """TensorFlow.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise ImportError(
+            "Running a SavedModel or a .keras file needs TensorFlow and tf_keras. "
+            "Install them with `pip install tfkd`."
+        ) from error
+    return tensorflow
+
+
+def open_saved_model(
+    path: pathlib.Path, batch: int | None, jit_compile: bool, verify: bool = True
+) -> Function:
+    """Opens the signature of a SavedModel; with `verify`, after a look at its manifest.
+
+    Raises:
+        ImportError: if TensorFlow is not installed.
+        ValueError: if the folder is no SavedModel, is damaged, differs from the
+            manifest inside it, or has no signature that can be told from others.
+    """
+    if not (path / GRAPH).is_file():
+        expected = f"a SavedModel: a folder with a {GRAPH}"
+        raise checks.value_error("path", expected, os.fspath(path))
+    if verify and artifacts.manifest_path(path / GRAPH).is_file():
+        verify_saved_model(path)
+    tf = require()
+    try:
+        loaded = tf.saved_model.load(os.fspath(path))
+    except Exception as error:  # damage shows in many ways
+        raise checks.value_error(
+            "path", "a SavedModel that TensorFlow can load", os.fspath(path), f"It says: {error}"
+        ) from error
+    names = list(loaded.signatures)
+    name = SIGNATURE if SIGNATURE in names or len(names) != 1 else names[0]
+    if name not in names:
+        expected = f"a SavedModel with the signature {SIGNATURE!r} or a single one"
+        raise checks.value_error("path", expected, names)
+    serve = loaded.signatures[name]
+    specs = serve.structured_input_signature[1]
+    inputs = [_port(name, spec, i) for i, (name, spec) in enumerate(specs.items())]
+    outputs = [_port(n, s, i) for i, (n, s) in enumerate(serve.structured_outputs.items())]
+    ports = [(port.name, port.dtype) for port in inputs]
+
+    def call(*tensors: Any) -> Any:
+        return serve(**{name: tensor for (name, _), tensor in zip(ports, tensors, strict=True)})
+
+    run = tf.function(call, jit_compile=True) if jit_compile else call
+
+    def forward(arrays: Sequence[np.ndarray]) -> Any:
+        return run(*[tf.constant(array) for array in arrays])
+
+    forward.kept = loaded  # type: ignore[attr-defined]  # its variables live as long as it does
+    return Function("TensorFlow", forward, inputs, outputs, batch, jit_compile)
+
+
+def load_keras(path: pathlib.Path, custom_objects: Any = None) -> Any:
+    """Loads a `.keras` file, in Keras's safe mode.
+
+    Raises:
+        ImportError: if tf_keras is not installed.
+        ValueError: if tf_keras cannot load it.
+    """
+    require()
+    import tf_keras as keras
+
+    try:
+        return keras.models.load_model(
+            os.fspath(path), custom_objects=custom_objects, compile=False, safe_mode=True
+        )
+    except Exception as error:  # damage shows in many ways
+        mend = f"It says: {error} Layers of your own go into `custom_objects`."
+        raise checks.value_error(
+            "path", "a .keras file that tf_keras can load", os.fspath(path), mend
+        ) from error
+
+
+def open_keras(model: Any, batch: int | None, jit_compile: bool) -> Function:
+    """A loaded Keras model as a backend; its ports have the names of its exports."""
+    import tensorflow as tf
+
+    from tfkd.export.graph import Graph
+
+    graph = Graph(model)
+    plain = graph.function(None)
+    concrete = plain.get_concrete_function()
+    inputs = [
+        Port(item.name, (-1, *item.shape), item.dtype, 0.0, 0, i)
+        for i, item in enumerate(graph.inputs)
+    ]
+    outputs = [_port(n, s, i) for i, (n, s) in enumerate(concrete.structured_outputs.items())]
+    run = tf.function(plain, jit_compile=True) if jit_compile else concrete
+
+    def forward(arrays: Sequence[np.ndarray]) -> Any:
+        return run(*[tf.constant(array) for array in arrays])
+
+    forward.kept = graph  # type: ignore[attr-defined]
+    return Function("tf_keras", forward, inputs, outputs, batch, jit_compile)
+
+
+def _port(name: str, spec: Any, index: int) -> Port:
+    dtype = np.dtype(spec.dtype.as_numpy_dtype)
+    shape = spec.shape
+    if dtype.kind not in "biuf" or shape.rank is None or not shape.rank:
+        expected = f"a model whose inputs and outputs are batches of numbers ({name!r})"
+        raise checks.value_error("path", expected, spec)
+    return Port(name, tuple(-1 if s is None else s for s in shape), dtype, 0.0, 0, index)

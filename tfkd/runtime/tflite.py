@@ -1,0 +1,90 @@
+"""`.tflite` files in LiteRT's interpreter."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd.export import litert
+from tfkd.runtime.backend import powers
+
+# An interpreter for each batch size, where all of them together stay below this.
+_INTERPRETERS_BYTES = 64 << 20
+
+
+class TFLite:
+    """A file in the interpreter; see `tfkd.runtime.backend.Backend`.
+
+    With `batch`, an open batch is run in a few sizes only. Each has an interpreter
+    of its own where the file is small; else one is resized, which costs a tenth of
+    a millisecond or two. Either way memory stops growing once each size was run.
+    """
+
+    kind = "LiteRT"
+    most: int | None = None
+    shared = False
+
+    def __init__(self, path: pathlib.Path, threads: int = 1, batch: int | None = None):
+        self._path, self._threads = path, threads
+        first = litert.open_interpreter(path, threads)
+        self.inputs, self.outputs = litert.ports(first)
+        self._into = [port.index for port in self.inputs]
+        self._out = [port.index for port in self.outputs]
+        fixed = self.inputs[0].shape[0]
+        self.sizes: tuple[int, ...] | None
+        if fixed != -1:
+            self.sizes = (fixed,)
+        else:
+            self.sizes = None if batch is None else powers(batch)
+        count = len(self.sizes or ())
+        self._several = count > 1 and count * os.path.getsize(path) <= _INTERPRETERS_BYTES
+        shapes = [tuple(d["shape"]) for d in first.get_input_details()]
+        order = [d["index"] for d in first.get_input_details()]
+        now = tuple(tuple(map(int, shapes[order.index(i)])) for i in self._into)
+        self._opened: dict[tuple, Any] = {now: first}
+        self._fixed = first if fixed != -1 else None  # set_tensor refuses other shapes
+        self._only = len(self._into) == len(self._out) == 1
+
+    def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Runs a batch."""
+        interpreter = self._fixed
+        if interpreter is None:
+            shapes = tuple([array.shape for array in arrays])
+            interpreter = self._opened.get(shapes) or self._sized(shapes)
+        if self._only:
+            interpreter.set_tensor(self._into[0], arrays[0])
+            interpreter.invoke()
+            return (interpreter.get_tensor(self._out[0]),)
+        for index, array in zip(self._into, arrays, strict=True):
+            interpreter.set_tensor(index, array)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in self._out]
+
+    def _sized(self, shapes: tuple) -> Any:
+        """An interpreter for these shapes: a new one, or the one there is, resized."""
+        new = self._several and len(self._opened) < len(self.sizes or ())
+        if new:
+            interpreter = litert.open_interpreter(self._path, self._threads)
+        else:
+            interpreter = self._opened.pop(next(iter(self._opened)))
+        before = dict(self._opened)
+        self._opened.clear()  # if the resize fails, the interpreter is of no use
+        try:
+            for index, shape in zip(self._into, shapes, strict=True):
+                interpreter.resize_tensor_input(index, shape)
+            interpreter.allocate_tensors()
+        except (RuntimeError, ValueError):
+            fresh = litert.open_interpreter(self._path, self._threads)
+            self._opened = {**before, (): fresh}
+            raise
+        self._opened = {**before, shapes: interpreter}
+        return interpreter
+
+    def close(self) -> None:
+        """Frees the interpreters."""
+        self._fixed = None
+        self._opened.clear()
