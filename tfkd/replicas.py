@@ -7,9 +7,12 @@ update that one replica would make on the whole batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+
+from tfkd import checks
 
 
 def count() -> int:
@@ -30,3 +33,50 @@ def share_of_batch(size: Any) -> Any:
     if count() == 1:
         return tf.constant(1.0)
     return tf.math.divide_no_nan(size, global_sum(size))
+
+
+def distributed(
+    make: Callable[[Any], tf.data.Dataset], batch_size: int, strategy: Any = None
+) -> Any:
+    """Batches for `fit`, of which each worker makes its own share alone.
+
+    `strategy.distribute_datasets_from_function` hands whole batches to the replicas of a
+    worker, one to each: with two of them a worker's share of a batch would be half of
+    what a step sees. Here it is cut, so that a step sees `batch_size` examples however
+    many workers there are and however many replicas each has.
+
+    Args:
+        make: a function from an input context to a worker's share of each batch, such as
+            `lambda context: cache.batches(x, y, 64, input_context=context)`, or the same
+            of `Curriculum.batches`.
+        batch_size: examples a step, over all replicas and workers.
+        strategy: that of the training; the current one by default.
+
+    Raises:
+        ValueError: if the batch does not divide by the replicas.
+
+    Example:
+        >>> import numpy as np, tensorflow as tf
+        >>> from tfkd import replicas
+        >>> from tfkd.curriculum import Curriculum
+        >>> data = Curriculum((np.arange(8.0), np.arange(8) % 2), np.arange(8.0), 1.0, 4)
+        >>> fed = replicas.distributed(
+        ...     lambda context: data.batches(input_context=context), batch_size=4)
+        >>> x, y = next(iter(fed))
+        >>> x.shape
+        TensorShape([4])
+    """
+    checks.function("make", make)
+    checks.positive_int("batch_size", batch_size)
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise checks.value_error("batch_size", f"a multiple of the {replicas} replicas", batch_size)
+
+    def own(context: Any) -> tf.data.Dataset:
+        dataset = make(context)
+        if context.num_replicas_in_sync == context.num_input_pipelines:
+            return dataset
+        return dataset.rebatch(batch_size // replicas, drop_remainder=True)
+
+    return strategy.distribute_datasets_from_function(own)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import tf_keras as keras
 import toys
+import workers
 
 import tfkd
 from tfkd.curriculum import Curriculum, pacing
 
-TESTS = Path(__file__).resolve().parent.parent
 
-
-def train(scope):
+def train(strategy):
     """The weights after two epochs of a curriculum, and the fractions that it logged."""
-    with scope:
+    with strategy.scope():
         distiller = tfkd.Distiller(
             toys.net(8, seed=2), toys.net(4), tfkd.losses.LogitsDistillation(2.0)
         )
@@ -35,46 +27,17 @@ def train(scope):
         verbose=0,
         callbacks=[tfkd.callbacks.CurriculumUpdate(paced)],
     )
-    return [w.tolist() for w in distiller.student.get_weights()], history.history["fraction"]
-
-
-def work():
-    """What each process runs."""
-    import tensorflow as tf
-
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    assert strategy.num_replicas_in_sync == 2
-    print("RESULT" + json.dumps(train(strategy.scope())), flush=True)
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
-
-
-def start(index, workers):
-    task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-    paths = os.pathsep.join([str(TESTS), str(Path(__file__).parent), str(TESTS.parent)])
-    environment = {**os.environ, "TF_CONFIG": json.dumps(task), "PYTHONPATH": paths}
-    command = [sys.executable, "-c", "import test_workers; test_workers.work()"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes)
+    weights = [w.tolist() for w in distiller.student.get_weights()]
+    return strategy.num_replicas_in_sync, weights, history.history["fraction"]
 
 
 def test_two_workers_train_as_one_process():
     import tensorflow as tf
 
-    workers = [f"localhost:{free_port()}" for _ in range(2)]
-    processes = [start(index, workers) for index in range(2)]
-    weights, fractions = train(tf.distribute.get_strategy().scope())
-    for process in processes:
-        try:
-            out, errors = process.communicate(timeout=120)
-        finally:
-            process.kill()
-        assert process.returncode == 0, errors[-2000:]
-        theirs, seen = json.loads(out.split("RESULT")[1])
+    processes = workers.start(train)
+    _, weights, fractions = train(tf.distribute.get_strategy())
+    for replicas, theirs, seen in workers.results(processes):
+        assert replicas == 2
         assert seen == fractions
         for mine, other in zip(weights, theirs, strict=True):
             np.testing.assert_allclose(other, mine, rtol=1e-6, atol=1e-6)
