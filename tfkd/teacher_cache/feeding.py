@@ -59,6 +59,7 @@ class Attach:
         spec = self._cache.layout.spec()
         dtypes = [form.dtype for form in spec.values()]
         read = tf.numpy_function(self._cache.read, [batch["index"], view], dtypes, stateful=False)
+        read = read if isinstance(read, (list, tuple)) else [read]  # eagerly, one comes alone
         size = batch["index"].shape[0]
         outputs = {}
         for (name, form), value in zip(spec.items(), read, strict=True):
