@@ -47,6 +47,7 @@ class TFLite:
         now = tuple(tuple(map(int, shapes[order.index(i)])) for i in self._into)
         self._opened: dict[tuple, Any] = {now: first}
         self._fixed = first if fixed != -1 else None  # set_tensor refuses other shapes
+        self.signed = len(first.get_signature_list()) == 1
         self._only = len(self._into) == len(self._out) == 1
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
