@@ -54,8 +54,10 @@ def flatten(model: keras.Model) -> Flat:
     inside a convolution or dense layer that is not linear, ReLU or ReLU6 becomes an
     `Activation` behind it ("<name>_swish"); x·relu6(x + 3)/6 written with several layers
     becomes one `HardSwish`, relu6(x + 3)/6 one `HardSigmoid`. The x + s·y in one layer of
-    Inception-ResNet becomes a `Rescaling` ("<name>_scaled") and an `Add` of its name. All
-    other layers are copied: names, weights, regularizers and `trainable` flags stay, shared
+    Inception-ResNet becomes a `Rescaling` ("<name>_scaled") and an `Add` of its name.
+    `MultiHeadAttention` becomes `Dense` layers ("<name>_query", "<name>_key",
+    "<name>_value"), a `HeadAttention` ("<name>_heads") and a `Dense` of its name. All other
+    layers are copied: names, weights, regularizers and `trainable` flags stay, shared
     layers stay shared. A layer of a nested model whose name is taken is called
     "<model>_<name>".
 

@@ -15,6 +15,7 @@ import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
 from tfkd.quantization.configs import WEIGHTS
+from tfkd.quantization.flat_attention import HeadAttention
 from tfkd.quantization.flat_hard import HardSigmoid, HardSwish
 
 layers = keras.layers
@@ -167,6 +168,8 @@ def kind_of(layer: Any) -> Kind:
     ):
         if type(layer) in kinds:
             return Kind(role)
+    if type(layer) is HeadAttention:
+        return Kind(UNKNOWN, why="scores and their softmax are computed in float")
     if _channels_first(layer):
         return Kind(UNKNOWN, why="channels come first")
     if type(layer) in (layers.UpSampling2D, layers.Resizing) and layer.interpolation == "nearest":

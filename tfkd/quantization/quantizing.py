@@ -38,7 +38,8 @@ def quantize(
     Weights are quantized to −127 … 127 with a scale for each output channel (one
     for a dense layer), activations with one range a tensor. Layers that the
     runtime computes as one (convolution, batch normalization, ReLU) are
-    quantized as one. What is decided for each layer is in `q.report`.
+    quantized as one. The four projections of `MultiHeadAttention` are dense layers of
+    their own. What is decided for each layer is in `q.report`.
 
     Args:
         model: a built functional or Sequential tf_keras model in float32. It is not
@@ -47,10 +48,10 @@ def quantize(
         target: "tflite"; "tensorrt": symmetric ranges, only where TensorRT reads 8
             bits; "both": the places of TFLite with symmetric ranges, so that one
             trained model goes to both.
-        fallback: for layers without an 8-bit form (LayerNormalization, attention,
-            recurrent and custom layers ...): "output_only": they compute in float and
-            their output is quantized; "noop": they stay float, and so do layers that
-            read them in TFLite; "error": raise.
+        fallback: for layers without an 8-bit form (LayerNormalization, recurrent and
+            custom layers, what stands between the projections of attention ...):
+            "output_only": they compute in float and their output is quantized; "noop":
+            they stay float, and so do layers that read them in TFLite; "error": raise.
         skip: names of layers that stay float, paths for those in nested models
             ("backbone/conv1"); a nested model's name means all layers in it.
         preserve_sparsity: weights that are 0 now stay 0 in training.

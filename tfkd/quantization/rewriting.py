@@ -177,6 +177,10 @@ class Parts(list[Any]):
             made = part(made)
         return made
 
+    def take(self, layer: Any) -> None:
+        """Sets weights and flags to those of the one layer; all have been called by now."""
+        copy_state(layer, self)
+
 
 class Copies:
     """One copy of each layer, however often it is called.
@@ -215,7 +219,7 @@ class Copies:
     def copy_weights(self) -> None:
         """Sets the weights and flags of all copies; they have been called by now."""
         for layer, parts in self._made.values():
-            copy_state(layer, parts)
+            parts.take(layer)
 
     def made(self) -> Iterator[tuple[Any, Parts]]:
         """Each layer that was called, and what stands for it."""

@@ -16,6 +16,7 @@ import tensorflow as tf
 import tf_keras as keras
 from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
+from tfkd.quantization.flat_attention import split_attention
 from tfkd.quantization.flat_copying import copy_layer
 from tfkd.quantization.rewriting import Parts
 
@@ -54,7 +55,7 @@ class Splitter:
         """The new layers, not built, that stand for `layer`; None: it stays whole.
 
         Called as they say they compute what `layer` does, and their weights together
-        are those of `layer`, in the same order.
+        are those of `layer`, in the same order (of attention, in other shapes).
         """
         kind = type(layer)
         if kind in SEPARABLE and layer.padding != "causal":
@@ -74,7 +75,7 @@ class Splitter:
                 layer.scale, name=self._unique(f"{name}_scaled"), dtype=layer.dtype
             )
             return _ScaledSum([factor, layers.Add(name=name, dtype=layer.dtype)])
-        return None
+        return split_attention(layer, name, self._unique)
 
     def _depthwise(self, layer: Any, name: str) -> Any:
         """The first step of a separable convolution: each channel with its own filters."""
