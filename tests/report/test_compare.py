@@ -111,7 +111,7 @@ def test_throughput_in_batches_of_what_each_takes(file, tmp_path):
     # Two at a time is no time of one.
     assert rows["two"].latency is None and rows["two"].accuracy.mean == 100.0
     assert "two takes 2 examples" in table.notes[0]
-    assert "8 examples a call, 5 runs" in table.notes[1] and "one: 1, two: 2" in table.notes[1]
+    assert "8 examples a call (one: 1, two: 2), 5 runs" in table.notes[1]
     assert rows["call"].size is None and rows["free"].size == free.stat().st_size
 
 
@@ -174,3 +174,27 @@ def test_outputs_that_are_no_scores(outputs, said):
 def test_one_output_in_a_dict():
     (row,) = report.compare({"f": lambda x: {"logits": x}}, (X, Y), runs=2).rows
     assert row.accuracy.mean == 100.0
+
+
+def test_every_kind_of_file(tmp_path):
+    """They take turns, each in its own runtime, and their sizes are what lies on the disk."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    from tfkd import export
+
+    model = linear(RIGHT)
+    export.to_onnx(model, tmp_path / "m.onnx", batch_size=None)
+    export.to_saved_model(model, tmp_path / "saved")
+    model.save(tmp_path / "m.keras")
+    paths = [tmp_path / name for name in ("m.onnx", "saved", "m.keras")]
+    table = report.compare({path.name: path for path in paths}, (X, Y), runs=3)
+    found = {row.model: row for row in table.rows}
+    assert [row.accuracy.mean for row in table.rows] == [100.0] * 3
+    assert [row.throughput_batch for row in table.rows] == [32] * 3
+    assert all(row.latency.p50 > 0 and row.throughput > 0 for row in table.rows)
+    for name in ("m.onnx", "m.keras"):
+        assert found[name].size == (tmp_path / name).stat().st_size
+    inside = [path.stat().st_size for path in (tmp_path / "saved").rglob("*") if path.is_file()]
+    assert len(inside) > 2 and found["saved"].size == sum(inside)
+    grid = report.latency_table({p.name: p for p in paths}, X, batch_sizes=(1, 3), runs=2)
+    assert all(row.latency.runs == 2 for row in grid.rows)

@@ -52,9 +52,10 @@ def compare(
         data: (x, y), x of shape (N, ...) as the models take it, or a dict of
             such arrays by input name, and y of shape (N,) or one-hot (N, C); or a
             `tf.data.Dataset` of such batches.
-        threads: threads for one call. A `Predictor` or callable keeps its own.
+        threads: threads for one call. A `Predictor` or callable keeps its own, and
+            SavedModels and .keras files have those of the process.
         like: name → Keras model whose parameters and MACs a file has.
-        runs: measured runs of each model; a tenth of them, but at least 5, for the
+        runs: measured runs of each model; a third of them, but at least 5, for the
             throughput.
         seconds: stop measuring after this time, of latency and throughput each;
             None: no limit.
@@ -154,7 +155,7 @@ def _throughputs(
         for name, size in batches.items()
         if size > 1 or name not in times
     }
-    few = max(runs // 10, min(runs, 5))
+    few = max(runs // 3, min(runs, 5))
     found = latency(calls, warmup=3, runs=few, seconds=seconds) if calls else {}
     rates = {
         name: (found.get(name, times.get(name)).throughput(size), size)  # type: ignore[union-attr]
@@ -162,10 +163,9 @@ def _throughputs(
     }
     taken = next(iter(found.values())).runs if found else next(iter(times.values())).runs
     many = "one example" if batch == 1 else f"{batch} examples"
-    note = f"Throughput: {many} a call, {taken} runs each, in turns."
-    own = [f"{name}: {size}" for name, size in batches.items() if size != batch]
-    return rates, note + (f" Examples a call of files that take no other number: "
-                          f"{', '.join(own)}." if own else "")  # fmt: skip
+    own = ", ".join(f"{name}: {size}" for name, size in batches.items() if size != batch)
+    many += f" a call ({own})" if own else " a call"
+    return rates, f"Throughput: {many}, {taken} runs each, in turns."
 
 
 def _members(name: str, value: Any) -> list[Any]:

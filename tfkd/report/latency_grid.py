@@ -146,7 +146,8 @@ def latency_table(
             threads that it has, and at one batch size only if its file's is open.
         x: (N, ...) examples, or a dict of such arrays by input name. A batch is the
             first of them, repeated where there are fewer.
-        threads: threads within one call: a number, or several.
+        threads: threads within one call: a number, or several. TensorFlow, which runs
+            SavedModels and .keras files, has one setting for the process instead.
         batch_sizes: examples in one call: a number, or several. A file of a fixed
             batch size is measured at that alone; at others the table has a dash.
         warmup: rounds before the measuring, not counted.
