@@ -95,7 +95,7 @@ def test_moderate_masks_change_nothing_in_float(layer):
 
 def test_a_softmax_layer_with_a_mask_of_its_own():
     scores, mask = keras.Input((5,), name="scores"), keras.Input((5,), dtype="bool", name="mask")
-    model = keras.Model([scores, mask], L.Softmax()(scores, mask))
+    model = keras.Model([scores, mask], L.Softmax(name="softmax")(scores, mask))
     graph = Graph(model)
     z = RNG.normal(size=(9, 5)).astype(np.float32) * 10
     shown = RNG.random((9, 5)) < 0.6

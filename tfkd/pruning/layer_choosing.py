@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import numbers
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -153,7 +154,7 @@ def _count(keep: Any, units: int) -> int:
     expected = f"a number of units from 1 to {units}, or a share between 0 and 1"
     if not checks.is_number(keep):
         raise checks.type_error("keep", expected, keep)
-    if isinstance(keep, float):
+    if not isinstance(keep, numbers.Integral):
         if not 0 < keep < 1:
             raise checks.value_error("keep", expected, keep)
         return max(1, math.floor(keep * units + 0.5))

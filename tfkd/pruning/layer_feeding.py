@@ -77,7 +77,8 @@ class Batches:
         if isinstance(data, list):
             # A list of arrays is the inputs of a model that has as many; else batches.
             return len(data) == len(self._inputs) > 1 and all(map(_is_array, data))
-        return len(data) == 2 and self._is_batch(data[0])
+        # (x, y), or (x, y, weights): the weights are not used. Or one array an input.
+        return len(data) in (2, 3, len(self._inputs)) and self._is_batch(data[0])
 
     def _arrays(self, batch: Any) -> tuple[dict[str, np.ndarray], Any]:
         """Inputs by name, checked, and labels as arrays."""
