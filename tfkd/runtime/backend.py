@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -19,6 +20,8 @@ class Backend(Protocol):
         outputs: its outputs, in the order in which `run` gives them.
         sizes: the batch sizes that it runs, rising; None: any size.
         most: the largest batch; None: no limit.
+        call_cost: what a call costs besides its examples, in examples: whether 7 are
+            better run as 4 + 2 + 1 or filled up to 8.
         shared: whether several threads may call `run` at once.
     """
 
@@ -27,6 +30,7 @@ class Backend(Protocol):
     outputs: tuple[Port, ...]
     sizes: tuple[int, ...] | None
     most: int | None
+    call_cost: float
     shared: bool
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
@@ -57,6 +61,35 @@ def powers(most: int) -> tuple[int, ...]:
     while sizes[-1] * 2 < most:
         sizes.append(sizes[-1] * 2)
     return (*sizes, most) if most > 1 else (1,)
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(sizes: tuple[int, ...], count: int, call_cost: float) -> tuple[int, ...]:
+    """The batches in which `count` examples cost least; the last may be filled up.
+
+    A batch costs as many examples as it has room for, and `call_cost` more.
+
+    Args:
+        sizes: the batches that can be run, rising.
+        count: up to the largest of them.
+        call_cost: of each batch, in examples.
+
+    Example:
+        >>> from tfkd.runtime.backend import plan
+        >>> plan((1, 2, 4, 8), 7, 0.25), plan((1, 2, 4, 8), 7, 8.0)
+        ((4, 2, 1), (8,))
+    """
+    costs: list[float] = [0.0]
+    firsts = [0]
+    for n in range(1, count + 1):
+        cost, size = min((s + call_cost + costs[max(n - s, 0)], -s) for s in sizes)
+        costs.append(cost)
+        firsts.append(-size)
+    batches, left = [], count
+    while left > 0:
+        batches.append(firsts[left])
+        left -= batches[-1]
+    return tuple(sorted(batches, reverse=True))
 
 
 def filled(array: np.ndarray, size: int) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import bisect
 import threading
 from collections.abc import Sequence
 
 import numpy as np
 
-from tfkd.runtime.backend import Backend, filled
+from tfkd.runtime.backend import Backend, filled, plan
 from tfkd.runtime.combining import split
 
 
@@ -40,7 +39,7 @@ class Batches:
         elif self.most is not None and count > self.most:
             return split(arrays, self.most, self)
         else:
-            results = self._filled(arrays, count)
+            results = self._planned(arrays, count)
         if self._rows:
             self._check(results, count)
         if self._decode is None:
@@ -56,15 +55,23 @@ class Batches:
             self.check_open()
             return self._backend.run(arrays)
 
-    def _filled(self, arrays: Sequence[np.ndarray], count: int) -> Sequence[np.ndarray]:
-        size = count
+    def _planned(self, arrays: Sequence[np.ndarray], count: int) -> Sequence[np.ndarray]:
+        """Runs up to `most` examples in the sizes that the backend runs."""
+        sizes: tuple[int, ...] = (count,)
         if self._sizes is not None:
-            size = self._sizes[bisect.bisect_left(self._sizes, count)]
-        if size == count:
+            sizes = plan(self._sizes, count, self._backend.call_cost)
+        if sizes == (count,):
             return self.raw(arrays)
-        results = self.raw([filled(array, size) for array in arrays])
-        self._check(results, size)
-        return [result[:count] for result in results]
+        parts, start = [], 0
+        for size in sizes:
+            end = min(start + size, count)
+            results = self.raw([filled(array[start:end], size) for array in arrays])
+            self._check(results, size)
+            parts.append([result[: end - start] for result in results])
+            start = end
+        if len(parts) == 1:
+            return parts[0]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def _check(self, results: Sequence[np.ndarray], count: int) -> None:
         for port, result in zip(self._backend.outputs, results, strict=True):

@@ -1,7 +1,7 @@
 """Calls of several threads run together, without a thread of its own and without waiting.
 
 Who finds nobody running becomes the leader, takes what has queued up, runs it as one
-batch, hands the results out and passes the lead on. A caller alone runs at once; under
+batch, hands the results out, and soon passes the lead on. A caller alone runs at once; under
 load batches grow by themselves, since calls queue up while one is running.
 """
 
@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+# One thread leads for so many batches.
+_BATCHES = 4
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
@@ -58,40 +61,67 @@ class Combiner:
                 self._queue.append(request)
         if alone:
             try:
-                return self._run(arrays)
-            finally:
+                results = self._run(arrays)
+            except BaseException:
                 self._pass_on()
+                raise
+            self._lead()
+            return results
         try:
             request.gate.acquire()
         except BaseException:
             self._leave(request)
             raise
         if not request.done:
-            self._lead()
+            self._lead(request)
         if request.error is not None:
             raise request.error
         return request.results
 
-    def _lead(self) -> None:
-        """Runs the head of the queue, and what fits beside it."""
+    def _lead(self, own: _Request | None = None) -> None:
+        """Runs what has queued up, a few batches long, and passes the lead on.
+
+        A batch that this thread runs at once after the last costs no change of threads,
+        in which nothing would run: the callers of the last one wake up meanwhile. After
+        a few it goes back to its own caller, who has waited for the others.
+        """
         group: list[_Request] = []
         try:
-            with self._lock:
-                total, shapes = 0, self._queue[0].shapes
-                while self._queue:
-                    head = self._queue[0]
-                    if total + head.count > self._most or head.shapes != shapes:
-                        break
-                    group.append(self._queue.popleft())
-                    total += head.count
-            self._serve(group)
-        finally:
-            # The lead first: its next batch runs while this one's callers wake up.
-            left = [request for request in group[1:] if not request.done]
-            self._pass_on(left)
-            for request in group[1:]:
-                if request.done:
+            for _ in range(_BATCHES):
+                group = self._take()
+                if not group:
+                    return
+                self._serve(group)
+                for request in group:
+                    if request is not own:
+                        request.gate.release()
+                group = []
+        except BaseException:
+            for request in group:
+                if request.done and request is not own and request.gate.locked():
                     request.gate.release()
+            self._pass_on([r for r in group if not r.done and r is not own])
+            raise
+        self._pass_on()
+
+    def _take(self) -> list[_Request]:
+        """The next batch; where there is none, nobody leads any more."""
+        group: list[_Request] = []
+        total = 0
+        with self._lock:
+            while self._queue:
+                head = self._queue[0]
+                if not head.gone:
+                    if group and (
+                        total + head.count > self._most or head.shapes != group[0].shapes
+                    ):
+                        break
+                    group.append(head)
+                    total += head.count
+                self._queue.popleft()
+            if not group:
+                self._led = False
+        return group
 
     def _serve(self, group: list[_Request]) -> None:
         """Gives each request its results or its error."""

@@ -37,6 +37,7 @@ class Compiled:
 
     kind = "LiteRT with XNNPACK's weight cache"
     most: int | None = None
+    call_cost = 0.25
     shared = False
 
     def __init__(

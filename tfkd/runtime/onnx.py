@@ -32,6 +32,7 @@ class Onnx:
     """
 
     kind = "ONNX Runtime"
+    call_cost = 1.0
     shared = True
 
     def __init__(self, path: pathlib.Path, threads: int, providers: Sequence[str], **options: Any):

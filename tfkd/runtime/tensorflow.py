@@ -25,6 +25,7 @@ class Function:
     Any number of threads may call it at once; see `tfkd.runtime.backend.Backend`.
     """
 
+    call_cost = 8.0
     shared = True
 
     def __init__(

@@ -28,6 +28,7 @@ class TensorRT:
     """
 
     kind = "TensorRT"
+    call_cost = 8.0
     shared = False
 
     def __init__(self, path: pathlib.Path):

@@ -26,6 +26,7 @@ class TFLite:
 
     kind = "LiteRT"
     most: int | None = None
+    call_cost = 0.25  # its kernels take as long for each example of a batch
     shared = False
 
     def __init__(self, path: pathlib.Path, threads: int = 1, batch: int | None = None):
