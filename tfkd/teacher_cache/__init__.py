@@ -9,8 +9,10 @@ views.py        augmentation as a function of (example, view)
 keys.py         examples known by their content
 shards.py       files, each whole or absent, read by memory map
 document.py     what a cache was made from
+remote.py       RemoteTeacher: labels made on the workers of a tf.data service
 """
 
 from tfkd.teacher_cache.cache import TeacherCache
+from tfkd.teacher_cache.remote import RemoteTeacher
 
-__all__ = ["TeacherCache"]
+__all__ = ["RemoteTeacher", "TeacherCache"]

@@ -1,0 +1,256 @@
+"""Teachers on other machines: `tf.data` service labels the batches on its way to training."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.data.ops.options import ExternalStatePolicy
+from tensorflow.python.framework.convert_to_constants import (
+    convert_variables_to_constants_v2 as freeze,
+)
+
+from tfkd import checks, fingerprints
+from tfkd.data import pipelines
+from tfkd.teacher_cache.labelling import Labeller
+from tfkd.teachers.forward import as_list
+from tfkd.teachers.riding import RidingTeacher
+
+Sharding = tf.data.experimental.service.ShardingPolicy
+# A graph is sent as one protocol buffer, which ends at 2 GiB.
+_MOST = (2 << 30) - (64 << 20)
+_PATIENCE = 10.0  # seconds
+_DTYPES = ("float16", "float32")
+
+
+class RemoteTeacher(RidingTeacher):
+    """A teacher that runs in the data's pipeline, on the workers of a `tf.data` service.
+
+    For teachers whose outputs can't be kept (data without end, an augmentation that is
+    never the same) and that are too slow for the machines that train. `attach(dataset)`
+    puts the teacher, its weights frozen to constants, into the pipeline and hands the
+    pipeline to the service: a worker there needs TensorFlow alone, no tfkd and no file.
+    `Distiller(remote, student, ...)` trains on what comes back.
+
+    Start one dispatcher (`tf.data.experimental.service.DispatchServer`) and any number of
+    workers (`WorkerServer`), beside the teacher's accelerators.
+
+    Args:
+        teacher: as for `tfkd.Distiller`: a model, a SavedModel, a function, or a list.
+        x: what a batch of inputs is: an example batch (B, ...), a `tf.TensorSpec` whose
+            first axis is the batch, or a dict, list or tuple of these.
+        service: "grpc://host:port" of the dispatcher; None: the teacher runs in the local
+            pipeline.
+        layers: names of teacher layers whose outputs losses ask for.
+        dtype: "float16" or "float32": how outputs travel.
+        job_name: data sets of one name share one pass over the data: each batch goes to
+            one of those that ask. None: each has its own.
+
+    Raises:
+        TypeError, ValueError: for a bad argument, a layer that is not there, or a teacher
+            of more than 2 GiB, which a pipeline can't hold.
+
+    Example:
+        >>> import numpy as np, tensorflow as tf, tf_keras as keras, tfkd
+        >>> from tfkd.teacher_cache import RemoteTeacher
+        >>> net = lambda units: keras.Sequential([
+        ...     keras.layers.Dense(units, "relu", input_shape=(4,)), keras.layers.Dense(3)])
+        >>> x, y = np.random.rand(8, 4).astype("float32"), np.arange(8) % 3
+        >>> remote = RemoteTeacher(net(32), x)  # service="grpc://host:port"
+        >>> data = remote.attach(tf.data.Dataset.from_tensor_slices((x, y)).batch(4))
+        >>> distiller = tfkd.Distiller(remote, net(4), tfkd.losses.LogitsDistillation(2.0))
+        >>> distiller.compile(
+        ...     "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> history = distiller.fit(data, epochs=3, verbose=0).history
+        >>> len(history["distillation_loss"])
+        3
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        x: Any,
+        service: str | None = None,
+        *,
+        layers: Any = (),
+        dtype: str = "float32",
+        job_name: str | None = None,
+    ):
+        layers = [layers] if isinstance(layers, str) else list(layers)
+        for name in layers:
+            checks.instance("layers", name, str, "names of layers")
+        checks.one_of("dtype", dtype, _DTYPES)
+        self.service = _check_service(service)
+        if job_name is not None:
+            checks.instance("job_name", job_name, str, "a name, or None")
+        self.job_name = job_name
+        teachers = as_list(teacher)
+        if any(isinstance(one, RidingTeacher) for one in teachers):
+            expected = "a model or function that runs: a cache needs no service"
+            raise checks.value_error("teacher", expected, teacher)
+        self._spec = tf.nest.map_structure(_spec_of, x)
+        labeller = Labeller(teachers, layers, dtype, None, None, None, None, 0)
+        layout = labeller.layout(tf.nest.map_structure(_two_of, x))
+        identity = fingerprints.digest([teacher, layers])[:12]  # as that of a cache
+        super().__init__(layout, identity, "a RemoteTeacher (batches of `remote.attach(dataset)`)")
+        self._function = _frozen(labeller, self._spec, list(layout.spec()))
+
+    def attach(
+        self, dataset: tf.data.Dataset, processing_mode: Any = Sharding.OFF
+    ) -> tf.data.Dataset:
+        """Batches with the teacher's outputs.
+
+        Args:
+            dataset: of batches x, (x, y) or (x, y, sample_weight). With a service it is
+                made there: it may hold arrays, files that the workers can read, and
+                functions of TensorFlow, but no Python functions. Variables travel with
+                the value that they have now: an adaptive `Curriculum` stays as it is.
+            processing_mode: how the workers of the service share the data, a
+                `tf.data.experimental.service.ShardingPolicy`. OFF: each worker yields all
+                of it; with one worker in order, so that training is what it would be with
+                the teacher at hand. DYNAMIC: each batch comes from one worker, in no
+                order; for several workers.
+
+        Returns:
+            A `tf.data.Dataset` to be passed to `fit`, with `steps_per_epoch` where it has
+            no end.
+
+        Raises:
+            TypeError, ValueError: for data of another form than `x`, or that can't be
+                made on another machine.
+            ConnectionError: if nobody answers at `service`.
+        """
+        checks.instance("dataset", dataset, tf.data.Dataset, "a tf.data.Dataset of batches")
+        self._check_spec(dataset.element_spec)
+        size = dataset.cardinality()
+
+        def label(*batch):
+            x, *others = batch
+            made = self.attached(x, self._outputs(x))
+            return (made, *others) if others else made
+
+        labelled = pipelines.mapped(dataset, label, pipelines.parallel())
+        if self.service is None:
+            return labelled
+        _check_travels(dataset)
+        _check_there(self.service)
+        apart = tf.data.experimental.service.distribute(
+            processing_mode=processing_mode, service=self.service, job_name=self.job_name
+        )
+        found = labelled.apply(apart)
+        if processing_mode is Sharding.OFF and size == tf.data.INFINITE_CARDINALITY:
+            found = found.apply(tf.data.experimental.assert_cardinality(size))
+        return pipelines.untuned(found)
+
+    def _outputs(self, x: Any) -> dict[str, Any]:
+        leaves = [
+            tf.cast(leaf, spec.dtype)
+            for leaf, spec in zip(tf.nest.flatten(x), tf.nest.flatten(self._spec), strict=True)
+        ]
+        spec = self.layout.spec()
+        outputs = {}
+        for (name, form), value in zip(spec.items(), self._function(*leaves), strict=True):
+            outputs[name] = tf.ensure_shape(value, (leaves[0].shape[0], *form.shape[1:]))
+        return outputs
+
+    def _check_spec(self, element: Any) -> None:
+        x = element[0] if isinstance(element, tuple) else element
+        try:
+            tf.nest.assert_same_structure(x, self._spec)
+        except (TypeError, ValueError) as error:
+            raise checks.value_error(
+                "dataset", f"batches whose inputs are {self._spec}", element
+            ) from error
+        pairs = zip(tf.nest.flatten(x), tf.nest.flatten(self._spec), strict=True)
+        for found, wanted in pairs:
+            if not wanted.shape.is_compatible_with(found.shape):
+                mend = "Batch it, or make the RemoteTeacher with an example of these data."
+                expected = f"batches whose inputs are {self._spec}"
+                raise checks.value_error("dataset", expected, element, mend)
+
+
+def _check_service(service: Any) -> str | None:
+    if service is None:
+        return None
+    checks.instance("service", service, str, '"grpc://host:port", or None')
+    protocol, _, address = service.partition("://")
+    host, _, port = address.rpartition(":")
+    if not protocol or not host or not port.isdigit():
+        raise checks.value_error("service", '"grpc://host:port" of a dispatcher', service)
+    return service
+
+
+def _check_travels(dataset: tf.data.Dataset) -> None:
+    """Raises ValueError for Python functions: only this process has them."""
+    ignore = ExternalStatePolicy.IGNORE
+    text = dataset._as_serialized_graph(external_state_policy=ignore).numpy()
+    graph = tf.compat.v1.GraphDef.FromString(text)
+    nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
+    found = sorted({node.op for node in nodes if "PyFunc" in node.op})
+    if found:
+        raise checks.value_error(
+            "dataset",
+            "one that another machine can make",
+            f"one with Python functions ({', '.join(found)})",
+            "They run in this process alone: from_generator, numpy_function, py_function, a "
+            "TeacherCache. Use functions of TensorFlow on arrays or files.",
+        )
+
+
+def _check_there(service: str) -> None:
+    """Raises ConnectionError where nobody listens: TensorFlow would try again for ever."""
+    protocol, _, address = service.partition("://")
+    host, _, port = address.rpartition(":")
+    if protocol != "grpc":
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"`service`: expected a tf.data dispatcher at {service}, received no answer ({error}). "
+            "Start it with tf.data.experimental.service.DispatchServer, or look at the address."
+        ) from error
+
+
+def _spec_of(value: Any) -> tf.TensorSpec:
+    """A batch of any size."""
+    if not isinstance(value, tf.TensorSpec):
+        if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+            expected = "a batch of inputs, or a tf.TensorSpec of one"
+            raise checks.type_error("x", expected, value)
+        value = tf.TensorSpec(value.shape, tf.as_dtype(value.dtype))
+    if not value.shape.rank:
+        raise checks.value_error("x", "a shape (B, ...) whose first axis is the batch", value)
+    return tf.TensorSpec((None, *value.shape[1:]), value.dtype)
+
+
+def _two_of(value: Any) -> Any:
+    """Two examples, to see what the outputs look like."""
+    if not isinstance(value, tf.TensorSpec):
+        return value[:2]
+    if None in value.shape[1:]:
+        mend = "Pass an example batch instead."
+        raise checks.value_error("x", "a shape that is known but for the batch", value, mend)
+    return tf.zeros((2, *value.shape[1:]), value.dtype)
+
+
+def _frozen(labeller: Labeller, spec: Any, names: list[str]) -> Any:
+    """The forward pass with all weights as constants: leaves of x → outputs, in a list."""
+
+    def forward(*leaves):
+        made = labeller._outputs(tf.nest.pack_sequence_as(spec, leaves), None, None)
+        return [made[name] for name in names]
+
+    traced = tf.function(forward, autograph=False).get_concrete_function(*tf.nest.flatten(spec))
+    held = [*traced.captured_inputs]
+    size = sum(v.dtype.size * v.shape.num_elements() for v in traced.graph.variables)
+    size += sum(t.dtype.size * t.shape.num_elements() for t in held if t.dtype != tf.resource)
+    if size > _MOST:
+        raise checks.value_error(
+            "teacher",
+            "at most 2 GiB of weights: a pipeline holds them as constants",
+            f"{size / 2**30:.2f} GiB",
+            'Use frozen_copy(teacher, dtype="bfloat16"), or label once with a TeacherCache.',
+        )
+    return freeze(traced, lower_control_flow=False)
