@@ -35,6 +35,19 @@ def share_of_batch(size: Any) -> Any:
     return tf.math.divide_no_nan(size, global_sum(size))
 
 
+def writes(model: Any) -> bool:
+    """Whether this process writes logs and files: of several workers one does, the chief.
+
+    The others must still read what the chief reads: the statistics of a batch
+    normalization are the mean over all workers, and to read one waits for them all.
+
+    Args:
+        model: a model that was made in the scope of its strategy.
+    """
+    strategy = getattr(model, "distribute_strategy", None)
+    return bool(getattr(getattr(strategy, "extended", None), "should_save_summary", True))
+
+
 def distributed(
     make: Callable[[Any], tf.data.Dataset], batch_size: int, strategy: Any = None
 ) -> Any:

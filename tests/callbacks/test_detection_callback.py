@@ -13,7 +13,7 @@ import tf_keras as keras
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tfkd
-from tfkd import report
+from tfkd import replicas, report
 from tfkd.callbacks import detection_report
 from tfkd.detection import UNLABELLED
 
@@ -186,8 +186,8 @@ def test_of_several_workers_the_chief_writes():
         strategy = types.SimpleNamespace(extended=extended)
         return types.SimpleNamespace(distribute_strategy=strategy)
 
-    assert detection_report._writes(model(True)) and not detection_report._writes(model(False))
-    assert detection_report._writes(compiled())
+    assert replicas.writes(model(True)) and not replicas.writes(model(False))
+    assert replicas.writes(compiled())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ Distillation alone and a curriculum alone: test_replicas.py, curriculum/test_wor
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -71,7 +73,7 @@ def data_of(case, folder, strategy):
     return cache, paced, replicas.distributed(make, BATCH, strategy)
 
 
-def train(strategy, case, folder):
+def train(strategy, case, folder, log_dir=None):
     """Weights of student and projectors, the logs, and the filters that are left out."""
     cache, paced, data = data_of(case, folder, strategy)
     norm = "norm" in case
@@ -88,20 +90,68 @@ def train(strategy, case, folder):
     if "decay" in case or "together" in case:
         plan = pruning.plan(student, filter_rate=0.5)
         schedule = pruning.AnnealedFilterDecay(0.5, 0, STEPS + 3, frequency=2)
-        decay = tfkd.callbacks.FilterDecay(plan, schedule)
+        decay = tfkd.callbacks.FilterDecay(plan, schedule, log_dir=log_dir)
         callbacks.append(decay)
     if paced is not None:
-        callbacks.append(tfkd.callbacks.CurriculumUpdate(paced))
+        callbacks.append(tfkd.callbacks.CurriculumUpdate(paced, log_dir=log_dir))
+    if log_dir is not None:
+        board = tfkd.callbacks.TensorBoard(log_dir, per_step=2, histogram_freq=1)
+        callbacks.append(board)
     found = model.fit(data, steps_per_epoch=STEPS, epochs=EPOCHS, verbose=0, callbacks=callbacks)
     trained = [student, *getattr(model, "projectors", ())]
     weights = [w.tolist() for part in trained for w in part.get_weights()]
     return weights, found.history, decay and decay.selection.to_dict()["removed"]
 
 
-def train_all(strategy, folder):
+def scored_anew(strategy):
+    """The order of a curriculum after the student, with statistics of its own, scored it."""
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((5,)),
+                keras.layers.Dense(4),
+                keras.layers.BatchNormalization(momentum=0.5),
+                keras.layers.Dense(3),
+            ]
+        )
+        model.compile(keras.optimizers.SGD(0.1), toys.CROSSENTROPY)
+    x, y = toys.data(COUNT)
+    paced = Curriculum((x, y), x.sum(1), 1.0, BATCH)
+    data = replicas.distributed(
+        lambda context: paced.batches(input_context=context), BATCH, strategy
+    )
+    callbacks = [tfkd.callbacks.CurriculumUpdate(paced, refresh_every=1)]
+    model.fit(data, steps_per_epoch=STEPS, epochs=2, verbose=0, callbacks=callbacks)
+    return paced.ranking.tolist()
+
+
+def score_a_detector(strategy, log_dir):
+    """One epoch, with scores and a picture of what is found."""
+    with strategy.scope():
+        pixels = keras.Input((8, 8, 3))
+        flat = keras.layers.BatchNormalization()(keras.layers.Flatten()(pixels))
+        boxes = keras.layers.Reshape((1, 4), name="boxes")(keras.layers.Dense(4)(flat))
+        classes = keras.layers.Reshape((1, 2), name="classes")(keras.layers.Dense(2)(flat))
+        model = keras.Model(pixels, {"boxes": boxes, "classes": classes})
+        model.compile("sgd", "mse")
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    truth = {"boxes": [[[0.4, 0.3, 0.6, 0.7]]] * 4, "classes": [[0]] * 4}
+    priors = np.float32([[0.5, 0.5, 0.2, 0.4]])
+    report = tfkd.callbacks.DetectionReport(
+        images, truth, priors, ["cell"], pictures=1, log_dir=log_dir
+    )
+    y = {"boxes": np.zeros((4, 1, 4), "float32"), "classes": np.zeros((4, 1, 2), "float32")}
+    data = tf.data.Dataset.from_tensor_slices((images / np.float32(127.5) - 1, y)).batch(4)
+    return model.fit(data, verbose=0, callbacks=[report]).history["val_map"]
+
+
+def train_all(strategy, folder, log_dir):
     """What each worker process runs."""
     assert strategy.num_replicas_in_sync == 2
-    return {case: train(strategy, case, folder) for case in CASES}
+    found = {case: train(strategy, case, folder, None) for case in CASES[:-1]}
+    found[CASES[-1]] = train(strategy, CASES[-1], folder, log_dir)
+    found["map"] = score_a_detector(strategy, log_dir)
+    return {**found, "ranking": scored_anew(strategy), "pid": os.getpid()}
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +168,13 @@ def alone(folder):
 
 
 @pytest.fixture(scope="module")
-def by_workers(folder):
-    return workers.results(workers.start(train_all, folder))
+def log_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("logs")
+
+
+@pytest.fixture(scope="module")
+def by_workers(folder, log_dir):
+    return workers.results(workers.start(train_all, folder, str(log_dir)))
 
 
 def assert_alike(found, expected, tolerance):
@@ -137,6 +192,22 @@ def test_two_workers_train_as_one_process(by_workers, alone, case):
     first, second = (found[case] for found in by_workers)
     assert first == second
     assert_alike(first, alone[case], TOLERANCES[case])
+
+
+def test_the_chief_alone_writes_logs(by_workers, log_dir):
+    """TensorBoard, filter decay, curriculum and detection, in one folder of both workers."""
+    files = [path for path in log_dir.rglob("*") if path.is_file()]
+    pids = {path.name.split(".")[-3] for path in files}
+    runs = [path.parent.relative_to(log_dir).as_posix() for path in files]
+    assert sorted(runs) == [".", "curriculum", "filter_decay", "train", "validation"]
+    assert pids == {str(by_workers[0]["pid"])}
+    assert by_workers[0]["map"] == by_workers[1]["map"]
+
+
+def test_workers_agree_on_an_order_that_the_student_gave(by_workers):
+    """Batch normalization has other statistics on each worker: scores would differ."""
+    first, second = (found["ranking"] for found in by_workers)
+    assert sorted(first) == list(range(COUNT)) and first == second
 
 
 @pytest.mark.parametrize("case", CASES)

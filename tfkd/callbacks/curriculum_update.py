@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, replicas
 from tfkd.curriculum import Curriculum, difficulty
 
 
@@ -30,7 +30,8 @@ class CurriculumUpdate(keras.callbacks.Callback):
         start_step: the step at which the batches began.
         log_dir: a folder for TensorBoard, in which the run `curriculum` gets a histogram
             of the difficulty of the examples that each epoch has seen, the fraction, and
-            the size of the pool, by epoch; None writes nothing.
+            the size of the pool, by epoch; None writes nothing. Of several workers the
+            chief alone writes.
 
     Attributes:
         history: list of (epoch, fraction) at the end of each epoch.
@@ -93,7 +94,7 @@ class CurriculumUpdate(keras.callbacks.Callback):
         self.history.append((epoch, fraction))
         if logs is not None:
             logs["fraction"] = fraction
-        if self.log_dir is not None:
+        if self.log_dir is not None and replicas.writes(self.model):
             self._write(epoch, fraction)
         self._step += self._seen
         if self.curriculum.is_adaptive:

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 from tensorboard.plugins.pr_curve import summary as pr_summary
 
-from tfkd import checks
+from tfkd import checks, replicas
 from tfkd.detection.average_precision import DetectionScores, coco_scores, pycocotools
 from tfkd.detection.detecting import Detecting, NotFinite, check_images
 from tfkd.detection.drawing import detection_pictures
@@ -162,7 +162,7 @@ class DetectionReport(keras.callbacks.Callback):
         names = list(self.class_names)
         self.scores = coco_scores(found, self.truth, names, self.image_size)
         self._put(logs, self.scores)
-        if self.log_dir is not None and _writes(self.model):
+        if self.log_dir is not None and replicas.writes(self.model):
             self._write(found, self.scores)
 
     def _put(self, logs: Any, scores: DetectionScores | None) -> None:
@@ -237,9 +237,3 @@ class DetectionReport(keras.callbacks.Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-def _writes(model: keras.Model) -> bool:
-    """Whether this process is the one that writes logs: of several workers one does."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return bool(getattr(getattr(strategy, "extended", None), "should_save_summary", True))

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, replicas
 from tfkd.callbacks.zeroed import ExtendedStep, TrainedSlices, find_model
 from tfkd.pruning import criteria
 from tfkd.pruning.decay import AnnealedFilterDecay
@@ -51,7 +51,8 @@ class FilterDecay(keras.callbacks.Callback):
             trained. By default that one, or its `student` (`tfkd.Distiller`):
             whichever the plan was made for.
         log_dir: a folder for TensorBoard, in which `filter_decay` gets rate,
-            sparsity and scores by optimizer step; None writes nothing.
+            sparsity and scores by optimizer step; None writes nothing. Of several
+            workers the chief alone writes.
         log_scores: whether a histogram of each group's scores is written too.
         warn_if_unfinished: whether to warn when training ends before
             `end_step`: filters are not zero then, and cutting them out would
@@ -165,7 +166,7 @@ class FilterDecay(keras.callbacks.Callback):
         self._restore_step()  # a `fit` that broke off has left it
         self._step = ExtendedStep(self.model, self._slices.keep)
         self._started = False
-        if self.log_dir is not None:
+        if self.log_dir is not None and replicas.writes(self.model):
             self._writer = tf.summary.create_file_writer(os.path.join(self.log_dir, "filter_decay"))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
-from tfkd import checks
+from tfkd import checks, replicas
 from tfkd.callbacks import describe
 from tfkd.distillation.distiller import Distiller
 
@@ -43,7 +44,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
     model. Weights, temperatures and rates are those of the step at which they
     are written: schedule(step).
 
-    If `fit` is called again with this callback, epochs go on where they ended.
+    If `fit` is called again with this callback, epochs go on where they ended. Of several
+    workers the chief alone writes.
 
     Args:
         log_dir: folder of this run's logs, a string or path. Give each run a
@@ -94,6 +96,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         self.hparams = _check_hparams(hparams)
         self.summary = checks.instance("summary", summary, (bool, str), "a bool or Markdown text")
 
+        self._elsewhere: Any = None
         self._described: keras.Model | None = None
         self._last_epoch = -1
         self._epoch_offset = 0
@@ -101,6 +104,23 @@ class TensorBoard(keras.callbacks.TensorBoard):
         self._steps = 0  # optimizer steps as counted on the host
         self._last_point = 0
         self._sums: dict[str, Any] = {}
+
+    def _get_log_write_dir(self) -> str:
+        """Where this process writes; for workers that are not the chief, out of the way.
+
+        They can't leave it out: some values, to be read, need all workers. Keras would put
+        it into the log folder, where it shows as a run, and stays if the worker is killed.
+        """
+        if replicas.writes(self.model):
+            return super()._get_log_write_dir()
+        if self._elsewhere is None:
+            self._elsewhere = tempfile.TemporaryDirectory(prefix="tfkd-logs-")
+        return self._elsewhere.name
+
+    def _delete_tmp_write_dir(self) -> None:
+        if self._elsewhere is not None:
+            self._elsewhere.cleanup()
+            self._elsewhere = None
 
     @property
     def _root_writer(self) -> Any:
