@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 
@@ -21,7 +22,9 @@ class Batches:
     """
 
     def __init__(self, backend: Backend, rows: bool):
-        self._backend, self._rows = backend, rows
+        self._backend: Backend | None = backend
+        self._run, self._rows = backend.run, rows
+        self._outputs, self._call_cost = backend.outputs, backend.call_cost
         self._sizes = backend.sizes
         self.most = self._sizes[-1] if self._sizes else backend.most
         self._lock = None if backend.shared else threading.Lock()
@@ -49,17 +52,15 @@ class Batches:
     def raw(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs the backend once."""
         if self._lock is None:
-            self.check_open()
-            return self._backend.run(arrays)
+            return self._run(arrays)
         with self._lock:
-            self.check_open()
-            return self._backend.run(arrays)
+            return self._run(arrays)
 
     def _planned(self, arrays: Sequence[np.ndarray], count: int) -> Sequence[np.ndarray]:
         """Runs up to `most` examples in the sizes that the backend runs."""
         sizes: tuple[int, ...] = (count,)
         if self._sizes is not None:
-            sizes = plan(self._sizes, count, self._backend.call_cost)
+            sizes = plan(self._sizes, count, self._call_cost)
         if sizes == (count,):
             return self.raw(arrays)
         parts, start = [], 0
@@ -74,7 +75,7 @@ class Batches:
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def _check(self, results: Sequence[np.ndarray], count: int) -> None:
-        for port, result in zip(self._backend.outputs, results, strict=True):
+        for port, result in zip(self._outputs, results, strict=True):
             if result.shape[:1] != (count,):
                 raise ValueError(
                     f"The output {port.name!r} has the shape {result.shape} for {count} examples: "
@@ -85,16 +86,16 @@ class Batches:
     def check_open(self) -> None:
         """Raises ValueError once it is closed."""
         if self.closed:
-            raise ValueError("This Predictor is closed. Open the file again.")
+            _closed(())
 
     def close(self) -> None:
-        """Waits for the call that runs, then closes the backend."""
-        if self._lock is None:
-            if not self.closed:
+        """Closes the backend; where it runs one call at a time, after the one that runs."""
+        with self._lock or contextlib.nullcontext():
+            backend, self._backend, self._run = self._backend, None, _closed
+            if backend is not None:
                 self.closed = True
-                self._backend.close()
-            return
-        with self._lock:
-            if not self.closed:
-                self.closed = True
-                self._backend.close()
+                backend.close()
+
+
+def _closed(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    raise ValueError("This Predictor is closed. Open the file again.")

@@ -3,7 +3,8 @@
 XNNPACK lays weights out anew for the processor each time that a file is opened. Its
 weight cache keeps them in a file, which the next start maps into memory. The
 interpreter has no door to it, `CompiledModel` has. It resizes a batch once only, so
-that there is one model for each batch size; they share the mapped weights.
+that there is one model for each batch size; they share the mapped weights. When
+Python ends, LiteRT writes two lines to standard error, which nothing can stop.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from tfkd.export import litert
 from tfkd.export.litert import Port
 from tfkd.runtime import stored
-from tfkd.runtime.backend import compare, open_shape, powers
+from tfkd.runtime.backend import compare, open_shape, powers, zeros
 from tfkd.runtime.stored import Store
 from tfkd.runtime.tflite import TFLite
 
@@ -94,6 +95,8 @@ class Compiled:
                 for port, result in zip(self.outputs, results, strict=True)
             }
             out = [made[name] for name in signature["outputs"]]
+            for buffer, array in zip(into, zeros(self.inputs, size), strict=True):
+                buffer.write(array)  # the first one opens, loudly, what LiteRT shares
         return model, into, (ordered, out), results
 
     def close(self) -> None:

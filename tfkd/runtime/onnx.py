@@ -50,8 +50,7 @@ class Onnx:
         return self._session.run(self._wanted, dict(zip(self._names, arrays, strict=True)))
 
     def close(self) -> None:
-        """Frees the session."""
-        self._session = None
+        """Nothing: the session is freed when the last call that runs has ended."""
 
 
 def open_session(

@@ -242,7 +242,7 @@ class Predictor:
             self._cache.clear()
 
     def close(self) -> None:
-        """Waits for the call that runs and frees the file; later calls raise ValueError."""
+        """Frees the file once the calls that run have ended; later ones raise ValueError."""
         self._run.close()
 
     def _combined(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:

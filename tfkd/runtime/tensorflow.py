@@ -56,8 +56,7 @@ class Function:
         return [results[name].numpy() for name in self._wanted]
 
     def close(self) -> None:
-        """Lets go of the function."""
-        self._call = None
+        """Nothing: the function is freed when the last call that runs has ended."""
 
 
 def require() -> Any:
