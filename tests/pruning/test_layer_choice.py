@@ -209,12 +209,13 @@ def test_blocks_of_nested_models_and_of_two_inputs():
     want = influence(stem, inner(stem).numpy())
     assert choice.scores["backbone"] == pytest.approx(want, abs=1e-6)
     assert inside.scores["backbone/*"] == pytest.approx(want, abs=1e-6)
-    as_list = choose_layers(model, 1, "damage", ([data["first"], data["second"]], np.zeros(7)))
-    as_dict = choose_layers(model, 1, "damage", (data, np.zeros(7, int)))
-    as_tuple = choose_layers(model, 1, "damage", (data["first"], data["second"]))
-    without_labels = choose_layers(model, 1, "damage", data)
-    assert as_list.scores == as_dict.scores
-    assert as_tuple.scores == without_labels.scores != as_dict.scores
+
+    def damage(data):
+        return choose_layers(model, 1, "damage", data, units="c").scores["c"]
+
+    labels, arrays = np.zeros(7, int), [data["first"], data["second"]]
+    assert damage((data, labels)) == damage((arrays, labels)) != damage(data)
+    assert damage(tuple(arrays)) == damage(data)
 
 
 def test_a_resnet_and_batches_with_weights():
@@ -408,18 +409,19 @@ def test_a_choice_is_for_its_model():
 
 
 def test_a_cut_transformer_begins_with_its_teachers_weights_and_learns():
-    teacher = randomize(transformer(4), 1, 0.4)
+    teacher = randomize(transformer(4), 1, 0.7)
     choice = choose_layers(teacher, 0.5, "similarity", TOKENS, units="layer")
     student = cut_layers(teacher, drop=choice)
     assert len(choice.keep) == 2
     for layer in student.layers:
         for old, new in zip(teacher.get_layer(layer.name).weights, layer.weights, strict=True):
             np.testing.assert_array_equal(old, new)
-    distiller = tfkd.Distiller(teacher, student, tfkd.losses.LogitsDistillation(2.0))
+    loss = tfkd.losses.LogitsDistillation(2.0)
+    distiller = tfkd.Distiller(teacher, student, loss, student_loss_weight=0.0)
     # Eagerly: tracing takes longer than so few steps.
-    distiller.compile(keras.optimizers.Adam(1e-2), CROSSENTROPY, run_eagerly=True)
+    distiller.compile(keras.optimizers.Adam(1e-3), CROSSENTROPY, run_eagerly=True)
     history = distiller.fit(TOKENS, Y[:10], epochs=8, batch_size=10, verbose=0).history
-    assert history["loss"][-1] < 0.8 * history["loss"][0]
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
 
 
 def test_a_structural_step_chooses_on_the_student_of_that_moment():
