@@ -27,7 +27,7 @@ from tfkd import artifacts, checks
 
 KEYS = "keys"
 _OWN = re.compile(r"\d{5}\.(json|.*\.npy)")
-_SHOWN = 1 << 28  # bytes read by the map before its pages are given back
+_SHOWN = 1 << 25  # bytes read by the map before its pages are given back
 
 
 class Shards:
