@@ -43,9 +43,7 @@ def start(function, *args, count=2):
             "TEST_JOB": job,
         }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(
-            subprocess.Popen([sys.executable, "-c", _CODE], env=environment, **pipes)
-        )
+        processes.append(subprocess.Popen([sys.executable, "-c", _CODE], env=environment, **pipes))
     return processes
 
 
@@ -71,8 +69,9 @@ def work():
     """What each process runs."""
     import importlib
 
-    import tfkd  # noqa: F401, I001  (before TensorFlow)
+    import tfkd  # noqa: F401  (before TensorFlow)
 
+    # isort: split
     import tensorflow as tf
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()

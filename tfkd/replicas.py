@@ -28,6 +28,24 @@ def global_sum(value: Any) -> Any:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
+def can_merge() -> bool:
+    """Whether `merged_sum` has something to do: in a step on several replicas."""
+    return count() > 1 and not tf.__internal__.distribute.strategy_supports_no_merge_call()
+
+
+def merged_sum(values: Any) -> Any:
+    """Sum of a tensor over the replicas, as one tensor that all of them share.
+
+    For what a step returns: of the results of `global_sum` all but the first would not
+    be asked for.
+    """
+
+    def add(strategy: Any, parts: Any) -> Any:
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
+
+    return tf.distribute.get_replica_context().merge_call(add, args=(values,))
+
+
 def share_of_batch(size: Any) -> Any:
     """This replica's part of the global batch, in (0, 1]: size / global size."""
     if count() == 1:

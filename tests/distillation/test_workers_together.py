@@ -85,7 +85,7 @@ def train(strategy, case, folder, log_dir=None):
             model = distilled(cache or net(8, 1), norm)
             student = model.student
         rate = keras.optimizers.Adam(0.01) if "Adam" in case else keras.optimizers.SGD(0.1, 0.9)
-        model.compile(rate, toys.CROSSENTROPY)
+        model.compile(rate, toys.CROSSENTROPY, ["accuracy"])
     callbacks, decay = [], None
     if "decay" in case or "together" in case:
         plan = pruning.plan(student, filter_rate=0.5)
@@ -97,7 +97,15 @@ def train(strategy, case, folder, log_dir=None):
     if log_dir is not None:
         board = tfkd.callbacks.TensorBoard(log_dir, per_step=2, histogram_freq=1)
         callbacks.append(board)
+    by_step = []
+    see = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: by_step.append(logs))
+    callbacks.append(see)
     found = model.fit(data, steps_per_epoch=STEPS, epochs=EPOCHS, verbose=0, callbacks=callbacks)
+    if case != "decay":  # Keras alone adds the logs of a step up over workers
+        found.history["by_step"] = [[logs[n] for n in sorted(logs)] for logs in by_step]
+    x, y = toys.data(10, seed=5)  # a part of a batch, and without the teacher's outputs
+    test = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    found.history["test"] = list(model.evaluate(test, verbose=0, return_dict=True).values())
     trained = [student, *getattr(model, "projectors", ())]
     weights = [w.tolist() for part in trained for w in part.get_weights()]
     return weights, found.history, decay and decay.selection.to_dict()["removed"]

@@ -89,6 +89,9 @@ class Distiller(Saving):
         **kwargs: Any,
     ):
         super().__init__(name=name, **kwargs)
+        # Logs of a step are the same on all replicas; by default Keras adds them up over
+        # workers, and `evaluate` without the teacher's terms keeps that.
+        self.distribute_reduction_method = "first"
         teachers = as_list(teacher)
         validation.check_student(student)
         validation.check_apart(teachers, student)
@@ -170,13 +173,15 @@ class Distiller(Saving):
         """The teacher, or the list of teachers, as passed."""
         return self._teacher
 
+    def _own_trackers(self) -> list[Any]:
+        own = [self._loss_tracker, self.total_loss_tracker, self.student_loss_tracker]
+        own += [self.distillation_loss_tracker, *self._term_trackers]
+        return own if self._agreement_tracker is None else [*own, self._agreement_tracker]
+
     @property
     def metrics(self) -> list[Any]:
         """The Distiller's own trackers, then the metrics of `compile`."""
-        own = [self._loss_tracker, self.total_loss_tracker, self.student_loss_tracker]
-        own += [self.distillation_loss_tracker, *self._term_trackers]
-        if self._agreement_tracker is not None:
-            own.append(self._agreement_tracker)
+        own = self._own_trackers()
         seen = {id(metric) for metric in own}
         # Keras's own "loss" is the student's alone: ours is what is minimised.
         if self.compiled_loss is not None:
@@ -283,6 +288,24 @@ class Distiller(Saving):
         if y is not None and any(metric is not None for metric in chosen):
             container.update_state(y, y_pred, sample_weight)
         return self.get_metrics_result()
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """All logs; in a step on several replicas the own means come by one all-reduce.
+
+        Keras makes two for each mean, and each is a round over all workers.
+        """
+        if not replicas.can_merge():
+            return super().get_metrics_result()
+        own = self._own_trackers()
+        sums = tf.stack([[tracker.total, tracker.count] for tracker in own], axis=1)
+        means = tf.unstack(tf.math.divide_no_nan(*tf.unstack(replicas.merged_sum(sums))))
+        known = {tracker.name: mean for tracker, mean in zip(own, means, strict=True)}
+        mine = {id(tracker) for tracker in own}
+        for metric in self.metrics:
+            if id(metric) not in mine:
+                result = metric.result()
+                known.update(result if isinstance(result, dict) else {metric.name: result})
+        return known
 
     def compute_loss(
         self,

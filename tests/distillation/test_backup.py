@@ -1,0 +1,112 @@
+"""Keras's BackupAndRestore with a Distiller: killed, started again, and where it differs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tf_keras as keras
+import toys
+
+import tfkd
+
+TESTS = Path(__file__).resolve().parent.parent
+COUNT, BATCH, EPOCHS = 48, 8, 4
+STEPS = COUNT // BATCH
+
+
+class Dies(keras.callbacks.Callback):
+    """Ends the process after so many steps, without a word; or at an epoch's end."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.left = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left and batch < STEPS - 1:
+            os._exit(9)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.left <= 0:  # behind the backup: it is written
+            os._exit(9)
+
+
+def train(folder, start_step=0, die_after=None, epochs=EPOCHS):
+    """Trains from the backup on; the student's and the projector's weights."""
+    x, y = toys.data(COUNT)
+    teacher = toys.net(8, seed=1)
+    cache = tfkd.TeacherCache.build(
+        Path(folder) / "cache", teacher, x, layers="hidden", progress=False
+    )
+    keras.utils.set_random_seed(4)
+    hint = tfkd.losses.FeatureDistillation(teacher_layer_name="hidden", student_layer_name="hidden")
+    kinds = [tfkd.losses.LogitsDistillation(2.0), hint]
+    distiller = tfkd.Distiller(cache, toys.net(4), kinds, student_loss_weight=0.3)
+    distiller.compile(keras.optimizers.Adam(0.01), toys.CROSSENTROPY)
+    callbacks = [keras.callbacks.BackupAndRestore(Path(folder) / "backup", save_freq="epoch")]
+    if die_after is not None:
+        callbacks.append(Dies(die_after))
+    data = cache.batches(x, y, BATCH, seed=3, start_step=start_step)
+    distiller.fit(data, steps_per_epoch=STEPS, epochs=epochs, verbose=0, callbacks=callbacks)
+    assert int(distiller.optimizer.iterations) == epochs * STEPS
+    return [w for part in (distiller.student, *distiller.projectors) for w in part.get_weights()]
+
+
+def start(folder, step):
+    """A training that dies after a step, in a process of its own."""
+    paths = os.pathsep.join([str(TESTS), str(Path(__file__).parent), str(TESTS.parent)])
+    code = f"import test_backup as t; t.train({str(folder)!r}, die_after={step})"
+    environment = {**os.environ, "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+
+
+KILLS = {"at the end of an epoch": 2 * STEPS, "in an epoch": 2 * STEPS + 3}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """What the killed trainings have left, by when they died."""
+    folders = {when: tmp_path_factory.mktemp("killed") for when in KILLS}
+    processes = [start(folders[when], step) for when, step in KILLS.items()]
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 9, errors[-2000:]
+    return folders
+
+
+@pytest.fixture(scope="module")
+def whole(killed, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("when", KILLS)
+def test_killed_and_started_again_where_the_backup_ends(whole, killed, tmp_path, when):
+    """Data that begin at the backup's epoch: bit for bit what an unbroken training gives.
+
+    The steps since that epoch's begin are lost and made again.
+    """
+    folder = shutil.copytree(killed[when], tmp_path / "copy")
+    assert (folder / "backup" / "chief").is_dir()
+    found = train(folder, start_step=2 * STEPS)
+    for a, b in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not (folder / "backup" / "chief").exists()
+
+
+def test_data_that_begin_anew(whole, killed, tmp_path):
+    """BackupAndRestore does not know the place in the data: epochs 1 and 2 come again.
+
+    Weights, optimizer and step are restored; the batches are others.
+    """
+    folder = shutil.copytree(killed["in an epoch"], tmp_path / "copy")
+    found = train(folder, start_step=0)
+    gap = max(abs(a - b).max() for a, b in zip(found, whole, strict=True))
+    print(f"largest difference of a weight when data begin anew: {gap:.3g}")
+    assert 1e-4 < gap < 0.1
