@@ -1,0 +1,400 @@
+"""A student distilled by several processes, on one machine or on many.
+
+    python examples/distributed.py                                  # two workers, here
+    python examples/distributed.py --kill-worker=1 --kill-at-step=30
+    python examples/distributed.py --curriculum --decay=0.5 --workers=2
+
+Started as above, this is a launcher: it starts `--workers` copies of itself, each with
+a TF_CONFIG that names them all, joined over loopback. It watches them: when one dies it
+stops the others and starts all of them again, at most `--restarts` times, and training
+goes on from the last epoch that was backed up. `--kill-worker` shows just that.
+
+With TF_CONFIG set, as on a cluster, this file is one worker: start it on every machine
+with the same options and an `--out` that all machines share. Whatever started it there
+(Kubernetes, Slurm) does the restarting. See examples/DISTRIBUTED.md.
+
+What a worker does:
+  1. The chief (worker 0) trains a teacher and writes it; the others wait for the file.
+  2. Each worker runs the teacher on its own part of the images: one TeacherCache.
+  3. All train the student under MultiWorkerMirroredStrategy. A worker reads its own
+     share of each batch alone; batches are a function of (seed, step), so that after
+     a restart an epoch sees what it would have seen.
+  4. The chief alone writes logs, the backup, the student and the table.
+
+Bundled digits, 450 to learn from as in examples/digits.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tfkd  # before TensorFlow: it asks for Keras 2
+
+# isort: split
+import tensorflow as tf
+import tf_keras as keras
+from absl import app, flags, logging
+
+from tfkd import artifacts, checks, pruning, replicas
+from tfkd.curriculum import Curriculum, difficulty, pacing
+
+WORKERS = flags.DEFINE_integer("workers", 2, "processes to start")
+RESTARTS = flags.DEFINE_integer("restarts", 3, "how often all are started again at most")
+OUT = flags.DEFINE_string("out", "saved_models/distributed", "folder that all workers share")
+EPOCHS = flags.DEFINE_integer("epochs", 40, "passes for the student")
+TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 40, "passes for the teacher")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images a step, over all workers")
+UNITS = flags.DEFINE_integer("units", 64, "of the student's hidden layer")
+CURRICULUM = flags.DEFINE_bool("curriculum", False, "easy images first")
+DECAY = flags.DEFINE_float("decay", 0.0, "share of the student's units that decay and are cut")
+WAIT = flags.DEFINE_float("wait", 600.0, "seconds to wait for the files of other workers")
+KILL_WORKER = flags.DEFINE_integer("kill-worker", -1, "worker that dies, in the first attempt")
+KILL_AT_STEP = flags.DEFINE_integer("kill-at-step", 30, "step after which it dies")
+ATTEMPT = flags.DEFINE_integer("attempt", 0, "set by the launcher: restarts so far")
+
+TEMPERATURE, STUDENT_WEIGHT, RATE = 4.0, 0.1, 1e-2
+MEASURED = 50  # batches, and all-reduces, that are timed alone
+
+
+# ------------------------------------------------------------------ the launcher
+
+
+def launch(arguments: list[str]) -> int:
+    """Starts the workers until all end well; returns how often they were started again."""
+    for attempt in range(RESTARTS.value + 1):
+        dead = watch(start(arguments, attempt))
+        if dead is None:
+            return attempt
+        logs = pathlib.Path(OUT.value) / "workers"
+        print(f"worker {dead} died (its errors: {logs / f'{dead}.txt'})", flush=True)
+        if attempt < RESTARTS.value:
+            print("starting all workers again", flush=True)
+    sys.exit(f"given up after {RESTARTS.value} restarts")
+
+
+def start(arguments: list[str], attempt: int) -> list[subprocess.Popen]:
+    """The workers, joined over loopback on ports that are free now."""
+    addresses = [f"localhost:{port}" for port in free_ports(WORKERS.value)]
+    threads = max((os.cpu_count() or 1) // WORKERS.value, 1)
+    folder = pathlib.Path(OUT.value) / "workers"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for index in range(WORKERS.value):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {
+            "TF_NUM_INTRAOP_THREADS": str(threads),
+            **os.environ,
+            "TF_CONFIG": json.dumps(task),
+        }
+        command = [sys.executable, os.path.abspath(__file__), *arguments, f"--attempt={attempt}"]
+        with (folder / f"{index}.txt").open("a") as errors:
+            found.append(subprocess.Popen(command, env=environment, stderr=errors))
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def watch(workers: list[subprocess.Popen]) -> int | None:
+    """Waits until all end well; or until one dies, and returns which, the others stopped.
+
+    A worker whose peer died waits for it in an all-reduce: it is no use to ask it to end.
+    """
+    try:
+        while any(worker.poll() is None for worker in workers):
+            time.sleep(0.1)
+            for index, worker in enumerate(workers):
+                if worker.poll():
+                    return index
+        return next((index for index, worker in enumerate(workers) if worker.poll()), None)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+# -------------------------------------------------------------------- one worker
+
+
+def work() -> None:
+    """Trains, as one of the workers that TF_CONFIG names."""
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else is made
+    resolver = strategy.cluster_resolver
+    index, count = resolver.task_id, strategy.num_replicas_in_sync
+    workers = len(resolver.cluster_spec().as_dict()["worker"])
+    out = pathlib.Path(OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    chief = index == 0
+
+    def say(text: str) -> None:
+        if chief:
+            print(f"[attempt {ATTEMPT.value}] {text}", flush=True)
+
+    digits = tfkd.data.digits(test_fraction=0.75)
+    teacher = the_teacher(out / "teacher.keras", digits, chief)
+    cache = tfkd.TeacherCache.build(
+        out / "cache", teacher, digits.x_train, preprocess=digits.preprocess,
+        shard_size=-(-len(digits.x_train) // (4 * workers)), part=(index, workers),
+        wait=WAIT.value, progress=False,
+    )  # fmt: skip
+    say(f"{count} replicas on {workers} workers; {cache}")
+    train(strategy, digits, teacher, cache, out, say)
+
+
+def the_teacher(path: pathlib.Path, digits: Any, chief: bool) -> Any:
+    """The trained teacher: the chief makes the file, the others wait for it."""
+    if chief and not path.exists():
+        keras.utils.set_random_seed(0)
+        model = tfkd.models.resnet(8, input_shape=digits.image_shape, widths=(16, 32))
+        model.compile(keras.optimizers.Adam(5e-3), loss(), ["accuracy"])
+        x = digits.preprocess(digits.x_train)
+        model.fit(x, digits.y_train, 32, TEACHER_EPOCHS.value, verbose=0)
+        with artifacts.atomic_path(path) as temporary:
+            model.save(temporary)
+    until = time.monotonic() + WAIT.value
+    while not path.exists():
+        if time.monotonic() > until:
+            raise checks.value_error("out", "a folder that all workers share", str(path.parent))
+        time.sleep(0.2)
+    return keras.models.load_model(path, compile=False)
+
+
+def loss() -> Any:
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def build(image_shape: tuple[int, ...], classes: int) -> keras.Model:
+    """The student."""
+    image = keras.Input(image_shape, name="image")
+    flat = keras.layers.Flatten(name="flat")(image)
+    hidden = keras.layers.Dense(UNITS.value, "relu", name="hidden")(flat)
+    return keras.Model(image, keras.layers.Dense(classes, name="logits")(hidden), name="student")
+
+
+def train(strategy, digits, teacher, cache, out, say) -> None:
+    """Trains the student from the last backup on; evaluates, measures, writes."""
+    steps = tfkd.data.steps_per_epoch(len(digits.x_train), BATCH_SIZE.value)
+    done = finished_epochs(out / "backup")
+    if done:
+        say(f"going on after {done} epochs")
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        student = build(digits.image_shape, digits.num_classes)
+        soft = tfkd.losses.LogitsDistillation(TEMPERATURE)
+        distiller = tfkd.Distiller(cache, student, soft, student_loss_weight=STUDENT_WEIGHT)
+        rate = keras.optimizers.schedules.CosineDecay(RATE, steps * EPOCHS.value)
+        distiller.compile(keras.optimizers.Adam(rate), loss(), ["accuracy"])
+    make, paced = shares(digits, teacher, cache, steps, done * steps)
+    times, decay = StepTimes(steps), decay_of(student, steps)
+    distiller.fit(
+        replicas.distributed(make, BATCH_SIZE.value, strategy),
+        steps_per_epoch=steps,
+        epochs=EPOCHS.value,
+        callbacks=[times, *callbacks(out, decay, paced, done * steps)],
+        verbose=0,
+    )
+    test = tfkd.data.eval_batches(digits.x_test, digits.y_test, 256, preprocess=digits.preprocess)
+    accuracy = 100 * distiller.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+    measured = {"step": times.median, "input": input_time(make, strategy)}
+    measured["all-reduce"] = exchange_time(strategy, student.trainable_variables)
+    save(student if decay is None else pruning.shrink(student, decay.selection), out)
+    if replicas.writes(distiller):
+        result = {"accuracy": accuracy, "replicas": strategy.num_replicas_in_sync}
+        artifacts.write_json(out / "result.json", {**result, "milliseconds": measured})
+
+
+def shares(digits, teacher, cache, steps, start_step):
+    """What makes a worker's share of each batch from a step on; and the curriculum."""
+    x, y, batch = digits.x_train, digits.y_train, BATCH_SIZE.value
+    if not CURRICULUM.value:
+        return lambda context: cache.batches(
+            x, y, batch, preprocess=digits.preprocess, start_step=start_step, input_context=context
+        ), None
+    scores = difficulty.teacher_loss(teacher, x, y, preprocess=digits.preprocess, progress=False)
+    pace = pacing.Root(0.4, steps=steps * EPOCHS.value // 2)
+    attach = cache.attach(preprocess=digits.preprocess)
+    paced = Curriculum((cache.keyed(x), y), scores, pace, batch, preprocess=attach)
+    return lambda context: paced.batches(start_step, context), paced
+
+
+def finished_epochs(folder: pathlib.Path) -> int:
+    """How many epochs the backup has behind it: the data go on from there."""
+    latest = tf.train.latest_checkpoint(str(folder / "chief"))
+    if latest is None:
+        return 0
+    reader = tf.train.load_checkpoint(latest)
+    return int(reader.get_tensor("ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")) + 1
+
+
+def decay_of(student: keras.Model, steps: int) -> Any:
+    """Lets the units that the student can spare decay until half of the training is over."""
+    if not DECAY.value:
+        return None
+    end = max(steps * EPOCHS.value // 2, 1)
+    schedule = pruning.AnnealedFilterDecay(DECAY.value, 0, end, frequency=steps)
+    plan = pruning.plan(student, filter_rate=DECAY.value)
+    return tfkd.callbacks.FilterDecay(plan, schedule, log_dir=str(pathlib.Path(OUT.value, "logs")))
+
+
+def callbacks(out: pathlib.Path, decay: Any, paced: Any, start_step: int) -> list[Any]:
+    """Decay and curriculum, logs, the backup; and the end of a worker that is to die."""
+    found: list[Any] = [] if decay is None else [DecayState(decay, out / "decay"), decay]
+    logs = str(out / "logs")
+    if paced is not None:
+        update = tfkd.callbacks.CurriculumUpdate(paced, start_step=start_step, log_dir=logs)
+        found.append(update)
+    found.append(tfkd.callbacks.TensorBoard(logs, write_graph=False))
+    # Behind all that changes the model at the end of an epoch.
+    found.append(keras.callbacks.BackupAndRestore(str(out / "backup"), save_freq="epoch"))
+    task = json.loads(os.environ["TF_CONFIG"])["task"]
+    if task["index"] == KILL_WORKER.value and not ATTEMPT.value:
+        found.append(Dies(KILL_AT_STEP.value))
+    return found
+
+
+class Dies(keras.callbacks.Callback):
+    """Ends the process without a word, as a machine does that is switched off."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.left = step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.left -= 1
+        if not self.left:
+            os._exit(1)
+
+
+class DecayState(keras.callbacks.Callback):
+    """Keeps the state of a FilterDecay beside the backup, which holds weights alone.
+
+    A file for each epoch, named by the step: the one that fits the backup is read.
+    """
+
+    def __init__(self, decay: Any, folder: pathlib.Path):
+        super().__init__()
+        self.decay, self.folder = decay, folder
+
+    def path(self) -> pathlib.Path:
+        return self.folder / f"{self.model.optimizer.iterations.numpy()}.json"
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self.decay.selection.count == 0 and self.path().exists():
+            self.decay.load_state_dict(json.loads(self.path().read_text()))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if replicas.writes(self.model):
+            artifacts.write_json(self.path(), self.decay.state_dict())
+
+
+# ----------------------------------------------------------------- what it costs
+
+
+class StepTimes(keras.callbacks.Callback):
+    """Milliseconds a step: the median over epochs, without the first, which traces."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps, self.found, self.began = steps, [], 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.found.append((time.perf_counter() - self.began) / self.steps * 1e3)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.found[1:] or self.found or [0.0])
+
+
+def input_time(make: Any, strategy: Any) -> float:
+    """Milliseconds to make a worker's share of a batch, the teacher's outputs included."""
+    index, count = strategy.cluster_resolver.task_id, strategy.num_replicas_in_sync
+    batches = iter(make(tf.distribute.InputContext(count, index, count)))
+    return timed(lambda: next(batches))
+
+
+def exchange_time(strategy: Any, variables: list[Any]) -> float:
+    """Milliseconds to add up gradients of these variables over all workers."""
+
+    def add_up():
+        gradients = [tf.ones(variable.shape) for variable in variables]
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+
+    exchange = tf.function(lambda: strategy.run(add_up))
+    return timed(exchange)
+
+
+def timed(function: Any) -> float:
+    """Milliseconds a call, the mean of many, after some that do not count."""
+    for _ in range(10):  # traces, and takes what was made ahead
+        function()
+    began = time.perf_counter()
+    for _ in range(MEASURED):
+        function()
+    return (time.perf_counter() - began) / MEASURED * 1e3
+
+
+def save(student: keras.Model, out: pathlib.Path) -> None:
+    """Writes the student; on workers other than the chief to where nobody looks.
+
+    They take part, since a variable may have to be put together from all workers.
+    """
+    if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0:
+        with artifacts.atomic_path(out / "student.keras") as path:
+            student.save(path)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            student.save(pathlib.Path(folder) / "student.keras")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+    logging.set_verbosity(logging.ERROR)
+    checks.positive_int("workers", WORKERS.value)
+    if "TF_CONFIG" in os.environ:
+        work()
+        return
+    began = time.monotonic()
+    out = pathlib.Path(OUT.value)
+    for name in ("backup", "decay", "logs", "workers"):  # of an earlier run
+        shutil.rmtree(out / name, ignore_errors=True)
+    restarts = launch(sys.argv[1:])
+    result = json.loads((out / "result.json").read_text())
+    print(f"accuracy {result['accuracy']:.1f} % on images that were held back")
+    print(f"{restarts} restarts, {time.monotonic() - began:.0f} s in all")
+    times = result["milliseconds"]
+    rest = max(times["step"] - times["input"] - times["all-reduce"], 0.0)
+    print(
+        f"a step: {times['step']:.1f} ms; alone, its input takes {times['input']:.1f} ms (made "
+        f"ahead) and the all-reduce of its gradients {times['all-reduce']:.1f} ms; the rest, "
+        f"{rest:.1f} ms or more, is computing, metrics and waiting"
+    )
+    print(f"the student, the backup's logs and the table are in {out}")
+
+
+if __name__ == "__main__":
+    app.run(main)
