@@ -19,7 +19,7 @@ What a worker does:
   3. All train the student under MultiWorkerMirroredStrategy. A worker reads its own
      share of each batch alone; batches are a function of (seed, step), so that after
      a restart an epoch sees what it would have seen.
-  4. The chief alone writes logs, the backup, the student and the table.
+  4. The chief alone writes logs, the backup, the student and result.json.
 
 Bundled digits, 450 to learn from as in examples/digits.py.
 """
@@ -393,7 +393,7 @@ def main(argv: list[str]) -> None:
         f"ahead) and the all-reduce of its gradients {times['all-reduce']:.1f} ms; the rest, "
         f"{rest:.1f} ms or more, is computing, metrics and waiting"
     )
-    print(f"the student, the backup's logs and the table are in {out}")
+    print(f"the student, the logs and result.json are in {out}")
 
 
 if __name__ == "__main__":
