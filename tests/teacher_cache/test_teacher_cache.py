@@ -183,6 +183,50 @@ def test_a_detector_learns_from_stored_heads(tmp_path):
     assert_alike(weights(cache, True), weights(teacher, False))
 
 
+@pytest.mark.parametrize("last", [None, "softmax"])
+def test_a_saved_model_teaches_by_its_scores_and_by_its_outputs(tmp_path, last):
+    teacher = net(8, seed=2, last=last)
+    tfkd.export.to_saved_model(teacher, tmp_path / "s")
+    restored = tf.saved_model.load(str(tmp_path / "s"))
+    cache = build(tmp_path / "c", restored)
+    np.testing.assert_allclose(
+        toys.log_softmax(cache.lookup(np.arange(20))["final_output"]),
+        toys.log_softmax(scores_by_numpy(teacher, X)[0]),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    # A hint on the outputs as they are: probabilities, where the teacher ends in a softmax.
+    hint = losses.FeatureDistillation()
+    student = net(4, seed=5, last=last)
+    expected = np.mean((teacher(X[:4]).numpy() - student(X[:4]).numpy()) ** 2)
+    distiller = tfkd.Distiller(cache, student, hint, student_loss_weight=0.0)
+    distiller.compile("sgd")
+    found = distiller.evaluate(cache.eval_batches(X[:4], None, 4), verbose=0, return_dict=True)
+    np.testing.assert_allclose(found["feature_distillation"], expected, rtol=1e-4)
+
+
+def test_files_are_read_by_preprocess(tmp_path):
+    for number, row in enumerate(X):
+        np.save(tmp_path / f"{number}.npy", row)
+    names = np.array([str(tmp_path / f"{number}.npy") for number in range(len(X))])
+
+    def read(paths):
+        def load(each):
+            return np.stack([np.load(path.decode()) for path in each])
+
+        x = tf.numpy_function(load, [paths], tf.float32)
+        x.set_shape((None, 5))
+        return x
+
+    teacher = net(8, seed=2)
+    cache = build(tmp_path / "c", teacher, names, preprocess=read)
+    z = cache.lookup(np.arange(20))["final_output"]
+    np.testing.assert_allclose(z, teacher(X), rtol=1e-5, atol=1e-5)
+    batches = cache.batches(names, Y, 4, preprocess=read)
+    live = train(teacher, cache.batches(names, Y, 4, preprocess=read, outputs=False))[0]
+    assert_alike(train(cache, batches)[0], live)
+
+
 def test_padding_stays_masked(tmp_path):
     def tagger(width, seed):
         tokens = keras.Input((6,), dtype="int32")
