@@ -53,6 +53,22 @@ def share_of_batch(size: Any) -> Any:
     return tf.math.divide_no_nan(size, global_sum(size))
 
 
+def rows_of_worker(context: tf.distribute.InputContext | None, batch_size: int) -> tuple[int, int]:
+    """First row, and number of rows, of this worker's share of a global batch.
+
+    Raises:
+        ValueError: if the batch does not divide by the workers.
+    """
+    checks.positive_int("batch_size", batch_size)
+    if context is None:
+        return 0, batch_size
+    workers = context.num_input_pipelines
+    if batch_size % workers:
+        raise checks.value_error("batch_size", f"a multiple of the {workers} workers", batch_size)
+    size = batch_size // workers
+    return size * context.input_pipeline_id, size
+
+
 def writes(model: Any) -> bool:
     """Whether this process writes logs and files: of several workers one does, the chief.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfkd import checks
+from tfkd import checks, replicas
 from tfkd.curriculum import arrays, ordering
 from tfkd.curriculum.pacing import Adaptive, Fixed, Pacing, pool_size
 from tfkd.data import pipelines
@@ -249,7 +249,7 @@ class Curriculum(tf.Module):
             ValueError: if the batch does not divide by the number of workers.
         """
         checks.non_negative_int("start_step", start_step)
-        first, size = self._share(input_context)
+        first, size = replicas.rows_of_worker(input_context, self.batch_size)
 
         def batch(step):
             indices = self._indices(step)
@@ -263,18 +263,6 @@ class Curriculum(tf.Module):
         steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = pipelines.mapped(steps, batch, ahead)
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-
-    def _share(self, context: tf.distribute.InputContext | None) -> tuple[int, int]:
-        """First row and number of rows of this worker."""
-        if context is None:
-            return 0, self.batch_size
-        workers = context.num_input_pipelines
-        if self.batch_size % workers:
-            raise checks.value_error(
-                "batch_size", f"a multiple of the {workers} workers", self.batch_size
-            )
-        size = self.batch_size // workers
-        return size * context.input_pipeline_id, size
 
     def _prepare(self, values: Any, step: Any, first: int, size: int) -> Any:
         x, *others = values

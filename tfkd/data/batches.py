@@ -101,6 +101,13 @@ def batches(
 
     rows = shuffled_rows(count, batch_size, seed, epochs, start_step)
     dataset = pipelines.mapped(rows, gather, pipelines.parallel())
+    return with_length(dataset, steps, epochs, start_step)
+
+
+def with_length(
+    dataset: tf.data.Dataset, steps: int, epochs: int | None, start_step: int
+) -> tf.data.Dataset:
+    """Says how many batches are left of `epochs` of so many steps; None: endless."""
     left = tf.data.INFINITE_CARDINALITY
     if epochs is not None:
         left = max(epochs * steps - start_step, 0)

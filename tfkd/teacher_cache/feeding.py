@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfkd import checks
+from tfkd import checks, replicas
 from tfkd.data import pipelines
-from tfkd.data.batches import shuffled_rows, steps_per_epoch
+from tfkd.data.batches import shuffled_rows, steps_per_epoch, with_length
 from tfkd.teacher_cache import views as view_making
 
 
@@ -114,7 +114,7 @@ def batches(
     checks.non_negative_int("start_step", start_step)
     if epochs is not None:
         checks.positive_int("epochs", epochs)
-    first, size = share(input_context, batch_size)
+    first, size = replicas.rows_of_worker(input_context, batch_size)
 
     def make(step, rows):
         rows = rows[first : first + size]
@@ -126,10 +126,7 @@ def batches(
 
     rows = shuffled_rows(count, batch_size, seed, epochs, start_step)
     dataset = pipelines.mapped(rows, make, pipelines.parallel())
-    left = tf.data.INFINITE_CARDINALITY
-    if epochs is not None:
-        left = max(epochs * steps - start_step, 0)
-    return dataset.apply(tf.data.experimental.assert_cardinality(left))
+    return with_length(dataset, steps, epochs, start_step)
 
 
 def in_order(attach: Callable[[Any], Any], values: Values, batch_size: int) -> tf.data.Dataset:
@@ -144,19 +141,3 @@ def in_order(attach: Callable[[Any], Any], values: Values, batch_size: int) -> t
 
     source = tf.data.Dataset.from_tensor_slices(tensors).batch(batch_size)
     return pipelines.mapped(source, make, pipelines.parallel())
-
-
-def share(context: tf.distribute.InputContext | None, batch_size: int) -> tuple[int, int]:
-    """First row and number of rows of this worker's part of a global batch.
-
-    Raises:
-        ValueError: if the batch does not divide by the workers.
-    """
-    checks.positive_int("batch_size", batch_size)
-    if context is None:
-        return 0, batch_size
-    workers = context.num_input_pipelines
-    if batch_size % workers:
-        raise checks.value_error("batch_size", f"a multiple of the {workers} workers", batch_size)
-    size = batch_size // workers
-    return size * context.input_pipeline_id, size
