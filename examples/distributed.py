@@ -152,6 +152,8 @@ def work() -> None:
 
     digits = tfkd.data.digits(test_fraction=0.75)
     teacher = the_teacher(out / "teacher.keras", digits, chief)
+    if not chief:
+        wait_for(out / "cache" / "cache.json")  # one worker alone must begin the folder
     cache = tfkd.TeacherCache.build(
         out / "cache", teacher, digits.x_train, preprocess=digits.preprocess,
         shard_size=-(-len(digits.x_train) // (4 * workers)), part=(index, workers),
@@ -171,12 +173,17 @@ def the_teacher(path: pathlib.Path, digits: Any, chief: bool) -> Any:
         model.fit(x, digits.y_train, 32, TEACHER_EPOCHS.value, verbose=0)
         with artifacts.atomic_path(path) as temporary:
             model.save(temporary)
+    wait_for(path)
+    return keras.models.load_model(path, compile=False)
+
+
+def wait_for(path: pathlib.Path) -> None:
+    """Waits until the chief has written a file."""
     until = time.monotonic() + WAIT.value
     while not path.exists():
         if time.monotonic() > until:
-            raise checks.value_error("out", "a folder that all workers share", str(path.parent))
+            raise checks.value_error("out", "a folder that all workers share", str(OUT.value))
         time.sleep(0.2)
-    return keras.models.load_model(path, compile=False)
 
 
 def loss() -> Any:
