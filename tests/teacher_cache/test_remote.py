@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,15 +20,23 @@ X, Y = toys.data(24)
 BATCH, STEPS = 8, 3
 
 
-@pytest.fixture(scope="module")
-def address():
-    """A dispatcher and one worker, in this process."""
+@contextlib.contextmanager
+def served(count):
+    """The address of a dispatcher with workers, all in this process."""
     dispatcher = service.DispatchServer(service.DispatcherConfig(port=0, protocol="grpc"))
     where = dispatcher.target.split("://")[1]
-    worker = service.WorkerServer(service.WorkerConfig(dispatcher_address=where))
+    config = service.WorkerConfig(dispatcher_address=where)
+    servers = [service.WorkerServer(config) for _ in range(count)]
     yield dispatcher.target
-    worker._stop()
+    for server in servers:
+        server._stop()
     dispatcher._stop()
+
+
+@pytest.fixture(scope="module")
+def address():
+    with served(1) as found:
+        yield found
 
 
 def teacher(seed=1, last=None):
@@ -106,21 +116,17 @@ def test_it_stands_for_a_cache_of_the_same_teacher(tmp_path):
     distil(cache, remote.attach(batches()), epochs=1)
 
 
-def test_several_workers_share_the_data(address):
+def test_several_workers_share_the_data():
     """DYNAMIC: every batch once, with the right outputs, in whatever order."""
-    second = service.WorkerServer(service.WorkerConfig(dispatcher_address=address.split("://")[1]))
-    given = teacher()
-    remote = RemoteTeacher(given, X, address)
-    data = remote.attach(
-        tf.data.Dataset.from_tensor_slices((X, Y)).batch(4), service.ShardingPolicy.DYNAMIC
-    )
-    seen = []
-    for batch, _ in data:
-        x, outputs = batch["tfkd_inputs"], batch["tfkd_teacher"][remote.identity]["final.0"]
-        np.testing.assert_allclose(outputs, given(x, training=False), rtol=1e-5, atol=1e-6)
-        seen += x.numpy().tolist()
+    given, seen = teacher(), []
+    source = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
+    with served(2) as address:
+        remote = RemoteTeacher(given, X, address)
+        for batch, _ in remote.attach(source, service.ShardingPolicy.DYNAMIC):
+            x, outputs = batch["tfkd_inputs"], batch["tfkd_teacher"][remote.identity]["final.0"]
+            np.testing.assert_allclose(outputs, given(x, training=False), rtol=1e-5, atol=1e-6)
+            seen += x.numpy().tolist()
     assert sorted(seen) == sorted(X.tolist())
-    second._stop()
 
 
 @pytest.mark.parametrize("kind", ["numpy_function", "from_generator"])
