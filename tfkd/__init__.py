@@ -41,9 +41,11 @@ _MODULES = (
     "progressive",
     "pruning",
     "quantization",
+    "replicas",
     "report",
     "runtime",
     "schedules",
+    "teacher_cache",
 )
 # These never touch Keras: they load whatever `tf.keras` is.
 _FREE_OF_KERAS = frozenset({"artifacts", "checks", "runtime", "schedules"})

@@ -214,6 +214,29 @@ def test_processes_share_the_work(tmp_path):
     np.testing.assert_allclose(z, net(8, seed=2)(X), rtol=1e-5, atol=1e-5)
 
 
+def test_processes_that_begin_together_keep_each_others_shards(tmp_path):
+    """One writes a shard before the other, which has seen an empty folder, begins it."""
+    with pytest.raises(ValueError, match="not finished"):
+        build(tmp_path, part=(0, 2))
+    before = files(tmp_path)
+    (tmp_path / "cache.json").unlink()
+    build(tmp_path, part=(1, 2))
+    after = files(tmp_path)
+    assert after["00000.final.0.npy"] == before["00000.final.0.npy"]
+
+
+def test_shards_of_another_cache_are_not_taken_for_finished(tmp_path):
+    build(tmp_path, net(8, seed=3))
+    (tmp_path / "cache.json").unlink()
+    z = build(tmp_path).lookup(np.arange(20))["final_output"]
+    np.testing.assert_allclose(z, net(8, seed=2)(X), rtol=1e-5, atol=1e-5)
+    document = (tmp_path / "cache.json").read_text()
+    build(tmp_path, net(8, seed=3), overwrite=True)
+    (tmp_path / "cache.json").write_text(document)
+    with pytest.raises(ValueError, match="of another cache"):
+        TeacherCache(tmp_path)
+
+
 def test_wrong_data_and_functions_are_refused_in_training(tmp_path):
     cache = build(tmp_path, views=2, augment=noisy)
     with pytest.raises(ValueError, match="20 of 20 are not in .*, the first is example 0"):

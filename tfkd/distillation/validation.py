@@ -83,8 +83,7 @@ def check_riding(teacher: RidingTeacher, x: Any) -> None:
         return  # a generator or a creator of data sets: seen when it is traced
     raise ValueError(
         f"`x`: expected batches with the outputs of {teacher.where}, received "
-        f"{checks.describe(x)} without. Pass cache.batches(x, y, batch_size), with "
-        "steps_per_epoch."
+        f"{checks.describe(x)} without. Pass {teacher.how}."
     )
 
 

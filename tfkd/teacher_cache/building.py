@@ -165,7 +165,9 @@ def forms(layout: Layout) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def shards_of(folder: Path, known: Document) -> shards.Shards:
     """The files that a document speaks of."""
-    return shards.Shards(folder, known.count, known.shard_size, forms(known.layout), known.views)
+    return shards.Shards(
+        folder, known.count, known.shard_size, forms(known.layout), known.views, known.fingerprint
+    )
 
 
 def _data_digest(leaves: list[Any], count: int) -> str:
@@ -192,8 +194,8 @@ def _prepare(path: str | os.PathLike, wanted: Document, overwrite: bool) -> shar
             "Pass overwrite=True to make it anew, or another path.",
         )
     if known is None:
-        shards.free(folder)
         wanted.write(folder)
+        shards.free(folder, wanted.fingerprint)
         known = wanted
     return shards_of(folder, known)
 

@@ -41,10 +41,17 @@ class Document:
         """12 hexadecimal digits of the teacher, whatever the data."""
         return str(self.parts["teacher"])[:12]
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all of it."""
+        return fingerprints.digest(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}))
+
     def write(self, folder: Path) -> None:
         """Writes the file, whole or not at all."""
-        content = {"format": FORMAT, **dataclasses.asdict(self)}
-        content = json.loads(json.dumps(content))
+        content = self._content()
         artifacts.write_json(folder / NAME, {**content, "check": fingerprints.digest(content)})
 
 

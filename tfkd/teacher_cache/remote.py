@@ -67,6 +67,8 @@ class RemoteTeacher(RidingTeacher):
         3
     """
 
+    how = "remote.attach(dataset)"
+
     def __init__(
         self,
         teacher: Any,
@@ -93,7 +95,7 @@ class RemoteTeacher(RidingTeacher):
         labeller = Labeller(teachers, layers, dtype, None, None, None, None, 0)
         layout = labeller.layout(tf.nest.map_structure(_two_of, x))
         identity = fingerprints.digest([teacher, layers])[:12]  # as that of a cache
-        super().__init__(layout, identity, "a RemoteTeacher (batches of `remote.attach(dataset)`)")
+        super().__init__(layout, identity, "a RemoteTeacher")
         self._function = _frozen(labeller, self._spec, list(layout.spec()))
 
     def attach(

@@ -26,7 +26,7 @@ import numpy as np
 from tfkd import artifacts, checks
 
 KEYS = "keys"
-_OWN = re.compile(r"\d{5}\.(json|.*\.npy)")
+_RECORD = re.compile(r"\d{5,}\.json")
 _SHOWN = 1 << 25  # bytes read by the map before its pages are given back
 
 
@@ -39,6 +39,7 @@ class Shards:
         size: examples a shard.
         forms: name → (shape of one view of an example, dtype).
         views: of an example.
+        of: what tells this cache from all others; shards of another one are not finished.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Shards:
         size: int,
         forms: Mapping[str, tuple[tuple[int, ...], str]],
         views: int,
+        of: str,
     ):
         self.folder, self.count, self.size, self.views = folder, count, size, views
+        self.of = of
         self.forms = {
             name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in forms.items()
         }
@@ -105,7 +108,7 @@ class Shards:
                     np.save(file, array, allow_pickle=False)
                 files[path.name] = {"sha256": artifacts.sha256(path), "bytes": path.stat().st_size}
             rows = self.rows(shard)
-            record = {"first": rows.start, "examples": len(rows), "files": files}
+            record = {"of": self.of, "first": rows.start, "examples": len(rows), "files": files}
             artifacts.write_json(self.record_path(shard), record)
         except OSError as error:
             done = self.number - len(self.missing())
@@ -127,8 +130,8 @@ class Shards:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             files = record["files"]
-            if record["examples"] != len(self.rows(shard)):
-                return f"{path} is of another division into shards"
+            if record["of"] != self.of or record["examples"] != len(self.rows(shard)):
+                return f"{path} is of another cache"
             expected = {self.path(shard, name).name for name in (KEYS, *self.forms)}
             if set(files) != expected:
                 return f"{path} lists other files than the cache has"
@@ -203,12 +206,24 @@ def _advise(array: Any, advice: str) -> None:
         array._mmap.madvise(number)
 
 
-def free(folder: Path) -> None:
-    """Removes the files of a cache; nothing else in the folder."""
-    for path in sorted(folder.iterdir()):
-        if _OWN.fullmatch(path.name):
-            path.unlink()
-    (folder / "cache.json").unlink(missing_ok=True)
+def free(folder: Path, of: str) -> None:
+    """Removes the shards of other caches; nothing else in the folder.
+
+    Those of this one stay: another process may have begun them just now.
+    """
+    for record in sorted(folder.iterdir()):
+        if not _RECORD.fullmatch(record.name):
+            continue
+        try:
+            content = json.loads(record.read_text(encoding="utf-8"))
+            if content["of"] == of:
+                continue
+            names = [name for name in content["files"] if Path(name).name == name]
+        except (OSError, ValueError, KeyError, TypeError):
+            names = []  # damaged: its files are written over
+        record.unlink(missing_ok=True)
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
 
 
 def shard_size(count: int, views: int, forms: Mapping[str, tuple[tuple[int, ...], str]]) -> int:

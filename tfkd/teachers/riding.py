@@ -121,7 +121,12 @@ class RidingTeacher:
         layout: what they give.
         identity: of the teacher: outputs of one teacher for several data sets share it.
         where: what it is, for messages.
+
+    Attributes:
+        how: what a user calls to get batches with its outputs, for messages.
     """
+
+    how = "cache.batches(x, y, batch_size), with steps_per_epoch"
 
     def __init__(self, layout: Layout, identity: str, where: str):
         self.layout = layout
