@@ -395,16 +395,6 @@ def test_two_replicas_of_a_plain_model_are_one(two_replicas):
     assert_replicas_alike(two_replicas, build)
 
 
-def test_compiled_by_xla():
-    made = [
-        distil(optimizer=SGD(0.05), compile_args=arguments)
-        for arguments in ({"run_eagerly": True}, {"jit_compile": True})
-    ]
-    eager, compiled = (d.train_on_batch(X, Y, return_dict=True) for d in made)
-    assert compiled == pytest.approx(eager, rel=1e-4)
-    toys.assert_same_weights(made[0].student, made[1].student, rtol=1e-4, atol=1e-5)
-
-
 def test_a_mixed_bfloat16_student():
     """Losses are those of its rounded outputs, in float32; the weights stay float32."""
     distiller = distil(student=detector(2, dtype="mixed_bfloat16"), optimizer=SGD(0.05))

@@ -35,7 +35,7 @@ def top_k(scores: Any, k: int, temperature: float) -> TopK:
         >>> import tensorflow as tf
         >>> from tfkd.teachers.top_k import top_k
         >>> found = top_k(tf.math.log([[0.1, 0.6, 0.1, 0.2]]), 2, temperature=1.0)
-        >>> found.indices.numpy().tolist(), round(float(tf.exp(found.rest)), 4)
+        >>> found.indices.numpy().tolist(), round(float(tf.exp(found.rest[0, 0])), 4)
         ([[1, 3]], 0.2)
     """
     classes = scores.shape[-1]
