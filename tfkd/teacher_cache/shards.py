@@ -27,7 +27,7 @@ from tfkd import artifacts, checks
 
 KEYS = "keys"
 _RECORD = re.compile(r"\d{5,}\.json")
-_SHOWN = 1 << 25  # bytes read by the map before its pages are given back
+_SHOWN = 1 << 23  # bytes read by the map before its pages are given back
 
 
 class Shards:
