@@ -14,6 +14,8 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -150,3 +152,11 @@ def known_name(name: str, value: str, choices: Iterable[str], where: str) -> str
         more = f" and {len(choices) - 12} more" if len(choices) > 12 else ""
         mend = f"There are: {shown}{more}."
     raise value_error(name, f"the name of a layer of {where}", value, mend)
+
+
+def warn(text: str) -> None:
+    """Warns once; the line that is shown is the user's own, the first outside of tfkd."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("tfkd."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)

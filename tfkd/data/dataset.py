@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tfkd import checks
+from tfkd.data import duplicates
 
 _CHUNK = 1024
 
@@ -84,6 +87,9 @@ def _check_classes(y_train: np.ndarray, y_test: np.ndarray) -> int:
 class Dataset:
     """Labelled images, split in a training and a test part.
 
+    It warns of images that are in both parts, and of equal images with different
+    labels.
+
     Args:
         x_train: (N, H, W, C) or (N, H, W) images: uint8 (other integers within
             0..255 are converted), or float, taken as it is and kept as float32.
@@ -92,6 +98,8 @@ class Dataset:
         y_test: (M,) integer labels within 0..K-1.
         class_names: K names; default "0", "1", ...
         name: what reports call the data set.
+        places: where each image comes from, such as its file, those of training first;
+            only warnings name them.
 
     Raises:
         TypeError: if something is no array or of the wrong kind.
@@ -102,7 +110,7 @@ class Dataset:
         >>> import numpy as np
         >>> from tfkd import data
         >>> x, y = np.arange(64, dtype="uint8").reshape(4, 4, 4), np.array([0, 1, 0, 1])
-        >>> toy = data.Dataset(x, y, x, y, name="toy")
+        >>> toy = data.Dataset(x, y, x[:2] + 1, y[:2], name="toy")
         >>> toy.image_shape, toy.num_classes, round(float(toy.mean[0]), 4)
         ((4, 4, 1), 2, 0.1235)
         >>> toy.preprocess(toy.x_test[:2]).shape
@@ -115,8 +123,9 @@ class Dataset:
     y_test: np.ndarray
     class_names: tuple[str, ...] = ()
     name: str = "data"
+    places: dataclasses.InitVar[Sequence[Any] | None] = None
 
-    def __post_init__(self):
+    def __post_init__(self, places: Sequence[Any] | None):
         x_train, x_test = _images("x_train", self.x_train), _images("x_test", self.x_test)
         if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
             expected = f"images like x_train, {x_train.shape[1:]} of {x_train.dtype}"
@@ -130,6 +139,13 @@ class Dataset:
         fixed = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
         for field, value in {**fixed, "class_names": names}.items():
             object.__setattr__(self, field, value)
+        count = len(x_train)
+        named = (None, None) if places is None else (places[:count], places[count:])
+        parts = {
+            "train": duplicates.Part(x_train, y_train, named[0]),
+            "test": duplicates.Part(x_test, y_test, named[1]),
+        }
+        duplicates.warn(self.name, "images", parts, names)
 
     def __repr__(self) -> str:
         return (
@@ -225,13 +241,17 @@ class Dataset:
             raise checks.value_error("train", f"at least one of {self.num_classes} classes", train)
         kept = _balanced("train", self.y_train, train, seed)
         kept_test = _balanced("test", self.y_test, test, seed)
-        return dataclasses.replace(
-            self,
-            x_train=self.x_train[kept],
-            y_train=self.y_train[kept],
-            x_test=self.x_test[kept_test],
-            y_test=self.y_test[kept_test],
-        )
+        fields = {
+            "x_train": self.x_train[kept],
+            "y_train": self.y_train[kept],
+            "x_test": self.x_test[kept_test],
+            "y_test": self.y_test[kept_test],
+        }
+        # Not by the constructor: what it checks and warns of has been seen.
+        small = copy.copy(self)
+        vars(small).pop("_moments", None)
+        vars(small).update(fields)
+        return small
 
 
 def _balanced(name: str, labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:

@@ -11,9 +11,8 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.data.dataset import Dataset, stratified_split
+from tfkd.data.layout import class_folders, layout, list_files, same_classes
 
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_PARTS = frozenset({"train", "test", "val", "validation"})
 # From this many files on, reading takes long enough to be worth a progress bar.
 _LARGE = 500
 
@@ -27,10 +26,19 @@ def image_folder(
     """Loads a folder with one sub-folder of images for each class.
 
     Two layouts: `path/CLASS/*.png`, which is split here, or
-    `path/train/CLASS/*.png` with `path/test` (or `val`, `validation`) beside
-    it. Images are grey where every file is grey, else RGB; transparency is
-    dropped, the camera's orientation is honoured. Names that begin with a dot
-    and files that are no images by their extension are passed over.
+    `path/train/CLASS/*.png` with `path/test` beside it, or where there is none
+    `val`. Case does not matter, and "training", "testing", "valid",
+    "validation", "dev", "train_images", "val2017" and the like are understood.
+    Folders called so are parts only if they hold folders of images; else they
+    are classes. Images are grey where every file is grey, else RGB;
+    transparency is dropped, the camera's orientation is honoured. Hidden files
+    and folders at any depth (`.ipynb_checkpoints`, `__MACOSX`, `._1.png`) and
+    files that are no images by their extension are passed over. Folders whose
+    names differ in their Unicode form alone are one class.
+
+    It warns of images that are in both parts, or twice with different labels
+    (by their pixels), of classes without a test image, and of folders of images
+    that it leaves out.
 
     Args:
         path: the folder.
@@ -53,10 +61,10 @@ def image_folder(
         >>> from PIL import Image
         >>> from tfkd import data
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for label in ("cat", "dog"):
+        ...     for k, label in enumerate(("cat", "dog")):
         ...         os.mkdir(os.path.join(folder, label))
         ...         for i in range(5):
-        ...             image = Image.fromarray(np.full((6, 6), i, "uint8"))
+        ...             image = Image.fromarray(np.full((6, 6), 5 * k + i, "uint8"))
         ...             image.save(os.path.join(folder, label, f"{i}.png"))
         ...     images = data.image_folder(folder)
         >>> images.class_names, images.x_train.shape, images.x_test.shape
@@ -66,23 +74,24 @@ def image_folder(
     if not root.is_dir():
         raise FileNotFoundError(f"`path`: there is no folder {str(root)!r}.")
     size = _check_size(size)
-    train_root, test_root = _layout(root)
-    classes = _class_names(train_root)
-    files, labels = _list_files(train_root, classes)
+    train_root, test_root = layout(root)
+    folders = class_folders(train_root)
+    classes = tuple(folders)
+    files, labels = list_files(folders, classes)
     if test_root is None:
         train, test = stratified_split(labels, test_fraction, seed)
     else:
-        unknown = sorted(set(_folders(test_root)) - set(classes))
-        if unknown:
-            expected = f"only classes that are in {train_root}"
-            raise checks.value_error("path", expected, f"{test_root / unknown[0]}")
-        present = [c for c in classes if (test_root / c).is_dir()]
-        test_files, test_labels = _list_files(test_root, present, classes)
+        test_folders = class_folders(test_root, fewest=1)
+        same_classes(train_root, classes, test_root, test_folders)
+        test_files, test_labels = list_files(test_folders, classes)
         train = np.arange(len(files))
         test = len(files) + np.arange(len(test_files))
         files, labels = files + test_files, np.concatenate([labels, test_labels])
     images = _read(files, size)
-    return Dataset(images[train], labels[train], images[test], labels[test], classes, root.name)
+    places = [str(files[row].relative_to(root)) for row in (*train, *test)]
+    return Dataset(
+        images[train], labels[train], images[test], labels[test], classes, root.name, places
+    )
 
 
 def _check_size(size: Any) -> tuple[int, int] | None:
@@ -94,51 +103,6 @@ def _check_size(size: Any) -> tuple[int, int] | None:
     if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
         raise checks.value_error("size", "one number, or (height, width)", size)
     return checks.positive_int("size", size[0]), checks.positive_int("size", size[1])
-
-
-def _folders(root: pathlib.Path) -> list[str]:
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _layout(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
-    """Returns (training root, test root or None to split)."""
-    folders = set(_folders(root))
-    # A class may be called "train": only these names alone mean a split.
-    if "train" not in folders or not folders <= _PARTS or len(folders) < 2:
-        return root, None
-    part = next(p for p in ("test", "val", "validation") if p in folders)
-    return root / "train", root / part
-
-
-def _class_names(root: pathlib.Path) -> tuple[str, ...]:
-    names = _folders(root)
-    if len(names) < 2:
-        received = f"{root} with {names or 'no sub-folder'}"
-        mend = "Put the images of each class in a sub-folder of their own."
-        raise checks.value_error("path", "a folder with two or more classes", received, mend)
-    return tuple(names)
-
-
-def _list_files(
-    root: pathlib.Path, present: Sequence[str], classes: Sequence[str] | None = None
-) -> tuple[list[pathlib.Path], np.ndarray]:
-    """Returns the image files under `root`, sorted, and their labels."""
-    classes = list(classes or present)
-    files, labels = [], []
-    if not present:
-        raise checks.value_error("path", "class folders with images", str(root))
-    for name in present:
-        found = sorted(
-            p
-            for p in (root / name).rglob("*")
-            if p.suffix.lower() in EXTENSIONS and p.is_file() and not p.name.startswith(".")
-        )
-        if not found:
-            mend = f"Known extensions: {', '.join(sorted(EXTENSIONS))}."
-            raise checks.value_error("path", "images in every class", str(root / name), mend)
-        files += found
-        labels += [classes.index(name)] * len(found)
-    return files, np.array(labels, np.int32)
 
 
 def _read(files: list[pathlib.Path], size: tuple[int, int] | None) -> np.ndarray:

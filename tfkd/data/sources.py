@@ -87,12 +87,12 @@ def npz(path: str | os.PathLike) -> Dataset:
     Example:
         >>> import os, tempfile, numpy as np
         >>> from tfkd import data
-        >>> x, y = np.zeros((6, 4, 4), "uint8"), np.array([0, 1, 2] * 2)
+        >>> x, y = np.arange(128, dtype="uint8").reshape(8, 4, 4), np.array([0, 1, 2, 3] * 2)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = os.path.join(folder, "toy.npz")
-        ...     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+        ...     np.savez(path, x_train=x[:4], y_train=y[:4], x_test=x[4:], y_test=y[4:])
         ...     data.npz(path)
-        Dataset('toy', 6 + 6 images (4, 4, 1) uint8, 3 classes)
+        Dataset('toy', 4 + 4 images (4, 4, 1) uint8, 4 classes)
     """
     path = os.fspath(path)
     if not os.path.isfile(path):

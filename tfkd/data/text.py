@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tfkd import checks
+from tfkd.data import duplicates
 
 _CHUNK = 4096
 _STANDARDIZE = "lower_and_strip_punctuation"
 
 
-def _texts(name: str, value: Any) -> np.ndarray:
-    """Returns `value` as an object array (N,) of str, N at least 1."""
+def _texts(name: str, value: Any, one_form: bool = True) -> np.ndarray:
+    """Returns `value` as an object array (N,) of str, N at least 1, in one Unicode form."""
     if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
         raise checks.type_error(name, "a sequence of texts", value, "One text? Pass [text].")
     for index, text in enumerate(value):
@@ -25,7 +27,7 @@ def _texts(name: str, value: Any) -> np.ndarray:
     if len(value) == 0:
         raise checks.value_error(name, "at least one text", value)
     texts = np.empty(len(value), object)
-    texts[:] = [str(text) for text in value]
+    texts[:] = [unicodedata.normalize("NFC", text) if one_form else str(text) for text in value]
     return texts
 
 
@@ -59,6 +61,9 @@ def _check_classes(labels: dict[str, np.ndarray]) -> int:
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TextDataset:
     """Labelled texts, split in a training and a test part, maybe with a third.
+
+    It warns of texts that are in two parts, and of equal texts with different labels.
+    Letters with accents are brought into one Unicode form (NFC).
 
     Args:
         x_train: N texts: a list or an array of `str`.
@@ -111,6 +116,8 @@ class TextDataset:
         if len(names) != classes:
             raise checks.value_error("class_names", f"{classes} names, one a class", names)
         object.__setattr__(self, "class_names", names)
+        parts = {p: duplicates.Part(getattr(self, f"x_{p}"), labels[f"y_{p}"]) for p in self.parts}
+        duplicates.warn(self.name, "texts", parts, names)
 
     def __repr__(self) -> str:
         dev = "" if self.x_dev is None else f" + {len(self.x_dev)}"
@@ -187,6 +194,10 @@ class Encoder:
         object.__setattr__(self, "vocabulary", words)
 
     @functools.cached_property
+    def _has_one_form(self) -> bool:
+        return all(unicodedata.is_normalized("NFC", word) for word in self.vocabulary)
+
+    @functools.cached_property
     def _layer(self) -> Any:
         import tf_keras as keras
 
@@ -211,7 +222,7 @@ class Encoder:
         """
         import tensorflow as tf
 
-        texts = _texts("texts", texts)
+        texts = _texts("texts", texts, self._has_one_form)
         starts = range(0, len(texts), _CHUNK)
         ids = [self._layer(tf.constant(texts[s : s + _CHUNK])).numpy() for s in starts]
         return np.concatenate(ids).astype(np.int32)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tfkd import checks
+from tfkd.data import names as naming
 from tfkd.data.dataset import stratified_split
 from tfkd.data.text import TextDataset
 
 ENDING = ".tsv"
 TEXT_NAMES = ("sentence", "text", "review", "comment", "content", "phrase", "document")
 LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "target")
-_DEV = ("dev", "val", "validation")
 # Labels that are guessed to be labels must come again; few rows say nothing.
 _ENOUGH_ROWS = 10
 
@@ -35,7 +36,8 @@ def tsv(
     """Loads labelled texts from tab-separated files in UTF-8.
 
     Two layouts: a folder with `train.tsv` and `test.tsv`, and maybe `dev.tsv` (or
-    `val`, `validation`); or one file, which is split here. A row is a text and a
+    `val`, `valid`, `validation`; case does not matter); where there is no test file,
+    that one is the test part. Or one file, which is split here. A row is a text and a
     label, in either order: the label is the column with fewer different values. A
     quotation mark is a character like any other; empty lines are passed over. The
     classes are the labels of the training file, in numerical order if all are
@@ -65,12 +67,12 @@ def tsv(
         >>> import pathlib, tempfile
         >>> from tfkd import data
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for part in ("train", "test"):
-        ...         text = "a fine film\\tgood\\nso dull\\tbad\\nfine, fine\\tgood\\n"
+        ...     train = "a fine film\\tgood\\nso dull\\tbad\\nfine, fine\\tgood\\n"
+        ...     for part, text in (("train", train), ("test", "dull film\\tbad\\n")):
         ...         size = pathlib.Path(folder, f"{part}.tsv").write_text(text)
         ...     texts = data.tsv(folder)
-        >>> texts.class_names, texts.y_train.tolist(), texts.x_test[1]
-        (('bad', 'good'), [1, 0, 1], 'so dull')
+        >>> texts.class_names, texts.y_train.tolist(), texts.x_test[0]
+        (('bad', 'good'), [1, 0, 1], 'dull film')
     """
     root = pathlib.Path(checks.instance("path", path, (str, os.PathLike), "a path"))
     if isinstance(class_names, str):
@@ -95,8 +97,8 @@ def tsv(
 
 def holds_texts(folder: str | os.PathLike) -> bool:
     """Whether a folder is one of texts: a train.tsv, or .tsv files and no sub-folder."""
-    entries = [p for p in pathlib.Path(folder).iterdir() if not p.name.startswith(".")]
-    found = [p.name for p in entries if p.suffix.lower() == ENDING and p.is_file()]
+    entries = [p for p in pathlib.Path(folder).iterdir() if not naming.is_hidden(p.name)]
+    found = [p.name.lower() for p in entries if p.suffix.lower() == ENDING and p.is_file()]
     return "train.tsv" in found or bool(found and not any(p.is_dir() for p in entries))
 
 
@@ -145,22 +147,38 @@ def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
         return {"train": root}
     if not root.is_dir():
         raise FileNotFoundError(f"`path`: there is no file or folder {str(root)!r}.")
-    files = {part: root / f"{part}{ENDING}" for part in ("train", "test")}
-    for file in files.values():
-        if not file.is_file():
+    found: dict[str, list[tuple[int, pathlib.Path]]] = {}
+    for file in sorted(root.iterdir()):
+        where = naming.part_of(file.stem)
+        shown = file.suffix.lower() == ENDING and file.is_file() and not naming.is_hidden(file.name)
+        if where and shown:
+            found.setdefault(where[0], []).append((where[1], file))
+    if "test" not in found and "dev" in found:
+        found["test"] = found.pop("dev")
+    for part in ("train", "test"):
+        if part not in found:
             raise FileNotFoundError(
-                f"`path`: expected train.tsv and test.tsv, but there is no file {str(file)!r}. "
-                "To split one file, pass its own path."
+                "`path`: expected train.tsv and test.tsv, but there is no file "
+                f"{str(root / (part + ENDING))!r}. To split one file, pass its own path."
             )
-    dev = [root / f"{name}{ENDING}" for name in _DEV if (root / f"{name}{ENDING}").is_file()]
-    return {**files, "dev": dev[0]} if dev else files
+    return {part: _only(found[part]) for part in ("train", "test", "dev") if part in found}
+
+
+def _only(found: list[tuple[int, pathlib.Path]]) -> pathlib.Path:
+    """The file of a part."""
+    first = [file for rank, file in found if rank == min(found)[0]]
+    if len(first) > 1:
+        shown = " and ".join(file.name for file in first)
+        mend = "Both may be the same part: rename one, or move it elsewhere."
+        raise checks.value_error("path", "one file of each part", shown, mend)
+    return first[0]
 
 
 def _read(file: pathlib.Path) -> list[Row]:
     """The rows that are not empty, with their line numbers, from 1."""
     raw = file.read_bytes()
     try:
-        content = raw.decode("utf-8-sig")
+        content = unicodedata.normalize("NFC", raw.decode("utf-8-sig"))
         fault = content.find("\0")
         line = content.count("\n", 0, fault) + 1 if fault >= 0 else 0
         said = "It holds a zero: is it UTF-16?"

@@ -7,8 +7,9 @@ variable that is still there, are carried.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tf_keras as keras
@@ -60,6 +61,20 @@ def successor(optimizer: Any, rate: Any) -> Any:
         initial_scale=float(optimizer.loss_scale),
         dynamic_growth_steps=scale["dynamic_growth_steps"],
     )
+
+
+@contextlib.contextmanager
+def weights_kept(optimizer: Any) -> Iterator[None]:
+    """Within, the end of a `fit` does not put averages (`use_ema`) in place of the weights.
+
+    The next stage trains on what the last one has trained, as one long `fit` does.
+    """
+    averaging = inner(optimizer)
+    averaging.finalize_variable_values = lambda variables: None
+    try:
+        yield
+    finally:
+        del averaging.finalize_variable_values
 
 
 def carry(old: Any, before: Sequence[Any], new: Any, variables: list[Any]) -> None:

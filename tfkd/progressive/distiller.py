@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -130,7 +131,9 @@ class ProgressiveDistiller:
 
         Args:
             optimizer: a name or a tf_keras optimizer. Where a stage sets a learning rate,
-                a copy with the rates of the stages is used.
+                a copy with the rates of the stages is used. With `use_ema` the averages
+                take the place of the weights once, at the end of the last stage; weights
+                that a structural step makes anew are averaged from there.
             loss, metrics, **kwargs: as for `tfkd.Distiller.compile`.
 
         Raises:
@@ -292,14 +295,18 @@ class ProgressiveDistiller:
             backup.watch(decay, made.curriculum)
             last.append(backup)
         done, left = len(self.logs), stage.epochs - len(watch.logs)
+        optimizer, is_last = self.distiller.optimizer, number == len(self.stages) - 1
         if left > 0 and not watch.promoted():
-            self.distiller.fit(
-                **made.arguments,
-                **kwargs,
-                initial_epoch=done,
-                epochs=done + left,
-                callbacks=[*own, *callbacks, *last],
-            )
+            with contextlib.nullcontext() if is_last else carrying.weights_kept(optimizer):
+                self.distiller.fit(
+                    **made.arguments,
+                    **kwargs,
+                    initial_epoch=done,
+                    epochs=done + left,
+                    callbacks=[*own, *callbacks, *last],
+                )
+        elif is_last and getattr(carrying.inner(optimizer), "_built", False):
+            optimizer.finalize_variable_values(self.distiller.trainable_variables)
         if self.logs and math.isnan(self.logs[-1].get("loss", 0.0)):
             warnings.warn(
                 f"ProgressiveDistiller: the loss is NaN in {stage.title(number)}; the stages "

@@ -13,9 +13,9 @@ import numpy as np
 from tfkd import checks, fingerprints
 from tfkd.teacher_cache import document, shards
 from tfkd.teacher_cache.document import Document
-from tfkd.teacher_cache.keys import SIZE, arrays_of, keys
+from tfkd.teacher_cache.keys import SIZE, arrays_of, firsts, keys
 from tfkd.teacher_cache.labelling import Labeller, progress_bar
-from tfkd.teacher_cache.predictions import predicted
+from tfkd.teacher_cache.predictions import check_repeats, predicted
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.riding import Layout
 
@@ -110,7 +110,7 @@ def build(
     if shard_size is None:
         shard_size = shards.shard_size(count, making.views, forms(layout))
     checks.positive_int("shard_size", shard_size)
-    digests = making.digests(teacher, _data_digest(leaves, count))
+    digests = making.digests(teacher, fingerprints.digest(_keys(leaves, count)))
     wanted = Document(count, making.views, shard_size, layout, digests, making.settings())
     store = _prepare(path, wanted, overwrite)
     todo = [n for n in range(store.number) if n % number == index and store.problem(n)]
@@ -139,10 +139,13 @@ def write_predictions(
         leaves, given = arrays_of("x", x)
         if given != count:
             raise checks.value_error("x", f"{count} examples, one for each output", given)
+    known = _keys(leaves, count) if leaves else np.zeros((count, SIZE), np.uint8)
+    if leaves:
+        check_repeats(outputs, layers, firsts(known))
     digests = {
         "teacher": fingerprints.digest([source, sorted(layers)]),
         "outputs": fingerprints.digest(arrays),
-        "data": _data_digest(leaves, count) if leaves else None,
+        "data": fingerprints.digest(known) if leaves else None,
         "augment": None,
         "preprocess": None,
     }
@@ -154,8 +157,7 @@ def write_predictions(
     for number in todo:
         rows = store.rows(number)
         part = {name: array[rows.start : rows.stop] for name, array in arrays.items()}
-        own = keys(leaves, rows) if leaves else np.zeros((len(rows), SIZE), np.uint8)
-        store.write(number, {shards.KEYS: own, **part})
+        store.write(number, {shards.KEYS: known[rows.start : rows.stop], **part})
 
 
 def forms(layout: Layout) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -170,10 +172,10 @@ def shards_of(folder: Path, known: Document) -> shards.Shards:
     )
 
 
-def _data_digest(leaves: list[Any], count: int) -> str:
+def _keys(leaves: list[Any], count: int) -> np.ndarray:
     step = 1 << 14
     parts = [keys(leaves, range(a, min(a + step, count))) for a in range(0, count, step)]
-    return fingerprints.digest(np.concatenate(parts))
+    return np.concatenate(parts)
 
 
 def _prepare(path: str | os.PathLike, wanted: Document, overwrite: bool) -> shards.Shards:

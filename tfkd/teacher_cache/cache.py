@@ -137,7 +137,8 @@ class TeacherCache(RidingTeacher):
         """Runs a teacher over data and writes its outputs; goes on where it was killed.
 
         A cache that is there already is used if it was made from the same teacher, data,
-        augmentation and settings, and refused if not.
+        augmentation and settings, and refused if not. It warns of a teacher, or an
+        `augment`, that gives other outputs when it is asked again.
 
         Args:
             path: a folder, made if need be.
@@ -217,7 +218,8 @@ class TeacherCache(RidingTeacher):
             overwrite: remove another cache at `path`, instead of refusing.
 
         Raises:
-            ValueError: if lengths differ, or a number is NaN or does not fit `dtype`.
+            ValueError: if lengths differ, a number is NaN or does not fit `dtype`, or two
+                examples of the same content have different outputs; the rows are named.
 
         Example:
             >>> import numpy as np, tempfile, tfkd

@@ -68,9 +68,18 @@ def places(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """For each wanted key its row in the known ones, −1 where there is none."""
     if known.shape == wanted.shape and (known == wanted).all():
         return np.arange(len(known))
-    names = known.view([("", f"V{SIZE}")]).reshape(-1)
     table: dict[bytes, int] = {}
-    for row, name in enumerate(names.tolist()):
-        table.setdefault(name[0], row)
-    asked = np.ascontiguousarray(wanted).view([("", f"V{SIZE}")]).reshape(-1).tolist()
-    return np.array([table.get(name[0], -1) for name in asked], np.int64)
+    for row, name in enumerate(_names(known)):
+        table.setdefault(name, row)
+    return np.array([table.get(name, -1) for name in _names(wanted)], np.int64)
+
+
+def firsts(known: np.ndarray) -> np.ndarray:
+    """For each key the first row that has it."""
+    table: dict[bytes, int] = {}
+    return np.array([table.setdefault(n, row) for row, n in enumerate(_names(known))], np.int64)
+
+
+def _names(keys: np.ndarray) -> list[bytes]:
+    names = np.ascontiguousarray(keys).view([("", f"V{SIZE}")]).reshape(-1).tolist()
+    return [name[0] for name in names]

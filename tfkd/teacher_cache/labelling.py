@@ -18,6 +18,10 @@ from tfkd.teachers.riding import Layout, Slot, scores_of, take, top_k_forms
 from tfkd.teachers.top_k import top_k
 
 
+# Float16 rounds to 1/2048 of a number; what is random is off by far more.
+_AGAIN = 1e-2
+
+
 class Labeller:
     """Runs teachers on batches and gives what is stored of their outputs.
 
@@ -54,6 +58,7 @@ class Labeller:
         first = tf.nest.map_structure(lambda array: array[:2], x)
         count = len(tf.nest.flatten(first)[0])
         made = self._run(first, range(count), 0)
+        self._check_again(made, self._run(first, range(count), 0))
         finals = [
             Slot(name, made[name].shape[1:], made[name].dtype.name, squash)
             for name, squash in zip(self._final_names(), self._squashes, strict=True)
@@ -75,6 +80,22 @@ class Labeller:
             self._structure, tuple(finals), features, self._best, self._temperature,
             len(self._structure),
         )  # fmt: skip
+
+    def _check_again(self, made: dict[str, np.ndarray], again: dict[str, np.ndarray]) -> None:
+        """A cache keeps one answer: says so if there are others."""
+        for name, values in made.items():
+            one, other = (np.asarray(v[name], np.float64) for v in (made, again))
+            scale = max(float(np.abs(one).max(initial=0)), 1e-30)
+            if np.isfinite(one).all() and not np.allclose(one, other, 0.0, _AGAIN * scale):
+                what = "the teacher or `augment`" if self._augment else "the teacher"
+                checks.warn(
+                    f"TeacherCache: {what} gives other outputs for the same examples when asked "
+                    f"again (off by {np.abs(one - other).max() / scale:.1%} of the largest, in "
+                    f"{name}): something in it is random without a seed, such as dropout with "
+                    "training=True. The cache keeps what is drawn once. Turn it off, or average "
+                    "several passes and pass them to TeacherCache.from_predictions."
+                )
+                return
 
     def _resolved(self, slot: Slot, made: dict[str, np.ndarray]) -> Slot:
         """A squash that a compiled function hides shows in its outputs."""

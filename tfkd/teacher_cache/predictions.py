@@ -11,6 +11,8 @@ from tfkd import checks
 from tfkd.teachers.riding import Layout, Slot, take
 
 _TINY = 1e-30
+# How far apart outputs for one example may be, of the largest: float16 and other batches.
+_CLOSE = 1e-3
 
 
 def predicted(
@@ -46,6 +48,42 @@ def predicted(
     if not counts or len(set(counts.values())) > 1 or 0 in counts.values():
         raise checks.value_error("outputs", "as many rows in each array, at least one", counts)
     return Layout(structure, tuple(finals), features), arrays, len(arrays["final.0"])
+
+
+def check_repeats(outputs: Any, layers: Mapping[str, Any], first: np.ndarray) -> None:
+    """Refuses two examples of one content whose outputs are not the same.
+
+    Args:
+        outputs, layers: as they were given.
+        first: (N,) the first row with the content of each.
+
+    Raises:
+        ValueError: with both rows. Rows may differ by a thousandth, as those of two batches do.
+    """
+    rows = np.flatnonzero(first != np.arange(len(first)))
+    if not rows.size:
+        return
+    leaves: list[Any] = []
+    take(outputs, leaves)
+    named = [("outputs", leaf) for leaf in leaves]
+    named += [(f"layers[{layer!r}]", value) for layer, value in layers.items()]
+    for name, value in named:
+        array = np.asarray(value)
+        one, other = array[first[rows]], array[rows]
+        differ = one != other
+        if array.dtype.kind == "f":
+            scale = max(float(np.abs(one.astype(np.float64)).max()), 1e-30)
+            differ = ~np.isclose(one, other, rtol=_CLOSE, atol=_CLOSE * scale)
+        bad = differ.reshape(len(rows), -1).any(1)
+        if bad.any():
+            row = rows[int(np.argmax(bad))]
+            received = f"other numbers in row {row} than in row {first[row]}"
+            mend = (
+                f"x[{row}] and x[{first[row]}] have the same content, and an example is found by "
+                f"its content ({int(bad.sum())} such rows). Give each example once, or both rows "
+                "their mean."
+            )
+            raise checks.value_error(name, "equal outputs for equal examples", received, mend)
 
 
 def _array(name: str, value: Any) -> np.ndarray:

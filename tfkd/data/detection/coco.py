@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfkd import checks
+from tfkd.data import names as naming
 from tfkd.data.detection import parsing, reading
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import ON_ERROR, Findings
 
+_SIDES = ("width", "height")
 SECTIONS = ("images", "annotations", "categories")
 
 
@@ -32,7 +34,9 @@ def coco(
     """Loads images with boxes in the format of COCO (instances), into memory.
 
     Everything is read before anything is said about it, so that one run shows all
-    that is wrong. Category numbers may have gaps. Crowds (`iscrowd`) are left out and
+    that is wrong. Category numbers may have gaps. Ids, sizes, boxes and `iscrowd` may be
+    numbers or the same numbers as text ("7", "0"); names and files are found in either
+    Unicode form. Crowds (`iscrowd`) are left out and
     counted among `findings`.
 
     Reference: Lin et al. 2014, https://arxiv.org/abs/1405.0312;
@@ -81,7 +85,7 @@ def coco(
         ...     root = pathlib.Path(folder)
         ...     _ = (root / "cats.json").write_text(json.dumps(content))
         ...     for i in range(4):
-        ...         Image.new("RGB", (16, 8)).save(root / f"{i}.png")
+        ...         Image.new("RGB", (16, 8), (9 * i, 0, 0)).save(root / f"{i}.png")
         ...     data.coco(root / "cats.json", root, size=8, test_fraction=0.25)
         DetectionDataset('cats', 3 + 1 images (8, 8, 3), 3 + 1 objects of 1 classes)
     """
@@ -117,6 +121,7 @@ class _Document:
             raise FileNotFoundError(f"`path`: there is no file {str(path)!r}.")
         if not self.folder.is_dir():
             raise FileNotFoundError(f"`images`: there is no folder {str(images)!r}.")
+        self.disk = naming.OnDisk(self.folder)
         self.found = found
         self.add = functools.partial(found.add, file=self.path)
         self.sections: dict[str, list[parsing.Entry]] = {}
@@ -151,13 +156,14 @@ class _Document:
             number, name = self._values("categories", index, value, line, "id", "name")
             if number is None or name is None:
                 continue
-            if number in self.categories or str(name) in self.categories.values():
+            name = naming.nfc(str(name))
+            if number in self.categories or name in self.categories.values():
                 received = f"id {number!r}, name {name!r} again"
                 self.add(
                     "listed twice", line=line, expected="each category once", received=received
                 )
             else:
-                self.categories[number] = str(name)
+                self.categories[number] = name
 
     def names(self) -> tuple[str, ...]:
         """Names of the categories in the order of their numbers."""
@@ -177,29 +183,39 @@ class _Document:
                 received = repr(item)[:60] if key in value else "none"
                 self.add("missing value", line=line, expected=expected, received=received)
                 values[place] = None
+            elif key.endswith("id"):
+                values[place] = _id(item)
         return values
 
     def pictures(self, wanted: Sequence[str] | None) -> list[reading.Picture]:
         """All images with their objects, of the categories `wanted` or of all."""
         images: dict[Any, tuple[str, Any, int]] = {}
-        files = set()
+        files: set[str] = set()
+        unsized = set()
         for index, (value, line) in enumerate(self.sections["images"]):
             number, name = self._values("images", index, value, line, "id", "file_name")
             if number is None or name is None:
                 continue
-            if number in images or name in files:
+            if number in images or naming.nfc(str(name)) in files:
                 received = f"id {number!r}, {name!r} again"
                 self.add("listed twice", line=line, expected="each image once", received=received)
                 continue
-            files.add(name)
+            for key in _SIDES:
+                side = value.get(key)
+                if side is not None and reading.number(side) is None:
+                    received = f"{side!r:.60} in image {index} (id {number!r})"
+                    self.add("size", line=line, expected=f"a number as {key}", received=received)
+                    unsized.add(number)
+            files.add(naming.nfc(str(name)))
             images[number] = (str(name), value, line)
         objects = self._objects(images, wanted)
         source = os.fspath(self.path)
         return [
             reading.Picture(
-                self.folder / name, source, line, tuple(objects[number]), _size(value), line
+                self.disk.find(name), source, line, tuple(objects[number]), _size(value), line
             )
             for number, (name, value, line) in images.items()
+            if number not in unsized
         ]
 
     def _objects(self, images: Any, wanted: Sequence[str] | None) -> dict[Any, list[Any]]:
@@ -212,10 +228,13 @@ class _Document:
                 continue
             say = functools.partial(self.add, line=line)
             shown = f"in annotation {index} (id {value.get('id')!r})"
-            name = self.categories.get(category)
+            name, crowd = self.categories.get(category), reading.flag(value.get("iscrowd", 0))
             if image not in images:
                 say("unknown image", expected="an image of the file", received=f"{image!r} {shown}")
-            elif value.get("iscrowd"):
+            elif crowd is None:
+                received = f"{value['iscrowd']!r:.60} {shown}"
+                say("bad value", expected="0 or 1 as iscrowd", received=received)
+            elif crowd:
                 say("crowd", expected="single objects", received=f"iscrowd {shown}")
             elif name is None:
                 received = f"category {category!r} {shown}"
@@ -232,6 +251,14 @@ class _Document:
         return objects
 
 
+def _id(value: Any) -> Any:
+    """A number that is written as text is that number: files mix both."""
+    if isinstance(value, str):
+        value = value.strip()
+        return int(value) if value.isdecimal() and str(int(value)) == value else value
+    return value
+
+
 def _box(value: Any) -> tuple[float, float, float, float] | None:
     """(x, y, width, height) as corners, or None if these are not four numbers."""
     if not isinstance(value, list) or len(value) != 4:
@@ -245,5 +272,5 @@ def _box(value: Any) -> tuple[float, float, float, float] | None:
 
 def _size(value: dict[str, Any]) -> tuple[int, int] | None:
     """(width, height) of an image, where both are given."""
-    sides = [reading.number(value.get(key)) for key in ("width", "height")]
+    sides = [reading.number(value.get(key)) for key in _SIDES]
     return None if None in sides else (int(sides[0] or 0), int(sides[1] or 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-import warnings
 from collections.abc import Iterable
 
 from tfkd import checks
@@ -23,6 +22,7 @@ ACTIONS = {
     "listed twice": "second entry left out",
     "in both parts": "image left out of the test part",
     "missing value": "object left out",
+    "bad value": "object left out",
     "unknown image": "object left out",
     "unknown class": "object left out",
     "no area": "object left out",
@@ -34,6 +34,7 @@ NOTES = {
     "crowd": "left out",
     "other class": "left out",
     "difficult": "left out",
+    "same image": "kept in both parts",
 }
 
 
@@ -114,20 +115,35 @@ class Findings:
         noun = "fault" if total == 1 else "faults"
         return f"{total} {noun} in the annotations: {', '.join(parts)}"
 
+    def left_out(self) -> str:
+        """How many objects of each kind were left out, notes included; empty for none."""
+        actions = {**ACTIONS, **NOTES}
+        kinds = collections.Counter(
+            f.kind for f in self.all if actions[f.kind] in ("object left out", "left out")
+        )
+        return ", ".join(f"{n} × {kind}" for kind, n in kinds.most_common())
+
     def error(self, source: str, mend: str) -> AnnotationError:
         """All faults as one error that lists the first of them."""
         faults = self.faults
         lines = [f"  {finding}" for finding in faults[:SHOWN]]
         if len(faults) > SHOWN:
             lines.append(f"  ... and {len(faults) - SHOWN} more, all in the error's `findings`")
-        head = f"{source}: {self.counts()}."
-        return AnnotationError("\n".join([head, *lines, mend]), self.ordered())
+        head = [f"{source}: {self.counts()}."] if faults else [f"{source}:"]
+        return AnnotationError("\n".join([*head, *lines, mend]), self.ordered())
 
     def settle(self, source: str, on_error: str) -> tuple[Finding, ...]:
         """Raises what was found, or warns with the counts; returns all findings."""
         if self.faults and on_error == "raise":
             raise self.error(source, 'Mend the files, or pass on_error="skip" to do as said above.')
         if self.faults:
-            # From here over `dataset` and the reader to who called it.
-            warnings.warn(f"{source}: {self.counts()}. See `dataset.findings`.", stacklevel=4)
+            checks.warn(f"{source}: {self.counts()}. See `dataset.findings`.")
+        shared = [finding for finding in self.ordered() if finding.kind == "same image"]
+        if shared:
+            verb = "image is" if len(shared) == 1 else "images are"
+            checks.warn(
+                f"{source}: {len(shared)} test {verb} in the training part too, by content; the "
+                f"first: {shared[0].received}. A score on them says nothing about new images: "
+                "remove them from one of the lists. See `dataset.findings`."
+            )
         return tuple(self.ordered())

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkd import checks
+from tfkd.data import duplicates
+from tfkd.data import names as naming
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import Findings
 
@@ -58,11 +60,15 @@ class Picture:
 
 
 class Arrays(NamedTuple):
-    """Images (N, H, W, 3) and, of each, boxes (n, 4) and classes (n,), None if unlabelled."""
+    """Images (N, H, W, 3) and, of each, boxes (n, 4) and classes (n,), None if unlabelled.
+
+    `pictures` are those that could be read.
+    """
 
     images: np.ndarray
     boxes: list[np.ndarray | None]
     classes: list[np.ndarray | None]
+    pictures: list[Picture]
 
 
 def check_size(size: Any) -> tuple[int, int]:
@@ -80,7 +86,7 @@ def check_names(names: Any) -> tuple[str, ...] | None:
         return None
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise checks.type_error("class_names", "a sequence of names", names)
-    names = tuple(str(name) for name in names)
+    names = tuple(naming.nfc(str(name)) for name in names)
     if not names or len(set(names)) != len(names):
         raise checks.value_error("class_names", "at least one name, and each once", names)
     return names
@@ -125,6 +131,7 @@ def read(
     images = np.empty((len(pictures), *size, 3), np.uint8)
     boxes: list[np.ndarray | None] = []
     classes: list[np.ndarray | None] = []
+    kept_pictures = []
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for picture, decoded in zip(pictures, pool.map(decode, pictures), strict=True):
             if isinstance(decoded, Exception):
@@ -137,6 +144,7 @@ def read(
                 found.add("size", picture.source, picture.size_line, expected, received)
                 continue
             images[len(boxes)] = pixels
+            kept_pictures.append(picture)
             if picture.objects is None:
                 boxes.append(None)
                 classes.append(None)
@@ -147,7 +155,7 @@ def read(
             rows = [row for row in kept if row is not None]
             boxes.append(np.array([box for box, _ in rows], np.float32).reshape(-1, 4))
             classes.append(np.array([number for _, number in rows], np.int32))
-    return Arrays(images[: len(boxes)], boxes, classes)
+    return Arrays(images[: len(boxes)], boxes, classes, kept_pictures)
 
 
 def dataset(
@@ -164,12 +172,34 @@ def dataset(
     for part, arrays in zip(("training", "test"), parts, strict=True):
         if not arrays.boxes:  # nothing to go on with, whatever `on_error` says
             raise found.error(name, f"No image of the {part} part can be used. Mend the files.")
+    _add_shared(*parts, found)
+    objects = [sum(len(b) for b in arrays.boxes if b is not None) for arrays in parts]
+    labelled = any(b is not None for b in parts[0].boxes)
+    if labelled and not objects[0] and found.left_out():
+        raise found.error(
+            name,
+            f"No object of the training part is left: {found.left_out()}. Mend the files, or ask "
+            "for objects that are there.",
+        )
     findings = found.settle(name, on_error)
+    for part, count in zip(("training", "test"), objects, strict=True):
+        if not count and (labelled or part == "test"):
+            checks.warn(f"{name}: no image of the {part} part has an object. Is its file whole?")
     fields: dict[str, Any] = {}
     for part, arrays in zip(("train", "test"), parts, strict=True):
         names_of = (f"x_{part}", f"boxes_{part}", f"classes_{part}")
-        fields |= dict(zip(names_of, arrays, strict=True))
+        fields |= dict(zip(names_of, arrays[:3], strict=True))
     return DetectionDataset(**fields, class_names=tuple(names), name=name, findings=findings)
+
+
+def _add_shared(train: Arrays, test: Arrays, found: Findings) -> None:
+    """Adds test images that have the pixels of a training image."""
+    known = dict(zip(duplicates.keys(train.images), train.pictures, strict=True))
+    for key, picture in zip(duplicates.keys(test.images), test.pictures, strict=True):
+        if key in known:
+            received = f"{picture.image.name} with the pixels of {known[key].image.name}"
+            expected = "images that are not in the training part too"
+            found.add("same image", picture.source, picture.line, expected, received)
 
 
 def _add_unread(picture: Picture, error: Exception, found: Findings) -> None:
@@ -224,12 +254,23 @@ def _has_area(box: tuple[float, float, float, float], width: int, height: int) -
 
 
 def number(text: Any) -> float | None:
-    """A finite number, or None where there is none."""
+    """A finite number, also where it is text, or None where there is none."""
+    if isinstance(text, bool) or (isinstance(text, str) and "_" in text):  # Python's 1_000
+        return None
     try:
         value = float(text)
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
+
+
+def flag(value: Any) -> bool | None:
+    """A yes or no: true, false, 0, 1, the same as text, null for no. None: it is neither."""
+    if isinstance(value, str):
+        return {"0": False, "false": False, "1": True, "true": True}.get(value.strip().lower())
+    if value is None or isinstance(value, (bool, int, float)):
+        return {None: False, 0: False, 1: True}.get(value)
+    return None
 
 
 def _decoder(size: tuple[int, int]) -> Any:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from xml.parsers import expat
 
 from tfkd import checks
+from tfkd.data import names as naming
 from tfkd.data.detection import parsing, reading
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import ON_ERROR, Findings
-from tfkd.data.folder import EXTENSIONS
+from tfkd.data.layout import EXTENSIONS
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -77,7 +78,8 @@ def voc(
         ...     for name in ("train", "test"):
         ...         _ = (root / f"ImageSets/Main/{name}.txt").write_text(name)
         ...         _ = (root / f"Annotations/{name}.xml").write_text(xml)
-        ...         Image.new("RGB", (16, 8)).save(root / f"JPEGImages/{name}.jpg")
+        ...         colour = "red" if name == "train" else "blue"
+        ...         Image.new("RGB", (16, 8), colour).save(root / f"JPEGImages/{name}.jpg")
         ...     cats = data.voc(folder, size=8)
         >>> cats.class_names, cats.boxes_train.tolist()
         (('cat',), [[[0.125, 0.5, 0.5, 0.75]]])
@@ -112,10 +114,15 @@ class _Reader:
             raise FileNotFoundError(f"`path`: there is no folder {str(folder)!r}.")
         # Of an image that is there in two formats, take the one that comes first: .jpg.
         files = sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() != ".jpg", p.name))
-        self.images: dict[str, pathlib.Path] = {}
-        for file in files:
-            if file.suffix.lower() in EXTENSIONS:
-                self.images.setdefault(file.stem, file)
+        self.images = naming.by_stem(
+            file
+            for file in files
+            if file.suffix.lower() in EXTENSIONS and not naming.is_hidden(file.name)
+        )
+        annotations = root / "Annotations"
+        found_here = sorted(annotations.iterdir()) if annotations.is_dir() else []
+        self.annotations = naming.by_stem(f for f in found_here if f.suffix.lower() == ".xml")
+        self.disk = naming.OnDisk(folder)
 
     def ids(self, name: str) -> list[tuple[int, str]]:
         """(line, ID) of each image in a list."""
@@ -132,12 +139,13 @@ class _Reader:
         ids = []
         for line, text in enumerate(lines, 1):
             key = text.strip()
-            if key in seen:
-                received = f"{key!r} again, first in line {seen[key]}"
+            form = naming.nfc(key)
+            if form in seen:
+                received = f"{key!r} again, first in line {seen[form]}"
                 place = file.relative_to(self.root)
                 self.found.add("listed twice", place, line, "each image once", received)
             elif key:
-                seen[key] = line
+                seen[form] = line
                 ids.append((line, key))
         if not ids:
             raise checks.value_error("path", "a list of images", f"an empty file, {file}")
@@ -149,8 +157,8 @@ class _Reader:
         listed = f"ImageSets/Main/{name}.txt"
         pictures = []
         for line, key in self.ids(name):
-            file = self.root / "Annotations" / f"{key}.xml"
-            if file.is_file():
+            file = self.annotations.get(key) or self.annotations.get(naming.nfc(key))
+            if file is not None:
                 picture = self.picture(key, file)
                 if picture is not None:
                     pictures.append(picture)
@@ -162,10 +170,10 @@ class _Reader:
 
     def image(self, key: str, named: str | None) -> pathlib.Path:
         """The file of an image: by its ID, else by the name that the annotation gives."""
-        folder = self.root / "JPEGImages"
-        if key not in self.images and named and (folder / named).is_file():
-            return folder / named
-        return self.images.get(key, folder / f"{key}.jpg")
+        found = self.images.get(key) or self.images.get(naming.nfc(key))
+        if found is None and named and self.disk.find(named).is_file():
+            return self.disk.find(named)
+        return found or self.disk.root / f"{key}.jpg"
 
     def picture(self, key: str, file: pathlib.Path) -> reading.Picture | None:
         """What one XML file says, or None if it is broken."""
@@ -206,9 +214,16 @@ class _Reader:
             self.found.add("missing value", place, element.line, "a <name>", received)
             return None
         marked = element.find("difficult")
-        if not self.difficult and marked is not None and marked.text.strip() == "1":
-            self.found.add("difficult", place, marked.line, "objects that are not difficult", "1")
-            return None
+        if not self.difficult and marked is not None:
+            flag = reading.flag(marked.text)
+            if flag is None:
+                received = repr(marked.text.strip())
+                self.found.add("bad value", place, marked.line, "0 or 1 as <difficult>", received)
+                return None
+            if flag:
+                expected = "objects that are not difficult"
+                self.found.add("difficult", place, marked.line, expected, marked.text.strip())
+                return None
         box = element.find("bndbox")
         corners = []
         for tag in _CORNERS:
@@ -223,4 +238,4 @@ class _Reader:
         shown = ", ".join(f"{tag} {c:g}" for tag, c in zip(_CORNERS, corners, strict=True))
         x1, y1, x2, y2 = corners
         line = box.line if box else element.line
-        return reading.Object(name.text.strip(), (x1, y1, x2, y2), shown, name.line, line)
+        return reading.Object(naming.nfc(name.text), (x1, y1, x2, y2), shown, name.line, line)

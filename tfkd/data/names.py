@@ -1,0 +1,151 @@
+"""Names of files, folders and classes: one form for each, and what they say a part is for."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import unicodedata
+from collections.abc import Iterable
+
+# What systems and tools leave in a folder, beside names that begin with a dot.
+_SYSTEM = frozenset({
+    "__macosx", "__pycache__", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle",
+    "#snapshot", "$recycle.bin", "system volume information", "lost+found",
+})  # fmt: skip
+
+# Word -> part. Those of one rank are the same part under two names.
+_RANKS = (
+    ("train", ("train", "training")),
+    ("train", ("trainval",)),
+    ("test", ("test", "testing")),
+    ("dev", ("val", "valid", "validation", "dev", "eval", "evaluation", "holdout")),
+)
+_PARTS = {word: (part, rank) for rank, (part, words) in enumerate(_RANKS) for word in words}
+_FILLERS = ("images", "image", "imgs", "img", "dataset", "data", "split", "set", "part")
+# Images without labels; what stands beside images.
+_ASIDE = frozenset({
+    "unlabeled", "unlabelled", "unlabled", "unsupervised", "unsup", "predict", "prediction",
+    "predictions", "pred", "inference", "submission", "extra", "labels", "masks", "annotations",
+})  # fmt: skip
+
+
+def nfc(text: str) -> str:
+    """Text in the one form in which "ä" is a single character, without spaces around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or a system's own and not the user's."""
+    return name.startswith(".") or name.casefold() in _SYSTEM
+
+
+def folders_in(root: pathlib.Path) -> list[str]:
+    """Names of the folders in `root` that are not hidden, in order."""
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
+
+
+def files_below(root: pathlib.Path, extensions: Iterable[str]) -> list[pathlib.Path]:
+    """The files with these extensions at any depth, in order, without what is hidden."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, files in os.walk(root, onerror=fail):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [pathlib.Path(place, name) for name in files if not is_hidden(name)]
+    wanted = frozenset(extensions)
+    return sorted(p for p in found if p.suffix.lower() in wanted and p.is_file())
+
+
+def _words(name: str) -> list[str]:
+    """Words of a name that say something: "Train_images2" -> ["train"]."""
+    words = re.split(r"[\W\d_]+", nfc(name).casefold())
+    for n, word in enumerate(words):
+        for filler in _FILLERS:
+            words[n] = word.removesuffix(filler) if word != filler else ""
+            if words[n] in _PARTS:
+                break
+        else:
+            words[n] = "" if word in _FILLERS else word
+    return [word for word in words if word]
+
+
+def part_of(name: str, loosely: bool = False) -> tuple[str, int] | None:
+    """The part of a data set that a file or folder is called after.
+
+    Args:
+        name: such as "Training", "val2017", "test_images".
+        loosely: whether other words may stand beside it, as in "seg_train".
+
+    Returns:
+        ("train", "test" or "dev", rank): of two names of one rank neither goes before the
+        other. None if the name is that of no part.
+
+    Example:
+        >>> from tfkd.data import names
+        >>> [names.part_of(n) for n in ("TRAIN", "valid", "train_station")]
+        [('train', 0), ('dev', 3), None]
+    """
+    words = _words(name)
+    known = [_PARTS[word] for word in words if word in _PARTS]
+    if not known or (len(known) < len(words) and not loosely):
+        return None
+    if len(set(known)) == 1:
+        return known[0]
+    return _PARTS["trainval"] if {part for part, _ in known} == {"train", "dev"} else None
+
+
+def is_aside(name: str) -> bool:
+    """Whether a folder is called after images without labels, or what stands beside images."""
+    words = _words(name)
+    return bool(words) and all(word in _ASIDE for word in words)
+
+
+class OnDisk:
+    """Finds files by name, in whatever Unicode form the disk has the name.
+
+    Args:
+        root: the folder that names start from.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from tfkd.data import names
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = pathlib.Path(folder, "a\\u0308.txt").write_text("two characters")
+        ...     names.OnDisk(folder).find("\\xe4.txt").exists()
+        True
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = pathlib.Path(root)
+        self._known: dict[pathlib.Path, dict[str, str]] = {}
+
+    def find(self, name: str) -> pathlib.Path:
+        """The path of a file; that of `name` itself where there is none."""
+        asked = self.root / name
+        if asked.exists():
+            return asked
+        place = self.root
+        for part in pathlib.PurePath(name).parts:
+            if not (place / part).exists():
+                part = self._listing(place).get(nfc(part), part)
+            place = place / part
+        return place if place.exists() else asked
+
+    def _listing(self, folder: pathlib.Path) -> dict[str, str]:
+        if folder not in self._known:
+            there = sorted(os.listdir(folder)) if folder.is_dir() else []
+            self._known[folder] = {nfc(name): name for name in there}
+        return self._known[folder]
+
+
+def by_stem(files: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Stem -> file, as it is written and in the one form of `nfc`; the first of a name."""
+    files = list(files)
+    found: dict[str, pathlib.Path] = {}
+    for form in (str, nfc):
+        for file in files:
+            found.setdefault(form(file.stem), file)
+    return found
