@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,12 +26,29 @@ class Part(NamedTuple):
     places: Sequence[Any] | None = None
 
 
-def keys(examples: np.ndarray) -> Iterator[Any]:
-    """What is equal for two examples of one data set if they have the same content."""
-    if examples.dtype.kind == "O":
-        return iter(examples)
-    # A digest, so that what is remembered of an image is small.
-    return (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in examples)
+def repeats(parts: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int, str, int]]:
+    """(part, row, earlier part, earlier row) of each example whose content has been before.
+
+    Args:
+        parts: "train", "test", ... -> examples, arrays of one dtype or texts.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd.data import duplicates
+        >>> x = np.eye(3)
+        >>> list(duplicates.repeats({"train": x, "test": x[2:]}))
+        [('test', 0, 'train', 2)]
+    """
+    first: dict[Any, tuple[str, int]] = {}
+    for part, examples in parts.items():
+        is_text = examples.dtype.kind == "O"
+        for row, example in enumerate(examples):
+            # A hash takes little room and time; what it finds is compared.
+            key = example if is_text else hash(example.tobytes())
+            earlier, place = first.setdefault(key, (part, row))
+            if (earlier, place) != (part, row):
+                if is_text or np.array_equal(example, parts[earlier][place]):
+                    yield part, row, earlier, place
 
 
 def warn(name: str, noun: str, parts: Mapping[str, Part], class_names: Sequence[str]) -> None:
@@ -44,16 +60,14 @@ def warn(name: str, noun: str, parts: Mapping[str, Part], class_names: Sequence[
         parts: "train", "test", ... -> its examples.
         class_names: names of the labels.
     """
-    first: dict[Any, tuple[str, int]] = {}
     shared: dict[tuple[str, str], list[tuple[int, int]]] = {}
     unlike: list[tuple[str, int, str, int]] = []
-    for part, (examples, labels, _) in parts.items():
-        for row, key in enumerate(keys(examples)):
-            earlier, place = first.setdefault(key, (part, row))
-            if earlier != part:
-                shared.setdefault((earlier, part), []).append((row, place))
-            if labels[row] != parts[earlier].labels[place]:
-                unlike.append((part, row, earlier, place))
+    for found in repeats({part: each.examples for part, each in parts.items()}):
+        part, row, earlier, place = found
+        if earlier != part:
+            shared.setdefault((earlier, part), []).append((row, place))
+        if parts[part].labels[row] != parts[earlier].labels[place]:
+            unlike.append(found)
     for (earlier, part), pairs in shared.items():
         row, place = pairs[0]
         count, verb = f"{len(pairs)} of the {len(parts[part].labels)}", _verb(pairs)

@@ -152,8 +152,8 @@ def class_folders(root: pathlib.Path, fewest: int = 2) -> dict[str, list[pathlib
         number = {1: "one or more", 2: "two or more"}[fewest]
         received = f"{root} with {there or 'no sub-folder'}"
         mend = "Put the images of each class in a sub-folder of their own."
-        if len(there) == 1 and names.part_of(there[0]):
-            mend += f" If {there[0]!r} is the only part, pass {str(root / there[0])!r}."
+        if len(there) == 1 and names.folders_in(root / there[0]):
+            mend += f" If they are in {there[0]!r}, pass {str(root / there[0])!r}."
         raise checks.value_error("path", f"a folder with {number} classes", received, mend)
     folders = {name: found[name] for name in sorted(found)}
     _say_alike(root, folders)

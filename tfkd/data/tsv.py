@@ -243,6 +243,7 @@ def _place(file: pathlib.Path, column: int | str, width: int, head: Sequence[str
             expected = f"numbers below {width}, the columns of {file.name}"
             raise checks.value_error("columns", expected, column)
         return int(column)
+    column = naming.nfc(column)
     if column.lower() not in head:
         mend = f"It has: {', '.join(map(repr, head))}." if head else "It has no header."
         raise checks.value_error("columns", f"a name in the header of {file.name}", column, mend)

@@ -194,10 +194,11 @@ def dataset(
 
 def _add_shared(train: Arrays, test: Arrays, found: Findings) -> None:
     """Adds test images that have the pixels of a training image."""
-    known = dict(zip(duplicates.keys(train.images), train.pictures, strict=True))
-    for key, picture in zip(duplicates.keys(test.images), test.pictures, strict=True):
-        if key in known:
-            received = f"{picture.image.name} with the pixels of {known[key].image.name}"
+    images = {"train": train.images, "test": test.images}
+    for part, row, earlier, place in duplicates.repeats(images):
+        if part != earlier:
+            picture, known = test.pictures[row], train.pictures[place]
+            received = f"{picture.image.name} with the pixels of {known.image.name}"
             expected = "images that are not in the training part too"
             found.add("same image", picture.source, picture.line, expected, received)
 
