@@ -229,3 +229,106 @@ def test_bad_arguments(files):
         files.load(size=-1)
     with pytest.raises(ValueError, match="leaves images of 6 on both sides"):
         files.load(test_fraction=1.0)
+
+
+# Values as text, names in two forms, one image twice.
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("0", True), (0, True), (False, True), (None, True), ("false", True), (0.0, True),
+        ("1", False), (1, False), (True, False), (" True ", False),
+    ],
+)  # fmt: skip
+def test_iscrowd_in_every_way_it_is_written(files, value, kept):
+    for entry in files.annotations:
+        entry["iscrowd"] = 0
+    files.annotations[3]["iscrowd"] = value
+    made = files.load(test_fraction=0.5)
+    counts = np.concatenate([made.object_counts("train"), made.object_counts("test")])
+    assert counts.sum() == 11 + kept
+    assert [f.kind for f in made.findings] == ([] if kept else ["crowd"])
+
+
+@pytest.mark.parametrize("value", ["no", 2, "", [0], "00", -1])
+def test_an_iscrowd_that_is_neither_is_a_fault(files, value):
+    files.annotations[3]["iscrowd"] = value
+    assert files.faults() == [("bad value", 9 + 3)]
+
+
+def test_numbers_as_text(files):
+    for image in files.images:
+        image["width"] = str(image["width"])
+    files.images[1]["id"] = "10"  # annotations say 10
+    files.annotations[4]["image_id"] = "20"  # the image says 20
+    files.categories[0]["id"] = "90"
+    files.annotations[1]["category_id"] = " 4"
+    for entry in files.annotations:
+        entry["bbox"] = [str(side) for side in entry["bbox"]]
+    made = files.load(test_fraction=0.5, seed=1)
+    wanted = np.float32([[0.1, 0.1, 0.6, 0.6], [0, 0, 1, 1]])
+    np.testing.assert_allclose(np.r_[made.boxes_train, made.boxes_test], [wanted] * 6, atol=1e-7)
+    assert made.class_names == ("dog", "cat")
+
+
+def test_numbers_that_are_none(files):
+    files.images[2]["width"] = "20px"
+    files.images[3]["height"] = True
+    files.annotations[0]["bbox"] = [True, 1, 10, 5]
+    files.annotations[1]["bbox"] = ["1_0", 1, 10, 5]
+    files.images.append({"id": "0", "file_name": "again.png"})
+    assert files.faults() == [
+        ("size", 4),
+        ("size", 5),
+        ("listed twice", 8),
+        ("missing value", 10),
+        ("missing value", 11),
+    ]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_data_set_without_any_object_left_is_refused(files, on_error):
+    for entry in files.annotations:
+        entry["iscrowd"] = 1
+    with pytest.raises(data.AnnotationError, match="No object of the training part is left: 12 × c"):
+        files.load(on_error=on_error)
+
+
+def test_a_file_without_objects_is_said(files):
+    files.annotations.clear()
+    with pytest.warns(UserWarning, match="no image of the (training|test) part has an obj") as said:
+        made = files.load()
+    assert len(said) == 2 and made.object_counts().sum() == 0
+
+
+def test_names_in_two_unicode_forms(files):
+    composed, apart = "K\xe4se", "Ka\u0308se"
+    files.categories[0]["name"] = apart
+    made = files.load(class_names=(composed, "dog"), test_fraction=0.5)
+    assert made.class_names == (composed, "dog")
+    assert made.object_counts().tolist() == [2, 2, 2]
+    files.categories.append({"id": 5, "name": composed})
+    assert files.faults() == [("listed twice", 9 + 12 + 3)]
+    files.categories.pop()
+    # On disk, and in folders of its own, it has the other form.
+    (files.root / "images" / apart).mkdir()
+    (files.root / "images/0.png").rename(files.root / "images" / apart / f"{apart}.png")
+    files.images[0]["file_name"] = f"{composed}/{composed}.png"
+    assert len(files.load(test_fraction=0.5).x_train) == 3
+
+
+def test_the_same_image_in_both_parts_is_a_finding_that_is_said(files, tmp_path):
+    other = Files(tmp_path / "images")
+    for number, image in enumerate(other.images):
+        Image.new("RGB", (WIDTH, HEIGHT), (number + 1, 8, 9)).save(
+            other.root / "images" / image["file_name"]
+        )
+    Image.new("RGB", (WIDTH, HEIGHT), (30, 7, 9)).save(other.root / "images/4.png")
+    path = other.write("other.json")
+    said = "1 test image is in the training part too, by content; the first: 4.png with the pixels "
+    with pytest.warns(UserWarning, match=said + "of 3.png") as caught:
+        made = files.load(test_path=path, test_images=other.root / "images")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert [(f.kind, f.line, f.is_note) for f in made.findings] == [("same image", 6, True)]
+    assert len(made.x_test) == 6

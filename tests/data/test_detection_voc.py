@@ -308,3 +308,64 @@ def test_missing_folders_and_lists(folder, tmp_path):
 def test_bad_arguments(folder, options, error, said):
     with pytest.raises(error, match=said):
         folder.load(**options)
+
+
+# Names in two forms, values as text, one image twice.
+
+
+def test_names_in_two_unicode_forms(folder):
+    """Of classes, images, annotations, and in lists with a mark and two characters an end."""
+    composed, apart = "K\xe4se", "Ka\u0308se"
+    for key, name in zip("abcxyz", (composed, apart) * 3, strict=True):
+        folder.annotate(key, xml((name, GOOD[1])).encode())
+    for kind, ending in (("Annotations", "xml"), ("JPEGImages", "png")):
+        form = {"xml": composed, "png": apart}[ending]
+        (folder.root / f"{kind}/a.{ending}").rename(folder.root / f"{kind}/{form}.{ending}")
+    text = f"\ufeff{apart}  \r\nb\r\nc\r\n"
+    (folder.root / "ImageSets/Main/train.txt").write_bytes(text.encode())
+    (folder.root / "ImageSets/Main/test.txt").write_text("x\ny\nz\n")
+    made = data.voc(folder.root, size=(5, 8))
+    assert (made.class_names, made.findings) == ((composed,), ())
+    assert tuple(made.x_train[0][0, 0]) == colour("a")
+    assert data.voc(folder.root, 8, class_names=[apart]).class_names == (composed,)
+    listed = f"{apart}\n{composed}\n"
+    (folder.root / "ImageSets/Main/train.txt").write_text(listed, encoding="utf-8")
+    with pytest.raises(data.AnnotationError, match="listed twice"):
+        data.voc(folder.root, size=8)
+
+
+def test_an_image_by_the_name_in_its_annotation_in_another_form(folder):
+    text = xml(GOOD).replace("<size>", "<filename>bl\xe4u.png</filename><size>")
+    folder.annotate("a", text.encode())
+    (folder.root / "JPEGImages/a.png").rename(folder.root / "JPEGImages/bla\u0308u.png")
+    assert tuple(folder.load().x_train[0][0, 0]) == colour("a")
+
+
+@pytest.mark.parametrize(("marked", "kept"), [("1", 0), ("true", 0), (" 0 ", 1), ("False", 1)])
+def test_difficult_in_every_way_it_is_written(folder, marked, kept):
+    folder.annotate("a", xml(GOOD, GOOD, extra=f"<difficult>{marked}</difficult>"))
+    made = folder.load(difficult=False)
+    assert made.object_counts().tolist() == [2 * kept, 2, 2]
+
+
+def test_a_difficult_that_is_neither_is_a_fault(folder):
+    folder.annotate("a", xml(GOOD, extra="<difficult>maybe</difficult>"))
+    assert folder.faults(difficult=False) == [("bad value", "Annotations/a.xml", 7)]
+    assert folder.load().findings == ()
+
+
+def test_a_folder_without_any_object_left_is_refused(folder):
+    for key in "abcxyz":
+        folder.annotate(key, xml(GOOD, extra="<difficult>1</difficult>"))
+    with pytest.raises(data.AnnotationError, match="is left: 6 × difficult"):
+        folder.load(difficult=False)
+
+
+def test_the_same_image_in_both_parts_is_a_finding_that_is_said(folder):
+    Image.new("RGB", (WIDTH, HEIGHT), colour("b")).save(folder.root / "JPEGImages/y.png")
+    with pytest.warns(UserWarning, match=r"1 test image.*y\.png with the pixels of b\.png"):
+        made = folder.load()
+    (note,) = made.findings
+    assert (note.kind, note.file, note.action) == (
+        "same image", "Annotations/y.xml", "kept in both parts",
+    )  # fmt: skip
