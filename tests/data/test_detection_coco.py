@@ -291,7 +291,7 @@ def test_numbers_that_are_none(files):
 def test_a_data_set_without_any_object_left_is_refused(files, on_error):
     for entry in files.annotations:
         entry["iscrowd"] = 1
-    with pytest.raises(data.AnnotationError, match="No object of the training part is left: 12 × c"):
+    with pytest.raises(data.AnnotationError, match="object of the training part is left: 12 × c"):
         files.load(on_error=on_error)
 
 

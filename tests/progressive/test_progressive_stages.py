@@ -361,3 +361,84 @@ def test_mixed_precision_keeps_its_loss_scale():
     optimizer = distiller.distiller.optimizer
     assert isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer)
     assert float(optimizer.loss_scale) == 64 and int(optimizer.iterations) == 3 * STEPS
+
+
+# An optimizer that averages weights.
+
+
+class Averages:
+    """SGD with momentum, `use_ema`, and the weights it would give, computed in NumPy."""
+
+    momentum = 0.8
+
+    def __call__(self):
+        return keras.optimizers.SGD(0.1, 0.9, use_ema=True, ema_momentum=self.momentum)
+
+    def recorder(self):
+        """After each step the average moves on; `value` is that of the student's weights."""
+        owner = self
+
+        class Record(keras.callbacks.Callback):
+            value = None
+
+            def on_train_begin(self, logs=None):
+                if self.value is None:
+                    self.value = self.model.student.get_weights()
+
+            def on_train_batch_end(self, batch, logs=None):
+                now, share = self.model.student.get_weights(), owner.momentum
+                pairs = zip(self.value, now, strict=True)
+                self.value = [share * a + (1 - share) * w for a, w in pairs]
+
+        return Record()
+
+
+def same_again(student):
+    copy = keras.models.clone_model(student)
+    copy.set_weights(student.get_weights())
+    return copy
+
+
+@pytest.mark.parametrize("second", ["rates", "structure"])
+def test_averages_replace_the_weights_at_the_end_of_all_stages_alone(second):
+    """As in one long `fit`: not at the end of every stage."""
+    averages = Averages()
+    options = {"rates": {"learning_rate": 0.02}, "structure": {"structure": same_again}}
+    stages = [Stage(2), Stage(1, **options[second]), Stage(1)]
+    record, ends = averages.recorder(), []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.raw = self.model.student.get_weights()
+
+        def on_train_end(self, logs=None):
+            pairs = zip(self.raw, self.model.student.get_weights(), strict=True)
+            ends.append(all(np.array_equal(a, b) for a, b in pairs))
+
+    distiller = make(stages, optimizer=averages())
+    fit(distiller, callbacks=[record, Look()])
+    assert ends == [True, True, False]
+    for want, got in zip(record.value, distiller.student.get_weights(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_finished_training_that_is_taken_up_again_ends_with_averages(tmp_path):
+    """Killed between its last epoch and its end."""
+
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_end(self, logs=None):
+            if self.epoch == 1:
+                raise KeyboardInterrupt
+
+    whole = make([Stage(1), Stage(1)], optimizer=Averages()())
+    fit(whole)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make([Stage(1), Stage(1)], optimizer=Averages()()), callbacks=[Kill()],
+            backup_dir=tmp_path / "b")  # fmt: skip
+    again = make([Stage(1), Stage(1)], optimizer=Averages()())
+    fit(again, backup_dir=tmp_path / "b")
+    for want, got in zip(whole.student.get_weights(), again.student.get_weights(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)

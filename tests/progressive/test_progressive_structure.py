@@ -221,3 +221,22 @@ def test_a_layer_that_a_loss_needs_may_not_be_cut():
     cut = progressive.CutLayers(drop="stage1_block2")
     with pytest.raises(ValueError, match=f"stage 1: `student_layer_name`.*{name}"):
         fit(make([Stage(1), Stage(1, structure=cut)], student, hint))
+
+
+def test_filters_that_decayed_stay_zero_where_weights_are_averaged():
+    """The averages come at the end of the stage, and hold what the filters were before."""
+    ends = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            kernel = self.model.student.get_layer("conv").kernel.numpy()
+            ends.append((int((kernel == 0).all(axis=(0, 1, 2)).sum()), self.model.predict(X)))
+
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
+    decay = progressive.Decay({"filter_rate": 0.5}, end=0.5)
+    distiller = make([Stage(2, decay=decay)], optimizer=optimizer)
+    fit(distiller, callbacks=[Look()])
+    ((zeros, scores),) = ends
+    assert zeros == 8
+    assert distiller.student.get_layer("conv").filters == 8
+    np.testing.assert_allclose(distiller.predict(X), scores, rtol=1e-4, atol=1e-5)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras as keras
 from toys import CROSSENTROPY, data, net
 
 import tfkd
@@ -401,6 +403,64 @@ def test_bad_predictions(tmp_path, outputs, options, kind, words):
     with pytest.raises(kind, match=words):
         options = {"source": "elsewhere", **options}
         TeacherCache.from_predictions(tmp_path / "c", outputs, X, **options)
+
+
+REPEATED = np.arange(20)
+REPEATED[[7, 11]] = [2, 5]  # the content of rows 7 and 11 is that of rows 2 and 5
+
+
+def answers(kind):
+    """Outputs for `X[REPEATED]`, the same for the same content, and how they are passed."""
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(20, 3))[REPEATED]
+    if kind == "views":
+        return np.stack([scores, -scores], 1), {"views": 2}
+    if kind == "probabilities":
+        p = np.exp(6 * scores)
+        return p / p.sum(1, keepdims=True), {"activation": "softmax"}
+    if kind == "classes":
+        return scores.argmax(1), {}
+    if kind == "layers":
+        return rng.normal(size=(20, 2))[REPEATED], {"layers": {"hidden": scores}}
+    return scores, {}
+
+
+@pytest.mark.parametrize("kind", ["logits", "views", "probabilities", "classes", "layers"])
+def test_two_outputs_for_one_example_are_refused(tmp_path, kind):
+    outputs, options = answers(kind)
+
+    def stored():
+        path, x = tmp_path / "c", {"a": X[REPEATED], "b": X[REPEATED, :1]}
+        return TeacherCache.from_predictions(path, outputs, x, source="toy", **options)
+
+    changed = options["layers"]["hidden"] if kind == "layers" else outputs
+    if kind != "classes":
+        changed[7] *= 1 + 1e-5  # what another batch size does
+    found = stored().keyed({"a": X[[2, 5]], "b": X[[2, 5], :1]})["index"]
+    assert found.tolist() == [2, 5]
+    changed[11] = changed[11] + 1 if kind == "classes" else changed[11][..., ::-1]
+    if kind == "probabilities":
+        changed[11] = [0.5, 0.3, 0.2]
+    name = r"layers\['hidden'\]" if kind == "layers" else "outputs"
+    with pytest.raises(ValueError, match=f"`{name}`.*row 11 than in row 5.*1 such rows"):
+        stored()
+
+
+def test_a_teacher_that_answers_otherwise_each_time_is_said(tmp_path):
+    """Dropout that is on, and an augmentation without its seed."""
+    inputs = keras.Input((5,))
+    dropped = keras.layers.Dropout(0.5)(inputs, training=True)
+    random = keras.Model(inputs, keras.layers.Dense(3)(dropped))
+    with pytest.warns(UserWarning, match="the teacher gives other outputs for the same") as said:
+        TeacherCache.build(tmp_path / "a", random, X, progress=False)
+    assert [warning.filename for warning in said] == [__file__]
+    options = {"augment": lambda x, seed: x + tf.random.normal(tf.shape(x)), "progress": False}
+    with pytest.warns(UserWarning, match="the teacher or `augment` gives other outputs"):
+        TeacherCache.build(tmp_path / "b", Counting(), X, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        options["augment"] = lambda x, seed: x + tf.random.stateless_normal(tf.shape(x), seed)
+        TeacherCache.build(tmp_path / "c", net(4), X, **options)
 
 
 def test_reading_gives_pages_back(tmp_path, monkeypatch):

@@ -46,9 +46,9 @@ def repeats(parts: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int, str, in
             # A hash takes little room and time; what it finds is compared.
             key = example if is_text else hash(example.tobytes())
             earlier, place = first.setdefault(key, (part, row))
-            if (earlier, place) != (part, row):
-                if is_text or np.array_equal(example, parts[earlier][place]):
-                    yield part, row, earlier, place
+            is_new = (earlier, place) == (part, row)
+            if not is_new and (is_text or np.array_equal(example, parts[earlier][place])):
+                yield part, row, earlier, place
 
 
 def warn(name: str, noun: str, parts: Mapping[str, Part], class_names: Sequence[str]) -> None:

@@ -17,7 +17,6 @@ from tfkd.teachers.forward import Teachers
 from tfkd.teachers.riding import Layout, Slot, scores_of, take, top_k_forms
 from tfkd.teachers.top_k import top_k
 
-
 # Float16 rounds to 1/2048 of a number; what is random is off by far more.
 _AGAIN = 1e-2
 
@@ -83,7 +82,7 @@ class Labeller:
 
     def _check_again(self, made: dict[str, np.ndarray], again: dict[str, np.ndarray]) -> None:
         """A cache keeps one answer: says so if there are others."""
-        for name, values in made.items():
+        for name in made:
             one, other = (np.asarray(v[name], np.float64) for v in (made, again))
             scale = max(float(np.abs(one).max(initial=0)), 1e-30)
             if np.isfinite(one).all() and not np.allclose(one, other, 0.0, _AGAIN * scale):

@@ -172,7 +172,7 @@ def dataset(
     for part, arrays in zip(("training", "test"), parts, strict=True):
         if not arrays.boxes:  # nothing to go on with, whatever `on_error` says
             raise found.error(name, f"No image of the {part} part can be used. Mend the files.")
-    _add_shared(*parts, found)
+    _add_shared(parts[0], parts[1], found)
     objects = [sum(len(b) for b in arrays.boxes if b is not None) for arrays in parts]
     labelled = any(b is not None for b in parts[0].boxes)
     if labelled and not objects[0] and found.left_out():
@@ -270,7 +270,7 @@ def flag(value: Any) -> bool | None:
     if isinstance(value, str):
         return {"0": False, "false": False, "1": True, "true": True}.get(value.strip().lower())
     if value is None or isinstance(value, (bool, int, float)):
-        return {None: False, 0: False, 1: True}.get(value)
+        return bool(value) if value in (None, 0, 1) else None
     return None
 
 
