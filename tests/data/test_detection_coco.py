@@ -326,8 +326,8 @@ def test_the_same_image_in_both_parts_is_a_finding_that_is_said(files, tmp_path)
         )
     Image.new("RGB", (WIDTH, HEIGHT), (30, 7, 9)).save(other.root / "images/4.png")
     path = other.write("other.json")
-    said = "1 test image is in the training part too, by content; the first: 4.png with the pixels "
-    with pytest.warns(UserWarning, match=said + "of 3.png") as caught:
+    said = "1 images of the test part are in the training part too, by content; the first: 4.png "
+    with pytest.warns(UserWarning, match=said + "with the pixels of 3.png") as caught:
         made = files.load(test_path=path, test_images=other.root / "images")
     assert [warning.filename for warning in caught] == [__file__]
     assert [(f.kind, f.line, f.is_note) for f in made.findings] == [("same image", 6, True)]

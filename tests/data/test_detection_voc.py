@@ -363,9 +363,26 @@ def test_a_folder_without_any_object_left_is_refused(folder):
 
 def test_the_same_image_in_both_parts_is_a_finding_that_is_said(folder):
     Image.new("RGB", (WIDTH, HEIGHT), colour("b")).save(folder.root / "JPEGImages/y.png")
-    with pytest.warns(UserWarning, match=r"1 test image.*y\.png with the pixels of b\.png"):
+    with pytest.warns(UserWarning, match=r"1 images of the test.*y\.png with the pixels of b\.png"):
         made = folder.load()
     (note,) = made.findings
     assert (note.kind, note.file, note.action) == (
         "same image", "Annotations/y.xml", "kept in both parts",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("note", "size", "is_said"),
+    [(3, (WIDTH, HEIGHT), True), (6, (WIDTH, HEIGHT), False), (6, None, True), (1, None, False)],
+)
+def test_a_turn_that_the_size_does_not_tell_is_said(folder, note, size, is_said):
+    folder.annotate("b", xml(GOOD, size=size))
+    exif = Image.Exif()
+    exif[0x0112] = note
+    Image.new("RGB", (WIDTH, HEIGHT), colour("b")).save(folder.root / "JPEGImages/b.png", exif=exif)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = folder.load()
+    assert [f.kind for f in made.findings] == ["orientation"] * is_said
+    assert ["note of the camera to turn them" in str(w.message) for w in caught] == [True] * is_said
+    np.testing.assert_allclose(made.boxes_train[1, 0], [0.1, 0.1, 0.6, 0.6], atol=1e-7)

@@ -223,6 +223,16 @@ def test_images_of_no_class_and_of_kinds_that_are_not_read(paint):
     assert "1 pictures of a kind that is not read (.heic)" in said[1]
 
 
+def test_files_with_several_pictures_are_said(paint):
+    paint("cat", "dog")
+    pages = [Image.new("RGB", (3, 2), (200, k, 9)) for k in range(3)]
+    pages[0].save(paint.root / "dog/stack.tiff", save_all=True, append_images=pages[1:])
+    made, (said,) = paint.load(test_fraction=0.4)
+    assert len(made.x_train) + len(made.x_test) == 5
+    assert "1 files hold more than one picture, of which the first is read" in said
+    assert "stack.tiff" in said
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [
@@ -269,6 +279,13 @@ def test_two_files_of_one_part_of_texts(tmp_path):
         (tmp_path / name).write_bytes(GOOD)
     with pytest.raises(ValueError, match=r"one file of each part.*Train\.tsv and train\.tsv"):
         data.tsv(tmp_path)
+
+
+def test_labels_of_texts_that_differ_in_case_are_said(tmp_path):
+    (tmp_path / "train.tsv").write_bytes(rows(("a", "Good"), ("b", "good"), ("c", "bad")))
+    (tmp_path / "test.tsv").write_bytes(rows(("d", "bad")))
+    with pytest.warns(UserWarning, match="'Good', 'good' differ only in case.*2 classes"):
+        assert data.tsv(tmp_path).num_classes == 3
 
 
 def test_texts_and_labels_in_two_unicode_forms(tmp_path):

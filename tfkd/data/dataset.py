@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.data import duplicates
+from tfkd.data import doubts
 
 _CHUNK = 1024
 
@@ -139,13 +139,14 @@ class Dataset:
         fixed = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
         for field, value in {**fixed, "class_names": names}.items():
             object.__setattr__(self, field, value)
+        doubts.pixels(self.name, x_train, x_test)
         count = len(x_train)
         named = (None, None) if places is None else (places[:count], places[count:])
         parts = {
-            "train": duplicates.Part(x_train, y_train, named[0]),
-            "test": duplicates.Part(x_test, y_test, named[1]),
+            "train": doubts.Part(x_train, y_train, named[0]),
+            "test": doubts.Part(x_test, y_test, named[1]),
         }
-        duplicates.warn(self.name, "images", parts, names)
+        doubts.repeated(self.name, "images", parts, names)
 
     def __repr__(self) -> str:
         return (

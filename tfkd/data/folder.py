@@ -114,7 +114,7 @@ def _read(files: list[pathlib.Path], size: tuple[int, int] | None) -> np.ndarray
             "tfkd.data.image_folder needs Pillow. Install it with `pip install tfkd[demo]`."
         ) from error
     # Headers first: cheap, and the number of channels is one for all files.
-    mode = "L" if {_mode(Image, f) for f in files} <= {"1", "L", "LA"} else "RGB"
+    mode = "L" if _modes(Image, files) <= {"1", "L", "LA"} else "RGB"
     images = np.empty((len(files), 0, 0, 0), np.uint8)
     for index, file in enumerate(_progress(files)):
         image = _decode(Image, file, mode, size)
@@ -137,16 +137,27 @@ def _broken(file: pathlib.Path, error: Exception) -> ValueError:
     )
 
 
-def _mode(image_module: Any, file: pathlib.Path) -> str:
-    try:
-        with image_module.open(file) as image:
-            mode = image.mode
-    except Exception as error:  # each of Pillow's decoders has errors of its own
-        raise _broken(file, error) from error
-    if mode.startswith(("I", "F")):
-        mend = "Save it with 8 bits a channel."
-        raise checks.value_error("path", "8 bits a channel", f"{file} with mode {mode}", mend)
-    return mode
+def _modes(image_module: Any, files: list[pathlib.Path]) -> set[str]:
+    """Modes of all files; warns of those with several pictures, of which the first is read."""
+    modes, several = set(), []
+    for file in files:
+        try:
+            with image_module.open(file) as image:
+                mode = image.mode
+                if getattr(image, "n_frames", 1) > 1:
+                    several.append(file)
+        except Exception as error:  # each of Pillow's decoders has errors of its own
+            raise _broken(file, error) from error
+        if mode.startswith(("I", "F")):
+            mend = "Save it with 8 bits a channel."
+            raise checks.value_error("path", "8 bits a channel", f"{file} with mode {mode}", mend)
+        modes.add(mode)
+    if several:
+        checks.warn(
+            f"{len(several)} files hold more than one picture, of which the first is read; the "
+            f"first such file is {several[0]}. If each is an example, save them one by one."
+        )
+    return modes
 
 
 def _decode(

@@ -156,26 +156,17 @@ def class_folders(root: pathlib.Path, fewest: int = 2) -> dict[str, list[pathlib
             mend += f" If they are in {there[0]!r}, pass {str(root / there[0])!r}."
         raise checks.value_error("path", f"a folder with {number} classes", received, mend)
     folders = {name: found[name] for name in sorted(found)}
-    _say_alike(root, folders)
+    _say_names(root, folders)
     return folders
 
 
-def _say_alike(root: pathlib.Path, folders: Mapping[str, Sequence[pathlib.Path]]) -> None:
+def _say_names(root: pathlib.Path, folders: Mapping[str, Sequence[pathlib.Path]]) -> None:
     """Names that may be meant as one, and images beside the folders."""
     spaced = sorted(f.name for found in folders.values() for f in found if f.name != f.name.strip())
     merged = [name for name in spaced if len(folders[names.nfc(name)]) > 1]
     if merged:
         checks.warn(f"{root}: {_listed(merged)} and the same name without spaces are one class.")
-    by_case = defaultdict(list)
-    for name in folders:
-        if len(name) > 1:  # "a" and "A" are two letters
-            by_case[name.casefold()].append(name)
-    for alike in by_case.values():
-        if len(alike) > 1:
-            checks.warn(
-                f"{root}: {_listed(alike)} differ only in case and are taken for {len(alike)} "
-                "classes. If they are one, move their images into one folder."
-            )
+    names.say_alike(str(root), folders)
     beside = [p.name for p in root.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file()]
     beside = sorted(name for name in beside if not names.is_hidden(name))
     if beside:

@@ -6,7 +6,10 @@ import os
 import pathlib
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable
+
+from tfkd import checks
 
 # What systems and tools leave in a folder, beside names that begin with a dot.
 _SYSTEM = frozenset({
@@ -101,6 +104,20 @@ def is_aside(name: str) -> bool:
     """Whether a folder is called after images without labels, or what stands beside images."""
     words = _words(name)
     return bool(words) and all(word in _ASIDE for word in words)
+
+
+def say_alike(source: str, classes: Iterable[str]) -> None:
+    """Warns of classes whose names differ in case alone; "a" and "A" are two letters."""
+    by_case = defaultdict(list)
+    for name in classes:
+        if len(name) > 1:
+            by_case[name.casefold()].append(name)
+    for alike in by_case.values():
+        if len(alike) > 1:
+            checks.warn(
+                f"{source}: {', '.join(map(repr, alike))} differ only in case and are taken for "
+                f"{len(alike)} classes. If they are one, give them one name."
+            )
 
 
 class OnDisk:

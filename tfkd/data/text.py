@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.data import duplicates
+from tfkd.data import doubts
 
 _CHUNK = 4096
 _STANDARDIZE = "lower_and_strip_punctuation"
@@ -116,8 +116,8 @@ class TextDataset:
         if len(names) != classes:
             raise checks.value_error("class_names", f"{classes} names, one a class", names)
         object.__setattr__(self, "class_names", names)
-        parts = {p: duplicates.Part(getattr(self, f"x_{p}"), labels[f"y_{p}"]) for p in self.parts}
-        duplicates.warn(self.name, "texts", parts, names)
+        parts = {p: doubts.Part(getattr(self, f"x_{p}"), labels[f"y_{p}"]) for p in self.parts}
+        doubts.repeated(self.name, "texts", parts, names)
 
     def __repr__(self) -> str:
         dev = "" if self.x_dev is None else f" + {len(self.x_dev)}"

@@ -290,6 +290,7 @@ def _class_names(file: pathlib.Path, pairs: Sequence[tuple[int, str, str]]) -> t
         raise checks.value_error(
             "path", "two or more classes", f"{names[0]!r} alone in {_place_of(file)}"
         )
+    naming.say_alike(_place_of(file), names)
     return tuple(names)
 
 

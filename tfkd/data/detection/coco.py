@@ -202,7 +202,7 @@ class _Document:
                 continue
             for key in _SIDES:
                 side = value.get(key)
-                if side is not None and reading.number(side) is None:
+                if side is not None and parsing.number(side) is None:
                     received = f"{side!r:.60} in image {index} (id {number!r})"
                     self.add("size", line=line, expected=f"a number as {key}", received=received)
                     unsized.add(number)
@@ -228,7 +228,7 @@ class _Document:
                 continue
             say = functools.partial(self.add, line=line)
             shown = f"in annotation {index} (id {value.get('id')!r})"
-            name, crowd = self.categories.get(category), reading.flag(value.get("iscrowd", 0))
+            name, crowd = self.categories.get(category), parsing.flag(value.get("iscrowd", 0))
             if image not in images:
                 say("unknown image", expected="an image of the file", received=f"{image!r} {shown}")
             elif crowd is None:
@@ -263,7 +263,7 @@ def _box(value: Any) -> tuple[float, float, float, float] | None:
     """(x, y, width, height) as corners, or None if these are not four numbers."""
     if not isinstance(value, list) or len(value) != 4:
         return None
-    numbers = [reading.number(item) for item in value]
+    numbers = [parsing.number(item) for item in value]
     x, y, width, height = (number if number is not None else float("nan") for number in numbers)
     if None in numbers:
         return None
@@ -272,5 +272,5 @@ def _box(value: Any) -> tuple[float, float, float, float] | None:
 
 def _size(value: dict[str, Any]) -> tuple[int, int] | None:
     """(width, height) of an image, where both are given."""
-    sides = [reading.number(value.get(key)) for key in _SIDES]
+    sides = [parsing.number(value.get(key)) for key in _SIDES]
     return None if None in sides else (int(sides[0] or 0), int(sides[1] or 0))

@@ -35,6 +35,16 @@ NOTES = {
     "other class": "left out",
     "difficult": "left out",
     "same image": "kept in both parts",
+    "orientation": "taken as it is stored, not turned",
+}
+# Notes that one would not want to miss: number, what the first one is.
+_SAID = {
+    "same image": "{} images of the test part are in the training part too, by content; the "
+    "first: {}. A score on images that were trained on says nothing about new ones: remove them "
+    "from one of the lists.",
+    "orientation": "{} images hold a note of the camera to turn them, and it can't be known "
+    "whether their boxes are for the picture as it is stored, as they are taken, or for the "
+    "turned one; the first: {}. Look at one, and save turned images without the note.",
 }
 
 
@@ -138,12 +148,9 @@ class Findings:
             raise self.error(source, 'Mend the files, or pass on_error="skip" to do as said above.')
         if self.faults:
             checks.warn(f"{source}: {self.counts()}. See `dataset.findings`.")
-        shared = [finding for finding in self.ordered() if finding.kind == "same image"]
-        if shared:
-            verb = "image is" if len(shared) == 1 else "images are"
-            checks.warn(
-                f"{source}: {len(shared)} test {verb} in the training part too, by content; the "
-                f"first: {shared[0].received}. A score on them says nothing about new images: "
-                "remove them from one of the lists. See `dataset.findings`."
-            )
+        for kind, text in _SAID.items():
+            found = [finding for finding in self.ordered() if finding.kind == kind]
+            if found:
+                shown = text.format(len(found), found[0].received)
+                checks.warn(f"{source}: {shown} See `dataset.findings`.")
         return tuple(self.ordered())

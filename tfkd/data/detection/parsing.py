@@ -1,10 +1,14 @@
-"""XML and JSON read with the lines where things stand, so that a fault can name its own."""
+"""XML and JSON read with the lines where things stand, so that a fault can name its own.
+
+Numbers and flags may be written as text in both.
+"""
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -139,3 +143,23 @@ def json_sections(text: str, sections: Sequence[str]) -> dict[str, list[Entry] |
         {'b': [Entry(value={'c': 3, 'id': 4}, line=3)]}
     """
     return _Json(text, sections).members()
+
+
+def number(text: Any) -> float | None:
+    """A finite number, also where it is text, or None where there is none."""
+    if isinstance(text, bool) or (isinstance(text, str) and "_" in text):  # Python's 1_000
+        return None
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def flag(value: Any) -> bool | None:
+    """A yes or no: true, false, 0, 1, the same as text, null for no. None: it is neither."""
+    if isinstance(value, str):
+        return {"0": False, "false": False, "1": True, "true": True}.get(value.strip().lower())
+    if value is None or isinstance(value, (bool, int, float)):
+        return bool(value) if value in (None, 0, 1) else None
+    return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkd import checks
-from tfkd.data import duplicates
+from tfkd.data import doubts
 from tfkd.data import names as naming
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import Findings
@@ -137,7 +136,11 @@ def read(
             if isinstance(decoded, Exception):
                 _add_unread(picture, decoded, found)
                 continue
-            pixels, (width, height) = decoded
+            pixels, (width, height), is_turned = decoded
+            if is_turned:
+                expected = "no note of the camera to turn the picture"
+                received = f"one in {picture.image.name}, and a size that fits both ways"
+                found.add("orientation", picture.source, picture.line, expected, received)
             if picture.size not in (None, (width, height)):
                 expected = f"the size of the image, {width} × {height}"
                 received = "{} × {}".format(*picture.size)
@@ -173,6 +176,7 @@ def dataset(
         if not arrays.boxes:  # nothing to go on with, whatever `on_error` says
             raise found.error(name, f"No image of the {part} part can be used. Mend the files.")
     _add_shared(parts[0], parts[1], found)
+    naming.say_alike(name, names)
     objects = [sum(len(b) for b in arrays.boxes if b is not None) for arrays in parts]
     labelled = any(b is not None for b in parts[0].boxes)
     if labelled and not objects[0] and found.left_out():
@@ -195,7 +199,7 @@ def dataset(
 def _add_shared(train: Arrays, test: Arrays, found: Findings) -> None:
     """Adds test images that have the pixels of a training image."""
     images = {"train": train.images, "test": test.images}
-    for part, row, earlier, place in duplicates.repeats(images):
+    for part, row, earlier, place in doubts.repeats(images):
         if part != earlier:
             picture, known = test.pictures[row], train.pictures[place]
             received = f"{picture.image.name} with the pixels of {known.image.name}"
@@ -254,28 +258,20 @@ def _has_area(box: tuple[float, float, float, float], width: int, height: int) -
     return bool(x1 < x2 and y1 < y2)
 
 
-def number(text: Any) -> float | None:
-    """A finite number, also where it is text, or None where there is none."""
-    if isinstance(text, bool) or (isinstance(text, str) and "_" in text):  # Python's 1_000
-        return None
+def _orientation(image: Any) -> int:
+    """What the camera notes of how to show an image, 1 to 8; 1: as it is."""
     try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def flag(value: Any) -> bool | None:
-    """A yes or no: true, false, 0, 1, the same as text, null for no. None: it is neither."""
-    if isinstance(value, str):
-        return {"0": False, "false": False, "1": True, "true": True}.get(value.strip().lower())
-    if value is None or isinstance(value, (bool, int, float)):
-        return bool(value) if value in (None, 0, 1) else None
-    return None
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # a broken note is none
+        return 1
 
 
 def _decoder(size: tuple[int, int]) -> Any:
-    """`decode(picture)` → (pixels (H, W, 3), (width, height) in the file), or the error."""
+    """`decode(picture)` → pixels (H, W, 3), (width, height), and a doubt; or the error.
+
+    The doubt: whether the camera's note says to turn the picture, and it is not known if its
+    boxes are those of the turned one.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -290,12 +286,17 @@ def _decoder(size: tuple[int, int]) -> Any:
                     return ValueError(f"mode {image.mode}, save it with 8 bits a channel")
                 # Some tools annotate the picture as a viewer shows it, turned by the camera's
                 # note; the size that they wrote down tells.
-                turned = image
+                turned, doubt = image, False
                 if picture.size not in (None, image.size):
                     turned = ImageOps.exif_transpose(image)
+                elif picture.objects:
+                    note = _orientation(image)
+                    # The size tells of a quarter turn, unless the picture is a square.
+                    told = picture.size and note >= 5 and image.width != image.height
+                    doubt = note in range(2, 9) and not told
                 rgb = turned.convert("RGB")
                 small = rgb.resize(size[::-1], Image.Resampling.BILINEAR)
-                return np.asarray(small, np.uint8), rgb.size
+                return np.asarray(small, np.uint8), rgb.size, doubt
         except Exception as error:  # each of Pillow's decoders has errors of its own
             return error
 

@@ -195,7 +195,7 @@ class _Reader:
         size = None
         if stated is not None:
             sides = [stated.find(tag) for tag in ("width", "height")]
-            numbers = [reading.number(side.text) if side else None for side in sides]
+            numbers = [parsing.number(side.text) if side else None for side in sides]
             size = (int(numbers[0] or 0), int(numbers[1] or 0))
         return reading.Picture(
             self.image(key, named.text.strip() if named else None),
@@ -215,7 +215,7 @@ class _Reader:
             return None
         marked = element.find("difficult")
         if not self.difficult and marked is not None:
-            flag = reading.flag(marked.text)
+            flag = parsing.flag(marked.text)
             if flag is None:
                 received = repr(marked.text.strip())
                 self.found.add("bad value", place, marked.line, "0 or 1 as <difficult>", received)
@@ -228,7 +228,7 @@ class _Reader:
         corners = []
         for tag in _CORNERS:
             corner = box.find(tag) if box else None
-            value = reading.number(corner.text) if corner else None
+            value = parsing.number(corner.text) if corner else None
             if value is None:
                 line = (corner or box or element).line
                 received = repr(corner.text) if corner else "none"

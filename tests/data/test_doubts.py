@@ -1,4 +1,4 @@
-"""The same example in two parts, or with two labels: said, with count and the first of them."""
+"""Examples in two parts or with two labels, and odd pixels: said, with count and the first."""
 
 import warnings
 
@@ -96,3 +96,21 @@ def test_texts_in_two_parts():
     assert "1 of the 3 texts of the dev part is in the training part too" in messages[2]
     assert "x_test[1] ('dull') with label 'good'" in messages[3]
     assert "x_train[1] ('dull') with label 'bad'" in messages[3]
+
+
+# Arrays of the right kind that do not look it.
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_parts_in_two_units_are_said(kind):
+    x = X.astype(kind)
+    test = (x[8:] / 255).astype("float32") if kind == "float32" else x[8:] // 128
+    _, (message,) = said(lambda: data.Dataset(x[:8], Y[:8], test, Y[8:]))
+    assert "pixels of x_train span" in message and "divided by 255" in message
+    assert said(lambda: data.Dataset(x[:8], Y[:8], x[8:] // 8, Y[8:]))[1] == []
+
+
+def test_channels_first_are_said():
+    x = RNG.integers(0, 256, (6, 3, 8, 8)).astype(np.uint8)
+    _, (message,) = said(lambda: data.Dataset(x[:4], Y[:4], x[4:], Y[4:6]))
+    assert "8 channels and a height of 3. Channels first? Pass `np.moveaxis" in message

@@ -1,4 +1,4 @@
-"""The same example, by its content, in two parts of a data set, or with two labels."""
+"""What a data set may hold unmeant: an example in two parts, two labels, pixels in two units."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from tfkd import checks
 
 _LONG = 60
+_OTHER_UNITS = 50  # a division by 127.5 or 255, not a darker picture
 
 
 class Part(NamedTuple):
@@ -34,9 +35,9 @@ def repeats(parts: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int, str, in
 
     Example:
         >>> import numpy as np
-        >>> from tfkd.data import duplicates
+        >>> from tfkd.data import doubts
         >>> x = np.eye(3)
-        >>> list(duplicates.repeats({"train": x, "test": x[2:]}))
+        >>> list(doubts.repeats({"train": x, "test": x[2:]}))
         [('test', 0, 'train', 2)]
     """
     first: dict[Any, tuple[str, int]] = {}
@@ -51,7 +52,7 @@ def repeats(parts: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int, str, in
                 yield part, row, earlier, place
 
 
-def warn(name: str, noun: str, parts: Mapping[str, Part], class_names: Sequence[str]) -> None:
+def repeated(name: str, noun: str, parts: Mapping[str, Part], class_names: Sequence[str]) -> None:
     """Says how many examples are in two parts, and how many have two labels.
 
     Args:
@@ -104,3 +105,19 @@ def _shown(parts: Mapping[str, Part], part: str, row: int) -> str:
         return place
     text = examples[row]
     return f"{place} ({text if len(text) <= _LONG else text[:_LONG] + '...'!r})"
+
+
+def pixels(name: str, train: np.ndarray, test: np.ndarray) -> None:
+    """Warns of images that are of the right kind but do not look it."""
+    _, height, width, channels = train.shape
+    if height in (1, 3) and width > 4 and channels > 4:
+        checks.warn(
+            f"{name}: its images have {channels} channels and a height of {height}. Channels "
+            "first? Pass `np.moveaxis(images, 1, -1)`."
+        )
+    spans = [float(x.max()) - float(x.min()) for x in (train, test)]
+    if min(spans) > 0 and max(spans) > _OTHER_UNITS * min(spans):
+        checks.warn(
+            f"{name}: pixels of x_train span {spans[0]:g}, those of x_test {spans[1]:g}. Are they "
+            "in one unit, and was only one of them divided by 255?"
+        )
