@@ -121,6 +121,7 @@ def test_classes_with_folders_of_their_own(paint):
         ([], ["train", "test"], "no class folders in 'test', 'train'"),
         (["train"], ["unlabelled"], "To split the training part, pass '.*train'"),
         (["val", "test"], [], "a training and a test part"),
+        ([], ["train", "masks"], "no class folders in 'train'"),
         (["train", "Training", "test"], [], "one folder of each part.*'Training' and 'train'"),
         (["train", "test", "Test"], [], "'Test' and 'test'.*rename one"),
         (["train"], [], "pass '.*train'"),

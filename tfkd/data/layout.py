@@ -100,7 +100,8 @@ def _check_parts(root: pathlib.Path, top: _Top, train: Sequence[str]) -> None:
     called = [name for name in filled if names.part_of(name)]
     parts = {part[0] for part in map(names.part_of, called) if part}
     others = [name for name in filled if name not in called]
-    if not all(map(names.is_aside, others)) or not (train or len(parts) > 1):
+    is_split = train or len(parts) > 1 or ("train" in parts and others)
+    if not is_split or not all(map(names.is_aside, others)):
         return
     flat = [name for name in called if not top.within[name]]
     mend = f"There are no class folders in {_listed(flat)}. " if flat else ""
