@@ -85,6 +85,17 @@ def test_a_copy_may_come_to_the_other_side_of_a_split(tmp_path):
     assert "2 of the 2 images of the test part" in message
 
 
+def test_images_with_boxes_in_both_parts():
+    boxes, classes = [[[0.1, 0.2, 0.5, 0.6]]] * 4, [[0]] * 4
+    fields = (X[:4], boxes, classes, X[[5, 6, 2, 2]], boxes, classes)
+    made, (message,) = said(lambda: data.DetectionDataset(*fields, name="toy"))
+    assert "toy: 2 images of the test part are in the training part too, by content" in message
+    assert "the first: x_test[2] is x_train[2]" in message
+    assert [(f.kind, f.is_note) for f in made.findings] == [("same image", True)] * 2
+    small, messages = said(lambda: made.unlabel(keep=2).subset(3))
+    assert (small.findings, messages) == (made.findings, [])
+
+
 def test_texts_in_two_parts():
     fields = {"x_train": ["fine", "dull", "fine"], "y_train": [1, 0, 1], "x_test": ["so", "dull"]}
     fields |= {"y_test": [0, 1], "x_dev": ["so", "fine", "new"], "y_dev": [0, 1, 0]}

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.data import doubts
 from tfkd.data.detection import targets
 from tfkd.data.detection.augment import augment_boxes
-from tfkd.data.detection.findings import Finding
+from tfkd.data.detection.findings import SHARED, Finding, say_notes
 from tfkd.detection import UNLABELLED
 
 SPLITS = ("train", "test")
@@ -62,7 +63,8 @@ class DetectionDataset:
         boxes_test, classes_test: their boxes and classes.
         class_names: C names; default "0", "1", ... up to the largest class.
         name: what reports call the data set.
-        findings: what was wrong in the files it comes from, see `tfkd.data.voc`.
+        findings: what was wrong in the files it comes from, see `tfkd.data.voc`. Images
+            that are in both parts are added, and warned of.
         augment: `augment(images, targets, seed)` that suits these images; default:
             `tfkd.data.augment_boxes()`.
 
@@ -76,7 +78,7 @@ class DetectionDataset:
         >>> from tfkd import data
         >>> x = np.zeros((2, 8, 8, 3), "uint8")
         >>> boxes, classes = [[[0.1, 0.2, 0.5, 0.6]], []], [[1], []]
-        >>> toy = data.DetectionDataset(x, boxes, classes, x, boxes, classes, ("cat", "dog"))
+        >>> toy = data.DetectionDataset(x, boxes, classes, x + 1, boxes, classes, ("cat", "dog"))
         >>> toy
         DetectionDataset('data', 2 + 2 images (8, 8, 3), 1 + 1 objects of 2 classes)
         >>> toy.classes_train.tolist(), toy.boxes_train[1].tolist()
@@ -115,9 +117,21 @@ class DetectionDataset:
             fields["augment"] = augment_boxes()
         else:
             checks.function("augment", self.augment)
-        fields["findings"] = tuple(self.findings)
+        fields["findings"] = (*self.findings, *self._shared(fields["x_train"], fields["x_test"]))
         for field, value in fields.items():
             object.__setattr__(self, field, value)
+
+    def _shared(self, train: np.ndarray, test: np.ndarray) -> list[Finding]:
+        """Images in both parts; said, unless a reader of files has said so."""
+        if any(finding.kind == SHARED for finding in self.findings):
+            return []
+        found = [
+            Finding(SHARED, "x_test", None, "new images", f"x_test[{row}] is x_train[{place}]")
+            for part, row, earlier, place in doubts.repeats({"train": train, "test": test})
+            if part != earlier
+        ]
+        say_notes(self.name, found)
+        return found
 
     def _names(self, fields: dict[str, Any]) -> tuple[str, ...]:
         """Names of the classes; every class must have one."""
@@ -217,7 +231,7 @@ class DetectionDataset:
             >>> import numpy as np
             >>> from tfkd import data
             >>> x, one = np.zeros((3, 8, 8, 3), "uint8"), [[[0.1, 0.2, 0.5, 0.6]]] * 3
-            >>> toy = data.DetectionDataset(x, one, [[0]] * 3, x, one, [[0]] * 3)
+            >>> toy = data.DetectionDataset(x, one, [[0]] * 3, x + 1, one, [[0]] * 3)
             >>> toy.unlabel(keep=1).unlabelled
             2
         """

@@ -11,6 +11,7 @@ from tfkd import checks
 
 SHOWN = 20
 ON_ERROR = ("raise", "skip")
+SHARED = "same image"
 
 # Kind of finding -> what "skip" does about it. Notes are no faults: they raise nothing.
 ACTIONS = {
@@ -34,12 +35,12 @@ NOTES = {
     "crowd": "left out",
     "other class": "left out",
     "difficult": "left out",
-    "same image": "kept in both parts",
+    SHARED: "kept in both parts",
     "orientation": "taken as it is stored, not turned",
 }
 # Notes that one would not want to miss: number, what the first one is.
 _SAID = {
-    "same image": "{} images of the test part are in the training part too, by content; the "
+    SHARED: "{} images of the test part are in the training part too, by content; the "
     "first: {}. A score on images that were trained on says nothing about new ones: remove them "
     "from one of the lists.",
     "orientation": "{} images hold a note of the camera to turn them, and it can't be known "
@@ -148,9 +149,15 @@ class Findings:
             raise self.error(source, 'Mend the files, or pass on_error="skip" to do as said above.')
         if self.faults:
             checks.warn(f"{source}: {self.counts()}. See `dataset.findings`.")
-        for kind, text in _SAID.items():
-            found = [finding for finding in self.ordered() if finding.kind == kind]
-            if found:
-                shown = text.format(len(found), found[0].received)
-                checks.warn(f"{source}: {shown} See `dataset.findings`.")
+        say_notes(source, self.ordered())
         return tuple(self.ordered())
+
+
+def say_notes(source: str, findings: Iterable[Finding]) -> None:
+    """Warns of notes that one would not want to miss."""
+    findings = list(findings)
+    for kind, text in _SAID.items():
+        found = [finding for finding in findings if finding.kind == kind]
+        if found:
+            shown = text.format(len(found), found[0].received)
+            checks.warn(f"{source}: {shown} See `dataset.findings`.")

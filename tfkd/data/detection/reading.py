@@ -15,7 +15,7 @@ from tfkd import checks
 from tfkd.data import doubts
 from tfkd.data import names as naming
 from tfkd.data.detection.dataset import DetectionDataset
-from tfkd.data.detection.findings import Findings
+from tfkd.data.detection.findings import SHARED, Findings
 
 # Rounding and counting from 1 put a box this far outside; it is clipped without a word.
 _SLACK_PIXELS = 1.0
@@ -204,7 +204,7 @@ def _add_shared(train: Arrays, test: Arrays, found: Findings) -> None:
             picture, known = test.pictures[row], train.pictures[place]
             received = f"{picture.image.name} with the pixels of {known.image.name}"
             expected = "images that are not in the training part too"
-            found.add("same image", picture.source, picture.line, expected, received)
+            found.add(SHARED, picture.source, picture.line, expected, received)
 
 
 def _add_unread(picture: Picture, error: Exception, found: Findings) -> None:
