@@ -57,7 +57,7 @@ class OnnxDetectorReport(OnnxReport):
             rows.append(("verified on", f"{numbers['examples']} examples, {what}in ONNX Runtime"))
             rows += detection_matching.rows(numbers["detections"])
         else:
-            rows.append(("verified on", "nothing: pass verify=images"))
+            rows += self.check_rows()
         if self.findings is not None:
             rows += [("lint", self.findings.summary()), ("engine", "not verified here")]
         return "\n".join(f"{key:<22}{value}" for key, value in rows)

@@ -47,7 +47,7 @@ class DetectorReport(ExportReport):
             ("operations", f"{numbers['operations']} ({numbers['float_operations']} in float)"),
         ]
         if not self.verified:
-            rows.append(("verified on", "nothing: pass verify=images"))
+            rows += self.check_rows()
         else:
             rows.append(("verified on", f"{numbers['examples']} examples"))
             rows += detection_matching.rows(numbers["detections"])
