@@ -29,6 +29,8 @@ GROSS = 0.1
 # Outputs may be nearly the same for all inputs. Their rounding is no error of their
 # small range: errors count as parts of this share of the largest output at least.
 _FLOOR = 0.05
+# An output that moves by less than this part of what the model's does is stuck.
+_STILL = 0.1
 
 Compare = Callable[[dict[str, np.ndarray]], tuple[dict[str, Any], dict[str, int]]]
 
@@ -56,6 +58,7 @@ def examples(
     plain: Graph | None = None,
     representative: Mapping[str, np.ndarray] | None = None,
     make: Callable[[], dict[str, np.ndarray]] | None = None,
+    least: int = 2,
 ) -> Examples:
     """Decides what a file is compared on.
 
@@ -65,6 +68,7 @@ def examples(
         plain: the model that is converted, in which a quantized one shows its ranges.
         representative: examples that calibrate the file.
         make: makes inputs up; None: by the first layers of `plain`.
+        least: as many examples must be given.
 
     Raises:
         TypeError, ValueError: if examples are given, and wrong.
@@ -74,7 +78,7 @@ def examples(
         return Examples(model, NOTHING, None, "verify=False")
     if verify is not None:
         given = collect("verify", verify, graph.inputs)
-        if len(next(iter(given.values()))) < 2:
+        if len(next(iter(given.values()))) < least:
             raise checks.value_error("verify", "at least two examples", verify)
         return Examples(model, GIVEN, given)
     if any(getattr(layer, "stateful", False) for layer in model.submodules):
@@ -117,7 +121,7 @@ def _unchanged(model: Any) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0][:200]
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200].rstrip(". ")
 
 
 def checked(
@@ -149,7 +153,8 @@ def checked(
         failed += judge(new, ranks) if judge else failures(new, limits, ranks)
         numbers |= {**new, "failures": failed}
         return failed
-    numbers["check"] = check = {"on": found.source}
+    check: dict[str, Any] = {"on": found.source}
+    numbers["check"] = check
     if found.arrays is None:
         check["reason"] = found.reason
         return []
@@ -187,6 +192,13 @@ def _gross(numbers: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[
             yield f"output {name!r} holds NaN or infinity where the Keras model's is finite"
         elif row["mean_error"] * _share(row) > limit:
             yield f"output {name!r}: mean_error {row['mean_error']:.3g} is above {limit:g}"
+        elif limit == GROSS and _stuck(row):
+            yield f"output {name!r} hardly depends on the input, as the Keras model's does"
+
+
+def _stuck(row: Mapping[str, Any]) -> bool:
+    moves = row["dependence"]
+    return moves * _share(row) > GROSS and row["file_dependence"] < _STILL * moves
 
 
 def _slight(
@@ -199,7 +211,7 @@ def _slight(
     }
     # A network may well say one and the same of all made-up inputs, or be sure beyond the codes.
     limits = {**limits, "min_dependence": 0.0, "max_clipped": 1.0}
-    return failures({"outputs": rows}, limits, ranks)
+    return [*failures({"outputs": rows}, limits, ranks), *numbers.get("doubts", ())]
 
 
 def _share(row: Mapping[str, Any]) -> float:

@@ -96,6 +96,13 @@ def made_up(graph: Graph, size: int = SIZES[0]) -> dict[str, np.ndarray]:
     }
 
 
+def pixels(shape: tuple[int, ...]) -> np.ndarray:
+    """Images (8, height, width, channels) of uint8, or fewer of large ones."""
+    count = int(np.clip(_MOST // int(np.prod(shape)), 2, COUNT))
+    one = Input("pixels", shape, np.dtype("uint8"))
+    return _values(one, (count, *shape), Range(0, 255), np.random.default_rng(0))
+
+
 def _values(one: Input, shape: tuple[int, ...], found: Range | None, rng: Any) -> np.ndarray:
     if one.dtype.kind == "b":
         return rng.integers(0, 2, shape).astype(bool)
@@ -103,9 +110,7 @@ def _values(one: Input, shape: tuple[int, ...], found: Range | None, rng: Any) -
         raise ValueError(f"input {one.name!r} takes {one.dtype}, and such can't be made up")
     if found is None:
         return _spread(shape, rng).astype(one.dtype)
-    low, high = (
-        _broadcast(end, shape, pick) for end, pick in ((found.low, min), (found.high, max))
-    )
+    low, high = _broadcast(found.low, shape, min), _broadcast(found.high, shape, max)
     if found.whole:
         return rng.integers(np.rint(low), np.rint(high) + 1, shape).astype(one.dtype)
     # Each example has its own brightness, so that what a network averages differs too.
@@ -279,10 +284,10 @@ def _operation(node: Any, tensor: Any) -> tuple[_Linear | None, Range | None]:
         return _SAME, None
     values = [*node.call_args, *node.call_kwargs.values()]
     first = bool(values) and values[0] is tensor
-    others = [_constant(v) for v in values if v is not tensor and _constant(v) is not None]
-    if not others:
+    others = (_constant(value) for value in values if value is not tensor)
+    other = next((constant for constant in others if constant is not None), None)
+    if other is None:
         return None, None
-    other = others[0]
     if name in _LOOKUPS and not first:
         return None, Range(0, len(other) - 1, True)
     if name == "one_hot" and first:

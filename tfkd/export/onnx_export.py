@@ -19,6 +19,7 @@ from tfkd.export.onnx_convert import NEWEST, convert
 from tfkd.export.onnx_graph import Wiring
 from tfkd.export.onnx_half import to_float16
 from tfkd.export.onnx_nodes import require
+from tfkd.export.tflite_half import problems
 from tfkd.export.verify import ExportReport, agreement_text, measure, thresholds_for
 
 TARGETS = ("onnxruntime", "tensorrt")
@@ -149,7 +150,10 @@ def to_onnx(
             fuse=target == "onnxruntime",
             half=precision == "float16",
         )
-        failed += checking.checked(examples, compare_on, limits, numbers)
+        differs = checking.checked(examples, compare_on, limits, numbers)
+        if differs and precision == "float16":
+            differs = [*differs, *problems(source.model)]
+        failed += differs
         numbers["failures"] = failed
         if failed and not keep_failed:
             raise _failed(failed, "No file was left.")
@@ -276,7 +280,7 @@ def check_file(path: pathlib.Path) -> None:
 
 def compare(
     graph: Graph,
-    path: str | os.PathLike,
+    path: str | os.PathLike | bytes,
     images: dict[str, np.ndarray],
     layout: str = "nhwc",
     fuse: bool = True,

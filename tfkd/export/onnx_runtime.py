@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -83,19 +84,22 @@ def run_all(session: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     return {name: np.concatenate(value)[:count] for name, value in parts.items()}
 
 
-def overflows(path: str | os.PathLike, feeds: dict[str, np.ndarray], count: int = 8) -> list[str]:
+def overflows(
+    path: str | os.PathLike | bytes, feeds: dict[str, np.ndarray], count: int = 8
+) -> list[str]:
     """Where a file in float16 leaves float16's range, one sentence for each of the first few.
 
     On the processor ONNX Runtime computes in float32 from one operation to the next, so
     that the outputs don't show it: what lies between is asked for.
 
     Args:
-        path: the file.
+        path: the file, or what would stand in it.
         feeds: {input name: (N, ...)}.
         count: of the examples, from the first.
     """
     onnx = require("onnx")
-    model = onnx.load(os.fspath(path))
+    content = path if isinstance(path, bytes) else pathlib.Path(path).read_bytes()
+    model = onnx.load_model_from_string(content)
     del model.graph.output[:]
     makers = {name: node for node in model.graph.node for name in node.output if name}
     for name in makers:
@@ -107,7 +111,8 @@ def overflows(path: str | os.PathLike, feeds: dict[str, np.ndarray], count: int 
     found: dict[str, None] = {}
     for start in range(0, min(count, len(next(iter(feeds.values())))), size):
         rows = np.arange(start, start + size) % len(next(iter(feeds.values())))
-        made = dict(zip(halves, session.run(halves, {k: v[rows] for k, v in feeds.items()})))
+        results = session.run(halves, {name: value[rows] for name, value in feeds.items()})
+        made = dict(zip(halves, results, strict=True))
         for name, value in made.items():
             node = makers[name]
             before = [made[one] for one in node.input if one in made]

@@ -129,6 +129,8 @@ def to_tflite(
         failed = checking.checked(examples, compare_on, limits, numbers)
         if failed and mode == "int8":
             failed = [*failed, *attention_masks.problems(temporary)]
+        if failed and mode == "float16":
+            failed = [*failed, *tflite_half.problems(graph.model)]
         if failed and not keep_failed:
             raise _failed(failed, "No file was left.")
     recipe = {

@@ -14,6 +14,9 @@ import numpy as np
 from tfkd.export import detection_flatbuffer as flatbuffer
 
 LARGEST = float(np.finfo(np.float16).max)
+# Below it numbers lose digits, and there are none below 6e-8.
+_NORMAL = float(np.finfo(np.float16).smallest_normal)
+_SHOWN = 3
 
 
 def cut_off(values: np.ndarray) -> bool:
@@ -24,6 +27,22 @@ def cut_off(values: np.ndarray) -> bool:
     """
     large = values[np.abs(values) > LARGEST]
     return large.size > 0 and not (large[0] < 0 and (large == large[0]).all())
+
+
+def problems(model: Any) -> list[str]:
+    """Weights of a Keras model that float16 holds badly, one sentence each."""
+    found = []
+    for weight in model.weights:
+        values = np.abs(np.asarray(weight)) if hasattr(weight, "numpy") else np.zeros(1)
+        if values.dtype.kind != "f" or not values.size or not np.isfinite(values).all():
+            continue
+        largest = float(values.max())
+        if largest > LARGEST or 0 < largest < _NORMAL:
+            found.append(
+                f"the largest number of {weight.name!r} is {largest:.3g}, and float16 goes from "
+                "6e-08 to 65504: scale it, or stay in float32"
+            )
+    return found[:_SHOWN]
 
 
 def keep_large(data: bytes, convert: Callable[[], bytes]) -> bytes:
@@ -45,7 +64,7 @@ def keep_large(data: bytes, convert: Callable[[], bytes]) -> bytes:
     for graph, index, values in halves:
         name = graph.tensors[index].name.decode()
         same = [w for w in wholes if w.shape == values.shape and (_half(w) == values).all()]
-        if len(same) != 1 and not all((one == same[0]).all() for one in same[1:]) or not same:
+        if not same or any((one != same[0]).any() for one in same[1:]):
             raise _refused(name, "more than that")
         if cut_off(same[0]):
             kept.append(f"{name} (up to {np.abs(same[0]).max():.3g})")

@@ -66,8 +66,9 @@ def measure(
         `outputs`, the same for each. `clipped` is the share
         of elements that sit at the first or last code while the Keras value
         lies beyond it. `not_finite` is the share of elements that are NaN or infinite in
-        the file; each counts as an error of the whole range. `dependence` is how far an element moves from example
-        to example, as a part of the range: near 0 the comparison is blind.
+        the file; each counts as an error of the whole range. `dependence` is how far an
+        element moves from example to example, as a part of the range: near 0 the
+        comparison is blind. `file_dependence` is the same of the file.
     """
     outputs = {
         name: _measure_one(expected[name], received[name], limits.get(name)) for name in expected
@@ -82,6 +83,7 @@ def measure(
         "clipped": max(r["clipped"] for r in rows),
         "not_finite": max(r["not_finite"] for r in rows),
         "dependence": min(r["dependence"] for r in rows),
+        "file_dependence": min(r["file_dependence"] for r in rows),
         "outputs": outputs,
     }
 
@@ -119,7 +121,7 @@ def _measure_one(
         below = (received <= first + step / 2) & (expected < first - step / 2)
         above = (received >= last - step / 2) & (expected > last + step / 2)
         clipped = float((below | above).mean())
-    moves = expected.max(0) - expected.min(0)
+    moves, moved = (values.max(0) - values.min(0) for values in (expected, received))
     return {
         "argmax_agreement": agreement,
         "decided_agreement": decided,
@@ -128,6 +130,7 @@ def _measure_one(
         "clipped": clipped,
         "not_finite": float((~finite).mean()),
         "dependence": float(moves.max() / unit),
+        "file_dependence": float(moved.max() / unit),
         "range": [low, high],
     }
 
