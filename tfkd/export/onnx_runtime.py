@@ -13,6 +13,7 @@ from tfkd.export.onnx_nodes import require
 
 _CHUNK = 64
 _SHOWN = 3
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # From finite numbers these make infinite ones in any precision.
 _INFINITE = ("Div", "Reciprocal", "Log", "Where")
 
@@ -119,7 +120,8 @@ def overflows(
             if np.isfinite(value).all() or node.op_type in _INFINITE:
                 continue
             # Less than anything may be infinite: a mask that is added to scores.
-            if np.isposinf(value).any() and all(np.isfinite(one).all() for one in before):
+            large = np.isinf(value) if node.op_type in _WEIGHTED else np.isposinf(value)
+            if large.any() and all(np.isfinite(one).all() for one in before):
                 found[node.name or name] = None
     return [
         f"{name!r} leaves the range of float16, which ends at 65504: use precision='float32'"
