@@ -102,7 +102,7 @@ def _made_up(graph: Graph, plain: Graph, make: Callable[[], Any] | None) -> Exam
                 graph.predict(arrays)
             return Examples(graph.model, MADE_UP, arrays)
         except Exception as error:  # whatever a model says to inputs that it does not take
-            reason = reason or f"the model takes no made-up inputs: {_first_line(error)}"
+            reason = reason or f"the model takes no made-up inputs ({_first_line(error)})"
     return Examples(graph.model, NOTHING, None, reason)
 
 
@@ -130,6 +130,7 @@ def checked(
     limits: Mapping[str, float],
     numbers: dict[str, Any],
     judge: Callable[[Mapping[str, Any], Mapping[str, int]], list[str]] | None = None,
+    depth: int = 3,
 ) -> list[str]:
     """Compares a file, and puts what comes of it into `numbers`.
 
@@ -142,6 +143,7 @@ def checked(
         limits: what must be reached.
         numbers: of the report, changed.
         judge: what falls short on given examples; None: `tfkd.export.verify.failures`.
+        depth: of the exporter's caller, to whom warnings are addressed.
 
     Returns:
         Why the file must not be left, one sentence each.
@@ -166,7 +168,7 @@ def checked(
         warnings.warn(
             f"The exported file was not compared with the Keras model: {check['reason']}. Pass "
             "verify=examples to see it run on your data, or verify=False to leave this out.",
-            stacklevel=4,
+            stacklevel=depth,
         )
         return []
     check |= new
@@ -178,7 +180,7 @@ def checked(
             f"The exported file differs from the Keras model on {new['examples']} {found.source}: "
             + "; ".join(slight)
             + ". Pass verify=examples to see what it does on your data.",
-            stacklevel=4,
+            stacklevel=depth,
         )
     return [f"{text} (on {new['examples']} {found.source})" for text in gross]
 

@@ -290,6 +290,7 @@ def check_detector(
         verifying.thresholds_for(kind, None),
         numbers,
         lambda found, _: detection_matching.failures(found["detections"], check.limits),
+        depth=4,
     )
 
 

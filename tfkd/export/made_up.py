@@ -105,9 +105,13 @@ def pixels(shape: tuple[int, ...]) -> np.ndarray:
 
 def _values(one: Input, shape: tuple[int, ...], found: Range | None, rng: Any) -> np.ndarray:
     if one.dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(bool)
+        values = rng.uniform(size=shape) < 0.75
+        if len(shape) > 1 and shape[1] > 1:
+            values[:, 0] = True  # of a mask: there is always something to look at
+        return values
     if one.dtype.kind not in "iuf":
-        raise ValueError(f"input {one.name!r} takes {one.dtype}, and such can't be made up")
+        kind = "strings" if one.dtype.kind in "OSU" else one.dtype
+        raise ValueError(f"input {one.name!r} takes {kind}, which can't be made up")
     if found is None:
         return _spread(shape, rng).astype(one.dtype)
     low, high = _broadcast(found.low, shape, min), _broadcast(found.high, shape, max)

@@ -76,7 +76,7 @@ def keep_large(data: bytes, convert: Callable[[], bytes]) -> bytes:
         f"`mode`: float16 ends at 65504; these weights stay in float32: {', '.join(kept)}. A "
         "processor that computes in float16 can still overflow behind them; 'dynamic' and "
         "'float32' can't.",
-        stacklevel=5,
+        stacklevel=4,
     )
     return flatbuffer.packed(model)
 
