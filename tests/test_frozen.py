@@ -402,6 +402,37 @@ def test_a_copy_is_saved_and_loaded(tmp_path):
     np.testing.assert_allclose(loaded(x), copy(x), rtol=1e-6)
 
 
+@pytest.mark.parametrize("where", ["kernel", "bias", "nested", "folded"])
+def test_weights_beyond_float16_are_refused_and_bfloat16_holds_them(where):
+    first = layers.Dense(4, name="large")
+    if where == "nested":
+        first = sequential(first, shape=(4,))
+    model = sequential(first, layers.BatchNormalization(), layers.Dense(3), shape=(4,))
+    large = first.layers[-1] if where == "nested" else first
+    kernel, bias = large.get_weights()
+    factor = 1.0 if where in ("bias", "folded") else 4e5
+    large.set_weights([kernel * factor, bias + (2e5 if where == "bias" else 0)])
+    # γ / √(σ² + ε) of the norm makes the kernel large, or the outputs small again.
+    gamma, beta, mean, variance = model.layers[1].get_weights()
+    gamma = gamma * (1e6 if where == "folded" else 1e-5)
+    model.layers[1].set_weights([gamma, beta, mean, variance])
+    fold = where == "folded"
+    with pytest.raises(ValueError, match=r"`dtype`: .*'bfloat16'.*'large/.*65504"):
+        tfkd.frozen_copy(model, dtype="float16", fold_batch_norm=fold)
+    copy = tfkd.frozen_copy(model, dtype="bfloat16", fold_batch_norm=fold)
+    x = some((4,), count=16)
+    expected, found = model(x).numpy(), copy(x).numpy()
+    assert np.abs(found - expected).max() < 0.05 * np.ptp(expected)
+
+
+def test_weights_that_become_0_in_float16_are_named():
+    model = sequential(layers.Dense(4, name="small"), layers.Dense(3), shape=(4,))
+    kernel, bias = model.layers[0].get_weights()
+    model.layers[0].set_weights([kernel * 1e-9, bias])
+    with pytest.warns(UserWarning, match=r"'small/kernel:0'.*6e-08.*bfloat16"):
+        tfkd.frozen_copy(model, dtype="float16")
+
+
 def test_errors():
     with pytest.raises(TypeError, match="`model`: expected a tf_keras model, received 3"):
         tfkd.frozen_copy(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ def frozen_copy(
             nested) for `dtype` and `fold_batch_norm`; any model otherwise.
         dtype: "bfloat16" or "float16": weights and arithmetic of every layer
             but the last ones, whose outputs are the model's, are in this type.
-            Faster on processors that have it; the outputs stay float32. None:
-            as in the model.
+            Faster on processors that have it; the outputs stay float32. float16
+            ends at 65504, bfloat16 where float32 does. None: as in the model.
         fold_batch_norm: multiply each batch normalization that follows a
             convolution or dense layer into its weights, which gives the same
             function in inference with fewer operations.
@@ -45,8 +46,9 @@ def frozen_copy(
 
     Raises:
         TypeError: if `model` is no tf_keras model.
-        ValueError: if it has no weights yet, or can't be rebuilt from its config
-            and `dtype` or `fold_batch_norm` asks for that.
+        ValueError: if it has no weights yet, can't be rebuilt from its config and
+            `dtype` or `fold_batch_norm` asks for that, or has a weight that is too
+            large for `dtype`.
 
     Example:
         >>> import numpy as np
@@ -234,7 +236,30 @@ def _transfer(source: Any, target: Any, folded: dict[str, str], prefix: str) -> 
         norm = folded.get(prefix + layer.name)
         weights = before.get_weights() if norm is None else _fold(before, layers[norm])
         for variable, value in zip(layer.weights, weights, strict=True):
+            _check_fits(variable, value)
             variable.assign(tf.cast(value, variable.dtype))
+
+
+def _check_fits(variable: Any, value: Any) -> None:
+    """Raises where float16 makes infinity of a weight, and warns where it makes 0 of all."""
+    if variable.dtype != tf.float16:
+        return
+    largest = float(np.abs(np.asarray(value, np.float32)).max(initial=0))
+    cast = np.abs(tf.cast(value, tf.float16).numpy())
+    if np.isfinite(largest) and not np.isfinite(cast).all():
+        raise checks.value_error(
+            "dtype",
+            f"'bfloat16' for a model whose weight {variable.name!r} holds numbers up to "
+            f"{largest:.3g}",
+            "float16",
+            "float16 ends at 65504; bfloat16 and float32 hold it.",
+        )
+    if largest > 0 and not cast.any():
+        warnings.warn(
+            f"`dtype`: the weight {variable.name!r}, up to {largest:.3g}, is 0 in float16, whose "
+            "smallest number is 6e-08. Use 'bfloat16', unless the layer does nothing.",
+            stacklevel=5,
+        )
 
 
 def _fold(layer: Any, norm: Any) -> list[np.ndarray]:

@@ -129,3 +129,65 @@ def test_two_replicas_scale_alike(two_replicas):
             results.append(train(student, scaled(64.0), net(8, seed=2))[0])
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+def overflowing(policy="float32"):
+    """Every weight fits float16, what the second layer computes does not."""
+    x = keras.Input((5,))
+    h = keras.layers.Dense(4, use_bias=False, dtype=policy)(x)
+    h = keras.layers.Dense(4, use_bias=False, name="large", dtype=policy)(h)
+    model = keras.Model(x, keras.layers.Dense(3, use_bias=False, dtype="float32")(h))
+    rng = np.random.default_rng(0)
+    model.set_weights(
+        [rng.normal(size=w.shape) * f for w, f in zip(model.weights, (9e3, 9e3, 1e-7), strict=True)]
+    )
+    return model
+
+
+TEACHERS = {
+    "copy": lambda: tfkd.frozen_copy(overflowing(), dtype="float16"),
+    "policy": lambda: overflowing("mixed_float16"),
+    "one of two": lambda: [overflowing(), tfkd.frozen_copy(overflowing(), dtype="float16")],
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "form"), [("copy", "arrays"), ("policy", "dataset"), ("one of two", "arrays")]
+)
+def test_a_teacher_that_leaves_float16_is_named_before_a_step(case, form):
+    x, y = toys.data()
+    student = toys.net()
+    before = toys.weights_of(student)
+    distiller = tfkd.Distiller(TEACHERS[case](), student, tfkd.losses.LogitsDistillation(2.0))
+    distiller.compile("sgd", toys.CROSSENTROPY)
+    data = (x, y) if form == "arrays" else (tf.data.Dataset.from_tensor_slices((x, y)).batch(4),)
+    with pytest.raises(ValueError, match=r"`teacher`: .*float16 ends at 65504.*bfloat16"):
+        distiller.fit(*data, verbose=0)
+    toys.assert_untouched(before, student)
+
+
+def test_a_feature_beyond_float16_and_a_copy_in_bfloat16():
+    x, y = toys.data()
+    loss = tfkd.losses.FeatureDistillation(teacher_layer_name="large", student_layer_name="hidden")
+    for dtype in ("float16", "bfloat16"):
+        teacher = tfkd.frozen_copy(overflowing(), dtype=dtype)
+        distiller = tfkd.Distiller(teacher, toys.net(), loss, student_loss_weight=0.5)
+        distiller.compile(keras.optimizers.SGD(1e-12), toys.CROSSENTROPY)
+        if dtype == "float16":
+            with pytest.raises(ValueError, match="bfloat16"):
+                distiller.fit(x, y, verbose=0)
+        else:
+            assert np.isfinite(toys.logs(distiller.fit(x, y, verbose=0))["loss"])
+
+
+def test_an_infinite_weight_in_float16_is_told_by_its_cause(tmp_path):
+    teacher = tfkd.frozen_copy(toys.net(), dtype="float16")
+    kernel, bias = teacher.get_layer("hidden").get_weights()
+    with np.errstate(over="ignore"):
+        teacher.get_layer("hidden").set_weights([kernel * np.inf, bias])
+    with pytest.raises(ValueError, match=r"65504.*bfloat16"):
+        tfkd.Distiller(teacher, toys.net(), tfkd.losses.LogitsDistillation(2.0))
+    x, _ = toys.data()
+    with pytest.raises(ValueError, match=r"in bfloat16: float16 ends at 65504"):
+        half = tfkd.frozen_copy(overflowing(), dtype="float16")
+        tfkd.TeacherCache.build(tmp_path, half, x, progress=False)

@@ -19,8 +19,10 @@ from tfkd.export import (
     detection_metadata,
     detection_numpy,
     detection_postprocess,
+    tflite,
 )
 from tfkd.export.detection_postprocess import OUTPUTS
+from tfkd.export.graph import Graph
 
 LABELS = ["cell", "plate"]
 RNG = np.random.default_rng(0)
@@ -244,6 +246,31 @@ def test_a_quantized_model(detector, tmp_path):
     manifest = artifacts.read_manifest(path)
     assert manifest["recipe"]["quantized"] and manifest["recipe"]["detector"]["pixels"]
     assert manifest["numbers"]["detections"] == numbers
+
+
+@pytest.mark.parametrize("heads", ["raw", "postprocess"])
+def test_without_examples_the_network_is_compared_on_made_up_images(
+    detector, tmp_path, heads, monkeypatch
+):
+    path = tmp_path / "m.tflite"
+    report = export.detector_to_tflite(detector, path, PRIORS, heads=heads)
+    check = report.numbers["check"]
+    assert report.compared_on == "8 made-up inputs" and not report.verified
+    assert set(check["outputs"]) == {"boxes", "classes"} and check["max_error"] < 1e-4
+    assert "8 made-up inputs" in report.table() and check["detections"]["examples"] == 8
+    if heads == "raw":
+        return
+    wrong = tflite.Source.convert
+    other = keras.models.clone_model(detector)
+
+    def convert(source, *arguments, **options):
+        other.set_weights([0.3 * w for w in detector.get_weights()])
+        return wrong(dataclasses.replace(source, plain=Graph(other)), *arguments, **options)
+
+    monkeypatch.setattr(tflite.Source, "convert", convert)
+    with pytest.raises(ValueError, match=r"mean_error .* is above 0\.1 \(on 8 made-up inputs\)"):
+        export.detector_to_tflite(detector, tmp_path / "w.tflite", PRIORS, heads=heads)
+    assert not (tmp_path / "w.tflite").exists()
 
 
 def test_uint8_takes_pixels_as_they_are(detector, tmp_path):

@@ -164,6 +164,16 @@ def test_without_suppression_it_is_the_file_of_to_onnx(detector, tmp_path):
     assert report.findings is None and "objects in the file" in report.table()
 
 
+@pytest.mark.parametrize("nms", ["none", "onnx", "efficient_nms"])
+def test_without_examples_the_network_is_compared_on_made_up_images(detector, tmp_path, nms):
+    report = export.detector_to_onnx(
+        detector, tmp_path / "m.onnx", PRIORS, nms, precision="float16"
+    )
+    check = report.numbers["check"]
+    assert report.compared_on == "8 made-up inputs" and "8 made-up inputs" in report.table()
+    assert 0 < check["max_error"] < 1e-2 and check["overflows"] == []
+
+
 def test_a_wrong_tail_is_found_out(detector, tmp_path, monkeypatch):
     monkeypatch.setattr(detection_nodes, "MAX_LOG_SIZE", np.float32(-0.5))
     path = tmp_path / "m.onnx"

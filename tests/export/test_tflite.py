@@ -130,7 +130,9 @@ def test_without_verification_nothing_is_called_verified(model, tmp_path):
     report = export.to_tflite(model, tmp_path / "m.tflite")
     assert not report.verified
     assert "max_error" not in report.numbers
+    assert report.numbers["check"]["max_error"] < 1e-5
     assert "nothing: pass verify=images" in report.table()
+    assert "8 made-up inputs: max error / range" in report.table()
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.bytes = 0
 

@@ -104,6 +104,7 @@ class Distiller(Saving):
         self.student = student
         # Set past Keras's tracking: not part of a checkpoint, not trained.
         self._set_untracked("_teacher", teacher)
+        self._set_untracked("_teacher_seen", False)
         self._set_untracked("distillation_losses", losses)
         self._set_untracked("distillation_loss_weights", weights)
         self.student_loss_weight = validation.check_student_weight(student_loss_weight)
@@ -250,6 +251,11 @@ class Distiller(Saving):
         validation.check_calibrated(self.student)
         shape = self._student_feature_extractor.static_shape(FINAL)
         validation.check_fit_data(x, y, shape[-1] if shape else None, getattr(self, "loss", None))
+        runs = self._riding_teacher is None and not _is_one(self.student_loss_weight)
+        if runs and not self._teacher_seen:
+            forward = self._teacher_feature_extractor
+            validation.check_float16(as_list(self._teacher), forward, x)
+            self._set_untracked("_teacher_seen", True)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step: teacher outside the tape, student once inside it."""

@@ -12,6 +12,7 @@ import tf_keras as keras
 from tfkd import checks, schedules
 from tfkd.losses.base import DistillationLoss
 from tfkd.losses.logits import check_scores
+from tfkd.teachers.forward import computes_in_float16
 from tfkd.teachers.riding import RidingTeacher, split
 from tfkd.teachers.taps import FINAL
 from tfkd.teachers.top_k import check_top_k
@@ -134,10 +135,55 @@ def check_finite_weights(model: Any, side: str) -> None:
         if not value.dtype.is_floating or not hasattr(value, "numpy"):
             continue
         if not bool(tf.reduce_all(tf.math.is_finite(value))):
+            mend = "Load or train it again."
+            if value.dtype == tf.float16 and not bool(tf.reduce_any(tf.math.is_nan(value))):
+                mend = f"{_HALF} Make it in bfloat16."
             raise ValueError(
                 f"`{side}`: expected finite weights, received NaN or infinity in "
-                f"{weight.name!r} of shape {tuple(weight.shape)}. Load or train it again."
+                f"{weight.name!r} of shape {tuple(weight.shape)}. {mend}"
             )
+
+
+_HALF = "float16 ends at 65504: what is larger becomes infinite."
+_FIRST = 64
+
+
+def check_float16(teachers: list[Any], forward: Any, x: Any) -> None:
+    """Raises ValueError if teachers in float16 leave its range on the first examples.
+
+    Args:
+        teachers: as passed.
+        forward: runs them, and returns all that the losses see.
+        x: data of `fit`.
+    """
+    if not any(computes_in_float16(one) for one in teachers):
+        return
+    first = _first_examples(x)
+    if first is None or not _all_finite(first) or _all_finite(forward(first)):
+        return
+    raise ValueError(
+        "`teacher`: expected finite outputs, received NaN or infinity on the first examples, in "
+        f"float16. {_HALF} Use bfloat16, which ends where float32 does: "
+        'tfkd.frozen_copy(model, dtype="bfloat16"), or the policy "mixed_bfloat16".'
+    )
+
+
+def _all_finite(values: Any) -> bool:
+    leaves = (tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(values) if leaf is not None)
+    return all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in leaves if t.dtype.is_floating)
+
+
+def _first_examples(x: Any) -> Any:
+    """The inputs of the first examples; None if they can't be had without using them up."""
+    if isinstance(x, tf.data.Dataset):
+        batch = next(iter(x.take(1)), None)
+        x = None if batch is None else keras.utils.unpack_x_y_sample_weight(batch)[0]
+    elif isinstance(x, keras.utils.Sequence):
+        x = keras.utils.unpack_x_y_sample_weight(x[0])[0]
+    leaves = tf.nest.flatten(x)
+    if x is None or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
+        return None
+    return tf.nest.map_structure(lambda leaf: tf.convert_to_tensor(leaf[:_FIRST]), split(x)[0])
 
 
 def check_inputs(teachers: list[Any], student: Any) -> None:

@@ -148,6 +148,16 @@ def failures(numbers: Mapping[str, Any], limits: Mapping[str, float]) -> list[st
     return found
 
 
+def doubts(numbers: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
+    """What is wrong on images that no one chose: half of what is wanted will do there.
+
+    Without objects there is nothing to say.
+    """
+    if not numbers["objects"]:
+        return []
+    return failures(numbers, {**limits, "min_found": limits["min_found"] / 2})
+
+
 def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The numbers as lines of a table."""
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,11 +20,17 @@ from tfkd.export import (
     onnx_runtime,
 )
 from tfkd.export.detection_recipe import DetectorRecipe
-from tfkd.export.detection_tflite import failure, keras_detections, make_recipe, scaled
+from tfkd.export.detection_tflite import (
+    check_detector,
+    examples_for,
+    failure,
+    keras_detections,
+    make_recipe,
+    scaled,
+)
 from tfkd.export.graph import Graph
 from tfkd.export.lint import lint_model
 from tfkd.export.onnx_export import OnnxReport
-from tfkd.feeds import collect
 
 NMS = ("none", "onnx", "efficient_nms")
 
@@ -57,7 +62,7 @@ class OnnxDetectorReport(OnnxReport):
             rows.append(("verified on", f"{numbers['examples']} examples, {what}in ONNX Runtime"))
             rows += detection_matching.rows(numbers["detections"])
         else:
-            rows.append(("verified on", "nothing: pass verify=images"))
+            rows += self.check_rows()
         if self.findings is not None:
             rows += [("lint", self.findings.summary()), ("engine", "not verified here")]
         return "\n".join(f"{key:<22}{value}" for key, value in rows)
@@ -130,21 +135,20 @@ def detector_to_onnx(
     scaling = mean, std, False
     recipe = make_recipe(source, anchors, "raw", labels, scaling, decode_options)
     limits = detection_matching.thresholds_for(mode, thresholds)
-    verify = scaled(verify, mean, std)
-    images = None if verify is None else collect("verify", verify, source.inputs)
+    examples = examples_for(scaled(verify, mean, std), source, None, (mean, std))
     with artifacts.atomic_path(path) as temporary:
         proto, numbers = onnx_export.build(
             plain, precision, layout, opset, batch_size, int8_weights
         )
+        network = proto.SerializeToString()
         numbers["operations"] += _add(proto, recipe, nms, plain.outputs)
         findings = lint_model(proto) if target == "tensorrt" else None
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
         failed = [f"TensorRT: {f}" for f in findings.errors] if findings else []
         onnx_export.check_file(temporary)
-        if images is not None:
-            check = _Check(source, recipe, nms, layout, target == "onnxruntime")
-            numbers.update(check(proto, temporary, images))
-            failed += detection_matching.failures(numbers["detections"], limits)
+        options = {"fuse": target == "onnxruntime", "half": precision == "float16"}
+        check = _Check(source, recipe, nms, layout, proto, temporary, network, options, limits)
+        failed += check_detector(examples, check, mode, numbers)
         numbers["failures"] = failed
         if failed and not keep_failed:
             raise failure(failed, "No file was left.")
@@ -182,22 +186,37 @@ class _Check:
     recipe: DetectorRecipe
     nms: str
     layout: str
-    fuse: bool
+    proto: Any
+    path: pathlib.Path
+    network: bytes
+    options: Mapping[str, bool]
+    limits: Mapping[str, float]
 
-    def __call__(
-        self, proto: Any, path: pathlib.Path, images: dict[str, np.ndarray]
-    ) -> dict[str, Any]:
+    def made_up(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Compares the network's outputs: on made-up images there need be no objects."""
+        numbers, ranks = onnx_export.compare(
+            self.graph, self.network, images, self.layout, **self.options
+        )
+        detections = self.given(images)[0]["detections"]
+        doubts = detection_matching.doubts(detections, self.limits)
+        return {**numbers, "detections": detections, "doubts": doubts}, ranks
+
+    def given(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Compares detections, and the outputs where they are seen."""
         expected = self.graph.predict(images)
         feeds = onnx_export.feeds_of(images, self.layout)
         if self.nms == "efficient_nms":
-            found, numbers = self._before_plugin(proto, feeds, expected)
+            found, numbers = self._before_plugin(feeds, expected)
         else:
-            results = onnx_runtime.run_all(onnx_runtime.open_session(path, fuse=self.fuse), feeds)
+            session = onnx_runtime.open_session(self.path, fuse=self.options["fuse"])
+            results = onnx_runtime.run_all(session, feeds)
             found, numbers = self._whole(results, expected)
         threshold = self.recipe.options["score_threshold"]
         detections = keras_detections(expected, self.recipe)
         numbers["detections"] = detection_matching.compare(detections, found, threshold)
-        return {"examples": len(next(iter(images.values()))), **numbers}
+        if self.options["half"]:
+            numbers["overflows"] = onnx_runtime.overflows(self.network, feeds)
+        return {"examples": len(next(iter(images.values()))), **numbers}, {}
 
     def _whole(self, results: dict[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> Any:
         """Detections of the file, and how the network's outputs compare where they are seen."""
@@ -210,15 +229,13 @@ class _Check:
         return detection_numpy.decode(heads, self.recipe.priors, options), {"heads": numbers}
 
     def _before_plugin(
-        self, proto: Any, feeds: dict[str, np.ndarray], expected: Mapping[str, np.ndarray]
+        self, feeds: dict[str, np.ndarray], expected: Mapping[str, np.ndarray]
     ) -> Any:
         """What the plugin reads, and the detections that NumPy makes of it."""
         options = self.recipe.options
-        with tempfile.TemporaryDirectory() as folder:
-            part = pathlib.Path(folder) / "part.onnx"
-            part.write_bytes(detection_nodes.without_plugin(proto).SerializeToString())
-            session = onnx_runtime.open_session(part, fuse=self.fuse)
-            boxes, scores = onnx_runtime.run_all(session, feeds).values()
+        part = detection_nodes.without_plugin(self.proto).SerializeToString()
+        session = onnx_runtime.open_session(part, fuse=self.options["fuse"])
+        boxes, scores = onnx_runtime.run_all(session, feeds).values()
         right = detection_numpy.corners(expected[options["boxes"]], self.recipe.priors, options)
         wanted = detection_numpy.activated(expected[options["classes"]], options["background"])
         clear = wanted.max(-1) > detection_matching.SCORE

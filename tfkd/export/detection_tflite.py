@@ -6,21 +6,31 @@ import dataclasses
 import inspect
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.export import detection_flatbuffer, detection_matching, detection_recipe, litert
+from tfkd.export import (
+    checking,
+    detection_flatbuffer,
+    detection_matching,
+    detection_recipe,
+    litert,
+    made_up,
+    tflite,
+    tflite_half,
+)
+from tfkd.export import verify as verifying
 from tfkd.export.detection_numpy import Detections
 from tfkd.export.detection_postprocess import add_postprocess
 from tfkd.export.detection_recipe import HEADS, DetectorRecipe
 from tfkd.export.detection_running import DetectorPredictor
 from tfkd.export.graph import Graph
-from tfkd.export.tflite import Source, prepare
+from tfkd.export.tflite import Source
 from tfkd.export.verify import ExportReport
-from tfkd.feeds import collect
 
 _CHUNK = 16
 
@@ -47,7 +57,7 @@ class DetectorReport(ExportReport):
             ("operations", f"{numbers['operations']} ({numbers['float_operations']} in float)"),
         ]
         if not self.verified:
-            rows.append(("verified on", "nothing: pass verify=images"))
+            rows += self.check_rows()
         else:
             rows.append(("verified on", f"{numbers['examples']} examples"))
             rows += detection_matching.rows(numbers["detections"])
@@ -103,7 +113,9 @@ def detector_to_tflite(
         representative: example images for "int8" from a float model: uint8 pixels, or
             scaled as in training.
         verify: example images, likewise, with objects in them. What the file detects is
-            compared with what `model` detects (decoded by `tfkd.detection.decode`).
+            compared with what `model` detects (decoded by `tfkd.detection.decode`). None:
+            a small check of the network on made-up images, False: none at all; see
+            `to_tflite`.
         thresholds: changes to what `verify` must reach: `min_found`, the share of
             objects of each that the other must find, and `max_score_difference`, mean.
             Defaults by mode: `tfkd.export.detection_matching.THRESHOLDS`.
@@ -139,21 +151,21 @@ def detector_to_tflite(
     """
     checks.one_of("heads", heads, HEADS)
     representative, verify = (scaled(x, mean, std) for x in (representative, verify))
-    source = prepare(model, mode, io, representative, 1)
+    source = tflite.prepare(model, mode, io, representative, 1)
     scaling = mean, std, io == "uint8"
     recipe = make_recipe(source.graph, anchors, heads, labels, scaling, decode_options)
     limits = detection_matching.thresholds_for(source.kind, thresholds)
-    images = None if verify is None else collect("verify", verify, source.graph.inputs)
+    examples = examples_for(verify, source.graph, source.calibration, (mean, std))
     with artifacts.atomic_path(path) as temporary:
-        temporary.write_bytes(_written(source, io, recipe))
+        network = source.convert(io, 1, float_outputs=heads == "postprocess")
+        temporary.write_bytes(_written(network, recipe))
         numbers: dict[str, Any] = {**litert.operations(temporary)}
         if source.mode == "int8":
             numbers["in_float"] = litert.in_float(temporary)
-        failed: list[str] = []
-        if images is not None:
-            numbers.update(_compare(source.graph, recipe, temporary, images))
-            failed = detection_matching.failures(numbers["detections"], limits)
-            numbers["failures"] = failed
+        check = _Check(source, recipe, temporary, network, limits)
+        failed = check_detector(examples, check, source.kind, numbers)
+        if failed and source.mode == "float16":
+            failed = [*failed, *tflite_half.problems(source.graph.model)]
         if failed and not keep_failed:
             raise failure(failed, "No file was left.")
     record = {
@@ -174,9 +186,8 @@ def detector_to_tflite(
     )
 
 
-def _written(source: Source, io: str, recipe: DetectorRecipe) -> bytes:
-    """The bytes of the file."""
-    data = source.convert(io, 1, float_outputs=recipe.heads == "postprocess")
+def _written(data: bytes, recipe: DetectorRecipe) -> bytes:
+    """The bytes of the file, from those of the network alone."""
     if recipe.pixels or recipe.heads == "postprocess":
         model = detection_flatbuffer.opened(data)
         if recipe.pixels:
@@ -256,20 +267,73 @@ def keras_detections(outputs: Mapping[str, np.ndarray], recipe: DetectorRecipe) 
     return {key: np.concatenate([part[key].numpy() for part in parts]) for key in parts[0]}
 
 
-def _compare(
-    graph: Graph, recipe: DetectorRecipe, path: pathlib.Path, images: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    """Runs the file and Keras on the same images."""
-    expected = graph.predict(images)
-    predictor = DetectorPredictor(path)
-    (arrays,) = images.values()
-    threshold = recipe.options["score_threshold"]
-    detections = detection_matching.compare(
-        keras_detections(expected, recipe), predictor(arrays), threshold
+def examples_for(
+    given: Any, graph: Graph, representative: Any, scaling: tuple[Any, Any]
+) -> checking.Examples:
+    """What a detector's file is compared on; made-up images are pixels, scaled."""
+    (image,) = graph.inputs
+
+    def make() -> dict[str, np.ndarray]:
+        pixels = made_up.pixels(image.shape)
+        return {image.name: scaled(pixels, *scaling) if image.dtype.kind == "f" else pixels}
+
+    return checking.examples(given, graph, None, representative, make, least=1)
+
+
+def check_detector(
+    examples: checking.Examples, check: Any, kind: str, numbers: dict[str, Any]
+) -> list[str]:
+    """`checking.checked`: by what is detected on given images, else by the network's outputs."""
+    return checking.checked(
+        examples,
+        check.given if examples.source == checking.GIVEN else check.made_up,
+        verifying.thresholds_for(kind, None),
+        numbers,
+        lambda found, _: detection_matching.failures(found["detections"], check.limits),
+        depth=4,
     )
-    numbers: dict[str, Any] = {"examples": len(arrays), "detections": detections}
-    if recipe.heads == "raw":
-        numbers["heads"] = detection_matching.compare_heads(
-            expected, predictor.outputs(arrays), litert.output_limits(path), recipe.options
+
+
+@dataclasses.dataclass(frozen=True)
+class _Check:
+    """Runs the file and Keras on the same images.
+
+    Attributes:
+        source, recipe: the model.
+        path: of the file.
+        network: the bytes of a file of the network alone.
+        limits: of `detection_matching`.
+    """
+
+    source: Source
+    recipe: DetectorRecipe
+    path: pathlib.Path
+    network: bytes
+    limits: Mapping[str, float]
+
+    def given(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Compares detections, and the outputs where they are seen."""
+        expected = self.source.graph.predict(images)
+        predictor = DetectorPredictor(self.path)
+        (arrays,) = images.values()
+        threshold = self.recipe.options["score_threshold"]
+        detections = detection_matching.compare(
+            keras_detections(expected, self.recipe), predictor(arrays), threshold
         )
-    return numbers
+        numbers: dict[str, Any] = {"examples": len(arrays), "detections": detections}
+        if self.recipe.heads == "raw":
+            limits = litert.output_limits(self.path)
+            numbers["heads"] = detection_matching.compare_heads(
+                expected, predictor.outputs(arrays), limits, self.recipe.options
+            )
+        return numbers, {}
+
+    def made_up(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Compares the network's outputs: on made-up images there need be no objects."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "network.tflite"
+            path.write_bytes(self.network)
+            numbers, ranks = tflite.compare(self.source.graph, path, images)
+        detections = self.given(images)[0]["detections"]
+        doubts = detection_matching.doubts(detections, self.limits)
+        return {**numbers, "detections": detections, "doubts": doubts}, ranks

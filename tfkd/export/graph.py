@@ -81,11 +81,16 @@ class Graph:
         names = getattr(model, "input_names", None) or [s.name for s in specs]
         names = _unique_names([n or "input" for n in names])
         self.inputs = tuple(
-            Input(n, tuple(-1 if d is None else d for d in s.shape[1:]), np.dtype(s.dtype.name))
+            Input(
+                n,
+                tuple(-1 if d is None else d for d in s.shape[1:]),
+                np.dtype(s.dtype.as_numpy_dtype),
+            )
             for n, s in zip(names, specs, strict=True)
         )
         self.outputs: list[str] = []
-        self.function(None).get_concrete_function()
+        self._open = self.function(None)
+        self._open.get_concrete_function()
 
     def function(self, batch_size: int | None) -> Any:
         """A `tf.function` of the inputs in order that returns a dict of outputs."""
@@ -126,11 +131,10 @@ class Graph:
         Raises:
             ValueError: if an output holds NaN or infinity.
         """
-        function = self.function(None)
         count = len(next(iter(feeds.values())))
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
         for start in range(0, count, _CHUNK):
-            result = function(*(feeds[i.name][start : start + _CHUNK] for i in self.inputs))
+            result = self._open(*(feeds[i.name][start : start + _CHUNK] for i in self.inputs))
             for name, value in result.items():
                 parts[name].append(np.asarray(value, np.float32))
         whole = {name: np.concatenate(value) for name, value in parts.items()}

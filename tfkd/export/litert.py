@@ -169,8 +169,9 @@ def run(interpreter: Any, inputs: Any, outputs: Any, feeds: dict[str, np.ndarray
 def run_all(interpreter: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Runs (N, ...) arrays of any N through a file of any batch size.
 
-    An open batch is resized to N. A fixed one of B is fed B examples at a time;
-    the last batch is filled up by repeating, and what is too many cut off.
+    An open batch is resized to N, other open sizes to those of the arrays. A fixed batch
+    of B is fed B examples at a time; the last is filled up by repeating, and what is too
+    many cut off.
 
     Args:
         interpreter: from `open_interpreter`.
@@ -187,6 +188,11 @@ def run_all(interpreter: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndar
         interpreter.allocate_tensors()
         return run(interpreter, inputs, outputs, feeds)
     batch = inputs[0].shape[0]
+    if any(-1 in port.shape for port in inputs):
+        for port in inputs:
+            shape = (batch, *feeds[port.name].shape[1:])
+            interpreter.resize_tensor_input(port.index, shape)
+        interpreter.allocate_tensors()
     parts: dict[str, list[np.ndarray]] = {port.name: [] for port in outputs}
     for start in range(0, count, batch):
         rows = np.minimum(np.arange(start, start + batch), count - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -11,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from tfkd import __version__, artifacts, checks
-from tfkd.export import onnx_quantized, onnx_runtime
+from tfkd.export import checking, onnx_quantized, onnx_runtime
 from tfkd.export.graph import Graph
 from tfkd.export.lint import Findings, lint_model
 from tfkd.export.onnx_convert import NEWEST, convert
 from tfkd.export.onnx_graph import Wiring
 from tfkd.export.onnx_half import to_float16
 from tfkd.export.onnx_nodes import require
-from tfkd.export.verify import ExportReport, agreement_text, failures, measure, thresholds_for
-from tfkd.feeds import collect
+from tfkd.export.tflite_half import problems
+from tfkd.export.verify import ExportReport, agreement_text, measure, thresholds_for
 
 TARGETS = ("onnxruntime", "tensorrt")
 PRECISIONS = ("float32", "float16")
@@ -63,7 +64,7 @@ class OnnxReport(ExportReport):
                 ("mean error / range", f"{numbers['mean_error']:.2e}"),
             ]
         else:
-            rows.append(("verified on", "nothing: pass verify=images"))
+            rows += self.check_rows()
         if self.findings is not None:
             rows += [("lint", self.findings.summary()), ("engine", "not verified here")]
         return "\n".join(f"{key:<20}{value}" for key, value in rows)
@@ -105,7 +106,8 @@ def to_onnx(
         batch_size: None leaves the batch open.
         int8_weights: store quantized weights as integers: a quarter of the size.
         verify: example inputs, at least two, as the model takes them: an array
-            (N, ...), a dict of arrays by input name, or an iterable of batches.
+            (N, ...), a dict of arrays by input name, or an iterable of batches. None: a
+            small check on made-up ones, False: none at all; see `to_tflite`.
         thresholds: changes to what `verify` must reach; see `to_tflite`.
         keep_failed: leave a file that failed in place, and raise all the same.
 
@@ -133,19 +135,25 @@ def to_onnx(
     recipe = check_options(target, precision, layout, opset, batch_size, int8_weights)
     source, plain, mode = deployable(model, precision)
     limits = thresholds_for(mode, thresholds)
-    images = None if verify is None else collect("verify", verify, source.inputs)
-    if images is not None and len(next(iter(images.values()))) < 2:
-        raise checks.value_error("verify", "at least two examples", verify)
+    examples = checking.examples(verify, source, plain)
     with artifacts.atomic_path(path) as temporary:
         proto, numbers = build(plain, precision, layout, opset, batch_size, int8_weights)
         findings = lint_model(proto) if target == "tensorrt" else None
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
         failed = [f"TensorRT: {f}" for f in findings.errors] if findings else []
         check_file(temporary)
-        if images is not None:
-            found, ranks = compare(source, temporary, images, layout, target == "onnxruntime")
-            numbers.update(found)
-            failed += failures(numbers, limits, ranks)
+        compare_on = functools.partial(
+            compare,
+            source,
+            temporary,
+            layout=layout,
+            fuse=target == "onnxruntime",
+            half=precision == "float16",
+        )
+        differs = checking.checked(examples, compare_on, limits, numbers)
+        if differs and precision == "float16":
+            differs = [*differs, *problems(source.model)]
+        failed += differs
         numbers["failures"] = failed
         if failed and not keep_failed:
             raise _failed(failed, "No file was left.")
@@ -272,18 +280,25 @@ def check_file(path: pathlib.Path) -> None:
 
 def compare(
     graph: Graph,
-    path: str | os.PathLike,
+    path: str | os.PathLike | bytes,
     images: dict[str, np.ndarray],
     layout: str = "nhwc",
     fuse: bool = True,
+    half: bool = False,
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Runs file and Keras model on the same images; returns (numbers, rank of each output)."""
+    """Runs file and Keras model on the same images; returns (numbers, rank of each output).
+
+    With `half`, a file in float16, the numbers hold `overflows`.
+    """
     expected = graph.predict(images)
     session = onnx_runtime.open_session(path, fuse=fuse)
     results = onnx_runtime.run_all(session, feeds_of(images, layout))
     received = dict(zip(expected, results.values(), strict=True))
     ranks = {name: value.ndim for name, value in expected.items()}
-    return measure(expected, received, {}), ranks
+    numbers = measure(expected, received, {})
+    if half:
+        numbers["overflows"] = onnx_runtime.overflows(path, feeds_of(images, layout))
+    return numbers, ranks
 
 
 def feeds_of(images: dict[str, np.ndarray], layout: str) -> dict[str, np.ndarray]:

@@ -12,10 +12,12 @@ import numpy as np
 
 from tfkd.export.onnx_graph import Wiring
 from tfkd.export.onnx_nodes import attribute, require, set_attribute, subgraphs
+from tfkd.export.tflite_half import LARGEST, cut_off
 
 # Inputs that ONNX allows in float32 only.
 _FLOAT32_ONLY = {"Resize": (1, 2), "Upsample": (1,), "NonMaxSuppression": (0, 1, 3, 4)}
-_LARGEST = float(np.finfo(np.float16).max)
+# Operations on a weight; what else is constant may stand for "more than anything".
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Gather", "PRelu")
 _COARSE = 1e-2
 
 
@@ -23,11 +25,11 @@ def to_float16(wiring: Wiring) -> None:
     """Turns every float32 of the graph into float16.
 
     Numbers beyond ±65504 are cut off at it: constants such as -1e9 stand for
-    "less than anything".
+    "less than anything". Weights are not.
 
     Raises:
-        ValueError: if the scale of a quantized tensor is too small for float16, or
-            the graph holds loops or branches.
+        ValueError: if a weight is too large for float16, the scale of a quantized
+            tensor too small, or the graph holds loops or branches.
     """
     onnx = require("onnx")
     if any(True for node in wiring.nodes for _ in subgraphs(node)):
@@ -36,6 +38,7 @@ def to_float16(wiring: Wiring) -> None:
             "'float16'. Unroll its recurrent layers (`unroll=True`), or stay in float32."
         )
     _check_scales(wiring)
+    _check_weights(wiring)
     _keep_float32(wiring)
     kept = {
         node.input[slot]
@@ -45,8 +48,7 @@ def to_float16(wiring: Wiring) -> None:
     }
     for name, value in wiring.constants.items():
         if value.dtype == np.float32 and name not in kept:
-            cut = np.clip(value, -_LARGEST, _LARGEST)
-            wiring.constants[name] = cut.astype(np.float16)
+            wiring.constants[name] = _half(value)
     for node in wiring.nodes:
         if node.name.startswith("tfkd_keep"):
             continue
@@ -54,9 +56,29 @@ def to_float16(wiring: Wiring) -> None:
             set_attribute(node, "to", onnx.TensorProto.FLOAT16)
         value = attribute(node, "value")
         if isinstance(value, onnx.TensorProto) and value.data_type == onnx.TensorProto.FLOAT:
-            array = onnx.numpy_helper.to_array(value).astype(np.float16)
+            array = _half(onnx.numpy_helper.to_array(value))
             set_attribute(node, "value", onnx.numpy_helper.from_array(array))
     _cast_ports(wiring, onnx.TensorProto)
+
+
+def _half(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, -LARGEST, LARGEST).astype(np.float16)
+
+
+def _check_weights(wiring: Wiring) -> None:
+    """Refuses weights, and arrays of different numbers, that would be cut off."""
+    for node in wiring.nodes:
+        for name in node.input:
+            value = wiring.constants.get(name)
+            if value is None or value.dtype != np.float32 or not cut_off(value):
+                continue
+            large = value[np.abs(value) > LARGEST]
+            if node.op_type in _WEIGHTED or large.min() != large.max():
+                raise ValueError(
+                    f"`precision`: expected 'float32' for this model, received 'float16', which "
+                    f"ends at 65504: a weight of {node.name!r} holds numbers up to "
+                    f"{np.abs(large).max():.3g}. Use precision='float32', or scale its layer down."
+                )
 
 
 def _check_scales(wiring: Wiring) -> None:

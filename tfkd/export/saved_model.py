@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import secrets
@@ -18,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from tfkd import artifacts, checks
+from tfkd.export import checking
 from tfkd.export.graph import Graph
-from tfkd.export.verify import ExportReport, agreement_text, failures, measure, thresholds_for
-from tfkd.feeds import collect
+from tfkd.export.verify import ExportReport, agreement_text, measure, thresholds_for
 
 SIGNATURE = "serving_default"
 _GRAPH = "saved_model.pb"
@@ -42,7 +43,7 @@ class SavedModelReport(ExportReport):
                 ("mean error / range", f"{self.numbers['mean_error']:.2e}"),
             ]
         else:
-            rows.append(("verified on", "nothing: pass verify=images"))
+            rows += self.check_rows()
         return "\n".join(f"{key:<20}{value}" for key, value in rows)
 
 
@@ -67,7 +68,8 @@ def to_saved_model(
             `tfkd.quantization`.
         path: the folder to make. A SavedModel that is there is replaced once the
             new one is whole.
-        verify: example inputs, at least two, as the model takes them.
+        verify: example inputs, at least two, as the model takes them. None: a small
+            check on made-up ones, False: none at all; see `to_tflite`.
         thresholds: changes to what `verify` must reach; see `to_tflite`.
         keep_failed: leave a folder that failed in place, and raise all the same.
 
@@ -93,17 +95,12 @@ def to_saved_model(
     folder = _target(path)
     source, plain, mode = _servable(model)
     limits = thresholds_for(mode, thresholds)
-    images = None if verify is None else collect("verify", verify, source.inputs)
-    if images is not None and len(next(iter(images.values()))) < 2:
-        raise checks.value_error("verify", "at least two examples", verify)
+    examples = checking.examples(verify, source, plain)
     numbers: dict[str, Any] = {}
-    failed: list[str] = []
     with _atomic_folder(folder) as temporary:
         _save(plain, temporary)
-        if images is not None:
-            numbers, ranks = _compare(source, temporary, images)
-            failed = failures(numbers, limits, ranks)
-            numbers["failures"] = failed
+        compare = functools.partial(_compare, source, temporary)
+        failed = checking.checked(examples, compare, limits, numbers)
         if failed and not keep_failed:
             raise _failed(failed, "Nothing was left.")
         files = _files(temporary)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -22,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.export import attention_masks, litert
+from tfkd.export import attention_masks, checking, litert, tflite_half
 from tfkd.export.graph import Graph
-from tfkd.export.verify import ExportReport, failures, measure, thresholds_for
+from tfkd.export.verify import ExportReport, measure, thresholds_for
 from tfkd.feeds import collect
 
 MODES = ("float32", "float16", "dynamic", "int8")
@@ -79,6 +80,10 @@ def to_tflite(
         verify: example inputs, likewise, at least two. Not the same as
             `representative`, if the numbers are to mean something. The file is
             compared with `model` in inference: with a quantized model as it rounds.
+            None: a small check on eight of the representative examples, or on made-up
+            inputs in the range that the first layers expect. What it finds is a warning;
+            an error only outputs that are not finite, or a mean error above a tenth of
+            their range. False: no check.
         batch_size: of the file. 1 gives the simplest graph; None leaves the
             batch open.
         thresholds: changes to what `verify` must reach: `max_error`,
@@ -114,23 +119,18 @@ def to_tflite(
     source = prepare(model, mode, io, representative, batch_size)
     graph, mode = source.graph, source.mode
     limits = thresholds_for(source.kind, thresholds)
-    images = None if verify is None else collect("verify", verify, graph.inputs)
-    if images is not None and len(next(iter(images.values()))) < 2:
-        raise checks.value_error("verify", "at least two examples", verify)
-
+    examples = checking.examples(verify, graph, source.plain, source.calibration)
     with artifacts.atomic_path(path) as temporary:
         temporary.write_bytes(source.convert(io, batch_size))
         numbers: dict[str, Any] = {**litert.operations(temporary)}
         if mode == "int8":
             numbers["in_float"] = litert.in_float(temporary)
-        failed: list[str] = []
-        if images is not None:
-            found, ranks = compare(graph, temporary, images)
-            numbers.update(found)
-            failed = failures(numbers, limits, ranks)
-            numbers["failures"] = failed
+        compare_on = functools.partial(compare, graph, temporary)
+        failed = checking.checked(examples, compare_on, limits, numbers)
         if failed and mode == "int8":
             failed = [*failed, *attention_masks.problems(temporary)]
+        if failed and mode == "float16":
+            failed = [*failed, *tflite_half.problems(graph.model)]
         if failed and not keep_failed:
             raise _failed(failed, "No file was left.")
     recipe = {
@@ -180,7 +180,12 @@ class Source:
     def convert(self, io: str, batch_size: int | None, float_outputs: bool = False) -> bytes:
         """The bytes of the file; `io` is for the inputs alone with `float_outputs`."""
         types = io, "float32" if float_outputs else io
-        return _convert(self.plain, self.mode, types, self.calibration, batch_size)
+        data = _convert(self.plain, self.mode, types, self.calibration, batch_size)
+        if self.mode == "float16":
+            data = tflite_half.keep_large(
+                data, lambda: _convert(self.plain, "float32", types, None, batch_size)
+            )
+        return data
 
 
 def prepare(

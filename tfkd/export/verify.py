@@ -65,8 +65,10 @@ def measure(
         examples), `max_error`, `mean_error`, `clipped`, `dependence`; and
         `outputs`, the same for each. `clipped` is the share
         of elements that sit at the first or last code while the Keras value
-        lies beyond it. `dependence` is how far an element moves from example
-        to example, as a part of the range: near 0 the comparison is blind.
+        lies beyond it. `not_finite` is the share of elements that are NaN or infinite in
+        the file; each counts as an error of the whole range. `dependence` is how far an
+        element moves from example to example, as a part of the range: near 0 the
+        comparison is blind. `file_dependence` is the same of the file.
     """
     outputs = {
         name: _measure_one(expected[name], received[name], limits.get(name)) for name in expected
@@ -79,7 +81,9 @@ def measure(
         "max_error": max(r["max_error"] for r in rows),
         "mean_error": max(r["mean_error"] for r in rows),
         "clipped": max(r["clipped"] for r in rows),
+        "not_finite": max(r["not_finite"] for r in rows),
         "dependence": min(r["dependence"] for r in rows),
+        "file_dependence": min(r["file_dependence"] for r in rows),
         "outputs": outputs,
     }
 
@@ -105,7 +109,9 @@ def _measure_one(
     span = high - low
     # A constant output has no range: errors are then absolute, and dependence is 0.
     unit = span or 1.0
-    error = np.abs(received.astype(np.float64) - expected) / unit
+    finite = np.isfinite(received)
+    received = np.where(finite, received, 0)
+    error = np.where(finite, np.abs(received.astype(np.float64) - expected) / unit, 1.0)
     agreement = decided = None
     if expected.ndim >= 2 and expected.shape[-1] > 1:
         agreement, decided = _agreements(expected, received)
@@ -115,14 +121,16 @@ def _measure_one(
         below = (received <= first + step / 2) & (expected < first - step / 2)
         above = (received >= last - step / 2) & (expected > last + step / 2)
         clipped = float((below | above).mean())
-    moves = expected.max(0) - expected.min(0)
+    moves, moved = (values.max(0) - values.min(0) for values in (expected, received))
     return {
         "argmax_agreement": agreement,
         "decided_agreement": decided,
         "max_error": float(error.max()),
         "mean_error": float(error.mean()),
         "clipped": clipped,
+        "not_finite": float((~finite).mean()),
         "dependence": float(moves.max() / unit),
+        "file_dependence": float(moved.max() / unit),
         "range": [low, high],
     }
 
@@ -142,6 +150,11 @@ def failures(
                 f"output {name!r} hardly depends on the input (it moves by "
                 f"{row['dependence']:.2g} of its range), so that nothing can be concluded; is "
                 "the model trained, and are the images different?"
+            )
+        if row["not_finite"]:
+            found.append(
+                f"output {name!r} holds NaN or infinity where the Keras model's is finite "
+                f"({row['not_finite']:.2%} of its numbers)"
             )
         tests = [
             ("max_error", row["max_error"], limits["max_error"]),
@@ -173,8 +186,11 @@ class ExportReport:
         mode: "float32", "float16", "dynamic" or "int8".
         io: type of its inputs and outputs.
         numbers: `operations` and `float_operations` of the file, and of an int8
-            TFLite file `in_float`, the latter by name; and, where it was
-            verified, what `tfkd.export.verify.measure` returns.
+            TFLite file `in_float`, the latter by name; where it was verified, what
+            `tfkd.export.verify.measure` returns; and where it was not, `check`: the
+            same of the small check that runs then, with `on`, what it ran on
+            ("made-up inputs", "representative examples" or "nothing"), the `reason` if
+            it is nothing, and `warnings`, what was found.
     """
 
     path: pathlib.Path
@@ -185,8 +201,27 @@ class ExportReport:
 
     @property
     def verified(self) -> bool:
-        """Whether the file was run and compared."""
+        """Whether the file was run and compared on the examples of `verify`."""
         return "examples" in self.numbers
+
+    @property
+    def compared_on(self) -> str:
+        """What the file was compared with the Keras model on: "200 given examples", ..."""
+        if self.verified:
+            return f"{self.numbers['examples']} given examples"
+        check = self.numbers.get("check", {"on": "nothing", "reason": "verify=False"})
+        if "examples" in check:
+            return f"{check['examples']} {check['on']}"
+        return f"nothing: {check['reason']}"
+
+    def check_rows(self) -> list[tuple[str, str]]:
+        """Lines of the table of a file that is not verified."""
+        check = self.numbers.get("check", {})
+        text = self.compared_on
+        if "max_error" in check:
+            text += f": max error / range {check['max_error']:.2e}, mean {check['mean_error']:.2e}"
+        rows = [("verified on", "nothing: pass verify=images"), ("checked on", text)]
+        return rows + [("warning", warning) for warning in check.get("warnings", ())]
 
     def table(self) -> str:
         """A few lines of text for people."""
@@ -208,7 +243,7 @@ class ExportReport:
                 ("outputs clipped", f"{numbers['clipped']:.2%}"),
             ]
         else:
-            rows.append(("verified on", "nothing: pass verify=images"))
+            rows += self.check_rows()
         return "\n".join(f"{key:<20}{value}" for key, value in rows)
 
 

@@ -210,7 +210,7 @@ def _keras(path: pathlib.Path, options: Options) -> Backend:
     if _own_layers(model):
         return plain  # a change of their code would not be seen
     try:
-        to_saved_model(model, folder)
+        to_saved_model(model, folder, verify=False)  # it is compared below
         _settle(folder, store)
         found = tensorflow.open_saved_model(*opened)
         try:

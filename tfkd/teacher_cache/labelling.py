@@ -13,7 +13,7 @@ from tfkd import checks
 from tfkd.teacher_cache import views
 from tfkd.teacher_cache.keys import keys
 from tfkd.teacher_cache.shards import KEYS, Shards
-from tfkd.teachers.forward import Teachers
+from tfkd.teachers.forward import Teachers, computes_in_float16
 from tfkd.teachers.riding import Layout, Slot, scores_of, take, top_k_forms
 from tfkd.teachers.top_k import top_k
 
@@ -45,6 +45,7 @@ class Labeller:
         seed: int,
     ):
         self._teachers = Teachers(teachers, layers)
+        self._in_float16 = any(computes_in_float16(one) for one in teachers)
         self._layers, self._dtype = layers, dtype
         self._best, self._temperature = best, temperature
         self._augment, self._preprocess, self._seed = augment, preprocess, seed
@@ -146,11 +147,12 @@ class Labeller:
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 bad = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(1)))
                 mend = "Look at its input and at the teacher's weights"
-                mend += (
-                    ", or store float32: float16 ends at 65504."
-                    if self._dtype == "float16"
-                    else "."
-                )
+                if self._in_float16:
+                    mend += ", or make it in bfloat16: float16 ends at 65504."
+                elif self._dtype == "float16":
+                    mend += ", or store float32: float16 ends at 65504."
+                else:
+                    mend += "."
                 raise ValueError(
                     f"`teacher`: expected finite outputs, received NaN or infinity in {name} of "
                     f"example {part.start + bad}, view {view}. {mend}"

@@ -117,6 +117,14 @@ def _has(teacher: Any, name: str) -> bool:
     return True
 
 
+def computes_in_float16(model: Any) -> bool:
+    """Whether a layer of a model computes in float16, which ends at 65504."""
+    layers = getattr(model, "_flatten_layers", None)
+    return layers is not None and any(
+        getattr(layer, "compute_dtype", None) == "float16" for layer in layers()
+    )
+
+
 def _knows_training(model: Any) -> bool:
     if isinstance(model, keras.Model):
         return True
