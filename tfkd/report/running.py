@@ -1,8 +1,9 @@
 """Opens whatever can be measured, and makes calls of it that take no argument.
 
 A model is a `tf_keras` model, the path of a file that `tfkd.runtime.Predictor`
-runs, a `Predictor`, or any other callable from examples to outputs. Examples are
-an array (N, ...), or a dict of such arrays by input name.
+runs, a `Predictor`, a Keras 3 model, which is converted, or any other callable from
+examples to outputs. Examples are an array (N, ...), or a dict of such arrays by
+input name.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.report import inference
 
 CHUNK = 256  # examples in a call when all outputs are wanted
 
@@ -39,6 +41,7 @@ def checked_model(name: str, model: Any, expected: str = EXPECTED) -> Any:
         if not path.exists():
             raise checks.value_error(f"models[{name!r}]", "a file that exists", str(path))
         return path
+    inference.refuse_distiller(f"models[{name!r}]", model)
     if not callable(model):
         raise checks.type_error(f"models[{name!r}]", expected, model)
     return model
@@ -67,8 +70,30 @@ def take(x: Any, rows: Any) -> Any:
     return {k: v[rows] for k, v in x.items()} if isinstance(x, dict) else x[rows]
 
 
-def opened(model: Any, threads: int, folder: pathlib.Path, batch: int | None = 1) -> Any:
-    """What is called for a model: a `Predictor`, or the callable itself.
+def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
+    """A Keras 3 model as a tf_keras model, and a sentence; anything else as it is, and "".
+
+    Where it can't be converted, it stays what it is, and the sentence says why.
+    """
+    if not inference.is_keras_3(model):
+        return model, ""
+    import tfkd
+
+    try:
+        made = tfkd.from_keras3(model, verify=take(x, slice(8)))
+    except Exception as error:  # models of Keras 3 differ in many ways
+        why = str(error).partition("\n")[0]
+        return model, (
+            f"{name} is a Keras 3 model that tfkd.from_keras3 does not convert ({why}), so Keras 3 "
+            "ran it, with training=False."
+        )
+    return made, f"{name} is a Keras 3 model, converted by tfkd.from_keras3."
+
+
+def opened(
+    model: Any, threads: int, folder: pathlib.Path, batch: int | None = 1, x: Any = None
+) -> Any:
+    """What is called for a model: a `Predictor`, or the callable, in inference mode.
 
     Args:
         model: from `checked_model`.
@@ -76,6 +101,7 @@ def opened(model: Any, threads: int, folder: pathlib.Path, batch: int | None = 1
         folder: where the file of a Keras model goes: float32 TFLite, or int8 for a
             `QuantizedModel`.
         batch: of that file.
+        x: examples, which a module is tried on before it is compiled.
     """
     from tfkd import export, runtime
 
@@ -84,7 +110,9 @@ def opened(model: Any, threads: int, folder: pathlib.Path, batch: int | None = 1
         model = export.to_tflite(model, path, batch_size=batch).path
     if isinstance(model, pathlib.Path):
         return runtime.Predictor(model, threads)
-    return model
+    if is_predictor(model):
+        return model
+    return inference.prepared(model, take(x, slice(4)))
 
 
 def is_predictor(target: Any) -> bool:
