@@ -117,23 +117,20 @@ def compare(
     checks.positive_int("throughput_batch", batch)
     groups = {n: _members(n, value) for n, value in running.checked_models(models).items()}
     like = dict(like or {})
-    for argument, names in (("like", like), ("original", [original] if original else [])):
-        for name in names:
-            if name not in groups:
-                raise checks.value_error(argument, "names that are in `models`", name)
+    _check_names(groups, like=like, original=[original] if original else [])
     x, y, mask = _arrays(data)
     judge = Judge(
         y, task=task, class_names=class_names, mask=mask, ignore_class=ignore_class,
         threshold=threshold,
     )  # fmt: skip
-    watch = inference.Unchanged(groups)
-    groups, notes = _converted(groups, x)
-    like = {name: running.converted(name, model, x)[0] for name, model in like.items()}
-    firsts = {name: group[0] for name, group in groups.items()}
-    with tempfile.TemporaryDirectory() as made:
+    with inference.Unchanged(groups) as watch, tempfile.TemporaryDirectory() as made:
+        groups, notes = _converted(groups, x)
+        like = {name: running.converted(name, model, x)[0] for name, model in like.items()}
+        firsts = {name: group[0] for name, group in groups.items()}
         folder = pathlib.Path(made)
         targets = {n: running.opened(m, threads, folder, x=x) for n, m in firsts.items()}
         sizes = {name: running.size_of(target) for name, target in targets.items()}
+        kinds = {name: inference.kind_of(target) for name, target in targets.items()}
         for name, group in groups.items():
             judge.take(name, _outputs(name, group, targets[name], x, threads, folder))
             told = inference.knows_training(group[0])
@@ -144,20 +141,28 @@ def compare(
                 if isinstance(model, keras.Model):
                     targets[name] = running.opened(model, threads, folder, batch)
         rates, rate_note = _throughputs(targets, x, times, batch, runs, seconds)
+        for name in groups:
+            watch.check(f"models[{name!r}]", name)
     rows = []
     for name in groups:
-        watch.check(f"models[{name!r}]", name)
         params, macs = _counts(like.get(name, firsts[name]))
         rate, per_call = rates[name]
         rows.append(
             Row(
                 name, params=params, macs=macs, size=sizes[name], latency=times.get(name),
                 throughput=rate, throughput_batch=per_call,
-                runtime=inference.kind_of(targets[name]), **judge.scores(name),
+                runtime=kinds[name], **judge.scores(name),
             )
         )  # fmt: skip
-    notes = [note, rate_note, *judge.notes(), *notes, *_timed_as_they_are(rows)]
+    notes = [note, rate_note, *judge.notes(), *notes, *running.kind_notes(kinds, firsts)]
     return Table(rows, notes, original=original)
+
+
+def _check_names(groups: Mapping[str, Any], **arguments: Any) -> None:
+    for argument, names in arguments.items():
+        for name in names:
+            if name not in groups:
+                raise checks.value_error(argument, "names that are in `models`", name)
 
 
 def _converted(groups: dict[str, list[Any]], x: Any) -> tuple[dict[str, list[Any]], list[str]]:
@@ -168,18 +173,6 @@ def _converted(groups: dict[str, list[Any]], x: Any) -> tuple[dict[str, list[Any
         found[name] = [model for model, _ in pairs]
         notes += list(dict.fromkeys(note for _, note in pairs if note))
     return found, notes
-
-
-def _timed_as_they_are(rows: Sequence[Row]) -> list[str]:
-    """A sentence on functions of Python, which have no runtime of their own."""
-    names = [row.model for row in rows if row.runtime == "Python"]
-    if not names:
-        return []
-    one = len(names) == 1
-    return [
-        f"{', '.join(names)}: {'a function' if one else 'functions'} of Python, timed as "
-        f"{'it is' if one else 'they are'}."
-    ]
 
 
 def _latencies(

@@ -138,7 +138,8 @@ def kind_of(target: Any) -> str:
 
 
 class Unchanged:
-    """Remembers the variables of models, and gives them their values back.
+    """Remembers the variables of models, and gives them their values back, at the latest
+    at the end of a `with` block.
 
     Args:
         models: name → models, or functions that may hold some.
@@ -155,6 +156,13 @@ class Unchanged:
                     states |= {id(variable)} if is_state else set()
             self._kept[name] = (list(found.values()), states)
         self._said: set[str] = set()
+
+    def __enter__(self) -> Unchanged:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for name in self._kept:
+            self.restore(name)
 
     def restore(self, name: str) -> list[Any]:
         """Gives back what has changed; returns it, but for the states of recurrent layers."""
@@ -190,8 +198,9 @@ class Unchanged:
         if name not in self._said:
             self._said.add(name)
             warnings.warn(
-                f"`{argument}`: {text}, though it ran with training=False where it knows the "
-                f"word. {again} Is a layer of it always in training mode, or random?",
+                f"`{argument}`: {text}. {again} Either it was called in training mode (pass the "
+                "model, or a function that calls it with training=False), or a layer of it "
+                "counts, draws random numbers or is always in training mode.",
                 stacklevel=4,
             )
 

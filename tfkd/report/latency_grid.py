@@ -181,16 +181,17 @@ def latency_table(
     models = running.checked_models(models)
     given = {name: running.checked_model(name, model) for name, model in models.items()}
     x = running.checked_examples("x", x)
-    watch = inference.Unchanged({name: [model] for name, model in given.items()})
-    pairs = {name: running.converted(name, model, x) for name, model in given.items()}
-    notes = [note for _, note in pairs.values() if note]
     grid = _numbers("threads", threads), _numbers("batch_sizes", batch_sizes)
-    with tempfile.TemporaryDirectory() as made:
+    held = {name: [model] for name, model in given.items()}
+    with inference.Unchanged(held) as watch, tempfile.TemporaryDirectory() as made:
         folder = pathlib.Path(made)
+        pairs = {name: running.converted(name, model, x) for name, model in given.items()}
+        notes = [note for _, note in pairs.values() if note]
         places: list[tuple[str, int | None, int]] = []
-        calls = {}
+        calls, kinds = {}, {}
         for name, (model, _) in pairs.items():
-            for count, batch, call in _calls(name, model, x, *grid, folder):
+            for count, batch, target, call in _calls(name, model, x, *grid, folder):
+                kinds[name] = inference.kind_of(target)
                 if call is not None:
                     calls[str(len(places))] = call
                 places.append((name, count, batch))
@@ -198,15 +199,16 @@ def latency_table(
             expected = "a batch size that at least one file takes"
             raise checks.value_error("batch_sizes", expected, grid[1])
         times = in_turns(calls, warmup=warmup, runs=runs, seconds=seconds)
-    for name in given:
-        watch.check(f"models[{name!r}]", name)
+        for name in given:
+            watch.check(f"models[{name!r}]", name)
+    notes += running.kind_notes(kinds, {name: model for name, (model, _) in pairs.items()})
     rows = [LatencyRow(*place, times.get(str(i))) for i, place in enumerate(places)]
     taken = next(iter(times.values())).runs
     return LatencyTable(rows, [f"{taken} runs each, in turns, after {warmup} to warm up.", *notes])
 
 
 def _calls(name: str, model: Any, x: Any, threads: list[int], batches: list[int], folder):
-    """Yields (threads, batch, a call or None) for one model, threads first."""
+    """Yields (threads, batch, target, a call or None) for one model, threads first."""
     import tf_keras as keras
 
     path, files = model, {}
@@ -226,7 +228,7 @@ def _calls(name: str, model: Any, x: Any, threads: list[int], batches: list[int]
                 path = files[batch]
             # Each has a target of its own: an open batch is resized only once.
             target = running.opened(path, count or 1, folder, x=x)
-            yield count, batch, running.call(name, target, x, batch)
+            yield count, batch, target, running.call(name, target, x, batch)
 
 
 def _numbers(argument: str, values: Any) -> list[int]:

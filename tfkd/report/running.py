@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -82,7 +83,7 @@ def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
     try:
         made = tfkd.from_keras3(model, verify=take(x, slice(8)))
     except Exception as error:  # models of Keras 3 differ in many ways
-        why = str(error).partition("\n")[0]
+        why = textwrap.shorten(str(error), 300, placeholder=" ...")
         return model, (
             f"{name} is a Keras 3 model that tfkd.from_keras3 does not convert ({why}), so Keras 3 "
             "ran it, with training=False."
@@ -106,6 +107,7 @@ def opened(
     from tfkd import export, runtime
 
     if isinstance(model, keras.Model):
+        _refuse_stateful(model)
         path = folder / f"{len(list(folder.iterdir()))}.tflite"
         model = export.to_tflite(model, path, batch_size=batch).path
     if isinstance(model, pathlib.Path):
@@ -113,6 +115,17 @@ def opened(
     if is_predictor(model):
         return model
     return inference.prepared(model, take(x, slice(4)))
+
+
+def _refuse_stateful(model: keras.Model) -> None:
+    """Raises ValueError for recurrent layers that go on where the last call ended."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+            mend = (
+                "Its answers depend on what was asked before, so nothing can be compared. Build it "
+                "with stateful=False and copy the weights."
+            )
+            raise checks.value_error("model", "layers with stateful=False", layer.name, mend)
 
 
 def is_predictor(target: Any) -> bool:
@@ -189,6 +202,33 @@ def size_of(target: Any) -> int | None:
     path = pathlib.Path(path)
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     return sum(file.stat().st_size for file in files)
+
+
+def kind_notes(kinds: Mapping[str, str], models: Mapping[str, Any]) -> list[str]:
+    """Sentences on what was timed otherwise than as a file.
+
+    Args:
+        kinds: name → what runs it, of `inference.kind_of`.
+        models: name → the model, or function.
+    """
+    own = {
+        name: kind
+        for name, kind in kinds.items()
+        if not isinstance(models[name], (keras.Model, pathlib.Path))
+    }
+    said = {
+        "Python": (
+            "a function of Python, timed as it is",
+            "functions of Python, timed as they are",
+        ),
+        "TensorFlow": ("a compiled function of TensorFlow", "compiled functions of TensorFlow"),
+    }
+    notes = []
+    for kind, (one, several) in said.items():
+        names = [name for name in own if own[name] == kind]
+        if names:
+            notes.append(f"{', '.join(names)}: {'a ' + one if len(names) == 1 else several}.")
+    return notes
 
 
 def threads_text(threads: int) -> str:
