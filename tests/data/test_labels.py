@@ -133,9 +133,9 @@ NAN[2, 1], INF[1, 0] = np.nan, -np.inf
         ([0, 1.5, 2, 1], SCORES, {}, "`labels`.*class numbers.*example 1 is 1.5"),
         (TRUTH[:3], SCORES, {}, "`labels`.*for 4 examples"),
         (np.eye(4)[TRUTH], SCORES, {}, "`labels`.*for 4 examples"),
-        ([[1, 1, 0], [1, 0, 0]], SOFTMAX, {}, "one-hot rows.*Row 0 holds 2 ones"),
-        ([[0, 0, 0], [1, 0, 0]], SCORES[:2], {"task": "classification"}, "Row 0 is none"),
-        ([[1, 0, 2], [1, 0, 0]], SCORES[:2], {"task": "multi_label"}, "Row 0 is none"),
+        ([[1, 1, 0], [1, 0, 0]], SOFTMAX, {}, "one-hot rows.*example 0 holds 2 ones"),
+        ([[0, 0, 0], [1, 0, 0]], SCORES[:2], {"task": "classification"}, "example 0 is none"),
+        ([[1, 0, 2], [1, 0, 0]], SCORES[:2], {"task": "multi_label"}, "example 0 is none"),
         (np.eye(3) * 255, SCORES[:3], {}, "`labels`.*0 and 1.*two values"),
         ([-1, 1, 1], [-0.5, 0.2, 3], {}, r"received \[-1, 1\]"),
         ([1, 2, 2], [[-0.5], [0.2], [3]], {}, r"received \[1, 2\]"),
@@ -154,6 +154,7 @@ NAN[2, 1], INF[1, 0] = np.nan, -np.inf
         (["a"] * 4, SCORES, {"class_names": ["a", "b"]}, "`class_names`.*3 names"),
         (TRUTH, SCORES, {"task": "multilabel"}, "`task`.*multi_label"),
         (np.zeros(3), np.zeros((3, 1)), {}, "`outputs`.*all 0"),
+        ([[0, 1], [1, 9]], np.ones((2, 2, 3)), {"mask": [[0, 1], [0, 1]]}, "9.*example 1"),
     ],
 )  # fmt: skip
 def test_what_is_refused(labels, outputs, options, said):

@@ -79,7 +79,7 @@ def test_what_compare_says_of_it(model, unchanged):
     assert converted.size > 0
     text = table.text()
     assert "converted is a Keras 3 model, converted by tfkd.from_keras3." in text
-    assert "own is a Keras 3 model that tfkd.from_keras3 does not convert" in text
+    assert "own is a Keras 3 model that tfkd.from_keras3 did not convert" in text
     assert "training, bound: functions of Python, timed as they are." in text
     sentences = {one.model: str(one) for one in table.against()}
     assert sentences["bound"].endswith("(the times are those of a Python function and LiteRT)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -152,14 +153,13 @@ def kept(mask: Any, lead: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(array, lead).reshape(-1)
 
 
-def check_finite(argument: str, values: np.ndarray, keep: np.ndarray, places: int) -> None:
+def check_finite(argument: str, values: np.ndarray, example: Callable[[int], int]) -> None:
     """Raises ValueError for NaN or infinity, with the number of the example.
 
     Args:
         argument: name of `values`, for messages.
         values: (K, ...), those that count.
-        keep: (M,) bools, K of them True.
-        places: how many of the M belong to one example.
+        example: row → the number of its example.
     """
     if values.dtype.kind != "f":
         return
@@ -167,6 +167,5 @@ def check_finite(argument: str, values: np.ndarray, keep: np.ndarray, places: in
     if broken.any():
         row = int(np.argmax(broken))
         what = "NaN" if np.isnan(values[row]).any() else "infinity"
-        example = int(np.flatnonzero(keep)[row]) // places
-        mend = f"Example {example} holds {what}."
+        mend = f"Example {example(row)} holds {what}."
         raise checks.value_error(argument, f"{argument} without NaN and infinity", values, mend)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tfkd import checks
 from tfkd.data.label_forms import as_numbers, check_finite, kept, names, numbers, one_hot_rows
 
 CLASSIFICATION, MULTI_LABEL, REGRESSION = TASKS = ("classification", "multi_label", "regression")
+Example = Callable[[int], int]  # the number of the example that a row of labels belongs to
 # How far a probability may be outside [0, 1]: files of 8-bit numbers round.
 _ROUNDING = 0.01
 
@@ -126,10 +127,15 @@ def read(
     scores = scores.reshape(-1, units)
     if not keep.all():
         truth, scores = truth[keep], scores[keep]
-    check_finite("outputs", scores, keep, math.prod(lead[1:]))
-    check_finite("labels", truth, keep, math.prod(lead[1:]))
+    rows, places = np.flatnonzero(keep), math.prod(lead[1:])
+
+    def example(row: int) -> int:
+        return int(rows[row]) // places
+
+    check_finite("outputs", scores, example)
+    check_finite("labels", truth, example)
     decide = _of_matrix if is_matrix else _of_one_unit if units == 1 else _of_numbers
-    found, doubt = decide(truth, scores, task)
+    found, doubt = decide(truth, scores, task, example)
     if class_names is not None:
         names(class_names, max(2, units))
         if found == REGRESSION:
@@ -153,7 +159,9 @@ def _of_another_shape(truth: np.ndarray, scores: np.ndarray) -> ValueError:
     return checks.value_error("labels", expected, truth)
 
 
-def _of_one_unit(truth: np.ndarray, scores: np.ndarray, task: str | None) -> tuple[str, str]:
+def _of_one_unit(
+    truth: np.ndarray, scores: np.ndarray, task: str | None, example: Example
+) -> tuple[str, str]:
     """(task, doubt) of labels (M,) for outputs (M, 1)."""
     is_binary = np.isin(truth, (0, 1)).all()
     if task == MULTI_LABEL:
@@ -163,7 +171,7 @@ def _of_one_unit(truth: np.ndarray, scores: np.ndarray, task: str | None) -> tup
         if task != REGRESSION and not is_binary:
             bad = int(np.argmin(np.isin(truth, (0, 1))))
             received = truth[bad].item()
-            mend = f"That of example {bad}."
+            mend = f"That of example {example(bad)}."
             raise checks.value_error("labels", "0 and 1 for outputs of one unit", received, mend)
         return task, ""
     if is_binary:
@@ -179,7 +187,9 @@ def _of_one_unit(truth: np.ndarray, scores: np.ndarray, task: str | None) -> tup
     )
 
 
-def _of_numbers(truth: np.ndarray, scores: np.ndarray, task: str | None) -> tuple[str, str]:
+def _of_numbers(
+    truth: np.ndarray, scores: np.ndarray, task: str | None, example: Example
+) -> tuple[str, str]:
     """(task, doubt) of labels (M,) for outputs (M, C)."""
     classes = scores.shape[1]
     if task in (MULTI_LABEL, REGRESSION):
@@ -189,7 +199,7 @@ def _of_numbers(truth: np.ndarray, scores: np.ndarray, task: str | None) -> tupl
     broken = truth != np.rint(truth)
     if broken.any():
         bad = int(np.argmax(broken))
-        mend = f"That of example {bad} is {truth[bad]}."
+        mend = f"That of example {example(bad)} is {truth[bad]}."
         raise checks.value_error("labels", f"class numbers for {classes} outputs", truth, mend)
     low, high = int(truth.min()), int(truth.max())
     if low < 0 or high >= classes:
@@ -198,12 +208,14 @@ def _of_numbers(truth: np.ndarray, scores: np.ndarray, task: str | None) -> tupl
             mend = "Classes count from 0: pass `labels - 1`."
         else:
             where = int(np.argmax(truth == outside))
-            mend = f"That of example {where}. If it marks what does not count: `ignore_class`."
+            mend = f"That of example {example(where)}. If it marks what does not count: `ignore_class`."
         raise checks.value_error("labels", f"labels from 0 to {classes - 1}", outside, mend)
     return CLASSIFICATION, ""
 
 
-def _of_matrix(truth: np.ndarray, scores: np.ndarray, task: str | None) -> tuple[str, str]:
+def _of_matrix(
+    truth: np.ndarray, scores: np.ndarray, task: str | None, example: Example
+) -> tuple[str, str]:
     """(task, doubt) of labels (M, C) for outputs (M, C)."""
     is_zero_one = np.isin(truth, (0, 1)).all(-1)
     hot = one_hot_rows(truth)
@@ -212,7 +224,7 @@ def _of_matrix(truth: np.ndarray, scores: np.ndarray, task: str | None) -> tuple
         fits = {CLASSIFICATION: hot | is_soft, MULTI_LABEL: is_zero_one}.get(task)
         if fits is not None and not fits.all():
             rows = "one-hot or soft rows" if task == CLASSIFICATION else "rows of 0 and 1"
-            mend = f"Row {int(np.argmin(fits))} is none."
+            mend = f"That of example {example(int(np.argmin(fits)))} is none."
             raise checks.value_error("labels", f"{rows} for task={task!r}", truth, mend)
         return task, ""
     bounded = is_probability(scores)
@@ -230,7 +242,7 @@ def _of_matrix(truth: np.ndarray, scores: np.ndarray, task: str | None) -> tuple
         if bounded and off <= 1e-3:
             bad = int(np.argmin(hot))
             mend = (
-                f"Row {bad} holds {int(truth[bad].sum())} ones, but the outputs are those of a "
+                f"That of example {example(bad)} holds {int(truth[bad].sum())} ones, but the outputs are those of a "
                 'softmax, for one class each. If that is meant, pass task="multi_label".'
             )
             raise checks.value_error("labels", "one-hot rows", truth, mend)

@@ -6,6 +6,7 @@ and variables that change all the same get their values back.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
@@ -237,7 +238,10 @@ def _variables(value: Any, seen: set[int], depth: int) -> Iterator[tuple[Any, bo
     elif isinstance(value, tf.Module) or is_keras_3(value):
         yield from _of_module(value)
     elif depth:
-        for one in _held(value):
+        held = []
+        with contextlib.suppress(Exception):  # objects may do anything when they are looked at
+            held = _held(value)
+        for one in held:
             yield from _variables(one, seen, depth - 1)
 
 
@@ -252,7 +256,10 @@ def _of_module(module: Any) -> Iterator[tuple[Any, bool]]:
             generator = getattr(held, "_generator", held)
             if isinstance(generator, tf.random.Generator):
                 yield generator.state, False
-    for variable in module.variables:
+    variables = []
+    with contextlib.suppress(ValueError):  # a model that is not built has none yet
+        variables = module.variables
+    for variable in variables:
         if isinstance(variable, tf.Variable) or is_variable_of_keras_3(variable):
             yield variable, id(variable) in states
 

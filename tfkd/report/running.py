@@ -79,14 +79,16 @@ def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
     if not inference.is_keras_3(model):
         return model, ""
     import tfkd
+    from tfkd.export.graph import check_model
 
     try:
         made = tfkd.from_keras3(model, verify=take(x, slice(8)))
+        check_model(made)  # that there can be a file of it
     except Exception as error:  # models of Keras 3 differ in many ways
         why = textwrap.shorten(str(error), 300, placeholder=" ...")
         return model, (
-            f"{name} is a Keras 3 model that tfkd.from_keras3 does not convert ({why}), so Keras 3 "
-            "ran it, with training=False."
+            f"{name} is a Keras 3 model that tfkd.from_keras3 did not convert to one that LiteRT "
+            f"runs ({why}), so Keras 3 ran it, with training=False."
         )
     return made, f"{name} is a Keras 3 model, converted by tfkd.from_keras3."
 
@@ -227,7 +229,7 @@ def kind_notes(kinds: Mapping[str, str], models: Mapping[str, Any]) -> list[str]
     for kind, (one, several) in said.items():
         names = [name for name in own if own[name] == kind]
         if names:
-            notes.append(f"{', '.join(names)}: {'a ' + one if len(names) == 1 else several}.")
+            notes.append(f"{', '.join(names)}: {one if len(names) == 1 else several}.")
     return notes
 
 
