@@ -208,7 +208,7 @@ def _of_numbers(
             mend = "Classes count from 0: pass `labels - 1`."
         else:
             where = int(np.argmax(truth == outside))
-            mend = f"That of example {example(where)}. If it marks what does not count: `ignore_class`."
+            mend = f"That of example {example(where)}. If it does not count: `ignore_class`."
         raise checks.value_error("labels", f"labels from 0 to {classes - 1}", outside, mend)
     return CLASSIFICATION, ""
 
@@ -242,8 +242,9 @@ def _of_matrix(
         if bounded and off <= 1e-3:
             bad = int(np.argmin(hot))
             mend = (
-                f"That of example {example(bad)} holds {int(truth[bad].sum())} ones, but the outputs are those of a "
-                'softmax, for one class each. If that is meant, pass task="multi_label".'
+                f"That of example {example(bad)} holds {int(truth[bad].sum())} ones, but the "
+                "outputs are those of a softmax, for one class each. If that is meant, pass "
+                'task="multi_label".'
             )
             raise checks.value_error("labels", "one-hot rows", truth, mend)
         return MULTI_LABEL, (
