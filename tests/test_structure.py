@@ -37,8 +37,8 @@ ORDER = (
     ("runtime",),
     ("callbacks",),
     ("progressive",),
-    ("report",),
     ("interop",),
+    ("report",),
     ("recipes",),
     ("cli",),
 )

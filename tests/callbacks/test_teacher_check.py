@@ -74,6 +74,16 @@ def test_one_output_is_right_by_its_sign_or_half():
     np.testing.assert_array_equal(right(y, np.array([[0.4], [0.6], [0.2]]))[:, 0], [1, 1, 0])
 
 
+def test_labels_of_other_kinds():
+    from tfkd.callbacks.teacher_check import right
+
+    y = np.array([[1, 1], [0, 1], [0, 0]])
+    found = right(y, np.array([[0.9, 0.8], [0.2, 0.3], [0.1, 0.2]]))
+    np.testing.assert_array_equal(found, [1, 0, 1])
+    found = right(np.array([[2.5, 1.0], [0.5, -1.0]]), np.array([[2.0, 1.0], [0.5, 1.0]]))
+    np.testing.assert_array_equal(found, [-0.25, -1.0])
+
+
 def test_bad_arguments():
     x, y = data(8)
     with pytest.raises(ValueError, match="`y`: expected as many labels as inputs, 8"):

@@ -130,6 +130,40 @@ def test_what_is_refused(labels, outputs, names, said):
         report.classification(labels, outputs, names)
 
 
+def test_several_labels_an_example():
+    y = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
+    p = np.array([[0.9, 0.2], [0.8, 0.7], [0.6, 0.1], [0.3, 0.4]])
+    with pytest.warns(UserWarning, match="multi-label"):
+        found = report.classification(y, p, ["sun", "rain"])
+    # sun: 3 said, 2 of them right, 2 of 2 found. rain: 1 of 1 right, 1 of 2 found.
+    want = [[200 / 3, 100, 80, 2], [100, 50, 200 / 3, 2]]
+    np.testing.assert_allclose([numbers(row) for row in found.classes], want)
+    assert found.accuracy == 50.0 and found.average_precision == 100.0
+    note = "Subset accuracy 50.0 % of 4 examples. Mean average precision 100.0 %."
+    assert str(found).endswith(note)
+    assert found.as_dict()["subset_accuracy"] == 50.0 and "accuracy" not in found.as_dict()
+
+
+def test_names_as_labels_places_and_one_unit():
+    names = ["a", "b", "c"]
+    assert report.classification([names[i] for i in LABELS], outputs_of(ANSWERS), names) == (
+        report.classification(LABELS, outputs_of(ANSWERS), names)
+    )
+    tagged = np.reshape([*LABELS[:5], -1], (2, 3)), outputs_of(ANSWERS).reshape(2, 3, 3)
+    found = report.classification(*tagged, ignore_class=-1)
+    assert found == report.classification(LABELS[:5], outputs_of(ANSWERS[:5]))
+    one = report.classification([0, 1, 1], [[-1.0], [2.0], [-3.0]], ["no", "yes"])
+    assert [row.name for row in one.classes] == ["no", "yes"]
+    assert one.classes[1].recall == 50.0 and one.classes[1].precision == 100.0
+
+
+def test_numbers_have_no_classes():
+    numbers = np.random.default_rng(0).normal(size=(5, 3))
+    for options in ({}, {"task": "regression"}):
+        with pytest.raises(ValueError, match="tfkd.report.score"):
+            report.classification(numbers, numbers, **options)
+
+
 def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     with pytest.raises(ImportError, match=r"tfkd\[demo\]"):

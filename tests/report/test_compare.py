@@ -176,6 +176,60 @@ def test_one_output_in_a_dict():
     assert row.accuracy.mean == 100.0
 
 
+def test_several_labels_and_numbers_have_their_own_columns(file):
+    models = {"keras": linear(RIGHT), "file": file, "worse": lambda x: x @ np.array(RIGHT) + 0.5}
+    outputs = X @ np.array(RIGHT)
+    told = {"runs": 2, "throughput_batch": None}
+    table = report.compare(models, (X, outputs - 0.25), task="regression", **told)
+    errors = [row.mean_absolute_error.mean for row in table.rows]
+    np.testing.assert_allclose(errors, [0.25, 0.25, 0.75], rtol=1e-5)
+    assert str(table.against()[1]).startswith("worse: mean absolute error 0.500 higher (worse)")
+    assert "lower is better" in table.text() and "accuracy" not in table.text()
+    # As logits the outputs say yes above 0, and "worse" says it always.
+    several = (outputs > 0).astype(int)
+    several[0] = 1, 1, 0
+    with pytest.warns(UserWarning, match="`data`: .*multi-label") as caught:
+        table = report.compare(
+            {**models, "logits": lambda x: x @ np.array(RIGHT) - 1}, (X, several), **told
+        )
+    assert len([w for w in caught if "multi-label" in str(w.message)]) == 1
+    assert [row.subset_accuracy.mean for row in table.rows] == [75.0, 75.0, 0.0, 75.0]
+    assert table.head[1:3] == ("subset accuracy %", "mAP %")
+    assert "4 examples; an output says yes above 0." in table.text()
+
+
+def test_names_weights_and_places(file):
+    told = {"runs": 2, "throughput_batch": None}
+    names = ["a", "b", "c"]
+    (row,) = report.compare({"f": file}, (X, list("abac")), class_names=names, **told).rows
+    assert row.accuracy.mean == 75.0
+    (row,) = report.compare({"f": file}, (X, [0, 1, 0, 2], [1, 1, 1, 0]), **told).rows
+    assert row.accuracy.mean == 100.0
+    data = tf.data.Dataset.from_tensor_slices((X, [0, 1, 2, 2], [1.0, 0.5, 0.0, 2.0])).batch(3)
+    (row,) = report.compare({"f": file}, data, **told).rows
+    assert row.accuracy.mean == pytest.approx(200 / 3)
+    tags = {"f": lambda x: np.stack([x, 1 - x], 1)}  # two places, two classes
+    table = report.compare(tags, (X, np.c_[Y, -np.ones(4, int)]), ignore_class=-1, **told)
+    assert table.rows[0].accuracy.mean == 100.0
+    (row,) = report.compare({"f": lambda x: x[:, 1:]}, (X, Y), **told).rows
+    assert row.accuracy.mean == 100.0
+
+
+@pytest.mark.parametrize(
+    ("function", "labels", "said"),
+    [
+        (lambda x: x * np.nan, Y, r"models\['f'\]`.*`data`.*Example 0 holds NaN"),
+        (lambda x: x, Y + 1, r"models\['f'\]`.*`labels`.*labels - 1"),
+        (lambda x: x, list("abab"), "class_names="),
+        (lambda x: x, Y == 1, "bool"),
+        (lambda x: x, np.zeros((4, 3)), "for 4 examples"),
+    ],
+)
+def test_labels_and_outputs_that_mean_nothing(function, labels, said):
+    with pytest.raises(ValueError, match=said):
+        report.compare({"f": function}, (X, labels), runs=2)
+
+
 def test_every_kind_of_file(tmp_path):
     """They take turns, each in its own runtime, and their sizes are what lies on the disk."""
     pytest.importorskip("onnxruntime")

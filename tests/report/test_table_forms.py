@@ -114,6 +114,61 @@ def test_long_names_are_folded_in_100_columns(capsys, monkeypatch, rich):
         assert word in printed
 
 
+def errors(name, value, p50, **options):
+    times = report.Latency(p50, p50, p50, p50, 9)
+    return report.Row(
+        name, latency=times, size=1000, mean_absolute_error=report.seed_stats(value), **options
+    )
+
+
+def test_an_error_is_better_where_it_is_lower(tmp_path):
+    rows = [errors("a", 0.05, 2.0), errors("b", [0.07, 0.09], 1.0), errors("c", 0.09, 1.5)]
+    table = report.Table(rows)
+    assert table.pareto() == ("a", "b")
+    assert table.head[:2] == ("model", "mean absolute error")
+    assert table.text().splitlines()[3].split()[:4] == ["b", "0.0800", "±", "0.0141"]
+    first = table.against()[0]
+    assert (first.points, first.error) == (None, pytest.approx(0.03))
+    assert str(first).startswith("b: mean absolute error 0.0300 higher (worse), 2.0 times faster")
+    back = table.against("b")[0]
+    assert str(back).startswith("a: mean absolute error 0.0300 lower (better), 2.0 times slower")
+    everything = table.text() + table.markdown() + str(table.as_dict())
+    assert 'points"' not in everything and "points," not in everything
+    assert "accuracy" not in everything and "%" not in everything
+    assert table.as_dict()["rows"][0]["mean_absolute_error"]["mean"] == 0.05
+    pytest.importorskip("matplotlib")
+    table.save(tmp_path / "page")
+    names = {path.name for path in (tmp_path / "page").iterdir()}
+    pictures = {f"mean_absolute_error_{cost}.png" for cost in ("latency", "size")}
+    assert names == {"table.md", "table.json", "table.html", *pictures}
+    text = (tmp_path / "page" / "table.html").read_text(encoding="utf-8")
+    assert "Mean absolute error against latency" in text and "ccuracy" not in text
+    assert Page(text).texts.count("Pareto front") == 2
+    table.to_tensorboard(tmp_path / "log", plots=False)
+    tags = set(events(tmp_path / "log"))
+    assert "mean_absolute_error/a" in tags and not any(tag.startswith("acc") for tag in tags)
+
+
+def test_several_labels_have_two_columns():
+    make = lambda name, subset, precision: report.Row(  # noqa: E731
+        name,
+        subset_accuracy=report.seed_stats(subset),
+        average_precision=report.seed_stats(precision),
+    )
+    table = report.Table([make("a", 60.0, 91.0), make("b", 58.0, 92.0), report.Row("c")])
+    assert table.head[1:3] == ("subset accuracy %", "mAP %")
+    assert table.text().splitlines()[2].split()[:3] == ["a", "60.0", "91.0"]
+    assert str(table.against()[0]) == "b: −2.0 points of subset accuracy, against a"
+
+
+def test_times_of_python_and_of_a_runtime_are_told_apart():
+    rows = [row("a", 90.0, 100.0, runtime="Python"), row("b", 90.0, 1.0, runtime="LiteRT")]
+    said = "b: 0.0 points, 100 times faster than a (the times are those of LiteRT and a Python"
+    assert str(report.Table(rows).against()[0]).startswith(said)
+    rows[1] = row("b", 90.0, 1.0, runtime="Python")
+    assert "(" not in str(report.Table(rows).against()[0])
+
+
 class Page(html.parser.HTMLParser):
     """Open tags, texts, and every address that a browser would load."""
 

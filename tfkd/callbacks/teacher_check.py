@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.data.labels import REGRESSION, read
 from tfkd.distillation.distiller import Distiller
 
 
@@ -24,10 +25,13 @@ class TeacherCheck(keras.callbacks.Callback):
 
     Args:
         x: inputs of the model, a NumPy array (count, ...) or tensor.
-        y: labels (count, ...): class numbers or one-hot for the default score.
+        y: labels (count, ...): class numbers, one-hot, and what else `tfkd.report.score`
+            takes, for the default score.
         score: a function (y, outputs) → one number an example, higher is better,
             from NumPy arrays; None: 1 where the highest output is the label
-            (with one output: where its sign, or whether it is above ½, is).
+            (with one output: where its sign, or whether it is above ½, is; of several
+            labels an example: where all are right), and minus the absolute error
+            where the labels are numbers to be predicted.
         margin: how much better the student must be, in units of the score (with
             None, 0.01 is one percentage point).
         batch_size: examples a batch.
@@ -67,7 +71,7 @@ class TeacherCheck(keras.callbacks.Callback):
             expected = f"as many labels as inputs, {len(x)}, and at least one"
             raise checks.value_error("y", expected, len(y))
         self.x, self.y = x, np.asarray(y)
-        self.score = right if score is None else checks.function("score", score)
+        self.score = None if score is None else checks.function("score", score)
         self.margin = checks.non_negative("margin", margin)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.every = checks.positive_int("every", every)
@@ -113,19 +117,29 @@ class TeacherCheck(keras.callbacks.Callback):
 
     def _score(self, outputs: Callable[[Any], Any]) -> float:
         run = tf.function(outputs, reduce_retracing=True)
-        scores = []
+        scores, kept = [], []
         for first in range(0, len(self.x), self.batch_size):
             part = slice(first, first + self.batch_size)
-            found = run(tf.convert_to_tensor(self.x[part]))
-            scores.append(np.asarray(self.score(self.y[part], np.asarray(found)), "float64"))
+            found = np.asarray(run(tf.convert_to_tensor(self.x[part])))
+            if self.score is None:
+                kept.append(found)
+            else:
+                scores.append(np.asarray(self.score(self.y[part], found), "float64"))
+        if self.score is None:
+            # All at once: what labels and outputs are is told by the values of all.
+            scores = [right(self.y, np.concatenate(kept))]
         return float(np.concatenate([np.atleast_1d(s).reshape(-1) for s in scores]).mean())
 
 
 def right(y: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """1 where the highest output is the label: class numbers or one-hot, (B, C) outputs."""
-    if outputs.shape[-1] == 1:
-        limit = 0.5 if outputs.min() >= 0 and outputs.max() <= 1 else 0.0
-        return (outputs.reshape(len(y), -1) > limit) == (y.reshape(len(y), -1) > 0.5)
-    if y.shape == outputs.shape:
-        y = y.argmax(-1)
-    return outputs.argmax(-1) == y.reshape(outputs.shape[:-1])
+    """Numbers of which higher is better: 1 where an example is right; minus the absolute error.
+
+    Their shape is that of the class numbers, (B, 1) for outputs of one unit.
+    """
+    found = read(y, outputs)
+    if found.task == REGRESSION:
+        values = -np.abs(found.outputs - found.labels).mean(-1)
+    else:
+        values = found.right.astype(np.float64)
+    places = outputs.shape if outputs.shape[-1] == 1 else outputs.shape[:-1]
+    return values.reshape(places)

@@ -17,7 +17,8 @@ import tensorflow as tf
 from tfkd import checks
 from tfkd.curriculum import counting
 from tfkd.curriculum.scores import Difficulty, scored
-from tfkd.curriculum.scoring import Measure, Scorer, check_arrays, class_numbers
+from tfkd.curriculum.scoring import Measure, Scorer, check_arrays
+from tfkd.data.label_forms import class_numbers
 
 __all__ = [
     "Difficulty",
@@ -292,7 +293,7 @@ def _of_model(
     checks.instance("progress", progress, bool, "True or False")
     scorer = Scorer(side, model, measure, preprocess)
     count = check_arrays(x)
-    labels = None if measure is _entropy else class_numbers(y, count)
+    labels = None if measure is _entropy else class_numbers("y", y, count)
     parts = {"data": x, "labels": labels, side: model, "preprocess": preprocess}
     return scored(kind, parts, path, lambda: scorer(x, labels, batch_size, progress))
 

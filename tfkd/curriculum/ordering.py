@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.data.label_forms import one_hot_rows
 
 ORDERS = ("easiest_first", "hardest_first", "random")
 
@@ -40,8 +41,7 @@ def class_numbers(labels: Any, count: int) -> np.ndarray:
         raise checks.value_error("balance_classes", "labels to balance", labels, mend)
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] > 1:
-        one_hot = bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
-        labels = labels.argmax(1) if one_hot else labels
+        labels = labels.argmax(1) if one_hot_rows(labels).all() else labels
     elif labels.ndim == 2:
         labels = labels[:, 0]
     whole = labels.dtype.kind in "iub" or (

@@ -152,41 +152,6 @@ def check_arrays(x: Any) -> int:
     return counts[0]
 
 
-def class_numbers(y: Any, count: int) -> np.ndarray:
-    """Labels of any usual form as int64 (N,).
-
-    Args:
-        y: class numbers (N,) or (N, 1), or one-hot rows (N, C).
-        count: N.
-
-    Raises:
-        TypeError, ValueError: if they are none of these, or negative.
-    """
-    expected = f"{count} class numbers, (N,) or (N, 1), or one-hot rows (N, C)"
-    if y is None or isinstance(y, tf.data.Dataset):
-        raise checks.type_error("y", expected, y)
-    array = np.asarray(y)
-    if array.dtype.kind not in "iubf":
-        raise checks.type_error("y", expected, y)
-    if array.ndim not in (1, 2) or len(array) != count:
-        raise checks.value_error("y", expected, array)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    elif array.ndim == 2:
-        is_one_hot = np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all()
-        if not is_one_hot:
-            mend = "Of soft labels pass the argmax, or write a function for from_function."
-            raise checks.value_error("y", "one-hot rows, if not class numbers", array, mend)
-        array = array.argmax(1)
-    whole = array == np.rint(array)
-    if not whole.all() or (array < 0).any():
-        bad = int(np.argmax(~whole | (array < 0)))
-        raise checks.value_error(
-            "y", "class numbers from 0", array, f"That of example {bad} is {array[bad]}."
-        )
-    return array.astype(np.int64)
-
-
 def _check_labels(labels: np.ndarray, classes: int) -> None:
     if labels.max() >= classes:
         bad = int(np.argmax(labels >= classes))

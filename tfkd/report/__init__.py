@@ -1,6 +1,6 @@
 """What a model costs and what it is worth: counts, latency, accuracy, tables, plots."""
 
-from tfkd.report.accuracy import SeedStats, accuracy, seed_stats
+from tfkd.report.accuracy import Score, SeedStats, accuracy, score, seed_stats
 from tfkd.report.against import Against
 from tfkd.report.classification import Classification, ClassScores, classification
 from tfkd.report.compare import compare
@@ -35,6 +35,7 @@ __all__ = [
     "LayerProfile",
     "Profile",
     "Row",
+    "Score",
     "SeedStats",
     "Table",
     "accuracy",
@@ -52,6 +53,7 @@ __all__ = [
     "precision_recall_plot",
     "profile",
     "register",
+    "score",
     "seed_stats",
     "training_curves",
 ]

@@ -1,13 +1,24 @@
-"""Accuracy of predictions, and its mean and spread over seeds."""
+"""Scores of predictions, each by the measure of its task; their mean and spread over seeds."""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfkd import checks
+from tfkd.data.labels import MULTI_LABEL, REGRESSION, read
+from tfkd.report.measures import (
+    ABSOLUTE_ERROR,
+    ACCURACY,
+    MEASURES,
+    Measure,
+    mean_average_precision,
+    of_rows,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,35 +70,206 @@ def seed_stats(values: Any) -> SeedStats:
     return SeedStats(float(array.mean()), sd, tuple(float(v) for v in array))
 
 
-def accuracy(labels: Any, outputs: Any) -> float:
-    """Percentage of examples whose largest output is at the label.
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What a model is worth on labelled examples; made by `score`. None: not of its task.
+
+    Attributes:
+        task: "classification", "multi_label" or "regression".
+        examples: number of examples, or of places in sequences or images, that count.
+        accuracy: percentage of examples whose class was found.
+        subset_accuracy: percentage of examples of which every label was found.
+        average_precision: mean over the labels, in percent.
+        mean_absolute_error: in the unit of the labels; lower is better.
+        threshold: above it an output said yes; None where the largest one counted.
+        doubt: what was decided by values though it could be otherwise; "" if nothing.
+    """
+
+    task: str
+    examples: int
+    accuracy: float | None = None
+    subset_accuracy: float | None = None
+    average_precision: float | None = None
+    mean_absolute_error: float | None = None
+    threshold: float | None = None
+    doubt: str = ""
+
+    @property
+    def value(self) -> float:
+        """The score that models are ranked by: the first that is not None."""
+        return next(value for value in self._values().values())
+
+    def _values(self) -> dict[Measure, float]:
+        pairs = ((measure, getattr(self, measure.key)) for measure in MEASURES)
+        return {measure: value for measure, value in pairs if value is not None}
+
+    def __str__(self) -> str:
+        parts = [
+            f"{measure.name} {measure.format(seed_stats(value))}{' %' if measure.percent else ''}"
+            for measure, value in self._values().items()
+        ]
+        return f"{', '.join(parts)} of {self.examples:,} examples"
+
+
+def score(
+    labels: Any,
+    outputs: Any,
+    *,
+    task: str | None = None,
+    class_names: Sequence[str] | None = None,
+    mask: Any = None,
+    ignore_class: int | None = None,
+    threshold: float | None = None,
+) -> Score:
+    """Scores outputs by the measure of their task, which labels and outputs show.
+
+    - Classification: class numbers or names, one-hot or soft rows, or 0 and 1 for
+      outputs of one unit: accuracy.
+    - Several labels an example, rows of 0 and 1: the subset accuracy, for which every
+      label of an example must be right, and the mean average precision.
+    - Regression, any other numbers of the outputs' shape: the mean absolute error.
+
+    Labels and outputs may have more axes (words of sentences, pixels of images): each
+    place then counts as one example.
 
     Args:
-        labels: (N,) or (N, 1) class numbers, or (N, C) one-hot or soft labels.
-        outputs: (N, C) logits or probabilities.
+        labels: for outputs (..., C): class numbers or names, (...) or (..., 1); one-hot
+            or soft rows, rows of 0 and 1, or numbers to be predicted, (..., C).
+        outputs: (N, C) logits, probabilities or numbers; (N, 1) or (N,) of one unit;
+            (N, ..., C) for each place.
+        task: "classification", "multi_label" or "regression"; None: by the values.
+        class_names: C names, by which labels as text are matched; two for one unit.
+        mask: (N,) or (...), 0 or False where an example or place does not count.
+        ignore_class: class number of what does not count, such as -1 or 255.
+        threshold: above it an output of a single unit or of several labels says yes;
+            None: 0.5 if all outputs are in [0, 1], else 0, for logits.
 
     Returns:
-        Accuracy between 0 and 100.
+        A `Score`. Its `doubt` says what was decided by values alone.
 
     Raises:
-        ValueError: if the shapes do not belong together or there is no example.
+        TypeError: if outputs are no numbers.
+        ValueError: if labels and outputs do not belong together, hold NaN or infinity,
+            are outside the classes, have no meaning that can be told, or are none.
+
+    Example:
+        >>> from tfkd import report
+        >>> print(report.score([[1, 1], [0, 1]], [[0.9, 0.6], [0.2, 0.4]], task="multi_label"))
+        subset accuracy 50.0 %, mean average precision 100.0 % of 2 examples
+        >>> print(report.score([20.0, 30.0, 31.5], [[21.0], [28.0], [31.5]], task="regression"))
+        mean absolute error 1.00 of 3 examples
+    """
+    found = read(
+        labels, outputs, task=task, class_names=class_names, mask=mask,
+        ignore_class=ignore_class, threshold=threshold,
+    )  # fmt: skip
+    about: Any = {"threshold": found.threshold, "doubt": found.doubt}
+    count = len(found.labels)
+    if found.task == REGRESSION:
+        error = float(np.abs(found.outputs - found.labels).mean())
+        return Score(found.task, count, mean_absolute_error=error, **about)
+    right = 100.0 * float(np.mean(found.right))
+    if found.task == MULTI_LABEL:
+        precision = mean_average_precision(found.labels, found.outputs)
+        return Score(found.task, count, subset_accuracy=right, average_precision=precision, **about)
+    return Score(found.task, count, accuracy=right, **about)
+
+
+def accuracy(
+    labels: Any,
+    outputs: Any,
+    *,
+    task: str | None = None,
+    class_names: Sequence[str] | None = None,
+    mask: Any = None,
+    ignore_class: int | None = None,
+    threshold: float | None = None,
+) -> float:
+    """Percentage of examples that are right; the mean absolute error of a regression.
+
+    The one number of `score`: the accuracy of a classification, the subset accuracy of
+    several labels an example, or the mean absolute error, which is no percentage. What
+    is none of a classification by class numbers or one-hot rows is said in a warning,
+    unless `task` names it.
+
+    Args:
+        labels: (N,) or (N, 1) class numbers or names, (N, C) one-hot or soft labels;
+            and all that `score` takes.
+        outputs: (N, C) logits or probabilities; and all that `score` takes.
+        task: "classification", "multi_label" or "regression"; None: by the values.
+        class_names: C names, by which labels as text are matched.
+        mask: as in `score`.
+        ignore_class: as in `score`.
+        threshold: as in `score`.
+
+    Returns:
+        Between 0 and 100, or the mean absolute error in the unit of the labels.
+
+    Raises:
+        TypeError, ValueError: as `score`.
 
     Example:
         >>> from tfkd import report
         >>> report.accuracy([0, 1, 1, 0], [[2, 1], [0, 3], [5, 4], [8, 1]])
         75.0
+        >>> report.accuracy(["no", "yes"], [[2, 1], [0, 3]], class_names=["no", "yes"])
+        100.0
     """
-    labels, outputs = np.asarray(labels), np.asarray(outputs)
-    if outputs.ndim != 2 or outputs.shape[1] < 2 or outputs.shape[0] == 0:
-        raise checks.value_error(
-            "outputs", "an array (examples, classes) with at least 2 classes", outputs
-        )
-    if labels.shape == outputs.shape:
-        labels = labels.argmax(-1)
-    elif labels.shape in ((len(outputs),), (len(outputs), 1)):
-        labels = labels.reshape(-1)
-    else:
-        raise checks.value_error(
-            "labels", f"class numbers or one-hot labels for {len(outputs)} examples", labels
-        )
-    return 100.0 * float(np.mean(outputs.argmax(-1) == labels))
+    found = score(
+        labels, outputs, task=task, class_names=class_names, mask=mask,
+        ignore_class=ignore_class, threshold=threshold,
+    )  # fmt: skip
+    if found.doubt:
+        warnings.warn(f"`labels`: {found.doubt}.", stacklevel=2)
+    return found.value
+
+
+class Judge:
+    """Scores of all models on one set of labels, by the measure of one task."""
+
+    def __init__(self, y: np.ndarray, **options: Any):
+        self._y, self._options = y, options
+        self._found: dict[str, list[Score]] = {}
+
+    def take(self, name: str, outputs: Iterable[np.ndarray]) -> None:
+        """Scores the outputs of one model, or of several seeds."""
+        self._found[name] = []
+        for one in outputs:
+            try:
+                found = score(self._y, one, **self._options)
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"`models[{name!r}]` can't be scored on `data`. {error}") from error
+            if found.doubt:
+                warnings.warn(f"`data`: {found.doubt}.", stacklevel=3)
+            # What was decided for the first model holds for all.
+            self._options["task"] = found.task
+            self._found[name].append(found)
+
+    def scores(self, name: str) -> dict[str, Any]:
+        """Fields of `Row`."""
+        found = self._found[name]
+        return {
+            measure.key: seed_stats([getattr(one, measure.key) for one in found])
+            for measure in of_rows(found[:1])
+        }
+
+    def notes(self) -> list[str]:
+        """Sentences on what was scored, where it is not the accuracy of examples."""
+        first = next(iter(self._found.values()))[0]
+        (measure, *_) = of_rows([first])
+        limits = {name: found[0].threshold for name, found in self._found.items()}
+        count = f"{first.examples:,} examples"
+        if measure == ABSOLUTE_ERROR:
+            return [f"Mean absolute error: in the unit of the labels, {count}; lower is better."]
+        if None in limits.values():
+            places = first.examples > len(self._y)
+            return [f"Accuracy: of {count}, each place is one."] if places else []
+        if measure == ACCURACY:
+            text = f"Accuracy: of {count} of two classes, told by one output"
+        else:
+            text = f"Subset accuracy: all labels of an example are right, {count}"
+        alike = len(set(limits.values())) == 1
+        by_model = ", ".join(f"{name}: {limit:g}" for name, limit in limits.items())
+        above = f"{limits[next(iter(limits))]:g}" if alike else by_model
+        return [f"{text}; an output says yes above {above}."]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tfkd.report.measures import ACCURACY, Measure, decimals
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -15,10 +17,14 @@ class Against:
     Attributes:
         model: name.
         original: name of what it is compared with.
-        points: accuracy minus the original's, in percentage points.
+        points: accuracy minus the original's, in percentage points; None for errors.
         faster: the original's median latency over the model's; above 1 is faster.
         smaller: the original's size over the model's; above 1 is smaller.
         macs: share of the original's multiply-accumulates, between 0 and 1 if fewer.
+        score: name of what `points` or `error` compare, such as "subset accuracy".
+        error: mean absolute error minus the original's; below 0 is better.
+        timing: what was timed, where one of the two is a Python function and the other
+            is not: "a Python function and LiteRT". Their ratio says little of the models.
 
     Example:
         >>> from tfkd.report import Against
@@ -26,6 +32,8 @@ class Against:
         int8: −0.2 points, 2.9 times faster, 6.3 times smaller than teacher, 12 % of its MACs
         >>> print(Against("wide", "teacher", 0.04, 0.5, 1.0, None))
         wide: 0.0 points, 2.0 times slower than teacher, as large
+        >>> print(Against("int8", "teacher", score="mean absolute error", error=-0.0312))
+        int8: mean absolute error 0.0312 lower (better), against teacher
     """
 
     model: str
@@ -34,13 +42,16 @@ class Against:
     faster: float | None = None
     smaller: float | None = None
     macs: float | None = None
+    score: str = ACCURACY.name
+    error: float | None = None
+    timing: str = ""
 
     @classmethod
-    def of(cls, row: Any, original: Any) -> Against:
+    def of(cls, row: Any, original: Any, measure: Measure = ACCURACY) -> Against:
         """Compares two rows of a `Table`."""
-        points = None
-        if row.accuracy is not None and original.accuracy is not None:
-            points = row.accuracy.mean - original.accuracy.mean
+        scores = [getattr(one, measure.key) for one in (row, original)]
+        gap = None if None in scores else scores[0].mean - scores[1].mean
+        points, error = (gap, None) if measure.percent else (None, gap)
         times = (one.latency and one.latency.p50 for one in (original, row))
         return cls(
             row.model,
@@ -49,15 +60,21 @@ class Against:
             _ratio(*times),
             _ratio(original.size, row.size),
             _ratio(row.macs, original.macs),
+            measure.name,
+            error,
+            _timing(row, original),
         )
 
     @property
     def known(self) -> bool:
         """Whether there is anything to say."""
-        return any(v is not None for v in (self.points, self.faster, self.smaller, self.macs))
+        numbers = (self.points, self.error, self.faster, self.smaller, self.macs)
+        return any(v is not None for v in numbers)
 
     def __str__(self) -> str:
-        first = [] if self.points is None else [_points(self.points)]
+        first = [] if self.points is None else [_points(self.points, self.score)]
+        if self.error is not None:
+            first = [f"{self.score} {_error(self.error)}"]
         last = []
         for ratio, more, less, equal in (
             (self.faster, "faster", "slower", "as fast"),
@@ -73,17 +90,34 @@ class Against:
         if self.macs is not None:
             last.append(f"{_percent(self.macs)} of its MACs")
         text = f"{self.model}: {', '.join([*first, *last])}"
-        return text if compared else f"{text}, against {self.original}"
+        text = text if compared else f"{text}, against {self.original}"
+        said = self.timing and self.faster is not None
+        return f"{text} (the times are those of {self.timing})" if said else text
 
 
 def _ratio(above: float | None, below: float | None) -> float | None:
     return above / below if above and below else None
 
 
-def _points(value: float) -> str:
+def _timing(row: Any, original: Any) -> str:
+    """What was timed, if it is a function of Python against something that is compiled."""
+    kinds = [one.runtime for one in (row, original)]
+    if "Python" not in kinds or kinds[0] == kinds[1]:
+        return ""
+    return " and ".join("a Python function" if k == "Python" else k or "a file" for k in kinds)
+
+
+def _points(value: float, score: str) -> str:
     text = f"{value:+.1f}"
     text = "0.0" if float(text) == 0 else text.replace("-", MINUS)
-    return f"{text} points"
+    return f"{text} points" + ("" if score == ACCURACY.name else f" of {score}")
+
+
+def _error(value: float) -> str:
+    if value == 0:
+        return "as large"
+    word = "lower (better)" if value < 0 else "higher (worse)"
+    return f"{abs(value):.{decimals(value)}f} {word}"
 
 
 def _times(ratio: float) -> str:

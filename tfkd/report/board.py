@@ -9,6 +9,7 @@ from typing import Any
 
 from tfkd import checks
 from tfkd.report import pictures
+from tfkd.report.measures import MEASURES
 
 
 def write(table: Any, logdir: Any, step: int, plots: bool) -> None:
@@ -39,8 +40,9 @@ def write(table: Any, logdir: Any, step: int, plots: bool) -> None:
 def _scalars(row: Any) -> dict[str, float | None]:
     """The numbers that are worth a curve, by their group in TensorBoard."""
     times = row.latency
+    scores = {measure.key: getattr(row, measure.key) for measure in MEASURES}
     return {
-        "accuracy": row.accuracy and row.accuracy.mean,
+        **{key: stats and stats.mean for key, stats in scores.items()},
         "p50_ms": times and times.p50,
         "p99_ms": times and times.p99,
         "examples_per_second": row.throughput,

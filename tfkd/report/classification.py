@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tfkd import checks
+from tfkd.data.label_forms import names
+from tfkd.data.labels import MULTI_LABEL, REGRESSION, Examples, read
+from tfkd.report.measures import mean_average_precision
 from tfkd.text import aligned
 
 HEAD = ("class", "precision %", "recall %", "F1 %", "examples")
@@ -46,22 +50,32 @@ class Classification:
 
     Attributes:
         classes: the scores of each class, in order.
-        accuracy: percentage of examples whose class was found.
+        accuracy: percentage of examples whose class was found; of several labels an
+            example, those of which every label was found.
         macro: mean of the scores over classes, each counting the same.
         weighted: mean of the scores, each class counting with its examples.
+        average_precision: mean over the labels, in percent, where an example may have
+            several; else None.
+        multi_label: whether an example may have several labels.
     """
 
     classes: tuple[ClassScores, ...]
     accuracy: float
     macro: ClassScores
     weighted: ClassScores
+    average_precision: float | None = None
+    multi_label: bool = False
 
     def _lines(self) -> list[tuple[str, ...]]:
         """Head, classes, means."""
         return [HEAD, *(row.cells() for row in (*self.classes, self.macro, self.weighted))]
 
     def _note(self) -> str:
-        return f"Accuracy {self.accuracy:.1f} % of {self.macro.support:,} examples."
+        name = "Subset accuracy" if self.multi_label else "Accuracy"
+        text = f"{name} {self.accuracy:.1f} % of {self.macro.support:,} examples."
+        if self.average_precision is not None:
+            text += f" Mean average precision {self.average_precision:.1f} %."
+        return text
 
     def text(self) -> str:
         """The table as plain text with aligned columns, the accuracy below."""
@@ -84,11 +98,23 @@ class Classification:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in full precision, fit for `tfkd.artifacts.write_json`."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        precision, is_multi_label = fields.pop("average_precision"), fields.pop("multi_label")
+        if is_multi_label:
+            fields["subset_accuracy"] = fields.pop("accuracy")
+            fields["average_precision"] = precision
+        return fields
 
 
 def classification(
-    labels: Any, outputs: Any, class_names: Sequence[str] | None = None
+    labels: Any,
+    outputs: Any,
+    class_names: Sequence[str] | None = None,
+    *,
+    task: str | None = None,
+    mask: Any = None,
+    ignore_class: int | None = None,
+    threshold: float | None = None,
 ) -> Classification:
     """Precision, recall and F1 of each class, and their means.
 
@@ -99,9 +125,16 @@ def classification(
     Reference: van Rijsbergen 1979, Information Retrieval, chapter 7.
 
     Args:
-        labels: (N,) or (N, 1) class numbers, or (N, C) one-hot or soft labels.
-        outputs: (N, C) logits or probabilities; the largest is the answer.
+        labels: (N,) or (N, 1) class numbers, or names that are in `class_names`;
+            (N, C) one-hot or soft labels, or rows of 0 and 1 with several labels an
+            example; for outputs (N, ..., C) one for each place.
+        outputs: (N, C) logits or probabilities, the largest is the answer; or (N, 1)
+            of one unit for two classes.
         class_names: C names; default "0", "1", ...
+        task: "classification" or "multi_label"; None: by the values.
+        mask: as in `tfkd.report.score`.
+        ignore_class: as in `tfkd.report.score`.
+        threshold: as in `tfkd.report.score`.
 
     Returns:
         A `Classification`: `str()`, `.show()`, `.markdown()`, `.as_dict()`.
@@ -109,7 +142,8 @@ def classification(
     Raises:
         TypeError: if the labels are no whole numbers.
         ValueError: if the shapes do not belong together, there is no example, a
-            label is not among the C classes, or an output is NaN.
+            label is not among the C classes, an output is NaN or infinite, or
+            the labels are numbers to be predicted.
         ImportError: if scikit-learn is not installed.
 
     Example:
@@ -127,9 +161,10 @@ def classification(
         <BLANKLINE>
         Accuracy 75.0 % of 4 examples.
     """
-    answers, classes = _answers(outputs)
-    truth = _truth(labels, len(answers), classes)
-    names = _names(class_names, classes)
+    found = _examples(labels, outputs, class_names, task, mask, ignore_class, threshold)
+    truth, answers, classes = found.labels, found.answers, found.classes
+    if found.task == MULTI_LABEL:
+        classes = truth.shape[1]
     try:
         from sklearn.metrics import precision_recall_fscore_support
     except ImportError as error:
@@ -149,51 +184,38 @@ def classification(
 
     rows = [
         ClassScores(name, 100.0 * float(p), 100.0 * float(r), 100.0 * float(f), int(n))
-        for name, p, r, f, n in zip(names, *scores(None), strict=True)
+        for name, p, r, f, n in zip(names(class_names, classes), *scores(None), strict=True)
     ]
     return Classification(
         classes=tuple(rows),
-        accuracy=100.0 * float(np.mean(truth == answers)),
+        accuracy=100.0 * float(np.mean(found.right)),
         macro=mean("mean", "macro"),
         weighted=mean("weighted mean", "weighted"),
+        average_precision=(
+            mean_average_precision(truth, found.outputs) if found.task == MULTI_LABEL else None
+        ),
+        multi_label=found.task == MULTI_LABEL,
     )
 
 
-def _answers(outputs: Any) -> tuple[np.ndarray, int]:
-    """(N,) numbers of the largest outputs, and the number of classes."""
-    outputs = np.asarray(outputs)
-    if outputs.ndim != 2 or outputs.shape[1] < 2 or outputs.shape[0] == 0:
-        expected = "an array (examples, classes) with at least 2 classes"
-        raise checks.value_error("outputs", expected, outputs)
-    if outputs.dtype.kind not in "fiu":
-        raise checks.type_error("outputs", "numbers", outputs)
-    broken = np.isnan(outputs).any(axis=1)
-    if broken.any():
-        mend = f"Example {int(np.argmax(broken))} holds NaN."
-        raise checks.value_error("outputs", "outputs without NaN", outputs, mend)
-    return outputs.argmax(-1), outputs.shape[1]
-
-
-def _truth(labels: Any, count: int, classes: int) -> np.ndarray:
-    """(N,) class numbers below `classes`."""
-    labels = np.asarray(labels)
-    if labels.shape == (count, classes):
-        labels = labels.argmax(-1)
-    elif labels.shape not in ((count,), (count, 1)):
-        expected = f"class numbers or one-hot labels for {count} examples"
-        raise checks.value_error("labels", expected, labels)
-    if labels.dtype.kind not in "iu":
-        raise checks.type_error("labels", "integer labels", labels)
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        received = low if low < 0 else high
-        raise checks.value_error("labels", f"labels from 0 to {classes - 1}", received)
-    return labels.reshape(-1)
-
-
-def _names(class_names: Any, classes: int) -> tuple[str, ...]:
-    if class_names is None:
-        return tuple(map(str, range(classes)))
-    if isinstance(class_names, str) or len(class_names) != classes:
-        raise checks.value_error("class_names", f"{classes} names, one a class", class_names)
-    return tuple(str(name) for name in class_names)
+def _examples(
+    labels: Any, outputs: Any, class_names: Any, task: str | None, mask: Any,
+    ignore_class: int | None, threshold: float | None,
+) -> Examples:  # fmt: skip
+    """Labels and outputs of a classification, or of several labels an example."""
+    if task == REGRESSION:
+        expected = "'classification' or 'multi_label'"
+        raise checks.value_error("task", expected, task, "Use `tfkd.report.score`.")
+    found = read(
+        labels, outputs, task=task, class_names=class_names, mask=mask,
+        ignore_class=ignore_class, threshold=threshold,
+    )  # fmt: skip
+    given = np.asarray(labels)
+    if found.task == REGRESSION:
+        mend = "Use `tfkd.report.score` for numbers that are predicted."
+        raise checks.value_error("labels", "labels of classes", given, mend)
+    if given.dtype.kind == "f" and given.ndim == 1:
+        raise checks.type_error("labels", "integer labels", given)
+    if found.doubt:
+        warnings.warn(f"`labels`: {found.doubt}.", stacklevel=3)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.report import running
-from tfkd.report.accuracy import accuracy, seed_stats
-from tfkd.report.latency import Latency, latency
+from tfkd.report import inference, running
+from tfkd.report.accuracy import Judge
+from tfkd.report.latency import Latency, in_turns
 from tfkd.report.profile import profile
 from tfkd.report.table import Row, Table
+
+_DATA = "(x, y), (x, y, sample_weight) or a tf.data.Dataset of such batches"
 
 
 def compare(
@@ -29,14 +31,28 @@ def compare(
     seconds: float | None = 30.0,
     throughput_batch: int | None = 32,
     original: str | None = None,
+    task: str | None = None,
+    class_names: Sequence[str] | None = None,
+    ignore_class: int | None = None,
+    threshold: float | None = None,
 ) -> Table:
     """Compares models and exported files on one test set, in one table.
 
     The latency and the file size of a Keras model are those of its float32
     TFLite file, made in a temporary folder, so that it is measured in the runtime
-    of the files, taking turns with them. Its accuracy is its own. Latency is that of
-    one example in the file's own type, the copying in and out of the interpreter
-    included; a callable is timed as it is.
+    of the files, taking turns with them. Its accuracy is its own. A Keras 3 model is
+    converted by `tfkd.from_keras3`; where that can't be, and for TensorFlow modules and
+    layers, a compiled function is measured. Latency is that of one example in the
+    file's own type, the copying in and out of the interpreter included; a function
+    of Python is timed as it is, and the table says so.
+
+    Everything runs in inference mode: what takes `training` gets `training=False`.
+    Variables that change all the same get their values back, with a warning; a function
+    that trains the model that it calls is refused, as its scores would not be the model's.
+
+    The score is the accuracy; for rows of 0 and 1 with several labels an example the
+    subset accuracy and the mean average precision; for numbers that are predicted the
+    mean absolute error. See `tfkd.report.score`.
 
     Throughput is examples per second, the batch over the mean time of a call, with
     `throughput_batch` examples in a call. A file of a fixed batch takes its own
@@ -44,14 +60,16 @@ def compare(
     model is exported once more, for that batch.
 
     Args:
-        models: name → built `tf_keras` model, path of any file that
+        models: name → built `tf_keras` or Keras 3 model, path of any file that
             `tfkd.runtime.Predictor` runs, `Predictor`, or callable x → outputs; or a
-            list of one kind: the same model from several seeds, whose accuracy
+            list of one kind: the same model from several seeds, whose score
             is shown as mean ± standard deviation. The first one stands for all
             in the other columns.
         data: (x, y), x of shape (N, ...) as the models take it, or a dict of
-            such arrays by input name, and y of shape (N,) or one-hot (N, C); or a
-            `tf.data.Dataset` of such batches.
+            such arrays by input name, and y labels as `tfkd.report.score` takes them:
+            class numbers or names (N,), one-hot (N, C), and others; or
+            (x, y, sample_weight), where a weight of 0 leaves an example or place out
+            and others count alike; or a `tf.data.Dataset` of such batches.
         threads: threads for one call. A `Predictor` or callable keeps its own, and
             SavedModels and .keras files have those of the process.
         like: name → Keras model whose parameters and MACs a file has.
@@ -63,15 +81,24 @@ def compare(
             throughput is then that of the latency's runs.
         original: name of the model that the others are compared with; None: the
             first.
+        task: "classification", "multi_label" or "regression"; None: by the values of
+            the labels and of the first model's outputs.
+        class_names: C names, by which labels as text are matched.
+        ignore_class: class number of what does not count, such as -1 or 255.
+        threshold: above it an output of a single unit or of several labels says yes;
+            None: 0.5 for a model whose outputs are all in [0, 1], else 0.
 
     Returns:
         A `Table`: `.show()`, `.text()`, `.markdown()`, `.against()`, `.pareto()`,
         `.save(folder)`, `.to_tensorboard(folder)`.
 
     Raises:
-        TypeError: if a model is none of these, or a file does not take `data`.
-        ValueError: for an empty dict or data set, a model of several outputs, or
-            names in `like` or `original` that are not in `models`.
+        TypeError: if a model is none of these (of a Distiller pass the student), or a
+            file does not take `data`.
+        ValueError: for an empty dict or data set, a model of several outputs, labels
+            and outputs that don't belong together or have no meaning, a function that
+            changes the weights of its model, or names in `like` or `original` that are
+            not in `models`.
         ImportError: if the runtime of a file is not installed.
 
     Example:
@@ -90,38 +117,62 @@ def compare(
     checks.positive_int("throughput_batch", batch)
     groups = {n: _members(n, value) for n, value in running.checked_models(models).items()}
     like = dict(like or {})
-    for argument, names in (("like", like), ("original", [original] if original else [])):
-        for name in names:
-            if name not in groups:
-                raise checks.value_error(argument, "names that are in `models`", name)
-    x, y = _arrays(data)
-
-    firsts = {name: group[0] for name, group in groups.items()}
-    with tempfile.TemporaryDirectory() as made:
+    _check_names(groups, like=like, original=[original] if original else [])
+    x, y, mask = _arrays(data)
+    judge = Judge(
+        y, task=task, class_names=class_names, mask=mask, ignore_class=ignore_class,
+        threshold=threshold,
+    )  # fmt: skip
+    with inference.Unchanged(groups) as watch, tempfile.TemporaryDirectory() as made:
+        groups, notes = _converted(groups, x)
+        like = {name: running.converted(name, model, x)[0] for name, model in like.items()}
+        firsts = {name: group[0] for name, group in groups.items()}
         folder = pathlib.Path(made)
-        targets = {n: running.opened(m, threads, folder) for n, m in firsts.items()}
+        targets = {n: running.opened(m, threads, folder, x=x) for n, m in firsts.items()}
         sizes = {name: running.size_of(target) for name, target in targets.items()}
-        scores = {
-            name: [_accuracy(name, targets[name], one, x, y, threads, folder) for one in group]
-            for name, group in groups.items()
-        }
+        kinds = {name: inference.kind_of(target) for name, target in targets.items()}
+        for name, group in groups.items():
+            judge.take(name, _outputs(name, group, targets[name], x, threads, folder))
+            told = inference.knows_training(group[0])
+            watch.check(f"models[{name!r}]", name, refuse=not told)
         times, note = _latencies(targets, x, threads, runs, seconds)
         if batch > 1:
             for name, model in firsts.items():
                 if isinstance(model, keras.Model):
                     targets[name] = running.opened(model, threads, folder, batch)
         rates, rate_note = _throughputs(targets, x, times, batch, runs, seconds)
+        for name in groups:
+            watch.check(f"models[{name!r}]", name)
     rows = []
     for name in groups:
-        counts = _counts(like.get(name, firsts[name]))
+        params, macs = _counts(like.get(name, firsts[name]))
         rate, per_call = rates[name]
         rows.append(
             Row(
-                name, seed_stats(scores[name]), *counts, sizes[name], times.get(name),
+                name, params=params, macs=macs, size=sizes[name], latency=times.get(name),
                 throughput=rate, throughput_batch=per_call,
+                runtime=kinds[name], **judge.scores(name),
             )
         )  # fmt: skip
-    return Table(rows, [note, rate_note], original=original)
+    notes = [note, rate_note, *judge.notes(), *notes, *running.kind_notes(kinds, firsts)]
+    return Table(rows, notes, original=original)
+
+
+def _check_names(groups: Mapping[str, Any], **arguments: Any) -> None:
+    for argument, names in arguments.items():
+        for name in names:
+            if name not in groups:
+                raise checks.value_error(argument, "names that are in `models`", name)
+
+
+def _converted(groups: dict[str, list[Any]], x: Any) -> tuple[dict[str, list[Any]], list[str]]:
+    """The models with those of Keras 3 converted, and a sentence on each name."""
+    found, notes = {}, []
+    for name, group in groups.items():
+        pairs = [running.converted(name, model, x) for model in group]
+        found[name] = [model for model, _ in pairs]
+        notes += list(dict.fromkeys(note for _, note in pairs if note))
+    return found, notes
 
 
 def _latencies(
@@ -130,7 +181,7 @@ def _latencies(
     """Times of one example of those that take one, and a sentence."""
     made = {name: running.call(name, target, x, 1) for name, target in targets.items()}
     calls = {name: call for name, call in made.items() if call is not None}
-    times = latency(calls, runs=runs, seconds=seconds) if calls else {}
+    times = in_turns(calls, runs=runs, seconds=seconds) if calls else {}
     taken = next(iter(times.values())).runs if times else 0
     note = f"Latency: one example, {running.threads_text(threads)}, {taken} runs each, in turns."
     for name in targets:
@@ -156,7 +207,7 @@ def _throughputs(
         if size > 1 or name not in times
     }
     few = max(runs // 3, min(runs, 5))
-    found = latency(calls, warmup=3, runs=few, seconds=seconds) if calls else {}
+    found = in_turns(calls, warmup=3, runs=few, seconds=seconds) if calls else {}
     rates = {
         name: (found.get(name, times.get(name)).throughput(size), size)  # type: ignore[union-attr]
         for name, size in batches.items()
@@ -182,40 +233,45 @@ def _members(name: str, value: Any) -> list[Any]:
     return group
 
 
-def _arrays(data: Any) -> tuple[Any, np.ndarray]:
-    """Returns the examples, as an array or a dict of arrays, and the labels."""
+def _arrays(data: Any) -> tuple[Any, np.ndarray, np.ndarray | None]:
+    """Returns the examples, as an array or a dict of arrays, the labels, and what counts."""
     if isinstance(data, tf.data.Dataset):
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise checks.value_error("data", "a data set with an end", data)
-        pairs = [(running.checked_examples("data", b[0]), b[1]) for b in data.as_numpy_iterator()]
-        if not pairs:
+        batches = list(data.as_numpy_iterator())
+        if not batches:
             raise checks.value_error("data", "at least one batch", data)
-        parts = [x for x, _ in pairs]
+        if not isinstance(batches[0], tuple) or len(batches[0]) not in (2, 3):
+            raise checks.type_error("data", _DATA, data)
+        parts = [running.checked_examples("data", batch[0]) for batch in batches]
         x = (
             {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
             if isinstance(parts[0], dict)
             else np.concatenate(parts)
         )
-        y = np.concatenate([labels for _, labels in pairs])
-    elif isinstance(data, (tuple, list)) and len(data) == 2:
+        y, *weights = (np.concatenate(column) for column in [*zip(*batches, strict=True)][1:])
+    elif isinstance(data, (tuple, list)) and len(data) in (2, 3):
         x, y = running.checked_examples("data", data[0]), np.asarray(data[1])
+        weights = [np.asarray(weight) for weight in data[2:] if weight is not None]
     else:
-        raise checks.type_error("data", "(x, y) or a tf.data.Dataset of (x, y) batches", data)
+        raise checks.type_error("data", _DATA, data)
     if running.count(x) != len(y):
         received = f"{running.count(x)} examples, {len(y)} labels"
         raise checks.value_error("data", "as many labels as examples", received)
-    return x, y
+    return x, y, weights[0] != 0 if weights else None
 
 
-def _accuracy(
-    name: str, first: Any, model: Any, x: Any, y: np.ndarray, threads: int, folder: pathlib.Path
-) -> float:
-    """Accuracy of one model; `first` is what has been opened for the first of its group."""
-    target = model
-    if isinstance(model, pathlib.Path):
-        same = getattr(first, "path", None) == model
-        target = first if same else running.opened(model, threads, folder)
-    return accuracy(y, running.outputs(name, target, x))
+def _outputs(
+    name: str, group: list[Any], first: Any, x: Any, threads: int, folder: pathlib.Path
+) -> Iterator[np.ndarray]:
+    """Outputs of each model of a group; `first` is what has been opened for the first."""
+    for model in group:
+        target = first
+        if isinstance(model, keras.Model):
+            target = model
+        elif model is not group[0] and getattr(first, "path", None) != model:
+            target = running.opened(model, threads, folder, x=x)
+        yield running.outputs(name, target, x)
 
 
 def _counts(model: Any) -> tuple[int | None, int | None]:

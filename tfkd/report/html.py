@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 _STYLE = """
@@ -59,16 +59,15 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def page(table: Any, head: Sequence[str], figures: Mapping[str, pathlib.Path]) -> str:
+def page(table: Any, figures: Mapping[str, pathlib.Path]) -> str:
     """Returns the page.
 
     Args:
         table: a `Table`.
-        head: names of the columns.
         figures: what a picture shows → its PNG, which is copied into the page.
     """
     front, names = set(table.pareto()), [row.model for row in table.rows]
-    parts = [_table(table, head, front)]
+    parts = [_table(table, front)]
     sentences = [str(one) for one in table.against() if one.known]
     if sentences:
         items = "\n".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
@@ -85,16 +84,16 @@ def page(table: Any, head: Sequence[str], figures: Mapping[str, pathlib.Path]) -
     return _PAGE.format(title="Models compared", style=_STYLE, sub=sub, body="\n".join(parts))
 
 
-def _table(table: Any, head: Sequence[str], front: set[str]) -> str:
-    cells = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+def _table(table: Any, front: set[str]) -> str:
+    cells = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.head)
     lines = []
     for row in table.rows:
-        name, *numbers = (html.escape(cell) for cell in row.cells())
+        name, *numbers = (html.escape(cell) for cell in row.cells(table.measures))
         tags = ""
         if len(table.rows) > 1 and row.model == table.original:
             tags += '<span class="tag original">original</span>'
         if row.model in front:
-            title = "No other model is more accurate and as fast, or as accurate and faster"
+            title = "No other model is better and as fast, or as good and faster"
             tags += f'<span class="tag front" title="{title}">Pareto front</span>'
         name += f"<div>{tags}</div>" if tags else ""
         columns = "".join(f"<td>{cell}</td>" for cell in (name, *numbers))

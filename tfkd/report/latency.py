@@ -82,10 +82,13 @@ def latency(
 
     Each round calls every runner once and starts with another one, so that no
     runner always finds the caches that a certain other one left. Python's
-    garbage collector is off while times are taken.
+    garbage collector is off while times are taken. A runner that takes `training` gets
+    `training=False`. Variables that change while a model runs get their values back,
+    and a warning says so.
 
     Args:
-        runners: name → callable.
+        runners: name → callable. A model or layer is called by Python, step by step:
+            `latency_table` measures it as it would be deployed.
         x: what every runner is called with; None: they take no argument.
         warmup: rounds before the measuring, not counted.
         runs: measured rounds.
@@ -97,7 +100,7 @@ def latency(
 
     Raises:
         ValueError: if there is no runner or a number is out of range.
-        TypeError: if a runner is not callable.
+        TypeError: if a runner is not callable, or is a Keras 3 model or a Distiller.
 
     Example:
         >>> from tfkd import report
@@ -105,11 +108,34 @@ def latency(
         >>> times["sum"].runs, times["sum"].p50 <= times["sum"].p99
         (20, True)
     """
+    from tfkd.report import inference
+
     checks.instance("runners", runners, Mapping, "a dict of name → callable")
+    for name, runner in runners.items():
+        argument = f"runners[{name!r}]"
+        inference.refuse_distiller(argument, runner)
+        inference.refuse_keras_3(argument, runner)
+        checks.function(argument, runner)
+    watch = inference.Unchanged({name: [runner] for name, runner in runners.items()})
+    calls = {name: inference.in_inference(runner) for name, runner in runners.items()}
+    try:
+        return in_turns(calls, x, warmup=warmup, runs=runs, seconds=seconds)
+    finally:
+        for name in runners:
+            watch.check(f"runners[{name!r}]", name)
+
+
+def in_turns(
+    runners: Mapping[str, Callable[..., Any]],
+    x: Any = None,
+    *,
+    warmup: int = 10,
+    runs: int = 200,
+    seconds: float | None = None,
+) -> dict[str, Latency]:
+    """Does what `latency` says, with runners that have been looked at."""
     if not runners:
         raise checks.value_error("runners", "at least one callable", runners)
-    for name, runner in runners.items():
-        checks.function(f"runners[{name!r}]", runner)
     checks.non_negative_int("warmup", warmup)
     checks.positive_int("runs", runs)
     if seconds is not None:

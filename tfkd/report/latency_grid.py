@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfkd import artifacts, checks
-from tfkd.report import printing, running
-from tfkd.report.latency import Latency, latency, per_second_text
+from tfkd.report import inference, printing, running
+from tfkd.report.latency import Latency, in_turns, per_second_text
 from tfkd.report.latency import machine as this_machine
 
 HEAD = ("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "mean ms", "examples/s")
@@ -137,12 +137,15 @@ def latency_table(
     All combinations take turns, after all have been warmed, as in `latency`. A file
     is run on examples in its own type, without checks and conversions around it. A
     Keras model is measured as its float32 TFLite file, exported for each batch size;
-    pass `model.__call__` to time Keras itself. A callable has the threads that it
-    has, so it is measured once for each batch size.
+    pass `model.__call__` to time Keras itself. A Keras 3 model is converted by
+    `tfkd.from_keras3`; where that can't be, and for TensorFlow modules, a compiled
+    function is measured. A callable has the threads that it has, so it is measured
+    once for each batch size; it gets `training=False` if it takes the word. Variables
+    that change while a model runs get their values back, and a warning says so.
 
     Args:
         models: name → path of any file that `tfkd.runtime.Predictor` runs, built
-            `tf_keras` model, or callable x → outputs. Also a `Predictor`, with the
+            `tf_keras` or Keras 3 model, or callable x → outputs. Also a `Predictor`, with the
             threads that it has, and at one batch size only if its file's is open.
         x: (N, ...) examples, or a dict of such arrays by input name. A batch is the
             first of them, repeated where there are fewer.
@@ -161,7 +164,8 @@ def latency_table(
         they were given.
 
     Raises:
-        TypeError: if a model is none of these, or a file does not take `x`.
+        TypeError: if a model is none of these (of a Distiller pass the student), or a
+            file does not take `x`.
         ValueError: if a number is out of range, there is no model or example, or no
             file takes any of the batch sizes.
         ImportError: if the runtime of a file is not installed.
@@ -175,29 +179,36 @@ def latency_table(
         [('mean', 1, 20), ('mean', 16, 20), ('sort', 1, 20), ('sort', 16, 20)]
     """
     models = running.checked_models(models)
-    found = {name: running.checked_model(name, model) for name, model in models.items()}
+    given = {name: running.checked_model(name, model) for name, model in models.items()}
     x = running.checked_examples("x", x)
     grid = _numbers("threads", threads), _numbers("batch_sizes", batch_sizes)
-    with tempfile.TemporaryDirectory() as made:
+    held = {name: [model] for name, model in given.items()}
+    with inference.Unchanged(held) as watch, tempfile.TemporaryDirectory() as made:
         folder = pathlib.Path(made)
+        pairs = {name: running.converted(name, model, x) for name, model in given.items()}
+        notes = [note for _, note in pairs.values() if note]
         places: list[tuple[str, int | None, int]] = []
-        calls = {}
-        for name, model in found.items():
-            for count, batch, call in _calls(name, model, x, *grid, folder):
+        calls, kinds = {}, {}
+        for name, (model, _) in pairs.items():
+            for count, batch, target, call in _calls(name, model, x, *grid, folder):
+                kinds[name] = inference.kind_of(target)
                 if call is not None:
                     calls[str(len(places))] = call
                 places.append((name, count, batch))
         if not calls:
             expected = "a batch size that at least one file takes"
             raise checks.value_error("batch_sizes", expected, grid[1])
-        times = latency(calls, warmup=warmup, runs=runs, seconds=seconds)
+        times = in_turns(calls, warmup=warmup, runs=runs, seconds=seconds)
+        for name in given:
+            watch.check(f"models[{name!r}]", name)
+    notes += running.kind_notes(kinds, {name: model for name, (model, _) in pairs.items()})
     rows = [LatencyRow(*place, times.get(str(i))) for i, place in enumerate(places)]
     taken = next(iter(times.values())).runs
-    return LatencyTable(rows, [f"{taken} runs each, in turns, after {warmup} to warm up."])
+    return LatencyTable(rows, [f"{taken} runs each, in turns, after {warmup} to warm up.", *notes])
 
 
 def _calls(name: str, model: Any, x: Any, threads: list[int], batches: list[int], folder):
-    """Yields (threads, batch, a call or None) for one model, threads first."""
+    """Yields (threads, batch, target, a call or None) for one model, threads first."""
     import tf_keras as keras
 
     path, files = model, {}
@@ -216,8 +227,8 @@ def _calls(name: str, model: Any, x: Any, threads: list[int], batches: list[int]
                     files[batch] = running.opened(model, count, folder, batch).path
                 path = files[batch]
             # Each has a target of its own: an open batch is resized only once.
-            target = running.opened(path, count or 1, folder)
-            yield count, batch, running.call(name, target, x, batch)
+            target = running.opened(path, count or 1, folder, x=x)
+            yield count, batch, target, running.call(name, target, x, batch)
 
 
 def _numbers(argument: str, values: Any) -> list[int]:

@@ -22,7 +22,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.report import trace
+from tfkd.report import inference, trace
 from tfkd.text import aligned
 
 UNKNOWN = "unknown"
@@ -157,7 +157,7 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
         A `Profile`: `.params`, `.macs`, `.flops`, `.rows`, `.table()`.
 
     Raises:
-        TypeError: if `model` is not a `tf_keras` model.
+        TypeError: if `model` is not a `tf_keras` model, or is a Distiller.
         ValueError: if it is not built, or its input shape is open.
 
     Example:
@@ -175,7 +175,10 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
         -----  -------  ------  -----  ------  -----  -----
         total                           1,490  2,736  5,318
     """
-    checks.instance("model", model, keras.Model, "a tf_keras model (Keras 2)")
+    expected = "a tf_keras model (Keras 2)"
+    inference.refuse_distiller("model", model)
+    inference.refuse_keras_3("model", model, expected)
+    checks.instance("model", model, keras.Model, expected)
     if not model.built:
         raise checks.value_error(
             "model", "a built model", model, "Call it once on a batch, or model.build(shape)."

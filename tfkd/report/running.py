@@ -1,14 +1,16 @@
 """Opens whatever can be measured, and makes calls of it that take no argument.
 
 A model is a `tf_keras` model, the path of a file that `tfkd.runtime.Predictor`
-runs, a `Predictor`, or any other callable from examples to outputs. Examples are
-an array (N, ...), or a dict of such arrays by input name.
+runs, a `Predictor`, a Keras 3 model, which is converted, or any other callable from
+examples to outputs. Examples are an array (N, ...), or a dict of such arrays by
+input name.
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.report import inference
 
 CHUNK = 256  # examples in a call when all outputs are wanted
 
@@ -39,6 +42,7 @@ def checked_model(name: str, model: Any, expected: str = EXPECTED) -> Any:
         if not path.exists():
             raise checks.value_error(f"models[{name!r}]", "a file that exists", str(path))
         return path
+    inference.refuse_distiller(f"models[{name!r}]", model)
     if not callable(model):
         raise checks.type_error(f"models[{name!r}]", expected, model)
     return model
@@ -67,8 +71,32 @@ def take(x: Any, rows: Any) -> Any:
     return {k: v[rows] for k, v in x.items()} if isinstance(x, dict) else x[rows]
 
 
-def opened(model: Any, threads: int, folder: pathlib.Path, batch: int | None = 1) -> Any:
-    """What is called for a model: a `Predictor`, or the callable itself.
+def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
+    """A Keras 3 model as a tf_keras model, and a sentence; anything else as it is, and "".
+
+    Where it can't be converted, it stays what it is, and the sentence says why.
+    """
+    if not inference.is_keras_3(model):
+        return model, ""
+    import tfkd
+    from tfkd.export.graph import check_model
+
+    try:
+        made = tfkd.from_keras3(model, verify=take(x, slice(8)))
+        check_model(made)  # that there can be a file of it
+    except Exception as error:  # models of Keras 3 differ in many ways
+        why = textwrap.shorten(str(error), 300, placeholder=" ...")
+        return model, (
+            f"{name} is a Keras 3 model that tfkd.from_keras3 did not convert to one that LiteRT "
+            f"runs ({why}), so Keras 3 ran it, with training=False."
+        )
+    return made, f"{name} is a Keras 3 model, converted by tfkd.from_keras3."
+
+
+def opened(
+    model: Any, threads: int, folder: pathlib.Path, batch: int | None = 1, x: Any = None
+) -> Any:
+    """What is called for a model: a `Predictor`, or the callable, in inference mode.
 
     Args:
         model: from `checked_model`.
@@ -76,15 +104,30 @@ def opened(model: Any, threads: int, folder: pathlib.Path, batch: int | None = 1
         folder: where the file of a Keras model goes: float32 TFLite, or int8 for a
             `QuantizedModel`.
         batch: of that file.
+        x: examples, which a module is tried on before it is compiled.
     """
     from tfkd import export, runtime
 
     if isinstance(model, keras.Model):
+        _refuse_stateful(model)
         path = folder / f"{len(list(folder.iterdir()))}.tflite"
         model = export.to_tflite(model, path, batch_size=batch).path
     if isinstance(model, pathlib.Path):
         return runtime.Predictor(model, threads)
-    return model
+    if is_predictor(model):
+        return model
+    return inference.prepared(model, take(x, slice(4)))
+
+
+def _refuse_stateful(model: keras.Model) -> None:
+    """Raises ValueError for recurrent layers that go on where the last call ended."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+            mend = (
+                "Its answers depend on what was asked before, so nothing can be compared. Build it "
+                "with stateful=False and copy the weights."
+            )
+            raise checks.value_error("model", "layers with stateful=False", layer.name, mend)
 
 
 def is_predictor(target: Any) -> bool:
@@ -161,6 +204,33 @@ def size_of(target: Any) -> int | None:
     path = pathlib.Path(path)
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     return sum(file.stat().st_size for file in files)
+
+
+def kind_notes(kinds: Mapping[str, str], models: Mapping[str, Any]) -> list[str]:
+    """Sentences on what was timed otherwise than as a file.
+
+    Args:
+        kinds: name → what runs it, of `inference.kind_of`.
+        models: name → the model, or function.
+    """
+    own = {
+        name: kind
+        for name, kind in kinds.items()
+        if not isinstance(models[name], (keras.Model, pathlib.Path))
+    }
+    said = {
+        "Python": (
+            "a function of Python, timed as it is",
+            "functions of Python, timed as they are",
+        ),
+        "TensorFlow": ("a compiled function of TensorFlow", "compiled functions of TensorFlow"),
+    }
+    notes = []
+    for kind, (one, several) in said.items():
+        names = [name for name in own if own[name] == kind]
+        if names:
+            notes.append(f"{', '.join(names)}: {one if len(names) == 1 else several}.")
+    return notes
 
 
 def threads_text(threads: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,11 @@ from tfkd.report.accuracy import SeedStats
 from tfkd.report.against import Against
 from tfkd.report.latency import Latency, per_second_text
 from tfkd.report.latency import machine as this_machine
+from tfkd.report.measures import ACCURACY, Measure, of_rows
 from tfkd.report.trade_offs import unbeaten
 from tfkd.text import si, size_text
 
-HEAD = (
-    *("model", "accuracy %", "parameters", "MACs", "file"),
-    *("p50 ms", "p90 ms", "p99 ms", "examples/s"),
-)
+COSTS = ("parameters", "MACs", "file", "p50 ms", "p90 ms", "p99 ms", "examples/s")
 NONE = "–"
 
 
@@ -40,6 +38,11 @@ class Row:
         made_by: how the model came about, for the JSON alone.
         throughput: examples per second.
         throughput_batch: examples in a call when the throughput was measured.
+        subset_accuracy: of several labels an example: percent, over seeds.
+        average_precision: mean over such labels: percent, over seeds.
+        mean_absolute_error: of a regression, over seeds; lower is better.
+        runtime: what was timed: "LiteRT", "TensorFlow", ...; "Python" for a function
+            that is timed as it is.
     """
 
     model: str
@@ -51,13 +54,17 @@ class Row:
     made_by: str = ""
     throughput: float | None = None
     throughput_batch: int | None = None
+    subset_accuracy: SeedStats | None = None
+    average_precision: SeedStats | None = None
+    mean_absolute_error: SeedStats | None = None
+    runtime: str = ""
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as text, in the order of `HEAD`."""
+    def cells(self, measures: Sequence[Measure] = (ACCURACY,)) -> tuple[str, ...]:
+        """The row as text: its name, its scores by `measures`, its costs."""
         times = (self.latency.p50, self.latency.p90, self.latency.p99) if self.latency else ()
         return (
             self.model,
-            NONE if self.accuracy is None else self.accuracy.format(),
+            *(self._score(measure) for measure in measures),
             NONE if self.params is None else f"{self.params:,}",
             si(self.macs),
             size_text(self.size),
@@ -65,8 +72,12 @@ class Row:
             NONE if self.throughput is None else per_second_text(self.throughput),
         )
 
+    def _score(self, measure: Measure) -> str:
+        stats = getattr(self, measure.key)
+        return NONE if stats is None else measure.format(stats)
+
     def as_dict(self) -> dict[str, Any]:
-        """The row fit for JSON, with the accuracy of every seed."""
+        """The row fit for JSON, with the scores of every seed."""
         fields = dataclasses.asdict(self)
         return {key: value for key, value in fields.items() if value not in (None, "")}
 
@@ -121,7 +132,7 @@ class Table:
         return found[name]
 
     def against(self, original: str | None = None) -> tuple[Against, ...]:
-        """How far each other row is from the original: accuracy, time, size, MACs.
+        """How far each other row is from the original: score, time, size, MACs.
 
         Args:
             original: name of a row; None: the table's `original`.
@@ -139,13 +150,31 @@ class Table:
             ['b: 4.0 times smaller than a']
         """
         base = self._row("original", self.original if original is None else original)
-        return tuple(Against.of(row, base) for row in self.rows if row.model != base.model)
+        others = [row for row in self.rows if row.model != base.model]
+        return tuple(Against.of(row, base, self.measure) for row in others)
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """The scores that rows have, in the order of their columns."""
+        return of_rows(self.rows)
+
+    @property
+    def measure(self) -> Measure:
+        """The score that models are compared by: the first that a row has."""
+        return self.measures[0]
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return ("model", *(measure.head for measure in self.measures), *COSTS)
 
     def pareto(self) -> tuple[str, ...]:
-        """Names of the rows that no other row beats in accuracy and median latency.
+        """Names of the rows that no other row beats in score and median latency.
 
-        A row beats another if it is strictly better in one and at least equal in the
-        other. Rows without accuracy or latency do not take part.
+        The score is the accuracy, or what stands for it: the subset accuracy of several
+        labels an example, the mean absolute error of a regression (lower is better). A
+        row beats another if it is strictly better in one and at least equal in the
+        other. Rows without score or latency do not take part.
 
         Returns:
             The names, in the order of the rows.
@@ -159,19 +188,20 @@ class Table:
             >>> report.Table(rows).pareto()
             ('a', 'b')
         """
+        scores = [getattr(row, self.measure.key) for row in self.rows]
         pairs = [
-            (row.model, row.latency.p50, row.accuracy.mean)
-            for row in self.rows
-            if row.latency is not None and row.accuracy is not None
+            (row.model, row.latency.p50, self.measure.gain(stats.mean))
+            for row, stats in zip(self.rows, scores, strict=True)
+            if row.latency is not None and stats is not None
         ]
-        times, scores = (np.array([pair[i] for pair in pairs], np.float64) for i in (1, 2))
-        return tuple(pairs[i][0] for i in unbeaten(times, scores))
+        times, gains = (np.array([pair[i] for pair in pairs], np.float64) for i in (1, 2))
+        return tuple(pairs[i][0] for i in unbeaten(times, gains))
 
     def _sentences(self) -> list[str]:
         return [str(one) for one in self.against() if one.known]
 
     def _cells(self) -> list[tuple[str, ...]]:
-        return [row.cells() for row in self.rows]
+        return [row.cells(self.measures) for row in self.rows]
 
     def _paragraphs(self) -> list[str]:
         """What stands below the table on a terminal."""
@@ -180,13 +210,13 @@ class Table:
 
     def text(self) -> str:
         """The table as plain text in 100 columns, the sentences of `against` and notes below."""
-        return "\n\n".join([printing.text(HEAD, self._cells()), *self._paragraphs()])
+        return "\n\n".join([printing.text(self.head, self._cells()), *self._paragraphs()])
 
     __str__ = text
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, with `against`, notes and machine below."""
-        lines = printing.markdown(HEAD, self._cells())
+        lines = printing.markdown(self.head, self._cells())
         sentences = [f"- {sentence}" for sentence in self._sentences()]
         lines += ["", *sentences] if sentences else []
         for note in (*self.notes, self.machine_line()):
@@ -201,6 +231,7 @@ class Table:
         """Everything, with the value of every seed, fit for JSON."""
         return {
             "rows": [row.as_dict() for row in self.rows],
+            "score": self.measure.name,
             "original": self.original,
             "against": [dataclasses.asdict(one) for one in self.against()],
             "pareto": list(self.pareto()),
@@ -211,14 +242,15 @@ class Table:
 
     def show(self) -> None:
         """Prints the table: with rich where it is installed, else as plain text."""
-        printing.show(HEAD, self._cells(), self._paragraphs())
+        printing.show(self.head, self._cells(), self._paragraphs())
 
     def save(self, folder: str | os.PathLike, plots: bool = True) -> pathlib.Path:
         """Writes `table.md`, `table.json`, `table.html` and, with `plots`, the pictures.
 
         The pictures are `accuracy_latency.png` and `accuracy_size.png`, if at least one
-        row has both numbers, and one for each of `curves`: "accuracy (%)" goes to
-        `accuracy_curves.png`. `table.html` holds them too: it is one file that can be
+        row has both numbers (another score gives them its own name, for example
+        `mean_absolute_error_size.png`), and one for each of `curves`: "accuracy (%)"
+        goes to `accuracy_curves.png`. `table.html` holds them too: it is one file that can be
         sent, and loads nothing.
 
         Args:
@@ -237,7 +269,7 @@ class Table:
         artifacts.write_text(folder / "table.md", self.markdown())
         artifacts.write_json(folder / "table.json", self.as_dict())
         figures = pictures.draw(self, folder) if plots else {}
-        artifacts.write_text(folder / "table.html", html.page(self, HEAD, figures))
+        artifacts.write_text(folder / "table.html", html.page(self, figures))
         return folder
 
     def to_tensorboard(self, logdir: str | os.PathLike, step: int = 0, plots: bool = True) -> None:
@@ -245,8 +277,9 @@ class Table:
 
         As text: the Markdown, "table". As images: the pictures of `save`,
         "table/accuracy_latency" and so on. As scalars, one for each model:
-        "accuracy/NAME", "p50_ms/NAME", "p99_ms/NAME", "examples_per_second/NAME"
-        and "size_bytes/NAME". With one `step` after the other they are curves.
+        "accuracy/NAME" (or "mean_absolute_error/NAME" and so on), "p50_ms/NAME",
+        "p99_ms/NAME", "examples_per_second/NAME" and "size_bytes/NAME". With one
+        `step` after the other they are curves.
 
         Args:
             logdir: folder of the log.

@@ -1,4 +1,4 @@
-"""Pictures of accuracy against what it costs, with the Pareto front drawn and named."""
+"""Pictures of accuracy, or another score, against costs, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.report.measures import ACCURACY, Measure
 from tfkd.report.plots import COLOURS, MARKERS, new_axes, styled, write_figure
 
 
 def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
     """Draws accuracy (mean ± sd) against median latency, with the Pareto front.
 
-    A model is on the front, and its name bold, if no other one is as fast and
-    more accurate, or faster and at least as accurate.
+    Where the table has another score than accuracy, that is drawn. A model is on the
+    front, and its name bold, if no other one is as fast and better, or faster and at
+    least as good.
 
     Args:
         table: a `Table`; rows without accuracy or latency are left out.
@@ -40,16 +42,18 @@ def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
         ...     report.accuracy_latency(report.Table([row]), folder + "/a.png").name
         'a.png'
     """
-    rows = [row for row in table.rows if row.accuracy is not None and row.latency is not None]
+    rows = [row for row in _scored(table) if row.latency is not None]
     if not rows:
-        raise checks.value_error("table", "a row with accuracy and latency", table)
+        raise checks.value_error("table", f"a row with {table.measure.name} and latency", table)
     times = np.array([row.latency.p50 for row in rows])
     label = "latency of one example, median (ms, log scale)"
-    return _scatter(rows, times, ("latency", label), path)
+    return _scatter(rows, table.measure, times, ("latency", label), path)
 
 
 def accuracy_size(table: Any, path: str | os.PathLike) -> pathlib.Path:
     """Draws accuracy (mean ± sd) against the size of the file, with the Pareto front.
+
+    Where the table has another score than accuracy, that is drawn.
 
     Args:
         table: a `Table`; rows without accuracy or size are left out.
@@ -70,14 +74,19 @@ def accuracy_size(table: Any, path: str | os.PathLike) -> pathlib.Path:
         ...     report.accuracy_size(report.Table([row]), folder + "/a.png").name
         'a.png'
     """
-    rows = [row for row in table.rows if row.accuracy is not None and row.size]
+    rows = [row for row in _scored(table) if row.size]
     if not rows:
-        raise checks.value_error("table", "a row with accuracy and size", table)
+        raise checks.value_error("table", f"a row with {table.measure.name} and size", table)
     sizes = np.array([row.size / 2**10 for row in rows])
     unit = "KiB"
     if sizes.max() >= 2**10:
         sizes, unit = sizes / 2**10, "MiB"
-    return _scatter(rows, sizes, ("size", f"size of the file ({unit}, log scale)"), path)
+    cost = ("size", f"size of the file ({unit}, log scale)")
+    return _scatter(rows, table.measure, sizes, cost, path)
+
+
+def _scored(table: Any) -> list[Any]:
+    return [row for row in table.rows if getattr(row, table.measure.key) is not None]
 
 
 def unbeaten(x: np.ndarray, y: np.ndarray) -> list[int]:
@@ -110,22 +119,25 @@ def pareto(x: np.ndarray, y: np.ndarray) -> list[int]:
     return [found[point] for point in sorted(found)]
 
 
-def _scatter(rows: Sequence[Any], x: np.ndarray, cost: tuple[str, str], path) -> pathlib.Path:
+def _scatter(
+    rows: Sequence[Any], measure: Measure, x: np.ndarray, cost: tuple[str, str], path
+) -> pathlib.Path:
     """One picture; `cost` is (word, label of the axis)."""
-    y = np.array([row.accuracy.mean for row in rows])
-    spread = np.array([row.accuracy.sd or 0.0 for row in rows])
+    stats = [getattr(row, measure.key) for row in rows]
+    y = np.array([one.mean for one in stats])
+    spread = np.array([one.sd or 0.0 for one in stats])
     with styled():
         figure, axes = new_axes()
-        front = pareto(x, y)
+        front = pareto(x, measure.gain(y))
         axes.step(x[front], y[front], where="post", color="#999999", ls="--", lw=1.5, zorder=1)
         for i in range(len(rows)):
             style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
             axes.errorbar(x[i], y[i], yerr=spread[i] or None, ms=10, capsize=5, lw=2, **style)
         log_axis(axes, x)
-        axes.set(xlabel=cost[1], ylabel="accuracy (%)")
-        title = f"Accuracy against {cost[0]}; dashed, with bold names: Pareto front"
+        axes.set(xlabel=cost[1], ylabel=measure.axis)
+        title = f"{measure.title} against {cost[0]}; dashed, with bold names: Pareto front"
         axes.set_title(title, loc="left", fontsize=13)
-        label_points(figure, axes, x, y, spread, [row.model for row in rows])
+        label_points(figure, axes, x, y, spread, [row.model for row in rows], measure)
         return write_figure(figure, path)
 
 
@@ -141,7 +153,9 @@ def log_axis(axes, x: np.ndarray) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def label_points(figure, axes, x, y, spread, names: Sequence[str]) -> None:
+def label_points(
+    figure, axes, x, y, spread, names: Sequence[str], measure: Measure = ACCURACY
+) -> None:
     """Puts each name beside its point, where it covers no point, bar, line or other name.
 
     Names of points that no other beats are bold.
@@ -149,8 +163,9 @@ def label_points(figure, axes, x, y, spread, names: Sequence[str]) -> None:
     axes.margins(y=0.18)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the axes stay where the labels were fitted to
-    taken = _obstacles(figure, axes, x, y, spread, pareto(x, y))
-    front = set(unbeaten(x, y))
+    gain = measure.gain(y)
+    taken = _obstacles(figure, axes, x, y, spread, pareto(x, gain))
+    front = set(unbeaten(x, gain))
     inside = axes.get_window_extent()
     for i, name in enumerate(names):
         best: Any = None

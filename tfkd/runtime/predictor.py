@@ -165,6 +165,11 @@ class Predictor:
         self.close()
 
     @property
+    def kind(self) -> str:
+        """What runs the file: "LiteRT", "ONNX Runtime", ..."""
+        return self._kind
+
+    @property
     def inputs(self) -> tuple[Port, ...]:
         """The file's inputs: name, shape with the batch, dtype, scale, zero point."""
         return self._inputs

@@ -1,0 +1,171 @@
+"""Labels, outputs and masks as arrays: what they may be made of, and names as numbers."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+
+_FORMS = "class numbers, one-hot rows, a 0/1 matrix, names of classes or numbers to be predicted"
+
+
+def names(class_names: Any, classes: int) -> tuple[str, ...]:
+    """The names of the classes, "0", "1", ... for None; raises ValueError for another number."""
+    if class_names is None:
+        return tuple(map(str, range(classes)))
+    is_one = isinstance(class_names, (str, bytes)) or not hasattr(class_names, "__len__")
+    if is_one or len(class_names) != classes:
+        raise checks.value_error("class_names", f"{classes} names, one a class", class_names)
+    return tuple(_text(name) for name in class_names)
+
+
+def one_hot_rows(rows: np.ndarray) -> np.ndarray:
+    """(M,) bools: the row (M, C) holds one 1, and 0 otherwise."""
+    return np.isin(rows, (0, 1)).all(-1) & (rows.sum(-1) == 1)
+
+
+def class_numbers(argument: str, values: Any, count: int) -> np.ndarray:
+    """Labels without outputs as int64 (N,).
+
+    Args:
+        argument: name of `values`, for messages.
+        values: class numbers (N,) or (N, 1), or one-hot rows (N, C).
+        count: N.
+
+    Raises:
+        TypeError, ValueError: if they are none of these, or negative.
+    """
+    expected = f"{count} class numbers, (N,) or (N, 1), or one-hot rows (N, C)"
+    if values is None or hasattr(values, "element_spec"):
+        raise checks.type_error(argument, expected, values)
+    array = np.asarray(values)
+    if array.dtype.kind not in "iubf":
+        raise checks.type_error(argument, expected, values)
+    if array.ndim not in (1, 2) or len(array) != count:
+        raise checks.value_error(argument, expected, array)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    elif array.ndim == 2:
+        if not one_hot_rows(array).all():
+            mend = "Of soft labels pass the argmax, or write a function for from_function."
+            expected = "one-hot rows, if not class numbers"
+            raise checks.value_error(argument, expected, array, mend)
+        array = array.argmax(1)
+    bad = (array != np.rint(array)) | (array < 0) | ~np.isfinite(array)
+    if bad.any():
+        first = int(np.argmax(bad))
+        mend = f"That of example {first} is {array[first]}."
+        raise checks.value_error(argument, "class numbers from 0", array, mend)
+    return array.astype(np.int64)
+
+
+def _array(argument: str, values: Any) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise checks.value_error(argument, "an array", values, f"NumPy says: {error}") from error
+    if array.dtype.name in ("bfloat16", "float16"):  # NumPy does not know how to compare bfloat16
+        array = array.astype(np.float32)
+    return array
+
+
+def numbers(argument: str, values: Any) -> np.ndarray:
+    """An array of numbers that is not empty; 16-bit floats as float32.
+
+    Raises:
+        TypeError, ValueError: if it is none.
+    """
+    array = _array(argument, values)
+    if array.dtype.kind not in "fiu":
+        raise checks.type_error(argument, "numbers", array)
+    if array.ndim == 0 or array.size == 0:
+        raise checks.value_error(argument, "an array (examples, classes) of some examples", array)
+    return array
+
+
+def as_numbers(values: Any, class_names: Any) -> np.ndarray:
+    """Labels as numbers of any shape.
+
+    Args:
+        values: numbers, or text that is in `class_names`.
+        class_names: names of the classes, or None.
+
+    Raises:
+        ValueError: for bools, objects, and text that names no class.
+    """
+    array = _array("labels", values)
+    flat = array.reshape(-1)
+    if array.dtype.kind in "USO" and all(isinstance(one, (str, bytes)) for one in flat):
+        return _by_name(array, class_names)
+    if array.dtype.kind == "O":
+        mend = "Make an array of numbers or of text of them: `np.asarray(labels.tolist())`."
+        raise checks.value_error("labels", _FORMS, array, mend)
+    if array.dtype.kind == "b":
+        mend = "Write them as 0 and 1: `labels.astype(int)`."
+        raise checks.value_error("labels", _FORMS, array, mend)
+    if array.dtype.kind not in "fiu":
+        raise checks.value_error("labels", _FORMS, array)
+    return array
+
+
+def _text(value: Any) -> str:
+    """One form of a name: é may be one character, or e and an accent."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return unicodedata.normalize("NFC", text)
+
+
+def _by_name(array: np.ndarray, class_names: Any) -> np.ndarray:
+    if class_names is None:
+        mend = "Pass `class_names=[...]`, in the order of the outputs."
+        raise checks.value_error(
+            "labels", "class numbers, if the classes have no names", array, mend
+        )
+    known = [_text(name) for name in class_names]
+    numbers = {name: i for i, name in enumerate(known)}
+    if len(numbers) < len(known):
+        expected = "names that differ, as labels are matched by them"
+        raise checks.value_error("class_names", expected, class_names)
+    found = [_text(one) for one in array.reshape(-1)]
+    for i, name in enumerate(found):
+        if name not in numbers:
+            mend = checks.near(name, known) or f"There are: {', '.join(map(repr, known[:12]))}."
+            mend = f"That of example {i}. {mend}"
+            raise checks.value_error("labels", "names that are in `class_names`", name, mend)
+    return np.array([numbers[name] for name in found], np.int64).reshape(array.shape)
+
+
+def kept(mask: Any, lead: tuple[int, ...]) -> np.ndarray:
+    """(M,) bools: what counts."""
+    if mask is None:
+        return np.ones(math.prod(lead), bool)
+    array = _array("mask", mask)
+    if array.shape == (*lead, 1):
+        array = array[..., 0]
+    if array.shape not in (lead, lead[:1]) or array.dtype.kind not in "biuf":
+        expected = f"0 and 1 of shape {lead[:1]}" + (f" or {lead}" if len(lead) > 1 else "")
+        raise checks.value_error("mask", expected, array)
+    array = array.reshape(array.shape + (1,) * (len(lead) - array.ndim)) != 0
+    return np.broadcast_to(array, lead).reshape(-1)
+
+
+def check_finite(argument: str, values: np.ndarray, example: Callable[[int], int]) -> None:
+    """Raises ValueError for NaN or infinity, with the number of the example.
+
+    Args:
+        argument: name of `values`, for messages.
+        values: (K, ...), those that count.
+        example: row → the number of its example.
+    """
+    if values.dtype.kind != "f":
+        return
+    broken = ~np.isfinite(values.reshape(len(values), -1)).all(-1)
+    if broken.any():
+        row = int(np.argmax(broken))
+        what = "NaN" if np.isnan(values[row]).any() else "infinity"
+        mend = f"Example {example(row)} holds {what}."
+        raise checks.value_error(argument, f"{argument} without NaN and infinity", values, mend)

@@ -1,0 +1,119 @@
+"""The scores that a model can have: their names, units, and which way is better."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """One kind of score.
+
+    Attributes:
+        key: the attribute of `Row` and `Score` that holds it, and its name in files.
+        name: in sentences.
+        head: of its column.
+        percent: whether it is one, else it has the unit of the labels.
+    """
+
+    key: str
+    name: str
+    head: str
+    percent: bool = True
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Errors are better where they are low."""
+        return self.percent
+
+    @property
+    def axis(self) -> str:
+        """Label of an axis in a plot."""
+        return f"{self.name} (%)" if self.percent else f"{self.name} (lower is better)"
+
+    @property
+    def title(self) -> str:
+        """The name at the beginning of a sentence."""
+        return self.name[0].upper() + self.name[1:]
+
+    def gain(self, values: Any) -> Any:
+        """Values of which the larger one is better."""
+        return values if self.higher_is_better else -values
+
+    def format(self, stats: Any) -> str:
+        """A `SeedStats` as text: percentages with one digit, others with three figures."""
+        return stats.format(1 if self.percent else decimals(stats.mean))
+
+
+ACCURACY = Measure("accuracy", "accuracy", "accuracy %")
+SUBSET_ACCURACY = Measure("subset_accuracy", "subset accuracy", "subset accuracy %")
+AVERAGE_PRECISION = Measure("average_precision", "mean average precision", "mAP %")
+ABSOLUTE_ERROR = Measure(
+    "mean_absolute_error", "mean absolute error", "mean absolute error", percent=False
+)
+# Of several that a model has, the first one is what it is ranked by.
+MEASURES = (ACCURACY, SUBSET_ACCURACY, AVERAGE_PRECISION, ABSOLUTE_ERROR)
+
+
+def of_rows(rows: Iterable[Any]) -> tuple[Measure, ...]:
+    """The measures that at least one row has; accuracy if there is none."""
+    rows = list(rows)
+    found = [m for m in MEASURES if any(getattr(row, m.key) is not None for row in rows)]
+    return tuple(found) or (ACCURACY,)
+
+
+def decimals(value: float) -> int:
+    """Decimal places that show three figures of a number.
+
+    Example:
+        >>> from tfkd.report.measures import decimals
+        >>> decimals(7.0), decimals(0.01234), decimals(12345.0), decimals(0.0)
+        (2, 4, 0, 2)
+    """
+    if value == 0 or not math.isfinite(value):
+        return 2
+    return max(0, 2 - math.floor(math.log10(abs(value))))
+
+
+def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """Mean over labels of Σ (Rₙ − Rₙ₋₁)·Pₙ, in percent.
+
+    Precision Pₙ and recall Rₙ are those of all examples that score at least as much as
+    the n-th highest score. A label that no example has is left out.
+
+    Reference: Zhu 2004, "Recall, precision and average precision".
+
+    Args:
+        labels: (M, C) of 0 and 1.
+        scores: (M, C) numbers, higher for yes.
+
+    Returns:
+        A number from 0 to 100; None if no example has a label.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd.report.measures import mean_average_precision
+        >>> labels = np.array([[1, 0], [0, 0], [1, 0], [0, 0]])
+        >>> scores = np.array([[0.9, 0.1], [0.8, 0.1], [0.7, 0.1], [0.1, 0.1]])
+        >>> round(mean_average_precision(labels, scores), 2)  # (1 + 2/3) / 2
+        83.33
+    """
+    found = [_average_precision(labels[:, c], scores[:, c]) for c in range(labels.shape[1])]
+    known = [value for value in found if value is not None]
+    return 100 * float(np.mean(known)) if known else None
+
+
+def _average_precision(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(labels[order])
+    if hits[-1] == 0:
+        return None
+    # Equal scores are taken together: their last place counts for all of them.
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
