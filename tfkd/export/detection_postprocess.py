@@ -14,11 +14,11 @@ https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/kernels/det
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
-from tfkd.export import detection_flatbuffer, detection_metadata
+from tfkd.export import converter, detection_flatbuffer, detection_metadata
 from tfkd.export.detection_recipe import DetectorRecipe
-from tfkd.export.tflite import quiet
 
 OPERATION = "TFLite_Detection_PostProcess"
 # A score that is none: the operation takes what lies at the threshold.
@@ -88,12 +88,10 @@ def _tail(recipe: DetectorRecipe) -> bytes:
 
     module = tf.Module()
     module.run = run
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [run.get_concrete_function()], module
-    )
-    converter.allow_custom_ops = True
-    with quiet():
-        return bytes(converter.convert())
+    with tempfile.TemporaryDirectory() as folder:
+        with converter.quiet():
+            tf.saved_model.save(module, folder, signatures={converter.SIGNATURE: run})
+        return converter.convert(folder, "float32", custom_ops=True)
 
 
 def _variances(recipe: DetectorRecipe) -> list[float]:
