@@ -113,8 +113,8 @@ def open_compiled(
 
     Returns:
         The backend; None where the file is better opened in the interpreter: it is
-        small, has more than the batch open, or something does not work here, of which
-        a warning tells.
+        small, has more than the batch open, or state, which `CompiledModel` can't reset;
+        or something does not work here, of which a warning tells.
     """
     if os.path.getsize(path) < LEAST_BYTES:
         return None
@@ -127,11 +127,11 @@ def open_compiled(
         }
         weights = store.name(path.stem, recipe, ".weights")
         manifest = store.there(weights, recipe)
-        if manifest is not None:
+        if manifest is not None and not litert.has_variables(path):
             return Compiled(path, weights, _read(manifest["ports"]), threads, batch)
         plain = TFLite(path, threads)
         ports = plain.inputs, plain.outputs
-        if not plain.signed or any(map(open_shape, ports[0] + ports[1])):
+        if plain.remembers or not plain.signed or any(map(open_shape, ports[0] + ports[1])):
             return None
 
         def make(temporary: pathlib.Path) -> dict[str, Any]:
