@@ -134,7 +134,8 @@ class _Child:
             self.process.returncode = 0  # so that nobody waits for what is no child of ours
         for file in (self.process.stdin, self.process.stdout, self._said):
             with contextlib.suppress(OSError):
-                file.close()
+                if file is not None:
+                    file.close()
 
 
 _lock = threading.Lock()
@@ -155,18 +156,19 @@ def start() -> None:
 
 
 def convert(
-    folder: str | os.PathLike,
+    module: Any,
+    function: Any,
     mode: str,
     types: tuple[str, str] = ("float32", "float32"),
     calibration: Mapping[str, np.ndarray] | None = None,
     batch: int = 1,
     custom_ops: bool = False,
 ) -> bytes:
-    """Converts a SavedModel.
+    """Converts a function.
 
     Args:
-        folder: a temporary one; the SavedModel in it has the signature
-            `serving_default`. Files of the task are put beside it.
+        module: a `tf.Module` that holds the function and what it uses.
+        function: a `tf.function` with an input signature, of tensors to a dict.
         mode: of `to_tflite`.
         types: of inputs and of outputs, for mode "int8".
         calibration: {input name: examples} for post-training quantization.
@@ -181,21 +183,31 @@ def convert(
         ConverterError: if the converter refuses it.
         ConverterCrash: if the converter's process ends.
     """
-    folder = pathlib.Path(folder).absolute()
-    result = folder / "tfkd_result.tflite"
-    task = {
-        "folder": str(folder),
-        "result": str(result),
-        "mode": mode,
-        "types": types,
-        "samples": None if calibration is None else _saved(calibration, folder),
-        "batch": batch,
-        "custom_ops": custom_ops,
-    }
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name).absolute()
+        with quiet():
+            saved = os.fspath(folder / "model")
+            tf.saved_model.save(module, saved, signatures={SIGNATURE: function})
+        result = folder / "result.tflite"
+        task = {
+            "folder": saved,
+            "result": os.fspath(result),
+            "mode": mode,
+            "types": types,
+            "samples": None if calibration is None else _saved(calibration, folder),
+            "batch": batch,
+            "custom_ops": custom_ops,
+        }
+        _run(task)
+        return result.read_bytes()
+
+
+def _run(task: Mapping[str, Any]) -> None:
     if not _asked_for():
         try:
-            _in_child(task)
-            return result.read_bytes()
+            return _in_child(task)
         except _NoChild as error:
             _warn(str(error))
     try:
@@ -205,7 +217,6 @@ def convert(
         raise
     except Exception as error:  # the converter has errors of many kinds
         raise ConverterError(str(error)) from error
-    return result.read_bytes()
 
 
 def _in_child(task: Mapping[str, Any]) -> None:
@@ -287,7 +298,7 @@ def _warn(reason: str) -> None:
             "TensorFlow's converter runs in this process, since it could not be given one of its "
             f"own: {reason}. If it crashes, so does this process."
         )
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _how(code: int) -> str:
@@ -312,7 +323,7 @@ def _saved(calibration: Mapping[str, np.ndarray], folder: pathlib.Path) -> dict[
     """Paths of the examples by input name, written as files that the child maps."""
     paths = {}
     for number, (name, array) in enumerate(calibration.items()):
-        paths[name] = str(folder / f"tfkd_samples_{number}.npy")
+        paths[name] = os.fspath(folder / f"samples_{number}.npy")
         np.save(paths[name], array, allow_pickle=False)
     return paths
 
@@ -333,4 +344,3 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-

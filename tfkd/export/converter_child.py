@@ -49,9 +49,7 @@ def convert(task: Mapping[str, Any]) -> None:
     """
     import tensorflow as tf
 
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        task["folder"], signature_keys=[SIGNATURE]
-    )
+    converter = tf.lite.TFLiteConverter.from_saved_model(task["folder"], signature_keys=[SIGNATURE])
     mode, samples = task["mode"], task["samples"]
     converter.allow_custom_ops = task["custom_ops"]
     if mode != "float32":

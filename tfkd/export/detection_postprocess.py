@@ -14,7 +14,6 @@ https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/kernels/det
 
 from __future__ import annotations
 
-import tempfile
 from typing import Any
 
 from tfkd.export import converter, detection_flatbuffer, detection_metadata
@@ -88,10 +87,7 @@ def _tail(recipe: DetectorRecipe) -> bytes:
 
     module = tf.Module()
     module.run = run
-    with tempfile.TemporaryDirectory() as folder:
-        with converter.quiet():
-            tf.saved_model.save(module, folder, signatures={converter.SIGNATURE: run})
-        return converter.convert(folder, "float32", custom_ops=True)
+    return converter.convert(module, run, "float32", custom_ops=True)
 
 
 def _variances(recipe: DetectorRecipe) -> list[float]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export import attention_masks, converter, litert
+from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.graph import Graph
 from tfkd.export.verify import ExportReport, failures, measure, thresholds_for
 from tfkd.feeds import collect
@@ -280,12 +280,8 @@ def _convert(
     # Variables alone: saving the Keras model itself would trace every layer again.
     module.kept = list(graph.model.variables)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            with converter.quiet():
-                signatures = {converter.SIGNATURE: module.forward}
-                tf.saved_model.save(module, folder, signatures=signatures)
-            return converter.convert(folder, mode, types, calibration, batch_size or 1)
-    except converter.CrashingLoops as error:
+        return converter.convert(module, module.forward, mode, types, calibration, batch_size or 1)
+    except CrashingLoops as error:
         expected = "'float32', 'float16' or 'dynamic' for a model with loops inside"
         where = ", ".join(error.loops if any("/" in n for n in error.loops) else _rolled(graph))
         mend = f"TensorFlow's int8 calibration crashes on those in {where}. {_WAY_OUT}"
