@@ -83,6 +83,7 @@ class _Child:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
+            self._said.close()
             raise _NoChild(str(error)) from error
         self._ready = False
 

@@ -59,6 +59,10 @@ def to_tflite(
     the file. It is made plain for that by `tfkd.quantization.deploying.deployed`,
     which says how; the model itself is not changed.
 
+    TensorFlow's converter runs in a process of its own, so that a crash of it is an
+    error here: `tfkd.export.converter`. The state of an LSTM starts at zero in each run
+    that tfkd makes of a file; who runs it otherwise calls `reset_all_variables()`.
+
     Args:
         model: a built `tf_keras.Model`; several inputs and outputs are fine. Or a
             calibrated `QuantizedModel` with target "tflite" or "both".
@@ -67,7 +71,8 @@ def to_tflite(
             bits (those of 1024 numbers or more), activations quantized while it
             runs; "int8": integers throughout, from a float model by post-training
             quantization (attention masks are moderated for it, see
-            `tfkd.export.attention_masks`). None: "int8" for a quantized model, which has no other,
+            `tfkd.export.attention_masks`; loops, as a GRU is one without `unroll=True`,
+            are refused). None: "int8" for a quantized model, which has no other,
             else "float32".
         io: type of inputs and outputs, "int8" and "uint8" with mode "int8"
             only.
@@ -97,8 +102,8 @@ def to_tflite(
         TypeError: if `model` is no plain Keras 2 model (for a Distiller pass
             `distiller.student`), or examples are of the wrong kind.
         ValueError: if an argument is wrong, a quantized model is not calibrated or
-            made for TensorRT alone, the converter refuses the model, or the file
-            fails its verification.
+            made for TensorRT alone, the converter refuses the model or crashes on it,
+            or the file fails its verification.
         OSError: if `path` cannot be written.
 
     Example:
