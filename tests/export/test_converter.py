@@ -173,7 +173,7 @@ def test_an_interrupt_ends_the_process(monkeypatch, tmp_path, dense):
 def test_where_no_process_starts_it_is_said_once(monkeypatch, tmp_path, dense, executable):
     converter._stop()
     monkeypatch.setattr(sys, "executable", executable)
-    monkeypatch.setattr(converter, "_warned", False)
+    monkeypatch.setattr(converter, "_given_up", False)
     with pytest.warns(RuntimeWarning, match="converter runs in this process"):
         export.to_tflite(dense, tmp_path / "m.tflite")
     with warnings.catch_warnings():

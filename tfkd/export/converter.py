@@ -4,7 +4,7 @@ The converter is native code, and some models end the process that it runs in, w
 that was trained there. So it runs in a child process: a crash there is an error here,
 and what memory it leaks is given back. Importing TensorFlow takes seconds: one child
 serves all conversions of a process, and loads while the model is traced. It ends with
-this process, after ten idle minutes, or once it has grown beyond 1.5 GiB.
+this process, after five idle minutes, or once it has grown beyond 1.5 GiB.
 
 With the environment variable TFKD_CONVERT_IN_PROCESS=1 no child is started: for
 debugging, and where a process may start no other.
@@ -141,12 +141,12 @@ class _Child:
 
 _lock = threading.Lock()
 _child: _Child | None = None
-_warned = False
+_given_up = False
 
 
 def start() -> None:
     """Starts the process ahead, if there is none: it loads TensorFlow meanwhile."""
-    if _asked_for() or not _lock.acquire(blocking=False):
+    if _asked_for() or _given_up or not _lock.acquire(blocking=False):
         return
     try:
         _running()
@@ -206,7 +206,7 @@ def convert(
 
 
 def _run(task: Mapping[str, Any]) -> None:
-    if not _asked_for():
+    if not (_asked_for() or _given_up):
         try:
             return _in_child(task)
         except _NoChild as error:
@@ -292,9 +292,9 @@ def _unfit() -> str | None:
 
 
 def _warn(reason: str) -> None:
-    global _warned
-    if not _warned:
-        _warned = True
+    global _given_up
+    if not _given_up:
+        _given_up = True
         text = (
             "TensorFlow's converter runs in this process, since it could not be given one of its "
             f"own: {reason}. If it crashes, so does this process."

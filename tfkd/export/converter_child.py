@@ -18,7 +18,7 @@ from unittest import mock
 
 SIGNATURE = "serving_default"
 # A process that has had no task for so long ends, and gives its memory back.
-_IDLE_SECONDS = 600.0
+_IDLE_SECONDS = 300.0
 _LOOK_SECONDS = 2.0
 # LSTM and UNIDIRECTIONAL_SEQUENCE_LSTM in TFLite's schema, and which input is the cell state.
 _LSTMS = (16, 44)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.export import litert
+from tfkd.export import forks, litert
 from tfkd.export.litert import Port
 from tfkd.runtime import stored
 from tfkd.runtime.backend import compare, open_shape, powers, zeros
@@ -62,6 +62,12 @@ class Compiled:
         # Freed quietly, also where nobody calls `close`: its C++ code writes at its end.
         self._closing = weakref.finalize(self, _forget, self._opened)
         self._opened[self.sizes[0]] = self._sized(self.sizes[0])
+        forks.tell(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the models are not freed, not even at its end."""
+        forks.keep_forever(self._opened)
+        self._closing.detach()
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs a batch."""
