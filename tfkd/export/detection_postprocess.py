@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfkd.export import detection_flatbuffer, detection_metadata
+from tfkd.export import converter, detection_flatbuffer, detection_metadata
 from tfkd.export.detection_recipe import DetectorRecipe
-from tfkd.export.tflite import quiet
 
 OPERATION = "TFLite_Detection_PostProcess"
 # A score that is none: the operation takes what lies at the threshold.
@@ -88,12 +87,7 @@ def _tail(recipe: DetectorRecipe) -> bytes:
 
     module = tf.Module()
     module.run = run
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [run.get_concrete_function()], module
-    )
-    converter.allow_custom_ops = True
-    with quiet():
-        return bytes(converter.convert())
+    return converter.convert(module, run, "float32", custom_ops=True)
 
 
 def _variances(recipe: DetectorRecipe) -> list[float]:

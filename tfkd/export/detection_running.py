@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.export import detection_numpy, detection_recipe, litert
+from tfkd.export import detection_numpy, detection_recipe, forks, litert
 from tfkd.export.detection_numpy import Detections
 from tfkd.export.detection_postprocess import OUTPUTS
 
@@ -45,6 +45,7 @@ class DetectorPredictor:
             artifacts.verify(self.path)
         self.recipe = detection_recipe.read(self.path)
         self._interpreter = litert.open_interpreter(self.path, threads)
+        forks.tell(self)
         (self._input,), self._outputs = litert.ports(self._interpreter)
         options = self.recipe.options
         wanted = OUTPUTS if self.heads == "postprocess" else (options["boxes"], options["classes"])
@@ -55,6 +56,15 @@ class DetectorPredictor:
 
     def __repr__(self) -> str:
         return f"DetectorPredictor({str(self.path)!r}, threads={self.threads})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as path and threads: where it is unpickled, the file is opened anew."""
+        return type(self), (os.path.abspath(self.path), self.threads)
+
+    def after_fork(self) -> None:
+        """In the child of a fork, where the interpreter's threads are gone."""
+        forks.keep_forever(self._interpreter)
+        self._interpreter = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -114,6 +124,8 @@ class DetectorPredictor:
         return {name: np.concatenate([row[name] for row in found]) for name in found[0]}
 
     def _run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        if self._interpreter is None:
+            self._interpreter = litert.open_interpreter(self.path, self.threads)
         feeds = {self._input.name: image}
         return litert.run(self._interpreter, [self._input], self._outputs, feeds)
 

@@ -31,6 +31,19 @@ def check_model(model: Any) -> None:
     if not model.built or model.save_spec() is None:
         mend = "Call it on a batch, or give its first layer an `input_shape`."
         raise checks.value_error("model", "a model that is built", model.name, mend)
+    remembering = [
+        layer.name
+        for layer in model.submodules
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+    ]
+    if remembering:
+        mend = (
+            "A file answers each call by itself. Build them with stateful=False (the weights "
+            "fit); where calls are to go on from one another, make the states inputs and outputs "
+            "of the model: `initial_state` and `return_state=True`."
+        )
+        expected, received = "recurrent layers with stateful=False", ", ".join(remembering)
+        raise checks.value_error("model", expected, received, mend)
     low = sorted(
         {
             layer.compute_dtype

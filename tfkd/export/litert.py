@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import mmap
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -159,11 +160,33 @@ def ports(interpreter: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 
 
 def run(interpreter: Any, inputs: Any, outputs: Any, feeds: dict[str, np.ndarray]) -> dict:
-    """Runs one batch: real numbers by input name in, float32 by output name out."""
+    """Runs one batch: real numbers by input name in, float32 by output name out.
+
+    Variable tensors, such as the state of an LSTM, start at zero, as in the model.
+    """
     for port in inputs:
         interpreter.set_tensor(port.index, np.ascontiguousarray(port.encode(feeds[port.name])))
+    interpreter.reset_all_variables()
     interpreter.invoke()
     return {port.name: port.decode(interpreter.get_tensor(port.index)) for port in outputs}
+
+
+def has_variables(path: str | os.PathLike) -> bool:
+    """Whether a file has tensors that keep their values from one run to the next.
+
+    The state of an LSTM is one, that of an SVDF filter another. Resource variables, in
+    which a Keras layer with `stateful=True` remembers on purpose, are none.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    if not os.path.getsize(path):
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        model = schema.Model.GetRootAs(data, 0)
+        graphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
+        found = any(g.Tensors(i).IsVariable() for g in graphs for i in range(g.TensorsLength()))
+        del model, graphs  # they hold the map
+        return found
 
 
 def run_all(interpreter: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

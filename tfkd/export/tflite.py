@@ -9,21 +9,18 @@ Efficient Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import logging
 import os
 import pathlib
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.export import attention_masks, checking, litert, tflite_half
+from tfkd.export import attention_masks, checking, converter, litert, tflite_half
+from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.graph import Graph
 from tfkd.export.verify import ExportReport, measure, thresholds_for
 from tfkd.feeds import collect
@@ -32,8 +29,11 @@ MODES = ("float32", "float16", "dynamic", "int8")
 # Key of THRESHOLDS for a quantized model, whose int8 file has nothing to guess.
 _AWARE = "quantized"
 IO = ("float32", "int8", "uint8")
-_SIGNATURE = "serving_default"
 _LONGEST_MESSAGE = 1500
+_WAY_OUT = (
+    "Build recurrent layers with `unroll=True` (the weights fit), which leaves no loop; or train "
+    "the model quantized: tfkd.quantization.quantize."
+)
 
 
 def to_tflite(
@@ -60,6 +60,10 @@ def to_tflite(
     the file. It is made plain for that by `tfkd.quantization.deploying.deployed`,
     which says how; the model itself is not changed.
 
+    TensorFlow's converter runs in a process of its own, so that a crash of it is an
+    error here: `tfkd.export.converter`. The state of an LSTM starts at zero in each run
+    that tfkd makes of a file; who runs it otherwise calls `reset_all_variables()`.
+
     Args:
         model: a built `tf_keras.Model`; several inputs and outputs are fine. Or a
             calibrated `QuantizedModel` with target "tflite" or "both".
@@ -68,7 +72,8 @@ def to_tflite(
             bits (those of 1024 numbers or more), activations quantized while it
             runs; "int8": integers throughout, from a float model by post-training
             quantization (attention masks are moderated for it, see
-            `tfkd.export.attention_masks`). None: "int8" for a quantized model, which has no other,
+            `tfkd.export.attention_masks`; loops, as a GRU is one without `unroll=True`,
+            are refused). None: "int8" for a quantized model, which has no other,
             else "float32".
         io: type of inputs and outputs, "int8" and "uint8" with mode "int8"
             only.
@@ -102,8 +107,8 @@ def to_tflite(
         TypeError: if `model` is no plain Keras 2 model (for a Distiller pass
             `distiller.student`), or examples are of the wrong kind.
         ValueError: if an argument is wrong, a quantized model is not calibrated or
-            made for TensorRT alone, the converter refuses the model, or the file
-            fails its verification.
+            made for TensorRT alone, the converter refuses the model or crashes on it,
+            or the file fails its verification.
         OSError: if `path` cannot be written.
 
     Example:
@@ -195,6 +200,7 @@ def prepare(
     quantized = _is_quantized(model)
     mode = mode or ("int8" if quantized else "float32")
     _check_options(mode, io, representative, batch_size, quantized)
+    converter.start()  # loads while the model is traced
     plain = Graph(_deployed(model)) if quantized else None
     graph = Graph(model)
     calibration = None
@@ -284,25 +290,18 @@ def _convert(
     # Variables alone: saving the Keras model itself would trace every layer again.
     module.kept = list(graph.model.variables)
     try:
-        with quiet(), tempfile.TemporaryDirectory() as folder:
-            tf.saved_model.save(module, folder, signatures={_SIGNATURE: module.forward})
-            converter = tf.lite.TFLiteConverter.from_saved_model(
-                folder, signature_keys=[_SIGNATURE]
-            )
-            if mode != "float32":
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            if mode == "float16":
-                converter.target_spec.supported_types = [tf.float16]
-            if calibration is not None:
-                converter.representative_dataset = lambda: _feed(calibration, batch_size or 1)
-                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            if mode == "int8":
-                into, out = map(tf.as_dtype, types)
-                converter.inference_input_type, converter.inference_output_type = into, out
-            if mode == "int8" and calibration is None:
-                # A Dense layer of a quantized model has one scale, which older LiteRT needs.
-                converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-            return converter.convert()
+        return converter.convert(module, module.forward, mode, types, calibration, batch_size or 1)
+    except CrashingLoops as error:
+        expected = "'float32', 'float16' or 'dynamic' for a model with loops inside"
+        where = ", ".join(error.loops if any("/" in n for n in error.loops) else _rolled(graph))
+        mend = f"TensorFlow's int8 calibration crashes on those in {where}. {_WAY_OUT}"
+        raise checks.value_error("mode", expected, mode, mend) from error
+    except converter.ConverterCrash as error:
+        mend = f" Has it loops or branches? {_WAY_OUT}" if calibration is not None else ""
+        raise ValueError(
+            f"`model`: TensorFlow's converter crashed on {graph.model.name!r}: {error}. It ran in "
+            f"a process of its own: this one goes on, and no file was written.{mend}"
+        ) from error
     except Exception as error:  # the converter has errors of many kinds
         text = str(error)
         text = text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
@@ -314,27 +313,7 @@ def _convert(
         ) from error
 
 
-def _feed(calibration: dict[str, np.ndarray], batch: int) -> Iterator[dict[str, np.ndarray]]:
-    """Whole batches by input name; the last one is filled up from the beginning."""
-    count = len(next(iter(calibration.values())))
-    for start in range(0, count, batch):
-        rows = np.arange(start, start + batch) % count
-        yield {name: array[rows] for name, array in calibration.items()}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences the converter's chatter: C++ on standard error, logging, warnings."""
-    import tensorflow as tf
-
-    loggers = [tf.get_logger(), logging.getLogger("absl")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), litert.quiet_stderr():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def _rolled(graph: Graph) -> list[str]:
+    """Names of the recurrent layers that are written as loops."""
+    layers = graph.model.submodules
+    return sorted({layer.name for layer in layers if getattr(layer, "unroll", None) is False})

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from tfkd.export.forks import keep_forever
 from tfkd.runtime.backend import Backend, filled, plan
 from tfkd.runtime.combining import split
 
@@ -22,7 +24,7 @@ class Batches:
     """
 
     def __init__(self, backend: Backend, rows: bool):
-        self._backend: Backend | None = backend
+        self._backend: Any = backend
         self._run, self._rows = backend.run, rows
         self._outputs, self._call_cost = backend.outputs, backend.call_cost
         self._sizes = backend.sizes
@@ -83,6 +85,30 @@ class Batches:
                     "`cache_size=0`, `batch=None` and batches of its own size."
                 )
 
+    def after_fork(self, reopen: Callable[[], Backend]) -> None:
+        """In the child of a fork: the next call opens the file anew.
+
+        Args:
+            reopen: gives a new backend.
+        """
+        if self._backend is None:
+            return  # closed
+        keep_forever(self._backend)
+        ports, lock = (self._backend.inputs, self._backend.outputs), threading.Lock()
+        self._lock = None if self._lock is None else threading.Lock()
+
+        def first(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+            with lock:
+                if self._run is first:
+                    backend = reopen()
+                    if (backend.inputs, backend.outputs) != ports:
+                        raise ValueError("The file has changed since it was opened: open it again.")
+                    self._backend, self._run = backend, backend.run
+            return self._run(arrays)
+
+        self._run = first
+        self._backend = _Gone()
+
     def check_open(self) -> None:
         """Raises ValueError once it is closed."""
         if self.closed:
@@ -95,6 +121,13 @@ class Batches:
             if backend is not None:
                 self.closed = True
                 backend.close()
+
+
+class _Gone:
+    """In place of a backend that a fork has left behind."""
+
+    def close(self) -> None:
+        """Nothing: its destructor must not run."""
 
 
 def _closed(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:

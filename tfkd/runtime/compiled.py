@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.export import litert
+from tfkd.export import forks, litert
 from tfkd.export.litert import Port
 from tfkd.runtime import stored
 from tfkd.runtime.backend import compare, open_shape, powers, zeros
@@ -62,6 +62,12 @@ class Compiled:
         # Freed quietly, also where nobody calls `close`: its C++ code writes at its end.
         self._closing = weakref.finalize(self, _forget, self._opened)
         self._opened[self.sizes[0]] = self._sized(self.sizes[0])
+        forks.tell(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the models are not freed, not even at its end."""
+        forks.keep_forever(self._opened)
+        self._closing.detach()
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs a batch."""
@@ -113,8 +119,8 @@ def open_compiled(
 
     Returns:
         The backend; None where the file is better opened in the interpreter: it is
-        small, has more than the batch open, or something does not work here, of which
-        a warning tells.
+        small, has more than the batch open, or state, which `CompiledModel` can't reset;
+        or something does not work here, of which a warning tells.
     """
     if os.path.getsize(path) < LEAST_BYTES:
         return None
@@ -127,11 +133,11 @@ def open_compiled(
         }
         weights = store.name(path.stem, recipe, ".weights")
         manifest = store.there(weights, recipe)
-        if manifest is not None:
+        if manifest is not None and not litert.has_variables(path):
             return Compiled(path, weights, _read(manifest["ports"]), threads, batch)
         plain = TFLite(path, threads)
         ports = plain.inputs, plain.outputs
-        if not plain.signed or any(map(open_shape, ports[0] + ports[1])):
+        if plain.remembers or not plain.signed or any(map(open_shape, ports[0] + ports[1])):
             return None
 
         def make(temporary: pathlib.Path) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.export import forks
 from tfkd.export.litert import Port
 from tfkd.runtime import opening
-from tfkd.runtime.backend import open_shape, powers, zeros
+from tfkd.runtime.backend import Backend, open_shape, powers, zeros
 from tfkd.runtime.batches import Batches
 from tfkd.runtime.combining import Combiner, split
 from tfkd.runtime.feeding import arrays_for
+from tfkd.runtime.onnx import CPU
 from tfkd.runtime.result_cache import CacheInfo, ResultCache
 from tfkd.runtime.stored import Store, folder_for
 
@@ -32,6 +34,10 @@ class Predictor:
     Any number of threads may call one `Predictor`. LiteRT and TensorRT run one call at
     a time; with `batch` the calls that wait are run together. ONNX Runtime and
     TensorFlow run calls side by side.
+
+    A `Predictor` can be pickled, and so passed to other processes: the file is opened
+    anew there. In the child of a fork LiteRT and ONNX Runtime open it anew at the first
+    call; TensorFlow and a GPU can't be used there, and the call raises RuntimeError.
 
     Args:
         path: the file, or the folder of a SavedModel. If a manifest stands beside it,
@@ -111,10 +117,15 @@ class Predictor:
         folder = folder_for(artifacts_dir)
         store = None if folder is None else Store(folder)
         names = None if providers is None else tuple(providers)
-        options = opening.Options(
+        self._options = opening.Options(
             threads, batch, store, names, bool(jit_compile), bool(tensorrt), custom_objects
         )
-        backend = opening.open_backend(self.path, options)
+        self._again = {
+            "threads": threads, "cache_size": cache_size, "batch": batch, "warmup": warmup,
+            "artifacts_dir": artifacts_dir, "providers": names, "jit_compile": jit_compile,
+            "tensorrt": tensorrt, "custom_objects": custom_objects,
+        }  # fmt: skip
+        backend = opening.open_backend(self.path, self._options)
         self._kind, self._inputs, self._outputs = backend.kind, backend.inputs, backend.outputs
         self._run = Batches(backend, rows=batch is not None or cache_size > 0)
         self._combiner = None if batch is None else Combiner(self._run, batch)
@@ -130,6 +141,7 @@ class Predictor:
         except BaseException:
             self.close()
             raise
+        forks.tell(self)
 
     def _warm(self, runs: int, sizes: tuple[int, ...] | None) -> None:
         """Runs zeros."""
@@ -250,9 +262,38 @@ class Predictor:
         """Frees the file once the calls that run have ended; later ones raise ValueError."""
         self._run.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as path and arguments: where it is unpickled, the file is opened anew."""
+        self._run.check_open()
+        return _opened, (type(self), os.path.abspath(self.path), self._again)
+
+    def after_fork(self) -> None:
+        """In the child of a fork, where the threads of the runtime are gone."""
+        self._run.after_fork(self._reopened)
+        if self._combiner is not None:
+            assert self.batch is not None
+            self._combiner = Combiner(self._run, self.batch)
+        if self._cache is not None:
+            self._cache.after_fork()
+
+    def _reopened(self) -> Backend:
+        """A new backend, in a process that was forked after this was opened."""
+        on_gpu = self._options.tensorrt or set(self._options.providers or CPU) != set(CPU)
+        if on_gpu or not self._kind.startswith(("LiteRT", "ONNX")):
+            raise RuntimeError(
+                f"This Predictor of {str(self.path)!r} was opened before the process was forked, "
+                f"and {self._kind} can't be used after a fork. {forks.WAY_OUT}"
+            )
+        return opening.open_backend(self.path, self._options)
+
     def _combined(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs together with what other threads run now."""
         assert self._combiner is not None and self.batch is not None
         if len(arrays[0]) > self.batch:
             return split(arrays, self.batch, self._combiner.submit)
         return self._combiner.submit(arrays)
+
+
+def _opened(kind: type[Predictor], path: str, arguments: dict[str, Any]) -> Predictor:
+    """Unpickles a Predictor."""
+    return kind(path, **arguments)

@@ -132,6 +132,10 @@ class ResultCache:
             while len(self._kept) > self._max:
                 self._kept.popitem(last=False)
 
+    def after_fork(self) -> None:
+        """In the child of a fork: the lock may be held by a thread that is gone."""
+        self._lock = threading.Lock()
+
     def info(self) -> CacheInfo:
         """Returns what was done since the last `clear`."""
         with self._lock:

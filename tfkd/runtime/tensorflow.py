@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import artifacts, checks
+from tfkd.export.forks import check_tensorflow
 from tfkd.export.litert import Port
 from tfkd.export.saved_model import SIGNATURE, verify_saved_model
 from tfkd.runtime.backend import powers
@@ -64,7 +65,9 @@ def require() -> Any:
 
     Raises:
         ImportError: if it is not installed.
+        RuntimeError: if this process was forked after it was used.
     """
+    check_tensorflow()
     try:
         import tensorflow
     except ImportError as error:

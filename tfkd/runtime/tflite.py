@@ -50,13 +50,17 @@ class TFLite:
         self._fixed = first if fixed != -1 else None  # set_tensor refuses other shapes
         self.signed = len(first.get_signature_list()) == 1
         self._only = len(self._into) == len(self._out) == 1
+        # Asked once: a call that does nothing takes as long as half a small network.
+        self.remembers = litert.has_variables(path)
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Runs a batch."""
+        """Runs a batch; the state of an LSTM starts at zero, as in the model."""
         interpreter = self._fixed
         if interpreter is None:
             shapes = tuple([array.shape for array in arrays])
             interpreter = self._opened.get(shapes) or self._sized(shapes)
+        if self.remembers:
+            interpreter.reset_all_variables()
         if self._only:
             interpreter.set_tensor(self._into[0], arrays[0])
             interpreter.invoke()
