@@ -32,8 +32,8 @@ from tfkd.losses.wrapped import (
 
 KL = (keras.losses.kl_divergence, keras.losses.KLDivergence)
 _CROSSENTROPY = (keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy)
-_BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
-_EXACT = (KL, _CROSSENTROPY, _BINARY)
+BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
+_EXACT = (KL, _CROSSENTROPY, BINARY)
 
 
 def is_a(loss: Any, kinds: tuple[Any, ...]) -> bool:
@@ -107,7 +107,7 @@ class LogitsDistillation(ElementwiseLoss):
         ]
 
     def _one(self, loss, teacher, student, temperature):
-        check_scores(teacher, student, binary=is_a(loss, _BINARY))
+        check_scores(teacher, student, binary=is_a(loss, BINARY))
         teacher_z = tf.stop_gradient(tf.cast(teacher, tf.float32)) / temperature
         student_z = tf.cast(student, tf.float32) / temperature
         if not any(is_a(loss, kinds) for kinds in _EXACT):
