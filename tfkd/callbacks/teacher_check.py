@@ -12,6 +12,8 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.distillation.distiller import Distiller
+from tfkd.teachers import telling
+from tfkd.teachers.forward import Teachers, mean_probability, mean_value, to_logits
 
 
 class TeacherCheck(keras.callbacks.Callback):
@@ -27,7 +29,8 @@ class TeacherCheck(keras.callbacks.Callback):
         y: labels (count, ...): class numbers or one-hot for the default score.
         score: a function (y, outputs) → one number an example, higher is better,
             from NumPy arrays; None: 1 where the highest output is the label
-            (with one output: where its sign, or whether it is above ½, is).
+            (with one output: where the side of ½ of its probability is). Several teachers
+            are averaged in probability, for a function of your own in value.
         margin: how much better the student must be, in units of the score (with
             None, 0.01 is one percentage point).
         batch_size: examples a batch.
@@ -67,11 +70,13 @@ class TeacherCheck(keras.callbacks.Callback):
             expected = f"as many labels as inputs, {len(x)}, and at least one"
             raise checks.value_error("y", expected, len(y))
         self.x, self.y = x, np.asarray(y)
-        self.score = right if score is None else checks.function("score", score)
+        self._reads_scores = score is None
+        self.score = _right_scores if score is None else checks.function("score", score)
         self.margin = checks.non_negative("margin", margin)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.every = checks.positive_int("every", every)
         self._warned = False
+        self._kinds: tuple[Any, list[Any]] | None = None
         self._teacher_score = float("nan")
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -81,6 +86,7 @@ class TeacherCheck(keras.callbacks.Callback):
                 "`TeacherCheck`: expected to be given to the `fit` of a tfkd.Distiller, received "
                 f"a {type(self.model).__name__}, which has no teacher. Leave it out."
             )
+        self._kinds = self._told() if self._reads_scores else None
         self._teacher_score = self._score(self._teacher_outputs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -88,7 +94,7 @@ class TeacherCheck(keras.callbacks.Callback):
         if (epoch + 1) % self.every:
             return
         teacher = self._teacher_score
-        student = self._score(lambda x: self.model.student(x, training=False))
+        student = self._score(self._student_outputs)
         if logs is not None:
             logs["teacher_score"], logs["student_score"] = teacher, student
         if student > teacher + self.margin and not self._warned:
@@ -102,14 +108,35 @@ class TeacherCheck(keras.callbacks.Callback):
             )
 
     def _teacher_outputs(self, x: Any) -> Any:
-        """The mean of the teachers' outputs."""
+        """The mean of the teachers' outputs; for the default score, of their probabilities."""
         finals, _ = self.model._teacher_feature_extractor(x)
         if any(tf.nest.is_nested(final) for final in finals):
             raise ValueError(
                 "`TeacherCheck`: expected a model with one output, received one with several. "
                 "Compare them with evaluate instead."
             )
-        return tf.add_n([tf.cast(final, tf.float32) for final in finals]) / len(finals)
+        if self._kinds is None:
+            return mean_value(finals)
+        scores = [to_logits(f, k) for f, k in zip(finals, self._kinds[1], strict=True)]
+        return mean_probability(scores, [scores[0].shape[-1] == 1])
+
+    def _student_outputs(self, x: Any) -> Any:
+        outputs = self.model.student(x, training=False)
+        return outputs if self._kinds is None else to_logits(outputs, self._kinds[0])
+
+    def _told(self) -> tuple[Any, list[Any]]:
+        """What student and teachers return, logits or probabilities."""
+        term = self.model._agreement_term()
+        if term is not None and term.student_kinds is not None:
+            return term.student_kinds, term.teacher_kinds
+        teachers, sample = self.model._teacher_feature_extractor, telling.examples(self.x)
+        student = self.model.student
+        runs = [("student", student, lambda x: student(x, training=False))]
+        if isinstance(teachers, Teachers):
+            runs += [("teacher", t.model, teachers.runner(n)) for n, t in enumerate(teachers.taps)]
+        found = [(side, telling.look(model, run, sample)) for side, model, run in runs]
+        kinds = [telling.settle(side, one, telling.by_size(one)) for side, one in found]
+        return kinds[0], kinds[1:] or [None] * len(teachers.taps)
 
     def _score(self, outputs: Callable[[Any], Any]) -> float:
         run = tf.function(outputs, reduce_retracing=True)
@@ -121,10 +148,18 @@ class TeacherCheck(keras.callbacks.Callback):
         return float(np.concatenate([np.atleast_1d(s).reshape(-1) for s in scores]).mean())
 
 
-def right(y: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """1 where the highest output is the label: class numbers or one-hot, (B, C) outputs."""
+def _right_scores(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    return right(y, scores, limit=0.0)
+
+
+def right(y: np.ndarray, outputs: np.ndarray, limit: float | None = None) -> np.ndarray:
+    """1 where the highest output is the label: class numbers or one-hot, (B, C) outputs.
+
+    With one output: where it is above the limit; None: ½ for what is all in [0, 1], else 0.
+    """
     if outputs.shape[-1] == 1:
-        limit = 0.5 if outputs.min() >= 0 and outputs.max() <= 1 else 0.0
+        if limit is None:
+            limit = 0.5 if outputs.min() >= 0 and outputs.max() <= 1 else 0.0
         return (outputs.reshape(len(y), -1) > limit) == (y.reshape(len(y), -1) > 0.5)
     if y.shape == outputs.shape:
         y = y.argmax(-1)

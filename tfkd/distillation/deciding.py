@@ -15,8 +15,9 @@ from tfkd.losses.heads import note
 from tfkd.losses.logits import BINARY, LogitsDistillation, is_a
 from tfkd.losses.wrapped import per_output
 from tfkd.teachers import telling
+from tfkd.teachers.riding import PROBABILITY
 
-_STORED = {"Softmax": "softmax", "Sigmoid": "sigmoid", None: "logits"}
+_STORED = {"Softmax": "softmax", PROBABILITY: "softmax", "Sigmoid": "sigmoid", None: "logits"}
 
 
 def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
@@ -64,7 +65,9 @@ def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> 
         # Terms that read the outputs alike share what was settled, and warn once.
         wants = tuple(wants_of(term.loss, mine))
         if wants not in each:
-            sides = ["teacher"] if len(theirs) == 1 else [f"teacher {n}" for n, _ in enumerate(theirs)]
+            sides = (
+                ["teacher"] if len(theirs) == 1 else [f"teacher {n}" for n, _ in enumerate(theirs)]
+            )
             each[wants] = (
                 telling.settle("student", mine, wants, from_logits),
                 [telling.settle(s, one, wants) for s, one in zip(sides, theirs, strict=True)],
@@ -72,11 +75,9 @@ def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> 
         term.student_kinds, term.teacher_kinds = each[wants]
         if riding is not None:
             term.teacher_kinds = _stored(riding.layout)
-    shapes = tf.nest.flatten(mine)
-    wants = tuple(
-        _by_size(one) if asked else None
-        for one, asked in zip(shapes, _expected_errors(distiller, len(shapes)), strict=True)
-    )
+    sizes = telling.by_size(mine)
+    asked = _expected_errors(distiller, len(sizes))
+    wants = tuple(size if there else None for size, there in zip(sizes, asked, strict=True))
     if any(wants):
         known = next((kinds for key, (kinds, _) in each.items() if _covers(key, wants)), None)
         kinds = known or telling.settle("student", mine, wants, from_logits)
@@ -93,17 +94,14 @@ def wants_of(loss: Any, outputs: Any) -> list[str | None]:
     if isinstance(loss, LogitsDistillation):
         kinds = tf.nest.flatten(per_output(loss.loss, outputs))
         return [
-            None if kind is None else "sigmoid" if is_a(kind, BINARY) else _by_size(one)
-            for kind, one in zip(kinds, flat, strict=True)
+            None if kind is None else "sigmoid" if is_a(kind, BINARY) else size
+            for kind, size in zip(kinds, telling.by_size(flat), strict=True)
         ]
     chosen = outputs if len(flat) == 1 else None
     if hasattr(loss, "output"):
         chosen = select(outputs, loss.output, loss.name)
-    return [_by_size(one) if chosen in (None, one) else None for one in flat]
-
-
-def _by_size(one: telling.Evidence) -> str:
-    return "sigmoid" if one.shape and one.shape[-1] == 1 else "softmax"
+    sizes = telling.by_size(flat)
+    return [s if chosen is None or chosen is o else None for s, o in zip(sizes, flat, strict=True)]
 
 
 def _stored(layout: Any) -> list[list[str | None]]:

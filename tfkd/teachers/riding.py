@@ -19,6 +19,8 @@ from tfkd.losses.heads import DECLARED_LOGITS, proof, scores_behind
 from tfkd.teachers.taps import FINAL
 
 INPUTS, OUTPUTS = "tfkd_inputs", "tfkd_teacher"
+# In the place of a squash: the probabilities themselves are stored.
+PROBABILITY = "Probability"
 _SQUASHES = {"Softmax": tf.nn.softmax, "Sigmoid": tf.sigmoid}
 
 
@@ -210,7 +212,7 @@ class Riding:
             )
             return TopK(_real(values), tf.cast(indices, tf.int32), _real(rest))
         scores = _real(outputs[slot.name])
-        if slot.squash is None:
+        if slot.squash in (None, PROBABILITY):
             return scores
         final = _SQUASHES[slot.squash](scores)
         final._keras_logits = scores

@@ -161,6 +161,16 @@ def see(evidence: Evidence, values: np.ndarray) -> None:
             evidence.oddity = f"they sum to 1 over axis {axis}, not over the last"
 
 
+def by_size(evidence: Any) -> list[str]:
+    """How outputs are read where nothing else says it: one score is that of a sigmoid."""
+    if evidence is None:
+        return []
+    return [
+        "sigmoid" if one.shape and one.shape[-1] == 1 else "softmax"
+        for one in tf.nest.flatten(evidence)
+    ]
+
+
 def settle(
     side: str, evidence: Any, wants: Sequence[str | None], from_logits: Sequence[bool | None] = ()
 ) -> list[str | None]:
@@ -201,7 +211,7 @@ def _settled(name: str, one: Evidence, want: str | None, from_logits: bool | Non
     if one.seen in ("unit", "one"):
         return _as_sigmoid(name, from_logits)
     if one.seen == "other" and want == "sigmoid" and from_logits is False:
-        _warn(
+        warn(
             f"{name}: its outputs leave [0, 1], so they are taken for logits, but the loss given "
             f"to `compile` takes them for probabilities. Pass it as an instance with "
             f"from_logits=True. {_WAY_OUT}"
@@ -211,19 +221,19 @@ def _settled(name: str, one: Evidence, want: str | None, from_logits: bool | Non
 
 def _as_softmax(name: str, one: Evidence, from_logits: bool | None) -> str:
     if one.oddity is not None:
-        _warn(
+        warn(
             f"{name}: its outputs are probabilities, but not of one distribution over the last "
             f"axis: {one.oddity}. Their logarithms are compared over the last axis all the same. "
             "Give the model one output for each distribution, with its classes on the last axis."
         )
     elif one.proved == "logits" or from_logits:
         against = "its graph ends in" if one.proved else "the loss given to `compile` expects"
-        _warn(
+        warn(
             f"{name}: {against} logits, but its outputs are probabilities: all in [0, 1], and "
             f"every row sums to 1. They are taken for what they are (scores log p). {_WAY_OUT}"
         )
     else:
-        _warn(
+        warn(
             f"{name}: the graph does not show a softmax at its end, but its outputs are "
             "probabilities: all in [0, 1], and every row sums to 1. They are taken as such "
             f"(scores log p). {_WAY_OUT}"
@@ -233,19 +243,19 @@ def _as_softmax(name: str, one: Evidence, from_logits: bool | None) -> str:
 
 def _as_sigmoid(name: str, from_logits: bool | None) -> str:
     if from_logits:
-        _warn(
+        warn(
             f"{name}: its outputs look like probabilities (all in [0, 1]), but the loss given to "
             f"`compile` has from_logits=True, so they are taken for logits. {_WAY_OUT}"
         )
         return "logits"
-    _warn(
+    warn(
         f"{name}: the graph does not show a sigmoid at its end, but its outputs are all in [0, 1]. "
         f"They are taken for probabilities (scores log p − log(1 − p)). {_WAY_OUT}"
     )
     return "sigmoid"
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
     """Warns at the user's call."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and _is_inside(frame.f_globals.get("__name__", "")):
