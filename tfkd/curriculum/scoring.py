@@ -96,7 +96,11 @@ class Scorer:
         kinds = []
         for number, taps in enumerate(self._models.taps):
             teach = self._models.runner(number)
-            found = telling.look(taps.model, lambda x, t=teach: t(self._inputs(x)), sample)
+
+            def run(x: Any, teach: Callable[[Any], Any] = teach) -> Any:
+                return teach(self._inputs(x))
+
+            found = telling.look(taps.model, run, sample)
             kinds.append(telling.settle(self.side, found, telling.by_size(found)))
         return kinds
 

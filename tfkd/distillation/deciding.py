@@ -65,9 +65,8 @@ def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> 
         # Terms that read the outputs alike share what was settled, and warn once.
         wants = tuple(wants_of(term.loss, mine))
         if wants not in each:
-            sides = (
-                ["teacher"] if len(theirs) == 1 else [f"teacher {n}" for n, _ in enumerate(theirs)]
-            )
+            many = len(theirs) > 1
+            sides = [f"teacher {n}" if many else "teacher" for n in range(len(theirs))]
             each[wants] = (
                 telling.settle("student", mine, wants, from_logits),
                 [telling.settle(s, one, wants) for s, one in zip(sides, theirs, strict=True)],

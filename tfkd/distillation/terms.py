@@ -87,7 +87,7 @@ class Term:
             student = to_logits(outputs[FINAL], self.student_kinds)
             if isinstance(finals[0], TopK):
                 return self._best(finals[0], student)
-            kinds = self.teacher_kinds or [None] * len(finals)
+            kinds: list[Any] = self.teacher_kinds or [None] * len(finals)
             logits = [to_logits(f, k) for f, k in zip(finals, kinds, strict=True)]
             for each in logits:
                 loss.validate_outputs(each, student)

@@ -141,7 +141,7 @@ def see(evidence: Evidence, values: np.ndarray) -> None:
     evidence.seen = "unit" if rows.size else "zero"
     if not rows.size:
         return
-    if rows.min() < -1e-6 or rows.max() > 1.01:
+    if rows.min() < 0 or rows.max() > 1.001:
         evidence.seen = "other"
         return
     classes, sums = rows.shape[-1], rows.sum(-1)
