@@ -172,7 +172,7 @@ def test_only_what_a_loss_reads_is_looked_at():
 
     def model(seed):
         scores = net(seed=seed)
-        box = tf.function(tf.sigmoid, autograph=False)(scores.output)
+        box = L.Lambda(tf.function(tf.sigmoid, autograph=False))(scores.output)
         return keras.Model(scores.input, {"box": box, "class": by_hand(scores.output)})
 
     teacher, student = model(1), model(2)
@@ -201,7 +201,7 @@ def test_it_is_decided_once_and_no_step_tests_values():
     options = {"validation_data": (X, Y), "epochs": 2, "batch_size": 8, "verbose": 0}
     _, words = said(lambda: distiller.fit(X, Y, **options))
     assert len(words) == 1
-    assert runs.numpy() == 1 + 2 * (2 + 1)
+    assert runs.numpy() == 1 + 2 * (2 + 2)
     batches = iter(tf.data.Dataset.from_tensors((X, Y)))
     graph = distiller.test_function.get_concrete_function(batches).graph
     types = {op.type for op in graph.get_operations()}
@@ -223,7 +223,7 @@ def test_a_student_learns_the_same_under_a_strategy_and_in_many_steps_at_once():
 
     weights, losses = [], []
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    for how in ("plain", "mirrored", "loaded"):
+    for how in ("plain", "mirrored"):
         with strategy.scope() if how == "mirrored" else tf.distribute.get_strategy().scope():
             model = student()
             distiller = tfkd.Distiller(net(seed=1), model, LogitsDistillation(2.0), None, 0.5)
@@ -235,10 +235,9 @@ def test_a_student_learns_the_same_under_a_strategy_and_in_many_steps_at_once():
         losses.append(logs(found[0])["logits_distillation"])
         weights.append(model.get_weights())
         assert len(found[1]) == 1
-    for other in (1, 2):
-        np.testing.assert_allclose(losses[other], losses[0], rtol=1e-4)
-        for a, b in zip(weights[0], weights[other], strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_a_loaded_distiller_decides_again(tmp_path):
@@ -338,7 +337,7 @@ def test_damage_is_measured_in_scores():
 
     x = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
     found = [
-        tfkd.pruning.choose_layers(model(clipped), 1, x, by="damage").scores
+        tfkd.pruning.choose_layers(model(clipped), 1, "damage", x).scores
         for clipped in (False, True)
     ]
     assert list(found[0]) == list(found[1])
