@@ -57,6 +57,12 @@ class Distiller(Saving):
             number of classes, or hold NaN; for weights of the wrong length, NaN
             or negative; for layer names that do not exist.
 
+    Warns:
+        UserWarning: in use, where only the values of an output show whether it holds class
+            scores or probabilities, or where they go against the loss given to `compile`. It
+            is decided once, from the first examples of arrays (for other data from made-up
+            inputs of their form), and then fixed.
+
     Logs: `loss` (what is minimised), `total_loss`, `student_loss`,
     `distillation_loss` (Σ wᵢ · KDᵢ), each loss under its own name (unweighted),
     `agreement` (share of examples on which both models choose the same class),

@@ -50,7 +50,10 @@ class LogitsDistillation(ElementwiseLoss):
     over examples (and positions, for outputs of shape (B, ..., C)). T² keeps the
     size of the gradient the same whatever T is, also when T is scheduled.
 
-    A model that ends in a softmax is fine: the Distiller undoes it, exactly.
+    A model that ends in a softmax (or in sigmoids, with "binary_crossentropy") is fine: the
+    Distiller undoes it, exactly where the graph shows it. Probabilities of any other making,
+    such as the mean of several softmaxes, are told once by their values, with a warning;
+    `tfkd.losses.declare_outputs` says it for certain.
 
     Args:
         temperature: T > 0, or a schedule of the step. Usually 2 to 6.
