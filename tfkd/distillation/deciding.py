@@ -20,6 +20,7 @@ from tfkd.teachers.riding import PROBABILITY
 _STORED = {"Softmax": "softmax", PROBABILITY: "softmax", "Sigmoid": "sigmoid", None: "logits"}
 
 
+@tf.autograph.experimental.do_not_convert
 def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
     """Settles for each term what the outputs are that it compares, if that is not done.
 

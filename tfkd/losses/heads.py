@@ -70,6 +70,7 @@ def declare_outputs(model: Any, kind: Any) -> Any:
     return model
 
 
+@tf.autograph.experimental.do_not_convert
 def scores_behind(tensor: Any, kind: str | None = None) -> Any:
     """Undoes a softmax or sigmoid at a model's end.
 
