@@ -86,7 +86,8 @@ def _scores(array: np.ndarray, activation: str) -> np.ndarray:
     p = array.astype(np.float64)
     in_range = ((p >= 0) & (p <= 1 + 1e-3)).all()
     sums = p.sum(-1)[(p != 0).any(-1)]  # what is masked may be zero
-    if not in_range or (activation == "softmax" and not np.allclose(sums, 1, atol=1e-2)):
+    sum_to_one = sums.size > 0 and np.allclose(sums, 1, atol=1e-2)
+    if not in_range or (activation == "softmax" and not sum_to_one):
         expected = f"probabilities, since activation is {activation!r}"
         raise checks.value_error("outputs", expected, array, 'For logits pass activation="linear".')
     if activation == "softmax":
