@@ -13,6 +13,8 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.data.labels import REGRESSION, read
 from tfkd.distillation.distiller import Distiller
+from tfkd.teachers import telling
+from tfkd.teachers.forward import Teachers, mean_probability, mean_value, to_logits
 
 
 class TeacherCheck(keras.callbacks.Callback):
@@ -29,9 +31,10 @@ class TeacherCheck(keras.callbacks.Callback):
             takes, for the default score.
         score: a function (y, outputs) → one number an example, higher is better,
             from NumPy arrays; None: 1 where the highest output is the label
-            (with one output: where its sign, or whether it is above ½, is; of several
+            (with one output: where the side of ½ of its probability is; of several
             labels an example: where all are right), and minus the absolute error
-            where the labels are numbers to be predicted.
+            where the labels are numbers to be predicted. Several teachers are averaged
+            in probability, for a function of your own in value.
         margin: how much better the student must be, in units of the score (with
             None, 0.01 is one percentage point).
         batch_size: examples a batch.
@@ -76,6 +79,7 @@ class TeacherCheck(keras.callbacks.Callback):
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.every = checks.positive_int("every", every)
         self._warned = False
+        self._kinds: tuple[Any, list[Any]] | None = None
         self._teacher_score = float("nan")
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -85,6 +89,7 @@ class TeacherCheck(keras.callbacks.Callback):
                 "`TeacherCheck`: expected to be given to the `fit` of a tfkd.Distiller, received "
                 f"a {type(self.model).__name__}, which has no teacher. Leave it out."
             )
+        self._kinds = self._told() if self.score is None else None
         self._teacher_score = self._score(self._teacher_outputs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -92,7 +97,7 @@ class TeacherCheck(keras.callbacks.Callback):
         if (epoch + 1) % self.every:
             return
         teacher = self._teacher_score
-        student = self._score(lambda x: self.model.student(x, training=False))
+        student = self._score(self._student_outputs)
         if logs is not None:
             logs["teacher_score"], logs["student_score"] = teacher, student
         if student > teacher + self.margin and not self._warned:
@@ -106,14 +111,35 @@ class TeacherCheck(keras.callbacks.Callback):
             )
 
     def _teacher_outputs(self, x: Any) -> Any:
-        """The mean of the teachers' outputs."""
+        """The mean of the teachers' outputs; for the default score, of their probabilities."""
         finals, _ = self.model._teacher_feature_extractor(x)
         if any(tf.nest.is_nested(final) for final in finals):
             raise ValueError(
                 "`TeacherCheck`: expected a model with one output, received one with several. "
                 "Compare them with evaluate instead."
             )
-        return tf.add_n([tf.cast(final, tf.float32) for final in finals]) / len(finals)
+        if self._kinds is None:
+            return mean_value(finals)
+        scores = [to_logits(f, k) for f, k in zip(finals, self._kinds[1], strict=True)]
+        return mean_probability(scores, [scores[0].shape[-1] == 1])
+
+    def _student_outputs(self, x: Any) -> Any:
+        outputs = self.model.student(x, training=False)
+        return outputs if self._kinds is None else to_logits(outputs, self._kinds[0])
+
+    def _told(self) -> tuple[Any, list[Any]]:
+        """What student and teachers return, logits or probabilities."""
+        term = self.model._agreement_term()
+        if term is not None and term.student_kinds is not None:
+            return term.student_kinds, term.teacher_kinds
+        teachers, sample = self.model._teacher_feature_extractor, telling.examples(self.x)
+        student = self.model.student
+        runs = [("student", student, lambda x: student(x, training=False))]
+        if isinstance(teachers, Teachers):
+            runs += [("teacher", t.model, teachers.runner(n)) for n, t in enumerate(teachers.taps)]
+        found = [(side, telling.look(model, run, sample)) for side, model, run in runs]
+        kinds = [telling.settle(side, one, telling.by_size(one)) for side, one in found]
+        return kinds[0], kinds[1:] or [None] * len(teachers.taps)
 
     def _score(self, outputs: Callable[[Any], Any]) -> float:
         run = tf.function(outputs, reduce_retracing=True)
@@ -127,16 +153,17 @@ class TeacherCheck(keras.callbacks.Callback):
                 scores.append(np.asarray(self.score(self.y[part], found), "float64"))
         if self.score is None:
             # All at once: what labels and outputs are is told by the values of all.
-            scores = [right(self.y, np.concatenate(kept))]
+            scores = [right(self.y, np.concatenate(kept), threshold=0.0)]
         return float(np.concatenate([np.atleast_1d(s).reshape(-1) for s in scores]).mean())
 
 
-def right(y: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+def right(y: np.ndarray, outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
     """Numbers of which higher is better: 1 where an example is right; minus the absolute error.
 
-    Their shape is that of the class numbers, (B, 1) for outputs of one unit.
+    Their shape is that of the class numbers, (B, 1) for outputs of one unit. `threshold`
+    is as in `tfkd.report.score`: 0 for logits.
     """
-    found = read(y, outputs)
+    found = read(y, outputs, threshold=threshold)
     if found.task == REGRESSION:
         values = -np.abs(found.outputs - found.labels).mean(-1)
     else:

@@ -72,7 +72,8 @@ def teacher_loss(
             `path` is a file of another kind.
 
     Warns:
-        UserWarning: if the file at `path` was made from something else; it says what.
+        UserWarning: if the file at `path` was made from something else; it says what. And
+            if only the values of an output show that it holds probabilities.
 
     Reference:
         Hacohen and Weinshall 2019, https://arxiv.org/abs/1904.03626

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.teachers import telling
 from tfkd.teachers.forward import Teachers, as_list, mean_probability, to_logits
 
 Measure = Callable[[Any, Any], Any]
@@ -42,6 +43,7 @@ class Scorer:
         if preprocess is not None:
             checks.function("preprocess", preprocess)
         self._function: Any = None
+        self._kinds: list[Any] | None = None  # what the outputs of each model are
 
     def __call__(
         self, x: Any, labels: np.ndarray | None, batch_size: int, progress: bool
@@ -58,6 +60,8 @@ class Scorer:
             ValueError: for labels outside the classes, or a model whose output is NaN.
         """
         count = check_arrays(x)
+        if self._kinds is None:
+            self._kinds = self._told(telling.examples(x))
         scores = np.empty(count, np.float64)
         bar = keras.utils.Progbar(-(-count // batch_size)) if progress else None
         for start in range(0, count, batch_size):
@@ -82,11 +86,27 @@ class Scorer:
             self._function = tf.function(self._scores, input_signature=specs)
         return self._function(*args)
 
-    def _scores(self, x: Any, labels: Any = None) -> Any:
+    def _inputs(self, x: Any) -> Any:
         if self._preprocess is not None:
             x = self._preprocess(x)
-        finals, _ = self._models(tf.nest.map_structure(_single, x))
-        log_p = log_probabilities(self.side, finals)
+        return tf.nest.map_structure(_single, x)
+
+    def _told(self, sample: Any) -> list[Any]:
+        """What each model returns, logits or probabilities."""
+        kinds = []
+        for number, taps in enumerate(self._models.taps):
+            teach = self._models.runner(number)
+
+            def run(x: Any, teach: Callable[[Any], Any] = teach) -> Any:
+                return teach(self._inputs(x))
+
+            found = telling.look(taps.model, run, sample)
+            kinds.append(telling.settle(self.side, found, telling.by_size(found)))
+        return kinds
+
+    def _scores(self, x: Any, labels: Any = None) -> Any:
+        finals, _ = self._models(self._inputs(x))
+        log_p = log_probabilities(self.side, finals, self._kinds)
         classes = tf.shape(log_p, out_type=tf.int64)[-1]
         if labels is not None:
             # Those outside are an error, which is told when the classes are known.
@@ -113,12 +133,17 @@ def _single(tensor: Any) -> Any:
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
 
 
-def log_probabilities(side: str, finals: list[Any]) -> Any:
+def log_probabilities(side: str, finals: list[Any], kinds: list[Any] | None = None) -> Any:
     """float64 (B, C) log-probabilities of the classes, from the outputs of the models.
 
     A softmax or sigmoid at a model's end is undone; one output a model is the
     log-odds of the second of two classes. In float32 all examples that a teacher is
     sure of would be equally easy: 1 − p stops at 6e-8.
+
+    Args:
+        side: for messages.
+        finals: (B, C), one a model.
+        kinds: what the outputs of each are, as `telling.settle` gives it.
     """
     for final in finals:
         if tf.nest.is_nested(final) or len(final.shape) != 2:
@@ -128,7 +153,8 @@ def log_probabilities(side: str, finals: list[Any]) -> Any:
                 "function of x that returns the scores, or use from_function."
             )
     is_sigmoid = finals[0].shape[-1] == 1
-    scores = mean_probability([to_logits(final) for final in finals], [is_sigmoid])
+    pairs = zip(finals, kinds or [None] * len(finals), strict=True)
+    scores = mean_probability([to_logits(final, kind) for final, kind in pairs], [is_sigmoid])
     scores = tf.cast(scores, tf.float64)
     if is_sigmoid:
         return tf.concat([tf.math.log_sigmoid(-scores), tf.math.log_sigmoid(scores)], -1)

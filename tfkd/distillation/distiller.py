@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, replicas, schedules
-from tfkd.distillation import validation
+from tfkd.distillation import deciding, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
@@ -56,6 +56,12 @@ class Distiller(Saving):
         ValueError: for models that are none, share weights, differ in input or
             number of classes, or hold NaN; for weights of the wrong length, NaN
             or negative; for layer names that do not exist.
+
+    Warns:
+        UserWarning: in use, where only the values of an output show whether it holds class
+            scores or probabilities, or where they go against the loss given to `compile`. It
+            is decided once, from the first examples of arrays (for other data from made-up
+            inputs of their form), and then fixed.
 
     Logs: `loss` (what is minimised), `total_loss`, `student_loss`,
     `distillation_loss` (Σ wᵢ · KDᵢ), each loss under its own name (unweighted),
@@ -108,6 +114,8 @@ class Distiller(Saving):
         self._set_untracked("distillation_losses", losses)
         self._set_untracked("distillation_loss_weights", weights)
         self.student_loss_weight = validation.check_student_weight(student_loss_weight)
+        self._set_untracked("_decided", False)
+        self._set_untracked("_label_kinds", None)
         self._make_taps(teachers)
         self._make_terms()
         for one in teachers:
@@ -219,6 +227,8 @@ class Distiller(Saving):
             mend = f"Pass [{metrics!r}]." if isinstance(metrics, str) else None
             raise checks.value_error("metrics", "a list, tuple or dict of metrics", metrics, mend)
         validation.warn_of_logits(loss, self.student)
+        self._set_untracked("_decided", False)  # the loss on the labels is evidence
+        self._set_untracked("_label_kinds", None)
         super().compile(optimizer, loss, metrics, *args, **kwargs)
         if _is_float16(self.student) and not isinstance(
             self.optimizer, keras.mixed_precision.LossScaleOptimizer
@@ -256,6 +266,7 @@ class Distiller(Saving):
             forward = self._teacher_feature_extractor
             validation.check_float16(as_list(self._teacher), forward, x)
             self._set_untracked("_teacher_seen", True)
+        deciding.decide(self, x)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step: teacher outside the tape, student once inside it."""
@@ -348,6 +359,7 @@ class Distiller(Saving):
 
     def _objective(self, x, y, sample_weight, outputs, taught):
         """This replica's share of the loss; the trackers see the local mean."""
+        deciding.decide(self, x, in_step=True)
         size = tf.cast(tf.shape(tf.nest.flatten(outputs[FINAL])[0])[0], tf.float32)
         share = replicas.share_of_batch(size)
         step = self._step()
@@ -387,6 +399,7 @@ class Distiller(Saving):
     def _student_loss(self, y, sample_weight, y_pred, share, shared):
         container = self.compiled_loss
         if y is not None and container is not None and container._user_losses is not None:
+            deciding.mark(self, y_pred)
             return loss_on_labels(container, y, y_pred, sample_weight, share, shared)
         if _is_zero(self.student_loss_weight):
             return tf.constant(0.0)

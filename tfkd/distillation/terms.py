@@ -26,15 +26,12 @@ from tfkd.losses.base import (
     weighted_sums,
 )
 from tfkd.losses.joint import JointLoss
-from tfkd.losses.logits import LogitsDistillation, is_a
+from tfkd.losses.logits import BINARY, LogitsDistillation, is_a
 from tfkd.losses.wrapped import per_output
 from tfkd.teachers.forward import mean_probability, mean_value, to_logits
 from tfkd.teachers.riding import TopK
 from tfkd.teachers.taps import FINAL
 from tfkd.teachers.top_k import agreement, bucketed
-
-_BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
-
 
 # Names in logs that a loss may not take.
 _RESERVED = ("loss", "total_loss", "student_loss", "distillation_loss", "agreement")
@@ -60,11 +57,16 @@ class Term:
         loss: what is compared, and how.
         name: its name in logs, unique in the Distiller.
         projector: the trained map of the student's features, or None.
+        student_kinds: what each output of the student is, one of `heads.KINDS`; None: nobody
+            has looked.
+        teacher_kinds: the same for each teacher.
     """
 
     loss: DistillationLoss
     name: str
     projector: Projector | None = None
+    student_kinds: list[str | None] | None = None
+    teacher_kinds: list[list[str | None]] | None = None
 
     @property
     def on_scores(self) -> bool:
@@ -82,10 +84,11 @@ class Term:
         """
         loss = self.loss
         if self.on_scores:
-            student = to_logits(outputs[FINAL])
+            student = to_logits(outputs[FINAL], self.student_kinds)
             if isinstance(finals[0], TopK):
                 return self._best(finals[0], student)
-            logits = [to_logits(final) for final in finals]
+            kinds: list[Any] = self.teacher_kinds or [None] * len(finals)
+            logits = [to_logits(f, k) for f, k in zip(finals, kinds, strict=True)]
             for each in logits:
                 loss.validate_outputs(each, student)
             return mean_probability(logits, sigmoids(loss, student)), student
@@ -171,7 +174,7 @@ def sigmoids(loss: DistillationLoss, outputs: Any) -> list[bool]:
     flat = tf.nest.flatten(outputs)
     if isinstance(loss, LogitsDistillation):
         kinds = tf.nest.flatten(per_output(loss.loss, outputs))
-        return [is_a(kind, _BINARY) for kind in kinds]
+        return [is_a(kind, BINARY) for kind in kinds]
     return [output.shape[-1] == 1 for output in flat]
 
 

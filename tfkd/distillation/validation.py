@@ -274,7 +274,7 @@ def _check_labels(labels: np.ndarray, num_classes: int, options: dict[str, Any])
         )
 
 
-_PROBABILITY_LOSSES = (
+PROBABILITY_LOSSES = (
     "sparse_categorical_crossentropy",
     "categorical_crossentropy",
     "binary_crossentropy",
@@ -285,7 +285,7 @@ def warn_of_logits(loss: Any, student: Any) -> None:
     """Warns where a loss expects probabilities and the student returns logits."""
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
     layers = getattr(student, "layers", None)
-    if name not in _PROBABILITY_LOSSES or not layers:
+    if name not in PROBABILITY_LOSSES or not layers:
         return
     if getattr(layers[-1], "activation", None) is keras.activations.linear:
         warnings.warn(

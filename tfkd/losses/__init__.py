@@ -4,6 +4,7 @@ from tfkd.losses.base import DistillationLoss, Elements, ElementwiseLoss
 from tfkd.losses.decoupled import DecoupledDistillation
 from tfkd.losses.expected_error import ExpectedErrorLoss, curriculum_objective
 from tfkd.losses.features import AttentionTransfer, FeatureDistillation
+from tfkd.losses.heads import declare_outputs as declare_outputs  # no loss: not in __all__
 from tfkd.losses.logits import LogitsDistillation
 from tfkd.losses.multibox import (
     DenseAssignment,

@@ -32,8 +32,8 @@ from tfkd.losses.wrapped import (
 
 KL = (keras.losses.kl_divergence, keras.losses.KLDivergence)
 _CROSSENTROPY = (keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy)
-_BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
-_EXACT = (KL, _CROSSENTROPY, _BINARY)
+BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
+_EXACT = (KL, _CROSSENTROPY, BINARY)
 
 
 def is_a(loss: Any, kinds: tuple[Any, ...]) -> bool:
@@ -50,7 +50,10 @@ class LogitsDistillation(ElementwiseLoss):
     over examples (and positions, for outputs of shape (B, ..., C)). T² keeps the
     size of the gradient the same whatever T is, also when T is scheduled.
 
-    A model that ends in a softmax is fine: the Distiller undoes it, exactly.
+    A model that ends in a softmax (or in sigmoids, with "binary_crossentropy") is fine: the
+    Distiller undoes it, exactly where the graph shows it. Probabilities of any other making,
+    such as the mean of several softmaxes, are told once by their values, with a warning;
+    `tfkd.losses.declare_outputs` says it for certain.
 
     Args:
         temperature: T > 0, or a schedule of the step. Usually 2 to 6.
@@ -107,7 +110,7 @@ class LogitsDistillation(ElementwiseLoss):
         ]
 
     def _one(self, loss, teacher, student, temperature):
-        check_scores(teacher, student, binary=is_a(loss, _BINARY))
+        check_scores(teacher, student, binary=is_a(loss, BINARY))
         teacher_z = tf.stop_gradient(tf.cast(teacher, tf.float32)) / temperature
         student_z = tf.cast(student, tf.float32) / temperature
         if not any(is_a(loss, kinds) for kinds in _EXACT):

@@ -17,6 +17,7 @@ from tfkd.pruning import wiring
 from tfkd.pruning.blocks import without
 from tfkd.pruning.layer_feeding import Batches
 from tfkd.pruning.stretches import Found, Stretch
+from tfkd.teachers import telling
 
 Grouped = Mapping[str, Sequence[Found]]
 
@@ -51,14 +52,15 @@ def damage(
 ) -> tuple[list[str], dict[str, float]]:
     """The units to drop, in order, and unit → how much the outputs change without it."""
     batches = Batches(model, data, batch_size, again=True)
-    whole = _scorer(model)
+    kinds = _told(model, batches)
+    whole = _scorer(model, kinds)
     gone: list[str] = []
     scores: dict[str, float] = {}
     for _ in range(max(drops, 1) if greedy else 1):
         for unit in units:
             if unit not in gone:
                 cut = [s for name in (*gone, unit) for item in units[name] for s in item.stretches]
-                scores[unit] = _distance(whole, _scorer(without(model, cut)), batches)
+                scores[unit] = _distance(whole, _scorer(without(model, cut), kinds), batches)
         _finite(scores)
         if greedy and drops:
             gone.append(min((u for u in units if u not in gone), key=scores.__getitem__))
@@ -153,13 +155,27 @@ def _added(pairs: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
 # Damage -----------------------------------------------------------------------------------
 
 
-def _scorer(model: keras.Model) -> Callable[[list[Any]], list[tuple[Any, Any]]]:
+def _told(model: keras.Model, batches: Batches) -> list[str | None]:
+    """What each output is, logits or probabilities."""
+    inputs, _ = next(iter(batches))
+    found = telling.look(model, lambda x: _run(model, x), telling.examples(inputs))
+    return telling.settle("model", found, telling.by_size(found))
+
+
+def _run(model: keras.Model, inputs: list[Any]) -> Any:
+    return model(tf.nest.pack_sequence_as(model._nested_inputs, inputs), training=False)
+
+
+def _scorer(
+    model: keras.Model, kinds: list[str | None]
+) -> Callable[[list[Any]], list[tuple[Any, Any]]]:
     """Inputs → (scores before a softmax, mask or None) of each output."""
 
     @tf.function
     def scores(inputs: list[Any]) -> list[tuple[Any, Any]]:
-        outputs = model(tf.nest.pack_sequence_as(model._nested_inputs, inputs), training=False)
-        return [(_with_classes(scores_behind(t)), mask_of(t)) for t in tf.nest.flatten(outputs)]
+        outputs = tf.nest.flatten(_run(model, inputs))
+        each = zip(outputs, kinds or [None] * len(outputs), strict=True)
+        return [(_with_classes(scores_behind(t, kind)), mask_of(t)) for t, kind in each]
 
     for tensor in tf.nest.flatten(model.outputs):
         if not tensor.dtype.is_floating:

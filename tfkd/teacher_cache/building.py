@@ -151,6 +151,8 @@ def write_predictions(
     }
     size = shards.shard_size(count, views, forms(layout))
     settings = {"dtype": dtype, "source": source}
+    if activation == "linear":
+        settings["activation"] = activation
     store = _prepare(path, Document(count, views, size, layout, digests, settings), overwrite)
     todo = [number for number in range(store.number) if store.problem(number)]
     store.check_space(len(todo))

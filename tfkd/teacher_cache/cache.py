@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,8 @@ import tf_keras as keras
 from tfkd import checks, fingerprints
 from tfkd.teacher_cache import building, document, feeding
 from tfkd.teacher_cache.keys import arrays_of, keys, places
-from tfkd.teachers.riding import RidingTeacher, TopK, put
+from tfkd.teachers import telling
+from tfkd.teachers.riding import PROBABILITY, Layout, RidingTeacher, TopK, put
 from tfkd.teachers.taps import FINAL
 
 
@@ -69,9 +71,27 @@ class TeacherCache(RidingTeacher):
         self._document = document.read(self.path)
         self._shards = building.shards_of(self.path, self._document)
         self._check_whole(verify, time.monotonic() + wait)
-        super().__init__(
-            self._document.layout, self._document.identity, f"the teacher cache {self.path}"
-        )
+        super().__init__(self._told(), self._document.identity, f"the teacher cache {self.path}")
+
+    def _told(self) -> Layout:
+        """The layout, with probabilities that were stored as scores known to be such."""
+        layout = self._document.layout
+        if layout.top_k is not None or self._document.settings.get("activation") == "linear":
+            return layout
+        first, finals = np.arange(min(len(self), telling.EXAMPLES)), []
+        for slot in layout.finals:
+            evidence = telling.Evidence()
+            if slot.squash is None and slot.shape and np.dtype(slot.dtype).kind == "f":
+                telling.see(evidence, self._shards.gather(slot.name, first, 0 * first))
+            if evidence.seen == "one":
+                slot = dataclasses.replace(slot, squash=PROBABILITY)
+                telling.warn(
+                    f"the teacher cache {self.path} holds probabilities in the place of scores "
+                    f"({slot.name}: all in [0, 1], and every row sums to 1). They are taken as "
+                    "such. Build it again to store the scores, which are more exact."
+                )
+            finals.append(slot)
+        return dataclasses.replace(layout, finals=tuple(finals))
 
     def _check_whole(self, verify: bool, until: float) -> None:
         while self._shards.missing() and time.monotonic() < until:
@@ -210,8 +230,9 @@ class TeacherCache(RidingTeacher):
                 trust, and data of another length refused.
             source: what made them, in words ("all-MiniLM-L6-v2, head of 3 May"): caches
                 of one source have one teacher.
-            activation: what class scores went through: None for logits, "softmax" or
-                "sigmoid" for probabilities.
+            activation: what class scores went through: "linear" for logits, "softmax" or
+                "sigmoid" for probabilities; None: told by their values, with a warning where
+                they are probabilities.
             layers: name → (N, ...) outputs of layers, for losses on features.
             dtype: "float16" or "float32".
             views: of each example.

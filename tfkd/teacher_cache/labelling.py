@@ -13,6 +13,7 @@ from tfkd import checks
 from tfkd.teacher_cache import views
 from tfkd.teacher_cache.keys import keys
 from tfkd.teacher_cache.shards import KEYS, Shards
+from tfkd.teachers import telling
 from tfkd.teachers.forward import Teachers, computes_in_float16
 from tfkd.teachers.riding import Layout, Slot, scores_of, take, top_k_forms
 from tfkd.teachers.top_k import top_k
@@ -51,10 +52,17 @@ class Labeller:
         self._augment, self._preprocess, self._seed = augment, preprocess, seed
         self._structure: Any = None
         self._squashes: list[str | None] = []
+        self._kinds: list[str | None] = []
         self._function: Any = None
 
-    def layout(self, x: Any) -> Layout:
-        """What the outputs look like, from a first batch."""
+    def layout(self, x: Any, sample: Any = None) -> Layout:
+        """What the outputs look like, from a first batch.
+
+        Args:
+            x: at least one example.
+            sample: more examples, to see what the outputs are; the first of x by default.
+        """
+        self._tell(telling.examples(x) if sample is None else sample)
         first = tf.nest.map_structure(lambda array: array[:2], x)
         count = len(tf.nest.flatten(first)[0])
         made = self._run(first, range(count), 0)
@@ -71,7 +79,6 @@ class Labeller:
                 )
                 for name, squash in zip(self._final_names(), self._squashes, strict=True)
             ]
-        finals = [self._resolved(slot, made) for slot in finals]
         features = {
             layer: Slot(name, made[name].shape[1:], made[name].dtype.name)
             for layer, name in self._feature_names().items()
@@ -97,15 +104,18 @@ class Labeller:
                 )
                 return
 
-    def _resolved(self, slot: Slot, made: dict[str, np.ndarray]) -> Slot:
-        """A squash that a compiled function hides shows in its outputs."""
-        if slot.squash != "Hidden":
-            return slot
-        values = made.get(slot.name)
-        is_softmax = values is not None and np.allclose(
-            np.exp(values.astype(np.float64)).sum(-1), 1.0, atol=2e-2
-        )
-        return Slot(slot.name, slot.shape, slot.dtype, "Softmax" if is_softmax else None)
+    def _tell(self, sample: Any) -> None:
+        """Finds out what each final output is, logits or probabilities."""
+        self._kinds = []
+        for number, taps in enumerate(self._teachers.taps):
+            teach = self._teachers.runner(number)
+
+            def run(x: Any, teach: Callable[[Any], Any] = teach) -> Any:
+                return teach(self._inputs(x, tf.range(tf.shape(tf.nest.flatten(x)[0])[0]), 0))
+
+            found = telling.look(taps.model, run, sample)
+            wants = ["either"] * len(tf.nest.flatten(found))
+            self._kinds += telling.settle("teacher", found, wants)
 
     def _final_names(self) -> list[str]:
         return [f"final.{leaf}" for leaf in range(len(self._squashes))]
@@ -171,15 +181,20 @@ class Labeller:
         made = self._function(tensors, index, tf.constant(view, tf.int32))
         return {name: value.numpy() for name, value in made.items()}
 
-    def _outputs(self, x: Any, index: Any, view: Any) -> dict[str, Any]:
+    def _inputs(self, x: Any, index: Any, view: Any) -> Any:
+        """What the teachers see of a batch."""
         if self._augment is not None:
             x = views.augmented(self._augment, x, index, tf.fill(tf.shape(index), view), self._seed)
         if self._preprocess is not None:
             x = self._preprocess(x)
-        finals, features = self._teachers(tf.nest.map_structure(_single, x))
+        return tf.nest.map_structure(_single, x)
+
+    def _outputs(self, x: Any, index: Any, view: Any) -> dict[str, Any]:
+        finals, features = self._teachers(self._inputs(x, index, view))
         leaves: list[Any] = []
         self._structure = [take(final, leaves) for final in finals]
-        pairs = [scores_of(leaf) for leaf in leaves]
+        kinds = self._kinds if len(self._kinds) == len(leaves) else [None] * len(leaves)
+        pairs = [scores_of(leaf, kind) for leaf, kind in zip(leaves, kinds, strict=True)]
         self._squashes = [squash for _, squash in pairs]
         made = {}
         for name, (scores, _) in zip(self._final_names(), pairs, strict=True):

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.teachers import telling
 from tfkd.teachers.riding import Layout, Slot, take
 
 _TINY = 1e-30
 # How far apart outputs for one example may be, of the largest: float16 and other batches.
 _CLOSE = 1e-3
+_SQUASHES = {"linear": None, "softmax": "Softmax", "sigmoid": "Sigmoid"}
 
 
 def predicted(
@@ -26,17 +28,18 @@ def predicted(
     Raises:
         TypeError, ValueError: if an array is none, or lengths, views or numbers are wrong.
     """
-    checks.one_of("activation", activation, (None, "softmax", "sigmoid"))
+    checks.one_of("activation", activation, (None, *_SQUASHES))
     checks.one_of("dtype", dtype, ("float16", "float32"))
     checks.positive_int("views", views)
     checks.instance("layers", layers, Mapping, "a dict of layer name → array")
     leaves: list[Any] = []
     structure = [take(outputs, leaves)]
-    squash = {None: None, "softmax": "Softmax", "sigmoid": "Sigmoid"}[activation]
     arrays, finals, features = {}, [], {}
     for number, leaf in enumerate(leaves):
         name = f"final.{number}"
-        scores = _scores(_array("outputs", leaf), activation)
+        array = _array("outputs", leaf)
+        kind = activation or _seen(array, number)
+        scores, squash = _scores(array, kind), _SQUASHES[kind]
         arrays[name] = _stored("outputs", scores, dtype, views)
         kept = squash if arrays[name].dtype.kind == "f" else None
         finals.append(Slot(name, arrays[name].shape[2:], arrays[name].dtype.name, kept))
@@ -86,6 +89,23 @@ def check_repeats(outputs: Any, layers: Mapping[str, Any], first: np.ndarray) ->
             raise checks.value_error(name, "equal outputs for equal examples", received, mend)
 
 
+def _seen(array: np.ndarray, number: int) -> str:
+    """What outputs are of which nothing was said; warns where it is not logits."""
+    evidence = telling.Evidence()
+    if array.dtype.kind == "f" and array.ndim > 1 and len(array):
+        telling.see(evidence, array)
+    kinds = {"one": "softmax", "unit": "sigmoid"}
+    kind = kinds.get(evidence.seen or "", "linear")
+    if kind != "linear":
+        rows = ", and every row sums to 1" if kind == "softmax" else ""
+        telling.warn(
+            f"`activation`: output {number} is all in [0, 1]{rows}, so it is taken for the "
+            f"probabilities of a {kind}. Pass activation={kind!r} to say so, or "
+            'activation="linear" if these are logits, or no scores of classes.'
+        )
+    return kind
+
+
 def _array(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
@@ -97,15 +117,17 @@ def _array(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def _scores(array: np.ndarray, activation: str | None) -> np.ndarray:
+def _scores(array: np.ndarray, activation: str) -> np.ndarray:
     """Probabilities as the scores that give them."""
-    if activation is None or array.dtype.kind != "f":
+    if activation == "linear" or array.dtype.kind != "f":
         return array
     p = array.astype(np.float64)
-    in_range = ((p >= 0) & (p <= 1 + 1e-6)).all()
-    if not in_range or (activation == "softmax" and not np.allclose(p.sum(-1), 1, atol=1e-2)):
+    in_range = ((p >= 0) & (p <= 1 + 1e-3)).all()
+    sums = p.sum(-1)[(p != 0).any(-1)]  # what is masked may be zero
+    sum_to_one = sums.size > 0 and np.allclose(sums, 1, atol=1e-2)
+    if not in_range or (activation == "softmax" and not sum_to_one):
         expected = f"probabilities, since activation is {activation!r}"
-        raise checks.value_error("outputs", expected, array, "For logits pass activation=None.")
+        raise checks.value_error("outputs", expected, array, 'For logits pass activation="linear".')
     if activation == "softmax":
         return np.log(np.maximum(p, _TINY))
     return np.log(np.maximum(p, _TINY)) - np.log(np.maximum(1 - p, _TINY))

@@ -99,6 +99,11 @@ class Teachers:
                 return taps.static_shape(name)
         return None
 
+    def runner(self, number: int) -> Callable[[Any], Any]:
+        """x → the final output of one teacher, as a call runs it."""
+        model, kwargs = self.taps[number].model, self._kwargs[number]
+        return lambda x: model(x, **kwargs)
+
     def __call__(self, x: Any) -> tuple[list[Any], dict[str, Any]]:
         """Returns the final outputs, one a teacher, and the features by layer name."""
         finals, features = [], {}
@@ -201,18 +206,22 @@ def _log_odds(scores: list[Any]) -> Any:
     return on - _log_mean([tf.math.log_sigmoid(-_float(z)) for z in scores])
 
 
-def to_logits(outputs: Any) -> Any:
+def to_logits(outputs: Any, kinds: list[str | None] | None = None) -> Any:
     """Undoes a softmax or sigmoid at a model's end, in every output.
 
-    Exact where the scores before it can be reached (Keras remembers them, or
-    the graph shows them); where a compiled function hides them, log p of
-    outputs that are probabilities, told by their values.
+    Args:
+        outputs: of a model.
+        kinds: what each is, as `telling.settle` gives it; None: nobody has looked.
     """
-    return tf.nest.map_structure(_to_logits, outputs)
+    leaves = tf.nest.flatten(outputs)
+    if kinds is None or len(kinds) != len(leaves):
+        kinds = [None] * len(leaves)
+    pairs = zip(leaves, kinds, strict=True)
+    return tf.nest.pack_sequence_as(outputs, [_to_logits(leaf, kind) for leaf, kind in pairs])
 
 
-def _to_logits(tensor: Any) -> Any:
-    logits = scores_behind(tensor)
+def _to_logits(tensor: Any, kind: str | None) -> Any:
+    logits = scores_behind(tensor, kind)
     mask = getattr(tensor, "_keras_mask", None)
     if mask is not None and logits is not tensor:
         logits._keras_mask = mask

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfkd import checks
-from tfkd.losses.heads import PASS_THROUGH, scores_behind
+from tfkd.losses.heads import DECLARED_LOGITS, proof, scores_behind
 from tfkd.teachers.taps import FINAL
 
 INPUTS, OUTPUTS = "tfkd_inputs", "tfkd_teacher"
+# In the place of a squash: the probabilities themselves are stored.
+PROBABILITY = "Probability"
 _SQUASHES = {"Softmax": tf.nn.softmax, "Sigmoid": tf.sigmoid}
 
 
@@ -210,7 +212,7 @@ class Riding:
             )
             return TopK(_real(values), tf.cast(indices, tf.int32), _real(rest))
         scores = _real(outputs[slot.name])
-        if slot.squash is None:
+        if slot.squash in (None, PROBABILITY):
             return scores
         final = _SQUASHES[slot.squash](scores)
         final._keras_logits = scores
@@ -249,27 +251,18 @@ def put(structure: Any, leaves: list[Any]) -> Any:
     return leaves[structure]
 
 
-def scores_of(tensor: Any) -> tuple[Any, str | None]:
+def scores_of(tensor: Any, kind: str | None) -> tuple[Any, str | None]:
     """A final output as it is stored: the scores behind its squash, and which that is.
 
-    Where a compiled function hides its end, outputs that are probabilities are stored as
-    their logarithms.
+    Args:
+        tensor: of a graph.
+        kind: what it was found to be, as `telling.settle` gives it.
     """
     if not tensor.dtype.is_floating:
         return tensor, None
-    scores = scores_behind(tensor)
-    if scores is tensor:
-        return tensor, None
-    return scores, _squash(tensor)
-
-
-def _squash(tensor: Any) -> str:
-    """Which of the two made an output whose scores are known; "Hidden": can't be seen."""
-    op = getattr(tensor, "op", None)
-    while op is not None and op.type in PASS_THROUGH and op.inputs:
-        op = op.inputs[0].op
-    if op is None or op.type.endswith("PartitionedCall"):
-        return "Hidden"
-    if op.type in _SQUASHES:
-        return op.type
-    return "Sigmoid" if tensor.shape[-1] == 1 else "Softmax"
+    kind = kind or "logits"
+    proved = None if kind == DECLARED_LOGITS else proof(tensor)
+    if proved is not None and proved.kind != "logits":
+        kind = proved.kind
+    squash = {"softmax": "Softmax", "sigmoid": "Sigmoid"}.get(kind)
+    return (tensor if squash is None else scores_behind(tensor, kind)), squash

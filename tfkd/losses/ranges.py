@@ -1,0 +1,134 @@
+"""The range that an output can't leave, read from the operations that make it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+Range = tuple[float, float]
+
+# Operations that leave the meaning of every element as it is.
+KEEPS = (
+    "Identity",
+    "IdentityN",
+    "Cast",
+    "StopGradient",
+    "PreventGradient",
+    "Snapshot",
+    "EnsureShape",
+    "CheckNumerics",
+    "FakeQuantWithMinMaxVars",
+    "FakeQuantWithMinMaxVarsPerChannel",
+)
+# Each element of the result is one of their inputs' elements, or a mean of these.
+_CHOOSES = (
+    "Reshape",
+    "ExpandDims",
+    "Squeeze",
+    "Transpose",
+    "ConcatV2",
+    "Pack",
+    "GatherV2",
+    "StridedSlice",
+    "Slice",
+    "Mean",
+    "Max",
+    "Min",
+    "MaxPool",
+    "AvgPool",
+)
+_ANY: Range = (-math.inf, math.inf)
+_FIXED: dict[str, Range] = {
+    "Softmax": (0.0, 1.0),
+    "Sigmoid": (0.0, 1.0),
+    "Tanh": (-1.0, 1.0),
+    "Exp": (0.0, math.inf),
+}
+
+
+def in_unit(tensor: Any) -> bool:
+    """Whether a tensor of a graph can't leave [0, 1]: sigmoids, means of them, what is clipped."""
+    if isinstance(tensor, tf.__internal__.EagerTensor) or not tensor.dtype.is_floating:
+        return False
+    low, high = _range(tensor, {}, 64)
+    return low >= 0.0 and high <= 1.0 + 1e-6
+
+
+def _range(tensor: Any, known: dict[Any, Range], depth: int) -> Range:
+    key = tensor.ref()
+    if key not in known:
+        known[key] = _ANY if depth == 0 else _of_op(tensor, known, depth - 1)
+    return known[key]
+
+
+def _of_op(tensor: Any, known: dict[Any, Range], depth: int) -> Range:
+    op = tensor.op
+    if op.type in _FIXED:
+        return _FIXED[op.type]
+    if op.type == "Const":
+        value = op.get_attr("value")
+        value = np.asarray(tf.make_ndarray(value)) if value.dtype else np.empty(0)
+        is_number = value.size and value.dtype.kind in "fiu"
+        return (float(value.min()), float(value.max())) if is_number else _ANY
+    rule = _RULES.get(op.type, _hull if op.type in (*KEEPS, *_CHOOSES) else None)
+    if rule is None or _is_share(op, known, depth):
+        return _ANY if rule is None else (0.0, 1.0)
+    # Axes, indices and sizes are integers.
+    inputs = [i for i in op.inputs if i.dtype.is_floating]
+    found = rule(*(_range(i, known, depth) for i in inputs)) if inputs else _ANY
+    return _ANY if any(math.isnan(end) for end in found) else found
+
+
+def _is_share(op: Any, known: dict[Any, Range], depth: int) -> bool:
+    """a / Σ a, of an a that is not negative."""
+    if op.type != "RealDiv" or op.inputs[1].op.type != "Sum":
+        return False
+    part, total = op.inputs[0], op.inputs[1].op.inputs[0]
+    return part is total and _range(part, known, depth)[0] >= 0.0
+
+
+def _hull(*ranges: Range) -> Range:
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _sum(*ranges: Range) -> Range:
+    return sum(low for low, _ in ranges), sum(high for _, high in ranges)
+
+
+def _product(a: Range, b: Range) -> Range:
+    ends = [x * y for x in a for y in b]
+    return (math.nan, math.nan) if any(map(math.isnan, ends)) else (min(ends), max(ends))
+
+
+def _inverse(a: Range) -> Range:
+    return (1.0 / a[1], 1.0 / a[0]) if a[0] > 0.0 else _ANY
+
+
+def _least(a: Range, b: Range) -> Range:
+    return min(a[0], b[0]), min(a[1], b[1])
+
+
+def _most(a: Range, b: Range) -> Range:
+    return max(a[0], b[0]), max(a[1], b[1])
+
+
+_RULES: dict[str, Callable[..., Range]] = {
+    "Add": _sum,
+    "AddV2": _sum,
+    "AddN": _sum,
+    "Sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
+    "Neg": lambda a: (-a[1], -a[0]),
+    "Mul": _product,
+    "RealDiv": lambda a, b: _product(a, _inverse(b)),
+    "Reciprocal": _inverse,
+    "Minimum": _least,
+    "Maximum": _most,
+    "ClipByValue": lambda a, low, high: _least(_most(a, low), high),
+    "Relu": lambda a: _most(a, (0.0, 0.0)),
+    "Relu6": lambda a: _least(_most(a, (0.0, 0.0)), (6.0, 6.0)),
+    "Sum": lambda a: (0.0 if a[0] >= 0.0 else -math.inf, math.inf),
+}
