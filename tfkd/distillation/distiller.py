@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, replicas, schedules
+from tfkd import checks, known_faults, replicas, schedules
 from tfkd.distillation import validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
@@ -237,6 +237,7 @@ class Distiller(Saving):
         """
         validation.check_trainable(self.student)
         self._check_data(x, y)
+        known_faults.warn_of_overflow(self.student)
         if self._riding_teacher is not None and not _is_one(self.student_loss_weight):
             validation.check_riding(self._riding_teacher, x)
         return super().fit(x, y, *args, **kwargs)
