@@ -150,3 +150,14 @@ def known_name(name: str, value: str, choices: Iterable[str], where: str) -> str
         more = f" and {len(choices) - 12} more" if len(choices) > 12 else ""
         mend = f"There are: {shown}{more}."
     raise value_error(name, f"the name of a layer of {where}", value, mend)
+
+
+def whole_model_path(callbacks: Any) -> Any:
+    """Where a ModelCheckpoint among Keras callbacks saves the whole model; None if none does."""
+    if callbacks is None:
+        return None
+    several = getattr(callbacks, "callbacks", callbacks)
+    for one in several if isinstance(several, (list, tuple)) else [several]:
+        if getattr(one, "save_weights_only", None) is False and hasattr(one, "filepath"):
+            return one.filepath
+    return None
