@@ -246,10 +246,11 @@ def test_weights_alone_go_on_training_exactly(tmp_path):
     second = new()
     second.fit(X, **args)  # makes the optimizer's variables
     second.load_weights(path)
-    assert_same(first.student, second.student)
     first.fit(X, **args)
     second.fit(X, **args)
-    assert_same(first.student, second.student)
+    assert int(first.optimizer.iterations) == int(second.optimizer.iterations) == 4
+    for one, other in zip(first.student.weights, second.student.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_checkpoint_of_a_quantized_model_is_refused_before_training(tmp_path):

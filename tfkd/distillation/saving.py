@@ -186,9 +186,9 @@ def _models_in(model: Any) -> list[keras.Model]:
 
 def _is_stale(model: keras.Model) -> bool:
     """Whether its optimizer knows other variables than are trained now: Keras can't read that."""
-    optimizer = getattr(model, "optimizer", None)
+    optimizer: Any = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    known = getattr(optimizer, "_index_dict", None)
+    known: Any = getattr(optimizer, "_index_dict", None)
     return bool(known) and set(known) != {
         optimizer._var_key(variable) for variable in model.trainable_variables
     }
