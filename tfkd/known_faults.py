@@ -173,7 +173,8 @@ def warn_of_overflow(model: keras.Model, stacklevel: int = 3) -> None:
     warnings.warn(
         f"Training {model.name!r} may end Python with a segmentation fault, or give wrong "
         "gradients: TensorFlow's oneDNN writes past its memory in the gradient of convolutions "
-        f"with a 1×1 kernel, strides, and fewer than {width} input channels on this processor. "
+        f"with a 1×1 kernel, strides, and fewer than {width} input channels (of a transposed one: "
+        "filters) on this processor. "
         f"Here: {', '.join(shown)}{more}. Set the environment variable TF_ENABLE_ONEDNN_OPTS=0 "
         f"before TensorFlow is imported, or give the layer {width} input channels or more.",
         RuntimeWarning,
