@@ -19,6 +19,7 @@ ORDER = (
     ("text",),
     ("feeds",),
     ("replicas",),
+    ("known_faults",),
     ("artifacts",),
     ("fingerprints",),
     ("schedules",),

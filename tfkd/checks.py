@@ -160,3 +160,14 @@ def warn(text: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("tfkd."):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, stacklevel=level)
+
+
+def whole_model_path(callbacks: Any) -> Any:
+    """Where a ModelCheckpoint among Keras callbacks saves the whole model; None if none does."""
+    if callbacks is None:
+        return None
+    several = getattr(callbacks, "callbacks", callbacks)
+    for one in several if isinstance(several, (list, tuple)) else [several]:
+        if getattr(one, "save_weights_only", None) is False and hasattr(one, "filepath"):
+            return one.filepath
+    return None

@@ -112,6 +112,105 @@ def test_a_mixed_float16_student_goes_on_training(tmp_path):
     assert_equal_weights(original, loaded)
 
 
+def compiled_and_trained(model):
+    x, y = data(12)
+    model.compile("adam", CROSSENTROPY, ["accuracy"])
+    model.fit(x, y, batch_size=6, verbose=0)
+    return model
+
+
+def teachers_that_were_trained(kind):
+    """One with an optimizer of its own, or with it one inside another, which has two."""
+    trained = compiled_and_trained(net(TEACHER_WIDTH, seed=10))
+    if kind == "one":
+        return trained
+    x = keras.Input((5,))
+    inner = compiled_and_trained(net(TEACHER_WIDTH, seed=11))
+    outer = keras.Model(x, keras.layers.Dense(3, dtype="float32")(inner(x)))
+    return [trained, compiled_and_trained(outer)]
+
+
+def in_weights_of(path, folder):
+    with zipfile.ZipFile(path) as archive:
+        archive.extract("model.weights.h5", folder)
+    return in_h5(folder / "model.weights.h5")
+
+
+@pytest.fixture
+def mixed_float16():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.parametrize("teacher", ["one", "list"])
+def test_what_a_teacher_was_trained_with_is_not_in_the_file(tmp_path, teacher, mixed_float16):
+    teacher = teachers_that_were_trained(teacher)
+    # Trained by itself, then partly frozen: its own optimizer knows other variables.
+    student = compiled_and_trained(net(4, seed=2))
+    student.get_layer("hidden").trainable = False
+    original = tfkd.Distiller(teacher, student, LogitsDistillation(2.0))
+    original.compile("adam", CROSSENTROPY, ["accuracy"])
+    train(original)
+    path = str(tmp_path / "d.keras")
+    original.save(path)
+    names = [name for name in in_weights_of(path, tmp_path) if "optimizer" in name]
+    assert names and all(name.startswith("optimizer/") for name in names)
+    loaded = keras.models.load_model(path)
+    first, second = train(original), train(loaded)
+    assert first == pytest.approx(second, rel=1e-5)
+    assert_equal_weights(original, loaded)
+    assert int(loaded.optimizer.iterations) == 4
+    for one in teacher if isinstance(teacher, list) else [teacher]:
+        one.evaluate(*data(12), verbose=0)  # compiled as it was
+        assert int(one.optimizer.iterations) == 2
+
+
+def test_a_file_that_holds_how_the_teacher_was_compiled_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("tfkd.distillation.saving._models_in", lambda model: [])
+    original = tfkd.Distiller(
+        teachers_that_were_trained("one"), net(4, seed=2), LogitsDistillation(2.0)
+    )
+    original.compile("adam", CROSSENTROPY)
+    train(original)
+    path = str(tmp_path / "d.keras")
+    original.save(path)
+    assert "teacher/optimizer/vars/0" in in_weights_of(path, tmp_path)  # as it was written once
+    loaded = keras.models.load_model(path)
+    assert getattr(loaded.teacher, "optimizer", None) is None
+    train(original)
+    train(loaded)
+    assert_equal_weights(original, loaded)
+
+
+def test_a_student_that_was_compiled_is_loaded_so(tmp_path):
+    original = make(student=compiled_and_trained(net(4, seed=2)))
+    original.save(str(tmp_path / "d.keras"))
+    loaded = keras.models.load_model(str(tmp_path / "d.keras"))
+    mine, theirs = (d.student.evaluate(*data(12), verbose=0) for d in (original, loaded))
+    assert mine == pytest.approx(theirs, rel=1e-6)
+
+
+def checkpoint(path, **kwargs):
+    return keras.callbacks.ModelCheckpoint(str(path), **kwargs)
+
+
+@pytest.mark.parametrize("name", ["d", "d.h5"])
+def test_a_format_in_which_a_distiller_would_not_distil_is_refused(tmp_path, name):
+    original = make()
+    original.predict(data()[0], verbose=0)
+    with pytest.raises(ValueError, match="ends in .keras, received .*weights alone"):
+        original.save(str(tmp_path / name))
+    before = original.student.get_weights()
+    with pytest.raises(ValueError, match="ends in .keras"):
+        original.fit(*data(), callbacks=[checkpoint(tmp_path / name)], verbose=0)
+    with pytest.raises(ValueError, match="ends in .keras"):
+        original.save(str(tmp_path / "d.keras"), save_format="tf")
+    for a, b in zip(before, original.student.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not list(tmp_path.iterdir())
+
+
 def test_clone_by_config_and_deepcopy_like_uses():
     original = make()
     again = tfkd.Distiller.from_config(original.get_config())

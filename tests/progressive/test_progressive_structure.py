@@ -141,6 +141,48 @@ def test_the_last_stage_is_quantized_and_feature_losses_find_the_wrapped_layers(
     assert distiller.student.calibrated and np.isfinite(history["feature_distillation"]).all()
 
 
+def test_a_checkpoint_that_a_quantized_stage_would_break_is_found_before_training(tmp_path):
+    stages = [Stage(1), Stage(1, "int8", structure=progressive.Quantize(X, target="tflite"))]
+    distiller = make(stages)
+    before = distiller.student.get_weights()
+    whole = keras.callbacks.ModelCheckpoint(str(tmp_path / "d.keras"))
+    with pytest.raises(ValueError, match="int8.*is quantized.*save_weights_only=True"):
+        fit(distiller, callbacks=[whole])
+    for a, b in zip(before, distiller.student.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    path = str(tmp_path / "d.weights.h5")
+    weights = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+    assert fit(distiller, callbacks=[weights])["stage"] == [0, 1]
+    trained = distiller.student.get_weights()
+    distiller.student.set_weights([np.zeros_like(w) for w in trained])
+    distiller.distiller.load_weights(path)
+    for a, b in zip(trained, distiller.student.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_each_stage_is_saved_whole_with_a_teacher_that_was_trained(tmp_path):
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        x = keras.Input((8, 8, 1))
+        h = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, name="conv")(x))
+        teacher = keras.Model(x, keras.layers.Dense(2, dtype="float32")(h))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    teacher.compile("adam", CROSSENTROPY)
+    teacher.fit(X, Y, verbose=0)
+    stages = [Stage(1), Stage(1, structure=progressive.Prune(filter_rate=0.5))]
+    distiller = make(stages, student=plain(2, width=8), teacher=teacher)
+    path = str(tmp_path / "{epoch}.keras")
+    fit(distiller, callbacks=[keras.callbacks.ModelCheckpoint(path)])
+    loaded = [keras.models.load_model(path.format(epoch=epoch)) for epoch in (1, 2)]
+    assert [one.student.get_layer("conv").filters for one in loaded] == [8, 4]
+    assert [int(one.optimizer.iterations) for one in loaded] == [4, 8]
+    more = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    for one in (loaded[1], distiller.distiller):
+        one.fit(X, Y, **more)
+    toys.assert_same_weights(loaded[1].student, distiller.student, rtol=1e-6)
+
+
 def test_everything_in_one_fit(tmp_path):
     stages = [
         Stage(1, "hints", freeze="scores"),

@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
-from tfkd import artifacts
+from tfkd import Distiller, artifacts
+from tfkd.losses import LogitsDistillation
 from tfkd.quantization import calibrate, load, quantize, save
 
 L = keras.layers
@@ -175,3 +177,92 @@ def test_what_can_not_be_saved(tmp_path):
     with pytest.raises(ValueError, match=r"tfkd\.quantization\.save"):
         q.save(tmp_path / "q.keras")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def small_student(sequential=True):
+    layers = [L.Conv2D(3, 3, activation="relu"), L.GlobalAveragePooling2D(), L.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 2)), *layers])
+    return model if sequential else keras.Model(model.inputs, model.outputs)
+
+
+def distiller_of(student, teacher=None, seed=1):
+    keras.utils.set_random_seed(seed)
+    teacher = teacher or small_student()
+    distiller = Distiller(teacher, student, LogitsDistillation(2.0), student_loss_weight=0)
+    distiller.compile("adam")
+    return distiller
+
+
+def checkpoint(path, **kwargs):
+    return keras.callbacks.ModelCheckpoint(str(path), **kwargs)
+
+
+@pytest.mark.parametrize("target", ["tflite", "tensorrt", "both"])
+def test_a_distiller_with_a_quantized_student_is_not_written_whole(tmp_path, target):
+    q = quantize(small_student(sequential=target != "both"), target=target)
+    calibrate(q, X)
+    distiller = distiller_of(q)
+    before = [w.numpy() for w in q.weights]
+    out = "save_weights_only=True.*tfkd.quantization.save"
+    for write in (
+        lambda: distiller.save(tmp_path / "d.keras"),
+        lambda: keras.models.save_model(distiller, tmp_path / "d.keras"),
+        lambda: distiller.fit(X, callbacks=[checkpoint(tmp_path / "d.keras")], verbose=0),
+        lambda: distiller.fit(X, None, 2, 1, 0, checkpoint(tmp_path / "d.keras")),
+    ):
+        with pytest.raises(ValueError, match=out):
+            write()
+    assert not list(tmp_path.iterdir())
+    for old, weight in zip(before, q.weights, strict=True):
+        np.testing.assert_array_equal(old, weight)  # nothing was trained for nothing
+
+
+def test_quantized_models_inside_others_and_of_tfmot_are_found(tmp_path):
+    q = quantize(small_student())
+    calibrate(q, X)
+    nested = keras.Sequential([keras.Input((8, 8, 2)), q])
+    theirs = tfmot.quantization.keras.quantize_model(small_student())
+    for distiller, side in (
+        (distiller_of(nested), "student"),
+        (distiller_of(theirs), "student"),
+        (distiller_of(small_student(), teacher=nested), "teacher"),
+        (distiller_of(small_student(), teacher=[small_student(), q]), "teacher"),
+    ):
+        with pytest.raises(ValueError, match=f"whose {side} .* is quantized"):
+            distiller.save(tmp_path / "d.keras")
+
+
+def test_weights_alone_go_on_training_exactly(tmp_path):
+    def new():
+        q = quantize(small_student())
+        calibrate(q, X)
+        return distiller_of(q)
+
+    args = {"batch_size": 3, "shuffle": False, "verbose": 0}
+    first = new()
+    path = tmp_path / "d.weights.h5"
+    whole = [checkpoint(path, save_weights_only=True)]
+    first.fit(X, callbacks=whole, **args)
+    second = new()
+    second.fit(X, **args)  # makes the optimizer's variables
+    second.load_weights(path)
+    first.fit(X, **args)
+    second.fit(X, **args)
+    assert int(first.optimizer.iterations) == int(second.optimizer.iterations) == 4
+    for one, other in zip(first.student.weights, second.student.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_checkpoint_of_a_quantized_model_is_refused_before_training(tmp_path):
+    q = quantize(small_student())
+    calibrate(q, X)
+    q.compile("sgd", "mse")
+    before = [w.numpy() for w in q.weights]
+    for call in (
+        lambda: q.fit(X, np.ones((6, 3)), callbacks=[checkpoint(tmp_path / "q.keras")]),
+        lambda: q.fit(X, np.ones((6, 3)), 2, 1, 0, [checkpoint(tmp_path / "q")]),
+    ):
+        with pytest.raises(ValueError, match="weights alone.*save_weights_only=True"):
+            call()
+    for old, weight in zip(before, q.weights, strict=True):
+        np.testing.assert_array_equal(old, weight)

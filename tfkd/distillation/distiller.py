@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, replicas, schedules
+from tfkd import checks, known_faults, replicas, schedules
 from tfkd.distillation import deciding, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
@@ -243,11 +243,13 @@ class Distiller(Saving):
         """`keras.Model.fit`, after a look at the data.
 
         Raises:
-            ValueError: for no data at all, labels outside the classes, or a
-                student with nothing to train.
+            ValueError: for no data at all, labels outside the classes, a student with
+                nothing to train, or a ModelCheckpoint whose file could not be loaded again.
         """
         validation.check_trainable(self.student)
         self._check_data(x, y)
+        known_faults.warn_of_overflow(self.student)
+        self.check_checkpoints(kwargs.get("callbacks", args[3] if len(args) > 3 else None))
         if self._riding_teacher is not None and not _is_one(self.student_loss_weight):
             validation.check_riding(self._riding_teacher, x)
         return super().fit(x, y, *args, **kwargs)

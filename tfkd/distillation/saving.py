@@ -1,13 +1,16 @@
 """What a Distiller writes to files and reads back.
 
 A `.keras` file holds both models: it can be loaded anywhere and goes on
-training. Weights files and checkpoints hold what training changes, so the
+training. The teacher is in it as a function: what it was once compiled and trained
+with is left out. Weights files and checkpoints hold what training changes, so the
 frozen teacher is left out of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import tf_keras as keras
@@ -21,6 +24,66 @@ class Saving(keras.Model):
     """The part of the Distiller that saves and loads."""
 
     _hide_teacher = False
+
+    def save(
+        self, filepath: Any, overwrite: bool = True, save_format: Any = None, **kwargs: Any
+    ) -> None:
+        """`keras.Model.save` to a `.keras` file, without what the teacher was trained with.
+
+        Raises:
+            ValueError: if the file could not be loaded again: a model is quantized, a
+                teacher is not a tf_keras model, or it is no `.keras` file.
+        """
+        self._check_whole_file(filepath, save_format)
+        with _uncompiled(self._compiled_for_nothing()):
+            super().save(filepath, overwrite, save_format, **kwargs)
+
+    def _compiled_for_nothing(self) -> list[keras.Model]:
+        """Models whose optimizer has no place in a file: the Distiller's own goes on."""
+        teachers = [model for one in as_list(self.teacher) for model in _models_in(one)]
+        return teachers + [model for model in _models_in(self.student) if _is_stale(model)]
+
+    def check_checkpoints(self, callbacks: Any) -> None:
+        """Looks, before training, whether what callbacks will save can be loaded again.
+
+        Args:
+            callbacks: those of `fit`.
+
+        Raises:
+            ValueError: as `save`, for a ModelCheckpoint without `save_weights_only=True`.
+        """
+        filepath = checks.whole_model_path(callbacks)
+        if filepath is not None:
+            self._check_whole_file(filepath)
+
+    def _check_whole_file(self, filepath: Any, save_format: Any = None) -> None:
+        path = os.fspath(filepath)
+        if not path.endswith(".keras") or save_format not in (None, "keras"):
+            raise ValueError(
+                f"`filepath`: expected a path that ends in .keras, received {path!r} for a whole "
+                "Distiller: read from another format it would not distil. Save to .keras, the "
+                "weights alone (save_weights, or save_weights_only=True), or distiller.student."
+            )
+        self._check_models(path)
+
+    def _check_models(self, filepath: str) -> None:
+        sides = [("student", self.student), *(("teacher", one) for one in as_list(self.teacher))]
+        for side, model in sides:
+            if isinstance(model, keras.Model) and _is_quantized(model):
+                raise ValueError(
+                    f"`filepath`: expected weights alone, received {filepath!r} for a "
+                    f"Distiller whose {side} {model.name!r} is quantized, which Keras can't load "
+                    "again. Use save_weights_only=True for checkpoints (or save_weights), and "
+                    "tfkd.quantization.save(distiller.student, path) and load(path) for the "
+                    "quantized model."
+                )
+            if not isinstance(model, (keras.Model, RidingTeacher)):
+                raise checks.value_error(
+                    side,
+                    "a tf_keras model or a TeacherCache, to be saved with the Distiller",
+                    model,
+                    "Save distiller.student, or the weights by save_weights, instead.",
+                )
 
     def save_weights(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.save_weights`, without the frozen teacher."""
@@ -49,22 +112,18 @@ class Saving(keras.Model):
         """Both models, the losses and the weights, as JSON.
 
         Raises:
-            ValueError: if a teacher is not a tf_keras model.
+            ValueError: if a model is quantized, or a teacher is not a tf_keras model.
         """
-        for one in as_list(self.teacher):
-            if not isinstance(one, (keras.Model, RidingTeacher)):
-                raise checks.value_error(
-                    "teacher",
-                    "a tf_keras model or a TeacherCache, to be saved with the Distiller",
-                    one,
-                    "Save distiller.student, or the weights by save_weights, instead.",
-                )
+        self._check_models(self.name)
         serialize = keras.saving.serialize_keras_object
-        many = isinstance(self.teacher, (list, tuple))
+        teachers = as_list(self.teacher)
+        with _uncompiled(self._compiled_for_nothing()):
+            written = [serialize(one) for one in teachers]
+            student = serialize(self.student)
         return {
             "name": self.name,
-            "teacher": [serialize(t) for t in self.teacher] if many else serialize(self.teacher),
-            "student": serialize(self.student),
+            "teacher": written if isinstance(self.teacher, (list, tuple)) else written[0],
+            "student": student,
             "distillation_losses": [serialize(loss) for loss in self.distillation_losses],
             "distillation_loss_weights": [
                 schedules.serialize(weight) for weight in self.distillation_loss_weights
@@ -81,7 +140,9 @@ class Saving(keras.Model):
 
         config = dict(config)
         many = isinstance(config["teacher"], list)
-        teachers = [read(item) for item in (config["teacher"] if many else [config["teacher"]])]
+        items = config["teacher"] if many else [config["teacher"]]
+        # Files of earlier versions say how the teacher was compiled.
+        teachers = [read({**item, "compile_config": None}) for item in items]
         config["teacher"] = teachers if many else teachers[0]
         config["student"] = read(config["student"])
         config["distillation_losses"] = [read(item) for item in config["distillation_losses"]]
@@ -109,3 +170,40 @@ class Saving(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and isinstance(self.optimizer, keras.optimizers.Optimizer):
             self.optimizer.build(self.trainable_variables)
+
+
+def _is_quantized(model: keras.Model) -> bool:
+    """Whether layers of tfmot, or tfkd's on top of them, are anywhere in it."""
+    marks = ("check_calibrated", "quantize_config", "quantizer")
+    return any(hasattr(layer, mark) for layer in model._flatten_layers() for mark in marks)
+
+
+def _models_in(model: Any) -> list[keras.Model]:
+    """A model and those nested in it; none if it is something else."""
+    layers = model._flatten_layers() if isinstance(model, keras.Model) else ()
+    return [layer for layer in layers if isinstance(layer, keras.Model)]
+
+
+def _is_stale(model: keras.Model) -> bool:
+    """Whether its optimizer knows other variables than are trained now: Keras can't read that."""
+    optimizer: Any = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    known: Any = getattr(optimizer, "_index_dict", None)
+    return bool(known) and set(known) != {
+        optimizer._var_key(variable) for variable in model.trainable_variables
+    }
+
+
+@contextlib.contextmanager
+def _uncompiled(models: list[keras.Model]) -> Iterator[None]:
+    """Models as if they had never been compiled: Keras saves an optimizer where it sees one."""
+    names = ("optimizer", "_is_compiled")
+    kept = [(vars(m), {n: vars(m)[n] for n in names if n in vars(m)}) for m in models]
+    try:
+        for attributes, _ in kept:
+            attributes.pop("optimizer", None)
+            attributes["_is_compiled"] = False
+        yield
+    finally:
+        for attributes, values in kept:
+            attributes.update(values)

@@ -210,7 +210,7 @@ class ProgressiveDistiller:
             made = self._feed(stage, source)
             if stage.decay is not None:
                 made.known_steps()
-        rehearse(self)
+        rehearse(self, callbacks)
         backup = Backup(self, backup_dir) if backup_dir is not None else None
         first = self.stage if backup is not None and backup.restore() else None
         for number in range(first or 0, len(self.stages)):

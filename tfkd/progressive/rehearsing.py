@@ -12,11 +12,12 @@ from tfkd.distillation.distiller import Distiller
 from tfkd.progressive import freezing, structure
 
 
-def rehearse(owner: Any) -> None:
+def rehearse(owner: Any, callbacks: Any = None) -> None:
     """Goes through the structure and the frozen layers of the stages that are left.
 
     Args:
         owner: the ProgressiveDistiller.
+        callbacks: those of `fit`: what they save of each stage must be readable.
 
     Raises:
         TypeError, ValueError, RuntimeError: what a stage would raise, with its name.
@@ -35,7 +36,7 @@ def rehearse(owner: Any) -> None:
             if stage.decay is not None:
                 student = structure.Prune(**stage.decay.options)(student)
             if student is not before:
-                _check_distiller(owner, student)
+                _check_distiller(owner, student).check_checkpoints(callbacks)
 
 
 def _copy(student: keras.Model) -> keras.Model:

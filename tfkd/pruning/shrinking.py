@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, known_faults
 from tfkd.pruning.graph import analyse
 from tfkd.pruning.groups import layers_by_path
 from tfkd.pruning.masking import checked, masked
@@ -83,6 +83,7 @@ def shrink(
             _reset_states(model, small)
     if optimizer:
         compile_like(model, small, graph, removed)
+    known_faults.warn_of_overflow(small)
     return small
 
 

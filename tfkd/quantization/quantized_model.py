@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd import checks
 from tfkd.quantization.configs import QuantizedLayer, QuantizedTensor
 from tfkd.quantization.decisions import Decision, QuantizationReport
 from tfkd.quantization.quantizers import RangeQuantizer, is_observing
@@ -116,6 +117,20 @@ class QuantizedModel(keras.Model):
         Raises:
             ValueError: always.
         """
+        self._refuse_whole(filepath)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.fit`.
+
+        Raises:
+            ValueError: for a ModelCheckpoint without `save_weights_only=True`: see `save`.
+        """
+        filepath = checks.whole_model_path(kwargs.get("callbacks", (*args, *[None] * 6)[5]))
+        if filepath is not None:
+            self._refuse_whole(filepath)
+        return super().fit(*args, **kwargs)
+
+    def _refuse_whole(self, filepath: Any) -> None:
         raise ValueError(
             f"`filepath`: expected weights alone, received {os.fspath(filepath)!r} for a whole "
             "quantized model, which Keras can't load again. Use tfkd.quantization.save(q, path) "
