@@ -14,6 +14,8 @@ _PURE = re.compile(
     r"Repeat|Zip|Concatenate|Options|AssertCardinality|Enumerate|Shard|Rebatch|Filter|Unbatch)"
     r"(Dataset)?(V\d)?"
 )
+# Elements that a shuffle may read before it gives the first one.
+_BUFFER = 4096
 # They hand out something else each time, or change what others read.
 _IMPURE = re.compile(
     r"(Eager)?PyFunc|GeneratorDataset.*|.*Shuffle.*Dataset.*|Random\w*|Stateful\w*|"
@@ -25,8 +27,9 @@ _IMPURE = re.compile(
 def is_repeatable(dataset: tf.data.Dataset) -> bool:
     """True if another iterator over a data set changes nothing for those of its owner.
 
-    Not where it shuffles anew each time (a counter moves on), reads a generator (which
-    may end), caches, draws random numbers with a state or calls Python.
+    Not where it shuffles by a seed and anew each time (a counter moves on) or in a large
+    buffer, reads a generator (which may end), caches, draws random numbers with a state
+    or calls Python.
 
     Args:
         dataset: any; it is looked at, not read.
@@ -34,12 +37,21 @@ def is_repeatable(dataset: tf.data.Dataset) -> bool:
     todo = [dataset]
     while todo:
         one = todo.pop()
-        if not _PURE.fullmatch(type(one).__name__):
+        pure = _PURE.fullmatch(type(one).__name__) or _shuffles_harmlessly(one)
+        if not pure:
             return False
         if any(_IMPURE.fullmatch(op) for op in _operations(one)):
             return False
         todo += one._inputs()
     return True
+
+
+def _shuffles_harmlessly(dataset: Any) -> bool:
+    """A small shuffle in an order that is the same each time, or that no seed tells."""
+    if type(dataset).__name__ != "_ShuffleDataset" or int(dataset._buffer_size) > _BUFFER:
+        return False
+    unseeded = int(dataset._seed) == int(dataset._seed2) == 0
+    return unseeded or not dataset._reshuffle_each_iteration
 
 
 def _operations(dataset: Any) -> Iterator[str]:

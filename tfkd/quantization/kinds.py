@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 from tf_keras.src.layers.normalization.batch_normalization import BatchNormalizationBase
@@ -158,6 +159,8 @@ def kind_of(layer: Any, node: Any) -> Kind:
     if type(layer) in WEIGHTS:
         return _of_weighted(layer)
     if isinstance(layer, _SCALINGS) and not is_per_channel(layer, node.keras_inputs[0].shape):
+        if type(layer) is layers.Rescaling and _is_one_product(layer, node):
+            return Kind(COMPUTE)
         return Kind(UNKNOWN, why="not one scale and offset for each channel of the last axis")
     if isinstance(layer, _SCALINGS) and type(layer) is not layers.Normalization:
         return Kind(NORM)
@@ -235,6 +238,11 @@ def _of_symbol(symbol: str) -> Kind:
 def _is_plain(layer: Any) -> bool:
     limit = None if layer.max_value is None else float(layer.max_value)
     return limit in (None, 6.0) and not layer.negative_slope and not layer.threshold
+
+
+def _is_one_product(layer: Any, node: Any) -> bool:
+    """True for a Rescaling by an array alone, which is one operation."""
+    return not np.any(layer.offset) and node.outputs.shape == node.keras_inputs[0].shape
 
 
 def _channels_first(layer: Any) -> bool:
