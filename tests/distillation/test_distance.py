@@ -99,17 +99,13 @@ def test_a_new_student_comes_nearer_and_nothing_is_said(trained):
     x, y = examples(256)
     assert distil(teacher, network(), FEW, rate=1e-2) == []
     assert distil(teacher, network(), x, y, 0.5, 1e-2, epochs=3) == []
-    assert distil(teacher, copy_of(trained), x, y, 0.1, 1e-3, epochs=3) == []
-
-
-def outputs_of(x):
-    return {"a": keras.layers.Dense(4)(x), "b": keras.layers.Dense(3)(x)}
+    assert distil(teacher, copy_of(trained), x, y, 0.1, 1e-5, epochs=2) == []
 
 
 def test_other_forms_of_data_teachers_and_outputs(trained, tmp_path):
     teacher = tfkd.frozen_copy(trained)
     few = from_arrays(FEW).batch(16)
-    shuffled = from_arrays((FEW, FEW)).shuffle(48, seed=1).batch(16)
+    shuffled = from_arrays((FEW, np.zeros(48))).shuffle(48, seed=1).batch(16)
     test = (TEST[:128], np.zeros(128))
     assert len(distil(teacher, copy_of(trained), few)) == 1
     assert len(distil(teacher, copy_of(trained), {"image": FEW}, batch_size=16)) == 1
@@ -163,7 +159,13 @@ def test_training_is_the_same_with_and_without_the_check(trained, monkeypatch):
         keras.utils.set_random_seed(5)
         student = copy_of(trained)
         data = from_arrays(FEW).shuffle(48, seed=2).batch(16)
-        distil(tfkd.frozen_copy(trained), student, data, epochs=2, validation_data=(TEST, TEST))
+        distil(
+            tfkd.frozen_copy(trained),
+            student,
+            data,
+            epochs=2,
+            validation_data=(TEST, np.zeros(400)),
+        )
         weights.append(student.get_weights())
     for a, b in zip(*weights, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -10,6 +10,7 @@ import tf_keras as keras
 
 import tfkd
 from tfkd import progressive
+from tfkd.curriculum import Stage
 from tfkd.quantization import calibrate, quantize
 
 L = keras.layers
@@ -145,7 +146,7 @@ def test_what_the_user_froze_stays_frozen():
 
 def test_a_progressive_stage_passes_it_on():
     for options, moves in (({}, False), ({"freeze_batch_norm": False}, True)):
-        stages = [progressive.Stage(1, structure=progressive.Quantize(X, **options))]
+        stages = [Stage(1, structure=progressive.Quantize(X, **options))]
         trainer = progressive.ProgressiveDistiller(
             network(), network(), tfkd.losses.LogitsDistillation(), stages, student_loss_weight=0
         )

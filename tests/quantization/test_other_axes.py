@@ -131,7 +131,7 @@ def test_one_factor_a_channel_is_an_integer_kernel_in_any_form(tmp_path):
     assert "fused" in {row.action for row in q.report.rows}
     calibrate(q, x)
     made = tfkd.export.to_tflite(q, tmp_path / "m.tflite")
-    assert not litert.operations(made.path).float_operations
+    assert not litert.operations(made.path)["float_operations"]
 
 
 @pytest.mark.parametrize("axis", [1, -3, [1, 3], 2])

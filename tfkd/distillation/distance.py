@@ -22,7 +22,6 @@ from tfkd.distillation.repeatable import is_repeatable
 from tfkd.distillation.terms import sigmoids
 from tfkd.losses.base import mask_of
 from tfkd.teachers.riding import split
-from tfkd.teachers.taps import FINAL
 
 EXAMPLES, FEWEST, BATCH = 256, 32, 64
 BYTES = 64 << 20
@@ -71,7 +70,7 @@ class Watch(keras.callbacks.Callback):
         if start is not None and start.relative < _NEAR:
             self._start = start
         else:
-            self._sample = self._taught = None
+            self._sample, self._taught = None, []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """After the first four epochs, 8, 16, 32 ..., and the last one."""
@@ -233,7 +232,7 @@ def _error(teachers: list[list[Any]], students: list[list[Any]]) -> float:
     """Squared error over the teacher's variance, the mean of all outputs."""
     shares = []
     for theirs, mine in zip(zip(*teachers, strict=True), zip(*students, strict=True), strict=True):
-        t, s = (np.concatenate([np.asarray(p, np.float64) for p in each]) for each in (theirs, mine))
+        t, s = (np.concatenate(each).astype(np.float64) for each in (theirs, mine))
         shares.append(np.sum((t - s) ** 2) / np.sum((t - t.mean(0)) ** 2))
     return float(np.mean(shares))
 

@@ -247,4 +247,3 @@ def _is_one_product(layer: Any, node: Any) -> bool:
 
 def _channels_first(layer: Any) -> bool:
     return getattr(layer, "data_format", None) == "channels_first"
-
