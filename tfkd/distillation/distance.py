@@ -9,6 +9,7 @@ once, before training.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ import tf_keras as keras
 from tfkd.distillation.repeatable import is_repeatable
 from tfkd.distillation.terms import sigmoids
 from tfkd.losses.base import mask_of
+from tfkd.teachers.forward import as_list
 from tfkd.teachers.riding import split
 
 EXAMPLES, FEWEST, BATCH = 256, 32, 64
@@ -87,7 +89,8 @@ class Watch(keras.callbacks.Callback):
     def _measure(self) -> Distance | None:
         """None where it can't be told; a check must not end a training."""
         try:
-            return _distance(self._owner, self._batches())
+            with _unchanged(self._owner):
+                return _distance(self._owner, self._batches())
         except Exception:
             return None
 
@@ -100,6 +103,24 @@ class Watch(keras.callbacks.Callback):
             if number == len(self._taught):
                 self._taught.append(self._owner._teach(x, stored))
             yield x, self._taught[number]
+
+
+@contextlib.contextmanager
+def _unchanged(owner: Any) -> Iterator[None]:
+    """Puts back what layers that count or draw numbers note when they are called."""
+    models = [owner.student, *as_list(owner.teacher)]
+    noted = [
+        (variable, variable.numpy())
+        for model in models
+        for variable in getattr(model, "variables", ())
+        if not getattr(variable, "trainable", True)
+    ]
+    try:
+        yield
+    finally:
+        for variable, value in noted:
+            if not np.array_equal(variable.numpy(), value):
+                variable.assign(value)
 
 
 def watched(
