@@ -148,7 +148,7 @@ def test_a_progressive_stage_passes_it_on():
     for options, moves in (({}, False), ({"freeze_batch_norm": False}, True)):
         stages = [Stage(1, structure=progressive.Quantize(X, **options))]
         trainer = progressive.ProgressiveDistiller(
-            network(), network(), tfkd.losses.LogitsDistillation(), stages, student_loss_weight=0
+            network(), network(), stages, tfkd.losses.LogitsDistillation(), student_loss_weight=0
         )
         trainer.compile(keras.optimizers.SGD(0.1))
         with warnings.catch_warnings():

@@ -49,7 +49,7 @@ class Distance(NamedTuple):
         if self.agreement is None or start.agreement is None:
             return self.relative > max(start.relative + _MARGIN, 1.25 * start.relative)
         lost = start.agreement - self.agreement
-        return self.relative > start.relative and lost >= max(_MARGIN, 2 / count) - 1e-9
+        return self.relative > start.relative and lost >= max(_MARGIN, 3 / count) - 1e-9
 
 
 class Watch(keras.callbacks.Callback):
@@ -164,7 +164,7 @@ def _sample(data: Any, stored: bool) -> Any:
         return None
     total = min(len(leaf) for leaf in leaves)
     size = sum(leaf.nbytes if hasattr(leaf, "nbytes") else 0 for leaf in leaves) / max(total, 1)
-    count = min(EXAMPLES, max(FEWEST, total // 4), total, max(int(BYTES / max(size, 1)), 1))
+    count = min(EXAMPLES, max(FEWEST, total // 2), total, max(int(BYTES / max(size, 1)), 1))
     rows = np.unique(np.linspace(0, total - 1, count).astype(np.int64)) if count else []
     return tf.nest.map_structure(lambda leaf: _rows(leaf, rows), x) if count else None
 
