@@ -78,7 +78,7 @@ def prune(bench, teacher, student, args):
 
 def quantize(bench, teacher, small, args):
     """8 bits: calibrate on training images, distil on."""
-    quantized = quantization.quantize(small, target="tflite")
+    quantized = quantization.quantize(small, target="tflite", freeze_batch_norm=False)
     print(quantized.report, flush=True)
     x = np.asarray(bench.data.preprocess(bench.data.x_train[:100]))
     quantization.calibrate(quantized, x)

@@ -90,7 +90,7 @@ def make(way: str, target: str, ground: Ground, seed: int) -> tuple[Any, float |
         return model, None
     if way == "longer":
         return model, train(model, ground, seed)
-    quantized = tfkd.quantization.quantize(model, target=target)
+    quantized = tfkd.quantization.quantize(model, target=target, freeze_batch_norm=False)
     tfkd.quantization.calibrate(quantized, ground.calibration)
     if way == "after":
         return quantized, None

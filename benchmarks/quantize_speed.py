@@ -39,7 +39,7 @@ def images(count: int) -> np.ndarray:
 
 def quantized(model: Any, target: str) -> Any:
     """The model with ranges from noise."""
-    q = tfkd.quantization.quantize(model, target=target)
+    q = tfkd.quantization.quantize(model, target=target, freeze_batch_norm=False)
     tfkd.quantization.calibrate(q, images(CALIBRATION))
     return q
 

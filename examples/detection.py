@@ -146,7 +146,7 @@ def only_labelled(source: data.DetectionDataset) -> data.DetectionDataset:
 
 def quantize(bench: Bench, teacher, student, source) -> keras.Model:
     """Step 3: the student in 8-bit integers, distilled for some epochs more."""
-    quantized = tfkd.quantization.quantize(student, target="tflite")
+    quantized = tfkd.quantization.quantize(student, target="tflite", freeze_batch_norm=False)
     x = bench.source.x_train[:128]
     tfkd.quantization.calibrate(quantized, np.asarray(bench.source.preprocess(x)))
     if QUANTIZED_EPOCHS.value:

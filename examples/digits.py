@@ -174,7 +174,7 @@ def fit_student(trained, dataset, epochs, rate, seed, log_dir) -> list[float]:
 
 def quantize_student(student, teachers, dataset, seed, log_dir) -> Run:
     """The student with 8-bit weights and activations, trained on with the teachers' help."""
-    quantized = quantization.quantize(student)
+    quantized = quantization.quantize(student, freeze_batch_norm=False)
     sample = dataset.preprocess(dataset.x_train[:CALIBRATION])
     quantization.calibrate(quantized, np.asarray(sample))
     trained = guided(quantized, teachers)

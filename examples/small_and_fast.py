@@ -37,7 +37,7 @@ QUANTIZE_RATE = 0.005  # peak of the learning rate
 
 def quantize(small, base, dataset, x_train, logs: pathlib.Path, say: pruned.Say):
     """Step 3: returns the quantized model, and its test accuracy after each epoch."""
-    quantized = quantization.quantize(small, target="both")
+    quantized = quantization.quantize(small, target="both", freeze_batch_norm=False)
     print(quantized.report)
     quantization.calibrate(quantized, x_train)
     say(f"quantized; training on with the base as teacher for {QUANTIZE_EPOCHS.value} epochs")

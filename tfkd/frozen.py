@@ -218,11 +218,12 @@ def _can_fold(norm: Any, producer: Any) -> bool:
         return False
     if getattr(producer, "activation", None) is not keras.activations.linear:
         return False
-    axis = norm.axis if isinstance(norm.axis, int) else norm.axis[-1]
+    axes = [norm.axis] if isinstance(norm.axis, int) else list(norm.axis)
     rank = len(norm.input_spec.axes) if norm.input_spec.ndim is None else norm.input_spec.ndim
     channels_last = getattr(producer, "data_format", "channels_last") == "channels_last"
     once = len(producer.inbound_nodes) == 1 and len(norm.inbound_nodes) == 1
-    return once and channels_last and axis in (-1, rank - 1)
+    on_channels = [axis % rank for axis in axes] == [rank - 1]
+    return once and channels_last and on_channels
 
 
 def _transfer(source: Any, target: Any, folded: dict[str, str], prefix: str) -> None:

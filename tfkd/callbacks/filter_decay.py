@@ -80,6 +80,8 @@ class FilterDecay(keras.callbacks.Callback):
         4
     """
 
+    changes_weights = True  # so that a Distiller does not warn that the student moves away
+
     def __init__(
         self,
         plan: Plan,

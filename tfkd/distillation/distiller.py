@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, known_faults, replicas, schedules
-from tfkd.distillation import deciding, validation
+from tfkd.distillation import deciding, distance, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
@@ -66,7 +66,9 @@ class Distiller(Saving):
     Logs: `loss` (what is minimised), `total_loss`, `student_loss`,
     `distillation_loss` (Σ wᵢ · KDᵢ), each loss under its own name (unweighted),
     `agreement` (share of examples on which both models choose the same class),
-    and the metrics given to `compile`.
+    and the metrics given to `compile`. In training they are taken in training mode, with
+    dropout and statistics of the batch: how the student will do in inference is what
+    `val_agreement` and the other numbers of `validation_data` say.
 
     Example:
         >>> import numpy as np, tf_keras as keras, tfkd
@@ -242,6 +244,11 @@ class Distiller(Saving):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.fit`, after a look at the data.
 
+        Warns once if the student, in inference mode, is further from its teacher after an
+        epoch than it was before the first, where it began near it. That is measured on up
+        to 256 examples of `validation_data` or `x`, if they are arrays or a data set that
+        can be read twice: no generator, and none that shuffles, caches or draws numbers.
+
         Raises:
             ValueError: for no data at all, labels outside the classes, a student with
                 nothing to train, or a ModelCheckpoint whose file could not be loaded again.
@@ -252,7 +259,8 @@ class Distiller(Saving):
         self.check_checkpoints(kwargs.get("callbacks", args[3] if len(args) > 3 else None))
         if self._riding_teacher is not None and not _is_one(self.student_loss_weight):
             validation.check_riding(self._riding_teacher, x)
-        return super().fit(x, y, *args, **kwargs)
+        args, kwargs = distance.watched(self, (x, y, *args), kwargs)
+        return super().fit(*args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate`, after a look at the data. Changes no weight."""

@@ -53,5 +53,6 @@ def freeze(model: Any, patterns: Sequence[str], otherwise: dict[str, bool]) -> N
     for path, layer in found:
         frozen = any(_fits(path, pattern) for pattern in patterns)
         layer.trainable = False if frozen else otherwise.get(path, True)
+    getattr(model, "keep_frozen", lambda: None)()  # a quantized model's batch normalizations
     if model.weights and not model.trainable_weights:
         raise checks.value_error("freeze", "something left to train", list(patterns))

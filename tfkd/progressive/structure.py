@@ -111,7 +111,8 @@ class Quantize(_WithOptions):
     Args:
         data: examples that set the ranges, as for `tfkd.quantization.calibrate`.
         method: of `calibrate`: "minmax", "percentile" or "mse".
-        **options: of `tfkd.quantization.quantize`, such as `target="both"`.
+        **options: of `tfkd.quantization.quantize`, such as `target="both"`;
+            `freeze_batch_norm=False` trains the batch normalizations on.
 
     Example:
         >>> import numpy as np, tfkd

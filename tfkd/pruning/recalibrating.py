@@ -22,7 +22,8 @@ def recalibrate(
     After filters were cut out or have decayed, the statistics of the layers
     behind them are stale, and the model looks worse in inference than it is. No
     other weight changes, and dropout stays off. Layers that are not trainable
-    keep their statistics, as in training.
+    keep their statistics, as in training; those that `tfkd.quantization.quantize` froze
+    do not. A quantized model is to be calibrated anew afterwards.
 
     Args:
         model: any built `tf_keras` model; changed in place.
@@ -51,6 +52,12 @@ def recalibrate(
     checks.positive_int("batch_size", batch_size)
     if steps is not None:
         checks.positive_int("steps", steps)
+    # A quantized model holds its batch normalizations frozen.
+    with getattr(model, "recalibrating", contextlib.nullcontext)():
+        return _recalibrate(model, data, steps, batch_size)
+
+
+def _recalibrate(model: keras.Model, data: Any, steps: int | None, batch_size: int) -> int:
     norms = [layer for layer in model._flatten_layers() if _is_norm(layer) and layer.trainable]
     count = 0
     before = [(layer, layer.get_weights()) for layer in norms]

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd import checks, feeds
+from tfkd.quantization.norm_statistics import NormStatistics
 from tfkd.quantization.quantized_model import QuantizedModel, Range, range_variables
 from tfkd.quantization.quantizers import SMALLEST, observing
 
@@ -43,7 +44,9 @@ def calibrate(
     """Sets every range of a quantized model; weights and statistics stay as they are.
 
     100 to 500 examples are usual. It may be done again at any time, with other
-    data or another method.
+    data or another method. Warns where the moving statistics of batch normalizations
+    are far from what the first examples show: take them anew then, with
+    `tfkd.pruning.recalibrate`.
 
     Args:
         q: made by `quantize`.
@@ -84,7 +87,10 @@ def calibrate(
     if max_examples is not None:
         checks.positive_int("max_examples", max_examples)
     arrays = feeds.collect("data", data, _inputs(q), max_examples)
-    ends = _ends(q, arrays, batch_size)
+    statistics = NormStatistics(q)
+    with statistics.watching():
+        ends = _ends(q, arrays, batch_size)
+    statistics.warn()
     if method != "minmax":
         counts = _histograms(q, arrays, batch_size, ends)
         for key, range_ in _by_key(q).items():

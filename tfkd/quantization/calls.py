@@ -62,7 +62,7 @@ def calls_of(model: keras.Model) -> list[Call]:
     maker: dict[int, Call] = {}  # id of a tensor → the call that makes it
     for node in nodes:
         layer = node.layer
-        call = Call(layer, node, seen[id(layer)], counts[id(layer)] > 1, kind_of(layer))
+        call = Call(layer, node, seen[id(layer)], counts[id(layer)] > 1, kind_of(layer, node))
         seen[id(layer)] += 1
         if not all(tensor.dtype.is_floating for tensor in call.tensors):
             call.kind = dataclasses.replace(call.kind, role=INTEGER)

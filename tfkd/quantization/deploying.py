@@ -20,7 +20,13 @@ from tfkd.quantization import kinds, rewriting
 from tfkd.quantization.calls import Call, calls_of
 from tfkd.quantization.configs import QuantizedLayer, QuantizedTensor
 from tfkd.quantization.fixed import FixedQuantize
-from tfkd.quantization.folding import folded, scale_and_offset, with_weights
+from tfkd.quantization.folding import (
+    as_rescaling,
+    folded,
+    is_norm_elsewhere,
+    scale_and_offset,
+    with_weights,
+)
 from tfkd.quantization.forms import LiteForms, Range
 from tfkd.quantization.quantized_model import QuantizedModel, range_variables
 from tfkd.quantization.quantizers import SMALLEST
@@ -147,7 +153,7 @@ class _Deployer:
         if range_ is not None:
             made = self._settled(call, call, made, range_)
             return self._grid(made, range_, f"{call.name}_range")
-        if kinds.kind_of(inner).role == kinds.SAME:
+        if _kind(call).role == kinds.SAME:
             return self._moved(call, made, args)
         return made
 
@@ -164,6 +170,9 @@ class _Deployer:
             made = self._forms(inner, args[0], sources, own)
             if made is not None:
                 return made
+            shape = call.node.keras_inputs[0].shape
+            if is_norm_elsewhere(inner, shape):
+                return as_rescaling(inner, len(shape), self.unique(call.name))(args[0])
         return self.copies.caller(inner)(*args, **kwargs)
 
     def _weights(self, call: Call) -> tuple[np.ndarray, np.ndarray | None] | None:
@@ -227,11 +236,13 @@ class _Deployer:
             made: its new tensor.
             range_: that is wanted.
         """
-        if not self.lite or not _feeds_one_grid(end):
-            return made
         inner = plain_layer(call.layer)
-        kind = kinds.kind_of(inner)
-        dictated = kind.fixed
+        # Between the transpositions of a pooling whose channels come first the converter
+        # takes the one range for the other.
+        first = type(inner) in _AVERAGES and inner.data_format == "channels_first"
+        if not self.lite or not (first or _feeds_one_grid(end)):
+            return made
+        dictated = _kind(call).fixed
         if type(inner) in _AVERAGES and not isinstance(made.node.layer, layers.DepthwiseConv2D):
             dictated = self._range_of(made.node.keras_inputs[0])
         if dictated in (None, range_):
@@ -269,6 +280,11 @@ def plain_layer(layer: Any) -> Any:
     return layer.layer if isinstance(layer, QuantizedLayer) else layer
 
 
+def _kind(call: Call) -> kinds.Kind:
+    """What the layer is that a call of the quantized model computes."""
+    return kinds.kind_of(plain_layer(call.layer), call.node)
+
+
 def _folds(calls: list[Call]) -> dict[int, int]:
     """Node of a quantized layer → node of the batch normalization that it takes in."""
     found = {}
@@ -281,7 +297,7 @@ def _folds(calls: list[Call]) -> dict[int, int]:
             continue
         linear = wrapper.layer.activation in (None, keras.activations.linear)
         plain = linear and not wrapper.quantize_config.output_quantizer
-        if plain and kinds.kind_of(plain_layer(reader.layer)).role == kinds.NORM:
+        if plain and _kind(reader).role == kinds.NORM:
             found[id(call.node)] = id(reader.node)
     return found
 
@@ -289,7 +305,7 @@ def _folds(calls: list[Call]) -> dict[int, int]:
 def _reads_integers(call: Call) -> bool:
     """True if a reader of this call is one that TensorRT feeds with 8 bits."""
     roles = (kinds.WEIGHTED, kinds.POOL, kinds.SUM)
-    return any(kinds.kind_of(plain_layer(reader.layer)).role in roles for reader in call.readers)
+    return any(_kind(reader).role in roles for reader in call.readers)
 
 
 def _feeds_one_grid(call: Call) -> bool:
@@ -297,7 +313,7 @@ def _feeds_one_grid(call: Call) -> bool:
     kinds_of_one = (layers.Maximum, layers.Minimum)
     for reader in call.readers:
         inner = plain_layer(reader.layer)
-        role = kinds.kind_of(inner).role
+        role = _kind(reader).role
         if role == kinds.CONCAT or type(inner) in kinds_of_one:
             return True
         moves = role == kinds.SAME or isinstance(inner, QuantizedTensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import tf_keras as keras
 from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 from tf_keras.src.saving import serialization_lib
@@ -32,7 +33,8 @@ def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
             return _copy_lambda(layer, name)
         if isinstance(layer, TFOpLambda):
             return kind(layer.function, name=name, dtype=layer.dtype)
-        config = {**layer.get_config(), **_functions(layer), "name": name, **changes}
+        config = {**layer.get_config(), **_functions(layer), **_numbers(layer)}
+        config |= {"name": name, **changes}
         with (
             keras.utils.custom_object_scope(_held_objects(layer)),
             serialization_lib.SafeModeScope(safe_mode=False),
@@ -51,6 +53,13 @@ def _functions(layer: Any) -> dict[str, Any]:
         return {}
     found = {key: getattr(layer, key, None) for key in ("activation", "recurrent_activation")}
     return {key: value for key, value in found.items() if inspect.isfunction(value)}
+
+
+def _numbers(layer: Any) -> dict[str, Any]:
+    """The arrays of a Rescaling as lists: Keras can't read its own JSON of an array."""
+    if type(layer) is not keras.layers.Rescaling:
+        return {}
+    return {key: np.asarray(getattr(layer, key)).tolist() for key in ("scale", "offset")}
 
 
 def _copy_lambda(layer: Any, name: str) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale
+from tf_keras.src.layers.normalization.batch_normalization import BatchNormalizationBase
 
 from tfkd.quantization.rewriting import copy_layer
 
@@ -89,17 +90,68 @@ class LimitedConv2D(keras.layers.Conv2D):
         return {**super().get_config(), "limits": list(self.limits)}
 
 
+def is_per_channel(norm: Any, shape: Sequence[int | None]) -> bool:
+    """True for a layer that computes k·x + o with one k and one o for each channel.
+
+    Args:
+        norm: a built layer of any kind.
+        shape: of what it reads, with the batch; channels are the last axis.
+    """
+    if isinstance(norm, (BatchNormalizationBase, layers.Normalization)):
+        axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
+        last = all(axis is None or axis % len(shape) == len(shape) - 1 for axis in axes)
+        return last and (_inherits_call(norm) or _computes_so(norm, len(shape)))
+    if type(norm) is LayerScale:
+        return tuple(norm.gamma.shape) == (shape[-1],)
+    if type(norm) is layers.Rescaling:
+        return all(_is_row(value, shape) for value in (norm.scale, norm.offset))
+    return False
+
+
+def is_norm_elsewhere(norm: Any, shape: Sequence[int | None]) -> bool:
+    """True for one of Keras's batch normalizations over other axes than the last."""
+    return (
+        isinstance(norm, BatchNormalizationBase)
+        and _inherits_call(norm)
+        and not is_per_channel(norm, shape)
+    )
+
+
+def _is_row(value: Any, shape: Sequence[int | None]) -> bool:
+    """One number, or one for each channel, however many axes of size 1 stand before."""
+    sizes = np.shape(value)
+    outer = all(size == 1 for size in sizes[:-1])
+    return len(sizes) <= len(shape) and outer and (not sizes or sizes[-1] in (1, shape[-1]))
+
+
+def _inherits_call(norm: Any) -> bool:
+    """False for a user's class with a `call` of its own, which may do anything."""
+    return type(norm).call in (BatchNormalizationBase.call, layers.Normalization.call)
+
+
+def _computes_so(norm: Any, rank: int) -> bool:
+    """Whether the layer's values are those of its scale and offset."""
+    scale, offset = scale_and_offset(norm)
+    x = np.random.default_rng(0).normal(0, 3, (4, *[1] * (rank - 2), scale.size))
+    try:
+        with tf.init_scope():
+            made = norm(tf.constant(x, norm.compute_dtype), training=False)
+        return bool(np.allclose(made, x * scale + offset, rtol=1e-3, atol=1e-3))
+    except Exception:  # It asks for another shape, or more arguments: nothing is known of it.
+        return False
+
+
 def scale_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
     """(k, o) of a layer that computes k·x + o with one k and one o for each channel.
 
     Args:
-        norm: a built BatchNormalization or Normalization over the last axis, a
-            LayerScale, or a Rescaling.
+        norm: a built layer that `is_per_channel` holds true for: a batch normalization
+            or Normalization over the last axis, a LayerScale, or a Rescaling.
 
     Returns:
         Arrays of shape (channels,), of a Rescaling by numbers (), in float64.
     """
-    if isinstance(norm, layers.BatchNormalization):
+    if isinstance(norm, BatchNormalizationBase):
         variance = _array(norm.moving_variance) + norm.epsilon
         gamma = 1.0 if norm.gamma is None else _array(norm.gamma)
         beta = 0.0 if norm.beta is None else _array(norm.beta)
@@ -115,7 +167,24 @@ def scale_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(norm, LayerScale):
         gamma = _array(norm.gamma)
         return gamma, np.zeros_like(gamma)
-    return np.asarray(norm.scale, np.float64), np.asarray(norm.offset, np.float64)
+    scale, offset = (np.asarray(value, np.float64) for value in (norm.scale, norm.offset))
+    # (1, 1, C) counts as (C,).
+    return scale.reshape(scale.shape[-1:]), offset.reshape(offset.shape[-1:])
+
+
+def as_rescaling(norm: Any, rank: int, name: str) -> Any:
+    """A batch normalization over any axes as a Rescaling, which every converter takes.
+
+    Args:
+        norm: built, with Keras's own `call`.
+        rank: of what it reads, with the batch.
+        name: of the new layer.
+    """
+    axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
+    axes = [axis % rank for axis in axes]
+    scale, offset = scale_and_offset(norm)
+    sizes = [dict(norm.input_spec.axes)[axis] if axis in axes else 1 for axis in range(1, rank)]
+    return layers.Rescaling(scale.reshape(sizes), offset.reshape(sizes), name=name)
 
 
 def folded(

@@ -13,12 +13,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.applications.convnext import LayerScale
 
 from tfkd.quantization.fixed import FixedQuantize
 from tfkd.quantization.flat_hard import HardSigmoid
-from tfkd.quantization.folding import LimitedConv2D, Weighted, scale_and_offset
+from tfkd.quantization.folding import (
+    LimitedConv2D,
+    Weighted,
+    is_per_channel,
+    scale_and_offset,
+)
 
 layers = keras.layers
 Range = tuple[float, float]
@@ -50,9 +55,7 @@ class LiteForms:
         if not ranges or len(ranges) < len(sources):
             return None
         kind, name = type(layer), layer.name
-        if kind in (layers.BatchNormalization, layers.Rescaling, LayerScale) or (
-            kind is layers.Normalization and _is_per_channel(layer, inputs)
-        ):
+        if tf.is_tensor(inputs) and is_per_channel(layer, inputs.shape):
             return self.scaled(inputs, *scale_and_offset(layer), name)
         if out is None:
             return None
@@ -229,13 +232,6 @@ _CHAINS: dict[type, Callable[[Range, Range, Range], Range]] = {
     layers.Maximum: _same,
     layers.Minimum: _same,
 }
-
-
-def _is_per_channel(layer: Any, x: Any) -> bool:
-    """True for a Normalization over nothing or over the last axis alone."""
-    axis = layer.axis if isinstance(layer.axis, (tuple, list)) else (layer.axis,)
-    rank = len(x.shape)
-    return all(a is None or a % rank == rank - 1 for a in axis)
 
 
 def _hard_slope(layer: Any) -> float:

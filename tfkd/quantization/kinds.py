@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
+from tf_keras.src.layers.normalization.batch_normalization import BatchNormalizationBase
 
 from tfkd.quantization.configs import WEIGHTS
 from tfkd.quantization.flat_attention import HeadAttention
 from tfkd.quantization.flat_hard import HardSigmoid, HardSwish
+from tfkd.quantization.folding import is_per_channel
 
 layers = keras.layers
 
@@ -63,13 +65,13 @@ _COMPUTE = (
     layers.LeakyReLU,
     layers.ELU,
     layers.ReLU,  # with a threshold, a slope or another limit than 6
-    layers.Rescaling,  # with other numbers than one, or one for each channel
     layers.Normalization,
     layers.UpSampling2D,
     layers.Resizing,
     HardSigmoid,
     HardSwish,
 )
+_SCALINGS = (BatchNormalizationBase, LayerScale, layers.Rescaling, layers.Normalization)
 _POOL = (
     layers.AveragePooling1D,
     layers.AveragePooling2D,
@@ -138,8 +140,13 @@ class Kind:
     why: str = ""
 
 
-def kind_of(layer: Any) -> Kind:
-    """The kind of a layer of a flat model."""
+def kind_of(layer: Any, node: Any) -> Kind:
+    """The kind of a layer of a flat model.
+
+    Args:
+        layer: the layer, without a wrapper around it.
+        node: Keras's, of the call that it is asked for.
+    """
     if isinstance(layer, layers.InputLayer):
         return Kind(INPUT)
     symbol = getattr(layer, "symbol", None)
@@ -151,9 +158,11 @@ def kind_of(layer: Any) -> Kind:
         return _of_symbol(symbol or "")
     if type(layer) in WEIGHTS:
         return _of_weighted(layer)
-    if isinstance(layer, layers.BatchNormalization):
-        return Kind(NORM) if _on_last_axis(layer) else Kind(UNKNOWN, why="not on the last axis")
-    if type(layer) is LayerScale or (type(layer) is layers.Rescaling and _by_channel(layer)):
+    if isinstance(layer, _SCALINGS) and not is_per_channel(layer, node.keras_inputs[0].shape):
+        if type(layer) is layers.Rescaling and _is_one_product(layer, node):
+            return Kind(COMPUTE)
+        return Kind(UNKNOWN, why="not one scale and offset for each channel of the last axis")
+    if isinstance(layer, _SCALINGS) and type(layer) is not layers.Normalization:
         return Kind(NORM)
     if type(layer) is layers.ReLU and _is_plain(layer):
         return Kind(RELU)
@@ -231,15 +240,10 @@ def _is_plain(layer: Any) -> bool:
     return limit in (None, 6.0) and not layer.negative_slope and not layer.threshold
 
 
-def _by_channel(layer: Any) -> bool:
-    return np.ndim(layer.scale) <= 1 and np.ndim(layer.offset) <= 1
+def _is_one_product(layer: Any, node: Any) -> bool:
+    """True for a Rescaling by an array alone, which is one operation."""
+    return not np.any(layer.offset) and node.outputs.shape == node.keras_inputs[0].shape
 
 
 def _channels_first(layer: Any) -> bool:
     return getattr(layer, "data_format", None) == "channels_first"
-
-
-def _on_last_axis(layer: Any) -> bool:
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    rank = layer.input_spec.ndim
-    return [axis % rank for axis in axes] == [rank - 1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +15,8 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.quantization.configs import QuantizedLayer, QuantizedTensor
 from tfkd.quantization.decisions import Decision, QuantizationReport
-from tfkd.quantization.quantizers import RangeQuantizer, is_observing
+from tfkd.quantization.norm_statistics import is_batch_norm
+from tfkd.quantization.quantizers import RangeQuantizer, is_observing, observing
 
 CALIBRATE = "Set its ranges first: tfkd.quantization.calibrate(q, images)"
 
@@ -25,6 +28,10 @@ class QuantizedModel(keras.Model):
     It trains like any Keras model, alone or as the student of a
     `tfkd.Distiller`. It can be neither trained nor run before
     `tfkd.quantization.calibrate` has set its ranges.
+
+    Its batch normalizations are frozen unless `quantize` was told otherwise: in training
+    they compute as in inference, and neither their statistics nor gamma and beta change,
+    whatever `trainable` is set to.
 
     Attributes:
         target: "tflite", "tensorrt" or "both".
@@ -56,6 +63,57 @@ class QuantizedModel(keras.Model):
         notes = {(row.layer, row.call): row.note for row in rows if row.note}
         object.__setattr__(self, "_notes", notes)  # decision → what calibration says
         object.__setattr__(self, "_was_calibrated", False)
+        # In the order of files, which no flag changes.
+        object.__setattr__(self, "_stored_weights", tuple(self.weights))
+        norms = [layer for layer in self._flatten_layers() if is_batch_norm(layer)]
+        frozen = tuple((norm, norm.trainable) for norm in norms) if self.freeze_batch_norm else ()
+        object.__setattr__(self, "_frozen_norms", frozen)
+        self.keep_frozen()
+
+    @property
+    def freeze_batch_norm(self) -> bool:
+        """Whether the batch normalizations are frozen; chosen in `quantize`."""
+        # Files of versions that did not ask hold models that were trained with them free.
+        return bool(self.recipe.get("freeze_batch_norm", False))
+
+    def keep_frozen(self) -> bool:
+        """Freezes the batch normalizations again; True if something had let them go.
+
+        `model.trainable = True` of this model or one around it does.
+        """
+        norms = [norm for norm, _ in vars(self).get("_frozen_norms", ()) if norm._trainable]
+        for norm in norms:
+            norm._trainable = False
+        return bool(norms)
+
+    def _refreeze(self) -> None:
+        if self.keep_frozen() and self.trainable:
+            warnings.warn(
+                f"{self.name!r}: its batch normalizations stay frozen, though `trainable` was set "
+                "to True. To train them, and to let their statistics move, make the model with "
+                "tfkd.quantization.quantize(model, freeze_batch_norm=False).",
+                stacklevel=3,
+            )
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """Those of Keras, without what is frozen."""
+        self._refreeze()
+        return super().trainable_weights
+
+    @contextlib.contextmanager
+    def recalibrating(self) -> Iterator[None]:
+        """For `tfkd.pruning.recalibrate`: statistics may move, and activations have no range."""
+        frozen = self._frozen_norms
+        object.__setattr__(self, "_frozen_norms", ())
+        for norm, was_trainable in frozen:
+            norm._trainable = was_trainable
+        try:
+            with observing(lambda low, tensor: None):
+                yield
+        finally:
+            object.__setattr__(self, "_frozen_norms", frozen)
+            self.keep_frozen()
 
     @property
     def report(self) -> QuantizationReport:
@@ -87,6 +145,7 @@ class QuantizedModel(keras.Model):
             RuntimeError: if the model is not calibrated.
         """
         self._refuse_uncalibrated(args, kwargs)
+        self._refreeze()
         return super().__call__(*args, **kwargs)
 
     def _refuse_uncalibrated(self, args: Any, kwargs: Any) -> None:

@@ -18,6 +18,7 @@ from tfkd.quantization.calls import Call, calls_of
 from tfkd.quantization.configs import WEIGHTS, LayerConfig, QuantizedLayer, QuantizedTensor
 from tfkd.quantization.decisions import INT8, Decision
 from tfkd.quantization.flattening import flatten
+from tfkd.quantization.norm_statistics import is_batch_norm
 from tfkd.quantization.placing import place
 from tfkd.quantization.quantized_model import QuantizedModel
 from tfkd.quantization.quantizers import RangeQuantizer, WeightQuantizer
@@ -32,6 +33,7 @@ def quantize(
     fallback: str = "output_only",
     skip: Iterable[str] = (),
     preserve_sparsity: bool = False,
+    freeze_batch_norm: bool = True,
 ) -> QuantizedModel:
     """Makes a model that computes as 8-bit integers will, to be calibrated and trained.
 
@@ -55,6 +57,11 @@ def quantize(
         skip: names of layers that stay float, paths for those in nested models
             ("backbone/conv1"); a nested model's name means all layers in it.
         preserve_sparsity: weights that are 0 now stay 0 in training.
+        freeze_batch_norm: batch normalizations compute in training as in inference, and
+            neither their statistics nor gamma and beta change, whatever `trainable` is set
+            to. Statistics that move on a few hundred images ruin a network that was trained
+            on many. False, to train them: for long training on the data that the model
+            was trained on.
 
     Returns:
         A `QuantizedModel`; calibrate it next.
@@ -62,7 +69,8 @@ def quantize(
     Raises:
         TypeError: if `model` is no tf_keras model, or a name no string.
         ValueError: if it is unbuilt, subclassed, quantized already or not in float32;
-            for an unknown name; for layers without an 8-bit form with "error".
+            for an unknown name; for layers without an 8-bit form with "error"; if a batch
+            normalization is called with `training=True`, which no file can do.
 
     Example:
         >>> import numpy as np, tfkd
@@ -76,16 +84,19 @@ def quantize(
     """
     checks.one_of("target", target, TARGETS)
     checks.one_of("fallback", fallback, FALLBACKS)
+    checks.instance("freeze_batch_norm", freeze_batch_norm, bool, "True or False")
     _refuse_quantized(model)
     flat = flatten(model)
     floats = dict.fromkeys(_skipped(skip, flat.origins, flat.model), "left out by `skip`")
     calls = calls_of(flat.model)
+    _refuse_batch_statistics(calls)
     rows = place(calls, target, fallback, floats)
     recipe = {
         "target": target,
         "fallback": fallback,
         "skip": sorted(floats),
         "preserve_sparsity": bool(preserve_sparsity),
+        "freeze_batch_norm": freeze_batch_norm,
         "decisions": [row.to_json() for row in rows],
     }
     return rebuild(flat.model, rows, recipe)
@@ -128,6 +139,22 @@ def _refuse_quantized(model: Any) -> None:
         received = f"{found.name!r}, quantized already"
         mend = "Pass the model that it was made from."
         raise checks.value_error("model", "a float model", received, mend)
+
+
+def _refuse_batch_statistics(calls: Sequence[Call]) -> None:
+    """A file computes with the moving statistics alone."""
+    for call in calls:
+        if not is_batch_norm(call.layer) or not call.layer.trainable:
+            continue
+        spec, node = call.layer._call_spec, call.node
+        given = (node.call_args, node.call_kwargs)
+        passed = spec.arg_was_passed("training", *given, inputs_in_args=True)
+        if passed and spec.get_arg_value("training", *given, inputs_in_args=True) is True:
+            mend = "Build the model again without `training=True`, or freeze the layer."
+            received = f"{call.name!r}, called with training=True: statistics of each batch"
+            raise checks.value_error(
+                "model", "batch normalizations that use their moving statistics", received, mend
+            )
 
 
 def _skipped(skip: Any, origins: Mapping[str, str], model: keras.Model) -> list[str]:

@@ -65,10 +65,10 @@ def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
         "format": FORMAT,
         "float_model": q.float_config,
         "recipe": recipe,
-        "weights": [weight.name for weight in q.weights],
+        "weights": [weight.name for weight in q._stored_weights],
     }
     arrays: dict[str, Any] = {_DOCUMENT: np.array(json.dumps(document))}
-    arrays |= {_key(number): weight.numpy() for number, weight in enumerate(q.weights)}
+    arrays |= {_key(number): weight.numpy() for number, weight in enumerate(q._stored_weights)}
     with artifacts.atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
     artifacts.write_manifest(path, recipe, model=q.name, calibrated=q.calibrated)
@@ -112,11 +112,12 @@ def load(
         raise checks.value_error("path", "a model that can be built again", str(path), mend) from (
             error
         )
-    expected, received = [w.shape.as_list() for w in q.weights], [list(a.shape) for a in arrays]
+    weights = q._stored_weights
+    expected, received = [w.shape.as_list() for w in weights], [list(a.shape) for a in arrays]
     if expected != received:
         mend = f"It holds weights of the shapes {received}, and the model has {expected}."
         raise checks.value_error("path", "the weights of its model", str(path), mend)
-    for weight, value in zip(q.weights, arrays, strict=True):
+    for weight, value in zip(weights, arrays, strict=True):
         weight.assign(value)
     return q
 
