@@ -10,11 +10,23 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, layer_state
 
 DTYPES = ("float32", "float16", "bfloat16")
 _FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
 _NESTED = ("Functional", "Sequential", "Model")
+# What reads raw inputs: half precision would move them into other words, bins and means.
+_KEEP_TYPE = (
+    "InputLayer",
+    "Normalization",
+    "Discretization",
+    "StringLookup",
+    "IntegerLookup",
+    "TextVectorization",
+    "Hashing",
+    "HashedCrossing",
+    "CategoryEncoding",
+)
 
 
 def frozen_copy(
@@ -33,6 +45,7 @@ def frozen_copy(
             nested) for `dtype` and `fold_batch_norm`; any model otherwise.
         dtype: "bfloat16" or "float16": weights and arithmetic of every layer
             but the last ones, whose outputs are the model's, are in this type.
+            Layers that read raw inputs (`Normalization`, lookups) keep theirs.
             Faster on processors that have it; the outputs stay float32. None:
             as in the model.
         fold_batch_norm: multiply each batch normalization that follows a
@@ -45,8 +58,9 @@ def frozen_copy(
 
     Raises:
         TypeError: if `model` is no tf_keras model.
-        ValueError: if it has no weights yet, or can't be rebuilt from its config
-            and `dtype` or `fold_batch_norm` asks for that.
+        ValueError: if it has no weights yet, or some that are NaN or infinite; or
+            can't be rebuilt from its config and `dtype` or `fold_batch_norm` asks
+            for that.
 
     Example:
         >>> import numpy as np
@@ -65,6 +79,7 @@ def frozen_copy(
         )
     if dtype is not None:
         checks.one_of("dtype", dtype, DTYPES)
+    layer_state.check_finite("model", model)
     if dtype is None and not fold_batch_norm:
         frozen = _plain_copy(model)
     else:
@@ -77,8 +92,9 @@ def frozen_copy(
 
 def _plain_copy(model: keras.Model) -> keras.Model:
     if _is_graph(model):
-        frozen = model.__class__.from_config(model.get_config())
-        frozen.set_weights(model.get_weights())
+        config = layer_state.complete(model.get_config(), model)
+        frozen = model.__class__.from_config(config)
+        layer_state.copy(model, frozen)
         return frozen
     try:
         frozen = copy.deepcopy(model)
@@ -86,7 +102,7 @@ def _plain_copy(model: keras.Model) -> keras.Model:
             return frozen
         frozen = model.__class__.from_config(model.get_config())
         frozen.build_from_config(model.get_build_config())
-        frozen.set_weights(model.get_weights())
+        layer_state.copy(model, frozen)
         return frozen
     except Exception as error:
         raise ValueError(
@@ -108,7 +124,7 @@ def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
         )
     # Through an exact copy, so that a shared layer object is never touched.
     source = _plain_copy(model)
-    config = source.get_config()
+    config = layer_state.complete(source.get_config(), source)
     folded: dict[str, str] = {}
     if fold:
         _drop_batch_norms(config, source, folded, "")
@@ -144,9 +160,10 @@ def _flat_refs(refs: Any) -> list[list[Any]]:
 def _set_dtype(config: dict[str, Any], dtype: str, keep: set[str]) -> None:
     """Sets the type of every layer, but for the layers in `keep` and inputs."""
     for layer in _children(config):
-        if layer["class_name"] == "InputLayer":
-            continue
         inner = layer["config"]
+        held = inner.get("layer")  # of a wrapper
+        if {layer["class_name"], held and held["class_name"]} & set(_KEEP_TYPE):
+            continue
         if layer["class_name"] in _NESTED and "layers" in inner:
             _set_dtype(inner, dtype, _output_names(inner) if inner["name"] in keep else set())
         elif inner["name"] in keep:
@@ -232,8 +249,10 @@ def _transfer(source: Any, target: Any, folded: dict[str, str], prefix: str) -> 
             _transfer(before, layer, folded, f"{prefix}{layer.name}/")
             continue
         norm = folded.get(prefix + layer.name)
-        weights = before.get_weights() if norm is None else _fold(before, layers[norm])
-        for variable, value in zip(layer.weights, weights, strict=True):
+        if norm is None:
+            layer_state.copy(before, layer)
+            continue
+        for variable, value in zip(layer.weights, _fold(before, layers[norm]), strict=True):
             variable.assign(tf.cast(value, variable.dtype))
 
 

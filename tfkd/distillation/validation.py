@@ -127,19 +127,6 @@ def _variables(model: Any) -> list[Any]:
         return []
 
 
-def check_finite_weights(model: Any, side: str) -> None:
-    """Raises ValueError if a weight of a model is NaN or infinite."""
-    for weight in _variables(model):
-        value = tf.convert_to_tensor(weight)
-        if not value.dtype.is_floating or not hasattr(value, "numpy"):
-            continue
-        if not bool(tf.reduce_all(tf.math.is_finite(value))):
-            raise ValueError(
-                f"`{side}`: expected finite weights, received NaN or infinity in "
-                f"{weight.name!r} of shape {tuple(weight.shape)}. Load or train it again."
-            )
-
-
 def check_inputs(teachers: list[Any], student: Any) -> None:
     """Raises ValueError if the models can't take the same input."""
     mine = getattr(student, "inputs", None)

@@ -16,6 +16,7 @@ from typing import Any
 import tf_keras as keras
 from absl import logging
 
+from tfkd import layer_state
 from tfkd.pruning import choosing, residual, wiring
 from tfkd.pruning.graph import check_model
 from tfkd.pruning.groups import layers_by_path
@@ -197,7 +198,8 @@ def without(model: keras.Model, stretches: Sequence[Stretch]) -> keras.Model:
                     f"nothing between the input and the output of {prefix[:-1] or model.name!r}. "
                     "Keep a block of it."
                 )
-    config = wiring.cut_config(model.get_config(), "", models, moved, gone)
+    whole = layer_state.complete(model.get_config(), model)
+    config = wiring.cut_config(whole, "", models, moved, gone)
     with keras.utils.custom_object_scope(wiring.own_objects(model)):
         made = from_config(model, config)
     wiring.copy_weights(model, made)

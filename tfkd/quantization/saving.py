@@ -20,7 +20,7 @@ import numpy as np
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
-from tfkd import artifacts, checks
+from tfkd import artifacts, checks, layer_state
 from tfkd.quantization.decisions import Decision
 from tfkd.quantization.quantized_model import QuantizedModel
 from tfkd.quantization.quantizing import rebuild
@@ -118,6 +118,7 @@ def load(
         raise checks.value_error("path", "the weights of its model", str(path), mend)
     for weight, value in zip(q.weights, arrays, strict=True):
         weight.assign(value)
+    layer_state.finalize(q)
     return q
 
 

@@ -1,0 +1,282 @@
+"""What a layer knows: its weights, and what it keeps beside them.
+
+Keras copies weights. Some layers compute with more: `Normalization` with constants
+that `finalize_state` makes of its weights, lookup layers with a table, `Discretization`
+with a list of bounds that its config leaves out. Whatever copies, checks or counts
+layers does it here, so that none of this is left behind.
+"""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from tf_keras.src.utils.layer_utils import count_params
+
+_Preprocessing = keras.layers.experimental.preprocessing.PreprocessingLayer
+_Lookups = (keras.layers.StringLookup, keras.layers.IntegerLookup)
+_TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable)
+# Weights of layers that can be adapted; those with fixed bounds or words don't have them.
+_FOR_ADAPTING = ("summary", "num_documents")
+# What `complete` gives a layer on purpose.
+_GIVEN = ("input_bin_boundaries", "num_bins", "input_vocabulary", "input_idf_weights")
+
+
+def arrays(layer: Any) -> list[Any]:
+    """The weights of a layer or model that are arrays: Keras lists its tables with them.
+
+    Example:
+        >>> words = keras.layers.StringLookup()
+        >>> words.adapt(["a", "b"])
+        >>> len(words.weights), arrays(words)
+        (1, [])
+    """
+    return [weight for weight in layer.weights if hasattr(weight, "shape")]
+
+
+def count(weights: Iterable[Any]) -> int:
+    """How many numbers weights hold; those of open size count as none, as in Keras."""
+    return count_params(list(weights))
+
+
+def check_finite(name: str, model: Any) -> None:
+    """Raises if a weight is NaN or infinite.
+
+    Args:
+        name: of the argument that holds the model.
+        model: any model or layer; one that is not built has nothing to check.
+
+    Raises:
+        ValueError: that names the weight.
+
+    Example:
+        >>> layer = keras.layers.Dense(1)
+        >>> layer.build((None, 1))
+        >>> layer.set_weights([np.full((1, 1), np.nan), np.zeros(1)])
+        >>> check_finite("model", layer)
+        Traceback (most recent call last):
+        ...
+        ValueError: `model`: expected finite weights, received NaN or infinity in 'kernel:0' ...
+    """
+    for weight in _variables(model):
+        value = tf.convert_to_tensor(weight)
+        if not value.dtype.is_floating or not hasattr(value, "numpy"):
+            continue
+        if not bool(tf.reduce_all(tf.math.is_finite(value))):
+            raise ValueError(
+                f"`{name}`: expected finite weights, received NaN or infinity in "
+                f"{weight.name!r} of shape {tuple(weight.shape)}. Load weights from before the "
+                "training diverged, or train it again."
+            )
+
+
+def _variables(model: Any) -> list[Any]:
+    """The variables of a model, none if it has not been built."""
+    try:
+        found = list(getattr(model, "variables", None) or ())
+    except ValueError:
+        return []
+    return [variable for variable in found if hasattr(variable, "shape")]
+
+
+def complete(config: dict[str, Any], layer: Any, fixed: bool = False) -> dict[str, Any]:
+    """Puts into a config what the layer learned and a copy must know when it is first called.
+
+    The width of a `Discretization` is that of its bounds, which Keras leaves out. `copy`
+    makes the new layer one that can be adapted again.
+
+    Args:
+        config: what `layer.get_config()` gave; changed in place.
+        layer: a layer or model.
+        fixed: put words in too, so that the config says all that the layer knows, also
+            in another process. Bounds and words of the new layer are then arguments, as if
+            they had been given.
+
+    Returns:
+        The config.
+    """
+    parts = config.get("layers")
+    if isinstance(parts, (list, tuple)) and isinstance(layer, keras.Model):
+        # Sequential hides its InputLayer.
+        known = {part.name: part for part in keras.Model.layers.fget(layer)}
+        for part in parts:
+            if part["config"].get("name") in known:
+                complete(part["config"], known[part["config"]["name"]], fixed)
+    elif isinstance(config.get("layer"), dict) and hasattr(layer, "layer"):
+        complete(config["layer"]["config"], layer.layer, fixed)
+    elif isinstance(layer, keras.layers.Discretization):
+        if layer.input_bin_boundaries is None and layer.bin_boundaries:
+            config.update(bin_boundaries=[float(b) for b in layer.bin_boundaries], num_bins=None)
+    elif isinstance(layer, (*_Lookups, keras.layers.TextVectorization)):
+        words = getattr(layer, "_lookup_layer", layer)
+        # The file that words were read from may be gone.
+        if fixed or isinstance(words.input_vocabulary, str):
+            _put_words(config, words)
+    return config
+
+
+def _put_words(config: dict[str, Any], layer: Any) -> None:
+    if not int(layer.lookup_table.size()):
+        return  # it was never adapted
+    words = layer.get_vocabulary()
+    config["vocabulary"] = [w.item() if isinstance(w, np.generic) else w for w in words]
+    if layer.output_mode == "tf_idf":
+        config["idf_weights"] = layer.idf_weights.numpy()[: len(words)].tolist()
+
+
+def copy(
+    source: Any, target: Any, change: Callable[[Any], Any] | None = None, fixed: bool = False
+) -> None:
+    """Gives a layer or model what another one knows: weights, tables, bounds, constants.
+
+    Args:
+        source: a built layer or model; not changed.
+        target: another that was built from its config (see `complete`).
+        change: weight of `source` → the value that its copy gets; None: the same.
+        fixed: as for `complete`.
+
+    Raises:
+        ValueError: if they have other weights, or `source` keeps something that can't be
+            copied; the layer is named.
+
+    Example:
+        >>> bins = keras.layers.Discretization(num_bins=2)
+        >>> bins.adapt(np.arange(10.0)[:, None])
+        >>> again = keras.layers.Discretization.from_config(complete(bins.get_config(), bins))
+        >>> _ = again(np.zeros((1, 1)))
+        >>> copy(bins, again)
+        >>> again.bin_boundaries == bins.bin_boundaries, again.num_bins
+        (True, 2)
+    """
+    pairs = list(_with_state(source, target))
+    for old, new in pairs:
+        _copy_tables(old, new)
+        if not fixed:
+            _make_adaptable(old, new)
+    absent = {
+        id(getattr(old, name))
+        for old, new in pairs
+        for name in _FOR_ADAPTING
+        if hasattr(old, name) and not hasattr(new, name)
+    }
+    olds = [weight for weight in arrays(source) if id(weight) not in absent]
+    news = arrays(target)
+    if len(olds) != len(news):
+        raise _not_copied(source, f"which then has {len(news)} weights instead of {len(olds)}")
+    resized = False
+    for old, new in zip(olds, news, strict=True):
+        value = old if change is None else change(old)
+        resized = resized or tuple(value.shape) != tuple(old.shape)
+        new.assign(tf.cast(value, new.dtype))
+    finalize(target)
+    for old, new in pairs:
+        _copy_rest(old, new, resized)
+
+
+def finalize(layer: Any) -> None:
+    """Lets layers make of their weights what they compute with, after these were assigned."""
+    for part in layer._flatten_layers():
+        part.finalize_state()
+
+
+def _with_state(source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
+    """The layers in a layer that know more than their weights, and their copies."""
+    olds = [part for part in source._flatten_layers() if _has_state(part)]
+    if olds:
+        news = [part for part in target._flatten_layers() if _has_state(part)]
+        if [type(part) for part in olds] != [type(part) for part in news]:
+            raise _not_copied(olds[0], "whose copy is not found in the new model")
+        yield from zip(olds, news, strict=True)
+
+
+def _has_state(layer: Any) -> bool:
+    own = type(layer).finalize_state is not keras.layers.Layer.finalize_state
+    return own or any(isinstance(value, _TABLES) for value in vars(layer).values())
+
+
+def _not_copied(layer: Any, reason: str) -> ValueError:
+    return ValueError(
+        "`model`: expected layers that can be built again from their config, received "
+        f"{layer.name!r} ({type(layer).__name__}), {reason}. Give it a get_config that holds all "
+        "arguments of its constructor, and keep what it learns in weights (add_weight), of which "
+        "finalize_state makes the rest."
+    )
+
+
+def _copy_tables(old: Any, new: Any) -> None:
+    """Lookup tables, which can't be changed once they are filled."""
+    for name, table in list(vars(old).items()):
+        if not isinstance(table, tf.lookup.StaticHashTable) or not int(table.size()):
+            continue  # Words that were never adapted.
+        known = getattr(new, name, None)
+        if not isinstance(known, tf.lookup.StaticHashTable):
+            raise _not_copied(old, f"whose copy has no table {name!r}")
+        with tf.init_scope():
+            content = tf.lookup.KeyValueTensorInitializer(*table.export())
+            setattr(new, name, tf.lookup.StaticHashTable(content, table.default_value))
+
+
+def _make_adaptable(old: Any, new: Any) -> None:
+    """Makes of bounds that were given bounds that were learned, with the weight they are of."""
+    if isinstance(old, keras.layers.Discretization) and old.input_bin_boundaries is None:
+        if new.input_bin_boundaries is not None:
+            new.input_bin_boundaries, new.num_bins = None, old.num_bins
+            with tf.name_scope(new.name):
+                new.build(new._build_input_shape)
+
+
+def _copy_rest(old: Any, new: Any, resized: bool) -> None:
+    """What a layer that makes something of its weights keeps beside them."""
+    if isinstance(old, _Preprocessing):
+        new._is_adapted = old._is_adapted
+    keras_own = type(old).__module__.startswith("tf_keras.")
+    for name, value in list(vars(old).items()):
+        known = vars(new).get(name)
+        if isinstance(value, tf.lookup.experimental.MutableHashTable):
+            if int(value.size()) and not int(known.size()):
+                known.insert(*value.export())
+        elif name in _GIVEN or resized or _same(value, known):
+            continue
+        elif _is_array(value):
+            like = known.dtype if _is_array(known) else value.dtype
+            setattr(new, name, value.astype(like) if hasattr(value, "astype") else tf.cast(value, like))
+        elif not keras_own and not name.startswith("_") and not callable(value):
+            if known is None and not _is_plain(value):
+                raise _not_copied(old, f"which keeps {name!r}, a {type(value).__name__}")
+            if _is_plain(value):
+                setattr(new, name, copying.deepcopy(value))
+
+
+def _is_array(value: Any) -> bool:
+    """True for an array or a tensor with values; not for a variable."""
+    if isinstance(value, tf.Variable) or not hasattr(value, "numpy"):
+        return isinstance(value, np.ndarray)
+    return tf.is_tensor(value) and value.dtype not in (tf.resource, tf.variant)
+
+
+def _is_plain(value: Any) -> bool:
+    """True for numbers, text and arrays, and lists and dicts of these."""
+    if isinstance(value, dict):
+        return all(_is_plain(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    plain = (bool, int, float, complex, str, bytes, np.generic, type(None))
+    return isinstance(value, plain) or _is_array(value)
+
+
+def _same(value: Any, known: Any) -> bool:
+    """True for equal arrays and plain values; what can't be compared is taken as equal."""
+    if _is_array(value) and _is_array(known):
+        a, b = np.asarray(value), np.asarray(known)
+        return a.shape == b.shape and bool((a.astype(b.dtype) == b).all())
+    if _is_array(value) or _is_array(known) or known is None:
+        return value is known
+    if not _is_plain(value):
+        return True
+    if isinstance(value, (list, tuple)) and isinstance(known, (list, tuple)):
+        return len(value) == len(known) and all(map(_same, value, known))
+    return bool(value == known)
