@@ -32,6 +32,7 @@ ORDER = (
     ("frozen",),
     ("distillation",),
     ("curriculum",),
+    ("costs",),
     ("pruning",),
     ("quantization",),
     ("export",),

@@ -99,6 +99,7 @@ def _plain_copy(model: keras.Model) -> keras.Model:
     try:
         frozen = copy.deepcopy(model)
         if len(frozen.weights) == len(model.weights):
+            layer_state.copy(model, frozen)  # Keras forgets the bounds of bins.
             return frozen
         frozen = model.__class__.from_config(model.get_config())
         frozen.build_from_config(model.get_build_config())
@@ -166,7 +167,7 @@ def _set_dtype(config: dict[str, Any], dtype: str, keep: set[str]) -> None:
             continue
         if layer["class_name"] in _NESTED and "layers" in inner:
             _set_dtype(inner, dtype, _output_names(inner) if inner["name"] in keep else set())
-        elif inner["name"] in keep:
+        elif inner.get("name") in keep:
             inner["dtype"] = "float32"
         elif "dtype" in inner:
             inner["dtype"] = dtype
@@ -244,6 +245,12 @@ def _transfer(source: Any, target: Any, folded: dict[str, str], prefix: str) -> 
     """Copies weights layer by layer, with each batch norm multiplied in."""
     layers = {layer.name: layer for layer in source.layers}
     for layer in target.layers:
+        if layer.name not in layers:
+            raise ValueError(
+                "`model`: expected layers whose get_config holds their name, received a "
+                f"{type(layer).__name__} whose copy is named {layer.name!r}. Let its get_config "
+                "add to super().get_config(), and its constructor pass **kwargs on."
+            )
         before = layers[layer.name]
         if hasattr(layer, "layers"):
             _transfer(before, layer, folded, f"{prefix}{layer.name}/")

@@ -9,6 +9,7 @@ layers does it here, so that none of this is left behind.
 from __future__ import annotations
 
 import copy as copying
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -69,9 +70,16 @@ def check_finite(name: str, model: Any) -> None:
         if not bool(tf.reduce_all(tf.math.is_finite(value))):
             raise ValueError(
                 f"`{name}`: expected finite weights, received NaN or infinity in "
-                f"{weight.name!r} of shape {tuple(weight.shape)}. Load weights from before the "
-                "training diverged, or train it again."
+                f"{weight.name!r} of shape {tuple(weight.shape)}{_owner(model, weight)}. "
+                "It gives no finite outputs. Load or train it again."
             )
+
+
+def _owner(model: Any, weight: Any) -> str:
+    """Which layer a weight belongs to: the innermost, where it is known."""
+    flat = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
+    names = [part.name for part in flat if any(weight is own for own in part.weights)]
+    return f", a weight of {names[-1]!r}" if names else ""
 
 
 def _variables(model: Any) -> list[Any]:
@@ -102,10 +110,14 @@ def complete(config: dict[str, Any], layer: Any, fixed: bool = False) -> dict[st
     parts = config.get("layers")
     if isinstance(parts, (list, tuple)) and isinstance(layer, keras.Model):
         # Sequential hides its InputLayer.
-        known = {part.name: part for part in keras.Model.layers.fget(layer)}
-        for part in parts:
-            if part["config"].get("name") in known:
-                complete(part["config"], known[part["config"]["name"]], fixed)
+        layers = keras.Model.layers.fget(layer)
+        known = {child.name: child for child in layers}
+        for number, part in enumerate(parts):
+            own = layers[number].name if len(parts) == len(layers) else None
+            name = part["config"].get("name", own)
+            if name in known:
+                _put_name(part["config"], known[name])
+                complete(part["config"], known[name], fixed)
     elif isinstance(config.get("layer"), dict) and hasattr(layer, "layer"):
         complete(config["layer"]["config"], layer.layer, fixed)
     elif isinstance(layer, keras.layers.Discretization):
@@ -117,6 +129,20 @@ def complete(config: dict[str, Any], layer: Any, fixed: bool = False) -> dict[st
         if fixed or isinstance(words.input_vocabulary, str):
             _put_words(config, words)
     return config
+
+
+def _put_name(config: dict[str, Any], layer: Any) -> None:
+    """Gives a layer without a `get_config` its name, if it takes one: copies go by names."""
+    if "name" not in config:
+        takes = inspect.signature(type(layer).__init__).parameters.values()
+        if any(one.name == "name" or one.kind is one.VAR_KEYWORD for one in takes):
+            config["name"] = layer.name
+
+
+def learned_first(model: Any) -> bool:
+    """True for a model with layers that `complete` has something to say about."""
+    kinds = (keras.layers.Discretization, keras.layers.TextVectorization, *_Lookups)
+    return any(isinstance(part, kinds) for part in model._flatten_layers())
 
 
 def _put_words(config: dict[str, Any], layer: Any) -> None:
@@ -177,6 +203,37 @@ def copy(
         _copy_rest(old, new, resized)
 
 
+def check_file(model: Any) -> None:
+    """Raises if a layer keeps what neither its config nor its weights hold: a file has no more.
+
+    Args:
+        model: a built model, whose own layers were made with `complete(..., fixed=True)`.
+
+    Raises:
+        ValueError: that names the layer.
+    """
+    for old in model._flatten_layers():
+        if not _has_state(old) or type(old).__module__.startswith("tf_keras."):
+            continue
+        try:
+            new = type(old).from_config(old.get_config())
+            new.build(old._build_input_shape)
+            for weight, value in zip(arrays(new), arrays(old), strict=True):
+                weight.assign(value)
+            finalize(new)
+        except Exception as error:
+            raise _not_copied(old, f"which can't ({error!r})") from error
+        name = next((name for name, _, _ in _differences(old, new)), None)
+        if name is not None:
+            raise _not_copied(old, f"which keeps {name!r} beside them")
+
+
+def tables(model: Any) -> list[Any]:
+    """The layers of a model that look words or numbers up in a table."""
+    flat = model._flatten_layers()
+    return [part for part in flat if any(isinstance(v, _TABLES) for v in vars(part).values())]
+
+
 def finalize(layer: Any) -> None:
     """Lets layers make of their weights what they compute with, after these were assigned."""
     for part in layer._flatten_layers():
@@ -222,33 +279,55 @@ def _copy_tables(old: Any, new: Any) -> None:
 
 def _make_adaptable(old: Any, new: Any) -> None:
     """Makes of bounds that were given bounds that were learned, with the weight they are of."""
-    if isinstance(old, keras.layers.Discretization) and old.input_bin_boundaries is None:
-        if new.input_bin_boundaries is not None:
-            new.input_bin_boundaries, new.num_bins = None, old.num_bins
-            with tf.name_scope(new.name):
-                new.build(new._build_input_shape)
+    bins = isinstance(old, keras.layers.Discretization)
+    if bins and old.input_bin_boundaries is None and new.input_bin_boundaries is not None:
+        new.input_bin_boundaries, new.num_bins = None, old.num_bins
+        with tf.name_scope(new.name):
+            new.build(new._build_input_shape)
 
 
 def _copy_rest(old: Any, new: Any, resized: bool) -> None:
     """What a layer that makes something of its weights keeps beside them."""
     if isinstance(old, _Preprocessing):
         new._is_adapted = old._is_adapted
-    keras_own = type(old).__module__.startswith("tf_keras.")
-    for name, value in list(vars(old).items()):
-        known = vars(new).get(name)
+    for name, value, known in [] if resized else list(_differences(old, new)):
         if isinstance(value, tf.lookup.experimental.MutableHashTable):
-            if int(value.size()) and not int(known.size()):
-                known.insert(*value.export())
-        elif name in _GIVEN or resized or _same(value, known):
+            known.insert(*value.export())
+        elif not _is_plain(value):
+            raise _not_copied(old, f"which keeps {name!r}, a {type(value).__name__}")
+        elif _is_array(value) and _is_array(known):
+            setattr(new, name, tf.cast(value, known.dtype) if tf.is_tensor(value) else value)
+        else:
+            setattr(new, name, copying.deepcopy(value))
+
+
+def _differences(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Attributes of a layer that its copy does not have as it does: name, value, the other."""
+    keras_own = type(old).__module__.startswith("tf_keras.")
+    for name, value in vars(old).items():
+        known = vars(new).get(name)
+        if isinstance(value, _TABLES):
+            # A layer with fixed words counts none.
+            if not (keras_own and known is None) and not _same_table(value, known):
+                yield name, value, known
             continue
-        elif _is_array(value):
-            like = known.dtype if _is_array(known) else value.dtype
-            setattr(new, name, value.astype(like) if hasattr(value, "astype") else tf.cast(value, like))
-        elif not keras_own and not name.startswith("_") and not callable(value):
-            if known is None and not _is_plain(value):
-                raise _not_copied(old, f"which keeps {name!r}, a {type(value).__name__}")
-            if _is_plain(value):
-                setattr(new, name, copying.deepcopy(value))
+        # Keras's own attributes of other kinds are not what a layer learned.
+        others = not (keras_own or name.startswith("_") or callable(value))
+        learned = _is_array(value) or (others and (_is_plain(value) or known is None))
+        if learned and name not in _GIVEN and not _same(value, known):
+            yield name, value, known
+
+
+def _same_table(value: Any, known: Any) -> bool:
+    if not isinstance(known, _TABLES):
+        return False
+    tables = [
+        dict(zip(*(part.numpy().tolist() for part in table.export()), strict=True))
+        if int(table.size())
+        else {}
+        for table in (value, known)
+    ]
+    return tables[0] == tables[1]
 
 
 def _is_array(value: Any) -> bool:

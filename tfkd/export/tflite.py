@@ -23,7 +23,7 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export import attention_masks, litert
-from tfkd.export.graph import Graph
+from tfkd.export.graph import Graph, check_export
 from tfkd.export.verify import ExportReport, failures, measure, thresholds_for
 from tfkd.feeds import collect
 
@@ -187,6 +187,7 @@ def prepare(
     model: Any, mode: str | None, io: str, representative: Any, batch_size: int | None
 ) -> Source:
     """Checks a model and how it is to be written; arguments as in `to_tflite`."""
+    check_export(model)
     quantized = _is_quantized(model)
     mode = mode or ("int8" if quantized else "float32")
     _check_options(mode, io, representative, batch_size, quantized)

@@ -203,6 +203,7 @@ def without(model: keras.Model, stretches: Sequence[Stretch]) -> keras.Model:
     with keras.utils.custom_object_scope(wiring.own_objects(model)):
         made = from_config(model, config)
     wiring.copy_weights(model, made)
+    layer_state.check_finite("model", made)
     return made
 
 

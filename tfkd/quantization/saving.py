@@ -47,6 +47,7 @@ def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
     Raises:
         TypeError: if `q` is no `QuantizedModel` (for a Distiller pass
             `distiller.student`).
+        ValueError: for a layer that keeps something beside its config and its weights.
         OSError: if `path` can't be written; an older file stays.
 
     Example:
@@ -67,6 +68,7 @@ def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
         "recipe": recipe,
         "weights": [weight.name for weight in q.weights],
     }
+    layer_state.check_file(q)
     arrays: dict[str, Any] = {_DOCUMENT: np.array(json.dumps(document))}
     arrays |= {_key(number): weight.numpy() for number, weight in enumerate(q.weights)}
     with artifacts.atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -113,7 +115,9 @@ def load(
             error
         )
     expected, received = [w.shape.as_list() for w in q.weights], [list(a.shape) for a in arrays]
-    if expected != received:
+    # The words' weights of a lookup layer have an open shape.
+    fits = [w.shape.is_compatible_with(a.shape) for w, a in zip(q.weights, arrays, strict=False)]
+    if len(expected) != len(received) or not all(fits):
         mend = f"It holds weights of the shapes {received}, and the model has {expected}."
         raise checks.value_error("path", "the weights of its model", str(path), mend)
     for weight, value in zip(q.weights, arrays, strict=True):

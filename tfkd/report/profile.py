@@ -22,7 +22,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks, layer_state
-from tfkd.report import trace
+from tfkd.costs import trace
 from tfkd.text import aligned
 
 UNKNOWN = "unknown"
