@@ -123,6 +123,10 @@ def complete(config: dict[str, Any], layer: Any, fixed: bool = False) -> dict[st
     elif isinstance(layer, keras.layers.Discretization):
         if layer.input_bin_boundaries is None and layer.bin_boundaries:
             config.update(bin_boundaries=[float(b) for b in layer.bin_boundaries], num_bins=None)
+    elif isinstance(layer, keras.layers.Rescaling):
+        # Arrays, which Keras writes into a model's config and can't read from there.
+        for key in ("scale", "offset"):
+            config[key] = np.asarray(getattr(layer, key)).tolist()
     elif isinstance(layer, (*_Lookups, keras.layers.TextVectorization)):
         words = getattr(layer, "_lookup_layer", layer)
         # The file that words were read from may be gone.
@@ -230,8 +234,18 @@ def check_file(model: Any) -> None:
 
 def tables(model: Any) -> list[Any]:
     """The layers of a model that look words or numbers up in a table."""
-    flat = model._flatten_layers()
-    return [part for part in flat if any(isinstance(v, _TABLES) for v in vars(part).values())]
+
+    def has_table(part: Any) -> bool:
+        return any(isinstance(value, _TABLES) for value in vars(part).values())
+
+    flat = list(model._flatten_layers())
+    # A TextVectorization holds a StringLookup, which the user knows nothing of.
+    inside = {id(getattr(part, "_lookup_layer", None)) for part in flat}
+    return [
+        part
+        for part in flat
+        if (has_table(part) or hasattr(part, "_lookup_layer")) and id(part) not in inside
+    ]
 
 
 def finalize(layer: Any) -> None:

@@ -80,7 +80,7 @@ def quantize(
     _refuse_quantized(model)
     flat = flatten(model)
     layer_state.check_finite("model", model)
-    _warn_of_tables(flat.model)
+    _warn_of_tables(model)
     floats = dict.fromkeys(_skipped(skip, flat.origins, flat.model), "left out by `skip`")
     calls = calls_of(flat.model)
     rows = place(calls, target, fallback, floats)
@@ -123,10 +123,10 @@ def rebuild(
 
 
 def _warn_of_tables(model: keras.Model) -> None:
-    found = [f"{layer.name!r} ({type(layer).__name__})" for layer in layer_state.tables(model)]
+    found = layer_state.tables(model)
     if found:
         warnings.warn(
-            f"quantize: {', '.join(found)} looks words or numbers up in a table, which neither "
+            f"quantize: {found[0].name!r} ({type(found[0]).__name__}) looks words or numbers up in a table, which neither "
             "TFLite nor ONNX files can hold: this model can be trained, but not exported. To "
             "export it, split it behind that layer and quantize the rest: "
             "keras.Model(model.get_layer(NEXT).input, model.outputs).",
