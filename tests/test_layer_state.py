@@ -284,7 +284,7 @@ def test_what_no_file_can_hold_is_refused_by_name(tmp_path):
 
 
 def test_what_no_copy_can_hold_is_refused_by_name():
-    model, x, _ = own_numbers()
+    model, _, _ = own_numbers()
     model.layers[1].book = object()
     with pytest.raises(ValueError, match="'limits.*which keeps 'book', a object"):
         tfkd.frozen_copy(model)
@@ -377,7 +377,7 @@ def test_quantize_says_that_words_cannot_be_exported_and_the_rest_can(tmp_path):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_no_numbers_are_refused_everywhere(value, tmp_path):
-    model, x, _ = normalization()
+    model, _, _ = normalization()
     plan = pruning.plan(model, filter_rate=0.4)
     selection = pruning.select(model, plan)
     layer = model.get_layer("head")

@@ -126,9 +126,9 @@ def _warn_of_tables(model: keras.Model) -> None:
     found = layer_state.tables(model)
     if found:
         warnings.warn(
-            f"quantize: {found[0].name!r} ({type(found[0]).__name__}) looks words or numbers up in a table, which neither "
-            "TFLite nor ONNX files can hold: this model can be trained, but not exported. To "
-            "export it, split it behind that layer and quantize the rest: "
+            f"quantize: {found[0].name!r} ({type(found[0]).__name__}) looks words or numbers up in "
+            "a table, which neither TFLite nor ONNX files can hold: this model can be trained, but "
+            "not exported. To export it, split it behind that layer and quantize the rest: "
             "keras.Model(model.get_layer(NEXT).input, model.outputs).",
             stacklevel=3,
         )
