@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tfkd
-from tfkd import fingerprints, layer_state, pruning, quantization, report
+from tfkd import fingerprints, layer_weights, pruning, quantization, report
 from tfkd.progressive import Prune, rehearsing
 
 L = keras.layers
@@ -398,4 +398,4 @@ def test_weights_that_are_no_numbers_are_refused_everywhere(value, tmp_path):
         with pytest.raises(ValueError, match="`model`: expected finite weights.*of 'head'"):
             call()
     assert not list(tmp_path.iterdir())
-    layer_state.check_finite("model", keras.Sequential([L.Dense(2)]))  # not built: nothing yet
+    layer_weights.check_finite("model", keras.Sequential([L.Dense(2)]))  # not built: nothing yet

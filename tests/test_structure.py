@@ -21,6 +21,7 @@ ORDER = (
     ("replicas",),
     ("artifacts",),
     ("fingerprints",),
+    ("layer_weights",),
     ("layer_state",),
     ("schedules",),
     ("detection",),

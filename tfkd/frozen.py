@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_state
+from tfkd import checks, layer_state, layer_weights
 
 DTYPES = ("float32", "float16", "bfloat16")
 _FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
@@ -79,7 +79,7 @@ def frozen_copy(
         )
     if dtype is not None:
         checks.one_of("dtype", dtype, DTYPES)
-    layer_state.check_finite("model", model)
+    layer_weights.check_finite("model", model)
     if dtype is None and not fold_batch_norm:
         frozen = _plain_copy(model)
     else:

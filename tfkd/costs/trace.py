@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_state
+from tfkd import checks, layer_weights
 from tfkd.costs import rules
 
 _LOCK = threading.Lock()
@@ -89,7 +89,7 @@ class _Recorder:
         if rule is not None:
             self._add(call, rule(call))
         elif not _is_container(layer):
-            costly = bool(layer_state.arrays(layer)) or rules.multiplies(mine)
+            costly = bool(layer_weights.arrays(layer)) or rules.multiplies(mine)
             self._add(call, None if costly else ())
         elif _own_weights(layer) or rules.multiplies(mine):
             self._add(call, None)
@@ -158,8 +158,8 @@ def _is_container(layer) -> bool:
 
 def _own_weights(layer) -> bool:
     children = layer._flatten_layers(include_self=False)
-    held = {id(w) for child in children for w in layer_state.arrays(child)}
-    return any(id(w) not in held for w in layer_state.arrays(layer))
+    held = {id(w) for child in children for w in layer_weights.arrays(child)}
+    return any(id(w) not in held for w in layer_weights.arrays(layer))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_state, replicas, schedules
+from tfkd import checks, layer_weights, replicas, schedules
 from tfkd.distillation import validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
@@ -97,8 +97,8 @@ class Distiller(Saving):
         validation.check_apart(teachers, student)
         validation.check_inputs(teachers, student)
         for one in teachers:
-            layer_state.check_finite("teacher", one)
-        layer_state.check_finite("student", student)
+            layer_weights.check_finite("teacher", one)
+        layer_weights.check_finite("student", student)
         losses, weights = validation.check_losses(distillation_losses, distillation_loss_weights)
 
         self.student = student

@@ -56,10 +56,10 @@ def check_model(model: Any) -> None:
 
 def check_export(model: Any) -> None:
     """Raises for weights that are no numbers, and for tables of words, which files can't hold."""
-    from tfkd import layer_state
+    from tfkd import layer_state, layer_weights
 
     check_model(model)
-    layer_state.check_finite("model", model)
+    layer_weights.check_finite("model", model)
     for layer in layer_state.tables(model):
         received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
         raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)

@@ -16,7 +16,7 @@ from typing import Any
 import tf_keras as keras
 from absl import logging
 
-from tfkd import layer_state
+from tfkd import layer_state, layer_weights
 from tfkd.pruning import choosing, residual, wiring
 from tfkd.pruning.graph import check_model
 from tfkd.pruning.groups import layers_by_path
@@ -152,6 +152,7 @@ def cut_layers(
     else:
         chosen = choosing.dropped(choosing.entries("drop", drop), found, model, skipped)
     made = without(model, [stretch for item in chosen for stretch in item.stretches])
+    layer_weights.check_finite("model", made)
     removed = tuple(item.block.name for item in chosen)
     left = layers_by_path(made)
     report = Cut(
@@ -203,7 +204,6 @@ def without(model: keras.Model, stretches: Sequence[Stretch]) -> keras.Model:
     with keras.utils.custom_object_scope(wiring.own_objects(model)):
         made = from_config(model, config)
     wiring.copy_weights(model, made)
-    layer_state.check_finite("model", made)
     return made
 
 

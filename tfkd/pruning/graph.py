@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_state
+from tfkd import checks, layer_weights
 from tfkd.pruning import rules
 from tfkd.pruning.channels import FIXED, Channels, Ledger
 from tfkd.pruning.groups import KEPT, Cost, Frozen, Graph, Group, Resize, WeightAxis
@@ -112,7 +112,7 @@ def _call(layer, args, kwargs, tensors, ledger: Ledger, prefix: str) -> list[Cha
         call.shapes = _closed_shapes(layer, call, shapes)
     rule = rules.find(layer)
     if rule is None:
-        (ledger.uncounted if layer_state.arrays(layer) else ledger.unruled).append(path)
+        (ledger.uncounted if layer_weights.arrays(layer) else ledger.unruled).append(path)
         kind = type(layer).__name__
         return call.freeze_all(f"no rule for {path}, a {kind} (register_rule teaches one)")
     noted = len(ledger.noted[path])

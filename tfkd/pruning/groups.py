@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkd import layer_state
+from tfkd import layer_weights
 from tfkd.costs import trace
 
 KEPT = -1  # in an array of units: an index that is never removed
@@ -214,7 +214,7 @@ class Graph:
     def params(self, removed: np.ndarray | None = None) -> int:
         """Weights of the whole model, trained or not, when units are removed."""
         shapes = self._shapes(removed)
-        total = layer_state.count(self.model.weights)
+        total = layer_weights.count(self.model.weights)
         for (layer, weight), shape in shapes.items():
             before = self.variable(layer, weight).shape.num_elements()
             total += int(np.prod(shape, dtype=np.int64)) - before
@@ -258,7 +258,7 @@ def layers_by_path(model: Any, prefix: str = "") -> dict[str, Any]:
 def fingerprint(model: Any) -> str:
     """SHA-256 of a model's layer names, classes and weight shapes (not of its values)."""
     rows = [
-        (path, type(layer).__name__, [list(w.shape) for w in layer_state.arrays(layer)])
+        (path, type(layer).__name__, [list(w.shape) for w in layer_weights.arrays(layer)])
         for path, layer in layers_by_path(model).items()
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

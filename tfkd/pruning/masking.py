@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import layer_state
+from tfkd import layer_weights
 from tfkd.pruning.graph import analyse
 from tfkd.pruning.groups import KEPT, Graph
 from tfkd.pruning.selection import Selection
@@ -111,7 +111,7 @@ def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
     variables = slices.variables
     # Layers that were called with training=True change their statistics when they run.
     trained = {id(weight) for weight in graph.model.trainable_weights}
-    variables += [w for w in layer_state.arrays(graph.model) if id(w) not in trained]
+    variables += [w for w in layer_weights.arrays(graph.model) if id(w) not in trained]
     layers = [layer for layer in graph.model._flatten_layers() if getattr(layer, "states", None)]
     states = [state for layer in layers for state in layer.states if layer.stateful]
     variables += [state for state in states if isinstance(state, tf.Variable)]

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_state
+from tfkd import checks, layer_state, layer_weights
 from tfkd.pruning.graph import analyse
 from tfkd.pruning.groups import layers_by_path
 from tfkd.pruning.masking import checked, masked
@@ -82,7 +82,7 @@ def shrink(
             for batch in _batches(model, given):
                 _compare(model, small, batch, tolerance)
             _reset_states(model, small)
-    layer_state.check_finite("model", small)
+    layer_weights.check_finite("model", small)
     if optimizer:
         compile_like(model, small, graph, removed)
     return small

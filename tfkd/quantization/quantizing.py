@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_state
+from tfkd import checks, layer_state, layer_weights
 from tfkd.quantization import kinds, rewriting
 from tfkd.quantization.calls import Call, calls_of
 from tfkd.quantization.configs import WEIGHTS, LayerConfig, QuantizedLayer, QuantizedTensor
@@ -79,7 +79,7 @@ def quantize(
     checks.one_of("fallback", fallback, FALLBACKS)
     _refuse_quantized(model)
     flat = flatten(model)
-    layer_state.check_finite("model", model)
+    layer_weights.check_finite("model", model)
     _warn_of_tables(model)
     floats = dict.fromkeys(_skipped(skip, flat.origins, flat.model), "left out by `skip`")
     calls = calls_of(flat.model)
