@@ -162,7 +162,7 @@ class _Hasher:
         for layer in flat(include_self=True, recursive=True):
             if not hasattr(layer, "layers"):  # a nested model: its config is all names
                 self.text(type(layer).__qualname__, _settings(layer))
-        self.add([np.asarray(variable) for variable in _variables(model)], depth)
+        self.add([_value(variable) for variable in _variables(model)], depth)
 
 
 def _cells(function: Any) -> dict[str, Any]:
@@ -200,6 +200,12 @@ def _variables(model: Any) -> list[Any]:
     if not found and getattr(model, "signatures", None):
         found = [v for name in sorted(model.signatures) for v in model.signatures[name].variables]
     return found
+
+
+def _value(variable: Any) -> Any:
+    # Keras lists the words of a lookup layer among its weights, as an object that holds them.
+    words = getattr(variable, "get_tensors", None)
+    return np.asarray(variable) if words is None else [np.asarray(part) for part in words()]
 
 
 def _settings(layer: Any) -> str:

@@ -11,11 +11,23 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, layer_state, layer_weights
 
 DTYPES = ("float32", "float16", "bfloat16")
 _FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
 _NESTED = ("Functional", "Sequential", "Model")
+# What reads raw inputs: half precision would move them into other words, bins and means.
+_KEEP_TYPE = (
+    "InputLayer",
+    "Normalization",
+    "Discretization",
+    "StringLookup",
+    "IntegerLookup",
+    "TextVectorization",
+    "Hashing",
+    "HashedCrossing",
+    "CategoryEncoding",
+)
 
 
 def frozen_copy(
@@ -34,6 +46,7 @@ def frozen_copy(
             nested) for `dtype` and `fold_batch_norm`; any model otherwise.
         dtype: "bfloat16" or "float16": weights and arithmetic of every layer
             but the last ones, whose outputs are the model's, are in this type.
+            Layers that read raw inputs (`Normalization`, lookups) keep theirs.
             Faster on processors that have it; the outputs stay float32. float16
             ends at 65504, bfloat16 where float32 does. None: as in the model.
         fold_batch_norm: multiply each batch normalization that follows a
@@ -46,9 +59,9 @@ def frozen_copy(
 
     Raises:
         TypeError: if `model` is no tf_keras model.
-        ValueError: if it has no weights yet, can't be rebuilt from its config and
-            `dtype` or `fold_batch_norm` asks for that, or has a weight that is too
-            large for `dtype`.
+        ValueError: if it has no weights yet, or some that are NaN or infinite, or too
+            large for `dtype`; or can't be rebuilt from its config and `dtype` or
+            `fold_batch_norm` asks for that.
 
     Example:
         >>> import numpy as np
@@ -67,6 +80,7 @@ def frozen_copy(
         )
     if dtype is not None:
         checks.one_of("dtype", dtype, DTYPES)
+    layer_weights.check_finite("model", model)
     if dtype is None and not fold_batch_norm:
         frozen = _plain_copy(model)
     else:
@@ -79,16 +93,18 @@ def frozen_copy(
 
 def _plain_copy(model: keras.Model) -> keras.Model:
     if _is_graph(model):
-        frozen = model.__class__.from_config(model.get_config())
-        frozen.set_weights(model.get_weights())
+        config = layer_state.complete(model.get_config(), model)
+        frozen = model.__class__.from_config(config)
+        layer_state.copy(model, frozen)
         return frozen
     try:
         frozen = copy.deepcopy(model)
         if len(frozen.weights) == len(model.weights):
+            layer_state.copy(model, frozen)  # Keras forgets the bounds of bins.
             return frozen
         frozen = model.__class__.from_config(model.get_config())
         frozen.build_from_config(model.get_build_config())
-        frozen.set_weights(model.get_weights())
+        layer_state.copy(model, frozen)
         return frozen
     except Exception as error:
         raise ValueError(
@@ -110,7 +126,7 @@ def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
         )
     # Through an exact copy, so that a shared layer object is never touched.
     source = _plain_copy(model)
-    config = source.get_config()
+    config = layer_state.complete(source.get_config(), source)
     folded: dict[str, str] = {}
     if fold:
         _drop_batch_norms(config, source, folded, "")
@@ -146,12 +162,13 @@ def _flat_refs(refs: Any) -> list[list[Any]]:
 def _set_dtype(config: dict[str, Any], dtype: str, keep: set[str]) -> None:
     """Sets the type of every layer, but for the layers in `keep` and inputs."""
     for layer in _children(config):
-        if layer["class_name"] == "InputLayer":
-            continue
         inner = layer["config"]
+        held = inner.get("layer")  # of a wrapper
+        if {layer["class_name"], held and held["class_name"]} & set(_KEEP_TYPE):
+            continue
         if layer["class_name"] in _NESTED and "layers" in inner:
             _set_dtype(inner, dtype, _output_names(inner) if inner["name"] in keep else set())
-        elif inner["name"] in keep:
+        elif inner.get("name") in keep:
             inner["dtype"] = "float32"
         elif "dtype" in inner:
             inner["dtype"] = dtype
@@ -230,13 +247,23 @@ def _transfer(source: Any, target: Any, folded: dict[str, str], prefix: str) -> 
     """Copies weights layer by layer, with each batch norm multiplied in."""
     layers = {layer.name: layer for layer in source.layers}
     for layer in target.layers:
+        if layer.name not in layers:
+            raise ValueError(
+                "`model`: expected layers whose get_config holds their name, received a "
+                f"{type(layer).__name__} whose copy is named {layer.name!r}. Let its get_config "
+                "add to super().get_config(), and its constructor pass **kwargs on."
+            )
         before = layers[layer.name]
         if hasattr(layer, "layers"):
             _transfer(before, layer, folded, f"{prefix}{layer.name}/")
             continue
         norm = folded.get(prefix + layer.name)
-        weights = before.get_weights() if norm is None else _fold(before, layers[norm])
-        for variable, value in zip(layer.weights, weights, strict=True):
+        if norm is None:
+            for variable, value in zip(*map(layer_weights.arrays, (layer, before)), strict=True):
+                _check_fits(variable, value)
+            layer_state.copy(before, layer)
+            continue
+        for variable, value in zip(layer.weights, _fold(before, layers[norm]), strict=True):
             _check_fits(variable, value)
             variable.assign(tf.cast(value, variable.dtype))
 

@@ -347,6 +347,42 @@ def test_frozen_layers_take_part_too():
     assert_dead(model, callback.selection)
 
 
+def test_a_selection_before_the_end_of_the_decay_is_refused():
+    model = dense()
+    model.compile(SGD(0.01), "mse")
+    callback = FilterDecay(plan_of(model), AnnealedFilterDecay(0.5, 0, 6), warn_if_unfinished=False)
+    pruning = tfkd.pruning
+
+    def refused(words):
+        before = model.get_weights()
+        for call in (
+            lambda: pruning.shrink(model, callback.selection),
+            lambda: pruning.shrink(model, callback.selection, verify=False),
+            lambda: pruning.apply_selection(model, callback.selection),
+        ):
+            with pytest.raises(ValueError, match=f"`selection`: .*decay {words}.*end_step"):
+                call()
+        for value, now in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(now, value)
+
+    refused("has not begun")
+    fit(model, [callback], steps=4)
+    refused("is at step 4")
+    # What a user chooses by hand is final, also if it is nothing, or what the decay has now.
+    now = Selection(callback.selection.removed, callback.selection.fingerprint)
+    assert now == callback.selection and now.count > 0
+    assert pruning.shrink(model, now).get_layer("hidden").units == 3 - now.count
+    nothing = pruning.shrink(model, Selection({}, now.fingerprint))
+    assert nothing.get_layer("hidden").units == 3
+    fit(model, [callback], steps=4)
+    assert_dead(model, callback.selection)
+    assert pruning.shrink(model, callback.selection).get_layer("hidden").units == 3 - now.count
+    # A state that was saved at the end needs no training.
+    again = FilterDecay(plan_of(model), AnnealedFilterDecay(0.5, 0, 6))
+    again.load_state_dict(json.loads(json.dumps(callback.state_dict())))
+    assert pruning.shrink(model, again.selection).count_params() < model.count_params()
+
+
 def test_shrunk_model_is_the_same_function():
     model = convolutional()
     model.compile(SGD(0.05, momentum=0.9), "mse")

@@ -12,7 +12,8 @@ import tf_keras as keras
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkd.pruning import analyse, fitting, planning
+from tfkd import report
+from tfkd.pruning import analyse, fitting, planning, shrink
 from tfkd.pruning.groups import Graph, Group
 from tfkd.pruning.selection import Selection
 
@@ -439,6 +440,57 @@ def test_explain_is_a_table_of_groups_reasons_and_totals():
     last = text.splitlines()[-1]
     assert last.startswith("target 30.0 % fewer MACs, reached ")
     assert f"(+{over:.1f} points by rounding to multiples of 4)" in last
+
+
+class Pyramid(L.Layer):
+    """Two levels from two maps, as a detector has it: a layer of layers, without a rule."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.lateral = [L.Conv2D(5, 1, name=f"lateral{i}") for i in range(2)]
+        self.smooth = L.Conv2D(5, 3, padding="same", name="smooth")
+
+    def call(self, maps):
+        low, high = (layer(x) for layer, x in zip(self.lateral, maps, strict=True))
+        return self.smooth(low), self.smooth(high)
+
+
+def test_the_headline_counts_layers_that_no_rule_knows():
+    x = keras.Input((8, 8, 3))
+    stem = L.Conv2D(6, 3, padding="same", activation="relu", name="stem")(x)
+    low = L.Conv2D(8, 3, padding="same", activation="relu", name="low")(stem)
+    high = L.Conv2D(10, 3, 2, padding="same", activation="relu", name="high")(low)
+    backbone = keras.Model(x, [low, high], name="backbone")
+    x, head = keras.Input((8, 8, 3)), L.Conv2D(4, 1, name="head")
+    levels = Pyramid(name="pyramid")(backbone(x))
+    model = randomized(keras.Model(x, {f"boxes{i}": head(y) for i, y in enumerate(levels)}), 0)
+
+    def macs(stem):
+        backbone = 64 * 9 * (3 * stem + stem * 8) + 16 * 9 * 8 * 10
+        pyramid = 64 * 8 * 5 + 16 * 10 * 5 + (64 + 16) * 9 * 5 * 5
+        return backbone + pyramid + (64 + 16) * 5 * 4
+
+    plan = planning.plan(model, macs_reduction=0.2)
+    left = 6 - plan.remove["backbone/stem"]
+    assert (plan.macs_before, plan.macs_after) == (macs(6), macs(left))
+    small = shrink(model, planning.select(model, plan))
+    assert report.profile(model).macs == macs(6) and report.profile(small).macs == macs(left)
+    reached = f"reached {100 * (1 - macs(left) / macs(6)):.1f} %"
+    assert reached in plan.explain().splitlines()[-1] and "left out" not in plan.explain()
+    # 5 of 6 filters of the stem: 31,680 of 72,496, though of the backbone it is 64 %.
+    with pytest.raises(ValueError, match="At most 43.7 %"):
+        planning.plan(model, macs_reduction=0.6)
+
+
+def test_the_headline_says_what_it_does_not_count():
+    x = keras.Input((8, 6))
+    y = L.GRU(4, name="gru")(L.Dense(8, "relu", name="dense")(x))
+    model = keras.Model(x, L.Dense(3, name="head")(L.Lambda(lambda t: 2 * t)(y)))
+    plan = planning.plan(model, macs_reduction=0.3)
+    text = plan.explain()
+    assert plan.macs_before == report.profile(model).known_macs == 8 * 6 * 8 + 4 * 3
+    assert "\nMACs not known, and left out, of: gru\n" in text
+    assert " % of those that are known" in text.splitlines()[-1]
 
 
 def test_explain_names_groups_too_small_to_round():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from typing import Any
@@ -60,6 +61,8 @@ class FilterDecay(keras.callbacks.Callback):
 
     Attributes:
         history: list of (step, decay rate, how many units were newly selected).
+        selection: the `tfkd.pruning.Selection` of now. Before the decay has come to its
+            end `shrink` and `apply_selection` refuse it.
 
     Raises:
         ValueError, TypeError: for a bad argument, and at the start of training
@@ -117,8 +120,17 @@ class FilterDecay(keras.callbacks.Callback):
         """As if no interval had been yet."""
         self._done: int | None = None  # the last due step that was done
         self._rate = 1.0
-        self.selection = Selection({}, self.plan.graph.fingerprint)
+        self._selection = Selection({}, self.plan.graph.fingerprint)
         self.history: list[tuple[int, float, int]] = []
+
+    @property
+    def selection(self) -> Selection:
+        """The units that are going; until the schedule has ended, one that says so."""
+        if self.frozen:
+            return self._selection
+        where = "has not begun" if self._done is None else f"is at step {self._done}"
+        pending = f"decay {where} (end_step {self.schedule.end_step})"
+        return dataclasses.replace(self._selection, pending=pending)
 
     @property
     def frozen(self) -> bool:
@@ -146,7 +158,7 @@ class FilterDecay(keras.callbacks.Callback):
             raise checks.value_error("state", "what FilterDecay.state_dict returns", state)
         selection = Selection.from_dict(state["selection"])
         selection.units(self.plan.graph)  # raises if it is another model's
-        self.selection = selection
+        self._selection = selection
         self._done, self._rate = state["step"], float(state["rate"])
         self.history = [(int(step), float(rate), int(n)) for step, rate, n in state["history"]]
 
@@ -258,7 +270,7 @@ class FilterDecay(keras.callbacks.Callback):
         zero = self._slices.zero_units()
         groups = self._graph.groups
         if all(zero[g.units].sum() == self.plan.remove.get(g.name, 0) for g in groups):
-            self.selection = Selection.from_units(self._graph, zero)
+            self._selection = Selection.from_units(self._graph, zero)
             self._done, self._rate = self.schedule.end_step, 0.0
 
     def _advance(self, step: int) -> None:
@@ -275,7 +287,7 @@ class FilterDecay(keras.callbacks.Callback):
         if self.decay == "relative":
             factors[removed & before] = rate / self._rate if self._rate else 0.0
         self._slices.scale(factors)
-        self.selection = Selection.from_units(self._graph, removed)
+        self._selection = Selection.from_units(self._graph, removed)
         self._done, self._rate = due, rate
         self.history.append((step, rate, int((removed & ~before).sum())))
         if self.frozen:

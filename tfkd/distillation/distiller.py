@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, known_faults, replicas, schedules
+from tfkd import checks, known_faults, layer_weights, replicas, schedules
 from tfkd.distillation import deciding, distance, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
@@ -105,8 +105,8 @@ class Distiller(Saving):
         validation.check_apart(teachers, student)
         validation.check_inputs(teachers, student)
         for one in teachers:
-            validation.check_finite_weights(one, "teacher")
-        validation.check_finite_weights(student, "student")
+            layer_weights.check_finite("teacher", one)
+        layer_weights.check_finite("student", student)
         losses, weights = validation.check_losses(distillation_losses, distillation_loss_weights)
 
         self.student = student

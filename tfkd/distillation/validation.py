@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
+from tfkd.layer_weights import FLOAT16_ENDS
 from tfkd.losses.base import DistillationLoss
 from tfkd.losses.logits import check_scores
 from tfkd.teachers.forward import computes_in_float16
@@ -128,23 +129,6 @@ def _variables(model: Any) -> list[Any]:
         return []
 
 
-def check_finite_weights(model: Any, side: str) -> None:
-    """Raises ValueError if a weight of a model is NaN or infinite."""
-    for weight in _variables(model):
-        value = tf.convert_to_tensor(weight)
-        if not value.dtype.is_floating or not hasattr(value, "numpy"):
-            continue
-        if not bool(tf.reduce_all(tf.math.is_finite(value))):
-            mend = "Load or train it again."
-            if value.dtype == tf.float16 and not bool(tf.reduce_any(tf.math.is_nan(value))):
-                mend = f"{_HALF} Make it in bfloat16."
-            raise ValueError(
-                f"`{side}`: expected finite weights, received NaN or infinity in "
-                f"{weight.name!r} of shape {tuple(weight.shape)}. {mend}"
-            )
-
-
-_HALF = "float16 ends at 65504: what is larger becomes infinite."
 _FIRST = 64
 
 
@@ -163,7 +147,7 @@ def check_float16(teachers: list[Any], forward: Any, x: Any) -> None:
         return
     raise ValueError(
         "`teacher`: expected finite outputs, received NaN or infinity on the first examples, in "
-        f"float16. {_HALF} Use bfloat16, which ends where float32 does: "
+        f"float16. {FLOAT16_ENDS} Use bfloat16, which ends where float32 does: "
         'tfkd.frozen_copy(model, dtype="bfloat16"), or the policy "mixed_bfloat16".'
     )
 

@@ -13,6 +13,10 @@ from tfkd import checks
 from tfkd.feeds import Input
 
 _CHUNK = 64
+_SPLIT = (
+    "Split the model behind the layer that reads words: look them up in Python, and pass "
+    "keras.Model(model.get_layer(NEXT).input, model.outputs), where NEXT is the layer after it."
+)
 
 
 def check_model(model: Any) -> None:
@@ -58,6 +62,26 @@ def check_model(model: Any) -> None:
             "`plain.set_weights(model.get_weights())`."
         )
         raise checks.value_error("model", "a model that computes in float32", low[0], mend)
+    texts = [spec.name for spec in _flat(model.save_spec()[0][0]) if spec.dtype.name == "string"]
+    if texts:
+        raise checks.value_error("model", "inputs of numbers", f"text in {texts[0]!r}", _SPLIT)
+
+
+def check_export(model: Any) -> None:
+    """Raises for weights that are no numbers, and for tables of words, which files can't hold."""
+    from tfkd import layer_state, layer_weights
+
+    check_model(model)
+    layer_weights.check_finite("model", model)
+    for layer in layer_state.tables(model):
+        received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
+        raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)
+
+
+def _flat(structure: Any) -> list[Any]:
+    import tensorflow as tf
+
+    return tf.nest.flatten(structure)
 
 
 def _unique_names(names: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfkd import __version__, artifacts, checks
 from tfkd.export import checking, onnx_quantized, onnx_runtime
-from tfkd.export.graph import Graph
+from tfkd.export.graph import Graph, check_export
 from tfkd.export.lint import Findings, lint_model
 from tfkd.export.onnx_convert import NEWEST, convert
 from tfkd.export.onnx_graph import Wiring
@@ -200,6 +200,7 @@ def check_options(
 
 def deployable(model: Any, precision: str) -> tuple[Graph, Graph, str]:
     """Returns (what to compare with, what to convert, mode of the thresholds)."""
+    check_export(model)
     if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
         graph = Graph(model)
         quantized = any(type(m).__name__ == "FixedQuantize" for m in model.submodules)

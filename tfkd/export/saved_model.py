@@ -20,7 +20,7 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export import checking
-from tfkd.export.graph import Graph
+from tfkd.export.graph import Graph, check_export
 from tfkd.export.verify import ExportReport, agreement_text, measure, thresholds_for
 
 SIGNATURE = "serving_default"
@@ -144,6 +144,7 @@ def _target(path: str | os.PathLike) -> pathlib.Path:
 
 def _servable(model: Any) -> tuple[Graph, Graph, str]:
     """Returns (what to compare with, what to write, mode of the thresholds)."""
+    check_export(model)
     if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
         graph = Graph(model)
         return graph, graph, "float32"

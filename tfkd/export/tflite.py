@@ -21,7 +21,7 @@ import numpy as np
 from tfkd import artifacts, checks
 from tfkd.export import attention_masks, checking, converter, litert, tflite_half
 from tfkd.export.converter_child import CrashingLoops
-from tfkd.export.graph import Graph
+from tfkd.export.graph import Graph, check_export
 from tfkd.export.verify import ExportReport, measure, thresholds_for
 from tfkd.feeds import collect
 
@@ -197,6 +197,7 @@ def prepare(
     model: Any, mode: str | None, io: str, representative: Any, batch_size: int | None
 ) -> Source:
     """Checks a model and how it is to be written; arguments as in `to_tflite`."""
+    check_export(model)
     quantized = _is_quantized(model)
     mode = mode or ("int8" if quantized else "float32")
     _check_options(mode, io, representative, batch_size, quantized)

@@ -134,8 +134,6 @@ class Converter:
                 wrong.append(f"- {source.name}: {shapes[0]}, in tf_keras {shapes[1]}")
                 continue
             made.set_weights(values)
-            if isinstance(made, keras.layers.Normalization):
-                made.finalize_state()
         if wrong:
             raise ValueError(
                 "`model`: expected layers whose weights have the same shapes in both, received\n"

@@ -8,6 +8,7 @@ from typing import Any
 
 import tf_keras as keras
 
+from tfkd import layer_state
 from tfkd.distillation.distiller import Distiller
 from tfkd.progressive import freezing, structure
 
@@ -40,8 +41,13 @@ def rehearse(owner: Any, callbacks: Any = None) -> None:
 
 
 def _copy(student: keras.Model) -> keras.Model:
-    copy = keras.models.clone_model(student)
-    copy.set_weights(student.get_weights())
+    def clone(layer: Any) -> Any:
+        return type(layer).from_config(layer_state.complete(layer.get_config(), layer))
+
+    # Of other students Keras makes a copy of their own class, and takes no function.
+    learned = layer_state.learned_first(student) and getattr(student, "_is_graph_network", False)
+    copy = keras.models.clone_model(student, clone_function=clone if learned else None)
+    layer_state.copy(student, copy)
     return copy
 
 

@@ -7,9 +7,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, pruning, quantization
+from tfkd.pruning.shrinking import random_inputs
 
 
 class Changed(NamedTuple):
@@ -188,7 +190,8 @@ class Decay:
 
 def cut_out(student: keras.Model, selection: pruning.Selection, optimizer: Any) -> Changed:
     """Shrinks the student, and its optimizer's state where it can be."""
-    small = pruning.shrink(student, selection)
+    texts = any(tensor.dtype == tf.string for tensor in student.inputs)
+    small = pruning.shrink(student, selection, random_inputs(student) if texts else True)
     if isinstance(optimizer, keras.optimizers.Optimizer):
         optimizer = pruning.shrink_optimizer(optimizer, student, small, selection)
     else:

@@ -16,6 +16,7 @@ from typing import Any
 import tf_keras as keras
 from absl import logging
 
+from tfkd import layer_state, layer_weights
 from tfkd.pruning import choosing, residual, wiring
 from tfkd.pruning.graph import check_model
 from tfkd.pruning.groups import layers_by_path
@@ -151,6 +152,7 @@ def cut_layers(
     else:
         chosen = choosing.dropped(choosing.entries("drop", drop), found, model, skipped)
     made = without(model, [stretch for item in chosen for stretch in item.stretches])
+    layer_weights.check_finite("model", made)
     removed = tuple(item.block.name for item in chosen)
     left = layers_by_path(made)
     report = Cut(
@@ -197,7 +199,8 @@ def without(model: keras.Model, stretches: Sequence[Stretch]) -> keras.Model:
                     f"nothing between the input and the output of {prefix[:-1] or model.name!r}. "
                     "Keep a block of it."
                 )
-    config = wiring.cut_config(model.get_config(), "", models, moved, gone)
+    whole = layer_state.complete(model.get_config(), model)
+    config = wiring.cut_config(whole, "", models, moved, gone)
     with keras.utils.custom_object_scope(wiring.own_objects(model)):
         made = from_config(model, config)
     wiring.copy_weights(model, made)

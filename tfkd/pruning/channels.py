@@ -66,6 +66,7 @@ class Ledger:
         self._fixed: set[str] = set()
         self.fixed_macs = 0
         self.uncounted: list[str] = []
+        self.unruled: list[str] = []
 
     def new(self, count: int) -> np.ndarray:
         """Makes `count` new atoms."""

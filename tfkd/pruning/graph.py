@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, layer_weights
 from tfkd.pruning import rules
 from tfkd.pruning.channels import FIXED, Channels, Ledger
 from tfkd.pruning.groups import KEPT, Cost, Frozen, Graph, Group, Resize, WeightAxis
@@ -112,8 +112,7 @@ def _call(layer, args, kwargs, tensors, ledger: Ledger, prefix: str) -> list[Cha
         call.shapes = _closed_shapes(layer, call, shapes)
     rule = rules.find(layer)
     if rule is None:
-        if layer.weights:
-            ledger.uncounted.append(path)
+        (ledger.uncounted if layer_weights.arrays(layer) else ledger.unruled).append(path)
         kind = type(layer).__name__
         return call.freeze_all(f"no rule for {path}, a {kind} (register_rule teaches one)")
     noted = len(ledger.noted[path])
@@ -180,9 +179,17 @@ def _build(model: keras.Model, ledger: Ledger) -> Graph:
         for (path, key, index), atoms in ledger.resizes.items()
     ]
     costs = [Cost(*key, positions) for key, positions in ledger.costs.items()]
-    uncounted = dict.fromkeys(ledger.uncounted)
     return Graph(
-        model, groups, frozen, axes, costs, resizes, len(number), ledger.fixed_macs, uncounted
+        model,
+        groups,
+        frozen,
+        axes,
+        costs,
+        resizes,
+        len(number),
+        ledger.fixed_macs,
+        dict.fromkeys(ledger.uncounted),
+        dict.fromkeys(ledger.unruled),
     )
 
 

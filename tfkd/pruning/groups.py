@@ -12,12 +12,16 @@ Everything else of `tfkd.pruning` is written against these classes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import operator
 from typing import Any
 
 import numpy as np
+
+from tfkd import layer_weights
+from tfkd.costs import trace
 
 KEPT = -1  # in an array of units: an index that is never removed
 
@@ -117,14 +121,21 @@ class Graph:
         costs: a `Cost` for each weight that multiplies.
         resizes: a `Resize` for each number in a config that counts channels.
         units: how many units there are, U.
-        fixed_macs: multiply-accumulates that no removal changes, of layers whose
-            products are not with weights; part of `macs`.
-        uncounted: paths of layers with weights whose multiply-accumulates are
-            not known; `macs` leaves them out.
+        uncounted: paths of layers with weights that no rule of pruning counts.
     """
 
     def __init__(
-        self, model, groups, frozen, axes, costs, resizes, units, fixed_macs=0, uncounted=()
+        self,
+        model,
+        groups,
+        frozen,
+        axes,
+        costs,
+        resizes,
+        units,
+        fixed_macs=0,
+        uncounted=(),
+        unruled=(),
     ):
         self.model = model
         self.groups: tuple[Group, ...] = tuple(groups)
@@ -133,8 +144,9 @@ class Graph:
         self.costs: tuple[Cost, ...] = tuple(costs)
         self.resizes: tuple[Resize, ...] = tuple(resizes)
         self.units: int = units
-        self.fixed_macs: int = fixed_macs
         self.uncounted: tuple[str, ...] = tuple(uncounted)
+        self._by_rules: int = fixed_macs
+        self._unruled: tuple[str, ...] = tuple(unruled)  # without weights
         self._layers = layers_by_path(model)
         self._owners: dict[int, list[tuple[int, np.ndarray]]] | None = None
         self.fingerprint = fingerprint(model)
@@ -149,6 +161,43 @@ class Graph:
     def variable(self, layer: str, weight: str) -> Any:
         """Returns the `tf.Variable` of a layer's path and a weight's attribute path."""
         return operator.attrgetter(weight)(self._layers[layer])
+
+    @property
+    def fixed_macs(self) -> int:
+        """Multiply-accumulates that no removal changes; part of `macs`.
+
+        Of layers whose products are not with weights, and of those that no rule of pruning
+        counts: what reaches these stays, so that they cost what they cost now.
+        """
+        return self._by_rules + self._others[0]
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Paths of layers whose multiply-accumulates nothing knows; `macs` leaves them out."""
+        return self._others[1]
+
+    @functools.cached_property
+    def _others(self) -> tuple[int, tuple[str, ...]]:
+        """What is known, by following the model, of layers that no rule counts; and the rest."""
+        paths = self.uncounted + self._unruled
+        if not paths:
+            return 0, ()
+        try:
+            entries = trace.follow(self.model)
+        except ValueError:  # an open input shape
+            return 0, self.uncounted
+        partly = {cost.layer for cost in self.costs}
+        partly |= {axis.layer for axis in self.axes if (axis.units != KEPT).any()}
+        known, unknown = 0, []
+        for path in paths:
+            layer = self._layers.get(path)
+            parts = {id(part) for part in layer._flatten_layers()} if layer else set()
+            costs = [p for e in entries if id(e.layer) in parts for p in e.products]
+            if path in partly or None in costs or not costs:
+                unknown.append(path)
+            if path not in partly:
+                known += sum(terms * outputs for p in costs for terms, outputs in p or ())
+        return known, tuple(unknown)
 
     def macs(self, removed: np.ndarray | None = None) -> int:
         """Multiply-accumulates for one example when units are removed.
@@ -165,7 +214,7 @@ class Graph:
     def params(self, removed: np.ndarray | None = None) -> int:
         """Weights of the whole model, trained or not, when units are removed."""
         shapes = self._shapes(removed)
-        total = sum(int(w.shape.num_elements()) for w in self.model.weights)
+        total = layer_weights.count(self.model.weights)
         for (layer, weight), shape in shapes.items():
             before = self.variable(layer, weight).shape.num_elements()
             total += int(np.prod(shape, dtype=np.int64)) - before
@@ -209,7 +258,7 @@ def layers_by_path(model: Any, prefix: str = "") -> dict[str, Any]:
 def fingerprint(model: Any) -> str:
     """SHA-256 of a model's layer names, classes and weight shapes (not of its values)."""
     rows = [
-        (path, type(layer).__name__, [list(w.shape) for w in layer.weights])
+        (path, type(layer).__name__, [list(w.shape) for w in layer_weights.arrays(layer)])
         for path, layer in layers_by_path(model).items()
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd import layer_weights
 from tfkd.pruning.graph import analyse
 from tfkd.pruning.groups import KEPT, Graph
 from tfkd.pruning.selection import Selection
@@ -109,7 +110,8 @@ def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
     slices = Slices(graph)
     variables = slices.variables
     # Layers that were called with training=True change their statistics when they run.
-    variables += graph.model.non_trainable_weights
+    trained = {id(weight) for weight in graph.model.trainable_weights}
+    variables += [w for w in layer_weights.arrays(graph.model) if id(w) not in trained]
     layers = [layer for layer in graph.model._flatten_layers() if getattr(layer, "states", None)]
     states = [state for layer in layers for state in layer.states if layer.stateful]
     variables += [state for state in states if isinstance(state, tf.Variable)]
@@ -133,8 +135,9 @@ def apply_selection(model: keras.Model, selection: Selection) -> None:
 
     Raises:
         TypeError: if an argument is of another type.
-        ValueError: if the selection was made for another model, or would take
-            every channel of a group. The model is then unchanged.
+        ValueError: if the selection was made for another model, is of a decay that
+            has not come to its end, or would take every channel of a group. The
+            model is then unchanged.
 
     Example:
         >>> from tfkd import models, pruning
@@ -150,10 +153,16 @@ def apply_selection(model: keras.Model, selection: Selection) -> None:
 
 
 def checked(selection: Selection) -> Selection:
-    """Raises unless it is a `Selection`."""
+    """Raises unless it is a `Selection`, and one that is final."""
     if not isinstance(selection, Selection):
         raise TypeError(
             f"`selection`: expected a tfkd.pruning.Selection, received {type(selection).__name__}. "
             "Take decay.selection of a FilterDecay callback, or tfkd.pruning.select(model, plan)."
+        )
+    if selection.pending:
+        raise ValueError(
+            "`selection`: expected that of a decay that has come to its end, received one whose "
+            f"{selection.pending}: its filters are not zero. Train to the schedule's end_step. Or, "
+            "to remove filters without that, select(model, plan) chooses them now."
         )
     return selection

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, layer_weights
 from tfkd.pruning.graph import analyse
 from tfkd.pruning.groups import Graph, layers_by_path
 from tfkd.pruning.masking import checked
@@ -101,9 +101,10 @@ def _partners(model: keras.Model, small: keras.Model) -> dict[int, Any]:
         raise _other_model("layers have other names")
     after: dict[int, Any] = {}
     for old_layer, new_layer in paired(model, small):
-        if len(old_layer.weights) != len(new_layer.weights):
+        old_weights, new_weights = map(layer_weights.arrays, (old_layer, new_layer))
+        if len(old_weights) != len(new_weights):
             raise _other_model(f"layer {new_layer.name!r} has other weights")
-        for old_weight, new_weight in zip(old_layer.weights, new_layer.weights, strict=True):
+        for old_weight, new_weight in zip(old_weights, new_weights, strict=True):
             after[id(old_weight)] = new_weight
     return after
 
@@ -124,7 +125,7 @@ def _copy_exclusions(old: Any, new: Any, model: keras.Model, after: dict[int, An
     """What exclude_from_weight_decay was told, which is not in an optimizer's config."""
     if hasattr(old, "_exclude_from_weight_decay_names"):
         keys = old._exclude_from_weight_decay
-        spared = [after[id(w)] for w in model.weights if old._var_key(w) in keys]
+        spared = [after[id(w)] for w in layer_weights.arrays(model) if old._var_key(w) in keys]
         new.exclude_from_weight_decay(spared, list(old._exclude_from_weight_decay_names))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, layer_weights
 from tfkd.pruning import criteria, explaining, fitting, ignoring
 from tfkd.pruning.graph import analyse
 from tfkd.pruning.groups import Graph
@@ -88,6 +88,7 @@ def plan(
     checks.positive_int("round_to", round_to)
     checks.positive_int("min_channels", min_channels)
     graph = model if isinstance(model, Graph) else analyse(model)
+    layer_weights.check_finite("model", graph.model)
     ignored = ignoring.ignored_groups(graph, ignore)
     empty = Plan(
         graph,
@@ -141,6 +142,7 @@ def select(model: keras.Model, plan: Plan) -> Selection:
             "`plan`: expected one that was made for this model, received one for a model with "
             "other layers or shapes. Make it again with tfkd.pruning.plan(model, ...)."
         )
+    layer_weights.check_finite("model", graph.model)
     scores = criteria.scores(graph, plan.criterion, plan.seed)
     removed = {}
     for group in graph.groups:

@@ -112,8 +112,8 @@ class Plan:
         parts = [explaining.group_table(self.graph, self.remove, notes)]
         if self.graph.frozen:
             parts.append(explaining.frozen_table(self.graph.frozen))
-        if self.graph.uncounted:
-            layers = explaining.shortened(self.graph.uncounted)
+        if self.graph.unknown:
+            layers = explaining.shortened(self.graph.unknown)
             parts.append(f"MACs not known, and left out, of: {layers}")
         parts.append(f"{explaining.totals_table(self)}\n{self._outcome()}")
         return "\n\n".join(parts)
@@ -148,6 +148,8 @@ class Plan:
         name, goal = self.target
         reached = getattr(self, name)
         text = f"target {percent(goal)} fewer {MEASURES[name]}, reached {percent(reached)}"
+        if name == "macs_reduction" and self.graph.unknown:
+            text += " of those that are known"
         points = f"{100 * (reached - goal):+.1f}"
         if points in ("+0.0", "-0.0"):
             return text

@@ -11,6 +11,7 @@ import numpy as np
 import tf_keras as keras
 from tf_keras.src.saving import serialization_lib
 
+from tfkd import layer_state
 from tfkd.pruning.graph import is_network
 from tfkd.pruning.groups import Graph, kept, layers_by_path
 
@@ -27,22 +28,25 @@ def rebuild(model: keras.Model, graph: Graph, removed: np.ndarray) -> keras.Mode
         A model of the same class, with the same layer names, sharing nothing.
     """
     try:
-        config = strip(model.get_config())
+        config = layer_state.complete(strip(model.get_config()), model)
     except (NotImplementedError, ValueError, TypeError) as error:
         raise _not_built_again(model, error) from error
+    if "layers" not in config:
+        raise ValueError(
+            f"`model`: expected a model whose get_config lists its layers, received the "
+            f"{type(model).__name__} {model.name!r}, which has a config of its own. Pass "
+            "keras.Model(model.inputs, model.outputs)."
+        )
     _resize(config, graph, removed)
     _check_sharing(model)
     small = from_config(model, config)
     owned = graph.owners()
+
+    def left(weight: Any) -> np.ndarray:
+        return gather(weight.numpy(), owned.get(id(weight), []), removed)
+
     for before, after in paired(model, small):
-        if len(before.weights) != len(after.weights):
-            raise ValueError(
-                f"`model`: expected layers that can be built again from their config, received "
-                f"{before.name!r} ({type(before).__name__}), which then has {len(after.weights)} "
-                f"weights instead of {len(before.weights)}. Give it a complete get_config."
-            )
-        for old, new in zip(before.weights, after.weights, strict=True):
-            new.assign(gather(old.numpy(), owned.get(id(old), []), removed))
+        layer_state.copy(before, after, left)
     return small
 
 
@@ -112,10 +116,25 @@ def strip(config: Any) -> Any:
     return config if callable(config) else copy.copy(config)
 
 
+def named(config: dict[str, Any], kind: str) -> str:
+    """The name in a layer's config.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if "name" not in config:
+        raise ValueError(
+            f"`model`: expected layers whose get_config holds their name, received a {kind} whose "
+            "config has none. Let its get_config add to super().get_config(), and its constructor "
+            "pass **kwargs on."
+        )
+    return config["name"]
+
+
 def children(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Path and config of every layer of a model's config, nested models entered."""
     for item in config["layers"]:
-        path = prefix + item["config"]["name"]
+        path = prefix + named(item["config"], item["class_name"])
         yield path, item["config"]
         if isinstance(item["config"].get("layers"), list):
             yield from children(item["config"], f"{path}/")

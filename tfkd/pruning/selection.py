@@ -20,6 +20,8 @@ class Selection:
         removed: group name → sorted positions in that group, from 0.
         fingerprint: of the model that it was made for (names and shapes of its
             layers), so that it is not used on another.
+        pending: why it is not final yet, of a decay that goes on; "" for any other. Not
+            compared, and not in `to_dict`.
 
     Example:
         >>> from tfkd.pruning import Selection
@@ -30,6 +32,7 @@ class Selection:
 
     removed: Mapping[str, tuple[int, ...]]
     fingerprint: str
+    pending: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         checks.instance("removed", self.removed, Mapping, "a mapping: group name → positions")

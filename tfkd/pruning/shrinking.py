@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, known_faults
+from tfkd import checks, known_faults, layer_state, layer_weights
 from tfkd.pruning.graph import analyse
 from tfkd.pruning.groups import layers_by_path
 from tfkd.pruning.masking import checked, masked
@@ -51,9 +51,10 @@ def shrink(
 
     Raises:
         TypeError: if an argument is of another type.
-        ValueError: if the selection was made for another model, the two models
-            differ by more than `tolerance`, or `optimizer` is asked for and the
-            model is not compiled.
+        ValueError: if the selection was made for another model, or is of a decay that
+            has not come to its end; the two models differ by more than `tolerance`;
+            weights are NaN or infinite; or `optimizer` is asked for and the model is
+            not compiled.
 
     Example:
         >>> from tfkd import models, pruning
@@ -81,6 +82,7 @@ def shrink(
             for batch in _batches(model, given):
                 _compare(model, small, batch, tolerance)
             _reset_states(model, small)
+    layer_weights.check_finite("model", small)
     if optimizer:
         compile_like(model, small, graph, removed)
     known_faults.warn_of_overflow(small)
@@ -124,7 +126,10 @@ def _check_inputs(model: keras.Model, batch: Any) -> Any:
 
 
 def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Any:
-    """Random inputs in the structure that the model takes: normal numbers, or word numbers."""
+    """Random inputs in the structure that the model takes: normal numbers, or word numbers.
+
+    Texts are of the words that the model's lookup layers know.
+    """
     rng = np.random.default_rng(seed)
     words = [
         layer.input_dim
@@ -137,11 +142,20 @@ def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Any:
             tensor.shape[0] or count,
             *(OPEN_SIZE if size is None else size for size in tensor.shape[1:]),
         ]
+        if tensor.dtype == tf.string:
+            return tf.constant(rng.choice(_texts(model), shape))
         if tensor.dtype.is_floating and not words:
             return tf.constant(rng.normal(size=shape), tensor.dtype)
         return tf.cast(rng.integers(0, min(words, default=2), shape), tensor.dtype)
 
     return tf.nest.map_structure(draw, model.input)
+
+
+def _texts(model: keras.Model) -> list[str]:
+    """Words that the lookup layers of a model know, and one that they don't."""
+    tables = [table for table in layer_state.tables(model) if hasattr(table, "get_vocabulary")]
+    known = {str(word) for table in tables for word in table.get_vocabulary()}
+    return [*sorted(known)[:1000], "?"]
 
 
 def _compare(zeroed: keras.Model, small: keras.Model, batch: Any, tolerance: float) -> None:

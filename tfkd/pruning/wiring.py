@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 from tf_keras.src.engine.functional import _should_skip_first_node
 
+from tfkd import layer_state
 from tfkd.pruning.graph import is_network
 
 Key = tuple[str, int]
@@ -267,8 +268,7 @@ def copy_weights(source: Any, target: Any) -> None:
         if is_network(layer) and known.issuperset(part.name for part in layer.layers):
             copy_weights(before, layer)
             continue
-        for variable, value in zip(layer.weights, before.weights, strict=True):
-            variable.assign(value)
+        layer_state.copy(before, layer)
 
 
 def refuse_ties(model: keras.Model) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import numpy as np
 import tf_keras as keras
 from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 from tf_keras.src.saving import serialization_lib
+
+from tfkd import layer_state
 
 
 def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
@@ -33,8 +34,8 @@ def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
             return _copy_lambda(layer, name)
         if isinstance(layer, TFOpLambda):
             return kind(layer.function, name=name, dtype=layer.dtype)
-        config = {**layer.get_config(), **_functions(layer), **_numbers(layer)}
-        config |= {"name": name, **changes}
+        whole = layer_state.complete(layer.get_config(), layer, fixed=True)
+        config = {**whole, **_functions(layer), "name": name, **changes}
         with (
             keras.utils.custom_object_scope(_held_objects(layer)),
             serialization_lib.SafeModeScope(safe_mode=False),
@@ -53,13 +54,6 @@ def _functions(layer: Any) -> dict[str, Any]:
         return {}
     found = {key: getattr(layer, key, None) for key in ("activation", "recurrent_activation")}
     return {key: value for key, value in found.items() if inspect.isfunction(value)}
-
-
-def _numbers(layer: Any) -> dict[str, Any]:
-    """The arrays of a Rescaling as lists: Keras can't read its own JSON of an array."""
-    if type(layer) is not keras.layers.Rescaling:
-        return {}
-    return {key: np.asarray(getattr(layer, key)).tolist() for key in ("scale", "offset")}
 
 
 def _copy_lambda(layer: Any, name: str) -> Any:
@@ -101,18 +95,22 @@ def copy_state(layer: Any, parts: list[Any]) -> None:
     Raises:
         ValueError: if they have other weights.
     """
-    weights = [weight for part in parts for weight in part.weights]
-    shapes = [tuple(weight.shape) for weight in layer.weights]
-    received = [tuple(weight.shape) for weight in weights]
-    if shapes != received:
-        raise _not_built(layer, f"weights of shapes {received} instead of {shapes}")
-    for old, new in zip(layer.weights, weights, strict=True):
-        new.assign(old)
+    if len(parts) == 1:
+        layer_state.copy(layer, parts[0], fixed=True)
+    else:
+        _copy_weights(layer, [weight for part in parts for weight in part.weights])
     for part in parts:
         part.trainable = layer.trainable
     olds, news = list(layer._flatten_layers()), list(parts[0]._flatten_layers())
     if len(parts) == 1 and len(olds) == len(news):
         for old, new in zip(olds, news, strict=True):
             new.trainable = old.trainable
-            if isinstance(new, keras.layers.Normalization):
-                new.finalize_state()  # Its mean and variance are taken from the weights.
+
+
+def _copy_weights(layer: Any, weights: list[Any]) -> None:
+    shapes = [tuple(weight.shape) for weight in layer.weights]
+    received = [tuple(weight.shape) for weight in weights]
+    if shapes != received:
+        raise _not_built(layer, f"weights of shapes {received} instead of {shapes}")
+    for old, new in zip(layer.weights, weights, strict=True):
+        new.assign(old)

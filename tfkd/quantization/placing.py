@@ -19,6 +19,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import tf_keras as keras
+
 from tfkd.quantization import kinds
 from tfkd.quantization.calls import Call
 from tfkd.quantization.decisions import (
@@ -81,6 +83,8 @@ def place(
         _first_guess(places[call], fallback, floats)
     for call in calls:
         _join_unit(places, call)
+    for call in calls:
+        _spare_bins(places, call)
     if target != "tensorrt":
         for call in calls:
             if call.kind.role == kinds.CONCAT and places[call].output:
@@ -151,6 +155,15 @@ def _join_unit(places: Places, first: Call) -> None:
         last = reader
     if role == kinds.NORM and not spot.why:
         spot.why = "a scale and an offset of each channel"
+
+
+def _spare_bins(places: Places, call: Call) -> None:
+    """Takes the range of an input away that only bins read: 8 bits would move it to others."""
+    spot, reader = places[call], call.only_reader
+    if reader is None or call.kind.role != kinds.INPUT:
+        return
+    if isinstance(reader.layer, keras.layers.Discretization):
+        spot.action, spot.output, spot.why = FLOAT, False, f"only {reader.name!r} reads it, as bins"
 
 
 def _share_grid(places: Places, concat: Call) -> None:

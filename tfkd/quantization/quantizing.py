@@ -6,13 +6,14 @@ Efficient Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, layer_state, layer_weights
 from tfkd.quantization import kinds, rewriting
 from tfkd.quantization.calls import Call, calls_of
 from tfkd.quantization.configs import WEIGHTS, LayerConfig, QuantizedLayer, QuantizedTensor
@@ -87,6 +88,8 @@ def quantize(
     checks.instance("freeze_batch_norm", freeze_batch_norm, bool, "True or False")
     _refuse_quantized(model)
     flat = flatten(model)
+    layer_weights.check_finite("model", model)
+    _warn_of_tables(model)
     floats = dict.fromkeys(_skipped(skip, flat.origins, flat.model), "left out by `skip`")
     calls = calls_of(flat.model)
     _refuse_batch_statistics(calls)
@@ -128,6 +131,18 @@ def rebuild(
     q = builder.build(flat)
     q._describe(recipe["target"], recipe, flat.to_json(), rows, builder.places)
     return q
+
+
+def _warn_of_tables(model: keras.Model) -> None:
+    found = layer_state.tables(model)
+    if found:
+        warnings.warn(
+            f"quantize: {found[0].name!r} ({type(found[0]).__name__}) looks words or numbers up in "
+            "a table, which neither TFLite nor ONNX files can hold: this model can be trained, but "
+            "not exported. To export it, split it behind that layer and quantize the rest: "
+            "keras.Model(model.get_layer(NEXT).input, model.outputs).",
+            stacklevel=3,
+        )
 
 
 def _refuse_quantized(model: Any) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
-from tfkd import artifacts, checks
+from tfkd import artifacts, checks, layer_state
 from tfkd.quantization.decisions import Decision
 from tfkd.quantization.quantized_model import QuantizedModel
 from tfkd.quantization.quantizing import rebuild
@@ -47,6 +47,7 @@ def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
     Raises:
         TypeError: if `q` is no `QuantizedModel` (for a Distiller pass
             `distiller.student`).
+        ValueError: for a layer that keeps something beside its config and its weights.
         OSError: if `path` can't be written; an older file stays.
 
     Example:
@@ -67,6 +68,7 @@ def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
         "recipe": recipe,
         "weights": [weight.name for weight in q._stored_weights],
     }
+    layer_state.check_file(q)
     arrays: dict[str, Any] = {_DOCUMENT: np.array(json.dumps(document))}
     arrays |= {_key(number): weight.numpy() for number, weight in enumerate(q._stored_weights)}
     with artifacts.atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -114,11 +116,14 @@ def load(
         )
     weights = q._stored_weights
     expected, received = [w.shape.as_list() for w in weights], [list(a.shape) for a in arrays]
-    if expected != received:
+    # The words' weights of a lookup layer have an open shape.
+    fits = [w.shape.is_compatible_with(a.shape) for w, a in zip(weights, arrays, strict=False)]
+    if len(expected) != len(received) or not all(fits):
         mend = f"It holds weights of the shapes {received}, and the model has {expected}."
         raise checks.value_error("path", "the weights of its model", str(path), mend)
     for weight, value in zip(weights, arrays, strict=True):
         weight.assign(value)
+    layer_state.finalize(q)
     return q
 
 

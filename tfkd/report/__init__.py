@@ -1,5 +1,7 @@
 """What a model costs and what it is worth: counts, latency, accuracy, tables, plots."""
 
+from tfkd.costs import rules as rules
+from tfkd.costs.rules import Call, register
 from tfkd.report.accuracy import Score, SeedStats, accuracy, score, seed_stats
 from tfkd.report.against import Against
 from tfkd.report.classification import Classification, ClassScores, classification
@@ -17,7 +19,6 @@ from tfkd.report.latency import Latency, latency, machine
 from tfkd.report.latency_grid import LatencyRow, LatencyTable, latency_table
 from tfkd.report.plots import training_curves
 from tfkd.report.profile import LayerProfile, Profile, profile
-from tfkd.report.rules import Call, register
 from tfkd.report.table import Row, Table
 from tfkd.report.trade_offs import accuracy_latency, accuracy_size
 

@@ -21,8 +21,9 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd import checks
-from tfkd.report import inference, trace
+from tfkd import checks, layer_weights
+from tfkd.costs import trace
+from tfkd.report import inference
 from tfkd.text import aligned
 
 UNKNOWN = "unknown"
@@ -120,7 +121,7 @@ def _cells(row: LayerProfile) -> tuple[str, ...]:
 def _rows(model: keras.Model, entries: Sequence[trace.Entry]) -> Iterator[LayerProfile]:
     counted: set[int] = set()
     for entry in entries:
-        mine = [w for w in entry.layer.weights if id(w) not in counted]
+        mine = [w for w in layer_weights.arrays(entry.layer) if id(w) not in counted]
         counted.update(id(w) for w in mine)
         known = [p for p in entry.products if p is not None]
         sure = len(known) == len(entry.products)
@@ -129,15 +130,14 @@ def _rows(model: keras.Model, entries: Sequence[trace.Entry]) -> Iterator[LayerP
             entry.name,
             type(entry.layer).__name__,
             entry.output_shape,
-            sum(int(w.shape.num_elements()) for w in mine),
+            layer_weights.count(mine),
             sum(terms * outputs for terms, outputs in pairs) if sure else None,
             sum((2 * terms - 1) * outputs for terms, outputs in pairs) if sure else None,
             len(entry.products),
         )
-    left = [w for w in model.weights if id(w) not in counted]
+    left = [w for w in layer_weights.arrays(model) if id(w) not in counted]
     if left:
-        count = sum(int(w.shape.num_elements()) for w in left)
-        yield LayerProfile("(other weights)", "", (), count, None, None, 0)
+        yield LayerProfile("(other weights)", "", (), layer_weights.count(left), None, None, 0)
 
 
 def profile(model: keras.Model, input_shape: Any = None) -> Profile:

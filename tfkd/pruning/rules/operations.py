@@ -61,6 +61,7 @@ def _operation(call: Call) -> list[Channels]:
     elif symbol in _ELEMENTWISE or symbol in _PRODUCTS:
         rule = _elementwise
     if rule is None or not call.inputs:
+        call.ledger.unruled.append(call.path)
         return call.freeze_all(f"no rule for {call.path}, the operation tf.{symbol}")
     return rule(call)
 

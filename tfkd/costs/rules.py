@@ -202,6 +202,11 @@ def _fill() -> None:
             layers.GroupNormalization,
             layers.Normalization,
             layers.PReLU,
+            layers.StringLookup,
+            layers.IntegerLookup,
+            layers.TextVectorization,
+            layers.Discretization,
+            layers.CategoryEncoding,
         ),
     }
     for rule, classes in table.items():

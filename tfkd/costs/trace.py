@@ -12,8 +12,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
-from tfkd.report import rules
+from tfkd import checks, layer_weights
+from tfkd.costs import rules
 
 _LOCK = threading.Lock()
 
@@ -80,6 +80,8 @@ class _Recorder:
         else:
             with self._silence():
                 outputs = run()
+            if isinstance(layer, keras.layers.TextVectorization):
+                _set_batch(outputs)
             mine = graph.get_operations()[begin:]
         if self._inside:
             self._inside[-1].extend(range(begin, len(graph.get_operations())))
@@ -87,7 +89,7 @@ class _Recorder:
         if rule is not None:
             self._add(call, rule(call))
         elif not _is_container(layer):
-            costly = bool(layer.weights) or rules.multiplies(mine)
+            costly = bool(layer_weights.arrays(layer)) or rules.multiplies(mine)
             self._add(call, None if costly else ())
         elif _own_weights(layer) or rules.multiplies(mine):
             self._add(call, None)
@@ -112,6 +114,12 @@ class _Recorder:
         name = "/".join([*self._path, call.layer.name])
         entry = Entry(call.layer, name, shape, [])
         self.entries.setdefault(id(call.layer), entry).products.append(products)
+
+
+def _set_batch(tensor: Any) -> None:
+    """Words of one text are of one example: TensorFlow forgets it when it splits them."""
+    if isinstance(tensor, tf.Tensor) and tensor.shape.rank:
+        tensor.set_shape([1, *tensor.shape[1:]])
 
 
 def _is_symbolic(args: Any, kwargs: Any) -> bool:
@@ -149,8 +157,9 @@ def _is_container(layer) -> bool:
 
 
 def _own_weights(layer) -> bool:
-    held = {id(w) for child in layer._flatten_layers(include_self=False) for w in child.weights}
-    return any(id(w) not in held for w in layer.weights)
+    children = layer._flatten_layers(include_self=False)
+    held = {id(w) for child in children for w in layer_weights.arrays(child)}
+    return any(id(w) not in held for w in layer_weights.arrays(layer))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,79 @@
+"""The weights of layers and models that are arrays: listed, counted, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+from tf_keras.src.utils.layer_utils import count_params
+
+FLOAT16_ENDS = "float16 ends at 65504: what is larger becomes infinite."
+
+
+def arrays(layer: Any) -> list[Any]:
+    """The weights of a layer or model that are arrays: Keras lists its tables with them.
+
+    Example:
+        >>> import tf_keras as keras
+        >>> words = keras.layers.StringLookup()
+        >>> words.adapt(["a", "b"])
+        >>> len(words.weights), arrays(words)
+        (1, [])
+    """
+    return [weight for weight in layer.weights if hasattr(weight, "shape")]
+
+
+def count(weights: Iterable[Any]) -> int:
+    """How many numbers weights hold; those of open size count as none, as in Keras."""
+    return count_params(list(weights))
+
+
+def check_finite(name: str, model: Any) -> None:
+    """Raises if a weight is NaN or infinite.
+
+    Args:
+        name: of the argument that holds the model.
+        model: any model or layer; one that is not built has nothing to check.
+
+    Raises:
+        ValueError: that names the weight.
+
+    Example:
+        >>> import numpy as np, tf_keras as keras
+        >>> layer = keras.layers.Dense(1)
+        >>> layer.build((None, 1))
+        >>> layer.set_weights([np.full((1, 1), np.nan), np.zeros(1)])
+        >>> check_finite("model", layer)
+        Traceback (most recent call last):
+        ...
+        ValueError: `model`: expected finite weights, received NaN or infinity in 'kernel:0' ...
+    """
+    for weight in _variables(model):
+        value = tf.convert_to_tensor(weight)
+        if not value.dtype.is_floating or not hasattr(value, "numpy"):
+            continue
+        if not bool(tf.reduce_all(tf.math.is_finite(value))):
+            fix = "It gives no finite outputs. Load or train it again."
+            if value.dtype == tf.float16 and not bool(tf.reduce_any(tf.math.is_nan(value))):
+                fix = f"{FLOAT16_ENDS} Make it in bfloat16."
+            raise ValueError(
+                f"`{name}`: expected finite weights, received NaN or infinity in "
+                f"{weight.name!r} of shape {tuple(weight.shape)}{_owner(model, weight)}. {fix}"
+            )
+
+
+def _owner(model: Any, weight: Any) -> str:
+    """Which layer a weight belongs to: the innermost, where it is known."""
+    flat = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
+    names = [part.name for part in flat if any(weight is own for own in part.weights)]
+    return f", a weight of {names[-1]!r}" if names else ""
+
+
+def _variables(model: Any) -> list[Any]:
+    """The variables of a model, none if it has not been built."""
+    try:
+        found = list(getattr(model, "variables", None) or ())
+    except ValueError:
+        return []
+    return [variable for variable in found if hasattr(variable, "shape")]
