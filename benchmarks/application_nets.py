@@ -55,6 +55,8 @@ FAMILIES = {
 # Their layer normalizations take a mean over the channels, which all must stay for.
 NORMALIZED_OVER_CHANNELS = ("ConvNeXt",)
 STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")
+# Of ImageNet's pixels in [0, 1]: what EfficientNet's Normalization holds.
+MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 SIZES = {"Inception": 75, "InceptionResNet": 75, "Xception": 71, "ConvNeXt": 32}
 
 
@@ -67,9 +69,15 @@ def build(name: str) -> keras.Model:
     """A network for ten classes that returns logits, on images as small as it takes."""
     size = SIZES.get(family_of(name), 64)
     constructor = getattr(keras.applications, name)
-    return constructor(
+    model = constructor(
         weights=None, classes=CLASSES, input_shape=(size, size, 3), classifier_activation=None
     )
+    for layer in model.layers:
+        # Without weights it is not adapted, and a copy that forgets its state goes unseen.
+        if isinstance(layer, keras.layers.Normalization) and layer.weights:
+            layer.set_weights([MEAN, np.square(DEVIATION), *layer.get_weights()[2:]])
+            layer.finalize_state()
+    return model
 
 
 def images(model: keras.Model, seed: int, count: int = IMAGES) -> np.ndarray:

@@ -1,0 +1,47 @@
+"""The troubleshooting page names messages that the package really has."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+RUN = 3  # words of a message that must stand together in the source
+
+
+def strings():
+    """All strings of the package, with a mark where a value is put in."""
+    found = []
+    for path in (ROOT / "tfkd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = [p.value if isinstance(p, ast.Constant) else "\0" for p in node.values]
+                found.append("".join(map(str, parts)))
+    return "\n".join(found)
+
+
+def runs(message):
+    """Every three words of a message that stand between names, numbers and marks."""
+    found = []
+    for part in re.split(
+        r"…|'[^']*'|`|\"[^\"]*\"|\b[A-Z]+\b|\d[\d.]*|[:,.;()\[\]]|expected|received", message
+    ):
+        words = part.split()
+        found += [" ".join(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
+    return found
+
+
+def test_every_message_of_the_troubleshooting_page_is_in_the_package():
+    source = " ".join(strings().split())
+    rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| ")]
+    assert len(rows) > 60
+    shown = [
+        a or b for row in rows for a, b in re.findall(r"(?<!`)`([^`]+)`(?!`)|`` (.+?) ``", row)
+    ]
+    asked = [(message, runs(message)) for message in shown]
+    assert sum(bool(parts) for _, parts in asked) > 60
+    # Names that are put in may stand within three words: most of them must be there.
+    gone = [m for m, parts in asked if sum(p in source for p in parts) < 0.6 * len(parts)]
+    assert not gone, gone
