@@ -22,6 +22,7 @@ ORDER = (
     ("known_faults",),
     ("artifacts",),
     ("fingerprints",),
+    ("layer_parts",),
     ("layer_weights",),
     ("layer_state",),
     ("schedules",),

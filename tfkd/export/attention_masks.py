@@ -20,6 +20,7 @@ import numpy as np
 
 from tfkd.export import litert
 from tfkd.export.graph import Graph
+from tfkd.layer_parts import parts
 
 # A masked place weighs less than e^−20 times the best one that is not.
 MARGIN = 20.0
@@ -105,7 +106,7 @@ def _masking(model: Any) -> list[tuple[Any, str]]:
         layers.Attention: "_apply_scores",
         layers.AdditiveAttention: "_apply_scores",
     }
-    return [(part, methods[type(part)]) for part in model.submodules if type(part) in methods]
+    return [(part, methods[type(part)]) for part in parts(model) if type(part) in methods]
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from tfkd.export import made_up
 from tfkd.export.graph import Graph
 from tfkd.export.verify import failures
 from tfkd.feeds import collect
+from tfkd.layer_parts import parts
 
 GIVEN, REPRESENTATIVE, MADE_UP = "given examples", "representative examples", "made-up inputs"
 NOTHING = "nothing"
@@ -81,7 +82,7 @@ def examples(
         if len(next(iter(given.values()))) < least:
             raise checks.value_error("verify", "at least two examples", verify)
         return Examples(model, GIVEN, given)
-    if any(getattr(layer, "stateful", False) for layer in model.submodules):
+    if any(getattr(layer, "stateful", False) for layer in parts(model)):
         return Examples(model, NOTHING, None, "the model keeps a state from call to call")
     if representative is not None:
         count = len(next(iter(representative.values())))

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.feeds import Input
+from tfkd.layer_parts import parts
 
 _CHUNK = 64
 _SPLIT = (
@@ -37,7 +38,7 @@ def check_model(model: Any) -> None:
         raise checks.value_error("model", "a model that is built", model.name, mend)
     remembering = [
         layer.name
-        for layer in model.submodules
+        for layer in parts(model)
         if isinstance(layer, keras.layers.RNN) and layer.stateful
     ]
     if remembering:
@@ -51,7 +52,7 @@ def check_model(model: Any) -> None:
     low = sorted(
         {
             layer.compute_dtype
-            for layer in model.submodules
+            for layer in parts(model)
             if isinstance(layer, keras.layers.Layer)
             and layer.compute_dtype in ("float16", "bfloat16")
         }

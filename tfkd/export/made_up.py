@@ -16,6 +16,7 @@ import numpy as np
 
 from tfkd.export.graph import Graph
 from tfkd.feeds import Input
+from tfkd.layer_parts import parts
 
 COUNT = 8
 # For sizes that a model leaves open, in the order in which they are tried.
@@ -169,7 +170,7 @@ def _of_type(dtype: np.dtype, model: Any) -> Range | None:
         return None
     if dtype.itemsize == 1:
         return Range(np.iinfo(dtype).min, np.iinfo(dtype).max, True)
-    sizes = [m.input_dim for m in model.submodules if type(m).__name__ == "Embedding"]
+    sizes = [m.input_dim for m in parts(model) if type(m).__name__ == "Embedding"]
     return Range(0, min(sizes, default=2) - 1, True)
 
 
@@ -264,7 +265,7 @@ def _bins(layer: Any) -> Range | None:
 
 def _table(layer: Any) -> Range | None:
     """The words of a table somewhere inside a layer; of several the fewest."""
-    sizes = [m.input_dim for m in layer.submodules if type(m).__name__ == "Embedding"]
+    sizes = [m.input_dim for m in parts(layer) if type(m).__name__ == "Embedding"]
     return Range(0, min(sizes) - 1, True) if sizes else None
 
 

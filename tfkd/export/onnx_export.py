@@ -21,6 +21,7 @@ from tfkd.export.onnx_half import to_float16
 from tfkd.export.onnx_nodes import require
 from tfkd.export.tflite_half import problems
 from tfkd.export.verify import ExportReport, agreement_text, measure, thresholds_for
+from tfkd.layer_parts import parts
 
 TARGETS = ("onnxruntime", "tensorrt")
 PRECISIONS = ("float32", "float16")
@@ -203,7 +204,7 @@ def deployable(model: Any, precision: str) -> tuple[Graph, Graph, str]:
     check_export(model)
     if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
         graph = Graph(model)
-        quantized = any(type(m).__name__ == "FixedQuantize" for m in model.submodules)
+        quantized = any(type(m).__name__ == "FixedQuantize" for m in parts(model))
         return graph, graph, "quantized" if quantized else precision
     from tfkd.quantization import deploying
 

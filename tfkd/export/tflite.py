@@ -24,6 +24,7 @@ from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.graph import Graph, check_export
 from tfkd.export.verify import ExportReport, measure, thresholds_for
 from tfkd.feeds import collect
+from tfkd.layer_parts import parts
 
 MODES = ("float32", "float16", "dynamic", "int8")
 # Key of THRESHOLDS for a quantized model, whose int8 file has nothing to guess.
@@ -316,5 +317,5 @@ def _convert(
 
 def _rolled(graph: Graph) -> list[str]:
     """Names of the recurrent layers that are written as loops."""
-    layers = graph.model.submodules
+    layers = parts(graph.model)
     return sorted({layer.name for layer in layers if getattr(layer, "unroll", None) is False})

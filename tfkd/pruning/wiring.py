@@ -16,6 +16,7 @@ import tf_keras as keras
 from tf_keras.src.engine.functional import _should_skip_first_node
 
 from tfkd import layer_state
+from tfkd.layer_parts import parts
 from tfkd.pruning.graph import is_network
 
 Key = tuple[str, int]
@@ -243,7 +244,7 @@ def own_objects(model: keras.Model) -> dict[str, Any]:
     scope the layers can be made again without being registered.
     """
     found = {}
-    for layer in model.submodules:
+    for layer in parts(model):
         for value in vars(layer).values():
             item = value if inspect.isfunction(value) else type(value)
             known = getattr(item, "__module__", "").startswith(("tf_keras.", "tensorflow."))

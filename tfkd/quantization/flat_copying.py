@@ -10,6 +10,7 @@ from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 from tf_keras.src.saving import serialization_lib
 
 from tfkd import layer_state
+from tfkd.layer_parts import parts
 
 
 def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
@@ -71,7 +72,7 @@ def _copy_lambda(layer: Any, name: str) -> Any:
 def _held_objects(layer: Any) -> dict[str, Any]:
     """Functions and classes that a layer and its parts hold and Keras may not know, by name."""
     found = {}
-    for part in (*layer.submodules, layer):
+    for part in (*parts(layer), layer):
         for value in [*vars(part).values(), part]:
             item = value if inspect.isfunction(value) else type(value)
             known = getattr(item, "__module__", "").startswith(("tf_keras.", "tensorflow."))

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, layer_state, layer_weights
+from tfkd.layer_parts import parts
 from tfkd.quantization import kinds, rewriting
 from tfkd.quantization.calls import Call, calls_of
 from tfkd.quantization.configs import WEIGHTS, LayerConfig, QuantizedLayer, QuantizedTensor
@@ -148,8 +149,8 @@ def _warn_of_tables(model: keras.Model) -> None:
 def _refuse_quantized(model: Any) -> None:
     """`flatten` looks at the rest."""
     kinds_ = (QuantizedLayer, QuantizedTensor, QuantizedModel)
-    parts = (model, *model.submodules) if isinstance(model, keras.Model) else ()
-    found = next((part for part in parts if isinstance(part, kinds_)), None)
+    everything = (model, *parts(model)) if isinstance(model, keras.Model) else ()
+    found = next((part for part in everything if isinstance(part, kinds_)), None)
     if found is not None:
         received = f"{found.name!r}, quantized already"
         mend = "Pass the model that it was made from."

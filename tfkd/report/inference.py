@@ -19,6 +19,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.layer_parts import parts
 
 # What is looked at in search of the models that a function holds: how deep, how many
 # items of a list, how many objects in all.
@@ -246,9 +247,9 @@ def _variables(value: Any, seen: set[int], depth: int) -> Iterator[tuple[Any, bo
 
 
 def _of_module(module: Any) -> Iterator[tuple[Any, bool]]:
-    parts = module._flatten_layers() if is_keras_3(module) else (module, *module.submodules)
+    everything = module._flatten_layers() if is_keras_3(module) else (module, *parts(module))
     states: set[int] = set()
-    for part in parts:
+    for part in everything:
         if getattr(part, "stateful", False):
             states |= {id(state) for state in tf.nest.flatten(getattr(part, "states", None))}
         for held in vars(part).values():

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfkd import __version__, artifacts, checks
+from tfkd.layer_parts import parts
 from tfkd.runtime import stored
 from tfkd.runtime.backend import Backend, compare
 from tfkd.runtime.stored import Store
@@ -238,5 +239,5 @@ def _own_layers(model: Any) -> bool:
     return any(
         hasattr(layer, "get_config")
         and type(layer).__module__.split(".")[0] not in ("tf_keras", "tfkd")
-        for layer in model.submodules
+        for layer in parts(model)
     )
