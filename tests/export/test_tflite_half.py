@@ -83,8 +83,8 @@ def test_onnx_finds_activations_beyond_float16(tmp_path, verify):
 
 @pytest.mark.parametrize("write", ["tflite", "onnx"])
 def test_weights_that_become_0_are_found(tmp_path, write):
-    model = chain(1e-9, 1.0, 3e4, 3e4)
-    model.add(layers.Rescaling(10.0))
+    model = chain(1e-9, 1.0, 2e4, 2e4)
+    model.add(layers.Rescaling(25.0))
     options = {"mode": "float16"} if write == "tflite" else {"precision": "float16"}
     with pytest.raises(ValueError, match=r"hardly depends|mean_error") as error:
         getattr(export, f"to_{write}")(model, tmp_path / "m", **options)
@@ -108,7 +108,40 @@ def test_masks_may_be_cut_off(tmp_path):
             assert report.numbers["check"]["max_error"] < 1e-2
 
 
+def one_large(layer, shape, place, dtype="float32"):
+    """A layer of which one weight holds one number below −65504, and a small one behind it."""
+    x = keras.Input(shape, name="x", dtype=dtype)
+    model = keras.Model(x, layers.Flatten()(layers.Rescaling(1e-5)(abs(layer(x)))))
+    weights = layer.get_weights()
+    weights[place].flat[1] = -3e5
+    layer.set_weights(weights)
+    return model
+
+
+LARGE = {
+    "kernel": lambda: one_large(layers.Dense(3, name="large"), (4,), 0),
+    "bias": lambda: one_large(layers.Dense(3, name="large"), (4,), 1),
+    "bias of rows": lambda: one_large(layers.Dense(3, name="large"), (5, 4), 1),
+    "bias of a convolution": lambda: one_large(layers.Conv2D(3, 2, name="large"), (4, 4, 2), 1),
+    "embedding": lambda: one_large(layers.Embedding(4, 3, name="large"), (5,), 0, "int32"),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_one_negative_weight_is_no_mask(tmp_path, kind):
+    model, path = LARGE[kind](), tmp_path / "m.tflite"
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 4, (6, *model.input_shape[1:])).astype(model.input.dtype.name)
+    want = model.predict(x, verbose=0)
+    with pytest.warns(UserWarning, match="these weights stay in float32.*large"):
+        export.to_tflite(model, path, "float16", verify=False)
+    assert np.abs(Predictor(path)(x) - want).max() < 0.002 * np.ptp(want)
+    with pytest.raises(ValueError, match=r"precision.*65504.*large.*3e\+05"):
+        export.to_onnx(model, tmp_path / "m.onnx", precision="float16", verify=False)
+
+
 def test_what_is_cut_off():
     assert cut_off(np.float32([1.0, 7e4])) and cut_off(np.float32([-7e4, -8e4]))
     assert not cut_off(np.float32([65504.0, -65504.0]))
     assert not cut_off(np.float32([0.0, -1e9, -1e9]))
+    assert cut_off(np.float32([0.0, -1e9, -1e9]), {float(np.float32(-1e9))})

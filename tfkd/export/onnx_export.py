@@ -19,7 +19,7 @@ from tfkd.export.onnx_convert import NEWEST, convert
 from tfkd.export.onnx_graph import Wiring
 from tfkd.export.onnx_half import to_float16
 from tfkd.export.onnx_nodes import require
-from tfkd.export.tflite_half import problems
+from tfkd.export.tflite_half import large_weights, problems
 from tfkd.export.verify import ExportReport, agreement_text, measure, thresholds_for
 from tfkd.layer_parts import parts
 
@@ -241,7 +241,7 @@ def build(
     onnx_quantized.quantize_weights(wiring, int8_weights)
     numbers: dict[str, Any] = dict(onnx_quantized.count(wiring))
     if precision == "float16":
-        to_float16(wiring)
+        to_float16(wiring, large_weights(graph.model))
     return _finish(wiring, graph, wanted), numbers
 
 

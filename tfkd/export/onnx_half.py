@@ -6,6 +6,7 @@ in the graph. What a user feeds and reads stays float32.
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,19 @@ from tfkd.export.tflite_half import LARGEST, cut_off
 _FLOAT32_ONLY = {"Resize": (1, 2), "Upsample": (1,), "NonMaxSuppression": (0, 1, 3, 4)}
 # Operations on a weight; what else is constant may stand for "more than anything".
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Gather", "PRelu")
+_KERNELS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _COARSE = 1e-2
 
 
-def to_float16(wiring: Wiring) -> None:
+def to_float16(wiring: Wiring, weights: AbstractSet[float] = frozenset()) -> None:
     """Turns every float32 of the graph into float16.
 
     Numbers beyond ±65504 are cut off at it: constants such as -1e9 stand for
     "less than anything". Weights are not.
+
+    Args:
+        wiring: the graph, changed in place.
+        weights: the `tflite_half.large_weights` of its model.
 
     Raises:
         ValueError: if a weight is too large for float16, the scale of a quantized
@@ -38,7 +44,7 @@ def to_float16(wiring: Wiring) -> None:
             "'float16'. Unroll its recurrent layers (`unroll=True`), or stay in float32."
         )
     _check_scales(wiring)
-    _check_weights(wiring)
+    _check_weights(wiring, weights)
     _keep_float32(wiring)
     kept = {
         node.input[slot]
@@ -65,15 +71,20 @@ def _half(values: np.ndarray) -> np.ndarray:
     return np.clip(values, -LARGEST, LARGEST).astype(np.float16)
 
 
-def _check_weights(wiring: Wiring) -> None:
+def _check_weights(wiring: Wiring, weights: AbstractSet[float]) -> None:
     """Refuses weights, and arrays of different numbers, that would be cut off."""
     for node in wiring.nodes:
-        for name in node.input:
+        for slot, name in enumerate(node.input):
             value = wiring.constants.get(name)
-            if value is None or value.dtype != np.float32 or not cut_off(value):
+            if value is None or value.dtype != np.float32:
+                continue
+            if slot == 1 and node.op_type in _KERNELS:
+                value = np.abs(value)  # what multiplies is no mask
+            if not cut_off(value, weights):
                 continue
             large = value[np.abs(value) > LARGEST]
-            if node.op_type in _WEIGHTED or large.min() != large.max():
+            known = not weights.isdisjoint(large.tolist())
+            if node.op_type in _WEIGHTED or known or large.min() != large.max():
                 raise ValueError(
                     f"`precision`: expected 'float32' for this model, received 'float16', which "
                     f"ends at 65504: a weight of {node.name!r} holds numbers up to "

@@ -189,7 +189,9 @@ class Source:
         data = _convert(self.plain, self.mode, types, self.calibration, batch_size)
         if self.mode == "float16":
             data = tflite_half.keep_large(
-                data, lambda: _convert(self.plain, "float32", types, None, batch_size)
+                data,
+                lambda: _convert(self.plain, "float32", types, None, batch_size),
+                tflite_half.large_weights(self.graph.model),
             )
         return data
 

@@ -6,7 +6,7 @@ The converter cuts numbers off at ±65504, float16's largest, without a word.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,30 @@ _NORMAL = float(np.finfo(np.float16).smallest_normal)
 _SHOWN = 3
 
 
-def cut_off(values: np.ndarray) -> bool:
+def cut_off(values: np.ndarray, weights: Collection[float] = ()) -> bool:
     """Whether float16 can't hold these numbers, and that matters.
 
-    It does not where all that is too large is one and the same negative number: it
-    stands for "less than anything", as −1e9 in the masks of attention.
+    It does not where all that is too large is one and the same negative number, which
+    is in no weight: it stands for "less than anything", as −1e9 in the masks of attention.
+
+    Args:
+        values: a constant of a graph.
+        weights: the `large_weights` of its model.
     """
     large = values[np.abs(values) > LARGEST]
-    return large.size > 0 and not (large[0] < 0 and (large == large[0]).all())
+    if not large.size:
+        return False
+    return bool(large[0] >= 0 or (large != large[0]).any() or float(large[0]) in weights)
+
+
+def large_weights(model: Any) -> set[float]:
+    """The numbers in the weights of a Keras model that float16 can't hold."""
+    found: set[float] = set()
+    for weight in model.weights:
+        values = np.asarray(weight) if hasattr(weight, "numpy") else np.zeros(1)
+        if values.dtype.kind == "f":
+            found.update(values[np.abs(values) > LARGEST].astype(np.float32).tolist())
+    return found
 
 
 def problems(model: Any) -> list[str]:
@@ -45,12 +61,13 @@ def problems(model: Any) -> list[str]:
     return found[:_SHOWN]
 
 
-def keep_large(data: bytes, convert: Callable[[], bytes]) -> bytes:
+def keep_large(data: bytes, convert: Callable[[], bytes], weights: Collection[float] = ()) -> bytes:
     """Puts weights that were cut off back into a file, in float32; warns of them.
 
     Args:
         data: a float16 file.
         convert: makes the same file in float32; called only if need be.
+        weights: the `large_weights` of its model.
 
     Raises:
         ValueError: if such a weight can't be kept.
@@ -66,7 +83,7 @@ def keep_large(data: bytes, convert: Callable[[], bytes]) -> bytes:
         same = [w for w in wholes if w.shape == values.shape and (_half(w) == values).all()]
         if not same or any((one != same[0]).any() for one in same[1:]):
             raise _refused(name, "more than that")
-        if cut_off(same[0]):
+        if cut_off(same[0], weights) or (_weighs(model, graph, index) and cut_off(np.abs(same[0]))):
             kept.append(f"{name} (up to {np.abs(same[0]).max():.3g})")
             if not _replace(model, graph, index, same[0]):
                 raise _refused(name, f"numbers up to {np.abs(same[0]).max():.3g}")
@@ -105,6 +122,19 @@ def _constants(model: Any, dtype: Any) -> list[tuple[Any, int, np.ndarray]]:
                 shape = () if tensor.shape is None else tuple(tensor.shape)
                 found.append((graph, index, values.reshape(shape)))
     return found
+
+
+def _weighs(model: Any, graph: Any, index: int) -> bool:
+    """Whether a constant is, behind a DEQUANTIZE or not, a weight of a layer by its place."""
+    codes = [code.builtinCode for code in model.operatorCodes]
+    known = flatbuffer.schema().BuiltinOperator
+    kernels = (known.CONV_2D, known.DEPTHWISE_CONV_2D, known.FULLY_CONNECTED, known.CONV_3D)
+    same = {index} | {
+        int(op.outputs[0])
+        for op in graph.operators
+        if codes[op.opcodeIndex] == known.DEQUANTIZE and index in np.asarray(op.inputs)
+    }
+    return any(codes[op.opcodeIndex] in kernels and op.inputs[1] in same for op in graph.operators)
 
 
 def _replace(model: Any, graph: Any, index: int, values: np.ndarray) -> bool:
