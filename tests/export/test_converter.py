@@ -71,6 +71,12 @@ def test_loops_that_are_harmless_or_unrolled_convert(tmp_path):
     assert export.to_tflite(model, tmp_path / "d.tflite", "dynamic", verify=X).verified
 
 
+def test_an_lstm_with_an_open_batch_is_refused_with_a_way_out(tmp_path):
+    with pytest.raises(ValueError, match="refuses.*pass batch_size=1"):
+        export.to_tflite(recurrent(layers.LSTM(4)), tmp_path / "m.tflite", batch_size=None)
+    assert os.listdir(tmp_path) == []
+
+
 def test_lstms_are_calibrated_from_a_fresh_state(tmp_path):
     """The ranges of a file do not depend on the order of its examples."""
     model = recurrent(layers.LSTM(4, return_sequences=True), layers.LSTM(4))

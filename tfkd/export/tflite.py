@@ -312,6 +312,8 @@ def _convert(
         mend = ""
         if mode == "int8":
             mend = " An operation without an integer form? mode='dynamic' leaves such in float."
+        if batch_size is None and "TensorListReserve" in text:
+            mend = " Its loops need a batch of a fixed size: pass batch_size=1, or unroll=True."
         raise ValueError(
             f"`model`: TFLite's converter refuses {graph.model.name!r}.{mend} It says: {text}"
         ) from error
