@@ -83,7 +83,7 @@ def _check_weights(wiring: Wiring, weights: AbstractSet[float]) -> None:
             if not cut_off(value, weights):
                 continue
             large = value[np.abs(value) > LARGEST]
-            known = not weights.isdisjoint(large.tolist())
+            known = not weights.isdisjoint(np.abs(large).tolist())
             if node.op_type in _WEIGHTED or known or large.min() != large.max():
                 raise ValueError(
                     f"`precision`: expected 'float32' for this model, received 'float16', which "

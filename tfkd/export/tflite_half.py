@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfkd.export import detection_flatbuffer as flatbuffer
+from tfkd.layer_parts import parts
 
 LARGEST = float(np.finfo(np.float16).max)
 # Below it numbers lose digits, and there are none below 6e-8.
@@ -32,16 +33,21 @@ def cut_off(values: np.ndarray, weights: Collection[float] = ()) -> bool:
     large = values[np.abs(values) > LARGEST]
     if not large.size:
         return False
-    return bool(large[0] >= 0 or (large != large[0]).any() or float(large[0]) in weights)
+    return bool(large[0] >= 0 or (large != large[0]).any() or float(-large[0]) in weights)
 
 
 def large_weights(model: Any) -> set[float]:
-    """The numbers in the weights of a Keras model that float16 can't hold."""
+    """Sizes of the numbers in what a Keras model has learned that float16 can't hold.
+
+    A mean may stand in a graph with the other sign: so sizes alone.
+    """
+    learned = [weight for weight in model.weights if hasattr(weight, "numpy")]
+    given = (getattr(one, "input_mean", None) for one in parts(model))
     found: set[float] = set()
-    for weight in model.weights:
-        values = np.asarray(weight) if hasattr(weight, "numpy") else np.zeros(1)
+    for one in (*learned, *(mean for mean in given if mean is not None)):
+        values = np.abs(np.asarray(one))
         if values.dtype.kind == "f":
-            found.update(values[np.abs(values) > LARGEST].astype(np.float32).tolist())
+            found.update(values[values > LARGEST].astype(np.float32).tolist())
     return found
 
 
@@ -139,16 +145,16 @@ def _weighs(model: Any, graph: Any, index: int) -> bool:
 
 def _replace(model: Any, graph: Any, index: int, values: np.ndarray) -> bool:
     """Makes a constant float32, and leaves out the DEQUANTIZE behind it; False: it has none."""
-    parts = flatbuffer.schema()
+    names = flatbuffer.schema()
     codes = [code.builtinCode for code in model.operatorCodes]
     readers = [op for op in graph.operators if index in np.asarray(op.inputs)]
-    if any(codes[op.opcodeIndex] != parts.BuiltinOperator.DEQUANTIZE for op in readers):
+    if any(codes[op.opcodeIndex] != names.BuiltinOperator.DEQUANTIZE for op in readers):
         return False
-    buffer = parts.BufferT()
+    buffer = names.BufferT()
     buffer.data = np.frombuffer(values.astype("<f4").tobytes(), np.uint8)
     model.buffers.append(buffer)
     graph.tensors[index].buffer = len(model.buffers) - 1
-    graph.tensors[index].type = parts.TensorType.FLOAT32
+    graph.tensors[index].type = names.TensorType.FLOAT32
     made = [int(op.outputs[0]) for op in readers]
     graph.operators = [op for op in graph.operators if not any(op is one for one in readers)]
     for op in graph.operators:
