@@ -451,3 +451,16 @@ def test_errors():
     for options in ({"dtype": "bfloat16"}, {"fold_batch_norm": True}):
         with pytest.raises(ValueError, match="`model`: .*functional or Sequential.*WithConfig"):
             tfkd.frozen_copy(subclassed, **options)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_recurrent_layers_are_copied_in_half_precision(dtype, wrapped):
+    """Their weights start as orthogonal matrices, which TensorFlow can't make in bfloat16."""
+    layers = keras.layers
+    inside = layers.Bidirectional(layers.LSTM(4)) if wrapped else layers.GRU(4)
+    model = keras.Sequential([keras.Input((5, 3)), inside, layers.Dense(2)])
+    x = np.random.default_rng(0).normal(size=(16, 5, 3)).astype("float32")
+    want = model.predict(x, verbose=0)
+    got = tfkd.frozen_copy(model, dtype=dtype).predict(x, verbose=0)
+    assert np.abs(got - want).max() < 0.05 * np.ptp(want)

@@ -132,6 +132,7 @@ def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
         _drop_batch_norms(config, source, folded, "")
     if dtype is not None:
         _set_dtype(config, dtype, _output_names(config))
+        _start_at_zero(config)
     frozen = source.__class__.from_config(config)
     _transfer(source, frozen, folded, "")
     return frozen
@@ -172,6 +173,19 @@ def _set_dtype(config: dict[str, Any], dtype: str, keep: set[str]) -> None:
             inner["dtype"] = "float32"
         elif "dtype" in inner:
             inner["dtype"] = dtype
+
+
+def _start_at_zero(config: Any) -> None:
+    """Lets weights start at 0 that TensorFlow can't make orthogonal in bfloat16: all are copied."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if isinstance(value, dict) and str(value.get("class_name")).startswith("Orthogonal"):
+                config[key] = keras.initializers.serialize(keras.initializers.Zeros())
+            else:
+                _start_at_zero(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            _start_at_zero(value)
 
 
 def _drop_batch_norms(
