@@ -161,3 +161,10 @@ def test_what_is_cut_off():
     assert not cut_off(np.float32([65504.0, -65504.0]))
     assert not cut_off(np.float32([0.0, -1e9, -1e9]))
     assert cut_off(np.float32([0.0, -1e9, -1e9]), {1e9})
+
+
+def test_onnx_refuses_a_scale_beyond_float16(tmp_path):
+    small = keras.layers.Rescaling(1e-5)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Rescaling(1e5, name="up"), small])
+    with pytest.raises(ValueError, match=r"precision.*65504.*up/.*1e\+05"):
+        export.to_onnx(model, tmp_path / "m.onnx", precision="float16", verify=False)

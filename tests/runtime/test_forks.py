@@ -186,3 +186,11 @@ def test_threads_of_the_child_open_it_once(files):
 
     for got in in_a_fork(many):
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_a_model_is_not_exported_in_a_forked_child(files, tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    model.predict(np.ones((1, 4)), verbose=0)
+    for write in (export.to_tflite, export.to_onnx, export.to_saved_model):
+        found = in_a_fork(lambda write=write: write(model, tmp_path / "m"), seconds=30)
+        assert isinstance(found, RuntimeError) and "spawn" in str(found), found

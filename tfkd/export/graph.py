@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.export.forks import check_tensorflow
 from tfkd.feeds import Input
 from tfkd.layer_parts import parts
 
@@ -69,9 +70,13 @@ def check_model(model: Any) -> None:
 
 
 def check_export(model: Any) -> None:
-    """Raises for weights that are no numbers, and for tables of words, which files can't hold."""
+    """Raises for weights that are no numbers, and for tables of words, which files can't hold.
+
+    And in a child that was forked after TensorFlow was used, where tracing would never end.
+    """
     from tfkd import layer_state, layer_weights
 
+    check_tensorflow()
     check_model(model)
     layer_weights.check_finite("model", model)
     for layer in layer_state.tables(model):

@@ -20,6 +20,8 @@ _FLOAT32_ONLY = {"Resize": (1, 2), "Upsample": (1,), "NonMaxSuppression": (0, 1,
 # Operations on a weight; what else is constant may stand for "more than anything".
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Gather", "PRelu")
 _KERNELS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# By a large positive number they are no masks: `(1 - mask) * -1e9` is one.
+_SCALING = ("Mul", "Div")
 _COARSE = 1e-2
 
 
@@ -84,7 +86,8 @@ def _check_weights(wiring: Wiring, weights: AbstractSet[float]) -> None:
                 continue
             large = value[np.abs(value) > LARGEST]
             known = not weights.isdisjoint(np.abs(large).tolist())
-            if node.op_type in _WEIGHTED or known or large.min() != large.max():
+            scales = node.op_type in _SCALING and large.min() > 0
+            if node.op_type in _WEIGHTED or known or scales or large.min() != large.max():
                 raise ValueError(
                     f"`precision`: expected 'float32' for this model, received 'float16', which "
                     f"ends at 65504: a weight of {node.name!r} holds numbers up to "
