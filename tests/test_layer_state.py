@@ -40,6 +40,19 @@ class Center(L.Layer):
 
 
 @keras.saving.register_keras_serializable("tests")
+class Unmarked(Center):
+    """Its `build` does not end in Keras's, as that of many layers."""
+
+    def build(self, shape):
+        self.mean = self.add_weight(name="mean", shape=shape[-1:], trainable=False)
+        self.finalize_state()
+
+
+class Unregistered(Center):
+    """A layer that Keras does not find by its name."""
+
+
+@keras.saving.register_keras_serializable("tests")
 class Limits(L.experimental.preprocessing.PreprocessingLayer):
     """Learns numbers that are in no weight, and has no get_config."""
 
@@ -139,12 +152,20 @@ def shared():
     return model, [X, X[::-1]], np.concatenate([front, front[::-1]], 1)
 
 
-def own_constant():
-    inputs, layer = keras.Input((4,)), Center()
+def own_constant(kind=Center):
+    inputs, layer = keras.Input((4,)), kind()
     model = with_ends(inputs, layer(inputs))
     layer.mean.assign(X.mean(0))
     layer.finalize_state()
     return model, X, X - X.mean(0)
+
+
+def unmarked():
+    return own_constant(Unmarked)
+
+
+def unregistered():
+    return own_constant(Unregistered)
 
 
 def own_numbers():
@@ -159,6 +180,17 @@ def bins():
     inputs = keras.Input((1,))
     numbers = np.digitize(X[:, 0], np.float32(layer.bin_boundaries))
     return with_ends(inputs, layer(inputs)), X[:, :1], np.eye(4)[numbers]
+
+
+def bins_of_words():
+    """Bins as numbers, inside a nested model."""
+    layer = L.Discretization(num_bins=4)
+    layer.adapt(X[:, :1])
+    inputs = keras.Input((1,))
+    inner = keras.Sequential([keras.Input((1,)), layer, L.Embedding(4, 5, name="table")])
+    numbers = np.digitize(X[:, 0], np.float32(layer.bin_boundaries))
+    model = with_ends(inputs, L.Flatten()(inner(inputs)))
+    return model, X[:, :1], inner.get_layer("table").embeddings.numpy()[numbers]
 
 
 def texts():
@@ -199,7 +231,7 @@ def words_set_later():
 
 
 KINDS = [normalization, inverted, other_axis, given_arrays, shared, own_constant, own_numbers]
-KINDS += [texts, numbers_looked_up, words_set_later]
+KINDS += [unmarked, unregistered, texts, numbers_looked_up, words_set_later]
 
 
 def off(model, x, expected):
@@ -236,7 +268,9 @@ def test_every_kind_of_state_is_copied(net):
     assert shrunk_off(model, x, front, verify=False) < 1e-5
 
 
-@pytest.mark.parametrize("net", [as_in_efficientnet, deep_inside, bins, weighed_texts])
+@pytest.mark.parametrize(
+    "net", [as_in_efficientnet, deep_inside, bins, bins_of_words, weighed_texts]
+)
 def test_every_copy_computes_the_same(net):
     model, x, front = net()
     expected = by_hand(model, front)
@@ -251,7 +285,9 @@ def test_every_copy_computes_the_same(net):
     assert off(model, x, expected) < 1e-5
 
 
-@pytest.mark.parametrize("net", [normalization, deep_inside, own_constant, bins, weighed_texts])
+@pytest.mark.parametrize(
+    "net", [normalization, deep_inside, own_constant, unmarked, bins, weighed_texts]
+)
 def test_a_quantized_model_and_its_file_compute_the_same(net, tmp_path):
     model, x, front = net()
     with warnings.catch_warnings():
@@ -382,8 +418,9 @@ def test_weights_that_are_no_numbers_are_refused_everywhere(value, tmp_path):
     selection = pruning.select(model, plan)
     layer = model.get_layer("head")
     layer.bias.assign([0, value, 0])
-    export = tfkd.export
+    export, y = tfkd.export, np.zeros(len(X), int)
     for call in (
+        lambda: pruning.recalibrate(model, X),
         lambda: tfkd.frozen_copy(model),
         lambda: tfkd.frozen_copy(model, dtype="bfloat16"),
         lambda: quantization.quantize(model),
@@ -397,5 +434,66 @@ def test_weights_that_are_no_numbers_are_refused_everywhere(value, tmp_path):
     ):
         with pytest.raises(ValueError, match="`model`: expected finite weights.*of 'head'"):
             call()
+    difficulty = tfkd.curriculum.difficulty
+    for call in (
+        lambda: tfkd.TeacherCache.build(tmp_path / "cache", model, X),
+        lambda: tfkd.TeacherCache.build(tmp_path / "cache", [normalization()[0], model], X),
+        lambda: difficulty.teacher_loss(model, X, y),
+        lambda: difficulty.student_loss(model, X, y),
+    ):
+        with pytest.raises(
+            ValueError, match="`(teacher|student)`: expected finite weights.*'head'"
+        ):
+            call()
+    q = quantization.quantize(normalization()[0])
+    quantization.calibrate(q, X)
+    q.get_layer("head").layer.bias.assign([0, value, 0])
+    for call in (
+        lambda: quantization.calibrate(q, X),
+        lambda: quantization.save(q, tmp_path / "q.npz"),
+    ):
+        with pytest.raises(ValueError, match="`q`: expected finite weights"):
+            call()
     assert not list(tmp_path.iterdir())
     layer_weights.check_finite("model", keras.Sequential([L.Dense(2)]))  # not built: nothing yet
+
+
+def test_weights_behind_a_relu_that_hides_them_are_refused():
+    # TensorFlow's relu makes 0 of NaN, so that the outputs are finite.
+    model, _, _ = normalization()
+    model.get_layer("hidden").kernel.assign(np.full((4, 6), np.nan))
+    with pytest.raises(ValueError, match="`teacher`: expected finite weights.*'hidden'"):
+        tfkd.curriculum.difficulty.teacher_entropy(model, X)
+
+
+def test_lost_statistics_are_mended_by_recalibrate():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, L.BatchNormalization(momentum=0.5)(inputs))
+    model.layers[1].moving_variance.assign([1, np.nan, 1, np.inf])
+    pruning.recalibrate(model, X)
+    expected = (X - X.mean(0)) / np.sqrt(X.var(0) + 1e-3)
+    np.testing.assert_allclose(model(X), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("net", [bins, bins_of_words, own_constant])
+def test_a_distiller_file_that_would_forget_is_refused(net, tmp_path):
+    loss = tfkd.losses.LogitsDistillation(2.0)
+    plain = keras.Sequential([keras.Input(net()[0].input_shape[1:]), L.Dense(3)])
+    for teacher, student in ((net()[0], plain), (plain, net()[0])):
+        student.trainable = True
+        distiller = tfkd.Distiller(teacher, student, loss, student_loss_weight=0.0)
+        with pytest.raises(ValueError, match="`filepath`: expected weights alone.*has learned"):
+            distiller.save(tmp_path / "d.keras")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_distiller_file_keeps_what_keras_keeps(tmp_path):
+    model, x, front = normalization()
+    distiller = tfkd.Distiller(
+        model, normalization()[0], tfkd.losses.LogitsDistillation(2.0), student_loss_weight=0.0
+    )
+    distiller.compile("sgd", None)
+    distiller.evaluate(x, verbose=0)
+    distiller.save(tmp_path / "d.keras")
+    loaded = keras.models.load_model(tmp_path / "d.keras")
+    assert off(loaded.teacher, x, by_hand(model, front)) < 1e-5

@@ -94,7 +94,7 @@ def frozen_copy(
 def _plain_copy(model: keras.Model) -> keras.Model:
     if _is_graph(model):
         config = layer_state.complete(model.get_config(), model)
-        frozen = model.__class__.from_config(config)
+        frozen = layer_state.from_config(model, config)
         layer_state.copy(model, frozen)
         return frozen
     try:
@@ -103,7 +103,7 @@ def _plain_copy(model: keras.Model) -> keras.Model:
             layer_state.copy(model, frozen)  # Keras forgets the bounds of bins.
             return frozen
         frozen = model.__class__.from_config(model.get_config())
-        frozen.build_from_config(model.get_build_config())
+        frozen.buildlayer_state.from_config(model.get_build_config())
         layer_state.copy(model, frozen)
         return frozen
     except Exception as error:
@@ -133,7 +133,7 @@ def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
     if dtype is not None:
         _set_dtype(config, dtype, _output_names(config))
         _start_at_zero(config)
-    frozen = source.__class__.from_config(config)
+    frozen = layer_state.from_config(source, config)
     _transfer(source, frozen, folded, "")
     return frozen
 
@@ -273,9 +273,10 @@ def _transfer(source: Any, target: Any, folded: dict[str, str], prefix: str) -> 
             continue
         norm = folded.get(prefix + layer.name)
         if norm is None:
+            # Bins that were learned have the weights of the others only once they are copied.
+            layer_state.copy(before, layer)
             for variable, value in zip(*map(layer_weights.arrays, (layer, before)), strict=True):
                 _check_fits(variable, value)
-            layer_state.copy(before, layer)
             continue
         for variable, value in zip(layer.weights, _fold(before, layers[norm]), strict=True):
             _check_fits(variable, value)

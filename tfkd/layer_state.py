@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.src.saving import serialization_lib
 
 from tfkd.layer_weights import arrays
 
@@ -78,6 +79,27 @@ def _put_name(config: dict[str, Any], layer: Any) -> None:
         takes = inspect.signature(type(layer).__init__).parameters.values()
         if any(one.name == "name" or one.kind is one.VAR_KEYWORD for one in takes):
             config["name"] = layer.name
+
+
+def from_config(model: Any, config: dict[str, Any]) -> Any:
+    """A new model of the class of `model` from a config, with its own layer classes.
+
+    Raises:
+        ValueError: if Keras can't build it.
+    """
+    parts = [type(part) for part in model._flatten_layers()]
+    own = {kind.__name__: kind for kind in parts if not kind.__module__.startswith("tf_keras.")}
+    try:
+        # The code of a Lambda layer is already in this process.
+        with keras.utils.custom_object_scope(own), serialization_lib.SafeModeScope(False):
+            return type(model).from_config(config)
+    except Exception as error:
+        raise ValueError(
+            f"`model`: expected a model that can be built again from its config, received "
+            f"{model.name!r}, which can't ({error!r}). Give its custom layers get_config, use "
+            "keras.utils.custom_object_scope for custom functions, and begin nested Sequential "
+            "models with an Input."
+        ) from error
 
 
 def learned_first(model: Any) -> bool:
@@ -159,6 +181,7 @@ def check_file(model: Any) -> None:
         try:
             new = type(old).from_config(old.get_config())
             new.build(old._build_input_shape)
+            new.built = True  # Keras says it after a call; a build of one's own may not.
             for weight, value in zip(arrays(new), arrays(old), strict=True):
                 weight.assign(value)
             finalize(new)
@@ -167,6 +190,30 @@ def check_file(model: Any) -> None:
         name = next((name for name, _, _ in _differences(old, new)), None)
         if name is not None:
             raise _not_copied(old, f"which keeps {name!r} beside them")
+
+
+def forgotten(model: Any) -> Any:
+    """A layer of which Keras's own `.keras` files lose what it learned, or None.
+
+    A `Discretization` comes back without its bounds, and Keras calls `finalize_state` after
+    reading only for layers whose `load_own_variables` does it.
+
+    Example:
+        >>> bins = keras.layers.Discretization(num_bins=2, name="bins")
+        >>> bins.adapt(np.arange(10.0)[:, None])
+        >>> forgotten(keras.Sequential([keras.Input((1,)), bins])).name
+        'bins'
+    """
+    for part in model._flatten_layers():
+        kind = type(part)
+        if isinstance(part, keras.layers.Discretization):
+            if part.input_bin_boundaries is None and part.bin_boundaries:
+                return part
+        elif not kind.__module__.startswith("tf_keras.") and _has_state(part):
+            reads = kind.load_own_variables is not keras.layers.Layer.load_own_variables
+            if arrays(part) and not reads:
+                return part
+    return None
 
 
 def tables(model: Any) -> list[Any]:

@@ -29,12 +29,13 @@ def count(weights: Iterable[Any]) -> int:
     return count_params(list(weights))
 
 
-def check_finite(name: str, model: Any) -> None:
+def check_finite(name: str, model: Any, but: Iterable[Any] = ()) -> None:
     """Raises if a weight is NaN or infinite.
 
     Args:
         name: of the argument that holds the model.
-        model: any model or layer; one that is not built has nothing to check.
+        model: any model or layer, or something else; what is not built has nothing to check.
+        but: weights that may be.
 
     Raises:
         ValueError: that names the weight.
@@ -49,7 +50,10 @@ def check_finite(name: str, model: Any) -> None:
         ...
         ValueError: `model`: expected finite weights, received NaN or infinity in 'kernel:0' ...
     """
+    spared = {id(weight) for weight in but}
     for weight in _variables(model):
+        if id(weight) in spared:
+            continue
         value = tf.convert_to_tensor(weight)
         if not value.dtype.is_floating or not hasattr(value, "numpy"):
             continue

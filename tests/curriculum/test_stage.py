@@ -76,6 +76,7 @@ def test_a_stage_takes_every_kind_of_value():
         ({"freeze": 3}, "`freeze`"),
         ({"promote": 0.9}, "`promote`"),
         ({"structure": "prune"}, "`structure`"),
+        ({"decay": {"filter_rate": 0.5}}, "`decay`: expected a tfkd.progressive.Decay"),
     ],
 )
 def test_bad_arguments(arguments, words):

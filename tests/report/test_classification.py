@@ -117,7 +117,7 @@ NAN[4, 1] = np.nan
         ([0, 1], np.zeros(2), None, "`outputs`"),
         ([0], [["a", "b"]], None, "`outputs`.*numbers"),
         (np.zeros((2, 4)), np.zeros((2, 3)), None, "`labels`"),
-        ([0.0, 1.0], np.zeros((2, 3)), None, "`labels`.*integer"),
+        ([0.0, 1.5], np.zeros((2, 3)), None, "`labels`.*class numbers"),
         ([0, 3], np.zeros((2, 3)), None, "`labels`.*0 to 2, received 3"),
         ([0, -1], np.zeros((2, 3)), None, "`labels`.*received -1"),
         (LABELS, NAN, None, "Example 4 holds NaN"),
@@ -128,6 +128,15 @@ NAN[4, 1] = np.nan
 def test_what_is_refused(labels, outputs, names, said):
     with pytest.raises((TypeError, ValueError), match=said):
         report.classification(labels, outputs, names)
+
+
+def test_whole_numbers_may_be_floats():
+    as_floats = np.array(LABELS, np.float32)
+    expected = report.classification(LABELS, outputs_of(ANSWERS))
+    assert report.classification(as_floats, outputs_of(ANSWERS)) == expected
+    assert report.classification(as_floats[:, None], outputs_of(ANSWERS)) == expected
+    found = report.classification(np.float32([0, 1, 1, 1]), [0.2, 0.7, 0.4, 0.9])
+    assert found.accuracy == 75
 
 
 def test_several_labels_an_example():

@@ -1,5 +1,7 @@
 """What is measured runs in inference mode, and is the same afterwards."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -137,3 +139,14 @@ def test_a_distiller_is_no_model_to_be_measured():
     ):
         with pytest.raises(TypeError, match=r"Pass `distiller\.student`"):
             measure()
+
+
+def test_dropout_in_training_mode_is_said():
+    x, y = np.ones((64, 8), np.float32), np.zeros(64, int)
+    layers = [keras.layers.Dense(16), keras.layers.Dropout(0.5), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    with pytest.warns(UserWarning, match=r"models\['a'\].*other answers.*training=False"):
+        report.compare({"a": lambda x: model(x, training=True)}, (x, y), runs=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.compare({"a": lambda x: model(x), "b": model}, (x, y), runs=3)

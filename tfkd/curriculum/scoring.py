@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, layer_weights
 from tfkd.teachers import telling
 from tfkd.teachers.forward import Teachers, as_list, mean_probability, to_logits
 
@@ -37,6 +37,8 @@ class Scorer:
         preprocess: Callable[[Any], Any] | None = None,
     ):
         self.side = side
+        for one in as_list(models):
+            layer_weights.check_finite(side, one)
         self._models = Teachers(as_list(models), [])
         self._measure = measure
         self._preprocess = preprocess

@@ -15,7 +15,7 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd import checks, schedules
+from tfkd import checks, layer_state, schedules
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.riding import RidingTeacher
 
@@ -65,6 +65,16 @@ class Saving(keras.Model):
                 "weights alone (save_weights, or save_weights_only=True), or distiller.student."
             )
         self._check_models(path)
+        for model in (self.student, *as_list(self.teacher)):
+            lost = layer_state.forgotten(model) if isinstance(model, keras.Model) else None
+            if lost is not None:
+                raise ValueError(
+                    f"`filepath`: expected weights alone, received {path!r} for a Distiller with "
+                    f"{lost.name!r} ({type(lost).__name__}) in {model.name!r}: Keras would read it "
+                    "without what it has learned. Use save_weights (or save_weights_only=True). "
+                    "Or give a Discretization its bin_boundaries, and a layer of your own a "
+                    "load_own_variables that calls finalize_state."
+                )
 
     def _check_models(self, filepath: str) -> None:
         sides = [("student", self.student), *(("teacher", one) for one in as_list(self.teacher))]

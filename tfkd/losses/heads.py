@@ -254,7 +254,8 @@ def _log_if_probability(scores: Any) -> Any:
 
     Logits that are all in [0, 1] and sum to 1 in every row do not happen.
     """
-    if not scores.dtype.is_floating or len(scores.shape) < 2 or scores.shape[-1] == 1:
+    rank = scores.shape.rank  # None: the graph does not know it
+    if not scores.dtype.is_floating or rank is None or rank < 2 or scores.shape[-1] == 1:
         return scores
     values = tf.cast(scores, tf.float32)
     sums_to_one = tf.abs(tf.reduce_sum(values, -1) - 1.0) < 1e-2

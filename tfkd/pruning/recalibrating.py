@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, layer_weights
 
 
 def recalibrate(
@@ -38,7 +38,8 @@ def recalibrate(
 
     Raises:
         TypeError: if `model` is not a `tf_keras` model.
-        ValueError: if there is no batch, or a batch has NaN or infinity.
+        ValueError: if there is no batch, or a batch or a weight, other than these
+            statistics, has NaN or infinity.
 
     Example:
         >>> import numpy as np
@@ -59,9 +60,13 @@ def recalibrate(
 
 def _recalibrate(model: keras.Model, data: Any, steps: int | None, batch_size: int) -> int:
     norms = [layer for layer in model._flatten_layers() if _is_norm(layer) and layer.trainable]
+    statistics = [w for norm in norms for w in (norm.moving_mean, norm.moving_variance)]
+    layer_weights.check_finite("model", model, but=statistics)
     count = 0
     before = [(layer, layer.get_weights()) for layer in norms]
     try:
+        for weight in statistics:  # 0 times infinity is none of what comes
+            weight.assign(tf.where(tf.math.is_finite(weight), weight, 0.0))
         with _in_training(norms):
             for batch in itertools.islice(_batches(data, batch_size), steps):
                 for layer in norms:

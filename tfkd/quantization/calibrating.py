@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfkd import checks, feeds
+from tfkd import checks, feeds, layer_weights
 from tfkd.quantization.norm_statistics import NormStatistics
 from tfkd.quantization.quantized_model import QuantizedModel, Range, range_variables
 from tfkd.quantization.quantizers import SMALLEST, observing
@@ -79,6 +79,8 @@ def calibrate(
     if not isinstance(q, QuantizedModel):
         mend = "Make one with tfkd.quantization.quantize(model)."
         raise checks.type_error("q", "a QuantizedModel", type(q).__name__, mend)
+    ranges = [end for one in range_variables(q) for end in (one.low, one.high)]
+    layer_weights.check_finite("q", q, but=ranges)
     checks.one_of("method", method, METHODS)
     checks.positive_int("batch_size", batch_size)
     checks.positive("percentile", percentile)

@@ -20,7 +20,7 @@ import numpy as np
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
-from tfkd import artifacts, checks, layer_state
+from tfkd import artifacts, checks, layer_state, layer_weights
 from tfkd.quantization.decisions import Decision
 from tfkd.quantization.quantized_model import QuantizedModel
 from tfkd.quantization.quantizing import rebuild
@@ -47,7 +47,8 @@ def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
     Raises:
         TypeError: if `q` is no `QuantizedModel` (for a Distiller pass
             `distiller.student`).
-        ValueError: for a layer that keeps something beside its config and its weights.
+        ValueError: for a layer that keeps something beside its config and its weights,
+            or weights that are NaN or infinite.
         OSError: if `path` can't be written; an older file stays.
 
     Example:
@@ -61,6 +62,7 @@ def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
         True
     """
     checks.instance("q", q, QuantizedModel, "a model from tfkd.quantization.quantize")
+    layer_weights.check_finite("q", q)
     recipe = {**q.recipe, "decisions": q.report.to_json()}
     document = {
         "format": FORMAT,

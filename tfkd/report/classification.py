@@ -210,12 +210,9 @@ def _examples(
         labels, outputs, task=task, class_names=class_names, mask=mask,
         ignore_class=ignore_class, threshold=threshold,
     )  # fmt: skip
-    given = np.asarray(labels)
     if found.task == REGRESSION:
         mend = "Use `tfkd.report.score` for numbers that are predicted."
-        raise checks.value_error("labels", "labels of classes", given, mend)
-    if given.dtype.kind == "f" and given.ndim == 1:
-        raise checks.type_error("labels", "integer labels", given)
+        raise checks.value_error("labels", "labels of classes", np.asarray(labels), mend)
     if found.doubt:
         warnings.warn(f"`labels`: {found.doubt}.", stacklevel=3)
     return found

@@ -271,7 +271,11 @@ def _outputs(
             target = model
         elif model is not group[0] and getattr(first, "path", None) != model:
             target = running.opened(model, threads, folder, x=x)
-        yield running.outputs(name, target, x)
+        made = running.outputs(name, target, x)
+        if target is first and callable(model) and not running.is_predictor(model):
+            again = running.outputs(name, target, running.take(x, slice(8)))
+            inference.warn_if_random(f"models[{name!r}]", made[: len(again)], again)
+        yield made
 
 
 def _counts(model: Any) -> tuple[int | None, int | None]:

@@ -132,6 +132,28 @@ def _is_compiled(target: Any) -> bool:
     )
 
 
+def warn_if_random(argument: str, one: np.ndarray, other: np.ndarray) -> None:
+    """Warns where a callable gave other answers to the same examples when asked again.
+
+    Dropout in training mode changes no variable, so nothing else shows it.
+
+    Args:
+        argument: name of the callable in messages.
+        one: its answers, an array.
+        other: those to the same examples.
+    """
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    largest = np.abs(one).max(initial=0)
+    if not np.isfinite(largest) or np.allclose(one, other, rtol=1e-2, atol=1e-2 * largest):
+        return
+    warnings.warn(
+        f"`{argument}` gives other answers to the same examples when asked again, so its accuracy "
+        "is that of one draw. Dropout or noise is on: pass the model, or a function that calls it "
+        "with training=False.",
+        stacklevel=5,
+    )
+
+
 def kind_of(target: Any) -> str:
     """What runs it: "LiteRT", "TensorFlow", ...; "Python" for what is timed as it is."""
     if _is_compiled(target):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkd import checks, fingerprints
+from tfkd import checks, fingerprints, layer_weights
 from tfkd.teacher_cache import document, shards
 from tfkd.teacher_cache.document import Document
 from tfkd.teacher_cache.keys import SIZE, arrays_of, firsts, keys
@@ -104,6 +104,8 @@ def build(
     """Runs a teacher for every shard that is not finished; see `TeacherCache.build`."""
     leaves, count = arrays_of("x", x)
     checks.positive_int("batch_size", batch_size)
+    for one in as_list(teacher):
+        layer_weights.check_finite("teacher", one)
     index, number = _check_part(part)
     labeller = making.labeller(teacher)
     layout = labeller.layout(x)
