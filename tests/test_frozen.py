@@ -464,3 +464,10 @@ def test_recurrent_layers_are_copied_in_half_precision(dtype, wrapped):
     want = model.predict(x, verbose=0)
     got = tfkd.frozen_copy(model, dtype=dtype).predict(x, verbose=0)
     assert np.abs(got - want).max() < 0.05 * np.ptp(want)
+
+
+def test_batch_norms_that_use_the_batch_are_told():
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.layers.BatchNormalization(name="bn")(x, training=True))
+    with pytest.warns(UserWarning, match=r"frozen_copy: 'bn' is called with training=True"):
+        tfkd.frozen_copy(model)

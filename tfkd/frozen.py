@@ -87,8 +87,24 @@ def frozen_copy(
         frozen = _rebuild(model, dtype, fold_batch_norm)
     if name is not None:
         frozen._name = name
+    _warn_of_batch_statistics(model)
     frozen.trainable = False
     return frozen
+
+
+def _warn_of_batch_statistics(model: keras.Model) -> None:
+    """Warns of batch norms called with `training=True`: frozen ones ignore that."""
+    kind = keras.layers.BatchNormalization
+    layers = [part for part in model._flatten_layers() if isinstance(part, kind)]
+    nodes = [(layer.name, node) for layer in layers for node in layer._inbound_nodes]
+    names = {name for name, node in nodes if node.call_kwargs.get("training") is True}
+    if names:
+        checks.warn(
+            f"frozen_copy: {', '.join(map(repr, sorted(names)))} is called with training=True, so "
+            "the model computes with the statistics of each batch. A frozen batch normalization "
+            "uses its moving statistics: the copy answers differently. Build the model without "
+            "training=True, or pass a function as the teacher: lambda x: model(x)."
+        )
 
 
 def _plain_copy(model: keras.Model) -> keras.Model:
