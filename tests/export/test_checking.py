@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import artifacts, export
@@ -128,14 +127,6 @@ def test_a_model_is_not_changed_by_it(tmp_path):
     model = keras.Model(x, layers.Dense(2)(counts(x)))
     report = export.to_saved_model(model, tmp_path / "m")
     assert report.compared_on == "8 made-up inputs" and float(counts.calls) == 0
-
-
-def test_strings_are_not_compared_and_that_is_said(tmp_path):
-    x = keras.Input((1,), dtype="string")
-    model = keras.Model(x, layers.Lambda(tf.strings.to_number)(x))
-    report = export.to_saved_model(model, tmp_path / "m")
-    assert "strings, which can't be made up" in report.compared_on
-    assert report.numbers["check"]["on"] == "nothing" and report.compared_on in report.table()
 
 
 @pytest.mark.parametrize("batch_size", [1, None])

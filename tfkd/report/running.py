@@ -81,6 +81,7 @@ def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
     import tfkd
     from tfkd.export.graph import check_model
 
+    _refuse_stateful(model)
     try:
         made = tfkd.from_keras3(model, verify=take(x, slice(8)))
         check_model(made)  # that there can be a file of it
@@ -119,10 +120,11 @@ def opened(
     return inference.prepared(model, take(x, slice(4)))
 
 
-def _refuse_stateful(model: keras.Model) -> None:
-    """Raises ValueError for recurrent layers that go on where the last call ended."""
+def _refuse_stateful(model: Any) -> None:
+    """Raises ValueError for recurrent layers, of Keras 2 or 3, that go on from call to call."""
     for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+        recurrent = hasattr(layer, "return_sequences")
+        if recurrent and getattr(layer, "stateful", False):
             mend = (
                 "Its answers depend on what was asked before, so nothing can be compared. Build it "
                 "with stateful=False and copy the weights."
