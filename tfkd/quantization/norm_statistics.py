@@ -22,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-# Examples that are looked at.
-EXAMPLES = 64
+# Examples that are looked at: few are enough, and more make calibration slower.
+EXAMPLES = 16
 # Settled networks lie between 0.5 and 1.8, for single images of one class as well.
 _LIMIT = 4.0
 # Of the mean over channels, which a few of them can raise.
