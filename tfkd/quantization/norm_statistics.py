@@ -48,12 +48,13 @@ class NormStatistics:
     def watching(self) -> Iterator[None]:
         """Looks at what the layers read in eager calls."""
         for norm in self._norms:
-            norm.call = self._seeing(norm, norm.call)
+            # Past Keras, which goes through all attributes of a layer when one is set.
+            vars(norm)["call"] = self._seeing(norm, norm.call)
         try:
             yield
         finally:
             for norm in self._norms:
-                del norm.call
+                del vars(norm)["call"]
 
     def _seeing(self, norm: Any, call: Any) -> Any:
         def with_look(inputs: Any, training: Any = None, mask: Any = None) -> Any:
