@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
 # Examples that are looked at: few are enough, and more make calibration slower.
@@ -59,19 +58,19 @@ class NormStatistics:
     def _seeing(self, norm: Any, call: Any) -> Any:
         def with_look(inputs: Any, training: Any = None, mask: Any = None) -> Any:
             if self._counts.get(id(norm), 0) < EXAMPLES:
-                self._add(norm, inputs[:EXAMPLES])
+                # NumPy: an operation of TensorFlow takes longer than all of this.
+                self._add(norm, np.asarray(inputs)[:EXAMPLES])
             return call(inputs, training=training, mask=mask)
 
         return with_look
 
-    def _add(self, norm: Any, x: Any) -> None:
-        mean = tf.cast(norm.moving_mean, x.dtype)
+    def _add(self, norm: Any, x: np.ndarray) -> None:
         own = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
-        own = [axis % len(x.shape) for axis in own]
-        others = [axis for axis in range(len(x.shape)) if axis not in own]
-        sizes = [x.shape[axis] if axis in own else 1 for axis in range(len(x.shape))]
-        squares = tf.math.squared_difference(x, tf.reshape(mean, sizes))
-        found = tf.reduce_mean(squares, others).numpy().astype(np.float64).ravel()
+        own = [axis % x.ndim for axis in own]
+        others = tuple(axis for axis in range(x.ndim) if axis not in own)
+        sizes = [x.shape[axis] if axis in own else 1 for axis in range(x.ndim)]
+        distances = x - norm.moving_mean.numpy().reshape(sizes)
+        found = np.square(distances).mean(others, dtype=np.float64).ravel()
         self._sums[id(norm)] = self._sums.get(id(norm), 0.0) + len(x) * found
         self._counts[id(norm)] = self._counts.get(id(norm), 0) + len(x)
 
