@@ -23,7 +23,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import pruning, report
-from tfkd.pruning.groups import KEPT, Graph, layers_by_path
+from tfkd.networks.paths import layers_by_path
+from tfkd.pruning.graph import KEPT, Graph
 
 SHARE = 0.3  # of every group that is removed at random
 IMAGES = 32

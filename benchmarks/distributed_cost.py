@@ -101,7 +101,7 @@ def scaled(x, y):
     """Pixels as floats, behind the cache: predictions know of no preprocessing."""
     import tensorflow as tf
 
-    from tfkd.teachers.riding import INPUTS
+    from tfkd.teachers.precomputed import INPUTS
 
     return {**x, INPUTS: tf.cast(x[INPUTS], tf.float32) / 255.0}, y
 

@@ -41,7 +41,7 @@ def data(count=8, inputs=5, classes=3, seed=0):
 def losses_of_detectors():
     """Names in tfkd.losses that need a detector: test_detector_distilling.py has them."""
     names = losses.__all__
-    home = "tfkd.losses.multibox"
+    home = "tfkd.losses.detection"
     return {name for name in names if getattr(losses, name).__module__.startswith(home)}
 
 

@@ -23,7 +23,7 @@ _NAMES = {
     "Distiller": "tfkd.distillation",
     "ProgressiveDistiller": "tfkd.progressive",
     "TeacherCache": "tfkd.teacher_cache",
-    "frozen_copy": "tfkd.frozen",
+    "frozen_copy": "tfkd.networks.frozen_copy",
     "from_keras3": "tfkd.interop",
 }
 _MODULES = (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tfkd.detection.decoding import decode
 from tfkd.detection.detecting import Detecting, NotFinite, detect
-from tfkd.detection.flattening import flat_detections, flat_truth
+from tfkd.detection.flat_boxes import flat_detections, flat_truth
 from tfkd.detection.hits import curves, hits
 
 PRIORS = np.float32([[0.25, 0.25, 0.3, 0.3], [0.75, 0.25, 0.3, 0.4], [0.5, 0.75, 0.5, 0.3]])

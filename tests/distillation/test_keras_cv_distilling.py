@@ -13,7 +13,7 @@ from keras_cv_toys import CLASSES, SIZE, as_ragged, keras_cv
 import tfkd
 from tfkd import detection, losses
 from tfkd.detection import UNLABELLED, keras_cv_objects
-from tfkd.teachers.taps import find_layer
+from tfkd.networks.paths import find_layer
 
 X, Y = keras_cv_toys.images(4), objects(4, 3, seed=2, classes=CLASSES)
 

@@ -8,7 +8,7 @@ from toys import CROSSENTROPY, randomize
 
 import tfkd
 from tfkd.export import attention_masks, to_tflite
-from tfkd.export.graph import Graph
+from tfkd.export.named_function import Graph
 
 L = keras.layers
 RNG = np.random.default_rng(0)

@@ -9,8 +9,8 @@ import tf_keras as keras
 
 from tfkd import artifacts, export
 from tfkd.export import saved_model
-from tfkd.export.graph import Graph
 from tfkd.export.made_up import made_up
+from tfkd.export.named_function import Graph
 
 layers = keras.layers
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import export
-from tfkd.export import converter, converter_child, litert
+from tfkd.export import converter, converter_child
+from tfkd.formats import litert
 
 layers = keras.layers
 RNG = np.random.default_rng(5)

@@ -13,16 +13,11 @@ import tf_keras as keras
 
 from tfkd import artifacts, export, quantization, runtime
 from tfkd.detection.decoding import decode
-from tfkd.export import (
-    detection_flatbuffer,
-    detection_matching,
-    detection_metadata,
-    detection_numpy,
-    detection_postprocess,
-    tflite,
-)
-from tfkd.export.detection_postprocess import OUTPUTS
-from tfkd.export.graph import Graph
+from tfkd.export import tflite
+from tfkd.export.detector import flatbuffer, parity, tflite_metadata, tflite_postprocess
+from tfkd.export.named_function import Graph
+from tfkd.formats import detector_numpy
+from tfkd.formats.detector_recipe import OUTPUTS
 
 LABELS = ["cell", "plate"]
 RNG = np.random.default_rng(0)
@@ -162,7 +157,7 @@ def test_other_modes_find_nearly_the_same(detector, tmp_path, heads, mode, io_ty
     numbers = report.numbers["detections"]
     assert numbers["objects"] > 60 and min(numbers["found"], numbers["confirmed"]) > 0.9
     again = export.load_detector(report.path)(IMAGES)
-    again = detection_matching.compare(keras_finds(detector, IMAGES), again)
+    again = parity.compare(keras_finds(detector, IMAGES), again)
     assert again["found"] == pytest.approx(numbers["found"])
     in_float = [row["operation"] for row in report.numbers.get("in_float", [])]
     if heads == "postprocess":
@@ -186,7 +181,7 @@ def test_the_standard_operation_with_its_outputs_in_their_order(detector, files)
         np.testing.assert_array_equal(found[OUTPUTS[1]][i, :count], expected["classes"][i, :count])
         boxes = np.clip(found[OUTPUTS[0]][i, :count], 0, 1)
         np.testing.assert_allclose(boxes[:, [1, 0, 3, 2]], expected["boxes"][i, :count], atol=1e-5)
-    model = detection_flatbuffer.opened(path.read_bytes())
+    model = flatbuffer.opened(path.read_bytes())
     graph = model.subgraphs[0]
     assert [graph.tensors[i].name.decode() for i in graph.outputs] == list(OUTPUTS)
     # MediaPipe's tools number the outputs by their tensors.
@@ -349,12 +344,12 @@ def entries(data, at):
 def test_metadata_as_mediapipe_reads_it(files):
     """Slots by the schema, https://github.com/google-ai-edge/mediapipe, metadata_schema.fbs."""
     path = files["postprocess"].path
-    model = detection_flatbuffer.opened(path.read_bytes())
+    model = flatbuffer.opened(path.read_bytes())
     (entry,) = [e for e in model.metadata if e.name == b"TFLITE_METADATA"]
     data = bytes(model.buffers[entry.buffer].data)
     recipe = export.load_detector(path).recipe
-    assert data == detection_metadata.metadata(recipe)
-    data = detection_metadata.metadata(
+    assert data == tflite_metadata.metadata(recipe)
+    data = tflite_metadata.metadata(
         dataclasses.replace(recipe, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
     )
     assert data[4:8] == b"M001"
@@ -389,7 +384,7 @@ def test_metadata_as_mediapipe_reads_it(files):
 
 def test_weights_lie_aligned(files):
     path = files["postprocess"].path
-    parts = detection_flatbuffer.schema()
+    parts = flatbuffer.schema()
     root = parts.Model.GetRootAsModel(path.read_bytes(), 0)
     places = []
     for i in range(root.BuffersLength()):
@@ -419,7 +414,7 @@ def test_numpy_decodes_as_tensorflow_does():
             "boxes": "boxes", "classes": "classes", "class_agnostic": agnostic, "order": order,
         }  # fmt: skip
         expected = decode(outputs, PRIORS, **options)
-        found = detection_numpy.decode(outputs, PRIORS, options)
+        found = detector_numpy.decode(outputs, PRIORS, options)
         for name, value in found.items():
             np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
 
@@ -430,7 +425,7 @@ def detections(*images):
     for image in images:
         box, score, kind = ([r[i] for r in image] for i in range(3))
         rows.append((np.reshape(box, (-1, 4)), np.array(score), np.array(kind, np.int32)))
-    return detection_numpy.padded(rows, 4)
+    return detector_numpy.padded(rows, 4)
 
 
 def test_matching_counts_by_hand():
@@ -439,7 +434,7 @@ def test_matching_counts_by_hand():
     far = (0.1, 0.1, 0.5, 0.44)  # IoU 0.85
     first = detections([(a, 0.9, 0), (b, 0.8, 1), (b, 0.2, 0)], [(a, 0.5, 0)])
     second = detections([(near, 0.7, 0), (b, 0.25, 1)], [(far, 0.5, 0)])
-    numbers = detection_matching.compare(first, second)
+    numbers = parity.compare(first, second)
     # Found: a as near; b with a score under 0.3. Not found: a as far.
     assert numbers["objects"] == 3 and numbers["objects_in_file"] == 2
     assert numbers["found"] == pytest.approx(2 / 3) and numbers["confirmed"] == pytest.approx(1 / 2)
@@ -447,25 +442,25 @@ def test_matching_counts_by_hand():
     assert numbers["max_score_difference"] == pytest.approx(0.55)
     assert numbers["box_iou"] == pytest.approx((0.95 + 1) / 2)
     other_class = detections([(a, 0.9, 1)], [])
-    assert detection_matching.compare(first, other_class)["found"] == 0
+    assert parity.compare(first, other_class)["found"] == 0
     twice = detections([(a, 0.9, 0), (near, 0.8, 0)], [])
     once = detections([(a, 0.9, 0)], [])
-    assert detection_matching.compare(twice, once)["found"] == 0.5
+    assert parity.compare(twice, once)["found"] == 0.5
     limits = {"min_found": 0.5, "max_score_difference": 0.4}
-    assert len(detection_matching.failures(numbers, limits)) == 0
+    assert len(parity.failures(numbers, limits)) == 0
     limits = {"min_found": 0.6, "max_score_difference": 0.3}
-    assert len(detection_matching.failures(numbers, limits)) == 2
-    nothing = detection_matching.compare(detections([]), detections([]))
-    assert "no object" in detection_matching.failures(nothing, limits)[0]
+    assert len(parity.failures(numbers, limits)) == 2
+    nothing = parity.compare(detections([]), detections([]))
+    assert "no object" in parity.failures(nothing, limits)[0]
 
 
 def test_a_file_that_finds_other_objects_fails(detector, tmp_path, monkeypatch):
     """Boxes half as far from where they belong."""
     path = tmp_path / "m.tflite"
-    right = detection_postprocess._operation
+    right = tflite_postprocess._operation
     wrong = '"x_scale" value { f: 20.0', '"x_scale" value { f: 10.0'
     monkeypatch.setattr(
-        detection_postprocess, "_operation", lambda r: right(r).replace(wrong[1], wrong[0])
+        tflite_postprocess, "_operation", lambda r: right(r).replace(wrong[1], wrong[0])
     )
     with pytest.raises(ValueError, match="The file was kept"):
         export.detector_to_tflite(detector, path, PRIORS, verify=IMAGES, keep_failed=True)

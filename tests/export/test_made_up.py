@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.export.graph import Graph
 from tfkd.export.made_up import made_up, pixels
-from tfkd.quantization.fixed import FixedQuantize
+from tfkd.export.named_function import Graph
+from tfkd.quantization.fixed_fake_quant import FixedQuantize
 
 layers = keras.layers
 PIXELS = (0.0, 255.0)

@@ -9,9 +9,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import artifacts, export
-from tfkd.export import onnx_quantized
+from tfkd.export.onnx import qdq
 from tfkd.quantization.calibrating import calibrate
-from tfkd.quantization.fixed import FixedQuantize
+from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.quantizing import quantize
 
 onnx = pytest.importorskip("onnx")
@@ -375,12 +375,12 @@ def test_scales_too_small_for_float16_are_refused(tmp_path):
 
 def test_grid_of_a_weight():
     kernel = np.array([[1.27, -0.5], [0.1, 0.02]], np.float32)
-    assert onnx_quantized.grid_scale(kernel, 1) == np.float32(0.01)
+    assert qdq.grid_scale(kernel, 1) == np.float32(0.01)
     columns = np.array([[1.27, -0.5], [0.1, 0.021]], np.float32)  # 2.1 is no whole number
-    np.testing.assert_allclose(onnx_quantized.grid_scale(columns, 1), [0.01, 0.5 / 127])
+    np.testing.assert_allclose(qdq.grid_scale(columns, 1), [0.01, 0.5 / 127])
     filters = np.zeros((2, 1, 1, 1), np.float32)
     filters[1] = 2.54
-    np.testing.assert_allclose(onnx_quantized.grid_scale(filters, 0), [1 / 127, 0.02])
+    np.testing.assert_allclose(qdq.grid_scale(filters, 0), [1 / 127, 0.02])
 
 
 def dense(**arguments):

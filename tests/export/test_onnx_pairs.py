@@ -8,8 +8,8 @@ from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfkd
 from tfkd import export
-from tfkd.export.onnx_graph import Wiring
-from tfkd.export.onnx_quantized import MOVES, close_pairs
+from tfkd.export.onnx.graph import Wiring
+from tfkd.export.onnx.qdq import MOVES, close_pairs
 
 onnx = pytest.importorskip("onnx")
 layers = keras.layers

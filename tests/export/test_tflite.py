@@ -9,8 +9,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import artifacts, export
-from tfkd.export import litert, verify
-from tfkd.feeds import Input, collect
+from tfkd.example_inputs import Input, collect
+from tfkd.export import parity
+from tfkd.formats import litert
 from tfkd.runtime import Predictor
 
 RNG = np.random.default_rng(0)
@@ -212,7 +213,7 @@ def test_a_blind_verification_fails(tmp_path):
 def test_measure_by_hand():
     want = {"y": np.array([[0.0, 4.0], [2.0, 1.0]], np.float32)}
     got = {"y": np.array([[0.5, 3.0], [1.0, 1.5]], np.float32)}
-    numbers = verify.measure(want, got, {"y": (0.5, 3.0, 0.5)})
+    numbers = parity.measure(want, got, {"y": (0.5, 3.0, 0.5)})
     assert numbers["argmax_agreement"] == 0.5
     # The second leads by 1, less than twice the mean error of 0.75: it is undecided.
     assert numbers["decided_agreement"] == 1.0
@@ -232,11 +233,11 @@ def test_a_file_must_agree_where_the_model_has_decided():
     turned["clear"][90:] = [[0.0, 5.0]]
     limits = {"max_error": 9.0, "max_mean_error": 9.0, "max_clipped": 1.0, "min_dependence": 0.0}
     for kind, words in (("ties", []), ("clear", ["decided_agreement 0.889 is below 0.95"])):
-        numbers = verify.measure({"y": want}, {"y": turned[kind]}, {})
+        numbers = parity.measure({"y": want}, {"y": turned[kind]}, {})
         assert numbers["argmax_agreement"] == 0.9
-        found = verify.failures(numbers, {**limits, "min_agreement": 0.95}, {"y": 2})
+        found = parity.failures(numbers, {**limits, "min_agreement": 0.95}, {"y": 2})
         assert len(found) == len(words) and all(w in f for w, f in zip(words, found, strict=True))
-    assert verify.agreement_text(numbers) == "90.00% (88.89% of the decided)"
+    assert parity.agreement_text(numbers) == "90.00% (88.89% of the decided)"
 
 
 def two_by_two():

@@ -8,7 +8,7 @@ from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfkd
 from tfkd import artifacts, export
-from tfkd.export import litert
+from tfkd.formats import litert
 
 layers = keras.layers
 IMAGES = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype(np.float32)

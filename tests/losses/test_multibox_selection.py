@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from tfkd.detection import UNLABELLED, Matcher
 from tfkd.losses import MultiBoxSelection
 from tfkd.losses.base import Shared
-from tfkd.losses.multibox import hard_negatives
+from tfkd.losses.detection import hard_negatives
 
 
 def mine(losses, labels, *args):

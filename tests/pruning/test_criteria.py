@@ -9,7 +9,7 @@ import pytest
 import tf_keras as keras
 
 from tfkd.pruning import analyse, criteria
-from tfkd.pruning.groups import KEPT, Graph, Group, WeightAxis
+from tfkd.pruning.graph import KEPT, Graph, Group, WeightAxis
 
 L = keras.layers
 

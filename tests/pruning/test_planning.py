@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tfkd import report
 from tfkd.pruning import analyse, fitting, planning, shrink
-from tfkd.pruning.groups import Graph, Group
+from tfkd.pruning.graph import Graph, Group
 from tfkd.pruning.selection import Selection
 
 L = keras.layers

@@ -8,10 +8,11 @@ from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfkd
+from tfkd.networks import batch_norm
 from tfkd.quantization import folding
-from tfkd.quantization.configs import QuantizedLayer, QuantizedTensor
 from tfkd.quantization.deploying import deployed
-from tfkd.quantization.fixed import FixedQuantize
+from tfkd.quantization.fixed_fake_quant import FixedQuantize
+from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
 
 layers = keras.layers
 RNG = np.random.default_rng(0)
@@ -245,7 +246,7 @@ def test_scale_and_offset_of_a_normalization(invert):
     norm = layers.Normalization(mean=[1.0, 2.0], variance=[4.0, 9.0], invert=invert)
     x = RNG.normal(size=(5, 2)).astype(np.float32)
     want = norm(x).numpy()
-    scale, offset = folding.scale_and_offset(norm)
+    scale, offset = batch_norm.scale_and_offset(norm)
     np.testing.assert_allclose(x * scale + offset, want, atol=1e-6)
 
 

@@ -7,7 +7,7 @@ import pytest
 import tf_keras as keras
 
 import tfkd
-from tfkd.export import litert
+from tfkd.formats import litert
 from tfkd.quantization import calibrate, folding, quantize
 from tfkd.runtime import Predictor
 

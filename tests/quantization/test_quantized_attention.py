@@ -8,8 +8,8 @@ from toys import CROSSENTROPY, randomize, weights_of
 
 import tfkd
 from tfkd import pruning, quantization
-from tfkd.quantization.flat_attention import HeadAttention
-from tfkd.quantization.flattening import flatten
+from tfkd.quantization.flattening.attention import HeadAttention
+from tfkd.quantization.flattening.flatten import flatten
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -162,7 +162,7 @@ def test_the_projections_of_a_cut_transformer_are_integers(tmp_path):
     report = tfkd.export.to_tflite(q, tmp_path / "q.tflite", verify=TOKENS)
     floats = [row["operation"] for row in report.numbers["in_float"]]
     assert "FULLY_CONNECTED" not in floats and "SOFTMAX" in floats
-    details = tfkd.export.litert.open_interpreter(report.path, delegate=False)._get_ops_details()
+    details = tfkd.formats.litert.open_interpreter(report.path, delegate=False)._get_ops_details()
     # Two layers of four projections and two dense layers, and the logits.
     assert sum(row["op_name"] == "FULLY_CONNECTED" for row in details) == 2 * (4 + 2) + 1
     path = quantization.save(q, tmp_path / "q.npz")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkd.export.litert import Port
+from tfkd.formats.litert import Port
 from tfkd.runtime.backend import plan, powers
 from tfkd.runtime.batches import Batches
 

@@ -8,7 +8,7 @@ import pytest
 import tf_keras as keras
 
 from tfkd import export
-from tfkd.export.litert import Port
+from tfkd.formats.litert import Port
 from tfkd.runtime import Predictor
 
 RNG = np.random.default_rng(3)

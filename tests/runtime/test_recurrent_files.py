@@ -5,7 +5,7 @@ import pytest
 import tf_keras as keras
 
 from tfkd import export, report
-from tfkd.export import litert
+from tfkd.formats import litert
 from tfkd.runtime import Predictor, compiled
 
 layers = keras.layers

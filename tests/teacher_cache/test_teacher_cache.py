@@ -15,7 +15,8 @@ import tfkd
 from tfkd import TeacherCache, losses
 from tfkd.teacher_cache import keys as key_functions
 from tfkd.teacher_cache.keys import places
-from tfkd.teachers.riding import Layout, Slot, TopK, put, split, take
+from tfkd.teachers.layout import Layout, Slot, TopK, put, take
+from tfkd.teachers.precomputed import split
 from tfkd.teachers.top_k import bucketed, top_k
 
 X, Y = data(20)

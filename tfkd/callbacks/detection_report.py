@@ -15,10 +15,10 @@ import tf_keras as keras
 from tensorboard.plugins.pr_curve import summary as pr_summary
 
 from tfkd import checks, replicas
-from tfkd.detection.average_precision import DetectionScores, coco_scores, pycocotools
+from tfkd.detection.coco_evaluation import DetectionScores, coco_scores, pycocotools
 from tfkd.detection.detecting import Detecting, NotFinite, check_images
 from tfkd.detection.drawing import detection_pictures
-from tfkd.detection.flattening import flat_detections, flat_truth, names_of
+from tfkd.detection.flat_boxes import flat_detections, flat_truth, names_of
 from tfkd.detection.hits import curves
 
 _POINTS = 101

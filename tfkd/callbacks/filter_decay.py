@@ -14,8 +14,8 @@ import tf_keras as keras
 from tfkd import checks, replicas
 from tfkd.callbacks.zeroed import ExtendedStep, TrainedSlices, find_model
 from tfkd.pruning import criteria
+from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.decay import AnnealedFilterDecay
-from tfkd.pruning.graph import analyse
 from tfkd.pruning.planning import Plan
 from tfkd.pruning.selection import Selection
 

@@ -13,7 +13,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.data.labels import REGRESSION, read
 from tfkd.distillation.distiller import Distiller
-from tfkd.teachers import telling
+from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import Teachers, mean_probability, mean_value, to_logits
 
 
@@ -132,13 +132,13 @@ class TeacherCheck(keras.callbacks.Callback):
         term = self.model._agreement_term()
         if term is not None and term.student_kinds is not None:
             return term.student_kinds, term.teacher_kinds
-        teachers, sample = self.model._teacher_feature_extractor, telling.examples(self.x)
+        teachers, sample = self.model._teacher_feature_extractor, output_kinds.examples(self.x)
         student = self.model.student
         runs = [("student", student, lambda x: student(x, training=False))]
         if isinstance(teachers, Teachers):
             runs += [("teacher", t.model, teachers.runner(n)) for n, t in enumerate(teachers.taps)]
-        found = [(side, telling.look(model, run, sample)) for side, model, run in runs]
-        kinds = [telling.settle(side, one, telling.by_size(one)) for side, one in found]
+        found = [(side, output_kinds.look(model, run, sample)) for side, model, run in runs]
+        kinds = [output_kinds.settle(side, one, output_kinds.by_size(one)) for side, one in found]
         return kinds[0], kinds[1:] or [None] * len(teachers.taps)
 
     def _score(self, outputs: Callable[[Any], Any]) -> float:

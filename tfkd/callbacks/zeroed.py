@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.pruning.groups import Graph, fingerprint
+from tfkd.networks.paths import fingerprint
+from tfkd.pruning.graph import Graph
 from tfkd.pruning.masking import Slices, multiply, spread
 from tfkd.pruning.optimizers import slots_of
 

@@ -12,8 +12,9 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_weights
+from tfkd import checks
 from tfkd.costs import rules
+from tfkd.networks import layer_weights
 
 _LOCK = threading.Lock()
 

@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_weights
-from tfkd.teachers import telling
+from tfkd import checks
+from tfkd.networks import layer_weights
+from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import Teachers, as_list, mean_probability, to_logits
 
 Measure = Callable[[Any, Any], Any]
@@ -63,7 +64,7 @@ class Scorer:
         """
         count = check_arrays(x)
         if self._kinds is None:
-            self._kinds = self._told(telling.examples(x))
+            self._kinds = self._told(output_kinds.examples(x))
         scores = np.empty(count, np.float64)
         bar = keras.utils.Progbar(-(-count // batch_size)) if progress else None
         for start in range(0, count, batch_size):
@@ -102,8 +103,8 @@ class Scorer:
             def run(x: Any, teach: Callable[[Any], Any] = teach) -> Any:
                 return teach(self._inputs(x))
 
-            found = telling.look(taps.model, run, sample)
-            kinds.append(telling.settle(self.side, found, telling.by_size(found)))
+            found = output_kinds.look(taps.model, run, sample)
+            kinds.append(output_kinds.settle(self.side, found, output_kinds.by_size(found)))
         return kinds
 
     def _scores(self, x: Any, labels: Any = None) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.detection.flattening import FlatBoxes, flat_detections, flat_truth, names_of
+from tfkd.detection.flat_boxes import FlatBoxes, flat_detections, flat_truth, names_of
 from tfkd.detection.hits import hits
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")

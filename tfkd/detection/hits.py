@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfkd.detection.flattening import FlatBoxes
+from tfkd.detection.flat_boxes import FlatBoxes
 
 
 def hits(found: FlatBoxes, real: FlatBoxes, overlap: float = 0.5) -> np.ndarray:
@@ -22,7 +22,7 @@ def hits(found: FlatBoxes, real: FlatBoxes, overlap: float = 0.5) -> np.ndarray:
         (K,) int: index of the object in `real`, or -1 for a false alarm.
 
     Example:
-        >>> from tfkd.detection.flattening import flat_detections, flat_truth
+        >>> from tfkd.detection.flat_boxes import flat_detections, flat_truth
         >>> from tfkd.detection.hits import hits
         >>> box = [0.1, 0.1, 0.4, 0.5]
         >>> found = [{"boxes": [box, box], "classes": [0, 0], "confidence": [0.3, 0.9]}]

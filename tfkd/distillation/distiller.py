@@ -14,14 +14,15 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, known_faults, layer_weights, replicas, schedules
-from tfkd.distillation import deciding, distance, validation
+from tfkd import checks, known_faults, replicas, schedules
+from tfkd.distillation import drift, output_kinds, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
+from tfkd.networks import layer_weights
+from tfkd.teachers.features import FINAL, Taps
 from tfkd.teachers.forward import Teachers, as_list, freeze
-from tfkd.teachers.riding import split
-from tfkd.teachers.taps import FINAL, Taps
+from tfkd.teachers.precomputed import split
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -259,7 +260,7 @@ class Distiller(Saving):
         self.check_checkpoints(kwargs.get("callbacks", args[3] if len(args) > 3 else None))
         if self._riding_teacher is not None and not _is_one(self.student_loss_weight):
             validation.check_riding(self._riding_teacher, x)
-        args, kwargs = distance.watched(self, (x, y, *args), kwargs)
+        args, kwargs = drift.watched(self, (x, y, *args), kwargs)
         return super().fit(*args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -276,7 +277,7 @@ class Distiller(Saving):
             forward = self._teacher_feature_extractor
             validation.check_float16(as_list(self._teacher), forward, x)
             self._set_untracked("_teacher_seen", True)
-        deciding.decide(self, x)
+        output_kinds.decide(self, x)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step: teacher outside the tape, student once inside it."""
@@ -369,7 +370,7 @@ class Distiller(Saving):
 
     def _objective(self, x, y, sample_weight, outputs, taught):
         """This replica's share of the loss; the trackers see the local mean."""
-        deciding.decide(self, x, in_step=True)
+        output_kinds.decide(self, x, in_step=True)
         size = tf.cast(tf.shape(tf.nest.flatten(outputs[FINAL])[0])[0], tf.float32)
         share = replicas.share_of_batch(size)
         step = self._step()
@@ -409,7 +410,7 @@ class Distiller(Saving):
     def _student_loss(self, y, sample_weight, y_pred, share, shared):
         container = self.compiled_loss
         if y is not None and container is not None and container._user_losses is not None:
-            deciding.mark(self, y_pred)
+            output_kinds.mark(self, y_pred)
             return loss_on_labels(container, y, y_pred, sample_weight, share, shared)
         if _is_zero(self.student_loss_weight):
             return tf.constant(0.0)

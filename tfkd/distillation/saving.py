@@ -15,9 +15,10 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd import checks, layer_state, schedules
+from tfkd import checks, schedules
+from tfkd.networks import layer_state
 from tfkd.teachers.forward import as_list
-from tfkd.teachers.riding import RidingTeacher
+from tfkd.teachers.precomputed import RidingTeacher
 
 
 class Saving(keras.Model):

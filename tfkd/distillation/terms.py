@@ -28,9 +28,9 @@ from tfkd.losses.base import (
 from tfkd.losses.joint import JointLoss
 from tfkd.losses.logits import BINARY, LogitsDistillation, is_a
 from tfkd.losses.wrapped import per_output
+from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import mean_probability, mean_value, to_logits
-from tfkd.teachers.riding import TopK
-from tfkd.teachers.taps import FINAL
+from tfkd.teachers.layout import TopK
 from tfkd.teachers.top_k import agreement, bucketed
 
 # Names in logs that a loss may not take.

@@ -10,12 +10,12 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
-from tfkd.layer_weights import FLOAT16_ENDS
 from tfkd.losses.base import DistillationLoss
 from tfkd.losses.logits import check_scores
+from tfkd.networks.layer_weights import FLOAT16_ENDS
+from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import computes_in_float16
-from tfkd.teachers.riding import RidingTeacher, split
-from tfkd.teachers.taps import FINAL
+from tfkd.teachers.precomputed import RidingTeacher, split
 from tfkd.teachers.top_k import check_top_k
 
 

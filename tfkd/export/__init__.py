@@ -1,14 +1,15 @@
 """Keras models out to other formats; every export is run again and compared."""
 
-from tfkd.export.detection_onnx import OnnxDetectorReport, detector_to_onnx
-from tfkd.export.detection_running import load_detector
-from tfkd.export.detection_tflite import DetectorReport, detector_to_tflite
-from tfkd.export.lint import Finding, Findings, lint_tensorrt
-from tfkd.export.onnx_export import OnnxReport, to_onnx
-from tfkd.export.saved_model import SavedModelReport, to_saved_model, verify_saved_model
+from tfkd.export.detector.onnx import OnnxDetectorReport, detector_to_onnx
+from tfkd.export.detector.tflite import DetectorReport, detector_to_tflite
+from tfkd.export.onnx.export import OnnxReport, to_onnx
+from tfkd.export.parity import ExportReport
+from tfkd.export.saved_model import SavedModelReport, to_saved_model
 from tfkd.export.tensorrt import EngineReport, build_engine
+from tfkd.export.tensorrt_lint.lint import Finding, Findings, lint_tensorrt
 from tfkd.export.tflite import to_tflite
-from tfkd.export.verify import ExportReport
+from tfkd.formats.detector import load_detector
+from tfkd.formats.saved_model import verify_saved_model
 
 __all__ = [
     "DetectorReport",

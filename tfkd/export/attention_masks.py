@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.export import litert
-from tfkd.export.graph import Graph
-from tfkd.layer_parts import parts
+from tfkd.export.named_function import Graph
+from tfkd.formats import litert
+from tfkd.networks.layer_parts import parts
 
 # A masked place weighs less than e^−20 times the best one that is not.
 MARGIN = 20.0

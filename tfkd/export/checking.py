@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.example_inputs import collect
 from tfkd.export import made_up
-from tfkd.export.graph import Graph
-from tfkd.export.verify import failures
-from tfkd.feeds import collect
-from tfkd.layer_parts import parts
+from tfkd.export.named_function import Graph
+from tfkd.export.parity import failures
+from tfkd.networks.layer_parts import parts
 
 GIVEN, REPRESENTATIVE, MADE_UP = "given examples", "representative examples", "made-up inputs"
 NOTHING = "nothing"
@@ -135,7 +135,7 @@ def checked(
 ) -> list[str]:
     """Compares a file, and puts what comes of it into `numbers`.
 
-    Numbers of given examples stand in `numbers` itself, as `tfkd.export.verify.measure`
+    Numbers of given examples stand in `numbers` itself, as `tfkd.export.parity.measure`
     has them; those of others in `numbers["check"]`, with `on`, what they are.
 
     Args:
@@ -143,7 +143,7 @@ def checked(
         compare: runs file and model; returns (numbers, rank of each output).
         limits: what must be reached.
         numbers: of the report, changed.
-        judge: what falls short on given examples; None: `tfkd.export.verify.failures`.
+        judge: what falls short on given examples; None: `tfkd.export.parity.failures`.
         depth: of the exporter's caller, to whom warnings are addressed.
 
     Returns:

@@ -29,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.export import converter_child, litert
+from tfkd.export import converter_child
 from tfkd.export.converter_child import SIGNATURE, CrashingLoops
+from tfkd.formats import litert
 
 _IN_PROCESS = "TFKD_CONVERT_IN_PROCESS"
 _MOST_BYTES = 3 << 29

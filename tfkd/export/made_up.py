@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.export.graph import Graph
-from tfkd.feeds import Input
-from tfkd.layer_parts import parts
+from tfkd.example_inputs import Input
+from tfkd.export.named_function import Graph
+from tfkd.networks.layer_parts import parts
 
 COUNT = 8
 # For sizes that a model leaves open, in the order in which they are tried.

@@ -20,11 +20,11 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export import checking
-from tfkd.export.graph import Graph, check_export
-from tfkd.export.verify import ExportReport, agreement_text, measure, thresholds_for
+from tfkd.export.named_function import Graph, check_export
+from tfkd.export.parity import ExportReport, agreement_text, measure, thresholds_for
+from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
 
-SIGNATURE = "serving_default"
-_GRAPH = "saved_model.pb"
+# Examples that one call of the reloaded model gets.
 _CHUNK = 64
 
 
@@ -103,39 +103,19 @@ def to_saved_model(
         failed = checking.checked(examples, compare, limits, numbers)
         if failed and not keep_failed:
             raise _failed(failed, "Nothing was left.")
-        files = _files(temporary)
+        files = file_hashes(temporary)
         recipe = {"format": "saved_model", "model": source.model.name, "thresholds": limits}
-        artifacts.write_manifest(temporary / _GRAPH, recipe, files=files, numbers=numbers)
+        artifacts.write_manifest(temporary / GRAPH_FILE, recipe, files=files, numbers=numbers)
     if failed:
         raise _failed(failed, f"The folder was kept: {folder}.")
     size = sum(entry["bytes"] for entry in files.values())
     return SavedModelReport(folder, size, mode, "float32", numbers)
 
 
-def verify_saved_model(path: str | os.PathLike) -> dict[str, Any]:
-    """Checks every file of a SavedModel against the manifest inside it.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        ValueError: if the manifest is missing, or a file is missing, changed or new.
-    """
-    folder = pathlib.Path(path)
-    manifest = artifacts.verify(folder / _GRAPH)
-    found, listed = _files(folder), manifest.get("files", {})
-    wrong = sorted(k for k in {*found, *listed} if found.get(k) != listed.get(k))
-    if wrong:
-        expected = "a folder with the files of its manifest"
-        mend = f"These differ: {', '.join(wrong)}. Copy or make it again."
-        raise checks.value_error("path", expected, str(folder), mend)
-    return manifest
-
-
 def _target(path: str | os.PathLike) -> pathlib.Path:
     checks.instance("path", path, (str, os.PathLike), "a path")
     folder = pathlib.Path(path)
-    taken = folder.exists() and not (folder / _GRAPH).is_file()
+    taken = folder.exists() and not (folder / GRAPH_FILE).is_file()
     if not folder.name or (taken and not (folder.is_dir() and not any(folder.iterdir()))):
         mend = "Something else is there; it is left alone."
         raise checks.value_error("path", "a new folder or a SavedModel", str(path), mend)
@@ -212,19 +192,6 @@ def _compare(
     received = {name: np.concatenate(value) for name, value in parts.items()}
     ranks = {name: value.ndim for name, value in expected.items()}
     return measure(expected, received, {}), ranks
-
-
-def _files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """{path in the folder: size and SHA-256} of all files but the manifest."""
-    manifest = artifacts.manifest_path(folder / _GRAPH)
-    return {
-        file.relative_to(folder).as_posix(): {
-            "bytes": file.stat().st_size,
-            "sha256": artifacts.sha256(file),
-        }
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file != manifest
-    }
 
 
 def _failed(failed: list[str], end: str) -> ValueError:

@@ -21,8 +21,8 @@ import sys
 from typing import Any
 
 from tfkd import artifacts, checks
-from tfkd.export.lint import lint_model
-from tfkd.export.onnx_nodes import load
+from tfkd.export.tensorrt_lint.lint import lint_model
+from tfkd.formats.onnx_nodes import load
 
 _NAME_BYTES = 256
 

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.export import attention_masks, checking, converter, litert, tflite_half
+from tfkd.example_inputs import collect
+from tfkd.export import attention_masks, checking, converter, tflite_float16
 from tfkd.export.converter_child import CrashingLoops
-from tfkd.export.graph import Graph, check_export
-from tfkd.export.verify import ExportReport, measure, thresholds_for
-from tfkd.feeds import collect
-from tfkd.layer_parts import parts
+from tfkd.export.named_function import Graph, check_export
+from tfkd.export.parity import ExportReport, measure, thresholds_for
+from tfkd.formats import litert
+from tfkd.networks.layer_parts import parts
 
 MODES = ("float32", "float16", "dynamic", "int8")
 # Key of THRESHOLDS for a quantized model, whose int8 file has nothing to guess.
@@ -95,9 +96,9 @@ def to_tflite(
         thresholds: changes to what `verify` must reach: `max_error`,
             `max_mean_error` (parts of the range of the Keras output),
             `min_agreement` (argmax, of the examples that rounding can't turn, see
-            `tfkd.export.verify`; outputs (batch, classes) only),
+            `tfkd.export.parity`; outputs (batch, classes) only),
             `max_clipped`, `min_dependence`. Defaults by mode, and "quantized":
-            `tfkd.export.verify.THRESHOLDS`.
+            `tfkd.export.parity.THRESHOLDS`.
         keep_failed: leave a file that failed in place, and raise all the same.
 
     Returns:
@@ -136,7 +137,7 @@ def to_tflite(
         if failed and mode == "int8":
             failed = [*failed, *attention_masks.problems(temporary)]
         if failed and mode == "float16":
-            failed = [*failed, *tflite_half.problems(graph.model)]
+            failed = [*failed, *tflite_float16.problems(graph.model)]
         if failed and not keep_failed:
             raise _failed(failed, "No file was left.")
     recipe = {
@@ -188,10 +189,10 @@ class Source:
         types = io, "float32" if float_outputs else io
         data = _convert(self.plain, self.mode, types, self.calibration, batch_size)
         if self.mode == "float16":
-            data = tflite_half.keep_large(
+            data = tflite_float16.keep_large(
                 data,
                 lambda: _convert(self.plain, "float32", types, None, batch_size),
-                tflite_half.large_weights(self.graph.model),
+                tflite_float16.large_weights(self.graph.model),
             )
         return data
 

@@ -2,11 +2,7 @@
 
 from tfkd.losses.base import DistillationLoss, Elements, ElementwiseLoss
 from tfkd.losses.decoupled import DecoupledDistillation
-from tfkd.losses.expected_error import ExpectedErrorLoss, curriculum_objective
-from tfkd.losses.features import AttentionTransfer, FeatureDistillation
-from tfkd.losses.heads import declare_outputs as declare_outputs  # no loss: not in __all__
-from tfkd.losses.logits import LogitsDistillation
-from tfkd.losses.multibox import (
+from tfkd.losses.detection import (
     DenseAssignment,
     DenseConfidence,
     DenseLocalization,
@@ -21,6 +17,10 @@ from tfkd.losses.multibox import (
     retina_net_objective,
     yolo_v8_objective,
 )
+from tfkd.losses.expected_error import ExpectedErrorLoss, curriculum_objective
+from tfkd.losses.features import AttentionTransfer, FeatureDistillation
+from tfkd.losses.heads import declare_outputs as declare_outputs  # no loss: not in __all__
+from tfkd.losses.logits import LogitsDistillation
 from tfkd.losses.regression import BoundedRegression
 from tfkd.losses.relations import RelationalDistillation
 

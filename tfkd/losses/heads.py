@@ -1,7 +1,7 @@
 """From what a model returns to the scores behind its last softmax or sigmoid.
 
 What an output is, is proved from the graph where it can be. Where it can't, whoever runs
-the model has looked at its values once (`tfkd.teachers.telling`) and passes what it found.
+the model has looked at its values once (`tfkd.teachers.output_kinds`) and passes what it found.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from tfkd.distillation import validation
 from tfkd.distillation.distiller import Distiller
 from tfkd.progressive import carrying, freezing, settings, structure
 from tfkd.progressive.backup import Backup
-from tfkd.progressive.feeding import Feed, feed
 from tfkd.progressive.rehearsing import rehearse
+from tfkd.progressive.stage_data import Feed, feed
 from tfkd.progressive.values import Position, RateOfStage
 from tfkd.progressive.watching import Watch
 from tfkd.pruning.optimizers import fresh

@@ -8,8 +8,8 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd import layer_state
 from tfkd.distillation.distiller import Distiller
+from tfkd.networks import layer_state
 from tfkd.progressive import freezing, structure
 
 

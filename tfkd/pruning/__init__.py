@@ -1,12 +1,12 @@
 """Structured pruning: find what can go, choose, let it decay, cut it out, prove it."""
 
 from tfkd.pruning import criteria
-from tfkd.pruning.blocks import Block, cut_layers, find_blocks
+from tfkd.pruning.blocks.choice import LayerChoice
+from tfkd.pruning.blocks.choose import choose_layers
+from tfkd.pruning.blocks.cut import Block, cut_layers, find_blocks
+from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.decay import AnnealedFilterDecay
-from tfkd.pruning.graph import analyse
-from tfkd.pruning.groups import Graph, Group
-from tfkd.pruning.layer_choice import LayerChoice
-from tfkd.pruning.layer_choosing import choose_layers
+from tfkd.pruning.graph import Graph, Group
 from tfkd.pruning.masking import apply_selection
 from tfkd.pruning.optimizers import shrink_optimizer
 from tfkd.pruning.planning import Plan, plan, select

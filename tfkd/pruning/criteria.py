@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.pruning.groups import KEPT, Graph, WeightAxis, layers_by_path
+from tfkd.networks.paths import layers_by_path
+from tfkd.pruning.graph import KEPT, Graph, WeightAxis
 
 ROWS = 128  # filters whose distances are taken at once
 FilterScores = Callable[[np.ndarray], np.ndarray]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfkd.pruning.groups import Frozen, Graph
-from tfkd.text import aligned, si
+from tfkd.pruning.graph import Frozen, Graph
+from tfkd.text_tables import aligned, si
 
 WIDTH = 44  # of a list of layers in a table
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfkd.pruning.groups import KEPT, Graph
+from tfkd.pruning.graph import KEPT, Graph
 
 
 def levels(size: int, round_to: int = 1, min_channels: int = 1) -> np.ndarray:

@@ -1,212 +1,243 @@
-"""Follows the channels of a model from layer to layer, and says what may be removed.
+"""What an analysed model looks like: units, groups, and the axes of weights that they own.
 
-Every channel axis is an array of atoms. Layers tie atoms together: a sum its
-branches, a depthwise convolution its input and output, a shared layer its
-calls. What is left after the last layer are the units. One may go only if its
-value is proved to be zero, with its filters, biases and batch normalizations
-set to zero, wherever a layer mixes channels; whatever can't be proved stays,
-and the reason is kept.
+A **unit** is the least that can be removed alone: one filter of a convolution
+with its bias and batch normalization, or the same channel of every convolution
+that a residual sum ties together. Units are numbered 0 … U − 1 over the model.
+A **group** is a set of units that belong to the same layers: all filters of one
+convolution, or all channels of one residual stage.
+
+Everything else of `tfkd.pruning` is written against these classes.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import dataclasses
+import functools
+import operator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import tf_keras as keras
 
-from tfkd import checks, layer_weights
-from tfkd.pruning import rules
-from tfkd.pruning.channels import FIXED, Channels, Ledger
-from tfkd.pruning.groups import KEPT, Cost, Frozen, Graph, Group, Resize, WeightAxis
+from tfkd.costs import trace
+from tfkd.networks import layer_weights
+from tfkd.networks.paths import fingerprint, layers_by_path
+
+KEPT = -1  # in an array of units: an index that is never removed
 
 
-def analyse(model: keras.Model) -> Graph:
-    """Finds what can be removed from a model, and what has to go with it.
+@dataclasses.dataclass(frozen=True)
+class WeightAxis:
+    """One axis of one weight, and the unit that each index along it belongs to.
 
-    Args:
-        model: a built functional or Sequential `tf_keras` model; nested models
-            are entered. It is not run and not changed.
-
-    Returns:
-        A `Graph` of groups of units, and of the weights that they own.
-
-    Raises:
-        TypeError: if `model` is not a `tf_keras` model.
-        ValueError: if it is not built, or a subclassed model, whose layers can't
-            be followed.
-
-    Example:
-        >>> import tf_keras as keras
-        >>> from tfkd import pruning
-        >>> x = keras.Input((8, 8, 3))
-        >>> y = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(x)
-        >>> y = keras.layers.Dense(2, name="head")(keras.layers.Flatten()(y))
-        >>> graph = pruning.analyse(keras.Model(x, y))
-        >>> [(group.name, group.size) for group in graph.groups]
-        [('conv', 4)]
-        >>> [(frozen.name, frozen.reason) for frozen in graph.frozen]
-        [('head', 'output of the model')]
+    Attributes:
+        layer: path of the layer, `backbone/conv1` inside a nested model.
+        weight: attribute path of the weight on its layer, `kernel`.
+        axis: the axis, from 0.
+        units: int array, one number for each index along the axis: its unit, or
+            `KEPT`. A number appears several times where indices go together.
+        zeroed: True if removing a unit sets these slices to zero (a filter, a
+            bias, gamma, beta); False if they are only left out (the inputs of
+            the next layer, which then see zeros).
+        scored: True for the filters by which a unit is judged (kernels).
     """
-    check_model("model", model)
-    ledger = Ledger()
-    inputs = [Channels(tuple(tensor.shape)) for tensor in model.inputs]
-    for channels in _follow(model, inputs, ledger, ""):
-        ledger.freeze(channels.atoms, "output of the model")
-    return _build(model, ledger)
+
+    layer: str
+    weight: str
+    axis: int
+    units: np.ndarray
+    zeroed: bool
+    scored: bool = False
 
 
-def check_model(name: str, model: Any) -> None:
-    """Raises unless `model` is a built functional or Sequential model."""
-    checks.instance(name, model, keras.Model, "a tf_keras model (Keras 2)")
-    if isinstance(model, keras.Sequential) and not model._graph_initialized:
-        raise ValueError(
-            f"`{name}`: expected a model whose layers are connected, received a Sequential model "
-            "without an input shape. Give it a keras.Input as its first layer."
-        )
-    if not is_network(model):
-        raise ValueError(
-            f"`{name}`: expected a functional or Sequential model, received the subclassed "
-            f"{type(model).__name__}, whose layers can't be followed. Build the same layers with "
-            "keras.Model(inputs, outputs)."
-        )
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """A weight takes part in `positions` multiply-accumulates per element and example."""
+
+    layer: str
+    weight: str
+    positions: int
 
 
-def is_network(layer: Any) -> bool:
-    """True for a model whose layers and connections are known."""
-    return isinstance(layer, keras.Model) and bool(getattr(layer, "_is_graph_network", False))
+@dataclasses.dataclass(frozen=True)
+class Resize:
+    """A number in a layer's config that counts channels: `config[key][index]`.
+
+    Attributes:
+        layer: path of the layer.
+        key: name in the layer's config; dotted into nested dicts.
+        units: the units of the channels that the number counts.
+        index: position in `config[key]` if that is a sequence; None if a number.
+    """
+
+    layer: str
+    key: str
+    units: np.ndarray
+    index: int | None = None
 
 
-def _follow(
-    model: keras.Model, inputs: list[Channels], ledger: Ledger, prefix: str
-) -> list[Channels]:
-    """Follows one call of a model; returns the channels of its outputs."""
-    known = {id(t): c for t, c in zip(model.inputs, inputs, strict=True)}
-    for node in _nodes(model):
-        if node.is_input or not all(id(t) in known for t in node.keras_inputs):
-            continue
-        replace = lambda t: known.get(id(t), t)  # noqa: E731
-        args, kwargs = tf.nest.map_structure(replace, (node.call_args, node.call_kwargs))
-        tensors = tf.nest.flatten(node.outputs)
-        results = _call(node.layer, args, kwargs, tensors, ledger, prefix)
-        known.update({id(t): c for t, c in zip(tensors, results, strict=True)})
-    return [known[id(t)] for t in model.outputs]
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Units that the same layers make.
+
+    Attributes:
+        name: name of the group: the path of the first layer that makes it (with
+            `:2`, `:3` where a layer has units in several groups).
+        units: int array of the numbers of its units, in channel order.
+        layers: paths of the layers whose filters are its units.
+        residual: True if a sum of several branches ties its layers together.
+    """
+
+    name: str
+    units: np.ndarray
+    layers: tuple[str, ...]
+    residual: bool
+
+    @property
+    def size(self) -> int:
+        """How many units it has."""
+        return len(self.units)
 
 
-def _nodes(model: keras.Model) -> list[Any]:
-    by_depth = model._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """Channels that must stay, and why."""
+
+    name: str
+    layers: tuple[str, ...]
+    channels: int
+    reason: str
 
 
-def _call(layer, args, kwargs, tensors, ledger: Ledger, prefix: str) -> list[Channels]:
-    # A layer that two nested models share has one path, so that its weights have one owner.
-    path = ledger.paths.setdefault(id(layer), prefix + layer.name)
-    # A tensor of unknown rank: one open axis, which no rule follows.
-    shapes = [(None,) if t.shape.rank is None else tuple(t.shape) for t in tensors]
-    call = rules.Call(ledger, layer, path, args, kwargs, shapes)
-    if is_network(layer) and len(call.inputs) == len(layer.inputs):
-        return _enter(layer, call, ledger)
-    if any(size is None for shape in shapes for size in shape[1:]):
-        call.shapes = _closed_shapes(layer, call, shapes)
-    rule = rules.find(layer)
-    if rule is None:
-        (ledger.uncounted if layer_weights.arrays(layer) else ledger.unruled).append(path)
-        kind = type(layer).__name__
-        return call.freeze_all(f"no rule for {path}, a {kind} (register_rule teaches one)")
-    noted = len(ledger.noted[path])
-    outputs = rule(call)
-    if len(ledger.noted[path]) == noted:  # a call whose channels aren't followed
-        ledger.fix(path)
-    return outputs
+class Graph:
+    """The channels of a model: what may be removed, what goes with it, what it saves.
 
+    Attributes:
+        model: the analysed model. It is read when scores are taken, never changed.
+        groups: the `Group`s, in the order of the model's layers.
+        frozen: what may not be removed, a `Frozen` each, with the reason.
+        axes: a `WeightAxis` for each axis of a weight that has channels, also
+            of those that all stay.
+        costs: a `Cost` for each weight that multiplies.
+        resizes: a `Resize` for each number in a config that counts channels.
+        units: how many units there are, U.
+        uncounted: paths of layers with weights that no rule of pruning counts.
+    """
 
-def _enter(model: keras.Model, call: rules.Call, ledger: Ledger) -> list[Channels]:
-    """Follows a nested model; its input layers shrink with what reaches them."""
-    for tensor, channels in zip(model.inputs, call.inputs, strict=True):
-        path = f"{call.path}/{tensor.node.layer.name}"
-        if channels.axis is None:
-            ledger.fix(path)
-        else:
-            entry = rules.Call(ledger, None, path, [channels], {}, [])
-            entry.resize("batch_input_shape", channels.atoms, channels.axis)
-    return _follow(model, call.inputs, ledger, f"{call.path}/")
-
-
-def _closed_shapes(layer: Any, call: rules.Call, shapes: list[Any]) -> list[Any]:
-    """Output shapes of this call, where a nested model was built on open ones."""
-    if len(call.inputs) != 1 or len(shapes) != 1 or None in call.input.shape[1:]:
-        return shapes
-    try:
-        return [tuple(layer.compute_output_shape(call.input.shape))]
-    except (NotImplementedError, ValueError, TypeError):
-        return shapes
-
-
-def _build(model: keras.Model, ledger: Ledger) -> Graph:
-    """Turns atoms into numbered units, and units into groups."""
-    keys = list(ledger.axes)
-    roots = [ledger.roots(ledger.axes[key][0]) for key in keys]
-    reasons: dict[int, str] = {}
-    for atom, reason in ledger.reasons.items():
-        reasons.setdefault(ledger.root(atom), reason)
-    summed = {ledger.root(atom) for atom in ledger.summed if atom != FIXED}
-    # Units of one group own the same axes, the same number of indices on each.
-    owned: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    order: dict[int, None] = {}
-    for i, (key, atoms) in enumerate(zip(keys, roots, strict=True)):
-        found, counts = np.unique(atoms[atoms != FIXED], return_counts=True)
-        for atom, count in zip(found.tolist(), counts.tolist(), strict=True):
-            owned[atom].append((i, count))
-        if ledger.axes[key][2]:
-            order.update(dict.fromkeys(a for a in atoms.tolist() if a != FIXED))
-    members: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for atom in order:
-        signature = (reasons.get(atom), *owned[atom])
-        members[signature].append(atom)
-    groups, frozen, number = _sort(keys, ledger, members, summed)
-
-    def units(atoms: np.ndarray) -> np.ndarray:
-        return np.array([number.get(a, KEPT) for a in atoms.tolist()], int)
-
-    axes = [
-        WeightAxis(*key, units(atoms), *ledger.axes[key][1:])
-        for key, atoms in zip(keys, roots, strict=True)
-    ]
-    resizes = [
-        Resize(path, key, units(ledger.roots(atoms)), index)
-        for (path, key, index), atoms in ledger.resizes.items()
-    ]
-    costs = [Cost(*key, positions) for key, positions in ledger.costs.items()]
-    return Graph(
+    def __init__(
+        self,
         model,
         groups,
         frozen,
         axes,
         costs,
         resizes,
-        len(number),
-        ledger.fixed_macs,
-        dict.fromkeys(ledger.uncounted),
-        dict.fromkeys(ledger.unruled),
-    )
+        units,
+        fixed_macs=0,
+        uncounted=(),
+        unruled=(),
+    ):
+        self.model = model
+        self.groups: tuple[Group, ...] = tuple(groups)
+        self.frozen: tuple[Frozen, ...] = tuple(frozen)
+        self.axes: tuple[WeightAxis, ...] = tuple(axes)
+        self.costs: tuple[Cost, ...] = tuple(costs)
+        self.resizes: tuple[Resize, ...] = tuple(resizes)
+        self.units: int = units
+        self.uncounted: tuple[str, ...] = tuple(uncounted)
+        self._by_rules: int = fixed_macs
+        self._unruled: tuple[str, ...] = tuple(unruled)  # without weights
+        self._layers = layers_by_path(model)
+        self._owners: dict[int, list[tuple[int, np.ndarray]]] | None = None
+        self.fingerprint = fingerprint(model)
+
+    def group(self, name: str) -> Group:
+        """Returns the group of that name; KeyError if there is none."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+    def variable(self, layer: str, weight: str) -> Any:
+        """Returns the `tf.Variable` of a layer's path and a weight's attribute path."""
+        return operator.attrgetter(weight)(self._layers[layer])
+
+    @property
+    def fixed_macs(self) -> int:
+        """Multiply-accumulates that no removal changes; part of `macs`.
+
+        Of layers whose products are not with weights, and of those that no rule of pruning
+        counts: what reaches these stays, so that they cost what they cost now.
+        """
+        return self._by_rules + self._others[0]
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Paths of layers whose multiply-accumulates nothing knows; `macs` leaves them out."""
+        return self._others[1]
+
+    @functools.cached_property
+    def _others(self) -> tuple[int, tuple[str, ...]]:
+        """What is known, by following the model, of layers that no rule counts; and the rest."""
+        paths = self.uncounted + self._unruled
+        if not paths:
+            return 0, ()
+        try:
+            entries = trace.follow(self.model)
+        except ValueError:  # an open input shape
+            return 0, self.uncounted
+        partly = {cost.layer for cost in self.costs}
+        partly |= {axis.layer for axis in self.axes if (axis.units != KEPT).any()}
+        known, unknown = 0, []
+        for path in paths:
+            layer = self._layers.get(path)
+            parts = {id(part) for part in layer._flatten_layers()} if layer else set()
+            costs = [p for e in entries if id(e.layer) in parts for p in e.products]
+            if path in partly or None in costs or not costs:
+                unknown.append(path)
+            if path not in partly:
+                known += sum(terms * outputs for p in costs for terms, outputs in p or ())
+        return known, tuple(unknown)
+
+    def macs(self, removed: np.ndarray | None = None) -> int:
+        """Multiply-accumulates for one example when units are removed.
+
+        Args:
+            removed: bool array (U,), True where a unit goes; None: nothing goes.
+        """
+        shapes = self._shapes(removed)
+        return self.fixed_macs + sum(
+            cost.positions * int(np.prod(shapes[cost.layer, cost.weight], dtype=np.int64))
+            for cost in self.costs
+        )
+
+    def params(self, removed: np.ndarray | None = None) -> int:
+        """Weights of the whole model, trained or not, when units are removed."""
+        shapes = self._shapes(removed)
+        total = layer_weights.count(self.model.weights)
+        for (layer, weight), shape in shapes.items():
+            before = self.variable(layer, weight).shape.num_elements()
+            total += int(np.prod(shape, dtype=np.int64)) - before
+        return total
+
+    def owners(self) -> dict[int, list[tuple[int, np.ndarray]]]:
+        """id of a variable → (axis, units) of each of its axes that has channels."""
+        if self._owners is None:
+            self._owners = {}
+            for axis in self.axes:
+                variable = self.variable(axis.layer, axis.weight)
+                self._owners.setdefault(id(variable), []).append((axis.axis, axis.units))
+        return self._owners
+
+    def _shapes(self, removed: np.ndarray | None) -> dict[tuple[str, str], list[int]]:
+        keys = dict.fromkeys((axis.layer, axis.weight) for axis in self.axes)
+        keys.update(dict.fromkeys((cost.layer, cost.weight) for cost in self.costs))
+        shapes = {key: list(self.variable(*key).shape) for key in keys}
+        if removed is not None:
+            for axis in self.axes:
+                shapes[axis.layer, axis.weight][axis.axis] = int(kept(axis.units, removed).sum())
+        return shapes
 
 
-def _sort(keys, ledger: Ledger, members, summed):
-    """Splits the sets of atoms into groups and what is frozen; numbers the units."""
-    groups: list[Group] = []
-    frozen: list[Frozen] = []
-    number: dict[int, int] = {}
-    used: dict[str, int] = defaultdict(int)
-    for (reason, *owned), atoms in members.items():
-        makers = tuple(dict.fromkeys(keys[i][0] for i, _ in owned if ledger.axes[keys[i]][2]))
-        if reason is not None:
-            frozen.append(Frozen(makers[0], makers, len(atoms), reason))
-            continue
-        used[makers[0]] += 1
-        name = makers[0] if used[makers[0]] == 1 else f"{makers[0]}:{used[makers[0]]}"
-        units = np.arange(len(number), len(number) + len(atoms))
-        number.update(zip(atoms, units.tolist(), strict=True))
-        groups.append(Group(name, units, makers, any(a in summed for a in atoms)))
-    return groups, frozen, number
+def kept(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Bool array: which indices stay, of an array of units, when units are removed."""
+    return ~((units != KEPT) & removed[np.maximum(units, 0)]) if len(removed) else units == KEPT

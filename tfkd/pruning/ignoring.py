@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tfkd import checks
-from tfkd.pruning.groups import KEPT, Graph
+from tfkd.pruning.graph import KEPT, Graph
 
 
 def ignored_groups(graph: Graph, ignore: str | Iterable[str]) -> tuple[str, ...]:

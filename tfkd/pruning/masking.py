@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import layer_weights
-from tfkd.pruning.graph import analyse
-from tfkd.pruning.groups import KEPT, Graph
+from tfkd.networks import layer_weights
+from tfkd.pruning.channel_analysis import analyse
+from tfkd.pruning.graph import KEPT, Graph
 from tfkd.pruning.selection import Selection
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_weights
-from tfkd.pruning.graph import analyse
-from tfkd.pruning.groups import Graph, layers_by_path
+from tfkd import checks
+from tfkd.networks import layer_weights
+from tfkd.networks.paths import layers_by_path
+from tfkd.pruning.channel_analysis import analyse
+from tfkd.pruning.graph import Graph
 from tfkd.pruning.masking import checked
 from tfkd.pruning.rebuilding import gather, paired
 from tfkd.pruning.selection import Selection

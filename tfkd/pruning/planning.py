@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tf_keras as keras
 
-from tfkd import checks, layer_weights
+from tfkd import checks
+from tfkd.networks import layer_weights
 from tfkd.pruning import criteria, explaining, fitting, ignoring
-from tfkd.pruning.graph import analyse
-from tfkd.pruning.groups import Graph
+from tfkd.pruning.channel_analysis import analyse
+from tfkd.pruning.graph import Graph
 from tfkd.pruning.plans import Plan, percent, share
 from tfkd.pruning.selection import Selection
 

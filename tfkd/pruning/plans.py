@@ -15,7 +15,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.pruning import criteria, explaining, fitting
-from tfkd.pruning.groups import Graph, Group
+from tfkd.pruning.graph import Graph, Group
 
 MEASURES = {
     "macs_reduction": "MACs",

@@ -11,9 +11,10 @@ import numpy as np
 import tf_keras as keras
 from tf_keras.src.saving import serialization_lib
 
-from tfkd import layer_state
-from tfkd.pruning.graph import is_network
-from tfkd.pruning.groups import Graph, kept, layers_by_path
+from tfkd.networks import layer_state
+from tfkd.networks.accept import is_network
+from tfkd.networks.paths import layers_by_path
+from tfkd.pruning.graph import Graph, kept
 
 
 def rebuild(model: keras.Model, graph: Graph, removed: np.ndarray) -> keras.Model:

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_weights
+from tfkd import checks
+from tfkd.networks import layer_weights
 
 
 def recalibrate(

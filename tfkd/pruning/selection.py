@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.pruning.groups import Graph
+from tfkd.pruning.graph import Graph
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, known_faults, layer_state, layer_weights
-from tfkd.pruning.graph import analyse
-from tfkd.pruning.groups import layers_by_path
+from tfkd import checks, known_faults
+from tfkd.networks import layer_state, layer_weights
+from tfkd.networks.paths import layers_by_path
+from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.masking import checked, masked
 from tfkd.pruning.optimizers import compile_like
 from tfkd.pruning.rebuilding import rebuild

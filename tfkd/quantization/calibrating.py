@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfkd import checks, feeds, layer_weights
+from tfkd import checks, example_inputs
+from tfkd.networks import layer_weights
+from tfkd.quantization.fake_quant import SMALLEST, observing
 from tfkd.quantization.norm_statistics import NormStatistics
 from tfkd.quantization.quantized_model import QuantizedModel, Range, range_variables
-from tfkd.quantization.quantizers import SMALLEST, observing
 
 METHODS = ("minmax", "percentile", "mse")
 BINS = 4096
@@ -88,7 +89,7 @@ def calibrate(
         raise checks.value_error("percentile", "a number above 50 and up to 100", percentile)
     if max_examples is not None:
         checks.positive_int("max_examples", max_examples)
-    arrays = feeds.collect("data", data, _inputs(q), max_examples)
+    arrays = example_inputs.collect("data", data, _inputs(q), max_examples)
     statistics = NormStatistics(q)
     with statistics.watching():
         ends = _ends(q, arrays, batch_size)
@@ -106,9 +107,9 @@ def calibrate(
     _assign(q, ends)
 
 
-def _inputs(q: QuantizedModel) -> list[feeds.Input]:
+def _inputs(q: QuantizedModel) -> list[example_inputs.Input]:
     return [
-        feeds.Input(
+        example_inputs.Input(
             name,
             tuple(-1 if d is None else d for d in tensor.shape[1:]),
             np.dtype(tensor.dtype.as_numpy_dtype),

@@ -10,8 +10,8 @@ import tensorflow as tf
 import tf_keras as keras
 from tf_keras.src.engine.base_layer import AddLoss, AddMetric
 
-from tfkd.quantization.kinds import INTEGER, Kind, kind_of
-from tfkd.quantization.rewriting import nodes_of
+from tfkd.networks.rebuild import nodes_of
+from tfkd.quantization.layer_roles import INTEGER, Kind, kind_of
 
 
 @dataclasses.dataclass(eq=False)

@@ -16,20 +16,16 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.quantization import kinds, rewriting
+from tfkd.networks import rebuild
+from tfkd.networks.batch_norm import scale_and_offset
+from tfkd.quantization import layer_roles
 from tfkd.quantization.calls import Call, calls_of
-from tfkd.quantization.configs import QuantizedLayer, QuantizedTensor
-from tfkd.quantization.fixed import FixedQuantize
-from tfkd.quantization.folding import (
-    as_rescaling,
-    folded,
-    is_norm_elsewhere,
-    scale_and_offset,
-    with_weights,
-)
-from tfkd.quantization.forms import LiteForms, Range
+from tfkd.quantization.fake_quant import SMALLEST
+from tfkd.quantization.fixed_fake_quant import FixedQuantize
+from tfkd.quantization.folding import as_rescaling, folded, is_norm_elsewhere, with_weights
 from tfkd.quantization.quantized_model import QuantizedModel, range_variables
-from tfkd.quantization.quantizers import SMALLEST
+from tfkd.quantization.tflite_lowering import LiteForms, Range
+from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
 
 layers = keras.layers
 TARGETS = ("tflite", "tensorrt")
@@ -74,9 +70,9 @@ def deployed(q: QuantizedModel, target: str = "tflite") -> keras.Model:
     """
     check(q, target)
     deployer = _Deployer(q, target)
-    inputs = rewriting.new_inputs(q)
-    outputs = rewriting.follow(q, inputs, deployer.visit)
-    model = rewriting.finish(q, inputs, outputs, deployer.copies, rewriting.Losses())
+    inputs = rebuild.new_inputs(q)
+    outputs = rebuild.follow(q, inputs, deployer.visit)
+    model = rebuild.finish(q, inputs, outputs, deployer.copies, rebuild.Losses())
     model.trainable = False
     return model
 
@@ -104,9 +100,9 @@ class _Deployer:
     def __init__(self, q: QuantizedModel, target: str):
         self.lite = target == "tflite"
         self.symmetric = q.target != "tflite"
-        self.copies, self.losses = rewriting.Copies(), rewriting.Losses()
+        self.copies, self.losses = rebuild.Copies(), rebuild.Losses()
         self._calls = {id(call.node): call for call in calls_of(q)}
-        self._taken = {layer.name for layer in rewriting.layers_of(q)}
+        self._taken = {layer.name for layer in rebuild.layers_of(q)}
         self._reserved = set(self._taken)
         self._folds = _folds(list(self._calls.values()))
         self._ranges = self._wanted(q)
@@ -153,7 +149,7 @@ class _Deployer:
         if range_ is not None:
             made = self._settled(call, call, made, range_)
             return self._grid(made, range_, f"{call.name}_range")
-        if _kind(call).role == kinds.SAME:
+        if _kind(call).role == layer_roles.SAME:
             return self._moved(call, made, args)
         return made
 
@@ -280,9 +276,9 @@ def plain_layer(layer: Any) -> Any:
     return layer.layer if isinstance(layer, QuantizedLayer) else layer
 
 
-def _kind(call: Call) -> kinds.Kind:
+def _kind(call: Call) -> layer_roles.Kind:
     """What the layer is that a call of the quantized model computes."""
-    return kinds.kind_of(plain_layer(call.layer), call.node)
+    return layer_roles.kind_of(plain_layer(call.layer), call.node)
 
 
 def _folds(calls: list[Call]) -> dict[int, int]:
@@ -297,14 +293,14 @@ def _folds(calls: list[Call]) -> dict[int, int]:
             continue
         linear = wrapper.layer.activation in (None, keras.activations.linear)
         plain = linear and not wrapper.quantize_config.output_quantizer
-        if plain and _kind(reader).role == kinds.NORM:
+        if plain and _kind(reader).role == layer_roles.NORM:
             found[id(call.node)] = id(reader.node)
     return found
 
 
 def _reads_integers(call: Call) -> bool:
     """True if a reader of this call is one that TensorRT feeds with 8 bits."""
-    roles = (kinds.WEIGHTED, kinds.POOL, kinds.SUM)
+    roles = (layer_roles.WEIGHTED, layer_roles.POOL, layer_roles.SUM)
     return any(_kind(reader).role in roles for reader in call.readers)
 
 
@@ -314,9 +310,9 @@ def _feeds_one_grid(call: Call) -> bool:
     for reader in call.readers:
         inner = plain_layer(reader.layer)
         role = _kind(reader).role
-        if role == kinds.CONCAT or type(inner) in kinds_of_one:
+        if role == layer_roles.CONCAT or type(inner) in kinds_of_one:
             return True
-        moves = role == kinds.SAME or isinstance(inner, QuantizedTensor)
+        moves = role == layer_roles.SAME or isinstance(inner, QuantizedTensor)
         if moves and _feeds_one_grid(reader):
             return True
     return False

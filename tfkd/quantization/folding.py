@@ -20,7 +20,8 @@ import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale
 from tf_keras.src.layers.normalization.batch_normalization import BatchNormalizationBase
 
-from tfkd.quantization.rewriting import copy_layer
+from tfkd.networks.batch_norm import float64_array, scale_and_offset
+from tfkd.networks.rebuild import copy_layer
 
 layers = keras.layers
 
@@ -141,37 +142,6 @@ def _computes_so(norm: Any, rank: int) -> bool:
         return False
 
 
-def scale_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(k, o) of a layer that computes k·x + o with one k and one o for each channel.
-
-    Args:
-        norm: a built layer that `is_per_channel` holds true for: a batch normalization
-            or Normalization over the last axis, a LayerScale, or a Rescaling.
-
-    Returns:
-        Arrays of shape (channels,), of a Rescaling by numbers (), in float64.
-    """
-    if isinstance(norm, BatchNormalizationBase):
-        variance = _array(norm.moving_variance) + norm.epsilon
-        gamma = 1.0 if norm.gamma is None else _array(norm.gamma)
-        beta = 0.0 if norm.beta is None else _array(norm.beta)
-        scale = gamma / np.sqrt(variance)
-        return scale, beta - _array(norm.moving_mean) * scale
-    if isinstance(norm, layers.Normalization):
-        mean = _array(norm.mean).reshape(-1)
-        # Keras divides by no less than this.
-        deviation = np.maximum(np.sqrt(_array(norm.variance)), keras.backend.epsilon()).reshape(-1)
-        if norm.invert:
-            return deviation, mean
-        return 1.0 / deviation, -mean / deviation
-    if isinstance(norm, LayerScale):
-        gamma = _array(norm.gamma)
-        return gamma, np.zeros_like(gamma)
-    scale, offset = (np.asarray(value, np.float64) for value in (norm.scale, norm.offset))
-    # (1, 1, C) counts as (C,).
-    return scale.reshape(scale.shape[-1:]), offset.reshape(offset.shape[-1:])
-
-
 def as_rescaling(norm: Any, rank: int, name: str) -> Any:
     """A batch normalization over any axes as a Rescaling, which every converter takes.
 
@@ -204,14 +174,14 @@ def folded(
     filters = _filters(layer, kernel)
     scale, offset = (np.broadcast_to(one, filters) for one in scale_and_offset(norm))
     if bias is not None:
-        offset = offset + _array(bias) * scale
+        offset = offset + float64_array(bias) * scale
     if isinstance(layer, layers.DepthwiseConv2D):
         factor = scale.reshape(kernel.shape[2:])  # output channel c·m + j
     elif isinstance(layer, layers.Conv2DTranspose):
         factor = scale[:, None]  # (h, w, filters, channels)
     else:
         factor = scale
-    return (_array(kernel) * factor).astype(np.float32), offset.astype(np.float32)
+    return (float64_array(kernel) * factor).astype(np.float32), offset.astype(np.float32)
 
 
 def _filters(layer: Any, kernel: np.ndarray) -> int:
@@ -265,7 +235,3 @@ def _plain(layer: Any, name: str, use_bias: bool) -> Any:
         and layer.data_format == "channels_last"
     )
     return dilated[type(layer)].from_config(copy.get_config()) if one_op else copy
-
-
-def _array(value: Any) -> np.ndarray:
-    return np.asarray(value, np.float64)

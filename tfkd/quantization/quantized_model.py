@@ -13,10 +13,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.quantization.configs import QuantizedLayer, QuantizedTensor
-from tfkd.quantization.decisions import Decision, QuantizationReport
+from tfkd.quantization.fake_quant import RangeQuantizer, is_observing, observing
 from tfkd.quantization.norm_statistics import is_batch_norm
-from tfkd.quantization.quantizers import RangeQuantizer, is_observing, observing
+from tfkd.quantization.report import Decision, QuantizationReport
+from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
 
 CALIBRATE = "Set its ranges first: tfkd.quantization.calibrate(q, images)"
 

@@ -13,17 +13,19 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, layer_state, layer_weights
-from tfkd.layer_parts import parts
-from tfkd.quantization import kinds, rewriting
+from tfkd import checks
+from tfkd.networks import layer_state, layer_weights
+from tfkd.networks import rebuild as rewriting
+from tfkd.networks.layer_parts import parts
+from tfkd.quantization import layer_roles
 from tfkd.quantization.calls import Call, calls_of
-from tfkd.quantization.configs import WEIGHTS, LayerConfig, QuantizedLayer, QuantizedTensor
-from tfkd.quantization.decisions import INT8, Decision
-from tfkd.quantization.flattening import flatten
+from tfkd.quantization.fake_quant import RangeQuantizer, WeightQuantizer
+from tfkd.quantization.flattening.flatten import flatten
 from tfkd.quantization.norm_statistics import is_batch_norm
-from tfkd.quantization.placing import place
+from tfkd.quantization.placement import place
 from tfkd.quantization.quantized_model import QuantizedModel
-from tfkd.quantization.quantizers import RangeQuantizer, WeightQuantizer
+from tfkd.quantization.report import INT8, Decision
+from tfkd.quantization.wrappers import WEIGHTS, LayerConfig, QuantizedLayer, QuantizedTensor
 
 TARGETS = ("tflite", "tensorrt", "both")
 FALLBACKS = ("output_only", "noop", "error")
@@ -263,7 +265,9 @@ class _Builder:
 
     def _range(self, call: Call) -> RangeQuantizer:
         fixed = call.kind.fixed
-        return RangeQuantizer(self.symmetric, kinds.symmetric(fixed) if self.symmetric else fixed)
+        return RangeQuantizer(
+            self.symmetric, layer_roles.symmetric(fixed) if self.symmetric else fixed
+        )
 
     def _wrapper(self, call: Call, weighted: bool, inside: bool) -> QuantizedLayer:
         if id(call.layer) not in self.wrappers:
@@ -292,7 +296,7 @@ class _Builder:
 
 def _can_wrap(call: Call) -> bool:
     """True if a wrapper can hold the range of the output: the one tensor of the one call."""
-    plain = call.kind.role not in (kinds.UNKNOWN, kinds.INPUT) and not hasattr(
+    plain = call.kind.role not in (layer_roles.UNKNOWN, layer_roles.INPUT) and not hasattr(
         call.layer, "function"
     )
     return plain and not call.shared and len(call.tensors) == 1

@@ -20,10 +20,11 @@ import numpy as np
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
-from tfkd import artifacts, checks, layer_state, layer_weights
-from tfkd.quantization.decisions import Decision
+from tfkd import artifacts, checks
+from tfkd.networks import layer_state, layer_weights
 from tfkd.quantization.quantized_model import QuantizedModel
 from tfkd.quantization.quantizing import rebuild
+from tfkd.quantization.report import Decision
 
 FORMAT = "tfkd quantized model, 1"
 _DOCUMENT = "document"

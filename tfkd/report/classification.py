@@ -13,7 +13,7 @@ from tfkd import checks
 from tfkd.data.label_forms import names
 from tfkd.data.labels import MULTI_LABEL, REGRESSION, Examples, read
 from tfkd.report.measures import mean_average_precision
-from tfkd.text import aligned
+from tfkd.text_tables import aligned
 
 HEAD = ("class", "precision %", "recall %", "F1 %", "examples")
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.report import inference, running
+from tfkd.report import inference
+from tfkd.report import targets as running
 from tfkd.report.accuracy import Judge
 from tfkd.report.latency import Latency, in_turns
 from tfkd.report.profile import profile

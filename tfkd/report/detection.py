@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfkd.detection.average_precision import DetectionScores, coco_scores
+from tfkd.detection.coco_evaluation import DetectionScores, coco_scores
 from tfkd.detection.detecting import check_images, detect
 from tfkd.detection.drawing import detection_pictures
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.detection.average_precision import DetectionScores, score
+from tfkd.detection.coco_evaluation import DetectionScores, score
 from tfkd.report.plots import COLOURS, new_axes, styled, write_figure
 
 # More panels than these would be too small to read.

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tfkd import artifacts, checks
-from tfkd.detection.average_precision import NONE, DetectionScores
+from tfkd.detection.coco_evaluation import NONE, DetectionScores
 from tfkd.report.accuracy import SeedStats, seed_stats
 from tfkd.report.detection_plots import check_same_classes, precision_recall_plot
 from tfkd.report.latency import Latency
 from tfkd.report.latency import machine as this_machine
-from tfkd.text import aligned, si, size_text
+from tfkd.text_tables import aligned, si, size_text
 
 
 @dataclasses.dataclass(frozen=True)

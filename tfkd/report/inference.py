@@ -19,7 +19,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.layer_parts import parts
+from tfkd.networks.layer_parts import parts
 
 # What is looked at in search of the models that a function holds: how deep, how many
 # items of a list, how many objects in all.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfkd import artifacts, checks
-from tfkd.report import inference, printing, running
+from tfkd.report import inference, printing, targets
 from tfkd.report.latency import Latency, in_turns, per_second_text
 from tfkd.report.latency import machine as this_machine
 
@@ -178,14 +178,14 @@ def latency_table(
         >>> [(row.model, row.batch, row.latency.runs) for row in table.rows]
         [('mean', 1, 20), ('mean', 16, 20), ('sort', 1, 20), ('sort', 16, 20)]
     """
-    models = running.checked_models(models)
-    given = {name: running.checked_model(name, model) for name, model in models.items()}
-    x = running.checked_examples("x", x)
+    models = targets.checked_models(models)
+    given = {name: targets.checked_model(name, model) for name, model in models.items()}
+    x = targets.checked_examples("x", x)
     grid = _numbers("threads", threads), _numbers("batch_sizes", batch_sizes)
     held = {name: [model] for name, model in given.items()}
     with inference.Unchanged(held) as watch, tempfile.TemporaryDirectory() as made:
         folder = pathlib.Path(made)
-        pairs = {name: running.converted(name, model, x) for name, model in given.items()}
+        pairs = {name: targets.converted(name, model, x) for name, model in given.items()}
         notes = [note for _, note in pairs.values() if note]
         places: list[tuple[str, int | None, int]] = []
         calls, kinds = {}, {}
@@ -201,7 +201,7 @@ def latency_table(
         times = in_turns(calls, warmup=warmup, runs=runs, seconds=seconds)
         for name in given:
             watch.check(f"models[{name!r}]", name)
-    notes += running.kind_notes(kinds, {name: model for name, (model, _) in pairs.items()})
+    notes += targets.kind_notes(kinds, {name: model for name, (model, _) in pairs.items()})
     rows = [LatencyRow(*place, times.get(str(i))) for i, place in enumerate(places)]
     taken = next(iter(times.values())).runs
     return LatencyTable(rows, [f"{taken} runs each, in turns, after {warmup} to warm up.", *notes])
@@ -214,9 +214,9 @@ def _calls(name: str, model: Any, x: Any, threads: list[int], batches: list[int]
     path, files = model, {}
     counts: list[Any] = list(threads)
     if not isinstance(model, (keras.Model, pathlib.Path)):
-        predictor = running.is_predictor(model)
+        predictor = targets.is_predictor(model)
         counts = [getattr(model, "threads", None) if predictor else None]
-        if predictor and len(batches) > 1 and running.fixed_batch(model) is None:
+        if predictor and len(batches) > 1 and targets.fixed_batch(model) is None:
             mend = "It holds one batch size at a time. Pass its path."
             raise checks.type_error(f"models[{name!r}]", "a path, for several batches", model, mend)
     for count in counts:
@@ -224,11 +224,11 @@ def _calls(name: str, model: Any, x: Any, threads: list[int], batches: list[int]
             if isinstance(model, keras.Model):
                 # Threads are the interpreter's; the file is the same.
                 if batch not in files:
-                    files[batch] = running.opened(model, count, folder, batch).path
+                    files[batch] = targets.opened(model, count, folder, batch).path
                 path = files[batch]
             # Each has a target of its own: an open batch is resized only once.
-            target = running.opened(path, count or 1, folder, x=x)
-            yield count, batch, target, running.call(name, target, x, batch)
+            target = targets.opened(path, count or 1, folder, x=x)
+            yield count, batch, target, targets.call(name, target, x, batch)
 
 
 def _numbers(argument: str, values: Any) -> list[int]:

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfkd.text import aligned
+from tfkd.text_tables import aligned
 
 WIDTH = 100  # columns of a terminal
 NAME_WIDTH = 12  # a name is folded down to this

@@ -21,10 +21,11 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd import checks, layer_weights
+from tfkd import checks
 from tfkd.costs import trace
+from tfkd.networks import layer_weights
 from tfkd.report import inference
-from tfkd.text import aligned
+from tfkd.text_tables import aligned
 
 UNKNOWN = "unknown"
 

@@ -18,7 +18,7 @@ from tfkd.report.latency import Latency, per_second_text
 from tfkd.report.latency import machine as this_machine
 from tfkd.report.measures import ACCURACY, Measure, of_rows
 from tfkd.report.trade_offs import unbeaten
-from tfkd.text import si, size_text
+from tfkd.text_tables import si, size_text
 
 COSTS = ("parameters", "MACs", "file", "p50 ms", "p90 ms", "p99 ms", "examples/s")
 NONE = "–"

@@ -5,7 +5,7 @@
 files of detectors.
 """
 
-from tfkd.export.detection_running import DetectorPredictor
+from tfkd.formats.detector import DetectorPredictor
 from tfkd.runtime.predictor import Predictor
 from tfkd.runtime.result_cache import CacheInfo
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tfkd.export.litert import Port
+from tfkd.formats.litert import Port
 
 
 class Backend(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.export.forks import keep_forever
+from tfkd.formats.forks import keep_forever
 from tfkd.runtime.backend import Backend, filled, plan
 from tfkd.runtime.combining import split
 

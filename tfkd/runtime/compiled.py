@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.export import forks, litert
-from tfkd.export.litert import Port
+from tfkd.formats import forks, litert
+from tfkd.formats.litert import Port
 from tfkd.runtime import stored
 from tfkd.runtime.backend import compare, open_shape, powers, zeros
 from tfkd.runtime.stored import Store

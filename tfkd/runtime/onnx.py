@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.export.litert import Port
-from tfkd.export.onnx_nodes import require
+from tfkd.formats.litert import Port
+from tfkd.formats.onnx_nodes import require
 
 CPU = ("CPUExecutionProvider",)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfkd import __version__, artifacts, checks
-from tfkd.layer_parts import parts
+from tfkd.networks.layer_parts import parts
 from tfkd.runtime import stored
 from tfkd.runtime.backend import Backend, compare
 from tfkd.runtime.stored import Store
@@ -145,7 +145,7 @@ def _optimized(
     path: pathlib.Path, store: Store, threads: int, providers: Sequence[str]
 ) -> pathlib.Path | None:
     """The optimized ONNX file, made if need be; None, with a warning, where that fails."""
-    from tfkd.export.onnx_nodes import require
+    from tfkd.formats.onnx_nodes import require
     from tfkd.runtime.onnx import Onnx
 
     recipe = {

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.export.forks import check_tensorflow
-from tfkd.export.litert import Port
-from tfkd.export.saved_model import SIGNATURE, verify_saved_model
+from tfkd.formats.forks import check_tensorflow
+from tfkd.formats.litert import Port
+from tfkd.formats.saved_model import SIGNATURE, verify_saved_model
 from tfkd.runtime.backend import powers
 
 GRAPH = "saved_model.pb"
@@ -148,7 +148,7 @@ def open_keras(model: Any, batch: int | None, jit_compile: bool) -> Function:
     """A loaded Keras model as a backend; its ports have the names of its exports."""
     import tensorflow as tf
 
-    from tfkd.export.graph import Graph
+    from tfkd.export.named_function import Graph
 
     graph = Graph(model)
     plain = graph.function(None)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export import tensorrt as engines
-from tfkd.export.litert import Port
+from tfkd.formats.litert import Port
 from tfkd.runtime import stored
 from tfkd.runtime.cuda import Cuda
 from tfkd.runtime.stored import Store

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.export import litert
+from tfkd.formats import litert
 from tfkd.runtime.backend import powers
 
 # An interpreter for each batch size, where all of them together stay below this.

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from tfkd import checks, fingerprints, layer_weights
+from tfkd import checks, fingerprints
+from tfkd.networks import layer_weights
 from tfkd.teacher_cache import document, shards
 from tfkd.teacher_cache.document import Document
 from tfkd.teacher_cache.keys import SIZE, arrays_of, firsts, keys
 from tfkd.teacher_cache.labelling import Labeller, progress_bar
 from tfkd.teacher_cache.predictions import check_repeats, predicted
 from tfkd.teachers.forward import as_list
-from tfkd.teachers.riding import Layout
+from tfkd.teachers.layout import Layout
 
 DTYPES = ("float16", "float32")
 

@@ -14,11 +14,13 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, fingerprints
-from tfkd.teacher_cache import building, document, feeding
+from tfkd.teacher_cache import batches as feeding
+from tfkd.teacher_cache import building, document
 from tfkd.teacher_cache.keys import arrays_of, keys, places
-from tfkd.teachers import telling
-from tfkd.teachers.riding import PROBABILITY, Layout, RidingTeacher, TopK, put
-from tfkd.teachers.taps import FINAL
+from tfkd.teachers import output_kinds
+from tfkd.teachers.features import FINAL
+from tfkd.teachers.layout import Layout, TopK, put
+from tfkd.teachers.precomputed import PROBABILITY, RidingTeacher
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -78,14 +80,14 @@ class TeacherCache(RidingTeacher):
         layout = self._document.layout
         if layout.top_k is not None or self._document.settings.get("activation") == "linear":
             return layout
-        first, finals = np.arange(min(len(self), telling.EXAMPLES)), []
+        first, finals = np.arange(min(len(self), output_kinds.EXAMPLES)), []
         for slot in layout.finals:
-            evidence = telling.Evidence()
+            evidence = output_kinds.Evidence()
             if slot.squash is None and slot.shape and np.dtype(slot.dtype).kind == "f":
-                telling.see(evidence, self._shards.gather(slot.name, first, 0 * first))
+                output_kinds.see(evidence, self._shards.gather(slot.name, first, 0 * first))
             if evidence.seen == "one":
                 slot = dataclasses.replace(slot, squash=PROBABILITY)
-                telling.warn(
+                output_kinds.warn(
                     f"the teacher cache {self.path} holds probabilities in the place of scores "
                     f"({slot.name}: all in [0, 1], and every row sums to 1). They are taken as "
                     "such. Build it again to store the scores, which are more exact."

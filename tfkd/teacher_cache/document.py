@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkd import artifacts, checks, fingerprints
-from tfkd.teachers.riding import Layout
+from tfkd.teachers.layout import Layout
 
 FORMAT = "tfkd teacher cache, 1"
 NAME = "cache.json"

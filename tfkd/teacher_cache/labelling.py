@@ -13,9 +13,10 @@ from tfkd import checks
 from tfkd.teacher_cache import views
 from tfkd.teacher_cache.keys import keys
 from tfkd.teacher_cache.shards import KEYS, Shards
-from tfkd.teachers import telling
+from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import Teachers, computes_in_float16
-from tfkd.teachers.riding import Layout, Slot, scores_of, take, top_k_forms
+from tfkd.teachers.layout import Layout, Slot, take, top_k_forms
+from tfkd.teachers.precomputed import scores_of
 from tfkd.teachers.top_k import top_k
 
 # Float16 rounds to 1/2048 of a number; what is random is off by far more.
@@ -62,7 +63,7 @@ class Labeller:
             x: at least one example.
             sample: more examples, to see what the outputs are; the first of x by default.
         """
-        self._tell(telling.examples(x) if sample is None else sample)
+        self._tell(output_kinds.examples(x) if sample is None else sample)
         first = tf.nest.map_structure(lambda array: array[:2], x)
         count = len(tf.nest.flatten(first)[0])
         made = self._run(first, range(count), 0)
@@ -113,9 +114,9 @@ class Labeller:
             def run(x: Any, teach: Callable[[Any], Any] = teach) -> Any:
                 return teach(self._inputs(x, tf.range(tf.shape(tf.nest.flatten(x)[0])[0]), 0))
 
-            found = telling.look(taps.model, run, sample)
+            found = output_kinds.look(taps.model, run, sample)
             wants = ["either"] * len(tf.nest.flatten(found))
-            self._kinds += telling.settle("teacher", found, wants)
+            self._kinds += output_kinds.settle("teacher", found, wants)
 
     def _final_names(self) -> list[str]:
         return [f"final.{leaf}" for leaf in range(len(self._squashes))]

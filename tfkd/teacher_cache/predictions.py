@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.teachers import telling
-from tfkd.teachers.riding import Layout, Slot, take
+from tfkd.teachers import output_kinds
+from tfkd.teachers.layout import Layout, Slot, take
 
 _TINY = 1e-30
 # How far apart outputs for one example may be, of the largest: float16 and other batches.
@@ -91,14 +91,14 @@ def check_repeats(outputs: Any, layers: Mapping[str, Any], first: np.ndarray) ->
 
 def _seen(array: np.ndarray, number: int) -> str:
     """What outputs are of which nothing was said; warns where it is not logits."""
-    evidence = telling.Evidence()
+    evidence = output_kinds.Evidence()
     if array.dtype.kind == "f" and array.ndim > 1 and len(array):
-        telling.see(evidence, array)
+        output_kinds.see(evidence, array)
     kinds = {"one": "softmax", "unit": "sigmoid"}
     kind = kinds.get(evidence.seen or "", "linear")
     if kind != "linear":
         rows = ", and every row sums to 1" if kind == "softmax" else ""
-        telling.warn(
+        output_kinds.warn(
             f"`activation`: output {number} is all in [0, 1]{rows}, so it is taken for the "
             f"probabilities of a {kind}. Pass activation={kind!r} to say so, or "
             'activation="linear" if these are logits, or no scores of classes.'

@@ -14,9 +14,9 @@ from tensorflow.python.framework.convert_to_constants import (
 from tfkd import checks, fingerprints
 from tfkd.data import pipelines
 from tfkd.teacher_cache.labelling import Labeller
-from tfkd.teachers import telling
+from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import as_list
-from tfkd.teachers.riding import RidingTeacher
+from tfkd.teachers.precomputed import RidingTeacher
 
 Sharding = tf.data.experimental.service.ShardingPolicy
 # A graph is sent as one protocol buffer, which ends at 2 GiB.
@@ -94,7 +94,7 @@ class RemoteTeacher(RidingTeacher):
             raise checks.value_error("teacher", expected, teacher)
         self._spec = tf.nest.map_structure(_spec_of, x)
         labeller = Labeller(teachers, layers, dtype, None, None, None, None, 0)
-        layout = labeller.layout(tf.nest.map_structure(_two_of, x), telling.examples(x))
+        layout = labeller.layout(tf.nest.map_structure(_two_of, x), output_kinds.examples(x))
         identity = fingerprints.digest([teacher, layers])[:12]  # as that of a cache
         super().__init__(layout, identity, "a RemoteTeacher")
         self._function = _frozen(labeller, self._spec, list(layout.spec()))

@@ -16,8 +16,8 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.heads import scores_behind
-from tfkd.teachers.riding import RidingTeacher
-from tfkd.teachers.taps import FINAL, Taps
+from tfkd.teachers.features import FINAL, Taps
+from tfkd.teachers.precomputed import RidingTeacher
 
 
 def as_list(teacher: Any) -> list[Any]:

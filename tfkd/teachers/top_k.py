@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfkd import checks
 from tfkd.losses.logits import KL, LogitsDistillation, is_a
-from tfkd.teachers.riding import TopK
+from tfkd.teachers.layout import TopK
 
 
 def top_k(scores: Any, k: int, temperature: float) -> TopK:

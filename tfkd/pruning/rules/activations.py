@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.pruning.channels import Channels
+from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.call import Call
 from tfkd.pruning.rules.registry import rule_for
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tf_keras.src.applications import convnext, inception_resnet_v2
 
-from tfkd.pruning.channels import Channels
+from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.call import Call
 from tfkd.pruning.rules.merges import combine
 from tfkd.pruning.rules.registry import rule_for

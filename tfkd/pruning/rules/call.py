@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfkd.pruning.channels import FIXED, Channels, Ledger
+from tfkd.pruning.channel_ledger import FIXED, Channels, Ledger
 
 
 class Call:

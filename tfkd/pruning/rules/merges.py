@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tf_keras as keras
 
-from tfkd.pruning.channels import FIXED, Channels
+from tfkd.pruning.channel_ledger import FIXED, Channels
 from tfkd.pruning.rules.call import Call
 from tfkd.pruning.rules.registry import rule_for
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tf_keras.src.layers.core.tf_op_layer import SlicingOpLambda, TFOpLambda
 
-from tfkd.pruning.channels import Channels
+from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.call import Call, flatten
 from tfkd.pruning.rules.merges import combine, concatenate
 from tfkd.pruning.rules.registry import rule_for

@@ -8,7 +8,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.pruning.channels import Channels
+from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.call import Call
 
 Rule = Callable[[Call], "list[Channels]"]

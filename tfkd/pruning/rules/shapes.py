@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tf_keras as keras
 
-from tfkd.pruning.channels import Channels
+from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.call import Call
 from tfkd.pruning.rules.kernels import channel_axis
 from tfkd.pruning.rules.registry import rule_for

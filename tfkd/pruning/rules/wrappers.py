@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tf_keras as keras
 
-from tfkd.pruning.channels import Channels
+from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.call import Call
 from tfkd.pruning.rules.registry import find, rule_for
 

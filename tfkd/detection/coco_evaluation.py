@@ -1,0 +1,270 @@
+"""COCO's scores of a detector, computed by pycocotools from arrays in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import artifacts, checks
+from tfkd.detection.flat_boxes import FlatBoxes, flat_detections, flat_truth, names_of
+from tfkd.text_tables import aligned
+
+HEAD = ("class", "mAP", "AP50", "truth", "detections")
+NONE = "–"
+
+# Sides in pixels at which COCO's small objects end, and its large ones begin.
+_SMALL, _LARGE = 32, 96
+_WIDEST = 1e10
+_MOST = (1, 10, 100)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionScores:
+    """How well a detector finds objects, by COCO's rules; made by `report.detection`.
+
+    All scores are in 0..1, NaN where there is nothing to be found. C classes.
+
+    Attributes:
+        class_names: C names.
+        map: mean over classes of the average precision, and over the ten overlaps
+            (IoU) 0.50, 0.55, ..., 0.95 from which a detection counts as right.
+        map50, map75: the same at one overlap.
+        map_small, map_medium, map_large: `map` of the objects under 32 · 32 pixels, up
+            to 96 · 96, and above; NaN if no image size was given.
+        ar1, ar10, ar100: mean over classes and overlaps of the share of objects that
+            are found by an image's best 1, 10 or 100 detections of a class.
+        ap, ap50: (C,) of each class.
+        truth, detections: (C,) how many objects there are, and how many detections.
+        images: how many images.
+        recall: (101,) the grid 0, 0.01, ..., 1.
+        precision: (C, 101) at IoU 0.5, the best that is reached at this recall or a
+            higher one; 0 where the recall is not reached.
+        thresholds: (C, 101) the score from which on detections have to be kept to reach
+            the recall; 0 where it is not reached.
+    """
+
+    class_names: tuple[str, ...]
+    map: float
+    map50: float
+    map75: float
+    map_small: float
+    map_medium: float
+    map_large: float
+    ar1: float
+    ar10: float
+    ar100: float
+    ap: np.ndarray
+    ap50: np.ndarray
+    truth: np.ndarray
+    detections: np.ndarray
+    images: int
+    recall: np.ndarray
+    precision: np.ndarray
+    thresholds: np.ndarray
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of the classes without an object, which the means leave out."""
+        return tuple(n for n, t in zip(self.class_names, self.truth, strict=True) if not t)
+
+    def _lines(self) -> list[tuple[str, ...]]:
+        """Head, classes, mean."""
+        rows = zip(
+            self.class_names, self.ap, self.ap50, self.truth, self.detections, strict=True
+        )  # fmt: skip
+        lines = [(name, score(a), score(b), f"{t:,}", f"{d:,}") for name, a, b, t, d in rows]
+        counts = (f"{self.truth.sum():,}", f"{self.detections.sum():,}")
+        return [HEAD, *lines, ("mean", score(self.map), score(self.map50), *counts)]
+
+    def _notes(self) -> list[str]:
+        sizes = (self.map_small, self.map_medium, self.map_large)
+        recalls = (self.ar1, self.ar10, self.ar100)
+        notes = [
+            f"Images: {self.images:,}. mAP75 {score(self.map75)}; small, medium, large objects "
+            f"{', '.join(map(score, sizes))}; recall of the best 1, 10, 100 detections "
+            f"{', '.join(map(score, recalls))}."
+        ]
+        if self.absent:
+            notes.append(f"Without an object, and left out of the means: {', '.join(self.absent)}.")
+        return notes
+
+    def text(self) -> str:
+        """The table as plain text with aligned columns, the other scores below."""
+        table = aligned(self._lines(), rules_after=(0, len(self.class_names)))
+        return "\n".join([table, "", *self._notes()])
+
+    __str__ = text
+
+    def show(self) -> None:
+        """Prints the table."""
+        print(self.text())
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, the other scores below."""
+        lines = [[cell.replace("|", "\\|") for cell in line] for line in self._lines()]
+        text = ["| " + " | ".join(cells) + " |" for cells in lines]
+        text.insert(1, "|---|" + "---:|" * (len(HEAD) - 1))
+        return "\n".join([*text, "", *self._notes(), ""])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, in full precision, fit for `tfkd.artifacts.write_json`; NaN is None."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    def save(self, folder: str | os.PathLike) -> pathlib.Path:
+        """Writes `detection.md` and `detection.json`; returns the folder.
+
+        The picture of the curves is drawn by `tfkd.report.precision_recall_plot`.
+        """
+        folder = pathlib.Path(folder)
+        artifacts.write_text(folder / "detection.md", self.markdown())
+        artifacts.write_json(folder / "detection.json", self.as_dict())
+        return folder
+
+
+def score(value: float) -> str:
+    """Three digits, or a dash for NaN."""
+    return NONE if math.isnan(value) else f"{value:.3f}"
+
+
+def _plain(value: Any) -> Any:
+    """NaN, which JSON does not have, as None; also in arrays."""
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value.tolist()]
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def coco_scores(
+    detections: Any,
+    truth: Any,
+    class_names: Sequence[str] | None = None,
+    image_size: Any = None,
+) -> DetectionScores:
+    """COCO's scores of detections; see `tfkd.report.detection`, which is this function."""
+    found, real = flat_detections(detections), flat_truth(truth)
+    if found.count != real.count:
+        expected = f"detections of {real.count} images, as many as `truth` has"
+        raise checks.value_error("detections", expected, f"{found.count} images")
+    names = names_of(class_names, found, real)
+    sizes = _sizes(image_size, real.count)
+    evaluator = _evaluate(found, real, sizes, len(names))
+    # (overlaps, recalls, classes, areas, detections an image), (..., without recalls)
+    precision = np.where(evaluator["precision"] < 0, np.nan, evaluator["precision"])
+    recall = np.where(evaluator["recall"] < 0, np.nan, evaluator["recall"])
+    by_area = [_mean(precision[:, :, :, area, -1]) for area in range(precision.shape[3])]
+    small, medium, large = by_area[1:] or [math.nan] * 3
+    every = range(len(names))
+    whole = precision[..., 0, -1]
+    thresholds = evaluator["scores"][0, :, :, 0, -1].T
+    return DetectionScores(
+        class_names=names,
+        map=by_area[0],
+        map50=_mean(whole[0]),
+        map75=_mean(whole[5]),
+        map_small=small,
+        map_medium=medium,
+        map_large=large,
+        ar1=_mean(recall[:, :, 0, 0]),
+        ar10=_mean(recall[:, :, 0, 1]),
+        ar100=_mean(recall[:, :, 0, 2]),
+        ap=np.array([_mean(whole[:, :, c]) for c in every]),
+        ap50=np.array([_mean(whole[0, :, c]) for c in every]),
+        truth=np.bincount(real.classes, minlength=len(names)),
+        detections=np.bincount(found.classes, minlength=len(names)),
+        images=real.count,
+        recall=np.linspace(0.0, 1.0, 101),
+        precision=whole[0].T,
+        thresholds=np.where(thresholds < 0, np.nan, thresholds),
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is not NaN; NaN if all is."""
+    values = values[~np.isnan(values)]
+    # pycocotools adds the smallest number to a denominator: 1 comes out as 1 − 2e-16.
+    return round(float(values.mean()), 12) if values.size else math.nan
+
+
+def _sizes(image_size: Any, count: int) -> np.ndarray | None:
+    """(count, 2) heights and widths in pixels, or None."""
+    if image_size is None:
+        return None
+    sizes = np.asarray(image_size)
+    if sizes.dtype.kind not in "iuf" or sizes.shape not in ((), (2,), (count, 2)):
+        expected = f"(height, width) in pixels, one number, or an array ({count}, 2) of them"
+        raise checks.value_error("image_size", expected, image_size)
+    if not (sizes > 0).all():
+        raise checks.value_error("image_size", "numbers of pixels above 0", image_size)
+    return np.broadcast_to(sizes, (count, 2))
+
+
+def pycocotools() -> tuple[Any, Any]:
+    """COCO and COCOeval; says what to install where they are not."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError(
+            "The scores of a detector need pycocotools. "
+            'Install it with `pip install "tfkd[detection]"`.'
+        ) from error
+    return COCO, COCOeval
+
+
+def _evaluate(
+    found: FlatBoxes, real: FlatBoxes, sizes: np.ndarray | None, classes: int
+) -> dict[str, np.ndarray]:
+    """What pycocotools accumulates: precision, recall, scores."""
+    coco, coco_eval = pycocotools()
+    # pycocotools tells the user about each of its steps on the standard output.
+    with contextlib.redirect_stdout(io.StringIO()):
+        sides = []
+        for flat in (real, found):
+            side = coco()
+            side.dataset = {
+                "images": [{"id": image} for image in range(real.count)],
+                "categories": [{"id": number} for number in range(classes)],
+                "annotations": _annotations(flat, sizes),
+            }
+            side.createIndex()
+            sides.append(side)
+        evaluator = coco_eval(*sides, iouType="bbox")
+        evaluator.params.maxDets = list(_MOST)
+        small, large = _SMALL**2, _LARGE**2
+        ranges = [[0, _WIDEST], [0, small], [small, large], [large, _WIDEST]]
+        labels = ["all", "small", "medium", "large"]
+        if sizes is None:  # Without pixels there is no size, and a quarter of the work.
+            ranges, labels = ranges[:1], labels[:1]
+        evaluator.params.areaRng, evaluator.params.areaRngLbl = ranges, labels
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator.eval
+
+
+def _annotations(flat: FlatBoxes, sizes: np.ndarray | None) -> list[dict[str, Any]]:
+    """Boxes in COCO's form: x, y, width, height, in pixels where their number is known."""
+    boxes = np.concatenate([flat.boxes[:, :2], flat.boxes[:, 2:] - flat.boxes[:, :2]], 1)
+    if sizes is not None:
+        boxes = boxes * np.tile(sizes[flat.images][:, ::-1], 2)
+    areas = boxes[:, 2] * boxes[:, 3]
+    rows = zip(
+        flat.images.tolist(), flat.classes.tolist(), boxes.tolist(),
+        areas.tolist(), flat.scores.tolist(), strict=True,
+    )  # fmt: skip
+    # From 1: to pycocotools a match with number 0 is none.
+    return [
+        {
+            "id": number, "image_id": image, "category_id": kind, "bbox": box,
+            "area": area, "score": value, "iscrowd": 0,
+        }
+        for number, (image, kind, box, area, value) in enumerate(rows, 1)
+    ]  # fmt: skip

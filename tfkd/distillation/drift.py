@@ -1,0 +1,278 @@
+"""Says when a student is further from its teacher after an epoch than before the first.
+
+A trained student that is distilled on a few hundred images can lose what it knew while
+the logs get better: they are taken in training mode, with statistics of the batch, and
+what is lost shows in inference, with moving statistics that have followed few images.
+So teacher and student are compared in inference mode, on a small sample that is read
+once, before training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd.distillation.sample import is_repeatable
+from tfkd.distillation.terms import sigmoids
+from tfkd.losses.base import mask_of
+from tfkd.teachers.forward import as_list
+from tfkd.teachers.precomputed import split
+
+EXAMPLES, FEWEST, BATCH = 256, 32, 64
+BYTES = 64 << 20
+# A student that begins further off than this, 1 being no better than chance, has nothing to lose.
+_NEAR = 0.5
+_MARGIN = 0.02
+
+
+class Distance(NamedTuple):
+    """How far a student is from its teacher.
+
+    Attributes:
+        relative: divergence from the teacher's scores, over that of equal scores for all
+            classes; of other outputs the squared error over the teacher's variance.
+        agreement: share of examples on which both choose the same class, or None.
+    """
+
+    relative: float
+    agreement: float | None
+
+    def is_beyond(self, start: Distance, count: int) -> bool:
+        """Whether this is further than `start`, by more than single examples."""
+        if self.agreement is None or start.agreement is None:
+            return self.relative > max(start.relative + _MARGIN, 1.25 * start.relative)
+        lost = start.agreement - self.agreement
+        return self.relative > start.relative and lost >= max(_MARGIN, 3 / count) - 1e-9
+
+
+class Watch(keras.callbacks.Callback):
+    """Compares the two before training, and after some epochs until it has warned.
+
+    Args:
+        owner: the Distiller.
+        sample: inputs as its steps take them, with the outputs of a cached teacher.
+    """
+
+    def __init__(self, owner: Any, sample: Any):
+        super().__init__()
+        self._owner, self._sample = owner, sample
+        self._taught: list[Any] = []
+        self._start: Distance | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Where the student begins."""
+        start = self._measure()
+        if start is not None and start.relative < _NEAR:
+            self._start = start
+        else:
+            self._sample, self._taught = None, []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """After the first four epochs, 8, 16, 32 ..., and the last one."""
+        number = epoch + 1
+        last = number == (self.params or {}).get("epochs")
+        if self._start is None or not (number <= 4 or last or number & (number - 1) == 0):
+            return
+        now, count = self._measure(), len(tf.nest.flatten(self._sample)[0])
+        if now is not None and now.is_beyond(self._start, count):
+            self._owner._set_untracked("_said_distance", True)
+            _warn(self._start, now, number)
+            self._start = None
+
+    def _measure(self) -> Distance | None:
+        """None where it can't be told; a check must not end a training."""
+        try:
+            with _unchanged(self._owner):
+                return _distance(self._owner, self._batches())
+        except Exception:
+            return None
+
+    def _batches(self) -> Iterator[tuple[Any, Any]]:
+        """Inputs, and what the teachers say of them, which does not change."""
+        count = len(tf.nest.flatten(self._sample)[0])
+        for number, first in enumerate(range(0, count, BATCH)):
+            part = slice(first, first + BATCH)
+            x, stored = split(tf.nest.map_structure(lambda v, p=part: v[p], self._sample))
+            if number == len(self._taught):
+                self._taught.append(self._owner._teach(x, stored))
+            yield x, self._taught[number]
+
+
+@contextlib.contextmanager
+def _unchanged(owner: Any) -> Iterator[None]:
+    """Puts back what layers that count or draw numbers note when they are called."""
+    models = [owner.student, *as_list(owner.teacher)]
+    noted = [
+        (variable, variable.numpy())
+        for model in models
+        for variable in getattr(model, "variables", ())
+        if not getattr(variable, "trainable", True)
+    ]
+    try:
+        yield
+    finally:
+        for variable, value in noted:
+            if not np.array_equal(variable.numpy(), value):
+                variable.assign(value)
+
+
+def watched(
+    owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of `fit` with a `Watch` among the callbacks, where there is a sample."""
+    strategy = owner.distribute_strategy.extended
+    if getattr(owner, "_said_distance", False) or strategy._in_multi_worker_mode():
+        return args, kwargs
+    bound = inspect.signature(keras.Model.fit).bind(owner, *args, **kwargs)
+    given = bound.arguments
+    callbacks = given.get("callbacks") or []
+    callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    # Filters that decay take the student away from its teacher on purpose.
+    odd = (keras.callbacks.CallbackList,)
+    if any(isinstance(c, odd) or getattr(c, "changes_weights", False) for c in callbacks):
+        return args, kwargs
+    for data in (given.get("validation_data"), (given.get("x"), None)):
+        sample = _sample(data, owner._riding_teacher is not None)
+        if sample is not None:
+            given["callbacks"] = [*callbacks, Watch(owner, sample)]
+            return bound.args[1:], bound.kwargs
+    return args, kwargs
+
+
+def _sample(data: Any, stored: bool) -> Any:
+    """Some inputs of arrays or of a data set that can be read twice; None if they can't be had.
+
+    Args:
+        data: (x, ...) or a data set, as `fit` takes validation data.
+        stored: they must come with the outputs of a teacher.
+    """
+    x = data[0] if isinstance(data, (tuple, list)) and data else data
+    if isinstance(x, tf.data.Dataset):
+        if not is_repeatable(x) or (stored and split(_inputs(x.element_spec))[1] is None):
+            return None
+        return _first_of(x)
+    leaves = tf.nest.flatten(x)
+    arrays = all(isinstance(leaf, (np.ndarray, tf.Tensor)) and leaf.ndim for leaf in leaves)
+    if x is None or not arrays or (stored and split(x)[1] is None):
+        return None
+    total = min(len(leaf) for leaf in leaves)
+    size = sum(leaf.nbytes if hasattr(leaf, "nbytes") else 0 for leaf in leaves) / max(total, 1)
+    count = min(EXAMPLES, max(FEWEST, total // 2), total, max(int(BYTES / max(size, 1)), 1))
+    rows = np.unique(np.linspace(0, total - 1, count).astype(np.int64)) if count else []
+    return tf.nest.map_structure(lambda leaf: _rows(leaf, rows), x) if count else None
+
+
+def _rows(array: Any, rows: Any) -> Any:
+    found = tf.gather(array, rows)
+    return tf.cast(found, keras.backend.floatx()) if found.dtype == tf.float64 else found
+
+
+def _first_of(dataset: tf.data.Dataset) -> Any:
+    parts, count, size = [], 0, 0
+    for batch in dataset:
+        x = _inputs(batch)
+        leaves = tf.nest.flatten(x)
+        if not leaves or not all(isinstance(leaf, tf.Tensor) for leaf in leaves):
+            return None
+        parts.append(x)
+        count += int(tf.shape(leaves[0])[0])
+        size += sum(int(tf.size(leaf)) * leaf.dtype.size for leaf in leaves)
+        if count >= EXAMPLES or size >= BYTES:
+            break
+    if not parts:
+        return None
+    return tf.nest.map_structure(lambda *each: tf.concat(each, 0)[:EXAMPLES], *parts)
+
+
+def _inputs(batch: Any) -> Any:
+    return batch if isinstance(batch, Mapping) else keras.utils.unpack_x_y_sample_weight(batch)[0]
+
+
+def _distance(owner: Any, batches: Iterator[tuple[Any, Any]]) -> Distance | None:
+    """Over all batches, from the term on class scores, or that on final outputs."""
+    terms = [term for term in owner._terms if term.on_scores] or [
+        term
+        for term in owner._terms
+        if not (term.loss.teacher_layer_name or term.loss.student_layer_name)
+    ]
+    if not terms:
+        return None
+    term = terms[0]
+    sums = np.zeros(2)
+    teachers, students, alike = [], [], []
+    for x, taught in batches:
+        if taught is None:
+            return None
+        outputs = owner._student_feature_extractor(x, training=False)
+        teacher, student = term.pair(*taught, outputs)
+        if not term.on_scores:
+            teachers.append(tf.nest.flatten(teacher))
+            students.append(tf.nest.flatten(student))
+            continue
+        for t, s, is_sigmoid in zip(
+            tf.nest.flatten(teacher),
+            tf.nest.flatten(student),
+            sigmoids(term.loss, student),
+            strict=True,
+        ):
+            sums += _divergences(t, s, is_sigmoid)
+        for same, mask in term.agreement(teacher, student, None):
+            same = np.asarray(same, np.float64)
+            alike.append(same.ravel() if mask is None else same[np.asarray(mask) > 0])
+    if term.on_scores:
+        found = Distance(float(sums[0] / sums[1]), float(np.concatenate(alike).mean()))
+    else:
+        found = Distance(_error(teachers, students), None)
+    return found if np.isfinite(found.relative) else None
+
+
+def _divergences(teacher: Any, student: Any, is_sigmoid: bool) -> np.ndarray:
+    """(from the student, from equal scores) of the teacher, summed."""
+    mask = mask_of(student)
+    t, s = (tf.cast(z, tf.float64) for z in (teacher, student))
+    if is_sigmoid:
+        t, s = (tf.stack([z, tf.zeros_like(z)], -1) for z in (t, s))
+    log_t, log_s = tf.nn.log_softmax(t), tf.nn.log_softmax(s)
+    p = tf.exp(log_t)
+    equal = -tf.math.log(tf.cast(tf.shape(t)[-1], tf.float64))
+    found = [tf.reduce_sum(tf.math.multiply_no_nan(log_t - q, p), -1) for q in (log_s, equal)]
+    if mask is not None:
+        wide = mask[..., tf.newaxis] if is_sigmoid else mask
+        found = [f * tf.cast(wide, f.dtype) for f in found]
+    return np.array([float(tf.reduce_sum(f)) for f in found])
+
+
+def _error(teachers: list[list[Any]], students: list[list[Any]]) -> float:
+    """Squared error over the teacher's variance, the mean of all outputs."""
+    shares = []
+    for theirs, mine in zip(zip(*teachers, strict=True), zip(*students, strict=True), strict=True):
+        t, s = (np.concatenate(each).astype(np.float64) for each in (theirs, mine))
+        shares.append(np.sum((t - s) ** 2) / np.sum((t - t.mean(0)) ** 2))
+    return float(np.mean(shares))
+
+
+def _warn(start: Distance, now: Distance, epochs: int) -> None:
+    if now.agreement is None or start.agreement is None:
+        shown = f"the squared error is {now.relative:.2g} of the teacher's variance, and was "
+        shown += f"{start.relative:.2g}"
+    else:
+        shown = f"it agrees on {100 * now.agreement:.1f} % of a sample, and did on "
+        shown += f"{100 * start.agreement:.1f} %"
+    warnings.warn(
+        f"Distiller: in inference mode the student is further from its teacher after {epochs} "
+        f"epoch{'' if epochs == 1 else 's'} than it was before the first: {shown}. (`agreement` "
+        "in the logs of training is taken in training mode.) Where it was trained on more data "
+        "than these, the moving statistics of its batch normalizations follow the few images: "
+        "freeze them (`layer.trainable = False` for each BatchNormalization before compile; "
+        "tfkd.quantization.quantize does it unless freeze_batch_norm=False), and take a lower "
+        "learning rate, such as Adam(1e-5). A student that is to learn something else from its "
+        "labels may well leave its teacher.",
+        stacklevel=2,
+    )

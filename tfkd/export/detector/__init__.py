@@ -1,0 +1,1 @@
+"""Export of detectors with decoding and non-maximum suppression inside the file."""

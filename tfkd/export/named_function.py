@@ -1,0 +1,189 @@
+"""A Keras model as a plain function from named inputs to named outputs."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.example_inputs import Input
+from tfkd.formats.forks import check_tensorflow
+from tfkd.networks.layer_parts import parts
+
+_CHUNK = 64
+_SPLIT = (
+    "Split the model behind the layer that reads words: look them up in Python, and pass "
+    "keras.Model(model.get_layer(NEXT).input, model.outputs), where NEXT is the layer after it."
+)
+
+
+def check_model(model: Any) -> None:
+    """Raises if `model` is no built Keras 2 model in float32."""
+    import tf_keras as keras
+
+    if any(c.__name__ == "Distiller" for c in type(model).__mro__):
+        raise checks.type_error(
+            "model", "a plain model", type(model).__name__, "Pass `distiller.student`."
+        )
+    if not isinstance(model, keras.Model):
+        mend = None
+        if any(c.__module__.startswith("keras.") for c in type(model).__mro__):
+            mend = "This is a Keras 3 model: build it with tf_keras, which tfkd works with."
+        raise checks.type_error("model", "a tf_keras.Model", model, mend)
+    if not model.built or model.save_spec() is None:
+        mend = "Call it on a batch, or give its first layer an `input_shape`."
+        raise checks.value_error("model", "a model that is built", model.name, mend)
+    remembering = [
+        layer.name
+        for layer in parts(model)
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+    ]
+    if remembering:
+        mend = (
+            "A file answers each call by itself. Build them with stateful=False (the weights "
+            "fit); where calls are to go on from one another, make the states inputs and outputs "
+            "of the model: `initial_state` and `return_state=True`."
+        )
+        expected, received = "recurrent layers with stateful=False", ", ".join(remembering)
+        raise checks.value_error("model", expected, received, mend)
+    low = sorted(
+        {
+            layer.compute_dtype
+            for layer in parts(model)
+            if isinstance(layer, keras.layers.Layer)
+            and layer.compute_dtype in ("float16", "bfloat16")
+        }
+    )
+    if low:
+        mend = (
+            "Build it again under the policy 'float32' and copy the weights: "
+            "`plain.set_weights(model.get_weights())`."
+        )
+        raise checks.value_error("model", "a model that computes in float32", low[0], mend)
+    texts = [spec.name for spec in _flat(model.save_spec()[0][0]) if spec.dtype.name == "string"]
+    if texts:
+        raise checks.value_error("model", "inputs of numbers", f"text in {texts[0]!r}", _SPLIT)
+
+
+def check_export(model: Any) -> None:
+    """Raises for weights that are no numbers, and for tables of words, which files can't hold.
+
+    And in a child that was forked after TensorFlow was used, where tracing would never end.
+    """
+    from tfkd.networks import layer_state, layer_weights
+
+    check_tensorflow()
+    check_model(model)
+    layer_weights.check_finite("model", model)
+    for layer in layer_state.tables(model):
+        received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
+        raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)
+
+
+def _flat(structure: Any) -> list[Any]:
+    import tensorflow as tf
+
+    return tf.nest.flatten(structure)
+
+
+def _unique_names(names: Sequence[str]) -> list[str]:
+    """Names fit for a signature, whose inputs are Python arguments; no two alike."""
+    found: list[str] = []
+    for name in names:
+        name = re.sub(r"\W", "_", name)
+        if not name.isidentifier() or keyword.iskeyword(name):
+            name = f"x_{name}"
+        count, plain = 1, name
+        while name in found:
+            count, name = count + 1, f"{plain}_{count}"
+        found.append(name)
+    return found
+
+
+class Graph:
+    """`model` with inputs and outputs by name, in inference.
+
+    Attributes:
+        inputs: tuple of `Input`.
+        outputs: output names.
+    """
+
+    def __init__(self, model: Any):
+        """Checks `model`; raises as `check_model` does."""
+        import tensorflow as tf
+
+        check_model(model)
+        self.model = model
+        args, _ = model.save_spec()
+        self._structure = args[0]
+        specs = tf.nest.flatten(self._structure)
+        names = getattr(model, "input_names", None) or [s.name for s in specs]
+        names = _unique_names([n or "input" for n in names])
+        self.inputs = tuple(
+            Input(
+                n,
+                tuple(-1 if d is None else d for d in s.shape[1:]),
+                np.dtype(s.dtype.as_numpy_dtype),
+            )
+            for n, s in zip(names, specs, strict=True)
+        )
+        self.outputs: list[str] = []
+        self._open = self.function(None)
+        self._open.get_concrete_function()
+
+    def function(self, batch_size: int | None) -> Any:
+        """A `tf.function` of the inputs in order that returns a dict of outputs."""
+        import tensorflow as tf
+
+        signature = [
+            tf.TensorSpec([batch_size, *(None if s < 0 else s for s in i.shape)], i.dtype, i.name)
+            for i in self.inputs
+        ]
+
+        @tf.function(input_signature=signature)
+        def forward(*tensors):
+            return self._named(self.call(tensors))
+
+        return forward
+
+    def call(self, inputs: Sequence[Any]) -> Any:
+        """The model's outputs for its inputs, in order."""
+        import tensorflow as tf
+
+        return self.model(tf.nest.pack_sequence_as(self._structure, inputs), training=False)
+
+    def _named(self, outputs: Any) -> dict[str, Any]:
+        import tensorflow as tf
+
+        flat = tf.nest.flatten(outputs)
+        names = getattr(self.model, "output_names", None)
+        if isinstance(outputs, dict) and len(outputs) == len(flat):
+            names = sorted(outputs)
+        if not names or len(names) != len(flat):
+            names = [f"output_{i}" for i in range(len(flat))]
+        self.outputs = _unique_names(names)
+        return dict(zip(self.outputs, flat, strict=True))
+
+    def predict(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs Keras on (N, ...) arrays by input name; float32 out, by output name.
+
+        Raises:
+            ValueError: if an output holds NaN or infinity.
+        """
+        count = len(next(iter(feeds.values())))
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
+        for start in range(0, count, _CHUNK):
+            result = self._open(*(feeds[i.name][start : start + _CHUNK] for i in self.inputs))
+            for name, value in result.items():
+                parts[name].append(np.asarray(value, np.float32))
+        whole = {name: np.concatenate(value) for name, value in parts.items()}
+        for name, value in whole.items():
+            if not np.isfinite(value).all():
+                raise checks.value_error(
+                    "model", "finite outputs", f"NaN or infinity in output {name!r}"
+                )
+        return whole

@@ -1,0 +1,1 @@
+"""ONNX export: conversion, graph clean-up, QuantizeLinear and DequantizeLinear pairs, float16."""

@@ -1,0 +1,320 @@
+"""Keras to ONNX, for ONNX Runtime and for TensorRT: converted, run again, compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfkd import __version__, artifacts, checks
+from tfkd.export import checking
+from tfkd.export.named_function import Graph, check_export
+from tfkd.export.onnx import qdq
+from tfkd.export.onnx.convert import NEWEST, convert
+from tfkd.export.onnx.float16 import to_float16
+from tfkd.export.onnx.graph import Wiring
+from tfkd.export.parity import ExportReport, agreement_text, measure, thresholds_for
+from tfkd.export.tensorrt_lint.lint import Findings, lint_model
+from tfkd.export.tflite_float16 import large_weights, problems
+from tfkd.formats import onnx_session
+from tfkd.formats.onnx_nodes import require
+from tfkd.networks.layer_parts import parts
+
+TARGETS = ("onnxruntime", "tensorrt")
+PRECISIONS = ("float32", "float16")
+LAYOUTS = ("nhwc", "nchw")
+# 17 is what TensorRT 8.5 and later read.
+_OPSET = 17
+_OLDEST = 13  # the first with a scale for each channel
+# The first in which Q and DQ take float16; from 18 on it only adds types.
+_HALF_PAIRS = 19
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxReport(ExportReport):
+    """An `ExportReport` of an ONNX file.
+
+    Attributes:
+        target: "onnxruntime" or "tensorrt".
+        opset: of the file.
+        findings: of `lint_tensorrt`, with target "tensorrt".
+    """
+
+    target: str
+    opset: int
+    findings: Findings | None
+
+    def table(self) -> str:
+        """A few lines of text for people."""
+        numbers = self.numbers
+        rows = [
+            ("file", str(self.path)),
+            ("size", f"{self.bytes / 1024:.1f} KiB"),
+            ("target, mode", f"{self.target}, {self.mode}, opset {self.opset}"),
+            ("operations", str(numbers["operations"])),
+            ("with weights", f"{numbers['weighted']} ({numbers['quantized']} in int8)"),
+        ]
+        if self.verified:
+            rows += [
+                ("verified on", f"{numbers['examples']} examples in ONNX Runtime"),
+                ("argmax agreement", agreement_text(numbers)),
+                ("max error / range", f"{numbers['max_error']:.2e}"),
+                ("mean error / range", f"{numbers['mean_error']:.2e}"),
+            ]
+        else:
+            rows += self.check_rows()
+        if self.findings is not None:
+            rows += [("lint", self.findings.summary()), ("engine", "not verified here")]
+        return "\n".join(f"{key:<20}{value}" for key, value in rows)
+
+
+def to_onnx(
+    model: Any,
+    path: str | os.PathLike,
+    target: str = "onnxruntime",
+    *,
+    precision: str = "float32",
+    layout: str = "nhwc",
+    opset: int | None = None,
+    batch_size: int | None = None,
+    int8_weights: bool = False,
+    verify: Any = None,
+    thresholds: Mapping[str, float] | None = None,
+    keep_failed: bool = False,
+) -> OnnxReport:
+    """Writes `model` as an ONNX file and, with `verify`, proves it in ONNX Runtime.
+
+    The file appears at `path` only when all went well, with a manifest
+    `<path>.manifest.json` beside it that holds the numbers. The same model gives
+    the same bytes. Inputs and outputs keep their names. A quantized model becomes
+    a graph with explicit QuantizeLinear and DequantizeLinear, as TensorRT wants it.
+
+    Args:
+        model: a built `tf_keras.Model`, or a model of `tfkd.quantization`,
+            calibrated.
+        path: where to write; the folder is made if need be.
+        target: "tensorrt": the graph is also held against TensorRT's rules
+            (`lint_tensorrt`), and an error among the findings is an error here.
+        precision: "float16": constants and activations in half precision, with
+            Cast at inputs and outputs, which stay float32.
+        layout: of inputs of rank 4: "nhwc" as in Keras, "nchw" as in TensorRT,
+            which saves a transpose.
+        opset: 13 to 18; None for 17, which TensorRT 8.5 and later read (19 where
+            quantized tensors are in float16, which needs it).
+        batch_size: None leaves the batch open.
+        int8_weights: store quantized weights as integers: a quarter of the size.
+        verify: example inputs, at least two, as the model takes them: an array
+            (N, ...), a dict of arrays by input name, or an iterable of batches. None: a
+            small check on made-up ones, False: none at all; see `to_tflite`.
+        thresholds: changes to what `verify` must reach; see `to_tflite`.
+        keep_failed: leave a file that failed in place, and raise all the same.
+
+    Returns:
+        An `OnnxReport`; `print(report.table())`.
+
+    Raises:
+        TypeError: if `model` is no plain Keras 2 model, or examples are of the
+            wrong kind.
+        ValueError: if an argument is wrong, tf2onnx refuses the model, or the file
+            breaks a rule of TensorRT or fails its verification.
+        ImportError: if onnx, tf2onnx or onnxruntime is missing.
+        OSError: if `path` cannot be written.
+
+    Example:
+        >>> import os, tempfile, numpy as np, tf_keras as keras
+        >>> from tfkd import export
+        >>> model = keras.Sequential([keras.layers.Dense(3, input_shape=(4,), name="logits")])
+        >>> images = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = export.to_onnx(model, os.path.join(folder, "m.onnx"), verify=images)
+        >>> report.verified, report.opset, report.numbers["max_error"] < 1e-5
+        (True, 17, True)
+    """
+    recipe = check_options(target, precision, layout, opset, batch_size, int8_weights)
+    source, plain, mode = deployable(model, precision)
+    limits = thresholds_for(mode, thresholds)
+    examples = checking.examples(verify, source, plain)
+    with artifacts.atomic_path(path) as temporary:
+        proto, numbers = build(plain, precision, layout, opset, batch_size, int8_weights)
+        findings = lint_model(proto) if target == "tensorrt" else None
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        failed = [f"TensorRT: {f}" for f in findings.errors] if findings else []
+        check_file(temporary)
+        compare_on = functools.partial(
+            compare,
+            source,
+            temporary,
+            layout=layout,
+            fuse=target == "onnxruntime",
+            half=precision == "float16",
+        )
+        differs = checking.checked(examples, compare_on, limits, numbers)
+        if differs and precision == "float16":
+            differs = [*differs, *problems(source.model)]
+        failed += differs
+        numbers["failures"] = failed
+        if failed and not keep_failed:
+            raise _failed(failed, "No file was left.")
+    numbers["findings"] = None if findings is None else [str(f) for f in findings]
+    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits}
+    recipe["opset"] = reached = proto.opset_import[0].version
+    manifest = artifacts.write_manifest(path, recipe, numbers=numbers)
+    if failed:
+        raise _failed(failed, f"The file was kept: {os.fspath(path)}.")
+    return OnnxReport(
+        pathlib.Path(path), manifest["bytes"], mode, "float32", numbers, target, reached, findings
+    )
+
+
+def check_options(
+    target: str,
+    precision: str,
+    layout: str,
+    opset: int | None,
+    batch_size: int | None,
+    int8_weights: bool,
+) -> dict[str, Any]:
+    """Returns the arguments, checked, as entries of the recipe."""
+    checks.one_of("target", target, TARGETS)
+    checks.one_of("precision", precision, PRECISIONS)
+    checks.one_of("layout", layout, LAYOUTS)
+    checks.instance("int8_weights", int8_weights, bool, "True or False")
+    if batch_size is not None:
+        checks.positive_int("batch_size", batch_size)
+    if opset is not None:
+        wanted = f"an opset from {_OLDEST} to {_HALF_PAIRS}, or None"
+        checks.integer("opset", opset, _OLDEST, wanted)
+        if opset > _HALF_PAIRS:
+            raise checks.value_error("opset", wanted, opset)
+    return {
+        "format": "onnx",
+        "target": target,
+        "precision": precision,
+        "layout": layout,
+        "batch_size": batch_size,
+        "int8_weights": int8_weights,
+    }
+
+
+def deployable(model: Any, precision: str) -> tuple[Graph, Graph, str]:
+    """Returns (what to compare with, what to convert, mode of the thresholds)."""
+    check_export(model)
+    if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
+        graph = Graph(model)
+        quantized = any(type(m).__name__ == "FixedQuantize" for m in parts(model))
+        return graph, graph, "quantized" if quantized else precision
+    from tfkd.quantization import deploying
+
+    plain = deploying.deployed(model, "tensorrt")  # raises unless calibrated
+    # A model for both targets clips and rounds where the file, with fewer ranges, does not.
+    return Graph(model), Graph(plain), "quantized" if model.target == "tensorrt" else "int8"
+
+
+def build(
+    graph: Graph,
+    precision: str = "float32",
+    layout: str = "nhwc",
+    opset: int | None = None,
+    batch_size: int | None = None,
+    int8_weights: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """Returns the finished `onnx.ModelProto` and its counts; arguments as in `to_onnx`."""
+    wanted = opset or _OPSET
+    wiring = convert(graph, min(wanted, NEWEST), batch_size, layout == "nchw")
+    pairs = any(n.op_type == "QuantizeLinear" for n in wiring.nodes)
+    if precision == "float16" and pairs:
+        if opset is not None and opset < _HALF_PAIRS:
+            mend = "QuantizeLinear takes float16 from there on only. Leave `opset` out."
+            raise checks.value_error("opset", f"{_HALF_PAIRS} with float16", opset, mend)
+        wanted = _HALF_PAIRS
+        wiring = convert(graph, NEWEST, batch_size, layout == "nchw")
+    wiring.name_weighted(f"{graph.model.name}/")
+    qdq.plain_resize(wiring)
+    qdq.pair_constants(wiring)
+    qdq.close_pairs(wiring)
+    qdq.move_pairs(wiring)
+    qdq.drop_doubled(wiring)
+    qdq.join_dense(wiring)
+    qdq.quantize_weights(wiring, int8_weights)
+    numbers: dict[str, Any] = dict(qdq.count(wiring))
+    if precision == "float16":
+        to_float16(wiring, large_weights(graph.model))
+    return _finish(wiring, graph, wanted), numbers
+
+
+def _finish(wiring: Wiring, graph: Graph, opset: int) -> Any:
+    """Names, versions, open sizes: all that does not compute."""
+    onnx = require("onnx")
+    model = wiring.model
+    ports = {p.name: i.name for p, i in zip(model.graph.input, graph.inputs, strict=True)}
+    wiring.sort()
+    wiring.separate_outputs()
+    taken = set(ports.values())
+    for port, name in zip(model.graph.output, graph.outputs, strict=True):
+        # A name may serve an input and an output in Keras, not in ONNX.
+        ports[port.name] = name if name not in taken else f"{name}_output"
+    model = wiring.close(ports, f"{graph.model.name}/")
+    for port in (*model.graph.input, *model.graph.output):
+        for axis, dimension in enumerate(port.type.tensor_type.shape.dim):
+            if not dimension.HasField("dim_value") or dimension.dim_value <= 0:
+                dimension.dim_param = "batch" if axis == 0 else f"{port.name}_{axis}"
+    model.graph.name = graph.model.name
+    model.graph.doc_string = model.doc_string = ""
+    model.producer_name, model.producer_version = "tfkd", __version__
+    del model.opset_import[:], model.metadata_props[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", opset))
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    return model
+
+
+def check_file(path: pathlib.Path) -> None:
+    onnx = require("onnx")
+    try:
+        onnx.checker.check_model(os.fspath(path), full_check=True)
+    except Exception as error:  # it has errors of several kinds
+        raise ValueError(
+            f"`model`: the ONNX file does not pass onnx.checker, which says: {error}"
+        ) from error
+
+
+def compare(
+    graph: Graph,
+    path: str | os.PathLike | bytes,
+    images: dict[str, np.ndarray],
+    layout: str = "nhwc",
+    fuse: bool = True,
+    half: bool = False,
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Runs file and Keras model on the same images; returns (numbers, rank of each output).
+
+    With `half`, a file in float16, the numbers hold `overflows`.
+    """
+    expected = graph.predict(images)
+    session = onnx_session.open_session(path, fuse=fuse)
+    results = onnx_session.run_all(session, feeds_of(images, layout))
+    received = dict(zip(expected, results.values(), strict=True))
+    ranks = {name: value.ndim for name, value in expected.items()}
+    numbers = measure(expected, received, {})
+    if half:
+        numbers["overflows"] = onnx_session.overflows(path, feeds_of(images, layout))
+    return numbers, ranks
+
+
+def feeds_of(images: dict[str, np.ndarray], layout: str) -> dict[str, np.ndarray]:
+    """Images as a file with this layout takes them."""
+    return {
+        k: v.transpose(0, 3, 1, 2) if layout == "nchw" and v.ndim == 4 else v
+        for k, v in images.items()
+    }
+
+
+def _failed(failed: list[str], end: str) -> ValueError:
+    return ValueError(
+        "The exported file is not good enough: " + "; ".join(failed) + f". {end} "
+        "`thresholds` sets what must be reached against the Keras model."
+    )

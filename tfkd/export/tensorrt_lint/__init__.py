@@ -1,0 +1,1 @@
+"""Static checks of an ONNX graph or a Keras model against what TensorRT accepts."""

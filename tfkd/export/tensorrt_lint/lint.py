@@ -1,0 +1,136 @@
+"""An ONNX file held against TensorRT's rules, without TensorRT.
+
+TensorRT refuses some files, and takes others and then runs slowly, without a
+word. Each rule here has a name, a level and a mend:
+
+- "error": TensorRT refuses the file, or computes something else;
+- "warning": it may, depending on the version or on what is done with the file;
+- "performance": it takes it, and gives away speed.
+
+A clean file is no proof that an engine builds: only TensorRT itself says that.
+`print(tfkd.export.tensorrt_lint.lint.rules_table())` lists the rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from tfkd import checks
+from tfkd.export.tensorrt_lint import operator_rules, qdq_rules
+from tfkd.export.tensorrt_lint.rule import View
+from tfkd.formats.onnx_nodes import load
+
+LEVELS = ("error", "warning", "performance")
+RULES = (*qdq_rules.RULES, *operator_rules.RULES)
+
+
+def rules_table() -> str:
+    """The rules as text: level, name, mend."""
+    return "\n".join(f"{r.level:<12} {r.name:<26} {r.mend}" for r in RULES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One place where a file breaks a rule.
+
+    Attributes:
+        rule: name of the rule.
+        level: "error", "warning" or "performance".
+        node: name of the node, or of the input.
+        what: what is the matter there.
+        mend: what to do about it.
+    """
+
+    rule: str
+    level: str
+    node: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"[{self.rule}] {self.node}: {self.what}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What `lint_tensorrt` found, errors first.
+
+    Attributes:
+        found: the findings.
+    """
+
+    found: tuple[Finding, ...]
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def level(self, level: str) -> tuple[Finding, ...]:
+        """The findings of one level."""
+        checks.one_of("level", level, LEVELS)
+        return tuple(f for f in self.found if f.level == level)
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings with which TensorRT refuses the file."""
+        return self.level("error")
+
+    def summary(self) -> str:
+        """One line: how many of each level."""
+        counts = [(len(self.level(level)), level) for level in LEVELS]
+        return ", ".join(f"{n} {level}" for n, level in counts if n) or "no findings"
+
+    def table(self) -> str:
+        """Text for people: one finding a paragraph, with its mend."""
+        if not self.found:
+            return "no findings"
+        rows = [
+            f"{f.level:<12} {f.rule:<26} {f.node}\n{'':<13}{f.what}\n{'':<13}-> {f.mend}"
+            for f in self.found
+        ]
+        return "\n".join([*rows, self.summary()])
+
+    __str__ = table
+
+
+def lint_tensorrt(path: str | os.PathLike, version: str | None = None) -> Findings:
+    """Holds an ONNX file against TensorRT's rules for explicit quantization and more.
+
+    Args:
+        path: an `.onnx` file, from wherever.
+        version: of the TensorRT it is for, such as "10.3"; None: the newest known.
+
+    Returns:
+        The `Findings`; `print(findings)`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no ONNX file, or `version` is not known.
+        ImportError: if onnx is not installed.
+
+    Example:
+        >>> import os, tempfile, tf_keras as keras
+        >>> from tfkd import export
+        >>> model = keras.Sequential([keras.layers.Dense(3, input_shape=(4,), name="logits")])
+        >>> path = os.path.join(tempfile.mkdtemp(), "m.onnx")
+        >>> report = export.to_onnx(model, path)
+        >>> print(export.lint_tensorrt(path))
+        no findings
+    """
+    return lint_model(load(path), version)
+
+
+def lint_model(model: Any, version: str | None = None) -> Findings:
+    """`lint_tensorrt` for an `onnx.ModelProto`."""
+    view = View(model, operator_rules.newest_opset(version))
+    found = [
+        Finding(rule.name, rule.level, node, what, rule.mend)
+        for rule in RULES
+        for node, what in rule.check(view)
+    ]
+    return Findings(tuple(sorted(found, key=lambda f: LEVELS.index(f.level))))

@@ -1,0 +1,162 @@
+"""TFLite files in float16: what float16 can't hold stays in float32.
+
+The converter cuts numbers off at ±65504, float16's largest, without a word.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+from tfkd.export.detector import flatbuffer
+from tfkd.networks.layer_parts import parts
+
+LARGEST = float(np.finfo(np.float16).max)
+# Below it numbers lose digits, and there are none below 6e-8.
+_NORMAL = float(np.finfo(np.float16).smallest_normal)
+_SHOWN = 3
+
+
+def cut_off(values: np.ndarray, weights: Collection[float] = ()) -> bool:
+    """Whether float16 can't hold these numbers, and that matters.
+
+    It does not where all that is too large is one and the same negative number, which
+    is in no weight: it stands for "less than anything", as −1e9 in the masks of attention.
+
+    Args:
+        values: a constant of a graph.
+        weights: the `large_weights` of its model.
+    """
+    large = values[np.abs(values) > LARGEST]
+    if not large.size:
+        return False
+    return bool(large[0] >= 0 or (large != large[0]).any() or float(-large[0]) in weights)
+
+
+def large_weights(model: Any) -> set[float]:
+    """Sizes of the numbers in what a Keras model has learned that float16 can't hold.
+
+    A mean may stand in a graph with the other sign: so sizes alone.
+    """
+    learned = [weight for weight in model.weights if hasattr(weight, "numpy")]
+    given = (getattr(one, "input_mean", None) for one in parts(model))
+    found: set[float] = set()
+    for one in (*learned, *(mean for mean in given if mean is not None)):
+        values = np.abs(np.asarray(one))
+        if values.dtype.kind == "f":
+            found.update(values[values > LARGEST].astype(np.float32).tolist())
+    return found
+
+
+def problems(model: Any) -> list[str]:
+    """Weights of a Keras model that float16 holds badly, one sentence each."""
+    found = []
+    for weight in model.weights:
+        values = np.abs(np.asarray(weight)) if hasattr(weight, "numpy") else np.zeros(1)
+        if values.dtype.kind != "f" or not values.size or not np.isfinite(values).all():
+            continue
+        largest = float(values.max())
+        if largest > LARGEST or 0 < largest < _NORMAL:
+            found.append(
+                f"the largest number of {weight.name!r} is {largest:.3g}, and float16 goes from "
+                "6e-08 to 65504: scale it, or stay in float32"
+            )
+    return found[:_SHOWN]
+
+
+def keep_large(data: bytes, convert: Callable[[], bytes], weights: Collection[float] = ()) -> bytes:
+    """Puts weights that were cut off back into a file, in float32; warns of them.
+
+    Args:
+        data: a float16 file.
+        convert: makes the same file in float32; called only if need be.
+        weights: the `large_weights` of its model.
+
+    Raises:
+        ValueError: if such a weight can't be kept.
+    """
+    model = flatbuffer.opened(data)
+    halves = [one for one in _constants(model, np.float16) if (np.abs(one[2]) == LARGEST).any()]
+    if not halves:
+        return data
+    wholes = [values for *_, values in _constants(flatbuffer.opened(convert()), np.float32)]
+    kept = []
+    for graph, index, values in halves:
+        name = graph.tensors[index].name.decode()
+        same = [w for w in wholes if w.shape == values.shape and (_half(w) == values).all()]
+        if not same or any((one != same[0]).any() for one in same[1:]):
+            raise _refused(name, "more than that")
+        if cut_off(same[0], weights) or (_weighs(model, graph, index) and cut_off(np.abs(same[0]))):
+            kept.append(f"{name} (up to {np.abs(same[0]).max():.3g})")
+            if not _replace(model, graph, index, same[0]):
+                raise _refused(name, f"numbers up to {np.abs(same[0]).max():.3g}")
+    if not kept:
+        return data
+    warnings.warn(
+        f"`mode`: float16 ends at 65504; these weights stay in float32: {', '.join(kept)}. A "
+        "processor that computes in float16 can still overflow behind them; 'dynamic' and "
+        "'float32' can't.",
+        stacklevel=4,
+    )
+    return flatbuffer.packed(model)
+
+
+def _refused(name: str, held: str) -> ValueError:
+    return ValueError(
+        f"`mode`: float16 ends at 65504, and the weight {name!r} holds {held}. Use mode='dynamic' "
+        "or mode='float32'."
+    )
+
+
+def _half(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, -LARGEST, LARGEST).astype(np.float16)
+
+
+def _constants(model: Any, dtype: Any) -> list[tuple[Any, int, np.ndarray]]:
+    """(subgraph, number of the tensor, values) of all constants of a type."""
+    kinds = flatbuffer.schema().TensorType
+    wanted = kinds.FLOAT16 if dtype == np.float16 else kinds.FLOAT32
+    found = []
+    for graph in model.subgraphs:
+        for index, tensor in enumerate(graph.tensors):
+            data = model.buffers[tensor.buffer].data
+            if tensor.type == wanted and data is not None and len(data):
+                values = np.frombuffer(bytes(bytearray(data)), dtype)
+                shape = () if tensor.shape is None else tuple(tensor.shape)
+                found.append((graph, index, values.reshape(shape)))
+    return found
+
+
+def _weighs(model: Any, graph: Any, index: int) -> bool:
+    """Whether a constant is, behind a DEQUANTIZE or not, a weight of a layer by its place."""
+    codes = [code.builtinCode for code in model.operatorCodes]
+    known = flatbuffer.schema().BuiltinOperator
+    kernels = (known.CONV_2D, known.DEPTHWISE_CONV_2D, known.FULLY_CONNECTED, known.CONV_3D)
+    same = {index} | {
+        int(op.outputs[0])
+        for op in graph.operators
+        if codes[op.opcodeIndex] == known.DEQUANTIZE and index in np.asarray(op.inputs)
+    }
+    return any(codes[op.opcodeIndex] in kernels and op.inputs[1] in same for op in graph.operators)
+
+
+def _replace(model: Any, graph: Any, index: int, values: np.ndarray) -> bool:
+    """Makes a constant float32, and leaves out the DEQUANTIZE behind it; False: it has none."""
+    names = flatbuffer.schema()
+    codes = [code.builtinCode for code in model.operatorCodes]
+    readers = [op for op in graph.operators if index in np.asarray(op.inputs)]
+    if any(codes[op.opcodeIndex] != names.BuiltinOperator.DEQUANTIZE for op in readers):
+        return False
+    buffer = names.BufferT()
+    buffer.data = np.frombuffer(values.astype("<f4").tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    graph.tensors[index].buffer = len(model.buffers) - 1
+    graph.tensors[index].type = names.TensorType.FLOAT32
+    made = [int(op.outputs[0]) for op in readers]
+    graph.operators = [op for op in graph.operators if not any(op is one for one in readers)]
+    for op in graph.operators:
+        op.inputs = np.array([index if i in made else i for i in np.asarray(op.inputs)], np.int32)
+    return bool(readers) and not set(made) & set(map(int, graph.outputs))

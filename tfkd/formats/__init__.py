@@ -1,0 +1,1 @@
+"""Readers of exported files: TFLite, ONNX, SavedModel, and files of detectors."""

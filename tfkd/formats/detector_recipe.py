@@ -1,0 +1,165 @@
+"""What has to be known of a detector besides its network: anchors, labels, thresholds.
+
+A file that is to be of use alone carries it along, as a zip archive behind its last
+byte: TFLite reads from the front and does not see it, and every unzip program does.
+This is where Android's and MediaPipe's tasks look for labels, too. Nothing here
+imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+
+HEADS = ("postprocess", "raw")
+LABELS = "labels.txt"
+_RECIPE = "tfkd_detector.json"
+_PRIORS = "priors.npy"
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorRecipe:
+    """All that is needed to feed a detector's network and to read its outputs.
+
+    Attributes:
+        heads: "raw": the network's two outputs; "postprocess": detections.
+        labels: name of each class, without the background.
+        size: height, width and channels of the images.
+        mean, std: the network takes (pixels − mean) / std; one number, or one for
+            each channel.
+        pixels: the file takes pixels as they are, in uint8.
+        options: all options of `tfkd.detection.decode`.
+        priors: float32 (P, 4).
+    """
+
+    heads: str
+    labels: tuple[str, ...]
+    size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixels: bool
+    options: dict[str, Any]
+    priors: np.ndarray
+
+    def fed(self, images: np.ndarray) -> np.ndarray:
+        """Images, uint8 or scaled in float, as the file takes them."""
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        integers = images.dtype == np.uint8
+        if self.pixels and not integers:
+            return np.clip(np.rint(images * std + mean), 0, 255).astype(np.uint8)
+        if self.pixels or not integers:
+            return images
+        return ((images.astype(np.float32) - mean) / std).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the priors, fit for JSON."""
+        values = dataclasses.asdict(self)
+        del values["priors"]
+        return {"format": _FORMAT, **values}
+
+
+def check_labels(labels: Any, count: int) -> tuple[str, ...]:
+    """Accepts `count` different names on one line each; None: the numbers."""
+    if labels is None:
+        return tuple(str(i) for i in range(count))
+    if isinstance(labels, str) or not isinstance(labels, Sequence):
+        raise checks.type_error("labels", "a list with the name of each class", labels)
+    for label in labels:
+        if not isinstance(label, str) or not label.strip() or len(label.splitlines()) != 1:
+            raise checks.value_error("labels", "names of one line of text each", label)
+    if len(labels) != count or len(set(labels)) != count:
+        expected = f"{count} different names, one for each class but the background"
+        raise checks.value_error("labels", expected, list(labels))
+    return tuple(labels)
+
+
+def check_scaling(
+    mean: Any, std: Any, pixels: bool, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+    """Accepts numbers, or one for each channel; returns (mean, std, pixels)."""
+    found: list[tuple[float, ...]] = []
+    for name, value, check in (("mean", mean, checks.finite), ("std", std, checks.positive)):
+        values = [value] if checks.is_number(value) else value
+        if not isinstance(values, (list, tuple, np.ndarray)) or len(values) not in (1, channels):
+            raise checks.value_error(name, f"a number, or {channels} of them", value)
+        found.append(tuple(float(check(name, float(v))) for v in values))
+    if len(found[0]) != len(found[1]):
+        raise checks.value_error("std", f"as many numbers as `mean` has, {len(found[0])}", std)
+    if pixels and (len({*found[0]}) > 1 or len({*found[1]}) > 1):
+        mend = "An integer tensor has one scale: use io='float32'."
+        raise checks.value_error("mean", "one number with io='uint8'", mean, mend)
+    return found[0], found[1], pixels
+
+
+def with_archive(data: bytes, recipe: DetectorRecipe) -> bytes:
+    """A file with the archive behind it."""
+    members = {
+        LABELS: ("\n".join(recipe.labels) + "\n").encode(),
+        _RECIPE: json.dumps(recipe.to_json(), indent=2, ensure_ascii=False).encode(),
+    }
+    if recipe.heads == "raw":
+        stream = io.BytesIO()
+        np.save(stream, recipe.priors, allow_pickle=False)
+        members[_PRIORS] = stream.getvalue()
+    stream = io.BytesIO(data)
+    # Stored, not compressed: MediaPipe maps the members into memory as they lie.
+    with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as file:
+        for name, member in members.items():
+            # A fixed date: the same model gives the same bytes.
+            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), member)
+    return stream.getvalue()
+
+
+def read(path: str | os.PathLike) -> DetectorRecipe:
+    """Reads the recipe behind a file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if there is none behind it, or it cannot be read.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"`path`: there is no file {os.fspath(path)!r}.")
+    expected = "a file that tfkd.export.detector_to_tflite wrote"
+    try:
+        with zipfile.ZipFile(path) as file:
+            values = json.loads(file.read(_RECIPE))
+            priors = np.zeros((0, 4), np.float32)
+            if _PRIORS in file.namelist():
+                priors = np.load(io.BytesIO(file.read(_PRIORS)), allow_pickle=False)
+        return _from_json(values, priors)
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        mend = f"Its labels and settings can't be read: {error}."
+        raise checks.value_error("path", expected, os.fspath(path), mend) from error
+
+
+def _from_json(values: Mapping[str, Any], priors: np.ndarray) -> DetectorRecipe:
+    if values["format"] != _FORMAT:
+        raise ValueError(f"it has format {values['format']!r}, this tfkd reads {_FORMAT}")
+    height, width, channels = values["size"]
+    return DetectorRecipe(
+        checks.one_of("heads", values["heads"], HEADS),
+        tuple(values["labels"]),
+        (int(height), int(width), int(channels)),
+        tuple(values["mean"]),
+        tuple(values["std"]),
+        bool(values["pixels"]),
+        dict(values["options"]),
+        priors,
+    )
+
+
+OPERATION = "TFLite_Detection_PostProcess"
+
+
+# As every detector of TensorFlow's names them: boxes, classes, scores, count.
+OUTPUTS = (OPERATION, f"{OPERATION}:1", f"{OPERATION}:2", f"{OPERATION}:3")

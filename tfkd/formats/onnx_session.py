@@ -1,0 +1,129 @@
+"""ONNX files in ONNX Runtime: opened, fed by name, read back."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.formats.onnx_nodes import require
+
+_CHUNK = 64
+_SHOWN = 3
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# From finite numbers these make infinite ones in any precision.
+_INFINITE = ("Div", "Reciprocal", "Log", "Where")
+
+
+def open_session(path: str | os.PathLike | bytes, threads: int = 1, fuse: bool = True) -> Any:
+    """Opens an ONNX file on the processor.
+
+    Args:
+        path: the file, or what would stand in it.
+        threads: threads for one call.
+        fuse: False: every operation runs as the file says. ONNX Runtime then
+            merges no Q/DQ pair into an integer kernel of its own.
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
+
+    Raises:
+        ImportError: if onnxruntime is not installed.
+        FileNotFoundError: if there is no such file.
+        ValueError: if ONNX Runtime cannot run it.
+    """
+    checks.positive_int("threads", threads)
+    if not isinstance(path, bytes):
+        path = os.fspath(path)
+    if not isinstance(path, bytes) and not os.path.isfile(path):
+        raise FileNotFoundError(f"`path`: there is no file {path!r}.")
+    runtime = require("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.log_severity_level = 4
+    if not fuse:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it has a class of error for each status
+        raise checks.value_error(
+            "path", "an ONNX file that ONNX Runtime can run", path, f"It says: {error}"
+        ) from error
+
+
+def run_all(session: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Runs (N, ...) arrays through a session of any batch size.
+
+    An open batch is run in two sizes, 1 and up to 64, so that a file that works
+    with one size only is found out. A fixed one of B is fed B examples at a time;
+    the last batch is filled up by repeating, and what is too many cut off.
+
+    Args:
+        session: from `open_session`.
+        feeds: {input name: (N, ...)}.
+
+    Returns:
+        {output name: (N, ...) float32}.
+    """
+    names = [output.name for output in session.get_outputs()]
+    count = len(next(iter(feeds.values())))
+    batch = session.get_inputs()[0].shape[0]
+    if isinstance(batch, int):
+        starts = range(0, count, batch)
+        rows = [np.minimum(np.arange(s, s + batch), count - 1) for s in starts]
+    else:
+        rows = [np.arange(1)]
+        rows += [np.arange(s, min(s + _CHUNK, count)) for s in range(1, count, _CHUNK)]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for some in rows:
+        results = session.run(names, {k: v[some] for k, v in feeds.items()})
+        for name, value in zip(names, results, strict=True):
+            parts[name].append(np.asarray(value, np.float32))
+    return {name: np.concatenate(value)[:count] for name, value in parts.items()}
+
+
+def overflows(
+    path: str | os.PathLike | bytes, feeds: dict[str, np.ndarray], count: int = 8
+) -> list[str]:
+    """Where a file in float16 leaves float16's range, one sentence for each of the first few.
+
+    On the processor ONNX Runtime computes in float32 from one operation to the next, so
+    that the outputs don't show it: what lies between is asked for.
+
+    Args:
+        path: the file, or what would stand in it.
+        feeds: {input name: (N, ...)}.
+        count: of the examples, from the first.
+    """
+    onnx = require("onnx")
+    content = path if isinstance(path, bytes) else pathlib.Path(path).read_bytes()
+    model = onnx.load_model_from_string(content)
+    del model.graph.output[:]
+    makers = {name: node for node in model.graph.node for name in node.output if name}
+    for name in makers:
+        model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    session = open_session(model.SerializeToString())
+    halves = [one.name for one in session.get_outputs() if one.type == "tensor(float16)"]
+    batch = session.get_inputs()[0].shape[0]
+    size = batch if isinstance(batch, int) else 1
+    found: dict[str, None] = {}
+    for start in range(0, min(count, len(next(iter(feeds.values())))), size):
+        rows = np.arange(start, start + size) % len(next(iter(feeds.values())))
+        results = session.run(halves, {name: value[rows] for name, value in feeds.items()})
+        made = dict(zip(halves, results, strict=True))
+        for name, value in made.items():
+            node = makers[name]
+            before = [made[one] for one in node.input if one in made]
+            if np.isfinite(value).all() or node.op_type in _INFINITE:
+                continue
+            # Less than anything may be infinite: a mask that is added to scores.
+            large = np.isinf(value) if node.op_type in _WEIGHTED else np.isposinf(value)
+            if large.any() and all(np.isfinite(one).all() for one in before):
+                found[node.name or name] = None
+    return [
+        f"{name!r} leaves the range of float16, which ends at 65504: use precision='float32'"
+        for name in list(found)[:_SHOWN]
+    ]

@@ -1,0 +1,241 @@
+"""What a student learns from a detector without anchors, at every point of its grids.
+
+Such a detector, as YOLOv8, says at each point a score for every class and, for each of
+the four edges of a box, a distribution over distances: `bins` logits for 0, 1, 2, ...
+strides (Li et al. 2020, generalized focal loss). Its teacher speaks at the same points.
+No labels are needed: how far a point counts is told by the teacher's own confidence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfkd import checks
+from tfkd.losses.base import (
+    Elements,
+    ElementwiseLoss,
+    at_step,
+    check_temperature,
+    only,
+    register,
+)
+from tfkd.losses.detection.terms import sigmoid_divergence
+from tfkd.schedules import deserialize, serialize
+
+# Probabilities are kept this far from 0 and 1, as Keras keeps them.
+_SMALLEST = 1e-7
+
+
+def log_odds(probabilities: Any) -> Any:
+    """The scores whose sigmoids these are, within ±16."""
+    p = tf.clip_by_value(probabilities, _SMALLEST, 1.0 - _SMALLEST)
+    return tf.math.log(p) - tf.math.log1p(-p)
+
+
+class DenseHead:
+    """Mixin of what reads the outputs of such a detector.
+
+    Args:
+        boxes, classes: names of the model's outputs: logits of distances (B, P, 4·bins),
+            those of the left edge first, then top, right and bottom; and scores (B, P, C).
+        from_logits: whether the scores are logits; else probabilities.
+    """
+
+    def _read_head(self, boxes: str, classes: str, from_logits: bool) -> None:
+        self.boxes = checks.instance("boxes", boxes, str, "a name of an output")
+        self.classes = checks.instance("classes", classes, str, "a name of an output")
+        self.from_logits = checks.instance("from_logits", from_logits, bool, "True or False")
+
+    def distances(self, outputs: Any, side: str) -> Any:
+        """Logits of the distances, float32 (B, P, 4, bins)."""
+        logits = self._output(outputs, self.boxes, side)
+        if logits.shape[-1] is None or logits.shape[-1] % 4:
+            raise checks.value_error(side, "distances (B, P, 4 times the bins)", logits)
+        return tf.reshape(logits, [*_leading(logits), 4, logits.shape[-1] // 4])
+
+    def scores(self, outputs: Any, side: str) -> Any:
+        """Logits of the classes, float32 (B, P, C)."""
+        scores = self._output(outputs, self.classes, side)
+        return scores if self.from_logits else log_odds(scores)
+
+    def _output(self, outputs, name, side):
+        if not isinstance(outputs, dict) or not {self.boxes, self.classes} <= set(outputs):
+            received = sorted(outputs) if isinstance(outputs, dict) else outputs
+            expected = f"a model with a dict of outputs, with {[self.boxes, self.classes]}"
+            raise checks.value_error(side, expected, received)
+        return tf.cast(outputs[name], tf.float32)
+
+    def _head_config(self) -> dict[str, Any]:
+        return {"boxes": self.boxes, "classes": self.classes, "from_logits": self.from_logits}
+
+
+def _leading(tensor: Any) -> list[Any]:
+    """The first two axes: static where they are known."""
+    shape = tf.shape(tensor)
+    return [shape[axis] if tensor.shape[axis] is None else tensor.shape[axis] for axis in (0, 1)]
+
+
+class DenseDistillation(DenseHead, ElementwiseLoss):
+    """Base of the two: a divergence at every point, over the sum of the confidence.
+
+    The teacher's confidence w at a point is its highest probability of a class there.
+    Σ w over the (global) batch, at least 1, plays the part of the number of objects.
+    """
+
+    def __init__(self, temperature, boxes, classes, from_logits, name):
+        super().__init__(name)
+        self.temperature = check_temperature(temperature)
+        self._read_head(boxes, classes, from_logits)
+
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Raises ValueError unless both models have the same points, classes and bins."""
+        for read, what in ((self.scores, "classes"), (self.distances, "4, bins")):
+            theirs, mine = read(teacher_outputs, "teacher"), read(student_outputs, "student")
+            if not theirs.shape.is_compatible_with(mine.shape):
+                raise ValueError(
+                    f"{self.name}: teacher and student must have the same points, classes and "
+                    f"bins: the teacher's are {tuple(theirs.shape)}, the student's "
+                    f"{tuple(mine.shape)} (batch, points, {what}). Build both for one image size."
+                )
+
+    def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
+        """One loss for every point, (B, P), for one of the outputs."""
+        self.validate_outputs(teacher_outputs, student_outputs)
+        teacher = tf.nest.map_structure(tf.stop_gradient, teacher_outputs)
+        confidence = tf.reduce_max(tf.sigmoid(self.scores(teacher, "teacher")), -1)
+        temperature = at_step("temperature", self.temperature, step)
+        output, values = self._divergence(teacher, student_outputs, confidence, temperature)
+        part = Elements(temperature**2 * values, count=tf.reduce_sum(confidence))
+        return only(part, student_outputs, student_outputs[output])
+
+    def _divergence(self, teacher, student, confidence, temperature):
+        """Name of the output that is compared, and the divergence at T, (B, P)."""
+        raise NotImplementedError
+
+    def get_config(self):
+        """Everything, as JSON."""
+        return {
+            **super().get_config(),
+            **self._head_config(),
+            "temperature": serialize(self.temperature),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the loss that `get_config` described."""
+        return super().from_config({**config, "temperature": deserialize(config["temperature"])})
+
+
+@register
+class DenseSoftTarget(DenseDistillation):
+    """The teacher's class scores at every point as soft targets.
+
+        (1 / Σ w) · Σ_points T² · Σ_c KL(p_t(c), p_s(c)),   p = σ(z / T)
+
+    where KL is that of the two outcomes of a class, present and absent, and w the
+    teacher's confidence, max_c p_t(c) at T = 1. With many points and few objects a
+    temperature above 1 moves the weight towards the background.
+
+    Args:
+        temperature: T > 0, or a schedule of the step.
+        boxes, classes: names of the model's outputs: logits of distances (B, P, 4·bins),
+            and scores (B, P, C).
+        from_logits: whether the scores are logits. False: probabilities, as those of
+            keras-cv's YOLOV8Detector.
+        name: name of the term in logs.
+
+    Several teachers are averaged in their outputs.
+
+    Raises:
+        TypeError: for names that are no strings.
+        ValueError: for T ≤ 0; in use, if the models have other points or classes.
+
+    Reference:
+        Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at every point of
+        YOLOv8's grids
+
+    Example:
+        >>> import tensorflow as tf, tfkd
+        >>> outputs = lambda p: {
+        ...     "boxes": tf.zeros((1, 2, 64)), "classes": tf.constant([[[p], [0.5]]])}
+        >>> soft = tfkd.losses.DenseSoftTarget()
+        >>> round(float(soft.compute_loss(outputs(0.9), outputs(0.5))), 4)  # Σ w = 1.4
+        0.2629
+    """
+
+    default_name = "dense_soft_target"
+
+    def __init__(
+        self,
+        temperature: Any = 1.0,
+        boxes: str = "boxes",
+        classes: str = "classes",
+        from_logits: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(temperature, boxes, classes, from_logits, name)
+
+    def _divergence(self, teacher, student, confidence, temperature):
+        theirs, mine = self.scores(teacher, "teacher"), self.scores(student, "student")
+        return self.classes, sigmoid_divergence(theirs / temperature, mine / temperature)
+
+
+@register
+class LocalizationDistillation(DenseDistillation):
+    """The teacher's distributions of a box's edges, where it is sure of an object.
+
+        (1 / Σ w) · Σ_points w · (1/4) · Σ_edges T² · KL(softmax(z_t / T), softmax(z_s / T))
+
+    with w the teacher's confidence at the point, its highest probability of a class. A
+    distribution tells more than the distance that it means: a flat one says that the
+    edge is hard to see. Background, where the edges mean nothing, has w near 0.
+
+    Args:
+        temperature: T > 0, or a schedule of the step. The paper takes 10.
+        boxes, classes: names of the model's outputs: logits of distances (B, P, 4·bins),
+            and scores (B, P, C).
+        from_logits: whether the scores are logits. False: probabilities, as those of
+            keras-cv's YOLOV8Detector.
+        name: name of the term in logs.
+
+    Several teachers are averaged in their outputs.
+
+    Raises:
+        TypeError: for names that are no strings.
+        ValueError: for T ≤ 0; in use, if the models have other points or bins.
+
+    Reference:
+        Zheng et al. 2022, "Localization distillation for dense object detection",
+        https://arxiv.org/abs/2102.12252
+
+    Example:
+        >>> import tensorflow as tf, tfkd
+        >>> outputs = lambda z: {  # two bins; the teacher is sure at the first point only
+        ...     "boxes": tf.constant([[[z, 0.0] * 4, [9.0, 0.0] * 4]]),
+        ...     "classes": tf.constant([[[1.0], [0.0]]])}
+        >>> edges = tfkd.losses.LocalizationDistillation(temperature=1.0)
+        >>> round(float(edges.compute_loss(outputs(2.0), outputs(0.0))), 4)
+        0.3278
+    """
+
+    default_name = "localization_distillation"
+
+    def __init__(
+        self,
+        temperature: Any = 1.0,
+        boxes: str = "boxes",
+        classes: str = "classes",
+        from_logits: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(temperature, boxes, classes, from_logits, name)
+
+    def _divergence(self, teacher, student, confidence, temperature):
+        log_t, log_s = (
+            tf.nn.log_softmax(self.distances(outputs, side) / temperature)
+            for outputs, side in ((teacher, "teacher"), (student, "student"))
+        )
+        edges = tf.reduce_sum(tf.exp(log_t) * (log_t - log_s), -1)
+        return self.boxes, confidence * tf.reduce_mean(edges, -1)

@@ -1,0 +1,289 @@
+"""The loss on the labels of a detector without anchors: keras-cv's YOLOV8Detector.
+
+Which points answer for which object is decided by what the network now predicts: the
+task-aligned assignment (Feng et al. 2021, TOOD), by the model's own label encoder. Both
+terms are those of `YOLOV8Detector.compute_loss`, as terms of a Distiller.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.detection.boxes import UNLABELLED
+from tfkd.detection.keras_cv_models import check_size, import_keras_cv
+from tfkd.detection.matching import objects
+from tfkd.losses.base import Elements, ElementwiseLoss, Shared, only, register
+from tfkd.losses.detection.anchor_free import DenseHead
+
+STRIDES = (8, 16, 32)
+
+
+class Assigned(NamedTuple):
+    """What the points of one batch should say; lengths are in strides of the point.
+
+    Attributes:
+        boxes: float32 (B, P, 4): corners of the object; of a unit box where there is none.
+        scores: float32 (B, P, C): how well the point fits its object, in its class's place.
+        predicted: float32 (B, P, 4): the student's corners, with their gradient; of a unit
+            box where there is no object.
+        weight: float32 (B, P): the scores' sum, 0 where there is no object.
+        labelled: bool (B, 1): images that somebody has labelled.
+        count: float32 scalar: Σ weight of the batch.
+    """
+
+    boxes: Any
+    scores: Any
+    predicted: Any
+    weight: Any
+    labelled: Any
+    count: Any
+
+
+@register
+class DenseAssignment(DenseHead):
+    """Gives the points of a detector's grids their objects, by its own label encoder.
+
+    Args:
+        encoder: the model's `label_encoder`: keras-cv's YOLOV8LabelEncoder, or a function
+            of the same arguments (scores, boxes, points, classes, objects' boxes, mask).
+        image_size: (height, width) in pixels.
+        strides: pixels between the points of each grid, the finest first.
+        boxes, classes, from_logits: as in `tfkd.losses.DenseSoftTarget`.
+
+    Raises:
+        TypeError: if the encoder can't be called.
+        ValueError: for a size or a stride that is not positive.
+
+    Reference:
+        Feng et al. 2021, "TOOD: Task-aligned one-stage object detection",
+        https://arxiv.org/abs/2108.07755
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        image_size: Sequence[int],
+        strides: Sequence[int] = STRIDES,
+        boxes: str = "boxes",
+        classes: str = "classes",
+        from_logits: bool = False,
+    ):
+        self.encoder = checks.function("encoder", encoder)
+        self.image_size = check_size(image_size)
+        self.strides = tuple(checks.positive_int("strides", stride) for stride in strides)
+        self._read_head(boxes, classes, from_logits)
+
+    def once(self, shared: Shared | None, y: Any, student: Any) -> Assigned:
+        """The assignment of this step: made by the first loss that asks."""
+        if shared is None:
+            return self(y, student)
+        return shared.once(self._key(), lambda: self(y, student))
+
+    def _key(self) -> Any:
+        try:
+            return json.dumps(["assigned", self.get_config()], sort_keys=True, default=str)
+        except ValueError:
+            return self
+
+    def __call__(self, y: Any, student: Any) -> Assigned:
+        """Assigns the objects of a batch.
+
+        Args:
+            y: objects, as `tfkd.detection.Matcher` takes them.
+            student: outputs of the student, a dict.
+        """
+        points, strides = self._points()
+        scores = self.scores(student, "student")
+        corners = self._corners(student, points)
+        if y is None:
+            raise checks.value_error("y", "objects as {'boxes': ..., 'classes': ...}", y)
+        boxes, classes, real = self._objects(y)
+        # Labels as keras-cv has them: lengths in pixels, classes as floats.
+        target, fit, _ = self.encoder(
+            tf.sigmoid(tf.stop_gradient(scores)),
+            tf.stop_gradient(corners) * strides,
+            points * strides,
+            tf.cast(classes, tf.float32),
+            boxes,
+            real[..., None],
+        )
+        fit = tf.stop_gradient(tf.cast(fit, tf.float32))
+        weight = tf.reduce_sum(fit, -1)
+        matched = (weight > 0.0)[..., None]
+        # keras-cv fills the places of no object with boxes without area, whose loss and
+        # gradient are NaN in a graph; a weight of 0 does not mend that.
+        unit = tf.constant([0.0, 0.0, 1.0, 1.0])
+        return Assigned(
+            boxes=tf.where(matched, tf.stop_gradient(target) / strides, unit),
+            scores=fit,
+            predicted=tf.where(matched, corners, unit),
+            weight=weight,
+            labelled=tf.reduce_all(classes != UNLABELLED, 1, keepdims=True),
+            count=tf.reduce_sum(weight),
+        )
+
+    def _points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Points (P, 2), x before y, in strides of theirs; and those strides (P, 1)."""
+        rows, sizes = [], []
+        for stride in self.strides:
+            height, width = (-(-side // stride) for side in self.image_size)
+            y, x = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
+            rows.append(np.stack([x.ravel(), y.ravel()], 1))
+            sizes.append(np.full((height * width, 1), stride))
+        return np.concatenate(rows).astype("float32"), np.concatenate(sizes).astype("float32")
+
+    def _corners(self, student: Any, points: np.ndarray) -> Any:
+        """The student's boxes, float32 (B, P, 4), in strides."""
+        logits = self.distances(student, "student")
+        if logits.shape[1] not in (None, len(points)):
+            expected = f"a model with {len(points)} points, as {self.image_size} pixels have"
+            raise checks.value_error("student", expected, int(logits.shape[1]))
+        bins = tf.range(logits.shape[-1], dtype=tf.float32)
+        distances = tf.reduce_sum(tf.nn.softmax(logits) * bins, -1)
+        return tf.concat([points - distances[..., :2], points + distances[..., 2:]], -1)
+
+    def _objects(self, y: Any) -> tuple[Any, Any, Any]:
+        """Boxes in pixels, classes, and which of them are objects; padded alike."""
+        boxes, classes = objects(y)
+        real = (classes >= 0) & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
+        height, width = self.image_size
+        pixels = boxes * tf.constant([width, height, width, height], tf.float32)
+        # A box without area makes the encoder divide 0 by 0, masked or not.
+        return tf.where(real[..., None], pixels, tf.constant([0.0, 0.0, 1.0, 1.0])), classes, real
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything, as JSON.
+
+        Raises:
+            ValueError: for an encoder that can't be saved.
+        """
+        if not hasattr(self.encoder, "get_config"):
+            mend = "Give it get_config and from_config, and register it with Keras."
+            raise checks.value_error("encoder", "one that can be saved", self.encoder, mend)
+        return {
+            **self._head_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "image_size": list(self.image_size),
+            "strides": list(self.strides),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DenseAssignment:
+        """Makes the assignment that `get_config` described."""
+        import_keras_cv("A saved tfkd.losses.DenseAssignment")
+        encoder = keras.saving.deserialize_keras_object(config["encoder"])
+        return cls(**{**config, "encoder": encoder})
+
+
+class DenseLabelTerm(ElementwiseLoss):
+    """Base of the two terms on the labels.
+
+    Args:
+        assignment: `DenseAssignment`.
+        name: name of the term in logs.
+    """
+
+    def __init__(self, assignment: DenseAssignment, name: str | None = None):
+        super().__init__(name)
+        checks.instance("assignment", assignment, DenseAssignment, "a DenseAssignment")
+        self.assignment = assignment
+
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """The teacher's outputs are not looked at."""
+
+    def elements(
+        self,
+        teacher_outputs,
+        student_outputs,
+        y=None,
+        sample_weight=None,
+        step=None,
+        shared=None,
+    ):
+        """One loss for every point, (B, P), for one of the outputs."""
+        assigned = self.assignment.once(shared, y, student_outputs)
+        output, values = self._values(assigned, student_outputs)
+        part = Elements(values, assigned.labelled, count=assigned.count)
+        return only(part, student_outputs, student_outputs[output])
+
+    def _values(self, assigned, student):
+        """Name of the output that the term is about, and the loss of each point (B, P)."""
+        raise NotImplementedError
+
+    def get_config(self):
+        """Assignment and name, as JSON."""
+        assignment = keras.saving.serialize_keras_object(self.assignment)
+        return {**super().get_config(), "assignment": assignment}
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the loss that `get_config` described."""
+        assignment = keras.saving.deserialize_keras_object(config["assignment"])
+        return cls(**{**config, "assignment": assignment})
+
+
+@register
+class DenseConfidence(DenseLabelTerm):
+    """Cross-entropy between the student's scores and how well its points fit objects.
+
+        (1 / Σ w) · Σ_points (1/C) · Σ_c BCE(fit(c), σ(z_c))
+
+    over all points of the labelled images, with fit and w = Σ_c fit(c) from the
+    assignment: classification_loss="binary_crossentropy" of keras-cv's YOLOV8Detector,
+    which weighs it by 0.5.
+
+    Args:
+        assignment: `DenseAssignment`.
+        name: name of the term in logs.
+
+    Raises:
+        TypeError: if the assignment is none.
+
+    Reference:
+        Feng et al. 2021, https://arxiv.org/abs/2108.07755
+    """
+
+    default_name = "dense_confidence"
+
+    def _values(self, assigned, student):
+        logits = self.assignment.scores(student, "student")
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=assigned.scores, logits=logits)
+        return self.assignment.classes, tf.reduce_mean(losses, -1)
+
+
+@register
+class DenseLocalization(DenseLabelTerm):
+    """1 − CIoU between the student's boxes and its points' objects.
+
+        (1 / Σ w) · Σ_points w · (1 − CIoU)
+
+    with w from the assignment: box_loss="ciou" of keras-cv's YOLOV8Detector, which weighs
+    it by 7.5. CIoU is keras-cv's: its penalty v of the aspect is (4/π² · Δ)², with Δ the
+    difference of the angles, where the paper has 4/π² · Δ².
+
+    Args:
+        assignment: `DenseAssignment`.
+        name: name of the term in logs.
+
+    Raises:
+        TypeError: if the assignment is none.
+        ImportError: in use, if keras-cv is not installed.
+
+    Reference:
+        Zheng et al. 2020, https://arxiv.org/abs/1911.08287 and
+        Feng et al. 2021, https://arxiv.org/abs/2108.07755
+    """
+
+    default_name = "dense_localization"
+
+    def _values(self, assigned, student):
+        keras_cv = import_keras_cv("tfkd.losses.DenseLocalization")
+        overlap = keras_cv.bounding_box.compute_ciou(assigned.boxes, assigned.predicted, "xyxy")
+        return self.assignment.boxes, assigned.weight * (1.0 - overlap)

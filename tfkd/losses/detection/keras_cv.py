@@ -1,0 +1,306 @@
+"""Objectives for keras-cv's own detectors as teacher and student of a Distiller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.detection.keras_cv_models import image_size_of, import_keras_cv, retina_net_head
+from tfkd.detection.matching import Matcher
+from tfkd.losses.base import DistillationLoss
+from tfkd.losses.detection.anchor_free import DenseSoftTarget, LocalizationDistillation
+from tfkd.losses.detection.anchor_free_labels import (
+    DenseAssignment,
+    DenseConfidence,
+    DenseLocalization,
+)
+from tfkd.losses.detection.objective import hint_between, objective
+from tfkd.losses.detection.selection import MultiBoxSelection
+from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization, MultiBoxSoftTarget
+from tfkd.losses.features import FeatureDistillation
+from tfkd.losses.regression import BoundedRegression
+
+LEVELS = ("P3", "P4", "P5")
+RETINA_NET = {"soft": 0.25, "confidence": 1.0, "bounded": 0.1, "localization": 0.25}
+YOLO_V8 = {"soft": 0.5, "distances": 1.5, "confidence": 0.5, "localization": 7.5}
+
+
+def retina_net_objective(
+    teacher: Any,
+    student: Any,
+    weights: dict[str, Any] | None = None,
+    temperature: Any = 1.0,
+    margin: Any = 0.0,
+    focal_gamma: float = 2.0,
+    focal_alpha: float | None = 0.25,
+    negative_ratio: float | None = None,
+    every_object: bool = False,
+    teacher_boxes: Any = None,
+    hint: Any = None,
+    hint_weight: Any = 0.5,
+    image_size: Any = None,
+) -> dict[str, Any]:
+    """Four terms for a pair of keras-cv's RetinaNets, as arguments for a Distiller.
+
+        w₁ · soft + w₂ · confidence + w₃ · bounded + w₄ · localization [+ w₅ · hint]
+
+    soft: `MultiBoxSoftTarget`, KL of every class's two outcomes; confidence: focal loss;
+    bounded: `BoundedRegression`; localization: smooth L1. Anchors, thresholds (0.5, and
+    0.4 for the band that is ignored) and variances are those of the student's label
+    encoder. All terms are sums over the anchors that are not ignored, over the number of
+    anchors with an object. confidence + 0.25 · localization is what
+    `RetinaNet.compile("smoothl1", "focal")` minimises (which takes the mean over a box's
+    four offsets, not their sum).
+
+    Targets are the objects: {"boxes": (B, M, 4) corners relative to the image,
+    "classes": (B, M)}, padded with −1 or ragged, whatever the model's own
+    `bounding_box_format` is; `fit` takes (images, targets), not keras-cv's dict of both.
+    `distiller.student` stays a RetinaNet: `predict` and `decode_predictions` work as
+    before.
+
+    Args:
+        teacher: a `keras_cv.models.RetinaNet`, trained by keras-cv's own `compile` and
+            `fit`, say, for which `tfkd.detection.keras_cv_objects` turns the targets.
+        student: another, with the same anchors and classes.
+        weights: what differs from {"soft": 0.25, "confidence": 1, "bounded": 0.1,
+            "localization": 0.25}, by which the terms come to like sizes: a number of at
+            least 0 or a schedule. None leaves a term out. Without "soft" and "bounded" the
+            anchors may differ.
+        temperature: T > 0 of the soft targets, or a schedule. With thousands of anchors
+            a T above 1 moves nearly all of the weight to the background.
+        margin: m of the bounded regression, in squared encoded offsets.
+        focal_gamma, focal_alpha: of the focal loss; as in `MultiBoxConfidence`.
+        negative_ratio: None: all of the background counts. Else so many hard negatives
+            for each positive anchor of an image, in every term.
+        every_object: whether an object that no anchor overlaps by 0.5 gets the nearest;
+            keras-cv leaves it out.
+        teacher_boxes: None, or what adds the teacher's boxes to the objects:
+            `tfkd.detection.TeacherBoxes(**tfkd.detection.retina_net_head(teacher))`.
+        hint: None; "P3", "P4" or "P5": this level of both backbones, through a trained
+            1 × 1 projection; "pyramid": all levels of both feature pyramids, which keras-cv
+            gives 256 channels each; or (teacher's layer, student's layer).
+        hint_weight: w₅.
+        image_size: (height, width) in pixels, for models built for any size.
+
+    Returns:
+        Keyword arguments of `tfkd.Distiller`: `distillation_losses`,
+        `distillation_loss_weights` and `student_loss_weight` (0: the labels are in the
+        terms).
+
+    Raises:
+        ImportError: if keras-cv is not installed.
+        TypeError: if one of the models is no RetinaNet.
+        ValueError: for models whose anchors or classes differ, for a label encoder of
+            one's own, and for a bad argument.
+
+    Reference:
+        Lin et al. 2017, "Focal loss for dense object detection",
+        https://arxiv.org/abs/1708.02002 and Chen et al. 2017, "Learning efficient object
+        detection models with knowledge distillation", NeurIPS 2017
+
+    Example:
+        >>> import contextlib, io, tfkd
+        >>> with contextlib.redirect_stdout(io.StringIO()):  # it prints its backend
+        ...     import keras_cv
+        >>> def detector(filters):
+        ...     backbone = keras_cv.models.ResNetBackbone(
+        ...         stackwise_filters=[filters] * 4, stackwise_blocks=[1] * 4,
+        ...         stackwise_strides=[1, 2, 2, 2], include_rescaling=False,
+        ...         input_shape=(64, 64, 3))
+        ...     return keras_cv.models.RetinaNet(backbone, 3, "xyxy")
+        >>> teacher, student = detector(16), detector(8)
+        >>> terms = tfkd.losses.retina_net_objective(teacher, student, hint="P4")
+        >>> distiller = tfkd.Distiller(teacher, student, **terms)
+        >>> [loss.name for loss in distiller.distillation_losses][1:]
+        ['multibox_confidence', 'bounded_regression', 'multibox_localization', 'hint']
+    """
+    models = import_keras_cv("tfkd.losses.retina_net_objective").models
+    _check_kind("teacher", teacher, models.RetinaNet)
+    _check_kind("student", student, models.RetinaNet)
+    head = retina_net_head(student, image_size)
+    chosen = {**RETINA_NET, **(weights if isinstance(weights, dict) else {})}
+    if chosen["soft"] is not None or chosen["bounded"] is not None:
+        _check_classes(teacher, student)
+        _check_anchors(retina_net_head(teacher, image_size), head)
+    encoder = student.label_encoder
+    if not isinstance(encoder, models.retinanet.LabelEncoder):
+        mend = "What another one matches is not known: see tfkd.losses.MultiBoxSelection."
+        expected = "a model with keras_cv.models.retinanet.LabelEncoder"
+        raise checks.value_error("student", expected, encoder, mend)
+    matcher = Matcher(
+        head["anchors"],
+        threshold=encoder.positive_threshold,
+        ignore_from=encoder.negative_threshold,
+        variances=head["variances"],
+        every_object=every_object,
+        order=head["order"],
+    )
+    selection = MultiBoxSelection(
+        matcher,
+        negative_ratio=negative_ratio,
+        teacher_boxes=teacher_boxes,
+        scores="sigmoid",
+        boxes=head["boxes"],
+        classes=head["classes"],
+    )
+    losses: dict[str, DistillationLoss] = {
+        "soft": MultiBoxSoftTarget(temperature, selection=selection),
+        "confidence": MultiBoxConfidence(selection, focal_gamma, focal_alpha),
+        "bounded": BoundedRegression(margin, selection=selection),
+        "localization": MultiBoxLocalization(selection),
+    }
+    return objective(losses, RETINA_NET, weights, _hint(hint, teacher, student), hint_weight)
+
+
+def yolo_v8_objective(
+    teacher: Any,
+    student: Any,
+    weights: dict[str, Any] | None = None,
+    temperature: Any = 1.0,
+    distances_temperature: Any = 1.0,
+    hint: Any = None,
+    hint_weight: Any = 0.5,
+    image_size: Any = None,
+) -> dict[str, Any]:
+    """Four terms for a pair of keras-cv's YOLOV8Detectors, as arguments for a Distiller.
+
+        w₁ · soft + w₂ · distances + w₃ · confidence + w₄ · localization [+ w₅ · hint]
+
+    soft: `DenseSoftTarget`; distances: `LocalizationDistillation`; both at all points,
+    weighed by the teacher's confidence, and without labels. confidence and localization:
+    `DenseConfidence` and `DenseLocalization`, for objects that the student's own label
+    encoder assigns. 0.5 · confidence + 7.5 · localization is what
+    `YOLOV8Detector.compile("ciou", "binary_crossentropy")` minimises. The weight of the
+    distances is that of the distribution focal loss of YOLOv8, which keras-cv leaves out.
+
+    Targets are the objects: {"boxes": (B, M, 4) corners relative to the image,
+    "classes": (B, M)}, padded with −1 or ragged, whatever the model's own
+    `bounding_box_format` is. Images that nobody has labelled count in the first two
+    terms. `distiller.student` stays a YOLOV8Detector: `predict` works as before.
+
+    Args:
+        teacher: a `keras_cv.models.YOLOV8Detector`, trained.
+        student: another, with as many classes and the same image size.
+        weights: what differs from {"soft": 0.5, "distances": 1.5, "confidence": 0.5,
+            "localization": 7.5}: a number of at least 0 or a schedule. None leaves a term
+            out; without the last two no labels are needed.
+        temperature: T > 0 of the class scores' soft targets, or a schedule.
+        distances_temperature: the same for the distances.
+        hint: None; "P3", "P4" or "P5": this level of both backbones, through a trained
+            1 × 1 projection; or (teacher's layer, student's layer).
+        hint_weight: w₅.
+        image_size: (height, width) in pixels, for models built for any size.
+
+    Returns:
+        Keyword arguments of `tfkd.Distiller`, as of `retina_net_objective`.
+
+    Raises:
+        ImportError: if keras-cv is not installed.
+        TypeError: if one of the models is no YOLOV8Detector.
+        ValueError: for models whose classes or image size differ, and for a bad argument.
+
+    Reference:
+        Zheng et al. 2022, "Localization distillation for dense object detection",
+        https://arxiv.org/abs/2102.12252
+
+    Example:
+        >>> import contextlib, io, tfkd
+        >>> with contextlib.redirect_stdout(io.StringIO()):  # it prints its backend
+        ...     import keras_cv
+        >>> def detector(channels):
+        ...     backbone = keras_cv.models.YOLOV8Backbone(
+        ...         stackwise_channels=[channels] * 4, stackwise_depth=[1] * 4,
+        ...         include_rescaling=False, input_shape=(64, 64, 3))
+        ...     return keras_cv.models.YOLOV8Detector(backbone, 3, "xyxy", fpn_depth=1)
+        >>> teacher, student = detector(16), detector(8)
+        >>> terms = tfkd.losses.yolo_v8_objective(teacher, student)
+        >>> distiller = tfkd.Distiller(teacher, student, **terms)
+        >>> [loss.name for loss in distiller.distillation_losses][:2]
+        ['dense_soft_target', 'localization_distillation']
+    """
+    kind = import_keras_cv("tfkd.losses.yolo_v8_objective").models.YOLOV8Detector
+    _check_kind("teacher", teacher, kind)
+    _check_kind("student", student, kind)
+    size = image_size_of(student, image_size)
+    chosen = {**YOLO_V8, **(weights if isinstance(weights, dict) else {})}
+    if chosen["soft"] is not None or chosen["distances"] is not None:
+        _check_classes(teacher, student)
+        if image_size_of(teacher, size) != size:
+            raise checks.value_error("teacher", f"a model for images of {size}", teacher)
+    assignment = DenseAssignment(student.label_encoder, size)
+    losses: dict[str, DistillationLoss] = {
+        "soft": DenseSoftTarget(temperature),
+        "distances": LocalizationDistillation(distances_temperature),
+        "confidence": DenseConfidence(assignment),
+        "localization": DenseLocalization(assignment),
+    }
+    return objective(losses, YOLO_V8, weights, _hint(hint, teacher, student), hint_weight)
+
+
+def _check_kind(side: str, model: Any, kind: type) -> None:
+    if isinstance(model, kind):
+        return
+    mend = (
+        "Only heads of one kind can be compared. A student with anchors of its own can learn the "
+        "teacher's boxes as labels: tfkd.losses.multibox_objective(tfkd.losses.MultiBoxSelection("
+        "matcher, teacher_boxes=...), weights={'soft': None, 'bounded': None}), for a RetinaNet "
+        "with tfkd.detection.TeacherBoxes(**tfkd.detection.retina_net_head(teacher))."
+    )
+    raise checks.type_error(side, f"a keras_cv.models.{kind.__name__}", model, mend)
+
+
+def _check_classes(teacher: Any, student: Any) -> None:
+    if teacher.num_classes != student.num_classes:
+        raise ValueError(
+            f"`teacher`: expected {student.num_classes} classes, as the student has, received "
+            f"{teacher.num_classes}. Build both with the same num_classes."
+        )
+
+
+def _check_anchors(teacher: dict[str, Any], student: dict[str, Any]) -> None:
+    theirs, mine = (
+        np.asarray(getattr(h["anchors"], "priors", h["anchors"])) for h in (teacher, student)
+    )
+    same = theirs.shape == mine.shape and np.allclose(theirs, mine, atol=1e-5)
+    if same and teacher["variances"] == student["variances"]:
+        return
+    what = f"{len(theirs)} and {len(mine)} anchors"
+    if same:
+        what = f"the variances {teacher['variances']} and {student['variances']}"
+    elif len(theirs) == len(mine):
+        what = f"{len(mine)} anchors each, of other sizes"
+    raise ValueError(
+        "teacher and student must have the same anchors and variances, since scores and offsets "
+        f"are compared one by one: they have {what}. Build both models with one "
+        "anchor_generator; or leave out these two terms, weights={'soft': None, 'bounded': "
+        "None}, and learn the teacher's boxes as labels, teacher_boxes="
+        "tfkd.detection.TeacherBoxes(**tfkd.detection.retina_net_head(teacher))."
+    )
+
+
+def _hint(hint: Any, teacher: Any, student: Any) -> DistillationLoss | None:
+    """The term on inner features that the user asked for by a level's name or two layers'."""
+    if not isinstance(hint, str):
+        return hint_between(hint)
+    if hint == "pyramid" and hasattr(student, "feature_pyramid"):
+        # By the attribute: the layers' own names change when a model is loaded.
+        return FeatureDistillation(
+            teacher_layer_name="feature_pyramid",
+            student_layer_name="feature_pyramid",
+            projector=None,
+            name="hint",
+        )
+    return hint_between([_level(model, hint) for model in (teacher, student)])
+
+
+def _level(model: Any, level: str) -> str:
+    """The backbone's layer that feeds a level of the pyramid."""
+    names = [name for name in LEVELS if name in model.backbone.pyramid_level_inputs]
+    if level in names:
+        return model.backbone.pyramid_level_inputs[level]
+    names += ["pyramid"] if hasattr(model, "feature_pyramid") else []
+    choices = ", ".join(map(repr, names))
+    expected = f"one of {choices}, or (teacher's layer, student's layer)"
+    raise checks.value_error("hint", expected, level)

@@ -1,0 +1,300 @@
+"""The parts of a detector's loss, each a term of its own in a Distiller.
+
+All are sums over the selected priors of the batch, divided by N, the number of priors
+with an object (at least 1): so a batch without any object has the loss 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.losses.base import (
+    Elements,
+    ElementwiseLoss,
+    at_step,
+    check_temperature,
+    only,
+    register,
+)
+from tfkd.losses.detection.selection import MultiBoxSelection, Selected
+from tfkd.schedules import deserialize, serialize
+
+
+class MultiBoxTerm(ElementwiseLoss):
+    """Base of the terms: a loss for every prior, and which of them count.
+
+    Args:
+        selection: `MultiBoxSelection`; None: that of another loss of the Distiller.
+        name: name of the term in logs.
+    """
+
+    def __init__(self, selection: MultiBoxSelection | None = None, name: str | None = None):
+        super().__init__(name)
+        if selection is not None:
+            checks.instance("selection", selection, MultiBoxSelection, "a MultiBoxSelection")
+        self.selection = selection
+
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Nothing here: outputs are looked at where the selection is known."""
+        del teacher_outputs, student_outputs
+
+    def elements(
+        self,
+        teacher_outputs,
+        student_outputs,
+        y=None,
+        sample_weight=None,
+        step=None,
+        shared=None,
+    ):
+        """One loss for every prior, (B, P), for one of the outputs."""
+        selection = selection_of(self, shared)
+        chosen = selection.once(shared, y, student_outputs, teacher_outputs)
+        output, part = self.part(selection, chosen, teacher_outputs, student_outputs, step)
+        return only(part, student_outputs, student_outputs[output])
+
+    def part(
+        self, selection: MultiBoxSelection, chosen: Selected, teacher: Any, student: Any, step: Any
+    ) -> tuple[str, Elements]:
+        """Name of the output that the term is about, and its loss."""
+        raise NotImplementedError
+
+    def get_config(self):
+        """Selection and name, as JSON."""
+        selection = self.selection
+        config = None if selection is None else keras.saving.serialize_keras_object(selection)
+        return {**super().get_config(), "selection": config}
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the loss that `get_config` described."""
+        config = dict(config)
+        if isinstance(config.get("selection"), dict):
+            config["selection"] = keras.saving.deserialize_keras_object(config["selection"])
+        return cls(**config)
+
+
+def selection_of(loss: Any, shared: Any) -> MultiBoxSelection:
+    """A loss's own selection, or that of the others in the Distiller.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    selection = getattr(loss, "selection", None) or getattr(shared, "selection", None)
+    if selection is None:
+        raise checks.value_error(
+            "selection",
+            "a tfkd.losses.MultiBoxSelection, here or in another loss of the Distiller",
+            None,
+            f"Which priors count is not known: {type(loss).__name__}(selection=...).",
+        )
+    return selection
+
+
+@register
+class MultiBoxConfidence(MultiBoxTerm):
+    """Cross-entropy between the student's scores and the labels.
+
+    Args:
+        selection: as in `MultiBoxTerm`.
+        focal_gamma: γ ≥ 0: with sigmoid scores each value is multiplied by (1 − p)^γ, p
+            the probability of what is true (Lin et al. 2017); 0: plain cross-entropy.
+        focal_alpha: None, or the weight in (0, 1) of a present class; of an absent one
+            it is 1 − α.
+        name: name of the term in logs.
+
+    Raises:
+        ValueError: for γ < 0 or α outside [0, 1]; in use, for both with softmax scores.
+
+    Reference:
+        Liu et al. 2016, https://arxiv.org/abs/1512.02325 and
+        Lin et al. 2017, https://arxiv.org/abs/1708.02002
+    """
+
+    default_name = "multibox_confidence"
+
+    def __init__(
+        self,
+        selection: MultiBoxSelection | None = None,
+        focal_gamma: float = 0.0,
+        focal_alpha: float | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(selection, name)
+        self.focal_gamma = float(checks.non_negative("focal_gamma", focal_gamma))
+        if focal_alpha is not None:
+            focal_alpha = float(checks.fraction("focal_alpha", focal_alpha))
+        self.focal_alpha = focal_alpha
+
+    def part(self, selection, chosen, teacher, student, step):
+        """Cross-entropy at positives and hard negatives, over N."""
+        values = chosen.losses
+        if self.focal_gamma or self.focal_alpha is not None:
+            if selection.scores != "sigmoid":
+                raise checks.value_error(
+                    "focal_gamma",
+                    "0 and no focal_alpha, since the scores are a softmax",
+                    (self.focal_gamma, self.focal_alpha),
+                    "Focal loss is for MultiBoxSelection(..., negative_ratio=None, "
+                    "scores='sigmoid').",
+                )
+            _, scores = selection.outputs(student, "student")
+            values = _focal(chosen.labels, scores, self.focal_gamma, self.focal_alpha)
+        return selection.classes, Elements(values, chosen.selected, count=chosen.count)
+
+    def get_config(self):
+        """Everything, as JSON."""
+        return {
+            **super().get_config(),
+            "focal_gamma": self.focal_gamma,
+            "focal_alpha": self.focal_alpha,
+        }
+
+
+def _focal(labels, scores, gamma, alpha):
+    truth = tf.one_hot(labels - 1, scores.shape[-1])
+    values = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=scores)
+    # (1 − p)^γ by way of its logarithm: the gradient of a power of 0 may be NaN.
+    values *= tf.exp(gamma * tf.math.log_sigmoid((1.0 - 2.0 * truth) * scores))
+    if alpha is not None:
+        values *= truth * alpha + (1.0 - truth) * (1.0 - alpha)
+    return tf.reduce_sum(values, -1)
+
+
+@register
+class MultiBoxLocalization(MultiBoxTerm):
+    """Smooth L1 between the student's offsets and those of the objects.
+
+    With d the difference, ½d² where |d| < 1 and |d| − ½ elsewhere, summed over the four
+    offsets of a positive prior.
+
+    Reference:
+        Girshick 2015, "Fast R-CNN", https://arxiv.org/abs/1504.08083
+    """
+
+    default_name = "multibox_localization"
+
+    def part(self, selection, chosen, teacher, student, step):
+        """Smooth L1 at positives, over N."""
+        offsets, _ = selection.outputs(student, "student")
+        distance = tf.abs(offsets - chosen.offsets)
+        values = tf.where(distance < 1.0, 0.5 * tf.square(distance), distance - 0.5)
+        part = Elements(tf.reduce_sum(values, -1), chosen.positive, count=chosen.count)
+        return selection.boxes, part
+
+
+@register
+class MultiBoxSoftTarget(MultiBoxTerm):
+    """Soft targets on the selected priors: positives and hard negatives.
+
+        T² · Σ_c w_c · p_t(c) · (log p_t(c) − log p_s(c)),   p = softmax(z / T)
+
+    With all weights 1 this is Kullback and Leibler's divergence: never negative, and 0
+    where the student equals the teacher. Chen et al. weigh background by 1.5 (and take
+    T = 1); then the best student is not the teacher but p_s ∝ w · p_t, which moves it
+    towards background, and the value may be negative. For sigmoid scores the divergence
+    is that of the two outcomes of every class, where "absent" counts as background.
+
+    Args:
+        temperature: T > 0, or a schedule of the step.
+        background_weight: weight of the background class, above 0.
+        foreground_weight: weight of all the others, above 0.
+        selection: as in `MultiBoxTerm`.
+        name: name of the term in logs.
+
+    Several teachers are averaged in their scores.
+
+    Raises:
+        ValueError: for T ≤ 0, or a weight that is not positive; in use, if teacher and
+            student have other priors or classes.
+
+    Reference:
+        Chen et al. 2017, "Learning efficient object detection models with knowledge
+        distillation", NeurIPS 2017
+
+    Example:
+        >>> import numpy as np, tensorflow as tf, tfkd
+        >>> priors = np.array([[0.25, 0.5, 0.5, 1], [0.75, 0.5, 0.5, 1]], "float32")
+        >>> selection = tfkd.losses.MultiBoxSelection(tfkd.detection.Matcher(priors))
+        >>> soft = tfkd.losses.MultiBoxSoftTarget(temperature=1.0, selection=selection)
+        >>> y = {"boxes": tf.constant([[[0.0, 0, 0.5, 1]]]), "classes": tf.constant([[0]])}
+        >>> outputs = lambda z: {
+        ...     "boxes": tf.zeros((1, 2, 4)), "classes": tf.constant([[[0.0, z], [0.0, 0.0]]])}
+        >>> round(float(soft.compute_loss(outputs(2.0), outputs(0.0), y=y)), 4)
+        0.3278
+    """
+
+    default_name = "multibox_soft_target"
+
+    def __init__(
+        self,
+        temperature: Any = 2.0,
+        background_weight: float = 1.0,
+        foreground_weight: float = 1.0,
+        selection: MultiBoxSelection | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(selection, name)
+        self.temperature = check_temperature(temperature)
+        self.background_weight = float(checks.positive("background_weight", background_weight))
+        self.foreground_weight = float(checks.positive("foreground_weight", foreground_weight))
+
+    def part(self, selection, chosen, teacher, student, step):
+        """The weighted divergence at positives and hard negatives, over N."""
+        _, theirs = selection.outputs(teacher, "teacher")
+        _, mine = selection.outputs(student, "student")
+        check_alike(theirs, mine)
+        temperature = at_step("temperature", self.temperature, step)
+        theirs, mine = tf.stop_gradient(theirs) / temperature, mine / temperature
+        weights = (self.background_weight, self.foreground_weight)
+        if selection.scores == "softmax":
+            values = _softmax_divergence(theirs, mine, *weights)
+        else:
+            values = sigmoid_divergence(theirs, mine, *weights)
+        values *= temperature**2
+        return selection.classes, Elements(values, chosen.selected, count=chosen.count)
+
+    def get_config(self):
+        """Everything, as JSON."""
+        return {
+            **super().get_config(),
+            "temperature": serialize(self.temperature),
+            "background_weight": self.background_weight,
+            "foreground_weight": self.foreground_weight,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the loss that `get_config` described."""
+        return super().from_config({**config, "temperature": deserialize(config["temperature"])})
+
+
+def check_alike(teacher: Any, student: Any) -> None:
+    """Raises ValueError unless both have the same priors and classes, (B, P, ...)."""
+    if not teacher.shape.is_compatible_with(student.shape):
+        raise ValueError(
+            "teacher and student must have the same priors and classes: the teacher's scores "
+            f"are {tuple(teacher.shape)}, the student's {tuple(student.shape)} (batch, priors, "
+            "classes). Build both with the same anchors and number of classes."
+        )
+
+
+def _softmax_divergence(teacher, student, background, foreground):
+    log_t, log_s = tf.nn.log_softmax(teacher), tf.nn.log_softmax(student)
+    weights = tf.constant([background] + [foreground] * (teacher.shape[-1] - 1), tf.float32)
+    return tf.reduce_sum(weights * tf.exp(log_t) * (log_t - log_s), -1)
+
+
+def sigmoid_divergence(
+    teacher: Any, student: Any, background: float = 1.0, foreground: float = 1.0
+) -> Any:
+    """KL of the two outcomes of every class, logits (B, P, C), summed over classes: (B, P)."""
+    values = tf.zeros(())
+    for sign, weight in ((1.0, foreground), (-1.0, background)):
+        log_t, log_s = tf.math.log_sigmoid(sign * teacher), tf.math.log_sigmoid(sign * student)
+        values += weight * tf.exp(log_t) * (log_t - log_s)
+    return tf.reduce_sum(values, -1)

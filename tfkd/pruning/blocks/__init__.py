@@ -1,0 +1,1 @@
+"""Depth pruning: find residual blocks, choose layers to keep, cut blocks out."""

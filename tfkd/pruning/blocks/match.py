@@ -1,0 +1,150 @@
+"""From what a user names to what is cut: names, indices and patterns of blocks and layers."""
+
+from __future__ import annotations
+
+import fnmatch
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.networks import call_graph
+from tfkd.networks.paths import layers_by_path
+from tfkd.pruning.blocks import segment
+from tfkd.pruning.blocks.choice import LayerChoice
+from tfkd.pruning.blocks.segment import Block, Found
+
+
+def entries(argument: str, value: Any) -> list[str | int]:
+    """`keep` or `drop` as a list; one name or index stands for a list of it."""
+    entries = [value] if isinstance(value, (str, numbers.Integral)) else value
+    expected = "names, indices or patterns of blocks"
+    if not isinstance(entries, Iterable) or isinstance(entries, (bytes, dict)):
+        raise checks.type_error(argument, expected, value)
+    found = list(entries)
+    for entry in found:
+        if not isinstance(entry, (str, numbers.Integral)) or isinstance(entry, bool):
+            raise checks.type_error(argument, expected, entry)
+    return [entry if isinstance(entry, str) else int(entry) for entry in found]
+
+
+def listing(names: Sequence[str]) -> str:
+    """The first of some names, for the end of a message."""
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"There are: {', '.join(repr(n) for n in names[:12]) or 'none'}{more}."
+
+
+def _matching(argument: str, entry: str | int, found: Sequence[Found]) -> tuple[list[Found], bool]:
+    """The blocks that an entry names, and whether it is a pattern."""
+    if isinstance(entry, int):
+        if not -len(found) <= entry < len(found):
+            expected = f"an index into the {len(found)} blocks of find_blocks(model)"
+            raise checks.value_error(argument, expected, entry)
+        return [found[entry]], False
+    exact = [item for item in found if item.block.name == entry]
+    if exact:
+        return exact, False
+    return [item for item in found if fnmatch.fnmatchcase(item.block.name, entry)], True
+
+
+def _no_match(argument: str, entry: str | int, choices: Iterable[str]) -> ValueError:
+    choices = list(choices)
+    mend = checks.near(entry, choices) or listing(choices)
+    what = "blocks" if argument == "keep" else "blocks or layers"
+    return checks.value_error(
+        argument, f"the name of {what}, or a pattern that fits some", entry, mend
+    )
+
+
+def other_than(entries: Sequence[str | int], found: Sequence[Found]) -> list[Found]:
+    """The removable blocks that no kept one shares a layer with."""
+    names = [item.block.name for item in found]
+    if not any(item.block.removable for item in found):
+        reasons = [f"{item.block.name}: {item.block.reason}" for item in found]
+        raise ValueError(
+            "`keep`: expected a model with blocks that can be removed, received one without. "
+            f"{'; '.join(reasons[:4]) or 'It has no residual sum'}. Name layers in `drop`."
+        )
+    stay: list[Found] = []
+    for entry in entries:
+        fits, _ = _matching("keep", entry, found)
+        if not fits:
+            raise _no_match("keep", entry, names)
+        stay += fits
+    removable = [item for item in found if item.block.removable]
+    return [item for item in removable if not any(item.overlaps(other) for other in stay)]
+
+
+def dropped(
+    entries: Sequence[str | int],
+    found: Sequence[Found],
+    model: keras.Model,
+    skipped: dict[str, str],
+) -> list[Found]:
+    """The blocks and layers that entries of `drop` name."""
+    if not entries:
+        raise checks.value_error("drop", "at least one block or layer", entries)
+    paths = list(layers_by_path(model))
+    chosen: list[Found] = []
+    named: list[str] = []
+    for entry in entries:
+        fits, is_pattern = _matching("drop", entry, found)
+        removable = [item for item in fits if item.block.removable]
+        refused = [item.block for item in fits if not item.block.removable]
+        layers = [path for path in paths if not fits and fnmatch.fnmatchcase(path, str(entry))]
+        if fits and (not removable or (refused and not is_pattern)):
+            expected = "a block that can be removed"
+            reason = f"{refused[0].name!r} is none: {refused[0].reason}."
+            raise checks.value_error("drop", expected, entry, reason)
+        if not fits and not layers:
+            raise _no_match("drop", entry, [item.block.name for item in found] + paths)
+        skipped.update({block.name: block.reason for block in refused})
+        chosen += [item for item in removable if item not in chosen]
+        named += layers
+    return chosen + _layers(dict.fromkeys(named), model)
+
+
+def of_choice(argument: str, choice: LayerChoice, found: Sequence[Found]) -> list[Found]:
+    """The blocks that go by a `LayerChoice`."""
+    blocks = {item.block.name: item for item in found if item.block.removable}
+    for name in (name for names in choice.units.values() for name in names):
+        if name not in blocks:
+            expected = "a choice made for this model, with its removable blocks"
+            raise checks.value_error(argument, expected, name, listing(list(blocks)))
+    return [blocks[name] for name in choice.dropped_blocks]
+
+
+def _layers(named: Iterable[str], model: keras.Model) -> list[Found]:
+    """Layers as something to cut: each connected part of them is one stretch."""
+    models = call_graph.wirings(model)
+    levels: dict[str, list[str]] = {}
+    for path in named:
+        # A layer's own name may hold a slash: the prefix is the longest that is a model.
+        prefix = max((p for p in models if path.startswith(p)), key=len)
+        levels.setdefault(prefix, []).append(path[len(prefix) :])
+    found = []
+    for prefix, names in levels.items():
+        graph = models[prefix]
+        keys = {call.key for name in names for call in graph.calls_of(name)}
+        for part in segment.parts(keys, graph):
+            stretch = segment.stretch_of(graph, prefix, part)
+            reason = stretch if isinstance(stretch, str) else segment.problem(graph, stretch)
+            inside = [prefix + key[0] for key in graph.calls if key in part]
+            if reason:
+                shown = ", ".join(repr(path) for path in inside[:4])
+                more = f" and {len(inside) - 4} more" if len(inside) > 4 else ""
+                raise ValueError(
+                    "`drop`: expected layers with one tensor in and one tensor out of the same "
+                    f"shape and type, received {shown}{more}: {reason}. Name all layers between "
+                    "two such tensors, or a block of find_blocks(model)."
+                )
+            found.append(_as_found(prefix, inside, stretch))
+    return found
+
+
+def _as_found(prefix: str, paths: list[str], stretch: Any) -> Found:
+    name = paths[0] if len(paths) == 1 else f"{paths[0]} … {paths[-1]}"
+    ends = prefix + stretch.source[0], prefix + stretch.target[0]
+    return Found(Block(name, tuple(paths), *ends, removable=True), (stretch,), ends[1])

@@ -1,0 +1,192 @@
+"""Follows the channels of a model from layer to layer, and says what may be removed.
+
+Every channel axis is an array of atoms. Layers tie atoms together: a sum its
+branches, a depthwise convolution its input and output, a shared layer its
+calls. What is left after the last layer are the units. One may go only if its
+value is proved to be zero, with its filters, biases and batch normalizations
+set to zero, wherever a layer mixes channels; whatever can't be proved stays,
+and the reason is kept.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd.networks import layer_weights
+from tfkd.networks.accept import check_model, is_network
+from tfkd.pruning import rules
+from tfkd.pruning.channel_ledger import FIXED, Channels, Ledger
+from tfkd.pruning.graph import KEPT, Cost, Frozen, Graph, Group, Resize, WeightAxis
+
+
+def analyse(model: keras.Model) -> Graph:
+    """Finds what can be removed from a model, and what has to go with it.
+
+    Args:
+        model: a built functional or Sequential `tf_keras` model; nested models
+            are entered. It is not run and not changed.
+
+    Returns:
+        A `Graph` of groups of units, and of the weights that they own.
+
+    Raises:
+        TypeError: if `model` is not a `tf_keras` model.
+        ValueError: if it is not built, or a subclassed model, whose layers can't
+            be followed.
+
+    Example:
+        >>> import tf_keras as keras
+        >>> from tfkd import pruning
+        >>> x = keras.Input((8, 8, 3))
+        >>> y = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+        >>> y = keras.layers.Dense(2, name="head")(keras.layers.Flatten()(y))
+        >>> graph = pruning.analyse(keras.Model(x, y))
+        >>> [(group.name, group.size) for group in graph.groups]
+        [('conv', 4)]
+        >>> [(frozen.name, frozen.reason) for frozen in graph.frozen]
+        [('head', 'output of the model')]
+    """
+    check_model("model", model)
+    ledger = Ledger()
+    inputs = [Channels(tuple(tensor.shape)) for tensor in model.inputs]
+    for channels in _follow(model, inputs, ledger, ""):
+        ledger.freeze(channels.atoms, "output of the model")
+    return _build(model, ledger)
+
+
+def _follow(
+    model: keras.Model, inputs: list[Channels], ledger: Ledger, prefix: str
+) -> list[Channels]:
+    """Follows one call of a model; returns the channels of its outputs."""
+    known = {id(t): c for t, c in zip(model.inputs, inputs, strict=True)}
+    for node in _nodes(model):
+        if node.is_input or not all(id(t) in known for t in node.keras_inputs):
+            continue
+        replace = lambda t: known.get(id(t), t)  # noqa: E731
+        args, kwargs = tf.nest.map_structure(replace, (node.call_args, node.call_kwargs))
+        tensors = tf.nest.flatten(node.outputs)
+        results = _call(node.layer, args, kwargs, tensors, ledger, prefix)
+        known.update({id(t): c for t, c in zip(tensors, results, strict=True)})
+    return [known[id(t)] for t in model.outputs]
+
+
+def _nodes(model: keras.Model) -> list[Any]:
+    by_depth = model._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def _call(layer, args, kwargs, tensors, ledger: Ledger, prefix: str) -> list[Channels]:
+    # A layer that two nested models share has one path, so that its weights have one owner.
+    path = ledger.paths.setdefault(id(layer), prefix + layer.name)
+    # A tensor of unknown rank: one open axis, which no rule follows.
+    shapes = [(None,) if t.shape.rank is None else tuple(t.shape) for t in tensors]
+    call = rules.Call(ledger, layer, path, args, kwargs, shapes)
+    if is_network(layer) and len(call.inputs) == len(layer.inputs):
+        return _enter(layer, call, ledger)
+    if any(size is None for shape in shapes for size in shape[1:]):
+        call.shapes = _closed_shapes(layer, call, shapes)
+    rule = rules.find(layer)
+    if rule is None:
+        (ledger.uncounted if layer_weights.arrays(layer) else ledger.unruled).append(path)
+        kind = type(layer).__name__
+        return call.freeze_all(f"no rule for {path}, a {kind} (register_rule teaches one)")
+    noted = len(ledger.noted[path])
+    outputs = rule(call)
+    if len(ledger.noted[path]) == noted:  # a call whose channels aren't followed
+        ledger.fix(path)
+    return outputs
+
+
+def _enter(model: keras.Model, call: rules.Call, ledger: Ledger) -> list[Channels]:
+    """Follows a nested model; its input layers shrink with what reaches them."""
+    for tensor, channels in zip(model.inputs, call.inputs, strict=True):
+        path = f"{call.path}/{tensor.node.layer.name}"
+        if channels.axis is None:
+            ledger.fix(path)
+        else:
+            entry = rules.Call(ledger, None, path, [channels], {}, [])
+            entry.resize("batch_input_shape", channels.atoms, channels.axis)
+    return _follow(model, call.inputs, ledger, f"{call.path}/")
+
+
+def _closed_shapes(layer: Any, call: rules.Call, shapes: list[Any]) -> list[Any]:
+    """Output shapes of this call, where a nested model was built on open ones."""
+    if len(call.inputs) != 1 or len(shapes) != 1 or None in call.input.shape[1:]:
+        return shapes
+    try:
+        return [tuple(layer.compute_output_shape(call.input.shape))]
+    except (NotImplementedError, ValueError, TypeError):
+        return shapes
+
+
+def _build(model: keras.Model, ledger: Ledger) -> Graph:
+    """Turns atoms into numbered units, and units into groups."""
+    keys = list(ledger.axes)
+    roots = [ledger.roots(ledger.axes[key][0]) for key in keys]
+    reasons: dict[int, str] = {}
+    for atom, reason in ledger.reasons.items():
+        reasons.setdefault(ledger.root(atom), reason)
+    summed = {ledger.root(atom) for atom in ledger.summed if atom != FIXED}
+    # Units of one group own the same axes, the same number of indices on each.
+    owned: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    order: dict[int, None] = {}
+    for i, (key, atoms) in enumerate(zip(keys, roots, strict=True)):
+        found, counts = np.unique(atoms[atoms != FIXED], return_counts=True)
+        for atom, count in zip(found.tolist(), counts.tolist(), strict=True):
+            owned[atom].append((i, count))
+        if ledger.axes[key][2]:
+            order.update(dict.fromkeys(a for a in atoms.tolist() if a != FIXED))
+    members: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for atom in order:
+        signature = (reasons.get(atom), *owned[atom])
+        members[signature].append(atom)
+    groups, frozen, number = _sort(keys, ledger, members, summed)
+
+    def units(atoms: np.ndarray) -> np.ndarray:
+        return np.array([number.get(a, KEPT) for a in atoms.tolist()], int)
+
+    axes = [
+        WeightAxis(*key, units(atoms), *ledger.axes[key][1:])
+        for key, atoms in zip(keys, roots, strict=True)
+    ]
+    resizes = [
+        Resize(path, key, units(ledger.roots(atoms)), index)
+        for (path, key, index), atoms in ledger.resizes.items()
+    ]
+    costs = [Cost(*key, positions) for key, positions in ledger.costs.items()]
+    return Graph(
+        model,
+        groups,
+        frozen,
+        axes,
+        costs,
+        resizes,
+        len(number),
+        ledger.fixed_macs,
+        dict.fromkeys(ledger.uncounted),
+        dict.fromkeys(ledger.unruled),
+    )
+
+
+def _sort(keys, ledger: Ledger, members, summed):
+    """Splits the sets of atoms into groups and what is frozen; numbers the units."""
+    groups: list[Group] = []
+    frozen: list[Frozen] = []
+    number: dict[int, int] = {}
+    used: dict[str, int] = defaultdict(int)
+    for (reason, *owned), atoms in members.items():
+        makers = tuple(dict.fromkeys(keys[i][0] for i, _ in owned if ledger.axes[keys[i]][2]))
+        if reason is not None:
+            frozen.append(Frozen(makers[0], makers, len(atoms), reason))
+            continue
+        used[makers[0]] += 1
+        name = makers[0] if used[makers[0]] == 1 else f"{makers[0]}:{used[makers[0]]}"
+        units = np.arange(len(number), len(number) + len(atoms))
+        number.update(zip(atoms, units.tolist(), strict=True))
+        groups.append(Group(name, units, makers, any(a in summed for a in atoms)))
+    return groups, frozen, number

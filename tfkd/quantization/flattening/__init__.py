@@ -1,0 +1,1 @@
+"""Graph rewriting before quantization: nesting, composite layers and attention flattened."""

@@ -1,0 +1,152 @@
+"""Layers that do several things, as several layers that do one thing each.
+
+Between the two steps of a separable convolution, and between a convolution and
+its swish, there are tensors too, which an int8 kernel reads and writes as
+integers: they need ranges of their own, and so layers of their own. ReLU and
+ReLU6 stay: every int8 kernel clips its output anyway.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+
+from tfkd.networks.copy_layer import copy_layer
+from tfkd.networks.rebuild import Parts
+from tfkd.quantization.flattening.attention import split_attention
+
+layers = keras.layers
+FUSED = (None, keras.activations.linear, keras.activations.relu, tf.nn.relu, tf.nn.relu6)
+# Exactly these: a subclass may do something else with its arguments.
+SEPARABLE = {
+    layers.SeparableConv1D: (layers.DepthwiseConv1D, layers.Conv1D),
+    layers.SeparableConv2D: (layers.DepthwiseConv2D, layers.Conv2D),
+}
+ACTIVATED = (
+    layers.Dense,
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.Conv3DTranspose,
+)
+
+
+class Splitter:
+    """Takes layers apart.
+
+    Args:
+        unique: a name → the same or a similar name that is free.
+    """
+
+    def __init__(self, unique: Callable[[str], str]) -> None:
+        self._unique = unique
+        self._activations: dict[int, Any] = {}
+
+    def __call__(self, layer: Any, name: str) -> Parts | None:
+        """The new layers, not built, that stand for `layer`; None: it stays whole.
+
+        Called as they say they compute what `layer` does, and their weights together
+        are those of `layer`, in the same order (of attention, in other shapes).
+        """
+        kind = type(layer)
+        if kind in SEPARABLE and layer.padding != "causal":
+            first = self._depthwise(layer, name)
+            changes = _pointwise_config(layer)
+            if layer.activation in FUSED:
+                changes["activation"] = layer.activation
+                return Parts([first, SEPARABLE[kind][1](name=name, **changes)])
+            changes["activity_regularizer"] = None
+            second = SEPARABLE[kind][1](name=name, **changes)
+            return Parts([first, second, self._activation(layer, name)])
+        if kind in ACTIVATED and layer.activation not in FUSED:
+            plain = copy_layer(layer, name, activation="linear", activity_regularizer=None)
+            return Parts([plain, self._activation(layer, name)])
+        if kind is CustomScaleLayer and _adds_alike(layer):
+            factor = layers.Rescaling(
+                layer.scale, name=self._unique(f"{name}_scaled"), dtype=layer.dtype
+            )
+            return _ScaledSum([factor, layers.Add(name=name, dtype=layer.dtype)])
+        return split_attention(layer, name, self._unique)
+
+    def _depthwise(self, layer: Any, name: str) -> Any:
+        """The first step of a separable convolution: each channel with its own filters."""
+        return SEPARABLE[type(layer)][0](
+            layer.kernel_size if layer.rank > 1 else layer.kernel_size[0],
+            strides=layer.strides if layer.rank > 1 else layer.strides[0],
+            padding=layer.padding,
+            depth_multiplier=layer.depth_multiplier,
+            data_format=layer.data_format,
+            dilation_rate=layer.dilation_rate if layer.rank > 1 else layer.dilation_rate[0],
+            use_bias=False,
+            depthwise_initializer=_again(layer.depthwise_initializer),
+            depthwise_regularizer=layer.depthwise_regularizer,
+            depthwise_constraint=layer.depthwise_constraint,
+            name=self._unique(f"{name}_depthwise"),
+            dtype=layer.dtype,
+        )
+
+    def _activation(self, layer: Any, name: str) -> Any:
+        """The activation of a layer as a layer; one object in several layers stays one."""
+        activation = layer.activation
+        if isinstance(activation, layers.Layer):
+            if id(activation) not in self._activations:
+                own = self._unique(f"{name}_{activation.name}")
+                self._activations[id(activation)] = copy_layer(activation, own)
+            return self._activations[id(activation)]
+        word = getattr(activation, "__name__", "")
+        word = word if re.fullmatch(r"\w+", word) else "activation"
+        return layers.Activation(
+            activation,
+            name=self._unique(f"{name}_{word}"),
+            dtype=layer.dtype,
+            activity_regularizer=layer.activity_regularizer,
+        )
+
+
+class _ScaledSum(Parts):
+    """x + s·y, of Inception-ResNet, as a factor and a sum."""
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """[x, y] → x + s·y."""
+        del kwargs  # The layer's own `call` takes none.
+        factor, add = self
+        return add([inputs[0], factor(inputs[1])])
+
+
+def _adds_alike(layer: Any) -> bool:
+    """Whether the sum in a layer is one that an Add makes: of two tensors of one rank."""
+    calls = [node.keras_inputs for node in layer._inbound_nodes]
+    alike = all(len(x) == 2 and x[0].shape.rank == x[1].shape.rank for x in calls)
+    return alike and layer.activity_regularizer is None
+
+
+def _pointwise_config(layer: Any) -> dict[str, Any]:
+    """Arguments of the second step of a separable convolution: a 1×1 convolution."""
+    return {
+        "filters": layer.filters,
+        "kernel_size": 1,
+        "data_format": layer.data_format,
+        "use_bias": layer.use_bias,
+        "kernel_initializer": _again(layer.pointwise_initializer),
+        "kernel_regularizer": layer.pointwise_regularizer,
+        "kernel_constraint": layer.pointwise_constraint,
+        "bias_initializer": _again(layer.bias_initializer),
+        "bias_regularizer": layer.bias_regularizer,
+        "bias_constraint": layer.bias_constraint,
+        "activity_regularizer": layer.activity_regularizer,
+        "dtype": layer.dtype,
+    }
+
+
+def _again(initializer: Any) -> Any:
+    """Another of the same kind: Keras warns when one without a seed serves twice."""
+    return type(initializer).from_config(initializer.get_config())

@@ -1,0 +1,259 @@
+"""A model of nested models and composite layers as one flat functional model.
+
+Quantization decides about single layers and the tensors between them. So
+nested models are entered, layers that do several things are taken apart, and
+what writes out a hard swish becomes one layer; the function stays the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tf_keras as keras
+from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
+
+from tfkd import checks
+from tfkd.networks.rebuild import Copies, Losses, finish, follow, is_network, layers_of, new_inputs
+from tfkd.quantization.fixed_fake_quant import FixedQuantize
+from tfkd.quantization.flattening.decompose import Splitter
+from tfkd.quantization.flattening.hard_swish import fuse_hard
+
+HALF = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A flat model and where its layers come from.
+
+    Attributes:
+        model: a functional model without models in it, on layers of its own.
+        origins: name of a layer of `model` → path of the user's layer that it stands
+            for, "backbone/conv1" for one in a nested model; InputLayers included.
+    """
+
+    model: keras.Model
+    origins: dict[str, str]
+
+
+def flatten(model: keras.Model) -> Flat:
+    """Returns a flat model that computes the same, on new layers.
+
+    Nested models are entered, to any depth. `SeparableConv2D` becomes a
+    `DepthwiseConv2D` ("<name>_depthwise") and a 1×1 `Conv2D` of its name; an activation
+    inside a convolution or dense layer that is not linear, ReLU or ReLU6 becomes an
+    `Activation` behind it ("<name>_swish"); x·relu6(x + 3)/6 written with several layers
+    becomes one `HardSwish`, relu6(x + 3)/6 one `HardSigmoid`. The x + s·y in one layer of
+    Inception-ResNet becomes a `Rescaling` ("<name>_scaled") and an `Add` of its name.
+    `MultiHeadAttention` becomes `Dense` layers ("<name>_query", "<name>_key",
+    "<name>_value"), a `HeadAttention` ("<name>_heads") and a `Dense` of its name. All other
+    layers are copied: names, weights, regularizers and `trainable` flags stay, shared
+    layers stay shared. A layer of a nested model whose name is taken is called
+    "<model>_<name>".
+
+    Args:
+        model: a built functional or Sequential `tf_keras` model in float32; not changed.
+
+    Returns:
+        A `Flat`: its model has the inputs and outputs of `model`, in the same structure.
+        Outputs are equal up to float rounding, and nothing is shared with `model`.
+
+    Raises:
+        TypeError: if `model` is not a `tf_keras` model.
+        ValueError: if it is not built, subclassed, quantized already or of mixed
+            precision, or if a layer can't be built again from its config.
+
+    Example:
+        >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.SeparableConv2D(
+        ...     4, 3, activation="swish", name="conv")], name="backbone")
+        >>> x = keras.Input((8, 8, 3), name="image")
+        >>> flat = flatten(keras.Model(x, keras.layers.Flatten(name="flat")(backbone(x))))
+        >>> [layer.name for layer in flat.model.layers]
+        ['image', 'conv_depthwise', 'conv', 'conv_swish', 'flat']
+        >>> flat.origins["conv_swish"]
+        'backbone/conv'
+    """
+    check_model("model", model)
+    found = _find_layers(model)
+    _check_layers(found)
+    flattener = _Flattener(found)
+    inputs = new_inputs(model)
+    outputs = flattener.enter(model, inputs, None)
+    flat = finish(model, inputs, outputs, flattener.copies, flattener.losses)
+    for layer, parts in flattener.copies.made():
+        if found[id(layer)].frozen:
+            for part in parts:
+                part.trainable = False
+    origins = {tensor.node.layer.name: tensor.node.layer.name for tensor in model.inputs}
+    origins.update(flattener.origins())
+    flat, origins = fuse_hard(flat, origins)
+    # Losses added to the model are layers of it too, and stand for none of the user's.
+    names = [layer.name for layer in flat.layers if layer.name in origins]
+    return Flat(flat, {name: origins[name] for name in names})
+
+
+def check_model(name: str, model: Any) -> None:
+    """Raises unless `model` is a built functional or Sequential model."""
+    if not isinstance(model, keras.Model):
+        keras_3 = any(base.__module__.startswith("keras.") for base in type(model).__mro__)
+        raise checks.type_error(
+            name,
+            "a tf_keras model (Keras 2)",
+            model,
+            "tfkd.interop.from_keras3 makes one of a Keras 3 model." if keras_3 else None,
+        )
+    if hasattr(model, "student") and hasattr(model, "teacher"):
+        raise checks.value_error(name, "the network alone", model, "Pass distiller.student.")
+    if isinstance(model, keras.Sequential) and not model._graph_initialized:
+        raise ValueError(
+            f"`{name}`: expected a model whose layers are connected, received a Sequential model "
+            "without an input shape. Give it a keras.Input as its first layer."
+        )
+    if not is_network(model):
+        raise ValueError(
+            f"`{name}`: expected a functional or Sequential model, received the subclassed "
+            f"{type(model).__name__}, whose layers can't be followed. Build the same layers with "
+            "keras.Model(inputs, outputs)."
+        )
+
+
+class _Place(NamedTuple):
+    """A layer and where it stands; `frozen`: a model around it is not trainable."""
+
+    layer: Any
+    path: str
+    outer: str
+    frozen: bool
+
+
+def _find_layers(model: keras.Model) -> dict[int, _Place]:
+    """All layers and nested models by id; those further out come first."""
+    found: dict[int, _Place] = {}
+    todo = [(model, "", "", not model.trainable)]
+    while todo:
+        model, prefix, outer, frozen = todo.pop(0)
+        for layer in layers_of(model):
+            place = _Place(layer, prefix + layer.name, outer, frozen)
+            known = found.get(id(layer), place)
+            # One that two models share trains if either lets it.
+            found[id(layer)] = known._replace(frozen=frozen and known.frozen)
+            if is_network(layer):
+                frozen_in = frozen or not layer.trainable
+                todo.append((layer, f"{prefix}{layer.name}/", layer.name, frozen_in))
+    return found
+
+
+def _check_layers(found: dict[int, _Place]) -> None:
+    """Raises for layers that are quantized, pruned or of half precision."""
+    for layer, path, _, _ in found.values():
+        module = type(layer).__module__
+        if module.startswith("tensorflow_model_optimization.") and ".sparsity." in module:
+            raise ValueError(
+                f"`model`: expected plain layers, received {path!r}, wrapped for pruning. Call "
+                "tfmot.sparsity.keras.strip_pruning(model) first."
+            )
+        if module.startswith("tensorflow_model_optimization.") or isinstance(layer, FixedQuantize):
+            raise ValueError(
+                f"`model`: expected a float model, received one that is quantized already: "
+                f"{path!r} is a {type(layer).__name__}. Pass the model it was made from."
+            )
+        for part in layer._flatten_layers():
+            if part.compute_dtype in HALF:
+                raise ValueError(
+                    f"`model`: expected layers in float32, received {path!r} in "
+                    f"{part.dtype_policy.name}. Build it again under "
+                    'keras.mixed_precision.set_global_policy("float32") and copy the weights.'
+                )
+
+
+class _Flattener:
+    """Makes the calls of a model and of those nested in it, all in one graph.
+
+    Args:
+        found: what `_find_layers` gave.
+    """
+
+    def __init__(self, found: dict[int, _Place]) -> None:
+        self._taken: set[str] = set()
+        self._found = found
+        self._added: dict[str, str] = {}
+        names = {}
+        for key, (layer, _, outer, _) in found.items():
+            # A nested model leaves no layer, nor do its inputs.
+            inner_input = isinstance(layer, keras.layers.InputLayer) and outer
+            if not is_network(layer) and not inner_input:
+                free = layer.name not in self._taken
+                names[key] = self.unique(layer.name if free else f"{outer}_{layer.name}")
+        self.copies = Copies(names, Splitter(self.unique))
+        self.losses = Losses()
+
+    def unique(self, name: str) -> str:
+        """`name`, or with a number behind it if it is taken; from now on it is."""
+        number, free = 1, name
+        while free in self._taken:
+            free, number = f"{name}_{number}", number + 1
+        self._taken.add(free)
+        return free
+
+    def origins(self) -> dict[str, str]:
+        """Name of each new layer → path of the layer it stands for."""
+        found = dict(self._added)
+        for layer, parts in self.copies.made():
+            for part in parts:
+                found.setdefault(part.name, self._found[id(layer)].path)
+        return found
+
+    def enter(self, model: keras.Model, tensors: list[Any], training: Any) -> list[Any]:
+        """One call of a model; `training` is what it was called with, None if nothing."""
+
+        def visit(node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if self.losses.take(node.layer, args):
+                return args[0]
+            if is_network(node.layer):
+                return self._nested(node.layer, args, kwargs, training)
+            spec = node.layer._call_spec
+            if training is not None and spec.expects_training_arg:
+                passed = spec.arg_was_passed("training", args, kwargs, inputs_in_args=True)
+                if not passed or spec.get_arg_value("training", args, kwargs, True) is None:
+                    args, kwargs = spec.set_arg_value("training", training, args, kwargs, True)
+            return self.copies.caller(node.layer)(*args, **kwargs)
+
+        return follow(model, tensors, visit)
+
+    def _nested(
+        self, model: keras.Model, args: tuple[Any, ...], kwargs: dict[str, Any], training: Any
+    ) -> list[Any]:
+        given = inspect.signature(model.call).bind(*args, **kwargs).arguments
+        path = self._found[id(model)].path
+        if given.get("mask") is not None:
+            raise ValueError(
+                f"`model`: expected nested models called without `mask`, received {path!r} with "
+                "one. Mask its input with a keras.layers.Masking instead."
+            )
+        tensors = model._flatten_to_reference_inputs(given["inputs"])
+        fitted = [
+            self._fit(tensor, reference, model)
+            for tensor, reference in zip(tensors, model.inputs, strict=True)
+        ]
+        own = given.get("training")
+        return self.enter(model, fitted, training if own is None else own)
+
+    def _fit(self, tensor: Any, reference: Any, model: keras.Model) -> Any:
+        """What Keras does to a tensor that is not quite what a nested model asks for."""
+
+        def operation(function: Any) -> Any:
+            name = self.unique(f"{model.name}_{function.__name__}")
+            self._added[name] = self._found[id(model)].path
+            return TFOpLambda(function, name=name)
+
+        rank, wanted = tensor.shape.rank, reference.shape.rank
+        if rank is not None and wanted is not None:
+            if rank == wanted + 1 and tensor.shape[-1] == 1:
+                tensor = operation(tf.squeeze)(tensor, axis=-1)
+            elif rank == wanted - 1 and reference.shape[-1] == 1:
+                tensor = operation(tf.expand_dims)(tensor, axis=-1)
+        if tensor.dtype != reference.dtype:
+            tensor = operation(tf.cast)(tensor, dtype=reference.dtype)
+        return tensor

@@ -1,0 +1,240 @@
+"""Opens whatever can be measured, and makes calls of it that take no argument.
+
+A model is a `tf_keras` model, the path of a file that `tfkd.runtime.Predictor`
+runs, a `Predictor`, a Keras 3 model, which is converted, or any other callable from
+examples to outputs. Examples are an array (N, ...), or a dict of such arrays by
+input name.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.report import inference
+
+CHUNK = 256  # examples in a call when all outputs are wanted
+
+EXPECTED = "a tf_keras model, a path, a Predictor or a callable"
+
+
+def checked_models(models: Any) -> Mapping[str, Any]:
+    """Accepts a dict of name → model that is not empty."""
+    checks.instance("models", models, Mapping, "a dict of name → model or path")
+    if not models:
+        raise checks.value_error("models", "at least one model", models)
+    for name in models:
+        checks.instance("models", name, str, "names that are strings")
+    return models
+
+
+def checked_model(name: str, model: Any, expected: str = EXPECTED) -> Any:
+    """Accepts one model; a string becomes a path, which has to exist."""
+    if isinstance(model, (str, os.PathLike)):
+        path = pathlib.Path(model)
+        if not path.exists():
+            raise checks.value_error(f"models[{name!r}]", "a file that exists", str(path))
+        return path
+    inference.refuse_distiller(f"models[{name!r}]", model)
+    if not callable(model):
+        raise checks.type_error(f"models[{name!r}]", expected, model)
+    return model
+
+
+def checked_examples(argument: str, x: Any) -> Any:
+    """Accepts an array of examples, or a dict of arrays of as many."""
+    arrays: Any = {k: np.asarray(v) for k, v in x.items()} if isinstance(x, Mapping) else None
+    parts = list(arrays.values()) if arrays is not None else [np.asarray(x)]
+    if not parts or any(part.ndim == 0 or part.dtype.kind == "O" for part in parts):
+        raise checks.type_error(argument, "an array of examples, or a dict of arrays by input", x)
+    if len({len(part) for part in parts}) > 1 or len(parts[0]) == 0:
+        received = [part.shape for part in parts]
+        expected = "at least one example, and as many for each input"
+        raise checks.value_error(argument, expected, received)
+    return parts[0] if arrays is None else arrays
+
+
+def count(x: Any) -> int:
+    """Number of examples."""
+    return len(next(iter(x.values()))) if isinstance(x, dict) else len(x)
+
+
+def take(x: Any, rows: Any) -> Any:
+    """Some of the examples, by index or slice."""
+    return {k: v[rows] for k, v in x.items()} if isinstance(x, dict) else x[rows]
+
+
+def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
+    """A Keras 3 model as a tf_keras model, and a sentence; anything else as it is, and "".
+
+    Where it can't be converted, it stays what it is, and the sentence says why.
+    """
+    if not inference.is_keras_3(model):
+        return model, ""
+    import tfkd
+    from tfkd.export.named_function import check_model
+
+    _refuse_stateful(model)
+    try:
+        made = tfkd.from_keras3(model, verify=take(x, slice(8)))
+        check_model(made)  # that there can be a file of it
+    except Exception as error:  # models of Keras 3 differ in many ways
+        why = textwrap.shorten(str(error), 300, placeholder=" ...")
+        return model, (
+            f"{name} is a Keras 3 model that tfkd.from_keras3 did not convert to one that LiteRT "
+            f"runs ({why}), so Keras 3 ran it, with training=False."
+        )
+    return made, f"{name} is a Keras 3 model, converted by tfkd.from_keras3."
+
+
+def opened(
+    model: Any, threads: int, folder: pathlib.Path, batch: int | None = 1, x: Any = None
+) -> Any:
+    """What is called for a model: a `Predictor`, or the callable, in inference mode.
+
+    Args:
+        model: from `checked_model`.
+        threads: of a Predictor that is made here.
+        folder: where the file of a Keras model goes: float32 TFLite, or int8 for a
+            `QuantizedModel`.
+        batch: of that file.
+        x: examples, which a module is tried on before it is compiled.
+    """
+    from tfkd import export, runtime
+
+    if isinstance(model, keras.Model):
+        _refuse_stateful(model)
+        path = folder / f"{len(list(folder.iterdir()))}.tflite"
+        model = export.to_tflite(model, path, batch_size=batch).path
+    if isinstance(model, pathlib.Path):
+        return runtime.Predictor(model, threads)
+    if is_predictor(model):
+        return model
+    return inference.prepared(model, take(x, slice(4)))
+
+
+def _refuse_stateful(model: Any) -> None:
+    """Raises ValueError for recurrent layers, of Keras 2 or 3, that go on from call to call."""
+    for layer in model._flatten_layers():
+        recurrent = hasattr(layer, "return_sequences")
+        if recurrent and getattr(layer, "stateful", False):
+            mend = (
+                "Its answers depend on what was asked before, so nothing can be compared. Build it "
+                "with stateful=False and copy the weights."
+            )
+            raise checks.value_error("model", "layers with stateful=False", layer.name, mend)
+
+
+def is_predictor(target: Any) -> bool:
+    """True for what has a path to time that checks and converts nothing."""
+    return hasattr(target, "run_one") and hasattr(target, "inputs")
+
+
+def fixed_batch(target: Any) -> int | None:
+    """How many examples a call takes; None: any number."""
+    if not is_predictor(target):
+        return None
+    sizes = [port.shape[0] for port in target.inputs if len(port.shape)]
+    return next((int(size) for size in sizes if size > 0), None)
+
+
+def call(name: str, target: Any, x: Any, batch: int) -> Callable[[], Any] | None:
+    """One run on the first `batch` examples; None if the file takes another number.
+
+    They are already in the file's own type, and repeated where there are fewer. The
+    target is called once, which resizes an open batch, and finds wrong input.
+    """
+    if fixed_batch(target) not in (None, batch):
+        return None
+    some = take(x, np.arange(batch) % count(x))
+    _run(name, target, some)
+    if not is_predictor(target):
+        return lambda: target(some)
+    feeds = some if isinstance(some, dict) else {target.inputs[0].name: some}
+    codes = [np.ascontiguousarray(port.encode(feeds[port.name])) for port in target.inputs]
+    return lambda: target.run_one(*codes)
+
+
+def _run(name: str, target: Any, x: Any) -> Any:
+    """Calls the target; a Predictor's complaint about its input gets the model's name."""
+    try:
+        return target(x)
+    except (TypeError, ValueError) as error:
+        if not is_predictor(target):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"`models[{name!r}]` does not run on these examples. {error}") from error
+
+
+def outputs(name: str, target: Any, x: Any) -> np.ndarray:
+    """The only output of all examples, computed some hundred at a time."""
+    if isinstance(target, keras.Model):
+        return _only(name, target.predict(x, batch_size=CHUNK, verbose=0))
+    parts = []
+    for start in range(0, count(x), CHUNK):
+        some = take(x, slice(start, start + CHUNK))
+        parts.append(_only(name, _run(name, target, some)))
+        if parts[-1].shape[:1] != (count(some),):
+            expected = f"{count(some)} outputs for as many examples"
+            raise checks.value_error(f"models[{name!r}]", expected, parts[-1])
+    return np.concatenate(parts)
+
+
+def _only(name: str, found: Any) -> np.ndarray:
+    values = list(found.values()) if isinstance(found, Mapping) else [found]
+    if isinstance(found, (list, tuple)) and found and hasattr(found[0], "shape"):
+        values = list(found)
+    if len(values) != 1:
+        received = list(found) if isinstance(found, Mapping) else f"{len(values)} outputs"
+        mend = "Pass a function that returns the one with the scores of the classes."
+        raise checks.value_error(f"models[{name!r}]", "a model of one output", received, mend)
+    return np.asarray(values[0])
+
+
+def size_of(target: Any) -> int | None:
+    """Bytes of the file, or of all files in the folder, that is run; None for a callable."""
+    path = getattr(target, "path", None) if is_predictor(target) else None
+    if path is None:
+        return None
+    path = pathlib.Path(path)
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def kind_notes(kinds: Mapping[str, str], models: Mapping[str, Any]) -> list[str]:
+    """Sentences on what was timed otherwise than as a file.
+
+    Args:
+        kinds: name → what runs it, of `inference.kind_of`.
+        models: name → the model, or function.
+    """
+    own = {
+        name: kind
+        for name, kind in kinds.items()
+        if not isinstance(models[name], (keras.Model, pathlib.Path))
+    }
+    said = {
+        "Python": (
+            "a function of Python, timed as it is",
+            "functions of Python, timed as they are",
+        ),
+        "TensorFlow": ("a compiled function of TensorFlow", "compiled functions of TensorFlow"),
+    }
+    notes = []
+    for kind, (one, several) in said.items():
+        names = [name for name in own if own[name] == kind]
+        if names:
+            notes.append(f"{', '.join(names)}: {one if len(names) == 1 else several}.")
+    return notes
+
+
+def threads_text(threads: int) -> str:
+    """Returns "one thread" or "4 threads"."""
+    return "one thread" if threads == 1 else f"{threads} threads"

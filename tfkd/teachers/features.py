@@ -1,0 +1,155 @@
+"""Runs a model once and keeps what chosen layers returned on the way.
+
+A second model over the same layers can't enter nested models without adding
+nodes to the user's layers, and can't enter subclassed models at all. So the
+chosen layers' `call` is wrapped while the model runs (in graph mode: while it
+is traced), and put back after it: nothing of the user's model is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tfkd.networks.paths import (
+    find_layer,
+)
+
+FINAL = "final_output"
+
+
+class Taps:
+    """A model that also returns the outputs of named layers.
+
+    Args:
+        model: any callable model; layers are looked up in `model.layers`.
+        names: names or paths ("backbone/block3") of the layers to keep.
+        side: "teacher" or "student", for messages.
+
+    Raises:
+        ValueError: for a name that is not there; near matches are listed.
+    """
+
+    def __init__(self, model: Any, names: Iterable[str], side: str):
+        self.model = model
+        self.side = side
+        self.layers = {name: find_layer(model, name, side) for name in dict.fromkeys(names)}
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what a call returns: the final output, then the layers."""
+        return [FINAL, *self.layers]
+
+    def static_shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Shape of an output, if it is one tensor and known before the model runs."""
+        source = self.model if name == FINAL else self.layers[name]
+        try:
+            shape = source.output_shape
+        except (AttributeError, RuntimeError):
+            return None
+        is_one = isinstance(shape, tuple) and all(d is None or isinstance(d, int) for d in shape)
+        return shape if is_one else None
+
+    def __call__(self, x: Any, **kwargs: Any) -> dict[str, Any]:
+        """Runs the model once; returns {"final_output": ..., name: ...}."""
+        if not self.layers:
+            return {FINAL: self.model(x, **kwargs)}
+        with _recording(self.layers.values()) as record:
+            outputs = {FINAL: self.model(x, **kwargs)}
+        for name, layer in self.layers.items():
+            outputs[name] = self._only(name, record.calls[id(layer)])
+        return outputs
+
+    def _only(self, name: str, calls: list[Any]) -> Any:
+        if len(calls) == 1:
+            return calls[0]
+        times = "never" if not calls else f"{len(calls)} times"
+        raise ValueError(
+            f"layer {name!r} of the {self.side} is called {times} in one forward pass; a feature "
+            "must come from a layer that is called once, and not inside a tf.function of the "
+            "model's own. Name a layer before or after it."
+        )
+
+
+class _Record:
+    """What the layers returned in one forward pass, by id(layer).
+
+    Calls in another graph do not belong to it: Keras calls layers on
+    placeholders when it builds a model from data, and what a tf.function holds
+    can't be used outside.
+    """
+
+    def __init__(self, layers):
+        self.graph = _current_graph()
+        self.calls: dict[int, list[Any]] = {id(layer): [] for layer in layers}
+
+    def add(self, layer, outputs):
+        if id(layer) in self.calls and _current_graph() is self.graph:
+            self.calls[id(layer)].append(outputs)
+
+
+def _current_graph() -> Any:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+class _Active(threading.local):
+    """Records of this thread: replicas of a strategy run in threads of their own."""
+
+    def __init__(self):
+        self.records: list[_Record] = []
+
+
+_ACTIVE = _Active()
+_LOCK = threading.Lock()
+# id(layer) -> (how many forward passes want it, its own `call` attribute or None)
+_WRAPPED: dict[int, tuple[int, Any]] = {}
+
+
+@contextlib.contextmanager
+def _recording(layers: Iterable[Any]) -> Iterator[_Record]:
+    layers = list({id(layer): layer for layer in layers}.values())
+    record = _Record(layers)
+    for layer in layers:
+        _wrap(layer)
+    _ACTIVE.records.append(record)
+    try:
+        yield record
+    finally:
+        _ACTIVE.records.remove(record)
+        for layer in layers:
+            _unwrap(layer)
+
+
+def _wrap(layer: Any) -> None:
+    with _LOCK:
+        users, own = _WRAPPED.get(id(layer), (0, None))
+        if users == 0:
+            own = vars(layer).get("call")
+            original = layer.call
+
+            @functools.wraps(original)
+            def call(*args, **kwargs):
+                outputs = original(*args, **kwargs)
+                for record in _ACTIVE.records:
+                    record.add(layer, outputs)
+                return outputs
+
+            # Past Keras's own attribute tracking: this is not part of the layer.
+            vars(layer)["call"] = call
+        _WRAPPED[id(layer)] = (users + 1, own)
+
+
+def _unwrap(layer: Any) -> None:
+    with _LOCK:
+        users, own = _WRAPPED.pop(id(layer))
+        if users > 1:
+            _WRAPPED[id(layer)] = (users - 1, own)
+        elif own is None:
+            vars(layer).pop("call")
+        else:
+            vars(layer)["call"] = own

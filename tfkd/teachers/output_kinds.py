@@ -1,0 +1,337 @@
+"""What a model returns, logits or probabilities: told once, before it is used.
+
+The graph proves most ends (`tfkd.losses.heads.proof`). Where it does not, a few examples
+are run and their outputs looked at; what was found then holds for the whole run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd.losses.heads import DECLARED_LOGITS, proof
+from tfkd.losses.ranges import in_unit
+from tfkd.teachers.precomputed import split
+
+EXAMPLES = 32
+_FEW = 16
+_FUNCTIONAL = (keras.Sequential.__bases__[0], keras.Sequential)
+_WAY_OUT = (
+    "tfkd.losses.declare_outputs(model, kind), with kind 'logits', 'softmax' or 'sigmoid', says "
+    "for certain what they are."
+)
+
+
+@dataclasses.dataclass
+class Evidence:
+    """What is known of one output.
+
+    Attributes:
+        shape: of the output, the batch first.
+        declared: what the user said, one of `heads.KINDS`, or None.
+        proved: what the graph shows, one of `heads.KINDS`, or None.
+        in_unit: whether the graph shows that it can't leave [0, 1].
+        seen: of the values: "one" (rows are distributions), "unit" (all in [0, 1]),
+            "zero", "other", or None where none were seen.
+        oddity: how rows of probabilities fail to be one distribution, or None.
+    """
+
+    shape: tuple[int | None, ...] = ()
+    declared: str | None = None
+    proved: str | None = None
+    in_unit: bool = False
+    seen: str | None = None
+    oddity: str | None = None
+
+
+def look(model: Any, run: Callable[[Any], Any], sample: Any) -> Any:
+    """Evidence for each output, in the structure of the outputs; None if it can't be run.
+
+    Args:
+        model: what is looked at.
+        run: x → its outputs; is traced once, and run once if the graph leaves anything open.
+        sample: a batch of inputs, or None.
+    """
+    said = getattr(model, "_tfkd_outputs", None)
+    found = _plain(model) if said is None else None
+    if found is None and sample is not None:
+        try:
+            found = _traced(run, sample)
+        except Exception:  # whatever ails it is told where it is really run
+            return None
+    if found is None or said is None:
+        return found
+    leaves = tf.nest.flatten(found)
+    kinds = [said] * len(leaves) if isinstance(said, str) else tf.nest.flatten(said)
+    for leaf, kind in zip(leaves, kinds, strict=False):
+        leaf.declared = kind
+    return found
+
+
+def _plain(model: Any) -> Any:
+    """Evidence for a model whose last layers say it all; None: it has to be traced."""
+    if type(model) not in _FUNCTIONAL or not getattr(model, "outputs", None):
+        return None
+    kinds = [_of_layer(tensor._keras_history.layer) for tensor in model.outputs]
+    if None in kinds:
+        return None
+    shapes = [tuple(tensor.shape) for tensor in model.outputs]
+    each = [Evidence(s, proved=k) for s, k in zip(shapes, kinds, strict=True)]
+    nested = getattr(model, "_nested_outputs", None)
+    return each[0] if nested is None else tf.nest.pack_sequence_as(nested, each)
+
+
+def _of_layer(layer: Any) -> str | None:
+    activation = getattr(layer, "activation", None)
+    if type(layer) is keras.layers.Softmax:
+        return "softmax" if layer.axis == -1 else None
+    if type(layer) not in (keras.layers.Dense, keras.layers.Conv2D, keras.layers.Activation):
+        return None
+    if activation is keras.activations.linear and getattr(layer, "use_bias", False):
+        return "logits"
+    channels_first = getattr(layer, "data_format", None) == "channels_first"
+    if activation is keras.activations.softmax and not channels_first:
+        return "softmax"
+    return "sigmoid" if activation is keras.activations.sigmoid else None
+
+
+def _traced(run: Callable[[Any], Any], sample: Any) -> Any:
+    found: list[Any] = []
+
+    def outputs(x: Any) -> list[Any]:
+        made = tf.nest.map_structure(tf.convert_to_tensor, run(x))
+        found[:] = [tf.nest.map_structure(_shown, made)]
+        return tf.nest.flatten(made)
+
+    sample = tf.nest.map_structure(tf.convert_to_tensor, sample)
+    specs = tf.nest.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), sample)
+    function = tf.function(outputs, autograph=False).get_concrete_function(specs)
+    evidence = tf.nest.flatten(found[0])
+    if any(one.proved is None for one in evidence):
+        for one, value in zip(evidence, function(sample), strict=True):
+            see(one, value.numpy())
+    return found[0]
+
+
+def _shown(tensor: Any) -> Evidence:
+    if not tensor.dtype.is_floating:
+        return Evidence(tuple(tensor.shape), proved="logits")
+    proved = proof(tensor)
+    kind = None if proved is None else proved.kind
+    return Evidence(tuple(tensor.shape), proved=kind, in_unit=in_unit(tensor))
+
+
+def see(evidence: Evidence, values: np.ndarray) -> None:
+    """Writes down what the values of some examples, (N, ..., C), show."""
+    if values.ndim < 2:
+        values = values[:, None]
+    whole = np.asarray(values, np.float64)
+    rows = whole.reshape(-1, whole.shape[-1])
+    rows = rows[np.isfinite(rows).all(-1)]
+    if not rows.size:
+        return
+    rows = rows[(rows != 0).any(-1)]  # what is masked may be zero
+    evidence.seen = "unit" if rows.size else "zero"
+    if not rows.size:
+        return
+    if rows.min() < 0 or rows.max() > 1.001:
+        evidence.seen = "other"
+        return
+    classes, sums = rows.shape[-1], rows.sum(-1)
+    # Probabilities in steps of 1/256, of a file in int8: each is off by half a step.
+    in_steps = np.abs(rows * 256 - np.rint(rows * 256)).max() < 1e-3
+    room = max(1e-2, min(classes / 512, 0.5)) if in_steps else 1e-2
+    if classes < 2:
+        return
+    if np.abs(sums - 1).max() < room:
+        evidence.seen = "one"
+    elif np.abs(sums - np.rint(sums[0])).max() < 1e-2 and 2 <= np.rint(sums[0]) <= classes / 2:
+        evidence.oddity = f"each row sums to {int(np.rint(sums[0]))}, as several side by side do"
+    elif np.isfinite(whole).all():
+        others = range(1, whole.ndim - 1)
+        axis = next((a for a in others if np.abs(whole.sum(a) - 1).max() < 1e-2), None)
+        if axis is not None:
+            evidence.oddity = f"they sum to 1 over axis {axis}, not over the last"
+
+
+def by_size(evidence: Any) -> list[str]:
+    """How outputs are read where nothing else says it: one score is that of a sigmoid."""
+    if evidence is None:
+        return []
+    return [
+        "sigmoid" if one.shape and one.shape[-1] == 1 else "softmax"
+        for one in tf.nest.flatten(evidence)
+    ]
+
+
+def settle(
+    side: str, evidence: Any, wants: Sequence[str | None], from_logits: Sequence[bool | None] = ()
+) -> list[str | None]:
+    """What each output is taken to be, one of `heads.KINDS`; None: to be tested in each batch.
+
+    Args:
+        side: "teacher" or "student", for messages.
+        evidence: what `look` gave.
+        wants: for each output how it will be read: "softmax", "sigmoid", "either", or None
+            where it is not.
+        from_logits: for each output what the loss on the labels takes it for; None: not known.
+
+    Warns:
+        UserWarning: where values have decided, or go against what is proved or said.
+    """
+    leaves = [None] * len(wants) if evidence is None else tf.nest.flatten(evidence)
+    said = [*from_logits, *[None] * len(wants)]
+    kinds: list[str | None] = []
+    for number, (one, want) in enumerate(zip(leaves, wants, strict=False)):
+        name = side if len(leaves) == 1 else f"{side}, output {number}"
+        kinds.append(None if one is None else _settled(name, one, want, said[number]))
+    return kinds
+
+
+def _settled(name: str, one: Evidence, want: str | None, from_logits: bool | None) -> str | None:
+    if one.declared is not None:
+        return DECLARED_LOGITS if one.declared == "logits" else one.declared
+    if want is None or one.proved in ("softmax", "sigmoid"):
+        return one.proved or "logits"
+    if want != "sigmoid" and (one.seen == "one" or one.oddity is not None):
+        return _as_softmax(name, one, from_logits)
+    if one.proved == "logits":
+        return "logits"
+    if want == "softmax":
+        return None if one.seen is None else "logits"
+    if one.in_unit:
+        return "sigmoid"
+    if one.seen in ("unit", "one"):
+        return _as_sigmoid(name, from_logits)
+    if one.seen == "other" and want == "sigmoid" and from_logits is False:
+        warn(
+            f"{name}: its outputs leave [0, 1], so they are taken for logits, but the loss given "
+            f"to `compile` takes them for probabilities. Pass it as an instance with "
+            f"from_logits=True. {_WAY_OUT}"
+        )
+    return None if one.seen is None else "logits"
+
+
+def _as_softmax(name: str, one: Evidence, from_logits: bool | None) -> str:
+    if one.oddity is not None:
+        warn(
+            f"{name}: its outputs are probabilities, but not of one distribution over the last "
+            f"axis: {one.oddity}. Their logarithms are compared over the last axis all the same. "
+            "Give the model one output for each distribution, with its classes on the last axis."
+        )
+    elif one.proved == "logits" or from_logits:
+        against = "its graph ends in" if one.proved else "the loss given to `compile` expects"
+        warn(
+            f"{name}: {against} logits, but its outputs are probabilities: all in [0, 1], and "
+            f"every row sums to 1. They are taken for what they are (scores log p). {_WAY_OUT}"
+        )
+    else:
+        warn(
+            f"{name}: the graph does not show a softmax at its end, but its outputs are "
+            "probabilities: all in [0, 1], and every row sums to 1. They are taken as such "
+            f"(scores log p). {_WAY_OUT}"
+        )
+    return "softmax"
+
+
+def _as_sigmoid(name: str, from_logits: bool | None) -> str:
+    if from_logits:
+        warn(
+            f"{name}: its outputs look like probabilities (all in [0, 1]), but the loss given to "
+            f"`compile` has from_logits=True, so they are taken for logits. {_WAY_OUT}"
+        )
+        return "logits"
+    warn(
+        f"{name}: the graph does not show a sigmoid at its end, but its outputs are all in [0, 1]. "
+        f"They are taken for probabilities (scores log p − log(1 − p)). {_WAY_OUT}"
+    )
+    return "sigmoid"
+
+
+def warn(text: str) -> None:
+    """Warns at the user's call."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and _is_inside(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
+
+
+def _is_inside(module: str) -> bool:
+    return module.split(".")[0] in ("tfkd", "tf_keras", "tensorflow", "contextlib")
+
+
+def examples(x: Any, model: Any = None) -> Any:
+    """A small batch of inputs: the first of `x`, or made up where `x` must not be read.
+
+    Args:
+        x: arrays or tensors, however nested; a data set, of which the form is taken (its
+            order may change when it is read); or anything else.
+        model: says the form where `x` does not.
+
+    Returns:
+        Inputs of some examples, or None.
+    """
+    x = split(x)[0]
+    leaves = tf.nest.flatten(x)
+    if x is not None and all(_is_array(leaf) for leaf in leaves):
+        return _more(tf.nest.map_structure(lambda a: _single(a[:EXAMPLES]), x))
+    form = getattr(x, "element_spec", None)
+    form = split(form[0] if isinstance(form, tuple) and form else form)[0]
+    if form is None and leaves and all(map(_has_form, leaves)):
+        form = x
+    if form is None or not all(map(_has_form, tf.nest.flatten(form))):
+        form = getattr(model, "_nested_inputs", None)
+        form = getattr(model, "inputs", None) if form is None else form
+    if form is None or not all(map(_has_shape, tf.nest.flatten(form))):
+        return None
+    rng = np.random.default_rng(0)
+    made = tf.nest.map_structure(lambda spec: _made_up(spec, rng), form)
+    return None if any(leaf is None for leaf in tf.nest.flatten(made)) else made
+
+
+def _has_shape(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _has_form(leaf: Any) -> bool:
+    return isinstance(leaf, (tf.TensorSpec, tf.Tensor))
+
+
+def _is_array(leaf: Any) -> bool:
+    if isinstance(leaf, tf.__internal__.EagerTensor):
+        return bool(leaf.shape.rank) and len(leaf) > 0
+    return isinstance(leaf, np.ndarray) and leaf.ndim > 0 and len(leaf) > 0
+
+
+def _single(array: Any) -> Any:
+    """As a tensor; float64 as float32, as Keras's own `fit` and `predict` do."""
+    tensor = tf.convert_to_tensor(array)
+    return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
+
+
+def _more(x: Any) -> Any:
+    """A few real numbers are made more: the more examples, the surer."""
+    leaves = tf.nest.flatten(x)
+    if len(leaves[0]) >= _FEW or not all(leaf.dtype.is_floating for leaf in leaves):
+        return x
+    return tf.nest.map_structure(lambda t: tf.concat([t, 3 * t, t[::-1] / 3, -t], 0), x)
+
+
+def _made_up(spec: Any, rng: np.random.Generator) -> Any:
+    if spec.shape.rank is None or spec.shape.rank == 0:
+        return None
+    shape = (_FEW, *(32 if size is None else size for size in spec.shape[1:]))
+    dtype = tf.as_dtype(spec.dtype)
+    if dtype.is_floating:
+        scale = np.resize([0.3, 1.0, 3.0], _FEW).reshape(-1, *[1] * (len(shape) - 1))
+        return tf.cast(rng.normal(size=shape) * scale, dtype)
+    if dtype.is_integer or dtype.is_bool:
+        return tf.cast(rng.integers(0, 256 if dtype == tf.uint8 else 2, shape), dtype)
+    return None
