@@ -16,6 +16,7 @@ PACKAGE = ROOT / "tfkd"
 ORDER = (
     ("specs",),
     ("checks",),
+    ("keras_internals",),
     ("text_tables",),
     ("example_inputs",),
     ("replicas",),
@@ -221,3 +222,21 @@ def test_functions_fit_on_a_screen(path):
             length = node.end_lineno - node.lineno + 1
             length -= doc.end_lineno - doc.lineno + 1 if doc else 0
             assert length <= 60, f"{node.name} has {length} lines"
+
+
+PRIVATE = (
+    "tf_keras.src",
+    "tensorflow.python",
+    "tensorflow.lite.python",
+    "tensorflow_model_optimization.python",
+)
+
+
+def test_private_modules_are_named_in_keras_internals_alone():
+    found = [
+        f"{label(path)} imports {name}"
+        for path in FILES
+        for name in imports(path)
+        if name.startswith(PRIVATE)
+    ]
+    assert not found, "\n".join(["Add them to tfkd/keras_internals.py:", *found])

@@ -103,7 +103,7 @@ def environment_width() -> int:
 def _uses_onednn() -> bool:
     """What TensorFlow decided when it was loaded, from TF_ENABLE_ONEDNN_OPTS and the processor."""
     try:
-        from tensorflow.python.util import _pywrap_util_port
+        from tfkd.keras_internals import _pywrap_util_port
     except ImportError:
         return os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("1", "true")
     return bool(_pywrap_util_port.IsMklEnabled())

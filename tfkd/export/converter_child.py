@@ -91,8 +91,8 @@ def _guarded(quantize: Callable) -> Callable:
     """
 
     def run(data: bytes, *args: Any, **kwargs: Any) -> bytes:
-        from tensorflow.lite.python import schema_py_generated as schema
-        from tensorflow.lite.python.optimize.calibrator import Calibrator
+        from tfkd.keras_internals import Calibrator
+        from tfkd.keras_internals import schema_py_generated as schema
 
         graphs = schema.ModelT.InitFromPackedBuf(data, 0).subgraphs
         loops = crashing_loops(graphs)
@@ -108,7 +108,7 @@ def _guarded(quantize: Callable) -> Callable:
 
 def _calibrate_anew(calibrator: Any, samples: Callable) -> bytes:
     """`Calibrator.calibrate` that resets variable tensors before each sample."""
-    from tensorflow.lite.python.interpreter import Interpreter
+    from tfkd.keras_internals import Interpreter
 
     calibrator._interpreter = Interpreter(model_content=calibrator._model_content)
     for sample in samples():
@@ -125,7 +125,8 @@ def _with_wide_cells(data: bytes) -> bytes:
     it leaves out the operation without a word.
     """
     import numpy as np
-    from tensorflow.lite.python import schema_py_generated as schema
+
+    from tfkd.keras_internals import schema_py_generated as schema
 
     changed = bytearray(data)
     model = schema.Model.GetRootAs(changed, 0)

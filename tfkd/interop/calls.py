@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tf_keras.src.engine.keras_tensor import KerasTensor
-from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 
 from tfkd.interop.configs import Missing
+from tfkd.keras_internals import KerasTensor, TFOpLambda
 
 
 class Call(NamedTuple):

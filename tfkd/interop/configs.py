@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import tf_keras as keras
-from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
-from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from tfkd.interop import activations
 from tfkd.interop.attention import MaskedAttention, zeroes_masked
+from tfkd.keras_internals import CustomScaleLayer, LayerScale, StochasticDepth
 
 # Arguments of every layer.
 _COMMON = frozenset({"name", "trainable", "dtype", "activity_regularizer"})

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.layers.core.tf_op_layer import SlicingOpLambda
 
 from tfkd.interop.calls import Call, is_tensor
 from tfkd.interop.configs import Missing
+from tfkd.keras_internals import SlicingOpLambda
 
 
 def reshape(call: Call) -> Any:

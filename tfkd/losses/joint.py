@@ -12,9 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.engine.compile_utils import LossesContainer
 
 from tfkd import replicas
+from tfkd.keras_internals import LossesContainer
 from tfkd.losses.base import Shared, mean_of
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import tf_keras as keras
-from tf_keras.src.applications.convnext import LayerScale
-from tf_keras.src.layers.normalization.batch_normalization import BatchNormalizationBase
+
+from tfkd.keras_internals import BatchNormalizationBase, LayerScale
 
 
 def scale_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:

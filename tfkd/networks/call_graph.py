@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.engine.functional import _should_skip_first_node
 
+from tfkd.keras_internals import _should_skip_first_node
 from tfkd.networks import layer_state
 from tfkd.networks.accept import is_network
 from tfkd.networks.layer_parts import parts

@@ -6,9 +6,8 @@ import inspect
 from typing import Any
 
 import tf_keras as keras
-from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
-from tf_keras.src.saving import serialization_lib
 
+from tfkd.keras_internals import SafeModeScope, TFOpLambda
 from tfkd.networks import layer_state
 from tfkd.networks.layer_parts import parts
 
@@ -39,7 +38,7 @@ def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
         config = {**whole, **_functions(layer), "name": name, **changes}
         with (
             keras.utils.custom_object_scope(_held_objects(layer)),
-            serialization_lib.SafeModeScope(safe_mode=False),
+            SafeModeScope(safe_mode=False),
         ):
             copy = kind.from_config(config)
     except Exception as error:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.saving import serialization_lib
 
+from tfkd.keras_internals import SafeModeScope
 from tfkd.networks.layer_weights import arrays
 
 _Preprocessing = keras.layers.experimental.preprocessing.PreprocessingLayer
@@ -91,7 +91,7 @@ def from_config(model: Any, config: dict[str, Any]) -> Any:
     own = {kind.__name__: kind for kind in parts if not kind.__module__.startswith("tf_keras.")}
     try:
         # The code of a Lambda layer is already in this process.
-        with keras.utils.custom_object_scope(own), serialization_lib.SafeModeScope(False):
+        with keras.utils.custom_object_scope(own), SafeModeScope(False):
             return type(model).from_config(config)
     except Exception as error:
         raise ValueError(

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tf_keras.src.utils.layer_utils import count_params
+
+from tfkd.keras_internals import count_params
 
 FLOAT16_ENDS = "float16 ends at 65504: what is larger becomes infinite."
 

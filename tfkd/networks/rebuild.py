@@ -14,9 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.engine.base_layer import AddLoss, AddMetric
-from tf_keras.src.engine.functional import Functional
 
+from tfkd.keras_internals import AddLoss, AddMetric, Functional
 from tfkd.networks.copy_layer import copy_layer, copy_state
 
 Replace = Callable[..., Any]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import tf_keras as keras
-from tf_keras.src.saving import serialization_lib
 
+from tfkd.keras_internals import SafeModeScope
 from tfkd.networks import layer_state
 from tfkd.networks.accept import is_network
 from tfkd.networks.paths import layers_by_path
@@ -86,7 +86,7 @@ def from_config(model: keras.Model, config: dict[str, Any]) -> keras.Model:
     classes.update(keras.utils.get_custom_objects())
     try:
         # The code of a Lambda layer is already in this process.
-        with serialization_lib.SafeModeScope(safe_mode=False):
+        with SafeModeScope(safe_mode=False):
             return type(model).from_config(config, custom_objects=classes)
     except Exception as error:
         raise _not_built_again(model, error) from error

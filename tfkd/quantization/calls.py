@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.engine.base_layer import AddLoss, AddMetric
 
+from tfkd.keras_internals import AddLoss, AddMetric
 from tfkd.networks.rebuild import nodes_of
 from tfkd.quantization.layer_roles import INTEGER, Kind, kind_of
 

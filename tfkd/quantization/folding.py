@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.applications.convnext import LayerScale
-from tf_keras.src.layers.normalization.batch_normalization import BatchNormalizationBase
 
+from tfkd.keras_internals import BatchNormalizationBase, LayerScale
 from tfkd.networks.batch_norm import float64_array, scale_and_offset
 from tfkd.networks.rebuild import copy_layer
 

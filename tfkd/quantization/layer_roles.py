@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import tf_keras as keras
-from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
-from tf_keras.src.layers.normalization.batch_normalization import BatchNormalizationBase
 
+from tfkd.keras_internals import BatchNormalizationBase, LayerScale, StochasticDepth
 from tfkd.quantization.flattening.attention import HeadAttention
 from tfkd.quantization.flattening.hard_swish import HardSigmoid, HardSwish
 from tfkd.quantization.folding import is_per_channel

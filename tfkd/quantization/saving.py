@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import tf_keras as keras
-from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
 from tfkd import artifacts, checks
+from tfkd.keras_internals import LayerScale, StochasticDepth
 from tfkd.networks import layer_state, layer_weights
 from tfkd.quantization.quantized_model import QuantizedModel
 from tfkd.quantization.quantizing import rebuild
@@ -149,7 +149,7 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 
 def _float_model(text: str, safe_mode: bool) -> keras.Model:
-    from tf_keras.src.saving import serialization_lib
+    from tfkd.keras_internals import SafeModeScope
 
-    with serialization_lib.SafeModeScope(safe_mode):
+    with SafeModeScope(safe_mode):
         return keras.models.model_from_json(text)

@@ -7,12 +7,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
-from tensorflow_model_optimization.python.core.quantization.keras import (
-    quantize_layer,
-    quantize_wrapper,
-)
-from tf_keras.src.engine import base_layer_utils
 
+from tfkd.keras_internals import is_in_keras_graph, quantize_layer, quantize_wrapper
 from tfkd.quantization.fake_quant import RangeQuantizer, WeightQuantizer
 
 # Layer → (the attribute that holds its weights, the axes of their output channels).
@@ -156,5 +152,5 @@ class QuantizedTensor(quantize_layer.QuantizeLayer):
 
 def _known(training: Any) -> bool | Any:
     """`training` as a bool while Keras connects layers, where nothing is to be assigned."""
-    in_keras_graph = base_layer_utils.is_in_keras_graph() and tf.is_tensor(training)
+    in_keras_graph = is_in_keras_graph() and tf.is_tensor(training)
     return False if training is None or in_keras_graph else training

@@ -6,13 +6,11 @@ import socket
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.data.ops.options import ExternalStatePolicy
-from tensorflow.python.framework.convert_to_constants import (
-    convert_variables_to_constants_v2 as freeze,
-)
 
 from tfkd import checks, fingerprints
 from tfkd.data import pipelines
+from tfkd.keras_internals import ExternalStatePolicy
+from tfkd.keras_internals import convert_variables_to_constants_v2 as freeze
 from tfkd.teacher_cache.labelling import Labeller
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import as_list

@@ -13,7 +13,7 @@ _ALIGNMENT = 16  # of weights: the schema asks for it, and Python's writer forge
 
 def schema() -> ModuleType:
     """TensorFlow's classes for the parts of a file."""
-    from tensorflow.lite.python import schema_py_generated
+    from tfkd.keras_internals import schema_py_generated
 
     return schema_py_generated
 

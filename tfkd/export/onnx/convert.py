@@ -150,13 +150,14 @@ def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
 def _freeze(graph: Graph, batch_size: int | None) -> tuple[Any, list[str], list[str]]:
     """Returns (frozen graph without calls, input tensors, output tensors), in order."""
     import tensorflow as tf
-    from tensorflow.python.framework import convert_to_constants
     from tf2onnx import tf_loader
+
+    from tfkd.keras_internals import convert_variables_to_constants_v2
 
     concrete = graph.function(batch_size).get_concrete_function()
     named = concrete.structured_outputs
     outputs = [named[name].name for name in graph.outputs]
-    frozen = convert_to_constants.convert_variables_to_constants_v2(
+    frozen = convert_variables_to_constants_v2(
         concrete, lower_control_flow=False, aggressive_inlining=True
     )
     # Those of `concrete` count constants of the model among them.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from tf_keras.src.applications import convnext, inception_resnet_v2
-
+from tfkd.keras_internals import CustomScaleLayer, LayerScale, StochasticDepth
 from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.call import Call
 from tfkd.pruning.rules.merges import combine
 from tfkd.pruning.rules.registry import rule_for
 
 
-@rule_for(convnext.LayerScale)
+@rule_for(LayerScale)
 def _layer_scale(call: Call) -> list[Channels]:
     x = call.input
     if x.axis is None:
@@ -20,12 +19,12 @@ def _layer_scale(call: Call) -> list[Channels]:
     return [call.same(x)[0].with_zero(True)]
 
 
-@rule_for(convnext.StochasticDepth)
+@rule_for(StochasticDepth)
 def _stochastic_depth(call: Call) -> list[Channels]:
     return call.same(call.input)
 
 
-@rule_for(inception_resnet_v2.CustomScaleLayer)
+@rule_for(CustomScaleLayer)
 def _scaled_sum(call: Call) -> list[Channels]:
     # inputs[0] + inputs[1] · scale
     return combine(call, call.inputs)

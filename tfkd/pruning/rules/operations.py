@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tf_keras.src.layers.core.tf_op_layer import SlicingOpLambda, TFOpLambda
 
+from tfkd.keras_internals import SlicingOpLambda, TFOpLambda
 from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.call import Call, flatten
 from tfkd.pruning.rules.merges import combine, concatenate

@@ -14,8 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
+from tfkd.keras_internals import CustomScaleLayer
 from tfkd.networks.copy_layer import copy_layer
 from tfkd.networks.rebuild import Parts
 from tfkd.quantization.flattening.attention import split_attention

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 
 from tfkd import checks
+from tfkd.keras_internals import TFOpLambda
 from tfkd.networks.rebuild import Copies, Losses, finish, follow, is_network, layers_of, new_inputs
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.flattening.decompose import Splitter

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 
+from tfkd.keras_internals import TFOpLambda
 from tfkd.networks.rebuild import layers_of, nodes_of, rebuild_functional
 
 layers = keras.layers
