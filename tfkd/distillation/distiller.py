@@ -438,7 +438,7 @@ class Distiller(Saving):
             local = tf.math.divide_no_nan(value, share)
             self._term_trackers[index].update_state(local, sample_weight=size)
             if term is agreement_from:
-                for same, mask in term.agreement(teacher, student, parts):
+                for same, mask in agreement_from.agreement(teacher, student, parts):
                     self._agreement_tracker.update_state(same, sample_weight=mask)
             weight = schedules.value_at(self.distillation_loss_weights[index], known["step"])
             result = result + weight * value

@@ -101,8 +101,8 @@ class DetectionDataset:
         for split in SPLITS:
             images = check_images(f"x_{split}", getattr(self, f"x_{split}"))
             names = (f"boxes_{split}", f"classes_{split}")
-            given = [getattr(self, name) for name in names]
-            padded = targets.pad(names, *given, len(images))
+            boxes, classes = (getattr(self, name) for name in names)
+            padded = targets.pad(names, boxes, classes, len(images))
             targets.check(names, *padded)
             fields |= {f"x_{split}": images, names[0]: padded[0], names[1]: padded[1]}
         if fields["x_train"].shape[1:] != fields["x_test"].shape[1:]:
