@@ -16,15 +16,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkd import checks, schedules
-from tfkd.schedules import Constant, Cosine, Exponential, Linear, Piecewise, Warmup
+from tfkd.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    Linear,
+    Piecewise,
+    Root,
+    Staircase,
+    Warmup,
+)
 
-CURVES = (Linear, Cosine, Exponential)
+CURVES = (Linear, Cosine, Exponential, Root)
 EXAMPLES = [
     Constant(3),
     Linear(8, 2, 0, 100),
     Cosine(1, 0, 3, 9),
     Exponential(8, 0.1, 2, 7),
     Piecewise([3, 6], [1, 2, 0.5]),
+    Root(0.1, 1, 2, 9, p=3),
+    Root(1, 0, 0, 10, p=0.5),
+    Staircase(0.1, 1, 3, 1.7),
+    Staircase(8, 1, 2, 0.5),
     Warmup(Linear(1, 0.25, 0, 10), 5),
     Warmup(0.5, 0),
     Linear(0, 1, 5, 5),
@@ -43,6 +56,8 @@ def expected(curve, start, end, begin_step, end_step, step):
         part = np.clip((step - begin_step) / (end_step - begin_step), 0, 1)
     if curve is Exponential:
         return start * (end / start) ** part
+    if curve is Root:
+        return (start**2 * (1 - part) + end**2 * part) ** 0.5
     if curve is Cosine:
         part = (1 - np.cos(np.pi * part)) / 2
     return start + (end - start) * part
@@ -83,6 +98,50 @@ def test_piecewise_begins_a_value_at_its_boundary():
     assert [pieces(s) for s in range(7)] == [1.0, 1.0, 10.0, 10.0, 10.0, 100.0, 100.0]
 
 
+@quick
+@given(
+    a=st.floats(1e-3, 1),
+    b=st.floats(1e-3, 1),
+    p=st.floats(0.2, 30),
+    steps=st.integers(1, 10**6),
+    part=st.floats(0, 1.2),
+)
+def test_root_follows_its_formula_for_any_power(a, b, p, steps, part):
+    step = int(part * steps)
+    q = min(step / steps, 1)
+    want = (a**p * (1 - q) + b**p * q) ** (1 / p)
+    root = Root(a, b, end_step=steps, p=p)
+    np.testing.assert_allclose(root(step), want, rtol=1e-6)
+    np.testing.assert_allclose(root(tf.constant(step)), want, rtol=1e-3)
+
+
+def test_root_at_its_limits():
+    # startᵖ is 0 in float64; at half of the way the value is (½)^(1/p) of the end.
+    np.testing.assert_allclose(Root(0.01, 1, 0, 100, p=400)(50), 0.5 ** (1 / 400), rtol=1e-6)
+    assert Root(0.01, 1, 0, 100, p=400)(0) == 0.01
+    np.testing.assert_allclose(Root(0, 3, 0, 100)(25), 1.5)
+    assert Root(0, 0, 0, 9)(5) == 0.0 and Root(2, 2, 0, 9)(5) == 2.0
+    # With p to 0 it becomes a constant factor at each step, with p = 1 a straight line.
+    for step in (tf.constant(5), 5):
+        np.testing.assert_allclose(Root(0.01, 1, 0, 10, p=1e-9)(step), 0.1, rtol=1e-5)
+        np.testing.assert_allclose(Root(1, 0.2, 0, 10, p=1)(step), 0.6, rtol=1e-6)
+
+
+@quick
+@given(
+    start=st.floats(0.01, 1),
+    every=st.integers(1, 50),
+    factor=st.floats(1.05, 5),
+    step=st.integers(0, 5000),
+)
+def test_staircase_multiplies_at_each_jump(start, every, factor, step):
+    jumps = min(step // every, 400)
+    stairs = Staircase(start, 1.0, every, factor)
+    np.testing.assert_allclose(stairs(step), min(1.0, start * factor**jumps), rtol=1e-6)
+    falling = Staircase(1.0, start, every, 1 / factor)
+    np.testing.assert_allclose(falling(step), max(start, factor**-jumps), rtol=1e-6)
+
+
 def test_warmup_multiplies_what_the_inner_schedule_says_at_the_same_step():
     warm = Warmup(Linear(1.0, 0.0, 0, 10), 4)
     want = [(1 - s / 10) * min(s / 4, 1) for s in range(11)]
@@ -97,6 +156,41 @@ def test_tensor_and_integer_agree(schedule, jit):
         value = compiled(tf.constant(step, tf.int64))
         assert value.dtype == tf.float32 and value.shape == ()
         np.testing.assert_allclose(value, schedule(step), rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
+def test_arrays_and_tensors_of_steps_give_the_value_of_each(schedule):
+    steps = np.array([[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 99]])
+    want = np.array([[schedule(int(step)) for step in row] for row in steps])
+    for dtype in (np.int64, np.uint8):
+        found = schedule(steps.astype(dtype))
+        assert type(found) is np.ndarray and found.dtype == np.float64
+        np.testing.assert_array_equal(found, want)
+    found = schedule(tf.constant(steps, tf.int32))
+    assert found.dtype == tf.float32 and found.shape == (2, 6)
+    np.testing.assert_allclose(found, want, rtol=2e-6, atol=1e-7)
+    any_shape = tf.function(schedule, input_signature=[tf.TensorSpec(None, tf.int64)])
+    for some in (steps, steps[0], steps[0, 3]):
+        found = any_shape(some)
+        assert found.shape == some.shape
+        np.testing.assert_allclose(found, schedule(some), rtol=2e-6, atol=1e-7)
+    assert schedule(np.zeros((0, 3), int)).shape == schedule(tf.zeros((0, 3), tf.int32)).shape
+
+
+LASTS = (0, 100, 9, 7, 6, 9, 10, 15, 6, 10, 0, 5)
+
+
+@pytest.mark.parametrize(("schedule", "last"), zip(EXAMPLES, LASTS, strict=True), ids=repr)
+def test_from_the_last_step_on_the_value_stays(schedule, last):
+    assert schedule.last_step == last
+    assert set(schedule(np.arange(last, last + 200))) == {schedule(10**9)}
+    if last:
+        assert schedule(last - 1) != schedule(last)
+
+
+def test_the_last_step_of_a_callable_is_not_known():
+    unknown = schedules.get("weight", lambda step: 0.5)
+    assert unknown.last_step is None and Warmup(unknown, 5).last_step is None
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
@@ -166,6 +260,8 @@ def test_plain_callable_is_called_with_the_step_and_cannot_be_saved():
     doubled = schedules.get("weight", lambda step: 2 * tf.cast(step, tf.float64))
     value = tf.function(lambda s: schedules.value_at(doubled, s))(tf.constant(4))
     assert value.dtype == tf.float32 and float(value) == 8.0
+    clocks = schedules.get("weight", lambda step: 1 if step < 2 else math.sqrt(step))
+    np.testing.assert_allclose(clocks(np.array([[0], [9]])), [[1], [3]])
     warm = Warmup(doubled, 8)
     assert float(warm(tf.constant(4))) == 4.0
     for schedule in (halves, warm):
@@ -173,6 +269,8 @@ def test_plain_callable_is_called_with_the_step_and_cannot_be_saved():
             schedules.serialize(schedule)
     with pytest.raises(ValueError, match="a scalar from each step"):
         schedules.get("weight", lambda step: tf.zeros(2))(tf.constant(0))
+    with pytest.raises(ValueError, match="a scalar from each step"):
+        schedules.get("weight", lambda step: tf.zeros(2))(tf.constant([1, 2, 3]))
 
 
 @pytest.mark.parametrize(
@@ -220,15 +318,28 @@ def test_check_accepts_a_schedule_whose_ends_are_good():
         (lambda: Piecewise(3, [1, 2]), TypeError, "`boundaries`.*list"),
         (lambda: Piecewise([3.0], [1, 2]), TypeError, "`boundaries`"),
         (lambda: Piecewise([3], [1, float("nan")]), ValueError, "`values`"),
+        (lambda: Root(-0.1, 1, 0, 4), ValueError, "`start`.*at least 0"),
+        (lambda: Root(0, 1, 0, 4, p=0), ValueError, "`p`.*above 0"),
+        (lambda: Root(0, 1, 0, 4, p="2"), TypeError, "`p`"),
+        (lambda: Staircase(0, 1, 4, 2), ValueError, "`start`.*above 0"),
+        (lambda: Staircase(0.5, "1", 4, 2), TypeError, "`end`"),
+        (lambda: Staircase(0.5, 1, 0, 2), ValueError, "`every`"),
+        (lambda: Staircase(0.5, 1, 4.0, 2), TypeError, "`every`"),
+        (lambda: Staircase(0.5, 1, 4, 1.0), ValueError, "`factor`.*above 1, to come from 0.5 to"),
+        (lambda: Staircase(1, 0.5, 4, 2), ValueError, "`factor`.*between 0 and 1"),
+        (lambda: Staircase(1, 0.5, 4, -0.5), ValueError, "`factor`"),
         (lambda: Warmup("a", 2), TypeError, "`schedule`"),
         (lambda: Warmup(1.0, -1), ValueError, "`steps`"),
         (lambda: Warmup(1e39, 1), ValueError, "`schedule`"),
         (lambda: Constant(1)(0.5), TypeError, "`step`"),
         (lambda: Constant(1)(True), TypeError, "`step`"),
-        (lambda: Constant(1)(np.arange(2)), TypeError, "`step`"),
+        (lambda: Constant(1)(np.array([0.5])), TypeError, "`step`"),
+        (lambda: Constant(1)(np.array([True])), TypeError, "`step`"),
+        (lambda: Constant(1)(np.float64(1)), TypeError, "`step`"),
+        (lambda: Constant(1)([1, 2]), TypeError, "`step`"),
         (lambda: Constant(1)("0"), TypeError, "`step`"),
         (lambda: Constant(1)(tf.constant(0.5)), TypeError, "`step`"),
-        (lambda: Constant(1)(tf.constant([1, 2])), TypeError, "`step`"),
+        (lambda: Constant(1)(tf.constant([True])), TypeError, "`step`"),
         (lambda: schedules.get("t", None), TypeError, "`t`.*a schedule"),
         (lambda: schedules.get("t", float), TypeError, "`t`"),
         (lambda: schedules.get("t", "4", expected="a number"), TypeError, "`t`: expected a number"),
