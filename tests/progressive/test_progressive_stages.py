@@ -15,6 +15,7 @@ from toys import CROSSENTROPY
 import tfkd
 from tfkd import schedules
 from tfkd.curriculum import AdaptivePace, Curriculum, Plateau, Reached, Stage
+from tfkd.progressive.values import OfStage, Position
 
 X, Y = toys.data(48)
 BATCH, STEPS = 8, 6
@@ -220,6 +221,19 @@ def test_layers_that_were_frozen_by_the_user_stay_frozen():
     fit(distiller)
     np.testing.assert_array_equal(student.get_layer("b").get_weights()[0], before[0])
     assert [layer.trainable for layer in student.layers] == [True, False, True, True]
+
+
+def test_the_value_of_a_stage_takes_arrays_and_tensors_of_steps():
+    rise = schedules.Linear(0.0, 1.0, end_step=10)
+    value = OfStage([0.25, rise, None], default=rise, position=Position(1, begin=4))
+    steps = np.array([[0, 4, 5], [9, 14, 99]])
+    want = {1: [[0, 0, 0.1], [0.5, 1, 1]], 0: np.full((2, 3), 0.25)}
+    want[2] = [[0, 0.4, 0.5], [0.9, 1, 1]]
+    for stage, values in want.items():
+        value.position.move(stage, begin=4)
+        np.testing.assert_allclose(value(steps), values)
+        np.testing.assert_allclose(value(tf.constant(steps)), values, rtol=1e-6)
+        assert value(5) == values[0][2]
 
 
 def test_promotion_ends_a_stage_early_and_the_next_one_begins():
