@@ -2,7 +2,7 @@
 # have to be there. A second call finds the stamp and starts at once.
 #
 #   make demo  ARGS="--data=cifar10.npz"
-#   make test  ARGS="tests/test_schedules.py -k linear"
+#   make test  ARGS="tests/schedules -k linear"
 #   make test  PYTHON=python3.12
 
 PYTHON ?= python3

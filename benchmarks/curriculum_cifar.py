@@ -41,7 +41,8 @@ import numpy as np
 from cifar_teacher import WEIGHT_DECAY, cosine_sgd, load
 
 import tfkd
-from tfkd.curriculum import Curriculum, difficulty, pacing
+from tfkd import schedules
+from tfkd.curriculum import Curriculum, difficulty
 
 WATCHED = 2_000  # test images that are looked at after each epoch
 
@@ -159,7 +160,7 @@ class Bench:
         if arm.end is None:
             return tfkd.data.batches(x, y, batch, **more)
         last = round(self.args.grow * self.args.epochs * self.steps)
-        pace = pacing.Linear(arm.start or self.args.start, last, arm.end)
+        pace = schedules.Linear(arm.start or self.args.start, arm.end, end_step=last)
         more |= {"order": arm.order, "partial": True}
         return Curriculum((x, y), scores, pace, batch, **more).batches()
 

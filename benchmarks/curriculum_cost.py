@@ -32,7 +32,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 import tfkd
-from tfkd.curriculum import Curriculum, difficulty, pacing
+from tfkd import schedules
+from tfkd.curriculum import Curriculum, difficulty
 from tfkd.curriculum.scoring import Scorer
 
 BATCH = 128
@@ -86,7 +87,7 @@ def feeding(count: int, depth: int, steps: int) -> dict[str, Turn]:
     """Training steps fed in two ways, `steps` a turn; and the two pipelines alone."""
     x, y = images(count)
     more = {"augment": tfkd.data.shift_and_flip(4), "preprocess": scale}
-    pace = pacing.Linear(0.3, 10_000)
+    pace = schedules.Linear(0.3, 1.0, end_step=10_000)
     curriculum = Curriculum(
         (x, y), np.random.default_rng(1).normal(size=count), pace, BATCH, **more
     )

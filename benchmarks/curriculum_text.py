@@ -44,8 +44,8 @@ import tfkd  # before TensorFlow: it asks for Keras 2
 import numpy as np
 import tf_keras as keras
 
-from tfkd import artifacts, data, export, models, report, runtime
-from tfkd.curriculum import Curriculum, Stage, difficulty, pacing
+from tfkd import artifacts, data, export, models, report, runtime, schedules
+from tfkd.curriculum import Curriculum, Stage, difficulty
 from tfkd.losses import LogitsDistillation
 
 ARMS = ("alone", "curriculum", "distilled", "progressive")
@@ -110,7 +110,7 @@ class Bench:
         """The easiest part, more and more, all; each with its weight of the labels."""
         easy, last = max(round(EASY * epochs), 1), max(round(ALL * epochs), 1)
         growing = epochs - easy - last
-        grow = pacing.Linear(start, self.steps * growing)
+        grow = schedules.Linear(start, 1.0, end_step=self.steps * growing)
         return [
             Stage(easy, "easy", fraction=start, student_loss_weight=weights[0]),
             Stage(growing, "growing", fraction=grow, student_loss_weight=weights[1]),

@@ -47,8 +47,8 @@ import tensorflow as tf
 import tf_keras as keras
 from absl import app, flags, logging
 
-from tfkd import artifacts, checks, pruning, replicas
-from tfkd.curriculum import Curriculum, difficulty, pacing
+from tfkd import artifacts, checks, pruning, replicas, schedules
+from tfkd.curriculum import Curriculum, difficulty
 
 WORKERS = flags.DEFINE_integer("workers", 2, "processes to start")
 RESTARTS = flags.DEFINE_integer("restarts", 3, "how often all are started again at most")
@@ -238,7 +238,7 @@ def shares(digits, teacher, cache, steps, start_step):
             x, y, batch, preprocess=digits.preprocess, start_step=start_step, input_context=context
         ), None
     scores = difficulty.teacher_loss(teacher, x, y, preprocess=digits.preprocess, progress=False)
-    pace = pacing.Root(0.4, steps=steps * EPOCHS.value // 2)
+    pace = schedules.Root(0.4, 1.0, end_step=steps * EPOCHS.value // 2)
     attach = cache.attach(preprocess=digits.preprocess)
     paced = Curriculum((cache.keyed(x), y), scores, pace, batch, preprocess=attach)
     return lambda context: paced.batches(start_step, context), paced

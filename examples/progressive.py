@@ -36,8 +36,8 @@ import numpy as np
 import tf_keras as keras
 from absl import app, flags, logging
 
-from tfkd import checks, curriculum, data, report
-from tfkd.curriculum import Curriculum, Stage, pacing
+from tfkd import checks, curriculum, data, report, schedules
+from tfkd.curriculum import Curriculum, Stage
 
 DATA = flags.DEFINE_string("data", "digits", "digits, a Keras name, a .npz file or a folder")
 OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/progressive_DATA")
@@ -205,7 +205,7 @@ class Bench:
         last = max(EPOCHS.value // 4, 1)
         middle = EPOCHS.value - first - last
         end = end_fraction()
-        grow = pacing.Root(START.value, self.steps * middle, end)
+        grow = schedules.Root(START.value, end, end_step=self.steps * middle)
         return [
             Stage(first, "easy", fraction=START.value, temperature=2 * TEMPERATURE.value),
             Stage(middle, "growing", fraction=grow),
@@ -251,8 +251,8 @@ def check_flags() -> None:
         checks.positive_int(flag.name, flag.value)
     checks.integer("epochs", EPOCHS.value, 3, "at least 3 epochs, one for each stage")
     checks.fraction("noise", NOISE.value)
-    for value in (START.value, end_fraction()):
-        pacing.Fixed(value)
+    for name, value in (("start", START.value), ("end", end_fraction())):
+        checks.positive(name, checks.fraction(name, value))
     if end_fraction() < START.value:
         raise checks.value_error("end", f"at least --start, {START.value}", end_fraction())
 

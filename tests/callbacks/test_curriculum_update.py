@@ -8,8 +8,9 @@ import toys
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tfkd
+from tfkd import schedules
 from tfkd.callbacks import CurriculumUpdate
-from tfkd.curriculum import Curriculum, pacing
+from tfkd.curriculum import AdaptivePace, Curriculum
 
 X, Y = toys.data(40)
 
@@ -34,7 +35,7 @@ def train(paced, epochs, update, student=None, others=(), **kwargs):
 
 
 def test_the_fraction_is_that_of_the_last_step_of_the_epoch():
-    paced = curriculum(pacing.Linear(0.2, 10))
+    paced = curriculum(schedules.Linear(0.2, 1.0, end_step=10))
     update = CurriculumUpdate(paced)
     history = train(paced, 3, update)
     np.testing.assert_allclose(history["fraction"], [0.2 + 0.08 * 4, 0.2 + 0.08 * 9, 1.0])
@@ -42,14 +43,14 @@ def test_the_fraction_is_that_of_the_last_step_of_the_epoch():
 
 
 def test_a_run_that_goes_on_begins_at_its_step():
-    paced = curriculum(pacing.Linear(0.2, 10))
+    paced = curriculum(schedules.Linear(0.2, 1.0, end_step=10))
     np.testing.assert_allclose(
         train(paced, 1, CurriculumUpdate(paced, start_step=5))["fraction"], [0.92]
     )
 
 
 def test_an_adaptive_pace_sees_the_logs_of_validation():
-    paced = curriculum(pacing.Adaptive(0.25, 2, monitor="val_accuracy", min_delta=2))
+    paced = curriculum(AdaptivePace(0.25, 2, monitor="val_accuracy", min_delta=2))
     history = train(paced, 4, CurriculumUpdate(paced), validation_data=(X, Y))
     # No accuracy improves by 2: the first epoch sets the best, each one after it grows.
     assert history["fraction"] == [0.25, 0.25, 0.5, 1.0]

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfkd
-from tfkd.curriculum import Curriculum, pacing
+from tfkd import schedules
+from tfkd.curriculum import AdaptivePace, Curriculum
 
 quick = settings(deadline=None, max_examples=15)
 
@@ -30,12 +31,14 @@ def take(dataset, count):
     return [y.numpy() for _, y in itertools.islice(dataset, count)]
 
 
+SHARES = st.floats(0.3, 1)
 PACES = st.one_of(
-    st.builds(pacing.Linear, st.floats(0.3, 1), st.integers(1, 40)),
-    st.builds(pacing.Root, st.floats(0.3, 1), st.integers(1, 40), p=st.floats(0.5, 6)),
-    st.builds(pacing.Geometric, st.floats(0.3, 1), st.integers(1, 40)),
-    st.builds(pacing.Step, st.floats(0.3, 1), st.integers(1, 15), st.floats(1.1, 3)),
-    st.builds(lambda a, b: pacing.Pieces([7], [a, b]), st.floats(0.3, 1), st.floats(0.3, 1)),
+    st.builds(schedules.Linear, SHARES, SHARES, st.integers(0, 5), st.integers(5, 40)),
+    st.builds(schedules.Cosine, SHARES, SHARES, end_step=st.integers(1, 40)),
+    st.builds(schedules.Root, SHARES, SHARES, end_step=st.integers(1, 40), p=st.floats(0.5, 6)),
+    st.builds(schedules.Exponential, SHARES, SHARES, end_step=st.integers(1, 40)),
+    st.builds(schedules.Staircase, SHARES, st.just(1.0), st.integers(1, 15), st.floats(1.1, 3)),
+    st.builds(lambda a, b: schedules.Piecewise([7], [a, b]), SHARES, SHARES),
 )
 
 
@@ -90,7 +93,7 @@ def test_each_pass_is_a_shuffle_worth_its_name():
 
 
 def test_examples_are_drawn_evenly_while_the_pool_grows():
-    paced = make(200, 10, pacing.Linear(0.5, 4000))
+    paced = make(200, 10, schedules.Linear(0.5, 1.0, end_step=4000))
     seen = np.bincount(np.concatenate([paced.indices(s) for s in range(0, 1000)]), minlength=200)
     # The 100 in play from the first step: 10,000 draws in pools of 100 to 125.
     expected = sum(10 / paced.pool_size(s) for s in range(1000))
@@ -99,7 +102,7 @@ def test_examples_are_drawn_evenly_while_the_pool_grows():
 
 
 def test_a_run_goes_on_where_it_was():
-    paced = make(50, 4, pacing.Linear(0.2, 30))
+    paced = make(50, 4, schedules.Linear(0.2, 1.0, end_step=30))
     whole, rest = take(paced.batches(), 40), take(paced.batches(start_step=17), 23)
     np.testing.assert_array_equal(whole[17:], rest)
 
@@ -109,7 +112,7 @@ def test_the_order_is_the_same_on_every_worker():
         return x + tf.random.stateless_uniform(tf.shape(x), seed, maxval=1000, dtype=x.dtype)
 
     for options in ({}, {"augment": augment}):
-        paced = make(50, 4, pacing.Linear(0.2, 30), **options)
+        paced = make(50, 4, schedules.Linear(0.2, 1.0, end_step=30), **options)
         contexts = [tf.distribute.InputContext(2, i, 2) for i in range(2)]
         shares = [paced.batches(input_context=context) for context in contexts]
         for (x, y), (x0, y0), (x1, y1) in itertools.islice(zip(paced.batches(), *shares), 12):  # noqa: B905
@@ -186,7 +189,7 @@ def test_new_scores_change_what_comes_next():
 
 
 def test_an_adaptive_pace_grows_the_pool_of_a_running_stream():
-    pace = pacing.Adaptive(0.25, growth=2)
+    pace = AdaptivePace(0.25, growth=2)
     paced = make(40, 5, pace)
     stream = iter(paced.batches())
     assert all(max(next(stream)[1].numpy()) < 10 for _ in range(5))
@@ -212,7 +215,7 @@ def fit(strategy, paced, epochs=3):
 
 def curriculum_for_fit(**options):
     x, y = toys.data(40)
-    return Curriculum((x, y), x.sum(1), pacing.Linear(0.3, 12), 8, **options)
+    return Curriculum((x, y), x.sum(1), schedules.Linear(0.3, 1.0, end_step=12), 8, **options)
 
 
 def test_fit_follows_the_pace_step_by_step_and_compiles_once():
@@ -236,7 +239,7 @@ def test_two_replicas_train_as_one(two_replicas, adaptive):
         made = curriculum_for_fit()
         if adaptive:
             x, y = toys.data(40)
-            pace = pacing.Adaptive(0.25, growth=2)
+            pace = AdaptivePace(0.25, growth=2)
             for _ in range(2):  # the second epoch is no better: it grows to a half
                 pace.update({"val_accuracy": 0.5})
             made = Curriculum((x, y), x.sum(1), pace, 8)
@@ -251,11 +254,11 @@ def test_two_replicas_train_as_one(two_replicas, adaptive):
 def test_a_pace_that_leaves_examples_out_is_warned_of_unless_it_is_meant():
     x, y = np.zeros((10, 1)), np.arange(10) % 2
     with pytest.warns(UserWarning, match="the 4 hardest of 10 examples are never seen"):
-        Curriculum((x, y), np.arange(10), pacing.Linear(0.4, 5, end=0.6), 2)
+        Curriculum((x, y), np.arange(10), schedules.Linear(0.4, 0.6, end_step=5), 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Curriculum((x, y), np.arange(10), pacing.Linear(0.4, 5, end=0.6), 2, partial=True)
-        Curriculum((x, y), np.arange(10), pacing.Linear(0.4, 5), 2)
+        Curriculum((x, y), np.arange(10), schedules.Linear(0.4, 0.6, end_step=5), 2, partial=True)
+        Curriculum((x, y), np.arange(10), schedules.Linear(0.4, 1.0, end_step=5), 2)
 
 
 @pytest.mark.parametrize(
@@ -264,10 +267,10 @@ def test_a_pace_that_leaves_examples_out_is_warned_of_unless_it_is_meant():
         ({"difficulty": np.arange(9)}, ValueError, "`difficulty`: expected 10 scores"),
         ({"difficulty": [0.0] * 9 + [np.nan]}, ValueError, "example 9 is nan"),
         ({"difficulty": ["a"] * 10}, TypeError, "`difficulty`"),
-        ({"pacing": 0}, ValueError, "above 0"),
-        ({"pacing": 1.5}, ValueError, "at most 1"),
-        ({"pacing": 0.1}, ValueError, "Start at 0.2 or more"),
-        ({"pacing": lambda step: 0.5}, TypeError, "subclass of pacing.Pacing"),
+        ({"pace": 0}, ValueError, "above 0"),
+        ({"pace": 1.5}, ValueError, "at most 1"),
+        ({"pace": 0.1}, ValueError, "Start at 0.2 or more"),
+        ({"pace": lambda step: 0.5}, TypeError, "subclass of tfkd.schedules.Schedule"),
         ({"batch_size": 0}, ValueError, "`batch_size`"),
         ({"batch_size": 11}, ValueError, "at most the number of examples, 10"),
         ({"order": "easiest"}, ValueError, "Did you mean 'easiest_first'"),
@@ -287,7 +290,7 @@ def test_bad_arguments(change, error, words):
     arguments = {
         "data": (np.zeros((10, 1)), np.arange(10) % 2),
         "difficulty": np.arange(10),
-        "pacing": 1.0,
+        "pace": 1.0,
         "batch_size": 2,
         **change,
     }

@@ -292,6 +292,6 @@ def test_what_a_difficulty_is():
 
 def test_scores_go_into_a_curriculum():
     found = quiet(difficulty.teacher_loss, net(), X, Y)
-    pace = tfkd.curriculum.pacing.Linear(0.5, steps=4)
+    pace = tfkd.schedules.Linear(0.5, 1.0, end_step=4)
     curriculum = tfkd.curriculum.Curriculum((X, Y), found, pace, 4, balance_classes=False)
     assert set(curriculum.ranking[:4]) == set(np.argsort(found.scores)[:4])

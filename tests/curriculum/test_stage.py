@@ -6,7 +6,7 @@ import pytest
 import tf_keras as keras
 
 from tfkd import schedules
-from tfkd.curriculum import Plateau, Reached, Stage, pacing
+from tfkd.curriculum import Plateau, Reached, Stage
 
 
 def logs(name, values):
@@ -44,7 +44,7 @@ def test_a_stage_takes_every_kind_of_value():
     stage = Stage(
         3,
         "all",
-        fraction=pacing.Root(0.2, 10),
+        fraction=schedules.Root(0.2, 1.0, end_step=10),
         temperature={"a": 2.0, "b": schedules.Linear(4, 1, 0, 5)},
         student_loss_weight=schedules.Constant(0.5),
         distillation_loss_weights={"a": 0.0},
@@ -65,7 +65,7 @@ def test_a_stage_takes_every_kind_of_value():
         ({"name": 3}, "`name`"),
         ({"fraction": 0}, "`fraction`: expected a fraction above 0"),
         ({"fraction": "half"}, "`fraction`"),
-        ({"fraction": schedules.Constant(0.5)}, "`fraction`.*tfkd.curriculum.pacing"),
+        ({"fraction": schedules.Linear(0.5, 1.1, 0, 5)}, "`fraction`.*at most 1.*The schedule"),
         ({"temperature": 0}, "`temperature`"),
         ({"temperature": {"a": -1}}, "`temperature`"),
         ({"student_loss_weight": 1.5}, "`student_loss_weight`"),

@@ -8,7 +8,8 @@ import toys
 import workers
 
 import tfkd
-from tfkd.curriculum import Curriculum, pacing
+from tfkd import schedules
+from tfkd.curriculum import Curriculum
 
 
 def train(strategy):
@@ -19,7 +20,7 @@ def train(strategy):
         )
         distiller.compile(keras.optimizers.SGD(0.1, 0.9), toys.CROSSENTROPY)
     x, y = toys.data(48)
-    paced = Curriculum((x, y), x.sum(1), pacing.Linear(0.4, 8), 8)
+    paced = Curriculum((x, y), x.sum(1), schedules.Linear(0.4, 1.0, end_step=8), 8)
     history = distiller.fit(
         paced.batches(),
         steps_per_epoch=paced.steps_per_epoch,

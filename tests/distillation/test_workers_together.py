@@ -17,8 +17,8 @@ import toys
 import workers
 
 import tfkd
-from tfkd import losses, pruning, replicas
-from tfkd.curriculum import Curriculum, pacing
+from tfkd import losses, pruning, replicas, schedules
+from tfkd.curriculum import Curriculum
 
 COUNT, BATCH, EPOCHS = 48, 8, 2
 STEPS = COUNT // BATCH
@@ -66,7 +66,9 @@ def data_of(case, folder, strategy):
     paced, scores = None, x.sum(1)
     if cache is not None:
         data = (cache.keyed(x), y)
-        paced = Curriculum(data, scores, pacing.Linear(0.4, 8), BATCH, preprocess=cache.attach())
+        paced = Curriculum(
+            data, scores, schedules.Linear(0.4, 1.0, end_step=8), BATCH, preprocess=cache.attach()
+        )
     else:
         paced = Curriculum((x, y), scores, 1.0, BATCH)
     make = lambda context: paced.batches(input_context=context)  # noqa: E731

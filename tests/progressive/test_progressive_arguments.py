@@ -10,7 +10,8 @@ import toys
 from toys import CROSSENTROPY
 
 import tfkd
-from tfkd.curriculum import Curriculum, Stage, pacing
+from tfkd import schedules
+from tfkd.curriculum import Curriculum, Stage
 
 X, Y = toys.data(16)
 
@@ -66,7 +67,7 @@ def test_bad_constructors(arguments, words):
         ),
         ([Stage(1)], {"x": X, "y": Y, "epochs": 3}, "Each Stage has epochs of its own"),
         (
-            [Stage(1), Stage(1, fraction=pacing.Linear(0.1, 10))],
+            [Stage(1), Stage(1, fraction=schedules.Linear(0.1, 1.0, end_step=10))],
             {"x": Curriculum((X, Y), Y, 1.0, 8)},
             "at least one batch of 8 in play",
         ),

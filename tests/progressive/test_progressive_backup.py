@@ -12,7 +12,7 @@ from toys import CROSSENTROPY
 
 import tfkd
 from tfkd import progressive
-from tfkd.curriculum import Curriculum, Stage, pacing
+from tfkd.curriculum import AdaptivePace, Curriculum, Stage
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 8, 8, 1)).astype(np.float32)
@@ -29,7 +29,7 @@ def plain(seed, width=8):
 
 def stages():
     return [
-        Stage(2, "easy", fraction=pacing.Adaptive(0.5, 1.5, monitor="stage"), freeze="scores"),
+        Stage(2, "easy", fraction=AdaptivePace(0.5, 1.5, monitor="stage"), freeze="scores"),
         Stage(2, "decay", fraction=0.9, decay=progressive.Decay({"filter_rate": 0.5}, end=0.5)),
         Stage(1, "cut", learning_rate=0.003),
         Stage(2, "int8", structure=progressive.Quantize(X, target="tflite")),

@@ -14,7 +14,8 @@ from toys import CROSSENTROPY
 
 import tfkd
 from tfkd import schedules
-from tfkd.curriculum import Curriculum, Plateau, Reached, Stage, pacing
+from tfkd.curriculum import AdaptivePace, Curriculum, Plateau, Reached, Stage
+from tfkd.progressive.values import OfStage, Position
 
 X, Y = toys.data(48)
 BATCH, STEPS = 8, 6
@@ -158,7 +159,7 @@ def test_a_stage_has_the_pace_that_it_asks_for():
     paced = Curriculum((X, Y), scores, 1.0, BATCH, balance_classes=False)
     stages = [
         Stage(1, fraction=0.25),
-        Stage(2, fraction=pacing.Linear(0.25, 11)),
+        Stage(2, fraction=schedules.Linear(0.25, 1.0, end_step=11)),
         Stage(1),
     ]
     distiller = make(stages)
@@ -168,7 +169,7 @@ def test_a_stage_has_the_pace_that_it_asks_for():
     student, optimizer = toys.net(4), keras.optimizers.SGD(0.1, 0.9)
     plain = tfkd.Distiller(toys.net(8, seed=2), student, logits())
     plain.compile(optimizer, CROSSENTROPY)
-    paces = [paced.repaced(0.25), paced.repaced(pacing.Linear(0.25, 11), 6), paced]
+    paces = [paced.repaced(0.25), paced.repaced(schedules.Linear(0.25, 1.0, end_step=11), 6), paced]
     for step in range(24):
         rows = paces[0 if step < 6 else 1 if step < 18 else 2].indices(step)
         if step < 6:
@@ -222,6 +223,19 @@ def test_layers_that_were_frozen_by_the_user_stay_frozen():
     assert [layer.trainable for layer in student.layers] == [True, False, True, True]
 
 
+def test_the_value_of_a_stage_takes_arrays_and_tensors_of_steps():
+    rise = schedules.Linear(0.0, 1.0, end_step=10)
+    value = OfStage([0.25, rise, None], default=rise, position=Position(1, begin=4))
+    steps = np.array([[0, 4, 5], [9, 14, 99]])
+    want = {1: [[0, 0, 0.1], [0.5, 1, 1]], 0: np.full((2, 3), 0.25)}
+    want[2] = [[0, 0.4, 0.5], [0.9, 1, 1]]
+    for stage, values in want.items():
+        value.position.move(stage, begin=4)
+        np.testing.assert_allclose(value(steps), values)
+        np.testing.assert_allclose(value(tf.constant(steps)), values, rtol=1e-6)
+        assert value(5) == values[0][2]
+
+
 def test_promotion_ends_a_stage_early_and_the_next_one_begins():
     rule = Reached("val_accuracy", 0.0)
     distiller = make(
@@ -257,7 +271,7 @@ def test_nan_ends_the_training():
 
 def test_an_adaptive_pace_is_moved_by_the_metric():
     paced = Curriculum((X, Y), np.arange(48), 1.0, BATCH)
-    pace = pacing.Adaptive(0.25, growth=2, monitor="stage")  # a metric that never improves
+    pace = AdaptivePace(0.25, growth=2, monitor="stage")  # a metric that never improves
     distiller = make([Stage(4, fraction=pace)])
     history = distiller.fit(paced, verbose=0).history
     assert history["fraction"] == [0.25, 0.25, 0.5, 1.0]
@@ -328,7 +342,7 @@ def test_two_replicas_train_as_one(two_replicas):
             distiller = make(
                 [Stage(1, temperature=6.0, learning_rate=0.05), Stage(1, freeze="hidden")]
             )
-        paced = Curriculum((X, Y), X.sum(1), pacing.Linear(0.4, 8), BATCH)
+        paced = Curriculum((X, Y), X.sum(1), schedules.Linear(0.4, 1.0, end_step=8), BATCH)
         distiller.fit(paced, verbose=0)
         return distiller.student
 

@@ -72,6 +72,32 @@ def test_invariants(begin, length, frequency, anneal, initial, target):
         assert float(sparsity) == pytest.approx(target * (1 - rates[step]), abs=2e-6)
 
 
+def stepped(p):
+    return 1.0 if p < 0.5 else 0.0  # knows scalars only
+
+
+@pytest.mark.parametrize("anneal", [*CURVES, cubed, stepped])
+@pytest.mark.parametrize(("begin", "end"), [(3, 13), (4, 4)])
+def test_rates_of_arrays_and_tensors(anneal, begin, end):
+    schedule = AnnealedFilterDecay(0.5, begin, end, anneal=anneal, initial_decay=0.8)
+    steps = np.arange(18).reshape(3, 6)
+    curve = CURVES.get(anneal, anneal)
+    want = [0.8 * curve((step - begin) / (end - begin)) for step in range(begin, end)]
+    want = np.reshape([1.0] * begin + want + [0.0] * (18 - end), (3, 6))
+    found = schedule.decay_rate(steps)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, want, atol=1e-12)
+    if anneal is stepped:  # a tensor has no truth value in a graph
+        steps = tf.constant(7)
+        want = want[1, 1]
+    rates = schedule.decay_rate(tf.constant(steps))
+    assert rates.dtype == tf.float32
+    np.testing.assert_allclose(rates, want, atol=1e-6)
+    for step in (0.5, True, "1", np.array([0.5]), tf.constant(0.5)):
+        with pytest.raises(TypeError, match="`step`"):
+            schedule.decay_rate(step)
+
+
 def test_in_a_graph_with_a_variable():
     schedule = AnnealedFilterDecay(0.5, 2, 6, 2, "sigmoid")
     step = tf.Variable(0, dtype=tf.int64)

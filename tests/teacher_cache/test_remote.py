@@ -11,8 +11,8 @@ import tf_keras as keras
 import toys
 
 import tfkd
-from tfkd import losses
-from tfkd.curriculum import Curriculum, pacing
+from tfkd import losses, schedules
+from tfkd.curriculum import Curriculum
 from tfkd.teacher_cache import RemoteTeacher, TeacherCache
 
 service = tf.data.experimental.service
@@ -204,7 +204,7 @@ def test_layers_that_it_does_not_give():
 
 
 def test_a_curriculum_travels_as_it_is(address):
-    paced = Curriculum((X, Y), X.sum(1), pacing.Linear(0.4, 8), BATCH)
+    paced = Curriculum((X, Y), X.sum(1), schedules.Linear(0.4, 1.0, end_step=8), BATCH)
     there = RemoteTeacher(teacher(), X, address).attach(paced.batches())
     for (batch, y), (x, mine) in zip(there.take(6), paced.batches(), strict=False):
         np.testing.assert_array_equal(batch["tfkd_inputs"], x)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toys import CROSSENTROPY, data, net
 
 import tfkd
-from tfkd import TeacherCache, losses
+from tfkd import TeacherCache, losses, schedules
 from tfkd.teacher_cache import keys as key_functions
 from tfkd.teacher_cache.keys import places
 from tfkd.teachers.layout import Layout, Slot, TopK, put, take
@@ -372,14 +372,14 @@ def test_it_trains_as_fit_does(tmp_path, how):
 
 
 def test_a_curriculum_hands_on_what_the_teacher_said(tmp_path):
-    from tfkd.curriculum import Curriculum, pacing
+    from tfkd.curriculum import Curriculum
 
     teacher = net(8, seed=2)
     cache = build(tmp_path / "a", teacher)
     hard = X.sum(1)
 
     def paced(x, **options):
-        return Curriculum((x, Y), hard, pacing.Linear(0.5, 8), 4, **options)
+        return Curriculum((x, Y), hard, schedules.Linear(0.5, 1.0, end_step=8), 4, **options)
 
     known = paced(cache.keyed(X), preprocess=cache.attach())
     cached, _ = train(cache, known.batches())

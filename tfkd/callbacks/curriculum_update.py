@@ -19,7 +19,7 @@ class CurriculumUpdate(keras.callbacks.Callback):
 
     At the end of an epoch `fraction`, the share of the data in play, is put in the logs,
     for the callbacks that stand after this one: put it before TensorBoard. If the pace is
-    `pacing.Adaptive` it sees the epoch's logs. If `refresh_every` is set, the student is
+    `AdaptivePace` it sees the epoch's logs. If `refresh_every` is set, the student is
     scored on all examples every so many epochs, and what it finds hard now comes last.
 
     Args:
@@ -42,9 +42,9 @@ class CurriculumUpdate(keras.callbacks.Callback):
 
     Example:
         >>> import numpy as np, tf_keras as keras, tfkd
-        >>> from tfkd.curriculum import Curriculum, pacing
+        >>> from tfkd.curriculum import Curriculum
         >>> x, y = np.random.default_rng(0).normal(size=(32, 4)), np.arange(32) % 2
-        >>> paced = Curriculum((x, y), x[:, 0], pacing.Linear(0.5, steps=8), 4)
+        >>> paced = Curriculum((x, y), x[:, 0], tfkd.schedules.Linear(0.5, 1.0, end_step=8), 4)
         >>> model = keras.Sequential([keras.layers.Dense(2, input_shape=(4,))])
         >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> update = tfkd.callbacks.CurriculumUpdate(paced)
@@ -98,7 +98,7 @@ class CurriculumUpdate(keras.callbacks.Callback):
             self._write(epoch, fraction)
         self._step += self._seen
         if self.curriculum.is_adaptive:
-            self.curriculum.pacing.update(logs)
+            self.curriculum.pace.update(logs)
         if self.refresh_every and (epoch + 1) % self.refresh_every == 0:
             self._refresh()
 

@@ -4,7 +4,7 @@ difficulty.py    what the teacher, the student or you find hard
 scoring.py       one pass of a model over the examples
 counting.py      sizes: words and objects
 scores.py        the scores, and their file
-pacing/          the share of the data in play, as a function of the step or of a metric
+pace.py          the share of the data in play, as a schedule or as a metric has it
 ordering.py      from scores to an order with balanced classes
 arrays.py        the data that batches are made of
 curriculum.py    the batches
@@ -12,8 +12,9 @@ metrics.py       which way a metric is better
 stages.py        what changes from one stage of a training to the next
 """
 
-from tfkd.curriculum import difficulty, pacing
+from tfkd.curriculum import difficulty
 from tfkd.curriculum.curriculum import Curriculum
+from tfkd.curriculum.pace import AdaptivePace
 from tfkd.curriculum.stages import Plateau, Reached, Stage
 
-__all__ = ["Curriculum", "Plateau", "Reached", "Stage", "difficulty", "pacing"]
+__all__ = ["AdaptivePace", "Curriculum", "Plateau", "Reached", "Stage", "difficulty"]

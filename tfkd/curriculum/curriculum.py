@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfkd import checks, replicas
 from tfkd.curriculum import arrays, ordering
-from tfkd.curriculum.pacing import Adaptive, Fixed, Pacing, pool_size
+from tfkd.curriculum.pace import AdaptivePace, accept, pool_sizes
 from tfkd.data import pipelines
 from tfkd.data.batches import steps_per_epoch
 
@@ -24,7 +24,7 @@ _ROUNDS = 16
 class Curriculum(tf.Module):
     """A data set that is easy at first.
 
-    At each step a batch is drawn from the pool: the easiest `pacing(step)` of the
+    At each step a batch is drawn from the pool: the easiest `pace(step)` of the
     examples. While the pool stays as it is, it is drawn from without replacement, pass
     after pass; with all of the data in play that is an ordinary shuffled epoch. A batch
     is a function of (seed, step): the same in every process and after a restart, whatever
@@ -37,7 +37,9 @@ class Curriculum(tf.Module):
             names of files, which `preprocess` reads.
         difficulty: one finite number an example (N,), higher is harder; or what a
             function of `tfkd.curriculum.difficulty` returned.
-        pacing: a number in (0, 1], or a pace of `tfkd.curriculum.pacing`.
+        pace: the share of the examples in play, in (0, 1]: a number, a schedule of
+            `tfkd.schedules`, such as `Linear`, `Root`, `Exponential` or `Staircase`, or
+            an `AdaptivePace`, which waits for a metric.
         batch_size: examples a step, over all replicas and workers.
         order: "easiest_first"; for comparison "hardest_first" (an anti-curriculum) and
             "random" (the same pace, in an order drawn from the seed).
@@ -63,9 +65,10 @@ class Curriculum(tf.Module):
 
     Example:
         >>> import numpy as np, tfkd
-        >>> from tfkd.curriculum import Curriculum, pacing
+        >>> from tfkd.curriculum import Curriculum
         >>> x, y, difficulty = np.arange(8.0), np.array([0, 1] * 4), np.arange(8.0)
-        >>> paced = Curriculum((x, y), difficulty, pacing.Linear(0.5, steps=4), batch_size=4)
+        >>> pace = tfkd.schedules.Linear(0.5, 1.0, end_step=4)
+        >>> paced = Curriculum((x, y), difficulty, pace, batch_size=4)
         >>> paced.steps_per_epoch, paced.pool_size(0), paced.pool_size(4)
         (2, 4, 8)
         >>> x0, y0 = next(iter(paced.batches()))
@@ -77,7 +80,7 @@ class Curriculum(tf.Module):
         self,
         data: Any,
         difficulty: Any,
-        pacing: Any,
+        pace: Any,
         batch_size: int,
         *,
         order: str = "easiest_first",
@@ -103,10 +106,7 @@ class Curriculum(tf.Module):
         if labels is None and len(values) > 1:
             labels = values[1]
         self._classes = ordering.class_numbers(labels, self.count) if balance_classes else None
-        self.pacing = _check_pacing(pacing)
-        sizes = _sizes(self.pacing, self.count)
-        self._check_sizes(sizes, partial)
-        self._sizes = tf.constant(sizes, tf.int64)
+        self._set_pace(pace, partial)
         # Kept as tensors: the pipeline takes them by reference, not copied into its graph.
         self._data = tf.nest.map_structure(tf.convert_to_tensor, values)
         self._begin = 0
@@ -122,20 +122,23 @@ class Curriculum(tf.Module):
     @property
     def is_adaptive(self) -> bool:
         """Whether the pace waits for a metric."""
-        return isinstance(self.pacing, Adaptive)
+        return isinstance(self.pace, AdaptivePace)
 
-    def _check_sizes(self, sizes: np.ndarray, partial: bool) -> None:
+    def _set_pace(self, pace: Any, partial: bool) -> None:
+        self.pace = accept("pace", pace)
+        sizes = pool_sizes(self.pace, self.count)
+        self._sizes = tf.constant(sizes, tf.int64)
         if sizes.min() < self.batch_size:
             raise checks.value_error(
-                "pacing",
+                "pace",
                 f"at least one batch of {self.batch_size} in play ({self.count} examples)",
-                self.pacing,
+                self.pace,
                 f"Start at {self.batch_size / self.count:.3g} or more, or use smaller batches.",
             )
         checks.instance("partial", partial, bool, "True or False")
         if sizes.max() < self.count and not partial:
             warnings.warn(
-                f"the pacing {self.pacing!r} never reaches 1: the {self.count - sizes.max()} "
+                f"the pace {self.pace!r} never reaches 1: the {self.count - sizes.max()} "
                 f"{'easiest' if self.order == 'hardest_first' else 'hardest'} of {self.count} "
                 "examples are never seen. Pass partial=True if that is meant (wrong labels).",
                 stacklevel=3,
@@ -156,26 +159,23 @@ class Curriculum(tf.Module):
 
     def fraction(self, step: int) -> float:
         """The share of the examples that the pace allows at a step."""
-        return float(self.pacing(max(step - self._begin, 0)))
+        return float(self.pace(max(step - self._begin, 0)))
 
-    def repaced(self, pacing: Any, begin_step: int = 0) -> Curriculum:
+    def repaced(self, pace: Any, begin_step: int = 0) -> Curriculum:
         """The same data, order and seed with another pace, which begins at `begin_step`.
 
         Both share one order: `update_difficulty` of one is that of both.
 
         Args:
-            pacing: a number in (0, 1] or a pace.
+            pace: as in the constructor.
             begin_step: the step at which the pace is at its step 0.
 
         Raises:
             TypeError, ValueError: as in the constructor, but without the warning.
         """
         other = copy.copy(self)
-        other.pacing = _check_pacing(pacing)
+        other._set_pace(pace, partial=True)
         other._begin = checks.non_negative_int("begin_step", begin_step)
-        sizes = _sizes(other.pacing, self.count)
-        other._check_sizes(sizes, partial=True)
-        other._sizes = tf.constant(sizes, tf.int64)
         other._compile()
         return other
 
@@ -203,8 +203,8 @@ class Curriculum(tf.Module):
         return self._compiled(tf.constant(step, tf.int64)).numpy()
 
     def _pool(self, step: Any) -> Any:
-        if isinstance(self.pacing, Adaptive):
-            return tf.gather(self._sizes, self.pacing.level)
+        if isinstance(self.pace, AdaptivePace):
+            return tf.gather(self._sizes, self.pace.level)
         return tf.gather(self._sizes, tf.clip_by_value(step - self._begin, 0, len(self._sizes) - 1))
 
     def _indices(self, step: Any) -> Any:
@@ -276,20 +276,3 @@ class Curriculum(tf.Module):
         if self.preprocess is not None:
             x = self.preprocess(x)
         return (x, *others) if others else x
-
-
-def _check_pacing(pacing: Any) -> Pacing | Adaptive:
-    if checks.is_number(pacing):
-        return Fixed(pacing)
-    if isinstance(pacing, (Pacing, Adaptive)):
-        return pacing
-    expected = "a number in (0, 1] or a pace of tfkd.curriculum.pacing"
-    mend = "A function of the step becomes one as a subclass of pacing.Pacing."
-    raise checks.type_error("pacing", expected, pacing, mend)
-
-
-def _sizes(pacing: Pacing | Adaptive, count: int) -> np.ndarray:
-    """The pool at each step, or at each level."""
-    if isinstance(pacing, Pacing):
-        return pacing.pool_sizes(count)
-    return np.array([pool_size(fraction, count) for fraction in pacing.fractions()], np.int64)

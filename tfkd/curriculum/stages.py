@@ -9,9 +9,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks, schedules
-from tfkd.curriculum import metrics
-from tfkd.curriculum.pacing import Adaptive, Pacing
-from tfkd.curriculum.pacing.base import check_fraction
+from tfkd.curriculum import metrics, pace
 
 Logs = Sequence[Mapping[str, Any]]
 
@@ -88,14 +86,14 @@ class Plateau:
 class Stage:
     """One part of a `tfkd.ProgressiveDistiller`'s training.
 
-    What is None stays as it was given to the ProgressiveDistiller. Schedules and paces
-    count their steps from the beginning of the stage.
+    What is None stays as it was given to the ProgressiveDistiller. Schedules count
+    their steps from the beginning of the stage.
 
     Args:
         epochs: the most epochs of the stage.
         name: what errors and logs call it.
-        fraction: share of the data in play: a number in (0, 1] or a pace of
-            `tfkd.curriculum.pacing`; needs a `Curriculum` as data.
+        fraction: share of the data in play, in (0, 1]: a number, a schedule or an
+            `AdaptivePace`; needs a `Curriculum` as data.
         temperature: T of the distillation losses that have one: a number or schedule, or
             a dict of them by the loss's name.
         student_loss_weight: w in [0, 1], a number or schedule.
@@ -116,9 +114,10 @@ class Stage:
         TypeError, ValueError: for an argument that is none of these.
 
     Example:
-        >>> from tfkd.curriculum import Plateau, Stage, pacing
+        >>> from tfkd import schedules
+        >>> from tfkd.curriculum import Plateau, Stage
         >>> hints = Stage(5, "hints", distillation_loss_weights=[1, 0], student_loss_weight=0)
-        >>> main = Stage(20, "main", fraction=pacing.Linear(0.3, 1000),
+        >>> main = Stage(20, "main", fraction=schedules.Linear(0.3, 1.0, end_step=1000),
         ...              promote=Plateau("val_accuracy", 3))
         >>> hints.epochs, main.title(1)
         (5, "stage 1 ('main')")
@@ -141,7 +140,8 @@ class Stage:
         checks.positive_int("epochs", self.epochs)
         if self.name is not None:
             checks.instance("name", self.name, str, "a string or None")
-        _check_fraction(self.fraction)
+        if self.fraction is not None:
+            pace.accept("fraction", self.fraction)
         for value in _each(self.temperature):
             schedules.get("temperature", value, checks.positive)
         if self.student_loss_weight is not None:
@@ -171,15 +171,6 @@ def _each(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return list(value.values())
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _check_fraction(fraction: Any) -> None:
-    if fraction is None or isinstance(fraction, (Pacing, Adaptive)):
-        return
-    if not checks.is_number(fraction):
-        expected = "a number in (0, 1], a pace of tfkd.curriculum.pacing, or None"
-        raise checks.type_error("fraction", expected, fraction)
-    check_fraction("fraction", fraction)
 
 
 def _check_rate(rate: Any) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -44,12 +45,12 @@ class OfStage(schedules.Schedule):
     position: Position = dataclasses.field(default_factory=Position, repr=False)
 
     def _at(self, step, ops):
-        if isinstance(step, int):
+        if not tf.is_tensor(step):
             stage, begin = int(self.position.stage.numpy()), int(self.position.begin.numpy())
             value = self.values[stage]
             if value is None:
                 return schedules.value_at(self.default, step)
-            return schedules.value_at(value, max(step - begin, 0))
+            return schedules.value_at(value, np.maximum(step - begin, 0))
         since = tf.maximum(step - self.position.begin, 0)
         each = [
             schedules.value_at(self.default, step)
@@ -57,7 +58,8 @@ class OfStage(schedules.Schedule):
             else schedules.value_at(value, since)
             for value in self.values
         ]
-        return tf.gather(tf.stack([tf.cast(one, tf.float32) for one in each]), self.position.stage)
+        each = [tf.broadcast_to(tf.cast(one, tf.float32), tf.shape(step)) for one in each]
+        return tf.gather(tf.stack(each), self.position.stage)
 
     def end_values(self):
         ends: list[float] = []

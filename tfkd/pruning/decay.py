@@ -21,17 +21,11 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.schedules.base import evaluate
 
 ANNEALS = ("linear", "sigmoid", "cosine")
 STEEPNESS = 10.0  # k of the sigmoid
 GRID = np.linspace(0.0, 1.0, 201)  # where a callable is looked at
-
-
-class _Numbers:
-    """Arithmetic on Python numbers."""
-
-    exp = staticmethod(math.exp)
-    cos = staticmethod(math.cos)
 
 
 def _sigmoid(p: Any, ops: Any) -> Any:
@@ -99,16 +93,21 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
         self.anneal, self._function = _accept_anneal(anneal)
         self.initial_decay = float(checks.fraction("initial_decay", initial_decay))
 
-    def decay_rate(self, step: int) -> float:
-        """Returns dr at an optimizer step: a float in [0, 1]."""
-        step = checks.non_negative_int("step", step)
-        if step < self.begin_step:
-            return 1.0
-        if step >= self.end_step:
-            return 0.0
-        progress = (step - self.begin_step) / (self.end_step - self.begin_step)
-        curve = float(self._curve(progress, _Numbers))
-        return self.initial_decay * min(max(curve, 0.0), 1.0)
+    def decay_rate(self, step: Any) -> Any:
+        """Returns dr at optimizer steps, in [0, 1].
+
+        Args:
+            step: an integer, a NumPy array or a tensor of integers.
+
+        Returns:
+            A float, a float64 array, or a float32 tensor of the shape of the steps.
+        """
+        return evaluate(self._rate, step)
+
+    def _rate(self, step: Any, ops: Any) -> Any:
+        progress = ops.progress(step, self.begin_step, self.end_step)
+        rate = self.initial_decay * ops.clip(self._curve(progress, ops), 0.0, 1.0)
+        return ops.choose(step < self.begin_step, 1.0, ops.choose(step >= self.end_step, 0.0, rate))
 
     def ended(self, step: int) -> bool:
         """True from `end_step` on."""
@@ -147,17 +146,12 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
         turn = tf.math.floormod(step - begin, tf.cast(self.frequency, step.dtype)) == 0
         should_prune = ((step >= begin) & (step < end) & turn) | (step == end)
 
-        # Clipped as integers: exact for any step. One step at least: no 0/0.
-        passed = tf.cast(tf.clip_by_value(step, begin, end) - begin, tf.float32)
-        curve = self._curve(passed / float(max(self.end_step - self.begin_step, 1)), tf.math)
-        rate = self.initial_decay * tf.clip_by_value(tf.cast(curve, tf.float32), 0.0, 1.0)
-        rate = tf.where(step < begin, 1.0, tf.where(step >= end, 0.0, rate))
-        return should_prune, self.target_sparsity * (1.0 - rate)
+        return should_prune, self.target_sparsity * (1.0 - self.decay_rate(step))
 
     def _curve(self, p: Any, ops: Any) -> Any:
-        """ξ(p), of a number or of a tensor."""
+        """ξ(p), of a number, an array or a tensor."""
         if self._function is not None:
-            return self._function(p)
+            return ops.apply(self._function, p)
         if self.anneal == "linear":
             return 1.0 - p
         return _sigmoid(p, ops) if self.anneal == "sigmoid" else (1.0 + ops.cos(math.pi * p)) / 2.0

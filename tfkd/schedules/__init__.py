@@ -4,14 +4,16 @@ Temperatures, loss weights, curriculum paces and decay rates may change while a
 model trains. A schedule has no state: the value at a step is the same in every
 process, so a run that starts again goes on with the values it would have had.
 
-Every schedule takes a Python or NumPy integer and returns a float (computed in
-float64), or takes an integer tensor or variable and returns a float32 scalar
-tensor (also inside `tf.function` and under XLA).
+Every schedule takes an integer and returns a float, takes a NumPy array of integers
+and returns a float64 array, or takes an integer tensor or variable and returns a
+float32 tensor of its shape (also inside `tf.function` and under XLA).
 """
 
 from tfkd.schedules.accept import deserialize, get, serialize, value_at
 from tfkd.schedules.base import Schedule, register
-from tfkd.schedules.curves import Constant, Cosine, Exponential, Linear, Piecewise, Warmup
+from tfkd.schedules.curves import Cosine, Exponential, Linear, Root
+from tfkd.schedules.pieces import Constant, Piecewise, Staircase
+from tfkd.schedules.warmup import Warmup
 
 __all__ = [
     "Constant",
@@ -19,7 +21,9 @@ __all__ = [
     "Exponential",
     "Linear",
     "Piecewise",
+    "Root",
     "Schedule",
+    "Staircase",
     "Warmup",
     "deserialize",
     "get",

@@ -11,15 +11,36 @@ import numpy as np
 from tfkd import checks
 from tfkd.schedules.base import CLASSES, Schedule
 
+# Ends and their difference must be finite in float32 too, and a positive end
+# must not become 0 there.
+_LARGEST = 1e38
+_SMALLEST = 1e-37
+
+
+def number(name: str, value: Any) -> float:
+    """Accepts a number that is finite in float32 too."""
+    expected = "a finite number within ±1e38"
+    checks.finite(name, value, expected)
+    if abs(value) > _LARGEST:
+        raise checks.value_error(name, expected, value)
+    return float(value)
+
+
+def above_zero(name: str, value: float) -> None:
+    """Refuses an end whose logarithm is taken, if it is 0 in float32 or negative."""
+    if value < _SMALLEST:
+        expected = "a number above 0 (at least 1e-37)"
+        raise checks.value_error(name, expected, value, "Linear reaches 0.")
+
 
 @dataclasses.dataclass(frozen=True)
 class OfCallable(Schedule):
-    """A plain callable of the step. What it returns is made a float32 scalar."""
+    """A plain callable of the step, which is called for each step of an array."""
 
     function: Callable[[Any], Any]
 
     def _at(self, step, ops):
-        return self.function(step)
+        return ops.apply(self.function, step)
 
     def get_config(self):
         raise checks.value_error(
@@ -111,7 +132,7 @@ def serialize(value: Any) -> Any:
     if not isinstance(value, Schedule):
         raise checks.type_error("value", "a number or a schedule", value)
     config = value.get_config()
-    name = value.prefix + type(value).__name__
+    name = type(value).__name__
     if CLASSES.get(name) is not type(value):
         mend = "Decorate the class with `tfkd.schedules.register`."
         raise checks.value_error("value", "a registered schedule", value, mend)

@@ -1,10 +1,10 @@
-"""What a schedule is: one rule for numbers and tensors, and a list of classes."""
+"""What a schedule is: one rule for numbers, arrays and tensors, and a list of classes."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,85 +15,135 @@ from tfkd import checks
 CLASSES: dict[str, type[Schedule]] = {}
 
 
-class _Floats:
-    """Arithmetic of a schedule on Python numbers."""
+class _Arrays:
+    """Arithmetic of a schedule on numbers and NumPy arrays, in float64."""
 
-    exp = staticmethod(math.exp)
-    log = staticmethod(math.log)
-    cos = staticmethod(math.cos)
-
-    @staticmethod
-    def choose(condition, yes, no):
-        return yes if condition else no
+    exp, log, log1p, cos = np.exp, np.log, np.log1p, np.cos
+    choose, clip = staticmethod(np.where), staticmethod(np.clip)
 
     @staticmethod
     def progress(step, begin, end):
         """How far `step` is from begin (0) to end (1); a jump if they are one."""
         if begin == end:
-            return 1.0 if step >= end else 0.0
-        return (min(max(step, begin), end) - begin) / (end - begin)
+            return np.where(step >= end, 1.0, 0.0)
+        # Clipped as integers, which is exact for any step.
+        return (np.clip(step, begin, end) - begin) / (end - begin)
+
+    @staticmethod
+    def apply(function, values):
+        """A function of the user's, which may know nothing but scalars."""
+        if np.ndim(values) == 0:
+            return function(np.asarray(values).item())
+        each = [function(value) for value in np.ravel(values).tolist()]
+        return np.reshape(each, np.shape(values))
 
 
 class _Tensors:
-    """The same arithmetic on scalar tensors, in float32."""
+    """The same arithmetic on tensors, in float32."""
 
     def __init__(self):
         import tensorflow as tf
 
-        self.exp = tf.exp
-        self.log = tf.math.log
-        self.cos = tf.cos
+        self.exp, self.log, self.log1p, self.cos = tf.exp, tf.math.log, tf.math.log1p, tf.cos
         self._tf = tf
 
     def choose(self, condition, yes, no):
-        # `where`, not `cond`: both sides are scalars, and XLA fuses it.
+        # `where`, not `cond`: both sides are cheap, and XLA fuses it.
         tf = self._tf
         return tf.where(condition, tf.cast(yes, tf.float32), tf.cast(no, tf.float32))
 
+    def clip(self, value, low, high):
+        tf = self._tf
+        return tf.clip_by_value(tf.cast(value, tf.float32), low, high)
+
     def progress(self, step, begin, end):
-        """As in `_Floats`; clipped as integers, which is exact for any step."""
+        """As in `_Arrays`."""
         tf = self._tf
         if begin == end:
             return tf.cast(step >= end, tf.float32)
         passed = tf.clip_by_value(step, begin, end) - begin
         return tf.cast(passed, tf.float32) / float(end - begin)
 
+    @staticmethod
+    def apply(function, values):
+        """As in `_Arrays`: a function of tensors."""
+        return function(values)
+
+
+def evaluate(function: Callable[[Any, Any], Any], step: Any) -> Any:
+    """Returns `function(step, ops)` with the arithmetic that fits the step.
+
+    Args:
+        function: a function of an int64 step (a Python integer, an array or a tensor)
+            and of `ops`, the arithmetic for it.
+        step: as for `Schedule`.
+
+    Raises:
+        TypeError: if `step` is none of these.
+        ValueError: if a tensor of values has another shape than the steps.
+    """
+    expected = "an integer, or an array, tensor or variable of integers"
+    if isinstance(step, (numbers.Integral, np.ndarray)):
+        steps = np.asarray(step)
+        if steps.dtype.kind not in "iu":  # a bool is an Integral
+            raise checks.type_error("step", expected, step)
+        if steps.ndim == 0:
+            return float(function(int(steps), _Arrays))
+        return np.full(steps.shape, function(steps.astype(np.int64), _Arrays), np.float64)
+    if not hasattr(step, "dtype") or isinstance(step, np.generic):
+        raise checks.type_error("step", expected, step)
+    import tensorflow as tf
+
+    steps = tf.convert_to_tensor(step)
+    if not steps.dtype.is_integer:
+        raise checks.type_error("step", expected, step)
+    steps = tf.cast(steps, tf.int64)
+    value = tf.cast(function(steps, _Tensors()), tf.float32)
+    if value.shape.rank == 0 and steps.shape.rank != 0:  # such as that of a Constant
+        return tf.fill(tf.shape(steps), value)
+    if not value.shape.is_compatible_with(steps.shape):
+        raise checks.value_error("schedule", "a scalar from each step", value)
+    return value
+
 
 class Schedule:
     """Base of the schedules: `schedule(step)` → value.
 
     A subclass is a frozen dataclass whose fields are its arguments. It
-    implements `_at(step, ops)`, where `ops` holds the arithmetic for numbers or
-    for tensors, and is made known to `deserialize` with `register`.
+    implements `_at(step, ops)`, where `ops` holds the arithmetic for numbers
+    and arrays or for tensors, and is made known to `deserialize` with
+    `register`. To be the pace of a curriculum it also defines `last_step`.
     """
 
-    prefix = ""  # goes before the name of the class where it is registered
-
     def __call__(self, step: Any) -> Any:
-        """Returns the value at `step`.
+        """Returns the value at each step.
 
         Args:
-            step: Python or NumPy integer, or a scalar integer tensor or
-                variable (any integer dtype).
+            step: integers: one (of Python or NumPy), a NumPy array, or a tensor or
+                variable (any integer dtype, any shape).
 
         Returns:
-            A float, or a float32 scalar tensor if `step` is a tensor.
+            A float; a float64 array of the shape of an array; a float32 tensor of
+            the shape of a tensor.
 
         Raises:
-            TypeError: if `step` is neither.
-        """
-        step, is_tensor = _step(step)
-        if is_tensor:
-            import tensorflow as tf
+            TypeError: if `step` is none of these.
 
-            value = tf.cast(self._at(step, _Tensors()), tf.float32)
-            if value.shape.rank not in (0, None):
-                raise checks.value_error("schedule", "a scalar from each step", value)
-            return value
-        return float(self._at(step, _Floats()))
+        Example:
+            >>> import numpy as np
+            >>> from tfkd.schedules import Linear
+            >>> Linear(8.0, 2.0, 0, 100)(np.array([0, 50, 1000])).tolist()
+            [8.0, 5.0, 2.0]
+        """
+        return evaluate(self._at, step)
 
     def _at(self, step, ops):
         raise NotImplementedError(f"{type(self).__name__} does not implement `_at(step, ops)`")
+
+    @property
+    def last_step(self) -> int | None:
+        """The step from which the value no longer changes; None if never, or not known."""
+        return None
 
     def end_values(self) -> tuple[float, ...]:
         """Values that bound every value of the schedule; empty if not known."""
@@ -113,23 +163,6 @@ class Schedule:
         object.__setattr__(self, name, value)
 
 
-def _step(step: Any) -> tuple[Any, bool]:
-    """Returns (step, whether it is a tensor); tensors become int64 scalars."""
-    expected = "an integer, or a scalar integer tensor or variable"
-    if isinstance(step, numbers.Integral) and not isinstance(step, (bool, np.bool_)):
-        return int(step), False
-    if isinstance(step, np.ndarray) and step.ndim == 0 and step.dtype.kind in "iu":
-        return int(step), False
-    if not hasattr(step, "dtype") or isinstance(step, (np.ndarray, np.generic)):
-        raise checks.type_error("step", expected, step)
-    import tensorflow as tf
-
-    tensor = tf.convert_to_tensor(step)
-    if not tensor.dtype.is_integer or tensor.shape.rank not in (0, None):
-        raise checks.type_error("step", expected, step)
-    return tf.cast(tensor, tf.int64), True
-
-
 def register(cls: type[Schedule]) -> type[Schedule]:
     """Makes a subclass of `Schedule` known to `deserialize`; use it as a decorator.
 
@@ -139,9 +172,8 @@ def register(cls: type[Schedule]) -> type[Schedule]:
     """
     if not (isinstance(cls, type) and issubclass(cls, Schedule) and dataclasses.is_dataclass(cls)):
         raise checks.type_error("cls", "a dataclass that extends Schedule", cls)
-    name = cls.prefix + cls.__name__
-    known = CLASSES.get(name)
+    known = CLASSES.get(cls.__name__)
     if known is not None and known.__module__ != cls.__module__:
         raise checks.value_error("cls", "a name that no other schedule has", cls, "Rename it.")
-    CLASSES[name] = cls
+    CLASSES[cls.__name__] = cls
     return cls

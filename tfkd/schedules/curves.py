@@ -1,57 +1,13 @@
-"""The built-in schedules."""
+"""Schedules that lead from one value to another between two steps."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from tfkd import checks
-from tfkd.schedules.accept import deserialize, get, serialize, value_at
+from tfkd.schedules.accept import above_zero, number
 from tfkd.schedules.base import Schedule, register
-
-# Ends and their difference must be finite in float32 too, and a positive end
-# must not become 0 there.
-_LARGEST = 1e38
-_SMALLEST = 1e-37
-
-
-def _number(name: str, value: Any) -> float:
-    expected = "a finite number within ±1e38"
-    checks.finite(name, value, expected)
-    if abs(value) > _LARGEST:
-        raise checks.value_error(name, expected, value)
-    return float(value)
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class Constant(Schedule):
-    """The same value at every step.
-
-    Args:
-        value: the value, finite.
-
-    Example:
-        >>> from tfkd.schedules import Constant
-        >>> Constant(4)(1000)
-        4.0
-    """
-
-    value: float
-
-    def __post_init__(self):
-        self._set("value", _number("value", self.value))
-
-    def _at(self, step, ops):
-        return self.value
-
-    def end_values(self):
-        return (self.value,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +20,8 @@ class _Interval(Schedule):
     end_step: int | None = None
 
     def __post_init__(self):
-        self._set("start", _number("start", self.start))
-        self._set("end", _number("end", self.end))
+        self._set("start", number("start", self.start))
+        self._set("end", number("end", self.end))
         self._set("begin_step", checks.non_negative_int("begin_step", self.begin_step))
         expected = f"an integer of at least begin_step, {self.begin_step}"
         end_step = checks.integer("end_step", self.end_step, self.begin_step, expected)
@@ -75,12 +31,15 @@ class _Interval(Schedule):
         progress = ops.progress(step, self.begin_step, self.end_step)
         value = self._between(progress, ops)
         # Rounding may neither leave the interval nor miss its ends.
-        low, high = min(self.start, self.end), max(self.start, self.end)
-        value = ops.choose(value < low, low, ops.choose(value > high, high, value))
+        value = ops.clip(value, min(self.start, self.end), max(self.start, self.end))
         return ops.choose(progress <= 0, self.start, ops.choose(progress >= 1, self.end, value))
 
     def _between(self, progress, ops):
         raise NotImplementedError
+
+    @property
+    def last_step(self):
+        return self.end_step
 
     def end_values(self):
         return (self.start, self.end)
@@ -163,10 +122,8 @@ class Exponential(_Interval):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("start", "end"):
-            if getattr(self, name) < _SMALLEST:
-                expected = "a number above 0 (at least 1e-37)"
-                raise checks.value_error(name, expected, getattr(self, name), "Linear reaches 0.")
+        above_zero("start", self.start)
+        above_zero("end", self.end)
 
     def _between(self, progress, ops):
         start, end = math.log(self.start), math.log(self.end)
@@ -175,102 +132,46 @@ class Exponential(_Interval):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Piecewise(Schedule):
-    """Constant pieces: `values[i]` until the step `boundaries[i]`.
+class Root(_Interval):
+    """A power law: (startᵖ + (endᵖ - startᵖ)·q)^(1/p), q the part of the way done.
 
-    A new value begins at its boundary: `values[0]` holds for steps below
-    `boundaries[0]`, and `values[-1]` from `boundaries[-1]` on.
-
-    Args:
-        boundaries: increasing steps, at least one.
-        values: one value more than boundaries.
-
-    Raises:
-        TypeError: if a boundary is not an integer or a value not a number.
-        ValueError: if lengths do not fit or boundaries do not increase.
-
-    Example:
-        >>> from tfkd.schedules import Piecewise
-        >>> pieces = Piecewise([10, 20], [1.0, 0.5, 0.25])
-        >>> [pieces(step) for step in (9, 10, 19, 20)]
-        [1.0, 0.5, 0.5, 0.25]
-    """
-
-    boundaries: Sequence[int]
-    values: Sequence[float]
-
-    def __post_init__(self):
-        for name in ("boundaries", "values"):
-            if not isinstance(getattr(self, name), (list, tuple, np.ndarray)):
-                raise checks.type_error(name, "a list", getattr(self, name))
-        boundaries = tuple(checks.non_negative_int("boundaries", b) for b in self.boundaries)
-        values = tuple(_number("values", v) for v in self.values)
-        increasing = all(a < b for a, b in itertools.pairwise(boundaries))
-        if not boundaries or not increasing:
-            expected = "increasing steps, at least one"
-            raise checks.value_error("boundaries", expected, self.boundaries)
-        if len(values) != len(boundaries) + 1:
-            expected = f"{len(boundaries) + 1} values, one more than boundaries"
-            raise checks.value_error("values", expected, self.values)
-        self._set("boundaries", boundaries)
-        self._set("values", values)
-
-    def _at(self, step, ops):
-        value = self.values[0]
-        for boundary, after in zip(self.boundaries, self.values[1:], strict=True):
-            value = ops.choose(step >= boundary, after, value)
-        return value
-
-    def end_values(self):
-        return tuple(self.values)
-
-    def get_config(self):
-        return {"boundaries": list(self.boundaries), "values": list(self.values)}
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class Warmup(Schedule):
-    """Linear from 0 to a value, or to what a schedule says, in `steps` steps.
-
-    value(step)·min(step / steps, 1). The inner schedule sees the same step: its
-    own change is not put off by the warm-up.
+    With p above 1 a value grows fast at first, and slowly later. As the pace of a
+    curriculum it gives each newcomer as long to be seen before the next ones come
+    (Platanios et al. 2019, https://arxiv.org/abs/1903.09848, with p = 2: the square root).
 
     Args:
-        schedule: a number, a schedule, or a callable of the step.
-        steps: length of the warm-up; 0 for none.
+        start: value up to `begin_step`, at least 0.
+        end: value from `end_step` on, at least 0.
+        begin_step: first step of the change.
+        end_step: last step of the change; equal to `begin_step`: a jump there.
+        p: any number above 0; 1 is linear, below 1 slower at first.
 
     Raises:
-        TypeError: if `schedule` is none of these, or `steps` not an integer.
-        ValueError: if a number is not finite or `steps` is below 0.
+        TypeError: if an argument is not a number, or a step not an integer.
+        ValueError: if an end is negative, `end_step` < `begin_step` or p ≤ 0.
 
     Example:
-        >>> from tfkd.schedules import Warmup
-        >>> [Warmup(0.5, 10)(step) for step in (0, 5, 10, 99)]
-        [0.0, 0.25, 0.5, 0.5]
+        >>> from tfkd.schedules import Root
+        >>> [round(Root(0.2, 1.0, 0, 100, p=2)(step), 3) for step in (0, 25, 50, 100)]
+        [0.2, 0.529, 0.721, 1.0]
     """
 
-    schedule: Any
-    steps: int
+    p: float = 2.0
 
     def __post_init__(self):
-        schedule = get("schedule", self.schedule, _number)
-        if not isinstance(schedule, Schedule):
-            schedule = float(schedule)
-        self._set("schedule", schedule)
-        self._set("steps", checks.non_negative_int("steps", self.steps))
+        super().__post_init__()
+        for name in ("start", "end"):
+            checks.non_negative(name, getattr(self, name))
+        self._set("p", float(checks.positive("p", self.p)))
 
-    def _at(self, step, ops):
-        return value_at(self.schedule, step) * ops.progress(step, 0, self.steps)
-
-    def end_values(self):
-        known = isinstance(self.schedule, Schedule)
-        ends = self.schedule.end_values() if known else (self.schedule,)
-        return (0.0, *ends) if self.steps else ends
-
-    def get_config(self):
-        return {"schedule": serialize(self.schedule), "steps": self.steps}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(deserialize(config["schedule"]), config["steps"])
+    def _between(self, progress, ops):
+        # high·(q + (1 - q)·(low/high)ᵖ)^(1/p) in logarithms, in which no power
+        # underflows, with q the way from the lower end to the higher.
+        low, high = min(self.start, self.end), max(self.start, self.end)
+        part = progress if self.start <= self.end else 1.0 - progress
+        ratio = self.p * math.log(high / low) if low else math.inf
+        if ratio < 1:  # exact for small p, where the power is close to 1
+            power = ops.log1p((1.0 - part) * math.expm1(-ratio))
+        else:  # the last term: no logarithm of 0 at the lower end, which is set anyway
+            power = ops.log(part + (1.0 - part) * math.exp(-ratio) + 1e-35)
+        return high * ops.exp(power / self.p)

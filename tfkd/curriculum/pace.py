@@ -1,4 +1,9 @@
-"""A pace that waits until the model has learned what is in play."""
+"""The pace of a curriculum: the share of the data that is in play at a step, in (0, 1].
+
+A schedule of `tfkd.schedules` is a pace, if its value stops changing at some step: a
+pure function of the step, the same in every process and after a restart.
+`AdaptivePace` alone waits for a validation metric.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfkd import checks
+from tfkd import checks, schedules
 from tfkd.curriculum import metrics
-from tfkd.curriculum.pacing.base import check_fraction
+
+_EXPECTED = "a fraction above 0 and at most 1"
+# Rounding may not admit an example too many: 0.3 · 10 = 3.0000000000000004.
+_SLACK = 1e-6
 
 
-class Adaptive(tf.Module):
+class AdaptivePace(tf.Module):
     """More of the data when a validation metric stops improving, less when it drops.
 
     At the end of each epoch `update` looks at the metric. After `patience` epochs
@@ -46,8 +54,8 @@ class Adaptive(tf.Module):
         TypeError, ValueError: for an argument that is none of these.
 
     Example:
-        >>> from tfkd.curriculum import pacing
-        >>> pace = pacing.Adaptive(0.25, growth=2, patience=1, tolerance=0.1)
+        >>> from tfkd.curriculum import AdaptivePace
+        >>> pace = AdaptivePace(0.25, growth=2, patience=1, tolerance=0.1)
         >>> [pace.update({"val_accuracy": v}) for v in (0.5, 0.5, 0.51, 0.2, 0.6)]
         [0.25, 0.5, 0.5, 0.25, 0.25]
     """
@@ -63,7 +71,7 @@ class Adaptive(tf.Module):
         min_delta: float = 0.0,
         tolerance: float | None = None,
     ):
-        super().__init__(name="adaptive_pacing")
+        super().__init__(name="adaptive_pace")
         self.start = check_fraction("start", start)
         self.end = check_fraction("end", end)
         if self.end < self.start:
@@ -85,10 +93,12 @@ class Adaptive(tf.Module):
         self._best = tf.Variable(-math.inf, dtype=tf.float64, trainable=False, name="best")
 
     def __repr__(self) -> str:
-        return f"Adaptive(start={self.start}, growth={self.growth}, end={self.end}, now={self()})"
+        return (
+            f"AdaptivePace(start={self.start}, growth={self.growth}, end={self.end}, now={self()})"
+        )
 
     def __call__(self, step: Any = None) -> float:
-        """The fraction now. `step` is taken for the sake of the other paces."""
+        """The fraction now. `step` is taken as schedules take it."""
         level = int(self.level.numpy())
         return self.end if level >= self.levels else self.start * self.growth**level
 
@@ -122,3 +132,52 @@ class Adaptive(tf.Module):
         level = int(self.level.numpy()) + by
         self.level.assign(min(max(level, 0), self.levels))
         self._waited.assign(0)
+
+
+def check_fraction(name: str, value: Any) -> float:
+    """Accepts a number in (0, 1]."""
+    checks.finite(name, value, _EXPECTED)
+    if not 0 < value <= 1:
+        raise checks.value_error(name, _EXPECTED, value, "It is a share of the examples.")
+    return float(value)
+
+
+def accept(name: str, pace: Any) -> schedules.Schedule | AdaptivePace:
+    """Accepts a pace for the argument `name`; a number becomes a constant schedule.
+
+    Raises:
+        TypeError: if `pace` is neither number, schedule nor AdaptivePace.
+        ValueError: if a fraction is outside (0, 1], or a schedule changes for ever.
+    """
+    if isinstance(pace, AdaptivePace):
+        return pace
+    if not isinstance(pace, schedules.Schedule):
+        if checks.is_number(pace):
+            return schedules.Constant(check_fraction(name, pace))
+        expected = "a number in (0, 1], a schedule of tfkd.schedules, or an AdaptivePace"
+        mend = "A function of the step becomes one as a subclass of tfkd.schedules.Schedule."
+        raise checks.type_error(name, expected, pace, mend)
+    schedules.get(name, pace, check_fraction)
+    if pace.last_step is None:
+        expected = "a schedule whose value stops changing at a known step"
+        raise checks.value_error(name, expected, pace, "Define `last_step` in its class.")
+    return pace
+
+
+def pool_sizes(pace: schedules.Schedule | AdaptivePace, count: int) -> np.ndarray:
+    """Examples in play of `count`: ⌈fraction · count⌉, at least 1.
+
+    Returns:
+        int64, one for each level of an adaptive pace, or for each step up to the
+        `last_step` of a schedule.
+
+    Raises:
+        ValueError: if the pace leaves (0, 1].
+    """
+    if isinstance(pace, AdaptivePace):
+        fractions = pace.fractions()
+    else:
+        fractions = np.asarray(pace(np.arange((pace.last_step or 0) + 1)))
+        for end in (fractions.min(), fractions.max()):
+            check_fraction("pace", end)
+    return np.clip(np.ceil(fractions * count - _SLACK), 1, count).astype(np.int64)
