@@ -14,6 +14,7 @@ PACKAGE = ROOT / "tfkd"
 # From the top down. A module imports from modules in rows above its own, and
 # from those in its own row if that makes no circle.
 ORDER = (
+    ("types",),
     ("specs",),
     ("checks",),
     ("keras_internals",),

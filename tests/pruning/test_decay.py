@@ -96,6 +96,9 @@ def test_rates_of_arrays_and_tensors(anneal, begin, end):
     for step in (0.5, True, "1", np.array([0.5]), tf.constant(0.5)):
         with pytest.raises(TypeError, match="`step`"):
             schedule.decay_rate(step)
+    for step in (-1, np.int64(-1), np.array([0, -1])):
+        with pytest.raises(ValueError, match="`step`: expected steps of at least 0"):
+            schedule.decay_rate(step)
 
 
 def test_in_a_graph_with_a_variable():

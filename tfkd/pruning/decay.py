@@ -101,7 +101,13 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
 
         Returns:
             A float, a float64 array, or a float32 tensor of the shape of the steps.
+
+        Raises:
+            TypeError: if `step` is none of these.
+            ValueError: if a number or array is negative (a tensor is not looked at).
         """
+        if isinstance(step, (int, np.integer, np.ndarray)) and np.min(step, initial=0) < 0:
+            raise checks.value_error("step", "steps of at least 0", step)
         return evaluate(self._rate, step)
 
     def _rate(self, step: Any, ops: Any) -> Any:

@@ -1,0 +1,34 @@
+"""Types that public signatures share: tensors, nested structures of them, data, paths.
+
+TensorFlow and Keras are named for readers and type checkers alone: nothing is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
+    import tf_keras as keras
+
+    from tfkd.schedules import Schedule
+
+Path: TypeAlias = Union[str, "os.PathLike[str]"]
+
+# An array or a tensor; a symbolic one (KerasTensor) while a functional model is built.
+Tensor: TypeAlias = "np.ndarray | tf.Tensor"
+
+# One tensor, or lists, tuples and dicts of tensors, as Keras models take and return them.
+Structure: TypeAlias = "Tensor | Sequence[Structure] | Mapping[str, Structure]"
+
+# Examples as users have them: see `tfkd.example_inputs` for how each form is read.
+Data: TypeAlias = "Structure | tf.data.Dataset | keras.utils.Sequence | Iterable[Structure]"
+
+# A number, or a function of the optimizer's step.
+Value: TypeAlias = "float | Schedule | Callable[[tf.Tensor], tf.Tensor]"
+
+# A name, a path such as "backbone/block3" or a pattern such as "stage1_*"; several; or layers.
+Layers: TypeAlias = "str | keras.layers.Layer | Iterable[str | keras.layers.Layer]"
