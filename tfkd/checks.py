@@ -138,7 +138,7 @@ def function(name: str, value: Any) -> Any:
 
 def near(value: Any, choices: Iterable[Any], count: int = 3) -> str | None:
     """Returns "Did you mean …?" with the nearest of `choices`, or None."""
-    names = [str(c) for c in choices]
+    names = list(dict.fromkeys(str(c) for c in choices))
     found = difflib.get_close_matches(str(value), names, n=count, cutoff=0.5)
     if not found:
         return None
@@ -147,7 +147,7 @@ def near(value: Any, choices: Iterable[Any], count: int = 3) -> str | None:
 
 def listing(choices: Iterable[Any]) -> str:
     """Returns "There are: …." with the first 12 of `choices`."""
-    names = [repr(str(c)) for c in choices]
+    names = [repr(c) for c in dict.fromkeys(map(str, choices))]
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     return f"There are: {', '.join(names[:12]) or 'none'}{more}."
 
