@@ -160,7 +160,7 @@ class Stage:
         if self.decay is not None and not hasattr(self.decay, "schedule"):
             mend = "Such as Decay({'macs_reduction': 0.5})."
             raise checks.type_error("decay", "a tfkd.progressive.Decay", self.decay, mend)
-        object.__setattr__(self, "freeze", _names(self.freeze))
+        object.__setattr__(self, "freeze", tuple(paths.names_of("freeze", self.freeze)))
         object.__setattr__(self, "structure", _steps(self.structure))
 
     def title(self, number: int) -> str:
@@ -190,10 +190,6 @@ def _check_rate(rate: Any) -> None:
         return
     expected = "a number above 0, a schedule of tfkd.schedules or of Keras, or None"
     schedules.get("learning_rate", rate, checks.non_negative, expected)
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    return tuple(getattr(entry, "name", entry) for entry in paths.entries("freeze", value))
 
 
 def _steps(value: Any) -> tuple[Any, ...]:

@@ -89,6 +89,11 @@ def entries(
     return found
 
 
+def names_of(argument: str, given: Any) -> list[str]:
+    """`entries` for what is stored and looked up later: a layer stands for its name."""
+    return [getattr(entry, "name", entry) for entry in entries(argument, given)]
+
+
 def fitting(entry: Any, paths: Iterable[str], model: Any = None, inside: bool = True) -> list[str]:
     """Those of `paths` that an entry names, in their order.
 
