@@ -11,7 +11,6 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, pruning, quantization
-from tfkd.networks.accept import ANY, check_model
 from tfkd.pruning.shrinking import random_inputs
 
 
@@ -209,4 +208,7 @@ def apply(step: Any, student: keras.Model, optimizer: Any = None) -> Changed:
     if isinstance(step, Structural):
         return step.change(student, optimizer)
     changed = step(student)
-    return Changed(check_model("structure", changed, ANY))
+    if not isinstance(changed, keras.Model):
+        expected = "functions that return a tf_keras model"
+        raise checks.type_error("structure", expected, changed)
+    return Changed(changed)
