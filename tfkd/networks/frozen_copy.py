@@ -13,6 +13,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks import layer_state, layer_weights
+from tfkd.networks.accept import BUILT, check_model
 
 DTYPES = ("float32", "float16", "bfloat16")
 _FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
@@ -73,12 +74,7 @@ def frozen_copy(
         >>> bool(np.allclose(model(x), teacher(x), atol=1e-5)), teacher.trainable
         (True, False)
     """
-    checks.instance("model", model, keras.Model, "a tf_keras model")
-    if not model.built:
-        raise ValueError(
-            "`model`: expected a model whose weights exist, received an unbuilt one. Call it "
-            "once on data, or give it an Input."
-        )
+    check_model("model", model, BUILT)
     if dtype is not None:
         checks.one_of("dtype", dtype, DTYPES)
     layer_weights.check_finite("model", model)
@@ -120,7 +116,7 @@ def _plain_copy(model: keras.Model) -> keras.Model:
             layer_state.copy(model, frozen)  # Keras forgets the bounds of bins.
             return frozen
         frozen = model.__class__.from_config(model.get_config())
-        frozen.buildlayer_state.from_config(model.get_build_config())
+        frozen.build_from_config(model.get_build_config())
         layer_state.copy(model, frozen)
         return frozen
     except Exception as error:

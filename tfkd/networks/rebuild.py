@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.keras_internals import AddLoss, AddMetric, Functional
+from tfkd.keras_internals import AddLoss, AddMetric
 from tfkd.networks.copy_layer import copy_layer, copy_state
 
 Replace = Callable[..., Any]
@@ -70,15 +70,6 @@ def rebuild_functional(model: keras.Model, replace: Replace | None = None) -> ke
     inputs = new_inputs(model)
     outputs = follow(model, inputs, visit)
     return finish(model, inputs, outputs, copies, losses)
-
-
-def is_network(layer: Any) -> bool:
-    """True for a model whose layers and connections are known, and that adds nothing to them."""
-    return (
-        isinstance(layer, keras.Model)
-        and bool(getattr(layer, "_is_graph_network", False))
-        and type(layer).call in (Functional.call, keras.Sequential.call)
-    )
 
 
 def layers_of(model: keras.Model) -> list[Any]:

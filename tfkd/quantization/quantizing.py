@@ -7,20 +7,21 @@ Efficient Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import layer_state, layer_weights
+from tfkd.networks import layer_state, layer_weights, paths
 from tfkd.networks import rebuild as rewriting
+from tfkd.networks.accept import check_model, quantized
 from tfkd.networks.layer_parts import parts
 from tfkd.quantization import layer_roles
 from tfkd.quantization.calls import Call, calls_of
 from tfkd.quantization.fake_quant import RangeQuantizer, WeightQuantizer
-from tfkd.quantization.flattening.flatten import flatten
+from tfkd.quantization.flattening.flatten import Flat, flatten
 from tfkd.quantization.norm_statistics import is_batch_norm
 from tfkd.quantization.placement import place
 from tfkd.quantization.quantized_model import QuantizedModel
@@ -35,7 +36,7 @@ def quantize(
     model: keras.Model,
     target: str = "tflite",
     fallback: str = "output_only",
-    skip: Iterable[str] = (),
+    skip: paths.Entries = (),
     preserve_sparsity: bool = False,
     freeze_batch_norm: bool = True,
 ) -> QuantizedModel:
@@ -58,8 +59,9 @@ def quantize(
             custom layers, what stands between the projections of attention ...):
             "output_only": they compute in float and their output is quantized; "noop":
             they stay float, and so do layers that read them in TFLite; "error": raise.
-        skip: names of layers that stay float, paths for those in nested models
-            ("backbone/conv1"); a nested model's name means all layers in it.
+        skip: layers that stay float: a name, a path ("backbone/conv1"), a pattern
+            ("stage1_*"), a layer, or several of these in a list; a nested model means all
+            layers in it.
         preserve_sparsity: weights that are 0 now stay 0 in training.
         freeze_batch_norm: batch normalizations compute in training as in inference, and
             neither their statistics nor gamma and beta change, whatever `trainable` is set
@@ -71,7 +73,7 @@ def quantize(
         A `QuantizedModel`; calibrate it next.
 
     Raises:
-        TypeError: if `model` is no tf_keras model, or a name no string.
+        TypeError: if `model` is no tf_keras model, or `skip` no name.
         ValueError: if it is unbuilt, subclassed, quantized already or not in float32;
             for an unknown name; for layers without an 8-bit form with "error"; if a batch
             normalization is called with `training=True`, which no file can do.
@@ -89,11 +91,12 @@ def quantize(
     checks.one_of("target", target, TARGETS)
     checks.one_of("fallback", fallback, FALLBACKS)
     checks.instance("freeze_batch_norm", freeze_batch_norm, bool, "True or False")
+    check_model("model", model)
     _refuse_quantized(model)
     flat = flatten(model)
     layer_weights.check_finite("model", model)
     _warn_of_tables(model)
-    floats = dict.fromkeys(_skipped(skip, flat.origins, flat.model), "left out by `skip`")
+    floats = dict.fromkeys(_skipped(skip, model, flat), "left out by `skip`")
     calls = calls_of(flat.model)
     _refuse_batch_statistics(calls)
     rows = place(calls, target, fallback, floats)
@@ -148,15 +151,12 @@ def _warn_of_tables(model: keras.Model) -> None:
         )
 
 
-def _refuse_quantized(model: Any) -> None:
-    """`flatten` looks at the rest."""
+def _refuse_quantized(model: keras.Model) -> None:
+    """Looks at what stands inside; `check_model` looks at the model itself."""
     kinds_ = (QuantizedLayer, QuantizedTensor, QuantizedModel)
-    everything = (model, *parts(model)) if isinstance(model, keras.Model) else ()
-    found = next((part for part in everything if isinstance(part, kinds_)), None)
+    found = next((part for part in parts(model) if isinstance(part, kinds_)), None)
     if found is not None:
-        received = f"{found.name!r}, quantized already"
-        mend = "Pass the model that it was made from."
-        raise checks.value_error("model", "a float model", received, mend)
+        raise quantized("model", found.name)
 
 
 def _refuse_batch_statistics(calls: Sequence[Call]) -> None:
@@ -175,28 +175,13 @@ def _refuse_batch_statistics(calls: Sequence[Call]) -> None:
             )
 
 
-def _skipped(skip: Any, origins: Mapping[str, str], model: keras.Model) -> list[str]:
-    """Names of the flat model's layers for the names that the user gave."""
-    if isinstance(skip, str) or not isinstance(skip, Iterable):
-        raise checks.type_error("skip", "a list of layer names", skip, "Put it in brackets.")
-    paths = {layer.name: origins.get(layer.name, layer.name) for layer in model.layers}
-    known = dict.fromkeys(
-        "/".join(parts[:end])
-        for parts in (path.split("/") for path in paths.values())
-        for end in range(1, len(parts) + 1)
-    )
-    found: dict[str, None] = {}
-    for name in skip:
-        checks.instance("skip", name, str, "layer names")
-        hits = [
-            flat
-            for flat, path in paths.items()
-            if name in (flat, path) or path.startswith(f"{name}/") or path.endswith(f"/{name}")
-        ]
-        if not hits:
-            checks.known_name("skip", name, [*known, *paths], "the model")
-        found.update(dict.fromkeys(hits))
-    return list(found)
+def _skipped(skip: paths.Entries, model: keras.Model, flat: Flat) -> list[str]:
+    """Names of the flat model's layers for the entries that the user gave."""
+    origins = {layer.name: flat.origins.get(layer.name, layer.name) for layer in flat.model.layers}
+    # A part of a layer may be named too: "conv_depthwise" of a SeparableConv2D.
+    known = [*dict.fromkeys([*origins.values(), *origins])]
+    found = set(paths.matching("skip", skip, known, model))
+    return [name for name, origin in origins.items() if not found.isdisjoint((name, origin))]
 
 
 class _Builder:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfkd import checks, fingerprints
 from tfkd.networks import layer_weights
+from tfkd.networks.paths import names_of
 from tfkd.teacher_cache import document, shards
 from tfkd.teacher_cache.document import Document
 from tfkd.teacher_cache.keys import SIZE, arrays_of, firsts, keys
@@ -38,10 +39,7 @@ class Making:
 
     def __post_init__(self):
         checks.one_of("dtype", self.dtype, DTYPES)
-        names = [self.layers] if isinstance(self.layers, str) else list(self.layers)
-        for name in names:
-            checks.instance("layers", name, str, "names of layers")
-        object.__setattr__(self, "layers", names)
+        object.__setattr__(self, "layers", names_of("layers", self.layers))
         checks.positive_int("views", self.views)
         checks.integer("seed", self.seed, 0, "an integer of at least 0")
         self._check_top_k()

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
 from tfkd.keras_internals import TFOpLambda
-from tfkd.networks.rebuild import Copies, Losses, finish, follow, is_network, layers_of, new_inputs
+from tfkd.networks.accept import check_model, is_network
+from tfkd.networks.rebuild import Copies, Losses, finish, follow, layers_of, new_inputs
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.flattening.decompose import Splitter
 from tfkd.quantization.flattening.hard_swish import fuse_hard
@@ -92,31 +92,6 @@ def flatten(model: keras.Model) -> Flat:
     # Losses added to the model are layers of it too, and stand for none of the user's.
     names = [layer.name for layer in flat.layers if layer.name in origins]
     return Flat(flat, {name: origins[name] for name in names})
-
-
-def check_model(name: str, model: Any) -> None:
-    """Raises unless `model` is a built functional or Sequential model."""
-    if not isinstance(model, keras.Model):
-        keras_3 = any(base.__module__.startswith("keras.") for base in type(model).__mro__)
-        raise checks.type_error(
-            name,
-            "a tf_keras model (Keras 2)",
-            model,
-            "tfkd.interop.from_keras3 makes one of a Keras 3 model." if keras_3 else None,
-        )
-    if hasattr(model, "student") and hasattr(model, "teacher"):
-        raise checks.value_error(name, "the network alone", model, "Pass distiller.student.")
-    if isinstance(model, keras.Sequential) and not model._graph_initialized:
-        raise ValueError(
-            f"`{name}`: expected a model whose layers are connected, received a Sequential model "
-            "without an input shape. Give it a keras.Input as its first layer."
-        )
-    if not is_network(model):
-        raise ValueError(
-            f"`{name}`: expected a functional or Sequential model, received the subclassed "
-            f"{type(model).__name__}, whose layers can't be followed. Build the same layers with "
-            "keras.Model(inputs, outputs)."
-        )
 
 
 class _Place(NamedTuple):
