@@ -252,7 +252,7 @@ def measure(models: dict[str, Any], curves, dataset, x_test, out: pathlib.Path, 
     notes = [f"{dataset!r}; {METHOD.value}, seed {SEED.value}, last epoch.", *table.notes]
     table = dataclasses.replace(table, notes=notes, curves={"test accuracy (%)": curves})
     table.save(out)
-    table.show()
+    print(table)
     base, small = table.rows
     print(
         f"MACs: {base.macs / small.macs:.2f} × fewer; parameters: "

@@ -229,7 +229,7 @@ def measure(
     table = dataclasses.replace(table, notes=[*notes, *table.notes])
     table.save(bench.out)
     table.to_tensorboard(bench.out / "logs")
-    table.show()
+    print(table)
     return table
 
 

@@ -70,7 +70,7 @@ def measure(base, small, file, curves, dataset, x_test, out: pathlib.Path) -> No
         table, notes=[*notes, *table.notes], curves={"test accuracy (%)": curves}
     )
     table.save(out)
-    table.show()
+    print(table)
     first, last = table.rows[0], table.rows[-1]
     print(
         f"From base to int8: {first.macs / last.macs:.2f} × fewer MACs, "

@@ -22,6 +22,7 @@ ORDER = (
     ("replicas",),
     ("known_faults",),
     ("artifacts",),
+    ("results",),
     ("fingerprints",),
     ("networks",),
     ("schedules",),

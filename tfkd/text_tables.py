@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+NONE = "–"  # where there is no number
+
 
 def aligned(
     lines: Sequence[Sequence[str]],
@@ -52,7 +54,7 @@ def si(value: float | None, unit: str = "") -> str:
         ('41.3 M', '960', '1.45 k', '–')
     """
     if value is None:
-        return "–"
+        return NONE
     for scale, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= scale * 0.9995:
             return f"{value / scale:#.3g}".rstrip(".") + f" {prefix}{unit}"
@@ -68,5 +70,5 @@ def size_text(count: int | None) -> str:
         ('8.3 KiB', '3.0 MiB', '–')
     """
     if count is None:
-        return "–"
+        return NONE
     return f"{count / 2**10:.1f} KiB" if count < 2**20 else f"{count / 2**20:.1f} MiB"

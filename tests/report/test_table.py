@@ -77,18 +77,6 @@ def test_save_draws_all_plots(tmp_path):
             assert (tmp_path / "new" / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("rich", [True, False])
-def test_show_prints_with_and_without_rich(capsys, monkeypatch, rich):
-    if rich:
-        pytest.importorskip("rich")
-    else:
-        block(monkeypatch, "rich")
-    example().show()
-    printed = capsys.readouterr().out
-    for word in ("teacher", "91.5 ± 0.7", "41.3 M", "A note."):
-        assert word in printed
-
-
 def block(monkeypatch, package):
     """Makes `import package` fail as if it were not installed."""
     original = builtins.__import__
