@@ -219,7 +219,7 @@ def prune(base, dataset, x_test, out: pathlib.Path, logs: pathlib.Path, say: Say
         trainer.fit(model, EPOCHS.value, "unpruned")
         return model, trainer.curve
     plan = make_plan(model)
-    print(plan.explain())
+    print(plan)
     if METHOD.value == "hard":
         selection = pruning.select(model, plan)
     else:

@@ -170,7 +170,7 @@ def cut(bench: Bench, original: keras.Model, share: float, by: str) -> keras.Mod
     rows = np.random.default_rng(bench.seed).permutation(len(bench.x_train))[:256]
     examples = None if by == "position" else bench.x_train[rows]
     choice = pruning.choose_layers(original, share, by, examples, units="layer")
-    print(choice.explain())
+    print(choice)
     return pruning.cut_layers(original, drop=choice)
 
 

@@ -23,12 +23,14 @@ from typing import Any
 from tfkd import artifacts, checks
 from tfkd.export.tensorrt_lint.lint import lint_model
 from tfkd.formats.onnx_nodes import load
+from tfkd.results import Grid, Result
+from tfkd.text_tables import size_text
 
 _NAME_BYTES = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class EngineReport:
+class EngineReport(Result):
     """What `build_engine` made.
 
     Attributes:
@@ -40,12 +42,26 @@ class EngineReport:
         reused: whether it was there already.
     """
 
+    title = "TensorRT engine"
+    file_name = "engine"
+
     path: pathlib.Path
     bytes: int
     key: str
     gpu: str
     version: str
     reused: bool
+
+    def parts(self) -> list[Grid]:
+        """What was built, and for what."""
+        rows = [
+            ("engine", self.path),
+            ("size", size_text(self.bytes)),
+            ("GPU", self.gpu),
+            ("TensorRT", self.version),
+            ("was there already", "yes" if self.reused else "no"),
+        ]
+        return [Grid((), rows, left=2)]
 
 
 def build_engine(
@@ -94,7 +110,7 @@ def build_engine(
     gpu = gpu_name()
     findings = lint_model(model, ".".join(str(trt.__version__).split(".")[:2]))
     if findings.errors:
-        mend = "TensorRT would refuse it:\n" + findings.table()
+        mend = "TensorRT would refuse it:\n" + findings.text()
         raise checks.value_error("onnx", "a file without lint errors", os.fspath(onnx), mend)
     digest = artifacts.sha256(onnx)
     recipe = {

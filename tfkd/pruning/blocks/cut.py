@@ -23,12 +23,13 @@ from tfkd.pruning.blocks import find, match
 from tfkd.pruning.blocks.choice import LayerChoice
 from tfkd.pruning.blocks.segment import Block, Found, Stretch
 from tfkd.pruning.rebuilding import from_config
+from tfkd.results import Lines, Result
 
 Names = Sequence[str | int] | str | int
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class Cut(Result):
     """What `cut_layers` did.
 
     Attributes:
@@ -40,6 +41,9 @@ class Cut:
         params_before, params_after: weights of the model before and after.
     """
 
+    title = "Layers cut"
+    file_name = "cut"
+
     removed: tuple[str, ...]
     kept: tuple[str, ...]
     skipped: dict[str, str]
@@ -47,14 +51,15 @@ class Cut:
     params_before: int
     params_after: int
 
-    def __str__(self) -> str:
+    def parts(self) -> list[Lines]:
+        """What was removed, and what was not."""
         share = 1 - self.params_after / self.params_before if self.params_before else 0.0
         lines = [
             f"Removed {', '.join(self.removed) or 'nothing'}: {len(self.layers)} layers, "
             f"parameters {self.params_before:,} → {self.params_after:,} (−{share:.1%})."
         ]
         lines += [f"Not {name}: {reason}." for name, reason in self.skipped.items()]
-        return "\n".join(lines)
+        return [Lines(lines)]
 
 
 def find_blocks(model: keras.Model) -> tuple[Block, ...]:
