@@ -25,7 +25,7 @@ _MOST = (1, 10, 100)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DetectionScores(Result):
+class DetectionScores(Result, file_name="detection"):
     """How well a detector finds objects, by COCO's rules; made by `report.detection`.
 
     All scores are in 0..1, NaN where there is nothing to be found. C classes.
@@ -48,9 +48,6 @@ class DetectionScores(Result):
         thresholds: (C, 101) the score from which on detections have to be kept to reach
             the recall; 0 where it is not reached.
     """
-
-    title = "Detections"
-    file_name = "detection"
 
     class_names: tuple[str, ...]
     map: float

@@ -195,8 +195,6 @@ class ExportReport(Result):
             it is nothing, and `warnings`, what was found.
     """
 
-    title = "Exported file"
-    file_name = "export"
     place: ClassVar[str] = "file"
 
     path: pathlib.Path

@@ -23,8 +23,7 @@ from typing import Any
 from tfkd import artifacts, checks
 from tfkd.export.tensorrt_lint.lint import lint_model
 from tfkd.formats.onnx_nodes import load
-from tfkd.results import Grid, Result
-from tfkd.text_tables import size_text
+from tfkd.results import Result
 
 _NAME_BYTES = 256
 
@@ -42,26 +41,12 @@ class EngineReport(Result):
         reused: whether it was there already.
     """
 
-    title = "TensorRT engine"
-    file_name = "engine"
-
     path: pathlib.Path
     bytes: int
     key: str
     gpu: str
     version: str
     reused: bool
-
-    def parts(self) -> list[Grid]:
-        """What was built, and for what."""
-        rows = [
-            ("engine", self.path),
-            ("size", size_text(self.bytes)),
-            ("GPU", self.gpu),
-            ("TensorRT", self.version),
-            ("was there already", "yes" if self.reused else "no"),
-        ]
-        return [Grid((), rows, left=2)]
 
 
 def build_engine(

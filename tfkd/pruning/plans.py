@@ -43,9 +43,6 @@ class Plan(Result):
         ignored: names of the groups that were to be left alone.
     """
 
-    title = "What is to be pruned"
-    file_name = "plan"
-
     graph: Graph = dataclasses.field(repr=False, compare=False)
     remove: Mapping[str, int]
     target: tuple[str, float]
@@ -125,11 +122,9 @@ class Plan(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """What goes, why the rest stays, and the totals."""
-        totals = (
-            "macs_before", "macs_after", "macs_reduction",
-            "params_before", "params_after", "params_reduction", "filter_rate",
-        )  # fmt: skip
-        found = {name: getattr(self, name) for name in totals}
+        ends = ("before", "after", "reduction")
+        names = [f"{what}_{end}" for what in ("macs", "params") for end in ends]
+        found = {name: getattr(self, name) for name in (*names, "filter_rate")}
         return super().to_dict() | found | {"frozen": plain(self.graph.frozen)}
 
     def _some(self) -> np.ndarray:

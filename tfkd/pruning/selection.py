@@ -31,9 +31,6 @@ class Selection(Result):
         True
     """
 
-    title = "Channels to remove"
-    file_name = "selection"
-
     removed: Mapping[str, tuple[int, ...]]
     fingerprint: str
     pending: str = dataclasses.field(default="", compare=False, repr=False)

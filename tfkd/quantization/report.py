@@ -48,9 +48,6 @@ class QuantizationReport(Result):
         rows: tuple of `Decision`.
     """
 
-    title = "Quantization"
-    file_name = "quantization"
-
     rows: tuple[Decision, ...]
 
     def __iter__(self) -> Iterator[Decision]:

@@ -87,9 +87,6 @@ class Score(Result):
         doubt: what was decided by values though it could be otherwise; "" if nothing.
     """
 
-    title = "Score"
-    file_name = "score"
-
     task: str
     examples: int
     accuracy: float | None = None

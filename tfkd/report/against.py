@@ -37,9 +37,6 @@ class Against(Result):
         int8: mean absolute error 0.0312 lower (better), against teacher
     """
 
-    title = "Against the original"
-    file_name = "against"
-
     model: str
     original: str
     points: float | None = None

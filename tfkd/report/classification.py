@@ -41,7 +41,7 @@ class ClassScores:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(Result):
+class Classification(Result, file_name="classes"):
     """How well each class is told from the others; made by `classification`.
 
     Attributes:
@@ -54,9 +54,6 @@ class Classification(Result):
             several; else None.
         multi_label: whether an example may have several labels.
     """
-
-    title = "Scores of each class"
-    file_name = "classes"
 
     classes: tuple[ClassScores, ...]
     accuracy: float

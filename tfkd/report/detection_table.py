@@ -67,7 +67,7 @@ class DetectionRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectionTable(ModelTable):
+class DetectionTable(ModelTable, title="Detectors compared", file_name="detectors"):
     """Rows of detectors; a `tfkd.results.Result`.
 
     `save` writes `detectors.md`, `detectors.json`, `detectors.html` and
@@ -91,8 +91,6 @@ class DetectionTable(ModelTable):
         Images: 1, objects: 1. A class's column is its AP50.
     """
 
-    title = "Detectors compared"
-    file_name = "detectors"
     row_type = DetectionRow
 
     def __post_init__(self) -> None:
@@ -135,9 +133,3 @@ class DetectionTable(ModelTable):
             curves = {row.model: row.scores[0] for row in self.rows}
             draw = functools.partial(precision_recall_plot, curves)
             yield Plot("precision_recall", "Precision against recall", draw)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, with the scores of every seed, fit for JSON."""
-        found = super().to_dict()
-        rows = [{k: v for k, v in row.items() if v is not None} for row in found["rows"]]
-        return found | {"rows": rows}

@@ -45,9 +45,13 @@ class LatencyRow:
         times = (getattr(self.latency, name, None) for name in TIMES)
         return (self.model, self.threads, self.batch, *times, self.throughput)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The row fit for JSON."""
+        return dataclasses.asdict(self) | {"throughput": self.throughput}
+
 
 @dataclasses.dataclass(frozen=True)
-class LatencyTable(ModelTable):
+class LatencyTable(ModelTable, title="Latency", file_name="latency"):
     """What `latency_table` measured; a `tfkd.results.Result`.
 
     Attributes:
@@ -66,22 +70,12 @@ class LatencyTable(ModelTable):
         Measured on None, None cores; .
     """
 
-    title = "Latency"
-    file_name = "latency"
     row_type = LatencyRow
 
     def parts(self) -> list[Grid | Lines]:
         """The table, the notes and the machine."""
         table = Grid(HEAD, [row.values() for row in self.rows], FORMATS)
         return [table, Lines([*self.notes, machine_line(self.machine)])]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything in full precision, fit for JSON."""
-        rows = super().to_dict()["rows"]
-        for row, found in zip(self.rows, rows, strict=True):
-            found["throughput"] = row.throughput
-        known = [{key: value for key, value in row.items() if value is not None} for row in rows]
-        return super().to_dict() | {"rows": known}
 
 
 def latency_table(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tfkd import checks
 from tfkd.report.latency import machine as this_machine
-from tfkd.results import Result
+from tfkd.results import Result, plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,3 +36,8 @@ class ModelTable(Result):
             checks.instance("rows", row, self.row_type, kind)
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "notes", tuple(self.notes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in full precision, with the values of every seed, fit for JSON."""
+        rows = [{k: v for k, v in row.items() if v not in (None, "")} for row in plain(self.rows)]
+        return super().to_dict() | {"rows": rows}

@@ -64,9 +64,6 @@ class Profile(Result):
         rows: a `LayerProfile` for every layer that was called, in order.
     """
 
-    title = "Cost of a model"
-    file_name = "profile"
-
     model: str
     rows: tuple[LayerProfile, ...]
 

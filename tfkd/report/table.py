@@ -72,14 +72,9 @@ class Row:
             self.model, *scores, self.params, self.macs, self.size, *times, self.throughput
         )  # fmt: skip
 
-    def to_dict(self) -> dict[str, Any]:
-        """The row fit for JSON, with the scores of every seed."""
-        fields = plain(self)
-        return {key: value for key, value in fields.items() if value not in (None, "")}
-
 
 @dataclasses.dataclass(frozen=True)
-class Table(ModelTable):
+class Table(ModelTable, title="Models compared"):
     """Rows of models; a `tfkd.results.Result` that also draws plots and writes logs.
 
     `save` writes `table.md`, `table.json`, `table.html`, and the pictures
@@ -107,8 +102,6 @@ class Table(ModelTable):
         tiny: −1.6 points, 0.13 % of its MACs, against base
     """
 
-    title = "Models compared"
-    file_name = "table"
     row_type = Row
 
     curves: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -235,7 +228,6 @@ class Table(ModelTable):
         """Everything, with the value of every seed, fit for JSON."""
         return {
             **super().to_dict(),
-            "rows": [row.to_dict() for row in self.rows],
             "score": self.measure.name,
             "against": plain(self.against()),
             "pareto": list(self.pareto()),

@@ -7,6 +7,7 @@ import html
 import math
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -22,7 +23,8 @@ class Result:
     """What `print` shows as a table, and `save` writes as Markdown, JSON and a page.
 
     A subclass, mostly a frozen dataclass, gives its `parts`, and `to_dict` if its fields
-    are not all that is to be known.
+    are not all that is to be known. `title` is that of the page, `file_name` that of the
+    files without their ending; both are made of the class's name unless they are given.
 
     Example:
         >>> import dataclasses
@@ -43,12 +45,18 @@ class Result:
         {'sizes': {'b': None}}
     """
 
-    title: ClassVar[str] = "Result"  # of the page
-    file_name: ClassVar[str] = "result"  # of the files, without the ending
+    title: ClassVar[str]
+    file_name: ClassVar[str]
+
+    def __init_subclass__(cls, title: str = "", file_name: str = "") -> None:
+        """Names the page and the files: `LayerChoice`, "Layer choice", `layer_choice.md`."""
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__).lower()
+        cls.title = title or words.capitalize()
+        cls.file_name = file_name or words.replace(" ", "_")
 
     def parts(self) -> Iterable[Grid | Lines | str]:
-        """What there is to read, in order; a string is a paragraph."""
-        raise NotImplementedError
+        """What there is to read, in order; a string is a paragraph. By default, the fields."""
+        return [Grid((), [*self.to_dict().items()], left=2)]
 
     def plots(self) -> Iterable[Plot]:
         """What there is to draw."""
@@ -144,10 +152,10 @@ def _fields(value: Any) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """`value` as what JSON can hold.
 
-    Results and dataclasses become dicts, sequences and arrays lists, NumPy's numbers
-    Python's, NaN and infinity None, and all else (paths, types, functions) text.
+    What has `to_dict`, and dataclasses, become dicts, sequences and arrays lists, NumPy's
+    numbers Python's, NaN and infinity None, and all else (paths, types, functions) text.
     """
-    if isinstance(value, Result):
+    if hasattr(value, "to_dict") and not isinstance(value, type):
         return value.to_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _fields(value)

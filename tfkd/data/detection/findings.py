@@ -94,7 +94,7 @@ class AnnotationError(ValueError):
         self.findings = list(findings)
 
 
-class AnnotationFindings:
+class AnnotationLog:
     """Gathers findings; `settle` raises or warns once, at the end."""
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ NMS = ("none", "onnx", "efficient_nms")
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxDetectorReport(OnnxReport):
+class OnnxDetectorReport(OnnxReport, title="ONNX detector report"):
     """An `OnnxReport` of a detector.
 
     Attributes:

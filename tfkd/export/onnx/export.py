@@ -37,7 +37,7 @@ _HALF_PAIRS = 19
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxReport(ExportReport):
+class OnnxReport(ExportReport, title="ONNX report"):
     """An `ExportReport` of an ONNX file.
 
     Attributes:

@@ -63,9 +63,6 @@ class Findings(Result):
         found: the findings.
     """
 
-    title = "TensorRT's rules"
-    file_name = "findings"
-
     found: tuple[Finding, ...]
 
     def __iter__(self) -> Iterator[Finding]:

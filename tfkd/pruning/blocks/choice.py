@@ -23,9 +23,6 @@ class LayerChoice(Result):
         meaning: what a score is, in words.
     """
 
-    title = "Layers chosen"
-    file_name = "choice"
-
     keep: tuple[str, ...]
     drop: tuple[str, ...]
     scores: dict[str, float]

@@ -23,7 +23,7 @@ from tfkd.pruning.blocks import find, match
 from tfkd.pruning.blocks.choice import LayerChoice
 from tfkd.pruning.blocks.segment import Block, Found, Stretch
 from tfkd.pruning.rebuilding import from_config
-from tfkd.results import Lines, Result
+from tfkd.results import Result
 
 Names = Sequence[str | int] | str | int
 
@@ -41,9 +41,6 @@ class Cut(Result):
         params_before, params_after: weights of the model before and after.
     """
 
-    title = "Layers cut"
-    file_name = "cut"
-
     removed: tuple[str, ...]
     kept: tuple[str, ...]
     skipped: dict[str, str]
@@ -51,7 +48,7 @@ class Cut(Result):
     params_before: int
     params_after: int
 
-    def parts(self) -> list[Lines]:
+    def parts(self) -> list[str]:
         """What was removed, and what was not."""
         share = 1 - self.params_after / self.params_before if self.params_before else 0.0
         lines = [
@@ -59,7 +56,7 @@ class Cut(Result):
             f"parameters {self.params_before:,} → {self.params_after:,} (−{share:.1%})."
         ]
         lines += [f"Not {name}: {reason}." for name, reason in self.skipped.items()]
-        return [Lines(lines)]
+        return ["\n".join(lines)]
 
 
 def find_blocks(model: keras.Model) -> tuple[Block, ...]:
