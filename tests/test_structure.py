@@ -17,7 +17,6 @@ ORDER = (
     ("specs",),
     ("checks",),
     ("keras_internals",),
-    ("text_tables",),
     ("example_inputs",),
     ("replicas",),
     ("known_faults",),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tfkd import report
 from tfkd.report import plots, trade_offs
-from tfkd.text_tables import si, size_text
+from tfkd.results import si, size_text
 
 
 def example(**options):

@@ -21,8 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfkd import checks
-from tfkd.results import Grid, Result
-from tfkd.text_tables import size_text
+from tfkd.results import Grid, Result, size_text
 
 # What an export must reach unless it is told otherwise. Errors are parts of the range.
 THRESHOLDS: dict[str, dict[str, float]] = {

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfkd.pruning.graph import Frozen, Graph
-from tfkd.results import Grid
-from tfkd.text_tables import si
+from tfkd.results import Grid, si
 
 WIDTH = 44  # of a list of layers in a table
 

@@ -19,8 +19,7 @@ from tfkd.report.measures import ACCURACY, Measure, of_rows
 from tfkd.report.model_table import ModelTable
 from tfkd.report.plots import training_curves
 from tfkd.report.trade_offs import accuracy_latency, accuracy_size, unbeaten
-from tfkd.results import Format, Grid, Lines, Plot, plain
-from tfkd.text_tables import si, size_text
+from tfkd.results import Format, Grid, Lines, Plot, plain, si, size_text
 
 COSTS: dict[str, Format] = {
     "parameters": ",", "MACs": si, "file": size_text, "p50 ms": ".3f", "p90 ms": ".3f",

@@ -5,7 +5,20 @@ plain strings) and pictures (`Plot`). From that come plain text, GitHub's Markdo
 HTML page that loads nothing, values for JSON, and the files of `save`.
 """
 
-from tfkd.results.parts import WIDTH, Format, Grid, Lines, Plot, cell
+from tfkd.results.formats import NONE, Format, cell, si, size_text
+from tfkd.results.parts import WIDTH, Grid, Lines, Plot
 from tfkd.results.result import Result, plain
 
-__all__ = ["WIDTH", "Format", "Grid", "Lines", "Plot", "Result", "cell", "plain"]
+__all__ = [
+    "NONE",
+    "WIDTH",
+    "Format",
+    "Grid",
+    "Lines",
+    "Plot",
+    "Result",
+    "cell",
+    "plain",
+    "si",
+    "size_text",
+]

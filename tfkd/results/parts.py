@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import math
 import pathlib
 import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from tfkd.results.formats import Format, cell
 from tfkd.results.pages import element
-from tfkd.text_tables import NONE, aligned
 
 WIDTH = 100  # columns of a terminal
 NAME_WIDTH = 12  # names are folded down to this width
-
-Format = str | Callable[[Any], str]
-
-
-def cell(value: Any, form: Format = "") -> str:
-    """One value as text on one line; None and NaN are a dash, whole numbers have commas.
-
-    Example:
-        >>> from tfkd.results.parts import cell
-        >>> cell(1234), cell(0.5, ".3f"), cell(None), cell(float("nan")), cell("two\\nlines")
-        ('1,234', '0.500', '–', '–', 'two lines')
-    """
-    if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
-        return NONE
-    if not isinstance(value, str):
-        is_count = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        value = form(value) if callable(form) else format(value, form or ("," if is_count else ""))
-    return " ".join(value.splitlines())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +67,15 @@ class Grid:
         if self.head and self.left == 1:
             lines, ends = _folded(lines)
         rules = ends[: len(self.head[:1])] + ([ends[-1 - self.totals]] if self.totals else [])
-        return aligned(lines, self.left, rules)
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        sides = [str.ljust if self._is_left(i) else str.rjust for i in range(len(widths))]
+        texts = []
+        for index, line in enumerate(lines):
+            padded = (pad(x, width) for pad, x, width in zip(sides, line, widths, strict=True))
+            texts.append("  ".join(padded).rstrip())
+            if index in rules:
+                texts.append("  ".join("-" * width for width in widths))
+        return "\n".join(texts)
 
     def markdown(self) -> str:
         """A table in GitHub's Markdown."""
