@@ -275,7 +275,7 @@ def measure(bench: Bench, teacher, runs, curves, out: pathlib.Path) -> None:
     print(table)
     outputs = runs["progressive"][0].predict(x_test, verbose=0)
     classes = report.classification(task.y_test, outputs, task.source.class_names)
-    tfkd.artifacts.write_text(out / "classes.md", classes.markdown())
+    classes.save(out)
     print(classes)
 
 
