@@ -12,7 +12,7 @@ from tfkd import checks
 from tfkd.data import doubts
 from tfkd.data.detection import targets
 from tfkd.data.detection.augment import augment_boxes
-from tfkd.data.detection.findings import SHARED, AnnotationFinding, say_notes
+from tfkd.data.detection.findings import SHARED, AnnotationFinding, AnnotationFindings, say_notes
 from tfkd.detection import UNLABELLED
 
 SPLITS = ("train", "test")
@@ -117,7 +117,8 @@ class DetectionDataset:
             fields["augment"] = augment_boxes()
         else:
             checks.function("augment", self.augment)
-        fields["findings"] = (*self.findings, *self._shared(fields["x_train"], fields["x_test"]))
+        shared = self._shared(fields["x_train"], fields["x_test"])
+        fields["findings"] = AnnotationFindings((*self.findings, *shared))
         for field, value in fields.items():
             object.__setattr__(self, field, value)
 

@@ -6,8 +6,10 @@ import collections
 import dataclasses
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from tfkd import checks
+from tfkd.results import Grid, Result, plain
 
 SHOWN = 20
 ON_ERROR = ("raise", "skip")
@@ -82,6 +84,20 @@ class AnnotationFinding:
         return f"{place}: expected {self.expected}, received {self.received}"
 
 
+class AnnotationFindings(Result, tuple):
+    """A tuple of `AnnotationFinding`s, which `print` shows as a table."""
+
+    def parts(self) -> list[Grid | str]:
+        """A row for each finding, and what was done about it."""
+        rows = [(f.file, f.line, f.kind, f.expected, f.received, f.action) for f in self]
+        head = ("file", "line", "kind", "expected", "received", "done")
+        return [Grid(head, rows, {"line": "d"}, left=(0, 2, 3, 4, 5)) if rows else "no findings"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The findings, fit for JSON."""
+        return {"findings": plain(list(self))}
+
+
 class AnnotationError(ValueError):
     """Annotations that can't be used as they are.
 
@@ -143,14 +159,14 @@ class AnnotationLog:
         head = [f"{source}: {self.counts()}."] if faults else [f"{source}:"]
         return AnnotationError("\n".join([*head, *lines, mend]), self.ordered())
 
-    def settle(self, source: str, on_error: str) -> tuple[AnnotationFinding, ...]:
+    def settle(self, source: str, on_error: str) -> AnnotationFindings:
         """Raises what was found, or warns with the counts; returns all findings."""
         if self.faults and on_error == "raise":
             raise self.error(source, 'Mend the files, or pass on_error="skip" to do as said above.')
         if self.faults:
             checks.warn(f"{source}: {self.counts()}. See `dataset.findings`.")
         say_notes(source, self.ordered())
-        return tuple(self.ordered())
+        return AnnotationFindings(self.ordered())
 
 
 def say_notes(source: str, findings: Iterable[AnnotationFinding]) -> None:
