@@ -19,7 +19,7 @@ STYLE = """
 .tfkd > * { max-width: 1120px; margin: 0 auto 20px; }
 .tfkd h1 { font-size: 1.6rem; margin-bottom: 4px; }
 .tfkd h2 { font-size: 1.05rem; margin: 0 0 12px; }
-.tfkd p { margin: 8px 0; white-space: pre-line; overflow-wrap: anywhere; }
+.tfkd p { margin-block: 8px; white-space: pre-line; overflow-wrap: anywhere; }
 .tfkd .sub, .tfkd .notes { color: var(--quiet); }
 .tfkd .notes { font-size: 0.88rem; }
 .tfkd section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
