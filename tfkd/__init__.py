@@ -43,12 +43,13 @@ _MODULES = (
     "quantization",
     "replicas",
     "report",
+    "results",
     "runtime",
     "schedules",
     "teacher_cache",
 )
 # These never touch Keras: they load whatever `tf.keras` is.
-_FREE_OF_KERAS = frozenset({"artifacts", "checks", "runtime", "schedules"})
+_FREE_OF_KERAS = frozenset({"artifacts", "checks", "results", "runtime", "schedules"})
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
 

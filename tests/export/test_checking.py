@@ -44,7 +44,7 @@ def test_it_runs_and_is_said_in_report_table_and_manifest(tmp_path, kind):
     assert not report.verified and report.compared_on == "8 made-up inputs"
     assert (check["on"], check["examples"]) == ("made-up inputs", 8)
     assert check["max_error"] < 1e-5 and check["dependence"] > 0.5
-    assert "8 made-up inputs: max error / range" in report.table()
+    assert "8 made-up inputs: max error / range" in report.text()
     file = path / "saved_model.pb" if kind == "saved_model" else path
     assert artifacts.read_manifest(file)["numbers"]["check"] == check
 
@@ -58,7 +58,7 @@ def test_a_slight_difference_is_a_warning(tmp_path, writes):
     (x,) = made_up(Graph(dense())).values()
     expected = 0.1 / np.ptp(x @ dense().get_weights()[0])
     assert report.numbers["check"]["max_error"] == pytest.approx(expected, rel=1e-4)
-    assert report.numbers["check"]["warnings"] and "warning" in report.table()
+    assert report.numbers["check"]["warnings"] and "warning" in report.text()
 
 
 @pytest.mark.parametrize(

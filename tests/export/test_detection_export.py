@@ -136,7 +136,7 @@ def test_a_float_file_finds_what_keras_finds(detector, files, heads):
     for name, value in found.items():
         assert value.dtype == expected[name].dtype
         np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
-    assert "objects in the file" in report.table()
+    assert "objects in the file" in report.text()
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_without_examples_the_network_is_compared_on_made_up_images(
     check = report.numbers["check"]
     assert report.compared_on == "8 made-up inputs" and not report.verified
     assert set(check["outputs"]) == {"boxes", "classes"} and check["max_error"] < 1e-4
-    assert "8 made-up inputs" in report.table() and check["detections"]["examples"] == 8
+    assert "8 made-up inputs" in report.text() and check["detections"]["examples"] == 8
     if heads == "raw":
         return
     wrong = tflite.Source.convert

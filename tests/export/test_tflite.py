@@ -132,14 +132,14 @@ def test_without_verification_nothing_is_called_verified(model, tmp_path):
     assert not report.verified
     assert "max_error" not in report.numbers
     assert report.numbers["check"]["max_error"] < 1e-5
-    assert "nothing: pass verify=images" in report.table()
-    assert "8 made-up inputs: max error / range" in report.table()
+    assert "nothing: pass verify=images" in report.text()
+    assert "8 made-up inputs: max error / range" in report.text()
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.bytes = 0
 
 
 def test_table(model, tmp_path):
-    text = export.to_tflite(model, tmp_path / "m.tflite", verify=VERIFY).table()
+    text = export.to_tflite(model, tmp_path / "m.tflite", verify=VERIFY).text()
     assert "verified on         24 examples" in text
     assert "argmax agreement    100.00%" in text
 

@@ -184,7 +184,7 @@ def test_what_stays_float_is_named(tmp_path):
     assert len(rows) == report.numbers["float_operations"] > 0
     assert "CONV_3D" in {row["operation"] for row in rows}
     assert all("volume" in row["tensor"] for row in rows)
-    assert "CONV_3D (" in report.table()
+    assert "CONV_3D (" in report.text()
     assert artifacts.verify(report.path)["numbers"]["in_float"] == rows
 
 

@@ -79,14 +79,14 @@ def test_the_report_has_a_row_for_each_layer(q):
     assert (report.of("conv1").action, report.of("norm").action) == ("int8", "fused")
     lines = str(report).splitlines()
     assert lines[0].split() == ["layer", "kind", "decision", "range", "in", "TensorRT", "why"]
-    assert len(lines) == len(report) + 3
+    assert len(lines) == len(report) + 4
     counts = report.counts
     assert sum(counts.values()) == len(report)
     assert lines[-1].startswith(f"{counts['int8']} int8, ")
     kinds = [row.kind for row in report]
-    starts = {line.index(kind) for line, kind in zip(lines[2:-1], kinds, strict=True)}
+    starts = {line.index(kind) for line, kind in zip(lines[2:-2], kinds, strict=True)}
     assert starts == {lines[0].index("kind")}
-    json.dumps(report.to_json())
+    json.dumps(report.to_dict())
     with pytest.raises(KeyError, match="nothing"):
         report.of("nothing")
 

@@ -21,7 +21,7 @@ import numpy as np
 from tfkd import artifacts, checks
 from tfkd.export import checking
 from tfkd.export.named_function import Graph, check_export
-from tfkd.export.parity import ExportReport, agreement_text, measure, thresholds_for
+from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
 
 # Examples that one call of the reloaded model gets.
@@ -32,19 +32,13 @@ _CHUNK = 64
 class SavedModelReport(ExportReport):
     """An `ExportReport` of a SavedModel; `path` is the folder, `bytes` of all its files."""
 
-    def table(self) -> str:
-        """A few lines of text for people."""
-        rows = [("folder", str(self.path)), ("size", f"{self.bytes / 1024:.1f} KiB")]
-        if self.verified:
-            rows += [
-                ("verified on", f"{self.numbers['examples']} examples"),
-                ("argmax agreement", agreement_text(self.numbers)),
-                ("max error / range", f"{self.numbers['max_error']:.2e}"),
-                ("mean error / range", f"{self.numbers['mean_error']:.2e}"),
-            ]
-        else:
-            rows += self.check_rows()
-        return "\n".join(f"{key:<20}{value}" for key, value in rows)
+    place = "folder"
+
+    def _about(self) -> list[tuple[str, str]]:
+        return []
+
+    def _compared(self) -> list[tuple[str, str]]:
+        return compared_rows(self.numbers)
 
 
 def to_saved_model(

@@ -102,7 +102,7 @@ def to_tflite(
         keep_failed: leave a file that failed in place, and raise all the same.
 
     Returns:
-        An `ExportReport`; `print(report.table())`. In an int8 file, operations that
+        An `ExportReport`; `print(report)`. In an int8 file, operations that
         stayed float are in `report.numbers["in_float"]`, and so in the manifest.
 
     Raises:

@@ -27,6 +27,7 @@ from tfkd.quantization.placement import place
 from tfkd.quantization.quantized_model import QuantizedModel
 from tfkd.quantization.report import INT8, Decision
 from tfkd.quantization.wrappers import WEIGHTS, LayerConfig, QuantizedLayer, QuantizedTensor
+from tfkd.results import plain
 
 TARGETS = ("tflite", "tensorrt", "both")
 FALLBACKS = ("output_only", "noop", "error")
@@ -106,7 +107,7 @@ def quantize(
         "skip": sorted(floats),
         "preserve_sparsity": bool(preserve_sparsity),
         "freeze_batch_norm": freeze_batch_norm,
-        "decisions": [row.to_json() for row in rows],
+        "decisions": plain(rows),
     }
     return rebuild(flat.model, rows, recipe)
 

@@ -64,7 +64,7 @@ def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
     """
     check_quantized("q", q)
     layer_weights.check_finite("q", q)
-    recipe = {**q.recipe, "decisions": q.report.to_json()}
+    recipe = {**q.recipe, "decisions": q.report.to_dict()["rows"]}
     document = {
         "format": FORMAT,
         "float_model": q.float_config,

@@ -90,8 +90,8 @@ def compare(
             None: 0.5 for a model whose outputs are all in [0, 1], else 0.
 
     Returns:
-        A `Table`: `.show()`, `.text()`, `.markdown()`, `.against()`, `.pareto()`,
-        `.save(folder)`, `.to_tensorboard(folder)`.
+        A `Table`: `print` it, `.save(folder)` it; `.against()`, `.pareto()`,
+        `.to_tensorboard(folder)`.
 
     Raises:
         TypeError: if a model is none of these (of a Distiller pass the student), or a

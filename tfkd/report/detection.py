@@ -42,9 +42,8 @@ def detection(
             model sees smaller images than the camera took, these are the camera's.
 
     Returns:
-        `DetectionScores`: `str()`, `.show()`, `.markdown()`, `.as_dict()`,
-        `.save(folder)`. All scores are in 0..1. A class without an object has NaN, and
-        is left out of the means.
+        `DetectionScores`: `print` it, `.save(folder)` it. All scores are in
+        0..1. A class without an object has NaN, and is left out of the means.
 
     Raises:
         TypeError, ValueError: for arrays of other shapes, NaN, classes that are not in

@@ -178,6 +178,14 @@ def per_second_text(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 99.95 else f"{rate:#.3g}".rstrip(".")
 
 
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """One sentence of `machine()`: processor, cores, versions."""
+    versions = machine.get("versions", {})
+    parts = [f"{name} {version}" for name, version in versions.items()]
+    where = f"{machine.get('processor')}, {machine.get('cores')} cores"
+    return f"Measured on {where}; {', '.join(parts)}."
+
+
 def machine() -> dict[str, Any]:
     """Describes where a measurement was made, as far as it can be compared.
 

@@ -14,7 +14,7 @@ from typing import Any
 from tfkd import __version__, artifacts, checks
 from tfkd.networks.layer_parts import parts
 from tfkd.runtime import stored
-from tfkd.runtime.backend import Backend, compare
+from tfkd.runtime.backend import Backend, check_agreement
 from tfkd.runtime.stored import Store
 
 ENDINGS = {
@@ -163,7 +163,7 @@ def _optimized(
 
             def make(temporary: pathlib.Path) -> dict[str, Any]:
                 plain = Onnx(path, threads, providers, write=temporary)
-                compare(plain, Onnx(temporary, threads, providers, ready=True), _TOLERANCE)
+                check_agreement(plain, Onnx(temporary, threads, providers, ready=True), _TOLERANCE)
                 return {}
 
             store.keep(kept, recipe, make)
@@ -215,7 +215,7 @@ def _keras(path: pathlib.Path, options: Options) -> Backend:
         _settle(folder, store)
         found = tensorflow.open_saved_model(*opened)
         try:
-            compare(plain, found, _TOLERANCE)
+            check_agreement(plain, found, _TOLERANCE)
         except Exception:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -32,7 +32,7 @@ NMS = ("none", "onnx", "efficient_nms")
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxDetectorReport(OnnxReport):
+class OnnxDetectorReport(OnnxReport, title="ONNX detector report"):
     """An `OnnxReport` of a detector.
 
     Attributes:
@@ -43,25 +43,14 @@ class OnnxDetectorReport(OnnxReport):
     nms: str
     labels: tuple[str, ...]
 
-    def table(self) -> str:
-        """A few lines of text for people."""
-        numbers = self.numbers
-        rows = [
-            ("file", str(self.path)),
-            ("size", f"{self.bytes / 1024:.1f} KiB"),
-            ("target, mode, nms", f"{self.target}, {self.mode}, {self.nms}, opset {self.opset}"),
-            ("operations", str(numbers["operations"])),
-            ("with weights", f"{numbers['weighted']} ({numbers['quantized']} in int8)"),
-        ]
-        if self.verified:
-            what = "without the plugin, " if self.nms == "efficient_nms" else ""
-            rows.append(("verified on", f"{numbers['examples']} examples, {what}in ONNX Runtime"))
-            rows += parity.rows(numbers["detections"])
-        else:
-            rows += self.check_rows()
-        if self.findings is not None:
-            rows += [("lint", self.findings.summary()), ("engine", "not verified here")]
-        return "\n".join(f"{key:<22}{value}" for key, value in rows)
+    def _kind(self) -> tuple[str, str]:
+        about = f"{self.target}, {self.mode}, {self.nms}, opset {self.opset}"
+        return "target, mode, nms", about
+
+    def _compared(self) -> list[tuple[str, str]]:
+        what = "without the plugin, " if self.nms == "efficient_nms" else ""
+        said = f"{self.numbers['examples']} examples, {what}in ONNX Runtime"
+        return [("verified on", said), *parity.rows(self.numbers["detections"])]
 
 
 def detector_to_onnx(
@@ -112,7 +101,7 @@ def detector_to_onnx(
         **decode_options: of `tfkd.detection.decode`.
 
     Returns:
-        An `OnnxDetectorReport`; `print(report.table())`.
+        An `OnnxDetectorReport`; `print(report)`.
 
     Raises:
         TypeError, ValueError: if an argument is wrong, the model is no such detector,

@@ -40,21 +40,13 @@ class DetectorReport(ExportReport):
     heads: str
     labels: tuple[str, ...]
 
-    def table(self) -> str:
-        """A few lines of text for people."""
-        numbers = self.numbers
-        rows = [
-            ("file", str(self.path)),
-            ("size", f"{self.bytes / 1024:.1f} KiB"),
-            ("mode, io, heads", f"{self.mode}, {self.io}, {self.heads}"),
-            ("operations", f"{numbers['operations']} ({numbers['float_operations']} in float)"),
-        ]
-        if not self.verified:
-            rows += self.check_rows()
-        else:
-            rows.append(("verified on", f"{numbers['examples']} examples"))
-            rows += parity.rows(numbers["detections"])
-        return "\n".join(f"{key:<22}{value}" for key, value in rows)
+    def _about(self) -> list[tuple[str, str]]:
+        kind = f"{self.mode}, {self.io}, {self.heads}"
+        return [("mode, io, heads", kind), ("operations", self._operations())]
+
+    def _compared(self) -> list[tuple[str, str]]:
+        said = f"{self.numbers['examples']} examples"
+        return [("verified on", said), *parity.rows(self.numbers["detections"])]
 
 
 def detector_to_tflite(
@@ -117,7 +109,7 @@ def detector_to_tflite(
             max_detections, variances, background, names of the outputs, ...
 
     Returns:
-        A `DetectorReport`; `print(report.table())`. `report.numbers["detections"]` is
+        A `DetectorReport`; `print(report)`. `report.numbers["detections"]` is
         what `tfkd.export.detector.parity.compare` returns; with "raw",
         `numbers["heads"]` compares the outputs themselves.
 

@@ -18,12 +18,13 @@ from tfkd.export.onnx import qdq
 from tfkd.export.onnx.convert import NEWEST, convert
 from tfkd.export.onnx.float16 import to_float16
 from tfkd.export.onnx.graph import Wiring
-from tfkd.export.parity import ExportReport, agreement_text, measure, thresholds_for
+from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
 from tfkd.export.tensorrt_lint.lint import Findings, lint_model
 from tfkd.export.tflite_float16 import large_weights, problems
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
 from tfkd.networks.layer_parts import parts
+from tfkd.results import Grid
 
 TARGETS = ("onnxruntime", "tensorrt")
 PRECISIONS = ("float32", "float16")
@@ -36,7 +37,7 @@ _HALF_PAIRS = 19
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxReport(ExportReport):
+class OnnxReport(ExportReport, title="ONNX report"):
     """An `ExportReport` of an ONNX file.
 
     Attributes:
@@ -49,28 +50,27 @@ class OnnxReport(ExportReport):
     opset: int
     findings: Findings | None
 
-    def table(self) -> str:
-        """A few lines of text for people."""
+    def _about(self) -> list[tuple[str, str]]:
         numbers = self.numbers
-        rows = [
-            ("file", str(self.path)),
-            ("size", f"{self.bytes / 1024:.1f} KiB"),
-            ("target, mode", f"{self.target}, {self.mode}, opset {self.opset}"),
+        return [
+            self._kind(),
             ("operations", str(numbers["operations"])),
             ("with weights", f"{numbers['weighted']} ({numbers['quantized']} in int8)"),
         ]
-        if self.verified:
-            rows += [
-                ("verified on", f"{numbers['examples']} examples in ONNX Runtime"),
-                ("argmax agreement", agreement_text(numbers)),
-                ("max error / range", f"{numbers['max_error']:.2e}"),
-                ("mean error / range", f"{numbers['mean_error']:.2e}"),
-            ]
-        else:
-            rows += self.check_rows()
-        if self.findings is not None:
-            rows += [("lint", self.findings.summary()), ("engine", "not verified here")]
-        return "\n".join(f"{key:<20}{value}" for key, value in rows)
+
+    def _kind(self) -> tuple[str, str]:
+        return "target, mode", f"{self.target}, {self.mode}, opset {self.opset}"
+
+    def _compared(self) -> list[tuple[str, str]]:
+        return compared_rows(self.numbers, " in ONNX Runtime")
+
+    def parts(self) -> list[Grid]:
+        """What was written, how it compares, and what TensorRT's rules say."""
+        (table,) = super().parts()
+        if self.findings is None:
+            return [table]
+        lint = [("lint", self.findings.summary()), ("engine", "not verified here")]
+        return [dataclasses.replace(table, rows=[*table.rows, *lint])]
 
 
 def to_onnx(
@@ -115,7 +115,7 @@ def to_onnx(
         keep_failed: leave a file that failed in place, and raise all the same.
 
     Returns:
-        An `OnnxReport`; `print(report.table())`.
+        An `OnnxReport`; `print(report)`.
 
     Raises:
         TypeError: if `model` is no plain Keras 2 model, or examples are of the

@@ -97,8 +97,9 @@ def choose_layers(
         >>> from tfkd import pruning
         >>> model = tfkd.models.text_transformer(50, 2, 8, layers=4, width=16)
         >>> choice = pruning.choose_layers(model, keep=2, units="layer")
-        >>> print(choice.explain())
+        >>> print(choice)
         2 of 4 units stay, by position.
+        <BLANKLINE>
         unit    blocks                        score
         ------  ----------------------------  -----  --------
         layer1  layer1_attention, layer1_mlp      –  stays

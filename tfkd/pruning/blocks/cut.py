@@ -24,13 +24,14 @@ from tfkd.pruning.blocks import find, match
 from tfkd.pruning.blocks.choice import LayerChoice
 from tfkd.pruning.blocks.segment import Block, Found, Stretch
 from tfkd.pruning.rebuilding import from_config
+from tfkd.results import Result
 
 Name: TypeAlias = Entry | int
 Names: TypeAlias = Name | Iterable[Name]
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class Cut(Result):
     """What `cut_layers` did.
 
     Attributes:
@@ -49,14 +50,15 @@ class Cut:
     params_before: int
     params_after: int
 
-    def __str__(self) -> str:
+    def parts(self) -> list[str]:
+        """What was removed, and what was not."""
         share = 1 - self.params_after / self.params_before if self.params_before else 0.0
         lines = [
             f"Removed {', '.join(self.removed) or 'nothing'}: {len(self.layers)} layers, "
             f"parameters {self.params_before:,} → {self.params_after:,} (−{share:.1%})."
         ]
         lines += [f"Not {name}: {reason}." for name, reason in self.skipped.items()]
-        return "\n".join(lines)
+        return ["\n".join(lines)]
 
 
 def find_blocks(model: keras.Model) -> tuple[Block, ...]:
