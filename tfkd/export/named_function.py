@@ -104,7 +104,7 @@ def _unique_names(names: Sequence[str]) -> list[str]:
     return found
 
 
-class Graph:
+class NamedFunction:
     """`model` with inputs and outputs by name, in inference.
 
     Attributes:

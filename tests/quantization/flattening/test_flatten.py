@@ -21,11 +21,12 @@ from toys import randomize
 
 import tfkd
 from tfkd import models
-from tfkd.networks.rebuild import rebuild_functional
+from tfkd.networks.call_graph import CallGraph
+from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization.flattening.flatten import flatten
 from tfkd.quantization.flattening.hard_swish import HardSigmoid, HardSwish
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "pruning"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "pruning"))
 from test_random_graphs import KINDS, Builder
 
 layers = keras.layers
@@ -506,20 +507,22 @@ def test_hard_layers_in_numpy(tmp_path):
 # --- the helper for others ----------------------------------------------------------
 
 
-def test_rebuild_functional_tells_of_every_call():
+def test_rebuilding_visits_every_call():
     x = keras.Input((3,))
     dense = layers.Dense(3, use_bias=False, kernel_initializer="identity", name="dense")
     model = keras.Model(x, {"y": dense(layers.ReLU(name="act")(dense(x)))}, name="net")
     seen = []
 
-    def replace(layer, call_number, args, kwargs, default):
-        assert layer in model.layers
-        seen.append((layer.name, call_number, len(args), kwargs))
-        if layer.name == "act":
-            return layers.Rescaling(3.0, name="tripled")(*args)
-        return default(*args, **kwargs)
+    rebuilder = Rebuilder()
 
-    new = rebuild_functional(model, replace)
+    def visit(call, args, kwargs):
+        assert call.layer in model.layers
+        seen.append((*call.key, len(args), kwargs))
+        if call.name == "act":
+            return layers.Rescaling(3.0, name="tripled")(*args)
+        return rebuilder.copy(call, args, kwargs)
+
+    new = rebuilder.build(CallGraph(model), visit)
     assert seen == [("dense", 0, 1, {}), ("act", 0, 1, {}), ("dense", 1, 1, {})]
     assert [layer.name for layer in new.layers] == [x.node.layer.name, "dense", "tripled"]
     assert new.name == "net"
