@@ -112,7 +112,7 @@ def _run(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool) -
     frozen, inputs, outputs = _freeze(graph, batch_size)
     turned = [n for n, i in zip(inputs, graph.inputs, strict=True) if nchw and len(i.shape) == 3]
     passes = {k: v for k, v in optimizer._get_optimizers().items() if k not in _LEFT_OUT}
-    with tf.device("/cpu:0"), tf.NamedFunction().as_default() as tf_graph:
+    with tf.device("/cpu:0"), tf.Graph().as_default() as tf_graph:
         tf.import_graph_def(frozen, name="")
         converted = process_tf_graph(
             tf_graph,
@@ -167,7 +167,7 @@ def _freeze(graph: NamedFunction, batch_size: int | None) -> tuple[Any, list[str
         for key in _NO_INLINE:
             if key in holder.attr:
                 del holder.attr[key]
-    with tf.device("/cpu:0"), tf.NamedFunction().as_default():
+    with tf.device("/cpu:0"), tf.Graph().as_default():
         tf.import_graph_def(definition, name="")
         return tf_loader.tf_optimize(inputs, outputs, definition), inputs, outputs
 
