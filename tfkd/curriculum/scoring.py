@@ -38,9 +38,10 @@ class Scorer:
         preprocess: Callable[[Any], Any] | None = None,
     ):
         self.side = side
-        for one in as_list(models):
+        models = as_list(models, side)
+        for one in models:
             layer_weights.check_finite(side, one)
-        self._models = Teachers(as_list(models), [])
+        self._models = Teachers(models, [])
         self._measure = measure
         self._preprocess = preprocess
         if preprocess is not None:

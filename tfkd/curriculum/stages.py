@@ -12,6 +12,7 @@ from tfkd import checks, schedules
 from tfkd.curriculum import metrics
 from tfkd.curriculum.pacing import Adaptive, Pacing
 from tfkd.curriculum.pacing.base import check_fraction
+from tfkd.networks import paths
 
 Logs = Sequence[Mapping[str, Any]]
 
@@ -102,7 +103,9 @@ class Stage:
         distillation_loss_weights: numbers or schedules, a list of one for each loss, or
             a dict by the loss's name (the others stay as they were given).
         learning_rate: a number, a schedule of `tfkd.schedules`, or a Keras schedule.
-        freeze: names or patterns ("stage1*") of layers of the student, not trained here.
+        freeze: layers of the student that are not trained here: names, paths
+            ("backbone/conv1"), nested models, patterns ("stage1*"), or layers, which are
+            looked up by their names.
         promote: the stage ends early when `promote(logs of its epochs so far)` is true:
             `Reached`, `Plateau`, or a function of a list of dicts.
         structure: what is done to the student before the stage: steps of
@@ -131,7 +134,7 @@ class Stage:
     student_loss_weight: Any = None
     distillation_loss_weights: Any = None
     learning_rate: Any = None
-    freeze: str | Sequence[str] = ()
+    freeze: paths.Entries = ()
     promote: Callable[[Logs], bool] | None = None
     structure: Any = ()
     decay: Any = None
@@ -190,10 +193,7 @@ def _check_rate(rate: Any) -> None:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
-        raise checks.type_error("freeze", "names or patterns of layers", value)
-    return tuple(names)
+    return tuple(getattr(entry, "name", entry) for entry in paths.entries("freeze", value))
 
 
 def _steps(value: Any) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.detection.boxes import check_priors
 from tfkd.detection.decoding import decode
+from tfkd.networks.accept import refuse_distiller
 
 KEYS = ("boxes", "confidence", "classes", "num_detections")
 
@@ -96,6 +97,7 @@ class Detecting:
         """Detections of a model in images (N, H, W, 3)."""
         images = check_images(images)
         if model is not self._model:
+            refuse_distiller("model", model)
             self._model, self._traced = checks.function("model", model), {}
         self._check_weights()
         parts: list[dict[str, np.ndarray]] = []

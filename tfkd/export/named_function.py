@@ -21,22 +21,15 @@ _SPLIT = (
 )
 
 
-def check_model(model: Any) -> None:
-    """Raises if `model` is no built Keras 2 model in float32."""
+def check_exportable(model: Any) -> None:
+    """Raises if `model` is no built Keras 2 model in float32, or remembers earlier calls."""
     import tf_keras as keras
 
-    if any(c.__name__ == "Distiller" for c in type(model).__mro__):
-        raise checks.type_error(
-            "model", "a plain model", type(model).__name__, "Pass `distiller.student`."
-        )
-    if not isinstance(model, keras.Model):
-        mend = None
-        if any(c.__module__.startswith("keras.") for c in type(model).__mro__):
-            mend = "This is a Keras 3 model: build it with tf_keras, which tfkd works with."
-        raise checks.type_error("model", "a tf_keras.Model", model, mend)
-    if not model.built or model.save_spec() is None:
-        mend = "Call it on a batch, or give its first layer an `input_shape`."
-        raise checks.value_error("model", "a model that is built", model.name, mend)
+    from tfkd.networks import accept
+
+    accept.check_model("model", model, accept.BUILT)
+    if model.save_spec() is None:
+        raise accept.unbuilt("model", model)
     remembering = [
         layer.name
         for layer in parts(model)
@@ -77,7 +70,7 @@ def check_export(model: Any) -> None:
     from tfkd.networks import layer_state, layer_weights
 
     check_tensorflow()
-    check_model(model)
+    check_exportable(model)
     layer_weights.check_finite("model", model)
     for layer in layer_state.tables(model):
         received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
@@ -113,10 +106,10 @@ class NamedFunction:
     """
 
     def __init__(self, model: Any):
-        """Checks `model`; raises as `check_model` does."""
+        """Checks `model`; raises as `check_exportable` does."""
         import tensorflow as tf
 
-        check_model(model)
+        check_exportable(model)
         self.model = model
         args, _ = model.save_spec()
         self._structure = args[0]

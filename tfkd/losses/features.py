@@ -21,7 +21,9 @@ from tfkd.losses.wrapped import (
 
 
 def check_layer_name(name: str, value: Any) -> str | None:
-    """Accepts a layer's name, a path "model/layer", or None."""
+    """Accepts a layer's name, a path "model/layer", a layer for its name, or None."""
+    if isinstance(value, keras.layers.Layer):
+        return value.name
     if value is not None and (not isinstance(value, str) or not value):
         raise checks.type_error(
             name, "the name of a layer, a path such as 'backbone/block3', or None", value

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks.accept import is_network
+from tfkd.networks.accept import check_model
 from tfkd.networks.call_graph import CallGraph, Key, maker_of
 
 # Layers that only cut or frame a map: not what a head should read.
@@ -19,10 +19,7 @@ _FRAMES = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.Inp
 
 def check_backbone(backbone: Any) -> tuple[int, int]:
     """Accepts a functional model of one image; returns (height, width) of its input."""
-    checks.instance("backbone", backbone, keras.Model, "a functional tf_keras model")
-    if not is_network(backbone):
-        mend = "Build the same layers with keras.Model(inputs, outputs)."
-        raise checks.value_error("backbone", "a functional tf_keras model", backbone, mend)
+    check_model("backbone", backbone)
     shapes = [tuple(tensor.shape) for tensor in backbone.inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise checks.value_error("backbone", "one input (B, H, W, C)", shapes)

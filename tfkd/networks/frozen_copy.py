@@ -13,6 +13,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks import edit_config, layer_state, layer_weights
+from tfkd.networks.accept import BUILT, check_model
 from tfkd.networks.batch_norm import folded, is_per_channel
 from tfkd.networks.call_graph import CallGraph, Key, Ref
 from tfkd.networks.layer_parts import calls_anywhere, flat_layers
@@ -76,12 +77,7 @@ def frozen_copy(
         >>> bool(np.allclose(model(x), teacher(x), atol=1e-5)), teacher.trainable
         (True, False)
     """
-    checks.instance("model", model, keras.Model, "a tf_keras model")
-    if not model.built:
-        raise ValueError(
-            "`model`: expected a model whose weights exist, received an unbuilt one. Call it "
-            "once on data, or give it an Input."
-        )
+    check_model("model", model, BUILT)
     if dtype is not None:
         checks.one_of("dtype", dtype, DTYPES)
     layer_weights.check_finite("model", model)

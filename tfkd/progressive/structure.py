@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, pruning, quantization
+from tfkd.networks.accept import ANY, check_model
 from tfkd.pruning.shrinking import random_inputs
 
 
@@ -208,7 +209,4 @@ def apply(step: Any, student: keras.Model, optimizer: Any = None) -> Changed:
     if isinstance(step, Structural):
         return step.change(student, optimizer)
     changed = step(student)
-    if not isinstance(changed, keras.Model):
-        expected = "functions that return a tf_keras model"
-        raise checks.type_error("structure", expected, changed)
-    return Changed(changed)
+    return Changed(check_model("structure", changed, ANY))

@@ -13,6 +13,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks import layer_weights
+from tfkd.networks.accept import BUILT, check_model
 from tfkd.networks.layer_parts import flat_layers
 
 
@@ -51,7 +52,7 @@ def recalibrate(
         >>> pruning.recalibrate(model, images, batch_size=32)
         2
     """
-    checks.instance("model", model, keras.Model, "a tf_keras model (Keras 2)")
+    check_model("model", model, BUILT)
     checks.positive_int("batch_size", batch_size)
     if steps is not None:
         checks.positive_int("steps", steps)

@@ -24,7 +24,12 @@ from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import input_form
 from tfkd.quantization.fake_quant import SMALLEST, observing
 from tfkd.quantization.norm_statistics import NormStatistics
-from tfkd.quantization.quantized_model import QuantizedModel, Range, range_variables
+from tfkd.quantization.quantized_model import (
+    QuantizedModel,
+    Range,
+    check_quantized,
+    range_variables,
+)
 
 METHODS = ("minmax", "percentile", "mse")
 BINS = 4096
@@ -78,9 +83,7 @@ def calibrate(
         >>> q.ranges["dense"]
         (-0.5, 3.0)
     """
-    if not isinstance(q, QuantizedModel):
-        mend = "Make one with tfkd.quantization.quantize(model)."
-        raise checks.type_error("q", "a QuantizedModel", type(q).__name__, mend)
+    check_quantized("q", q)
     ranges = [end for one in range_variables(q) for end in (one.low, one.high)]
     layer_weights.check_finite("q", q, but=ranges)
     checks.one_of("method", method, METHODS)

@@ -24,7 +24,7 @@ from tfkd.quantization.deployed_layers import with_weights
 from tfkd.quantization.fake_quant import SMALLEST
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.operations import Operation, operations_of
-from tfkd.quantization.quantized_model import QuantizedModel, range_variables
+from tfkd.quantization.quantized_model import QuantizedModel, check_quantized, range_variables
 from tfkd.quantization.tflite_lowering import LiteForms, Range
 from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
 
@@ -78,9 +78,7 @@ def deployed(q: QuantizedModel, target: str = "tflite") -> keras.Model:
 def check(q: Any, target: str) -> None:
     """Raises if `q` can't be deployed to `target`."""
     checks.one_of("target", target, TARGETS)
-    if not isinstance(q, QuantizedModel):
-        mend = "Make one: tfkd.quantization.quantize(model)."
-        raise checks.type_error("q", "a QuantizedModel", q, mend)
+    check_quantized("q", q)
     if q.target not in (target, "both"):
         mend = (
             "TensorRT wants symmetric ranges, and TFLite more of them. Quantize with "

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.networks.accept import refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.quantization.fake_quant import RangeQuantizer, is_observing, observing
 from tfkd.quantization.norm_statistics import is_batch_norm
@@ -230,6 +231,15 @@ class Range:
     quantizer: RangeQuantizer
     low: Any
     high: Any
+
+
+def check_quantized(name: str, q: Any) -> QuantizedModel:
+    """Accepts a `QuantizedModel`; raises TypeError for anything else."""
+    refuse_distiller(name, q)
+    if not isinstance(q, QuantizedModel):
+        fix = "Make one: tfkd.quantization.quantize(model)."
+        raise checks.type_error(name, "a QuantizedModel", q, fix)
+    return q
 
 
 def range_variables(model: QuantizedModel, fixed: bool = False) -> Iterator[Range]:

@@ -14,14 +14,14 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import layer_state, layer_weights
+from tfkd.networks import layer_state, layer_weights, paths
 from tfkd.networks.call_graph import Call, CallGraph, Key
 from tfkd.networks.copy_layer import copy_layer, copy_state
 from tfkd.networks.layer_parts import passed
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization import layer_roles
 from tfkd.quantization.fake_quant import RangeQuantizer, WeightQuantizer
-from tfkd.quantization.flattening.flatten import flatten
+from tfkd.quantization.flattening.flatten import Flat, flatten
 from tfkd.quantization.norm_statistics import is_batch_norm
 from tfkd.quantization.operations import Operation, operations_of
 from tfkd.quantization.placement import place
@@ -37,7 +37,7 @@ def quantize(
     model: keras.Model,
     target: str = "tflite",
     fallback: str = "output_only",
-    skip: Iterable[str] = (),
+    skip: paths.Entries = (),
     preserve_sparsity: bool = False,
     freeze_batch_norm: bool = True,
 ) -> QuantizedModel:
@@ -60,8 +60,9 @@ def quantize(
             custom layers, what stands between the projections of attention ...):
             "output_only": they compute in float and their output is quantized; "noop":
             they stay float, and so do layers that read them in TFLite; "error": raise.
-        skip: names of layers that stay float, paths for those in nested models
-            ("backbone/conv1"); a nested model's name means all layers in it.
+        skip: layers that stay float: a name, a path ("backbone/conv1"), a pattern
+            ("stage1_*"), a layer, or several of these in a list; a nested model means all
+            layers in it.
         preserve_sparsity: weights that are 0 now stay 0 in training.
         freeze_batch_norm: batch normalizations compute in training as in inference, and
             neither their statistics nor gamma and beta change, whatever `trainable` is set
@@ -73,7 +74,7 @@ def quantize(
         A `QuantizedModel`; calibrate it next.
 
     Raises:
-        TypeError: if `model` is no tf_keras model, or a name no string.
+        TypeError: if `model` is no tf_keras model, or `skip` no name.
         ValueError: if it is unbuilt, subclassed, quantized already or not in float32;
             for an unknown name; for layers without an 8-bit form with "error"; if a batch
             normalization is called with `training=True`, which no file can do.
@@ -96,7 +97,7 @@ def quantize(
     _warn_of_tables(layer_state.tables(model))
     operations = operations_of(flat.graph)
     _refuse_batch_statistics(operations.values())
-    floats = dict.fromkeys(_skipped(skip, flat.origins), "left out by `skip`")
+    floats = dict.fromkeys(_skipped(skip, model, flat), "left out by `skip`")
     rows = place(list(operations.values()), target, fallback, floats)
     recipe = {
         "target": target,
@@ -158,27 +159,12 @@ def _refuse_batch_statistics(operations: Iterable[Operation]) -> None:
             )
 
 
-def _skipped(skip: Any, paths: Mapping[str, str]) -> list[str]:
-    """Names of the flat model's layers for the names that the user gave."""
-    if isinstance(skip, str) or not isinstance(skip, Iterable):
-        raise checks.type_error("skip", "a list of layer names", skip, "Put it in brackets.")
-    known = dict.fromkeys(
-        "/".join(parts[:end])
-        for parts in (path.split("/") for path in paths.values())
-        for end in range(1, len(parts) + 1)
-    )
-    found: dict[str, None] = {}
-    for name in skip:
-        checks.instance("skip", name, str, "layer names")
-        hits = [
-            flat
-            for flat, path in paths.items()
-            if name in (flat, path) or path.startswith(f"{name}/") or path.endswith(f"/{name}")
-        ]
-        if not hits:
-            checks.known_name("skip", name, [*known, *paths], "the model")
-        found.update(dict.fromkeys(hits))
-    return list(found)
+def _skipped(skip: paths.Entries, model: keras.Model, flat: Flat) -> list[str]:
+    """Names of the flat model's layers for the entries that the user gave."""
+    # A part of a layer may be named too: "conv_depthwise" of a SeparableConv2D.
+    known = [*dict.fromkeys([*flat.origins.values(), *flat.origins])]
+    found = set(paths.matching("skip", skip, known, model))
+    return [name for name, path in flat.origins.items() if not found.isdisjoint((name, path))]
 
 
 class _Builder:

@@ -21,10 +21,9 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd import checks
 from tfkd.costs import trace
 from tfkd.networks import layer_weights
-from tfkd.report import inference
+from tfkd.networks.accept import BUILT, check_model
 from tfkd.text_tables import aligned
 
 UNKNOWN = "unknown"
@@ -176,12 +175,5 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
         -----  -------  ------  -----  ------  -----  -----
         total                           1,490  2,736  5,318
     """
-    expected = "a tf_keras model (Keras 2)"
-    inference.refuse_distiller("model", model)
-    inference.refuse_keras_3("model", model, expected)
-    checks.instance("model", model, keras.Model, expected)
-    if not model.built:
-        raise checks.value_error(
-            "model", "a built model", model, "Call it once on a batch, or model.build(shape)."
-        )
+    check_model("model", model, BUILT)
     return Profile(model.name, tuple(_rows(model, trace.follow(model, input_shape))))

@@ -18,6 +18,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.networks.accept import is_keras_3, refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.report import inference
 
@@ -43,7 +44,7 @@ def checked_model(name: str, model: Any, expected: str = EXPECTED) -> Any:
         if not path.exists():
             raise checks.value_error(f"models[{name!r}]", "a file that exists", str(path))
         return path
-    inference.refuse_distiller(f"models[{name!r}]", model)
+    refuse_distiller(f"models[{name!r}]", model)
     if not callable(model):
         raise checks.type_error(f"models[{name!r}]", expected, model)
     return model
@@ -77,15 +78,15 @@ def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
 
     Where it can't be converted, it stays what it is, and the sentence says why.
     """
-    if not inference.is_keras_3(model):
+    if not is_keras_3(model):
         return model, ""
     import tfkd
-    from tfkd.export.named_function import check_model
+    from tfkd.export.named_function import check_exportable
 
     _refuse_stateful(model)
     try:
         made = tfkd.from_keras3(model, verify=take(x, slice(8)))
-        check_model(made)  # that there can be a file of it
+        check_exportable(made)  # that there can be a file of it
     except Exception as error:  # models of Keras 3 differ in many ways
         why = textwrap.shorten(str(error), 300, placeholder=" ...")
         return model, (

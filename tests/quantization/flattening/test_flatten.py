@@ -593,7 +593,7 @@ REFUSED = {
     lambda: "model": (TypeError, "a tf_keras model"),
     lambda: keras.Sequential([layers.Dense(2)]): (ValueError, "without an input shape"),
     Subclassed: (ValueError, "subclassed Subclassed"),
-    distiller: (ValueError, "distiller.student"),
+    distiller: (TypeError, "distiller.student"),
     quantized: (ValueError, "quantized already"),
     pruned: (ValueError, "strip_pruning"),
     half: (ValueError, "'half' in mixed_float16"),

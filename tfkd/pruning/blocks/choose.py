@@ -7,7 +7,6 @@ long, and much if it does not. This module chooses, `cut_layers` cuts.
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -16,7 +15,8 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.pruning.blocks import find, match
+from tfkd.networks import paths
+from tfkd.pruning.blocks import find
 from tfkd.pruning.blocks import scores as layer_scores
 from tfkd.pruning.blocks.choice import LayerChoice
 from tfkd.pruning.blocks.cut import read
@@ -223,7 +223,7 @@ def _by_function(blocks: list[Found], unit_of: Callable[[str], Any]) -> Units:
             unit = checks.instance("units", unit, str, "a function that returns names or None")
             grouped.setdefault(unit, []).append(item)
     if not grouped:
-        mend = match.listing([item.block.name for item in blocks])
+        mend = checks.listing([item.block.name for item in blocks])
         raise checks.value_error("units", "a unit for some block", unit_of, mend)
     return _checked_apart(grouped)
 
@@ -237,11 +237,11 @@ def _by_patterns(removable: list[Found], units: Any) -> Units:
     names = [item.block.name for item in removable]
     for pattern in patterns:
         checks.instance("units", pattern, str, expected)
-        fits = [item for item in removable if fnmatch.fnmatchcase(item.block.name, pattern)]
+        fits = paths.fitting(pattern, names, inside=False)
         if not fits:
-            mend = checks.near(pattern, names) or match.listing(names)
-            raise checks.value_error("units", "a pattern that fits removable blocks", pattern, mend)
-        grouped[pattern] = fits
+            expected = "a pattern that fits removable blocks"
+            raise paths.unmatched("units", expected, pattern, names)
+        grouped[pattern] = [item for item in removable if item.block.name in fits]
     if not grouped:
         raise checks.value_error("units", "at least one pattern", units)
     place = {name: number for number, name in enumerate(names)}

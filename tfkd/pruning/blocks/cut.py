@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import tf_keras as keras
 from absl import logging
 
+from tfkd import checks
 from tfkd.networks import edit_config, layer_weights
 from tfkd.networks.accept import check_model
 from tfkd.networks.call_graph import CallGraph, Key, Ref, resolve
-from tfkd.networks.paths import layers_by_path
+from tfkd.networks.paths import Entry, layers_by_path
 from tfkd.pruning.blocks import find, match
 from tfkd.pruning.blocks.choice import LayerChoice
 from tfkd.pruning.blocks.segment import Block, Found, Stretch
 
-Names = Sequence[str | int] | str | int
+Name: TypeAlias = Entry | int
+Names: TypeAlias = Name | Iterable[Name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +108,8 @@ def cut_layers(
         model: a built functional or Sequential model.
         keep: the blocks that stay; all other removable ones go, but for those
             inside or around one that stays. Names or indices of `find_blocks`,
-            or patterns such as "stage1_*". An empty list removes all. Or what
+            patterns such as "stage1_*", nested models or their names; one, or
+            several in a list. An empty list removes all. Or what
             `choose_layers` chose; `drop` with the same is no different.
         drop: the blocks that go, in the same way. A pattern leaves blocks out
             that can't be removed; a name or index of one is an error. Where no
@@ -142,14 +145,14 @@ def cut_layers(
         raise ValueError(
             "`keep`, `drop`: expected exactly one of the two, received "
             f"{'neither' if keep is None else 'both'}. Say which blocks stay, or which go: "
-            f"{match.listing([f.block.name for f in found if f.block.removable])}"
+            f"{checks.listing([f.block.name for f in found if f.block.removable])}"
         )
     skipped: dict[str, str] = {}
     choice = keep if drop is None else drop
     if isinstance(choice, LayerChoice):
         chosen = match.of_choice("keep" if drop is None else "drop", choice, found)
     elif drop is None:
-        chosen = match.other_than(match.entries("keep", keep), found)
+        chosen = match.other_than(match.entries("keep", keep), found, model)
     else:
         chosen = match.dropped(match.entries("drop", drop), found, graph, skipped)
     made = without(graph, [stretch for item in chosen for stretch in item.stretches])

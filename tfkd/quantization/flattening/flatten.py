@@ -16,7 +16,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.keras_internals import TFOpLambda
-from tfkd.networks.accept import check_model, is_network
+from tfkd.networks.accept import check_model, is_network, quantized
 from tfkd.networks.call_graph import Call, CallGraph
 from tfkd.networks.layer_parts import flat_layers, inputs_in_order, with_training
 from tfkd.networks.rebuild import Rebuilder
@@ -139,10 +139,7 @@ def _check_layers(found: dict[int, _Place]) -> None:
             or isinstance(part, _QUANTIZED)
             for part in inside
         ):
-            raise ValueError(
-                f"`model`: expected a float model, received one that is quantized already: "
-                f"{path!r} is a {type(layer).__name__}. Pass the model it was made from."
-            )
+            raise quantized("model", path)
         for part in inside:
             if part.compute_dtype in HALF:
                 raise ValueError(
