@@ -20,7 +20,7 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export import checking
-from tfkd.export.named_function import NamedFunction, check_export
+from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, agreement_text, measure, thresholds_for
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
 
@@ -124,15 +124,9 @@ def _target(path: str | os.PathLike) -> pathlib.Path:
 
 def _servable(model: Any) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (what to compare with, what to write, mode of the thresholds)."""
-    check_export(model)
-    if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
-        graph = NamedFunction(model)
-        return graph, graph, "float32"
-    from tfkd.quantization import deploying
-
-    target = "tensorrt" if model.target == "tensorrt" else "tflite"
-    plain = deploying.deployed(model, target)  # raises unless calibrated
-    return NamedFunction(model), NamedFunction(plain), "quantized"
+    target = "tensorrt" if getattr(model, "target", None) == "tensorrt" else "tflite"
+    graph, plain = exportable(model, target)
+    return graph, plain, "quantized" if is_quantized(model) else "float32"
 
 
 @contextlib.contextmanager
