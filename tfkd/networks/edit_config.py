@@ -14,6 +14,7 @@ from tfkd.networks.call_graph import CallGraph, Key, Ref, first_number, resolve
 from tfkd.networks.layer_parts import held_objects
 
 Config = dict[str, Any]
+_APPLICATIONS = "tf_keras.src.applications."
 
 
 def rebuild(
@@ -68,10 +69,12 @@ def from_config(model: keras.Model, config: Config) -> keras.Model:
     Raises:
         ValueError: if Keras can't build it.
     """
-    # Some of Keras's own layers are not registered, those of ConvNeXt for example.
-    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    # Keras does not register the layers that its applications alone have. The others must not
+    # be named: of what it finds here it also builds weights, outside of the layers' name scopes.
+    kinds = {type(layer) for layer in model._flatten_layers()}
+    hidden = {k.__name__: k for k in kinds if k.__module__.startswith(_APPLICATIONS)}
     # What the user registered under a name comes before what a layer holds.
-    known = {**classes, **held_objects(model), **keras.utils.get_custom_objects()}
+    known = {**hidden, **held_objects(model), **keras.utils.get_custom_objects()}
     try:
         # The code of a Lambda layer is already in this process.
         with keras.utils.custom_object_scope(known), SafeModeScope(safe_mode=False):
