@@ -16,8 +16,7 @@ import numpy as np
 
 from tfkd.example_inputs import Input
 from tfkd.export.named_function import NamedFunction
-from tfkd.networks.accept import is_network
-from tfkd.networks.call_graph import Call, CallGraph, Ref
+from tfkd.networks.call_graph import Call, CallGraph, Ref, graph_of
 from tfkd.networks.layer_parts import parts
 
 COUNT = 8
@@ -156,8 +155,8 @@ def _broadcast(end: Any, shape: tuple[int, ...], pick: Callable[..., Any]) -> An
 def expected_ranges(graph: NamedFunction) -> list[Range | None]:
     """For each input of a model what its first layers expect; None: they don't say."""
     model = graph.model
-    if is_network(model) and len(model.inputs) == len(graph.inputs):
-        calls = CallGraph(model)
+    calls = graph_of(model)
+    if calls is not None and len(model.inputs) == len(graph.inputs):
         found = [_follow(calls, calls.ref(tensor), _Way()) for tensor in model.inputs]
     else:
         found = [_chain(model) if len(graph.inputs) == 1 else None for _ in graph.inputs]
@@ -181,8 +180,8 @@ def _chain(model: Any) -> Range | None:
     """What the first layers of a model expect that is no graph, in the order of its layers."""
     way = _Way()
     for layer in getattr(model, "layers", ()):
-        if is_network(layer):
-            inner = CallGraph(layer)
+        inner = graph_of(layer)
+        if inner is not None:
             return _follow(inner, inner.ref(layer.inputs[0]), way)
         linear, known = _layer(layer)
         if known is not None:

@@ -219,6 +219,11 @@ class CallGraph:
         return found
 
 
+def graph_of(model: Any) -> CallGraph | None:
+    """The graph of a layer or model; None if it has none that says all."""
+    return CallGraph(model) if is_network(model) else None
+
+
 def resolve(ref: Ref, moved: Mapping[Ref, Ref]) -> Ref:
     """The tensor read in place of `ref`; consecutive cuts lead further up."""
     while ref in moved:
