@@ -10,7 +10,7 @@ import tf_keras as keras
 from tfkd import artifacts, export
 from tfkd.export import saved_model
 from tfkd.export.made_up import made_up
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 
 layers = keras.layers
 
@@ -29,7 +29,9 @@ def writes(monkeypatch):
 
     def instead(change):
         other = dense([w * factor + offset for w, (factor, offset) in zip(*change, strict=True)])
-        monkeypatch.setattr(saved_model, "_save", lambda _, folder: real(Graph(other), folder))
+        monkeypatch.setattr(
+            saved_model, "_save", lambda _, folder: real(NamedFunction(other), folder)
+        )
 
     return lambda *change: instead((dense().get_weights(), change))
 
@@ -55,7 +57,7 @@ def test_a_slight_difference_is_a_warning(tmp_path, writes):
         report = export.to_saved_model(dense(), tmp_path / "m")
     assert caught[0].filename == __file__
     # Every output is off by 0.1: as a part of the range, by NumPy.
-    (x,) = made_up(Graph(dense())).values()
+    (x,) = made_up(NamedFunction(dense())).values()
     expected = 0.1 / np.ptp(x @ dense().get_weights()[0])
     assert report.numbers["check"]["max_error"] == pytest.approx(expected, rel=1e-4)
     assert report.numbers["check"]["warnings"] and "warning" in report.text()

@@ -15,7 +15,7 @@ from tfkd import artifacts, export, quantization, runtime
 from tfkd.detection.decoding import decode
 from tfkd.export import tflite
 from tfkd.export.detector import flatbuffer, parity, tflite_metadata, tflite_postprocess
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.formats import detector_numpy
 from tfkd.formats.detector_recipe import OUTPUTS
 
@@ -260,7 +260,7 @@ def test_without_examples_the_network_is_compared_on_made_up_images(
 
     def convert(source, *arguments, **options):
         other.set_weights([0.3 * w for w in detector.get_weights()])
-        return wrong(dataclasses.replace(source, plain=Graph(other)), *arguments, **options)
+        return wrong(dataclasses.replace(source, plain=NamedFunction(other)), *arguments, **options)
 
     monkeypatch.setattr(tflite.Source, "convert", convert)
     with pytest.raises(ValueError, match=r"mean_error .* is above 0\.1 \(on 8 made-up inputs\)"):

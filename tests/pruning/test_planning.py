@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkd import report
+from tfkd.networks.call_graph import CallGraph
 from tfkd.pruning import analyse, fitting, planning, shrink
 from tfkd.pruning.graph import Graph, Group
 from tfkd.pruning.selection import Selection
@@ -506,7 +507,7 @@ def wide_graph(groups=250, size=80):
     units = np.arange(groups * size).reshape(groups, size)
     names = [f"g{i}" for i in range(groups)]
     return Graph(
-        model,
+        CallGraph(model),
         [Group(n, u, (n,), False) for n, u in zip(names, units, strict=True)],
         [],
         [],

@@ -19,7 +19,7 @@ import numpy as np
 from tfkd import checks
 from tfkd.example_inputs import collect
 from tfkd.export import made_up
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.export.parity import failures
 from tfkd.networks.layer_parts import parts
 
@@ -55,8 +55,8 @@ class Examples:
 
 def examples(
     verify: Any,
-    graph: Graph,
-    plain: Graph | None = None,
+    graph: NamedFunction,
+    plain: NamedFunction | None = None,
     representative: Mapping[str, np.ndarray] | None = None,
     make: Callable[[], dict[str, np.ndarray]] | None = None,
     least: int = 2,
@@ -92,7 +92,9 @@ def examples(
     return _made_up(graph, plain or graph, make)
 
 
-def _made_up(graph: Graph, plain: Graph, make: Callable[[], Any] | None) -> Examples:
+def _made_up(
+    graph: NamedFunction, plain: NamedFunction, make: Callable[[], Any] | None
+) -> Examples:
     """The first made-up inputs that the model takes, in the sizes that it leaves open."""
     is_open = any(-1 in one.shape for one in graph.inputs)
     reason = ""

@@ -62,10 +62,25 @@ def check_exportable(model: Any) -> None:
         raise checks.value_error("model", "inputs of numbers", f"text in {texts[0]!r}", _SPLIT)
 
 
-def check_export(model: Any) -> None:
-    """Raises for weights that are no numbers, and for tables of words, which files can't hold.
+def is_quantized(model: Any) -> bool:
+    """True for a `QuantizedModel`; told by name, so that float models need no tfmot."""
+    return any(c.__name__ == "QuantizedModel" for c in type(model).__mro__)
 
-    And in a child that was forked after TensorFlow was used, where tracing would never end.
+
+def exportable(model: Any, target: str) -> tuple[NamedFunction, NamedFunction]:
+    """Accepts a model; returns it, to compare a file with, and what is converted.
+
+    They are the same, but for a quantized model, for which its plain form is converted.
+
+    Args:
+        model: what the user passed.
+        target: of a quantized model, "tflite" or "tensorrt".
+
+    Raises:
+        TypeError, ValueError: if there can be no file of it: for weights that are no numbers,
+            tables of words, a quantized model that is not calibrated or made for another
+            target; and in a child that was forked after TensorFlow was used, where tracing
+            would never end.
     """
     from tfkd.networks import layer_state, layer_weights
 
@@ -75,6 +90,12 @@ def check_export(model: Any) -> None:
     for layer in layer_state.tables(model):
         received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
         raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)
+    if not is_quantized(model):
+        graph = NamedFunction(model)
+        return graph, graph
+    from tfkd.quantization.deploying import deployed
+
+    return NamedFunction(model), NamedFunction(deployed(model, target))
 
 
 def _flat(structure: Any) -> list[Any]:
@@ -97,7 +118,7 @@ def _unique_names(names: Sequence[str]) -> list[str]:
     return found
 
 
-class Graph:
+class NamedFunction:
     """`model` with inputs and outputs by name, in inference.
 
     Attributes:
@@ -106,10 +127,9 @@ class Graph:
     """
 
     def __init__(self, model: Any):
-        """Checks `model`; raises as `check_exportable` does."""
+        """Takes a model that `check_exportable` holds for."""
         import tensorflow as tf
 
-        check_exportable(model)
         self.model = model
         args, _ = model.save_spec()
         self._structure = args[0]

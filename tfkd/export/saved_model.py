@@ -20,7 +20,7 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export import checking
-from tfkd.export.named_function import Graph, check_export
+from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
 
@@ -116,17 +116,11 @@ def _target(path: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
-def _servable(model: Any) -> tuple[Graph, Graph, str]:
+def _servable(model: Any) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (what to compare with, what to write, mode of the thresholds)."""
-    check_export(model)
-    if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
-        graph = Graph(model)
-        return graph, graph, "float32"
-    from tfkd.quantization import deploying
-
-    target = "tensorrt" if model.target == "tensorrt" else "tflite"
-    plain = deploying.deployed(model, target)  # raises unless calibrated
-    return Graph(model), Graph(plain), "quantized"
+    target = "tensorrt" if getattr(model, "target", None) == "tensorrt" else "tflite"
+    graph, plain = exportable(model, target)
+    return graph, plain, "quantized" if is_quantized(model) else "float32"
 
 
 @contextlib.contextmanager
@@ -159,7 +153,7 @@ def _atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _save(graph: Graph, folder: pathlib.Path) -> None:
+def _save(graph: NamedFunction, folder: pathlib.Path) -> None:
     import tensorflow as tf
 
     module = tf.Module()
@@ -170,7 +164,7 @@ def _save(graph: Graph, folder: pathlib.Path) -> None:
 
 
 def _compare(
-    graph: Graph, folder: pathlib.Path, images: dict[str, np.ndarray]
+    graph: NamedFunction, folder: pathlib.Path, images: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, int]]:
     import tensorflow as tf
 

@@ -22,7 +22,7 @@ from tfkd import artifacts, checks
 from tfkd.example_inputs import collect
 from tfkd.export import attention_masks, checking, converter, tflite_float16
 from tfkd.export.converter_child import CrashingLoops
-from tfkd.export.named_function import Graph, check_export
+from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure, thresholds_for
 from tfkd.formats import litert
 from tfkd.networks.layer_parts import parts
@@ -168,8 +168,8 @@ class Source:
         calibration: {input name: examples}, or None.
     """
 
-    graph: Graph
-    plain: Graph
+    graph: NamedFunction
+    plain: NamedFunction
     mode: str
     quantized: bool
     calibration: dict[str, np.ndarray] | None
@@ -201,30 +201,16 @@ def prepare(
     model: Any, mode: str | None, io: str, representative: Any, batch_size: int | None
 ) -> Source:
     """Checks a model and how it is to be written; arguments as in `to_tflite`."""
-    check_export(model)
-    quantized = _is_quantized(model)
+    quantized = is_quantized(model)
     mode = mode or ("int8" if quantized else "float32")
     _check_options(mode, io, representative, batch_size, quantized)
     converter.start()  # loads while the model is traced
-    plain = Graph(_deployed(model)) if quantized else None
-    graph = Graph(model)
+    graph, plain = exportable(model, "tflite")
     calibration = None
     if representative is not None:
         calibration = collect("representative", representative, graph.inputs)
         plain = attention_masks.moderated(graph, calibration)
-    return Source(graph, plain or graph, mode, quantized, calibration)
-
-
-def _is_quantized(model: Any) -> bool:
-    """True for a `QuantizedModel`; told by name, so that float models need no tfmot."""
-    return any(c.__name__ == "QuantizedModel" for c in type(model).__mro__)
-
-
-def _deployed(model: Any) -> Any:
-    """The plain model that a quantized one stands for."""
-    from tfkd.quantization.deploying import deployed
-
-    return deployed(model, "tflite")
+    return Source(graph, plain, mode, quantized, calibration)
 
 
 def _check_options(
@@ -271,7 +257,7 @@ def _failed(failed: list[str], end: str) -> ValueError:
 
 
 def compare(
-    graph: Graph, path: str | os.PathLike, images: dict[str, np.ndarray]
+    graph: NamedFunction, path: str | os.PathLike, images: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Runs file and Keras model on the same images; returns (numbers, rank of each output)."""
     expected = graph.predict(images)
@@ -281,7 +267,7 @@ def compare(
 
 
 def _convert(
-    graph: Graph,
+    graph: NamedFunction,
     mode: str,
     types: tuple[str, str],
     calibration: dict[str, np.ndarray] | None,
@@ -320,7 +306,7 @@ def _convert(
         ) from error
 
 
-def _rolled(graph: Graph) -> list[str]:
+def _rolled(graph: NamedFunction) -> list[str]:
     """Names of the recurrent layers that are written as loops."""
     layers = parts(graph.model)
     return sorted({layer.name for layer in layers if getattr(layer, "unroll", None) is False})

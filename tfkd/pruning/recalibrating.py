@@ -14,6 +14,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.networks import layer_weights
 from tfkd.networks.accept import BUILT, check_model
+from tfkd.networks.layer_parts import flat_layers
 
 
 def recalibrate(
@@ -61,7 +62,7 @@ def recalibrate(
 
 
 def _recalibrate(model: keras.Model, data: Any, steps: int | None, batch_size: int) -> int:
-    norms = [layer for layer in model._flatten_layers() if _is_norm(layer) and layer.trainable]
+    norms = [layer for layer in flat_layers(model) if _is_norm(layer) and layer.trainable]
     statistics = [w for norm in norms for w in (norm.moving_mean, norm.moving_variance)]
     layer_weights.check_finite("model", model, but=statistics)
     count = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,12 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, known_faults
-from tfkd.networks import layer_state, layer_weights
+from tfkd.networks import edit_config, layer_state, layer_weights
 from tfkd.networks.paths import layers_by_path
 from tfkd.pruning.channel_analysis import analyse
+from tfkd.pruning.graph import Graph, gather, kept
 from tfkd.pruning.masking import checked, masked
 from tfkd.pruning.optimizers import compile_like
-from tfkd.pruning.rebuilding import rebuild
 from tfkd.pruning.selection import Selection
 
 BATCH = 4  # random examples on which the two models are compared
@@ -76,7 +77,7 @@ def shrink(
             "one that is not compiled. Compile it, or leave optimizer=False."
         )
     given = None if isinstance(verify, (bool, np.bool_)) else _check_inputs(model, verify)
-    small = rebuild(model, graph, removed)
+    small = without_units(graph, removed)
     if verify is not False:
         with masked(graph, removed):
             _reset_states(model, small)
@@ -85,9 +86,71 @@ def shrink(
             _reset_states(model, small)
     layer_weights.check_finite("model", small)
     if optimizer:
-        compile_like(model, small, graph, removed)
+        compile_like(graph, small, removed)
     known_faults.warn_of_overflow(small)
     return small
+
+
+def without_units(graph: Graph, removed: np.ndarray) -> keras.Model:
+    """Returns a new model without the removed units, with the weights that are left.
+
+    Args:
+        graph: of the model, which is not changed.
+        removed: bool array (U,), True where a unit goes.
+
+    Returns:
+        A model of the same class, with the same layer names, sharing nothing.
+    """
+    owned = graph.owners()
+
+    def left(weight: Any) -> np.ndarray:
+        return gather(weight.numpy(), owned.get(id(weight), []), removed)
+
+    def resized(config: edit_config.Config) -> edit_config.Config:
+        return _resized(_unbuilt(config), graph, removed)
+
+    return edit_config.rebuild(graph.network, resized, left)
+
+
+def _unbuilt(config: Any) -> Any:
+    """A copy of a config without the shapes that layers were built for."""
+    if isinstance(config, dict):
+        drop = ("build_config", "build_input_shape")
+        return {key: _unbuilt(value) for key, value in config.items() if key not in drop}
+    # Keras wraps the lists and tuples that a layer keeps: plain ones are built from here.
+    if isinstance(config, tuple):
+        return tuple(_unbuilt(value) for value in config)
+    if isinstance(config, list):
+        return [_unbuilt(value) for value in config]
+    return config if callable(config) else copy.copy(config)
+
+
+def _resized(config: edit_config.Config, graph: Graph, removed: np.ndarray) -> edit_config.Config:
+    """Sets the counts of channels in the layers' configs."""
+    configs = dict(edit_config.layer_configs(config))
+    for path in {axis.layer for axis in graph.axes if not kept(axis.units, removed).all()}:
+        _forget_tables(configs[path])
+    for item in graph.resizes:
+        count = int(kept(item.units, removed).sum())
+        inner = configs[item.layer]
+        *outer, key = item.key.split(".")
+        for name in outer:
+            inner = inner[name]
+        if item.index is None:
+            inner[key] = count
+        else:
+            sizes = list(inner[key])
+            sizes[item.index] = count
+            inner[key] = type(inner[key])(sizes)
+    return config
+
+
+def _forget_tables(config: dict[str, Any]) -> None:
+    """Replaces initializers that are arrays of the old size: the weights are set anyway."""
+    for key, value in config.items():
+        constant = isinstance(value, dict) and value.get("class_name") == "Constant"
+        if constant and not isinstance(value["config"].get("value"), (int, float)):
+            config[key] = keras.initializers.serialize(keras.initializers.Zeros())
 
 
 def _reset_states(*models: keras.Model) -> None:

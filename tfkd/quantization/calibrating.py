@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tfkd import checks, example_inputs
 from tfkd.networks import layer_weights
+from tfkd.networks.layer_parts import input_form
 from tfkd.quantization.fake_quant import SMALLEST, observing
 from tfkd.quantization.norm_statistics import NormStatistics
 from tfkd.quantization.quantized_model import (
@@ -138,7 +139,7 @@ def _run(
             batch = [
                 tf.constant(arrays[name][start : start + batch_size]) for name in q.input_names
             ]
-            q(tf.nest.pack_sequence_as(q._nested_inputs, batch), training=False)
+            q(tf.nest.pack_sequence_as(input_form(q), batch), training=False)
 
 
 def _ends(q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int) -> Ends:

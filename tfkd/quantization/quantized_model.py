@@ -14,6 +14,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks.accept import refuse_distiller
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.quantization.fake_quant import RangeQuantizer, is_observing, observing
 from tfkd.quantization.norm_statistics import is_batch_norm
 from tfkd.quantization.report import Decision, QuantizationReport
@@ -66,7 +67,7 @@ class QuantizedModel(keras.Model):
         object.__setattr__(self, "_was_calibrated", False)
         # In the order of files, which no flag changes.
         object.__setattr__(self, "_stored_weights", tuple(self.weights))
-        norms = [layer for layer in self._flatten_layers() if is_batch_norm(layer)]
+        norms = [layer for layer in flat_layers(self) if is_batch_norm(layer)]
         frozen = tuple((norm, norm.trainable) for norm in norms) if self.freeze_batch_norm else ()
         object.__setattr__(self, "_frozen_norms", frozen)
         self.keep_frozen()

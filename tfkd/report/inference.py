@@ -19,7 +19,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.networks.accept import is_keras_3
-from tfkd.networks.layer_parts import parts
+from tfkd.networks.layer_parts import flat_layers, parts
 
 # What is looked at in search of the models that a function holds: how deep, how many
 # items of a list, how many objects in all.
@@ -249,7 +249,7 @@ def _variables(value: Any, seen: set[int], depth: int) -> Iterator[tuple[Any, bo
 
 
 def _of_module(module: Any) -> Iterator[tuple[Any, bool]]:
-    everything = module._flatten_layers() if is_keras_3(module) else (module, *parts(module))
+    everything = flat_layers(module) if is_keras_3(module) else (module, *parts(module))
     states: set[int] = set()
     for part in everything:
         if getattr(part, "stateful", False):

@@ -19,6 +19,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks.accept import is_keras_3, refuse_distiller
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.report import inference
 
 CHUNK = 256  # examples in a call when all outputs are wanted
@@ -123,7 +124,7 @@ def opened(
 
 def _refuse_stateful(model: Any) -> None:
     """Raises ValueError for recurrent layers, of Keras 2 or 3, that go on from call to call."""
-    for layer in model._flatten_layers():
+    for layer in flat_layers(model):
         recurrent = hasattr(layer, "return_sequences")
         if recurrent and getattr(layer, "stateful", False):
             mend = (

@@ -123,7 +123,8 @@ def _tflite(path: pathlib.Path, options: Options) -> Backend:
 
 
 def _onnx(path: pathlib.Path, options: Options) -> Backend:
-    from tfkd.runtime import onnx
+    from tfkd.formats.onnx_session import CPU
+    from tfkd.runtime.onnx import Onnx
 
     if options.tensorrt:
         from tfkd.runtime import tensorrt
@@ -133,12 +134,12 @@ def _onnx(path: pathlib.Path, options: Options) -> Backend:
         with tempfile.TemporaryDirectory() as folder:
             store = Store(pathlib.Path(folder))
             return tensorrt.TensorRT(tensorrt.engine_for(path, store, options.batch))
-    providers = options.providers or onnx.CPU
+    providers = options.providers or CPU
     if options.store is not None:
         found = _optimized(path, options.store, options.threads, providers)
         if found is not None:
-            return onnx.Onnx(found, options.threads, providers, ready=True)
-    return onnx.Onnx(path, options.threads, providers)
+            return Onnx(found, options.threads, providers, fuse=False)
+    return Onnx(path, options.threads, providers)
 
 
 def _optimized(
@@ -163,7 +164,7 @@ def _optimized(
 
             def make(temporary: pathlib.Path) -> dict[str, Any]:
                 plain = Onnx(path, threads, providers, write=temporary)
-                check_agreement(plain, Onnx(temporary, threads, providers, ready=True), _TOLERANCE)
+                check_agreement(plain, Onnx(temporary, threads, providers, fuse=False), _TOLERANCE)
                 return {}
 
             store.keep(kept, recipe, make)

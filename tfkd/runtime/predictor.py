@@ -13,12 +13,12 @@ import numpy as np
 from tfkd import checks
 from tfkd.formats import forks
 from tfkd.formats.litert import Port
+from tfkd.formats.onnx_session import CPU
 from tfkd.runtime import opening
 from tfkd.runtime.backend import Backend, open_shape, powers, zeros
 from tfkd.runtime.batches import Batches
 from tfkd.runtime.combining import Combiner, split
 from tfkd.runtime.inputs import arrays_for
-from tfkd.runtime.onnx import CPU
 from tfkd.runtime.result_cache import CacheInfo, ResultCache
 from tfkd.runtime.stored import Store, folder_for
 

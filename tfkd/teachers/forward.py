@@ -17,6 +17,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.losses.heads import scores_behind
 from tfkd.networks.accept import refuse_distiller
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.features import FINAL, Taps
 from tfkd.teachers.precomputed import RidingTeacher
 
@@ -127,10 +128,8 @@ def _has(teacher: Any, name: str) -> bool:
 
 def computes_in_float16(model: Any) -> bool:
     """Whether a layer of a model computes in float16, which ends at 65504."""
-    layers = getattr(model, "_flatten_layers", None)
-    return layers is not None and any(
-        getattr(layer, "compute_dtype", None) == "float16" for layer in layers()
-    )
+    layers = flat_layers(model)
+    return any(getattr(layer, "compute_dtype", None) == "float16" for layer in layers)
 
 
 def _knows_training(model: Any) -> bool:

@@ -21,7 +21,7 @@ from tfkd.export.detector.tflite import (
     make_recipe,
     scaled,
 )
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.export.onnx import export
 from tfkd.export.onnx.export import OnnxReport
 from tfkd.export.tensorrt_lint.lint import lint_model
@@ -165,7 +165,7 @@ def _add(proto: Any, recipe: DetectorRecipe, nms: str, names: list[str]) -> int:
 class _Check:
     """Runs a file and Keras on the same images."""
 
-    graph: Graph
+    graph: NamedFunction
     recipe: DetectorRecipe
     nms: str
     layout: str

@@ -17,7 +17,7 @@ from tfkd.export import checking, made_up, tflite, tflite_float16
 from tfkd.export import parity as verifying
 from tfkd.export.detector import flatbuffer, parity
 from tfkd.export.detector.tflite_postprocess import add_postprocess
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.export.parity import ExportReport
 from tfkd.export.tflite import Source
 from tfkd.formats import detector_recipe, litert
@@ -199,7 +199,7 @@ def scaled(images: Any, mean: Any, std: Any) -> Any:
 
 
 def make_recipe(
-    graph: Graph,
+    graph: NamedFunction,
     anchors: Any,
     heads: str,
     labels: Any,
@@ -253,7 +253,7 @@ def keras_detections(outputs: Mapping[str, np.ndarray], recipe: DetectorRecipe) 
 
 
 def examples_for(
-    given: Any, graph: Graph, representative: Any, scaling: tuple[Any, Any]
+    given: Any, graph: NamedFunction, representative: Any, scaling: tuple[Any, Any]
 ) -> checking.Examples:
     """What a detector's file is compared on; made-up images are pixels, scaled."""
     (image,) = graph.inputs

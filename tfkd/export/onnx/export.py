@@ -13,7 +13,7 @@ import numpy as np
 
 from tfkd import __version__, artifacts, checks
 from tfkd.export import checking
-from tfkd.export.named_function import Graph, check_export
+from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.onnx import qdq
 from tfkd.export.onnx.convert import NEWEST, convert
 from tfkd.export.onnx.float16 import to_float16
@@ -201,22 +201,18 @@ def check_options(
     }
 
 
-def deployable(model: Any, precision: str) -> tuple[Graph, Graph, str]:
+def deployable(model: Any, precision: str) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (what to compare with, what to convert, mode of the thresholds)."""
-    check_export(model)
-    if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
-        graph = Graph(model)
-        quantized = any(type(m).__name__ == "FixedQuantize" for m in parts(model))
-        return graph, graph, "quantized" if quantized else precision
-    from tfkd.quantization import deploying
-
-    plain = deploying.deployed(model, "tensorrt")  # raises unless calibrated
-    # A model for both targets clips and rounds where the file, with fewer ranges, does not.
-    return Graph(model), Graph(plain), "quantized" if model.target == "tensorrt" else "int8"
+    graph, plain = exportable(model, "tensorrt")
+    if is_quantized(model):
+        # A model for both targets clips and rounds where the file, with fewer ranges, does not.
+        return graph, plain, "quantized" if model.target == "tensorrt" else "int8"
+    fixed = any(type(m).__name__ == "FixedQuantize" for m in parts(model))
+    return graph, plain, "quantized" if fixed else precision
 
 
 def build(
-    graph: Graph,
+    graph: NamedFunction,
     precision: str = "float32",
     layout: str = "nhwc",
     opset: int | None = None,
@@ -247,7 +243,7 @@ def build(
     return _finish(wiring, graph, wanted), numbers
 
 
-def _finish(wiring: Wiring, graph: Graph, opset: int) -> Any:
+def _finish(wiring: Wiring, graph: NamedFunction, opset: int) -> Any:
     """Names, versions, open sizes: all that does not compute."""
     onnx = require("onnx")
     model = wiring.model
@@ -283,7 +279,7 @@ def check_file(path: pathlib.Path) -> None:
 
 
 def compare(
-    graph: Graph,
+    graph: NamedFunction,
     path: str | os.PathLike | bytes,
     images: dict[str, np.ndarray],
     layout: str = "nhwc",

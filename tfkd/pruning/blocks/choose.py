@@ -19,7 +19,7 @@ from tfkd.networks import paths
 from tfkd.pruning.blocks import find
 from tfkd.pruning.blocks import scores as layer_scores
 from tfkd.pruning.blocks.choice import LayerChoice
-from tfkd.pruning.blocks.cut import checked
+from tfkd.pruning.blocks.cut import read
 from tfkd.pruning.blocks.segment import Found
 
 BY = ("position", "similarity", "damage")
@@ -113,7 +113,8 @@ def choose_layers(
     checks.one_of("position", position, POSITIONS)
     checks.positive_int("batch_size", batch_size)
     checks.instance("greedy", greedy, bool, "True or False")
-    found = find.find(checked(model))
+    graph = read(model)
+    found = find.find(graph)
     grouped = _units(found, units)
     count = _count(keep, len(grouped))
     if by == "position":
@@ -126,11 +127,11 @@ def choose_layers(
         mend = "Pass examples as the model takes them: data=x, or data=(x, y) with labels."
         raise checks.value_error("data", f"examples with by={by!r}", None, mend)
     elif by == "similarity":
-        scores = layer_scores.similarity(model, grouped, data, batch_size)
+        scores = layer_scores.similarity(graph, grouped, data, batch_size)
         drop = sorted(grouped, key=scores.__getitem__)[: len(grouped) - count]
     else:
         drop, scores = layer_scores.damage(
-            model, grouped, len(grouped) - count, data, batch_size, greedy
+            graph, grouped, len(grouped) - count, data, batch_size, greedy
         )
     return LayerChoice(
         keep=tuple(unit for unit in grouped if unit not in drop),

@@ -17,13 +17,13 @@ import tf_keras as keras
 from absl import logging
 
 from tfkd import checks
-from tfkd.networks import call_graph, layer_state, layer_weights
+from tfkd.networks import edit_config, layer_weights
 from tfkd.networks.accept import check_model
+from tfkd.networks.call_graph import CallGraph, Key, Ref, resolve
 from tfkd.networks.paths import Entry, layers_by_path
 from tfkd.pruning.blocks import find, match
 from tfkd.pruning.blocks.choice import LayerChoice
 from tfkd.pruning.blocks.segment import Block, Found, Stretch
-from tfkd.pruning.rebuilding import from_config
 from tfkd.results import Result
 
 Name: TypeAlias = Entry | int
@@ -90,7 +90,7 @@ def find_blocks(model: keras.Model) -> tuple[Block, ...]:
         >>> blocks[2].name, blocks[2].reason[:56]
         ('stage2_block1', "its shortcut passes through 'stage2_block1_0_conv', 'sta")
     """
-    return tuple(item.block for item in find.find(checked(model)))
+    return tuple(item.block for item in find.find(read(model)))
 
 
 def cut_layers(
@@ -141,7 +141,8 @@ def cut_layers(
         >>> small.get_layer("logits").output_shape
         (None, 10)
     """
-    found = find.find(checked(model))
+    graph = read(model)
+    found = find.find(graph)
     if (keep is None) == (drop is None):
         raise ValueError(
             "`keep`, `drop`: expected exactly one of the two, received "
@@ -155,8 +156,8 @@ def cut_layers(
     elif drop is None:
         chosen = match.other_than(match.entries("keep", keep), found, model)
     else:
-        chosen = match.dropped(match.entries("drop", drop), found, model, skipped)
-    made = without(model, [stretch for item in chosen for stretch in item.stretches])
+        chosen = match.dropped(match.entries("drop", drop), found, graph, skipped)
+    made = without(graph, [stretch for item in chosen for stretch in item.stretches])
     layer_weights.check_finite("model", made)
     removed = tuple(item.block.name for item in chosen)
     left = layers_by_path(made)
@@ -174,11 +175,12 @@ def cut_layers(
     return (made, report) if return_report else made
 
 
-def checked(model: Any) -> keras.Model:
-    """Accepts a model whose blocks can be found and cut."""
+def read(model: Any) -> CallGraph:
+    """The graph of a model whose blocks can be found and cut; raises for another."""
     check_model("model", model)
-    call_graph.refuse_ties(model)
-    return model
+    graph = CallGraph(model)
+    edit_config.refuse_ties(graph)
+    return graph
 
 
 def _is_cut(item: Found, chosen: Sequence[Found]) -> bool:
@@ -186,30 +188,27 @@ def _is_cut(item: Found, chosen: Sequence[Found]) -> bool:
     return all(any(cut.holds(stretch) for cut in cuts) for stretch in item.stretches)
 
 
-def without(model: keras.Model, stretches: Sequence[Stretch]) -> keras.Model:
+def without(graph: CallGraph, stretches: Sequence[Stretch]) -> keras.Model:
     """Makes the model without these stretches, with the weights of the rest."""
-    models = call_graph.wirings(model)
-    moved: dict[str, dict[call_graph.Ref, call_graph.Ref]] = {}
-    gone: dict[str, set[call_graph.Key]] = {}
+    levels = graph.levels()
+    moved: dict[str, dict[Ref, Ref]] = {}
+    gone: dict[str, set[Key]] = {}
     for stretch in _outermost(stretches):
         moved.setdefault(stretch.prefix, {})[stretch.target] = stretch.source
         gone.setdefault(stretch.prefix, set()).update(stretch.calls)
     for prefix, wires in moved.items():
-        graph = models[prefix]
-        for ref in graph.outputs:
-            end = call_graph.resolve(ref, wires)
-            if end != ref and graph.is_input(end[:2]):
+        for ref in levels[prefix].outputs:
+            end = resolve(ref, wires)
+            if end != ref and levels[prefix].maker(end).is_input:
+                name = prefix[:-1] or graph.model.name
                 raise ValueError(
                     "`keep`, `drop`: expected some layers to stay, received a choice that leaves "
-                    f"nothing between the input and the output of {prefix[:-1] or model.name!r}. "
+                    f"nothing between the input and the output of {name!r}. "
                     "Keep a block of it."
                 )
-    whole = layer_state.complete(model.get_config(), model)
-    config = call_graph.cut_config(whole, "", models, moved, gone)
-    with keras.utils.custom_object_scope(call_graph.own_objects(model)):
-        made = from_config(model, config)
-    call_graph.copy_weights(model, made)
-    return made
+    return edit_config.rebuild(
+        graph, lambda config: edit_config.without_calls(config, graph, moved, gone)
+    )
 
 
 def _outermost(stretches: Sequence[Stretch]) -> list[Stretch]:

@@ -6,10 +6,9 @@ import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import tf_keras as keras
-
 from tfkd import checks
-from tfkd.networks import call_graph, paths
+from tfkd.networks import paths
+from tfkd.networks.call_graph import CallGraph
 from tfkd.pruning.blocks import segment
 from tfkd.pruning.blocks.choice import LayerChoice
 from tfkd.pruning.blocks.segment import Block, Found
@@ -63,21 +62,21 @@ def other_than(entries: Sequence[Any], found: Sequence[Found], model: Any) -> li
 def dropped(
     entries: Sequence[Any],
     found: Sequence[Found],
-    model: keras.Model,
+    graph: CallGraph,
     skipped: dict[str, str],
 ) -> list[Found]:
     """The blocks and layers that entries of `drop` name."""
     if not entries:
         raise checks.value_error("drop", "at least one block or layer", entries)
-    known = list(paths.layers_by_path(model))
+    known = list(paths.layers_by_path(graph.model))
     chosen: list[Found] = []
     named: list[str] = []
     for entry in entries:
-        fits = _matching("drop", entry, found, model)
+        fits = _matching("drop", entry, found, graph.model)
         is_pattern = isinstance(entry, str) and entry not in [f.block.name for f in fits]
         removable = [item for item in fits if item.block.removable]
         refused = [item.block for item in fits if not item.block.removable]
-        layers = [] if fits else paths.fitting(entry, known, model, inside=False)
+        layers = [] if fits else paths.fitting(entry, known, graph.model, inside=False)
         if fits and (not removable or (refused and not is_pattern)):
             expected = "a block that can be removed"
             reason = f"{refused[0].name!r} is none: {refused[0].reason}."
@@ -87,7 +86,7 @@ def dropped(
         skipped.update({block.name: block.reason for block in refused})
         chosen += [item for item in removable if item not in chosen]
         named += [p for p in layers if not any(p.startswith(f"{outer}/") for outer in layers)]
-    return chosen + _layers(dict.fromkeys(named), model)
+    return chosen + _layers(dict.fromkeys(named), graph)
 
 
 def of_choice(argument: str, choice: LayerChoice, found: Sequence[Found]) -> list[Found]:
@@ -100,9 +99,9 @@ def of_choice(argument: str, choice: LayerChoice, found: Sequence[Found]) -> lis
     return [blocks[name] for name in choice.dropped_blocks]
 
 
-def _layers(named: Iterable[str], model: keras.Model) -> list[Found]:
+def _layers(named: Iterable[str], graph: CallGraph) -> list[Found]:
     """Layers as something to cut: each connected part of them is one stretch."""
-    models = call_graph.wirings(model)
+    models = graph.levels()
     levels: dict[str, list[str]] = {}
     for path in named:
         # A layer's own name may hold a slash: the prefix is the longest that is a model.
@@ -110,12 +109,12 @@ def _layers(named: Iterable[str], model: keras.Model) -> list[Found]:
         levels.setdefault(prefix, []).append(path[len(prefix) :])
     found = []
     for prefix, names in levels.items():
-        graph = models[prefix]
-        keys = {call.key for name in names for call in graph.calls_of(name)}
-        for part in segment.parts(keys, graph):
-            stretch = segment.stretch_of(graph, prefix, part)
-            reason = stretch if isinstance(stretch, str) else segment.problem(graph, stretch)
-            inside = [prefix + key[0] for key in graph.calls if key in part]
+        level = models[prefix]
+        keys = {call.key for name in names for call in level.calls_of(name)}
+        for part in segment.parts(keys, level):
+            stretch = segment.stretch_of(level, prefix, part)
+            reason = stretch if isinstance(stretch, str) else segment.problem(level, stretch)
+            inside = [prefix + key[0] for key in level.calls if key in part]
             if reason:
                 shown = ", ".join(repr(path) for path in inside[:4])
                 more = f" and {len(inside) - 4} more" if len(inside) > 4 else ""
