@@ -14,7 +14,9 @@
 - a data set of `tfkd.data`, of which the training part is read, or the test part where
   something is verified or scored, through its `preprocess` where the model takes floats.
 
-Labels and weights are dropped where inputs alone are wanted.
+Labels and weights are dropped where inputs alone are wanted. Arrays become what the model
+takes; but integers for an input of floats, as images without scaling are, are an error
+where ranges are set, files are proved or predictions are made.
 
 **max_examples** ends the reading. None stands for all of the examples, but for the first
 `ENDLESS` of data sets without an end, and of generators and iterators, which do not say

@@ -60,6 +60,8 @@ def is_batch(data: Any, count: int | None) -> bool:
 
 def opened(name: str, data: Any, part: str, prepared: bool) -> Any:
     """Data that are examples or an iterable of batches; sets of `tfkd.data` become such."""
+    if is_array(data) or isinstance(data, Mapping):
+        return data
     if hasattr(data, "x_train") and hasattr(data, "x_test"):
         x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}", None)
         if not prepared or not hasattr(data, "preprocess"):
@@ -67,7 +69,7 @@ def opened(name: str, data: Any, part: str, prepared: bool) -> Any:
         chunks = (slice(start, start + _CHUNK) for start in range(0, len(x), _CHUNK))
         return (Batch(data.preprocess(x[c]), None if y is None else y[c]) for c in chunks)
     # A PyDataset of Keras 3 has a length and items alone.
-    readable = isinstance(data, Iterable) or is_array(data) or hasattr(data, "__getitem__")
+    readable = isinstance(data, Iterable) or hasattr(data, "__getitem__")
     if isinstance(data, (str, bytes)) or not readable or _plain(data) is not data:
         raise checks.type_error(name, FORMS, data)
     return data

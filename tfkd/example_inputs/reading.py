@@ -60,12 +60,15 @@ def batches(
     source = opened(name, data, part, bool(inputs) and inputs[0].dtype.kind == "f")
     if is_batch(source, count):
         found = check(split(name, source, count), 0)
-        total = length(name, found)
-        step = batch_size or max(total, 1)
-        parts = (take(found, slice(first, first + step)) for first in range(0, total, step))
-        return _read(name, parts, max_examples, lambda batch, first: batch)
+        total = len(next(leaves(found.x)))
+        end = min(total, max_examples or total)
+        step = batch_size or end
+        if total and step >= total == end:
+            return iter((found,))
+        parts = (take(found, slice(a, min(a + step, end))) for a in range(0, end, step or 1))
+        return _read(name, parts)
     limit = limit_of(name, data, max_examples, again, whole)
-    return _read(name, (split(name, one, count) for one in elements(source)), limit, check)
+    return _read(name, (split(name, one, count) for one in elements(source)), check, limit)
 
 
 def collect(name: str, data: Any, inputs: Sequence[Input], **options: Any) -> dict[str, np.ndarray]:
@@ -134,12 +137,12 @@ def to_verify(verify: Any, inputs: Sequence[Input], **options: Any) -> Any:
 
 
 def _read(
-    name: str, source: Iterable[Batch], limit: int | None, check: Callable[[Batch, int], Batch]
+    name: str, source: Iterable[Batch], check: Any = None, limit: int | None = None
 ) -> Iterator[Batch]:
     seen = 0
     for batch in source:
-        batch = check(batch, seen)
-        size = length(name, batch)
+        batch = batch if check is None else check(batch, seen)
+        size = len(next(leaves(batch.x)))
         if limit is not None and seen + size > limit:
             batch = take(batch, slice(limit - seen))
         if size:
