@@ -83,7 +83,7 @@ def to_onnx(
     opset: int | None = None,
     batch_size: int | None = None,
     int8_weights: bool = False,
-    verify: Any = None,
+    verify: Any = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
 ) -> OnnxReport:
@@ -108,9 +108,7 @@ def to_onnx(
             quantized tensors are in float16, which needs it).
         batch_size: None leaves the batch open.
         int8_weights: store quantized weights as integers: a quarter of the size.
-        verify: example inputs, at least two, as the model takes them: an array
-            (N, ...), a dict of arrays by input name, or an iterable of batches. None: a
-            small check on made-up ones, False: none at all; see `to_tflite`.
+        verify: True, False or examples, at least two; see `to_tflite`.
         thresholds: changes to what `verify` must reach; see `to_tflite`.
         keep_failed: leave a file that failed in place, and raise all the same.
 
