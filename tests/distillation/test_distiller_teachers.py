@@ -196,7 +196,13 @@ def headed(kind, seed):
 
 
 @pytest.mark.parametrize("eager", [False, True])
-@pytest.mark.parametrize("kind", ["dense", "layer", "activation", "sequential", "nested", "lambda"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("dense", "nested", "lambda"),
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("layer", "activation", "sequential")),
+    ],
+)
 def test_softmax_heads_are_undone(kind, eager):
     """Loss and step are those of the same networks with logits."""
     found = {}

@@ -118,19 +118,24 @@ def test_the_list_of_losses_is_complete():
     assert set(all_losses.__all__) - bases - toys.losses_of_detectors() <= tested
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_each_loss(two_replicas, name):
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(list(LOSSES), id="all"),  # the logs tell them apart
+        *[pytest.param([name], id=name, marks=pytest.mark.slow) for name in LOSSES],
+    ],
+)
+def test_each_loss(two_replicas, names):
     """7 examples in batches of 3 + 3 + 1: uneven replicas, and one that gets no example."""
 
     def build():
-        return tfkd.Distiller(
-            model(1, 5), model(2, 4, "l2"), LOSSES[name](), student_loss_weight=0.3
-        )
+        kinds = [LOSSES[name]() for name in names]
+        return tfkd.Distiller(model(1, 5), model(2, 4, "l2"), kinds, student_loss_weight=0.3)
 
     assert_alike(two_replicas, build, data(7), batch=3, epochs=1)
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.5])
+@pytest.mark.parametrize("margin", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_bounded_regression(two_replicas, margin):
     x, _, weight = data(7)
     y = np.random.default_rng(3).normal(size=(7, 2)).astype(np.float32)
@@ -179,7 +184,7 @@ def test_synchronized_batch_norm(two_replicas):
     assert_alike(two_replicas, build, data(8), tolerance=1e-5)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_masks_of_uneven_length(two_replicas, weighted):
     """The first replica has mostly padding: the mean is over all tokens that count."""
     rng = np.random.default_rng(0)
