@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import tfkd
 from tfkd.curriculum import Curriculum, pacing
 
-quick = settings(deadline=None, max_examples=15)
+quick = settings(deadline=None)
 
 
 def make(count=24, batch_size=4, pace=1.0, **options):

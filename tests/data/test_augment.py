@@ -23,7 +23,7 @@ def crops(image, padding, flip):
     return found
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None)
 @given(
     padding=st.integers(0, 3),
     flip=st.booleans(),

@@ -84,7 +84,7 @@ def test_what_is_converted():
         dataset.name = "other"
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None)
 @given(train=st.integers(3, 12), test=st.integers(1, 12), seed=st.integers(0, 99))
 def test_subset_is_balanced_ordered_and_nested(train, test, seed):
     marked = np.arange(12, dtype=np.uint8)[:, None, None]

@@ -76,7 +76,7 @@ def check(found, expected, limit):
     assert found["boxes"].shape == (len(expected), limit, 4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     classes=st.integers(2, 5),

@@ -164,7 +164,7 @@ def some_boxes(rng, count):
     return np.concatenate([low, low + 0.1 + 0.3 * rng.random((count, 2))], 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_hits_and_their_counts_against_loops(seed):
     rng = np.random.default_rng(seed)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tf_keras as keras
 import toys
+from forks import Fork
 
 import tfkd
 
-TESTS = Path(__file__).resolve().parent.parent
 COUNT, BATCH, EPOCHS = 48, 8, 4
 STEPS = COUNT // BATCH
 
@@ -59,15 +57,6 @@ def train(folder, start_step=0, die_after=None, epochs=EPOCHS):
     return [w for part in (distiller.student, *distiller.projectors) for w in part.get_weights()]
 
 
-def start(folder, step):
-    """A training that dies after a step, in a process of its own."""
-    paths = os.pathsep.join([str(TESTS), str(Path(__file__).parent), str(TESTS.parent)])
-    code = f"import test_backup as t; t.train({str(folder)!r}, die_after={step})"
-    environment = {**os.environ, "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
-
-
 KILLS = {"at the end of an epoch": 2 * STEPS, "in an epoch": 2 * STEPS + 3}
 
 
@@ -78,9 +67,8 @@ def killed(tmp_path_factory):
     @functools.cache
     def folder_of(when):
         folder = tmp_path_factory.mktemp("killed")
-        process = start(folder, KILLS[when])
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 9, errors[-2000:]
+        done = Fork(train, folder, 0, KILLS[when]).wait()
+        assert done.returncode == 9, done.stderr[-2000:]
         return folder
 
     return folder_of

@@ -175,6 +175,7 @@ def test_everything_at_once_with_adam(two_replicas):
     )
 
 
+@pytest.mark.slow
 def test_synchronized_batch_norm(two_replicas):
     def build():
         return tfkd.Distiller(
@@ -215,7 +216,9 @@ def two_heads(seed):
     return toys.randomize(keras.Model(x, heads), seed)
 
 
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+@pytest.mark.parametrize(
+    "reduction", ["sum_over_batch_size", pytest.param("sum", marks=pytest.mark.slow)]
+)
 def test_several_outputs_and_sums(two_replicas, reduction):
     # Keras's own log of an output is exact for a sum only where replicas are even.
     count = 7 if reduction == "sum_over_batch_size" else 8

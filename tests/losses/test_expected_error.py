@@ -18,7 +18,7 @@ from tfkd import schedules
 from tfkd.losses import ExpectedErrorLoss, LogitsDistillation, curriculum_objective
 
 LOSS = ExpectedErrorLoss()
-quick = settings(deadline=None, max_examples=15)
+quick = settings(deadline=None)
 
 
 def normal(*shape, seed=0, scale=2.0):

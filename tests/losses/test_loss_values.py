@@ -19,7 +19,7 @@ from tfkd.losses import (
     RelationalDistillation,
 )
 
-quick = settings(deadline=None, max_examples=10)
+quick = settings(deadline=None)
 seeds = st.integers(0, 10**6)
 
 

@@ -38,7 +38,7 @@ def test_hard_negatives(levels, ratio, least):
     np.testing.assert_array_equal(found, expected)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(deadline=None)
 @given(
     arrays(np.int8, (4, 9), elements=st.integers(0, 2)),
     arrays(np.int8, (4, 9), elements=st.integers(-1, 1)),
