@@ -247,6 +247,7 @@ def test_several_outputs_and_sums(two_replicas, reduction):
     )
 
 
+@pytest.mark.slow
 def test_several_steps_in_one_call(two_replicas):
     def build():
         return tfkd.Distiller(model(1, 5), model(2), [all_losses.LogitsDistillation(2.0), hint()])
