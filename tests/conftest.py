@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 # second with `--hypothesis-profile=all`. A case may trace or convert a model.
 health = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("few", deadline=None, max_examples=8, suppress_health_check=health)
-settings.register_profile("all", deadline=None, max_examples=40, suppress_health_check=health)
+settings.register_profile("all", deadline=None, max_examples=60, suppress_health_check=health)
 settings.load_profile("few")
 
 

@@ -14,8 +14,11 @@ import tempfile
 import traceback
 from pathlib import Path
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tfkd", "tensorflow", "tf_keras", "tensorflow_model_optimization"])
+_MODULES = ["tfkd", "tensorflow", "tf_keras", "tensorflow_model_optimization"]
+# Where nothing can be forked, each process imports them itself.
+_METHODS = multiprocessing.get_all_start_methods()
+_SERVER = multiprocessing.get_context("forkserver" if "forkserver" in _METHODS else "spawn")
+_SERVER.set_forkserver_preload(_MODULES)
 
 
 def _main(function, args, environment, out, err):

@@ -19,7 +19,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     content=st.dictionaries(st.sampled_from(["a", "b", "c", "]", '"']), VALUES, max_size=4),
     indent=st.sampled_from([None, 0, 3]),
@@ -34,7 +34,7 @@ def test_sections_are_what_json_finds(content, indent):
             assert entries is None
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(content=st.dictionaries(st.sampled_from("ab"), VALUES, max_size=2), data=st.data())
 def test_what_json_refuses_is_refused_at_the_same_line(content, data):
     text = json.dumps(content, indent=1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tfkd import data
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(
     count=st.integers(0, 200),
     classes=st.integers(2, 9),
