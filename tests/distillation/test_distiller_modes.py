@@ -31,12 +31,7 @@ def with_hint():
 
 @pytest.mark.parametrize(
     "mode",
-    [
-        {},
-        {"run_eagerly": True},
-        {"steps_per_execution": 3},
-        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
-    ],
+    [{}, {"run_eagerly": True}, {"steps_per_execution": 3}, {"jit_compile": True}],
     ids=["graph", "eager", "three", "jit"],
 )
 def test_schedules_follow_the_optimizers_count_over_two_fits(mode):
