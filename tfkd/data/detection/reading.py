@@ -44,18 +44,25 @@ class Picture:
 
     Attributes:
         image: its file.
+        root: the data folder, which the file must lie in.
         source: the annotation's file, as findings name it.
         line: where it stands there.
         objects: its objects; None if nobody has labelled it.
-        size: (width, height) by the annotation, or None; and where that stands.
+        size: (width, height) by the annotation, None where it says nothing.
+        size_line: where that stands.
     """
 
     image: pathlib.Path
+    root: pathlib.Path
     source: str
     line: int | None
     objects: tuple[Object, ...] | None
-    size: tuple[int, int] | None = None
+    size: tuple[int | None, int | None] = (None, None)
     size_line: int | None = None
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Whether an image of this size is as the annotation says, as far as it says it."""
+        return all(said in (None, side) for said, side in zip(self.size, size, strict=True))
 
 
 class Arrays(NamedTuple):
@@ -141,9 +148,9 @@ def read(
                 expected = "no note of the camera to turn the picture"
                 received = f"one in {picture.image.name}, and a size that fits both ways"
                 found.add("orientation", picture.source, picture.line, expected, received)
-            if picture.size not in (None, (width, height)):
+            if not picture.fits((width, height)):
                 expected = f"the size of the image, {width} × {height}"
-                received = "{} × {}".format(*picture.size)
+                received = " × ".join(str(side or "none") for side in picture.size)
                 found.add("size", picture.source, picture.size_line, expected, received)
                 continue
             images[len(boxes)] = pixels
@@ -209,11 +216,34 @@ def _add_shared(train: Arrays, test: Arrays, found: Findings) -> None:
 
 def _add_unread(picture: Picture, error: Exception, found: Findings) -> None:
     """Adds why an image could not be read."""
-    missing = isinstance(error, FileNotFoundError)
-    kind = "missing image" if missing else "undecodable image"
-    expected = f"the image {picture.image.name}" + ("" if missing else " to be readable")
-    received = "no such file" if missing else f"Pillow's {type(error).__name__}: {error}"
+    name = picture.image.name
+    if isinstance(error, _LeadsOut):
+        kind, expected = "leads out", f"an image in {picture.root}, links included"
+        received = f"{name}, which is {error}. Copy it into the folder"
+    elif isinstance(error, FileNotFoundError):
+        kind, expected = "missing image", f"the image {name}"
+        received = "no such file" + _hint(picture.image)
+    else:
+        kind, expected = "undecodable image", f"the image {name} to be readable"
+        received = f"Pillow's {type(error).__name__}: {error}"
     found.add(kind, picture.source, picture.line, expected, received)
+
+
+class _LeadsOut(ValueError):
+    """An image that lies outside of the data folder."""
+
+
+def _hint(image: pathlib.Path) -> str:
+    """What may be wrong with the name of a file that is not there."""
+    windows = pathlib.PureWindowsPath(image.name)
+    if len(windows.parts) < 2:
+        return ""
+    if windows.anchor:
+        return ". That is a path of Windows: write names from the data folder on, with /"
+    there = image.with_name(windows.parts[0]).joinpath(*windows.parts[1:])
+    return f". Write {windows.as_posix()}, with / for each \\" + (
+        ": that file is there" if there.is_file() else ""
+    )
 
 
 def _object(
@@ -258,6 +288,10 @@ def _has_area(box: tuple[float, float, float, float], width: int, height: int) -
     return bool(x1 < x2 and y1 < y2)
 
 
+# EXIF orientation → number of Pillow's transposition that undoes it.
+_BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+
+
 def _orientation(image: Any) -> int:
     """What the camera notes of how to show an image, 1 to 8; 1: as it is."""
     try:
@@ -280,21 +314,26 @@ def _decoder(size: tuple[int, int]) -> Any:
         ) from error
 
     def decode(picture: Picture) -> Any:
+        if naming.leads_out(picture.root, picture.image):
+            return _LeadsOut(str(picture.image.resolve()))
         try:
             with Image.open(picture.image) as image:
                 if image.mode.startswith(("I", "F")):
                     return ValueError(f"mode {image.mode}, save it with 8 bits a channel")
+                note = _orientation(image)
+                chosen = image
+                if image.format == "TIFF" and note in _BACK:  # Pillow turns these as it reads them
+                    chosen = image.transpose(_BACK[note])
                 # Some tools annotate the picture as a viewer shows it, turned by the camera's
                 # note; the size that they wrote down tells.
-                turned, doubt = image, False
-                if picture.size not in (None, image.size):
-                    turned = ImageOps.exif_transpose(image)
+                doubt = False
+                if not picture.fits(chosen.size):
+                    chosen = ImageOps.exif_transpose(image)
                 elif picture.objects:
-                    note = _orientation(image)
                     # The size tells of a quarter turn, unless the picture is a square.
-                    told = picture.size and note >= 5 and image.width != image.height
-                    doubt = note in range(2, 9) and not told
-                rgb = turned.convert("RGB")
+                    told = note >= 5 and not picture.fits(chosen.size[::-1])
+                    doubt = note in _BACK and not told
+                rgb = chosen.convert("RGB")
                 small = rgb.resize(size[::-1], Image.Resampling.BILINEAR)
                 return np.asarray(small, np.uint8), rgb.size, doubt
         except Exception as error:  # each of Pillow's decoders has errors of its own
