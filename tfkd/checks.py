@@ -28,6 +28,8 @@ def describe(value: Any) -> str:
     """Returns a short text for `value`: its repr and type, arrays by shape."""
     shape = getattr(value, "shape", None)
     dtype = getattr(value, "dtype", None)
+    if dtype is not None and getattr(shape, "rank", 0) is None:  # a tensor in a graph
+        return f"{type(value).__name__} of unknown shape and dtype {dtype}"
     if shape is not None and dtype is not None and len(tuple(shape)) > 0:
         return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
     text = repr(value)

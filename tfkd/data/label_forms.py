@@ -45,7 +45,13 @@ def class_numbers(argument: str, values: Any, count: int) -> np.ndarray:
         raise checks.type_error(argument, expected, values)
     array = np.asarray(values)
     if array.dtype.kind not in "iubf":
-        raise checks.type_error(argument, expected, values)
+        mend = None
+        if array.dtype.kind in "USO":
+            mend = (
+                f"Number the classes: `names, {argument} = np.unique({argument}, "
+                f"return_inverse=True)`. Of numbers as objects: `{argument}.astype(int)`."
+            )
+        raise checks.type_error(argument, expected, values, mend)
     if array.ndim not in (1, 2) or len(array) != count:
         raise checks.value_error(argument, expected, array)
     if array.ndim == 2 and array.shape[1] == 1:
