@@ -25,6 +25,7 @@ from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.named_function import Graph, check_export
 from tfkd.export.parity import ExportReport, measure, thresholds_for
 from tfkd.formats import litert
+from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import parts
 
 MODES = ("float32", "float16", "dynamic", "int8")
@@ -202,6 +203,7 @@ def prepare(
 ) -> Source:
     """Checks a model and how it is to be written; arguments as in `to_tflite`."""
     check_export(model)
+    layer_weights.check_float32("model", model, "LiteRT")
     quantized = _is_quantized(model)
     mode = mode or ("int8" if quantized else "float32")
     _check_options(mode, io, representative, batch_size, quantized)

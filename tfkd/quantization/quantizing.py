@@ -90,6 +90,8 @@ def quantize(
     checks.one_of("fallback", fallback, FALLBACKS)
     checks.instance("freeze_batch_norm", freeze_batch_norm, bool, "True or False")
     _refuse_quantized(model)
+    layer_weights.check_float32("model", model, "Fake quantization")
+    _check_floatx()
     flat = flatten(model)
     layer_weights.check_finite("model", model)
     _warn_of_tables(model)
@@ -106,6 +108,14 @@ def quantize(
         "decisions": [row.to_json() for row in rows],
     }
     return rebuild(flat.model, rows, recipe)
+
+
+def _check_floatx() -> None:
+    """The layers that quantize are made in Keras's own type."""
+    kind = keras.backend.floatx()
+    if kind == "float64":
+        mend = "Call keras.backend.set_floatx('float32') first."
+        raise checks.value_error("floatx", "float32, which fake quantization takes", kind, mend)
 
 
 def rebuild(

@@ -18,6 +18,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.networks import layer_weights
 from tfkd.report import inference
 
 CHUNK = 256  # examples in a call when all outputs are wanted
@@ -72,13 +73,19 @@ def take(x: Any, rows: Any) -> Any:
 
 
 def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
-    """A Keras 3 model as a tf_keras model, and a sentence; anything else as it is, and "".
+    """A model that LiteRT can run, and a sentence; what needs no change as it is, and "".
+
+    Of a Keras 3 model one of tf_keras, of one in float64 a copy in float32.
 
     Where it can't be converted, it stays what it is, and the sentence says why.
     """
+    import tfkd
+
+    if isinstance(model, keras.Model) and layer_weights.in_float64(model):
+        made = tfkd.frozen_copy(model, dtype="float32")
+        return made, f"{name} computes in float64 and was run as its copy in float32."
     if not inference.is_keras_3(model):
         return model, ""
-    import tfkd
     from tfkd.export.named_function import check_model
 
     _refuse_stateful(model)

@@ -23,6 +23,7 @@ from tfkd.export.tensorrt_lint.lint import Findings, lint_model
 from tfkd.export.tflite_float16 import large_weights, problems
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
+from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import parts
 
 TARGETS = ("onnxruntime", "tensorrt")
@@ -204,6 +205,8 @@ def check_options(
 def deployable(model: Any, precision: str) -> tuple[Graph, Graph, str]:
     """Returns (what to compare with, what to convert, mode of the thresholds)."""
     check_export(model)
+    if precision == "float16":
+        layer_weights.check_float32("model", model, "What is halved here")
     if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
         graph = Graph(model)
         quantized = any(type(m).__name__ == "FixedQuantize" for m in parts(model))
