@@ -288,3 +288,20 @@ def test_scores_of_difficulty_refuse_text_with_the_way_out():
     for y in (TEXT, TEXT.astype(object), Y.astype(object)):
         with pytest.raises(TypeError, match=r"`y`: expected 8 class numbers.*np\.unique.*astype"):
             tfkd.curriculum.difficulty.teacher_loss(net(), X, y, progress=False)
+
+
+def test_labels_beside_a_cache(tmp_path):
+    """Ranks that change, and what is no number, in the batches of a TeacherCache."""
+    cache = tfkd.TeacherCache.build(tmp_path / "cache", net(), X)
+    made = tfkd.Distiller(cache, net(), losses.LogitsDistillation(2.0), student_loss_weight=0.5)
+    made.compile(keras.optimizers.SGD(0.0), SPARSE)
+    want = pytest.approx(np.mean(W * crossentropy(made)), rel=1e-3)
+    for y, w in ((Y, W), (Y[:, None], W[:, None])):
+        batches = cache.batches(X, y, N, sample_weight=w, epochs=1)
+        assert made.fit(batches, verbose=0).history["student_loss"][0] == want
+    with pytest.raises(TypeError, match="`y`: expected numbers, not text"):
+        made.fit(cache.batches(X, TEXT, 4, epochs=1), verbose=0)
+    with pytest.raises(TypeError, match="`y`: expected numbers, not objects"):
+        cache.batches(X, Y.astype(object), 4)
+    with pytest.raises(TypeError, match="`sample_weight`: expected numbers, not text"):
+        cache.batches(X, Y, 4, sample_weight=TEXT)

@@ -266,3 +266,9 @@ def test_a_model_in_float64_is_run_as_its_copy_in_float32():
     assert "double computes in float64 and was run as its copy in float32" in str(result)
     assert "100.0" in str(result)
     assert {weight.dtype.name for weight in model.weights} == {"float64"}
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    for weights in (["0", "1", "1", "1"], np.array([0, 1, 1, None])):
+        with pytest.raises(TypeError, match="`sample_weight`: expected numbers, not"):
+            report.compare({"m": linear(RIGHT)}, (X, Y, weights), runs=3)

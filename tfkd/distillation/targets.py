@@ -7,14 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfkd import checks
+from tfkd.data.label_forms import check_numbers
 from tfkd.losses.joint import JointLoss
-
-_MENDS = {
-    "text": "Number the classes and keep their names: `names, y = np.unique(y, "
-    "return_inverse=True)`; or keras.layers.StringLookup in `dataset.map`.",
-    "objects": "Make an array of numbers of them: `np.asarray(y.tolist())`.",
-}
 
 
 def check(y: Any, num_classes: int | None, loss: Any) -> None:
@@ -32,36 +26,16 @@ def check(y: Any, num_classes: int | None, loss: Any) -> None:
     if isinstance(loss, JointLoss):
         return  # reads what it knows of a dict
     losses = [one for one in tf.nest.flatten(loss) if one is not None]
-    _check_kinds("y", y, not all(map(takes_text, losses)))
+    for leaf in tf.nest.flatten(y):
+        check_numbers("y", leaf, text=all(map(takes_text, losses)))
     if num_classes is not None and hasattr(y, "__array__") and takes_class_numbers(loss):
         _check_range(np.asarray(y), num_classes, getattr(loss, "_fn_kwargs", {}))
 
 
 def check_weights(sample_weight: Any) -> None:
     """Raises TypeError for sample weights that are text or objects."""
-    _check_kinds("sample_weight", sample_weight, True)
-
-
-def _check_kinds(name: str, values: Any, refuses_text: bool) -> None:
-    for leaf in tf.nest.flatten(values):
-        kind = _kind(leaf)
-        if kind == "objects" or (kind == "text" and refuses_text):
-            mend = _MENDS[kind] if name == "y" else "Convert them: `.astype('float32')`."
-            raise checks.type_error(name, f"numbers, not {kind}", leaf, mend)
-
-
-def _kind(leaf: Any) -> str | None:
-    """ "text", "objects", or None for anything else, such as numbers."""
-    if isinstance(leaf, (str, bytes)):
-        return "text"
-    dtype = getattr(leaf, "dtype", None)
-    if dtype is None or isinstance(dtype, tf.DType):
-        return "text" if dtype == tf.string else None
-    array = np.asarray(leaf)
-    if array.dtype.kind not in "USO":
-        return None
-    flat = array.reshape(-1)
-    return "text" if all(isinstance(one, (str, bytes)) for one in flat) else "objects"
+    for leaf in tf.nest.flatten(sample_weight):
+        check_numbers("sample_weight", leaf)
 
 
 def takes_text(loss: Any) -> bool:

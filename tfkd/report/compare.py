@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.data.label_forms import check_numbers
 from tfkd.report import inference
 from tfkd.report import targets as running
 from tfkd.report.accuracy import Judge
@@ -259,6 +260,8 @@ def _arrays(data: Any) -> tuple[Any, np.ndarray, np.ndarray | None]:
     if running.count(x) != len(y):
         received = f"{running.count(x)} examples, {len(y)} labels"
         raise checks.value_error("data", "as many labels as examples", received)
+    for weight in weights[:1]:
+        check_numbers("sample_weight", weight)
     return x, y, weights[0] != 0 if weights else None
 
 
