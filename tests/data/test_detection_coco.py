@@ -431,3 +431,14 @@ def test_backslashes_in_file_names_get_a_hint(files):
     assert "Write sub/1.png, with / for each \\: that file is there" in said[0]
     assert "Write ../2.png, with / for each \\" in said[1] and "is there" not in said[1]
     assert "a path of Windows" in said[2]
+
+
+def test_file_names_that_no_disk_has(files, tmp_path):
+    """A link that leads to itself, a zero in a name: findings, as what is not there."""
+    (files.root / "images/1.png").unlink()
+    (files.root / "images/1.png").symlink_to("1.png")
+    files.images[2]["file_name"] = "2\0.png"
+    other = Files(tmp_path / "images")
+    assert [line for _, line in files.faults()] == [3, 4]
+    with pytest.raises(data.AnnotationError, match="2 faults|8 faults"):
+        files.load(test_path=other.write("other.json"), test_images=other.root / "images")

@@ -50,7 +50,15 @@ def folders_in(root: pathlib.Path) -> list[str]:
 
 def leads_out(root: pathlib.Path, path: pathlib.Path) -> bool:
     """Whether a path ends outside of a folder: by "..", as an absolute path, or by a link."""
-    return not path.resolve().is_relative_to(root.resolve())
+    return not real(path).is_relative_to(real(root))
+
+
+def real(path: pathlib.Path) -> pathlib.Path:
+    """Where a path ends when links are followed; one that no disk can have, as it is."""
+    try:
+        return pathlib.Path(os.path.realpath(path))
+    except ValueError:  # a zero in the name
+        return path
 
 
 def inside(root: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
@@ -60,9 +68,7 @@ def inside(root: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
         ValueError: if it leads out.
     """
     if leads_out(root, path):
-        mend = (
-            f"It leads to {path.resolve()}. Copy that into the folder, or pass one that holds both."
-        )
+        mend = f"It leads to {real(path)}. Copy that into the folder, or pass one that holds both."
         expected = f"files and links that stay in {root}"
         raise checks.value_error("path", expected, str(path.relative_to(root)), mend)
     return path
@@ -90,8 +96,8 @@ def files_below(
         if is_hidden(name) or not path.is_symlink():
             return not is_hidden(name)
         # A link to a folder that the walk came through would be walked without end.
-        target = inside(root, path).resolve()
-        return not any(parent.resolve().is_relative_to(target) for parent in path.parents)
+        target = real(inside(root, path))
+        return not any(real(parent).is_relative_to(target) for parent in path.parents)
 
     found = []
     wanted = frozenset(extensions)

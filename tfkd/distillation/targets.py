@@ -96,7 +96,9 @@ class Ranks:
         return tf.nest.pack_sequence_as(y, [self._leaf(place, *each) for place, each in several])
 
     def _leaf(self, place: int, y: Any, y_pred: Any, loss: Any) -> Any:
-        rank = getattr(getattr(y, "shape", None), "rank", 0)
+        if not hasattr(y, "shape"):
+            return y
+        rank = y.shape.rank
         if rank is not None:
             self._known[place] = rank
             return y

@@ -95,7 +95,7 @@ def check_float32(name: str, model: Any, reader: str) -> None:
     layer = in_float64(model)
     if layer is not None:
         mend = (
-            f"{reader} computes in float32. Make a copy: keras.backend.set_floatx('float32'), "
+            f"{reader} takes float32 alone. Make a copy: keras.backend.set_floatx('float32'), "
             "then tfkd.frozen_copy(model, dtype='float32'); to train it, set its trainable = True."
         )
         expected, received = "layers that compute in float32", f"{layer} in float64"

@@ -14,6 +14,7 @@ import numpy as np
 from tfkd import checks
 from tfkd.data import doubts
 from tfkd.data import names as naming
+from tfkd.data.detection import decoding
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import SHARED, Findings
 
@@ -117,10 +118,10 @@ def split(count: int, test_fraction: float, seed: int) -> tuple[np.ndarray, np.n
 
 def apart(train: Sequence[Picture], test: Sequence[Picture], found: Findings) -> list[Picture]:
     """The test part without images that are in the training part too."""
-    known = {picture.image.resolve() for picture in train}
+    known = {naming.real(picture.image) for picture in train}
     apart = []
     for picture in test:
-        if picture.image.resolve() in known:
+        if naming.real(picture.image) in known:
             expected, received = "an image of one part alone", "one of the training part too"
             found.add("in both parts", picture.source, picture.line, expected, received)
         else:
@@ -132,7 +133,7 @@ def read(
     pictures: Sequence[Picture], names: Sequence[str], size: tuple[int, int], found: Findings
 ) -> Arrays:
     """Decodes and resizes pictures; what does not fit is left out and added to `found`."""
-    decode = _decoder(size)
+    decode = decoding.decoder(size)
     numbers = {name: number for number, name in enumerate(names)}
     images = np.empty((len(pictures), *size, 3), np.uint8)
     boxes: list[np.ndarray | None] = []
@@ -217,33 +218,16 @@ def _add_shared(train: Arrays, test: Arrays, found: Findings) -> None:
 def _add_unread(picture: Picture, error: Exception, found: Findings) -> None:
     """Adds why an image could not be read."""
     name = picture.image.name
-    if isinstance(error, _LeadsOut):
+    if isinstance(error, decoding.LeadsOut):
         kind, expected = "leads out", f"an image in {picture.root}, links included"
         received = f"{name}, which is {error}. Copy it into the folder"
     elif isinstance(error, FileNotFoundError):
         kind, expected = "missing image", f"the image {name}"
-        received = "no such file" + _hint(picture.image)
+        received = "no such file" + decoding.hint(picture.image)
     else:
         kind, expected = "undecodable image", f"the image {name} to be readable"
         received = f"Pillow's {type(error).__name__}: {error}"
     found.add(kind, picture.source, picture.line, expected, received)
-
-
-class _LeadsOut(ValueError):
-    """An image that lies outside of the data folder."""
-
-
-def _hint(image: pathlib.Path) -> str:
-    """What may be wrong with the name of a file that is not there."""
-    windows = pathlib.PureWindowsPath(image.name)
-    if len(windows.parts) < 2:
-        return ""
-    if windows.anchor:
-        return ". That is a path of Windows: write names from the data folder on, with /"
-    there = image.with_name(windows.parts[0]).joinpath(*windows.parts[1:])
-    return f". Write {windows.as_posix()}, with / for each \\" + (
-        ": that file is there" if there.is_file() else ""
-    )
 
 
 def _object(
@@ -286,57 +270,3 @@ def _has_area(box: tuple[float, float, float, float], width: int, height: int) -
     sides = np.array([width, height, width, height])
     x1, y1, x2, y2 = (np.array(box) / sides).astype(np.float32)
     return bool(x1 < x2 and y1 < y2)
-
-
-# EXIF orientation → number of Pillow's transposition that undoes it.
-_BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
-
-
-def _orientation(image: Any) -> int:
-    """What the camera notes of how to show an image, 1 to 8; 1: as it is."""
-    try:
-        return int(image.getexif().get(0x0112, 1))
-    except Exception:  # a broken note is none
-        return 1
-
-
-def _decoder(size: tuple[int, int]) -> Any:
-    """`decode(picture)` → pixels (H, W, 3), (width, height), and a doubt; or the error.
-
-    The doubt: whether the camera's note says to turn the picture, and it is not known if its
-    boxes are those of the turned one.
-    """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(
-            "Reading images needs Pillow. Install it with `pip install tfkd[detection]`."
-        ) from error
-
-    def decode(picture: Picture) -> Any:
-        if naming.leads_out(picture.root, picture.image):
-            return _LeadsOut(str(picture.image.resolve()))
-        try:
-            with Image.open(picture.image) as image:
-                if image.mode.startswith(("I", "F")):
-                    return ValueError(f"mode {image.mode}, save it with 8 bits a channel")
-                note = _orientation(image)
-                chosen = image
-                if image.format == "TIFF" and note in _BACK:  # Pillow turns these as it reads them
-                    chosen = image.transpose(_BACK[note])
-                # Some tools annotate the picture as a viewer shows it, turned by the camera's
-                # note; the size that they wrote down tells.
-                doubt = False
-                if not picture.fits(chosen.size):
-                    chosen = ImageOps.exif_transpose(image)
-                elif picture.objects:
-                    # The size tells of a quarter turn, unless the picture is a square.
-                    told = note >= 5 and not picture.fits(chosen.size[::-1])
-                    doubt = note in _BACK and not told
-                rgb = chosen.convert("RGB")
-                small = rgb.resize(size[::-1], Image.Resampling.BILINEAR)
-                return np.asarray(small, np.uint8), rgb.size, doubt
-        except Exception as error:  # each of Pillow's decoders has errors of its own
-            return error
-
-    return decode

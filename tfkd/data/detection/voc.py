@@ -184,7 +184,7 @@ class _Reader:
         """What one XML file says, or None if it is broken."""
         place = file.relative_to(self.root).as_posix()
         if naming.leads_out(self.root, file):
-            expected, received = f"a file in {self.root}, links included", str(file.resolve())
+            expected, received = f"a file in {self.root}, links included", str(naming.real(file))
             self.found.add("leads out", place, None, expected, received)
             return None
         try:

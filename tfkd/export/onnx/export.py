@@ -206,7 +206,7 @@ def deployable(model: Any, precision: str) -> tuple[Graph, Graph, str]:
     """Returns (what to compare with, what to convert, mode of the thresholds)."""
     check_export(model)
     if precision == "float16":
-        layer_weights.check_float32("model", model, "What is halved here")
+        layer_weights.check_float32("model", model, "The conversion to float16")
     if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
         graph = Graph(model)
         quantized = any(type(m).__name__ == "FixedQuantize" for m in parts(model))
