@@ -25,6 +25,7 @@ from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure, thresholds_for
 from tfkd.formats import litert
+from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import parts
 
 MODES = ("float32", "float16", "dynamic", "int8")
@@ -208,6 +209,7 @@ def prepare(
     _check_options(mode, io, data, batch_size, quantized)
     converter.start()  # loads while the model is traced
     graph, plain = exportable(model, "tflite")
+    layer_weights.check_float32("model", model, "LiteRT")
     calibration = None
     if data is not None:
         calibration = collect("data", data, graph.inputs, convert=convert)
