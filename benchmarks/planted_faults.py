@@ -8,11 +8,11 @@ Works in a copy of the checkout, which is not changed. Each fault is tried in st
 end at the first test that fails:
   beside  the examples in the module's docstrings; the test file of its name, and the one
           of its package that names most of what the module defines
-  folder  the other tests of its package; of a package without a folder of its own, all
-          test files, those first that name most of what it defines
+  folder  the other tests of its package; of a package without a folder in tests/, the
+          files that name most of what the module defines
   whole   with --whole: the default suite
-In the end the tests that caught something run without any fault: one that fails then has
-caught nothing. `fault_texts.py` holds the faults.
+In the end the tests that caught something run without any fault, which takes minutes: one
+that fails then has caught nothing. `fault_texts.py` holds the faults.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
@@ -46,11 +46,13 @@ SECONDS = flags.DEFINE_float("seconds", 400.0, "longest time of a stage")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STAGES = ("beside", "folder", "whole")
-CAUGHT, PASSED, TIMEOUT = "caught", "passed", "timeout"
-# In the copy a text is missing by design, so the test of the texts says nothing there.
+CAUGHT, PASSED, TIMEOUT, ERROR = "caught", "passed", "timeout", "error"
+_MOST = 8  # test files for a module whose package has no folder in tests/
+# Fails with any fault, as the text of that is missing.
+OWN_TEST = "test_planted_faults.py"
 _LEFT_OUT = shutil.ignore_patterns(
     *(".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"),
-    *("build", "dist", "test_planted_faults.py"),
+    *("build", "dist", OWN_TEST),
 )
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", re.MULTILINE)
 
@@ -112,13 +114,13 @@ def test_files(
     folder = pathlib.Path("tests", *path.parent.parts[1:])
     while folder.name != "tests" and not any(folder in test.parents for test in tests):
         folder = folder.parent
+    alone = folder.name == "tests"
+    named = f"test_{path.parts[1].removesuffix('.py') if alone else path.stem}.py"
     known = [t for t in tests if t.name.startswith("test_") and folder in t.parents]
-    named = f"test_{path.stem}.py"
-    if folder.name == "tests":
-        named = f"test_{path.parts[1].removesuffix('.py')}.py"
+    known = [t for t in known if t.name != OWN_TEST]
     known.sort(key=lambda t: (t.name != named, -mentions(path, package, tests[t])))
     exact = sum(t.name == named for t in known[:1])
-    ranked = [str(t) for t in known]
+    ranked = [str(t) for t in known][: _MOST if alone else None]
     # Tests first: tests/conftest.py prepares TensorFlow before the docstrings use it.
     return {
         "beside": [*ranked[: exact + 1], str(path)],
@@ -127,8 +129,10 @@ def test_files(
     }
 
 
-def pytest(copy: pathlib.Path, files: Sequence[str], *options: str) -> tuple[str, str]:
-    """Runs tests of the copy → (caught, passed or timeout; what they printed)."""
+def pytest(
+    copy: pathlib.Path, files: Sequence[str], *options: str, seconds: float | None = None
+) -> tuple[str, str]:
+    """Runs tests of the copy → (caught, passed, timeout or error; what they printed)."""
     # An example that Hypothesis keeps would help to catch the next fault.
     shutil.rmtree(copy / ".hypothesis", ignore_errors=True)
     environment = {
@@ -146,7 +150,7 @@ def pytest(copy: pathlib.Path, files: Sequence[str], *options: str) -> tuple[str
             command, cwd=copy, env=environment, stdout=said, stderr=said, start_new_session=True
         )
         try:
-            code = process.wait(SECONDS.value)
+            code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             return TIMEOUT, ""
         finally:
@@ -155,30 +159,25 @@ def pytest(copy: pathlib.Path, files: Sequence[str], *options: str) -> tuple[str
             process.wait()
         said.seek(0)
         text = said.read()
-    if code in (3, 4):
-        raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{text[-2000:]}")
+    if code in (3, 4):  # pytest's own error, or its arguments are wrong
+        print(text[-2000:], file=sys.stderr)
+        return ERROR, text
     return PASSED if code in (0, 5) else CAUGHT, text
 
 
 def attempt(
-    fault: Fault, path: pathlib.Path, copy: pathlib.Path, stages: dict[str, list[str]]
-) -> Iterator[tuple[str, str, str]]:
-    """Plants a fault and yields (stage, result, test that failed) up to the one that catches."""
+    fault: Fault, path: pathlib.Path, copy: pathlib.Path, files: Sequence[str]
+) -> tuple[str, str]:
+    """Plants a fault, runs tests, and takes it out → (result, the test that failed)."""
     _, old, new = fault
     text = (copy / path).read_text(encoding="utf-8")
     (copy / path).write_text(text.replace(old, new), encoding="utf-8")
     try:
-        for stage, files in stages.items():
-            if not files and stage != "whole":
-                yield stage, PASSED, ""
-                continue
-            result, said = pytest(copy, files, "-x", "--tb=line")
-            failed = _FAILED.findall(said) or ["the process ended"]
-            yield stage, result, failed[0] if result == CAUGHT else ""
-            if result == CAUGHT:
-                return
+        result, said = pytest(copy, files, "-x", "--tb=line", seconds=SECONDS.value)
     finally:
         (copy / path).write_text(text, encoding="utf-8")
+    failed = [*_FAILED.findall(said), "the process ended"]
+    return result, failed[0] if result == CAUGHT else ""
 
 
 def left_out(folder: str, names: list[str]) -> set[str]:
@@ -189,6 +188,7 @@ def left_out(folder: str, names: list[str]) -> set[str]:
 
 
 def fingerprint(*parts: object) -> str:
+    """Sixteen digits that change with the parts."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -201,30 +201,32 @@ def read(out: pathlib.Path, keys: dict[str, str]) -> dict[str, Record]:
 
 def run(
     faults: Sequence[Fault],
-    where: dict[str, pathlib.Path],
+    package: dict[pathlib.Path, str],
     tests: dict[pathlib.Path, str],
     keys: dict[str, str],
     out: pathlib.Path,
     copy: pathlib.Path,
 ) -> None:
-    """Tries each fault, and adds a line to `out` for it."""
-    package = sources(copy, "tfkd")
+    """Tries all faults in a stage, then those that are left in the next; a line of `out` each."""
     known = read(out, keys) if RESUME.value else {}
-    for number, fault in enumerate(faults, 1):
-        name, path = fault[0], where[fault[0]]
-        record = known.get(name) or {"fault": name, "key": keys[name], "stages": {}}
-        wanted = STAGES if WHOLE.value else STAGES[:-1]
-        left = [stage for stage in wanted if stage not in record["stages"]]
-        if record.get("test") or not left:
-            continue
-        began, files = time.monotonic(), test_files(path, package, tests)
-        for stage, result, test in attempt(fault, path, copy, {s: files[s] for s in left}):
-            record["stages"][stage] = result
-            record["test"] = test
-        record |= {"file": str(path), "seconds": round(time.monotonic() - began, 1)}
-        with out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        print(f"{number}/{len(faults)} {name}: {verdict(record)}", flush=True)
+    for stage in STAGES if WHOLE.value else STAGES[:-1]:
+        for number, fault in enumerate(faults, 1):
+            name, path = fault[0], place(fault, package)
+            record = known.get(name) or {"fault": name, "key": keys[name], "stages": {}}
+            if record.get("test") or stage in record["stages"]:
+                continue
+            began, files = time.monotonic(), test_files(path, package, tests)[stage]
+            result, test = PASSED, ""
+            if files or stage == "whole":
+                result, test = attempt(fault, path, copy, files)
+            if result == ERROR:
+                continue  # nothing is known: the next run tries it again
+            seconds = round(time.monotonic() - began, 1)
+            stages = {**record["stages"], stage: result}
+            known[name] = {**record, "file": str(path), "stages": stages, "test": test}
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(known[name]) + "\n")
+            print(f"{stage} {number}/{len(faults)} {name}: {result} ({seconds} s)", flush=True)
 
 
 def verdict(record: Record) -> str:
@@ -237,11 +239,14 @@ def verdict(record: Record) -> str:
 def failing_without(records: Sequence[Record], copy: pathlib.Path) -> set[str]:
     """The tests among those that caught something that fail without any fault, too."""
     tests = sorted({record["test"] for record in records if "::" in record["test"]})
-    _, said = pytest(copy, tests, "--tb=no") if tests else ("", "")
+    result, said = pytest(copy, tests, "--tb=no") if tests else (PASSED, "")
+    if result == ERROR:
+        sys.exit("The tests that caught something could not be run without the faults.")
     return {test for test in tests if test in _FAILED.findall(said)}
 
 
 def table(records: Sequence[Record], broken: set[str]) -> str:
+    """A row for each fault, and the counts; `broken` are tests that fail without any fault."""
     lines = ["| fault | file | caught by | test |", "|---|---|---|---|"]
     counts: collections.Counter[str] = collections.Counter()
     for record in records:
@@ -277,7 +282,7 @@ def main(argv: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder, "tfkd")
         shutil.copytree(ROOT, copy, ignore=left_out)
-        run(faults, where, tests, keys, out, copy)
+        run(faults, package, tests, keys, out, copy)
         records = list(read(out, keys).values())
         print(table(records, failing_without(records, copy)))
 
