@@ -273,6 +273,8 @@ def main(argv: Sequence[str]) -> None:
         folders = {path.parts[1] for path in where.values()}
         print(f"{len(where)} faults can be planted, in {len(folders)} modules and packages.")
         return
+    # Ended from outside it must end pytest, too, and remove the copy.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     faults = [fault for fault in FAULTS if not ONLY.value or fault[0] in ONLY.value]
     settings = (ROOT / "setup.cfg").read_text(encoding="utf-8")
     code = fingerprint(package, tests, settings)
