@@ -25,8 +25,8 @@ FAULTS = (
     ),
     (
         "replicas-averaged",
-        "strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)",
-        "strategy.reduce(tf.distribute.ReduceOp.MEAN, parts, axis=None)",
+        "all_reduce(tf.distribute.ReduceOp.SUM, value)",
+        "all_reduce(tf.distribute.ReduceOp.MEAN, value)",
     ),
     (
         "cosine-upside-down",
