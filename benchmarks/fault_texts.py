@@ -17,7 +17,11 @@ FAULTS = (
         "for start in range(0, shape[0], rows):",
         "for start in range(0, max(1, shape[0] - rows), rows):",
     ),
-    ("norm-folded-into-shared-layer", "if uses[producer] == 1:", "if uses[producer] >= 1:"),
+    (
+        "norm-folded-into-shared-layer",
+        "len(level.calls_of(call.name)) == 1 for call in (maker, norm)",
+        "len(level.calls_of(call.name)) >= 1 for call in (maker, norm)",
+    ),
     (
         "idf-weights-not-copied",
         'if layer.output_mode == "tf_idf":',
@@ -35,8 +39,8 @@ FAULTS = (
     ),
     (
         "progress-over-whole-time",
-        "(min(max(step, begin), end) - begin) / (end - begin)",
-        "(min(max(step, begin), end) - begin) / end",
+        "(np.clip(step, begin, end) - begin) / (end - begin)",
+        "(np.clip(step, begin, end) - begin) / end",
     ),
     (
         "variances-multiplied",
@@ -141,9 +145,9 @@ FAULTS = (
         "np.arange(len(members)) + 0.5",
     ),
     (
-        "pace-without-its-root",
-        "ops.log(1.0 + math.expm1(ratio) * part) / self.p",
-        "ops.log(1.0 + math.expm1(ratio) * part)",
+        "stairs-without-steps",
+        "part = ops.progress(step - step % self.every, 0, self.last_step)",
+        "part = ops.progress(step, 0, self.last_step)",
     ),
     (
         "attention-counted-for-one-head",
@@ -184,8 +188,8 @@ FAULTS = (
     ),
     (
         "folded-mean-not-scaled",
-        "beta - _array(norm.moving_mean) * scale",
-        "beta - _array(norm.moving_mean)",
+        "beta - float64_array(norm.moving_mean) * scale",
+        "beta - float64_array(norm.moving_mean)",
     ),
     ("range-moves-away", "high + step * (batch_high - high)", "high + step * (high - batch_high)"),
     (
@@ -240,7 +244,7 @@ FAULTS = (
     ),
     (
         "stage-starts-at-step-zero",
-        "return schedules.value_at(value, max(step - begin, 0))",
+        "return schedules.value_at(value, np.maximum(step - begin, 0))",
         "return schedules.value_at(value, step)",
     ),
     (
