@@ -34,6 +34,7 @@ _MODULES = (
     "data",
     "detection",
     "distillation",
+    "example_inputs",
     "export",
     "interop",
     "losses",
@@ -49,7 +50,9 @@ _MODULES = (
     "teacher_cache",
 )
 # These never touch Keras: they load whatever `tf.keras` is.
-_FREE_OF_KERAS = frozenset({"artifacts", "checks", "results", "runtime", "schedules"})
+_FREE_OF_KERAS = frozenset(
+    {"artifacts", "checks", "example_inputs", "results", "runtime", "schedules"}
+)
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
 

@@ -39,7 +39,7 @@ def test_an_int8_transformer_is_what_its_model_is(tmp_path):
     x[0], x[1, 1:] = 0, 0  # texts without a token, and with one
     predicted = model.predict(x, verbose=0)
     assert (predicted.argmax(-1) == y).mean() > 0.95
-    report = to_tflite(model, tmp_path / "m.tflite", "int8", representative=texts(150)[0], verify=x)
+    report = to_tflite(model, tmp_path / "m.tflite", "int8", data=texts(150)[0], verify=x)
     # With masks of −10⁹ the largest error is above 0.5.
     assert report.numbers["max_error"] < 0.15
     assert report.numbers["mean_error"] < 0.02
@@ -129,5 +129,5 @@ def test_a_mask_that_is_not_keras_is_named(tmp_path):
     randomize(model, 0)
     data = RNG.normal(size=(60, 8)).astype(np.float32)
     with pytest.raises(ValueError, match="attention masks add.*quantize.*mode='dynamic'"):
-        to_tflite(model, tmp_path / "m.tflite", "int8", representative=data, verify=data)
+        to_tflite(model, tmp_path / "m.tflite", "int8", data=data, verify=data)
     assert not (tmp_path / "m.tflite").exists()

@@ -104,10 +104,10 @@ def test_outputs_that_hardly_move_are_no_alarm(tmp_path):
                 assert report.numbers["check"]["examples"] == 8
 
 
-def test_int8_is_checked_on_its_representative_examples(tmp_path):
+def test_int8_is_checked_on_its_calibration_examples(tmp_path):
     x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32") * 7
-    report = export.to_tflite(dense(), tmp_path / "m.tflite", "int8", representative=x)
-    assert report.compared_on == "8 representative examples"
+    report = export.to_tflite(dense(), tmp_path / "m.tflite", "int8", data=x)
+    assert report.compared_on == "8 calibration examples"
     assert 0 < report.numbers["check"]["max_error"] < 0.05
     with pytest.raises(ValueError, match="at least two"):
         export.to_tflite(dense(), tmp_path / "m.tflite", verify=x[:1])

@@ -151,7 +151,7 @@ def test_other_modes_find_nearly_the_same(detector, tmp_path, heads, mode, io_ty
         heads=heads,
         mode=mode,
         io=io_type,
-        representative=pictures(30) if mode == "int8" else None,
+        data=pictures(30) if mode == "int8" else None,
         verify=IMAGES,
     )
     numbers = report.numbers["detections"]
@@ -273,7 +273,7 @@ def test_uint8_takes_pixels_as_they_are(detector, tmp_path):
     # Dark examples: the converter's own scale would cover a part of the pixels.
     dark = pictures(30) // 2
     export.detector_to_tflite(
-        detector, path, PRIORS, mode="int8", io="uint8", representative=dark, heads="raw"
+        detector, path, PRIORS, mode="int8", io="uint8", data=dark, heads="raw"
     )
     (port,) = runtime.Predictor(path).inputs
     assert port.dtype == np.uint8 and port.zero_point == 128
@@ -487,13 +487,13 @@ def test_an_untrained_model_proves_nothing(tmp_path):
         ({"std": 0}, "`std`"),
         ({"score_treshold": 0.5}, "Did you mean 'score_threshold'"),
         ({"boxes": "box"}, "Did you mean 'boxes'"),
-        ({"mode": "int8"}, "`representative`"),
+        ({"mode": "int8"}, "`data`"),
         ({"thresholds": {"min_fond": 1}}, "Did you mean 'min_found'"),
         (
             {
                 "mode": "int8",
                 "io": "uint8",
-                "representative": IMAGES,
+                "data": IMAGES,
                 "mean": [1, 2, 3],
                 "std": [1, 1, 1],
             },
@@ -516,9 +516,9 @@ def test_a_model_that_is_no_detector_is_refused(tmp_path):
 
 def test_images_and_files_that_do_not_fit(files, tmp_path):
     loaded = export.load_detector(files["postprocess"].path)
-    with pytest.raises(ValueError, match=r"images\[None\]"):
+    with pytest.raises(ValueError, match=r"x\[None\]"):
         loaded(IMAGES[0])
-    with pytest.raises(ValueError, match="Resize"):
+    with pytest.raises(ValueError, match="examples of shape .batch, "):
         loaded(IMAGES[:, :8])
     with pytest.raises(TypeError, match="uint8"):
         loaded(IMAGES.astype("int64"))

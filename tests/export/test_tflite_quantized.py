@@ -201,8 +201,8 @@ def test_bad_arguments_are_refused_before_anything_is_written(q, tmp_path):
         export.to_tflite(uncalibrated, path)
     with pytest.raises(ValueError, match="`mode`.*quantized model"):
         export.to_tflite(q, path, mode="float16")
-    with pytest.raises(ValueError, match="`representative`.*quantized model"):
-        export.to_tflite(q, path, representative=CALIBRATION)
+    with pytest.raises(ValueError, match="`data`.*quantized model"):
+        export.to_tflite(q, path, data=CALIBRATION)
     with pytest.raises(ValueError, match="`io`"):
         export.to_tflite(q, path, io="int16")
     with pytest.raises(ValueError, match="target='both'"):

@@ -137,14 +137,7 @@ class NamedFunction:
         specs = tf.nest.flatten(self._structure)
         names = getattr(model, "input_names", None) or [s.name for s in specs]
         names = _unique_names([n or "input" for n in names])
-        self.inputs = tuple(
-            Input(
-                n,
-                tuple(-1 if d is None else d for d in s.shape[1:]),
-                np.dtype(s.dtype.as_numpy_dtype),
-            )
-            for n, s in zip(names, specs, strict=True)
-        )
+        self.inputs = tuple(map(Input.of, names, specs))
         self.outputs: list[str] = []
         self._open = self.function(None)
         self._open.get_concrete_function()

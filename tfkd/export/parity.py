@@ -190,7 +190,7 @@ class ExportReport(Result):
             TFLite file `in_float`, the latter by name; where it was verified, what
             `tfkd.export.parity.measure` returns; and where it was not, `check`: the
             same of the small check that runs then, with `on`, what it ran on
-            ("made-up inputs", "representative examples" or "nothing"), the `reason` if
+            ("made-up inputs", "calibration examples" or "nothing"), the `reason` if
             it is nothing, and `warnings`, what was found.
     """
 

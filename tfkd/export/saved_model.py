@@ -44,7 +44,7 @@ class SavedModelReport(ExportReport):
 def to_saved_model(
     model: Any,
     path: str | os.PathLike,
-    verify: Any = None,
+    verify: Any = True,
     *,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
@@ -62,8 +62,7 @@ def to_saved_model(
             `tfkd.quantization`.
         path: the folder to make. A SavedModel that is there is replaced once the
             new one is whole.
-        verify: example inputs, at least two, as the model takes them. None: a small
-            check on made-up ones, False: none at all; see `to_tflite`.
+        verify: True, False or examples, at least two; see `to_tflite`.
         thresholds: changes to what `verify` must reach; see `to_tflite`.
         keep_failed: leave a folder that failed in place, and raise all the same.
 

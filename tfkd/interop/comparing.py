@@ -52,8 +52,8 @@ def compare(
     """
     if given is None and any(tensor.dtype == tf.string for tensor in made.inputs):
         raise ValueError(
-            "`verify`: expected a batch (the model takes strings, which can't be drawn at "
-            "random), received True. Give a batch, or verify=False."
+            "`verify`: expected examples (the model takes strings, which can't be drawn at "
+            "random), received True. Give examples, or verify=False."
         )
     types = {layer.compute_dtype for layer in flat_layers(made)}
     if tolerance is None:
@@ -74,7 +74,7 @@ def compare(
         raise ValueError(
             f"`model`: expected the converted model to equal {source.name!r} to {tolerance:g} "
             f"of the output's range, received {found}. If it has large or NaN outputs on random "
-            "inputs, give a batch as `verify`; a function in `custom_layers` may be wrong; a "
+            "inputs, give examples as `verify`; a function in `custom_layers` may be wrong; a "
             "larger `tolerance` accepts more; verify=False returns the model as it is."
         )
 

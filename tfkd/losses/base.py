@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
+from tfkd.losses.weighting import mean_of, weighted_sums
 
 
 class Elements(NamedTuple):
@@ -167,7 +168,7 @@ class ElementwiseLoss(DistillationLoss):
         """Weighted mean of `elements` over the examples given: a scalar tensor."""
         known = {name: kwargs.get(name) for name in ("y", "sample_weight", "step", "shared")}
         parts = self.elements(teacher_outputs, student_outputs, **accepted(self.elements, known))
-        sums = weighted_sums(parts, known["sample_weight"])
+        sums = weighted_sums(parts, known["sample_weight"], self, student_outputs)
         return tf.add_n([mean_of(total, count) for total, count in sums])
 
 
@@ -177,58 +178,6 @@ def accepted(function: Any, known: dict[str, Any]) -> dict[str, Any]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return known
     return {name: value for name, value in known.items() if name in parameters}
-
-
-def weighted_sums(parts: Sequence[Elements | None], sample_weight: Any) -> list[tuple[Any, Any]]:
-    """Sum and count of each part, so that sum / count is its mean; count None: a sum.
-
-    As in Keras, the count is that of the values (of those that the mask leaves),
-    not the sum of the weights: doubling every weight doubles the loss.
-    """
-    weights = tf.nest.flatten(sample_weight) if sample_weight is not None else [None]
-    if len(weights) == 1:
-        weights = weights * len(parts)
-    if len(weights) != len(parts):
-        raise checks.value_error(
-            "sample_weight", f"one array, or one for each of {len(parts)} outputs", sample_weight
-        )
-    return [_weighted_sum(p, w) for p, w in zip(parts, weights, strict=True) if p is not None]
-
-
-def _weighted_sum(part: Elements, weight: Any) -> tuple[Any, Any]:
-    values = part.values
-    if weight is not None:
-        values = values * align("sample_weight", tf.cast(weight, tf.float32), values)
-    if part.mask is None:
-        count = tf.cast(tf.size(part.values), tf.float32)
-    else:
-        mask = align("mask", tf.cast(part.mask, tf.bool), values)
-        kept = tf.broadcast_to(mask, tf.shape(values))
-        values = tf.where(kept, values, 0.0)
-        count = tf.reduce_sum(tf.cast(kept, tf.float32))
-    if part.count is not None:
-        count = part.count
-    return tf.reduce_sum(values), None if part.total else count
-
-
-def mean_of(total: Any, count: Any) -> Any:
-    """sum / count, 0 where nothing was counted; the sum itself where count is None."""
-    # A count is a whole number: only 0 is changed.
-    return total if count is None else total / tf.maximum(count, 1.0)
-
-
-def align(name: str, weight: Any, values: Any) -> Any:
-    """Gives `weight` the rank of `values`: drops or adds axes of size 1 at the end."""
-    rank = len(values.shape)
-    while len(weight.shape) > rank and weight.shape[-1] == 1:
-        weight = tf.squeeze(weight, -1)
-    if len(weight.shape) > rank > 0:
-        raise checks.value_error(
-            name, f"a shape that fits the loss's values, {tuple(values.shape)}", weight
-        )
-    while len(weight.shape) < rank:
-        weight = weight[..., None]
-    return weight
 
 
 def same_structure(first_name: str, first: Any, second_name: str, second: Any) -> None:

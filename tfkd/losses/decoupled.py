@@ -119,7 +119,7 @@ class DecoupledDistillation(ElementwiseLoss):
                 "y", f"labels, which {self.name} needs", y, "LogitsDistillation needs none."
             )
         classes = student.shape[-1]
-        labels = as_labels(select_like(y, self.output, self.name), student.shape)
+        labels = as_labels(select_like(y, self.output, self.name), student)
         if mask is not None:
             # Padding may hold any label, often -1.
             labels = tf.where(tf.cast(mask, tf.bool), labels, 0)
@@ -169,22 +169,51 @@ def _target_logit(scores: Any, rest: Any, true: Any) -> Any:
     return target - tf.reduce_logsumexp(rest, -1, keepdims=True)
 
 
-def as_labels(y: Any, shape: tf.TensorShape) -> Any:
-    """Integer labels (B, ...) for scores of `shape` (B, ..., C), from any usual form.
+def as_labels(y: Any, scores: Any) -> Any:
+    """int32 class numbers (B, ...) for scores (B, ..., C), from any usual form.
 
     Raises:
         ValueError: if y is neither (B, ...), (B, ..., 1) nor one-hot (B, ..., C).
     """
-    y = tf.convert_to_tensor(y)
+    y, shape = class_labels(y), tf.TensorShape(scores.shape)
     given = y
-    if len(y.shape) == len(shape):
+    if y.shape.rank is None or (y.shape.rank == shape.rank and y.shape[-1] is None):
+        return tf.cond(
+            tf.size(y) == tf.size(scores),
+            lambda: tf.argmax(tf.reshape(y, tf.shape(scores)), -1, tf.int32),
+            lambda: tf.cast(_in_shape(y, tf.shape(scores)[:-1], shape), tf.int32),
+        )
+    if y.shape.rank == shape.rank:
         if y.shape[-1] == 1:
             y = tf.squeeze(y, -1)
         elif y.shape[-1] == shape[-1]:
             y = tf.argmax(y, -1)
     if not y.shape.is_compatible_with(shape[:-1]):
-        form = ", ".join("B" if i == 0 else str(n) for i, n in enumerate(shape[:-1]))
-        expected = f"labels of shape ({form}), ({form}, 1) or one-hot ({form}, {shape[-1]})"
-        received = f"for scores of shape {tuple(shape)}"
-        raise checks.value_error("y", f"{expected} {received}", given)
+        raise checks.value_error("y", f"{_forms(shape)} for scores of shape {tuple(shape)}", given)
     return tf.cast(y, tf.int32)
+
+
+def class_labels(y: Any) -> Any:
+    """Labels as a tensor of numbers.
+
+    Raises:
+        TypeError: if they are text.
+    """
+    y = tf.convert_to_tensor(y)
+    if y.dtype == tf.string:
+        mend = "Number the classes: `names, y = np.unique(y, return_inverse=True)`."
+        raise checks.type_error("y", "class numbers", y, mend)
+    return y
+
+
+def _in_shape(y: Any, wanted: Any, scores: tf.TensorShape) -> Any:
+    """Labels of unknown rank, reshaped; an error that says which shapes there may be."""
+    message = f"`y`: expected {_forms(scores)} for scores of shape {tuple(scores)}."
+    fits = tf.debugging.Assert(tf.size(y) == tf.reduce_prod(wanted), [message, tf.shape(y)])
+    with tf.control_dependencies([fits] if fits is not None else []):
+        return tf.reshape(y, wanted)
+
+
+def _forms(scores: tf.TensorShape) -> str:
+    form = ", ".join("B" if i == 0 else str(n) for i, n in enumerate(scores[:-1]))
+    return f"labels of shape ({form}), ({form}, 1) or one-hot ({form}, {scores[-1]})"

@@ -23,7 +23,7 @@ from tfkd.losses.base import (
     select,
     select_like,
 )
-from tfkd.losses.decoupled import as_labels
+from tfkd.losses.decoupled import as_labels, class_labels
 from tfkd.losses.heads import scores_behind, with_classes
 from tfkd.losses.logits import LogitsDistillation, check_scores
 
@@ -89,7 +89,7 @@ class ExpectedErrorLoss(ElementwiseLoss):
             y_true: labels, as above.
             y_pred: class scores, or the output of a softmax or sigmoid.
         """
-        y, mask = tf.convert_to_tensor(y_true), mask_of(y_pred)
+        y, mask = class_labels(y_true), mask_of(y_pred)
         scores = scores_behind(with_classes(y, tf.convert_to_tensor(y_pred)))
         return expected_error(y, scores, mask)
 
@@ -109,7 +109,7 @@ class ExpectedErrorLoss(ElementwiseLoss):
             raise checks.value_error("y", f"labels, which {self.name} needs", y, mend)
         student = select(student_outputs, self.output, self.name)
         mask = mask_of(student)
-        y = tf.convert_to_tensor(select_like(y, self.output, self.name))
+        y = class_labels(select_like(y, self.output, self.name))
         return only(Elements(expected_error(y, student, mask), mask), student_outputs, student)
 
     def get_config(self):
@@ -134,7 +134,13 @@ def expected_error(y: Any, scores: Any, mask: Any = None) -> Any:
         p = tf.concat([tf.sigmoid(-z), tf.sigmoid(z)], -1)
     else:
         p = tf.exp(tf.nn.log_softmax(z))
-        if not (len(y.shape) == len(z.shape) and y.shape[-1] == classes):
+        if y.shape.rank is None or (y.shape.rank == z.shape.rank and y.shape[-1] is None):
+            y = tf.cond(
+                tf.size(y) == tf.size(z),
+                lambda: tf.cast(tf.reshape(y, tf.shape(z)), tf.float32),
+                lambda: _one_hot(y, z, mask),
+            )
+        elif not (y.shape.rank == z.shape.rank and y.shape[-1] == classes):
             y = _one_hot(y, z, mask)
         y = tf.cast(y, tf.float32)
     if mask is not None:
@@ -147,7 +153,7 @@ def expected_error(y: Any, scores: Any, mask: Any = None) -> Any:
 
 
 def _one_hot(y: Any, scores: Any, mask: Any) -> Any:
-    labels, classes = as_labels(y, scores.shape), scores.shape[-1]
+    labels, classes = as_labels(y, scores), scores.shape[-1]
     if mask is not None:
         # Padding may hold any label, often -1.
         labels = tf.where(tf.cast(mask, tf.bool), labels, 0)
@@ -158,7 +164,9 @@ def _one_hot(y: Any, scores: Any, mask: Any) -> Any:
 def _like(y: Any, scores: Any) -> Any:
     """y with the last axis of size 1 of scores."""
     given = y
-    if len(y.shape) == len(scores.shape) - 1:
+    if y.shape.rank is None:
+        return tf.reshape(y, tf.shape(scores))
+    if y.shape.rank == scores.shape.rank - 1:
         y = y[..., None]
     if not y.shape.is_compatible_with(scores.shape):
         expected = f"one label for each score, of shape {tuple(scores.shape)}"

@@ -225,7 +225,7 @@ def with_classes(y: Any, scores: Any) -> Any:
 
     In graph mode the tensor itself comes back, so that what made it can be seen.
     """
-    if len(scores.shape) != len(y.shape) and len(scores.shape) > 1:
+    if scores.shape.rank != y.shape.rank and scores.shape.rank > 1:
         return scores
     if not isinstance(scores, tf.__internal__.EagerTensor) and scores.op.type == "Squeeze":
         before = scores.op.inputs[0]

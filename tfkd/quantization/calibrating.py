@@ -21,7 +21,6 @@ import tensorflow as tf
 
 from tfkd import checks, example_inputs
 from tfkd.networks import layer_weights
-from tfkd.networks.layer_parts import input_form
 from tfkd.quantization.fake_quant import SMALLEST, observing
 from tfkd.quantization.norm_statistics import NormStatistics
 from tfkd.quantization.quantized_model import (
@@ -57,16 +56,15 @@ def calibrate(
 
     Args:
         q: made by `quantize`.
-        data: inputs as the model takes them (normalised): an array (N, ...), a dict
-            of arrays by input name, or an iterable or `tf.data.Dataset` of batches.
-            Labels in (x, y) are dropped.
+        data: examples as the model takes them (normalised), in any form of
+            `tfkd.example_inputs`.
         method: "minmax": all values that occur; "percentile": all but the most
             extreme; "mse": the range with the least mean squared error of rounding
             and clipping together, of 100 that are tried.
         batch_size: examples a forward pass.
         percentile: for "percentile": how many per cent of |x| a symmetric range
             holds, or of x below its upper and above its lower end.
-        max_examples: read no further than this; then data need no end.
+        max_examples: read no further; None: as said there.
 
     Raises:
         TypeError: if `q` is not a quantized model, or data are of the wrong kind.
@@ -91,9 +89,8 @@ def calibrate(
     checks.positive("percentile", percentile)
     if not 50 < percentile <= 100:
         raise checks.value_error("percentile", "a number above 50 and up to 100", percentile)
-    if max_examples is not None:
-        checks.positive_int("max_examples", max_examples)
-    arrays = example_inputs.collect("data", data, _inputs(q), max_examples)
+    inputs = example_inputs.inputs_of(q)
+    arrays = example_inputs.collect("data", data, inputs, max_examples=max_examples)
     statistics = NormStatistics(q)
     with statistics.watching():
         ends = _ends(q, arrays, batch_size)
@@ -111,17 +108,6 @@ def calibrate(
     _assign(q, ends)
 
 
-def _inputs(q: QuantizedModel) -> list[example_inputs.Input]:
-    return [
-        example_inputs.Input(
-            name,
-            tuple(-1 if d is None else d for d in tensor.shape[1:]),
-            np.dtype(tensor.dtype.as_numpy_dtype),
-        )
-        for name, tensor in zip(q.input_names, q.inputs, strict=True)
-    ]
-
-
 def _by_key(q: QuantizedModel) -> dict[int, Range]:
     return {id(range_.low): range_ for range_ in range_variables(q)}
 
@@ -136,10 +122,8 @@ def _run(
     count = len(next(iter(arrays.values())))
     with observing(lambda low, tensor: see(id(low), tensor)):
         for start in range(0, count, batch_size):
-            batch = [
-                tf.constant(arrays[name][start : start + batch_size]) for name in q.input_names
-            ]
-            q(tf.nest.pack_sequence_as(input_form(q), batch), training=False)
+            batch = {k: tf.constant(v[start : start + batch_size]) for k, v in arrays.items()}
+            q(example_inputs.packed(q, batch), training=False)
 
 
 def _ends(q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int) -> Ends:

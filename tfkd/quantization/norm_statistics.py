@@ -112,7 +112,7 @@ class NormStatistics:
             "trained for too few steps since it was made or cut, or `data` are scaled otherwise "
             "than in its training. Its outputs in inference and the ranges set now are of little "
             "use, and training on from here can end in NaN or stand still. Take the statistics "
-            "anew, tfkd.pruning.recalibrate(model, images) on the float model, then quantize and "
+            "anew, tfkd.pruning.recalibrate(model, data) on the float model, then quantize and "
             "calibrate again.",
             stacklevel=3,
         )

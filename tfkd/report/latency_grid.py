@@ -80,7 +80,7 @@ class LatencyTable(ModelTable, title="Latency", file_name="latency"):
 
 def latency_table(
     models: Mapping[str, Any],
-    x: Any,
+    data: Any,
     *,
     threads: int | Sequence[int] = (1,),
     batch_sizes: int | Sequence[int] = (1,),
@@ -103,8 +103,8 @@ def latency_table(
         models: name → path of any file that `tfkd.runtime.Predictor` runs, built
             `tf_keras` or Keras 3 model, or callable x → outputs. Also a `Predictor`, with the
             threads that it has, and at one batch size only if its file's is open.
-        x: (N, ...) examples, or a dict of such arrays by input name. A batch is the
-            first of them, repeated where there are fewer.
+        data: examples, in any form of `tfkd.example_inputs`. A batch is the first of
+            them, repeated where there are fewer.
         threads: threads within one call: a number, or several. TensorFlow, which runs
             SavedModels and .keras files, has one setting for the process instead.
         batch_sizes: examples in one call: a number, or several. A file of a fixed
@@ -120,7 +120,7 @@ def latency_table(
 
     Raises:
         TypeError: if a model is none of these (of a Distiller pass the student), or a
-            file does not take `x`.
+            file does not take `data`.
         ValueError: if a number is out of range, there is no model or example, or no
             file takes any of the batch sizes.
         ImportError: if the runtime of a file is not installed.
@@ -135,7 +135,7 @@ def latency_table(
     """
     models = targets.checked_models(models)
     given = {name: targets.checked_model(name, model) for name, model in models.items()}
-    x = targets.checked_examples("x", x)
+    x = targets.examples(data).x
     grid = _numbers("threads", threads), _numbers("batch_sizes", batch_sizes)
     held = {name: [model] for name, model in given.items()}
     with inference.Unchanged(held) as watch, tempfile.TemporaryDirectory() as made:

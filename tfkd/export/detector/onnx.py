@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -68,7 +69,7 @@ def detector_to_onnx(
     opset: int | None = None,
     batch_size: int | None = None,
     int8_weights: bool = False,
-    verify: Any = None,
+    verify: Any = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
     **decode_options: Any,
@@ -120,7 +121,8 @@ def detector_to_onnx(
     scaling = mean, std, False
     recipe = make_recipe(source, anchors, "raw", labels, scaling, decode_options)
     limits = parity.thresholds_for(mode, thresholds)
-    examples = examples_for(scaled(verify, mean, std), source, None, (mean, std))
+    convert = functools.partial(scaled, mean=mean, std=std)
+    examples = examples_for(verify, source, None, convert)
     with artifacts.atomic_path(path) as temporary:
         proto, numbers = export.build(plain, precision, layout, opset, batch_size, int8_weights)
         network = proto.SerializeToString()

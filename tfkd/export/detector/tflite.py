@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,8 @@ def detector_to_tflite(
     labels: Any = None,
     mean: Any = 127.5,
     std: Any = 127.5,
-    representative: Any = None,
-    verify: Any = None,
+    data: Any = None,
+    verify: Any = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
     **decode_options: Any,
@@ -95,11 +96,11 @@ def detector_to_tflite(
         labels: names of the classes, without the background; None: their numbers.
         mean, std: the network takes (pixels − mean) / std: a number, or one for each
             channel.
-        representative: example images for "int8" from a float model: uint8 pixels, or
-            scaled as in training.
-        verify: example images, likewise, with objects in them. What the file detects is
-            compared with what `model` detects (decoded by `tfkd.detection.decode`). None:
-            a small check of the network on made-up images, False: none at all; see
+        data: images for "int8" from a float model, in any form of `tfkd.example_inputs`:
+            uint8 pixels, or scaled as in training.
+        verify: True: a small check of the network, on made-up images; images, likewise,
+            with objects in them: what the file detects is compared with what `model`
+            detects (decoded by `tfkd.detection.decode`); False: no check. See
             `to_tflite`.
         thresholds: changes to what `verify` must reach: `min_found`, the share of
             objects of each that the other must find, and `max_score_difference`, mean.
@@ -135,12 +136,12 @@ def detector_to_tflite(
         (('cat', 'dog'), (5, 100, 4))
     """
     checks.one_of("heads", heads, HEADS)
-    representative, verify = (scaled(x, mean, std) for x in (representative, verify))
-    source = tflite.prepare(model, mode, io, representative, 1)
+    convert = functools.partial(scaled, mean=mean, std=std)
+    source = tflite.prepare(model, mode, io, data, 1, convert)
     scaling = mean, std, io == "uint8"
     recipe = make_recipe(source.graph, anchors, heads, labels, scaling, decode_options)
     limits = parity.thresholds_for(source.kind, thresholds)
-    examples = examples_for(verify, source.graph, source.calibration, (mean, std))
+    examples = examples_for(verify, source.graph, source.calibration, convert)
     with artifacts.atomic_path(path) as temporary:
         network = source.convert(io, 1, float_outputs=heads == "postprocess")
         temporary.write_bytes(_written(network, recipe))
@@ -159,7 +160,7 @@ def detector_to_tflite(
         "mode": source.mode,
         "quantized": source.quantized,
         "io": io,
-        "representative": source.calibrated_on,
+        "calibrated_on": source.calibrated_on,
         "thresholds": limits,
         "detector": recipe.to_json(),
     }
@@ -253,16 +254,16 @@ def keras_detections(outputs: Mapping[str, np.ndarray], recipe: DetectorRecipe) 
 
 
 def examples_for(
-    given: Any, graph: NamedFunction, representative: Any, scaling: tuple[Any, Any]
+    verify: Any, graph: NamedFunction, calibration: Any, convert: Callable[[Any], Any]
 ) -> checking.Examples:
     """What a detector's file is compared on; made-up images are pixels, scaled."""
     (image,) = graph.inputs
 
     def make() -> dict[str, np.ndarray]:
         pixels = made_up.pixels(image.shape)
-        return {image.name: scaled(pixels, *scaling) if image.dtype.kind == "f" else pixels}
+        return {image.name: convert(pixels) if image.dtype.kind == "f" else pixels}
 
-    return checking.examples(given, graph, None, representative, make, least=1)
+    return checking.examples(verify, graph, None, calibration, make, least=1, convert=convert)
 
 
 def check_detector(

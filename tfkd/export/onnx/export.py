@@ -23,6 +23,7 @@ from tfkd.export.tensorrt_lint.lint import Findings, lint_model
 from tfkd.export.tflite_float16 import large_weights, problems
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
+from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import parts
 from tfkd.results import Grid
 
@@ -83,7 +84,7 @@ def to_onnx(
     opset: int | None = None,
     batch_size: int | None = None,
     int8_weights: bool = False,
-    verify: Any = None,
+    verify: Any = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
 ) -> OnnxReport:
@@ -108,9 +109,7 @@ def to_onnx(
             quantized tensors are in float16, which needs it).
         batch_size: None leaves the batch open.
         int8_weights: store quantized weights as integers: a quarter of the size.
-        verify: example inputs, at least two, as the model takes them: an array
-            (N, ...), a dict of arrays by input name, or an iterable of batches. None: a
-            small check on made-up ones, False: none at all; see `to_tflite`.
+        verify: True, False or examples, at least two; see `to_tflite`.
         thresholds: changes to what `verify` must reach; see `to_tflite`.
         keep_failed: leave a file that failed in place, and raise all the same.
 
@@ -204,6 +203,8 @@ def check_options(
 def deployable(model: Any, precision: str) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (what to compare with, what to convert, mode of the thresholds)."""
     graph, plain = exportable(model, "tensorrt")
+    if precision == "float16":
+        layer_weights.check_float32("model", model, "The conversion to float16")
     if is_quantized(model):
         # A model for both targets clips and rounds where the file, with fewer ranges, does not.
         return graph, plain, "quantized" if model.target == "tensorrt" else "int8"

@@ -7,10 +7,11 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.losses.base import Shared, register, weighted_sums
+from tfkd.losses.base import Shared, register
 from tfkd.losses.detection.selection import MultiBoxSelection
 from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization
 from tfkd.losses.joint import JointLoss
+from tfkd.losses.weighting import weighted_sums
 
 
 @register

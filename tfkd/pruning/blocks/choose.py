@@ -7,6 +7,7 @@ long, and much if it does not. This module chooses, `cut_layers` cuts.
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -37,6 +38,7 @@ def choose_layers(
     position: str = "even",
     greedy: bool = True,
     batch_size: int = 32,
+    max_examples: int | None = None,
 ) -> LayerChoice:
     """Chooses which removable blocks of a model stay, for `cut_layers`.
 
@@ -64,11 +66,10 @@ def choose_layers(
         keep: how many units stay, or which share of them (above 0 and below 1, at
             least one unit, halves up).
         by: "position", "similarity" or "damage".
-        data: for the last two: examples as the model takes them, an array (N, ...) or
-            a dict of arrays by input name; (x, y) with labels; or batches of either
-            kind, such as a `tf.data.Dataset`, which "damage" reads several times.
-            Labels are class numbers, or probabilities in the shape of the output.
-            Only "damage" uses them. A few hundred examples are usual.
+        data: for the last two: examples as the model takes them, in any form of
+            `tfkd.example_inputs`. "damage" reads them several times, and uses labels
+            where there are such: class numbers, or probabilities in the shape of the
+            output. A few hundred examples are usual.
         units: how blocks belong together. None: each removable block is a unit of its
             own; of blocks inside one another the outermost are, but a nested model
             that holds all others is entered. "layer": blocks whose names are equal up
@@ -83,6 +84,7 @@ def choose_layers(
             went up to it, a kept one's what the damage were if it had gone in place of
             the last. False: measure each unit alone, once.
         batch_size: examples at once, where `data` are arrays.
+        max_examples: read no further; None: as in `tfkd.example_inputs`.
 
     Returns:
         A `LayerChoice`, for `cut_layers(model, drop=choice)`.
@@ -117,6 +119,8 @@ def choose_layers(
     found = find.find(graph)
     grouped = _units(found, units)
     count = _count(keep, len(grouped))
+    options: Any = {"batch_size": batch_size, "max_examples": max_examples}
+    reader = functools.partial(layer_scores.read, model, data, again=by == "damage", **options)
     if by == "position":
         if data is not None:
             raise checks.value_error("data", "None with by='position', which looks at none", data)
@@ -127,12 +131,10 @@ def choose_layers(
         mend = "Pass examples as the model takes them: data=x, or data=(x, y) with labels."
         raise checks.value_error("data", f"examples with by={by!r}", None, mend)
     elif by == "similarity":
-        scores = layer_scores.similarity(graph, grouped, data, batch_size)
+        scores = layer_scores.similarity(graph, grouped, reader)
         drop = sorted(grouped, key=scores.__getitem__)[: len(grouped) - count]
     else:
-        drop, scores = layer_scores.damage(
-            graph, grouped, len(grouped) - count, data, batch_size, greedy
-        )
+        drop, scores = layer_scores.damage(graph, grouped, len(grouped) - count, reader, greedy)
     return LayerChoice(
         keep=tuple(unit for unit in grouped if unit not in drop),
         drop=tuple(drop),

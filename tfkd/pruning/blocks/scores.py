@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, example_inputs
 from tfkd.losses.base import mask_of
 from tfkd.losses.heads import scores_behind
 from tfkd.losses.logits import bernoulli_kl, kl_from_logits
 from tfkd.networks.call_graph import CallGraph, Ref
 from tfkd.networks.layer_parts import input_form
-from tfkd.pruning.blocks.batches import Batches
 from tfkd.pruning.blocks.cut import without
 from tfkd.pruning.blocks.segment import Found, Stretch
 from tfkd.teachers import output_kinds
 
 Grouped = Mapping[str, Sequence[Found]]
+Batches = Iterator[tuple[list[Any], Any]]
+Reader = Callable[[], Batches]  # `read` of a model and data; reads them anew
 
 
-def similarity(graph: CallGraph, units: Grouped, data: Any, batch_size: int) -> dict[str, float]:
+def read(model: keras.Model, data: Any, **options: Any) -> Batches:
+    """(inputs in order, labels or None) of each batch; options of `example_inputs.batches`."""
+    inputs = example_inputs.inputs_of(model)
+    for x, y, _ in example_inputs.batches("data", data, inputs, labels=True, **options):
+        yield [tf.constant(array) for array in x.values()], y
+
+
+def similarity(graph: CallGraph, units: Grouped, reader: Reader) -> dict[str, float]:
     """Unit → Block Influence: 1 − the mean cosine between what goes in and what comes out.
 
     A unit of several stretches that lie apart, or that is called several times, has
@@ -40,7 +48,7 @@ def similarity(graph: CallGraph, units: Grouped, data: Any, batch_size: int) -> 
         return [_added([_cosines(before, after) for before, after in seen[run]]) for run in runs]
 
     totals = np.zeros((len(runs), 2))
-    for inputs, _ in Batches(graph.model, data, batch_size):
+    for inputs, _ in reader():
         totals += np.asarray([[float(total), float(count)] for total, count in measure(inputs)])
     scores = dict.fromkeys(units, 0.0)
     for owner, (total, count) in zip(owners, totals, strict=True):
@@ -49,12 +57,11 @@ def similarity(graph: CallGraph, units: Grouped, data: Any, batch_size: int) -> 
 
 
 def damage(
-    graph: CallGraph, units: Grouped, drops: int, data: Any, batch_size: int, greedy: bool
+    graph: CallGraph, units: Grouped, drops: int, reader: Reader, greedy: bool
 ) -> tuple[list[str], dict[str, float]]:
     """The units to drop, in order, and unit → how much the outputs change without it."""
     model = graph.model
-    batches = Batches(model, data, batch_size, again=True)
-    kinds = _told(model, batches)
+    kinds = _told(model, reader)
     whole = _scorer(model, kinds)
     gone: list[str] = []
     scores: dict[str, float] = {}
@@ -62,7 +69,7 @@ def damage(
         for unit in units:
             if unit not in gone:
                 cut = [s for name in (*gone, unit) for item in units[name] for s in item.stretches]
-                scores[unit] = _distance(whole, _scorer(without(graph, cut), kinds), batches)
+                scores[unit] = _distance(whole, _scorer(without(graph, cut), kinds), reader)
         _finite(scores)
         if greedy and drops:
             gone.append(min((u for u in units if u not in gone), key=scores.__getitem__))
@@ -155,9 +162,9 @@ def _added(pairs: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
 # Damage -----------------------------------------------------------------------------------
 
 
-def _told(model: keras.Model, batches: Batches) -> list[str | None]:
+def _told(model: keras.Model, reader: Reader) -> list[str | None]:
     """What each output is, logits or probabilities."""
-    inputs, _ = next(iter(batches))
+    inputs, _ = next(reader())
     found = output_kinds.look(model, lambda x: _run(model, x), output_kinds.examples(inputs))
     return output_kinds.settle("model", found, output_kinds.by_size(found))
 
@@ -189,10 +196,10 @@ def _with_classes(scores: Any) -> Any:
     return scores if len(scores.shape) > 1 else scores[:, None]
 
 
-def _distance(whole: Any, cut: Any, batches: Batches) -> float:
+def _distance(whole: Any, cut: Any, reader: Reader) -> float:
     """Mean KL of each output, or its mean rise in cross-entropy, summed over outputs."""
     totals = counts = np.zeros(1)
-    for inputs, y in batches:
+    for inputs, y in reader():
         labels = tf.nest.flatten(y)
         old, new = whole(inputs), cut(inputs)
         if len(labels) not in (1, len(old)) or (len(labels) == 1 < len(old) and y is not None):
