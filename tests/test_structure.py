@@ -303,6 +303,7 @@ KERAS_ATTRIBUTES = {
         "_user_weighted_metrics",
     },
     "tfkd/distillation/drift.py": {"_in_multi_worker_mode"},
+    "tfkd/distillation/output_kinds.py": {"_fn_kwargs"},
     "tfkd/distillation/saving.py": {"_index_dict", "_var_key"},
     "tfkd/distillation/targets.py": {"_fn_kwargs"},
     "tfkd/distillation/validation.py": {"_fn_kwargs"},
