@@ -44,7 +44,7 @@ MODELS = [sequential, one_layer, nested]
 CALLS = {
     "quantize": lambda model, path: quantization.quantize(model),
     "tflite": lambda model, path: export.to_tflite(model, path),
-    "int8": lambda m, path: export.to_tflite(m, path, mode="int8", representative=X),
+    "int8": lambda m, path: export.to_tflite(m, path, mode="int8", data=X),
     "onnx": lambda m, path: export.to_onnx(m, path, precision="float16"),
 }
 

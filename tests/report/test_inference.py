@@ -137,7 +137,7 @@ def test_a_distiller_is_no_model_to_be_measured():
         lambda: report.latency_table({"a": distiller}, X),
         lambda: report.profile(distiller),
     ):
-        with pytest.raises(TypeError, match=r"Pass `distiller\.student`"):
+        with pytest.raises(TypeError, match=r"Pass distiller\.student"):
             measure()
 
 

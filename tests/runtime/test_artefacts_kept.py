@@ -153,7 +153,7 @@ def test_an_artefact_that_differs_is_not_used(files, monkeypatch, module, name):
     def differ(one, other, tolerance):
         raise RuntimeError("they differ")
 
-    monkeypatch.setattr(module, "compare", differ)
+    monkeypatch.setattr(module, "check_agreement", differ)
     with pytest.warns(RuntimeWarning, match="they differ"):
         predictor = Predictor(folder / name, artifacts_dir=folder / "kept")
     np.testing.assert_allclose(predictor(X), want, atol=1e-5)
