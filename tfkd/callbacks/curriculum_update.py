@@ -68,8 +68,8 @@ class CurriculumUpdate(keras.callbacks.Callback):
         if refresh_every is not None:
             checks.positive_int("refresh_every", refresh_every)
             if len(curriculum.data) < 2 and score is None:
-                mend = "Pass score=, or a curriculum of (x, y)."
-                raise checks.value_error("refresh_every", "labels to score by", None, mend)
+                fix = "Pass score=, or a curriculum of (x, y)."
+                raise checks.value_error("refresh_every", "labels to score by", None, fix)
         self.refresh_every = refresh_every
         self.score = checks.function("score", score or difficulty.student_loss)
         self._step = checks.non_negative_int("start_step", start_step)

@@ -165,9 +165,9 @@ class FilterDecay(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the model, and puts the masks of dead filters into its training step."""
         if self._steps_made() is None:
-            mend = "Compile the model with an optimizer of tf_keras."
+            fix = "Compile the model with an optimizer of tf_keras."
             raise ValueError(
-                "`model`: its optimizer has no `iterations`, which count steps. " + mend
+                "`model`: its optimizer has no `iterations`, which count steps. " + fix
             )
         found = find_model(self.model, self._pruned, self.plan.graph.fingerprint)
         self._graph = analyse(found)

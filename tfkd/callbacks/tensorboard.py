@@ -299,8 +299,8 @@ def _check_keras_arguments(kwargs: dict[str, Any]) -> None:
     own = ["log_dir", "per_step", "hparams", "summary"]
     for name, value in kwargs.items():
         if name not in known:
-            mend = checks.near(name, known + own) or f"There are: {', '.join(own + known)}."
-            raise checks.type_error(name, "an argument of TensorBoard", value, mend)
+            fix = checks.near(name, known + own) or f"There are: {', '.join(own + known)}."
+            raise checks.type_error(name, "an argument of TensorBoard", value, fix)
     freq = kwargs.get("update_freq", "epoch")
     if freq not in ("batch", "epoch"):
         checks.integer("update_freq", freq, 1, "'epoch', 'batch' or an integer of at least 1")

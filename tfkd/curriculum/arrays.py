@@ -37,8 +37,8 @@ def _read(data: tf.data.Dataset) -> tuple[Any, ...]:
     try:
         stacked = tf.nest.map_structure(lambda *values: np.stack(values), *examples)
     except ValueError as error:
-        mend = f"NumPy says: {error}. Pad them; batches are made here (no `.batch`)."
-        raise checks.value_error("data", "examples of one shape", data, mend) from error
+        fix = f"NumPy says: {error}. Pad them; batches are made here (no `.batch`)."
+        raise checks.value_error("data", "examples of one shape", data, fix) from error
     return stacked if isinstance(stacked, tuple) else (stacked,)
 
 

@@ -29,9 +29,9 @@ def value_of(monitor: str, logs: Mapping[str, Any] | None) -> float:
     """
     logs = logs or {}
     if monitor not in logs:
-        mend = checks.near(monitor, logs) or f"There are: {', '.join(sorted(logs))}."
+        fix = checks.near(monitor, logs) or f"There are: {', '.join(sorted(logs))}."
         expected = "a metric in the logs (pass validation_data)"
-        raise checks.value_error("monitor", expected, monitor, mend)
+        raise checks.value_error("monitor", expected, monitor, fix)
     value = float(logs[monitor])
     if math.isnan(value):
         expected = "a metric that is a number"

@@ -19,8 +19,8 @@ def check_scores(name: str, scores: Any, count: int) -> np.ndarray:
     except (TypeError, ValueError):
         raise checks.type_error(name, "one number an example", scores) from None
     if scores.shape != (count,):
-        mend = "Score the same examples, in the same order, as those that are trained on."
-        raise checks.value_error(name, f"{count} scores, one an example", scores, mend)
+        fix = "Score the same examples, in the same order, as those that are trained on."
+        raise checks.value_error(name, f"{count} scores, one an example", scores, fix)
     finite = np.isfinite(scores)
     if not finite.all():
         bad = int(np.argmin(finite))
@@ -36,9 +36,9 @@ def class_numbers(labels: Any, count: int) -> np.ndarray:
     Raises:
         ValueError: if labels are none of these, or there is not one an example.
     """
-    mend = "Pass labels= with class numbers, or balance_classes=False."
+    fix = "Pass labels= with class numbers, or balance_classes=False."
     if labels is None or not hasattr(labels, "shape"):
-        raise checks.value_error("balance_classes", "labels to balance", labels, mend)
+        raise checks.value_error("balance_classes", "labels to balance", labels, fix)
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] > 1:
         labels = labels.argmax(1) if one_hot_rows(labels).all() else labels
@@ -49,7 +49,7 @@ def class_numbers(labels: Any, count: int) -> np.ndarray:
     )
     if labels.shape != (count,) or not whole:
         expected = f"class numbers ({count},) or one-hot rows, to balance"
-        raise checks.value_error("balance_classes", expected, labels, mend)
+        raise checks.value_error("balance_classes", expected, labels, fix)
     return labels
 
 

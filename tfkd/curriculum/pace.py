@@ -155,8 +155,8 @@ def accept(name: str, pace: Any) -> schedules.Schedule | AdaptivePace:
         if checks.is_number(pace):
             return schedules.Constant(check_fraction(name, pace))
         expected = "a number in (0, 1], a schedule of tfkd.schedules, or an AdaptivePace"
-        mend = "A function of the step becomes one as a subclass of tfkd.schedules.Schedule."
-        raise checks.type_error(name, expected, pace, mend)
+        fix = "A function of the step becomes one as a subclass of tfkd.schedules.Schedule."
+        raise checks.type_error(name, expected, pace, fix)
     schedules.get(name, pace, check_fraction)
     if pace.last_step is None:
         expected = "a schedule whose value stops changing at a known step"

@@ -119,8 +119,8 @@ def check_scores(name: str, scores: Any) -> np.ndarray:
         raise checks.value_error(name, expected, scores)
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
-        mend = f"That of example {bad[0]} is {array[bad[0]]}."
-        raise checks.value_error(name, "finite scores", scores, mend)
+        fix = f"That of example {bad[0]} is {array[bad[0]]}."
+        raise checks.value_error(name, "finite scores", scores, fix)
     array.flags.writeable = False
     return array
 
@@ -179,8 +179,8 @@ def _stored(
         found = Difficulty.load(path)
     except ValueError as error:
         if not _is_ours(path):
-            mend = "It is not overwritten: give another path."
-            raise checks.value_error("path", _EXPECTED, str(path), mend) from error
+            fix = "It is not overwritten: give another path."
+            raise checks.value_error("path", _EXPECTED, str(path), fix) from error
         _warn(path, f"can't be used ({error})")
         return None
     if found.fingerprint == fingerprint:

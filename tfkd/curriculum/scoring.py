@@ -169,10 +169,10 @@ def check_arrays(x: Any) -> int:
     leaves = tf.nest.flatten(x)
     expected = "an array (N, ...) of examples, or a dict, list or tuple of arrays"
     if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
-        mend = None
+        fix = None
         if isinstance(x, tf.data.Dataset):
-            mend = "Scores belong to examples by their place: pass the arrays behind it."
-        raise checks.type_error("x", expected, x, mend)
+            fix = "Scores belong to examples by their place: pass the arrays behind it."
+        raise checks.type_error("x", expected, x, fix)
     counts = [int(leaf.shape[0]) for leaf in leaves]
     if len(set(counts)) > 1:
         raise checks.value_error("x", "arrays of one length", counts)
@@ -184,7 +184,7 @@ def check_arrays(x: Any) -> int:
 def _check_labels(labels: np.ndarray, classes: int) -> None:
     if labels.max() >= classes:
         bad = int(np.argmax(labels >= classes))
-        mend = f"That of example {bad} is {labels[bad]}. Number the classes from 0."
+        fix = f"That of example {bad} is {labels[bad]}. Number the classes from 0."
         raise checks.value_error(
-            "y", f"class numbers from 0 to {classes - 1}, as the model scores", labels, mend
+            "y", f"class numbers from 0 to {classes - 1}, as the model scores", labels, fix
         )

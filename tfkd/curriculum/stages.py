@@ -155,8 +155,8 @@ class Stage:
         if self.promote is not None:
             checks.function("promote", self.promote)
         if self.decay is not None and not hasattr(self.decay, "schedule"):
-            mend = "Such as Decay({'macs_reduction': 0.5})."
-            raise checks.type_error("decay", "a tfkd.progressive.Decay", self.decay, mend)
+            fix = "Such as Decay({'macs_reduction': 0.5})."
+            raise checks.type_error("decay", "a tfkd.progressive.Decay", self.decay, fix)
         object.__setattr__(self, "freeze", _names(self.freeze))
         object.__setattr__(self, "structure", _steps(self.structure))
 

@@ -93,8 +93,8 @@ class Anchors:
         levels = sizes_of.sequence("feature_sizes", feature_sizes, "(height, width) of each level")
         self.feature_sizes = [sizes_of.pair("feature_sizes", level) for level in levels]
         if (scales is None) == (sizes is None):
-            mend = "Pass one of `scales` and `sizes`."
-            raise checks.value_error("scales", "scales for each level, or sizes", scales, mend)
+            fix = "Pass one of `scales` and `sizes`."
+            raise checks.value_error("scales", "scales for each level, or sizes", scales, fix)
         count = len(self.feature_sizes)
         if sizes is not None:
             self.sizes = sizes_of.given_sizes(sizes, count)

@@ -48,8 +48,8 @@ def check_priors(priors: Any) -> np.ndarray:
     """
     values = getattr(priors, "priors", priors)
     if not hasattr(values, "shape") or not hasattr(values, "dtype"):
-        mend = "Make them by tfkd.detection.Anchors."
-        raise checks.type_error("priors", "Anchors, or an array (P, 4)", priors, mend)
+        fix = "Make them by tfkd.detection.Anchors."
+        raise checks.type_error("priors", "Anchors, or an array (P, 4)", priors, fix)
     values = np.asarray(values)
     if values.dtype.kind not in "iuf":
         raise checks.type_error("priors", "numbers, as (P, 4)", values)

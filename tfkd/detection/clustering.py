@@ -35,8 +35,8 @@ def real_boxes(name: str, boxes: Any) -> np.ndarray:
         raise checks.value_error(name, "at least one box", boxes)
     good = np.isfinite(values).all(1) & (values[:, 2:] > values[:, :2]).all(1)
     if not good.all():
-        mend = f"Box {int(np.argmin(good))} of {len(values)} is none: remove it."
-        raise checks.value_error(name, "boxes with an area", boxes, mend)
+        fix = f"Box {int(np.argmin(good))} of {len(values)} is none: remove it."
+        raise checks.value_error(name, "boxes with an area", boxes, fix)
     return values
 
 

@@ -119,12 +119,12 @@ def _heads(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns (offsets, logits) in float32, checked, cut off from gradients."""
     if not isinstance(outputs, Mapping):
-        mend = f"What does the model return? It must be a dict with {boxes!r} and {classes!r}."
-        raise checks.type_error("outputs", "a dict of a detector's outputs", outputs, mend)
+        fix = f"What does the model return? It must be a dict with {boxes!r} and {classes!r}."
+        raise checks.type_error("outputs", "a dict of a detector's outputs", outputs, fix)
     for name, key in (("boxes", boxes), ("classes", classes)):
         if key not in outputs:
-            mend = checks.near(key, outputs) or f"There are: {sorted(map(str, outputs))}."
-            raise checks.value_error(name, "the name of one of `outputs`", key, mend)
+            fix = checks.near(key, outputs) or f"There are: {sorted(map(str, outputs))}."
+            raise checks.value_error(name, "the name of one of `outputs`", key, fix)
     offsets = tf.stop_gradient(tf.cast(outputs[boxes], tf.float32))
     logits = tf.stop_gradient(tf.cast(outputs[classes], tf.float32))
     least = 2 if background else 1
@@ -154,10 +154,10 @@ def _best(scores: tf.Tensor, pool: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 def _check_shape(name: str, value: tf.Tensor, priors: int, last: str, fits: bool) -> None:
     if value.shape.rank == 3 and value.shape[1] in (None, priors) and fits:
         return
-    mend = None
+    fix = None
     if value.shape.rank == 3 and fits:
-        mend = "Were other anchors used to make the model?"
-    raise checks.value_error(name, f"shape (batch, {priors} priors, {last})", value, mend)
+        fix = "Were other anchors used to make the model?"
+    raise checks.value_error(name, f"shape (batch, {priors} priors, {last})", value, fix)
 
 
 def _suppress(found: tf.Tensor, groups: tf.Tensor, valid: tf.Tensor, threshold: float) -> tf.Tensor:

@@ -86,8 +86,8 @@ class Detecting:
         known = [name for name in inspect.signature(decode).parameters][2:]
         for name, value in decode_options.items():
             if name not in known:
-                mend = checks.near(name, known) or f"There are: {', '.join(known)}."
-                raise checks.type_error(name, "an option of tfkd.detection.decode", value, mend)
+                fix = checks.near(name, known) or f"There are: {', '.join(known)}."
+                raise checks.type_error(name, "an option of tfkd.detection.decode", value, fix)
         self._options = decode_options
         self._model: Any = None
         self._traced: dict[tuple[Any, ...], Any] = {}

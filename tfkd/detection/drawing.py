@@ -97,8 +97,8 @@ def _pixels(images: Any) -> np.ndarray:
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind != "f" or not (np.abs(images) <= 1.0).all():
-        mend = "These are what a model takes; pixels 0..255 have to be uint8."
-        raise checks.value_error("images", "uint8, or floats in -1..1", images, mend)
+        fix = "These are what a model takes; pixels 0..255 have to be uint8."
+        raise checks.value_error("images", "uint8, or floats in -1..1", images, fix)
     return np.rint((images.astype(np.float32) + 1.0) * 127.5).astype(np.uint8)
 
 

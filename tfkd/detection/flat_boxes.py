@@ -54,8 +54,8 @@ def flat_detections(detections: Any) -> FlatBoxes:
         broken = ~np.isfinite(values).all(1)
         if broken.any():
             image = int(flat.images[np.argmax(broken)])
-            mend = f"Those of image {image} are not. Is the model's loss still a number?"
-            raise checks.value_error(f"detections[{name!r}]", "finite numbers", values, mend)
+            fix = f"Those of image {image} are not. Is the model's loss still a number?"
+            raise checks.value_error(f"detections[{name!r}]", "finite numbers", values, fix)
     low = int(flat.classes.min(initial=0))
     if low < 0:
         raise checks.value_error("detections['classes']", "class numbers from 0", low)
@@ -112,9 +112,9 @@ def names_of(class_names: Any, found: FlatBoxes, real: FlatBoxes) -> tuple[str, 
         raise checks.value_error("class_names", "at least one name", class_names)
     for name, value in highest.items():
         if value >= len(class_names):
-            mend = "Class 0 is the first object, not the background."
+            fix = "Class 0 is the first object, not the background."
             expected = f"class numbers below {len(class_names)}, the number of `class_names`"
-            raise checks.value_error(f"{name}['classes']", expected, value, mend)
+            raise checks.value_error(f"{name}['classes']", expected, value, fix)
     return tuple(map(str, class_names))
 
 
@@ -133,8 +133,8 @@ def _part(name: str, part: Any, keys: tuple[str, ...]) -> FlatBoxes:
     checks.instance(name, part, Mapping, f"dicts with {', '.join(map(repr, keys))}")
     for key in keys:
         if key not in part:
-            mend = f"There are: {', '.join(map(repr, part)) or 'none'}."
-            raise checks.value_error(name, f"a dict with {key!r}", sorted(part), mend)
+            fix = f"There are: {', '.join(map(repr, part)) or 'none'}."
+            raise checks.value_error(name, f"a dict with {key!r}", sorted(part), fix)
     boxes, classes = (_array(part[key]) for key in ("boxes", "classes"))
     boxes = boxes.astype(np.float64)
     if not classes.size:  # np.asarray([]) of one image: neither a shape nor a type

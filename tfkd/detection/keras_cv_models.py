@@ -186,9 +186,9 @@ def image_size_of(model: Any, image_size: Any = None) -> tuple[int, int]:
     built = tuple(model.inputs[0].shape[1:3])
     if image_size is None:
         if None in built:
-            mend = "Say which size the model trains with, as image_size=(512, 512)."
+            fix = "Say which size the model trains with, as image_size=(512, 512)."
             expected = f"a size, since {model.name!r} takes images of any"
-            raise checks.value_error("image_size", expected, None, mend)
+            raise checks.value_error("image_size", expected, None, fix)
         return check_size(built)
     given = check_size(image_size)
     if any(side not in (None, own) for own, side in zip(given, built, strict=True)):

@@ -158,7 +158,7 @@ def objects(y: Any) -> tuple[Any, Any]:
     """
     if not isinstance(y, dict) or not {"boxes", "classes"} <= set(y):
         raise checks.value_error(
-            "y", "objects as {'boxes': (B, M, 4), 'classes': (B, M)}", y, _mend_of(y)
+            "y", "objects as {'boxes': (B, M, 4), 'classes': (B, M)}", y, _fix_of(y)
         )
     boxes, classes = (_dense(y[name]) for name in ("boxes", "classes"))
     boxes, classes = tf.cast(boxes, tf.float32), tf.cast(classes, tf.int32)
@@ -179,7 +179,7 @@ def objects(y: Any) -> tuple[Any, Any]:
     return boxes, tf.pad(classes, pads, constant_values=PADDING)
 
 
-def _mend_of(y: Any) -> str | None:
+def _fix_of(y: Any) -> str | None:
     if isinstance(y, dict) and {"box", "classification"} & set(y):
         return "These look like targets that are matched already: pass the objects themselves."
     return None

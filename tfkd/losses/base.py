@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
+from tfkd.types import Structure, Value
+
+T = TypeVar("T")
 
 
 class Elements(NamedTuple):
@@ -32,10 +35,10 @@ class Elements(NamedTuple):
             number of objects; None: the number of values that count.
     """
 
-    values: Any
-    mask: Any = None
+    values: tf.Tensor
+    mask: tf.Tensor | None = None
     total: bool = False
-    count: Any = None
+    count: tf.Tensor | None = None
 
 
 class Shared:
@@ -47,13 +50,13 @@ class Shared:
         teacher: the teacher's outputs, for losses on the labels that look at them.
     """
 
-    def __init__(self, losses: Any = (), teacher: Any = None):
+    def __init__(self, losses: Iterable[object] = (), teacher: Structure | None = None):
         each = [getattr(loss, "selection", None) for loss in losses]
         self.selection = next((one for one in each if one is not None), None)
         self.teacher = teacher
-        self._values: dict[Any, Any] = {}
+        self._values: dict[Hashable, Any] = {}
 
-    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """The value of `key`, computed by the first call."""
         if key not in self._values:
             self._values[key] = compute()
@@ -111,7 +114,9 @@ class DistillationLoss:
             raise checks.type_error("name", "a non-empty string or None", value)
         self._name = value
 
-    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, teacher_outputs: Structure, student_outputs: Structure, **kwargs: Any
+    ) -> tf.Tensor:
         """Returns the loss as a scalar tensor: a mean over the examples given.
 
         Args:
@@ -128,11 +133,11 @@ class DistillationLoss:
             "student_outputs, **kwargs) and return a scalar tensor."
         )
 
-    def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
+    def validate_outputs(self, teacher_outputs: Structure, student_outputs: Structure) -> None:
         """Raises ValueError unless both outputs have one structure."""
         same_structure("teacher", teacher_outputs, "student", student_outputs)
 
-    def validate_model_compatibility(self, teacher: Any, student: Any) -> None:
+    def validate_model_compatibility(self, teacher: object, student: object) -> None:
         """Raises ValueError if this loss can't work between the two models."""
 
     def get_config(self) -> dict[str, Any]:
@@ -150,11 +155,11 @@ class ElementwiseLoss(DistillationLoss):
 
     def elements(
         self,
-        teacher_outputs: Any,
-        student_outputs: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        step: Any = None,
+        teacher_outputs: Structure,
+        student_outputs: Structure,
+        y: Structure | None = None,
+        sample_weight: Structure | None = None,
+        step: tf.Tensor | int | None = None,
     ) -> list[Elements | None]:
         """Returns the unreduced loss of each output, None for one left out.
 
@@ -163,7 +168,9 @@ class ElementwiseLoss(DistillationLoss):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement elements()")
 
-    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, teacher_outputs: Structure, student_outputs: Structure, **kwargs: Any
+    ) -> tf.Tensor:
         """Weighted mean of `elements` over the examples given: a scalar tensor."""
         known = {name: kwargs.get(name) for name in ("y", "sample_weight", "step", "shared")}
         parts = self.elements(teacher_outputs, student_outputs, **accepted(self.elements, known))
@@ -171,7 +178,7 @@ class ElementwiseLoss(DistillationLoss):
         return tf.add_n([mean_of(total, count) for total, count in sums])
 
 
-def accepted(function: Any, known: dict[str, Any]) -> dict[str, Any]:
+def accepted(function: Callable[..., Any], known: dict[str, Any]) -> dict[str, Any]:
     """Those of the keyword arguments that a function takes."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -179,7 +186,9 @@ def accepted(function: Any, known: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in known.items() if name in parameters}
 
 
-def weighted_sums(parts: Sequence[Elements | None], sample_weight: Any) -> list[tuple[Any, Any]]:
+def weighted_sums(
+    parts: Sequence[Elements | None], sample_weight: Structure | None
+) -> list[tuple[tf.Tensor, tf.Tensor | None]]:
     """Sum and count of each part, so that sum / count is its mean; count None: a sum.
 
     As in Keras, the count is that of the values (of those that the mask leaves),
@@ -195,7 +204,7 @@ def weighted_sums(parts: Sequence[Elements | None], sample_weight: Any) -> list[
     return [_weighted_sum(p, w) for p, w in zip(parts, weights, strict=True) if p is not None]
 
 
-def _weighted_sum(part: Elements, weight: Any) -> tuple[Any, Any]:
+def _weighted_sum(part: Elements, weight: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:
     values = part.values
     if weight is not None:
         values = values * align("sample_weight", tf.cast(weight, tf.float32), values)
@@ -211,13 +220,13 @@ def _weighted_sum(part: Elements, weight: Any) -> tuple[Any, Any]:
     return tf.reduce_sum(values), None if part.total else count
 
 
-def mean_of(total: Any, count: Any) -> Any:
+def mean_of(total: tf.Tensor, count: tf.Tensor | None) -> tf.Tensor:
     """sum / count, 0 where nothing was counted; the sum itself where count is None."""
     # A count is a whole number: only 0 is changed.
     return total if count is None else total / tf.maximum(count, 1.0)
 
 
-def align(name: str, weight: Any, values: Any) -> Any:
+def align(name: str, weight: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Gives `weight` the rank of `values`: drops or adds axes of size 1 at the end."""
     rank = len(values.shape)
     while len(weight.shape) > rank and weight.shape[-1] == 1:
@@ -231,7 +240,7 @@ def align(name: str, weight: Any, values: Any) -> Any:
     return weight
 
 
-def same_structure(first_name: str, first: Any, second_name: str, second: Any) -> None:
+def same_structure(first_name: str, first: object, second_name: str, second: object) -> None:
     """Raises ValueError unless two nested structures have the same form."""
     try:
         tf.nest.assert_same_structure(_lists(first), _lists(second))
@@ -243,7 +252,7 @@ def same_structure(first_name: str, first: Any, second_name: str, second: Any) -
         ) from error
 
 
-def _lists(structure: Any) -> Any:
+def _lists(structure: object) -> object:
     """The structure with tuples as lists: models and JSON do not keep them apart."""
     if isinstance(structure, dict):
         return {key: _lists(item) for key, item in structure.items()}
@@ -252,18 +261,18 @@ def _lists(structure: Any) -> Any:
     return structure
 
 
-def _form(structure: Any) -> str:
+def _form(structure: object) -> str:
     return str(tf.nest.map_structure(lambda leaf: tuple(getattr(leaf, "shape", ())), structure))
 
 
-def check_output(output: Any) -> str | int | None:
+def check_output(output: object) -> str | int | None:
     """Accepts a name or an index of one of a model's outputs, or None."""
     if output is None or (isinstance(output, (str, int)) and not isinstance(output, bool)):
         return output
     raise checks.type_error("output", "a name (dict), an index (list) or None", output)
 
 
-def select(outputs: Any, output: str | int | None, owner: str) -> Any:
+def select(outputs: Structure, output: str | int | None, owner: str) -> tf.Tensor:
     """Picks one output of a model with several, by name (dict) or index (list)."""
     several = isinstance(outputs, (dict, list, tuple))
     if output is None:
@@ -285,24 +294,26 @@ def select(outputs: Any, output: str | int | None, owner: str) -> Any:
     )
 
 
-def select_like(values: Any, output: str | int | None, owner: str) -> Any:
+def select_like(values: Structure | None, output: str | int | None, owner: str) -> tf.Tensor | None:
     """Picks targets or weights as `select` picks outputs; one array serves as it is."""
     return select(values, output, owner) if isinstance(values, (dict, list, tuple)) else values
 
 
-def only(part: Elements, outputs: Any, chosen: Any) -> list[Elements | None]:
+def only(part: Elements, outputs: Structure, chosen: tf.Tensor) -> list[Elements | None]:
     """`part` at the place of the `chosen` output, None at the others."""
     flat = tf.nest.flatten(outputs)
     place = next(i for i, leaf in enumerate(flat) if leaf is chosen)
     return [part if i == place else None for i in range(len(flat))]
 
 
-def mask_of(tensor: Any) -> Any:
+def mask_of(tensor: tf.Tensor) -> tf.Tensor | None:
     """The mask that Keras attached to a layer's output, or None."""
     return getattr(tensor, "_keras_mask", None)
 
 
-def at_step(name: str, value: Any, step: Any) -> Any:
+def at_step(
+    name: str, value: float | schedules.Schedule, step: tf.Tensor | int | None
+) -> float | tf.Tensor:
     """An argument's value at this step: a number, or what its schedule says."""
     if step is None and not checks.is_number(value):
         raise ValueError(
@@ -311,7 +322,7 @@ def at_step(name: str, value: Any, step: Any) -> Any:
     return schedules.value_at(value, step)
 
 
-def check_temperature(temperature: Any) -> Any:
+def check_temperature(temperature: Value) -> float | schedules.Schedule:
     """Accepts a number above 0 or a schedule; ValueError as in `keras.distillation`."""
     try:
         return schedules.get("temperature", temperature, checks.positive)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from tfkd import checks, schedules
@@ -20,6 +18,7 @@ from tfkd.losses.base import (
     select_like,
 )
 from tfkd.losses.logits import bernoulli_kl, check_scores, kl_from_logits
+from tfkd.types import Tensor, Value
 
 # Takes a class out of a softmax: exp(-1e9) is 0, but 0 · -1e9 is 0 and not NaN,
 # which 0 · -inf would be.
@@ -77,9 +76,9 @@ class DecoupledDistillation(ElementwiseLoss):
 
     def __init__(
         self,
-        temperature: Any = 4.0,
-        alpha: Any = 1.0,
-        beta: Any = 8.0,
+        temperature: Value = 4.0,
+        alpha: Value = 1.0,
+        beta: Value = 8.0,
         output: str | int | None = None,
         name: str | None = None,
     ):
@@ -147,7 +146,9 @@ class DecoupledDistillation(ElementwiseLoss):
         return cls(**config)
 
 
-def decoupled_kl(teacher: Any, student: Any, true: Any) -> tuple[Any, Any]:
+def decoupled_kl(
+    teacher: tf.Tensor, student: tf.Tensor, true: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """KL of (target, rest), and KL among the rest, each of shape (B, ...).
 
     Args:
@@ -163,13 +164,13 @@ def decoupled_kl(teacher: Any, student: Any, true: Any) -> tuple[Any, Any]:
     return target, kl_from_logits(teacher_rest, student_rest)
 
 
-def _target_logit(scores: Any, rest: Any, true: Any) -> Any:
+def _target_logit(scores: tf.Tensor, rest: tf.Tensor, true: tf.Tensor) -> tf.Tensor:
     """log(p_y / (1 − p_y)) = z_y − logsumexp over the others, (B, ..., 1)."""
     target = tf.reduce_sum(tf.where(true, scores, 0.0), -1, keepdims=True)
     return target - tf.reduce_logsumexp(rest, -1, keepdims=True)
 
 
-def as_labels(y: Any, shape: tf.TensorShape) -> Any:
+def as_labels(y: Tensor, shape: tf.TensorShape) -> tf.Tensor:
     """Integer labels (B, ...) for scores of `shape` (B, ..., C), from any usual form.
 
     Raises:

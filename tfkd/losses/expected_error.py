@@ -26,6 +26,7 @@ from tfkd.losses.base import (
 from tfkd.losses.decoupled import as_labels
 from tfkd.losses.heads import scores_behind, with_classes
 from tfkd.losses.logits import LogitsDistillation, check_scores
+from tfkd.types import Tensor, Value
 
 
 @register
@@ -82,7 +83,7 @@ class ExpectedErrorLoss(ElementwiseLoss):
         super().__init__(name)
         self.output = check_output(output)
 
-    def __call__(self, y_true: Any, y_pred: Any) -> Any:
+    def __call__(self, y_true: Tensor, y_pred: Tensor) -> tf.Tensor:
         """The loss on labels as Keras calls it: float32 (B, ...), one an example.
 
         Args:
@@ -105,8 +106,8 @@ class ExpectedErrorLoss(ElementwiseLoss):
         """One loss per example, (B,) or (B, ...), for the output with the scores."""
         self.validate_outputs(teacher_outputs, student_outputs)
         if y is None:
-            mend = "LogitsDistillation alone needs none."
-            raise checks.value_error("y", f"labels, which {self.name} needs", y, mend)
+            fix = "LogitsDistillation alone needs none."
+            raise checks.value_error("y", f"labels, which {self.name} needs", y, fix)
         student = select(student_outputs, self.output, self.name)
         mask = mask_of(student)
         y = tf.convert_to_tensor(select_like(y, self.output, self.name))
@@ -117,7 +118,7 @@ class ExpectedErrorLoss(ElementwiseLoss):
         return {**super().get_config(), "output": self.output}
 
 
-def expected_error(y: Any, scores: Any, mask: Any = None) -> Any:
+def expected_error(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
     """Σ_c (1 − y(c)) · p(c) = 1 − Σ_c y(c) · p(c), float32 (B, ...).
 
     The first form is exact also where p(y) is nearly 1, and so is its gradient.
@@ -146,7 +147,7 @@ def expected_error(y: Any, scores: Any, mask: Any = None) -> Any:
     return tf.reduce_sum((1.0 - y) * p, -1)
 
 
-def _one_hot(y: Any, scores: Any, mask: Any) -> Any:
+def _one_hot(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     labels, classes = as_labels(y, scores.shape), scores.shape[-1]
     if mask is not None:
         # Padding may hold any label, often -1.
@@ -155,7 +156,7 @@ def _one_hot(y: Any, scores: Any, mask: Any) -> Any:
     return tf.one_hot(labels, classes)
 
 
-def _like(y: Any, scores: Any) -> Any:
+def _like(y: Tensor, scores: tf.Tensor) -> tf.Tensor:
     """y with the last axis of size 1 of scores."""
     given = y
     if len(y.shape) == len(scores.shape) - 1:
@@ -166,13 +167,13 @@ def _like(y: Any, scores: Any) -> Any:
     return y
 
 
-def _assert(condition: Any, classes: int, more: str = "") -> None:
+def _assert(condition: tf.Tensor, classes: int, more: str = "") -> None:
     expected = f"labels from 0 to {classes - 1}, as many as there are classes{more}"
     tf.debugging.Assert(condition, [f"`y`: expected {expected}."])
 
 
 def curriculum_objective(
-    alpha: Any = 1.0, beta: Any = 1.0, temperature: Any = 4.0
+    alpha: Value = 1.0, beta: Value = 1.0, temperature: Value = 4.0
 ) -> dict[str, Any]:
     """The objective α · L_KD + β · L_CL as arguments for a Distiller.
 

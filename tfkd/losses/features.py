@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 import tf_keras as keras
 
@@ -20,7 +18,7 @@ from tfkd.losses.wrapped import (
 )
 
 
-def check_layer_name(name: str, value: Any) -> str | None:
+def check_layer_name(name: str, value: str | None) -> str | None:
     """Accepts a layer's name, a path "model/layer", or None."""
     if value is not None and (not isinstance(value, str) or not value):
         raise checks.type_error(
@@ -86,10 +84,10 @@ class FeatureDistillation(FeatureLoss):
 
     def __init__(
         self,
-        loss: Any = "mse",
+        loss: Losses = "mse",
         teacher_layer_name: str | None = None,
         student_layer_name: str | None = None,
-        projector: Any = "auto",
+        projector: str | keras.layers.Layer | None = "auto",
         name: str | None = None,
     ):
         super().__init__(teacher_layer_name, student_layer_name, name)
@@ -225,7 +223,7 @@ class AttentionTransfer(FeatureLoss):
         return [Elements(tf.reduce_sum(tf.square(distance), -1), kept)]
 
 
-def masked_features(features: Any) -> Any:
+def masked_features(features: tf.Tensor) -> tf.Tensor:
     """Features in float32, 0 where the layer's Keras mask leaves a position out."""
     mask = mask_of(features)
     features = tf.cast(features, tf.float32)
@@ -237,14 +235,14 @@ def masked_features(features: Any) -> Any:
     return tf.where(mask, features, 0.0)
 
 
-def attention_map(features: Any) -> Any:
+def attention_map(features: tf.Tensor) -> tf.Tensor:
     """(B, *spatial, C) → (B, positions): Σ_c a², divided by its L2 norm."""
     energy = flat(tf.reduce_sum(tf.square(features), -1))
     # Inside the root: its gradient at a map of zeros is finite.
     return energy * tf.math.rsqrt(tf.reduce_sum(tf.square(energy), -1, keepdims=True) + 1e-20)
 
 
-def flat(values: Any) -> Any:
+def flat(values: tf.Tensor) -> tf.Tensor:
     """(B, ...) → (B, N), with N static where it is known."""
     rest = values.shape[1:]
     size = rest.num_elements() if rest.is_fully_defined() else tf.reduce_prod(tf.shape(values)[1:])

@@ -6,12 +6,15 @@ the model has looked at its values once (`tfkd.teachers.output_kinds`) and passe
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
 from tfkd import checks
 from tfkd.losses.ranges import KEEPS, in_unit
+
+Model = TypeVar("Model")
 
 KINDS = ("logits", "softmax", "sigmoid")
 # What the user has said to be logits, whatever the graph shows.
@@ -32,11 +35,11 @@ class Proof(NamedTuple):
     """
 
     kind: str
-    scores: Any
+    scores: tf.Tensor
     axis: int | None = None
 
 
-def declare_outputs(model: Any, kind: Any) -> Any:
+def declare_outputs(model: Model, kind: str | Sequence[str] | Mapping[str, str]) -> Model:
     """Says what a model's outputs are, where neither its graph nor its values can tell.
 
     tfkd proves it from the graph, or else looks at the values of some examples; what is
@@ -65,13 +68,13 @@ def declare_outputs(model: Any, kind: Any) -> Any:
         object.__setattr__(model, "_tfkd_outputs", kind)
     except (AttributeError, TypeError):
         expected = "a model or function that can be marked"
-        mend = "Wrap it: lambda x: model(x)."
-        raise checks.type_error("model", expected, model, mend) from None
+        fix = "Wrap it: lambda x: model(x)."
+        raise checks.type_error("model", expected, model, fix) from None
     return model
 
 
 @tf.autograph.experimental.do_not_convert
-def scores_behind(tensor: Any, kind: str | None = None) -> Any:
+def scores_behind(tensor: tf.Tensor, kind: str | None = None) -> tf.Tensor:
     """Undoes a softmax or sigmoid at a model's end.
 
     Args:
@@ -103,7 +106,7 @@ def scores_behind(tensor: Any, kind: str | None = None) -> Any:
     return {"softmax": log_p, "sigmoid": log_odds, "logits": tf.identity}[kind](tensor)
 
 
-def proof(tensor: Any) -> Proof | None:
+def proof(tensor: tf.Tensor) -> Proof | None:
     """What the graph shows a tensor of a graph to be, or None.
 
     A softmax counts only if its classes are on the last axis of the tensor.
@@ -117,7 +120,7 @@ def proof(tensor: Any) -> Proof | None:
     return found
 
 
-def _walk(tensor: Any) -> Proof | None:
+def _walk(tensor: tf.Tensor) -> Proof | None:
     op = tensor.op
     if tensor.shape.rank is None:
         return None
@@ -138,7 +141,7 @@ def _walk(tensor: Any) -> Proof | None:
     return _MOVES[op.type](op, tensor, found)
 
 
-def _reshaped(op: Any, tensor: Any, found: Proof) -> Proof | None:
+def _reshaped(op: tf.Operation, tensor: tf.Tensor, found: Proof) -> Proof | None:
     before, after = op.inputs[0].shape, tensor.shape
     axis = found.axis
     if axis is not None:
@@ -149,7 +152,7 @@ def _reshaped(op: Any, tensor: Any, found: Proof) -> Proof | None:
     return Proof(found.kind, tf.reshape(found.scores, op.inputs[1]), axis)
 
 
-def _expanded(op: Any, tensor: Any, found: Proof) -> Proof | None:
+def _expanded(op: tf.Operation, tensor: tf.Tensor, found: Proof) -> Proof | None:
     place = tf.get_static_value(op.inputs[1])
     if place is None:
         return None
@@ -158,7 +161,7 @@ def _expanded(op: Any, tensor: Any, found: Proof) -> Proof | None:
     return Proof(found.kind, tf.expand_dims(found.scores, place), axis)
 
 
-def _squeezed(op: Any, tensor: Any, found: Proof) -> Proof | None:
+def _squeezed(op: tf.Operation, tensor: tf.Tensor, found: Proof) -> Proof | None:
     before = op.inputs[0].shape
     gone = [int(i) % len(before) for i in op.get_attr("squeeze_dims")]
     gone = gone or [i for i, size in enumerate(before) if size == 1]
@@ -170,7 +173,7 @@ def _squeezed(op: Any, tensor: Any, found: Proof) -> Proof | None:
     return Proof(found.kind, tf.squeeze(found.scores, gone), axis)
 
 
-def _transposed(op: Any, tensor: Any, found: Proof) -> Proof | None:
+def _transposed(op: tf.Operation, tensor: tf.Tensor, found: Proof) -> Proof | None:
     order = tf.get_static_value(op.inputs[1])
     if order is None:
         return None
@@ -186,7 +189,7 @@ _MOVES = {
 }
 
 
-def _joined(op: Any, parts: list[Proof | None]) -> Proof | None:
+def _joined(op: tf.Operation, parts: list[Proof | None]) -> Proof | None:
     """Several side by side: the rows of one softmax must stay whole."""
     first, place = parts[0], tf.get_static_value(op.inputs[-1])
     known = [part for part in parts if part is not None]
@@ -203,13 +206,13 @@ def _joined(op: Any, parts: list[Proof | None]) -> Proof | None:
     return Proof(first.kind, tf.concat(scores, place), first.axis)
 
 
-def note(tensor: Any, kind: str | None) -> None:
+def note(tensor: tf.Tensor, kind: str | None) -> None:
     """Leaves what an output is where a loss on the labels can find it."""
     if kind is not None:
         tensor._tfkd_kind = kind
 
 
-def _noted(tensor: Any) -> str | None:
+def _noted(tensor: tf.Tensor) -> str | None:
     """What `note` left, also behind what Keras does to outputs before a loss sees them."""
     kind = getattr(tensor, "_tfkd_kind", None)
     if isinstance(tensor, tf.__internal__.EagerTensor):
@@ -220,7 +223,7 @@ def _noted(tensor: Any) -> str | None:
     return kind
 
 
-def with_classes(y: Any, scores: Any) -> Any:
+def with_classes(y: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
     """Gives scores the last axis of size 1 that Keras drops where labels have none.
 
     In graph mode the tensor itself comes back, so that what made it can be seen.
@@ -234,12 +237,12 @@ def with_classes(y: Any, scores: Any) -> Any:
     return scores if len(scores.shape) > 1 else scores[:, None]
 
 
-def log_p(p: Any) -> Any:
+def log_p(p: tf.Tensor) -> tf.Tensor:
     """Scores of which `p` is the softmax, float32; finite where p is 0."""
     return tf.math.log(tf.maximum(tf.cast(p, tf.float32), _TINY))
 
 
-def log_odds(p: Any) -> Any:
+def log_odds(p: tf.Tensor) -> tf.Tensor:
     """Scores of which `p` is the sigmoid, float32; finite where p is 0 or 1.
 
     A 1 stands for all that rounds to it: 1 − p is half a last place.
@@ -249,7 +252,7 @@ def log_odds(p: Any) -> Any:
     return log_p(p) - tf.math.log(tf.maximum(1.0 - p, last / 2))
 
 
-def _log_if_probability(scores: Any) -> Any:
+def _log_if_probability(scores: tf.Tensor) -> tf.Tensor:
     """log p if every row is a distribution over at least two classes, else unchanged.
 
     Logits that are all in [0, 1] and sum to 1 in every row do not happen.

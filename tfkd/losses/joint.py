@@ -8,7 +8,8 @@ of a Distiller.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 import tf_keras as keras
@@ -16,6 +17,10 @@ import tf_keras as keras
 from tfkd import replicas
 from tfkd.keras_internals import LossesContainer
 from tfkd.losses.base import Shared, mean_of
+from tfkd.types import Structure
+
+# (weight, sum, count) of a part of the loss; without a count the sum is the part itself.
+Part: TypeAlias = "tuple[float, tf.Tensor, tf.Tensor | None]"
 
 
 class JointLoss(LossesContainer):
@@ -37,13 +42,21 @@ class JointLoss(LossesContainer):
         self._user_losses = self._losses = name
         self._user_loss_weights = self._loss_weights = None
         self._built = True
-        self._means: dict[Any, list[Any]] = {}
+        self._means: dict[tf.distribute.Strategy, list[keras.metrics.Mean]] = {}
 
-    def parts(self, y: Any, y_pred: Any, sample_weight: Any, shared: Shared) -> list[Any]:
+    def parts(
+        self, y: Structure, y_pred: Structure, sample_weight: Structure | None, shared: Shared
+    ) -> list[Part]:
         """(weight, sum, count) of each part over this replica's batch; count None: a sum."""
         raise NotImplementedError
 
-    def share(self, y: Any, y_pred: Any, sample_weight: Any, shared: Shared | None = None) -> Any:
+    def share(
+        self,
+        y: Structure,
+        y_pred: Structure,
+        sample_weight: Structure | None,
+        shared: Shared | None = None,
+    ) -> tf.Tensor:
         """This replica's share of the loss over the global batch: a float32 scalar."""
         return self._share(y, y_pred, sample_weight, shared, *_of_batch(y_pred))
 
@@ -57,8 +70,12 @@ class JointLoss(LossesContainer):
         return result
 
     def __call__(
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None, regularization_losses: Any = None
-    ) -> Any:
+        self,
+        y_true: Structure,
+        y_pred: Structure,
+        sample_weight: Structure | None = None,
+        regularization_losses: Sequence[tf.Tensor] | None = None,
+    ) -> tf.Tensor:
         """What `keras.Model.compute_loss` minimises: the share, and the penalties' share."""
         size, portion = _of_batch(y_pred)
         loss = self._share(y_true, y_pred, sample_weight, None, size, portion)
@@ -67,11 +84,11 @@ class JointLoss(LossesContainer):
         _log(self.metrics[0], loss, size, portion)
         return loss
 
-    def build(self, y_pred: Any) -> None:
+    def build(self, y_pred: Structure) -> None:
         """Nothing to do: no part depends on the outputs' structure."""
 
     @property
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> list[keras.metrics.Mean]:
         """Means over the epoch: the loss, and each part.
 
         A strategy works with variables of its own only: one loss may serve several.
@@ -89,12 +106,14 @@ class JointLoss(LossesContainer):
             metric.reset_state()
 
 
-def _of_batch(y_pred: Any) -> tuple[Any, Any]:
+def _of_batch(y_pred: Structure) -> tuple[tf.Tensor, tf.Tensor]:
     """Examples of this replica, and their part of the global batch."""
     size = tf.cast(tf.shape(tf.nest.flatten(y_pred)[0])[0], tf.float32)
     return size, replicas.share_of_batch(size)
 
 
-def _log(tracker: Any, share: Any, size: Any, portion: Any) -> None:
+def _log(
+    tracker: keras.metrics.Mean, share: tf.Tensor, size: tf.Tensor, portion: tf.Tensor
+) -> None:
     """Adds a batch's value to a mean in which, as in Keras, a batch counts by its size."""
     tracker.update_state(tf.math.divide_no_nan(share, portion), sample_weight=size)

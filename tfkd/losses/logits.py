@@ -29,6 +29,7 @@ from tfkd.losses.wrapped import (
     resolve_loss,
     serialize_loss,
 )
+from tfkd.types import Value
 
 KL = (keras.losses.kl_divergence, keras.losses.KLDivergence)
 _CROSSENTROPY = (keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy)
@@ -36,7 +37,7 @@ BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
 _EXACT = (KL, _CROSSENTROPY, BINARY)
 
 
-def is_a(loss: Any, kinds: tuple[Any, ...]) -> bool:
+def is_a(loss: Losses, kinds: tuple[Callable[..., Any], type]) -> bool:
     """True if `loss` is the function or an instance of the class in `kinds`."""
     function, cls = kinds
     return loss is function or isinstance(loss, cls)
@@ -87,7 +88,7 @@ class LogitsDistillation(ElementwiseLoss):
     on_logits = True
 
     def __init__(
-        self, temperature: Any = 3.0, loss: Any = "kl_divergence", name: str | None = None
+        self, temperature: Value = 3.0, loss: Losses = "kl_divergence", name: str | None = None
     ):
         super().__init__(name)
         self.temperature = check_temperature(temperature)
@@ -140,13 +141,13 @@ class LogitsDistillation(ElementwiseLoss):
         return cls(**config)
 
 
-def kl_from_logits(teacher: Any, student: Any) -> Any:
+def kl_from_logits(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     """Σ_c p_t (log p_t − log p_s) over the last axis, from float32 logits."""
     log_teacher = tf.nn.log_softmax(teacher)
     return tf.reduce_sum(tf.exp(log_teacher) * (log_teacher - tf.nn.log_softmax(student)), -1)
 
 
-def bernoulli_kl(teacher: Any, student: Any) -> Any:
+def bernoulli_kl(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     """Σ over outputs of KL(Bernoulli(σ(teacher)) ‖ Bernoulli(σ(student)))."""
     p = tf.sigmoid(teacher)
     on = tf.math.log_sigmoid(teacher) - tf.math.log_sigmoid(student)
@@ -154,7 +155,7 @@ def bernoulli_kl(teacher: Any, student: Any) -> Any:
     return tf.reduce_sum(p * on + (1.0 - p) * off, -1)
 
 
-def _check_plain(loss: Any) -> None:
+def _check_plain(loss: LossFunction | None) -> None:
     """Raises ValueError for options of a Keras loss that exact soft targets do not have."""
     if not isinstance(loss, keras.losses.Loss) or not any(is_a(loss, k) for k in _EXACT):
         return
@@ -168,7 +169,7 @@ def _check_plain(loss: Any) -> None:
         )
 
 
-def check_scores(teacher: Any, student: Any, binary: bool = False) -> None:
+def check_scores(teacher: tf.Tensor, student: tf.Tensor, binary: bool = False) -> None:
     """Raises ValueError unless both are scores of the same, at least two, classes."""
     for side, scores in (("teacher", teacher), ("student", student)):
         if len(scores.shape) < 2:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
 
 import numpy as np
 import tensorflow as tf
@@ -50,7 +49,7 @@ _FIXED: dict[str, Range] = {
 }
 
 
-def in_unit(tensor: Any) -> bool:
+def in_unit(tensor: tf.Tensor) -> bool:
     """Whether a tensor of a graph can't leave [0, 1]: sigmoids, means of them, what is clipped."""
     if isinstance(tensor, tf.__internal__.EagerTensor) or not tensor.dtype.is_floating:
         return False
@@ -58,14 +57,14 @@ def in_unit(tensor: Any) -> bool:
     return low >= 0.0 and high <= 1.0 + 1e-6
 
 
-def _range(tensor: Any, known: dict[Any, Range], depth: int) -> Range:
+def _range(tensor: tf.Tensor, known: dict[Hashable, Range], depth: int) -> Range:
     key = tensor.ref()
     if key not in known:
         known[key] = _ANY if depth == 0 else _of_op(tensor, known, depth - 1)
     return known[key]
 
 
-def _of_op(tensor: Any, known: dict[Any, Range], depth: int) -> Range:
+def _of_op(tensor: tf.Tensor, known: dict[Hashable, Range], depth: int) -> Range:
     op = tensor.op
     if op.type in _FIXED:
         return _FIXED[op.type]
@@ -83,7 +82,7 @@ def _of_op(tensor: Any, known: dict[Any, Range], depth: int) -> Range:
     return _ANY if any(math.isnan(end) for end in found) else found
 
 
-def _is_share(op: Any, known: dict[Any, Range], depth: int) -> bool:
+def _is_share(op: tf.Operation, known: dict[Hashable, Range], depth: int) -> bool:
     """a / Σ a, of an a that is not negative."""
     if op.type != "RealDiv" or op.inputs[1].op.type != "Sum":
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 import tf_keras as keras
@@ -21,6 +21,10 @@ from tfkd.losses.base import (
     select_like,
 )
 from tfkd.losses.wrapped import serialize_callable
+from tfkd.types import Value
+
+if TYPE_CHECKING:
+    from tfkd.losses.detection.selection import MultiBoxSelection
 
 
 @register
@@ -73,11 +77,11 @@ class BoundedRegression(ElementwiseLoss):
 
     def __init__(
         self,
-        margin: Any = 0.0,
+        margin: Value = 0.0,
         output: str | int | None = None,
-        mask: Callable[[Any], Any] | None = None,
+        mask: Callable[[tf.Tensor], tf.Tensor] | None = None,
         name: str | None = None,
-        selection: Any = None,
+        selection: MultiBoxSelection | None = None,
     ):
         super().__init__(name)
         self.selection = selection
@@ -85,8 +89,8 @@ class BoundedRegression(ElementwiseLoss):
             raise checks.type_error("selection", "a tfkd.losses.MultiBoxSelection", selection)
         for argument, given in (("output", output), ("mask", mask)):
             if selection is not None and given is not None:
-                mend = "The selection says which output and which predictions count."
-                raise checks.value_error(argument, "None with a selection", given, mend)
+                fix = "The selection says which output and which predictions count."
+                raise checks.value_error(argument, "None with a selection", given, fix)
         self.margin = schedules.get("margin", margin, checks.non_negative)
         self.output = check_output(output)
         self.mask = mask if mask is None else checks.function("mask", mask)
@@ -201,13 +205,13 @@ class BoundedRegression(ElementwiseLoss):
         return cls(**config)
 
 
-def _vectors(values: Any) -> Any:
+def _vectors(values: tf.Tensor) -> tf.Tensor:
     """float32, with a last axis also where there is only the batch."""
     values = tf.cast(values, tf.float32)
     return values[:, None] if len(values.shape) == 1 else values
 
 
-def _same_shape(first: Any, second: Any) -> bool:
+def _same_shape(first: tf.Tensor, second: tf.Tensor) -> bool:
     """(B,) and (B, 1) are one shape."""
     shapes = [t.shape if len(t.shape) > 1 else (t.shape[0], 1) for t in (first, second)]
     return tf.TensorShape(shapes[0]).is_compatible_with(shapes[1])

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfkd import checks
 from tfkd.losses.base import DistillationLoss, align, check_output, register, select, select_like
 from tfkd.losses.features import check_layer_name, flat, masked_features
+from tfkd.types import Structure
 
 _TINY = 1e-12
 
@@ -122,7 +123,7 @@ class RelationalDistillation(DistillationLoss):
         }
 
 
-def distance_loss(teacher: Any, student: Any, pairs: Any) -> Any:
+def distance_loss(teacher: tf.Tensor, student: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
     """D of `RelationalDistillation`, from differences (B, B, D) and pair weights (B, B)."""
     teacher, student = _over_mean(_lengths(teacher), pairs), _over_mean(_lengths(student), pairs)
     count = tf.cast(tf.shape(pairs)[0], tf.float32)
@@ -130,7 +131,9 @@ def distance_loss(teacher: Any, student: Any, pairs: Any) -> Any:
     return tf.math.divide_no_nan(total, count * (count - 1.0))
 
 
-def angle_loss(teacher: Any, student: Any, pairs: Any, weight: Any) -> Any:
+def angle_loss(
+    teacher: tf.Tensor, student: tf.Tensor, pairs: tf.Tensor, weight: tf.Tensor
+) -> tf.Tensor:
     """A of `RelationalDistillation`, from the same and the weights (B,)."""
     error = _huber(_cosines(student) - _cosines(teacher))
     count = tf.shape(weight)[0]
@@ -143,40 +146,42 @@ def angle_loss(teacher: Any, student: Any, pairs: Any, weight: Any) -> Any:
     return tf.math.divide_no_nan(tf.reduce_sum(weight * per_vertex), triples)
 
 
-def _differences(embeddings: Any) -> Any:
+def _differences(embeddings: tf.Tensor) -> tf.Tensor:
     """e_j − e_i at [i, j], (B, B, D). Not by a Gram matrix, which cancels digits."""
     return embeddings[None, :] - embeddings[:, None]
 
 
-def _lengths(differences: Any) -> Any:
+def _lengths(differences: tf.Tensor) -> tf.Tensor:
     # Inside the root: its gradient is finite also where two examples are one.
     return tf.sqrt(tf.reduce_sum(tf.square(differences), -1) + _TINY)
 
 
-def _cosines(differences: Any) -> Any:
+def _cosines(differences: tf.Tensor) -> tf.Tensor:
     """Cosine at [i, j, k] of the angle at i between j and k, (B, B, B)."""
     unit = differences / _lengths(differences)[..., None]
     return tf.matmul(unit, unit, transpose_b=True)
 
 
-def _over_mean(lengths: Any, pairs: Any) -> Any:
+def _over_mean(lengths: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
     mean = tf.math.divide_no_nan(tf.reduce_sum(pairs * lengths), tf.reduce_sum(pairs))
     return tf.math.divide_no_nan(lengths, mean)
 
 
-def _huber(error: Any) -> Any:
+def _huber(error: tf.Tensor) -> tf.Tensor:
     """x²/2 up to |x| = 1, |x| − 1/2 beyond."""
     size = tf.abs(error)
     near = tf.minimum(size, 1.0)
     return near * (size - 0.5 * near)
 
 
-def _embeddings(features: Any) -> Any:
+def _embeddings(features: tf.Tensor) -> tf.Tensor:
     """(B, ...) → (B, D) in float32."""
     return flat(masked_features(features))
 
 
-def _weights(sample_weight: Any, output: Any, owner: str, embeddings: Any) -> Any:
+def _weights(
+    sample_weight: Structure | None, output: Any, owner: str, embeddings: tf.Tensor
+) -> tf.Tensor:
     """One weight per example, (B,); ones if there are none."""
     values = tf.ones([tf.shape(embeddings)[0]])
     given = tf.nest.flatten(sample_weight)
@@ -186,7 +191,7 @@ def _weights(sample_weight: Any, output: Any, owner: str, embeddings: Any) -> An
     return values * align("sample_weight", tf.cast(one, tf.float32), values)
 
 
-def _gather(tensors: list[Any]) -> list[Any]:
+def _gather(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     """Tensors of the global batch; their gradient adds up over the replicas."""
     if tf.distribute.in_cross_replica_context():
         return tensors

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
 from tfkd import checks
 
 
-def resize_to(features: Any, size: tuple[int, ...]) -> Any:
+def resize_to(features: tf.Tensor, size: tuple[int, ...]) -> tf.Tensor:
     """Brings (B, *spatial, C) features to a smaller spatial `size`.
 
     Area averaging: each new cell is the mean of the old cells that it covers,
@@ -46,7 +44,7 @@ def _averages(now: int, then: int) -> np.ndarray:
     return np.maximum(high - low, 0.0) * then / now
 
 
-def common_size(teacher: Any, student: Any) -> tuple[int, ...]:
+def common_size(teacher: tf.Tensor, student: tf.Tensor) -> tuple[int, ...]:
     """The smaller of the two spatial sizes, axis by axis."""
     if len(teacher.shape) != len(student.shape):
         raise ValueError(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.base import same_structure
+from tfkd.types import Structure
+
+# A loss as Keras takes it, or one for each of several outputs; None leaves an output out.
+LossFunction: TypeAlias = "str | keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor]"
+Losses: TypeAlias = "LossFunction | None | Sequence[Losses] | Mapping[str, Losses]"
 
 
-def resolve_loss(loss: Any) -> Any:
+def resolve_loss(loss: Losses) -> Any:
     """Turns a string, function or instance (nested or not) into callables, None kept."""
 
     resolved = tf.nest.map_structure(_resolve, loss)
@@ -20,7 +26,7 @@ def resolve_loss(loss: Any) -> Any:
     return resolved
 
 
-def _resolve(item: Any) -> Any:
+def _resolve(item: object) -> Callable[..., tf.Tensor] | None:
     if isinstance(item, str):
         try:
             return keras.losses.get(item)
@@ -31,11 +37,11 @@ def _resolve(item: Any) -> Any:
             ) from error
     if item is None or (callable(item) and not isinstance(item, type)):
         return item
-    mend = f"Make an instance: {item.__name__}()." if isinstance(item, type) else None
-    raise checks.value_error("loss", "a Keras loss: string, function or instance", item, mend)
+    fix = f"Make an instance: {item.__name__}()." if isinstance(item, type) else None
+    raise checks.value_error("loss", "a Keras loss: string, function or instance", item, fix)
 
 
-def per_output(loss: Any, outputs: Any) -> Any:
+def per_output(loss: Any, outputs: Structure) -> Any:
     """The loss of each output: a single loss serves them all.
 
     Raises:
@@ -47,7 +53,7 @@ def per_output(loss: Any, outputs: Any) -> Any:
     return loss
 
 
-def apply_loss(loss: Any, teacher: Any, student: Any) -> Any:
+def apply_loss(loss: Callable[..., tf.Tensor], teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     """Calls any Keras loss or function without its reduction: float32 (B, ...)."""
     call = loss.call if isinstance(loss, keras.losses.Loss) else loss
     values = tf.cast(call(teacher, student), tf.float32)
@@ -57,7 +63,7 @@ def apply_loss(loss: Any, teacher: Any, student: Any) -> Any:
     return values
 
 
-def is_sum(loss: Any) -> bool:
+def is_sum(loss: object) -> bool:
     """True for an instance that asks for the sum in place of the mean."""
     return getattr(loss, "reduction", None) == keras.losses.Reduction.SUM
 
@@ -76,7 +82,7 @@ def serialize_loss(loss: Any) -> Any:
     return None if loss is None else serialize_callable("loss", loss)
 
 
-def serialize_callable(name: str, value: Any) -> Any:
+def serialize_callable(name: str, value: Callable[..., Any]) -> str | dict[str, Any]:
     """A Keras object or a registered function as JSON."""
     known = getattr(value, "__name__", None)
     if known == "<lambda>":

@@ -108,8 +108,8 @@ def _backbone(backbone: Any, input_size: Any) -> keras.Model:
     if isinstance(backbone, keras.Model):
         size = ssd_levels.check_backbone(backbone)
         if input_size is not None and _sides(input_size) != size:
-            mend = f"Leave it out, or build {backbone.name} for that size."
-            raise checks.value_error("input_size", f"{size}, the backbone's", input_size, mend)
+            fix = f"Leave it out, or build {backbone.name} for that size."
+            raise checks.value_error("input_size", f"{size}, the backbone's", input_size, fix)
         return backbone
     if isinstance(backbone, str):
         checks.one_of("backbone", backbone, ssd_backbones.PRESETS)

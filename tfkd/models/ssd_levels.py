@@ -19,15 +19,15 @@ def check_backbone(backbone: Any) -> tuple[int, int]:
     """Accepts a functional model of one image; returns (height, width) of its input."""
     checks.instance("backbone", backbone, keras.Model, "a functional tf_keras model")
     if not getattr(backbone, "_is_graph_network", False):
-        mend = "Build the same layers with keras.Model(inputs, outputs)."
-        raise checks.value_error("backbone", "a functional tf_keras model", backbone, mend)
+        fix = "Build the same layers with keras.Model(inputs, outputs)."
+        raise checks.value_error("backbone", "a functional tf_keras model", backbone, fix)
     shapes = [tuple(tensor.shape) for tensor in backbone.inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise checks.value_error("backbone", "one input (B, H, W, C)", shapes)
     height, width = shapes[0][1:3]
     if height is None or width is None:
-        mend = "Give it the size: input_shape=(160, 160, 3). Anchors need the maps' sizes."
-        raise checks.value_error("backbone", "an input of a fixed size", shapes[0], mend)
+        fix = "Give it the size: input_shape=(160, 160, 3). Anchors need the maps' sizes."
+        raise checks.value_error("backbone", "an input of a fixed size", shapes[0], fix)
     if not backbone.weights:
         # keras-cv 0.9's VGG16Backbone: its layers are lost, their kernels constants.
         received = f"{type(backbone).__name__} {backbone.name!r} without any"
@@ -109,8 +109,8 @@ def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[A
         expected = "maps of a size that the backbone has: " + ", ".join(
             f"{height}x{width}" for height, width in sorted(maps, reverse=True)
         )
-        mend = "Make anchors of these feature_sizes."
-        raise checks.value_error("anchors", expected, tuple(sizes[0]), mend)
+        fix = "Make anchors of these feature_sizes."
+        raise checks.value_error("anchors", expected, tuple(sizes[0]), fix)
     found: list[Any] = []
     for size in sizes:
         if tuple(size) not in maps:

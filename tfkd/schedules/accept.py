@@ -134,8 +134,8 @@ def serialize(value: Any) -> Any:
     config = value.get_config()
     name = type(value).__name__
     if CLASSES.get(name) is not type(value):
-        mend = "Decorate the class with `tfkd.schedules.register`."
-        raise checks.value_error("value", "a registered schedule", value, mend)
+        fix = "Decorate the class with `tfkd.schedules.register`."
+        raise checks.value_error("value", "a registered schedule", value, fix)
     return {"class_name": name, "config": config}
 
 

@@ -8,6 +8,7 @@ No labels are needed: how far a point counts is told by the teacher's own confid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -23,12 +24,13 @@ from tfkd.losses.base import (
 )
 from tfkd.losses.detection.terms import sigmoid_divergence
 from tfkd.schedules import deserialize, serialize
+from tfkd.types import Value
 
 # Probabilities are kept this far from 0 and 1, as Keras keeps them.
 _SMALLEST = 1e-7
 
 
-def log_odds(probabilities: Any) -> Any:
+def log_odds(probabilities: tf.Tensor) -> tf.Tensor:
     """The scores whose sigmoids these are, within ±16."""
     p = tf.clip_by_value(probabilities, _SMALLEST, 1.0 - _SMALLEST)
     return tf.math.log(p) - tf.math.log1p(-p)
@@ -48,14 +50,14 @@ class DenseHead:
         self.classes = checks.instance("classes", classes, str, "a name of an output")
         self.from_logits = checks.instance("from_logits", from_logits, bool, "True or False")
 
-    def distances(self, outputs: Any, side: str) -> Any:
+    def distances(self, outputs: Mapping[str, tf.Tensor], side: str) -> tf.Tensor:
         """Logits of the distances, float32 (B, P, 4, bins)."""
         logits = self._output(outputs, self.boxes, side)
         if logits.shape[-1] is None or logits.shape[-1] % 4:
             raise checks.value_error(side, "distances (B, P, 4 times the bins)", logits)
         return tf.reshape(logits, [*_leading(logits), 4, logits.shape[-1] // 4])
 
-    def scores(self, outputs: Any, side: str) -> Any:
+    def scores(self, outputs: Mapping[str, tf.Tensor], side: str) -> tf.Tensor:
         """Logits of the classes, float32 (B, P, C)."""
         scores = self._output(outputs, self.classes, side)
         return scores if self.from_logits else log_odds(scores)
@@ -71,7 +73,7 @@ class DenseHead:
         return {"boxes": self.boxes, "classes": self.classes, "from_logits": self.from_logits}
 
 
-def _leading(tensor: Any) -> list[Any]:
+def _leading(tensor: tf.Tensor) -> list[int | tf.Tensor]:
     """The first two axes: static where they are known."""
     shape = tf.shape(tensor)
     return [shape[axis] if tensor.shape[axis] is None else tensor.shape[axis] for axis in (0, 1)]
@@ -169,7 +171,7 @@ class DenseSoftTarget(DenseDistillation):
 
     def __init__(
         self,
-        temperature: Any = 1.0,
+        temperature: Value = 1.0,
         boxes: str = "boxes",
         classes: str = "classes",
         from_logits: bool = False,
@@ -224,7 +226,7 @@ class LocalizationDistillation(DenseDistillation):
 
     def __init__(
         self,
-        temperature: Any = 1.0,
+        temperature: Value = 1.0,
         boxes: str = "boxes",
         classes: str = "classes",
         from_logits: bool = False,

@@ -8,7 +8,7 @@ terms are those of `YOLOV8Detector.compute_loss`, as terms of a Distiller.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from tfkd.detection.keras_cv_models import check_size, import_keras_cv
 from tfkd.detection.matching import objects
 from tfkd.losses.base import Elements, ElementwiseLoss, Shared, only, register
 from tfkd.losses.detection.anchor_free import DenseHead
+from tfkd.types import Tensor
 
 STRIDES = (8, 16, 32)
 
@@ -38,12 +39,12 @@ class Assigned(NamedTuple):
         count: float32 scalar: Σ weight of the batch.
     """
 
-    boxes: Any
-    scores: Any
-    predicted: Any
-    weight: Any
-    labelled: Any
-    count: Any
+    boxes: tf.Tensor
+    scores: tf.Tensor
+    predicted: tf.Tensor
+    weight: tf.Tensor
+    labelled: tf.Tensor
+    count: tf.Tensor
 
 
 @register
@@ -68,7 +69,7 @@ class DenseAssignment(DenseHead):
 
     def __init__(
         self,
-        encoder: Any,
+        encoder: Callable[..., Any],
         image_size: Sequence[int],
         strides: Sequence[int] = STRIDES,
         boxes: str = "boxes",
@@ -80,19 +81,26 @@ class DenseAssignment(DenseHead):
         self.strides = tuple(checks.positive_int("strides", stride) for stride in strides)
         self._read_head(boxes, classes, from_logits)
 
-    def once(self, shared: Shared | None, y: Any, student: Any) -> Assigned:
+    def once(
+        self,
+        shared: Shared | None,
+        y: Mapping[str, Tensor] | None,
+        student: Mapping[str, tf.Tensor],
+    ) -> Assigned:
         """The assignment of this step: made by the first loss that asks."""
         if shared is None:
             return self(y, student)
         return shared.once(self._key(), lambda: self(y, student))
 
-    def _key(self) -> Any:
+    def _key(self) -> Hashable:
         try:
             return json.dumps(["assigned", self.get_config()], sort_keys=True, default=str)
         except ValueError:
             return self
 
-    def __call__(self, y: Any, student: Any) -> Assigned:
+    def __call__(
+        self, y: Mapping[str, Tensor] | None, student: Mapping[str, tf.Tensor]
+    ) -> Assigned:
         """Assigns the objects of a batch.
 
         Args:
@@ -118,7 +126,7 @@ class DenseAssignment(DenseHead):
         weight = tf.reduce_sum(fit, -1)
         matched = (weight > 0.0)[..., None]
         # keras-cv fills the places of no object with boxes without area, whose loss and
-        # gradient are NaN in a graph; a weight of 0 does not mend that.
+        # gradient are NaN in a graph; a weight of 0 does not fix that.
         unit = tf.constant([0.0, 0.0, 1.0, 1.0])
         return Assigned(
             boxes=tf.where(matched, tf.stop_gradient(target) / strides, unit),
@@ -139,7 +147,7 @@ class DenseAssignment(DenseHead):
             sizes.append(np.full((height * width, 1), stride))
         return np.concatenate(rows).astype("float32"), np.concatenate(sizes).astype("float32")
 
-    def _corners(self, student: Any, points: np.ndarray) -> Any:
+    def _corners(self, student: Mapping[str, tf.Tensor], points: np.ndarray) -> tf.Tensor:
         """The student's boxes, float32 (B, P, 4), in strides."""
         logits = self.distances(student, "student")
         if logits.shape[1] not in (None, len(points)):
@@ -149,7 +157,7 @@ class DenseAssignment(DenseHead):
         distances = tf.reduce_sum(tf.nn.softmax(logits) * bins, -1)
         return tf.concat([points - distances[..., :2], points + distances[..., 2:]], -1)
 
-    def _objects(self, y: Any) -> tuple[Any, Any, Any]:
+    def _objects(self, y: Mapping[str, Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Boxes in pixels, classes, and which of them are objects; padded alike."""
         boxes, classes = objects(y)
         real = (classes >= 0) & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
@@ -165,8 +173,8 @@ class DenseAssignment(DenseHead):
             ValueError: for an encoder that can't be saved.
         """
         if not hasattr(self.encoder, "get_config"):
-            mend = "Give it get_config and from_config, and register it with Keras."
-            raise checks.value_error("encoder", "one that can be saved", self.encoder, mend)
+            fix = "Give it get_config and from_config, and register it with Keras."
+            raise checks.value_error("encoder", "one that can be saved", self.encoder, fix)
         return {
             **self._head_config(),
             "encoder": keras.saving.serialize_keras_object(self.encoder),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tf_keras as keras
 
 from tfkd import checks
 from tfkd.detection.keras_cv_models import image_size_of, import_keras_cv, retina_net_head
@@ -21,6 +23,7 @@ from tfkd.losses.detection.selection import MultiBoxSelection
 from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization, MultiBoxSoftTarget
 from tfkd.losses.features import FeatureDistillation
 from tfkd.losses.regression import BoundedRegression
+from tfkd.types import Value
 
 LEVELS = ("P3", "P4", "P5")
 RETINA_NET = {"soft": 0.25, "confidence": 1.0, "bounded": 0.1, "localization": 0.25}
@@ -28,19 +31,19 @@ YOLO_V8 = {"soft": 0.5, "distances": 1.5, "confidence": 0.5, "localization": 7.5
 
 
 def retina_net_objective(
-    teacher: Any,
-    student: Any,
-    weights: dict[str, Any] | None = None,
-    temperature: Any = 1.0,
-    margin: Any = 0.0,
+    teacher: keras.Model,
+    student: keras.Model,
+    weights: Mapping[str, Value | None] | None = None,
+    temperature: Value = 1.0,
+    margin: Value = 0.0,
     focal_gamma: float = 2.0,
     focal_alpha: float | None = 0.25,
     negative_ratio: float | None = None,
     every_object: bool = False,
-    teacher_boxes: Any = None,
-    hint: Any = None,
-    hint_weight: Any = 0.5,
-    image_size: Any = None,
+    teacher_boxes: Callable[..., Any] | None = None,
+    hint: str | tuple[str, str] | None = None,
+    hint_weight: Value = 0.5,
+    image_size: int | Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Four terms for a pair of keras-cv's RetinaNets, as arguments for a Distiller.
 
@@ -126,9 +129,9 @@ def retina_net_objective(
         _check_anchors(retina_net_head(teacher, image_size), head)
     encoder = student.label_encoder
     if not isinstance(encoder, models.retinanet.LabelEncoder):
-        mend = "What another one matches is not known: see tfkd.losses.MultiBoxSelection."
+        fix = "What another one matches is not known: see tfkd.losses.MultiBoxSelection."
         expected = "a model with keras_cv.models.retinanet.LabelEncoder"
-        raise checks.value_error("student", expected, encoder, mend)
+        raise checks.value_error("student", expected, encoder, fix)
     matcher = Matcher(
         head["anchors"],
         threshold=encoder.positive_threshold,
@@ -155,14 +158,14 @@ def retina_net_objective(
 
 
 def yolo_v8_objective(
-    teacher: Any,
-    student: Any,
-    weights: dict[str, Any] | None = None,
-    temperature: Any = 1.0,
-    distances_temperature: Any = 1.0,
-    hint: Any = None,
-    hint_weight: Any = 0.5,
-    image_size: Any = None,
+    teacher: keras.Model,
+    student: keras.Model,
+    weights: Mapping[str, Value | None] | None = None,
+    temperature: Value = 1.0,
+    distances_temperature: Value = 1.0,
+    hint: str | tuple[str, str] | None = None,
+    hint_weight: Value = 0.5,
+    image_size: int | Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Four terms for a pair of keras-cv's YOLOV8Detectors, as arguments for a Distiller.
 
@@ -239,19 +242,19 @@ def yolo_v8_objective(
     return objective(losses, YOLO_V8, weights, _hint(hint, teacher, student), hint_weight)
 
 
-def _check_kind(side: str, model: Any, kind: type) -> None:
+def _check_kind(side: str, model: keras.Model, kind: type) -> None:
     if isinstance(model, kind):
         return
-    mend = (
+    fix = (
         "Only heads of one kind can be compared. A student with anchors of its own can learn the "
         "teacher's boxes as labels: tfkd.losses.multibox_objective(tfkd.losses.MultiBoxSelection("
         "matcher, teacher_boxes=...), weights={'soft': None, 'bounded': None}), for a RetinaNet "
         "with tfkd.detection.TeacherBoxes(**tfkd.detection.retina_net_head(teacher))."
     )
-    raise checks.type_error(side, f"a keras_cv.models.{kind.__name__}", model, mend)
+    raise checks.type_error(side, f"a keras_cv.models.{kind.__name__}", model, fix)
 
 
-def _check_classes(teacher: Any, student: Any) -> None:
+def _check_classes(teacher: keras.Model, student: keras.Model) -> None:
     if teacher.num_classes != student.num_classes:
         raise ValueError(
             f"`teacher`: expected {student.num_classes} classes, as the student has, received "
@@ -280,7 +283,9 @@ def _check_anchors(teacher: dict[str, Any], student: dict[str, Any]) -> None:
     )
 
 
-def _hint(hint: Any, teacher: Any, student: Any) -> DistillationLoss | None:
+def _hint(
+    hint: str | tuple[str, str] | None, teacher: keras.Model, student: keras.Model
+) -> DistillationLoss | None:
     """The term on inner features that the user asked for by a level's name or two layers'."""
     if not isinstance(hint, str):
         return hint_between(hint)
@@ -295,7 +300,7 @@ def _hint(hint: Any, teacher: Any, student: Any) -> DistillationLoss | None:
     return hint_between([_level(model, hint) for model in (teacher, student)])
 
 
-def _level(model: Any, level: str) -> str:
+def _level(model: keras.Model, level: str) -> str:
     """The backbone's layer that feeds a level of the pyramid."""
     names = [name for name in LEVELS if name in model.backbone.pyramid_level_inputs]
     if level in names:

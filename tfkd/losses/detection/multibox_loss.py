@@ -8,9 +8,10 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.base import Shared, register, weighted_sums
-from tfkd.losses.detection.selection import MultiBoxSelection
+from tfkd.losses.detection.selection import Matching, MultiBoxSelection
 from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization
-from tfkd.losses.joint import JointLoss
+from tfkd.losses.joint import JointLoss, Part
+from tfkd.types import Structure
 
 
 @register
@@ -59,7 +60,7 @@ class MultiBoxLoss(JointLoss):
 
     def __init__(
         self,
-        selection: Any,
+        selection: MultiBoxSelection | Matching,
         confidence_weight: float = 1.0,
         localization_weight: float = 1.0,
         name: str = "multibox_loss",
@@ -73,7 +74,9 @@ class MultiBoxLoss(JointLoss):
         if confidence_weight == localization_weight == 0:
             raise checks.value_error("localization_weight", "one of both above 0", 0)
 
-    def parts(self, y: Any, y_pred: Any, sample_weight: Any, shared: Shared) -> list[Any]:
+    def parts(
+        self, y: Structure, y_pred: Structure, sample_weight: Structure | None, shared: Shared
+    ) -> list[Part]:
         """(weight, sum, N) of the confidence and of the localization."""
         terms = [MultiBoxConfidence(self.selection), MultiBoxLocalization(self.selection)]
         weights = [self.confidence_weight, self.localization_weight]
@@ -99,7 +102,7 @@ class MultiBoxLoss(JointLoss):
         return cls(**{**config, "selection": selection})
 
 
-def as_selection(selection: Any) -> MultiBoxSelection:
+def as_selection(selection: MultiBoxSelection | Matching) -> MultiBoxSelection:
     """A `MultiBoxSelection` as it is; a matcher as one with the usual mining."""
     if isinstance(selection, MultiBoxSelection):
         return selection

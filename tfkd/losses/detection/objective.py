@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfkd import checks, schedules
 from tfkd.losses.base import DistillationLoss
 from tfkd.losses.detection.multibox_loss import as_selection
+from tfkd.losses.detection.selection import Matching, MultiBoxSelection
 from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization, MultiBoxSoftTarget
 from tfkd.losses.features import FeatureDistillation
 from tfkd.losses.regression import BoundedRegression
+from tfkd.types import Value
 
 # (weights of the terms, temperature, weight of the background in the soft targets)
 PRESETS = {
@@ -21,14 +23,14 @@ PRESETS = {
 
 
 def multibox_objective(
-    selection: Any,
+    selection: MultiBoxSelection | Matching,
     preset: str = "default",
-    weights: dict[str, Any] | None = None,
-    temperature: Any = None,
+    weights: Mapping[str, Value | None] | None = None,
+    temperature: Value | None = None,
     background_weight: float | None = None,
-    margin: Any = 0.0,
+    margin: Value = 0.0,
     hint: tuple[str, str] | None = None,
-    hint_weight: Any = 0.5,
+    hint_weight: Value = 0.5,
 ) -> dict[str, Any]:
     """The four terms of a detector's student as arguments for a Distiller.
 
@@ -94,10 +96,10 @@ def multibox_objective(
 
 def objective(
     losses: dict[str, DistillationLoss],
-    defaults: dict[str, Any],
-    weights: Any,
+    defaults: Mapping[str, Value | None],
+    weights: Mapping[str, Value | None] | None,
     hint: DistillationLoss | None,
-    hint_weight: Any,
+    hint_weight: Value,
 ) -> dict[str, Any]:
     """The terms that have a weight, as arguments for a Distiller.
 
@@ -121,7 +123,7 @@ def objective(
     }
 
 
-def hint_between(layers: Any) -> FeatureDistillation | None:
+def hint_between(layers: Sequence[str] | None) -> FeatureDistillation | None:
     """A term on (teacher's layer, student's layer); None for None."""
     if layers is None:
         return None
@@ -132,7 +134,9 @@ def hint_between(layers: Any) -> FeatureDistillation | None:
     return FeatureDistillation(**names, projector="always", name="hint")
 
 
-def _check_weights(weights: Any, terms: Iterable[str]) -> dict[str, Any]:
+def _check_weights(
+    weights: Mapping[str, Value | None] | None, terms: Iterable[str]
+) -> dict[str, float | schedules.Schedule | None]:
     if weights is None:
         return {}
     if not isinstance(weights, dict):

@@ -9,14 +9,21 @@ term of the loss looks at the same priors, so they are chosen once a step.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.base import Shared, register
+from tfkd.types import Tensor
+
+# {"boxes": ..., "classes": ...}: what a user labels, and what a model returns.
+Objects: TypeAlias = Mapping[str, Tensor]
+Outputs: TypeAlias = Mapping[str, "tf.Tensor"]
+# A `tfkd.detection.Matcher`, or a function that does the same.
+Matching: TypeAlias = Callable[[Objects], Objects]
 
 
 class Selected(NamedTuple):
@@ -31,12 +38,12 @@ class Selected(NamedTuple):
         count: float32 scalar: N, the number of positive priors in the batch.
     """
 
-    labels: Any
-    offsets: Any
-    positive: Any
-    selected: Any
-    losses: Any
-    count: Any
+    labels: tf.Tensor
+    offsets: tf.Tensor
+    positive: tf.Tensor
+    selected: tf.Tensor
+    losses: tf.Tensor
+    count: tf.Tensor
 
 
 @register
@@ -72,10 +79,10 @@ class MultiBoxSelection:
 
     def __init__(
         self,
-        matcher: Callable[[Any], dict[str, Any]] | None,
+        matcher: Matching | None,
         negative_ratio: float | None = 3.0,
         min_negatives: int = 0,
-        teacher_boxes: Callable[[Any, Any], Any] | None = None,
+        teacher_boxes: Callable[[Objects, Outputs], Objects] | None = None,
         scores: str = "softmax",
         boxes: str = "boxes",
         classes: str = "classes",
@@ -88,21 +95,25 @@ class MultiBoxSelection:
         if teacher_boxes is not None:
             checks.function("teacher_boxes", teacher_boxes)
             if matcher is None:
-                mend = "The teacher's boxes are not known when the data set matches its own."
-                raise checks.value_error("matcher", "a Matcher, with teacher_boxes", None, mend)
+                fix = "The teacher's boxes are not known when the data set matches its own."
+                raise checks.value_error("matcher", "a Matcher, with teacher_boxes", None, fix)
         self.teacher_boxes = teacher_boxes
         self.scores = checks.one_of("scores", scores, ("softmax", "sigmoid"))
         self.boxes = checks.instance("boxes", boxes, str, "a name of an output")
         self.classes = checks.instance("classes", classes, str, "a name of an output")
 
-    def once(self, shared: Shared | None, y: Any, student: Any, teacher: Any) -> Selected:
+    def once(
+        self, shared: Shared | None, y: Objects | None, student: Outputs, teacher: Outputs | None
+    ) -> Selected:
         """The selection of this step: computed by the first loss that asks."""
         if shared is None:
             return self(y, student, teacher)
         teacher = shared.teacher if teacher is None else teacher
         return shared.once(_key(self), lambda: self(y, student, teacher))
 
-    def __call__(self, y: Any, student: Any, teacher: Any = None) -> Selected:
+    def __call__(
+        self, y: Objects | None, student: Outputs, teacher: Outputs | None = None
+    ) -> Selected:
         """Chooses the priors of a batch.
 
         Args:
@@ -133,7 +144,7 @@ class MultiBoxSelection:
         target_offsets = tf.cast(target["boxes"], tf.float32)
         return Selected(labels, target_offsets, positive, positive | negative, losses, count)
 
-    def outputs(self, outputs: Any, side: str) -> tuple[Any, Any]:
+    def outputs(self, outputs: Outputs, side: str) -> tuple[tf.Tensor, tf.Tensor]:
         """Offsets and scores of a model's outputs, as float32.
 
         Raises:
@@ -143,7 +154,7 @@ class MultiBoxSelection:
         if not isinstance(outputs, dict) or not set(names) <= set(outputs):
             received = sorted(outputs) if isinstance(outputs, dict) else outputs
             raise checks.value_error(
-                side, f"a model with a dict of outputs, with {names}", received, _mend(received)
+                side, f"a model with a dict of outputs, with {names}", received, _fix(received)
             )
         return tf.cast(outputs[self.boxes], tf.float32), tf.cast(outputs[self.classes], tf.float32)
 
@@ -203,7 +214,7 @@ class MultiBoxSelection:
         return cls(**{**config, **functions})
 
 
-def _key(selection: MultiBoxSelection) -> Any:
+def _key(selection: MultiBoxSelection) -> Hashable:
     """What tells two selections apart: their configs, or which objects they are."""
     try:
         return json.dumps(["selected", selection.get_config()], sort_keys=True, default=str)
@@ -211,14 +222,14 @@ def _key(selection: MultiBoxSelection) -> Any:
         return selection
 
 
-def _serialize(name: str, value: Any) -> Any:
+def _serialize(name: str, value: object) -> dict[str, Any] | None:
     if value is None or hasattr(value, "get_config"):
         return None if value is None else keras.saving.serialize_keras_object(value)
-    mend = "Give it get_config and from_config, and register it with Keras."
-    raise checks.value_error(name, "an object that can be saved", value, mend)
+    fix = "Give it get_config and from_config, and register it with Keras."
+    raise checks.value_error(name, "an object that can be saved", value, fix)
 
 
-def _mend(received: Any) -> str | None:
+def _fix(received: object) -> str | None:
     if isinstance(received, list) and {"box", "classification"} <= set(received):
         return (
             "For a pair of keras-cv's RetinaNets use tfkd.losses.retina_net_objective; for an SSD "
@@ -229,7 +240,7 @@ def _mend(received: Any) -> str | None:
     return None
 
 
-def cross_entropy(labels: Any, scores: Any, kind: str) -> Any:
+def cross_entropy(labels: tf.Tensor, scores: tf.Tensor, kind: str) -> tf.Tensor:
     """The cross-entropy of every prior, (B, P); 0 where the label is −1.
 
     Args:
@@ -249,8 +260,12 @@ def cross_entropy(labels: Any, scores: Any, kind: str) -> Any:
 
 
 def hard_negatives(
-    losses: Any, positive: Any, background: Any, ratio: float = 3.0, min_negatives: int = 0
-) -> Any:
+    losses: tf.Tensor,
+    positive: tf.Tensor,
+    background: tf.Tensor,
+    ratio: float = 3.0,
+    min_negatives: int = 0,
+) -> tf.Tensor:
     """In every image, the background priors with the largest loss.
 
     Args:

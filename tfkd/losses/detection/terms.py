@@ -6,8 +6,6 @@ with an object (at least 1): so a batch without any object has the loss 0.
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 import tf_keras as keras
 
@@ -15,13 +13,15 @@ from tfkd import checks
 from tfkd.losses.base import (
     Elements,
     ElementwiseLoss,
+    Shared,
     at_step,
     check_temperature,
     only,
     register,
 )
-from tfkd.losses.detection.selection import MultiBoxSelection, Selected
+from tfkd.losses.detection.selection import MultiBoxSelection, Outputs, Selected
 from tfkd.schedules import deserialize, serialize
+from tfkd.types import Value
 
 
 class MultiBoxTerm(ElementwiseLoss):
@@ -58,7 +58,12 @@ class MultiBoxTerm(ElementwiseLoss):
         return only(part, student_outputs, student_outputs[output])
 
     def part(
-        self, selection: MultiBoxSelection, chosen: Selected, teacher: Any, student: Any, step: Any
+        self,
+        selection: MultiBoxSelection,
+        chosen: Selected,
+        teacher: Outputs,
+        student: Outputs,
+        step: tf.Tensor | None,
     ) -> tuple[str, Elements]:
         """Name of the output that the term is about, and its loss."""
         raise NotImplementedError
@@ -78,7 +83,7 @@ class MultiBoxTerm(ElementwiseLoss):
         return cls(**config)
 
 
-def selection_of(loss: Any, shared: Any) -> MultiBoxSelection:
+def selection_of(loss: object, shared: Shared | None) -> MultiBoxSelection:
     """A loss's own selection, or that of the others in the Distiller.
 
     Raises:
@@ -232,7 +237,7 @@ class MultiBoxSoftTarget(MultiBoxTerm):
 
     def __init__(
         self,
-        temperature: Any = 2.0,
+        temperature: Value = 2.0,
         background_weight: float = 1.0,
         foreground_weight: float = 1.0,
         selection: MultiBoxSelection | None = None,
@@ -273,7 +278,7 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         return super().from_config({**config, "temperature": deserialize(config["temperature"])})
 
 
-def check_alike(teacher: Any, student: Any) -> None:
+def check_alike(teacher: tf.Tensor, student: tf.Tensor) -> None:
     """Raises ValueError unless both have the same priors and classes, (B, P, ...)."""
     if not teacher.shape.is_compatible_with(student.shape):
         raise ValueError(
@@ -290,8 +295,8 @@ def _softmax_divergence(teacher, student, background, foreground):
 
 
 def sigmoid_divergence(
-    teacher: Any, student: Any, background: float = 1.0, foreground: float = 1.0
-) -> Any:
+    teacher: tf.Tensor, student: tf.Tensor, background: float = 1.0, foreground: float = 1.0
+) -> tf.Tensor:
     """KL of the two outcomes of every class, logits (B, P, C), summed over classes: (B, P)."""
     values = tf.zeros(())
     for sign, weight in ((1.0, foreground), (-1.0, background)):
