@@ -56,7 +56,7 @@ def adam(peak, epochs, bench):
 def prune(bench, teacher, student, args):
     """Half of the MACs: decay, cut, distil on."""
     plan = pruning.plan(student, macs_reduction=args.reduction)
-    print(plan.explain(), flush=True)
+    print(plan, flush=True)
     steps = tfkd.data.steps_per_epoch(len(bench.data.x_train), BATCH)
     half = args.epochs // 2
     schedule = pruning.AnnealedFilterDecay(
@@ -94,7 +94,7 @@ def file_of(bench, model, name, args, **options):
     made = export.detector_to_tflite(
         model, path, bench.anchors, labels=CLASSES, verify=bench.data.x_test, **options
     )
-    print(made.table(), flush=True)
+    print(made, flush=True)
     x, boxes, classes = bench.data.arrays("test")
     found = export.load_detector(path)(x)
     scores = report.detection(found, {"boxes": boxes, "classes": classes}, CLASSES)

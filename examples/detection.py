@@ -208,7 +208,7 @@ def main(argv: list[str]) -> None:
         rows, [f"{source!r}; latency of the file in LiteRT, one image, one thread."]
     )
     table.save(out)
-    table.show()
+    print(table)
     say(f"wrote {out}; pictures of each epoch: tensorboard --logdir {out / 'logs'}")
 
 

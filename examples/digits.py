@@ -262,7 +262,7 @@ def main(argv: list[str]) -> None:
     ]
     table = dataclasses.replace(table, notes=notes, curves={"test accuracy (%)": curves})
     table.save(out)
-    table.show()
+    print(table)
     say(f"wrote {out}; look at the runs with: tensorboard --logdir {out / 'logs'}")
 
 

@@ -219,7 +219,7 @@ def prune(base, dataset, x_test, out: pathlib.Path, logs: pathlib.Path, say: Say
         trainer.fit(model, EPOCHS.value, "unpruned")
         return model, trainer.curve
     plan = make_plan(model)
-    print(plan.explain())
+    print(plan)
     if METHOD.value == "hard":
         selection = pruning.select(model, plan)
     else:
@@ -252,7 +252,7 @@ def measure(models: dict[str, Any], curves, dataset, x_test, out: pathlib.Path, 
     notes = [f"{dataset!r}; {METHOD.value}, seed {SEED.value}, last epoch.", *table.notes]
     table = dataclasses.replace(table, notes=notes, curves={"test accuracy (%)": curves})
     table.save(out)
-    table.show()
+    print(table)
     base, small = table.rows
     print(
         f"MACs: {base.macs / small.macs:.2f} × fewer; parameters: "

@@ -272,11 +272,11 @@ def measure(bench: Bench, teacher, runs, curves, out: pathlib.Path) -> None:
     shown = {"teacher": [curves["teacher"]]} | {names[k]: curves[k] for k in runs}
     table = dataclasses.replace(table, notes=notes, curves={"test accuracy (%)": shown})
     table.save(out)
-    table.show()
+    print(table)
     outputs = runs["progressive"][0].predict(x_test, verbose=0)
     classes = report.classification(task.y_test, outputs, task.source.class_names)
-    tfkd.artifacts.write_text(out / "classes.md", classes.markdown())
-    classes.show()
+    classes.save(out)
+    print(classes)
 
 
 def main(argv: list[str]) -> None:

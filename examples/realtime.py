@@ -170,7 +170,7 @@ def cut(bench: Bench, original: keras.Model, share: float, by: str) -> keras.Mod
     rows = np.random.default_rng(bench.seed).permutation(len(bench.x_train))[:256]
     examples = None if by == "position" else bench.x_train[rows]
     choice = pruning.choose_layers(original, share, by, examples, units="layer")
-    print(choice.explain())
+    print(choice)
     return pruning.cut_layers(original, drop=choice)
 
 
@@ -229,7 +229,7 @@ def measure(
     table = dataclasses.replace(table, notes=[*notes, *table.notes])
     table.save(bench.out)
     table.to_tensorboard(bench.out / "logs")
-    table.show()
+    print(table)
     return table
 
 

@@ -51,12 +51,12 @@ def write(quantized, x_test, out: pathlib.Path, say: pruned.Say) -> pathlib.Path
     quantization.save(quantized, out / "quantized.npz")
     phone = export.to_tflite(quantized, out / "int8.tflite", io="int8", verify=x_test[:500])
     say("for phones:")
-    print(phone.table())
+    print(phone)
     server = export.to_onnx(
         quantized, out / "int8.onnx", target="tensorrt", int8_weights=True, verify=x_test[:500]
     )
     say("for TensorRT:")
-    print(server.table())
+    print(server)
     print(export.lint_tensorrt(out / "int8.onnx"))
     return phone.path
 
@@ -70,7 +70,7 @@ def measure(base, small, file, curves, dataset, x_test, out: pathlib.Path) -> No
         table, notes=[*notes, *table.notes], curves={"test accuracy (%)": curves}
     )
     table.save(out)
-    table.show()
+    print(table)
     first, last = table.rows[0], table.rows[-1]
     print(
         f"From base to int8: {first.macs / last.macs:.2f} × fewer MACs, "

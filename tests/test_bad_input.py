@@ -105,17 +105,17 @@ CASES = {
     "student is None": (
         lambda: tfkd.Distiller(net(), None, KD()),
         V,
-        "`student`: expected a tf_keras.Model.*None",
+        "`student`: expected a tf_keras model.*None",
     ),
     "student is a function": (
         lambda: tfkd.Distiller(net(), len, KD()),
         V,
-        "`student`: .*tf_keras.Model.*received.*len",
+        "`student`: .*tf_keras model.*received.*len",
     ),
     "student is a Keras 3 model": (
         lambda: tfkd.Distiller(net(), keras3_model(), KD()),
         V,
-        "`student`: .*belongs to Keras 3.*import tf_keras as keras",
+        "`student`: .*a Keras 3 model: convert it with tfkd.from_keras3",
     ),
     "teacher is a number": (
         lambda: tfkd.Distiller(3, net(), KD()),

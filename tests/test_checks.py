@@ -115,3 +115,28 @@ def test_describe_shortens_long_values_and_shows_arrays_by_shape():
     assert checks.describe(np.float32(2)).endswith("(float32)")
     text = checks.describe("x" * 1000)
     assert len(text) < 140 and text.endswith("... (str)")
+
+
+class Odd:
+    """A user's object: whatever its repr does, the message stands on one short line."""
+
+    def __init__(self, text, shape=None):
+        self.text, self.shape, self.dtype = text, shape, "float32"
+
+    def __repr__(self):
+        return self.text.strip()
+
+
+def test_describe_of_objects_with_odd_reprs():
+    assert checks.describe(Odd("one\n  two\n")) == "one two (Odd)"
+    assert len(checks.describe(Odd("line\n" * 9999))) < 140
+    assert checks.describe(Odd(None)) == "a value without a repr (Odd)"
+    assert checks.describe(Odd("odd", shape=3)) == "a value without a repr (Odd)"
+
+
+def test_names_are_listed_once_and_at_most_twelve():
+    assert checks.listing(["a", "a", "b"]) == "There are: 'a', 'b'."
+    assert checks.listing([]) == "There are: none."
+    assert checks.listing(range(14)).endswith("'11' and 2 more.")
+    assert checks.near_or_all("conv", ["conv1", "conv1"]) == "Did you mean 'conv1'?"
+    assert checks.near_or_all("zzz", ["conv1"]) == "There are: 'conv1'."

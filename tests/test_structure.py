@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -18,13 +20,13 @@ ORDER = (
     ("specs",),
     ("checks",),
     ("keras_internals",),
-    ("text_tables",),
+    ("networks",),
     ("example_inputs",),
     ("replicas",),
     ("known_faults",),
     ("artifacts",),
+    ("results",),
     ("fingerprints",),
-    ("networks",),
     ("schedules",),
     ("detection",),
     ("models",),
@@ -241,3 +243,126 @@ def test_private_modules_are_named_in_keras_internals_alone():
         if name.startswith(PRIVATE)
     ]
     assert not found, "\n".join(["Add them to tfkd/keras_internals.py:", *found])
+
+
+# What Keras says nowhere but in private attributes, and one file or two alone need.
+KERAS_ATTRIBUTES = {
+    # The arguments and projections of MultiHeadAttention.
+    "tfkd/interop/attention.py": {"_attention_axes", "_keras_mask"},
+    "tfkd/pruning/rules/attention.py": {
+        "_attention_axes",
+        "_key_dim",
+        "_num_heads",
+        "_use_bias",
+        "_value_dim",
+    },
+    "tfkd/quantization/flattening/attention.py": {
+        "_activity_regularizer",
+        "_attention_axes",
+        "_bias_constraint",
+        "_bias_regularizer",
+        "_dropout",
+        "_kernel_constraint",
+        "_kernel_regularizer",
+        "_key_dense",
+        "_key_dim",
+        "_key_shape",
+        "_num_heads",
+        "_output_dense",
+        "_query_dense",
+        "_query_shape",
+        "_softmax_robust_masking",
+        "_use_bias",
+        "_value_dense",
+        "_value_dim",
+        "_value_shape",
+    },
+    # The mask that rides on a tensor.
+    "tfkd/distillation/terms.py": {"_keras_mask"},
+    "tfkd/interop/operations.py": {"_keras_mask"},
+    "tfkd/interop/walking.py": {"_keras_mask"},
+    "tfkd/losses/base.py": {"_keras_mask"},
+    "tfkd/teachers/forward.py": {"_keras_mask"},
+    # What optimizers hold, and what `compile` was given.
+    "tfkd/callbacks/describe.py": {"_decayed_lr", "_learning_rate", "_total_loss_mean"},
+    "tfkd/distillation/distiller.py": {
+        "_conform_to_outputs",
+        "_user_metrics",
+        "_user_weighted_metrics",
+    },
+    "tfkd/distillation/drift.py": {"_in_multi_worker_mode"},
+    "tfkd/distillation/output_kinds.py": {"_fn_kwargs"},
+    "tfkd/distillation/saving.py": {"_index_dict", "_var_key"},
+    "tfkd/distillation/validation.py": {"_fn_kwargs"},
+    "tfkd/progressive/carrying.py": {"_learning_rate"},
+    "tfkd/pruning/optimizers.py": {
+        "_compile_config",
+        "_exclude_from_weight_decay",
+        "_exclude_from_weight_decay_names",
+        "_index_dict",
+        "_loss_scale",
+        "_var_key",
+    },
+    # What subclasses of Keras's layers, models and callbacks have of their own.
+    "tfkd/callbacks/tensorboard.py": {
+        "_log_write_dir",
+        "_train_counter",
+        "_train_writer",
+        "_val_writer",
+        "_writers",
+    },
+    "tfkd/quantization/quantized_model.py": {"_trainable"},
+    "tfkd/quantization/wrappers.py": {"_trainable_weights"},
+    # The generator of a random layer.
+    "tfkd/report/inference.py": {"_generator"},
+}
+
+
+def private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__")
+
+
+def keras_names() -> set[str]:
+    """Private attributes and methods that the source of Keras speaks of."""
+    (folder,) = importlib.util.find_spec("tf_keras").submodule_search_locations
+    pattern = re.compile(
+        r"\b(?:self|cls|layer|tensor|model|node)\.(_[a-z]\w*)|def (_[a-z]\w*)\(self"
+    )
+    sources = [path.read_text(encoding="utf-8") for path in Path(folder, "src").rglob("*.py")]
+    return {name for text in sources for pair in pattern.findall(text) for name in pair if name}
+
+
+def defined(node: ast.AST) -> str | None:
+    """The private name that a statement of tfkd gives something of its own."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return node.name
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return node.attr if isinstance(node.value, ast.Name) and node.value.id == "self" else None
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "__setattr__":
+        return getattr(node.args[1], "value", None)
+    return None
+
+
+def attributes(node: ast.AST) -> str | None:
+    """The attribute that an expression reads, also by getattr or hasattr."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
+        return getattr(node.args[1], "value", None)
+    return None
+
+
+def test_private_attributes_of_keras_are_read_in_networks_alone():
+    everything = [node for path in FILES for node in ast.walk(tree(path))]
+    theirs = keras_names() - {name for node in everything if (name := defined(node))}
+    assert theirs >= {"_nodes_by_depth", "_inbound_nodes", "_keras_history", "_flatten_layers"}
+    found = [
+        f"{label(path)} reads {name}"
+        for path in FILES
+        if dotted(path).split(".")[1:2] not in (["networks"], ["keras_internals"])
+        for name in {attributes(node) for node in ast.walk(tree(path))}
+        if private(name) and name in theirs - KERAS_ATTRIBUTES.get(label(path), set())
+    ]
+    assert not found, "\n".join(["Give tfkd/networks a function for them:", *sorted(found)])

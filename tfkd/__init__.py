@@ -34,6 +34,7 @@ _MODULES = (
     "data",
     "detection",
     "distillation",
+    "example_inputs",
     "export",
     "interop",
     "losses",
@@ -43,12 +44,15 @@ _MODULES = (
     "quantization",
     "replicas",
     "report",
+    "results",
     "runtime",
     "schedules",
     "teacher_cache",
 )
 # These never touch Keras: they load whatever `tf.keras` is.
-_FREE_OF_KERAS = frozenset({"artifacts", "checks", "runtime", "schedules"})
+_FREE_OF_KERAS = frozenset(
+    {"artifacts", "checks", "example_inputs", "results", "runtime", "schedules"}
+)
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
 

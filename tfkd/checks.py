@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import re
 import sys
 import warnings
 from collections.abc import Iterable
@@ -25,12 +26,15 @@ MAX_REPR = 120
 
 
 def describe(value: Any) -> str:
-    """Returns a short text for `value`: its repr and type, arrays by shape."""
+    """Returns a short text for `value`: its repr, cut, and type; arrays by shape."""
     shape = getattr(value, "shape", None)
     dtype = getattr(value, "dtype", None)
-    if shape is not None and dtype is not None and len(tuple(shape)) > 0:
-        return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
-    text = repr(value)
+    try:
+        if shape is not None and dtype is not None and len(tuple(shape)) > 0:
+            return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
+        text = re.sub(r"\s*\n\s*", " ", repr(value))
+    except Exception:  # a user's own class must not hide the error that is to be told
+        text = "a value without a repr"
     if len(text) > MAX_REPR:
         text = text[: MAX_REPR - 3] + "..."
     return f"{text} ({type(value).__name__})"
@@ -134,11 +138,24 @@ def function(name: str, value: Any) -> Any:
 
 def near(value: Any, choices: Iterable[Any], count: int = 3) -> str | None:
     """Returns "Did you mean …?" with the nearest of `choices`, or None."""
-    names = [str(c) for c in choices]
+    names = list(dict.fromkeys(str(c) for c in choices))
     found = difflib.get_close_matches(str(value), names, n=count, cutoff=0.5)
     if not found:
         return None
     return "Did you mean " + " or ".join(repr(f) for f in found) + "?"
+
+
+def listing(choices: Iterable[Any]) -> str:
+    """Returns "There are: …." with the first 12 of `choices`."""
+    names = [repr(c) for c in dict.fromkeys(map(str, choices))]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"There are: {', '.join(names[:12]) or 'none'}{more}."
+
+
+def near_or_all(value: Any, choices: Iterable[Any]) -> str:
+    """Returns "Did you mean …?", or `listing` where nothing is near."""
+    choices = list(choices)
+    return near(value, choices) or listing(choices)
 
 
 def known_name(name: str, value: str, choices: Iterable[str], where: str) -> str:
@@ -146,12 +163,8 @@ def known_name(name: str, value: str, choices: Iterable[str], where: str) -> str
     choices = list(choices)
     if value in choices:
         return value
-    mend = near(value, choices)
-    if mend is None:
-        shown = ", ".join(repr(c) for c in choices[:12])
-        more = f" and {len(choices) - 12} more" if len(choices) > 12 else ""
-        mend = f"There are: {shown}{more}."
-    raise value_error(name, f"the name of a layer of {where}", value, mend)
+    expected = f"the name of a layer of {where}"
+    raise value_error(name, expected, value, near_or_all(value, choices))
 
 
 def warn(text: str) -> None:

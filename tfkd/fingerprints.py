@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from tfkd.networks.layer_parts import flat_layers
+
 _CHUNK = 1 << 22  # bytes read at once
 _DEPTH = 12
 # What these hold is known by its name: the version is in the manifest.
@@ -158,8 +160,7 @@ class _Hasher:
         self.text("model", cls.__module__, cls.__qualname__)
         if cls.__module__.split(".")[0] not in _LIBRARIES:
             self.add([getattr(cls, name, None) for name in ("call", "__call__")], depth)
-        flat = getattr(model, "_flatten_layers", lambda **_: ())
-        for layer in flat(include_self=True, recursive=True):
+        for layer in flat_layers(model):
             if not hasattr(layer, "layers"):  # a nested model: its config is all names
                 self.text(type(layer).__qualname__, _settings(layer))
         self.add([_value(variable) for variable in _variables(model)], depth)

@@ -28,6 +28,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd.networks.layer_parts import calls_anywhere, flat_layers
+
 _AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
 _DTYPES = {16: ("float32", "bfloat16"), 8: ("float32",)}
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -135,7 +137,7 @@ def overflowing_layers(model: keras.Model, width: int) -> dict[str, str]:
 
 def _convolutions(model: keras.Model) -> Iterator[tuple[Any, list[Any]]]:
     """The trainable convolutions, and the shapes on which their kernels work."""
-    layers = list(model._flatten_layers(include_self=False))
+    layers = flat_layers(model, include_self=False)
     # A wrapped layer has no place in the graph: its wrapper has.
     wrappers = {id(w.layer): w for w in layers if isinstance(w, keras.layers.Wrapper)}
     for layer in layers:
@@ -148,7 +150,7 @@ def _convolutions(model: keras.Model) -> Iterator[tuple[Any, list[Any]]]:
         while id(place) in wrappers:
             place = wrappers[id(place)]
         transposed = isinstance(layer, (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose))
-        nodes = place._inbound_nodes
+        nodes = calls_anywhere(place)
         yield layer, [node.output_shapes if transposed else node.input_shapes for node in nodes]
 
 

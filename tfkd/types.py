@@ -6,15 +6,13 @@ TensorFlow and Keras are named for readers and type checkers alone: nothing is i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
     import tf_keras as keras
-
-    from tfkd.schedules import Schedule
 
 Path: TypeAlias = Union[str, "os.PathLike[str]"]
 
@@ -26,9 +24,6 @@ Structure: TypeAlias = "Tensor | Sequence[Structure] | Mapping[str, Structure]"
 
 # Examples as users have them: see `tfkd.example_inputs` for how each form is read.
 Data: TypeAlias = "Structure | tf.data.Dataset | keras.utils.Sequence | Iterable[Structure]"
-
-# A number, or a function of the optimizer's step.
-Value: TypeAlias = "float | Schedule | Callable[[tf.Tensor], tf.Tensor]"
 
 # A name, a path such as "backbone/block3" or a pattern such as "stage1_*"; several; or layers.
 Layers: TypeAlias = "str | keras.layers.Layer | Iterable[str | keras.layers.Layer]"

@@ -193,8 +193,8 @@ def test_of_several_workers_the_chief_writes():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"images": IMAGES[:2]}, "truth of 2 images"),
-        ({"images": IMAGES[0]}, "(N, H, W, 3)"),
+        ({"data": IMAGES[:2]}, "truth of 2 images"),
+        ({"data": IMAGES[0]}, "(N, H, W, 3)"),
         ({"truth": dict(TRUTH, classes=[[0], [0], [UNLABELLED]])}, "without labels"),
         ({"truth": dict(TRUTH, classes=np.full((3, 1), -1))}, "at least one object"),
         ({"truth": dict(TRUTH, classes=[[2], [0], [-1]])}, "below 2"),
@@ -213,7 +213,7 @@ def test_of_several_workers_the_chief_writes():
     ],
 )
 def test_bad_arguments(change, text):
-    arguments = {"images": IMAGES, "truth": TRUTH, "anchors": PRIORS, "class_names": NAMES}
+    arguments = {"data": IMAGES, "truth": TRUTH, "anchors": PRIORS, "class_names": NAMES}
     with pytest.raises((TypeError, ValueError)) as error:
         tfkd.callbacks.DetectionReport(**{**arguments, **change})
     assert text in str(error.value)

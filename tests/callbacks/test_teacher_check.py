@@ -29,7 +29,7 @@ def test_scores_are_accuracies_and_the_better_student_is_reported_once():
     x, _ = data(40)
     teacher, student = net(seed=1), net(seed=2)
     y = student.predict(x, verbose=0).argmax(-1)  # the student is always right
-    history, found = fit(teacher, student, x, y, tfkd.callbacks.TeacherCheck(x, y), epochs=3)
+    history, found = fit(teacher, student, x, y, tfkd.callbacks.TeacherCheck((x, y)), epochs=3)
     assert history["student_score"] == [1.0] * 3
     assert history["teacher_score"] == pytest.approx([share(y, teacher, x)] * 3)
     assert len(found) == 1
@@ -40,16 +40,16 @@ def test_no_word_while_the_teacher_is_ahead_or_within_the_margin():
     x, _ = data(40)
     teacher, student = net(seed=1), net(seed=2)
     right_teacher = teacher.predict(x, verbose=0).argmax(-1)
-    check = tfkd.callbacks.TeacherCheck(x, right_teacher)
+    check = tfkd.callbacks.TeacherCheck((x, right_teacher))
     assert fit(teacher, student, x, right_teacher, check)[1] == []
     y = student.predict(x, verbose=0).argmax(-1)
-    assert fit(teacher, student, x, y, tfkd.callbacks.TeacherCheck(x, y, margin=1.0))[1] == []
+    assert fit(teacher, student, x, y, tfkd.callbacks.TeacherCheck((x, y), margin=1.0))[1] == []
 
 
 def test_one_hot_labels_small_batches_and_every_second_epoch():
     x, y = data(40)
     teacher, student = net(seed=1), net(seed=2)
-    check = tfkd.callbacks.TeacherCheck(x, np.eye(3)[y], batch_size=7, every=2)
+    check = tfkd.callbacks.TeacherCheck((x, np.eye(3)[y]), batch_size=7, every=2)
     history, _ = fit(teacher, student, x, y, check, epochs=2)
     assert history["teacher_score"] == pytest.approx([share(y, teacher, x)])
 
@@ -61,7 +61,7 @@ def test_a_score_of_ones_own():
     def score(y, outputs):
         return -((outputs[:, 0] - y) ** 2)
 
-    history, _ = fit(teacher, student, x, y, tfkd.callbacks.TeacherCheck(x, y, score))
+    history, _ = fit(teacher, student, x, y, tfkd.callbacks.TeacherCheck((x, y), score))
     expected = -np.mean((teacher.predict(x, verbose=0)[:, 0] - y) ** 2)
     assert history["teacher_score"] == pytest.approx([expected], rel=1e-5)
 
@@ -86,13 +86,13 @@ def test_labels_of_other_kinds():
 
 def test_bad_arguments():
     x, y = data(8)
-    with pytest.raises(ValueError, match="`y`: expected as many labels as inputs, 8"):
-        tfkd.callbacks.TeacherCheck(x, y[:3])
-    with pytest.raises(TypeError, match="`x`"):
-        tfkd.callbacks.TeacherCheck([1, 2], y)
+    with pytest.raises(ValueError, match="`data`: expected as many examples"):
+        tfkd.callbacks.TeacherCheck((x, y[:3]))
+    with pytest.raises(TypeError, match="`data`: expected"):
+        tfkd.callbacks.TeacherCheck([1, 2])
     with pytest.raises(ValueError, match="`margin`"):
-        tfkd.callbacks.TeacherCheck(x, y, margin=-1)
+        tfkd.callbacks.TeacherCheck((x, y), margin=-1)
     model = net()
     model.compile("sgd", CROSSENTROPY)
     with pytest.raises(ValueError, match=r"expected to be given to the `fit` of a tfkd.Distiller"):
-        model.fit(x, y, verbose=0, callbacks=[tfkd.callbacks.TeacherCheck(x, y)])
+        model.fit(x, y, verbose=0, callbacks=[tfkd.callbacks.TeacherCheck((x, y))])

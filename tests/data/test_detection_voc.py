@@ -140,6 +140,12 @@ def test_difficult_objects_and_parts_of_objects(folder):
     made = folder.load(difficult=False)
     assert made.object_counts().tolist() == [2, 0, 2]
     assert [f.kind for f in made.findings] == ["no object", "difficult"]
+    head, _, *rows = str(made.findings).splitlines()
+    assert head.split() == ["file", "line", "kind", "expected", "received", "done"]
+    assert [row.split()[0] for row in rows] == ["Annotations/b.xml"] * 2
+    assert rows[0].endswith("kept, an image without objects") and rows[1].endswith("left out")
+    found = made.findings.to_dict()["findings"]
+    assert [f["kind"] for f in found] == ["no object", "difficult"]
 
 
 def test_the_file_name_in_the_annotation_and_other_endings(folder):

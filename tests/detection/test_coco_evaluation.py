@@ -136,13 +136,13 @@ def test_every_form_of_the_same_boxes_gives_the_same_scores(seed):
     batches = [padded(detections[:1], 12), padded(detections[1:], 11)]
     labels = {k: v for k, v in padded(truth, 7).items() if k in ("boxes", "classes")}
     for form in (padded(detections, 12), batches):
-        assert coco_scores(form, labels, NAMES, (100, 100)).as_dict() == plain.as_dict()
+        assert coco_scores(form, labels, NAMES, (100, 100)).to_dict() == plain.to_dict()
     # What stands in the padding does not count.
     noisy = padded(detections, 12)
     for index, count in enumerate(noisy["num_detections"]):
         noisy["classes"][index, count:] = 1
         noisy["boxes"][index, count:] = np.nan
-    assert coco_scores(noisy, labels, NAMES, 100).as_dict() == plain.as_dict()
+    assert coco_scores(noisy, labels, NAMES, 100).to_dict() == plain.to_dict()
 
 
 def test_ragged_tensors_are_taken():
@@ -240,7 +240,7 @@ def test_a_class_without_an_object_does_not_count_and_an_image_without_one_does(
 
 def test_table_json_and_files(tmp_path, capsys):
     scores = coco_scores(dict(ONE, confidence=[[0.9], [0.0]]), ONE, ["a|b", "c"])
-    scores.show()
+    print(scores)
     shown = capsys.readouterr().out
     assert shown == str(scores) + "\n"
     assert shown.splitlines()[2].split() == ["a|b", "1.000", "1.000", "1", "1"]

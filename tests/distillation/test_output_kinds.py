@@ -297,7 +297,7 @@ def test_caches_difficulties_damage_and_checks_read_heads_alike(tmp_path):
     scores, words = said(lambda: difficulty.teacher_loss(teacher, X, Y, progress=False).scores)
     np.testing.assert_allclose(scores, -np.log(mean[np.arange(16), Y]), rtol=1e-5)
     assert len(words) == 1
-    check = tfkd.callbacks.TeacherCheck(X, Y, margin=1.0)
+    check = tfkd.callbacks.TeacherCheck((X, Y), margin=1.0)
     distiller = tfkd.Distiller([net(seed=1, last="softmax"), teacher], net(seed=2), BINARY)
     distiller.compile(keras.optimizers.SGD(0.0), CROSSENTROPY)
     history = distiller.fit(X, Y, verbose=0, callbacks=[check]).history

@@ -8,7 +8,7 @@ from toys import CROSSENTROPY, randomize
 
 import tfkd
 from tfkd.export import attention_masks, to_tflite
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def test_an_int8_transformer_is_what_its_model_is(tmp_path):
     x[0], x[1, 1:] = 0, 0  # texts without a token, and with one
     predicted = model.predict(x, verbose=0)
     assert (predicted.argmax(-1) == y).mean() > 0.95
-    report = to_tflite(model, tmp_path / "m.tflite", "int8", representative=texts(150)[0], verify=x)
+    report = to_tflite(model, tmp_path / "m.tflite", "int8", data=texts(150)[0], verify=x)
     # With masks of −10⁹ the largest error is above 0.5.
     assert report.numbers["max_error"] < 0.15
     assert report.numbers["mean_error"] < 0.02
@@ -73,7 +73,7 @@ def test_moderate_masks_change_nothing_in_float(layer):
     model = attention_weights(layer)
     x, _ = texts(40)
     x[3] = 0
-    graph = Graph(model)
+    graph = NamedFunction(model)
     changed = attention_masks.moderated(graph, {graph.inputs[0].name: x})
     assert isinstance(changed, attention_masks.Moderated)
     assert all(20 <= offset < 300 for offset in changed._offsets.values())
@@ -96,7 +96,7 @@ def test_moderate_masks_change_nothing_in_float(layer):
 def test_a_softmax_layer_with_a_mask_of_its_own():
     scores, mask = keras.Input((5,), name="scores"), keras.Input((5,), dtype="bool", name="mask")
     model = keras.Model([scores, mask], L.Softmax(name="softmax")(scores, mask))
-    graph = Graph(model)
+    graph = NamedFunction(model)
     z = RNG.normal(size=(9, 5)).astype(np.float32) * 10
     shown = RNG.random((9, 5)) < 0.6
     shown[0] = False
@@ -116,7 +116,7 @@ def test_a_softmax_layer_with_a_mask_of_its_own():
 def test_models_without_masks_are_left_alone():
     plain = keras.Sequential([keras.Input((4,)), L.Dense(3), L.Softmax()])
     for model in (plain, tfkd.models.resnet(8, 3, (8, 8, 3), (4, 6))):
-        graph = Graph(model)
+        graph = NamedFunction(model)
         shape = (3, *model.input_shape[1:])
         examples = {graph.inputs[0].name: np.ones(shape, np.float32)}
         assert attention_masks.moderated(graph, examples) is graph
@@ -129,5 +129,5 @@ def test_a_mask_that_is_not_keras_is_named(tmp_path):
     randomize(model, 0)
     data = RNG.normal(size=(60, 8)).astype(np.float32)
     with pytest.raises(ValueError, match="attention masks add.*quantize.*mode='dynamic'"):
-        to_tflite(model, tmp_path / "m.tflite", "int8", representative=data, verify=data)
+        to_tflite(model, tmp_path / "m.tflite", "int8", data=data, verify=data)
     assert not (tmp_path / "m.tflite").exists()

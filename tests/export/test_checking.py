@@ -10,7 +10,7 @@ import tf_keras as keras
 from tfkd import artifacts, export
 from tfkd.export import saved_model
 from tfkd.export.made_up import made_up
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 
 layers = keras.layers
 
@@ -29,7 +29,9 @@ def writes(monkeypatch):
 
     def instead(change):
         other = dense([w * factor + offset for w, (factor, offset) in zip(*change, strict=True)])
-        monkeypatch.setattr(saved_model, "_save", lambda _, folder: real(Graph(other), folder))
+        monkeypatch.setattr(
+            saved_model, "_save", lambda _, folder: real(NamedFunction(other), folder)
+        )
 
     return lambda *change: instead((dense().get_weights(), change))
 
@@ -44,7 +46,7 @@ def test_it_runs_and_is_said_in_report_table_and_manifest(tmp_path, kind):
     assert not report.verified and report.compared_on == "8 made-up inputs"
     assert (check["on"], check["examples"]) == ("made-up inputs", 8)
     assert check["max_error"] < 1e-5 and check["dependence"] > 0.5
-    assert "8 made-up inputs: max error / range" in report.table()
+    assert "8 made-up inputs: max error / range" in report.text()
     file = path / "saved_model.pb" if kind == "saved_model" else path
     assert artifacts.read_manifest(file)["numbers"]["check"] == check
 
@@ -55,10 +57,10 @@ def test_a_slight_difference_is_a_warning(tmp_path, writes):
         report = export.to_saved_model(dense(), tmp_path / "m")
     assert caught[0].filename == __file__
     # Every output is off by 0.1: as a part of the range, by NumPy.
-    (x,) = made_up(Graph(dense())).values()
+    (x,) = made_up(NamedFunction(dense())).values()
     expected = 0.1 / np.ptp(x @ dense().get_weights()[0])
     assert report.numbers["check"]["max_error"] == pytest.approx(expected, rel=1e-4)
-    assert report.numbers["check"]["warnings"] and "warning" in report.table()
+    assert report.numbers["check"]["warnings"] and "warning" in report.text()
 
 
 @pytest.mark.parametrize(
@@ -102,10 +104,10 @@ def test_outputs_that_hardly_move_are_no_alarm(tmp_path):
                 assert report.numbers["check"]["examples"] == 8
 
 
-def test_int8_is_checked_on_its_representative_examples(tmp_path):
+def test_int8_is_checked_on_its_calibration_examples(tmp_path):
     x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32") * 7
-    report = export.to_tflite(dense(), tmp_path / "m.tflite", "int8", representative=x)
-    assert report.compared_on == "8 representative examples"
+    report = export.to_tflite(dense(), tmp_path / "m.tflite", "int8", data=x)
+    assert report.compared_on == "8 calibration examples"
     assert 0 < report.numbers["check"]["max_error"] < 0.05
     with pytest.raises(ValueError, match="at least two"):
         export.to_tflite(dense(), tmp_path / "m.tflite", verify=x[:1])

@@ -52,7 +52,7 @@ LOOPS = {
 def test_int8_of_loops_is_refused_with_a_way_out(kind, tmp_path):
     model = LOOPS[kind]()
     with pytest.raises(ValueError, match=r"(?s)`mode`.*loop.*unroll=True.*quantize"):
-        export.to_tflite(model, tmp_path / "m.tflite", "int8", representative=X)
+        export.to_tflite(model, tmp_path / "m.tflite", "int8", data=X)
     assert not list(tmp_path.iterdir())
 
 
@@ -60,13 +60,13 @@ def test_the_state_of_a_cell_that_is_given_out_is_a_loop(tmp_path):
     x = keras.Input((5, 3))
     _, h, _ = layers.LSTM(4, return_state=True)(x)
     with pytest.raises(ValueError, match="unroll=True"):
-        export.to_tflite(keras.Model(x, h), tmp_path / "m.tflite", "int8", representative=X)
+        export.to_tflite(keras.Model(x, h), tmp_path / "m.tflite", "int8", data=X)
 
 
 def test_loops_that_are_harmless_or_unrolled_convert(tmp_path):
     harmless = recurrent(Loop(False), layers.Flatten())
     for model in (harmless, recurrent(layers.GRU(4, unroll=True))):
-        report = export.to_tflite(model, tmp_path / "m.tflite", "int8", representative=X, verify=X)
+        report = export.to_tflite(model, tmp_path / "m.tflite", "int8", data=X, verify=X)
         assert report.numbers["mean_error"] < 0.02
     model = recurrent(layers.GRU(4))
     assert export.to_tflite(model, tmp_path / "d.tflite", "dynamic", verify=X).verified
@@ -85,7 +85,7 @@ def test_lstms_are_calibrated_from_a_fresh_state(tmp_path):
     inside = keras.Model(model.inputs, first.output).predict(4 * X, verbose=0)
     found = []
     for examples in (4 * X, 4 * X[::-1].copy()):
-        export.to_tflite(model, tmp_path / "m.tflite", "int8", representative=examples)
+        export.to_tflite(model, tmp_path / "m.tflite", "int8", data=examples)
         details = litert.open_interpreter(tmp_path / "m.tflite", delegate=False)
         tensors = {d["index"]: d for d in details.get_tensor_details()}
         runs = [d for d in details._get_ops_details() if "SEQUENCE_LSTM" in d["op_name"]]
@@ -101,7 +101,7 @@ def test_an_int8_lstm_whose_cells_stay_small_is_right(tmp_path):
     model = recurrent(layers.LSTM(4))
     small = [0.05 * w for w in model.layers[0].get_weights()[:2]]
     model.layers[0].set_weights([*small, np.zeros(16)])
-    report = export.to_tflite(model, tmp_path / "m.tflite", "int8", representative=X, verify=X)
+    report = export.to_tflite(model, tmp_path / "m.tflite", "int8", data=X, verify=X)
     assert report.numbers["mean_error"] < 0.05
 
 
@@ -201,13 +201,13 @@ def test_in_process_on_request_gives_the_same_bytes(monkeypatch, tmp_path):
     assert both[0] == both[1]
     monkeypatch.setattr(converter, "_in_child", None)  # is not called
     with pytest.raises(ValueError, match="unroll=True"):
-        export.to_tflite(LOOPS["gru"](), tmp_path / "g.tflite", "int8", representative=X)
+        export.to_tflite(LOOPS["gru"](), tmp_path / "g.tflite", "int8", data=X)
 
 
 SCRIPT = """
 import os, sys, tfkd, numpy as np, tf_keras as keras
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-tfkd.export.to_tflite(model, "m.tflite", "int8", representative=np.eye(3, dtype="float32"))
+tfkd.export.to_tflite(model, "m.tflite", "int8", data=np.eye(3, dtype="float32"))
 print(tfkd.export.converter._child.process.pid)
 """
 

@@ -15,7 +15,7 @@ from tfkd import artifacts, export, quantization, runtime
 from tfkd.detection.decoding import decode
 from tfkd.export import tflite
 from tfkd.export.detector import flatbuffer, parity, tflite_metadata, tflite_postprocess
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.formats import detector_numpy
 from tfkd.formats.detector_recipe import OUTPUTS
 
@@ -136,7 +136,7 @@ def test_a_float_file_finds_what_keras_finds(detector, files, heads):
     for name, value in found.items():
         assert value.dtype == expected[name].dtype
         np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
-    assert "objects in the file" in report.table()
+    assert "objects in the file" in report.text()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_other_modes_find_nearly_the_same(detector, tmp_path, heads, mode, io_ty
         heads=heads,
         mode=mode,
         io=io_type,
-        representative=pictures(30) if mode == "int8" else None,
+        data=pictures(30) if mode == "int8" else None,
         verify=IMAGES,
     )
     numbers = report.numbers["detections"]
@@ -252,7 +252,7 @@ def test_without_examples_the_network_is_compared_on_made_up_images(
     check = report.numbers["check"]
     assert report.compared_on == "8 made-up inputs" and not report.verified
     assert set(check["outputs"]) == {"boxes", "classes"} and check["max_error"] < 1e-4
-    assert "8 made-up inputs" in report.table() and check["detections"]["examples"] == 8
+    assert "8 made-up inputs" in report.text() and check["detections"]["examples"] == 8
     if heads == "raw":
         return
     wrong = tflite.Source.convert
@@ -260,7 +260,7 @@ def test_without_examples_the_network_is_compared_on_made_up_images(
 
     def convert(source, *arguments, **options):
         other.set_weights([0.3 * w for w in detector.get_weights()])
-        return wrong(dataclasses.replace(source, plain=Graph(other)), *arguments, **options)
+        return wrong(dataclasses.replace(source, plain=NamedFunction(other)), *arguments, **options)
 
     monkeypatch.setattr(tflite.Source, "convert", convert)
     with pytest.raises(ValueError, match=r"mean_error .* is above 0\.1 \(on 8 made-up inputs\)"):
@@ -273,7 +273,7 @@ def test_uint8_takes_pixels_as_they_are(detector, tmp_path):
     # Dark examples: the converter's own scale would cover a part of the pixels.
     dark = pictures(30) // 2
     export.detector_to_tflite(
-        detector, path, PRIORS, mode="int8", io="uint8", representative=dark, heads="raw"
+        detector, path, PRIORS, mode="int8", io="uint8", data=dark, heads="raw"
     )
     (port,) = runtime.Predictor(path).inputs
     assert port.dtype == np.uint8 and port.zero_point == 128
@@ -487,13 +487,13 @@ def test_an_untrained_model_proves_nothing(tmp_path):
         ({"std": 0}, "`std`"),
         ({"score_treshold": 0.5}, "Did you mean 'score_threshold'"),
         ({"boxes": "box"}, "Did you mean 'boxes'"),
-        ({"mode": "int8"}, "`representative`"),
+        ({"mode": "int8"}, "`data`"),
         ({"thresholds": {"min_fond": 1}}, "Did you mean 'min_found'"),
         (
             {
                 "mode": "int8",
                 "io": "uint8",
-                "representative": IMAGES,
+                "data": IMAGES,
                 "mean": [1, 2, 3],
                 "std": [1, 1, 1],
             },

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.export.made_up import made_up, pixels
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 
 layers = keras.layers
@@ -83,7 +83,7 @@ RANGES = {
 @pytest.mark.parametrize("case", RANGES)
 def test_numbers_fill_the_range_that_the_first_layers_expect(case):
     make, low, high = RANGES[case]
-    (values,) = made_up(Graph(make())).values()
+    (values,) = made_up(NamedFunction(make())).values()
     assert len(values) == 8
     span = high - low
     assert low <= values.min() < low + 0.2 * span and high - 0.2 * span < values.max() <= high
@@ -113,7 +113,7 @@ WHOLE = {
 @pytest.mark.parametrize("case", WHOLE)
 def test_whole_numbers_for_tables(case):
     make, low, high = WHOLE[case]
-    (values,) = made_up(Graph(make())).values()
+    (values,) = made_up(NamedFunction(make())).values()
     assert set(np.unique(values)) == set(range(low, high + 1))
 
 
@@ -122,16 +122,21 @@ def test_several_inputs_each_of_its_kind():
     c = keras.Input((30,), dtype="bool", name="c")
     parts = [a, layers.Flatten()(layers.Rescaling(1 / 255)(b)), tf.cast(c, "float32")]
     model = keras.Model({"a": a, "b": b, "c": c}, layers.Concatenate()(parts))
-    values = made_up(Graph(model))
+    values = made_up(NamedFunction(model))
     # Where nothing is known: unit variance.
     assert abs(values["a"].mean()) < 0.1 and abs(values["a"].std() - 1) < 0.1
     assert values["b"].max() > 200 and values["c"].dtype == bool and values["c"].any()
-    again = made_up(Graph(model))
+    again = made_up(NamedFunction(model))
     for name, value in values.items():
         np.testing.assert_array_equal(value, again[name])
 
 
 def test_few_examples_of_large_inputs_and_a_size_for_open_ones():
     open_model = image(lambda x: layers.GlobalAveragePooling2D()(x), (None, 64, 3))
-    assert made_up(Graph(open_model), size=5)[open_model.input_names[0]].shape == (8, 5, 64, 3)
+    assert made_up(NamedFunction(open_model), size=5)[open_model.input_names[0]].shape == (
+        8,
+        5,
+        64,
+        3,
+    )
     assert pixels((1024, 1024, 3)).shape == (2, 1024, 1024, 3)

@@ -161,7 +161,7 @@ def test_report_and_manifest(plain_file):
     manifest = artifacts.verify(plain_file.path)
     assert manifest["numbers"] == numbers
     assert manifest["recipe"]["opset"] == 17 and manifest["recipe"]["target"] == "onnxruntime"
-    assert "100.00%" in plain_file.table() and "opset 17" in plain_file.table()
+    assert "100.00%" in plain_file.text() and "opset 17" in plain_file.text()
 
 
 def test_grouped_convolutions_are_inlined(plain_file):
@@ -189,7 +189,7 @@ def test_same_model_gives_the_same_bytes(quantized, quantized_file, tmp_path):
     for number, model in enumerate((quantized, copy)):
         report = export.to_onnx(model, tmp_path / f"{number}.onnx", "tensorrt")
         assert report.path.read_bytes() == expected
-        assert not report.verified and "pass verify" in report.table()
+        assert not report.verified and "pass verify" in report.text()
 
 
 def test_inputs_with_channels_first(plain, tmp_path):
@@ -308,7 +308,7 @@ def test_quantized_file_computes_what_keras_does(quantized, quantized_file):
     numbers = quantized_file.numbers
     assert quantized_file.mode == "quantized" and numbers["quantized"] == numbers["weighted"] == 6
     assert len(quantized_file.findings) == 0 and numbers["findings"] == []
-    assert "no findings" in quantized_file.table() and "not verified" in quantized_file.table()
+    assert "no findings" in quantized_file.text() and "not verified" in quantized_file.text()
     # A sum that lies between two codes may fall either way; one step is 8/127.
     found, expected = run(quantized_file.path, image=IMAGES)["logits"], quantized(IMAGES).numpy()
     assert np.abs(found - expected).mean() < 0.005 * np.ptp(expected)

@@ -51,7 +51,7 @@ def test_report_and_manifest_hold_the_numbers(saved):
     for file in files:
         entry = manifest["files"][file.relative_to(saved.path).as_posix()]
         assert entry["sha256"] == artifacts.sha256(file)
-    assert "100.00%" in saved.table() and "70 examples" in saved.table()
+    assert "100.00%" in saved.text() and "70 examples" in saved.text()
 
 
 def test_nothing_of_keras_is_in_the_file(saved):

@@ -184,7 +184,7 @@ def test_what_stays_float_is_named(tmp_path):
     assert len(rows) == report.numbers["float_operations"] > 0
     assert "CONV_3D" in {row["operation"] for row in rows}
     assert all("volume" in row["tensor"] for row in rows)
-    assert "CONV_3D (" in report.table()
+    assert "CONV_3D (" in report.text()
     assert artifacts.verify(report.path)["numbers"]["in_float"] == rows
 
 
@@ -201,8 +201,8 @@ def test_bad_arguments_are_refused_before_anything_is_written(q, tmp_path):
         export.to_tflite(uncalibrated, path)
     with pytest.raises(ValueError, match="`mode`.*quantized model"):
         export.to_tflite(q, path, mode="float16")
-    with pytest.raises(ValueError, match="`representative`.*quantized model"):
-        export.to_tflite(q, path, representative=CALIBRATION)
+    with pytest.raises(ValueError, match="`data`.*quantized model"):
+        export.to_tflite(q, path, data=CALIBRATION)
     with pytest.raises(ValueError, match="`io`"):
         export.to_tflite(q, path, io="int16")
     with pytest.raises(ValueError, match="target='both'"):

@@ -146,7 +146,7 @@ def test_pruning_keeps_the_heads_outputs_and_cuts_the_backbone(kind):
     reasons = {name: frozen.reason for frozen in plan.graph.frozen for name in frozen.layers}
     for layer in heads:
         assert reasons[layer.name]
-        assert reasons[layer.name] in plan.explain()
+        assert reasons[layer.name] in plan.text()
         assert cut.get_layer(layer.name).filters == layer.filters
     assert {group.name for group in plan.graph.groups}.isdisjoint(reasons)
     x = images(2)

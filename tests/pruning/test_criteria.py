@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
+from tfkd.networks.call_graph import CallGraph
 from tfkd.pruning import analyse, criteria
 from tfkd.pruning.graph import KEPT, Graph, Group, WeightAxis
 
@@ -67,7 +68,7 @@ def dense_graph(units, seed=0, width=None):
     numbers = np.unique(units[units != KEPT])
     group = Group("hidden", numbers, ("hidden",), False)
     axis = WeightAxis("hidden", "kernel", 1, units, True, True)
-    return Graph(model, [group], [], [axis], [], [], len(numbers))
+    return Graph(CallGraph(model), [group], [], [axis], [], [], len(numbers))
 
 
 @pytest.mark.parametrize("criterion", list(BY_HAND))
@@ -160,7 +161,9 @@ def test_gamma_of_another_normalization_is_not_a_batch_norms():
         WeightAxis("hidden", "kernel", 1, units, True, True),
         WeightAxis("norm", "gamma", 0, units, True),
     ]
-    graph = Graph(model, [Group("hidden", units, ("hidden",), False)], [], axes, [], [], 2)
+    graph = Graph(
+        CallGraph(model), [Group("hidden", units, ("hidden",), False)], [], axes, [], [], 2
+    )
     with pytest.warns(UserWarning, match="hidden"):
         scores = criteria.scores(graph, "batch_norm")
     np.testing.assert_array_equal(scores, criteria.scores(graph, "l2"))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkd import report
+from tfkd.networks.call_graph import CallGraph
 from tfkd.pruning import analyse, fitting, planning, shrink
 from tfkd.pruning.graph import Graph, Group
 from tfkd.pruning.selection import Selection
@@ -425,7 +426,7 @@ def test_planning_changes_no_weight():
 
 def test_explain_is_a_table_of_groups_reasons_and_totals():
     plan = planning.plan(graph_of("residual"), macs_reduction=0.3, round_to=4, ignore="inner1")
-    text = plan.explain()
+    text = plan.text()
     assert str(plan) == text
     lines = [line.split() for line in text.splitlines()]
     removed = plan.remove["inner0"]
@@ -476,7 +477,7 @@ def test_the_headline_counts_layers_that_no_rule_knows():
     small = shrink(model, planning.select(model, plan))
     assert report.profile(model).macs == macs(6) and report.profile(small).macs == macs(left)
     reached = f"reached {100 * (1 - macs(left) / macs(6)):.1f} %"
-    assert reached in plan.explain().splitlines()[-1] and "left out" not in plan.explain()
+    assert reached in plan.text().splitlines()[-1] and "left out" not in plan.text()
     # 5 of 6 filters of the stem: 31,680 of 72,496, though of the backbone it is 64 %.
     with pytest.raises(ValueError, match="At most 43.7 %"):
         planning.plan(model, macs_reduction=0.6)
@@ -487,7 +488,7 @@ def test_the_headline_says_what_it_does_not_count():
     y = L.GRU(4, name="gru")(L.Dense(8, "relu", name="dense")(x))
     model = keras.Model(x, L.Dense(3, name="head")(L.Lambda(lambda t: 2 * t)(y)))
     plan = planning.plan(model, macs_reduction=0.3)
-    text = plan.explain()
+    text = plan.text()
     assert plan.macs_before == report.profile(model).known_macs == 8 * 6 * 8 + 4 * 3
     assert "\nMACs not known, and left out, of: gru\n" in text
     assert " % of those that are known" in text.splitlines()[-1]
@@ -495,8 +496,8 @@ def test_the_headline_says_what_it_does_not_count():
 
 def test_explain_names_groups_too_small_to_round():
     plan = planning.plan(graph_of("chain"), filter_rate=0.5, round_to=10)
-    assert "too small for round_to=10, min_channels=1" not in plan.explain().split("conv2")[0]
-    line = next(x for x in plan.explain().splitlines() if x.startswith("conv2"))
+    assert "too small for round_to=10, min_channels=1" not in plan.text().split("conv2")[0]
+    line = next(x for x in plan.text().splitlines() if x.startswith("conv2"))
     assert line.endswith("too small for round_to=10, min_channels=1")
 
 
@@ -506,7 +507,7 @@ def wide_graph(groups=250, size=80):
     units = np.arange(groups * size).reshape(groups, size)
     names = [f"g{i}" for i in range(groups)]
     return Graph(
-        model,
+        CallGraph(model),
         [Group(n, u, (n,), False) for n, u in zip(names, units, strict=True)],
         [],
         [],

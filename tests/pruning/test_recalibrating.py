@@ -48,10 +48,10 @@ def test_statistics_are_the_averages_over_batches(kind):
         np.testing.assert_array_equal(before, after)
 
 
-def test_steps_end_data_that_never_ends():
+def test_max_examples_ends_data_that_never_ends():
     images, model = data(), net()
     endless = tf.data.Dataset.from_tensor_slices(images).batch(20).repeat()
-    assert pruning.recalibrate(model, endless, steps=2) == 2
+    assert pruning.recalibrate(model, endless, max_examples=40) == 2
     np.testing.assert_allclose(
         model.get_layer("norm").moving_mean, expected(images[:40], 20)[0], rtol=1e-5
     )
@@ -93,15 +93,15 @@ def test_bad_data_leaves_the_model_as_it_was():
     model, images = net(), data()
     before = weights_of(model)
     images[50, 0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match=r"`data`: expected finite numbers.* batch 2"):
+    with pytest.raises(ValueError, match=r"`data`: expected finite values.*Example 50 holds NaN"):
         pruning.recalibrate(model, images, batch_size=20)
-    with pytest.raises(ValueError, match="at least one batch"):
+    with pytest.raises(ValueError, match="at least one example"):
         pruning.recalibrate(model, images[:0])
-    with pytest.raises(TypeError, match="`data`: expected arrays"):
+    with pytest.raises(TypeError, match="`data`: expected an array"):
         pruning.recalibrate(model, 3)
     with pytest.raises(TypeError, match="`model`"):
         pruning.recalibrate(lambda x: x, images)
-    with pytest.raises(ValueError, match="`steps`"):
-        pruning.recalibrate(model, data(), steps=0)
+    with pytest.raises(ValueError, match="`max_examples`"):
+        pruning.recalibrate(model, data(), max_examples=0)
     assert_untouched(before, model)
     assert model.get_layer("norm").momentum == 0.7

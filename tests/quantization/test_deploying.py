@@ -9,7 +9,7 @@ from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfkd
 from tfkd.networks import batch_norm
-from tfkd.quantization import folding
+from tfkd.quantization import deployed_layers
 from tfkd.quantization.deploying import deployed
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
@@ -205,7 +205,7 @@ def test_weights_lie_on_the_grid_that_a_converter_finds(cases, build):
 
 def test_a_dense_layer_with_a_batch_normalization_keeps_its_integers(cases):
     q, _ = cases(nested, "tflite")
-    (layer,) = (x for x in deployed(q).layers if isinstance(x, folding.LimitedConv2D))
+    (layer,) = (x for x in deployed(q).layers if isinstance(x, deployed_layers.LimitedConv2D))
     kernel = layer.get_weights()[0].reshape(-1, 6).astype(np.float64)
     codes = np.rint(kernel / (np.array(layer.limits) / 127))
     weight = q.get_layer(layer.name).layer.kernel.numpy().astype(np.float64)
@@ -219,7 +219,7 @@ def test_folding_a_batch_normalization_by_hand():
     gamma, beta, mean, variance = [2.0, -3.0], [1.0, 0.5], [4.0, -1.0], [0.75, 2.0]
     norm.set_weights([np.array(v, np.float32) for v in (gamma, beta, mean, variance)])
     kernel = np.array([[1.0, 2.0], [3.0, -4.0]], np.float32)
-    new, bias = folding.folded(layers.Dense(2), kernel, np.array([1.0, 2.0], np.float32), norm)
+    new, bias = batch_norm.folded(layers.Dense(2), kernel, np.array([1.0, 2.0], np.float32), norm)
     # k = γ/√(σ² + ε) = 2/1 and −3/1.5; bias = β + (b − μ)·k.
     np.testing.assert_allclose(new, [[2.0, -4.0], [6.0, 8.0]], rtol=1e-6)
     np.testing.assert_allclose(bias, [1.0 - 3.0 * 2.0, 0.5 + 3.0 * -2.0], rtol=1e-6)
@@ -228,7 +228,7 @@ def test_folding_a_batch_normalization_by_hand():
 def test_folding_one_factor_for_all_channels_by_hand():
     kernel = np.array([[1.0, 2.0], [3.0, -4.0]], np.float32)
     by_two = layers.Rescaling(2.0, 1.0)
-    new, bias = folding.folded(layers.Dense(2), kernel, np.array([1.0, 2.0], np.float32), by_two)
+    new, bias = batch_norm.folded(layers.Dense(2), kernel, np.array([1.0, 2.0], np.float32), by_two)
     np.testing.assert_array_equal(new, [[2.0, 4.0], [6.0, -8.0]])
     np.testing.assert_array_equal(bias, [3.0, 5.0])
     # (height, width, channels, multiplier); transposed (height, width, filters, channels).
@@ -236,7 +236,7 @@ def test_folding_one_factor_for_all_channels_by_hand():
         (layers.DepthwiseConv2D(1, depth_multiplier=3), (1, 1, 2, 3)),
         (layers.Conv2DTranspose(6, 1), (1, 1, 6, 2)),
     ):
-        new, bias = folding.folded(layer, np.ones(shape, np.float32), None, by_two)
+        new, bias = batch_norm.folded(layer, np.ones(shape, np.float32), None, by_two)
         np.testing.assert_array_equal(new, np.full(shape, 2.0))
         np.testing.assert_array_equal(bias, np.ones(6))
 
@@ -254,7 +254,7 @@ def test_scale_and_offset_of_a_normalization(invert):
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_a_dilated_convolution_is_one_operation_with_the_same_result(padding, depthwise):
     keras_kind = layers.DepthwiseConv2D if depthwise else layers.Conv2D
-    own = folding.DilatedDepthwiseConv2D if depthwise else folding.DilatedConv2D
+    own = deployed_layers.DilatedDepthwiseConv2D if depthwise else deployed_layers.DilatedConv2D
     arguments = ((3,) if depthwise else (4, 3),)
     options = {"padding": padding, "dilation_rate": 2, "bias_initializer": "ones"}
     a, b = (kind(*arguments[0], **options) for kind in (keras_kind, own))

@@ -8,7 +8,8 @@ import tf_keras as keras
 
 import tfkd
 from tfkd.formats import litert
-from tfkd.quantization import calibrate, folding, quantize
+from tfkd.networks.batch_norm import is_per_channel
+from tfkd.quantization import calibrate, quantize
 from tfkd.runtime import Predictor
 
 L = keras.layers
@@ -166,7 +167,7 @@ def test_a_class_of_the_user_is_folded_where_its_values_allow_it():
         layer = kind()
         layer.build((None, 4, 4, 3))
         layer.set_weights([RNG.uniform(0.2, 3, 3) for _ in range(4)])
-        assert folding.is_per_channel(layer, (None, 4, 4, 3)) is per_channel
+        assert is_per_channel(layer, (None, 4, 4, 3)) is per_channel
 
 
 def test_statistics_of_each_batch_are_refused():

@@ -7,7 +7,8 @@ import pytest
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
-from tfkd.quantization.calls import calls_of
+from tfkd.networks.call_graph import CallGraph
+from tfkd.quantization.operations import operations_of
 from tfkd.quantization.placement import place
 
 L = keras.layers
@@ -20,7 +21,8 @@ def image():
 def decide(outputs, target="tflite", fallback="output_only", floats=None):
     """{layer: Decision} of the graph that ends in `outputs`."""
     inputs = keras.utils.get_source_inputs(outputs[0] if isinstance(outputs, list) else outputs)
-    rows = place(calls_of(keras.Model(inputs, outputs)), target, fallback, floats or {})
+    operations = operations_of(CallGraph(keras.Model(inputs, outputs)))
+    rows = place(list(operations.values()), target, fallback, floats or {})
     return {row.layer: row for row in rows}
 
 

@@ -74,7 +74,7 @@ def test_the_table_as_text_and_printed(capsys):
     assert lines[7].split() == ["weighted", "mean", "75.0", "66.7", "67.8", "6"]
     assert lines[-1] == "Accuracy 66.7 % of 6 examples."
     assert len({len(line) for line in lines[:8]}) == 1
-    found.show()
+    print(found)
     assert capsys.readouterr().out == text + "\n"
 
 
@@ -90,7 +90,7 @@ def test_markdown_is_one_table_with_escaped_bars():
 
 def test_as_json(tmp_path):
     found = report.classification(LABELS, outputs_of(ANSWERS), ["a", "b", "c"])
-    artifacts.write_json(tmp_path / "scores.json", found.as_dict())
+    artifacts.write_json(tmp_path / "scores.json", found.to_dict())
     read = json.loads((tmp_path / "scores.json").read_text())
     assert set(read) == {"classes", "accuracy", "macro", "weighted"}
     assert read["classes"][0]["name"] == "a"
@@ -150,7 +150,7 @@ def test_several_labels_an_example():
     assert found.accuracy == 50.0 and found.average_precision == 100.0
     note = "Subset accuracy 50.0 % of 4 examples. Mean average precision 100.0 %."
     assert str(found).endswith(note)
-    assert found.as_dict()["subset_accuracy"] == 50.0 and "accuracy" not in found.as_dict()
+    assert found.to_dict()["subset_accuracy"] == 50.0 and "accuracy" not in found.to_dict()
 
 
 def test_names_as_labels_places_and_one_unit():

@@ -143,7 +143,7 @@ def test_examples_with_several_inputs(tmp_path):
     for data in ((x, Y), tf.data.Dataset.from_tensor_slices((x, Y)).batch(3)):
         table = report.compare(models, data, runs=2)
         assert [row.accuracy.mean for row in table.rows] == [75.0] * 3
-    with pytest.raises(ValueError, match="`data`.*as many for each input"):
+    with pytest.raises(ValueError, match="`data`.*as many examples for each input"):
         report.compare(models, ({"a": X, "b": X[:2]}, Y))
     with pytest.raises(TypeError, match=r"models\['file'\]` does not run.*\['a', 'b'\]"):
         report.compare({"file": path}, (X, Y), runs=2)

@@ -161,13 +161,13 @@ def test_the_table_is_saved(tmp_path):
     table = report.DetectionTable([report.DetectionRow("x", SOME), report.DetectionRow("y", ALL)])
     folder = table.save(tmp_path / "run")
     assert sorted(path.name for path in folder.iterdir()) == [
-        "detectors.json", "detectors.md", "precision_recall.png"
+        "detectors.html", "detectors.json", "detectors.md", "precision_recall.png"
     ]  # fmt: skip
     read = json.loads((folder / "detectors.json").read_text("utf-8"))
     assert read["rows"][1]["model"] == "y" and read["rows"][1]["scores"][0]["map50"] == 1.0
     assert (folder / "detectors.md").read_text("utf-8") == table.markdown()
     bare = table.save(tmp_path / "bare", plots=False)
-    assert len(list(bare.iterdir())) == 2
+    assert len(list(bare.iterdir())) == 3
 
 
 def test_bad_rows():

@@ -76,16 +76,13 @@ ROWS = [
 def test_throughput_is_the_batch_over_the_mean():
     assert ROWS[0].throughput == 8 / 0.002
     assert ROWS[1].throughput is None
-    cells = ("a|b", "2", "8", "2.000", "2.800", "2.980", "2.000", "4,000")
-    assert ROWS[0].cells() == cells
+    line = report.LatencyTable(ROWS).text().splitlines()[2]
+    assert line.split() == ["a|b", "2", "8", "2.000", "2.800", "2.980", "2.000", "4,000"]
 
 
-@pytest.mark.parametrize("rich", [True, False])
-def test_printed_and_saved(tmp_path, capsys, monkeypatch, rich):
-    if not rich:
-        monkeypatch.setitem(__import__("sys").modules, "rich", None)
+def test_printed_and_saved(tmp_path, capsys):
     table = report.LatencyTable(ROWS, ["A note."])
-    table.show()
+    print(table)
     printed = capsys.readouterr().out
     assert "a|b" in printed and "4,000" in printed and "A note." in printed
     assert str(table) == table.text()
@@ -129,9 +126,9 @@ def test_an_open_predictor_has_one_batch_at_a_time(files):
         ({1: len}, X, {}, "`models`"),
         ({"a": 3}, X, {}, r"`models\['a'\]`.*callable"),
         ({"a": "none.tflite"}, X, {}, r"`models\['a'\]`.*exists.*none.tflite"),
-        ({"a": len}, X[:0], {}, "`x`"),
-        ({"a": len}, 3.0, {}, "`x`"),
-        ({"a": len}, {"a": X, "b": X[:2]}, {}, "`x`.*as many"),
+        ({"a": len}, X[:0], {}, "`data`"),
+        ({"a": len}, 3.0, {}, "`data`"),
+        ({"a": len}, {"a": X, "b": X[:2]}, {}, "`data`.*as many"),
         ({"a": len}, X, {"threads": 0}, "`threads`"),
         ({"a": len}, X, {"threads": ()}, "`threads`"),
         ({"a": len}, X, {"batch_sizes": (1, 2.5)}, "`batch_sizes`"),

@@ -244,7 +244,7 @@ def test_a_layer_with_weights_and_no_rule_is_unknown_until_taught():
     assert found.unknown == ("odd",)
     assert found.macs is None and found.flops is None
     assert found.known_macs == 36
-    assert "unknown for: odd" in found.table() and "at least 36" in found.table()
+    assert "unknown for: odd" in found.text() and "at least 36" in found.text()
     assert found.params == 42 + 6
     report.register(Strange, lambda call: ((1, call.output[-1]),))
     try:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tfkd import report
 from tfkd.report import plots, trade_offs
-from tfkd.text_tables import si, size_text
+from tfkd.results import si, size_text
 
 
 def example(**options):
@@ -75,18 +75,6 @@ def test_save_draws_all_plots(tmp_path):
     for name in names:
         if name.endswith("png"):
             assert (tmp_path / "new" / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.mark.parametrize("rich", [True, False])
-def test_show_prints_with_and_without_rich(capsys, monkeypatch, rich):
-    if rich:
-        pytest.importorskip("rich")
-    else:
-        block(monkeypatch, "rich")
-    example().show()
-    printed = capsys.readouterr().out
-    for word in ("teacher", "91.5 ± 0.7", "41.3 M", "A note."):
-        assert word in printed
 
 
 def block(monkeypatch, package):

@@ -35,7 +35,7 @@ def files(model, tmp_path_factory):
     export.to_tflite(model, paths["float32"])
     export.to_tflite(model, paths["open"], batch_size=None)
     for io in ("int8", "uint8"):
-        export.to_tflite(model, paths[io], "int8", io, representative=X)
+        export.to_tflite(model, paths[io], "int8", io, data=X)
     return paths
 
 
@@ -84,7 +84,7 @@ def test_what_a_file_says_of_itself(files):
     predictor = Predictor(files["int8"], threads=2)
     (port,) = predictor.inputs
     assert (port.name, port.shape, port.dtype) == ("conv_input", (1, 5, 5, 1), np.int8)
-    # All of the representative set fits into 255 steps.
+    # All of the calibration set fits into 255 steps.
     np.testing.assert_allclose(port.scale, (X.max() - X.min()) / 255, rtol=1e-3)
     assert (predictor.outputs[0].name, predictor.outputs[0].shape) == ("logits", (1, 3))
     assert predictor.threads == 2
@@ -121,7 +121,7 @@ def test_integer_inputs_and_several_of_them(tmp_path):
     for bad, said in [
         (X, "a dict of arrays"),
         ({"words": feeds["words"]}, "the inputs"),
-        ({**feeds, "words": feeds["extra"][:, [0, 1, 0, 1]]}, "int32 values"),
+        ({**feeds, "words": feeds["extra"][:, [0, 1, 0, 1]]}, "integers .int32"),
         ({**feeds, "words": feeds["words"][:2]}, "as many examples"),
     ]:
         with pytest.raises((TypeError, ValueError), match=said):
@@ -139,7 +139,7 @@ def test_integer_inputs_and_several_of_them(tmp_path):
         ("float32", None, TypeError, "an array"),
         ("float32", {"image": X}, ValueError, "conv_input"),
         ("int8", X.astype(np.uint8), TypeError, "float values"),
-        ("int8", X * np.nan, ValueError, "NaN has no integer code"),
+        ("int8", X * np.nan, ValueError, "finite values"),
         ("uint8", X.astype(np.int8), TypeError, "float values"),
     ],
 )

@@ -169,10 +169,10 @@ def test_damage_is_found_and_mended(tmp_path, how, words):
 def test_sizes_alone_are_checked_if_asked(tmp_path):
     build(tmp_path)
     damage("flipped", tmp_path)
-    TeacherCache(tmp_path, verify=False)
+    TeacherCache(tmp_path, checksums=False)
     damage("truncated", tmp_path)
     with pytest.raises(ValueError, match="bytes"):
-        TeacherCache(tmp_path, verify=False)
+        TeacherCache(tmp_path, checksums=False)
 
 
 def test_a_full_disk_is_seen_before_anything_is_computed(tmp_path, monkeypatch):
@@ -316,9 +316,9 @@ def test_the_best_scores_serve_one_temperature_of_soft_targets(tmp_path):
         ({"top_k": 3, "temperature": 1.0}, ValueError, "fewer than the 3 classes"),
         ({"temperature": 1.0}, ValueError, "`temperature`: expected None without top_k"),
         ({"augment": 3}, TypeError, "`augment`: expected a callable"),
-        ({"x": X[:0]}, ValueError, "`x`: expected at least one example"),
-        ({"x": [X, X[:3]]}, ValueError, "`x`: expected arrays of one length"),
-        ({"x": tf.data.Dataset.range(3)}, TypeError, "pass the arrays behind it"),
+        ({"x": X[:0]}, ValueError, "`data`: expected at least one example"),
+        ({"x": {"a": X, "b": X[:3]}}, ValueError, "`data`: expected as many examples"),
+        ({"x": tf.data.Dataset.range(3)}, TypeError, "`.batch"),
         ({"teacher": "model.keras"}, ValueError, "Load it first"),
     ],
 )
@@ -388,7 +388,7 @@ def test_predictions_teach(tmp_path):
 @pytest.mark.parametrize(
     ("outputs", "options", "kind", "words"),
     [
-        (np.zeros((19, 3)), {}, ValueError, "`x`: expected 19 examples"),
+        (np.zeros((19, 3)), {}, ValueError, "`data`: expected 19 examples"),
         (np.full((20, 3), np.nan), {}, ValueError, "Row 0 holds NaN"),
         (np.full((20, 3), 1e6), {"dtype": "float16"}, ValueError, 'dtype="float32"'),
         (np.zeros((20, 3)), {"activation": "softmax"}, ValueError, "For logits pass"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -476,4 +478,4 @@ def test_structures_come_back(structure):
     assert put(taken, leaves) == structure
     slots = tuple(Slot(f"final.{n}", (3,), "float32") for n in numbers)
     layout = Layout([taken], slots, {"a/b": Slot("feature.0", (2, 2), "float16")})
-    assert Layout.from_dict(layout.as_dict()) == layout
+    assert Layout.from_dict(dataclasses.asdict(layout)) == layout

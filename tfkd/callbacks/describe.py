@@ -11,9 +11,8 @@ import tf_keras as keras
 
 from tfkd import checks, schedules
 from tfkd.distillation.distiller import Distiller
+from tfkd.results import NONE
 from tfkd.teachers.forward import as_list
-
-_NONE = "–"
 
 
 def scalar(value: Any) -> float:
@@ -144,7 +143,7 @@ def _code(text: Any) -> str:
 
 
 def _count(number: int | None) -> str:
-    return _NONE if number is None else f"{number:,}"
+    return NONE if number is None else f"{number:,}"
 
 
 def _models(models: dict[str, Any]) -> str:
@@ -163,7 +162,7 @@ def _models(models: dict[str, Any]) -> str:
 
 def _shape(model: Any, key: str) -> str:
     shape = getattr(model, key, None)
-    return _NONE if shape is None else _code(shape)
+    return NONE if shape is None else _code(shape)
 
 
 def _share(teachers: list[Any], student: keras.Model) -> str:
@@ -176,7 +175,7 @@ def _share(teachers: list[Any], student: keras.Model) -> str:
 
 
 def _losses(model: Distiller) -> str:
-    rows = [["on the labels", "`student_loss`", _value(model.student_loss_weight), _NONE, _NONE]]
+    rows = [["on the labels", "`student_loss`", _value(model.student_loss_weight), NONE, NONE]]
     for term, loss, weight in _terms(model):
         layers = [loss.teacher_layer_name, loss.student_layer_name]
         between = " → ".join(_code(layer or "output") for layer in layers)
@@ -192,7 +191,7 @@ def _losses(model: Distiller) -> str:
 
 def _value(value: Any) -> str:
     if value is None:
-        return _NONE
+        return NONE
     return f"{value:g}" if checks.is_number(value) else _code(value)
 
 

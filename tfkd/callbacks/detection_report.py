@@ -45,7 +45,7 @@ class DetectionReport(keras.callbacks.Callback):
     If a weight is NaN or infinite, the scores are NaN, and a warning says so once.
 
     Args:
-        images: (N, H, W, 3), kept in memory.
+        data: images (N, H, W, 3), kept in memory; see `tfkd.report.detect`.
         truth: dict {"boxes": (N, M, 4), "classes": (N, M)} of these images; see
             `tfkd.report.detection`.
         anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
@@ -92,7 +92,7 @@ class DetectionReport(keras.callbacks.Callback):
 
     def __init__(
         self,
-        images: Any,
+        data: Any,
         truth: Any,
         anchors: Any,
         class_names: Sequence[str] | None = None,
@@ -107,10 +107,10 @@ class DetectionReport(keras.callbacks.Callback):
         **decode_options: Any,
     ):
         super().__init__()
-        self.images = check_images(images)
+        self.images = check_images(data)
         self._real = flat_truth(truth)
         if self._real.count != len(self.images):
-            expected = f"truth of {len(self.images)} images, as many as `images`"
+            expected = f"truth of {len(self.images)} images, as many as in `data`"
             raise checks.value_error("truth", expected, f"{self._real.count} images")
         if not len(self._real.classes):
             raise checks.value_error("truth", "at least one object", "none")

@@ -13,6 +13,7 @@ import tf_keras as keras
 
 from tfkd import checks, replicas
 from tfkd.callbacks.zeroed import ExtendedStep, TrainedSlices, find_model
+from tfkd.networks.accept import BUILT, check_model
 from tfkd.pruning import criteria
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.decay import AnnealedFilterDecay
@@ -103,7 +104,7 @@ class FilterDecay(keras.callbacks.Callback):
         self.schedule = checks.instance("schedule", schedule, AnnealedFilterDecay, kind)
         self.decay = checks.one_of("decay", decay, DECAYS)
         if model is not None:
-            checks.instance("model", model, keras.Model, "a Keras model (tf_keras) or None")
+            check_model("model", model, BUILT)
         self._pruned = model
         if log_dir is not None:
             checks.instance("log_dir", log_dir, (str, os.PathLike), "a folder, or None")

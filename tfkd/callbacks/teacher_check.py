@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, example_inputs
 from tfkd.data.labels import REGRESSION, read
 from tfkd.distillation.distiller import Distiller
 from tfkd.teachers import output_kinds
@@ -26,9 +26,9 @@ class TeacherCheck(keras.callbacks.Callback):
     is better: then train the teacher longer, or weigh the distillation less.
 
     Args:
-        x: inputs of the model, a NumPy array (count, ...) or tensor.
-        y: labels (count, ...): class numbers, one-hot, and what else `tfkd.report.score`
-            takes, for the default score.
+        data: (x, y), or batches of these, in any form of `tfkd.example_inputs`; of a data
+            set of `tfkd.data` the test part. y are class numbers, one-hot, and what else
+            `tfkd.report.score` takes, for the default score.
         score: a function (y, outputs) → one number an example, higher is better,
             from NumPy arrays; None: 1 where the highest output is the label
             (with one output: where the side of ½ of its probability is; of several
@@ -51,7 +51,7 @@ class TeacherCheck(keras.callbacks.Callback):
         >>> x, y = np.eye(4, dtype="float32"), np.array([0, 1, 2, 0])
         >>> model = tfkd.Distiller(net(), net(), tfkd.losses.LogitsDistillation())
         >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        >>> check = tfkd.callbacks.TeacherCheck(x, y, margin=1.0)
+        >>> check = tfkd.callbacks.TeacherCheck((x, y), margin=1.0)
         >>> logs = model.fit(x, y, verbose=0, callbacks=[check]).history
         >>> 0 <= logs["teacher_score"][0] <= 1
         True
@@ -59,21 +59,17 @@ class TeacherCheck(keras.callbacks.Callback):
 
     def __init__(
         self,
-        x: Any,
-        y: Any,
+        data: Any,
         score: Callable[[np.ndarray, np.ndarray], Any] | None = None,
         margin: float = 0.0,
         batch_size: int = 256,
         every: int = 1,
     ):
         super().__init__()
-        for name, value in (("x", x), ("y", y)):
-            if not isinstance(value, (np.ndarray, tf.Tensor)):
-                raise checks.type_error(name, "a NumPy array or a tensor", value)
-        if len(x) != len(y) or not len(x):
-            expected = f"as many labels as inputs, {len(x)}, and at least one"
-            raise checks.value_error("y", expected, len(y))
-        self.x, self.y = x, np.asarray(y)
+        found = example_inputs.arrays("data", data, part="test", prepared=True)
+        if not (example_inputs.is_array(found.x) and example_inputs.is_array(found.y)):
+            raise checks.type_error("data", "(x, y), one array of each, or such batches", data)
+        self.x, self.y = found.x, np.asarray(found.y)
         self.score = None if score is None else checks.function("score", score)
         self.margin = checks.non_negative("margin", margin)
         self.batch_size = checks.positive_int("batch_size", batch_size)

@@ -1,6 +1,6 @@
 """What each kind of layer costs: the table behind `tfkd.report.profile`.
 
-A rule takes a `Call` and returns pairs (terms, outputs): the layer makes
+A rule takes a `LayerCall` and returns pairs (terms, outputs): the layer makes
 `outputs` numbers that are each a sum of `terms` products. No pairs: nothing is
 multiplied that counts. None: not known.
 
@@ -23,7 +23,7 @@ Products = tuple[tuple[int, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class LayerCall:
     """One call of a layer on a batch of one example.
 
     Attributes:
@@ -48,7 +48,7 @@ class Call:
         return self.outputs[0]
 
 
-Rule = Callable[[Call], "Products | None"]
+Rule = Callable[[LayerCall], "Products | None"]
 _RULES: dict[type, Rule] = {}
 
 
@@ -100,7 +100,7 @@ def size(shape: Iterable[int | None]) -> int:
 def _closed(rule: Rule) -> Rule:
     """Makes a rule that answers None where a shape it needs is open."""
 
-    def guarded(call: Call) -> Products | None:
+    def guarded(call: LayerCall) -> Products | None:
         try:
             return rule(call)
         except ValueError:
@@ -109,34 +109,34 @@ def _closed(rule: Rule) -> Rule:
     return guarded
 
 
-def _conv(call: Call) -> Products:
+def _conv(call: LayerCall) -> Products:
     # kernel: (spatial..., Cin / groups, Cout)
     return ((size(call.layer.kernel.shape[:-1]), size(call.output)),)
 
 
-def _transposed(call: Call) -> Products:
+def _transposed(call: LayerCall) -> Products:
     # kernel: (spatial..., Cout, Cin). The convolution whose gradient this is
     # makes the input's numbers, each a sum over the spatial window and Cout.
     return ((size(call.layer.kernel.shape[:-1]), size(call.input)),)
 
 
-def _depthwise(call: Call) -> Products:
+def _depthwise(call: LayerCall) -> Products:
     # kernel: (spatial..., Cin, multiplier); each output sees one input channel.
     return ((size(call.layer.depthwise_kernel.shape[:-2]), size(call.output)),)
 
 
-def _separable(call: Call) -> Products:
+def _separable(call: LayerCall) -> Products:
     depthwise, pointwise = call.layer.depthwise_kernel.shape, call.layer.pointwise_kernel.shape
     middle, filters = pointwise[-2], pointwise[-1]
     positions = size(call.output) // filters
     return ((size(depthwise[:-2]), positions * middle), (middle, positions * filters))
 
 
-def _dense(call: Call) -> Products:
+def _dense(call: LayerCall) -> Products:
     return ((call.layer.kernel.shape[0], size(call.output)),)
 
 
-def _einsum_dense(call: Call) -> Products:
+def _einsum_dense(call: LayerCall) -> Products:
     # Labels that are missing from the output are summed over.
     left, right = call.layer.equation.replace(" ", "").replace("...", "0").split("->")
     inputs, kernel = left.split(",")
@@ -149,7 +149,7 @@ def _einsum_dense(call: Call) -> Products:
     return ((size(summed), size(call.output)),)
 
 
-def _attention(call: Call) -> Products:
+def _attention(call: LayerCall) -> Products:
     config = call.layer.get_config()
     heads, key_dim = config["num_heads"], config["key_dim"]
     value_dim = config["value_dim"] or key_dim
@@ -171,7 +171,7 @@ def _attention(call: Call) -> Products:
     )
 
 
-def _wrapped(call: Call) -> Products | None:
+def _wrapped(call: LayerCall) -> Products | None:
     # TimeDistributed, and tfmot's wrappers: the shapes hold the time axis already.
     inner = call.layer.layer
     rule = find(inner)
@@ -180,7 +180,7 @@ def _wrapped(call: Call) -> Products | None:
     return None if inner.weights or isinstance(inner, keras.Model) else ()
 
 
-def _nothing(call: Call) -> Products:
+def _nothing(call: LayerCall) -> Products:
     return ()
 
 

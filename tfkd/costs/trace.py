@@ -15,6 +15,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.costs import rules
 from tfkd.networks import layer_weights
+from tfkd.networks.layer_parts import flat_layers
 
 _LOCK = threading.Lock()
 
@@ -86,7 +87,7 @@ class _Recorder:
             mine = graph.get_operations()[begin:]
         if self._inside:
             self._inside[-1].extend(range(begin, len(graph.get_operations())))
-        call = rules.Call(layer, _arguments(layer, args, kwargs), _shapes(outputs))
+        call = rules.LayerCall(layer, _arguments(layer, args, kwargs), _shapes(outputs))
         if rule is not None:
             self._add(call, rule(call))
         elif not _is_container(layer):
@@ -110,7 +111,7 @@ class _Recorder:
         operations = graph.get_operations()
         return outputs, [op for i, op in enumerate(operations) if i >= begin and i not in children]
 
-    def _add(self, call: rules.Call, products: rules.Products | None) -> None:
+    def _add(self, call: rules.LayerCall, products: rules.Products | None) -> None:
         shape = tuple(call.outputs[0])[1:] if call.outputs else ()
         name = "/".join([*self._path, call.layer.name])
         entry = Entry(call.layer, name, shape, [])
@@ -154,11 +155,11 @@ def _is_container(layer) -> bool:
         return True
     if isinstance(layer, (keras.layers.Wrapper, keras.layers.RNN)):
         return False  # they call what they hold in loops, or not through `__call__`
-    return any(True for _ in layer._flatten_layers(include_self=False, recursive=False))
+    return bool(flat_layers(layer, include_self=False, deep=False))
 
 
 def _own_weights(layer) -> bool:
-    children = layer._flatten_layers(include_self=False)
+    children = flat_layers(layer, include_self=False)
     held = {id(w) for child in children for w in layer_weights.arrays(child)}
     return any(id(w) not in held for w in layer_weights.arrays(layer))
 

@@ -6,7 +6,6 @@ counting.py      sizes: words and objects
 scores.py        the scores, and their file
 pace.py          the share of the data in play, as a schedule or as a metric has it
 ordering.py      from scores to an order with balanced classes
-arrays.py        the data that batches are made of
 curriculum.py    the batches
 metrics.py       which way a metric is better
 stages.py        what changes from one stage of a training to the next

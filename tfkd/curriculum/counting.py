@@ -11,10 +11,10 @@ import tensorflow as tf
 from tfkd import checks
 
 
-def lengths(x: Any, padding: int) -> np.ndarray:
+def lengths(data: Any, padding: int) -> np.ndarray:
     """Tokens that are not padding, or words, of each of N texts; see `difficulty.length`."""
     expected = "token numbers (N, L), a list of sequences, or strings (N,)"
-    rows = _rows("x", x, expected)
+    rows = _rows("data", data, expected)
     return np.array([_length(row, padding, expected) for row in rows], np.float64)
 
 
@@ -23,19 +23,19 @@ def _length(row: Any, padding: int, expected: str) -> int:
         return len(row.split())
     tokens = np.asarray(row)
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
-        raise checks.type_error("x", expected, row)
+        raise checks.type_error("data", expected, row)
     return int((tokens != padding).sum())
 
 
-def objects(y: Any, padding: float, mask: Any) -> np.ndarray:
+def objects(labels: Any, padding: float, mask: Any) -> np.ndarray:
     """Objects of each of N images; see `difficulty.object_count`."""
     expected = "boxes (N, M, 4) or classes (N, M), a list of N arrays, or a dict with either"
-    if isinstance(y, Mapping):
-        found = [y[name] for name in ("classes", "boxes") if name in y]
+    if isinstance(labels, Mapping):
+        found = [labels[name] for name in ("classes", "boxes") if name in labels]
         if not found:
-            raise checks.value_error("y", expected, sorted(map(str, y)))
-        y = found[0]
-    rows = _rows("y", y, expected)
+            raise checks.value_error("labels", expected, sorted(map(str, labels)))
+        labels = found[0]
+    rows = _rows("labels", labels, expected)
     if mask is not None:
         return _masked(mask, rows)
     return np.array([_objects(row, padding, expected) for row in rows], np.float64)
@@ -44,9 +44,9 @@ def objects(y: Any, padding: float, mask: Any) -> np.ndarray:
 def _objects(row: Any, padding: float, expected: str) -> int:
     values = np.asarray(row)
     if values.size and values.dtype.kind not in "iuf":
-        raise checks.type_error("y", expected, row)
+        raise checks.type_error("labels", expected, row)
     if values.ndim not in (1, 2):
-        raise checks.value_error("y", expected, row)
+        raise checks.value_error("labels", expected, row)
     kept = values != padding
     return int(kept.sum() if kept.ndim == 1 else kept.any(-1).sum())
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfkd import checks, replicas
-from tfkd.curriculum import arrays, ordering
+from tfkd import checks, example_inputs, replicas
+from tfkd.curriculum import ordering
 from tfkd.curriculum.pace import AdaptivePace, accept, pool_sizes
 from tfkd.data import pipelines
 from tfkd.data.batches import steps_per_epoch
@@ -32,7 +32,8 @@ class Curriculum(tf.Module):
 
     Args:
         data: (x, y) or (x, y, sample_weight), each an array (N, ...) or a dict, list or
-            tuple of arrays, held in memory; or a `tf.data.Dataset` of single examples
+            tuple of arrays, held in memory; a data set of `tfkd.data`, of which the
+            training part is taken as it is; or a `tf.data.Dataset` of single examples
             (x, y), which is read into memory. For more data than that x may hold the
             names of files, which `preprocess` reads.
         difficulty: one finite number an example (N,), higher is harder; or what a
@@ -92,8 +93,8 @@ class Curriculum(tf.Module):
         partial: bool = False,
     ):
         super().__init__(name="curriculum")
-        values = arrays.of(data)
-        self.count = arrays.count(values)
+        values = _arrays(data)
+        self.count = example_inputs.length("data", values)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.steps_per_epoch = steps_per_epoch(self.count, batch_size)
         self.order = checks.one_of("order", order, ordering.ORDERS)
@@ -276,3 +277,12 @@ class Curriculum(tf.Module):
         if self.preprocess is not None:
             x = self.preprocess(x)
         return (x, *others) if others else x
+
+
+def _arrays(data: Any) -> tuple[Any, ...]:
+    """(x,), (x, y) or (x, y, sample_weight)."""
+    data = tuple(data) if isinstance(data, list) else data
+    found = example_inputs.arrays("data", data, stack=True)
+    if found.sample_weight is not None and found.y is None:
+        raise checks.value_error("data", "labels, with sample_weight", data)
+    return tuple(value for value in found if value is not None)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfkd import checks
+from tfkd import checks, example_inputs
 from tfkd.curriculum import counting
 from tfkd.curriculum.scores import Difficulty, scored
-from tfkd.curriculum.scoring import Measure, Scorer, check_arrays
+from tfkd.curriculum.scoring import Measure, Scorer
 from tfkd.data.label_forms import class_numbers
+from tfkd.teachers.forward import as_list
 
 __all__ = [
     "Difficulty",
@@ -37,8 +38,8 @@ Preprocess = Callable[[Any], Any] | None
 
 def teacher_loss(
     teacher: Any,
-    x: Any,
-    y: Any,
+    data: Any,
+    labels: Any = None,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
@@ -54,10 +55,14 @@ def teacher_loss(
             tensors, or a list of these, whose probabilities are averaged. It may end
             in class scores (logits), a softmax, or one sigmoid; it runs with
             `training=False`.
-        x: an array (N, ...), or a dict, list or tuple of arrays for several inputs.
-        y: class numbers (N,) or (N, 1), or one-hot rows (N, C).
+        data: the examples, in any form of `tfkd.example_inputs` whose order stays.
+            Where it can't be told how many inputs the teacher takes, and for
+            `teacher_entropy`, a tuple of arrays is several inputs unless labels are
+            read from it.
+        labels: class numbers (N,) or (N, 1), or one-hot rows (N, C); None: those in
+            `data`.
         batch_size: examples a forward pass.
-        preprocess: a function of the batch x, as in `tfkd.data.batches`.
+        preprocess: a function of a batch of inputs, as in `tfkd.data.batches`.
         path: a file for the scores. If it holds those of the same data, weights and
             settings, it is read and no pass is made; else it is written. A function is
             compared by its code and by what it refers to.
@@ -87,13 +92,13 @@ def teacher_loss(
         array([0.6931, 2.3026])
     """
     options = (batch_size, preprocess, path, progress)
-    return _of_model("teacher_loss", "teacher", teacher, x, y, _crossentropy, options)
+    return _of_model("teacher_loss", "teacher", teacher, (data, labels), _crossentropy, options)
 
 
 def teacher_margin(
     teacher: Any,
-    x: Any,
-    y: Any,
+    data: Any,
+    labels: Any = None,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
@@ -116,12 +121,12 @@ def teacher_margin(
         array([-0.25,  0.7 ])
     """
     options = (batch_size, preprocess, path, progress)
-    return _of_model("teacher_margin", "teacher", teacher, x, y, _margin, options)
+    return _of_model("teacher_margin", "teacher", teacher, (data, labels), _margin, options)
 
 
 def teacher_entropy(
     teacher: Any,
-    x: Any,
+    data: Any,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
@@ -143,13 +148,13 @@ def teacher_entropy(
         array([0.6931, 0.0079])
     """
     options = (batch_size, preprocess, path, progress)
-    return _of_model("teacher_entropy", "teacher", teacher, x, None, _entropy, options)
+    return _of_model("teacher_entropy", "teacher", teacher, (data, None), _entropy, options)
 
 
 def student_loss(
     student: Any,
-    x: Any,
-    y: Any,
+    data: Any,
+    labels: Any = None,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
@@ -178,14 +183,14 @@ def student_loss(
         array([0.1269, 0.6931])
     """
     options = (batch_size, preprocess, path, progress)
-    return _of_model("student_loss", "student", student, x, y, _crossentropy, options)
+    return _of_model("student_loss", "student", student, (data, labels), _crossentropy, options)
 
 
-def length(x: Any, padding: int = 0, *, path: FilePath = None) -> Difficulty:
+def length(data: Any, padding: int = 0, *, path: FilePath = None) -> Difficulty:
     """How long each text is: tokens that are not padding, or words.
 
     Args:
-        x: token numbers (N, L), a list of N sequences, or N strings.
+        data: token numbers (N, L), a list of N sequences, or N strings.
         padding: the token that does not count.
         path: as in `teacher_loss`.
 
@@ -193,7 +198,7 @@ def length(x: Any, padding: int = 0, *, path: FilePath = None) -> Difficulty:
         A `Difficulty` of N counts.
 
     Raises:
-        TypeError, ValueError: if x is none of these, or empty.
+        TypeError, ValueError: if data are none of these, or empty.
 
     Reference:
         Platanios et al. 2019, https://arxiv.org/abs/1903.09848
@@ -206,17 +211,17 @@ def length(x: Any, padding: int = 0, *, path: FilePath = None) -> Difficulty:
         [2.0, 1.0]
     """
     checks.integer("padding", padding, -(2**63), "an integer")
-    parts = {"data": x, "setting": padding}
-    return scored("length", parts, path, lambda: counting.lengths(x, padding))
+    parts = {"data": data, "setting": padding}
+    return scored("length", parts, path, lambda: counting.lengths(data, padding))
 
 
 def object_count(
-    y: Any, padding: float = -1, *, mask: Any = None, path: FilePath = None
+    labels: Any, padding: float = -1, *, mask: Any = None, path: FilePath = None
 ) -> Difficulty:
     """How many objects each image holds.
 
     Args:
-        y: boxes or class numbers of N images: a list of N arrays; a RaggedTensor; an
+        labels: boxes or class numbers of N images: a list of N arrays; a RaggedTensor; an
             array (N, M, 4) of boxes or (N, M) of classes, padded; or a dict with
             "boxes" or "classes" of one of these forms, as in keras-cv.
         padding: what padded classes, or all four numbers of a padded box, are.
@@ -227,7 +232,7 @@ def object_count(
         A `Difficulty` of N counts.
 
     Raises:
-        TypeError, ValueError: if y or mask is none of these, or empty.
+        TypeError, ValueError: if labels or mask are none of these, or empty.
 
     Example:
         >>> import numpy as np
@@ -239,20 +244,21 @@ def object_count(
         [2.0, 1.0]
     """
     checks.finite("padding", padding)
-    parts = {"data": y, "setting": [padding, mask]}
-    return scored("object_count", parts, path, lambda: counting.objects(y, padding, mask))
+    parts = {"data": labels, "setting": [padding, mask]}
+    return scored("object_count", parts, path, lambda: counting.objects(labels, padding, mask))
 
 
 def from_function(
-    function: Callable[..., Any], x: Any, y: Any = None, *, path: FilePath = None
+    function: Callable[..., Any], data: Any, labels: Any = None, *, path: FilePath = None
 ) -> Difficulty:
     """Scores of your own.
 
     Args:
-        function: `function(x)`, or `function(x, y)` if y is given, → N finite numbers,
-            higher is harder. It is called once, on everything.
-        x: whatever the function takes; of arrays the first axis is the examples.
-        y: the same, or None.
+        function: `function(x)`, or `function(x, labels)` if labels are given, → N finite
+            numbers, higher is harder. It is called once, on everything.
+        data: whatever the function takes, such as a list of texts; of arrays the first
+            axis is the examples, and batches of a data set are joined.
+        labels: the same, or None.
         path: as in `teacher_loss`.
 
     Returns:
@@ -271,9 +277,14 @@ def from_function(
         [4.5, 0.5]
     """
     checks.function("function", function)
-    arrays = [array for array in (x, y) if array is not None]
+    x = data
     is_listed = isinstance(x, (list, tuple)) and not any(hasattr(leaf, "shape") for leaf in x)
-    count = len(x) if is_listed else check_arrays(x)
+    if not is_listed:
+        example_inputs.in_order("data", data)
+        x, y, _ = example_inputs.arrays("data", data, pairs=labels is None)
+        labels = y if labels is None else labels
+    count = len(x) if is_listed else example_inputs.length("data", x)
+    arrays = [array for array in (x, labels) if array is not None]
 
     def compute():
         found = np.asarray(function(*arrays))
@@ -282,19 +293,25 @@ def from_function(
         expected = f"a function that returns {count} numbers, one an example"
         raise checks.value_error("function", expected, found)
 
-    parts = {"data": x, "labels": y, "function": function}
+    parts = {"data": x, "labels": labels, "function": function}
     return scored("function", parts, path, compute)
 
 
 def _of_model(
-    kind: str, side: str, model: Any, x: Any, y: Any, measure: Measure, options: tuple[Any, ...]
+    kind: str, side: str, model: Any, given: Any, measure: Measure, options: tuple[Any, ...]
 ) -> Difficulty:
-    batch_size, preprocess, path, progress = options
+    (data, labels), (batch_size, preprocess, path, progress) = given, options
     checks.positive_int("batch_size", batch_size)
     checks.instance("progress", progress, bool, "True or False")
     scorer = Scorer(side, model, measure, preprocess)
-    count = check_arrays(x)
-    labels = None if measure is _entropy else class_numbers("y", y, count)
+    example_inputs.in_order("data", data)
+    # What `preprocess` takes may be other inputs than those of the model.
+    known = 0 if preprocess else len(example_inputs.inputs_of(as_list(model)[0]))
+    pairs = labels is None and measure is not _entropy
+    x, y, _ = example_inputs.arrays("data", data, known or None, pairs=pairs)
+    if measure is not _entropy:
+        count = example_inputs.length("data", x)
+        labels = class_numbers("labels", y if labels is None else labels, count)
     parts = {"data": x, "labels": labels, side: model, "preprocess": preprocess}
     return scored(kind, parts, path, lambda: scorer(x, labels, batch_size, progress))
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, example_inputs
 from tfkd.networks import layer_weights
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import Teachers, as_list, mean_probability, to_logits
@@ -38,9 +38,10 @@ class Scorer:
         preprocess: Callable[[Any], Any] | None = None,
     ):
         self.side = side
-        for one in as_list(models):
+        models = as_list(models, side)
+        for one in models:
             layer_weights.check_finite(side, one)
-        self._models = Teachers(as_list(models), [])
+        self._models = Teachers(models, [])
         self._measure = measure
         self._preprocess = preprocess
         if preprocess is not None:
@@ -62,7 +63,7 @@ class Scorer:
         Raises:
             ValueError: for labels outside the classes, or a model whose output is NaN.
         """
-        count = check_arrays(x)
+        count = example_inputs.length("data", x)
         if self._kinds is None:
             self._kinds = self._told(output_kinds.examples(x))
         scores = np.empty(count, np.float64)
@@ -164,27 +165,10 @@ def log_probabilities(side: str, finals: list[Any], kinds: list[Any] | None = No
     return tf.nn.log_softmax(scores)
 
 
-def check_arrays(x: Any) -> int:
-    """Accepts arrays of one length, at least 1; returns it."""
-    leaves = tf.nest.flatten(x)
-    expected = "an array (N, ...) of examples, or a dict, list or tuple of arrays"
-    if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
-        fix = None
-        if isinstance(x, tf.data.Dataset):
-            fix = "Scores belong to examples by their place: pass the arrays behind it."
-        raise checks.type_error("x", expected, x, fix)
-    counts = [int(leaf.shape[0]) for leaf in leaves]
-    if len(set(counts)) > 1:
-        raise checks.value_error("x", "arrays of one length", counts)
-    if counts[0] == 0:
-        raise checks.value_error("x", "at least one example", leaves[0])
-    return counts[0]
-
-
 def _check_labels(labels: np.ndarray, classes: int) -> None:
     if labels.max() >= classes:
         bad = int(np.argmax(labels >= classes))
         fix = f"That of example {bad} is {labels[bad]}. Number the classes from 0."
         raise checks.value_error(
-            "y", f"class numbers from 0 to {classes - 1}, as the model scores", labels, fix
+            "labels", f"class numbers from 0 to {classes - 1}, as the model scores", labels, fix
         )

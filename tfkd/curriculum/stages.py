@@ -10,6 +10,7 @@ import tf_keras as keras
 
 from tfkd import checks, schedules
 from tfkd.curriculum import metrics, pace
+from tfkd.networks import paths
 
 Logs = Sequence[Mapping[str, Any]]
 
@@ -100,7 +101,9 @@ class Stage:
         distillation_loss_weights: numbers or schedules, a list of one for each loss, or
             a dict by the loss's name (the others stay as they were given).
         learning_rate: a number, a schedule of `tfkd.schedules`, or a Keras schedule.
-        freeze: names or patterns ("stage1*") of layers of the student, not trained here.
+        freeze: layers of the student that are not trained here: names, paths
+            ("backbone/conv1"), nested models, patterns ("stage1*"), or layers, which are
+            looked up by their names.
         promote: the stage ends early when `promote(logs of its epochs so far)` is true:
             `Reached`, `Plateau`, or a function of a list of dicts.
         structure: what is done to the student before the stage: steps of
@@ -130,7 +133,7 @@ class Stage:
     student_loss_weight: Any = None
     distillation_loss_weights: Any = None
     learning_rate: Any = None
-    freeze: str | Sequence[str] = ()
+    freeze: paths.Entries = ()
     promote: Callable[[Logs], bool] | None = None
     structure: Any = ()
     decay: Any = None
@@ -157,7 +160,7 @@ class Stage:
         if self.decay is not None and not hasattr(self.decay, "schedule"):
             fix = "Such as Decay({'macs_reduction': 0.5})."
             raise checks.type_error("decay", "a tfkd.progressive.Decay", self.decay, fix)
-        object.__setattr__(self, "freeze", _names(self.freeze))
+        object.__setattr__(self, "freeze", tuple(paths.names_of("freeze", self.freeze)))
         object.__setattr__(self, "structure", _steps(self.structure))
 
     def title(self, number: int) -> str:
@@ -178,13 +181,6 @@ def _check_rate(rate: Any) -> None:
         return
     expected = "a number above 0, a schedule of tfkd.schedules or of Keras, or None"
     schedules.get("learning_rate", rate, checks.non_negative, expected)
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
-        raise checks.type_error("freeze", "names or patterns of layers", value)
-    return tuple(names)
 
 
 def _steps(value: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from tfkd.data.detection.augment import augment_boxes
 from tfkd.data.detection.batches import detection_batches, detection_eval_batches
 from tfkd.data.detection.coco import coco
 from tfkd.data.detection.dataset import DetectionDataset
-from tfkd.data.detection.findings import AnnotationError, Finding
+from tfkd.data.detection.findings import AnnotationError, AnnotationFinding
 from tfkd.data.detection.labelling import teacher_labels
 from tfkd.data.detection.scenes import digit_scenes
 from tfkd.data.detection.voc import voc
@@ -19,10 +19,10 @@ from tfkd.data.tsv import tsv
 
 __all__ = [
     "AnnotationError",
+    "AnnotationFinding",
     "Dataset",
     "DetectionDataset",
     "Encoder",
-    "Finding",
     "TextDataset",
     "TokenDataset",
     "augment_boxes",

@@ -6,19 +6,17 @@ import contextlib
 import dataclasses
 import io
 import math
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tfkd import artifacts, checks
+from tfkd import checks
 from tfkd.detection.flat_boxes import FlatBoxes, flat_detections, flat_truth, names_of
-from tfkd.text_tables import aligned
+from tfkd.results import Grid, Lines, Result, cell
 
 HEAD = ("class", "mAP", "AP50", "truth", "detections")
-NONE = "–"
+FORMATS = dict.fromkeys(HEAD[1:3], ".3f")
 
 # Sides in pixels at which COCO's small objects end, and its large ones begin.
 _SMALL, _LARGE = 32, 96
@@ -27,7 +25,7 @@ _MOST = (1, 10, 100)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DetectionScores:
+class DetectionScores(Result, file_name="detection"):
     """How well a detector finds objects, by COCO's rules; made by `report.detection`.
 
     All scores are in 0..1, NaN where there is nothing to be found. C classes.
@@ -75,14 +73,14 @@ class DetectionScores:
         """Names of the classes without an object, which the means leave out."""
         return tuple(n for n, t in zip(self.class_names, self.truth, strict=True) if not t)
 
-    def _lines(self) -> list[tuple[str, ...]]:
-        """Head, classes, mean."""
-        rows = zip(
+    def parts(self) -> list[Grid | Lines]:
+        """The scores of classes and their means; the other scores."""
+        rows = [*zip(
             self.class_names, self.ap, self.ap50, self.truth, self.detections, strict=True
-        )  # fmt: skip
-        lines = [(name, score(a), score(b), f"{t:,}", f"{d:,}") for name, a, b, t, d in rows]
-        counts = (f"{self.truth.sum():,}", f"{self.detections.sum():,}")
-        return [HEAD, *lines, ("mean", score(self.map), score(self.map50), *counts)]
+        )]  # fmt: skip
+        counts = (self.truth.sum(), self.detections.sum())
+        rows.append(("mean", self.map, self.map50, *counts))
+        return [Grid(HEAD, rows, FORMATS, totals=1), Lines(self._notes())]
 
     def _notes(self) -> list[str]:
         sizes = (self.map_small, self.map_medium, self.map_large)
@@ -96,51 +94,10 @@ class DetectionScores:
             notes.append(f"Without an object, and left out of the means: {', '.join(self.absent)}.")
         return notes
 
-    def text(self) -> str:
-        """The table as plain text with aligned columns, the other scores below."""
-        table = aligned(self._lines(), rules_after=(0, len(self.class_names)))
-        return "\n".join([table, "", *self._notes()])
-
-    __str__ = text
-
-    def show(self) -> None:
-        """Prints the table."""
-        print(self.text())
-
-    def markdown(self) -> str:
-        """The table in GitHub's Markdown, the other scores below."""
-        lines = [[cell.replace("|", "\\|") for cell in line] for line in self._lines()]
-        text = ["| " + " | ".join(cells) + " |" for cells in lines]
-        text.insert(1, "|---|" + "---:|" * (len(HEAD) - 1))
-        return "\n".join([*text, "", *self._notes(), ""])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, in full precision, fit for `tfkd.artifacts.write_json`; NaN is None."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-
-    def save(self, folder: str | os.PathLike) -> pathlib.Path:
-        """Writes `detection.md` and `detection.json`; returns the folder.
-
-        The picture of the curves is drawn by `tfkd.report.precision_recall_plot`.
-        """
-        folder = pathlib.Path(folder)
-        artifacts.write_text(folder / "detection.md", self.markdown())
-        artifacts.write_json(folder / "detection.json", self.as_dict())
-        return folder
-
 
 def score(value: float) -> str:
     """Three digits, or a dash for NaN."""
-    return NONE if math.isnan(value) else f"{value:.3f}"
-
-
-def _plain(value: Any) -> Any:
-    """NaN, which JSON does not have, as None; also in arrays."""
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return cell(value, ".3f")
 
 
 def coco_scores(

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, example_inputs
 from tfkd.detection.boxes import check_priors
 from tfkd.detection.decoding import decode
+from tfkd.networks.accept import refuse_distiller
 
 KEYS = ("boxes", "confidence", "classes", "num_detections")
 
@@ -23,7 +24,7 @@ class NotFinite(ValueError):
 
 def detect(
     model: Any,
-    images: Any,
+    data: Any,
     anchors: Any,
     batch_size: int = 32,
     preprocess: Callable[[Any], Any] | None = None,
@@ -37,10 +38,11 @@ def detect(
             first}, as those of `tfkd.models.ssd`. A model is run as inference, and traced
             once for all batches; a function, as a `tfkd.runtime.Predictor` of a TFLite
             file, is called as it is, with a float32 tensor.
-        images: (N, H, W, 3), at least one.
+        data: images (N, H, W, 3), at least one, in any form of `tfkd.example_inputs`, or a
+            list of them; of a data set of `tfkd.data` the test part.
         anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
         batch_size: images a batch.
-        preprocess: a function of a batch of `images`; None: pixels / 127.5 − 1 for
+        preprocess: a function of a batch of images; None: pixels / 127.5 − 1 for
             uint8, and floating-point images as they are.
         **decode_options: of `tfkd.detection.decode`, as score_threshold,
             iou_threshold, max_detections.
@@ -67,7 +69,7 @@ def detect(
         >>> found["boxes"][0, 0].round(2)
         array([0.4, 0.3, 0.6, 0.7], dtype=float32)
     """
-    return Detecting(anchors, batch_size, preprocess, **decode_options)(model, images)
+    return Detecting(anchors, batch_size, preprocess, **decode_options)(model, data)
 
 
 class Detecting:
@@ -92,10 +94,11 @@ class Detecting:
         self._model: Any = None
         self._traced: dict[tuple[Any, ...], Any] = {}
 
-    def __call__(self, model: Any, images: Any) -> dict[str, np.ndarray]:
+    def __call__(self, model: Any, data: Any) -> dict[str, np.ndarray]:
         """Detections of a model in images (N, H, W, 3)."""
-        images = check_images(images)
+        images = check_images(data)
         if model is not self._model:
+            refuse_distiller("model", model)
             self._model, self._traced = checks.function("model", model), {}
         self._check_weights()
         parts: list[dict[str, np.ndarray]] = []
@@ -167,11 +170,13 @@ class Detecting:
         return found, tf.reduce_all(finite)
 
 
-def check_images(images: Any) -> np.ndarray:
+def check_images(data: Any) -> np.ndarray:
     """Accepts at least one image of three channels, as an array (N, H, W, 3)."""
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-        raise checks.value_error("images", "at least one image, as (N, H, W, 3)", images)
+    if isinstance(data, list) and data and np.ndim(data[0]) == 3:
+        data = np.stack(data)
+    images = np.asarray(example_inputs.arrays("data", data, 1, labels=False, part="test").x)
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise checks.value_error("data", "at least one image, as (N, H, W, 3)", images)
     if images.dtype.kind not in "iuf":
-        raise checks.type_error("images", "numbers", images)
+        raise checks.type_error("data", "numbers", images)
     return images

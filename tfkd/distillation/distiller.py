@@ -20,6 +20,7 @@ from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
 from tfkd.networks import layer_weights
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.features import FINAL, Taps
 from tfkd.teachers.forward import Teachers, as_list, freeze
 from tfkd.teachers.precomputed import split
@@ -481,5 +482,5 @@ def _is_one(weight: Any) -> bool:
 
 
 def _is_float16(model: Any) -> bool:
-    layers = model._flatten_layers(include_self=False)
+    layers = flat_layers(model, include_self=False)
     return any(layer.dtype_policy.name == "mixed_float16" for layer in layers)

@@ -17,6 +17,7 @@ import tf_keras as keras
 
 from tfkd import checks, schedules
 from tfkd.networks import layer_state
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import RidingTeacher
 
@@ -186,12 +187,12 @@ class Saving(keras.Model):
 def _is_quantized(model: keras.Model) -> bool:
     """Whether layers of tfmot, or tfkd's on top of them, are anywhere in it."""
     marks = ("check_calibrated", "quantize_config", "quantizer")
-    return any(hasattr(layer, mark) for layer in model._flatten_layers() for mark in marks)
+    return any(hasattr(layer, mark) for layer in flat_layers(model) for mark in marks)
 
 
 def _models_in(model: Any) -> list[keras.Model]:
     """A model and those nested in it; none if it is something else."""
-    layers = model._flatten_layers() if isinstance(model, keras.Model) else ()
+    layers = flat_layers(model) if isinstance(model, keras.Model) else ()
     return [layer for layer in layers if isinstance(layer, keras.Model)]
 
 

@@ -12,6 +12,7 @@ import tf_keras as keras
 from tfkd import checks, schedules
 from tfkd.losses.base import DistillationLoss
 from tfkd.losses.logits import check_scores
+from tfkd.networks.accept import ANY, check_model
 from tfkd.networks.layer_weights import FLOAT16_ENDS
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import computes_in_float16
@@ -98,16 +99,11 @@ def check_student_weight(weight: Any) -> Any:
 
 
 def check_student(student: Any) -> None:
-    """Raises ValueError unless the student is a tf_keras model."""
-    if isinstance(student, keras.Model):
-        return
-    mend = None
-    if any(cls.__module__.startswith("keras.src") for cls in type(student).__mro__):
-        mend = (
-            "This one belongs to Keras 3: build it with `import tf_keras as keras`. (A Keras 3 "
-            "model can be a teacher as it is.)"
-        )
-    raise checks.value_error("student", "a tf_keras.Model", student, mend)
+    """Raises ValueError, as `keras.distillation` does, unless it is a tf_keras model."""
+    try:
+        check_model("student", student, ANY)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def check_apart(teachers: list[Any], student: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.formats import litert
 from tfkd.networks.layer_parts import parts
 
@@ -29,7 +29,7 @@ _ENDLESS = 1e6
 _BATCH = 32
 
 
-class Moderated(Graph):
+class Moderated(NamedFunction):
     """A model in inference whose masks subtract `offsets` in place of 10⁹.
 
     Args:
@@ -56,7 +56,7 @@ class Moderated(Graph):
             return super().call(inputs)
 
 
-def moderated(graph: Graph, examples: dict[str, np.ndarray]) -> Graph:
+def moderated(graph: NamedFunction, examples: dict[str, np.ndarray]) -> NamedFunction:
     """The graph to convert: with moderate masks, if the model has masks that can be.
 
     Args:

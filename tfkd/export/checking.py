@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.example_inputs import collect
+from tfkd.example_inputs import to_verify
 from tfkd.export import made_up
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.export.parity import failures
 from tfkd.networks.layer_parts import parts
 
-GIVEN, REPRESENTATIVE, MADE_UP = "given examples", "representative examples", "made-up inputs"
+GIVEN, CALIBRATION, MADE_UP = "given examples", "calibration examples", "made-up inputs"
 NOTHING = "nothing"
 # A mean error above this part of the range is no rounding.
 GROSS = 0.1
@@ -42,7 +42,7 @@ class Examples:
 
     Attributes:
         model: the Keras model.
-        source: GIVEN, REPRESENTATIVE, MADE_UP or NOTHING.
+        source: GIVEN, CALIBRATION, MADE_UP or NOTHING.
         arrays: {input name: (N, ...)}, or None for nothing.
         reason: why there is nothing.
     """
@@ -55,44 +55,48 @@ class Examples:
 
 def examples(
     verify: Any,
-    graph: Graph,
-    plain: Graph | None = None,
-    representative: Mapping[str, np.ndarray] | None = None,
+    graph: NamedFunction,
+    plain: NamedFunction | None = None,
+    calibration: Mapping[str, np.ndarray] | None = None,
     make: Callable[[], dict[str, np.ndarray]] | None = None,
     least: int = 2,
+    convert: Callable[[Any], Any] | None = None,
 ) -> Examples:
     """Decides what a file is compared on.
 
     Args:
-        verify: of an exporter: example inputs; None: a small check; False: none at all.
+        verify: of an exporter: examples; True: a small check; False: none at all.
         graph: the model.
         plain: the model that is converted, in which a quantized one shows its ranges.
-        representative: examples that calibrate the file.
+        calibration: examples that calibrate the file.
         make: makes inputs up; None: by the first layers of `plain`.
         least: as many examples must be given.
+        convert: applied to the arrays that are given.
 
     Raises:
         TypeError, ValueError: if examples are given, and wrong.
     """
     model = graph.model
-    if verify is False:
+    given = to_verify(verify, graph.inputs, convert=convert)
+    if given is False:
         return Examples(model, NOTHING, None, "verify=False")
-    if verify is not None:
-        given = collect("verify", verify, graph.inputs)
+    if given is not True:
         if len(next(iter(given.values()))) < least:
             raise checks.value_error("verify", "at least two examples", verify)
         return Examples(model, GIVEN, given)
     if any(getattr(layer, "stateful", False) for layer in parts(model)):
         return Examples(model, NOTHING, None, "the model keeps a state from call to call")
-    if representative is not None:
-        count = len(next(iter(representative.values())))
+    if calibration is not None:
+        count = len(next(iter(calibration.values())))
         rows = np.linspace(0, count - 1, min(count, made_up.COUNT)).astype(int)
-        some = {name: array[rows] for name, array in representative.items()}
-        return Examples(model, REPRESENTATIVE, some)
+        some = {name: array[rows] for name, array in calibration.items()}
+        return Examples(model, CALIBRATION, some)
     return _made_up(graph, plain or graph, make)
 
 
-def _made_up(graph: Graph, plain: Graph, make: Callable[[], Any] | None) -> Examples:
+def _made_up(
+    graph: NamedFunction, plain: NamedFunction, make: Callable[[], Any] | None
+) -> Examples:
     """The first made-up inputs that the model takes, in the sizes that it leaves open."""
     is_open = any(-1 in one.shape for one in graph.inputs)
     reason = ""

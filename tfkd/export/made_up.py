@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tfkd.example_inputs import Input
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
+from tfkd.networks.call_graph import Call, CallGraph, Ref, graph_of
 from tfkd.networks.layer_parts import parts
 
 COUNT = 8
@@ -66,7 +67,7 @@ class _Way:
         return self.back(Range(low, np.where(offset < 0, -offset, offset + 1)))
 
 
-def made_up(graph: Graph, size: int = SIZES[0]) -> dict[str, np.ndarray]:
+def made_up(graph: NamedFunction, size: int = SIZES[0]) -> dict[str, np.ndarray]:
     """Makes inputs for a model, the same at every call.
 
     Args:
@@ -82,7 +83,7 @@ def made_up(graph: Graph, size: int = SIZES[0]) -> dict[str, np.ndarray]:
     Example:
         >>> import tf_keras as keras
         >>> pixels = keras.Sequential([keras.layers.Rescaling(1 / 255, input_shape=(2, 2, 3))])
-        >>> (values,) = made_up(Graph(pixels)).values()
+        >>> (values,) = made_up(NamedFunction(pixels)).values()
         >>> values.shape, bool(values.min() >= 0), bool(100 < values.max() <= 255)
         ((8, 2, 2, 3), True, True)
     """
@@ -151,11 +152,12 @@ def _broadcast(end: Any, shape: tuple[int, ...], pick: Callable[..., Any]) -> An
     return end
 
 
-def expected_ranges(graph: Graph) -> list[Range | None]:
+def expected_ranges(graph: NamedFunction) -> list[Range | None]:
     """For each input of a model what its first layers expect; None: they don't say."""
     model = graph.model
-    if getattr(model, "_is_graph_network", False) and len(model.inputs) == len(graph.inputs):
-        found = [_follow(model, tensor, _Way()) for tensor in model.inputs]
+    calls = graph_of(model)
+    if calls is not None and len(model.inputs) == len(graph.inputs):
+        found = [_follow(calls, calls.ref(tensor), _Way()) for tensor in model.inputs]
     else:
         found = [_chain(model) if len(graph.inputs) == 1 else None for _ in graph.inputs]
     return [
@@ -178,8 +180,9 @@ def _chain(model: Any) -> Range | None:
     """What the first layers of a model expect that is no graph, in the order of its layers."""
     way = _Way()
     for layer in getattr(model, "layers", ()):
-        if getattr(layer, "_is_graph_network", False):
-            return _follow(layer, layer.inputs[0], way)
+        inner = graph_of(layer)
+        if inner is not None:
+            return _follow(inner, inner.ref(layer.inputs[0]), way)
         linear, known = _layer(layer)
         if known is not None:
             return way.back(known)
@@ -189,33 +192,29 @@ def _chain(model: Any) -> Range | None:
     return way.end()
 
 
-def _follow(model: Any, tensor: Any, way: _Way) -> Range | None:
+def _follow(calls: CallGraph, ref: Ref, way: _Way) -> Range | None:
     """What the readers of a tensor expect, as a range of the input; None: they don't say."""
-    found = [one for node in _readers(model, tensor) if (one := _by_node(model, node, tensor, way))]
+    readers = [calls.calls[key] for key in calls.readers[ref]]
+    found = [one for call in readers if (one := _by_call(calls, call, ref, way))]
     whole = [one for one in found if one.whole]
     if whole:  # of two tables the smaller one holds for both
         return min(whole, key=lambda one: float(np.max(one.high)))
     return found[0] if found else way.end()
 
 
-def _readers(model: Any, tensor: Any) -> Iterator[Any]:
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if any(read is tensor for read in node.keras_inputs):
-                yield node
-
-
-def _by_node(model: Any, node: Any, tensor: Any, way: _Way) -> Range | None:
+def _by_call(calls: CallGraph, call: Call, ref: Ref, way: _Way) -> Range | None:
     """What one reader expects, or those behind it."""
-    layer = node.layer
-    linear, known = _operation(node, tensor) if hasattr(layer, "symbol") else _layer(layer)
+    layer = call.layer
+    symbolic = hasattr(layer, "symbol")
+    linear, known = _operation(call, calls.tensors[ref]) if symbolic else _layer(layer)
     if known is not None:
         return way.back(known)
-    if getattr(layer, "_is_graph_network", False):
-        place = next(i for i, read in enumerate(node.keras_inputs) if read is tensor)
-        return _follow(layer, layer.inputs[place], way)
-    if linear is not None and not isinstance(node.outputs, (dict, list, tuple)):
-        return _follow(model, node.outputs, way.then(*linear))
+    inner = calls.nested.get(call.name)
+    if inner is not None:
+        tensor = inner.model.inputs[call.inputs.index(ref)]
+        return _follow(inner, inner.ref(tensor), way)
+    if linear is not None and len(call.outputs) == 1:
+        return _follow(calls, call.outputs[0], way.then(*linear))
     return way.end()
 
 
@@ -282,12 +281,12 @@ _KNOWN: dict[str, Callable[[Any], Range | None]] = {
 }
 
 
-def _operation(node: Any, tensor: Any) -> tuple[_Linear | None, Range | None]:
+def _operation(call: Call, tensor: Any) -> tuple[_Linear | None, Range | None]:
     """As `_layer`, for an operation of TensorFlow that was called on a Keras tensor."""
-    name = node.layer.symbol.rsplit(".", 1)[-1]
-    if name in _PASSING or type(node.layer).__name__ == "SlicingOpLambda":
+    name = call.layer.symbol.rsplit(".", 1)[-1]
+    if name in _PASSING or type(call.layer).__name__ == "SlicingOpLambda":
         return _SAME, None
-    values = [*node.call_args, *node.call_kwargs.values()]
+    values = [*call.args, *call.kwargs.values()]
     first = bool(values) and values[0] is tensor
     others = (_constant(value) for value in values if value is not tensor)
     other = next((constant for constant in others if constant is not None), None)

@@ -21,22 +21,15 @@ _SPLIT = (
 )
 
 
-def check_model(model: Any) -> None:
-    """Raises if `model` is no built Keras 2 model in float32."""
+def check_exportable(model: Any) -> None:
+    """Raises if `model` is no built Keras 2 model in float32, or remembers earlier calls."""
     import tf_keras as keras
 
-    if any(c.__name__ == "Distiller" for c in type(model).__mro__):
-        raise checks.type_error(
-            "model", "a plain model", type(model).__name__, "Pass `distiller.student`."
-        )
-    if not isinstance(model, keras.Model):
-        mend = None
-        if any(c.__module__.startswith("keras.") for c in type(model).__mro__):
-            mend = "This is a Keras 3 model: build it with tf_keras, which tfkd works with."
-        raise checks.type_error("model", "a tf_keras.Model", model, mend)
-    if not model.built or model.save_spec() is None:
-        mend = "Call it on a batch, or give its first layer an `input_shape`."
-        raise checks.value_error("model", "a model that is built", model.name, mend)
+    from tfkd.networks import accept
+
+    accept.check_model("model", model, accept.BUILT)
+    if model.save_spec() is None:
+        raise accept.unbuilt("model", model)
     remembering = [
         layer.name
         for layer in parts(model)
@@ -69,19 +62,40 @@ def check_model(model: Any) -> None:
         raise checks.value_error("model", "inputs of numbers", f"text in {texts[0]!r}", _SPLIT)
 
 
-def check_export(model: Any) -> None:
-    """Raises for weights that are no numbers, and for tables of words, which files can't hold.
+def is_quantized(model: Any) -> bool:
+    """True for a `QuantizedModel`; told by name, so that float models need no tfmot."""
+    return any(c.__name__ == "QuantizedModel" for c in type(model).__mro__)
 
-    And in a child that was forked after TensorFlow was used, where tracing would never end.
+
+def exportable(model: Any, target: str) -> tuple[NamedFunction, NamedFunction]:
+    """Accepts a model; returns it, to compare a file with, and what is converted.
+
+    They are the same, but for a quantized model, for which its plain form is converted.
+
+    Args:
+        model: what the user passed.
+        target: of a quantized model, "tflite" or "tensorrt".
+
+    Raises:
+        TypeError, ValueError: if there can be no file of it: for weights that are no numbers,
+            tables of words, a quantized model that is not calibrated or made for another
+            target; and in a child that was forked after TensorFlow was used, where tracing
+            would never end.
     """
     from tfkd.networks import layer_state, layer_weights
 
     check_tensorflow()
-    check_model(model)
+    check_exportable(model)
     layer_weights.check_finite("model", model)
     for layer in layer_state.tables(model):
         received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
         raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)
+    if not is_quantized(model):
+        graph = NamedFunction(model)
+        return graph, graph
+    from tfkd.quantization.deploying import deployed
+
+    return NamedFunction(model), NamedFunction(deployed(model, target))
 
 
 def _flat(structure: Any) -> list[Any]:
@@ -104,7 +118,7 @@ def _unique_names(names: Sequence[str]) -> list[str]:
     return found
 
 
-class Graph:
+class NamedFunction:
     """`model` with inputs and outputs by name, in inference.
 
     Attributes:
@@ -113,24 +127,16 @@ class Graph:
     """
 
     def __init__(self, model: Any):
-        """Checks `model`; raises as `check_model` does."""
+        """Takes a model that `check_exportable` holds for."""
         import tensorflow as tf
 
-        check_model(model)
         self.model = model
         args, _ = model.save_spec()
         self._structure = args[0]
         specs = tf.nest.flatten(self._structure)
         names = getattr(model, "input_names", None) or [s.name for s in specs]
         names = _unique_names([n or "input" for n in names])
-        self.inputs = tuple(
-            Input(
-                n,
-                tuple(-1 if d is None else d for d in s.shape[1:]),
-                np.dtype(s.dtype.as_numpy_dtype),
-            )
-            for n, s in zip(names, specs, strict=True)
-        )
+        self.inputs = tuple(map(Input.of, names, specs))
         self.outputs: list[str] = []
         self._open = self.function(None)
         self._open.get_concrete_function()

@@ -16,11 +16,12 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tfkd import checks
+from tfkd.results import Grid, Result, size_text
 
 # What an export must reach unless it is told otherwise. Errors are parts of the range.
 THRESHOLDS: dict[str, dict[str, float]] = {
@@ -177,7 +178,7 @@ def failures(
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Result):
     """What was written, and how it compares with the Keras model.
 
     Attributes:
@@ -189,9 +190,11 @@ class ExportReport:
             TFLite file `in_float`, the latter by name; where it was verified, what
             `tfkd.export.parity.measure` returns; and where it was not, `check`: the
             same of the small check that runs then, with `on`, what it ran on
-            ("made-up inputs", "representative examples" or "nothing"), the `reason` if
+            ("made-up inputs", "calibration examples" or "nothing"), the `reason` if
             it is nothing, and `warnings`, what was found.
     """
+
+    place: ClassVar[str] = "file"
 
     path: pathlib.Path
     bytes: int
@@ -214,8 +217,8 @@ class ExportReport:
             return f"{check['examples']} {check['on']}"
         return f"nothing: {check['reason']}"
 
-    def check_rows(self) -> list[tuple[str, str]]:
-        """Lines of the table of a file that is not verified."""
+    def _checked(self) -> list[tuple[str, str]]:
+        """Rows of a file that is not verified."""
         check = self.numbers.get("check", {})
         text = self.compared_on
         if "max_error" in check:
@@ -223,28 +226,36 @@ class ExportReport:
         rows = [("verified on", "nothing: pass verify=images"), ("checked on", text)]
         return rows + [("warning", warning) for warning in check.get("warnings", ())]
 
-    def table(self) -> str:
-        """A few lines of text for people."""
-        numbers = self.numbers
-        rows = [
-            ("file", str(self.path)),
-            ("size", f"{self.bytes / 1024:.1f} KiB"),
-            ("mode, io", f"{self.mode}, {self.io}"),
-            ("operations", f"{numbers['operations']} ({numbers['float_operations']} in float)"),
-        ]
-        if numbers.get("in_float"):
-            rows.append(("in float", _summary(numbers["in_float"])))
-        if self.verified:
-            rows += [
-                ("verified on", f"{numbers['examples']} examples"),
-                ("argmax agreement", agreement_text(numbers)),
-                ("max error / range", f"{numbers['max_error']:.2e}"),
-                ("mean error / range", f"{numbers['mean_error']:.2e}"),
-                ("outputs clipped", f"{numbers['clipped']:.2%}"),
-            ]
-        else:
-            rows += self.check_rows()
-        return "\n".join(f"{key:<20}{value}" for key, value in rows)
+    def parts(self) -> list[Grid]:
+        """What was written, and how it compares."""
+        rows = [(self.place, str(self.path)), ("size", size_text(self.bytes)), *self._about()]
+        rows += self._compared() if self.verified else self._checked()
+        return [Grid((), rows, left=2)]
+
+    def _about(self) -> list[tuple[str, str]]:
+        """Rows on what is in the file."""
+        rows = [("mode, io", f"{self.mode}, {self.io}"), ("operations", self._operations())]
+        if self.numbers.get("in_float"):
+            rows.append(("in float", _summary(self.numbers["in_float"])))
+        return rows
+
+    def _operations(self) -> str:
+        return f"{self.numbers['operations']} ({self.numbers['float_operations']} in float)"
+
+    def _compared(self) -> list[tuple[str, str]]:
+        """Rows of a file that is verified."""
+        rows = compared_rows(self.numbers)
+        return [*rows, ("outputs clipped", f"{self.numbers['clipped']:.2%}")]
+
+
+def compared_rows(numbers: Mapping[str, Any], where: str = "") -> list[tuple[str, str]]:
+    """The numbers of `measure` as rows of a table."""
+    return [
+        ("verified on", f"{numbers['examples']} examples{where}"),
+        ("argmax agreement", agreement_text(numbers)),
+        ("max error / range", f"{numbers['max_error']:.2e}"),
+        ("mean error / range", f"{numbers['mean_error']:.2e}"),
+    ]
 
 
 def agreement_text(numbers: Mapping[str, Any]) -> str:

@@ -20,8 +20,8 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.export import checking
-from tfkd.export.named_function import Graph, check_export
-from tfkd.export.parity import ExportReport, agreement_text, measure, thresholds_for
+from tfkd.export.named_function import NamedFunction, exportable, is_quantized
+from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
 
 # Examples that one call of the reloaded model gets.
@@ -32,25 +32,19 @@ _CHUNK = 64
 class SavedModelReport(ExportReport):
     """An `ExportReport` of a SavedModel; `path` is the folder, `bytes` of all its files."""
 
-    def table(self) -> str:
-        """A few lines of text for people."""
-        rows = [("folder", str(self.path)), ("size", f"{self.bytes / 1024:.1f} KiB")]
-        if self.verified:
-            rows += [
-                ("verified on", f"{self.numbers['examples']} examples"),
-                ("argmax agreement", agreement_text(self.numbers)),
-                ("max error / range", f"{self.numbers['max_error']:.2e}"),
-                ("mean error / range", f"{self.numbers['mean_error']:.2e}"),
-            ]
-        else:
-            rows += self.check_rows()
-        return "\n".join(f"{key:<20}{value}" for key, value in rows)
+    place = "folder"
+
+    def _about(self) -> list[tuple[str, str]]:
+        return []
+
+    def _compared(self) -> list[tuple[str, str]]:
+        return compared_rows(self.numbers)
 
 
 def to_saved_model(
     model: Any,
     path: str | os.PathLike,
-    verify: Any = None,
+    verify: Any = True,
     *,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
@@ -68,8 +62,7 @@ def to_saved_model(
             `tfkd.quantization`.
         path: the folder to make. A SavedModel that is there is replaced once the
             new one is whole.
-        verify: example inputs, at least two, as the model takes them. None: a small
-            check on made-up ones, False: none at all; see `to_tflite`.
+        verify: True, False or examples, at least two; see `to_tflite`.
         thresholds: changes to what `verify` must reach; see `to_tflite`.
         keep_failed: leave a folder that failed in place, and raise all the same.
 
@@ -122,17 +115,11 @@ def _target(path: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
-def _servable(model: Any) -> tuple[Graph, Graph, str]:
+def _servable(model: Any) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (what to compare with, what to write, mode of the thresholds)."""
-    check_export(model)
-    if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
-        graph = Graph(model)
-        return graph, graph, "float32"
-    from tfkd.quantization import deploying
-
-    target = "tensorrt" if model.target == "tensorrt" else "tflite"
-    plain = deploying.deployed(model, target)  # raises unless calibrated
-    return Graph(model), Graph(plain), "quantized"
+    target = "tensorrt" if getattr(model, "target", None) == "tensorrt" else "tflite"
+    graph, plain = exportable(model, target)
+    return graph, plain, "quantized" if is_quantized(model) else "float32"
 
 
 @contextlib.contextmanager
@@ -165,7 +152,7 @@ def _atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _save(graph: Graph, folder: pathlib.Path) -> None:
+def _save(graph: NamedFunction, folder: pathlib.Path) -> None:
     import tensorflow as tf
 
     module = tf.Module()
@@ -176,7 +163,7 @@ def _save(graph: Graph, folder: pathlib.Path) -> None:
 
 
 def _compare(
-    graph: Graph, folder: pathlib.Path, images: dict[str, np.ndarray]
+    graph: NamedFunction, folder: pathlib.Path, images: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, int]]:
     import tensorflow as tf
 

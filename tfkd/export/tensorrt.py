@@ -23,12 +23,13 @@ from typing import Any
 from tfkd import artifacts, checks
 from tfkd.export.tensorrt_lint.lint import lint_model
 from tfkd.formats.onnx_nodes import load
+from tfkd.results import Result
 
 _NAME_BYTES = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class EngineReport:
+class EngineReport(Result):
     """What `build_engine` made.
 
     Attributes:
@@ -94,7 +95,7 @@ def build_engine(
     gpu = gpu_name()
     findings = lint_model(model, ".".join(str(trt.__version__).split(".")[:2]))
     if findings.errors:
-        mend = "TensorRT would refuse it:\n" + findings.table()
+        mend = "TensorRT would refuse it:\n" + findings.text()
         raise checks.value_error("onnx", "a file without lint errors", os.fspath(onnx), mend)
     digest = artifacts.sha256(onnx)
     recipe = {

@@ -22,7 +22,7 @@ from tfkd import artifacts, checks
 from tfkd.example_inputs import collect
 from tfkd.export import attention_masks, checking, converter, tflite_float16
 from tfkd.export.converter_child import CrashingLoops
-from tfkd.export.named_function import Graph, check_export
+from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure, thresholds_for
 from tfkd.formats import litert
 from tfkd.networks.layer_parts import parts
@@ -43,8 +43,8 @@ def to_tflite(
     path: str | os.PathLike,
     mode: str | None = None,
     io: str = "float32",
-    representative: Any = None,
-    verify: Any = None,
+    data: Any = None,
+    verify: Any = True,
     *,
     batch_size: int | None = 1,
     thresholds: Mapping[str, float] | None = None,
@@ -79,18 +79,17 @@ def to_tflite(
             else "float32".
         io: type of inputs and outputs, "int8" and "uint8" with mode "int8"
             only.
-        representative: example inputs, as the model takes them (normalised);
-            needed for "int8" from a float model, which sets its ranges by them. An
-            array (N, ...), a dict of arrays by input name, or an iterable or
-            `tf.data.Dataset` of batches; 100 to 500 examples are usual. Labels in
-            (x, y) are dropped. Not for a quantized model: it has its ranges.
-        verify: example inputs, likewise, at least two. Not the same as
-            `representative`, if the numbers are to mean something. The file is
-            compared with `model` in inference: with a quantized model as it rounds.
-            None: a small check on eight of the representative examples, or on made-up
+        data: examples as the model takes them (normalised), in any form of
+            `tfkd.example_inputs`; needed for "int8" from a float model, which sets its
+            ranges by them. 100 to 500 are usual. Not for a quantized model: it has its
+            ranges.
+        verify: True: a small check on eight of the calibration examples, or on made-up
             inputs in the range that the first layers expect. What it finds is a warning;
             an error only outputs that are not finite, or a mean error above a tenth of
-            their range. False: no check.
+            their range. Examples, in any form of `tfkd.example_inputs` and at least two:
+            the file must reach the thresholds on these, against `model` in inference:
+            with a quantized model as it rounds. Not the same as `data`, if the numbers
+            are to mean something. False: no check.
         batch_size: of the file. 1 gives the simplest graph; None leaves the
             batch open.
         thresholds: changes to what `verify` must reach: `max_error`,
@@ -102,7 +101,7 @@ def to_tflite(
         keep_failed: leave a file that failed in place, and raise all the same.
 
     Returns:
-        An `ExportReport`; `print(report.table())`. In an int8 file, operations that
+        An `ExportReport`; `print(report)`. In an int8 file, operations that
         stayed float are in `report.numbers["in_float"]`, and so in the manifest.
 
     Raises:
@@ -123,7 +122,7 @@ def to_tflite(
         >>> report.verified, report.numbers["argmax_agreement"], report.numbers["max_error"] < 1e-5
         (True, 1.0, True)
     """
-    source = prepare(model, mode, io, representative, batch_size)
+    source = prepare(model, mode, io, data, batch_size)
     graph, mode = source.graph, source.mode
     limits = thresholds_for(source.kind, thresholds)
     examples = checking.examples(verify, graph, source.plain, source.calibration)
@@ -147,7 +146,7 @@ def to_tflite(
         "quantized": source.quantized,
         "io": io,
         "batch_size": batch_size,
-        "representative": source.calibrated_on,
+        "calibrated_on": source.calibrated_on,
         "thresholds": limits,
     }
     manifest = artifacts.write_manifest(path, recipe, numbers=numbers)
@@ -168,8 +167,8 @@ class Source:
         calibration: {input name: examples}, or None.
     """
 
-    graph: Graph
-    plain: Graph
+    graph: NamedFunction
+    plain: NamedFunction
     mode: str
     quantized: bool
     calibration: dict[str, np.ndarray] | None
@@ -198,69 +197,53 @@ class Source:
 
 
 def prepare(
-    model: Any, mode: str | None, io: str, representative: Any, batch_size: int | None
+    model: Any, mode: str | None, io: str, data: Any, batch_size: int | None, convert: Any = None
 ) -> Source:
-    """Checks a model and how it is to be written; arguments as in `to_tflite`."""
-    check_export(model)
-    quantized = _is_quantized(model)
+    """Checks a model and how it is to be written; arguments as in `to_tflite`.
+
+    `convert` is applied to the arrays of `data`.
+    """
+    quantized = is_quantized(model)
     mode = mode or ("int8" if quantized else "float32")
-    _check_options(mode, io, representative, batch_size, quantized)
+    _check_options(mode, io, data, batch_size, quantized)
     converter.start()  # loads while the model is traced
-    plain = Graph(_deployed(model)) if quantized else None
-    graph = Graph(model)
+    graph, plain = exportable(model, "tflite")
     calibration = None
-    if representative is not None:
-        calibration = collect("representative", representative, graph.inputs)
+    if data is not None:
+        calibration = collect("data", data, graph.inputs, convert=convert)
         plain = attention_masks.moderated(graph, calibration)
-    return Source(graph, plain or graph, mode, quantized, calibration)
+    return Source(graph, plain, mode, quantized, calibration)
 
 
-def _is_quantized(model: Any) -> bool:
-    """True for a `QuantizedModel`; told by name, so that float models need no tfmot."""
-    return any(c.__name__ == "QuantizedModel" for c in type(model).__mro__)
-
-
-def _deployed(model: Any) -> Any:
-    """The plain model that a quantized one stands for."""
-    from tfkd.quantization.deploying import deployed
-
-    return deployed(model, "tflite")
-
-
-def _check_options(
-    mode: str, io: str, representative: Any, batch_size: int | None, quantized: bool
-) -> None:
+def _check_options(mode: str, io: str, data: Any, batch_size: int | None, quantized: bool) -> None:
     checks.one_of("mode", mode, MODES)
     checks.one_of("io", io, IO)
     if quantized:
-        _check_quantized(mode, representative)
+        _check_quantized(mode, data)
     if io != "float32" and mode != "int8":
         mend = "Only a file that is integer throughout takes integers: use mode='int8'."
         raise checks.value_error("io", f"'float32' with mode={mode!r}", io, mend)
-    if mode == "int8" and representative is None and not quantized:
+    if mode == "int8" and data is None and not quantized:
         mend = (
             "The ranges of activations are read off them: 100 to 500 normalised training images. "
             "Or train with them: tfkd.quantization.quantize."
         )
-        raise checks.value_error("representative", "example inputs with mode='int8'", None, mend)
-    if mode != "int8" and representative is not None:
-        raise checks.value_error(
-            "representative", f"None with mode={mode!r}", representative, "Or use mode='int8'."
-        )
+        raise checks.value_error("data", "example inputs with mode='int8'", None, mend)
+    if mode != "int8" and data is not None:
+        mend = "Or use mode='int8'."
+        raise checks.value_error("data", f"None with mode={mode!r}", data, mend)
     if batch_size is not None:
         checks.positive_int("batch_size", batch_size)
 
 
-def _check_quantized(mode: str, representative: Any) -> None:
+def _check_quantized(mode: str, data: Any) -> None:
     """What can't be asked of a quantized model."""
     if mode != "int8":
         mend = "It computes in 8 bits. For other files export the float model it was made from."
         raise checks.value_error("mode", "'int8' or None with a quantized model", mode, mend)
-    if representative is not None:
-        mend = "It has its ranges already: leave `representative` out."
-        raise checks.value_error(
-            "representative", "None with a quantized model", representative, mend
-        )
+    if data is not None:
+        mend = "It has its ranges already: leave `data` out."
+        raise checks.value_error("data", "None with a quantized model", data, mend)
 
 
 def _failed(failed: list[str], end: str) -> ValueError:
@@ -271,7 +254,7 @@ def _failed(failed: list[str], end: str) -> ValueError:
 
 
 def compare(
-    graph: Graph, path: str | os.PathLike, images: dict[str, np.ndarray]
+    graph: NamedFunction, path: str | os.PathLike, images: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Runs file and Keras model on the same images; returns (numbers, rank of each output)."""
     expected = graph.predict(images)
@@ -281,7 +264,7 @@ def compare(
 
 
 def _convert(
-    graph: Graph,
+    graph: NamedFunction,
     mode: str,
     types: tuple[str, str],
     calibration: dict[str, np.ndarray] | None,
@@ -320,7 +303,7 @@ def _convert(
         ) from error
 
 
-def _rolled(graph: Graph) -> list[str]:
+def _rolled(graph: NamedFunction) -> list[str]:
     """Names of the recurrent layers that are written as loops."""
     layers = parts(graph.model)
     return sorted({layer.name for layer in layers if getattr(layer, "unroll", None) is False})

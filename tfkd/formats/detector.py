@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkd import artifacts, checks
+from tfkd import artifacts, checks, example_inputs
 from tfkd.formats import detector_numpy, detector_recipe, forks, litert
 from tfkd.formats.detector_numpy import Detections
 from tfkd.formats.detector_recipe import OUTPUTS
@@ -81,12 +81,12 @@ class DetectorPredictor:
         """What the file computes: "raw" or "postprocess"."""
         return self.recipe.heads
 
-    def predict(self, images: Any) -> Detections:
+    def predict(self, data: Any) -> Detections:
         """Finds the objects of a batch.
 
         Args:
-            images: (N, height, width, channels): pixels in uint8, or floats scaled as
-                in training.
+            data: images (N, height, width, channels), in any form of
+                `tfkd.example_inputs`: pixels in uint8, or floats scaled as in training.
 
         Returns:
             "boxes" (N, M, 4) as (x1, y1, x2, y2) within 0 and 1, "confidence" (N, M),
@@ -97,25 +97,23 @@ class DetectorPredictor:
             TypeError: if the images are of another kind.
             ValueError: if their shape is wrong.
         """
-        result = self.outputs(images)
+        result = self.outputs(data)
         if self.heads == "raw":
             return detector_numpy.decode(result, self.recipe.priors, self.recipe.options)
         return _collected(result, self.recipe.options["max_detections"])
 
     __call__ = predict
 
-    def outputs(self, images: Any) -> dict[str, np.ndarray]:
+    def outputs(self, data: Any) -> dict[str, np.ndarray]:
         """What the file computes, as it is: float32 arrays by name of the output."""
-        if not hasattr(images, "shape") or not hasattr(images, "dtype"):
-            raise checks.type_error("images", "an array of images", images)
-        images = np.asarray(images)
+        images = np.asarray(example_inputs.arrays("data", data, 1, labels=False, part="test").x)
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             mend = "Pixels are uint8; floats are taken as scaled already."
-            raise checks.type_error("images", "uint8 or floating-point images", images, mend)
-        if images.shape[1:] != self.size or not len(images):
+            raise checks.type_error("data", "uint8 or floating-point images", images, mend)
+        if images.shape[1:] != self.size:
             mend = "One image? Add the batch axis: `images[None]`."
             raise checks.value_error(
-                "images",
+                "data",
                 f"at least one image, of shape (N, {', '.join(map(str, self.size))})",
                 images,
                 mend if images.shape == self.size else "Resize them.",

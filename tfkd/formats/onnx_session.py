@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from tfkd import checks
 from tfkd.formats.onnx_nodes import require
 
+CPU = ("CPUExecutionProvider",)
 _CHUNK = 64
 _SHOWN = 3
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -18,14 +20,24 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INFINITE = ("Div", "Reciprocal", "Log", "Where")
 
 
-def open_session(path: str | os.PathLike | bytes, threads: int = 1, fuse: bool = True) -> Any:
-    """Opens an ONNX file on the processor.
+def open_session(
+    path: str | os.PathLike | bytes,
+    threads: int = 1,
+    providers: Sequence[str] = CPU,
+    *,
+    fuse: bool = True,
+    write: str | os.PathLike | None = None,
+) -> Any:
+    """Opens an ONNX file.
 
     Args:
         path: the file, or what would stand in it.
         threads: threads for one call.
-        fuse: False: every operation runs as the file says. ONNX Runtime then
-            merges no Q/DQ pair into an integer kernel of its own.
+        providers: ONNX Runtime's execution providers, the preferred one first.
+        fuse: False: every operation runs as the file says, as it should in a file that is
+            optimized already. ONNX Runtime then merges no Q/DQ pair into an integer kernel
+            of its own.
+        write: where ONNX Runtime leaves the optimized file.
 
     Returns:
         An `onnxruntime.InferenceSession`.
@@ -33,21 +45,27 @@ def open_session(path: str | os.PathLike | bytes, threads: int = 1, fuse: bool =
     Raises:
         ImportError: if onnxruntime is not installed.
         FileNotFoundError: if there is no such file.
-        ValueError: if ONNX Runtime cannot run it.
+        ValueError: if ONNX Runtime lacks a provider or cannot run the file.
     """
     checks.positive_int("threads", threads)
     if not isinstance(path, bytes):
         path = os.fspath(path)
-    if not isinstance(path, bytes) and not os.path.isfile(path):
-        raise FileNotFoundError(f"`path`: there is no file {path!r}.")
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"`path`: there is no file {path!r}.")
     runtime = require("onnxruntime")
+    there = runtime.get_available_providers()
+    if not providers or not set(providers) <= set(there):
+        fix = "Each comes with a build of ONNX Runtime: onnxruntime-gpu has CUDA's."
+        raise checks.value_error("providers", f"some of {there}", list(providers), fix)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 4
     if not fuse:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if write is not None:
+        options.optimized_model_filepath = os.fspath(write)
     try:
-        return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(path, options, providers=list(providers))
     except Exception as error:  # it has a class of error for each status
         raise checks.value_error(
             "path", "an ONNX file that ONNX Runtime can run", path, f"It says: {error}"

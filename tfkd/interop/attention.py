@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd.networks.layer_parts import calls_anywhere
 from tfkd.pruning import register_rule
 from tfkd.pruning.rules.attention import attention
 
@@ -40,7 +41,7 @@ def zeroes_masked(layer: Any) -> bool:
     That is where it computes the weights step by step: for dropout, to return them,
     or for other than three axes. Its faster way spreads them evenly, as Keras 2 does.
     """
-    nodes = layer._inbound_nodes
+    nodes = calls_anywhere(layer)
     stepwise = layer.get_config()["dropout"] > 0 or any(
         len(node.outputs) > 1 or len(node.input_tensors[0].shape) != 3 for node in nodes
     )

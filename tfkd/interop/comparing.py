@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.pruning.shrinking import random_inputs
 
 TOLERANCE = 1e-5  # of the output's range
@@ -51,10 +52,10 @@ def compare(
     """
     if given is None and any(tensor.dtype == tf.string for tensor in made.inputs):
         raise ValueError(
-            "`verify`: expected a batch (the model takes strings, which can't be drawn at "
-            "random), received True. Give a batch, or verify=False."
+            "`verify`: expected examples (the model takes strings, which can't be drawn at "
+            "random), received True. Give examples, or verify=False."
         )
-    types = {layer.compute_dtype for layer in made._flatten_layers()}
+    types = {layer.compute_dtype for layer in flat_layers(made)}
     if tolerance is None:
         tolerance = HALF_TOLERANCE if types & set(_HALF) else TOLERANCE
     for batch in _batches(made) if given is None else [given]:
@@ -73,7 +74,7 @@ def compare(
         raise ValueError(
             f"`model`: expected the converted model to equal {source.name!r} to {tolerance:g} "
             f"of the output's range, received {found}. If it has large or NaN outputs on random "
-            "inputs, give a batch as `verify`; a function in `custom_layers` may be wrong; a "
+            "inputs, give examples as `verify`; a function in `custom_layers` may be wrong; a "
             "larger `tolerance` accepts more; verify=False returns the model as it is."
         )
 
@@ -117,7 +118,7 @@ def difference_in_order(source: Any, made: keras.Model, batch: Any) -> float:
 def _without_fused_kernels(model: keras.Model) -> Iterator[None]:
     before = [
         (layer, attribute, getattr(layer, attribute))
-        for layer in model._flatten_layers()
+        for layer in flat_layers(model)
         for kind, attribute in _FUSED.items()
         if isinstance(layer, kind)
     ]

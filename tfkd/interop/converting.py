@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, example_inputs
 from tfkd.interop.comparing import compare
 from tfkd.interop.walking import Converter
 
@@ -37,9 +36,9 @@ def from_keras3(
 
     Args:
         model: a functional or Sequential Keras 3 model, built; any backend.
-        verify: True: compare the two models on random inputs; an input, or a list
-            or dict of inputs as the model takes them (batch first): compare on
-            these; False: don't compare.
+        verify: True: compare the two models on random inputs; False: don't compare; or
+            examples as the model takes them, in any form of `tfkd.example_inputs`:
+            compare on these.
         tolerance: the largest difference of an output, as a part of its range, that
             may remain without rounding. None: 1e-5, or 1e-2 where the model
             computes in float16 or bfloat16. 0: none at all.
@@ -71,8 +70,9 @@ def from_keras3(
     if tolerance is not None:
         checks.non_negative("tolerance", tolerance)
     made = _convert(model, keras_3, custom)
+    verify = example_inputs.to_verify(verify, example_inputs.inputs_of(made), strict=False)
     if verify is not False:
-        batch = None if isinstance(verify, (bool, np.bool_)) else verify
+        batch = None if verify is True else example_inputs.packed(made, verify)
         compare(model, made, batch, tolerance, lambda: _in_float64(model, keras_3, custom))
     return made
 

@@ -15,8 +15,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.interop import configs, operations
-from tfkd.interop.calls import Call
 from tfkd.interop.configs import Missing
+from tfkd.interop.keras3_call import Keras3Call
+from tfkd.networks.call_graph import maker_of, nodes_of
 
 # State of a stateful recurrent layer; tf_keras does not count it as a weight.
 _NO_WEIGHTS = frozenset({"rnn_state", "seed_generator_state"})
@@ -78,7 +79,7 @@ class Converter:
     @staticmethod
     def input(tensor: Any) -> Any:
         """The counterpart of an input."""
-        layer = tensor._keras_history.operation
+        layer = maker_of(tensor)
         return keras.Input(
             batch_shape=tensor.shape,
             dtype=tensor.dtype,
@@ -187,10 +188,9 @@ class _Walk:
 
     def _needed(self, source: Any) -> list[Any]:
         """The calls that outputs depend on, first to last; without masks that are implicit."""
-        depths = sorted(source._nodes_by_depth)
         wanted = {id(tensor) for tensor in source.outputs}
         found = []
-        for node in (node for depth in depths for node in reversed(source._nodes_by_depth[depth])):
+        for node in reversed(nodes_of(source)):
             if any(id(tensor) in wanted for tensor in node.outputs):
                 read = self._tree.flatten(self._arguments(node))
                 wanted |= {id(value) for value in read if isinstance(value, self._tensor_type)}
@@ -265,7 +265,7 @@ class _Walk:
         self._named.add(source.name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            made = Call(source, args, kwargs, tuple(first.shape), str(first.dtype), name)
+            made = Keras3Call(source, args, kwargs, tuple(first.shape), str(first.dtype), name)
             return operations.translate(made)
 
         return call

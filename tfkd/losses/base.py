@@ -19,7 +19,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
-from tfkd.types import Structure, Value
+from tfkd.schedules import Value
+from tfkd.types import Structure
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class Elements(NamedTuple):
     values: tf.Tensor
     mask: tf.Tensor | None = None
     total: bool = False
-    count: tf.Tensor | None = None
+    count: tf.Tensor | None = None  # type: ignore[assignment]  # tuple.count, which none uses
 
 
 class Shared:
@@ -284,7 +285,7 @@ def select(outputs: Structure, output: str | int | None, owner: str) -> tf.Tenso
         return outputs
     try:
         # A tensor must not be indexed: its first axis is the batch.
-        chosen = outputs[output] if several else None
+        chosen = outputs[output] if several else None  # type: ignore[index]
     except (KeyError, IndexError, TypeError):
         chosen = None
     if chosen is not None and not isinstance(chosen, (dict, list, tuple)):

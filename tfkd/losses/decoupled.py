@@ -18,7 +18,8 @@ from tfkd.losses.base import (
     select_like,
 )
 from tfkd.losses.logits import bernoulli_kl, check_scores, kl_from_logits
-from tfkd.types import Tensor, Value
+from tfkd.schedules import Value
+from tfkd.types import Tensor
 
 # Takes a class out of a softmax: exp(-1e9) is 0, but 0 · -1e9 is 0 and not NaN,
 # which 0 · -inf would be.

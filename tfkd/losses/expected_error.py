@@ -26,7 +26,8 @@ from tfkd.losses.base import (
 from tfkd.losses.decoupled import as_labels
 from tfkd.losses.heads import scores_behind, with_classes
 from tfkd.losses.logits import LogitsDistillation, check_scores
-from tfkd.types import Tensor, Value
+from tfkd.schedules import Value
+from tfkd.types import Tensor
 
 
 @register

@@ -9,6 +9,7 @@ from tfkd import checks
 from tfkd.losses.base import Elements, ElementwiseLoss, mask_of, register
 from tfkd.losses.resizing import common_size, resize_to
 from tfkd.losses.wrapped import (
+    Losses,
     apply_loss,
     deserialize_loss,
     is_sum,
@@ -18,8 +19,10 @@ from tfkd.losses.wrapped import (
 )
 
 
-def check_layer_name(name: str, value: str | None) -> str | None:
-    """Accepts a layer's name, a path "model/layer", or None."""
+def check_layer_name(name: str, value: str | keras.layers.Layer | None) -> str | None:
+    """Accepts a layer's name, a path "model/layer", a layer for its name, or None."""
+    if isinstance(value, keras.layers.Layer):
+        return value.name
     if value is not None and (not isinstance(value, str) or not value):
         raise checks.type_error(
             name, "the name of a layer, a path such as 'backbone/block3', or None", value

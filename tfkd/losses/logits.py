@@ -7,6 +7,7 @@ distillation is about.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -22,6 +23,8 @@ from tfkd.losses.base import (
     register,
 )
 from tfkd.losses.wrapped import (
+    Losses,
+    LossFunction,
     apply_loss,
     deserialize_loss,
     is_sum,
@@ -29,7 +32,7 @@ from tfkd.losses.wrapped import (
     resolve_loss,
     serialize_loss,
 )
-from tfkd.types import Value
+from tfkd.schedules import Value
 
 KL = (keras.losses.kl_divergence, keras.losses.KLDivergence)
 _CROSSENTROPY = (keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy)

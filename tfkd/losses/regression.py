@@ -21,7 +21,7 @@ from tfkd.losses.base import (
     select_like,
 )
 from tfkd.losses.wrapped import serialize_callable
-from tfkd.types import Value
+from tfkd.schedules import Value
 
 if TYPE_CHECKING:
     from tfkd.losses.detection.selection import MultiBoxSelection

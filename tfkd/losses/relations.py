@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from tfkd import checks
@@ -180,7 +178,7 @@ def _embeddings(features: tf.Tensor) -> tf.Tensor:
 
 
 def _weights(
-    sample_weight: Structure | None, output: Any, owner: str, embeddings: tf.Tensor
+    sample_weight: Structure | None, output: str | int | None, owner: str, embeddings: tf.Tensor
 ) -> tf.Tensor:
     """One weight per example, (B,); ones if there are none."""
     values = tf.ones([tf.shape(embeddings)[0]])

@@ -14,7 +14,7 @@ from tfkd.types import Structure
 
 # A loss as Keras takes it, or one for each of several outputs; None leaves an output out.
 LossFunction: TypeAlias = "str | keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor]"
-Losses: TypeAlias = "LossFunction | None | Sequence[Losses] | Mapping[str, Losses]"
+Losses: TypeAlias = "LossFunction | Sequence[Losses] | Mapping[str, Losses] | None"
 
 
 def resolve_loss(loss: Losses) -> Any:

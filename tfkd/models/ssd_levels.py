@@ -10,6 +10,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.networks.accept import check_model
+from tfkd.networks.call_graph import CallGraph, Key, maker_of
 
 # Layers that only cut or frame a map: not what a head should read.
 _FRAMES = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.InputLayer)
@@ -17,10 +19,7 @@ _FRAMES = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.Inp
 
 def check_backbone(backbone: Any) -> tuple[int, int]:
     """Accepts a functional model of one image; returns (height, width) of its input."""
-    checks.instance("backbone", backbone, keras.Model, "a functional tf_keras model")
-    if not getattr(backbone, "_is_graph_network", False):
-        fix = "Build the same layers with keras.Model(inputs, outputs)."
-        raise checks.value_error("backbone", "a functional tf_keras model", backbone, fix)
+    check_model("backbone", backbone)
     shapes = [tuple(tensor.shape) for tensor in backbone.inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise checks.value_error("backbone", "one input (B, H, W, C)", shapes)
@@ -65,7 +64,7 @@ def find_levels(
         raise checks.value_error("feature_levels", expected, wanted)
     for index, (tensor, size) in enumerate(zip(found, sizes)):  # noqa: B905
         if tuple(tensor.shape[1:3]) != tuple(size):
-            name = f"level {index} of {backbone.name}, {tensor.node.layer.name!r},"
+            name = f"level {index} of {backbone.name}, {maker_of(tensor).name!r},"
             raise checks.value_error(
                 "anchors",
                 f"feature_sizes[{index}] = {tuple(tensor.shape[1:3])}, the size of {name}",
@@ -138,28 +137,21 @@ def _last_maps(backbone: keras.Model) -> list[Any]:
     layers of the size before it, narrow ones, but its shortcut reads the block before.
     Where there is none (a network with long skips), the last map of that size.
     """
-    by_depth = backbone._nodes_by_depth
-    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-    readers: dict[int, set[int]] = {index: set() for index in range(len(nodes))}
-    maker = {id(t): i for i, node in enumerate(nodes) for t in tf.nest.flatten(node.outputs)}
-    for index, node in enumerate(nodes):
-        for tensor in node.keras_inputs:
-            if maker[id(tensor)] != index:
-                readers[maker[id(tensor)]].add(index)
-    # What every way from a node to the end goes through, from the end to the beginning.
-    passed: dict[int, set[int]] = {}
-    for index in reversed(range(len(nodes))):
-        ways = [passed[reader] for reader in readers[index]]
-        passed[index] = {index}.union(set.intersection(*ways) if ways else set())
-    narrow = passed[maker[id(backbone.inputs[0])]]
+    graph = CallGraph(backbone)
+    # What every way from a call to the end goes through, from the end to the beginning.
+    passed: dict[Key, set[Key]] = {}
+    for key, call in reversed(graph.calls.items()):
+        ways = [passed[reader] for ref in call.outputs for reader in graph.readers[ref]]
+        passed[key] = {key}.union(set.intersection(*ways) if ways else set())
+    narrow = passed[graph.ref(backbone.inputs[0])[:2]]
     found: dict[tuple[int, int], tuple[bool, Any]] = {}
-    for index, node in enumerate(nodes):
-        tensors = tf.nest.flatten(node.outputs)
-        if isinstance(node.layer, _FRAMES) or len(tensors) != 1 or len(tensors[0].shape) != 4:
+    for key, call in graph.calls.items():
+        tensors = call.makes
+        if isinstance(call.layer, _FRAMES) or len(tensors) != 1 or len(tensors[0].shape) != 4:
             continue
         size = tuple(tensors[0].shape[1:3])
-        if index in narrow or not found.get(size, (False, None))[0]:
-            found[size] = (index in narrow, tensors[0])
+        if key in narrow or not found.get(size, (False, None))[0]:
+            found[size] = (key in narrow, tensors[0])
     return [tensor for _, tensor in found.values()]
 
 

@@ -9,7 +9,7 @@ import tf_keras as keras
 
 from tfkd.keras_internals import SafeModeScope, TFOpLambda
 from tfkd.networks import layer_state
-from tfkd.networks.layer_parts import parts
+from tfkd.networks.layer_parts import held_objects
 
 
 def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
@@ -37,7 +37,7 @@ def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
         whole = layer_state.complete(layer.get_config(), layer, fixed=True)
         config = {**whole, **_functions(layer), "name": name, **changes}
         with (
-            keras.utils.custom_object_scope(_held_objects(layer)),
+            keras.utils.custom_object_scope(held_objects(layer)),
             SafeModeScope(safe_mode=False),
         ):
             copy = kind.from_config(config)
@@ -66,18 +66,6 @@ def _copy_lambda(layer: Any, name: str) -> Any:
         dtype=layer.dtype,
         trainable=layer.trainable,
     )
-
-
-def _held_objects(layer: Any) -> dict[str, Any]:
-    """Functions and classes that a layer and its parts hold and Keras may not know, by name."""
-    found = {}
-    for part in (*parts(layer), layer):
-        for value in [*vars(part).values(), part]:
-            item = value if inspect.isfunction(value) else type(value)
-            known = getattr(item, "__module__", "").startswith(("tf_keras.", "tensorflow."))
-            if not known and (inspect.isfunction(item) or hasattr(item, "get_config")):
-                found[item.__name__] = item
-    return found
 
 
 def _not_built(layer: Any, reason: str) -> ValueError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import layer_state, layer_weights
+from tfkd.networks import edit_config, layer_state, layer_weights
+from tfkd.networks.accept import BUILT, check_model
+from tfkd.networks.batch_norm import folded, is_per_channel
+from tfkd.networks.call_graph import CallGraph, Key, Ref
+from tfkd.networks.layer_parts import calls_anywhere, flat_layers
 
 DTYPES = ("float32", "float16", "bfloat16")
 _FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
@@ -73,12 +77,7 @@ def frozen_copy(
         >>> bool(np.allclose(model(x), teacher(x), atol=1e-5)), teacher.trainable
         (True, False)
     """
-    checks.instance("model", model, keras.Model, "a tf_keras model")
-    if not model.built:
-        raise ValueError(
-            "`model`: expected a model whose weights exist, received an unbuilt one. Call it "
-            "once on data, or give it an Input."
-        )
+    check_model("model", model, BUILT)
     if dtype is not None:
         checks.one_of("dtype", dtype, DTYPES)
     layer_weights.check_finite("model", model)
@@ -96,8 +95,8 @@ def frozen_copy(
 def _warn_of_batch_statistics(model: keras.Model) -> None:
     """Warns of batch norms called with `training=True`: frozen ones ignore that."""
     kind = keras.layers.BatchNormalization
-    layers = [part for part in model._flatten_layers() if isinstance(part, kind)]
-    nodes = [(layer.name, node) for layer in layers for node in layer._inbound_nodes]
+    layers = [part for part in flat_layers(model) if isinstance(part, kind)]
+    nodes = [(layer.name, node) for layer in layers for node in calls_anywhere(layer)]
     names = {name for name, node in nodes if node.call_kwargs.get("training") is True}
     if names:
         checks.warn(
@@ -111,7 +110,7 @@ def _warn_of_batch_statistics(model: keras.Model) -> None:
 def _plain_copy(model: keras.Model) -> keras.Model:
     if _is_graph(model):
         config = layer_state.complete(model.get_config(), model)
-        frozen = layer_state.from_config(model, config)
+        frozen = edit_config.from_config(model, config)
         layer_state.copy(model, frozen)
         return frozen
     try:
@@ -120,7 +119,7 @@ def _plain_copy(model: keras.Model) -> keras.Model:
             layer_state.copy(model, frozen)  # Keras forgets the bounds of bins.
             return frozen
         frozen = model.__class__.from_config(model.get_config())
-        frozen.buildlayer_state.from_config(model.get_build_config())
+        frozen.build_from_config(model.get_build_config())
         layer_state.copy(model, frozen)
         return frozen
     except Exception as error:
@@ -132,7 +131,12 @@ def _plain_copy(model: keras.Model) -> keras.Model:
 
 
 def _is_graph(model: Any) -> bool:
-    return isinstance(model, keras.Sequential) or bool(getattr(model, "_is_graph_network", False))
+    """True for a model that is made again from its config, whatever its `call` adds."""
+    return isinstance(model, keras.Sequential) or _is_followed(model)
+
+
+def _is_followed(model: Any) -> bool:
+    return bool(getattr(model, "_is_graph_network", False))
 
 
 def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
@@ -143,26 +147,54 @@ def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
         )
     # Through an exact copy, so that a shared layer object is never touched.
     source = _plain_copy(model)
-    config = layer_state.complete(source.get_config(), source)
-    folded: dict[str, str] = {}
-    if fold:
-        _drop_batch_norms(config, source, folded, "")
+    config = edit_config.complete_config(source)
+    folds: dict[int, Any] = {}
+    if fold and _is_followed(source):
+        config, folds = _without_batch_norms(config, CallGraph(source))
     if dtype is not None:
         _set_dtype(config, dtype, _output_names(config))
         _start_at_zero(config)
-    frozen = layer_state.from_config(source, config)
-    _transfer(source, frozen, folded, "")
+    frozen = edit_config.from_config(source, config)
+    for before, after in edit_config.pairs(source, frozen):
+        _transfer(before, after, folds.get(id(before)))
     return frozen
 
 
-def _children(config: dict[str, Any]) -> list[dict[str, Any]]:
-    return config["layers"]
+def _without_batch_norms(
+    config: edit_config.Config, graph: CallGraph
+) -> tuple[edit_config.Config, dict[int, Any]]:
+    """The config without each foldable batch norm, and id of a convolution → its batch norm."""
+    moved: dict[str, dict[Ref, Ref]] = {}
+    gone: dict[str, set[Key]] = {}
+    folds: dict[int, Any] = {}
+    configs = dict(edit_config.layer_configs(config))
+    for prefix, level in graph.levels().items():
+        for norm in level.calls.values():
+            maker = level.maker(norm.inputs[0]) if len(norm.inputs) == 1 else None
+            if maker is None or level.only_reader(norm.inputs[0]) is not norm:
+                continue
+            once = all(len(level.calls_of(call.name)) == 1 for call in (maker, norm))
+            if once and _can_fold(norm.layer, maker.layer):
+                moved.setdefault(prefix, {})[norm.outputs[0]] = maker.outputs[0]
+                gone.setdefault(prefix, set()).add(norm.key)
+                folds[id(maker.layer)] = norm.layer
+                configs[prefix + maker.name]["use_bias"] = True
+    return edit_config.without_calls(config, graph, moved, gone), folds
+
+
+def _can_fold(norm: Any, producer: Any) -> bool:
+    if type(norm).__name__ != "BatchNormalization" or type(producer).__name__ not in _FOLDABLE:
+        return False
+    if producer.activation is not keras.activations.linear:
+        return False
+    channels_last = getattr(producer, "data_format", "channels_last") == "channels_last"
+    return channels_last and is_per_channel(norm, producer.output_shape)
 
 
 def _output_names(config: dict[str, Any]) -> set[str]:
     outputs = config.get("output_layers")
     if outputs is None:
-        return {_children(config)[-1]["config"]["name"]}
+        return {config["layers"][-1]["config"]["name"]}
     return {item[0] for item in _flat_refs(outputs)}
 
 
@@ -179,7 +211,7 @@ def _flat_refs(refs: Any) -> list[list[Any]]:
 
 def _set_dtype(config: dict[str, Any], dtype: str, keep: set[str]) -> None:
     """Sets the type of every layer, but for the layers in `keep` and inputs."""
-    for layer in _children(config):
+    for layer in config["layers"]:
         inner = layer["config"]
         held = inner.get("layer")  # of a wrapper
         if {layer["class_name"], held and held["class_name"]} & set(_KEEP_TYPE):
@@ -205,98 +237,18 @@ def _start_at_zero(config: Any) -> None:
             _start_at_zero(value)
 
 
-def _drop_batch_norms(
-    config: dict[str, Any], model: keras.Model, folded: dict[str, str], prefix: str
-) -> None:
-    """Removes each foldable batch norm from the config; notes it under its convolution."""
-    layers = {layer.name: layer for layer in model.layers}
-    for child in _children(config):
-        if child["class_name"] in _NESTED and "layers" in child["config"]:
-            name = child["config"]["name"]
-            _drop_batch_norms(child["config"], layers[name], folded, f"{prefix}{name}/")
-    sequential = "output_layers" not in config
-    producers = _sequential_producers(config) if sequential else _producers(config)
-    for norm, producer in producers.items():
-        if not _can_fold(layers.get(norm), layers.get(producer)):
-            continue
-        folded[prefix + producer] = norm
-        _child(config, producer)["config"]["use_bias"] = True
-        config["layers"] = [c for c in _children(config) if c["config"]["name"] != norm]
-        if not sequential:
-            for ref in _all_refs(config):
-                if ref[0] == norm:
-                    ref[0], ref[1] = producer, 0
-
-
-def _child(config: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(c for c in _children(config) if c["config"]["name"] == name)
-
-
-def _all_refs(config: dict[str, Any]) -> list[list[Any]]:
-    refs = [r for child in _children(config) for r in _flat_refs(child["inbound_nodes"])]
-    return refs + _flat_refs(config["output_layers"])
-
-
-def _producers(config: dict[str, Any]) -> dict[str, str]:
-    """Batch norm → the layer whose only consumer it is."""
-    uses: dict[str, int] = {}
-    for ref in _all_refs(config):
-        uses[ref[0]] = uses.get(ref[0], 0) + 1
-    found = {}
-    for child in _children(config):
-        refs = _flat_refs(child.get("inbound_nodes", []))
-        if child["class_name"] == "BatchNormalization" and len(refs) == 1:
-            producer = refs[0][0]
-            if uses[producer] == 1:
-                found[child["config"]["name"]] = producer
-    return found
-
-
-def _sequential_producers(config: dict[str, Any]) -> dict[str, str]:
-    children = _children(config)
-    return {
-        after["config"]["name"]: before["config"]["name"]
-        for before, after in itertools.pairwise(children)
-        if after["class_name"] == "BatchNormalization"
-    }
-
-
-def _can_fold(norm: Any, producer: Any) -> bool:
-    if norm is None or type(producer).__name__ not in _FOLDABLE:
-        return False
-    if getattr(producer, "activation", None) is not keras.activations.linear:
-        return False
-    axes = [norm.axis] if isinstance(norm.axis, int) else list(norm.axis)
-    rank = len(norm.input_spec.axes) if norm.input_spec.ndim is None else norm.input_spec.ndim
-    channels_last = getattr(producer, "data_format", "channels_last") == "channels_last"
-    once = len(producer.inbound_nodes) == 1 and len(norm.inbound_nodes) == 1
-    on_channels = [axis % rank for axis in axes] == [rank - 1]
-    return once and channels_last and on_channels
-
-
-def _transfer(source: Any, target: Any, folded: dict[str, str], prefix: str) -> None:
-    """Copies weights layer by layer, with each batch norm multiplied in."""
-    layers = {layer.name: layer for layer in source.layers}
-    for layer in target.layers:
-        if layer.name not in layers:
-            raise ValueError(
-                "`model`: expected layers whose get_config holds their name, received a "
-                f"{type(layer).__name__} whose copy is named {layer.name!r}. Let its get_config "
-                "add to super().get_config(), and its constructor pass **kwargs on."
-            )
-        before = layers[layer.name]
-        if hasattr(layer, "layers"):
-            _transfer(before, layer, folded, f"{prefix}{layer.name}/")
-            continue
-        norm = folded.get(prefix + layer.name)
-        if norm is None:
-            # Bins that were learned have the weights of the others only once they are copied.
-            layer_state.copy(before, layer)
-            for variable, value in zip(*map(layer_weights.arrays, (layer, before)), strict=True):
-                _check_fits(variable, value)
-            continue
-        for variable, value in zip(layer.weights, _fold(before, layers[norm]), strict=True):
-            _check_fits(variable, value)
+def _transfer(before: Any, layer: Any, norm: Any) -> None:
+    """Copies the weights of a layer, with the batch norm behind it multiplied in, if it has one."""
+    if norm is None:
+        # Bins that were learned have the weights of the others only once they are copied.
+        layer_state.copy(before, layer)
+        values: Sequence[Any] = layer_weights.arrays(before)
+    else:
+        kernel, *bias = before.get_weights()
+        values = folded(before, kernel, bias[0] if bias else None, norm)
+    for variable, value in zip(layer_weights.arrays(layer), values, strict=True):
+        _check_fits(variable, value)
+        if norm is not None:
             variable.assign(tf.cast(value, variable.dtype))
 
 
@@ -320,28 +272,3 @@ def _check_fits(variable: Any, value: Any) -> None:
             "smallest number is 6e-08. Use 'bfloat16', unless the layer does nothing.",
             stacklevel=5,
         )
-
-
-def _fold(layer: Any, norm: Any) -> list[np.ndarray]:
-    """Kernel and bias of layer followed by batch norm, in float64.
-
-    y = γ (W x + b − μ) / √(σ² + ε) + β.
-    """
-    is_depthwise = hasattr(layer, "depthwise_kernel")
-    kernel = layer.depthwise_kernel if is_depthwise else layer.kernel
-    kernel = kernel.numpy().astype("float64")
-    mean = norm.moving_mean.numpy().astype("float64")
-    scale = 1.0 / np.sqrt(norm.moving_variance.numpy().astype("float64") + norm.epsilon)
-    if norm.scale:
-        scale = scale * norm.gamma.numpy().astype("float64")
-    bias = layer.bias.numpy().astype("float64") if layer.use_bias else 0.0
-    bias = (bias - mean) * scale
-    if norm.center:
-        bias = bias + norm.beta.numpy().astype("float64")
-    if is_depthwise:
-        kernel = kernel * scale.reshape(kernel.shape[-2:])
-    elif type(layer).__name__ == "Conv2DTranspose":
-        kernel = kernel * scale[:, None]
-    else:
-        kernel = kernel * scale
-    return [kernel.astype("float32"), bias.astype("float32")]

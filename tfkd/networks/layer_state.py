@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.keras_internals import SafeModeScope
 from tfkd.networks.layer_weights import arrays
 
 _Preprocessing = keras.layers.experimental.preprocessing.PreprocessingLayer
@@ -79,27 +78,6 @@ def _put_name(config: dict[str, Any], layer: Any) -> None:
         takes = inspect.signature(type(layer).__init__).parameters.values()
         if any(one.name == "name" or one.kind is one.VAR_KEYWORD for one in takes):
             config["name"] = layer.name
-
-
-def from_config(model: Any, config: dict[str, Any]) -> Any:
-    """A new model of the class of `model` from a config, with its own layer classes.
-
-    Raises:
-        ValueError: if Keras can't build it.
-    """
-    parts = [type(part) for part in model._flatten_layers()]
-    own = {kind.__name__: kind for kind in parts if not kind.__module__.startswith("tf_keras.")}
-    try:
-        # The code of a Lambda layer is already in this process.
-        with keras.utils.custom_object_scope(own), SafeModeScope(False):
-            return type(model).from_config(config)
-    except Exception as error:
-        raise ValueError(
-            f"`model`: expected a model that can be built again from its config, received "
-            f"{model.name!r}, which can't ({error!r}). Give its custom layers get_config, use "
-            "keras.utils.custom_object_scope for custom functions, and begin nested Sequential "
-            "models with an Input."
-        ) from error
 
 
 def learned_first(model: Any) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd.keras_internals import count_params
+from tfkd.networks.layer_parts import flat_layers
 
 FLOAT16_ENDS = "float16 ends at 65504: what is larger becomes infinite."
 
@@ -71,8 +72,7 @@ def check_finite(name: str, model: Any, but: Iterable[Any] = ()) -> None:
 
 def _owner(model: Any, weight: Any) -> str:
     """Which layer a weight belongs to: the innermost, where it is known."""
-    flat = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
-    names = [part.name for part in flat if any(weight is own for own in part.weights)]
+    names = [part.name for part in flat_layers(model) if any(weight is own for own in part.weights)]
     return f", a weight of {names[-1]!r}" if names else ""
 
 

@@ -1,17 +1,31 @@
-"""Layers of a model found by name, by path through nested models, or by pattern."""
+"""Layers of a model found by name, by path through nested models, or by pattern.
+
+Every argument that names layers (`ignore`, `skip`, `drop`, `keep`, `freeze`, the layers of
+losses and caches) is read here, so that an entry means the same in all of them. It is
+
+* a name: "conv1", of a layer or nested model, at any depth;
+* a path: "backbone/block2/conv1", or an end of one: "block2/conv1";
+* a pattern of these with `*`, `?` or `[…]`, where `*` also stands for slashes: "stage1_*";
+* or the layer itself.
+
+A nested model stands for all layers in it, and tfmot's wrapper for the layer it wraps.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
 import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks import layer_weights
+
+Entry: TypeAlias = str | keras.layers.Layer
+Entries: TypeAlias = Entry | Iterable[Entry]
 
 
 def layers_by_path(model: Any, prefix: str = "") -> dict[str, Any]:
@@ -38,80 +52,147 @@ def fingerprint(model: Any) -> str:
 WRAPPER_PREFIXES = ("quant_", "prune_low_magnitude_")
 
 
-def find_layer(model: Any, name: str, side: str) -> Any:
-    """Finds a layer by name, or by a path through nested models and wrappers.
+def walk(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, layer) of all layers of any model; whatever lists `layers` is entered."""
+    for layer in getattr(model, "layers", ()):
+        yield prefix + layer.name, layer
+        yield from walk(layer, f"{prefix}{layer.name}/")
 
-    A name that only one layer inside nested models has needs no path: models that are
-    made inside a constructor are named anew when it runs again. So are layers, but the
-    attribute that holds one (`feature_pyramid` of keras-cv's RetinaNet) is not.
+
+def leaves(model: Any) -> Iterator[tuple[str, Any]]:
+    """(path, layer) of every layer that holds no others; wrappers go by what they wrap."""
+    for path, layer in walk(model):
+        if not getattr(layer, "layers", None):
+            yield _unwrapped(path), layer
+
+
+def entries(
+    argument: str,
+    given: Any,
+    also: tuple[type, ...] = (),
+    expected: str = "names of layers or patterns",
+) -> list[Any]:
+    """One entry or several as a list: strings, layers, or of a type in `also`.
 
     Raises:
-        ValueError: if there is none; near matches are listed.
+        TypeError: for anything else.
     """
-    ways = (find(model, name) for find in (_find, _find_inside, _find_attribute))
-    layer = next((found for found in ways if found is not None), None)
-    if layer is None:
-        paths = layer_paths(model)
-        if not paths:
-            raise checks.value_error(
-                f"{side}_layer_name", f"None, since the {side} has no layers to name", name
-            )
-        checks.known_name(f"{side}_layer_name", name, paths, f"the {side}")
-    return layer
+    kinds = (str, keras.layers.Layer, *also)
+    if isinstance(given, (*kinds, bool)):
+        given = [given]
+    if not isinstance(given, Iterable) or isinstance(given, (bytes, dict)):
+        raise checks.type_error(argument, expected, given)
+    found = sorted(given, key=str) if isinstance(given, (set, frozenset)) else list(given)
+    for entry in found:
+        if not isinstance(entry, kinds) or isinstance(entry, bool):
+            raise checks.type_error(argument, expected, entry)
+    return found
 
 
-def _find(model: Any, name: str) -> Any:
-    children = {layer.name: layer for layer in getattr(model, "layers", ())}
-    for candidate in (name, *(prefix + name for prefix in WRAPPER_PREFIXES)):
-        if candidate in children:
-            return children[candidate]
-    # A layer's own name may hold a slash: try every split.
-    parts = name.split("/")
-    for cut in range(1, len(parts)):
-        head, rest = "/".join(parts[:cut]), "/".join(parts[cut:])
-        if head in children:
-            found = _find(children[head], rest)
-            if found is not None:
-                return found
-    return None
+def names_of(argument: str, given: Any) -> list[str]:
+    """`entries` for what is stored and looked up later: a layer stands for its name."""
+    return [getattr(entry, "name", entry) for entry in entries(argument, given)]
 
 
-def _find_inside(model: Any, name: str) -> Any:
-    """The layer of nested models that has the name, if there is one alone."""
-    nested = [layer for layer in getattr(model, "layers", ()) if hasattr(layer, "layers")]
-    found = [find(inner, name) for inner in nested for find in (_find, _find_inside)]
-    each = {id(layer): layer for layer in found if layer is not None}
-    return next(iter(each.values())) if len(each) == 1 else None
+def fitting(entry: Any, paths: Iterable[str], model: Any = None, inside: bool = True) -> list[str]:
+    """Those of `paths` that an entry names, in their order.
+
+    Args:
+        entry: a name, path, pattern or layer.
+        paths: paths of layers, or of what is named like them.
+        model: where a layer is looked for.
+        inside: a nested model that is named stands for the paths inside it.
+    """
+    if isinstance(entry, str):
+        return [path for path in paths if _goes_by(path, entry, inside)]
+    own = {
+        _unwrapped(path)
+        for path, layer in walk(model)
+        if layer is entry or getattr(layer, "layer", None) is entry
+    }
+    return [path for path in paths if not own.isdisjoint(_holders(_unwrapped(path), inside))]
 
 
-def _find_attribute(model: Any, name: str) -> Any:
+def matching(
+    argument: str,
+    given: Any,
+    paths: Iterable[str],
+    model: Any = None,
+    expected: str = "names of layers or patterns",
+) -> list[str]:
+    """Those of `paths` that one or several entries name, in their order.
+
+    Raises:
+        TypeError: for what is no entry.
+        ValueError: for an entry that names none; near matches are listed.
+    """
+    paths = list(paths)
+    found: set[str] = set()
+    for entry in entries(argument, given, expected=expected):
+        fits = fitting(entry, paths, model)
+        if not fits:
+            raise unmatched(argument, expected, entry, paths)
+        found.update(fits)
+    return [path for path in paths if path in found]
+
+
+def unmatched(argument: str, expected: str, entry: Any, paths: Iterable[str]) -> ValueError:
+    """Returns the error for an entry that names nothing, with near matches."""
+    if isinstance(entry, keras.layers.Layer):
+        received = f"the layer {entry.name!r}, which is not one of them"
+        fix = checks.near_or_all(entry.name, paths)
+        return ValueError(f"`{argument}`: expected {expected}, received {received}. {fix}")
+    return checks.value_error(argument, expected, entry, checks.near_or_all(entry, paths))
+
+
+def find_layer(model: Any, name: str, side: str) -> Any:
+    """Finds the one layer that an entry names.
+
+    A layer at that very path comes before those deeper down that also go by the name. Where
+    there is none, the attribute of a model may hold it: models that are made inside a
+    constructor name their layers anew each time, but not the attributes that hold them
+    (`feature_pyramid` of keras-cv's RetinaNet).
+
+    Raises:
+        ValueError: if there is none, or more than one; near matches are listed.
+    """
+    layers = dict(walk(model))
+    found = (
+        [path for path in layers if path == name]
+        or [path for path in layers if _unwrapped(path) == name]
+        or fitting(name, layers, model, inside=False)
+    )
+    if len({id(layers[path]) for path in found}) == 1:
+        return layers[found[0]]
     layer = vars(model).get(name) if isinstance(model, keras.Model) else None
-    return layer if isinstance(layer, keras.layers.Layer) else None
+    if isinstance(layer, keras.layers.Layer):
+        return layer
+    argument = f"{side}_layer_name"
+    if found:
+        fix = f"Give the path of one. {checks.listing(found)}"
+        raise checks.value_error(argument, f"the name of one layer of the {side}", name, fix)
+    if not layers:
+        expected = f"None, since the {side} has no layers to name"
+        raise checks.value_error(argument, expected, name)
+    raise unmatched(argument, f"the name of a layer of the {side}", name, layers)
 
 
-def layer_paths(model: Any, prefix: str = "") -> list[str]:
-    """Every name that `find_layer` accepts, nested ones as paths."""
-    paths = []
-    for layer in getattr(model, "layers", ()):
-        paths.append(prefix + layer.name)
-        if hasattr(layer, "layers"):
-            paths.extend(layer_paths(layer, f"{prefix}{layer.name}/"))
-    return paths
+def _unwrapped(path: str) -> str:
+    """The path without the prefixes of wrappers."""
+    names = path.split("/")
+    for prefix in WRAPPER_PREFIXES:
+        names = [name.removeprefix(prefix) for name in names]
+    return "/".join(names)
 
 
-def leaves(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, layer) of every layer that holds no others; wrappers go by what they wrap."""
-    for layer in model.layers:
-        name = layer.name
-        for wrapper in WRAPPER_PREFIXES:
-            name = name.removeprefix(wrapper)
-        if getattr(layer, "layers", None):
-            yield from leaves(layer, f"{prefix}{name}/")
-        else:
-            yield prefix + name, layer
+def _holders(path: str, inside: bool) -> list[str]:
+    """The path, and, if `inside`, those of the models that hold the layer."""
+    names = path.split("/")
+    return ["/".join(names[:end]) for end in range(1 if inside else len(names), len(names) + 1)]
 
 
-def matches(path: str, pattern: str) -> bool:
-    parts = path.split("/")
-    wholes = ["/".join(parts[: n + 1]) for n in range(len(parts))]
-    return any(fnmatch.fnmatchcase(text, pattern) for text in (*wholes, parts[-1]))
+def _goes_by(path: str, entry: str, inside: bool) -> bool:
+    holders = {h for form in (path, _unwrapped(path)) for h in _holders(form, inside)}
+    names = (holder.split("/") for holder in holders)
+    ends = ("/".join(parts[start:]) for parts in names for start in range(len(parts)))
+    return any(end == entry or fnmatch.fnmatchcase(end, entry) for end in ends)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -240,7 +240,7 @@ class ProgressiveDistiller:
             self.position.move(number, int(self.distiller.optimizer.iterations.numpy()))
             self.set_frozen(stage.freeze)
 
-    def set_frozen(self, patterns: Sequence[str]) -> None:
+    def set_frozen(self, patterns: Iterable[Any]) -> None:
         """Freezes layers; the step is compiled anew where others were frozen before."""
         patterns = tuple(patterns)
         if patterns == self._frozen:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tfkd import checks
-from tfkd.networks.paths import leaves, matches
+from tfkd.networks.paths import Entries, leaves, matching
 
 
 def trained(model: Any) -> dict[str, bool]:
@@ -14,26 +13,23 @@ def trained(model: Any) -> dict[str, bool]:
     return {path: layer.trainable for path, layer in leaves(model)}
 
 
-def freeze(model: Any, patterns: Sequence[str], otherwise: dict[str, bool]) -> None:
-    """Freezes the layers that a pattern fits, and puts the others back.
+def freeze(model: Any, patterns: Entries, otherwise: dict[str, bool]) -> None:
+    """Freezes the layers that an entry names, and puts the others back.
 
     Args:
         model: the student.
-        patterns: names, paths ("backbone/conv1"), nested models, or patterns.
+        patterns: one entry of `networks.paths` or several: names, paths
+            ("backbone/conv1"), nested models, patterns, or layers.
         otherwise: what `trained` said of the student as it was given.
 
     Raises:
-        ValueError: for a pattern that fits no layer, or if nothing is left to train.
+        ValueError: for an entry that names no layer, or if nothing is left to train.
     """
-    found = list(leaves(model))
-    for pattern in patterns:
-        if not any(matches(path, pattern) for path, _ in found):
-            paths = [path for path, _ in found]
-            mend = checks.near(pattern, paths) or f"There are: {', '.join(paths[:12])}."
-            raise checks.value_error("freeze", "names of layers of the student", pattern, mend)
-    for path, layer in found:
-        frozen = any(matches(path, pattern) for pattern in patterns)
-        layer.trainable = False if frozen else otherwise.get(path, True)
+    found = dict(leaves(model))
+    expected = "names of layers of the student"
+    frozen = set(matching("freeze", patterns, found, model, expected))
+    for path, layer in found.items():
+        layer.trainable = False if path in frozen else otherwise.get(path, True)
     getattr(model, "keep_frozen", lambda: None)()  # a quantized model's batch normalizations
     if model.weights and not model.trainable_weights:
-        raise checks.value_error("freeze", "something left to train", list(patterns))
+        raise checks.value_error("freeze", "something left to train", patterns)

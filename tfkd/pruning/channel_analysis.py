@@ -11,14 +11,15 @@ and the reason is kept.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.networks import layer_weights
-from tfkd.networks.accept import check_model, is_network
+from tfkd.networks.accept import check_model
+from tfkd.networks.call_graph import Call, CallGraph, maker_of
 from tfkd.pruning import rules
 from tfkd.pruning.channel_ledger import FIXED, Channels, Ledger
 from tfkd.pruning.graph import KEPT, Cost, Frozen, Graph, Group, Resize, WeightAxis
@@ -52,42 +53,32 @@ def analyse(model: keras.Model) -> Graph:
         [('head', 'output of the model')]
     """
     check_model("model", model)
+    network = CallGraph(model)
     ledger = Ledger()
     inputs = [Channels(tuple(tensor.shape)) for tensor in model.inputs]
-    for channels in _follow(model, inputs, ledger, ""):
+    for channels in network.follow(inputs, partial(_visit, network, ledger, "")):
         ledger.freeze(channels.atoms, "output of the model")
-    return _build(model, ledger)
+    return _build(network, ledger)
 
 
-def _follow(
-    model: keras.Model, inputs: list[Channels], ledger: Ledger, prefix: str
+def _visit(
+    network: CallGraph,
+    ledger: Ledger,
+    prefix: str,
+    of: Call,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> list[Channels]:
-    """Follows one call of a model; returns the channels of its outputs."""
-    known = {id(t): c for t, c in zip(model.inputs, inputs, strict=True)}
-    for node in _nodes(model):
-        if node.is_input or not all(id(t) in known for t in node.keras_inputs):
-            continue
-        replace = lambda t: known.get(id(t), t)  # noqa: E731
-        args, kwargs = tf.nest.map_structure(replace, (node.call_args, node.call_kwargs))
-        tensors = tf.nest.flatten(node.outputs)
-        results = _call(node.layer, args, kwargs, tensors, ledger, prefix)
-        known.update({id(t): c for t, c in zip(tensors, results, strict=True)})
-    return [known[id(t)] for t in model.outputs]
-
-
-def _nodes(model: keras.Model) -> list[Any]:
-    by_depth = model._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-
-
-def _call(layer, args, kwargs, tensors, ledger: Ledger, prefix: str) -> list[Channels]:
+    """The channels of what a call in `network` makes."""
+    layer = of.layer
     # A layer that two nested models share has one path, so that its weights have one owner.
-    path = ledger.paths.setdefault(id(layer), prefix + layer.name)
+    path = ledger.paths.setdefault(id(layer), prefix + of.name)
     # A tensor of unknown rank: one open axis, which no rule follows.
-    shapes = [(None,) if t.shape.rank is None else tuple(t.shape) for t in tensors]
-    call = rules.Call(ledger, layer, path, args, kwargs, shapes)
-    if is_network(layer) and len(call.inputs) == len(layer.inputs):
-        return _enter(layer, call, ledger)
+    shapes = [(None,) if t.shape.rank is None else tuple(t.shape) for t in of.makes]
+    call = rules.ChannelCall(ledger, layer, path, args, kwargs, shapes)
+    nested = network.nested.get(of.name)
+    if nested is not None and len(call.inputs) == len(layer.inputs):
+        return _enter(nested, call)
     if any(size is None for shape in shapes for size in shape[1:]):
         call.shapes = _closed_shapes(layer, call, shapes)
     rule = rules.find(layer)
@@ -102,19 +93,20 @@ def _call(layer, args, kwargs, tensors, ledger: Ledger, prefix: str) -> list[Cha
     return outputs
 
 
-def _enter(model: keras.Model, call: rules.Call, ledger: Ledger) -> list[Channels]:
+def _enter(network: CallGraph, call: rules.ChannelCall) -> list[Channels]:
     """Follows a nested model; its input layers shrink with what reaches them."""
-    for tensor, channels in zip(model.inputs, call.inputs, strict=True):
-        path = f"{call.path}/{tensor.node.layer.name}"
+    ledger = call.ledger
+    for tensor, channels in zip(network.model.inputs, call.inputs, strict=True):
+        path = f"{call.path}/{maker_of(tensor).name}"
         if channels.axis is None:
             ledger.fix(path)
         else:
-            entry = rules.Call(ledger, None, path, [channels], {}, [])
+            entry = rules.ChannelCall(ledger, None, path, [channels], {}, [])
             entry.resize("batch_input_shape", channels.atoms, channels.axis)
-    return _follow(model, call.inputs, ledger, f"{call.path}/")
+    return network.follow(call.inputs, partial(_visit, network, ledger, f"{call.path}/"))
 
 
-def _closed_shapes(layer: Any, call: rules.Call, shapes: list[Any]) -> list[Any]:
+def _closed_shapes(layer: Any, call: rules.ChannelCall, shapes: list[Any]) -> list[Any]:
     """Output shapes of this call, where a nested model was built on open ones."""
     if len(call.inputs) != 1 or len(shapes) != 1 or None in call.input.shape[1:]:
         return shapes
@@ -124,7 +116,7 @@ def _closed_shapes(layer: Any, call: rules.Call, shapes: list[Any]) -> list[Any]
         return shapes
 
 
-def _build(model: keras.Model, ledger: Ledger) -> Graph:
+def _build(network: CallGraph, ledger: Ledger) -> Graph:
     """Turns atoms into numbered units, and units into groups."""
     keys = list(ledger.axes)
     roots = [ledger.roots(ledger.axes[key][0]) for key in keys]
@@ -160,7 +152,7 @@ def _build(model: keras.Model, ledger: Ledger) -> Graph:
     ]
     costs = [Cost(*key, positions) for key, positions in ledger.costs.items()]
     return Graph(
-        model,
+        network,
         groups,
         frozen,
         axes,

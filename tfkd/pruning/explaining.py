@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfkd.pruning.graph import Frozen, Graph
-from tfkd.text_tables import aligned, si
+from tfkd.results import Grid, si
 
 WIDTH = 44  # of a list of layers in a table
 
@@ -26,16 +26,17 @@ def shortened(names: Sequence[str], width: int = WIDTH) -> str:
     return text
 
 
-def group_table(graph: Graph, remove: Mapping[str, int], notes: Mapping[str, str]) -> str:
+def group_table(graph: Graph, remove: Mapping[str, int], notes: Mapping[str, str]) -> Grid | str:
     """One row for each group: its layers, units, and how many of them stay and go."""
     if not graph.groups:
         return "nothing can be removed"
-    rows = [("group", "layers", "units", "kept", "removed", "note")]
+    rows = []
     for group in graph.groups:
         gone = remove[group.name]
-        counts = (str(group.size), str(group.size - gone), str(gone))
+        counts = (group.size, group.size - gone, gone)
         rows.append((group.name, shortened(group.layers), *counts, notes.get(group.name, "")))
-    return aligned(rows, left=(0, 1, 5))
+    head = ("group", "layers", "units", "kept", "removed", "note")
+    return Grid(head, rows, left=(0, 1, 5))
 
 
 def by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, int, list[str]]]:
@@ -49,19 +50,23 @@ def by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, int, list[str]]]:
     return sorted(rows, key=lambda row: -row[1])
 
 
-def frozen_table(frozen: Sequence[Frozen]) -> str:
+def frozen_table(frozen: Sequence[Frozen]) -> Grid:
     """One row for each reason for which channels have to stay."""
-    rows: list[tuple[str, str, str]] = [("channels that must stay, because", "count", "layers")]
-    rows += [(why, str(count), shortened(layers)) for why, count, layers in by_reason(frozen)]
-    return aligned(rows, left=(0, 2))
+    rows = [(why, count, shortened(layers)) for why, count, layers in by_reason(frozen)]
+    return Grid(("channels that must stay, because", "count", "layers"), rows, left=(0, 2))
 
 
-def totals_table(plan: Any) -> str:
+def totals_table(plan: Any) -> Grid:
     """Multiply-accumulates and parameters before and after."""
-    rows = [("", "before", "after", "fewer")]
-    for name, before, after, share in (
+    rows = [
         ("MACs", plan.macs_before, plan.macs_after, plan.macs_reduction),
         ("parameters", plan.params_before, plan.params_after, plan.params_reduction),
-    ):
-        rows.append((name, si(before), si(after), f"{share:.1%}".replace("%", " %")))
-    return aligned(rows)
+    ]
+    return Grid(
+        ("", "before", "after", "fewer"), rows, {"before": si, "after": si, "fewer": percent}
+    )
+
+
+def percent(value: float) -> str:
+    """0.5 → "50.0 %"."""
+    return f"{100 * value:.1f} %"

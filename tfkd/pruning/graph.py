@@ -20,6 +20,8 @@ import numpy as np
 
 from tfkd.costs import trace
 from tfkd.networks import layer_weights
+from tfkd.networks.call_graph import CallGraph
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.networks.paths import fingerprint, layers_by_path
 
 KEPT = -1  # in an array of units: an index that is never removed
@@ -112,6 +114,7 @@ class Graph:
     """The channels of a model: what may be removed, what goes with it, what it saves.
 
     Attributes:
+        network: the calls of the analysed model.
         model: the analysed model. It is read when scores are taken, never changed.
         groups: the `Group`s, in the order of the model's layers.
         frozen: what may not be removed, a `Frozen` each, with the reason.
@@ -125,7 +128,7 @@ class Graph:
 
     def __init__(
         self,
-        model,
+        network: CallGraph,
         groups,
         frozen,
         axes,
@@ -136,7 +139,8 @@ class Graph:
         uncounted=(),
         unruled=(),
     ):
-        self.model = model
+        self.network = network
+        self.model = model = network.model
         self.groups: tuple[Group, ...] = tuple(groups)
         self.frozen: tuple[Frozen, ...] = tuple(frozen)
         self.axes: tuple[WeightAxis, ...] = tuple(axes)
@@ -190,7 +194,7 @@ class Graph:
         known, unknown = 0, []
         for path in paths:
             layer = self._layers.get(path)
-            parts = {id(part) for part in layer._flatten_layers()} if layer else set()
+            parts = {id(part) for part in flat_layers(layer)}
             costs = [p for e in entries if id(e.layer) in parts for p in e.products]
             if path in partly or None in costs or not costs:
                 unknown.append(path)
@@ -236,6 +240,15 @@ class Graph:
             for axis in self.axes:
                 shapes[axis.layer, axis.weight][axis.axis] = int(kept(axis.units, removed).sum())
         return shapes
+
+
+def gather(
+    value: np.ndarray, axes: list[tuple[int, np.ndarray]], removed: np.ndarray
+) -> np.ndarray:
+    """An array without the indices of removed units along each of `axes`."""
+    for axis, units in axes:
+        value = np.compress(kept(units, removed), value, axis)
+    return value
 
 
 def kept(units: np.ndarray, removed: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.networks import layer_weights
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import KEPT, Graph
 from tfkd.pruning.selection import Selection
@@ -112,7 +113,7 @@ def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
     # Layers that were called with training=True change their statistics when they run.
     trained = {id(weight) for weight in graph.model.trainable_weights}
     variables += [w for w in layer_weights.arrays(graph.model) if id(w) not in trained]
-    layers = [layer for layer in graph.model._flatten_layers() if getattr(layer, "states", None)]
+    layers = [layer for layer in flat_layers(graph.model) if getattr(layer, "states", None)]
     states = [state for layer in layers for state in layer.states if layer.stateful]
     variables += [state for state in states if isinstance(state, tf.Variable)]
     before = [variable.numpy() for variable in variables]

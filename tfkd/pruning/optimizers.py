@@ -10,12 +10,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import layer_weights
+from tfkd.networks import edit_config, layer_weights
 from tfkd.networks.paths import layers_by_path
 from tfkd.pruning.channel_analysis import analyse
-from tfkd.pruning.graph import Graph
+from tfkd.pruning.graph import Graph, gather
 from tfkd.pruning.masking import checked
-from tfkd.pruning.rebuilding import gather, paired
 from tfkd.pruning.selection import Selection
 
 
@@ -56,7 +55,7 @@ def shrink_optimizer(
     """
     _check(optimizer)
     graph = analyse(model)
-    return _shrunk(optimizer, model, small, graph, checked(selection).units(graph))
+    return _shrunk(optimizer, small, graph, checked(selection).units(graph))
 
 
 def _check(optimizer: Any) -> None:
@@ -71,8 +70,9 @@ def _inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def _shrunk(optimizer, model, small, graph: Graph, removed: np.ndarray) -> Any:
+def _shrunk(optimizer: Any, small: keras.Model, graph: Graph, removed: np.ndarray) -> Any:
     """A new optimizer with the old one's step, rate and gathered slots."""
+    model = graph.model
     after = _partners(model, small)
     new = type(optimizer).from_config(optimizer.get_config())
     old_inner, new_inner = _inner(optimizer), _inner(new)
@@ -102,7 +102,7 @@ def _partners(model: keras.Model, small: keras.Model) -> dict[int, Any]:
     if list(layers_by_path(model)) != list(layers_by_path(small)):
         raise _other_model("layers have other names")
     after: dict[int, Any] = {}
-    for old_layer, new_layer in paired(model, small):
+    for old_layer, new_layer in edit_config.pairs(model, small):
         old_weights, new_weights = map(layer_weights.arrays, (old_layer, new_layer))
         if len(old_weights) != len(new_weights):
             raise _other_model(f"layer {new_layer.name!r} has other weights")
@@ -161,11 +161,12 @@ def _copy_scalars(old: Any, new: Any) -> None:
             getattr(now, part).assign(getattr(before, part))
 
 
-def compile_like(model: keras.Model, small: keras.Model, graph: Graph, removed: np.ndarray) -> None:
-    """Compiles `small` as `model` is compiled, with the optimizer's state gathered."""
+def compile_like(graph: Graph, small: keras.Model, removed: np.ndarray) -> None:
+    """Compiles `small` as the model of `graph` is compiled, with the optimizer's state gathered."""
+    model = graph.model
     _check(model.optimizer)
     arguments = dict(model._compile_config.config) if model._compile_config else {}
-    arguments["optimizer"] = _shrunk(model.optimizer, model, small, graph, removed)
+    arguments["optimizer"] = _shrunk(model.optimizer, small, graph, removed)
     # Metrics and losses that were given as objects hold state: take fresh ones.
     for name in ("loss", "metrics", "weighted_metrics"):
         arguments[name] = fresh(arguments.get(name))

@@ -14,7 +14,7 @@ from tfkd.networks import layer_weights
 from tfkd.pruning import criteria, explaining, fitting, ignoring
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph
-from tfkd.pruning.plans import Plan, percent, share
+from tfkd.pruning.plans import Plan, share
 from tfkd.pruning.selection import Selection
 
 SCOPES = ("uniform", "global")
@@ -233,7 +233,7 @@ def _frozen_text(plan: Plan) -> str:
 def _unreachable(plan: Plan, most: float) -> ValueError:
     name, goal = plan.target
     mends = _mends(plan)
-    text = f"At most {percent(most)} can go with these settings"
+    text = f"At most {explaining.percent(most)} can go with these settings"
     text += f"; try {' or '.join(mends)}." if mends else ", down to the last channels."
     if plan.graph.frozen:
         text += f" These stay: {_frozen_text(plan)}."

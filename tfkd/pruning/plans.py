@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from tfkd import checks
 from tfkd.pruning import criteria, explaining, fitting
 from tfkd.pruning.graph import Graph, Group
+from tfkd.results import Grid, Result, plain
 
 MEASURES = {
     "macs_reduction": "MACs",
@@ -25,7 +27,7 @@ MEASURES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Result):
     """How many units of each group are to be removed; made by `plan`.
 
     Attributes:
@@ -106,20 +108,24 @@ class Plan:
             sum(group.size - self.remove[group.name] for group in groups),
         )
 
-    def explain(self) -> str:
-        """Returns tables of what goes and what stays, with the reasons, and the totals."""
+    def parts(self) -> Iterator[Grid | str]:
+        """Tables of what goes and what stays, with the reasons, and the totals."""
         notes = {group.name: self._note(group) for group in self.graph.groups}
-        parts = [explaining.group_table(self.graph, self.remove, notes)]
+        yield explaining.group_table(self.graph, self.remove, notes)
         if self.graph.frozen:
-            parts.append(explaining.frozen_table(self.graph.frozen))
+            yield explaining.frozen_table(self.graph.frozen)
         if self.graph.unknown:
             layers = explaining.shortened(self.graph.unknown)
-            parts.append(f"MACs not known, and left out, of: {layers}")
-        parts.append(f"{explaining.totals_table(self)}\n{self._outcome()}")
-        return "\n\n".join(parts)
+            yield f"MACs not known, and left out, of: {layers}"
+        yield explaining.totals_table(self)
+        yield self._outcome()
 
-    def __str__(self) -> str:
-        return self.explain()
+    def to_dict(self) -> dict[str, Any]:
+        """What goes, why the rest stays, and the totals."""
+        ends = ("before", "after", "reduction")
+        names = [f"{what}_{end}" for what in ("macs", "params") for end in ends]
+        found = {name: getattr(self, name) for name in (*names, "filter_rate")}
+        return super().to_dict() | found | {"frozen": plain(self.graph.frozen)}
 
     def _some(self) -> np.ndarray:
         """A choice of as many units; which of a group does not change what it costs."""
@@ -147,7 +153,8 @@ class Plan:
     def _outcome(self) -> str:
         name, goal = self.target
         reached = getattr(self, name)
-        text = f"target {percent(goal)} fewer {MEASURES[name]}, reached {percent(reached)}"
+        goal_text, reached_text = explaining.percent(goal), explaining.percent(reached)
+        text = f"target {goal_text} fewer {MEASURES[name]}, reached {reached_text}"
         if name == "macs_reduction" and self.graph.unknown:
             text += " of those that are known"
         points = f"{100 * (reached - goal):+.1f}"
@@ -160,8 +167,3 @@ class Plan:
 def share(before: int, after: int) -> float:
     """What part of `before` is gone; 0 of nothing."""
     return (before - after) / before if before else 0.0
-
-
-def percent(value: float) -> str:
-    """0.5 → "50.0 %"."""
-    return f"{100 * value:.1f} %"

@@ -10,10 +10,11 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.pruning.graph import Graph
+from tfkd.results import Grid, Result
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
+class Selection(Result):
     """Units to remove, by group; an immutable value that JSON can hold.
 
     Attributes:
@@ -86,10 +87,10 @@ class Selection:
             graph.fingerprint,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain lists and strings, for JSON."""
-        removed = {name: list(positions) for name, positions in self.removed.items()}
-        return {"removed": removed, "fingerprint": self.fingerprint}
+    def parts(self) -> list[Grid]:
+        """How many units of each group go, and which."""
+        rows = [(name, len(gone), ", ".join(map(str, gone))) for name, gone in self.removed.items()]
+        return [Grid(("group", "removed", "positions"), rows, left=(0, 2))]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Selection:

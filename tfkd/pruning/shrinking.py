@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, known_faults
-from tfkd.networks import layer_state, layer_weights
+from tfkd import checks, example_inputs, known_faults
+from tfkd.networks import edit_config, layer_state, layer_weights
 from tfkd.networks.paths import layers_by_path
 from tfkd.pruning.channel_analysis import analyse
+from tfkd.pruning.graph import Graph, gather, kept
 from tfkd.pruning.masking import checked, masked
 from tfkd.pruning.optimizers import compile_like
-from tfkd.pruning.rebuilding import rebuild
 from tfkd.pruning.selection import Selection
 
 BATCH = 4  # random examples on which the two models are compared
@@ -40,9 +41,9 @@ def shrink(
     Args:
         model: the model that the selection was made for, masked or not.
         selection: what to remove: `decay.selection`, or `select(model, plan)`.
-        verify: True: compare on random inputs; an input, or a list or dict of
-            inputs as the model takes them (batch first): compare on these too;
-            False: don't compare.
+        verify: True: compare on random inputs; False: don't compare; or examples as
+            the model takes them, in any form of `tfkd.example_inputs`: compare on these
+            too.
         optimizer: also compile the new model as the old one is, with its
             optimizer's state (momenta and the like) gathered.
         tolerance: largest difference allowed, as a part of the output's range.
@@ -75,19 +76,81 @@ def shrink(
             "`optimizer`: expected a compiled model to take the optimizer's state from, received "
             "one that is not compiled. Compile it, or leave optimizer=False."
         )
-    given = None if isinstance(verify, (bool, np.bool_)) else _check_inputs(model, verify)
-    small = rebuild(model, graph, removed)
+    verify = example_inputs.to_verify(verify, example_inputs.inputs_of(model), strict=False)
+    small = without_units(graph, removed)
     if verify is not False:
         with masked(graph, removed):
             _reset_states(model, small)
-            for batch in _batches(model, given):
+            for batch in _batches(model, verify):
                 _compare(model, small, batch, tolerance)
             _reset_states(model, small)
     layer_weights.check_finite("model", small)
     if optimizer:
-        compile_like(model, small, graph, removed)
+        compile_like(graph, small, removed)
     known_faults.warn_of_overflow(small)
     return small
+
+
+def without_units(graph: Graph, removed: np.ndarray) -> keras.Model:
+    """Returns a new model without the removed units, with the weights that are left.
+
+    Args:
+        graph: of the model, which is not changed.
+        removed: bool array (U,), True where a unit goes.
+
+    Returns:
+        A model of the same class, with the same layer names, sharing nothing.
+    """
+    owned = graph.owners()
+
+    def left(weight: Any) -> np.ndarray:
+        return gather(weight.numpy(), owned.get(id(weight), []), removed)
+
+    def resized(config: edit_config.Config) -> edit_config.Config:
+        return _resized(_unbuilt(config), graph, removed)
+
+    return edit_config.rebuild(graph.network, resized, left)
+
+
+def _unbuilt(config: Any) -> Any:
+    """A copy of a config without the shapes that layers were built for."""
+    if isinstance(config, dict):
+        drop = ("build_config", "build_input_shape")
+        return {key: _unbuilt(value) for key, value in config.items() if key not in drop}
+    # Keras wraps the lists and tuples that a layer keeps: plain ones are built from here.
+    if isinstance(config, tuple):
+        return tuple(_unbuilt(value) for value in config)
+    if isinstance(config, list):
+        return [_unbuilt(value) for value in config]
+    return config if callable(config) else copy.copy(config)
+
+
+def _resized(config: edit_config.Config, graph: Graph, removed: np.ndarray) -> edit_config.Config:
+    """Sets the counts of channels in the layers' configs."""
+    configs = dict(edit_config.layer_configs(config))
+    for path in {axis.layer for axis in graph.axes if not kept(axis.units, removed).all()}:
+        _forget_tables(configs[path])
+    for item in graph.resizes:
+        count = int(kept(item.units, removed).sum())
+        inner = configs[item.layer]
+        *outer, key = item.key.split(".")
+        for name in outer:
+            inner = inner[name]
+        if item.index is None:
+            inner[key] = count
+        else:
+            sizes = list(inner[key])
+            sizes[item.index] = count
+            inner[key] = type(inner[key])(sizes)
+    return config
+
+
+def _forget_tables(config: dict[str, Any]) -> None:
+    """Replaces initializers that are arrays of the old size: the weights are set anyway."""
+    for key, value in config.items():
+        constant = isinstance(value, dict) and value.get("class_name") == "Constant"
+        if constant and not isinstance(value["config"].get("value"), (int, float)):
+            config[key] = keras.initializers.serialize(keras.initializers.Zeros())
 
 
 def _reset_states(*models: keras.Model) -> None:
@@ -96,34 +159,15 @@ def _reset_states(*models: keras.Model) -> None:
         model.reset_states()
 
 
-def _batches(model: keras.Model, given: Any) -> list[Any]:
+def _batches(model: keras.Model, verify: Any) -> list[Any]:
     """What to compare on: random inputs, and those that were given."""
-    batches = [] if given is None else [given]
+    given = [] if verify is True else [example_inputs.packed(model, verify)]
     if all(tensor.dtype != tf.string for tensor in model.inputs):
-        batches.insert(0, random_inputs(model))
-    if not batches:
-        expected = "a batch (the model takes strings, which can't be drawn at random)"
+        return [random_inputs(model), *given]
+    if not given:
+        expected = "examples (the model takes strings, which can't be drawn at random)"
         raise checks.value_error("verify", expected, True)
-    return batches
-
-
-def _check_inputs(model: keras.Model, batch: Any) -> Any:
-    if isinstance(batch, dict) and set(batch) == set(model.input_names):
-        given = [batch[name] for name in model.input_names]  # Keras finds them by name
-    else:
-        given = tf.nest.flatten(batch)
-    wanted = model.inputs
-    if len(given) != len(wanted):
-        expected = f"True, False, or {len(wanted)} input(s) of the model"
-        raise checks.value_error("verify", expected, f"{len(given)} array(s)")
-    for value, tensor in zip(given, wanted, strict=True):
-        shape = np.shape(value)
-        if len(shape) != len(tensor.shape) or not tensor.shape[1:].is_compatible_with(shape[1:]):
-            expected = f"a batch of shape {tuple(tensor.shape)}"
-            raise checks.value_error("verify", expected, np.asarray(value))
-        if not shape[0]:
-            raise checks.value_error("verify", "a batch with an example", f"shape {shape}")
-    return batch
+    return given
 
 
 def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Any:

@@ -23,7 +23,12 @@ from tfkd import checks, example_inputs
 from tfkd.networks import layer_weights
 from tfkd.quantization.fake_quant import SMALLEST, observing
 from tfkd.quantization.norm_statistics import NormStatistics
-from tfkd.quantization.quantized_model import QuantizedModel, Range, range_variables
+from tfkd.quantization.quantized_model import (
+    QuantizedModel,
+    Range,
+    check_quantized,
+    range_variables,
+)
 
 METHODS = ("minmax", "percentile", "mse")
 BINS = 4096
@@ -51,16 +56,15 @@ def calibrate(
 
     Args:
         q: made by `quantize`.
-        data: inputs as the model takes them (normalised): an array (N, ...), a dict
-            of arrays by input name, or an iterable or `tf.data.Dataset` of batches.
-            Labels in (x, y) are dropped.
+        data: examples as the model takes them (normalised), in any form of
+            `tfkd.example_inputs`.
         method: "minmax": all values that occur; "percentile": all but the most
             extreme; "mse": the range with the least mean squared error of rounding
             and clipping together, of 100 that are tried.
         batch_size: examples a forward pass.
         percentile: for "percentile": how many per cent of |x| a symmetric range
             holds, or of x below its upper and above its lower end.
-        max_examples: read no further than this; then data need no end.
+        max_examples: read no further; None: as said there.
 
     Raises:
         TypeError: if `q` is not a quantized model, or data are of the wrong kind.
@@ -77,9 +81,7 @@ def calibrate(
         >>> q.ranges["dense"]
         (-0.5, 3.0)
     """
-    if not isinstance(q, QuantizedModel):
-        mend = "Make one with tfkd.quantization.quantize(model)."
-        raise checks.type_error("q", "a QuantizedModel", type(q).__name__, mend)
+    check_quantized("q", q)
     ranges = [end for one in range_variables(q) for end in (one.low, one.high)]
     layer_weights.check_finite("q", q, but=ranges)
     checks.one_of("method", method, METHODS)
@@ -87,9 +89,8 @@ def calibrate(
     checks.positive("percentile", percentile)
     if not 50 < percentile <= 100:
         raise checks.value_error("percentile", "a number above 50 and up to 100", percentile)
-    if max_examples is not None:
-        checks.positive_int("max_examples", max_examples)
-    arrays = example_inputs.collect("data", data, _inputs(q), max_examples)
+    inputs = example_inputs.inputs_of(q)
+    arrays = example_inputs.collect("data", data, inputs, max_examples=max_examples)
     statistics = NormStatistics(q)
     with statistics.watching():
         ends = _ends(q, arrays, batch_size)
@@ -107,17 +108,6 @@ def calibrate(
     _assign(q, ends)
 
 
-def _inputs(q: QuantizedModel) -> list[example_inputs.Input]:
-    return [
-        example_inputs.Input(
-            name,
-            tuple(-1 if d is None else d for d in tensor.shape[1:]),
-            np.dtype(tensor.dtype.as_numpy_dtype),
-        )
-        for name, tensor in zip(q.input_names, q.inputs, strict=True)
-    ]
-
-
 def _by_key(q: QuantizedModel) -> dict[int, Range]:
     return {id(range_.low): range_ for range_ in range_variables(q)}
 
@@ -132,10 +122,8 @@ def _run(
     count = len(next(iter(arrays.values())))
     with observing(lambda low, tensor: see(id(low), tensor)):
         for start in range(0, count, batch_size):
-            batch = [
-                tf.constant(arrays[name][start : start + batch_size]) for name in q.input_names
-            ]
-            q(tf.nest.pack_sequence_as(q._nested_inputs, batch), training=False)
+            batch = {k: tf.constant(v[start : start + batch_size]) for k, v in arrays.items()}
+            q(example_inputs.packed(q, batch), training=False)
 
 
 def _ends(q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int) -> Ends:

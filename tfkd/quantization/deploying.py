@@ -8,7 +8,7 @@ the runtime reads integers, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,15 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import rebuild
-from tfkd.networks.batch_norm import scale_and_offset
+from tfkd.networks.batch_norm import as_rescaling, folded, is_norm_elsewhere, scale_and_offset
+from tfkd.networks.call_graph import Call, CallGraph
+from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization import layer_roles
-from tfkd.quantization.calls import Call, calls_of
+from tfkd.quantization.deployed_layers import with_weights
 from tfkd.quantization.fake_quant import SMALLEST
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
-from tfkd.quantization.folding import as_rescaling, folded, is_norm_elsewhere, with_weights
-from tfkd.quantization.quantized_model import QuantizedModel, range_variables
+from tfkd.quantization.operations import Operation, operations_of
+from tfkd.quantization.quantized_model import QuantizedModel, check_quantized, range_variables
 from tfkd.quantization.tflite_lowering import LiteForms, Range
 from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
 
@@ -69,10 +70,7 @@ def deployed(q: QuantizedModel, target: str = "tflite") -> keras.Model:
         True
     """
     check(q, target)
-    deployer = _Deployer(q, target)
-    inputs = rebuild.new_inputs(q)
-    outputs = rebuild.follow(q, inputs, deployer.visit)
-    model = rebuild.finish(q, inputs, outputs, deployer.copies, rebuild.Losses())
+    model = _Deployer(CallGraph(q), target).build()
     model.trainable = False
     return model
 
@@ -80,9 +78,7 @@ def deployed(q: QuantizedModel, target: str = "tflite") -> keras.Model:
 def check(q: Any, target: str) -> None:
     """Raises if `q` can't be deployed to `target`."""
     checks.one_of("target", target, TARGETS)
-    if not isinstance(q, QuantizedModel):
-        mend = "Make one: tfkd.quantization.quantize(model)."
-        raise checks.type_error("q", "a QuantizedModel", q, mend)
+    check_quantized("q", q)
     if q.target not in (target, "both"):
         mend = (
             "TensorRT wants symmetric ranges, and TFLite more of them. Quantize with "
@@ -97,19 +93,25 @@ def check(q: Any, target: str) -> None:
 class _Deployer:
     """Makes the calls of the plain model."""
 
-    def __init__(self, q: QuantizedModel, target: str):
+    def __init__(self, graph: CallGraph, target: str):
+        q = graph.model
         self.lite = target == "tflite"
         self.symmetric = q.target != "tflite"
-        self.copies, self.losses = rebuild.Copies(), rebuild.Losses()
-        self._calls = {id(call.node): call for call in calls_of(q)}
-        self._taken = {layer.name for layer in rebuild.layers_of(q)}
+        self.rebuilder = Rebuilder()
+        self._graph = graph
+        self._operations = operations_of(graph)
+        self._taken = set(graph.layers)
         self._reserved = set(self._taken)
-        self._folds = _folds(list(self._calls.values()))
+        self._folds = _folds(self._operations.values())
         self._ranges = self._wanted(q)
         self._layers: dict[int, Callable[[Any], Any]] = {}
         # id of a new tensor → (the tensor, which keeps the id in use; its range).
         self._grids: dict[int, tuple[Any, Range]] = {}
         self._forms = LiteForms(self.unique, self.symmetric)
+
+    def build(self) -> keras.Model:
+        """The plain model; losses that were added are of training alone."""
+        return self.rebuilder.build(self._graph, self.visit, keep_losses=False)
 
     def _wanted(self, q: QuantizedModel) -> dict[str, Range]:
         """Layer of `q` → its range, where the target has one."""
@@ -132,80 +134,78 @@ class _Deployer:
         self._taken.add(name)
         return name
 
-    def visit(self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def visit(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The new tensors of one call of `q`."""
-        if self.losses.take(node.layer, args):
-            return args[0]
-        call = self._calls[id(node)]
-        range_ = self._ranges.get(call.name)
-        if isinstance(node.layer, QuantizedTensor):
+        operation = self._operations[call.key]
+        range_ = self._ranges.get(operation.name)
+        if isinstance(operation.layer, QuantizedTensor):
             if range_ is None:
                 return args[0]
-            return self._grid(
-                self._settled(call, call.inputs[0], args[0], range_), range_, call.name
-            )
-        inner = plain_layer(node.layer)
-        made = self._made(call, inner, args, kwargs, range_)
+            settled = self._settled(operation, operation.inputs[0], args[0], range_)
+            return self._grid(settled, range_, operation.name)
+        inner = plain_layer(operation.layer)
+        made = self._made(operation, inner, args, kwargs, range_)
         if range_ is not None:
-            made = self._settled(call, call, made, range_)
-            return self._grid(made, range_, f"{call.name}_range")
-        if _kind(call).role == layer_roles.SAME:
-            return self._moved(call, made, args)
+            made = self._settled(operation, operation, made, range_)
+            return self._grid(made, range_, f"{operation.name}_range")
+        if _kind(operation).role == layer_roles.SAME:
+            return self._moved(operation, made, args)
         return made
 
-    def _made(self, call: Call, inner: Any, args: Any, kwargs: Any, range_: Range | None) -> Any:
-        """The output of a call, before its range."""
-        if id(call.node) in self._folds.values():
+    def _made(
+        self, operation: Operation, inner: Any, args: Any, kwargs: Any, range_: Range | None
+    ) -> Any:
+        """The output of an operation, before its range."""
+        if operation in self._folds.values():
             return args[0]  # a batch normalization that the layer before it holds
-        weights = self._weights(call)
+        weights = self._weights(operation)
         if weights is not None:
-            return self._weighted(call, inner, args[0], *weights)
+            return self._weighted(operation, inner, args[0], *weights)
         if self.lite and len(args) == 1:
             sources = [self._range_of(tensor) for tensor in tf.nest.flatten(args)]
-            own = range_ or self._reader_range(call)
+            own = range_ or self._reader_range(operation)
             made = self._forms(inner, args[0], sources, own)
             if made is not None:
                 return made
-            shape = call.node.keras_inputs[0].shape
+            shape = operation.call.reads[0].shape
             if is_norm_elsewhere(inner, shape):
-                return as_rescaling(inner, len(shape), self.unique(call.name))(args[0])
-        return self.copies.caller(inner)(*args, **kwargs)
+                return as_rescaling(inner, len(shape), self.unique(operation.name))(args[0])
+        return self.rebuilder.of(inner)(*args, **kwargs)
 
-    def _weights(self, call: Call) -> tuple[np.ndarray, np.ndarray | None] | None:
+    def _weights(self, operation: Operation) -> tuple[np.ndarray, np.ndarray | None] | None:
         """Kernel, on its grid, and bias of a quantized layer; with its batch normalization."""
-        wrapper = call.layer
+        wrapper = operation.layer
         if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
             return None
         inner = wrapper.layer
         ((weight, quantizer, variables),) = wrapper._weight_vars
         kernel = quantizer(weight, False, weights=variables).numpy()
         bias = inner.bias.numpy() if inner.use_bias else None
-        if id(call.node) not in self._folds:
+        if operation not in self._folds:
             return kernel, bias
-        norm = self._calls[self._folds[id(call.node)]].layer
-        return folded(inner, kernel, bias, plain_layer(norm))
+        return folded(inner, kernel, bias, plain_layer(self._folds[operation].layer))
 
-    def _limits(self, call: Call) -> np.ndarray:
+    def _limits(self, operation: Operation) -> np.ndarray:
         """The ends of the grids of a Dense layer's channels, its norm folded in; (), if one."""
-        ((weight, quantizer, _),) = call.layer._weight_vars
+        ((weight, quantizer, _),) = operation.layer._weight_vars
         ends = np.abs(weight.numpy()).max(0 if quantizer.axes else None)
-        scale, _ = scale_and_offset(plain_layer(self._calls[self._folds[id(call.node)]].layer))
+        scale, _ = scale_and_offset(plain_layer(self._folds[operation].layer))
         if np.ndim(scale):
-            scale = np.broadcast_to(scale, call.layer.layer.units)
+            scale = np.broadcast_to(scale, operation.layer.layer.units)
         return np.asarray(np.maximum(np.maximum(ends, SMALLEST) * np.abs(scale), SMALLEST))
 
-    def _weighted(self, call: Call, inner: Any, x: Any, kernel: Any, bias: Any) -> Any:
-        is_folded = id(call.node) in self._folds
+    def _weighted(self, operation: Operation, inner: Any, x: Any, kernel: Any, bias: Any) -> Any:
+        is_folded = operation in self._folds
         if self.lite and is_folded and isinstance(inner, layers.Dense):
             # A Dense layer has one scale; with the batch normalization it needs one a channel.
-            limits, form = self._limits(call), self._forms.dense_as_convolution
+            limits, form = self._limits(operation), self._forms.dense_as_convolution
             made = form(inner, x, kernel, bias, limits) if limits.ndim else None
             if made is not None:
                 return made
-        if id(call.layer) not in self._layers:
-            name = self.unique(call.name)
-            self._layers[id(call.layer)] = with_weights(inner, name, kernel, bias)
-        return self._layers[id(call.layer)](x)
+        if id(operation.layer) not in self._layers:
+            name = self.unique(operation.name)
+            self._layers[id(operation.layer)] = with_weights(inner, name, kernel, bias)
+        return self._layers[id(operation.layer)](x)
 
     def _grid(self, x: Any, range_: Range, name: str) -> Any:
         """`x` rounded to a range."""
@@ -219,7 +219,7 @@ class _Deployer:
         self._grids[id(made)] = made, range_
         return made
 
-    def _settled(self, end: Call, call: Call, made: Any, range_: Range) -> Any:
+    def _settled(self, end: Operation, operation: Operation, made: Any, range_: Range) -> Any:
         """Puts a kernel between a range that TFLite dictates and another that is wanted.
 
         A sigmoid ends in [0, 1], an average pooling on the grid of its input. The
@@ -228,34 +228,34 @@ class _Deployer:
 
         Args:
             end: the call whose readers read the result.
-            call: the call that computes.
+            operation: the call that computes.
             made: its new tensor.
             range_: that is wanted.
         """
-        inner = plain_layer(call.layer)
+        inner = plain_layer(operation.layer)
         # Between the transpositions of a pooling whose channels come first the converter
         # takes the one range for the other.
         first = type(inner) in _AVERAGES and inner.data_format == "channels_first"
         if not self.lite or not (first or _feeds_one_grid(end)):
             return made
-        dictated = _kind(call).fixed
+        dictated = _kind(operation).fixed
         if type(inner) in _AVERAGES and not isinstance(made.node.layer, layers.DepthwiseConv2D):
             dictated = self._range_of(made.node.keras_inputs[0])
         if dictated in (None, range_):
             return made
-        made = FixedQuantize(*dictated, name=self.unique(f"{call.name}_dictated"))(made)
+        made = FixedQuantize(*dictated, name=self.unique(f"{operation.name}_dictated"))(made)
         one, zero = np.asarray(1.0), np.asarray(0.0)
-        same = self._forms.scaled(made, one, zero, f"{call.name}_rescaled")
+        same = self._forms.scaled(made, one, zero, f"{operation.name}_rescaled")
         return made if same is None else same
 
-    def _moved(self, call: Call, made: Any, args: Any) -> Any:
+    def _moved(self, operation: Operation, made: Any, args: Any) -> Any:
         """What only moves numbers keeps their grid; TensorRT wants to see it at each reader."""
         sources = [self._range_of(tensor) for tensor in tf.nest.flatten(args)]
         range_ = sources[0] if len(sources) == 1 else None
         if range_ is None:
             return made
-        if not self.lite and len(call.tensors) == 1 and _reads_integers(call):
-            return self._grid(made, range_, f"{call.name}_range")
+        if not self.lite and len(operation.call.outputs) == 1 and _reads_integers(operation):
+            return self._grid(made, range_, f"{operation.name}_range")
         for tensor in tf.nest.flatten(made):
             self._grids[id(tensor)] = tensor, range_
         return made
@@ -264,9 +264,9 @@ class _Deployer:
         found = self._grids.get(id(tensor))
         return None if found is None else found[1]
 
-    def _reader_range(self, call: Call) -> Range | None:
+    def _reader_range(self, operation: Operation) -> Range | None:
         """The range of the `QuantizedTensor` behind a call that no wrapper holds."""
-        reader = call.only_reader
+        reader = operation.only_reader
         tensor = reader is not None and isinstance(reader.layer, QuantizedTensor)
         return self._ranges.get(reader.name) if tensor and reader else None
 
@@ -276,38 +276,38 @@ def plain_layer(layer: Any) -> Any:
     return layer.layer if isinstance(layer, QuantizedLayer) else layer
 
 
-def _kind(call: Call) -> layer_roles.Kind:
+def _kind(operation: Operation) -> layer_roles.Kind:
     """What the layer is that a call of the quantized model computes."""
-    return layer_roles.kind_of(plain_layer(call.layer), call.node)
+    return layer_roles.kind_of(plain_layer(operation.layer), operation.call)
 
 
-def _folds(calls: list[Call]) -> dict[int, int]:
-    """Node of a quantized layer → node of the batch normalization that it takes in."""
+def _folds(operations: Iterable[Operation]) -> dict[Operation, Operation]:
+    """Quantized layer → the batch normalization that it takes in."""
     found = {}
-    for call in calls:
-        reader = call.only_reader
-        wrapper = call.layer
-        if reader is None or call.shared or reader.shared:
+    for operation in operations:
+        reader = operation.only_reader
+        wrapper = operation.layer
+        if reader is None or operation.shared or reader.shared:
             continue
         if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
             continue
         linear = wrapper.layer.activation in (None, keras.activations.linear)
         plain = linear and not wrapper.quantize_config.output_quantizer
         if plain and _kind(reader).role == layer_roles.NORM:
-            found[id(call.node)] = id(reader.node)
+            found[operation] = reader
     return found
 
 
-def _reads_integers(call: Call) -> bool:
+def _reads_integers(operation: Operation) -> bool:
     """True if a reader of this call is one that TensorRT feeds with 8 bits."""
     roles = (layer_roles.WEIGHTED, layer_roles.POOL, layer_roles.SUM)
-    return any(_kind(reader).role in roles for reader in call.readers)
+    return any(_kind(reader).role in roles for reader in operation.readers)
 
 
-def _feeds_one_grid(call: Call) -> bool:
+def _feeds_one_grid(operation: Operation) -> bool:
     """True if what reads this call wants all that it reads, and its result, on one grid."""
     kinds_of_one = (layers.Maximum, layers.Minimum)
-    for reader in call.readers:
+    for reader in operation.readers:
         inner = plain_layer(reader.layer)
         role = _kind(reader).role
         if role == layer_roles.CONCAT or type(inner) in kinds_of_one:

@@ -14,9 +14,10 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd.keras_internals import BatchNormalizationBase, LayerScale, StochasticDepth
+from tfkd.networks.batch_norm import is_per_channel
+from tfkd.networks.call_graph import Call
 from tfkd.quantization.flattening.attention import HeadAttention
 from tfkd.quantization.flattening.hard_swish import HardSigmoid, HardSwish
-from tfkd.quantization.folding import is_per_channel
 from tfkd.quantization.wrappers import WEIGHTS
 
 layers = keras.layers
@@ -139,12 +140,12 @@ class Kind:
     why: str = ""
 
 
-def kind_of(layer: Any, node: Any) -> Kind:
+def kind_of(layer: Any, call: Call) -> Kind:
     """The kind of a layer of a flat model.
 
     Args:
         layer: the layer, without a wrapper around it.
-        node: Keras's, of the call that it is asked for.
+        call: the call that it is asked for.
     """
     if isinstance(layer, layers.InputLayer):
         return Kind(INPUT)
@@ -157,8 +158,8 @@ def kind_of(layer: Any, node: Any) -> Kind:
         return _of_symbol(symbol or "")
     if type(layer) in WEIGHTS:
         return _of_weighted(layer)
-    if isinstance(layer, _SCALINGS) and not is_per_channel(layer, node.keras_inputs[0].shape):
-        if type(layer) is layers.Rescaling and _is_one_product(layer, node):
+    if isinstance(layer, _SCALINGS) and not is_per_channel(layer, call.reads[0].shape):
+        if type(layer) is layers.Rescaling and _is_one_product(layer, call):
             return Kind(COMPUTE)
         return Kind(UNKNOWN, why="not one scale and offset for each channel of the last axis")
     if isinstance(layer, _SCALINGS) and type(layer) is not layers.Normalization:
@@ -239,9 +240,9 @@ def _is_plain(layer: Any) -> bool:
     return limit in (None, 6.0) and not layer.negative_slope and not layer.threshold
 
 
-def _is_one_product(layer: Any, node: Any) -> bool:
+def _is_one_product(layer: Any, call: Call) -> bool:
     """True for a Rescaling by an array alone, which is one operation."""
-    return not np.any(layer.offset) and node.outputs.shape == node.keras_inputs[0].shape
+    return not np.any(layer.offset) and call.makes[0].shape == call.reads[0].shape
 
 
 def _channels_first(layer: Any) -> bool:

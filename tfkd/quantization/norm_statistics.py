@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
+from tfkd.networks.layer_parts import flat_layers
+
 # Examples that are looked at: few are enough, and more make calibration slower.
 EXAMPLES = 16
 # Settled networks lie between 0.5 and 1.8, for single images of one class as well.
@@ -39,7 +41,7 @@ class NormStatistics:
     """Mean squared distances from the moving means, in units of the moving variances."""
 
     def __init__(self, model: keras.Model):
-        self._norms = [layer for layer in model._flatten_layers() if is_batch_norm(layer)]
+        self._norms = [layer for layer in flat_layers(model) if is_batch_norm(layer)]
         self._sums: dict[int, np.ndarray] = {}
         self._counts: dict[int, int] = {}
 
@@ -110,7 +112,7 @@ class NormStatistics:
             "trained for too few steps since it was made or cut, or `data` are scaled otherwise "
             "than in its training. Its outputs in inference and the ranges set now are of little "
             "use, and training on from here can end in NaN or stand still. Take the statistics "
-            "anew, tfkd.pruning.recalibrate(model, images) on the float model, then quantize and "
+            "anew, tfkd.pruning.recalibrate(model, data) on the float model, then quantize and "
             "calibrate again.",
             stacklevel=3,
         )

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 import tf_keras as keras
 
 from tfkd.quantization import layer_roles
-from tfkd.quantization.calls import Call
+from tfkd.quantization.operations import Operation
 from tfkd.quantization.report import FLOAT, FUSED, INT8, OUTPUT_ONLY, SAME_GRID, Decision
 
 
@@ -30,12 +30,12 @@ from tfkd.quantization.report import FLOAT, FUSED, INT8, OUTPUT_ONLY, SAME_GRID,
 class Place:
     """What is being decided for one call: a `Decision` that may still change."""
 
-    call: Call
+    call: Operation
     action: str = INT8
     output: bool = True
     tensorrt: bool = False
     why: str = ""
-    unit: Call | None = None  # the first call of the unit that it belongs to
+    unit: Operation | None = None  # the first call of the unit that it belongs to
     end: bool = True  # of its unit
 
     def decision(self) -> Decision:
@@ -51,16 +51,16 @@ class Place:
         )
 
 
-Places = dict[Call, Place]
+Places = dict[Operation, Place]
 
 
 def place(
-    calls: Sequence[Call], target: str, fallback: str, floats: Mapping[str, str]
+    calls: Sequence[Operation], target: str, fallback: str, floats: Mapping[str, str]
 ) -> list[Decision]:
     """Decides for every call of a flat model.
 
     Args:
-        calls: as `calls_of` gives them.
+        calls: as `operations_of` gives them.
         target: "tflite", "tensorrt" or "both".
         fallback: for layers without an integer form: "output_only", "noop" or
             "error".
@@ -89,7 +89,7 @@ def place(
     return [places[call].decision() for call in calls]
 
 
-def _refuse_unknown(calls: Sequence[Call], floats: Mapping[str, str]) -> None:
+def _refuse_unknown(calls: Sequence[Operation], floats: Mapping[str, str]) -> None:
     found = [
         f"{call.name!r} ({type(call.layer).__name__}: {call.kind.why})"
         for call in calls
@@ -122,7 +122,7 @@ def _first_guess(spot: Place, fallback: str, floats: Mapping[str, str]) -> None:
         spot.why = "input of the model"
 
 
-def _join_unit(places: Places, first: Call) -> None:
+def _join_unit(places: Places, first: Operation) -> None:
     """Joins what follows `first` and is computed in one kernel with it."""
     role = first.kind.role
     starts = role in (layer_roles.WEIGHTED, layer_roles.NORM, layer_roles.SUM)
@@ -150,7 +150,7 @@ def _join_unit(places: Places, first: Call) -> None:
         spot.why = "a scale and an offset of each channel"
 
 
-def _spare_bins(places: Places, call: Call) -> None:
+def _spare_bins(places: Places, call: Operation) -> None:
     """Takes the range of an input away that only bins read: 8 bits would move it to others."""
     spot, reader = places[call], call.only_reader
     if reader is None or call.kind.role != layer_roles.INPUT:
@@ -159,7 +159,7 @@ def _spare_bins(places: Places, call: Call) -> None:
         spot.action, spot.output, spot.why = FLOAT, False, f"only {reader.name!r} reads it, as bins"
 
 
-def _share_grid(places: Places, concat: Call) -> None:
+def _share_grid(places: Places, concat: Operation) -> None:
     """Takes the ranges of a concatenation's inputs away where nobody else reads them.
 
     TFLite has one grid for all inputs and the output of a concatenation. A
@@ -190,7 +190,7 @@ def _share_grid(places: Places, concat: Call) -> None:
 
 def _follow_grids(places: Places) -> None:
     """What reads a tensor that is on no grid computes in float, whatever it could do."""
-    on_grid: dict[Call, bool] = {}
+    on_grid: dict[Operation, bool] = {}
     for call, spot in places.items():
         loose = next((other for other in call.inputs if not on_grid[other]), None)
         role = call.kind.role
@@ -219,7 +219,7 @@ def _mark_tensorrt(places: Places, free: bool) -> None:
     # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
     order = {call: i for i, call in enumerate(places)}
 
-    def mark(call: Call) -> None:
+    def mark(call: Operation) -> None:
         while call.kind.role == layer_roles.SAME and call.inputs:
             call = call.inputs[0]
         spot = places[call]
@@ -243,7 +243,7 @@ def _mark_tensorrt(places: Places, free: bool) -> None:
                 mark(source)
 
 
-def _is_open(places: Places, source: Call) -> bool:
+def _is_open(places: Places, source: Operation) -> bool:
     """True for a convolution (and its batch normalization) that only the sum reads."""
     # A dropout between them is not there in inference.
     while type(source.layer) in layer_roles.IDENTITIES and source.only_reader and source.inputs:

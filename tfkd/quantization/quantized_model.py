@@ -13,6 +13,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.networks.accept import refuse_distiller
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.quantization.fake_quant import RangeQuantizer, is_observing, observing
 from tfkd.quantization.norm_statistics import is_batch_norm
 from tfkd.quantization.report import Decision, QuantizationReport
@@ -65,7 +67,7 @@ class QuantizedModel(keras.Model):
         object.__setattr__(self, "_was_calibrated", False)
         # In the order of files, which no flag changes.
         object.__setattr__(self, "_stored_weights", tuple(self.weights))
-        norms = [layer for layer in self._flatten_layers() if is_batch_norm(layer)]
+        norms = [layer for layer in flat_layers(self) if is_batch_norm(layer)]
         frozen = tuple((norm, norm.trainable) for norm in norms) if self.freeze_batch_norm else ()
         object.__setattr__(self, "_frozen_norms", frozen)
         self.keep_frozen()
@@ -229,6 +231,15 @@ class Range:
     quantizer: RangeQuantizer
     low: Any
     high: Any
+
+
+def check_quantized(name: str, q: Any) -> QuantizedModel:
+    """Accepts a `QuantizedModel`; raises TypeError for anything else."""
+    refuse_distiller(name, q)
+    if not isinstance(q, QuantizedModel):
+        fix = "Make one: tfkd.quantization.quantize(model)."
+        raise checks.type_error(name, "a QuantizedModel", q, fix)
+    return q
 
 
 def range_variables(model: QuantizedModel, fixed: bool = False) -> Iterator[Range]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
-from tfkd.text_tables import aligned
+from tfkd.results import Grid, Result
 
 INT8, FUSED, SAME_GRID = "int8", "fused", "same grid"
 OUTPUT_ONLY, FLOAT = "output only", "float"
@@ -40,13 +39,9 @@ class Decision:
     call: int = 0
     note: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict that JSON can hold."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class QuantizationReport:
+class QuantizationReport(Result):
     """The decisions, in the order of the data; `print` it for a table.
 
     Attributes:
@@ -78,11 +73,8 @@ class QuantizationReport:
         found = Counter(row.action for row in self.rows)
         return {action: found[action] for action in ACTIONS if found[action]}
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """A list that JSON can hold."""
-        return [row.to_json() for row in self.rows]
-
-    def __str__(self) -> str:
+    def parts(self) -> list[Grid | str]:
+        """A row for each decision, and how many there are of each kind."""
         head = ("layer", "kind", "decision", "range", "in TensorRT", "why")
         lines = [
             (
@@ -97,4 +89,4 @@ class QuantizationReport:
         ]
         counts = ", ".join(f"{count} {action}" for action, count in self.counts.items())
         ranges = sum(row.output for row in self.rows)
-        return aligned([head, *lines], left=len(head)) + f"\n{counts}; {ranges} ranges"
+        return [Grid(head, lines, left=len(head)), f"{counts}; {ranges} ranges"]

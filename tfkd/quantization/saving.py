@@ -22,7 +22,7 @@ import tf_keras as keras
 from tfkd import artifacts, checks
 from tfkd.keras_internals import LayerScale, StochasticDepth
 from tfkd.networks import layer_state, layer_weights
-from tfkd.quantization.quantized_model import QuantizedModel
+from tfkd.quantization.quantized_model import QuantizedModel, check_quantized
 from tfkd.quantization.quantizing import rebuild
 from tfkd.quantization.report import Decision
 
@@ -62,9 +62,9 @@ def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
         >>> bool((again(x).numpy() == q(x).numpy()).all())
         True
     """
-    checks.instance("q", q, QuantizedModel, "a model from tfkd.quantization.quantize")
+    check_quantized("q", q)
     layer_weights.check_finite("q", q)
-    recipe = {**q.recipe, "decisions": q.report.to_json()}
+    recipe = {**q.recipe, "decisions": q.report.to_dict()["rows"]}
     document = {
         "format": FORMAT,
         "float_model": q.float_config,

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.networks.batch_norm import scale_and_offset
+from tfkd.networks.batch_norm import is_per_channel, scale_and_offset
+from tfkd.quantization.deployed_layers import LimitedConv2D, Weighted
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.flattening.hard_swish import HardSigmoid
-from tfkd.quantization.folding import LimitedConv2D, Weighted, is_per_channel
 
 layers = keras.layers
 Range = tuple[float, float]

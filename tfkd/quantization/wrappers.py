@@ -9,6 +9,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 from tfkd.keras_internals import is_in_keras_graph, quantize_layer, quantize_wrapper
+from tfkd.networks.layer_parts import takes_mask
 from tfkd.quantization.fake_quant import RangeQuantizer, WeightQuantizer
 
 # Layer → (the attribute that holds its weights, the axes of their output channels).
@@ -107,7 +108,7 @@ class QuantizedLayer(quantize_wrapper.QuantizeWrapperV2):
     @tf.autograph.experimental.do_not_convert  # nothing to convert: tracing takes half the time
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """The layer's output, from quantized weights, and quantized."""
-        if not self.layer._call_spec.expects_mask_arg:
+        if not takes_mask(self.layer):
             kwargs.pop("mask", None)
         own = {name: vars(self.layer).get(name) for name in _weight_names(self.quantize_config)}
         try:

@@ -1,7 +1,7 @@
 """What a model costs and what it is worth: counts, latency, accuracy, tables, plots."""
 
 from tfkd.costs import rules as rules
-from tfkd.costs.rules import Call, register
+from tfkd.costs.rules import LayerCall, register
 from tfkd.report.accuracy import Score, SeedStats, accuracy, score, seed_stats
 from tfkd.report.against import Against
 from tfkd.report.classification import Classification, ClassScores, classification
@@ -24,7 +24,6 @@ from tfkd.report.trade_offs import accuracy_latency, accuracy_size
 
 __all__ = [
     "Against",
-    "Call",
     "ClassScores",
     "Classification",
     "DetectionRow",
@@ -33,6 +32,7 @@ __all__ = [
     "Latency",
     "LatencyRow",
     "LatencyTable",
+    "LayerCall",
     "LayerProfile",
     "Profile",
     "Row",

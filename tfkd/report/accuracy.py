@@ -19,10 +19,11 @@ from tfkd.report.measures import (
     mean_average_precision,
     of_rows,
 )
+from tfkd.results import Result
 
 
 @dataclasses.dataclass(frozen=True)
-class SeedStats:
+class SeedStats(Result):
     """Mean and spread of one number over several seeds.
 
     Attributes:
@@ -40,8 +41,9 @@ class SeedStats:
         text = f"{self.mean:.{digits}f}"
         return text if self.sd is None else f"{text} ± {self.sd:.{digits}f}"
 
-    def __str__(self) -> str:
-        return self.format()
+    def parts(self) -> list[str]:
+        """Mean and spread."""
+        return [self.format()]
 
 
 def seed_stats(values: Any) -> SeedStats:
@@ -71,7 +73,7 @@ def seed_stats(values: Any) -> SeedStats:
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class Score(Result):
     """What a model is worth on labelled examples; made by `score`. None: not of its task.
 
     Attributes:
@@ -103,12 +105,13 @@ class Score:
         pairs = ((measure, getattr(self, measure.key)) for measure in MEASURES)
         return {measure: value for measure, value in pairs if value is not None}
 
-    def __str__(self) -> str:
+    def parts(self) -> list[str]:
+        """The scores, in one sentence."""
         parts = [
             f"{measure.name} {measure.format(seed_stats(value))}{' %' if measure.percent else ''}"
             for measure, value in self._values().items()
         ]
-        return f"{', '.join(parts)} of {self.examples:,} examples"
+        return [f"{', '.join(parts)} of {self.examples:,} examples"]
 
 
 def score(

@@ -6,12 +6,13 @@ import dataclasses
 from typing import Any
 
 from tfkd.report.measures import ACCURACY, Measure, decimals
+from tfkd.results import Result
 
 MINUS = "\N{MINUS SIGN}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Against:
+class Against(Result):
     """One row of a `Table` against another; None where one of them has no number.
 
     Attributes:
@@ -71,7 +72,8 @@ class Against:
         numbers = (self.points, self.error, self.faster, self.smaller, self.macs)
         return any(v is not None for v in numbers)
 
-    def __str__(self) -> str:
+    def parts(self) -> list[str]:
+        """One sentence."""
         first = [] if self.points is None else [_points(self.points, self.score)]
         if self.error is not None:
             first = [f"{self.score} {_error(self.error)}"]
@@ -92,7 +94,7 @@ class Against:
         text = f"{self.model}: {', '.join([*first, *last])}"
         text = text if compared else f"{text}, against {self.original}"
         said = self.timing and self.faster is not None
-        return f"{text} (the times are those of {self.timing})" if said else text
+        return [f"{text} (the times are those of {self.timing})" if said else text]
 
 
 def _ratio(above: float | None, below: float | None) -> float | None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import tempfile
 from typing import Any
 
 from tfkd import checks
-from tfkd.report import pictures
 from tfkd.report.measures import MEASURES
 
 
@@ -23,7 +21,7 @@ def write(table: Any, logdir: Any, step: int, plots: bool) -> None:
     images = {}
     if plots:
         with tempfile.TemporaryDirectory() as folder:
-            for path in pictures.draw(table, pathlib.Path(folder)).values():
+            for path in table.draw(folder).values():
                 images[path.stem] = tf.io.decode_png(path.read_bytes(), channels=3)
     writer = tf.summary.create_file_writer(os.fspath(logdir))
     with tf.summary.record_if(True), writer.as_default(step=step):

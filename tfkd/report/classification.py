@@ -13,9 +13,10 @@ from tfkd import checks
 from tfkd.data.label_forms import names
 from tfkd.data.labels import MULTI_LABEL, REGRESSION, Examples, read
 from tfkd.report.measures import mean_average_precision
-from tfkd.text_tables import aligned
+from tfkd.results import Grid, Result
 
 HEAD = ("class", "precision %", "recall %", "F1 %", "examples")
+FORMATS = dict.fromkeys(HEAD[1:4], ".1f")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +39,9 @@ class ClassScores:
     f1: float
     support: int
 
-    def cells(self) -> tuple[str, ...]:
-        """The scores as text, in the order of the table's head."""
-        scores = (self.precision, self.recall, self.f1)
-        return (self.name, *(f"{value:.1f}" for value in scores), f"{self.support:,}")
-
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
+class Classification(Result, file_name="classes"):
     """How well each class is told from the others; made by `classification`.
 
     Attributes:
@@ -66,9 +62,10 @@ class Classification:
     average_precision: float | None = None
     multi_label: bool = False
 
-    def _lines(self) -> list[tuple[str, ...]]:
-        """Head, classes, means."""
-        return [HEAD, *(row.cells() for row in (*self.classes, self.macro, self.weighted))]
+    def parts(self) -> list[Grid | str]:
+        """The scores of classes and their means; the accuracy."""
+        rows = [*self.classes, self.macro, self.weighted]
+        return [Grid(HEAD, [*map(dataclasses.astuple, rows)], FORMATS, totals=2), self._note()]
 
     def _note(self) -> str:
         name = "Subset accuracy" if self.multi_label else "Accuracy"
@@ -77,28 +74,9 @@ class Classification:
             text += f" Mean average precision {self.average_precision:.1f} %."
         return text
 
-    def text(self) -> str:
-        """The table as plain text with aligned columns, the accuracy below."""
-        return f"{aligned(self._lines(), rules_after=(0, len(self.classes)))}\n\n{self._note()}"
-
-    __str__ = text
-
-    def show(self) -> None:
-        """Prints the table."""
-        print(self.text())
-
-    def markdown(self) -> str:
-        """The table in GitHub's Markdown, the accuracy below."""
-        lines = []
-        for row in self._lines():
-            cells = [cell.replace("|", "\\|") for cell in row]
-            lines.append("| " + " | ".join(cells) + " |")
-        rule = "|---|" + "---:|" * (len(HEAD) - 1)
-        return "\n".join([lines[0], rule, *lines[1:], "", self._note()]) + "\n"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, in full precision, fit for `tfkd.artifacts.write_json`."""
-        fields = dataclasses.asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, in full precision, fit for JSON."""
+        fields = super().to_dict()
         precision, is_multi_label = fields.pop("average_precision"), fields.pop("multi_label")
         if is_multi_label:
             fields["subset_accuracy"] = fields.pop("accuracy")
@@ -137,7 +115,7 @@ def classification(
         threshold: as in `tfkd.report.score`.
 
     Returns:
-        A `Classification`: `str()`, `.show()`, `.markdown()`, `.as_dict()`.
+        A `Classification`: `print` it, `.save(folder)` it.
 
     Raises:
         TypeError: if the labels are no whole numbers.

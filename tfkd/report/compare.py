@@ -8,18 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, example_inputs
 from tfkd.report import inference
 from tfkd.report import targets as running
 from tfkd.report.accuracy import Judge
 from tfkd.report.latency import Latency, in_turns
 from tfkd.report.profile import profile
 from tfkd.report.table import Row, Table
-
-_DATA = "(x, y), (x, y, sample_weight) or a tf.data.Dataset of such batches"
 
 
 def compare(
@@ -66,11 +63,11 @@ def compare(
             list of one kind: the same model from several seeds, whose score
             is shown as mean ± standard deviation. The first one stands for all
             in the other columns.
-        data: (x, y), x of shape (N, ...) as the models take it, or a dict of
-            such arrays by input name, and y labels as `tfkd.report.score` takes them:
-            class numbers or names (N,), one-hot (N, C), and others; or
-            (x, y, sample_weight), where a weight of 0 leaves an example or place out
-            and others count alike; or a `tf.data.Dataset` of such batches.
+        data: (x, y) or (x, y, sample_weight), or batches of these, in any form of
+            `tfkd.example_inputs`; of a data set of `tfkd.data` the test part. y are
+            labels as `tfkd.report.score` takes them: class numbers or names (N,),
+            one-hot (N, C), and others. A weight of 0 leaves an example or place out, and
+            others count alike.
         threads: threads for one call. A `Predictor` or callable keeps its own, and
             SavedModels and .keras files have those of the process.
         like: name → Keras model whose parameters and MACs a file has.
@@ -90,8 +87,8 @@ def compare(
             None: 0.5 for a model whose outputs are all in [0, 1], else 0.
 
     Returns:
-        A `Table`: `.show()`, `.text()`, `.markdown()`, `.against()`, `.pareto()`,
-        `.save(folder)`, `.to_tensorboard(folder)`.
+        A `Table`: `print` it, `.save(folder)` it; `.against()`, `.pareto()`,
+        `.to_tensorboard(folder)`.
 
     Raises:
         TypeError: if a model is none of these (of a Distiller pass the student), or a
@@ -119,7 +116,7 @@ def compare(
     groups = {n: _members(n, value) for n, value in running.checked_models(models).items()}
     like = dict(like or {})
     _check_names(groups, like=like, original=[original] if original else [])
-    x, y, mask = _arrays(data)
+    x, y, mask = _labelled(data)
     judge = Judge(
         y, task=task, class_names=class_names, mask=mask, ignore_class=ignore_class,
         threshold=threshold,
@@ -234,32 +231,12 @@ def _members(name: str, value: Any) -> list[Any]:
     return group
 
 
-def _arrays(data: Any) -> tuple[Any, np.ndarray, np.ndarray | None]:
-    """Returns the examples, as an array or a dict of arrays, the labels, and what counts."""
-    if isinstance(data, tf.data.Dataset):
-        if data.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise checks.value_error("data", "a data set with an end", data)
-        batches = list(data.as_numpy_iterator())
-        if not batches:
-            raise checks.value_error("data", "at least one batch", data)
-        if not isinstance(batches[0], tuple) or len(batches[0]) not in (2, 3):
-            raise checks.type_error("data", _DATA, data)
-        parts = [running.checked_examples("data", batch[0]) for batch in batches]
-        x = (
-            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-            if isinstance(parts[0], dict)
-            else np.concatenate(parts)
-        )
-        y, *weights = (np.concatenate(column) for column in [*zip(*batches, strict=True)][1:])
-    elif isinstance(data, (tuple, list)) and len(data) in (2, 3):
-        x, y = running.checked_examples("data", data[0]), np.asarray(data[1])
-        weights = [np.asarray(weight) for weight in data[2:] if weight is not None]
-    else:
-        raise checks.type_error("data", _DATA, data)
-    if running.count(x) != len(y):
-        received = f"{running.count(x)} examples, {len(y)} labels"
-        raise checks.value_error("data", "as many labels as examples", received)
-    return x, y, weights[0] != 0 if weights else None
+def _labelled(data: Any) -> tuple[Any, np.ndarray, np.ndarray | None]:
+    """Returns the examples, the labels, and what counts."""
+    x, y, weight = running.examples(data)
+    if y is None:
+        raise checks.type_error("data", "labels with the examples: (x, y), or such batches", data)
+    return x, np.asarray(y), None if weight is None else np.asarray(weight) != 0
 
 
 def _outputs(
@@ -274,7 +251,7 @@ def _outputs(
             target = running.opened(model, threads, folder, x=x)
         made = running.outputs(name, target, x)
         if target is first and callable(model) and not running.is_predictor(model):
-            again = running.outputs(name, target, running.take(x, slice(8)))
+            again = running.outputs(name, target, example_inputs.take(x, slice(8)))
             inference.warn_if_random(f"models[{name!r}]", made[: len(again)], again)
         yield made
 

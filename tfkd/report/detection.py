@@ -42,9 +42,8 @@ def detection(
             model sees smaller images than the camera took, these are the camera's.
 
     Returns:
-        `DetectionScores`: `str()`, `.show()`, `.markdown()`, `.as_dict()`,
-        `.save(folder)`. All scores are in 0..1. A class without an object has NaN, and
-        is left out of the means.
+        `DetectionScores`: `print` it, `.save(folder)` it. All scores are in
+        0..1. A class without an object has NaN, and is left out of the means.
 
     Raises:
         TypeError, ValueError: for arrays of other shapes, NaN, classes that are not in
@@ -76,7 +75,7 @@ def detection(
 
 def evaluate_detector(
     model: Any,
-    images: Any,
+    data: Any,
     truth: Any,
     anchors: Any,
     class_names: Sequence[str] | None = None,
@@ -89,7 +88,7 @@ def evaluate_detector(
 
     Args:
         model: a tf_keras model or a function; see `report.detect`.
-        images: (N, H, W, 3).
+        data: images (N, H, W, 3); see `report.detect`.
         truth: dict {"boxes": (N, M, 4), "classes": (N, M)}; see `report.detection`.
         anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
         class_names: C names; default "0", "1", ...
@@ -119,7 +118,7 @@ def evaluate_detector(
         >>> report.evaluate_detector(model, images, truth, priors).map50
         1.0
     """
-    images = check_images(images)
+    images = check_images(data)
     found = detect(model, images, anchors, batch_size, preprocess, **decode_options)
     size = images.shape[1:3] if image_size is None else image_size
     return detection(found, truth, class_names, size)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-import os
-import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from tfkd import artifacts, checks
-from tfkd.detection.coco_evaluation import NONE, DetectionScores
+from tfkd import checks
+from tfkd.detection.coco_evaluation import DetectionScores
 from tfkd.report.accuracy import SeedStats, seed_stats
 from tfkd.report.detection_plots import check_same_classes, precision_recall_plot
 from tfkd.report.latency import Latency
-from tfkd.report.latency import machine as this_machine
-from tfkd.text_tables import aligned, si, size_text
+from tfkd.report.model_table import ModelTable
+from tfkd.results import Format, Grid, Lines, Plot, si, size_text
+
+COSTS: dict[str, Format] = {"parameters": ",", "MACs": si, "file": size_text, "p50 ms": ".3f"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +66,11 @@ class DetectionRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectionTable:
-    """Rows of detectors; prints itself, and writes Markdown, JSON and a plot.
+class DetectionTable(ModelTable, title="Detectors compared", file_name="detectors"):
+    """Rows of detectors; a `tfkd.results.Result`.
+
+    `save` writes `detectors.md`, `detectors.json`, `detectors.html` and
+    `precision_recall.png`, whose curves are those of each row's first seed.
 
     Attributes:
         rows: the detectors, in order, all of them scored on the same data.
@@ -86,39 +90,22 @@ class DetectionTable:
         Images: 1, objects: 1. A class's column is its AP50.
     """
 
-    rows: Iterable[DetectionRow]
-    notes: Iterable[str] = ()
-    machine: Mapping[str, Any] = dataclasses.field(default_factory=this_machine)
+    row_type = DetectionRow
 
-    def __post_init__(self):
-        rows = tuple(self.rows)
-        if not rows:
-            raise checks.value_error("rows", "at least one row", rows)
-        for row in rows:
-            kind = "rows of type tfkd.report.DetectionRow"
-            checks.instance("rows", row, DetectionRow, kind)
-        check_same_classes({row.model: row.scores[0] for row in rows})
-        object.__setattr__(self, "rows", rows)
-        object.__setattr__(self, "notes", tuple(self.notes))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_same_classes({row.model: row.scores[0] for row in self.rows})
 
-    def _cells(self) -> list[tuple[str, ...]]:
-        """Head and rows."""
+    def _grid(self) -> Grid:
         names = self._first.class_names
-        lines = [("model", "mAP", "mAP50", *names, "parameters", "MACs", "file", "p50 ms")]
+        rows = []
         for row in self.rows:
             stats = [row.stats("map"), row.stats("map50")]
             stats += [row.stats("ap50", kind) for kind in range(len(names))]
-            lines.append(
-                (
-                    row.model,
-                    *(NONE if one is None else one.format(3) for one in stats),
-                    NONE if row.params is None else f"{row.params:,}",
-                    si(row.macs),
-                    size_text(row.size),
-                    NONE if row.p50 is None else f"{row.p50:.3f}",
-                )
-            )
-        return lines
+            scores = [one and one.format(3) for one in stats]
+            rows.append((row.model, *scores, row.params, row.macs, row.size, row.p50))
+        head = ("model", "mAP", "mAP50", *names, *COSTS)
+        return Grid(head, rows, COSTS)
 
     @property
     def _first(self) -> DetectionScores:
@@ -131,59 +118,17 @@ class DetectionTable:
             notes[0] += " Mean ± standard deviation over seeds."
         return [*notes, *self.notes]
 
-    def text(self) -> str:
-        """The table as plain text with aligned columns, the notes below."""
-        return "\n".join([aligned(self._cells()), "", *self._notes()])
-
-    __str__ = text
-
-    def show(self) -> None:
-        """Prints the table."""
-        print(self.text())
-
-    def markdown(self) -> str:
-        """The table in GitHub's Markdown, with the notes and the machine below."""
-        lines = [[cell.replace("|", "\\|") for cell in line] for line in self._cells()]
-        text = ["| " + " | ".join(cells) + " |" for cells in lines]
-        text.insert(1, "|---|" + "---:|" * (len(lines[0]) - 1))
-        notes = self._notes()
+    def parts(self) -> list[Grid | Lines]:
+        """The table, the notes, and where the latency was measured."""
+        parts: list[Grid | Lines] = [self._grid(), Lines(self._notes())]
         if any(row.p50 is not None for row in self.rows):
             where = f"{self.machine.get('processor')}, {self.machine.get('cores')} cores"
-            notes.append(f"Latency measured on {where}.")
-        for note in notes:
-            text += ["", note]
-        return "\n".join(text) + "\n"
+            parts.append(Lines([f"Latency measured on {where}."], printed=False))
+        return parts
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, with the scores of every seed, fit for JSON."""
-        rows = []
-        for row in self.rows:
-            fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
-            fields["scores"] = [scores.as_dict() for scores in row.scores]
-            if isinstance(row.latency, Latency):
-                fields["latency"] = dataclasses.asdict(row.latency)
-            rows.append({key: value for key, value in fields.items() if value is not None})
-        return {"rows": rows, "notes": list(self.notes), "machine": dict(self.machine)}
-
-    def save(self, folder: str | os.PathLike, plots: bool = True) -> pathlib.Path:
-        """Writes `detectors.md`, `detectors.json` and, with `plots`, `precision_recall.png`.
-
-        The curves are those of each row's first seed.
-
-        Args:
-            folder: made if need be; each file is written whole or not at all.
-            plots: False to leave the picture, and matplotlib, out.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ImportError: if there is something to plot and no matplotlib.
-        """
-        folder = pathlib.Path(folder)
-        artifacts.write_text(folder / "detectors.md", self.markdown())
-        artifacts.write_json(folder / "detectors.json", self.as_dict())
-        if plots and self._first.truth.any():
+    def plots(self) -> Iterator[Plot]:
+        """Precision against recall, if there is an object."""
+        if self._first.truth.any():
             curves = {row.model: row.scores[0] for row in self.rows}
-            precision_recall_plot(curves, folder / "precision_recall.png")
-        return folder
+            draw = functools.partial(precision_recall_plot, curves)
+            yield Plot("precision_recall", "Precision against recall", draw)

@@ -18,32 +18,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
-from tfkd.networks.layer_parts import parts
+from tfkd.networks.accept import is_keras_3
+from tfkd.networks.layer_parts import flat_layers, parts
 
 # What is looked at in search of the models that a function holds: how deep, how many
 # items of a list, how many objects in all.
 _DEPTH, _MANY, _MOST = 4, 100, 5000
-
-
-def is_keras_3(target: Any) -> bool:
-    """True for a layer or model of Keras 3, which is not imported for this."""
-    roots = {kind.__module__.split(".")[0] for kind in type(target).__mro__}
-    return "keras" in roots and callable(target) and hasattr(target, "variables")
-
-
-def refuse_distiller(argument: str, model: Any) -> None:
-    """Raises TypeError for a Distiller, of tfkd or Keras 3: it is no model to be measured."""
-    if any(kind.__name__ == "Distiller" for kind in type(model).__mro__):
-        mend = "Pass `distiller.student`, which is what is deployed."
-        raise checks.type_error(argument, "a plain model", type(model).__name__, mend)
-
-
-def refuse_keras_3(argument: str, model: Any, expected: str = "a callable of Python") -> None:
-    """Raises TypeError for a model or layer of Keras 3, and names the way out."""
-    if is_keras_3(model):
-        mend = "Convert this Keras 3 model: `tfkd.from_keras3(model)`."
-        raise checks.type_error(argument, expected, type(model).__name__, mend)
 
 
 def knows_training(target: Any) -> bool:
@@ -269,7 +249,7 @@ def _variables(value: Any, seen: set[int], depth: int) -> Iterator[tuple[Any, bo
 
 
 def _of_module(module: Any) -> Iterator[tuple[Any, bool]]:
-    everything = module._flatten_layers() if is_keras_3(module) else (module, *parts(module))
+    everything = flat_layers(module) if is_keras_3(module) else (module, *parts(module))
     states: set[int] = set()
     for part in everything:
         if getattr(part, "stateful", False):

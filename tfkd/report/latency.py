@@ -108,13 +108,14 @@ def latency(
         >>> times["sum"].runs, times["sum"].p50 <= times["sum"].p99
         (20, True)
     """
+    from tfkd.networks.accept import refuse_distiller, refuse_keras_3
     from tfkd.report import inference
 
     checks.instance("runners", runners, Mapping, "a dict of name → callable")
     for name, runner in runners.items():
         argument = f"runners[{name!r}]"
-        inference.refuse_distiller(argument, runner)
-        inference.refuse_keras_3(argument, runner)
+        refuse_distiller(argument, runner)
+        refuse_keras_3(argument, runner, "a callable of Python")
         checks.function(argument, runner)
     watch = inference.Unchanged({name: [runner] for name, runner in runners.items()})
     calls = {name: inference.in_inference(runner) for name, runner in runners.items()}
@@ -175,6 +176,14 @@ def per_second_text(rate: float) -> str:
         ('96,618', '3.14')
     """
     return f"{rate:,.0f}" if rate >= 99.95 else f"{rate:#.3g}".rstrip(".")
+
+
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """One sentence of `machine()`: processor, cores, versions."""
+    versions = machine.get("versions", {})
+    parts = [f"{name} {version}" for name, version in versions.items()]
+    where = f"{machine.get('processor')}, {machine.get('cores')} cores"
+    return f"Measured on {where}; {', '.join(parts)}."
 
 
 def machine() -> dict[str, Any]:

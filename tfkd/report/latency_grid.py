@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tfkd import artifacts, checks
-from tfkd.report import inference, printing, targets
-from tfkd.report.latency import Latency, in_turns, per_second_text
-from tfkd.report.latency import machine as this_machine
+from tfkd import checks
+from tfkd.report import inference, targets
+from tfkd.report.latency import Latency, in_turns, machine_line, per_second_text
+from tfkd.report.model_table import ModelTable
+from tfkd.results import Format, Grid, Lines
 
-HEAD = ("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "mean ms", "examples/s")
-NONE = "–"
+TIMES = ("p50", "p90", "p99", "mean")
+HEAD = ("model", "threads", "batch", *(f"{time} ms" for time in TIMES), "examples/s")
+FORMATS: dict[str, Format] = dict.fromkeys(HEAD[3:-1], ".3f") | {"examples/s": per_second_text}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,20 +40,19 @@ class LatencyRow:
         """Examples per second: batch / mean time."""
         return None if self.latency is None else self.latency.throughput(self.batch)
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as text, in the order of the table's head."""
-        threads = NONE if self.threads is None else str(self.threads)
-        times = self.latency
-        if times is None:
-            return (self.model, threads, str(self.batch), *[NONE] * 5)
-        numbers = (f"{time:.3f}" for time in (times.p50, times.p90, times.p99, times.mean))
-        rate = per_second_text(times.throughput(self.batch))
-        return (self.model, threads, str(self.batch), *numbers, rate)
+    def values(self) -> tuple[Any, ...]:
+        """The row, in the order of the table's head."""
+        times = (getattr(self.latency, name, None) for name in TIMES)
+        return (self.model, self.threads, self.batch, *times, self.throughput)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row fit for JSON."""
+        return dataclasses.asdict(self) | {"throughput": self.throughput}
 
 
 @dataclasses.dataclass(frozen=True)
-class LatencyTable:
-    """What `latency_table` measured; prints itself, and writes Markdown and JSON.
+class LatencyTable(ModelTable, title="Latency", file_name="latency"):
+    """What `latency_table` measured; a `tfkd.results.Result`.
 
     Attributes:
         rows: every combination of model, threads and batch size.
@@ -70,61 +70,17 @@ class LatencyTable:
         Measured on None, None cores; .
     """
 
-    rows: Iterable[LatencyRow]
-    notes: Iterable[str] = ()
-    machine: Mapping[str, Any] = dataclasses.field(default_factory=this_machine)
+    row_type = LatencyRow
 
-    def __post_init__(self):
-        rows = tuple(self.rows)
-        if not rows:
-            raise checks.value_error("rows", "at least one row", rows)
-        for row in rows:
-            checks.instance("rows", row, LatencyRow, "rows of type tfkd.report.LatencyRow")
-        object.__setattr__(self, "rows", rows)
-        object.__setattr__(self, "notes", tuple(self.notes))
-
-    def _cells(self) -> list[tuple[str, ...]]:
-        return [row.cells() for row in self.rows]
-
-    def _notes(self) -> list[str]:
-        return [*self.notes, printing.machine_line(self.machine)]
-
-    def text(self) -> str:
-        """The table as plain text, the notes and the machine below."""
-        return "\n\n".join([printing.text(HEAD, self._cells()), "\n".join(self._notes())])
-
-    __str__ = text
-
-    def markdown(self) -> str:
-        """The table in GitHub's Markdown, the notes and the machine below."""
-        lines = printing.markdown(HEAD, self._cells())
-        for note in self._notes():
-            lines += ["", note]
-        return "\n".join(lines) + "\n"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything in full precision, fit for JSON."""
-        rows = []
-        for row in self.rows:
-            fields = dataclasses.asdict(row) | {"throughput": row.throughput}
-            rows.append({key: value for key, value in fields.items() if value is not None})
-        return {"rows": rows, "notes": list(self.notes), "machine": dict(self.machine)}
-
-    def show(self) -> None:
-        """Prints the table: with rich where it is installed, else as plain text."""
-        printing.show(HEAD, self._cells(), ["\n".join(self._notes())])
-
-    def save(self, folder: str | os.PathLike) -> pathlib.Path:
-        """Writes `latency.md` and `latency.json`; returns the folder, made if need be."""
-        folder = pathlib.Path(folder)
-        artifacts.write_text(folder / "latency.md", self.markdown())
-        artifacts.write_json(folder / "latency.json", self.as_dict())
-        return folder
+    def parts(self) -> list[Grid | Lines]:
+        """The table, the notes and the machine."""
+        table = Grid(HEAD, [row.values() for row in self.rows], FORMATS)
+        return [table, Lines([*self.notes, machine_line(self.machine)])]
 
 
 def latency_table(
     models: Mapping[str, Any],
-    x: Any,
+    data: Any,
     *,
     threads: int | Sequence[int] = (1,),
     batch_sizes: int | Sequence[int] = (1,),
@@ -147,8 +103,8 @@ def latency_table(
         models: name → path of any file that `tfkd.runtime.Predictor` runs, built
             `tf_keras` or Keras 3 model, or callable x → outputs. Also a `Predictor`, with the
             threads that it has, and at one batch size only if its file's is open.
-        x: (N, ...) examples, or a dict of such arrays by input name. A batch is the
-            first of them, repeated where there are fewer.
+        data: examples, in any form of `tfkd.example_inputs`. A batch is the first of
+            them, repeated where there are fewer.
         threads: threads within one call: a number, or several. TensorFlow, which runs
             SavedModels and .keras files, has one setting for the process instead.
         batch_sizes: examples in one call: a number, or several. A file of a fixed
@@ -159,13 +115,12 @@ def latency_table(
             many seconds of measuring; None: no limit.
 
     Returns:
-        A `LatencyTable`: `.show()`, `.text()`, `.markdown()`, `.as_dict()`,
-        `.save(folder)`; its `rows` are sorted by model, threads and batch size as
-        they were given.
+        A `LatencyTable`: `print` it, `.save(folder)` it; its `rows` are sorted
+        by model, threads and batch size as they were given.
 
     Raises:
         TypeError: if a model is none of these (of a Distiller pass the student), or a
-            file does not take `x`.
+            file does not take `data`.
         ValueError: if a number is out of range, there is no model or example, or no
             file takes any of the batch sizes.
         ImportError: if the runtime of a file is not installed.
@@ -180,7 +135,7 @@ def latency_table(
     """
     models = targets.checked_models(models)
     given = {name: targets.checked_model(name, model) for name, model in models.items()}
-    x = targets.checked_examples("x", x)
+    x = targets.examples(data).x
     grid = _numbers("threads", threads), _numbers("batch_sizes", batch_sizes)
     held = {name: [model] for name, model in given.items()}
     with inference.Unchanged(held) as watch, tempfile.TemporaryDirectory() as made:

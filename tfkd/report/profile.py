@@ -21,13 +21,13 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd import checks
 from tfkd.costs import trace
 from tfkd.networks import layer_weights
-from tfkd.report import inference
-from tfkd.text_tables import aligned
+from tfkd.networks.accept import BUILT, check_model
+from tfkd.results import Grid, Result
 
 UNKNOWN = "unknown"
+HEAD = ("layer", "type", "output", "calls", "params", "MACs", "FLOPs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class LayerProfile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Profile:
+class Profile(Result):
     """What a model costs for one example: one row per layer, and the totals.
 
     Attributes:
@@ -91,32 +91,32 @@ class Profile:
         """The papers' FLOPs for one example; None if any layer is unknown."""
         return None if self.unknown else sum(row.flops or 0 for row in self.rows)
 
-    def table(self) -> str:
-        """Returns the rows and totals as text with aligned columns."""
-        head = ("layer", "type", "output", "calls", "params", "MACs", "FLOPs")
-        lines = [head, *(_cells(row) for row in self.rows)]
-        total = (_number(self.macs), _number(self.flops))
-        lines.append(("total", "", "", "", _number(self.params), *total))
-        text = aligned(lines, left=3, rules_after=(0, len(lines) - 2))
+    def parts(self) -> list[Grid | str]:
+        """The layers and the totals, and what is unknown."""
+        total = ("total", "", "", "", self.params, _known(self.macs), _known(self.flops))
+        rows = [*(_values(row) for row in self.rows), total]
+        parts: list[Grid | str] = [Grid(HEAD, rows, left=3, totals=1)]
         if self.unknown:
-            text += (
-                f"\nMACs unknown for: {', '.join(self.unknown)}; at least {self.known_macs:,} in "
+            parts.append(
+                f"MACs unknown for: {', '.join(self.unknown)}; at least {self.known_macs:,} in "
                 "all. Teach a rule with tfkd.report.register."
             )
-        return text
+        return parts
 
-    def __str__(self) -> str:
-        return self.table()
-
-
-def _number(value: int | None) -> str:
-    return UNKNOWN if value is None else f"{value:,}"
+    def to_dict(self) -> dict[str, Any]:
+        """The layers and the totals."""
+        totals = {name: getattr(self, name) for name in ("params", "macs", "flops")}
+        return super().to_dict() | totals
 
 
-def _cells(row: LayerProfile) -> tuple[str, ...]:
+def _known(value: int | None) -> int | str:
+    return UNKNOWN if value is None else value
+
+
+def _values(row: LayerProfile) -> tuple[Any, ...]:
     shape = "×".join("?" if d is None else str(d) for d in row.output_shape) or "scalar"
-    numbers = (str(row.calls), _number(row.params), _number(row.macs), _number(row.flops))
-    return (row.name, row.kind, shape, *numbers)
+    costs = (row.params, _known(row.macs), _known(row.flops))
+    return (row.name, row.kind, shape, row.calls, *costs)
 
 
 def _rows(model: keras.Model, entries: Sequence[trace.Entry]) -> Iterator[LayerProfile]:
@@ -155,7 +155,7 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
             Needed only if the model leaves its input shape open.
 
     Returns:
-        A `Profile`: `.params`, `.macs`, `.flops`, `.rows`, `.table()`.
+        A `Profile`: `.params`, `.macs`, `.flops`, `.rows`; `print` it, `.save(folder)` it.
 
     Raises:
         TypeError: if `model` is not a `tf_keras` model, or is a Distiller.
@@ -176,12 +176,5 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
         -----  -------  ------  -----  ------  -----  -----
         total                           1,490  2,736  5,318
     """
-    expected = "a tf_keras model (Keras 2)"
-    inference.refuse_distiller("model", model)
-    inference.refuse_keras_3("model", model, expected)
-    checks.instance("model", model, keras.Model, expected)
-    if not model.built:
-        raise checks.value_error(
-            "model", "a built model", model, "Call it once on a batch, or model.build(shape)."
-        )
+    check_model("model", model, BUILT)
     return Profile(model.name, tuple(_rows(model, trace.follow(model, input_shape))))

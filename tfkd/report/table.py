@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfkd import artifacts, checks
-from tfkd.report import printing
+from tfkd import checks
 from tfkd.report.accuracy import SeedStats
 from tfkd.report.against import Against
-from tfkd.report.latency import Latency, per_second_text
-from tfkd.report.latency import machine as this_machine
+from tfkd.report.latency import Latency, machine_line, per_second_text
 from tfkd.report.measures import ACCURACY, Measure, of_rows
-from tfkd.report.trade_offs import unbeaten
-from tfkd.text_tables import si, size_text
+from tfkd.report.model_table import ModelTable
+from tfkd.report.plots import training_curves
+from tfkd.report.trade_offs import accuracy_latency, accuracy_size, unbeaten
+from tfkd.results import Format, Grid, Lines, Plot, plain, si, size_text
 
-COSTS = ("parameters", "MACs", "file", "p50 ms", "p90 ms", "p99 ms", "examples/s")
-NONE = "–"
+COSTS: dict[str, Format] = {
+    "parameters": ",", "MACs": si, "file": size_text, "p50 ms": ".3f", "p90 ms": ".3f",
+    "p99 ms": ".3f", "examples/s": per_second_text,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,32 +62,24 @@ class Row:
     mean_absolute_error: SeedStats | None = None
     runtime: str = ""
 
-    def cells(self, measures: Sequence[Measure] = (ACCURACY,)) -> tuple[str, ...]:
-        """The row as text: its name, its scores by `measures`, its costs."""
-        times = (self.latency.p50, self.latency.p90, self.latency.p99) if self.latency else ()
+    def values(self, measures: Sequence[Measure] = (ACCURACY,)) -> tuple[Any, ...]:
+        """Name, scores by `measures`, and costs, in the order of the table's columns."""
+        stats = ((measure, getattr(self, measure.key)) for measure in measures)
+        scores = [one and measure.format(one) for measure, one in stats]
+        times = (getattr(self.latency, name, None) for name in ("p50", "p90", "p99"))
         return (
-            self.model,
-            *(self._score(measure) for measure in measures),
-            NONE if self.params is None else f"{self.params:,}",
-            si(self.macs),
-            size_text(self.size),
-            *([f"{time:.3f}" for time in times] or [NONE] * 3),
-            NONE if self.throughput is None else per_second_text(self.throughput),
-        )
-
-    def _score(self, measure: Measure) -> str:
-        stats = getattr(self, measure.key)
-        return NONE if stats is None else measure.format(stats)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The row fit for JSON, with the scores of every seed."""
-        fields = dataclasses.asdict(self)
-        return {key: value for key, value in fields.items() if value not in (None, "")}
+            self.model, *scores, self.params, self.macs, self.size, *times, self.throughput
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """Rows of models; prints itself, and writes Markdown, JSON, HTML, plots and logs.
+class Table(ModelTable, title="Models compared"):
+    """Rows of models; a `tfkd.results.Result` that also draws plots and writes logs.
+
+    `save` writes `table.md`, `table.json`, `table.html`, and the pictures
+    `accuracy_latency.png` and `accuracy_size.png`, if at least one row has both numbers
+    (another score gives them its own name, for example `mean_absolute_error_size.png`),
+    and one for each of `curves`: "accuracy (%)" goes to `accuracy_curves.png`.
 
     Attributes:
         rows: the models, in order.
@@ -106,22 +101,15 @@ class Table:
         tiny: −1.6 points, 0.13 % of its MACs, against base
     """
 
-    rows: Iterable[Row]
-    notes: Iterable[str] = ()
-    machine: Mapping[str, Any] = dataclasses.field(default_factory=this_machine)
+    row_type = Row
+
     curves: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     original: str | None = None
 
     def __post_init__(self):
-        rows = tuple(self.rows)
-        if not rows:
-            raise checks.value_error("rows", "at least one row", rows)
-        for row in rows:
-            checks.instance("rows", row, Row, "rows of type tfkd.report.Row")
-        object.__setattr__(self, "rows", rows)
-        object.__setattr__(self, "notes", tuple(self.notes))
+        super().__post_init__()
         if self.original is None:
-            object.__setattr__(self, "original", rows[0].model)
+            object.__setattr__(self, "original", next(iter(self.rows)).model)
         self._row("original", self.original)
 
     def _row(self, argument: str, name: Any) -> Row:
@@ -197,80 +185,52 @@ class Table:
         times, gains = (np.array([pair[i] for pair in pairs], np.float64) for i in (1, 2))
         return tuple(pairs[i][0] for i in unbeaten(times, gains))
 
-    def _sentences(self) -> list[str]:
-        return [str(one) for one in self.against() if one.known]
+    def subtitle(self) -> str:
+        """How many models there are."""
+        count = len(tuple(self.rows))
+        return f"{count} model{'s' * (count > 1)}: what each is worth, and what it costs."
 
-    def _cells(self) -> list[tuple[str, ...]]:
-        return [row.cells(self.measures) for row in self.rows]
+    def parts(self) -> list[Grid | Lines]:
+        """The table, the sentences of `against`, the notes, and the machine."""
+        front, rows = set(self.pareto()), tuple(self.rows)
+        tags: dict[int, list[tuple[str, str]]] = {i: [] for i in range(len(rows))}
+        for i, row in enumerate(rows):
+            if len(rows) > 1 and row.model == self.original:
+                tags[i].append(("original", ""))
+            if row.model in front:
+                why = "No other model is better and as fast, or as good and faster"
+                tags[i].append(("Pareto front", why))
+        said = [str(one) for one in self.against() if one.known]
+        return [
+            Grid(self.head, [row.values(self.measures) for row in rows], COSTS, tags=tags),
+            Lines(said, f"Against {self.original}"),
+            Lines(tuple(self.notes)),
+            Lines([machine_line(self.machine)], printed=False),
+        ]
 
-    def _paragraphs(self) -> list[str]:
-        """What stands below the table on a terminal."""
-        parts = ["\n".join(self._sentences()), "\n".join(self.notes)]
-        return [part for part in parts if part]
+    def plots(self) -> Iterator[Plot]:
+        """Score against latency and size, where there are numbers; and the curves."""
+        measure = self.measure
+        scored = [row for row in self.rows if getattr(row, measure.key) is not None]
+        if any(row.latency is not None for row in scored):
+            draw = functools.partial(accuracy_latency, self)
+            yield Plot(f"{measure.key}_latency", f"{measure.title} against latency", draw)
+        if any(row.size for row in scored):
+            draw = functools.partial(accuracy_size, self)
+            yield Plot(f"{measure.key}_size", f"{measure.title} against size", draw)
+        for quantity, models in self.curves.items():
+            word = re.sub(r"\W+", "_", quantity.partition("(")[0].strip())
+            draw = functools.partial(training_curves, models, quantity=quantity)
+            yield Plot(f"{word}_curves", f"{quantity} over the epochs", draw)
 
-    def text(self) -> str:
-        """The table as plain text in 100 columns, the sentences of `against` and notes below."""
-        return "\n\n".join([printing.text(self.head, self._cells()), *self._paragraphs()])
-
-    __str__ = text
-
-    def markdown(self) -> str:
-        """The table in GitHub's Markdown, with `against`, notes and machine below."""
-        lines = printing.markdown(self.head, self._cells())
-        sentences = [f"- {sentence}" for sentence in self._sentences()]
-        lines += ["", *sentences] if sentences else []
-        for note in (*self.notes, self.machine_line()):
-            lines += ["", note]
-        return "\n".join(lines) + "\n"
-
-    def machine_line(self) -> str:
-        """One sentence: processor, cores and versions."""
-        return printing.machine_line(self.machine)
-
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Everything, with the value of every seed, fit for JSON."""
         return {
-            "rows": [row.as_dict() for row in self.rows],
+            **super().to_dict(),
             "score": self.measure.name,
-            "original": self.original,
-            "against": [dataclasses.asdict(one) for one in self.against()],
+            "against": plain(self.against()),
             "pareto": list(self.pareto()),
-            "notes": list(self.notes),
-            "machine": dict(self.machine),
-            "curves": {quantity: dict(models) for quantity, models in self.curves.items()},
         }
-
-    def show(self) -> None:
-        """Prints the table: with rich where it is installed, else as plain text."""
-        printing.show(self.head, self._cells(), self._paragraphs())
-
-    def save(self, folder: str | os.PathLike, plots: bool = True) -> pathlib.Path:
-        """Writes `table.md`, `table.json`, `table.html` and, with `plots`, the pictures.
-
-        The pictures are `accuracy_latency.png` and `accuracy_size.png`, if at least one
-        row has both numbers (another score gives them its own name, for example
-        `mean_absolute_error_size.png`), and one for each of `curves`: "accuracy (%)"
-        goes to `accuracy_curves.png`. `table.html` holds them too: it is one file that can be
-        sent, and loads nothing.
-
-        Args:
-            folder: made if need be; each file is written whole or not at all.
-            plots: False to leave the pictures, and matplotlib, out.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ImportError: if there is something to plot and no matplotlib.
-        """
-        from tfkd.report import html, pictures
-
-        folder = pathlib.Path(folder)
-        artifacts.write_text(folder / "table.md", self.markdown())
-        artifacts.write_json(folder / "table.json", self.as_dict())
-        figures = pictures.draw(self, folder) if plots else {}
-        artifacts.write_text(folder / "table.html", html.page(self, figures))
-        return folder
 
     def to_tensorboard(self, logdir: str | os.PathLike, step: int = 0, plots: bool = True) -> None:
         """Writes the table into a log for TensorBoard.

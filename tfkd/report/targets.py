@@ -17,8 +17,12 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, example_inputs
+from tfkd.example_inputs import length, take
+from tfkd.networks.accept import is_keras_3, refuse_distiller
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.report import inference
+from tfkd.runtime.inputs import arrays_for
 
 CHUNK = 256  # examples in a call when all outputs are wanted
 
@@ -42,33 +46,16 @@ def checked_model(name: str, model: Any, expected: str = EXPECTED) -> Any:
         if not path.exists():
             raise checks.value_error(f"models[{name!r}]", "a file that exists", str(path))
         return path
-    inference.refuse_distiller(f"models[{name!r}]", model)
+    refuse_distiller(f"models[{name!r}]", model)
     if not callable(model):
         raise checks.type_error(f"models[{name!r}]", expected, model)
     return model
 
 
-def checked_examples(argument: str, x: Any) -> Any:
-    """Accepts an array of examples, or a dict of arrays of as many."""
-    arrays: Any = {k: np.asarray(v) for k, v in x.items()} if isinstance(x, Mapping) else None
-    parts = list(arrays.values()) if arrays is not None else [np.asarray(x)]
-    if not parts or any(part.ndim == 0 or part.dtype.kind == "O" for part in parts):
-        raise checks.type_error(argument, "an array of examples, or a dict of arrays by input", x)
-    if len({len(part) for part in parts}) > 1 or len(parts[0]) == 0:
-        received = [part.shape for part in parts]
-        expected = "at least one example, and as many for each input"
-        raise checks.value_error(argument, expected, received)
-    return parts[0] if arrays is None else arrays
-
-
-def count(x: Any) -> int:
-    """Number of examples."""
-    return len(next(iter(x.values()))) if isinstance(x, dict) else len(x)
-
-
-def take(x: Any, rows: Any) -> Any:
-    """Some of the examples, by index or slice."""
-    return {k: v[rows] for k, v in x.items()} if isinstance(x, dict) else x[rows]
+def examples(data: Any) -> example_inputs.Batch:
+    """Examples that a model is measured on, in the structure in which it is called."""
+    found = example_inputs.arrays("data", data, part="test", prepared=True)
+    return found._replace(x=example_inputs.mapped(np.asarray, found.x))
 
 
 def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
@@ -76,15 +63,15 @@ def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
 
     Where it can't be converted, it stays what it is, and the sentence says why.
     """
-    if not inference.is_keras_3(model):
+    if not is_keras_3(model):
         return model, ""
     import tfkd
-    from tfkd.export.named_function import check_model
+    from tfkd.export.named_function import check_exportable
 
     _refuse_stateful(model)
     try:
         made = tfkd.from_keras3(model, verify=take(x, slice(8)))
-        check_model(made)  # that there can be a file of it
+        check_exportable(made)  # that there can be a file of it
     except Exception as error:  # models of Keras 3 differ in many ways
         why = textwrap.shorten(str(error), 300, placeholder=" ...")
         return model, (
@@ -122,7 +109,7 @@ def opened(
 
 def _refuse_stateful(model: Any) -> None:
     """Raises ValueError for recurrent layers, of Keras 2 or 3, that go on from call to call."""
-    for layer in model._flatten_layers():
+    for layer in flat_layers(model):
         recurrent = hasattr(layer, "return_sequences")
         if recurrent and getattr(layer, "stateful", False):
             mend = (
@@ -153,12 +140,11 @@ def call(name: str, target: Any, x: Any, batch: int) -> Callable[[], Any] | None
     """
     if fixed_batch(target) not in (None, batch):
         return None
-    some = take(x, np.arange(batch) % count(x))
+    some = take(x, np.arange(batch) % length("data", x))
     _run(name, target, some)
     if not is_predictor(target):
         return lambda: target(some)
-    feeds = some if isinstance(some, dict) else {target.inputs[0].name: some}
-    codes = [np.ascontiguousarray(port.encode(feeds[port.name])) for port in target.inputs]
+    codes = arrays_for(target.inputs, some)
     return lambda: target.run_one(*codes)
 
 
@@ -178,11 +164,12 @@ def outputs(name: str, target: Any, x: Any) -> np.ndarray:
     if isinstance(target, keras.Model):
         return _only(name, target.predict(x, batch_size=CHUNK, verbose=0))
     parts = []
-    for start in range(0, count(x), CHUNK):
+    for start in range(0, length("data", x), CHUNK):
         some = take(x, slice(start, start + CHUNK))
+        size = length("data", some)
         parts.append(_only(name, _run(name, target, some)))
-        if parts[-1].shape[:1] != (count(some),):
-            expected = f"{count(some)} outputs for as many examples"
+        if parts[-1].shape[:1] != (size,):
+            expected = f"{size} outputs for as many examples"
             raise checks.value_error(f"models[{name!r}]", expected, parts[-1])
     return np.concatenate(parts)
 

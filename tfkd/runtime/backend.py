@@ -103,7 +103,7 @@ def zeros(ports: Sequence[Port], size: int) -> list[np.ndarray]:
     return [np.zeros((size, *(max(s, 1) for s in p.shape[1:])), p.dtype) for p in ports]
 
 
-def compare(one: Backend, other: Backend, tolerance: float) -> None:
+def check_agreement(one: Backend, other: Backend, tolerance: float) -> None:
     """Raises RuntimeError unless two backends of one model give the same for noise.
 
     Where more than the batch is open nothing is known that must run, and nothing is run.

@@ -22,7 +22,7 @@ import numpy as np
 from tfkd.formats import forks, litert
 from tfkd.formats.litert import Port
 from tfkd.runtime import stored
-from tfkd.runtime.backend import compare, open_shape, powers, zeros
+from tfkd.runtime.backend import check_agreement, open_shape, powers, zeros
 from tfkd.runtime.stored import Store
 from tfkd.runtime.tflite import TFLite
 
@@ -143,7 +143,7 @@ def open_compiled(
         def make(temporary: pathlib.Path) -> dict[str, Any]:
             made = Compiled(path, temporary, ports, threads, batch)
             try:
-                compare(plain, made, _TOLERANCE)
+                check_agreement(plain, made, _TOLERANCE)
             finally:
                 made.close()
             return {"ports": [[_plain(port) for port in some] for some in ports]}

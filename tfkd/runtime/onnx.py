@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +10,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.formats.litert import Port
-from tfkd.formats.onnx_nodes import require
-
-CPU = ("CPUExecutionProvider",)
+from tfkd.formats.onnx_session import open_session
 
 _TYPES = {
     "tensor(float)": "float32",
@@ -51,51 +48,6 @@ class Onnx:
 
     def close(self) -> None:
         """Nothing: the session is freed when the last call that runs has ended."""
-
-
-def open_session(
-    path: pathlib.Path,
-    threads: int,
-    providers: Sequence[str],
-    *,
-    ready: bool = False,
-    write: pathlib.Path | None = None,
-) -> Any:
-    """Opens a session.
-
-    Args:
-        path: the file.
-        threads: threads within one call.
-        providers: ONNX Runtime's execution providers, the preferred one first.
-        ready: the file was optimized already.
-        write: where ONNX Runtime leaves the optimized file.
-
-    Raises:
-        ImportError: if onnxruntime is not installed.
-        FileNotFoundError: if there is no such file.
-        ValueError: if ONNX Runtime lacks a provider or cannot run the file.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"`path`: there is no file {os.fspath(path)!r}.")
-    runtime = require("onnxruntime")
-    there = runtime.get_available_providers()
-    lacking = [name for name in providers if name not in there]
-    if lacking or not providers:
-        mend = "Each comes with a build of ONNX Runtime: onnxruntime-gpu has CUDA's."
-        raise checks.value_error("providers", f"some of {there}", list(providers), mend)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
-    options.log_severity_level = 4
-    if ready:
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if write is not None:
-        options.optimized_model_filepath = os.fspath(write)
-    try:
-        return runtime.InferenceSession(os.fspath(path), options, providers=list(providers))
-    except Exception as error:  # it has a class of error for each status
-        raise checks.value_error(
-            "path", "an ONNX file that ONNX Runtime can run", os.fspath(path), f"It says: {error}"
-        ) from error
 
 
 def _port(value: Any, index: int) -> Port:

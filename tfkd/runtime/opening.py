@@ -14,7 +14,7 @@ from typing import Any
 from tfkd import __version__, artifacts, checks
 from tfkd.networks.layer_parts import parts
 from tfkd.runtime import stored
-from tfkd.runtime.backend import Backend, compare
+from tfkd.runtime.backend import Backend, check_agreement
 from tfkd.runtime.stored import Store
 
 ENDINGS = {
@@ -123,7 +123,8 @@ def _tflite(path: pathlib.Path, options: Options) -> Backend:
 
 
 def _onnx(path: pathlib.Path, options: Options) -> Backend:
-    from tfkd.runtime import onnx
+    from tfkd.formats.onnx_session import CPU
+    from tfkd.runtime.onnx import Onnx
 
     if options.tensorrt:
         from tfkd.runtime import tensorrt
@@ -133,12 +134,12 @@ def _onnx(path: pathlib.Path, options: Options) -> Backend:
         with tempfile.TemporaryDirectory() as folder:
             store = Store(pathlib.Path(folder))
             return tensorrt.TensorRT(tensorrt.engine_for(path, store, options.batch))
-    providers = options.providers or onnx.CPU
+    providers = options.providers or CPU
     if options.store is not None:
         found = _optimized(path, options.store, options.threads, providers)
         if found is not None:
-            return onnx.Onnx(found, options.threads, providers, ready=True)
-    return onnx.Onnx(path, options.threads, providers)
+            return Onnx(found, options.threads, providers, fuse=False)
+    return Onnx(path, options.threads, providers)
 
 
 def _optimized(
@@ -163,7 +164,7 @@ def _optimized(
 
             def make(temporary: pathlib.Path) -> dict[str, Any]:
                 plain = Onnx(path, threads, providers, write=temporary)
-                compare(plain, Onnx(temporary, threads, providers, ready=True), _TOLERANCE)
+                check_agreement(plain, Onnx(temporary, threads, providers, fuse=False), _TOLERANCE)
                 return {}
 
             store.keep(kept, recipe, make)
@@ -215,7 +216,7 @@ def _keras(path: pathlib.Path, options: Options) -> Backend:
         _settle(folder, store)
         found = tensorflow.open_saved_model(*opened)
         try:
-            compare(plain, found, _TOLERANCE)
+            check_agreement(plain, found, _TOLERANCE)
         except Exception:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -13,12 +13,12 @@ import numpy as np
 from tfkd import checks
 from tfkd.formats import forks
 from tfkd.formats.litert import Port
+from tfkd.formats.onnx_session import CPU
 from tfkd.runtime import opening
 from tfkd.runtime.backend import Backend, open_shape, powers, zeros
 from tfkd.runtime.batches import Batches
 from tfkd.runtime.combining import Combiner, split
 from tfkd.runtime.inputs import arrays_for
-from tfkd.runtime.onnx import CPU
 from tfkd.runtime.result_cache import CacheInfo, ResultCache
 from tfkd.runtime.stored import Store, folder_for
 
@@ -191,14 +191,15 @@ class Predictor:
         """The file's outputs, likewise."""
         return self._outputs
 
-    def predict(self, x: Any) -> Any:
+    def predict(self, data: Any) -> Any:
         """Runs a batch.
 
         Args:
-            x: (N, ...) array; for a file with several inputs a dict of arrays
-                by name. Floats are real numbers. Integers are taken where the
-                file takes integers of the same type: for a quantized input they
-                are codes as they are.
+            data: examples in any form of `tfkd.example_inputs`: an array (N, ...), for
+                a file with several inputs a dict of arrays by name, or batches, which
+                are answered as one. Floats are real numbers. Integers are taken where
+                the file takes integers: for a quantized input they are codes of its
+                type as they are.
 
         Returns:
             (N, ...) float32 array; for several outputs a dict by name. It is the
@@ -206,19 +207,19 @@ class Predictor:
 
         Raises:
             TypeError: if an array is of the wrong kind.
-            ValueError: if a name or shape is wrong, `x` is empty, or it holds
+            ValueError: if a name or shape is wrong, `data` are empty, or hold
                 NaN where integers are computed; if this `Predictor` is closed.
         """
         if (
-            type(x) is np.ndarray
-            and x.dtype == self._dtype
-            and x.shape[1:] == self._rest
-            and x.size
-            and x.flags.c_contiguous
+            type(data) is np.ndarray
+            and data.dtype == self._dtype
+            and data.shape[1:] == self._rest
+            and data.size
+            and data.flags.c_contiguous
         ):
-            arrays: Sequence[np.ndarray] = (x,)
+            arrays: Sequence[np.ndarray] = (data,)
         else:
-            arrays = arrays_for(self._inputs, x)
+            arrays = arrays_for(self._inputs, data)
         if self._cache is None:
             results = self._compute(arrays)
         else:

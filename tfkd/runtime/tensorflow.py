@@ -148,9 +148,10 @@ def open_keras(model: Any, batch: int | None, jit_compile: bool) -> Function:
     """A loaded Keras model as a backend; its ports have the names of its exports."""
     import tensorflow as tf
 
-    from tfkd.export.named_function import Graph
+    from tfkd.export.named_function import NamedFunction, check_exportable
 
-    graph = Graph(model)
+    check_exportable(model)
+    graph = NamedFunction(model)
     plain = graph.function(None)
     concrete = plain.get_concrete_function()
     inputs = [

@@ -9,7 +9,7 @@ and returns a float64 array, or takes an integer tensor or variable and returns 
 float32 tensor of its shape (also inside `tf.function` and under XLA).
 """
 
-from tfkd.schedules.accept import deserialize, get, serialize, value_at
+from tfkd.schedules.accept import Value, deserialize, get, serialize, value_at
 from tfkd.schedules.base import Schedule, register
 from tfkd.schedules.curves import Cosine, Exponential, Linear, Root
 from tfkd.schedules.pieces import Constant, Piecewise, Staircase
@@ -24,6 +24,7 @@ __all__ = [
     "Root",
     "Schedule",
     "Staircase",
+    "Value",
     "Warmup",
     "deserialize",
     "get",

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from tfkd import checks
 from tfkd.schedules.base import CLASSES, Schedule
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# An argument that may change while a model trains: a number, or a function of the step.
+Value: TypeAlias = "float | Schedule | Callable[[tf.Tensor], tf.Tensor]"
 
 # Ends and their difference must be finite in float32 too, and a positive end
 # must not become 0 there.

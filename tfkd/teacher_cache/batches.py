@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfkd import checks, replicas
+from tfkd import checks, example_inputs, replicas
 from tfkd.data import pipelines
 from tfkd.data.batches import shuffled_rows, steps_per_epoch, with_length
 from tfkd.teacher_cache import views as view_making
@@ -28,9 +28,8 @@ class Values(NamedTuple):
         """
         count = len(self.keyed["index"])
         for name, value in (("y", self.y), ("sample_weight", self.sample_weight)):
-            for leaf in [] if value is None else tf.nest.flatten(value):
-                if not hasattr(leaf, "shape") or not len(leaf.shape) or leaf.shape[0] != count:
-                    raise checks.value_error(name, f"{count} rows, one for each example", leaf)
+            if value is not None and example_inputs.length(name, value) != count:
+                raise checks.value_error(name, f"{count} rows, one for each example", value)
         kept = [self.keyed, self.y, self.sample_weight]
         if self.sample_weight is None:
             kept = kept[: 1 if self.y is None else 2]

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tfkd import checks, fingerprints
+from tfkd import checks, example_inputs, fingerprints
 from tfkd.networks import layer_weights
+from tfkd.networks.paths import names_of
 from tfkd.teacher_cache import document, shards
 from tfkd.teacher_cache.document import Document
-from tfkd.teacher_cache.keys import SIZE, arrays_of, firsts, keys
+from tfkd.teacher_cache.keys import SIZE, firsts, keys, read
 from tfkd.teacher_cache.labelling import Labeller, progress_bar
 from tfkd.teacher_cache.predictions import check_repeats, predicted
 from tfkd.teachers.forward import as_list
@@ -38,10 +39,7 @@ class Making:
 
     def __post_init__(self):
         checks.one_of("dtype", self.dtype, DTYPES)
-        names = [self.layers] if isinstance(self.layers, str) else list(self.layers)
-        for name in names:
-            checks.instance("layers", name, str, "names of layers")
-        object.__setattr__(self, "layers", names)
+        object.__setattr__(self, "layers", names_of("layers", self.layers))
         checks.positive_int("views", self.views)
         checks.integer("seed", self.seed, 0, "an integer of at least 0")
         self._check_top_k()
@@ -93,7 +91,7 @@ class Making:
 def build(
     path: str | os.PathLike,
     teacher: Any,
-    x: Any,
+    data: Any,
     making: Making,
     *,
     batch_size: int,
@@ -103,7 +101,8 @@ def build(
     progress: bool,
 ) -> None:
     """Runs a teacher for every shard that is not finished; see `TeacherCache.build`."""
-    leaves, count = arrays_of("x", x)
+    known = 0 if making.preprocess else len(example_inputs.inputs_of(as_list(teacher)[0]))
+    x, leaves, count = read(data, known or None)
     checks.positive_int("batch_size", batch_size)
     for one in as_list(teacher):
         layer_weights.check_finite("teacher", one)
@@ -126,7 +125,7 @@ def build(
 def write_predictions(
     path: str | os.PathLike,
     outputs: Any,
-    x: Any,
+    data: Any,
     source: str,
     activation: str | None,
     layers: Mapping[str, Any],
@@ -138,10 +137,11 @@ def write_predictions(
     checks.instance("source", source, str, "words that say what made the outputs")
     layout, arrays, count = predicted(outputs, activation, layers, dtype, views)
     leaves: list[Any] = []
-    if x is not None:
-        leaves, given = arrays_of("x", x)
+    if data is not None:
+        example_inputs.in_order("data", data)
+        _, leaves, given = read(data)
         if given != count:
-            raise checks.value_error("x", f"{count} examples, one for each output", given)
+            raise checks.value_error("data", f"{count} examples, one for each output", given)
     known = _keys(leaves, count) if leaves else np.zeros((count, SIZE), np.uint8)
     if leaves:
         check_repeats(outputs, layers, firsts(known))

@@ -16,7 +16,7 @@ import tf_keras as keras
 from tfkd import checks, fingerprints
 from tfkd.teacher_cache import batches as feeding
 from tfkd.teacher_cache import building, document
-from tfkd.teacher_cache.keys import arrays_of, keys, places
+from tfkd.teacher_cache.keys import keys, places, read
 from tfkd.teachers import output_kinds
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.layout import Layout, TopK, put
@@ -41,7 +41,7 @@ class TeacherCache(RidingTeacher):
 
     Args:
         path: the folder of a finished cache.
-        verify: compare all files with their SHA-256, which reads them once; else only
+        checksums: compare all files with their SHA-256, which reads them once; else only
             their sizes.
         wait: seconds to wait for shards that other processes are still writing.
 
@@ -65,14 +65,14 @@ class TeacherCache(RidingTeacher):
         3
     """
 
-    def __init__(self, path: str | os.PathLike, verify: bool = True, wait: float = 0.0):
+    def __init__(self, path: str | os.PathLike, checksums: bool = True, wait: float = 0.0):
         checks.instance("path", path, (str, os.PathLike), "the path of a folder")
-        checks.instance("verify", verify, bool, "True or False")
+        checks.instance("checksums", checksums, bool, "True or False")
         checks.non_negative("wait", wait)
         self.path = Path(path)
         self._document = document.read(self.path)
         self._shards = building.shards_of(self.path, self._document)
-        self._check_whole(verify, time.monotonic() + wait)
+        self._check_whole(checksums, time.monotonic() + wait)
         super().__init__(self._told(), self._document.identity, f"the teacher cache {self.path}")
 
     def _told(self) -> Layout:
@@ -95,7 +95,7 @@ class TeacherCache(RidingTeacher):
             finals.append(slot)
         return dataclasses.replace(layout, finals=tuple(finals))
 
-    def _check_whole(self, verify: bool, until: float) -> None:
+    def _check_whole(self, checksums: bool, until: float) -> None:
         while self._shards.missing() and time.monotonic() < until:
             time.sleep(0.05)
         missing = self._shards.missing()
@@ -104,7 +104,7 @@ class TeacherCache(RidingTeacher):
             what = f"{len(missing)} of {self._shards.number} shards are not finished. {mend}"
             raise checks.value_error("path", "a finished teacher cache", str(self.path), what)
         for number in range(self._shards.number):
-            problem = self._shards.problem(number, verify)
+            problem = self._shards.problem(number, checksums)
             if problem is not None:
                 expected = "an undamaged teacher cache"
                 raise checks.value_error("path", expected, str(self.path), f"{problem}. {mend}")
@@ -139,7 +139,7 @@ class TeacherCache(RidingTeacher):
         cls,
         path: str | os.PathLike,
         teacher: Any,
-        x: Any,
+        data: Any,
         *,
         layers: Any = (),
         dtype: str = "float16",
@@ -166,9 +166,10 @@ class TeacherCache(RidingTeacher):
             path: a folder, made if need be.
             teacher: as for `tfkd.Distiller`: a model, a SavedModel, a function, or a list
                 of these.
-            x: the examples: an array (N, ...) or a dict, list or tuple of arrays;
-                NumPy's memory maps are read shard by shard. An array of file names will
-                do, if `preprocess` reads them.
+            data: the examples, in any form of `tfkd.example_inputs`; where it can't be
+                told how many inputs the teacher takes, a tuple of arrays is several.
+                NumPy's memory maps are read shard by shard, batches are read into memory
+                first. An array of file names will do, if `preprocess` reads them.
             layers: names of teacher layers whose outputs are kept, for losses on features.
             dtype: "float16" or "float32", of everything but integers.
             top_k: keep only the k highest scores, and the rest as one; for
@@ -198,7 +199,7 @@ class TeacherCache(RidingTeacher):
         building.build(
             path,
             teacher,
-            x,
+            data,
             building.Making(layers, dtype, top_k, temperature, views, augment, preprocess, seed),
             batch_size=batch_size,
             shard_size=shard_size,
@@ -206,14 +207,14 @@ class TeacherCache(RidingTeacher):
             overwrite=overwrite,
             progress=progress,
         )
-        return cls(path, verify=False, wait=wait)
+        return cls(path, checksums=False, wait=wait)
 
     @classmethod
     def from_predictions(
         cls,
         path: str | os.PathLike,
         outputs: Any,
-        x: Any = None,
+        data: Any = None,
         *,
         source: str,
         activation: str | None = None,
@@ -228,8 +229,8 @@ class TeacherCache(RidingTeacher):
             path: a folder, made if need be.
             outputs: the final output for each example, (N, ...) or with views (N, views,
                 ...); or a dict, list or tuple of such arrays.
-            x: the examples that they belong to, row by row. None: rows are taken on
-                trust, and data of another length refused.
+            data: the examples that they belong to, row by row, as for `build`. None:
+                rows are taken on trust, and data of another length refused.
             source: what made them, in words ("all-MiniLM-L6-v2, head of 3 May"): caches
                 of one source have one teacher.
             activation: what class scores went through: "linear" for logits, "softmax" or
@@ -253,9 +254,9 @@ class TeacherCache(RidingTeacher):
             [[6.0, 7.0], [0.0, 1.0]]
         """
         building.write_predictions(
-            path, outputs, x, source, activation, layers or {}, dtype, views, overwrite
+            path, outputs, data, source, activation, layers or {}, dtype, views, overwrite
         )
-        return cls(path, verify=False)
+        return cls(path, checksums=False)
 
     def lookup(self, index: Any, view: Any = 0) -> dict[str, Any]:
         """Reads outputs, as NumPy arrays.
@@ -299,31 +300,32 @@ class TeacherCache(RidingTeacher):
                 )
         return index, view
 
-    def keyed(self, x: Any) -> dict[str, Any]:
+    def keyed(self, data: Any) -> dict[str, Any]:
         """Data that know their places in the cache: {"inputs": x, "index": (N,) int32}.
 
         For `Curriculum((cache.keyed(x), y), ..., preprocess=cache.attach())`, and any
         `tf.data` pipeline of your own; `batches` does it by itself.
 
         Args:
-            x: examples that the cache was made from: all, or some, in any order.
+            data: examples that the cache was made from: all, or some, in any order;
+                in any form of `build`.
 
         Raises:
             ValueError: for an example that is not in the cache.
         """
-        leaves, count = arrays_of("x", x)
+        x, leaves, count = read(data)
         if self._document.parts.get("data") is None:
             if count != len(self):
                 expected = (
                     f"the {len(self)} examples that the outputs were given for, in that order"
                 )
-                raise checks.value_error("x", expected, leaves[0])
+                raise checks.value_error("data", expected, leaves[0])
             return {"inputs": x, "index": np.arange(count, dtype=np.int32)}
         found = places(self._shards.keys(), keys(leaves, range(count)))
         missing = np.flatnonzero(found < 0)
         if missing.size:
             raise checks.value_error(
-                "x",
+                "data",
                 "examples that the cache was made from, as they were then (before `preprocess`)",
                 leaves[0],
                 f"{missing.size} of {count} are not in {self.path}, the first is example "
@@ -449,7 +451,7 @@ class TeacherCache(RidingTeacher):
         Raises:
             ValueError: if another cache stands there now.
         """
-        found = cls(config["path"], verify=False)
+        found = cls(config["path"], checksums=False)
         if found.fingerprint != config["fingerprint"]:
             expected = "the teacher cache that the Distiller was saved with"
             raise checks.value_error("path", expected, config["path"], "It was made anew since.")

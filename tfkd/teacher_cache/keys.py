@@ -8,33 +8,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfkd import checks
+from tfkd import example_inputs
 
 SIZE = 16  # bytes: two of 10^9 examples are alike by chance in 1 of 10^20 cases
 
 
-def arrays_of(name: str, x: Any) -> tuple[list[Any], int]:
-    """Accepts arrays of one length; returns the leaves of the nest and the length.
+def read(data: Any, count: int | None = None) -> tuple[Any, list[Any], int]:
+    """The examples, the arrays of which they consist, and their number.
 
-    Raises:
-        TypeError, ValueError: for what is none, or empty.
+    Args:
+        data: in any form of `tfkd.example_inputs`.
+        count: inputs of the teacher, if known; else a tuple of arrays is the inputs.
     """
-    leaves = tf.nest.flatten(x)
-    if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
-        mend = None
-        if isinstance(x, tf.data.Dataset):
-            mend = (
-                "Outputs belong to examples: pass the arrays behind it. For data that do not fit "
-                "in memory: a np.memmap, or an array of file names that `preprocess` reads."
-            )
-        expected = "an array (N, ...) of examples, or a dict, list or tuple of arrays"
-        raise checks.type_error(name, expected, x, mend)
-    counts = {int(leaf.shape[0]) for leaf in leaves}
-    if len(counts) > 1:
-        raise checks.value_error(name, "arrays of one length", sorted(counts))
-    if counts == {0}:
-        raise checks.value_error(name, "at least one example", leaves[0])
-    return leaves, counts.pop()
+    x = example_inputs.arrays("data", data, count, labels=False, pairs=False).x
+    return x, tf.nest.flatten(x), example_inputs.length("data", x)
 
 
 def keys(leaves: list[Any], rows: range) -> np.ndarray:

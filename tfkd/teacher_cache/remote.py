@@ -11,6 +11,7 @@ from tfkd import checks, fingerprints
 from tfkd.data import pipelines
 from tfkd.keras_internals import ExternalStatePolicy
 from tfkd.keras_internals import convert_variables_to_constants_v2 as freeze
+from tfkd.networks.paths import names_of
 from tfkd.teacher_cache.labelling import Labeller
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import as_list
@@ -78,9 +79,7 @@ class RemoteTeacher(RidingTeacher):
         dtype: str = "float32",
         job_name: str | None = None,
     ):
-        layers = [layers] if isinstance(layers, str) else list(layers)
-        for name in layers:
-            checks.instance("layers", name, str, "names of layers")
+        layers = names_of("layers", layers)
         checks.one_of("dtype", dtype, _DTYPES)
         self.service = _check_service(service)
         if job_name is not None:

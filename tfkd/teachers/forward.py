@@ -16,25 +16,29 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.heads import scores_behind
+from tfkd.networks.accept import refuse_distiller
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.features import FINAL, Taps
 from tfkd.teachers.precomputed import RidingTeacher
 
 
-def as_list(teacher: Any) -> list[Any]:
-    """One teacher or several as a list, each checked.
+def as_list(teacher: Any, side: str = "teacher") -> list[Any]:
+    """One teacher, or model on another side, or several as a list, each checked.
 
     Raises:
+        TypeError: if one is a Distiller.
         ValueError: if one is not a model or callable, or the list is empty.
     """
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     if not teachers:
-        raise checks.value_error("teacher", "a model or a non-empty list of models", teacher)
+        raise checks.value_error(side, "a model or a non-empty list of models", teacher)
     for one in teachers:
+        refuse_distiller(side, one)
         known = callable(one) or isinstance(one, RidingTeacher) or getattr(one, "signatures", None)
         if not known:
-            mend = "Load it first, with keras.models.load_model." if isinstance(one, str) else None
+            mend = "Load it first: keras.models.load_model(path)." if isinstance(one, str) else None
             raise checks.value_error(
-                "teacher", "a Keras model, a SavedModel, a callable, or a list of these", one, mend
+                side, "a Keras model, a SavedModel, a callable, or a list of these", one, mend
             )
     return teachers
 
@@ -124,10 +128,8 @@ def _has(teacher: Any, name: str) -> bool:
 
 def computes_in_float16(model: Any) -> bool:
     """Whether a layer of a model computes in float16, which ends at 65504."""
-    layers = getattr(model, "_flatten_layers", None)
-    return layers is not None and any(
-        getattr(layer, "compute_dtype", None) == "float16" for layer in layers()
-    )
+    layers = flat_layers(model)
+    return any(getattr(layer, "compute_dtype", None) == "float16" for layer in layers)
 
 
 def _knows_training(model: Any) -> bool:

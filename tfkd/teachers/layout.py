@@ -62,13 +62,9 @@ class Layout:
     temperature: float | None = None
     teachers: int = 1
 
-    def as_dict(self) -> dict[str, Any]:
-        """The layout, fit for JSON."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> Layout:
-        """Reads what `as_dict` gave."""
+        """Reads what `dataclasses.asdict` gave."""
         config = dict(config)
         config["finals"] = tuple(slot_of(slot) for slot in config["finals"])
         config["features"] = {name: slot_of(slot) for name, slot in config["features"].items()}

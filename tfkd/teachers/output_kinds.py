@@ -18,6 +18,8 @@ import tf_keras as keras
 
 from tfkd.losses.heads import DECLARED_LOGITS, proof
 from tfkd.losses.ranges import in_unit
+from tfkd.networks.call_graph import maker_of
+from tfkd.networks.layer_parts import input_form, output_form
 from tfkd.teachers.precomputed import split
 
 EXAMPLES = 32
@@ -79,12 +81,12 @@ def _plain(model: Any) -> Any:
     """Evidence for a model whose last layers say it all; None: it has to be traced."""
     if type(model) not in _FUNCTIONAL or not getattr(model, "outputs", None):
         return None
-    kinds = [_of_layer(tensor._keras_history.layer) for tensor in model.outputs]
+    kinds = [_of_layer(maker_of(tensor)) for tensor in model.outputs]
     if None in kinds:
         return None
     shapes = [tuple(tensor.shape) for tensor in model.outputs]
     each = [Evidence(s, proved=k) for s, k in zip(shapes, kinds, strict=True)]
-    nested = getattr(model, "_nested_outputs", None)
+    nested = output_form(model)
     return each[0] if nested is None else tf.nest.pack_sequence_as(nested, each)
 
 
@@ -287,7 +289,7 @@ def examples(x: Any, model: Any = None) -> Any:
     if form is None and leaves and all(map(_has_form, leaves)):
         form = x
     if form is None or not all(map(_has_form, tf.nest.flatten(form))):
-        form = getattr(model, "_nested_inputs", None)
+        form = input_form(model)
         form = getattr(model, "inputs", None) if form is None else form
     if form is None or not all(map(_has_shape, tf.nest.flatten(form))):
         return None

@@ -104,7 +104,7 @@ def test_the_plugin_with_its_inputs_and_attributes(detector, tmp_path):
     assert report.numbers["detections"]["found"] == 1
     assert report.numbers["plugin_inputs"]["object_box_error"] < 1e-6
     assert report.numbers["plugin_inputs"]["score_error"] < 1e-5
-    assert "without the plugin" in report.table() and "not verified here" in report.table()
+    assert "without the plugin" in report.text() and "not verified here" in report.text()
     model = onnx.load(path)
     (plugin,) = [node for node in model.graph.node if node.op_type == "EfficientNMS_TRT"]
     names = ("plugin_version", "background_class", "score_activation", "box_coding")
@@ -162,7 +162,7 @@ def test_without_suppression_it_is_the_file_of_to_onnx(detector, tmp_path):
     assert ours.graph == plain.graph
     assert report.numbers["heads"]["object_agreement"] == 1
     assert report.numbers["detections"]["found"] == 1
-    assert report.findings is None and "objects in the file" in report.table()
+    assert report.findings is None and "objects in the file" in report.text()
 
 
 @pytest.mark.parametrize("nms", ["none", "onnx", "efficient_nms"])
@@ -171,7 +171,7 @@ def test_without_examples_the_network_is_compared_on_made_up_images(detector, tm
         detector, tmp_path / "m.onnx", PRIORS, nms, precision="float16"
     )
     check = report.numbers["check"]
-    assert report.compared_on == "8 made-up inputs" and "8 made-up inputs" in report.table()
+    assert report.compared_on == "8 made-up inputs" and "8 made-up inputs" in report.text()
     assert 0 < check["max_error"] < 1e-2 and check["overflows"] == []
 
 

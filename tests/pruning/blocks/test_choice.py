@@ -71,7 +71,7 @@ def test_places_of_a_transformers_layers(position, kept):
     assert choice.keep == tuple(f"layer{n}" for n in kept.split())
     assert choice.units["layer2"] == ("layer2_attention", "layer2_mlp")
     assert choice.by == "position" and choice.scores == {}
-    assert "4 of 6 units stay" in choice.explain() and str(choice) == choice.explain()
+    assert "4 of 6 units stay" in choice.text() and str(choice) == choice.text()
 
 
 def test_distilberts_layers():

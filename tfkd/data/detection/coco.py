@@ -13,7 +13,7 @@ from tfkd import checks
 from tfkd.data import names as naming
 from tfkd.data.detection import parsing, reading
 from tfkd.data.detection.dataset import DetectionDataset
-from tfkd.data.detection.findings import ON_ERROR, Findings
+from tfkd.data.detection.findings import ON_ERROR, AnnotationLog
 
 _SIDES = ("width", "height")
 SECTIONS = ("images", "annotations", "categories")
@@ -58,7 +58,7 @@ def coco(
 
     Returns:
         A `DetectionDataset` named after `path`. Its `findings` say what was wrong and,
-        as notes, which images have no object and what was left out; see `Finding`.
+        as notes, which images have no object and what was left out; see `AnnotationFinding`.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
@@ -91,7 +91,7 @@ def coco(
     """
     size, wanted = reading.check_size(size), reading.check_names(class_names)
     checks.one_of("on_error", on_error, ON_ERROR)
-    found = Findings()
+    found = AnnotationLog()
     documents = [_Document(path, images, found)]
     if test_path is not None:
         documents.append(_Document(test_path, test_images or images, found))
@@ -114,7 +114,7 @@ def coco(
 class _Document:
     """One JSON file and the folder of its images; faults go to `found`."""
 
-    def __init__(self, path: Any, images: Any, found: Findings):
+    def __init__(self, path: Any, images: Any, found: AnnotationLog):
         self.path = pathlib.Path(checks.instance("path", path, (str, os.PathLike), "a path"))
         self.folder = pathlib.Path(checks.instance("images", images, (str, os.PathLike), "a path"))
         if not self.path.is_file():

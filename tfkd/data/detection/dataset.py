@@ -12,7 +12,7 @@ from tfkd import checks
 from tfkd.data import doubts
 from tfkd.data.detection import targets
 from tfkd.data.detection.augment import augment_boxes
-from tfkd.data.detection.findings import SHARED, Finding, say_notes
+from tfkd.data.detection.findings import SHARED, AnnotationFinding, AnnotationFindings, say_notes
 from tfkd.detection import UNLABELLED
 
 SPLITS = ("train", "test")
@@ -93,7 +93,7 @@ class DetectionDataset:
     classes_test: np.ndarray
     class_names: tuple[str, ...] = ()
     name: str = "data"
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[AnnotationFinding, ...] = ()
     augment: Callable[[Any, Any, Any], Any] | None = None
 
     def __post_init__(self):
@@ -117,16 +117,19 @@ class DetectionDataset:
             fields["augment"] = augment_boxes()
         else:
             checks.function("augment", self.augment)
-        fields["findings"] = (*self.findings, *self._shared(fields["x_train"], fields["x_test"]))
+        shared = self._shared(fields["x_train"], fields["x_test"])
+        fields["findings"] = AnnotationFindings((*self.findings, *shared))
         for field, value in fields.items():
             object.__setattr__(self, field, value)
 
-    def _shared(self, train: np.ndarray, test: np.ndarray) -> list[Finding]:
+    def _shared(self, train: np.ndarray, test: np.ndarray) -> list[AnnotationFinding]:
         """Images in both parts; said, unless a reader of files has said so."""
         if any(finding.kind == SHARED for finding in self.findings):
             return []
         found = [
-            Finding(SHARED, "x_test", None, "new images", f"x_test[{row}] is x_train[{place}]")
+            AnnotationFinding(
+                SHARED, "x_test", None, "new images", f"x_test[{row}] is x_train[{place}]"
+            )
             for part, row, earlier, place in doubts.repeats({"train": train, "test": test})
             if part != earlier
         ]

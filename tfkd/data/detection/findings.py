@@ -6,8 +6,10 @@ import collections
 import dataclasses
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from tfkd import checks
+from tfkd.results import Grid, Result, plain
 
 SHOWN = 20
 ON_ERROR = ("raise", "skip")
@@ -50,7 +52,7 @@ _SAID = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class AnnotationFinding:
     """One thing that is wrong in an annotation file, or worth a note.
 
     Attributes:
@@ -82,23 +84,37 @@ class Finding:
         return f"{place}: expected {self.expected}, received {self.received}"
 
 
+class AnnotationFindings(Result, tuple):
+    """A tuple of `AnnotationFinding`s, which `print` shows as a table."""
+
+    def parts(self) -> list[Grid | str]:
+        """A row for each finding, and what was done about it."""
+        rows = [(f.file, f.line, f.kind, f.expected, f.received, f.action) for f in self]
+        head = ("file", "line", "kind", "expected", "received", "done")
+        return [Grid(head, rows, {"line": "d"}, left=(0, 2, 3, 4, 5)) if rows else "no findings"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The findings, fit for JSON."""
+        return {"findings": plain(list(self))}
+
+
 class AnnotationError(ValueError):
     """Annotations that can't be used as they are.
 
     Attributes:
-        findings: list of every `Finding`, notes included.
+        findings: list of every `AnnotationFinding`, notes included.
     """
 
-    def __init__(self, message: str, findings: Iterable[Finding] = ()):
+    def __init__(self, message: str, findings: Iterable[AnnotationFinding] = ()):
         super().__init__(message)
         self.findings = list(findings)
 
 
-class Findings:
+class AnnotationLog:
     """Gathers findings; `settle` raises or warns once, at the end."""
 
     def __init__(self) -> None:
-        self.all: list[Finding] = []
+        self.all: list[AnnotationFinding] = []
 
     def add(
         self, kind: str, file: str | os.PathLike, line: int | None, expected: str, received: str
@@ -107,14 +123,14 @@ class Findings:
         if kind not in ACTIONS and kind not in NOTES:
             raise checks.value_error("kind", "a known kind of finding", kind)
         path = os.fspath(file).replace(os.sep, "/")
-        self.all.append(Finding(kind, path, line, expected, received))
+        self.all.append(AnnotationFinding(kind, path, line, expected, received))
 
     @property
-    def faults(self) -> list[Finding]:
+    def faults(self) -> list[AnnotationFinding]:
         """Those that are no notes, in order."""
         return [finding for finding in self.ordered() if not finding.is_note]
 
-    def ordered(self) -> list[Finding]:
+    def ordered(self) -> list[AnnotationFinding]:
         """By file and line: images are read after all annotations, so this is not the old order."""
         return sorted(self.all, key=lambda finding: (finding.file, finding.line or 0))
 
@@ -143,17 +159,17 @@ class Findings:
         head = [f"{source}: {self.counts()}."] if faults else [f"{source}:"]
         return AnnotationError("\n".join([*head, *lines, mend]), self.ordered())
 
-    def settle(self, source: str, on_error: str) -> tuple[Finding, ...]:
+    def settle(self, source: str, on_error: str) -> AnnotationFindings:
         """Raises what was found, or warns with the counts; returns all findings."""
         if self.faults and on_error == "raise":
             raise self.error(source, 'Mend the files, or pass on_error="skip" to do as said above.')
         if self.faults:
             checks.warn(f"{source}: {self.counts()}. See `dataset.findings`.")
         say_notes(source, self.ordered())
-        return tuple(self.ordered())
+        return AnnotationFindings(self.ordered())
 
 
-def say_notes(source: str, findings: Iterable[Finding]) -> None:
+def say_notes(source: str, findings: Iterable[AnnotationFinding]) -> None:
     """Warns of notes that one would not want to miss."""
     findings = list(findings)
     for kind, text in _SAID.items():

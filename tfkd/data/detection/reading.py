@@ -15,7 +15,7 @@ from tfkd import checks
 from tfkd.data import doubts
 from tfkd.data import names as naming
 from tfkd.data.detection.dataset import DetectionDataset
-from tfkd.data.detection.findings import SHARED, Findings
+from tfkd.data.detection.findings import SHARED, AnnotationLog
 
 # Rounding and counting from 1 put a box this far outside; it is clipped without a word.
 _SLACK_PIXELS = 1.0
@@ -108,7 +108,7 @@ def split(count: int, test_fraction: float, seed: int) -> tuple[np.ndarray, np.n
     return np.sort(order[wanted:]), np.sort(order[:wanted])
 
 
-def apart(train: Sequence[Picture], test: Sequence[Picture], found: Findings) -> list[Picture]:
+def apart(train: Sequence[Picture], test: Sequence[Picture], found: AnnotationLog) -> list[Picture]:
     """The test part without images that are in the training part too."""
     known = {picture.image.resolve() for picture in train}
     apart = []
@@ -122,7 +122,7 @@ def apart(train: Sequence[Picture], test: Sequence[Picture], found: Findings) ->
 
 
 def read(
-    pictures: Sequence[Picture], names: Sequence[str], size: tuple[int, int], found: Findings
+    pictures: Sequence[Picture], names: Sequence[str], size: tuple[int, int], found: AnnotationLog
 ) -> Arrays:
     """Decodes and resizes pictures; what does not fit is left out and added to `found`."""
     decode = _decoder(size)
@@ -166,7 +166,7 @@ def dataset(
     test: Sequence[Picture],
     names: Sequence[str],
     size: tuple[int, int],
-    found: Findings,
+    found: AnnotationLog,
     on_error: str,
     name: str,
 ) -> DetectionDataset:
@@ -196,7 +196,7 @@ def dataset(
     return DetectionDataset(**fields, class_names=tuple(names), name=name, findings=findings)
 
 
-def _add_shared(train: Arrays, test: Arrays, found: Findings) -> None:
+def _add_shared(train: Arrays, test: Arrays, found: AnnotationLog) -> None:
     """Adds test images that have the pixels of a training image."""
     images = {"train": train.images, "test": test.images}
     for part, row, earlier, place in doubts.repeats(images):
@@ -207,7 +207,7 @@ def _add_shared(train: Arrays, test: Arrays, found: Findings) -> None:
             found.add(SHARED, picture.source, picture.line, expected, received)
 
 
-def _add_unread(picture: Picture, error: Exception, found: Findings) -> None:
+def _add_unread(picture: Picture, error: Exception, found: AnnotationLog) -> None:
     """Adds why an image could not be read."""
     missing = isinstance(error, FileNotFoundError)
     kind = "missing image" if missing else "undecodable image"
@@ -222,7 +222,7 @@ def _object(
     width: int,
     height: int,
     numbers: dict[str, int],
-    found: Findings,
+    found: AnnotationLog,
 ) -> tuple[list[float], int] | None:
     """Relative box and class number of one object, or None if it is left out."""
     add = functools.partial(found.add, file=picture.source)

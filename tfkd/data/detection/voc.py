@@ -11,7 +11,7 @@ from tfkd import checks
 from tfkd.data import names as naming
 from tfkd.data.detection import parsing, reading
 from tfkd.data.detection.dataset import DetectionDataset
-from tfkd.data.detection.findings import ON_ERROR, Findings
+from tfkd.data.detection.findings import ON_ERROR, AnnotationLog
 from tfkd.data.layout import EXTENSIONS
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -56,7 +56,7 @@ def voc(
 
     Returns:
         A `DetectionDataset` named after the folder. Its `findings` say what was wrong
-        and, as notes, which images have no object; see `Finding`.
+        and, as notes, which images have no object; see `AnnotationFinding`.
 
     Raises:
         FileNotFoundError: if there is no such folder or list.
@@ -89,7 +89,7 @@ def voc(
         raise FileNotFoundError(f"`path`: there is no folder {str(root)!r}.")
     size, names = reading.check_size(size), reading.check_names(class_names)
     checks.one_of("on_error", on_error, ON_ERROR)
-    reader = _Reader(root, difficult, Findings())
+    reader = _Reader(root, difficult, AnnotationLog())
     pictures = reader.pictures(train, unlabelled)
     if test is None:
         rows, test_rows = reading.split(len(pictures), test_fraction, seed)
@@ -107,7 +107,7 @@ def voc(
 class _Reader:
     """Reads the lists and XML files of one folder; faults go to `found`."""
 
-    def __init__(self, root: pathlib.Path, difficult: bool, found: Findings):
+    def __init__(self, root: pathlib.Path, difficult: bool, found: AnnotationLog):
         self.root, self.difficult, self.found = root, difficult, found
         folder = root / "JPEGImages"
         if not folder.is_dir():

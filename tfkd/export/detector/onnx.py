@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -21,7 +22,7 @@ from tfkd.export.detector.tflite import (
     make_recipe,
     scaled,
 )
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.export.onnx import export
 from tfkd.export.onnx.export import OnnxReport
 from tfkd.export.tensorrt_lint.lint import lint_model
@@ -32,7 +33,7 @@ NMS = ("none", "onnx", "efficient_nms")
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxDetectorReport(OnnxReport):
+class OnnxDetectorReport(OnnxReport, title="ONNX detector report"):
     """An `OnnxReport` of a detector.
 
     Attributes:
@@ -43,25 +44,14 @@ class OnnxDetectorReport(OnnxReport):
     nms: str
     labels: tuple[str, ...]
 
-    def table(self) -> str:
-        """A few lines of text for people."""
-        numbers = self.numbers
-        rows = [
-            ("file", str(self.path)),
-            ("size", f"{self.bytes / 1024:.1f} KiB"),
-            ("target, mode, nms", f"{self.target}, {self.mode}, {self.nms}, opset {self.opset}"),
-            ("operations", str(numbers["operations"])),
-            ("with weights", f"{numbers['weighted']} ({numbers['quantized']} in int8)"),
-        ]
-        if self.verified:
-            what = "without the plugin, " if self.nms == "efficient_nms" else ""
-            rows.append(("verified on", f"{numbers['examples']} examples, {what}in ONNX Runtime"))
-            rows += parity.rows(numbers["detections"])
-        else:
-            rows += self.check_rows()
-        if self.findings is not None:
-            rows += [("lint", self.findings.summary()), ("engine", "not verified here")]
-        return "\n".join(f"{key:<22}{value}" for key, value in rows)
+    def _kind(self) -> tuple[str, str]:
+        about = f"{self.target}, {self.mode}, {self.nms}, opset {self.opset}"
+        return "target, mode, nms", about
+
+    def _compared(self) -> list[tuple[str, str]]:
+        what = "without the plugin, " if self.nms == "efficient_nms" else ""
+        said = f"{self.numbers['examples']} examples, {what}in ONNX Runtime"
+        return [("verified on", said), *parity.rows(self.numbers["detections"])]
 
 
 def detector_to_onnx(
@@ -79,7 +69,7 @@ def detector_to_onnx(
     opset: int | None = None,
     batch_size: int | None = None,
     int8_weights: bool = False,
-    verify: Any = None,
+    verify: Any = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
     **decode_options: Any,
@@ -112,7 +102,7 @@ def detector_to_onnx(
         **decode_options: of `tfkd.detection.decode`.
 
     Returns:
-        An `OnnxDetectorReport`; `print(report.table())`.
+        An `OnnxDetectorReport`; `print(report)`.
 
     Raises:
         TypeError, ValueError: if an argument is wrong, the model is no such detector,
@@ -131,7 +121,8 @@ def detector_to_onnx(
     scaling = mean, std, False
     recipe = make_recipe(source, anchors, "raw", labels, scaling, decode_options)
     limits = parity.thresholds_for(mode, thresholds)
-    examples = examples_for(scaled(verify, mean, std), source, None, (mean, std))
+    convert = functools.partial(scaled, mean=mean, std=std)
+    examples = examples_for(verify, source, None, convert)
     with artifacts.atomic_path(path) as temporary:
         proto, numbers = export.build(plain, precision, layout, opset, batch_size, int8_weights)
         network = proto.SerializeToString()
@@ -176,7 +167,7 @@ def _add(proto: Any, recipe: DetectorRecipe, nms: str, names: list[str]) -> int:
 class _Check:
     """Runs a file and Keras on the same images."""
 
-    graph: Graph
+    graph: NamedFunction
     recipe: DetectorRecipe
     nms: str
     layout: str

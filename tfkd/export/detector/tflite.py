@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tfkd.export import checking, made_up, tflite, tflite_float16
 from tfkd.export import parity as verifying
 from tfkd.export.detector import flatbuffer, parity
 from tfkd.export.detector.tflite_postprocess import add_postprocess
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.export.parity import ExportReport
 from tfkd.export.tflite import Source
 from tfkd.formats import detector_recipe, litert
@@ -40,21 +41,13 @@ class DetectorReport(ExportReport):
     heads: str
     labels: tuple[str, ...]
 
-    def table(self) -> str:
-        """A few lines of text for people."""
-        numbers = self.numbers
-        rows = [
-            ("file", str(self.path)),
-            ("size", f"{self.bytes / 1024:.1f} KiB"),
-            ("mode, io, heads", f"{self.mode}, {self.io}, {self.heads}"),
-            ("operations", f"{numbers['operations']} ({numbers['float_operations']} in float)"),
-        ]
-        if not self.verified:
-            rows += self.check_rows()
-        else:
-            rows.append(("verified on", f"{numbers['examples']} examples"))
-            rows += parity.rows(numbers["detections"])
-        return "\n".join(f"{key:<22}{value}" for key, value in rows)
+    def _about(self) -> list[tuple[str, str]]:
+        kind = f"{self.mode}, {self.io}, {self.heads}"
+        return [("mode, io, heads", kind), ("operations", self._operations())]
+
+    def _compared(self) -> list[tuple[str, str]]:
+        said = f"{self.numbers['examples']} examples"
+        return [("verified on", said), *parity.rows(self.numbers["detections"])]
 
 
 def detector_to_tflite(
@@ -68,8 +61,8 @@ def detector_to_tflite(
     labels: Any = None,
     mean: Any = 127.5,
     std: Any = 127.5,
-    representative: Any = None,
-    verify: Any = None,
+    data: Any = None,
+    verify: Any = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
     **decode_options: Any,
@@ -103,11 +96,11 @@ def detector_to_tflite(
         labels: names of the classes, without the background; None: their numbers.
         mean, std: the network takes (pixels − mean) / std: a number, or one for each
             channel.
-        representative: example images for "int8" from a float model: uint8 pixels, or
-            scaled as in training.
-        verify: example images, likewise, with objects in them. What the file detects is
-            compared with what `model` detects (decoded by `tfkd.detection.decode`). None:
-            a small check of the network on made-up images, False: none at all; see
+        data: images for "int8" from a float model, in any form of `tfkd.example_inputs`:
+            uint8 pixels, or scaled as in training.
+        verify: True: a small check of the network, on made-up images; images, likewise,
+            with objects in them: what the file detects is compared with what `model`
+            detects (decoded by `tfkd.detection.decode`); False: no check. See
             `to_tflite`.
         thresholds: changes to what `verify` must reach: `min_found`, the share of
             objects of each that the other must find, and `max_score_difference`, mean.
@@ -117,7 +110,7 @@ def detector_to_tflite(
             max_detections, variances, background, names of the outputs, ...
 
     Returns:
-        A `DetectorReport`; `print(report.table())`. `report.numbers["detections"]` is
+        A `DetectorReport`; `print(report)`. `report.numbers["detections"]` is
         what `tfkd.export.detector.parity.compare` returns; with "raw",
         `numbers["heads"]` compares the outputs themselves.
 
@@ -143,12 +136,12 @@ def detector_to_tflite(
         (('cat', 'dog'), (5, 100, 4))
     """
     checks.one_of("heads", heads, HEADS)
-    representative, verify = (scaled(x, mean, std) for x in (representative, verify))
-    source = tflite.prepare(model, mode, io, representative, 1)
+    convert = functools.partial(scaled, mean=mean, std=std)
+    source = tflite.prepare(model, mode, io, data, 1, convert)
     scaling = mean, std, io == "uint8"
     recipe = make_recipe(source.graph, anchors, heads, labels, scaling, decode_options)
     limits = parity.thresholds_for(source.kind, thresholds)
-    examples = examples_for(verify, source.graph, source.calibration, (mean, std))
+    examples = examples_for(verify, source.graph, source.calibration, convert)
     with artifacts.atomic_path(path) as temporary:
         network = source.convert(io, 1, float_outputs=heads == "postprocess")
         temporary.write_bytes(_written(network, recipe))
@@ -167,7 +160,7 @@ def detector_to_tflite(
         "mode": source.mode,
         "quantized": source.quantized,
         "io": io,
-        "representative": source.calibrated_on,
+        "calibrated_on": source.calibrated_on,
         "thresholds": limits,
         "detector": recipe.to_json(),
     }
@@ -207,7 +200,7 @@ def scaled(images: Any, mean: Any, std: Any) -> Any:
 
 
 def make_recipe(
-    graph: Graph,
+    graph: NamedFunction,
     anchors: Any,
     heads: str,
     labels: Any,
@@ -261,16 +254,16 @@ def keras_detections(outputs: Mapping[str, np.ndarray], recipe: DetectorRecipe) 
 
 
 def examples_for(
-    given: Any, graph: Graph, representative: Any, scaling: tuple[Any, Any]
+    verify: Any, graph: NamedFunction, calibration: Any, convert: Callable[[Any], Any]
 ) -> checking.Examples:
     """What a detector's file is compared on; made-up images are pixels, scaled."""
     (image,) = graph.inputs
 
     def make() -> dict[str, np.ndarray]:
         pixels = made_up.pixels(image.shape)
-        return {image.name: scaled(pixels, *scaling) if image.dtype.kind == "f" else pixels}
+        return {image.name: convert(pixels) if image.dtype.kind == "f" else pixels}
 
-    return checking.examples(given, graph, None, representative, make, least=1)
+    return checking.examples(verify, graph, None, calibration, make, least=1, convert=convert)
 
 
 def check_detector(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.export.onnx.graph import Wiring
 from tfkd.formats.litert import quiet_stderr
 from tfkd.formats.onnx_nodes import all_nodes, require
@@ -61,7 +61,7 @@ def _quiet() -> Iterator[_Errors]:
                 logger.propagate, logger.handlers = propagate, handlers
 
 
-def convert(graph: Graph, opset: int, batch_size: int | None, nchw: bool) -> Wiring:
+def convert(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool) -> Wiring:
     """Converts a model.
 
     Args:
@@ -95,7 +95,7 @@ def convert(graph: Graph, opset: int, batch_size: int | None, nchw: bool) -> Wir
     return Wiring(model)
 
 
-def _refused(graph: Graph, messages: list[str]) -> ValueError:
+def _refused(graph: NamedFunction, messages: list[str]) -> ValueError:
     text = "; ".join(dict.fromkeys(m for m in messages if m))
     text = text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
     return ValueError(
@@ -104,7 +104,7 @@ def _refused(graph: Graph, messages: list[str]) -> ValueError:
     )
 
 
-def _run(graph: Graph, opset: int, batch_size: int | None, nchw: bool) -> Any:
+def _run(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool) -> Any:
     import tensorflow as tf
     from tf2onnx import optimizer
     from tf2onnx.tfonnx import process_tf_graph
@@ -147,7 +147,7 @@ def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
     )  # fmt: skip
 
 
-def _freeze(graph: Graph, batch_size: int | None) -> tuple[Any, list[str], list[str]]:
+def _freeze(graph: NamedFunction, batch_size: int | None) -> tuple[Any, list[str], list[str]]:
     """Returns (frozen graph without calls, input tensors, output tensors), in order."""
     import tensorflow as tf
     from tf2onnx import tf_loader

@@ -13,17 +13,18 @@ import numpy as np
 
 from tfkd import __version__, artifacts, checks
 from tfkd.export import checking
-from tfkd.export.named_function import Graph, check_export
+from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.onnx import qdq
 from tfkd.export.onnx.convert import NEWEST, convert
 from tfkd.export.onnx.float16 import to_float16
 from tfkd.export.onnx.graph import Wiring
-from tfkd.export.parity import ExportReport, agreement_text, measure, thresholds_for
+from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
 from tfkd.export.tensorrt_lint.lint import Findings, lint_model
 from tfkd.export.tflite_float16 import large_weights, problems
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
 from tfkd.networks.layer_parts import parts
+from tfkd.results import Grid
 
 TARGETS = ("onnxruntime", "tensorrt")
 PRECISIONS = ("float32", "float16")
@@ -36,7 +37,7 @@ _HALF_PAIRS = 19
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxReport(ExportReport):
+class OnnxReport(ExportReport, title="ONNX report"):
     """An `ExportReport` of an ONNX file.
 
     Attributes:
@@ -49,28 +50,27 @@ class OnnxReport(ExportReport):
     opset: int
     findings: Findings | None
 
-    def table(self) -> str:
-        """A few lines of text for people."""
+    def _about(self) -> list[tuple[str, str]]:
         numbers = self.numbers
-        rows = [
-            ("file", str(self.path)),
-            ("size", f"{self.bytes / 1024:.1f} KiB"),
-            ("target, mode", f"{self.target}, {self.mode}, opset {self.opset}"),
+        return [
+            self._kind(),
             ("operations", str(numbers["operations"])),
             ("with weights", f"{numbers['weighted']} ({numbers['quantized']} in int8)"),
         ]
-        if self.verified:
-            rows += [
-                ("verified on", f"{numbers['examples']} examples in ONNX Runtime"),
-                ("argmax agreement", agreement_text(numbers)),
-                ("max error / range", f"{numbers['max_error']:.2e}"),
-                ("mean error / range", f"{numbers['mean_error']:.2e}"),
-            ]
-        else:
-            rows += self.check_rows()
-        if self.findings is not None:
-            rows += [("lint", self.findings.summary()), ("engine", "not verified here")]
-        return "\n".join(f"{key:<20}{value}" for key, value in rows)
+
+    def _kind(self) -> tuple[str, str]:
+        return "target, mode", f"{self.target}, {self.mode}, opset {self.opset}"
+
+    def _compared(self) -> list[tuple[str, str]]:
+        return compared_rows(self.numbers, " in ONNX Runtime")
+
+    def parts(self) -> list[Grid]:
+        """What was written, how it compares, and what TensorRT's rules say."""
+        (table,) = super().parts()
+        if self.findings is None:
+            return [table]
+        lint = [("lint", self.findings.summary()), ("engine", "not verified here")]
+        return [dataclasses.replace(table, rows=[*table.rows, *lint])]
 
 
 def to_onnx(
@@ -83,7 +83,7 @@ def to_onnx(
     opset: int | None = None,
     batch_size: int | None = None,
     int8_weights: bool = False,
-    verify: Any = None,
+    verify: Any = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
 ) -> OnnxReport:
@@ -108,14 +108,12 @@ def to_onnx(
             quantized tensors are in float16, which needs it).
         batch_size: None leaves the batch open.
         int8_weights: store quantized weights as integers: a quarter of the size.
-        verify: example inputs, at least two, as the model takes them: an array
-            (N, ...), a dict of arrays by input name, or an iterable of batches. None: a
-            small check on made-up ones, False: none at all; see `to_tflite`.
+        verify: True, False or examples, at least two; see `to_tflite`.
         thresholds: changes to what `verify` must reach; see `to_tflite`.
         keep_failed: leave a file that failed in place, and raise all the same.
 
     Returns:
-        An `OnnxReport`; `print(report.table())`.
+        An `OnnxReport`; `print(report)`.
 
     Raises:
         TypeError: if `model` is no plain Keras 2 model, or examples are of the
@@ -201,22 +199,18 @@ def check_options(
     }
 
 
-def deployable(model: Any, precision: str) -> tuple[Graph, Graph, str]:
+def deployable(model: Any, precision: str) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (what to compare with, what to convert, mode of the thresholds)."""
-    check_export(model)
-    if not any(c.__name__ == "QuantizedModel" for c in type(model).__mro__):
-        graph = Graph(model)
-        quantized = any(type(m).__name__ == "FixedQuantize" for m in parts(model))
-        return graph, graph, "quantized" if quantized else precision
-    from tfkd.quantization import deploying
-
-    plain = deploying.deployed(model, "tensorrt")  # raises unless calibrated
-    # A model for both targets clips and rounds where the file, with fewer ranges, does not.
-    return Graph(model), Graph(plain), "quantized" if model.target == "tensorrt" else "int8"
+    graph, plain = exportable(model, "tensorrt")
+    if is_quantized(model):
+        # A model for both targets clips and rounds where the file, with fewer ranges, does not.
+        return graph, plain, "quantized" if model.target == "tensorrt" else "int8"
+    fixed = any(type(m).__name__ == "FixedQuantize" for m in parts(model))
+    return graph, plain, "quantized" if fixed else precision
 
 
 def build(
-    graph: Graph,
+    graph: NamedFunction,
     precision: str = "float32",
     layout: str = "nhwc",
     opset: int | None = None,
@@ -247,7 +241,7 @@ def build(
     return _finish(wiring, graph, wanted), numbers
 
 
-def _finish(wiring: Wiring, graph: Graph, opset: int) -> Any:
+def _finish(wiring: Wiring, graph: NamedFunction, opset: int) -> Any:
     """Names, versions, open sizes: all that does not compute."""
     onnx = require("onnx")
     model = wiring.model
@@ -283,7 +277,7 @@ def check_file(path: pathlib.Path) -> None:
 
 
 def compare(
-    graph: Graph,
+    graph: NamedFunction,
     path: str | os.PathLike | bytes,
     images: dict[str, np.ndarray],
     layout: str = "nhwc",

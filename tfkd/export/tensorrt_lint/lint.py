@@ -22,6 +22,7 @@ from tfkd import checks
 from tfkd.export.tensorrt_lint import operator_rules, qdq_rules
 from tfkd.export.tensorrt_lint.rule import View
 from tfkd.formats.onnx_nodes import load
+from tfkd.results import Result
 
 LEVELS = ("error", "warning", "performance")
 RULES = (*qdq_rules.RULES, *operator_rules.RULES)
@@ -55,7 +56,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Findings:
+class Findings(Result):
     """What `lint_tensorrt` found, errors first.
 
     Attributes:
@@ -85,17 +86,13 @@ class Findings:
         counts = [(len(self.level(level)), level) for level in LEVELS]
         return ", ".join(f"{n} {level}" for n, level in counts if n) or "no findings"
 
-    def table(self) -> str:
-        """Text for people: one finding a paragraph, with its mend."""
-        if not self.found:
-            return "no findings"
+    def parts(self) -> list[str]:
+        """One finding a paragraph, with its mend; how many of each level."""
         rows = [
             f"{f.level:<12} {f.rule:<26} {f.node}\n{'':<13}{f.what}\n{'':<13}-> {f.mend}"
             for f in self.found
         ]
-        return "\n".join([*rows, self.summary()])
-
-    __str__ = table
+        return [*rows, self.summary()]
 
 
 def lint_tensorrt(path: str | os.PathLike, version: str | None = None) -> Findings:

@@ -23,8 +23,7 @@ from tfkd.losses.base import (
     register,
 )
 from tfkd.losses.detection.terms import sigmoid_divergence
-from tfkd.schedules import deserialize, serialize
-from tfkd.types import Value
+from tfkd.schedules import Value, deserialize, serialize
 
 # Probabilities are kept this far from 0 and 1, as Keras keeps them.
 _SMALLEST = 1e-7

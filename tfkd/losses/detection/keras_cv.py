@@ -23,7 +23,7 @@ from tfkd.losses.detection.selection import MultiBoxSelection
 from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization, MultiBoxSoftTarget
 from tfkd.losses.features import FeatureDistillation
 from tfkd.losses.regression import BoundedRegression
-from tfkd.types import Value
+from tfkd.schedules import Value
 
 LEVELS = ("P3", "P4", "P5")
 RETINA_NET = {"soft": 0.25, "confidence": 1.0, "bounded": 0.1, "localization": 0.25}

@@ -12,7 +12,7 @@ from tfkd.losses.detection.selection import Matching, MultiBoxSelection
 from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization, MultiBoxSoftTarget
 from tfkd.losses.features import FeatureDistillation
 from tfkd.losses.regression import BoundedRegression
-from tfkd.types import Value
+from tfkd.schedules import Value
 
 # (weights of the terms, temperature, weight of the background in the soft targets)
 PRESETS = {

@@ -17,7 +17,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.base import Shared, register
-from tfkd.types import Tensor
+from tfkd.types import Structure, Tensor
 
 # {"boxes": ..., "classes": ...}: what a user labels, and what a model returns.
 Objects: TypeAlias = Mapping[str, Tensor]
@@ -82,7 +82,7 @@ class MultiBoxSelection:
         matcher: Matching | None,
         negative_ratio: float | None = 3.0,
         min_negatives: int = 0,
-        teacher_boxes: Callable[[Objects, Outputs], Objects] | None = None,
+        teacher_boxes: Callable[[Objects, Any], Objects] | None = None,
         scores: str = "softmax",
         boxes: str = "boxes",
         classes: str = "classes",
@@ -103,7 +103,7 @@ class MultiBoxSelection:
         self.classes = checks.instance("classes", classes, str, "a name of an output")
 
     def once(
-        self, shared: Shared | None, y: Objects | None, student: Outputs, teacher: Outputs | None
+        self, shared: Shared | None, y: Objects | None, student: Outputs, teacher: Structure | None
     ) -> Selected:
         """The selection of this step: computed by the first loss that asks."""
         if shared is None:
@@ -112,7 +112,7 @@ class MultiBoxSelection:
         return shared.once(_key(self), lambda: self(y, student, teacher))
 
     def __call__(
-        self, y: Objects | None, student: Outputs, teacher: Outputs | None = None
+        self, y: Objects | None, student: Outputs, teacher: Structure | None = None
     ) -> Selected:
         """Chooses the priors of a batch.
 

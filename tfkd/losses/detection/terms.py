@@ -20,8 +20,7 @@ from tfkd.losses.base import (
     register,
 )
 from tfkd.losses.detection.selection import MultiBoxSelection, Outputs, Selected
-from tfkd.schedules import deserialize, serialize
-from tfkd.types import Value
+from tfkd.schedules import Value, deserialize, serialize
 
 
 class MultiBoxTerm(ElementwiseLoss):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from tfkd.text_tables import aligned
+from tfkd.results import Grid, Result
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerChoice:
+class LayerChoice(Result):
     """Which units of a model stay and which go: what `choose_layers` returns.
 
     `cut_layers(model, drop=choice)` cuts it, and so does `keep=choice`: both leave
-    blocks alone that belong to no unit. `print(choice.explain())` says why.
+    blocks alone that belong to no unit. `print(choice)` says why.
 
     Attributes:
         keep: units that stay, in the order of the data.
@@ -38,17 +38,13 @@ class LayerChoice:
             block for unit, blocks in self.units.items() if unit in gone for block in blocks
         )
 
-    def explain(self) -> str:
-        """A table: each unit, its blocks, its score, and what becomes of it."""
+    def parts(self) -> list[Grid | str]:
+        """Each unit, its blocks, its score, and what becomes of it."""
         place = {unit: f"goes, {number}." for number, unit in enumerate(self.drop, start=1)}
-        lines: list[tuple[str, ...]] = [("unit", "blocks", "score", "")]
+        rows = []
         for unit, blocks in self.units.items():
             shown = ", ".join(blocks) if len(blocks) < 4 else f"{blocks[0]} … {blocks[-1]}"
-            score = f"{self.scores[unit]:.4g}" if unit in self.scores else "–"
-            lines.append((unit, shown, score, place.get(unit, "stays")))
-        head = f"{len(self.keep)} of {len(self.units)} units stay, by {self.by}"
-        meaning = f"\nscore: {self.meaning}" if self.meaning else ""
-        return f"{head}.\n{aligned(lines, left=(0, 1, 3))}{meaning}"
-
-    def __str__(self) -> str:
-        return self.explain()
+            rows.append((unit, shown, self.scores.get(unit), place.get(unit, "stays")))
+        said = f"{len(self.keep)} of {len(self.units)} units stay, by {self.by}."
+        table = Grid(("unit", "blocks", "score", ""), rows, {"score": ".4g"}, left=(0, 1, 3))
+        return [said, table, *([f"score: {self.meaning}"] if self.meaning else [])]

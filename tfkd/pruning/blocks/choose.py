@@ -7,7 +7,7 @@ long, and much if it does not. This module chooses, `cut_layers` cuts.
 
 from __future__ import annotations
 
-import fnmatch
+import functools
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -16,10 +16,11 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.pruning.blocks import find, match
+from tfkd.networks import paths
+from tfkd.pruning.blocks import find
 from tfkd.pruning.blocks import scores as layer_scores
 from tfkd.pruning.blocks.choice import LayerChoice
-from tfkd.pruning.blocks.cut import checked
+from tfkd.pruning.blocks.cut import read
 from tfkd.pruning.blocks.segment import Found
 
 BY = ("position", "similarity", "damage")
@@ -37,6 +38,7 @@ def choose_layers(
     position: str = "even",
     greedy: bool = True,
     batch_size: int = 32,
+    max_examples: int | None = None,
 ) -> LayerChoice:
     """Chooses which removable blocks of a model stay, for `cut_layers`.
 
@@ -64,11 +66,10 @@ def choose_layers(
         keep: how many units stay, or which share of them (above 0 and below 1, at
             least one unit, halves up).
         by: "position", "similarity" or "damage".
-        data: for the last two: examples as the model takes them, an array (N, ...) or
-            a dict of arrays by input name; (x, y) with labels; or batches of either
-            kind, such as a `tf.data.Dataset`, which "damage" reads several times.
-            Labels are class numbers, or probabilities in the shape of the output.
-            Only "damage" uses them. A few hundred examples are usual.
+        data: for the last two: examples as the model takes them, in any form of
+            `tfkd.example_inputs`. "damage" reads them several times, and uses labels
+            where there are such: class numbers, or probabilities in the shape of the
+            output. A few hundred examples are usual.
         units: how blocks belong together. None: each removable block is a unit of its
             own; of blocks inside one another the outermost are, but a nested model
             that holds all others is entered. "layer": blocks whose names are equal up
@@ -83,6 +84,7 @@ def choose_layers(
             went up to it, a kept one's what the damage were if it had gone in place of
             the last. False: measure each unit alone, once.
         batch_size: examples at once, where `data` are arrays.
+        max_examples: read no further; None: as in `tfkd.example_inputs`.
 
     Returns:
         A `LayerChoice`, for `cut_layers(model, drop=choice)`.
@@ -97,8 +99,9 @@ def choose_layers(
         >>> from tfkd import pruning
         >>> model = tfkd.models.text_transformer(50, 2, 8, layers=4, width=16)
         >>> choice = pruning.choose_layers(model, keep=2, units="layer")
-        >>> print(choice.explain())
+        >>> print(choice)
         2 of 4 units stay, by position.
+        <BLANKLINE>
         unit    blocks                        score
         ------  ----------------------------  -----  --------
         layer1  layer1_attention, layer1_mlp      –  stays
@@ -112,9 +115,12 @@ def choose_layers(
     checks.one_of("position", position, POSITIONS)
     checks.positive_int("batch_size", batch_size)
     checks.instance("greedy", greedy, bool, "True or False")
-    found = find.find(checked(model))
+    graph = read(model)
+    found = find.find(graph)
     grouped = _units(found, units)
     count = _count(keep, len(grouped))
+    options: Any = {"batch_size": batch_size, "max_examples": max_examples}
+    reader = functools.partial(layer_scores.read, model, data, again=by == "damage", **options)
     if by == "position":
         if data is not None:
             raise checks.value_error("data", "None with by='position', which looks at none", data)
@@ -125,12 +131,10 @@ def choose_layers(
         mend = "Pass examples as the model takes them: data=x, or data=(x, y) with labels."
         raise checks.value_error("data", f"examples with by={by!r}", None, mend)
     elif by == "similarity":
-        scores = layer_scores.similarity(model, grouped, data, batch_size)
+        scores = layer_scores.similarity(graph, grouped, reader)
         drop = sorted(grouped, key=scores.__getitem__)[: len(grouped) - count]
     else:
-        drop, scores = layer_scores.damage(
-            model, grouped, len(grouped) - count, data, batch_size, greedy
-        )
+        drop, scores = layer_scores.damage(graph, grouped, len(grouped) - count, reader, greedy)
     return LayerChoice(
         keep=tuple(unit for unit in grouped if unit not in drop),
         drop=tuple(drop),
@@ -222,7 +226,7 @@ def _by_function(blocks: list[Found], unit_of: Callable[[str], Any]) -> Units:
             unit = checks.instance("units", unit, str, "a function that returns names or None")
             grouped.setdefault(unit, []).append(item)
     if not grouped:
-        mend = match.listing([item.block.name for item in blocks])
+        mend = checks.listing([item.block.name for item in blocks])
         raise checks.value_error("units", "a unit for some block", unit_of, mend)
     return _checked_apart(grouped)
 
@@ -236,11 +240,11 @@ def _by_patterns(removable: list[Found], units: Any) -> Units:
     names = [item.block.name for item in removable]
     for pattern in patterns:
         checks.instance("units", pattern, str, expected)
-        fits = [item for item in removable if fnmatch.fnmatchcase(item.block.name, pattern)]
+        fits = paths.fitting(pattern, names, inside=False)
         if not fits:
-            mend = checks.near(pattern, names) or match.listing(names)
-            raise checks.value_error("units", "a pattern that fits removable blocks", pattern, mend)
-        grouped[pattern] = fits
+            expected = "a pattern that fits removable blocks"
+            raise paths.unmatched("units", expected, pattern, names)
+        grouped[pattern] = [item for item in removable if item.block.name in fits]
     if not grouped:
         raise checks.value_error("units", "at least one pattern", units)
     place = {name: number for number, name in enumerate(names)}

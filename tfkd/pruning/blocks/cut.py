@@ -10,25 +10,28 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import tf_keras as keras
 from absl import logging
 
-from tfkd.networks import call_graph, layer_state, layer_weights
+from tfkd import checks
+from tfkd.networks import edit_config, layer_weights
 from tfkd.networks.accept import check_model
-from tfkd.networks.paths import layers_by_path
+from tfkd.networks.call_graph import CallGraph, Key, Ref, resolve
+from tfkd.networks.paths import Entry, layers_by_path
 from tfkd.pruning.blocks import find, match
 from tfkd.pruning.blocks.choice import LayerChoice
 from tfkd.pruning.blocks.segment import Block, Found, Stretch
-from tfkd.pruning.rebuilding import from_config
+from tfkd.results import Result
 
-Names = Sequence[str | int] | str | int
+Name: TypeAlias = Entry | int
+Names: TypeAlias = Name | Iterable[Name]
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class Cut(Result):
     """What `cut_layers` did.
 
     Attributes:
@@ -47,14 +50,15 @@ class Cut:
     params_before: int
     params_after: int
 
-    def __str__(self) -> str:
+    def parts(self) -> list[str]:
+        """What was removed, and what was not."""
         share = 1 - self.params_after / self.params_before if self.params_before else 0.0
         lines = [
             f"Removed {', '.join(self.removed) or 'nothing'}: {len(self.layers)} layers, "
             f"parameters {self.params_before:,} → {self.params_after:,} (−{share:.1%})."
         ]
         lines += [f"Not {name}: {reason}." for name, reason in self.skipped.items()]
-        return "\n".join(lines)
+        return ["\n".join(lines)]
 
 
 def find_blocks(model: keras.Model) -> tuple[Block, ...]:
@@ -86,7 +90,7 @@ def find_blocks(model: keras.Model) -> tuple[Block, ...]:
         >>> blocks[2].name, blocks[2].reason[:56]
         ('stage2_block1', "its shortcut passes through 'stage2_block1_0_conv', 'sta")
     """
-    return tuple(item.block for item in find.find(checked(model)))
+    return tuple(item.block for item in find.find(read(model)))
 
 
 def cut_layers(
@@ -106,7 +110,8 @@ def cut_layers(
         model: a built functional or Sequential model.
         keep: the blocks that stay; all other removable ones go, but for those
             inside or around one that stays. Names or indices of `find_blocks`,
-            or patterns such as "stage1_*". An empty list removes all. Or what
+            patterns such as "stage1_*", nested models or their names; one, or
+            several in a list. An empty list removes all. Or what
             `choose_layers` chose; `drop` with the same is no different.
         drop: the blocks that go, in the same way. A pattern leaves blocks out
             that can't be removed; a name or index of one is an error. Where no
@@ -136,22 +141,23 @@ def cut_layers(
         >>> small.get_layer("logits").output_shape
         (None, 10)
     """
-    found = find.find(checked(model))
+    graph = read(model)
+    found = find.find(graph)
     if (keep is None) == (drop is None):
         raise ValueError(
             "`keep`, `drop`: expected exactly one of the two, received "
             f"{'neither' if keep is None else 'both'}. Say which blocks stay, or which go: "
-            f"{match.listing([f.block.name for f in found if f.block.removable])}"
+            f"{checks.listing([f.block.name for f in found if f.block.removable])}"
         )
     skipped: dict[str, str] = {}
     choice = keep if drop is None else drop
     if isinstance(choice, LayerChoice):
         chosen = match.of_choice("keep" if drop is None else "drop", choice, found)
     elif drop is None:
-        chosen = match.other_than(match.entries("keep", keep), found)
+        chosen = match.other_than(match.entries("keep", keep), found, model)
     else:
-        chosen = match.dropped(match.entries("drop", drop), found, model, skipped)
-    made = without(model, [stretch for item in chosen for stretch in item.stretches])
+        chosen = match.dropped(match.entries("drop", drop), found, graph, skipped)
+    made = without(graph, [stretch for item in chosen for stretch in item.stretches])
     layer_weights.check_finite("model", made)
     removed = tuple(item.block.name for item in chosen)
     left = layers_by_path(made)
@@ -169,11 +175,12 @@ def cut_layers(
     return (made, report) if return_report else made
 
 
-def checked(model: Any) -> keras.Model:
-    """Accepts a model whose blocks can be found and cut."""
+def read(model: Any) -> CallGraph:
+    """The graph of a model whose blocks can be found and cut; raises for another."""
     check_model("model", model)
-    call_graph.refuse_ties(model)
-    return model
+    graph = CallGraph(model)
+    edit_config.refuse_ties(graph)
+    return graph
 
 
 def _is_cut(item: Found, chosen: Sequence[Found]) -> bool:
@@ -181,30 +188,27 @@ def _is_cut(item: Found, chosen: Sequence[Found]) -> bool:
     return all(any(cut.holds(stretch) for cut in cuts) for stretch in item.stretches)
 
 
-def without(model: keras.Model, stretches: Sequence[Stretch]) -> keras.Model:
+def without(graph: CallGraph, stretches: Sequence[Stretch]) -> keras.Model:
     """Makes the model without these stretches, with the weights of the rest."""
-    models = call_graph.wirings(model)
-    moved: dict[str, dict[call_graph.Ref, call_graph.Ref]] = {}
-    gone: dict[str, set[call_graph.Key]] = {}
+    levels = graph.levels()
+    moved: dict[str, dict[Ref, Ref]] = {}
+    gone: dict[str, set[Key]] = {}
     for stretch in _outermost(stretches):
         moved.setdefault(stretch.prefix, {})[stretch.target] = stretch.source
         gone.setdefault(stretch.prefix, set()).update(stretch.calls)
     for prefix, wires in moved.items():
-        graph = models[prefix]
-        for ref in graph.outputs:
-            end = call_graph.resolve(ref, wires)
-            if end != ref and graph.is_input(end[:2]):
+        for ref in levels[prefix].outputs:
+            end = resolve(ref, wires)
+            if end != ref and levels[prefix].maker(end).is_input:
+                name = prefix[:-1] or graph.model.name
                 raise ValueError(
                     "`keep`, `drop`: expected some layers to stay, received a choice that leaves "
-                    f"nothing between the input and the output of {prefix[:-1] or model.name!r}. "
+                    f"nothing between the input and the output of {name!r}. "
                     "Keep a block of it."
                 )
-    whole = layer_state.complete(model.get_config(), model)
-    config = call_graph.cut_config(whole, "", models, moved, gone)
-    with keras.utils.custom_object_scope(call_graph.own_objects(model)):
-        made = from_config(model, config)
-    call_graph.copy_weights(model, made)
-    return made
+    return edit_config.rebuild(
+        graph, lambda config: edit_config.without_calls(config, graph, moved, gone)
+    )
 
 
 def _outermost(stretches: Sequence[Stretch]) -> list[Stretch]:

@@ -9,8 +9,7 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd.networks.accept import is_network
-from tfkd.networks.call_graph import Call, Key, Ref, Wiring, wirings
+from tfkd.networks.call_graph import Call, CallGraph, Key, Ref
 from tfkd.pruning.blocks.segment import Block, Found, Stretch, changed, problem, stretch_of, tapped
 
 _SUMS = frozenset({"__operators__.add", "math.add", "math.add_n"})
@@ -29,29 +28,25 @@ _NORMS = (
 _SEPARATORS = "_-./"
 
 
-def find(model: keras.Model) -> list[Found]:
+def find(graph: CallGraph) -> list[Found]:
     """All blocks of a checked model; outer models first, then in the order of the data."""
     found: list[Found] = []
-    for prefix, wiring in wirings(model).items():
-        blocks = [_residual(wiring, prefix, call) for call in wiring.calls.values()]
-        blocks += [
-            _nested(wiring, prefix, name)
-            for name, layer in wiring.layers.items()
-            if is_network(layer)
-        ]
-        level = [block for block in blocks if block is not None]
-        place = {key: number for number, key in enumerate(wiring.calls)}
-        level.sort(key=lambda item: place[item.stretches[0].target[:2]])
-        found += level
+    for prefix, level in graph.levels().items():
+        residual = [_residual(level, prefix, call) for call in level.calls.values()]
+        nested = [_nested(level, prefix, name) for name in level.nested]
+        blocks = [block for block in (*residual, *nested) if block is not None]
+        place = {key: number for number, key in enumerate(level.calls)}
+        blocks.sort(key=lambda item: place[item.stretches[0].target[:2]])
+        found += blocks
     return _with_unique_names(found)
 
 
-def _nested(wiring: Wiring, prefix: str, name: str) -> Found | None:
+def _nested(graph: CallGraph, prefix: str, name: str) -> Found | None:
     """A nested model, if all of its calls keep the shape."""
     found = []
-    for call in wiring.calls_of(name):
-        stretch = stretch_of(wiring, prefix, {call.key})
-        if isinstance(stretch, str) or problem(wiring, stretch):
+    for call in graph.calls_of(name):
+        stretch = stretch_of(graph, prefix, {call.key})
+        if isinstance(stretch, str) or problem(graph, stretch):
             return None
         found.append(stretch)
     path = prefix + name
@@ -59,68 +54,68 @@ def _nested(wiring: Wiring, prefix: str, name: str) -> Found | None:
     return Found(block, tuple(found), path)
 
 
-def _residual(wiring: Wiring, prefix: str, call: Call) -> Found | None:
+def _residual(graph: CallGraph, prefix: str, call: Call) -> Found | None:
     """The block that a call ends if it is a sum of branches that begin at one tensor."""
-    layer = wiring.layers[call.layer]
+    layer = call.layer
     is_sum = isinstance(layer, keras.layers.Add) or getattr(layer, "symbol", None) in _SUMS
     if not is_sum or len(call.inputs) < 2 or len(set(call.inputs)) < len(call.inputs):
         return None
-    source, reason = _shortcut(wiring, call), ""
+    source, reason = _shortcut(graph, call), ""
     if source is None:
-        source, reason = _fork(wiring, call)
+        source, reason = _fork(graph, call)
     if source is None:
         return None
-    calls = wiring.after(source) & wiring.upto(call.key)
-    tail = _tail(wiring, source, call, calls)
+    calls = graph.after(source) & graph.upto(call.key)
+    tail = _tail(graph, source, call, calls)
     target = tail[-1].outputs[0] if tail else call.outputs[0]
     stretch = Stretch(prefix, frozenset(calls | {c.key for c in tail}), source, target)
-    change, tap = changed(wiring, stretch), tapped(wiring, stretch)
+    change, tap = changed(graph, stretch), tapped(graph, stretch)
     if reason and tap:
         return None  # Branches that cross, as in NASNet, are no block.
     if reason and change:
         reason += " and" + change.removeprefix("it")
     reason = reason or change or tap
-    layers = list(dict.fromkeys(key[0] for key in wiring.calls if key in stretch.calls))
-    name = _common_name(layers, wiring.layers)
+    layers = list(dict.fromkeys(key[0] for key in graph.calls if key in stretch.calls))
+    name = _common_name(layers, graph.layers)
     block = Block(
-        name=prefix + (name or call.layer),
+        name=prefix + (name or call.name),
         layers=tuple(prefix + layer for layer in layers),
         input=prefix + source[0],
         output=prefix + target[0],
         removable=not reason,
         reason=reason,
     )
-    return Found(block, (stretch,), prefix + call.layer)
+    return Found(block, (stretch,), prefix + call.name)
 
 
-def _shortcut(wiring: Wiring, call: Call) -> Ref | None:
+def _shortcut(graph: CallGraph, call: Call) -> Ref | None:
     """The input of a sum on which all its other inputs depend."""
     for ref in call.inputs:
-        after = wiring.after(ref)
+        after = graph.after(ref)
         if all(other[:2] in after for other in call.inputs if other != ref):
             return ref
     return None
 
 
-def _fork(wiring: Wiring, call: Call) -> tuple[Ref | None, str]:
+def _fork(graph: CallGraph, call: Call) -> tuple[Ref | None, str]:
     """The last tensor on which all inputs of a sum depend, and what the shortest branch is."""
-    branches = [wiring.upto(ref[:2]) for ref in call.inputs]
+    branches = [graph.upto(ref[:2]) for ref in call.inputs]
     common = set.intersection(*branches)
-    fork = next((key for key in reversed(wiring.calls) if key in common), None)
-    if fork is None or len(wiring.calls[fork].outputs) != 1:
+    fork = next((key for key in reversed(graph.calls) if key in common), None)
+    if fork is None or len(graph.calls[fork].outputs) != 1:
         return None, ""
-    source = wiring.calls[fork].outputs[0]
-    before, after = wiring.specs[source], wiring.specs[call.outputs[0]]
+    source = graph.calls[fork].outputs[0]
+    before, after = graph.spec(source), graph.spec(call.outputs[0])
     # Token numbers that are embedded and then added up are no block.
     if len(before.shape) != len(after.shape) or before.dtype != after.dtype:
         return None, ""
     shortest = min((branch - common for branch in branches), key=len)
-    names = [repr(key[0]) for key in wiring.calls if key in shortest]
+    names = [repr(key[0]) for key in graph.calls if key in shortest]
     names = [*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else names
     return source, f"its shortcut passes through {', '.join(names)}"
 
 
-def _tail(wiring: Wiring, source: Ref, call: Call, inside: set[Key]) -> list[Call]:
+def _tail(graph: CallGraph, source: Ref, call: Call, inside: set[Key]) -> list[Call]:
     """The activation or normalization after a sum, if the shortcut left one of its kind.
 
     In ReLU(x + f(x)) with x from a ReLU the block ends after the second, which
@@ -128,29 +123,26 @@ def _tail(wiring: Wiring, source: Ref, call: Call, inside: set[Key]) -> list[Cal
     """
     behind: list[Call] = []
     ref = call.outputs[0]
-    while len(wiring.readers[ref]) == 1 and ref not in wiring.outputs:
-        reader = wiring.calls[wiring.readers[ref][0]]
-        if _kind(wiring, reader) is None:
-            break
+    while (reader := graph.only_reader(ref)) and _kind(reader) is not None:
         behind.append(reader)
         ref = reader.outputs[0]
     before: list[Call] = []
-    made = wiring.calls[source[:2]]
-    while _kind(wiring, made) is not None:
+    made = graph.maker(source)
+    while _kind(made) is not None:
         before.append(made)
-        made = wiring.calls[made.inputs[0][:2]]
+        made = graph.maker(made.inputs[0])
     # A branch that begins with a normalization of its own needs none after the sum.
-    begins = [_kind(wiring, wiring.calls[key]) for key in wiring.readers[source] if key in inside]
+    begins = [_kind(graph.calls[key]) for key in graph.readers[source] if key in inside]
     for length in range(min(len(behind), len(before)), 0, -1):
-        kinds = [_kind(wiring, c) for c in behind[:length]]
-        if kinds == [_kind(wiring, c) for c in before[:length][::-1]] and kinds[0] not in begins:
+        kinds = [_kind(c) for c in behind[:length]]
+        if kinds == [_kind(c) for c in before[:length][::-1]] and kinds[0] not in begins:
             return behind[:length]
     return []
 
 
-def _kind(wiring: Wiring, call: Call) -> Any:
+def _kind(call: Call) -> Any:
     """What an activation or normalization of one tensor is, whatever its name; else None."""
-    layer = wiring.layers[call.layer]
+    layer = call.layer
     if len(call.inputs) != 1 or len(call.outputs) != 1:
         return None
     if isinstance(layer, _NORMS):

@@ -2,63 +2,45 @@
 
 from __future__ import annotations
 
-import fnmatch
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import tf_keras as keras
-
 from tfkd import checks
-from tfkd.networks import call_graph
-from tfkd.networks.paths import layers_by_path
+from tfkd.networks import paths
+from tfkd.networks.call_graph import CallGraph
 from tfkd.pruning.blocks import segment
 from tfkd.pruning.blocks.choice import LayerChoice
 from tfkd.pruning.blocks.segment import Block, Found
 
 
-def entries(argument: str, value: Any) -> list[str | int]:
-    """`keep` or `drop` as a list; one name or index stands for a list of it."""
-    entries = [value] if isinstance(value, (str, numbers.Integral)) else value
+def entries(argument: str, value: Any) -> list[Any]:
+    """`keep` or `drop` as a list; one entry stands for a list of it."""
     expected = "names, indices or patterns of blocks"
-    if not isinstance(entries, Iterable) or isinstance(entries, (bytes, dict)):
-        raise checks.type_error(argument, expected, value)
-    found = list(entries)
-    for entry in found:
-        if not isinstance(entry, (str, numbers.Integral)) or isinstance(entry, bool):
-            raise checks.type_error(argument, expected, entry)
-    return [entry if isinstance(entry, str) else int(entry) for entry in found]
+    found = paths.entries(argument, value, (numbers.Integral,), expected)
+    return [int(entry) if isinstance(entry, numbers.Integral) else entry for entry in found]
 
 
-def listing(names: Sequence[str]) -> str:
-    """The first of some names, for the end of a message."""
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"There are: {', '.join(repr(n) for n in names[:12]) or 'none'}{more}."
-
-
-def _matching(argument: str, entry: str | int, found: Sequence[Found]) -> tuple[list[Found], bool]:
-    """The blocks that an entry names, and whether it is a pattern."""
+def _matching(argument: str, entry: Any, found: Sequence[Found], model: Any) -> list[Found]:
+    """The blocks that an entry names; a nested model stands for its blocks in `keep` alone."""
     if isinstance(entry, int):
         if not -len(found) <= entry < len(found):
             expected = f"an index into the {len(found)} blocks of find_blocks(model)"
             raise checks.value_error(argument, expected, entry)
-        return [found[entry]], False
+        return [found[entry]]
     exact = [item for item in found if item.block.name == entry]
-    if exact:
-        return exact, False
-    return [item for item in found if fnmatch.fnmatchcase(item.block.name, entry)], True
+    names = [item.block.name for item in found]
+    fits = paths.fitting(entry, names, model, inside=argument == "keep")
+    return exact or [item for item in found if item.block.name in fits]
 
 
-def _no_match(argument: str, entry: str | int, choices: Iterable[str]) -> ValueError:
-    choices = list(choices)
-    mend = checks.near(entry, choices) or listing(choices)
+def _no_match(argument: str, entry: Any, choices: Iterable[str]) -> ValueError:
     what = "blocks" if argument == "keep" else "blocks or layers"
-    return checks.value_error(
-        argument, f"the name of {what}, or a pattern that fits some", entry, mend
-    )
+    expected = f"the name of {what}, or a pattern that fits some"
+    return paths.unmatched(argument, expected, entry, choices)
 
 
-def other_than(entries: Sequence[str | int], found: Sequence[Found]) -> list[Found]:
+def other_than(entries: Sequence[Any], found: Sequence[Found], model: Any) -> list[Found]:
     """The removable blocks that no kept one shares a layer with."""
     names = [item.block.name for item in found]
     if not any(item.block.removable for item in found):
@@ -69,7 +51,7 @@ def other_than(entries: Sequence[str | int], found: Sequence[Found]) -> list[Fou
         )
     stay: list[Found] = []
     for entry in entries:
-        fits, _ = _matching("keep", entry, found)
+        fits = _matching("keep", entry, found, model)
         if not fits:
             raise _no_match("keep", entry, names)
         stay += fits
@@ -78,32 +60,33 @@ def other_than(entries: Sequence[str | int], found: Sequence[Found]) -> list[Fou
 
 
 def dropped(
-    entries: Sequence[str | int],
+    entries: Sequence[Any],
     found: Sequence[Found],
-    model: keras.Model,
+    graph: CallGraph,
     skipped: dict[str, str],
 ) -> list[Found]:
     """The blocks and layers that entries of `drop` name."""
     if not entries:
         raise checks.value_error("drop", "at least one block or layer", entries)
-    paths = list(layers_by_path(model))
+    known = list(paths.layers_by_path(graph.model))
     chosen: list[Found] = []
     named: list[str] = []
     for entry in entries:
-        fits, is_pattern = _matching("drop", entry, found)
+        fits = _matching("drop", entry, found, graph.model)
+        is_pattern = isinstance(entry, str) and entry not in [f.block.name for f in fits]
         removable = [item for item in fits if item.block.removable]
         refused = [item.block for item in fits if not item.block.removable]
-        layers = [path for path in paths if not fits and fnmatch.fnmatchcase(path, str(entry))]
+        layers = [] if fits else paths.fitting(entry, known, graph.model, inside=False)
         if fits and (not removable or (refused and not is_pattern)):
             expected = "a block that can be removed"
             reason = f"{refused[0].name!r} is none: {refused[0].reason}."
             raise checks.value_error("drop", expected, entry, reason)
         if not fits and not layers:
-            raise _no_match("drop", entry, [item.block.name for item in found] + paths)
+            raise _no_match("drop", entry, [item.block.name for item in found] + known)
         skipped.update({block.name: block.reason for block in refused})
         chosen += [item for item in removable if item not in chosen]
-        named += layers
-    return chosen + _layers(dict.fromkeys(named), model)
+        named += [p for p in layers if not any(p.startswith(f"{outer}/") for outer in layers)]
+    return chosen + _layers(dict.fromkeys(named), graph)
 
 
 def of_choice(argument: str, choice: LayerChoice, found: Sequence[Found]) -> list[Found]:
@@ -112,13 +95,13 @@ def of_choice(argument: str, choice: LayerChoice, found: Sequence[Found]) -> lis
     for name in (name for names in choice.units.values() for name in names):
         if name not in blocks:
             expected = "a choice made for this model, with its removable blocks"
-            raise checks.value_error(argument, expected, name, listing(list(blocks)))
+            raise checks.value_error(argument, expected, name, checks.near_or_all(name, blocks))
     return [blocks[name] for name in choice.dropped_blocks]
 
 
-def _layers(named: Iterable[str], model: keras.Model) -> list[Found]:
+def _layers(named: Iterable[str], graph: CallGraph) -> list[Found]:
     """Layers as something to cut: each connected part of them is one stretch."""
-    models = call_graph.wirings(model)
+    models = graph.levels()
     levels: dict[str, list[str]] = {}
     for path in named:
         # A layer's own name may hold a slash: the prefix is the longest that is a model.
@@ -126,12 +109,12 @@ def _layers(named: Iterable[str], model: keras.Model) -> list[Found]:
         levels.setdefault(prefix, []).append(path[len(prefix) :])
     found = []
     for prefix, names in levels.items():
-        graph = models[prefix]
-        keys = {call.key for name in names for call in graph.calls_of(name)}
-        for part in segment.parts(keys, graph):
-            stretch = segment.stretch_of(graph, prefix, part)
-            reason = stretch if isinstance(stretch, str) else segment.problem(graph, stretch)
-            inside = [prefix + key[0] for key in graph.calls if key in part]
+        level = models[prefix]
+        keys = {call.key for name in names for call in level.calls_of(name)}
+        for part in segment.parts(keys, level):
+            stretch = segment.stretch_of(level, prefix, part)
+            reason = stretch if isinstance(stretch, str) else segment.problem(level, stretch)
+            inside = [prefix + key[0] for key in level.calls if key in part]
             if reason:
                 shown = ", ".join(repr(path) for path in inside[:4])
                 more = f" and {len(inside) - 4} more" if len(inside) > 4 else ""

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, example_inputs
 from tfkd.losses.base import mask_of
 from tfkd.losses.heads import scores_behind
 from tfkd.losses.logits import bernoulli_kl, kl_from_logits
-from tfkd.networks import call_graph
-from tfkd.pruning.blocks.batches import Batches
+from tfkd.networks.call_graph import CallGraph, Ref
+from tfkd.networks.layer_parts import input_form
 from tfkd.pruning.blocks.cut import without
 from tfkd.pruning.blocks.segment import Found, Stretch
 from tfkd.teachers import output_kinds
 
 Grouped = Mapping[str, Sequence[Found]]
+Batches = Iterator[tuple[list[Any], Any]]
+Reader = Callable[[], Batches]  # `read` of a model and data; reads them anew
 
 
-def similarity(model: keras.Model, units: Grouped, data: Any, batch_size: int) -> dict[str, float]:
+def read(model: keras.Model, data: Any, **options: Any) -> Batches:
+    """(inputs in order, labels or None) of each batch; options of `example_inputs.batches`."""
+    inputs = example_inputs.inputs_of(model)
+    for x, y, _ in example_inputs.batches("data", data, inputs, labels=True, **options):
+        yield [tf.constant(array) for array in x.values()], y
+
+
+def similarity(graph: CallGraph, units: Grouped, reader: Reader) -> dict[str, float]:
     """Unit → Block Influence: 1 − the mean cosine between what goes in and what comes out.
 
     A unit of several stretches that lie apart, or that is called several times, has
@@ -30,7 +39,7 @@ def similarity(model: keras.Model, units: Grouped, data: Any, batch_size: int) -
     """
     runs = [run for items in units.values() for run in _runs(items)]
     owners = [unit for unit, items in units.items() for _ in _runs(items)]
-    probe = _Probe(call_graph.wirings(model), "", runs)
+    probe = _Probe(graph, "", runs)
 
     @tf.function
     def measure(inputs: list[Any]) -> list[tuple[Any, Any]]:
@@ -39,7 +48,7 @@ def similarity(model: keras.Model, units: Grouped, data: Any, batch_size: int) -
         return [_added([_cosines(before, after) for before, after in seen[run]]) for run in runs]
 
     totals = np.zeros((len(runs), 2))
-    for inputs, _ in Batches(model, data, batch_size):
+    for inputs, _ in reader():
         totals += np.asarray([[float(total), float(count)] for total, count in measure(inputs)])
     scores = dict.fromkeys(units, 0.0)
     for owner, (total, count) in zip(owners, totals, strict=True):
@@ -48,11 +57,11 @@ def similarity(model: keras.Model, units: Grouped, data: Any, batch_size: int) -
 
 
 def damage(
-    model: keras.Model, units: Grouped, drops: int, data: Any, batch_size: int, greedy: bool
+    graph: CallGraph, units: Grouped, drops: int, reader: Reader, greedy: bool
 ) -> tuple[list[str], dict[str, float]]:
     """The units to drop, in order, and unit → how much the outputs change without it."""
-    batches = Batches(model, data, batch_size, again=True)
-    kinds = _told(model, batches)
+    model = graph.model
+    kinds = _told(model, reader)
     whole = _scorer(model, kinds)
     gone: list[str] = []
     scores: dict[str, float] = {}
@@ -60,7 +69,7 @@ def damage(
         for unit in units:
             if unit not in gone:
                 cut = [s for name in (*gone, unit) for item in units[name] for s in item.stretches]
-                scores[unit] = _distance(whole, _scorer(without(model, cut), kinds), batches)
+                scores[unit] = _distance(whole, _scorer(without(graph, cut), kinds), reader)
         _finite(scores)
         if greedy and drops:
             gone.append(min((u for u in units if u not in gone), key=scores.__getitem__))
@@ -100,25 +109,21 @@ class _Probe:
     its own over the same layers; calling it leaves no trace in them.
 
     Args:
-        models: what `wiring.wirings` gave.
+        graph: of the level.
         prefix: of the level.
         runs: all stretches to look at.
     """
 
-    def __init__(
-        self, models: Mapping[str, call_graph.Wiring], prefix: str, runs: Sequence[Stretch]
-    ):
-        graph = models[prefix]
+    def __init__(self, graph: CallGraph, prefix: str, runs: Sequence[Stretch]):
         self._own = [run for run in runs if run.prefix == prefix]
-        self._inner: list[tuple[_Probe, tuple[call_graph.Ref, ...]]] = []
+        self._inner: list[tuple[_Probe, tuple[Ref, ...]]] = []
         for call in graph.calls.values():
-            inside = f"{prefix}{call.layer}/"
+            inside = f"{prefix}{call.name}/"
             if any(run.prefix.startswith(inside) for run in runs):
-                self._inner.append((_Probe(models, inside, runs), call.inputs))
+                self._inner.append((_Probe(graph.nested[call.name], inside, runs), call.inputs))
         refs = [ref for run in self._own for ref in (run.source, run.target)]
         refs += [ref for _, inputs in self._inner for ref in inputs]
         self._refs = list(dict.fromkeys(refs))
-        self._structure = graph.model._nested_inputs
         self._model = keras.Model(graph.model.inputs, [graph.tensors[ref] for ref in self._refs])
 
     def __call__(self, inputs: Sequence[Any], seen: dict[Stretch, list[tuple[Any, Any]]]) -> None:
@@ -157,15 +162,15 @@ def _added(pairs: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
 # Damage -----------------------------------------------------------------------------------
 
 
-def _told(model: keras.Model, batches: Batches) -> list[str | None]:
+def _told(model: keras.Model, reader: Reader) -> list[str | None]:
     """What each output is, logits or probabilities."""
-    inputs, _ = next(iter(batches))
+    inputs, _ = next(reader())
     found = output_kinds.look(model, lambda x: _run(model, x), output_kinds.examples(inputs))
     return output_kinds.settle("model", found, output_kinds.by_size(found))
 
 
 def _run(model: keras.Model, inputs: list[Any]) -> Any:
-    return model(tf.nest.pack_sequence_as(model._nested_inputs, inputs), training=False)
+    return model(tf.nest.pack_sequence_as(input_form(model), inputs), training=False)
 
 
 def _scorer(
@@ -191,10 +196,10 @@ def _with_classes(scores: Any) -> Any:
     return scores if len(scores.shape) > 1 else scores[:, None]
 
 
-def _distance(whole: Any, cut: Any, batches: Batches) -> float:
+def _distance(whole: Any, cut: Any, reader: Reader) -> float:
     """Mean KL of each output, or its mean rise in cross-entropy, summed over outputs."""
     totals = counts = np.zeros(1)
-    for inputs, y in batches:
+    for inputs, y in reader():
         labels = tf.nest.flatten(y)
         old, new = whole(inputs), cut(inputs)
         if len(labels) not in (1, len(old)) or (len(labels) == 1 < len(old) and y is not None):

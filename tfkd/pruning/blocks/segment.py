@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from tfkd.networks.call_graph import Key, Ref, Wiring
+from tfkd.networks.call_graph import CallGraph, Key, Ref
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Found:
         return any(a.overlaps(b) for a, b in pairs)
 
 
-def problem(wiring: Wiring, stretch: Stretch) -> str:
+def problem(graph: CallGraph, stretch: Stretch) -> str:
     """Why the readers of a stretch's output can't read its input; "" if they can."""
-    return changed(wiring, stretch) or tapped(wiring, stretch)
+    return changed(graph, stretch) or tapped(graph, stretch)
 
 
-def changed(wiring: Wiring, stretch: Stretch) -> str:
+def changed(graph: CallGraph, stretch: Stretch) -> str:
     """How what comes out differs in kind from what goes in; "" if it does not."""
-    before, after = wiring.specs[stretch.source], wiring.specs[stretch.target]
+    before, after = graph.spec(stretch.source), graph.spec(stretch.target)
     if before.shape != after.shape:
         return f"it changes the shape from {before.shape} to {after.shape}"
     if before.dtype != after.dtype:
@@ -80,35 +80,35 @@ def changed(wiring: Wiring, stretch: Stretch) -> str:
     return ""
 
 
-def tapped(wiring: Wiring, stretch: Stretch) -> str:
+def tapped(graph: CallGraph, stretch: Stretch) -> str:
     """What else reads from inside a stretch; "" if nothing does."""
     for key in stretch.calls:
-        for ref in wiring.calls[key].outputs:
+        for ref in graph.calls[key].outputs:
             if ref == stretch.target:
                 continue
-            if ref in wiring.outputs:
+            if ref in graph.outputs:
                 return f"its layer {ref[0]!r} is an output of the model"
-            for reader in wiring.readers[ref]:
+            for reader in graph.readers[ref]:
                 if reader not in stretch.calls:
                     return f"its layer {ref[0]!r} also feeds {reader[0]!r}, which is outside of it"
     return ""
 
 
-def parts(keys: set[Key], wiring: Wiring) -> list[set[Key]]:
+def parts(keys: set[Key], graph: CallGraph) -> list[set[Key]]:
     """Splits calls into those that are connected with one another, in order."""
     found: list[set[Key]] = []
-    for key in (k for k in wiring.calls if k in keys):
-        near = {ref[:2] for ref in wiring.calls[key].inputs} & keys
+    for key in (k for k in graph.calls if k in keys):
+        near = {ref[:2] for ref in graph.calls[key].inputs} & keys
         joined = [part for part in found if part & near]
         found = [part for part in found if part not in joined]
         found.append({key}.union(*joined))
     return found
 
 
-def stretch_of(wiring: Wiring, prefix: str, part: set[Key]) -> Stretch | str:
+def stretch_of(graph: CallGraph, prefix: str, part: set[Key]) -> Stretch | str:
     """The stretch that is just these connected calls, or why there is none."""
-    calls = [wiring.calls[key] for key in wiring.calls if key in part]
-    if any(wiring.is_input(call.key) for call in calls):
+    calls = [graph.calls[key] for key in graph.calls if key in part]
+    if any(call.is_input for call in calls):
         return "it is an input of the model"
     sources = [ref for call in calls for ref in call.inputs if ref[:2] not in part]
     sources = list(dict.fromkeys(sources))
@@ -116,7 +116,7 @@ def stretch_of(wiring: Wiring, prefix: str, part: set[Key]) -> Stretch | str:
         ref
         for call in calls
         for ref in call.outputs
-        if ref in wiring.outputs or any(key not in part for key in wiring.readers[ref])
+        if ref in graph.outputs or any(key not in part for key in graph.readers[ref])
     ]
     for refs, what in ((sources, "goes in"), (targets, "comes out")):
         if len(refs) != 1:

@@ -11,11 +11,11 @@ from tfkd.pruning.rules import (
     shapes,
     wrappers,
 )
-from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.channel_call import ChannelCall
 from tfkd.pruning.rules.registry import find, register_rule
 
 __all__ = [
-    "Call",
+    "ChannelCall",
     "activations",
     "applications",
     "attention",

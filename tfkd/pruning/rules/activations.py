@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.pruning.channel_ledger import Channels
-from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.channel_call import ChannelCall
 from tfkd.pruning.rules.registry import rule_for
 
 layers = keras.layers
@@ -25,7 +25,7 @@ _CHANNELWISE = ("softmax", "log_softmax")
 _LAYERS = (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.ThresholdedReLU)
 
 
-def activate(call: Call, x: Channels, function: Any) -> list[Channels]:
+def activate(call: ChannelCall, x: Channels, function: Any) -> list[Channels]:
     """The channels of f(x), for an activation function (or layer) f."""
     if x.axis is None:
         return [Channels(call.shape)]
@@ -54,17 +54,17 @@ def at_zero(function: Any) -> float:
 
 
 @rule_for(layers.Activation)
-def _activation(call: Call) -> list[Channels]:
+def _activation(call: ChannelCall) -> list[Channels]:
     return activate(call, call.input, call.layer.activation)
 
 
 @rule_for(*_LAYERS)
-def _activation_layer(call: Call) -> list[Channels]:
+def _activation_layer(call: ChannelCall) -> list[Channels]:
     return activate(call, call.input, call.layer)
 
 
 @rule_for(layers.Softmax)
-def _softmax(call: Call) -> list[Channels]:
+def _softmax(call: ChannelCall) -> list[Channels]:
     x = call.input
     axes = np.atleast_1d(call.layer.axis) % len(x.shape)
     if x.axis in axes:
@@ -73,7 +73,7 @@ def _softmax(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.PReLU)
-def _prelu(call: Call) -> list[Channels]:
+def _prelu(call: ChannelCall) -> list[Channels]:
     x = call.input
     # alpha has the shape of one example, with 1 on the shared axes.
     if x.axis is not None and call.layer.alpha.shape[x.axis - 1] == len(x.atoms) > 1:
@@ -82,7 +82,7 @@ def _prelu(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.Rescaling)
-def _rescaling(call: Call) -> list[Channels]:
+def _rescaling(call: ChannelCall) -> list[Channels]:
     scale, offset = np.asarray(call.layer.scale), np.asarray(call.layer.offset)
     if scale.size > 1 or offset.size > 1:
         return call.freeze_all(f"{call.path} has numbers of its own for each channel")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from tfkd.keras_internals import CustomScaleLayer, LayerScale, StochasticDepth
 from tfkd.pruning.channel_ledger import Channels
-from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.channel_call import ChannelCall
 from tfkd.pruning.rules.merges import combine
 from tfkd.pruning.rules.registry import rule_for
 
 
 @rule_for(LayerScale)
-def _layer_scale(call: Call) -> list[Channels]:
+def _layer_scale(call: ChannelCall) -> list[Channels]:
     x = call.input
     if x.axis is None:
         return [Channels(call.shape)]
@@ -20,11 +20,11 @@ def _layer_scale(call: Call) -> list[Channels]:
 
 
 @rule_for(StochasticDepth)
-def _stochastic_depth(call: Call) -> list[Channels]:
+def _stochastic_depth(call: ChannelCall) -> list[Channels]:
     return call.same(call.input)
 
 
 @rule_for(CustomScaleLayer)
-def _scaled_sum(call: Call) -> list[Channels]:
+def _scaled_sum(call: ChannelCall) -> list[Channels]:
     # inputs[0] + inputs[1] · scale
     return combine(call, call.inputs)

@@ -7,14 +7,14 @@ import tf_keras as keras
 
 from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.activations import activate
-from tfkd.pruning.rules.call import Call, positions
+from tfkd.pruning.rules.channel_call import ChannelCall, positions
 from tfkd.pruning.rules.registry import rule_for
 
 layers = keras.layers
 
 
 @rule_for(layers.MultiHeadAttention)
-def attention(call: Call) -> list[Channels]:
+def attention(call: ChannelCall) -> list[Channels]:
     """Width in and out may shrink; heads and their sizes stay."""
     layer = call.layer
     given = dict(zip(("query", "value", "key", "attention_mask"), call.args, strict=False))
@@ -46,7 +46,7 @@ def attention(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.EinsumDense)
-def _einsum_dense(call: Call) -> list[Channels]:
+def _einsum_dense(call: ChannelCall) -> list[Channels]:
     """Equations that sum over the last axis and make a new last one, as "abc,cd->abd"."""
     layer, x = call.layer, call.input
     left, result = layer.equation.replace(" ", "").replace("...", "0").split("->")
@@ -75,7 +75,7 @@ def _einsum_dense(call: Call) -> list[Channels]:
     return activate(call, call.output(out)[0], layer.activation)
 
 
-def _stay(call: Call) -> list[Channels]:
+def _stay(call: ChannelCall) -> list[Channels]:
     if call.layer.weights:
         call.ledger.uncounted.append(call.path)
     return call.freeze_all(f"{call.path} ({call.layer.equation}) is not a plain dense layer")

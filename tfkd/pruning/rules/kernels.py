@@ -7,7 +7,7 @@ import tf_keras as keras
 
 from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.activations import activate
-from tfkd.pruning.rules.call import Call, positions
+from tfkd.pruning.rules.channel_call import ChannelCall, positions
 from tfkd.pruning.rules.registry import rule_for
 
 layers = keras.layers
@@ -18,7 +18,7 @@ def channel_axis(layer) -> int:
     return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
 
 
-def _finish(call: Call, atoms: np.ndarray, axis: int) -> list[Channels]:
+def _finish(call: ChannelCall, atoms: np.ndarray, axis: int) -> list[Channels]:
     """Bias and activation: the end that all these layers share."""
     if call.layer.use_bias:
         call.weight("bias", 0, atoms, zeroed=True)
@@ -26,7 +26,7 @@ def _finish(call: Call, atoms: np.ndarray, axis: int) -> list[Channels]:
 
 
 @rule_for(layers.Conv1D, layers.Conv2D, layers.Conv3D)
-def _conv(call: Call) -> list[Channels]:
+def _conv(call: ChannelCall) -> list[Channels]:
     layer, x = call.layer, call.input
     axis = channel_axis(layer)
     last = len(layer.kernel.shape) - 1  # kernel: (spatial..., Cin / groups, Cout)
@@ -48,7 +48,7 @@ def _conv(call: Call) -> list[Channels]:
     return _finish(call, out, axis)
 
 
-def _tie_groups(call: Call, atoms: np.ndarray, groups: int) -> np.ndarray:
+def _tie_groups(call: ChannelCall, atoms: np.ndarray, groups: int) -> np.ndarray:
     """Ties the channels at the same offset of each group; returns the first group's."""
     table = atoms.reshape(groups, -1)
     for row in table[1:]:
@@ -59,7 +59,7 @@ def _tie_groups(call: Call, atoms: np.ndarray, groups: int) -> np.ndarray:
 
 
 @rule_for(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-def _transposed(call: Call) -> list[Channels]:
+def _transposed(call: ChannelCall) -> list[Channels]:
     axis = channel_axis(call.layer)
     last = len(call.layer.kernel.shape) - 1  # kernel: (spatial..., Cout, Cin)
     call.weight("kernel", last, call.mix(call.input, axis))
@@ -70,7 +70,7 @@ def _transposed(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
-def _depthwise(call: Call) -> list[Channels]:
+def _depthwise(call: ChannelCall) -> list[Channels]:
     axis = channel_axis(call.layer)
     kernel = call.layer.depthwise_kernel.shape  # (spatial..., Cin, multiplier)
     into = call.at(call.input, axis)
@@ -80,7 +80,7 @@ def _depthwise(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.SeparableConv1D, layers.SeparableConv2D)
-def _separable(call: Call) -> list[Channels]:
+def _separable(call: ChannelCall) -> list[Channels]:
     axis = channel_axis(call.layer)
     depthwise, pointwise = call.layer.depthwise_kernel.shape, call.layer.pointwise_kernel.shape
     into = call.mix(call.input, axis)
@@ -94,7 +94,7 @@ def _separable(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.Dense)
-def _dense(call: Call) -> list[Channels]:
+def _dense(call: ChannelCall) -> list[Channels]:
     call.weight("kernel", 0, call.mix(call.input, -1))
     out = call.filters("kernel", 1, call.layer.units)
     call.cost("kernel", positions(call.shape, -1))
@@ -103,7 +103,7 @@ def _dense(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.Embedding)
-def _embedding(call: Call) -> list[Channels]:
+def _embedding(call: ChannelCall) -> list[Channels]:
     call.freeze(call.input, f"{call.path} reads numbers of words")
     if getattr(call.layer, "sparse", False):
         return call.freeze_all(f"{call.path} is sparse")
@@ -113,7 +113,7 @@ def _embedding(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.BatchNormalization)
-def _batch_norm(call: Call) -> list[Channels]:
+def _batch_norm(call: ChannelCall) -> list[Channels]:
     layer, x = call.layer, call.input
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if x.axis is None:
@@ -134,17 +134,17 @@ def _batch_norm(call: Call) -> list[Channels]:
 
 
 @rule_for(keras.layers.experimental.SyncBatchNormalization)
-def _sync_batch_norm(call: Call) -> list[Channels]:
+def _sync_batch_norm(call: ChannelCall) -> list[Channels]:
     return _batch_norm(call)
 
 
 @rule_for(layers.Normalization)
-def _normalization(call: Call) -> list[Channels]:
+def _normalization(call: ChannelCall) -> list[Channels]:
     return call.freeze_all(f"{call.path} has numbers of its own for each channel")
 
 
 @rule_for(layers.LayerNormalization, layers.GroupNormalization, layers.UnitNormalization)
-def _over_channels(call: Call) -> list[Channels]:
+def _over_channels(call: ChannelCall) -> list[Channels]:
     axis = call.layer.axis
     axes = [axis] if isinstance(axis, int) else list(axis)
     x = call.input

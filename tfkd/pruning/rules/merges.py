@@ -8,7 +8,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd.pruning.channel_ledger import FIXED, Channels
-from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.channel_call import ChannelCall
 from tfkd.pruning.rules.registry import rule_for
 
 layers = keras.layers
@@ -20,7 +20,7 @@ def _size(x: Channels, from_end: int) -> int:
 
 
 def combine(
-    call: Call, inputs: Sequence[Channels], product: bool = False, is_sum: bool = True
+    call: ChannelCall, inputs: Sequence[Channels], product: bool = False, is_sum: bool = True
 ) -> list[Channels]:
     """The output of an elementwise layer of several inputs, with broadcasting.
 
@@ -57,7 +57,7 @@ def combine(
     return call.output(first, axis, zero)
 
 
-def concatenate(call: Call, inputs: Sequence[Channels], axis: int) -> list[Channels]:
+def concatenate(call: ChannelCall, inputs: Sequence[Channels], axis: int) -> list[Channels]:
     """The output of a concatenation along `axis`."""
     axis %= len(call.shape)
     followed = [x for x in inputs if x.axis is not None]
@@ -78,15 +78,15 @@ def concatenate(call: Call, inputs: Sequence[Channels], axis: int) -> list[Chann
 
 
 @rule_for(layers.Add, layers.Subtract, layers.Average, layers.Maximum, layers.Minimum)
-def _sum(call: Call) -> list[Channels]:
+def _sum(call: ChannelCall) -> list[Channels]:
     return combine(call, call.inputs)
 
 
 @rule_for(layers.Multiply)
-def _product(call: Call) -> list[Channels]:
+def _product(call: ChannelCall) -> list[Channels]:
     return combine(call, call.inputs, product=True, is_sum=False)
 
 
 @rule_for(layers.Concatenate)
-def _concatenate(call: Call) -> list[Channels]:
+def _concatenate(call: ChannelCall) -> list[Channels]:
     return concatenate(call, call.inputs, call.layer.axis)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfkd.keras_internals import SlicingOpLambda, TFOpLambda
 from tfkd.pruning.channel_ledger import Channels
-from tfkd.pruning.rules.call import Call, flatten
+from tfkd.pruning.rules.channel_call import ChannelCall, flatten
 from tfkd.pruning.rules.merges import combine, concatenate
 from tfkd.pruning.rules.registry import rule_for
 
@@ -43,7 +43,7 @@ _REDUCTIONS = frozenset(
 )
 
 
-def _arguments(call: Call) -> dict[str, Any]:
+def _arguments(call: ChannelCall) -> dict[str, Any]:
     """The arguments of the function by name, defaults included."""
     bound = inspect.signature(call.layer.function).bind(*call.args, **call.kwargs)
     bound.apply_defaults()
@@ -51,7 +51,7 @@ def _arguments(call: Call) -> dict[str, Any]:
 
 
 @rule_for(TFOpLambda)
-def _operation(call: Call) -> list[Channels]:
+def _operation(call: ChannelCall) -> list[Channels]:
     symbol = call.layer.symbol
     rule = _OTHERS.get(symbol)
     if symbol in _REDUCTIONS:
@@ -66,7 +66,7 @@ def _operation(call: Call) -> list[Channels]:
     return rule(call)
 
 
-def _elementwise(call: Call) -> list[Channels]:
+def _elementwise(call: ChannelCall) -> list[Channels]:
     """Ties all tensors; the result is zero if f(0, …, 0) is, or if a factor is."""
     for value in flatten((call.args, call.kwargs)):
         if not isinstance(value, Channels) and _per_channel(call, np.shape(value)):
@@ -80,13 +80,13 @@ def _elementwise(call: Call) -> list[Channels]:
     return [out[0].with_zero(False)]
 
 
-def _per_channel(call: Call, shape: tuple[int, ...]) -> bool:
+def _per_channel(call: ChannelCall, shape: tuple[int, ...]) -> bool:
     """True for a constant that is not the same at all channels."""
     axes = {x.from_end for x in call.inputs if x.axis is not None}
     return any(len(shape) >= -axis and shape[axis] > 1 for axis in axes if axis is not None)
 
 
-def _at_zero(call: Call) -> float:
+def _at_zero(call: ChannelCall) -> float:
     """The function's largest value where all tensors are zero; NaN if it can't be taken."""
     zero = lambda x: tf.zeros((1,)) if isinstance(x, Channels) else x  # noqa: E731
     args, kwargs = tf.nest.map_structure(zero, (call.args, call.kwargs))
@@ -97,13 +97,13 @@ def _at_zero(call: Call) -> float:
         return float("nan")
 
 
-def _on_images(call: Call) -> list[Channels]:
+def _on_images(call: ChannelCall) -> list[Channels]:
     if call.input.axis is not None and call.input.from_end != -1:
         return call.freeze_all(f"{call.path} works along another axis than the channels")
     return call.same(call.input)
 
 
-def _reduce(call: Call) -> list[Channels]:
+def _reduce(call: ChannelCall) -> list[Channels]:
     x, given = call.input, _arguments(call)
     if x.axis is None:
         return [Channels(call.shape)]
@@ -120,7 +120,7 @@ def _listed(axes: Any, rank: int) -> list[Any]:
     return list(range(rank)) if axes is None else list(np.atleast_1d(axes))
 
 
-def _pad(call: Call) -> list[Channels]:
+def _pad(call: ChannelCall) -> list[Channels]:
     x, given = call.input, _arguments(call)
     if x.axis is None:
         return [Channels(call.shape)]
@@ -132,11 +132,11 @@ def _pad(call: Call) -> list[Channels]:
     return [out[0].with_zero(False)] if constant else out
 
 
-def _concat(call: Call) -> list[Channels]:
+def _concat(call: ChannelCall) -> list[Channels]:
     return concatenate(call, call.inputs, int(_arguments(call)["axis"]))
 
 
-def _transpose(call: Call) -> list[Channels]:
+def _transpose(call: ChannelCall) -> list[Channels]:
     x, given = call.input, _arguments(call)
     if x.axis is None:
         return [Channels(call.shape)]
@@ -145,7 +145,7 @@ def _transpose(call: Call) -> list[Channels]:
     return [x.reshaped(call.shape, order.index(x.axis))]
 
 
-def _squeeze(call: Call) -> list[Channels]:
+def _squeeze(call: ChannelCall) -> list[Channels]:
     x = call.input
     if x.axis is None:
         return [Channels(call.shape)]
@@ -156,7 +156,7 @@ def _squeeze(call: Call) -> list[Channels]:
     return [x.reshaped(call.shape, x.axis - gone)]
 
 
-def _expand(call: Call) -> list[Channels]:
+def _expand(call: ChannelCall) -> list[Channels]:
     x = call.input
     if x.axis is None:
         return [Channels(call.shape)]
@@ -164,7 +164,7 @@ def _expand(call: Call) -> list[Channels]:
     return [x.reshaped(call.shape, x.axis + (axis <= x.axis))]
 
 
-def _reshape(call: Call) -> list[Channels]:
+def _reshape(call: ChannelCall) -> list[Channels]:
     """Only with -1 for the channels: the size in the call is then found anew."""
     x, shape = call.input, _arguments(call)["shape"]
     if x.axis is None:
@@ -199,7 +199,7 @@ _SLICE = ("start", "stop", "step")
 
 
 @rule_for(SlicingOpLambda)
-def _slice(call: Call) -> list[Channels]:
+def _slice(call: ChannelCall) -> list[Channels]:
     """Slices that leave the channels whole."""
     x = call.input
     if x.axis is None:

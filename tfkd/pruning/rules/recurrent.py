@@ -5,14 +5,14 @@ from __future__ import annotations
 import tf_keras as keras
 
 from tfkd.pruning.channel_ledger import Channels
-from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.channel_call import ChannelCall
 from tfkd.pruning.rules.registry import rule_for
 
 layers = keras.layers
 _KINDS = (layers.LSTM, layers.GRU, layers.SimpleRNN)
 
 
-def _read(call: Call, kernels: tuple[str, ...]) -> list[Channels]:
+def _read(call: ChannelCall, kernels: tuple[str, ...]) -> list[Channels]:
     call.ledger.uncounted.append(call.path)
     if len(call.inputs) != 1:
         return call.freeze_all(f"{call.path} is given states")
@@ -23,12 +23,12 @@ def _read(call: Call, kernels: tuple[str, ...]) -> list[Channels]:
 
 
 @rule_for(*_KINDS)
-def _recurrent(call: Call) -> list[Channels]:
+def _recurrent(call: ChannelCall) -> list[Channels]:
     return _read(call, ("cell.kernel",))
 
 
 @rule_for(layers.Bidirectional)
-def _bidirectional(call: Call) -> list[Channels]:
+def _bidirectional(call: ChannelCall) -> list[Channels]:
     both = (call.layer.forward_layer, call.layer.backward_layer)
     if any(type(layer) not in _KINDS for layer in both):
         call.ledger.uncounted.append(call.path)

@@ -9,9 +9,9 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.pruning.channel_ledger import Channels
-from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.channel_call import ChannelCall
 
-Rule = Callable[[Call], "list[Channels]"]
+Rule = Callable[[ChannelCall], "list[Channels]"]
 _RULES: dict[type, Rule] = {}
 
 
@@ -27,7 +27,7 @@ def register_rule(layer_class: type, rule: Rule) -> None:
         layer_class: the class. Its subclasses do **not** follow the rule: they
             may compute something else. A later rule replaces an earlier one.
         rule: `rule(call)` → list of `Channels`, one for each output; `call` is
-            a `tfkd.pruning.rules.Call`. `call.same(call.input)` is the answer of
+            a `tfkd.pruning.rules.ChannelCall`. `call.same(call.input)` is the answer of
             an elementwise layer with f(0) = 0.
 
     Raises:

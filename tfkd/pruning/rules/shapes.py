@@ -6,7 +6,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd.pruning.channel_ledger import Channels
-from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.channel_call import ChannelCall
 from tfkd.pruning.rules.kernels import channel_axis
 from tfkd.pruning.rules.registry import rule_for
 
@@ -22,12 +22,12 @@ layers = keras.layers
     layers.GaussianDropout,
     layers.ActivityRegularization,
 )
-def _identity(call: Call) -> list[Channels]:
+def _identity(call: ChannelCall) -> list[Channels]:
     return call.same(call.input)
 
 
 @rule_for(layers.Masking)
-def _masking(call: Call) -> list[Channels]:
+def _masking(call: ChannelCall) -> list[Channels]:
     # A step is masked if all its channels have the value: zeros change that of no other.
     if call.layer.mask_value != 0:
         return call.freeze_all(f"{call.path} compares all channels with a number that is not zero")
@@ -36,7 +36,7 @@ def _masking(call: Call) -> list[Channels]:
 
 # In training it adds noise, also to a dead channel; in inference it does nothing.
 @rule_for(layers.GaussianNoise)
-def _noise(call: Call) -> list[Channels]:
+def _noise(call: ChannelCall) -> list[Channels]:
     return call.same(call.input)
 
 
@@ -47,7 +47,7 @@ def _noise(call: Call) -> list[Channels]:
         for n in (1, 2, 3)
     )
 )
-def _spatial(call: Call) -> list[Channels]:
+def _spatial(call: ChannelCall) -> list[Channels]:
     x = call.input
     if x.axis is not None and x.axis != channel_axis(call.layer) % len(x.shape):
         return call.freeze_all(f"{call.path} works along another axis than the channels")
@@ -57,7 +57,7 @@ def _spatial(call: Call) -> list[Channels]:
 @rule_for(
     *(getattr(layers, f"Global{kind}Pooling{n}D") for kind in ("Max", "Average") for n in (1, 2, 3))
 )
-def _global(call: Call) -> list[Channels]:
+def _global(call: ChannelCall) -> list[Channels]:
     x = call.input
     axis = channel_axis(call.layer) % len(x.shape)
     if x.axis is None:
@@ -68,7 +68,7 @@ def _global(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.Flatten)
-def _flatten(call: Call) -> list[Channels]:
+def _flatten(call: ChannelCall) -> list[Channels]:
     x = call.input
     if x.axis is None:
         return [Channels(call.shape)]
@@ -96,7 +96,7 @@ def regular(values: np.ndarray) -> int | None:
 
 
 @rule_for(layers.Reshape)
-def _reshape(call: Call) -> list[Channels]:
+def _reshape(call: ChannelCall) -> list[Channels]:
     x = call.input
     if x.axis is None:
         return [Channels(call.shape)]
@@ -116,7 +116,7 @@ def _reshape(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.Permute)
-def _permute(call: Call) -> list[Channels]:
+def _permute(call: ChannelCall) -> list[Channels]:
     x = call.input
     if x.axis is None:
         return [Channels(call.shape)]
@@ -124,5 +124,5 @@ def _permute(call: Call) -> list[Channels]:
 
 
 @rule_for(layers.RepeatVector)
-def _repeat(call: Call) -> list[Channels]:
+def _repeat(call: ChannelCall) -> list[Channels]:
     return [call.input.reshaped(call.shape, 2)] if call.input.axis else [Channels(call.shape)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import tf_keras as keras
 
 from tfkd.pruning.channel_ledger import Channels
-from tfkd.pruning.rules.call import Call
+from tfkd.pruning.rules.channel_call import ChannelCall
 from tfkd.pruning.rules.registry import find, rule_for
 
 
-class _Inner(Call):
+class _Inner(ChannelCall):
     """A call of the layer inside a wrapper, noted under the wrapper's path.
 
     Attributes:
@@ -41,7 +41,7 @@ def _without_time(x: Channels) -> Channels:
 
 
 @rule_for(keras.layers.TimeDistributed)
-def _time_distributed(call: Call) -> list[Channels]:
+def _time_distributed(call: ChannelCall) -> list[Channels]:
     """The rule of the layer inside, at every step."""
     rule = find(call.layer.layer)
     if rule is None or len(call.inputs) != 1 or hasattr(call.layer.layer, "layers"):

@@ -17,6 +17,7 @@ import tf_keras as keras
 
 from tfkd.keras_internals import CustomScaleLayer
 from tfkd.networks.copy_layer import copy_layer
+from tfkd.networks.layer_parts import calls_anywhere
 from tfkd.networks.rebuild import Parts
 from tfkd.quantization.flattening.attention import split_attention
 
@@ -124,7 +125,7 @@ class _ScaledSum(Parts):
 
 def _adds_alike(layer: Any) -> bool:
     """Whether the sum in a layer is one that an Add makes: of two tensors of one rank."""
-    calls = [node.keras_inputs for node in layer._inbound_nodes]
+    calls = [node.keras_inputs for node in calls_anywhere(layer)]
     alike = all(len(x) == 2 and x[0].shape.rank == x[1].shape.rank for x in calls)
     return alike and layer.activity_regularizer is None
 

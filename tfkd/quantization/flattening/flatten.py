@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
 from tfkd.keras_internals import TFOpLambda
-from tfkd.networks.rebuild import Copies, Losses, finish, follow, is_network, layers_of, new_inputs
+from tfkd.networks.accept import check_model, is_network, quantized
+from tfkd.networks.call_graph import Call, CallGraph
+from tfkd.networks.layer_parts import flat_layers, inputs_in_order, with_training
+from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.flattening.decompose import Splitter
 from tfkd.quantization.flattening.hard_swish import fuse_hard
+from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
 
 HALF = ("float16", "bfloat16")
+_QUANTIZED = (FixedQuantize, QuantizedLayer, QuantizedTensor)
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,18 @@ class Flat:
     """A flat model and where its layers come from.
 
     Attributes:
-        model: a functional model without models in it, on layers of its own.
+        graph: of a functional model without models in it, on layers of its own.
         origins: name of a layer of `model` → path of the user's layer that it stands
             for, "backbone/conv1" for one in a nested model; InputLayers included.
     """
 
-    model: keras.Model
+    graph: CallGraph
     origins: dict[str, str]
+
+    @property
+    def model(self) -> keras.Model:
+        """The flat model."""
+        return self.graph.model
 
 
 def flatten(model: keras.Model) -> Flat:
@@ -76,47 +86,16 @@ def flatten(model: keras.Model) -> Flat:
         'backbone/conv'
     """
     check_model("model", model)
-    found = _find_layers(model)
+    graph = CallGraph(model)
+    found = _find_layers(graph, not model.trainable)
     _check_layers(found)
     flattener = _Flattener(found)
-    inputs = new_inputs(model)
-    outputs = flattener.enter(model, inputs, None)
-    flat = finish(model, inputs, outputs, flattener.copies, flattener.losses)
-    for layer, parts in flattener.copies.made():
-        if found[id(layer)].frozen:
-            for part in parts:
-                part.trainable = False
-    origins = {tensor.node.layer.name: tensor.node.layer.name for tensor in model.inputs}
+    flat = flattener.build(graph)
+    origins = {call.name: call.name for call in graph.calls.values() if call.is_input}
     origins.update(flattener.origins())
-    flat, origins = fuse_hard(flat, origins)
+    flat, origins = fuse_hard(CallGraph(flat), origins)
     # Losses added to the model are layers of it too, and stand for none of the user's.
-    names = [layer.name for layer in flat.layers if layer.name in origins]
-    return Flat(flat, {name: origins[name] for name in names})
-
-
-def check_model(name: str, model: Any) -> None:
-    """Raises unless `model` is a built functional or Sequential model."""
-    if not isinstance(model, keras.Model):
-        keras_3 = any(base.__module__.startswith("keras.") for base in type(model).__mro__)
-        raise checks.type_error(
-            name,
-            "a tf_keras model (Keras 2)",
-            model,
-            "tfkd.interop.from_keras3 makes one of a Keras 3 model." if keras_3 else None,
-        )
-    if hasattr(model, "student") and hasattr(model, "teacher"):
-        raise checks.value_error(name, "the network alone", model, "Pass distiller.student.")
-    if isinstance(model, keras.Sequential) and not model._graph_initialized:
-        raise ValueError(
-            f"`{name}`: expected a model whose layers are connected, received a Sequential model "
-            "without an input shape. Give it a keras.Input as its first layer."
-        )
-    if not is_network(model):
-        raise ValueError(
-            f"`{name}`: expected a functional or Sequential model, received the subclassed "
-            f"{type(model).__name__}, whose layers can't be followed. Build the same layers with "
-            "keras.Model(inputs, outputs)."
-        )
+    return Flat(flat, {name: origins[name] for name in flat.layers if name in origins})
 
 
 class _Place(NamedTuple):
@@ -128,20 +107,20 @@ class _Place(NamedTuple):
     frozen: bool
 
 
-def _find_layers(model: keras.Model) -> dict[int, _Place]:
+def _find_layers(graph: CallGraph, frozen: bool) -> dict[int, _Place]:
     """All layers and nested models by id; those further out come first."""
     found: dict[int, _Place] = {}
-    todo = [(model, "", "", not model.trainable)]
+    todo = [(graph, "", "", frozen)]
     while todo:
-        model, prefix, outer, frozen = todo.pop(0)
-        for layer in layers_of(model):
-            place = _Place(layer, prefix + layer.name, outer, frozen)
+        graph, prefix, outer, frozen = todo.pop(0)
+        for name, layer in graph.layers.items():
+            place = _Place(layer, prefix + name, outer, frozen)
             known = found.get(id(layer), place)
             # One that two models share trains if either lets it.
             found[id(layer)] = known._replace(frozen=frozen and known.frozen)
-            if is_network(layer):
+            if name in graph.nested:
                 frozen_in = frozen or not layer.trainable
-                todo.append((layer, f"{prefix}{layer.name}/", layer.name, frozen_in))
+                todo.append((graph.nested[name], f"{prefix}{name}/", name, frozen_in))
     return found
 
 
@@ -154,12 +133,14 @@ def _check_layers(found: dict[int, _Place]) -> None:
                 f"`model`: expected plain layers, received {path!r}, wrapped for pruning. Call "
                 "tfmot.sparsity.keras.strip_pruning(model) first."
             )
-        if module.startswith("tensorflow_model_optimization.") or isinstance(layer, FixedQuantize):
-            raise ValueError(
-                f"`model`: expected a float model, received one that is quantized already: "
-                f"{path!r} is a {type(layer).__name__}. Pass the model it was made from."
-            )
-        for part in layer._flatten_layers():
+        inside = [layer] if is_network(layer) else flat_layers(layer)
+        if any(
+            type(part).__module__.startswith("tensorflow_model_optimization.")
+            or isinstance(part, _QUANTIZED)
+            for part in inside
+        ):
+            raise quantized("model", path)
+        for part in inside:
             if part.compute_dtype in HALF:
                 raise ValueError(
                     f"`model`: expected layers in float32, received {path!r} in "
@@ -183,11 +164,19 @@ class _Flattener:
         for key, (layer, _, outer, _) in found.items():
             # A nested model leaves no layer, nor do its inputs.
             inner_input = isinstance(layer, keras.layers.InputLayer) and outer
-            if not is_network(layer) and not inner_input:
+            if not inner_input and not is_network(layer):
                 free = layer.name not in self._taken
                 names[key] = self.unique(layer.name if free else f"{outer}_{layer.name}")
-        self.copies = Copies(names, Splitter(self.unique))
-        self.losses = Losses()
+        self._rebuilder = Rebuilder(names, Splitter(self.unique))
+
+    def build(self, graph: CallGraph) -> keras.Model:
+        """The flat model."""
+        flat = self._rebuilder.build(graph, partial(self._visit, graph, None))
+        for layer, parts in self._rebuilder.made():
+            if self._found[id(layer)].frozen:
+                for part in parts:
+                    part.trainable = False
+        return flat
 
     def unique(self, name: str) -> str:
         """`name`, or with a number behind it if it is taken; from now on it is."""
@@ -200,45 +189,45 @@ class _Flattener:
     def origins(self) -> dict[str, str]:
         """Name of each new layer → path of the layer it stands for."""
         found = dict(self._added)
-        for layer, parts in self.copies.made():
+        for layer, parts in self._rebuilder.made():
             for part in parts:
                 found.setdefault(part.name, self._found[id(layer)].path)
         return found
 
-    def enter(self, model: keras.Model, tensors: list[Any], training: Any) -> list[Any]:
-        """One call of a model; `training` is what it was called with, None if nothing."""
+    def _visit(
+        self,
+        graph: CallGraph,
+        training: Any,
+        call: Call,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """A call in `graph`; `training` is what that was called with, None if nothing."""
+        nested = graph.nested.get(call.name)
+        if nested is not None:
+            return self._enter(nested, args, kwargs, training)
+        if training is not None:
+            args, kwargs = with_training(call.layer, training, args, kwargs)
+        return self._rebuilder.copy(call, args, kwargs)
 
-        def visit(node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if self.losses.take(node.layer, args):
-                return args[0]
-            if is_network(node.layer):
-                return self._nested(node.layer, args, kwargs, training)
-            spec = node.layer._call_spec
-            if training is not None and spec.expects_training_arg:
-                passed = spec.arg_was_passed("training", args, kwargs, inputs_in_args=True)
-                if not passed or spec.get_arg_value("training", args, kwargs, True) is None:
-                    args, kwargs = spec.set_arg_value("training", training, args, kwargs, True)
-            return self.copies.caller(node.layer)(*args, **kwargs)
-
-        return follow(model, tensors, visit)
-
-    def _nested(
-        self, model: keras.Model, args: tuple[Any, ...], kwargs: dict[str, Any], training: Any
-    ) -> list[Any]:
+    def _enter(self, graph: CallGraph, args: Any, kwargs: Any, training: Any) -> list[Any]:
+        """One call of a nested model."""
+        model = graph.model
         given = inspect.signature(model.call).bind(*args, **kwargs).arguments
-        path = self._found[id(model)].path
         if given.get("mask") is not None:
             raise ValueError(
-                f"`model`: expected nested models called without `mask`, received {path!r} with "
-                "one. Mask its input with a keras.layers.Masking instead."
+                "`model`: expected nested models called without `mask`, received "
+                f"{self._found[id(model)].path!r} with one. Mask its input with a "
+                "keras.layers.Masking instead."
             )
-        tensors = model._flatten_to_reference_inputs(given["inputs"])
+        own = training if given.get("training") is None else given["training"]
         fitted = [
             self._fit(tensor, reference, model)
-            for tensor, reference in zip(tensors, model.inputs, strict=True)
+            for tensor, reference in zip(
+                inputs_in_order(model, given["inputs"]), model.inputs, strict=True
+            )
         ]
-        own = given.get("training")
-        return self.enter(model, fitted, training if own is None else own)
+        return self._rebuilder.follow(graph, fitted, partial(self._visit, graph, own))
 
     def _fit(self, tensor: Any, reference: Any, model: keras.Model) -> Any:
         """What Keras does to a tensor that is not quite what a nested model asks for."""

@@ -16,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.keras_internals import TFOpLambda
-from tfkd.networks.rebuild import layers_of, nodes_of, rebuild_functional
+from tfkd.keras_internals import KerasTensor, TFOpLambda
+from tfkd.networks.call_graph import Call, CallGraph, Key
+from tfkd.networks.rebuild import Rebuilder
 
 layers = keras.layers
 
@@ -76,151 +77,128 @@ class _Match(NamedTuple):
     """A call that ends a chain: what the chain computes, and the calls before the last."""
 
     kind: type
-    inner: tuple[Any, ...]
+    inner: tuple[Call, ...]
 
 
-def fuse_hard(model: keras.Model, origins: dict[str, str]) -> tuple[keras.Model, dict[str, str]]:
+def fuse_hard(graph: CallGraph, origins: dict[str, str]) -> tuple[CallGraph, dict[str, str]]:
     """Returns the model with one layer for each chain that writes out a hard swish or sigmoid.
 
     A chain stays as it is if anything else reads a tensor inside it.
 
     Args:
-        model: a flat model.
+        graph: of a flat model.
         origins: name → path of its layers.
 
     Returns:
-        The new model and its origins; those given if there is no chain. The new layer has
-        the name of the last layer of its chain.
+        The graph of the new model and its origins; those given if there is no chain. The
+        new layer has the name of the last layer of its chain.
     """
-    graph = _Graph(model)
-    matches = graph.matches()
+    matches = _matches(graph)
     if not matches:
-        return model, origins
-    inner = {id(node) for match in matches.values() for node in match.inner}
-    names = _names(model, matches, inner)
-    origins = {**origins, **{names[id(n)]: origins[n.layer.name] for n in names.nodes}}
+        return graph, origins
+    inner = {call.key for match in matches.values() for call in match.inner}
+    names = _names(graph, matches, inner)
+    origins = {**origins, **{name: origins[key[0]] for key, name in names.items()}}
+    rebuilder = Rebuilder()
 
-    def replace(layer, call_number, args, kwargs, default):  # type: ignore[no-untyped-def]
-        node = graph.calls[id(layer), call_number]
-        if id(node) in inner:
+    def visit(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if call.key in inner:
             # Hands the source of the chain on to its last call.
             return _tensors((args, kwargs))[0]
-        if id(node) in matches:
-            return matches[id(node)].kind(name=names[id(node)])(_tensors((args, kwargs))[0])
-        return default(*args, **kwargs)
+        if call.key in matches:
+            return matches[call.key].kind(name=names[call.key])(_tensors((args, kwargs))[0])
+        return rebuilder.copy(call, args, kwargs)
 
-    return rebuild_functional(model, replace), origins
-
-
-class _Graph:
-    """Who makes and who reads each tensor of a flat model."""
-
-    def __init__(self, model: keras.Model) -> None:
-        self._makers: dict[int, Any] = {}
-        self._reads: Counter[int] = Counter(id(tensor) for tensor in model.outputs)
-        self.calls: dict[tuple[int, int], Any] = {}
-        numbers: Counter[int] = Counter()
-        for node in nodes_of(model):
-            self._makers.update((id(tensor), node) for tensor in tf.nest.flatten(node.outputs))
-            self._reads.update(id(tensor) for tensor in node.keras_inputs)
-            if not node.is_input:
-                self.calls[id(node.layer), numbers[id(node.layer)]] = node
-                numbers[id(node.layer)] += 1
-
-    def matches(self) -> dict[int, _Match]:
-        """The last calls of all chains, by id; those of hard swishes come first."""
-        found: dict[int, _Match] = {}
-        for find in (self._swish, self._sigmoid):
-            used = {id(node) for match in found.values() for node in match.inner}
-            for node in self.calls.values():
-                chain = None if id(node) in used or id(node) in found else find(node)
-                if chain is not None:
-                    found[id(node)] = chain
-        return found
-
-    def _only(self, tensor: Any, reads: int = 1) -> Any:
-        """The call that made a tensor, if nothing but `reads` arguments reads it; or None."""
-        return self._makers[id(tensor)] if self._reads[id(tensor)] == reads else None
-
-    def _shifted(self, node: Any) -> tuple[Any, tuple[Any, ...]] | None:
-        """x and the calls of relu6(x + 3), if that is what a call ends."""
-        if node is None or not _is_relu6(node):
-            return None
-        sum_ = self._only(node.keras_inputs[0])
-        source = None if sum_ is None else _plus_three(sum_)
-        return None if source is None else (source, (sum_, node))
-
-    def _sigmoid_of(self, node: Any) -> tuple[Any, tuple[Any, ...]] | None:
-        """x and the calls of relu6(x + 3)/6."""
-        clipped = None if node is None else _sixth(node)
-        found = None if clipped is None else self._shifted(self._only(clipped))
-        return None if found is None else (found[0], (*found[1], node))
-
-    def _sigmoid(self, node: Any) -> _Match | None:
-        found = self._sigmoid_of(node)
-        return None if found is None else _Match(HardSigmoid, found[1][:-1])
-
-    def _swish(self, node: Any) -> _Match | None:
-        """x·(relu6(x + 3)/6), or (x·relu6(x + 3))/6."""
-        for x, gate in _factors(node):
-            found = self._sigmoid_of(self._only(gate))
-            if found is not None and found[0] is x:
-                return _Match(HardSwish, found[1])
-        product = _sixth(node)
-        inner = None if product is None else self._only(product)
-        for x, gate in _factors(inner) if inner is not None else ():
-            found = self._shifted(self._only(gate))
-            if found is not None and found[0] is x:
-                return _Match(HardSwish, (*found[1], inner))
-        return None
+    return CallGraph(rebuilder.build(graph, visit)), origins
 
 
-def _names(model: keras.Model, matches: dict[int, _Match], inner: set[int]) -> _Names:
-    """Names of the new layers: that of the chain's last layer, if no other call needs it."""
-    nodes = [node for node in nodes_of(model) if id(node) not in inner]
-    calls = Counter(node.layer.name for node in nodes)
-    taken = {layer.name for layer in layers_of(model)}
-    found = _Names()
-    for node in nodes:
-        if id(node) in matches:
-            name = node.layer.name
-            if calls[name] > 1:
-                number = 1
-                while (name := f"{node.layer.name}_{number}") in taken:
-                    number += 1
-                taken.add(name)
-            found[id(node)] = name
-            found.nodes.append(node)
+def _matches(graph: CallGraph) -> dict[Key, _Match]:
+    """The last calls of all chains; those of hard swishes come first."""
+    found: dict[Key, _Match] = {}
+    for find in (_swish, _sigmoid):
+        used = {call for match in found.values() for call in match.inner}
+        for call in graph.calls.values():
+            free = not call.is_input and call not in used and call.key not in found
+            chain = find(graph, call) if free else None
+            if chain is not None:
+                found[call.key] = chain
     return found
 
 
-class _Names(dict[int, str]):
-    """id of a call → name, with the calls themselves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nodes: list[Any] = []
+def _only(graph: CallGraph, tensor: Any) -> Call | None:
+    """The call that made a tensor, if a single argument reads it; or None."""
+    ref = graph.ref(tensor)
+    return graph.maker(ref) if graph.only_reader(ref) else None
 
 
-def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "_keras_history")
+def _shifted(graph: CallGraph, call: Call | None) -> tuple[Any, tuple[Call, ...]] | None:
+    """x and the calls of relu6(x + 3), if that is what a call ends."""
+    if call is None or not _is_relu6(call):
+        return None
+    sum_ = _only(graph, call.reads[0])
+    source = None if sum_ is None else _plus_three(sum_)
+    return None if sum_ is None or source is None else (source, (sum_, call))
+
+
+def _sigmoid_of(graph: CallGraph, call: Call | None) -> tuple[Any, tuple[Call, ...]] | None:
+    """x and the calls of relu6(x + 3)/6."""
+    clipped = None if call is None else _sixth(call)
+    found = None if clipped is None else _shifted(graph, _only(graph, clipped))
+    return None if found is None or call is None else (found[0], (*found[1], call))
+
+
+def _sigmoid(graph: CallGraph, call: Call) -> _Match | None:
+    found = _sigmoid_of(graph, call)
+    return None if found is None else _Match(HardSigmoid, found[1][:-1])
+
+
+def _swish(graph: CallGraph, call: Call) -> _Match | None:
+    """x·(relu6(x + 3)/6), or (x·relu6(x + 3))/6."""
+    for x, gate in _factors(call):
+        found = _sigmoid_of(graph, _only(graph, gate))
+        if found is not None and found[0] is x:
+            return _Match(HardSwish, found[1])
+    product = _sixth(call)
+    inner = None if product is None else _only(graph, product)
+    for x, gate in _factors(inner) if inner is not None else ():
+        found = _shifted(graph, _only(graph, gate))
+        if inner is not None and found is not None and found[0] is x:
+            return _Match(HardSwish, (*found[1], inner))
+    return None
+
+
+def _names(graph: CallGraph, matches: dict[Key, _Match], inner: set[Key]) -> dict[Key, str]:
+    """Names of the new layers: that of the chain's last layer, if no other call needs it."""
+    kept = [key for key in graph.calls if key not in inner]
+    calls = Counter(name for name, _ in kept)
+    taken = set(graph.layers)
+    found = {}
+    for key in kept:
+        if key in matches:
+            plain = name = key[0]
+            number = 1
+            while calls[plain] > 1 and name in taken:
+                name, number = f"{plain}_{number}", number + 1
+            taken.add(name)
+            found[key] = name
+    return found
 
 
 def _tensors(arguments: Any) -> list[Any]:
-    return [item for item in tf.nest.flatten(arguments) if _is_tensor(item)]
+    return [item for item in tf.nest.flatten(arguments) if isinstance(item, KerasTensor)]
 
 
-def _operands(node: Any, *symbols: str) -> tuple[Any, Any] | None:
+def _operands(call: Call, *symbols: str) -> tuple[Any, Any] | None:
     """Both arguments of an operation of TensorFlow, if it is one of `symbols`."""
-    if not isinstance(node.layer, TFOpLambda) or node.layer.symbol not in symbols:
+    if not isinstance(call.layer, TFOpLambda) or call.layer.symbol not in symbols:
         return None
-    kwargs = {key: value for key, value in node.call_kwargs.items() if key != "name"}
-    operands = [*node.call_args, *kwargs.values()]
+    kwargs = {key: value for key, value in call.kwargs.items() if key != "name"}
+    operands = [*call.args, *kwargs.values()]
     return (operands[0], operands[1]) if len(operands) == 2 else None
 
 
 def _is_number(value: Any, wanted: float) -> bool:
-    if _is_tensor(value) or np.size(value) != 1:
+    if isinstance(value, KerasTensor) or np.size(value) != 1:
         return False
     return math.isclose(float(np.reshape(value, ())), wanted, rel_tol=1e-6)
 
@@ -228,30 +206,30 @@ def _is_number(value: Any, wanted: float) -> bool:
 def _with_number(operands: tuple[Any, Any] | None, number: float) -> Any:
     """The other operand, if one is `number` and the other a tensor; else None."""
     for value, tensor in (operands, operands[::-1]) if operands else ():
-        if _is_tensor(tensor) and _is_number(value, number):
+        if isinstance(tensor, KerasTensor) and _is_number(value, number):
             return tensor
     return None
 
 
-def _rescaled(node: Any, scale: float, offset: float) -> Any:
+def _rescaled(call: Call, scale: float, offset: float) -> Any:
     """The input of a Rescaling by these numbers, else None."""
-    layer = node.layer
+    layer = call.layer
     same = (
         type(layer) is layers.Rescaling
         and _is_number(layer.scale, scale)
         and (_is_number(layer.offset, offset) or layer.offset == offset == 0)
     )
-    return node.keras_inputs[0] if same else None
+    return call.reads[0] if same else None
 
 
-def _plus_three(node: Any) -> Any:
+def _plus_three(call: Call) -> Any:
     """x, if a call computes x + 3."""
-    found = _with_number(_operands(node, "__operators__.add", "math.add"), 3.0)
-    return _rescaled(node, 1.0, 3.0) if found is None else found
+    found = _with_number(_operands(call, "__operators__.add", "math.add"), 3.0)
+    return _rescaled(call, 1.0, 3.0) if found is None else found
 
 
-def _is_relu6(node: Any) -> bool:
-    layer = node.layer
+def _is_relu6(call: Call) -> bool:
+    layer = call.layer
     if isinstance(layer, TFOpLambda):
         return layer.symbol == "nn.relu6"
     if type(layer) is layers.Activation:
@@ -264,22 +242,22 @@ def _is_relu6(node: Any) -> bool:
     )
 
 
-def _sixth(node: Any) -> Any:
+def _sixth(call: Call) -> Any:
     """x, if a call computes x/6."""
-    found = _with_number(_operands(node, "math.multiply", "__operators__.mul"), 1 / 6)
+    found = _with_number(_operands(call, "math.multiply", "__operators__.mul"), 1 / 6)
     if found is None:
-        operands = _operands(node, "math.truediv", "math.divide", "__operators__.truediv")
+        operands = _operands(call, "math.truediv", "math.divide", "__operators__.truediv")
         if operands and _is_number(operands[1], 6.0):
             found = operands[0]
-    return _rescaled(node, 1 / 6, 0.0) if found is None else found
+    return _rescaled(call, 1 / 6, 0.0) if found is None else found
 
 
-def _factors(node: Any) -> list[tuple[Any, Any]]:
+def _factors(call: Call) -> list[tuple[Any, Any]]:
     """Two tensors that a call multiplies, in either order."""
-    if type(node.layer) is layers.Multiply:
-        both = tuple(node.keras_inputs)
+    if type(call.layer) is layers.Multiply:
+        both = tuple(call.reads)
     else:
-        both = _operands(node, "math.multiply", "__operators__.mul") or ()
+        both = _operands(call, "math.multiply", "__operators__.mul") or ()
     if len(both) != 2 or len(_tensors(both)) != 2:
         return []
     return [both, both[::-1]]

@@ -12,7 +12,7 @@ from tfkd.interop.configs import Missing
 from tfkd.keras_internals import KerasTensor, TFOpLambda
 
 
-class Call(NamedTuple):
+class Keras3Call(NamedTuple):
     """One call of an operation.
 
     Attributes:

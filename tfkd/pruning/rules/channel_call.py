@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfkd.pruning.channel_ledger import FIXED, Channels, Ledger
 
 
-class Call:
+class ChannelCall:
     """One call of a layer in the traced model.
 
     A rule reads the inputs, notes which axis of which weight belongs to which

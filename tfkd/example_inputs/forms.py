@@ -1,0 +1,110 @@
+"""The forms of data: what is one batch, what are batches, and where reading ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.example_inputs.nests import FORMS, is_array, leaves
+
+ENDLESS = 1000
+_CHUNK = 256
+
+
+class Batch(NamedTuple):
+    """Examples with their labels and weights, or None for these."""
+
+    x: Any
+    y: Any = None
+    sample_weight: Any = None
+
+
+def split(name: str, batch: Any, count: int | None) -> Batch:
+    """One batch as inputs, labels and weights; the rule for tuples is that of this module.
+
+    Args:
+        count: inputs of the model; None: not known.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    if not isinstance(batch, (tuple, list)) or (isinstance(batch, list) and count is None):
+        return Batch(batch)
+    if count is not None and count > 1 and batch and is_array(batch[0]):
+        return Batch(batch)
+    if not 1 <= len(batch) <= 3:
+        raise checks.value_error(name, "x, (x, y) or (x, y, sample_weight)", batch)
+    return Batch(*map(_plain, batch))
+
+
+def _plain(value: Any) -> Any:
+    """A list of numbers or texts as an array; anything else as it is."""
+    listed = isinstance(value, list) and value and not any(map(is_array, leaves(value)))
+    return np.asarray(value) if listed else value
+
+
+def is_batch(data: Any, count: int | None) -> bool:
+    """True for examples, with labels or without; False for batches of them."""
+    if is_array(data) or isinstance(data, (Mapping, Batch)):
+        return True
+    if not isinstance(data, (tuple, list)) or not data:
+        return False
+    if isinstance(data, list):
+        return all(map(is_array, data)) and (count is None or len(data) == count > 1)
+    if count == 1 and isinstance(data[0], (tuple, list)):
+        return False
+    return len(data) in (1, 2, 3, count) and is_batch(data[0], count)
+
+
+def opened(name: str, data: Any, part: str, prepared: bool) -> Any:
+    """Data that are examples or an iterable of batches; sets of `tfkd.data` become such."""
+    if is_array(data) or isinstance(data, Mapping):
+        return data
+    if hasattr(data, "x_train") and hasattr(data, "x_test"):
+        x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}", None)
+        if not prepared or not hasattr(data, "preprocess"):
+            return Batch(x, y)
+        chunks = (slice(start, start + _CHUNK) for start in range(0, len(x), _CHUNK))
+        return (Batch(data.preprocess(x[c]), None if y is None else y[c]) for c in chunks)
+    # A PyDataset of Keras 3 has a length and items alone.
+    readable = isinstance(data, Iterable) or hasattr(data, "__getitem__")
+    if isinstance(data, (str, bytes)) or not readable or _plain(data) is not data:
+        raise checks.type_error(name, FORMS, data)
+    return data
+
+
+def limit_of(
+    name: str, data: Any, max_examples: int | None, again: bool, whole: bool
+) -> int | None:
+    """How many examples are read of an iterable of batches; None: all."""
+    once = isinstance(data, Iterator)
+    if again and once:
+        mend = "Pass arrays, a list of batches or a tf.data.Dataset."
+        raise checks.type_error(name, "batches that can be read again", data, mend)
+    cardinality = getattr(data, "cardinality", None)
+    endless = callable(cardinality) and int(cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
+    if endless and whole:
+        mend = "Use `.take(n)` on the data set."
+        raise checks.value_error(name, "batches that come to an end", data, mend)
+    if max_examples is None and not whole and (endless or once):
+        return ENDLESS
+    return max_examples
+
+
+def elements(source: Any) -> Iterable[Any]:
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):  # a Keras Sequence too
+        return (source[index] for index in range(len(source)))
+    return source
+
+
+def in_order(name: str, data: Any) -> None:
+    """Refuses a `tf.data.Dataset` that shuffles: results belong to examples by their place."""
+    todo = [data] if hasattr(data, "_inputs") else []
+    while todo:
+        one = todo.pop()
+        if "Shuffle" in type(one).__name__:
+            mend = "Results belong to examples by their place: pass it without `.shuffle`."
+            raise checks.value_error(name, "examples in an order that stays", data, mend)
+        todo += one._inputs()

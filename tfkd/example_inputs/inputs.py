@@ -1,0 +1,111 @@
+"""What the inputs of a model or file are, and whether arrays fit them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.example_inputs.nests import is_array
+
+
+class Input(NamedTuple):
+    """One input of a model or file: name, shape of one example (-1: open), dtype.
+
+    A quantized input takes real numbers, or codes of its dtype.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    quantized: bool = False
+
+    @classmethod
+    def of(cls, name: str, spec: Any) -> Input:
+        """From a tensor, or the spec of one, whose first axis is the batch."""
+        shape = tuple(-1 if size is None else size for size in spec.shape[1:])
+        return cls(name, shape, np.dtype(spec.dtype.as_numpy_dtype))
+
+
+def inputs_of(model: Any) -> tuple[Input, ...]:
+    """What a Keras model takes; () if it does not say, as a subclassed one."""
+    names, tensors = getattr(model, "input_names", None), getattr(model, "inputs", None)
+    return tuple(map(Input.of, names, tensors)) if names and tensors else ()
+
+
+def packed(model: Any, x: Any) -> Any:
+    """Inputs by name in the structure in which the model takes them."""
+    if not inputs_of(model):
+        return x
+    import tensorflow as tf
+
+    return tf.nest.pack_sequence_as(model.input, list(x.values()))
+
+
+def by_name(name: str, x: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
+    """The inputs of one batch as {input name: array}."""
+    names = [spec.name for spec in inputs]
+    if isinstance(x, (tuple, list)):
+        if len(x) != len(names):
+            expected = f"{len(names)} arrays in each batch, one for each of the inputs {names}"
+            raise checks.value_error(name, expected, len(x))
+        return dict(zip(names, x, strict=True))
+    if not isinstance(x, Mapping):
+        if len(names) > 1:
+            raise checks.type_error(name, f"a dict of arrays with the inputs {names}", x)
+        return {names[0]: x}
+    if set(x) != set(names):
+        # Names in files are identifiers; those of layers may hold other signs.
+        plain = {re.sub(r"\W", "_", str(key)): value for key, value in x.items()}
+        if set(plain) == set(names) and len(plain) == len(x):
+            return plain
+        others = [key for key in x if key not in names]
+        mend = checks.near(others[0], names) if others else None
+        raise checks.value_error(name, f"the inputs {names}", sorted(map(str, x)), mend)
+    return x
+
+
+def checked_array(name: str, value: Any, spec: Input, strict: bool) -> np.ndarray:
+    """Checks one array against one input."""
+    if not is_array(value):
+        raise checks.type_error(name, f"an array for input {spec.name!r}", value)
+    value = np.asarray(value)
+    fits = value.ndim == len(spec.shape) + 1 and all(
+        want in (-1, got) for want, got in zip(spec.shape, value.shape[1:], strict=True)
+    )
+    if not fits:
+        shown = ", ".join(["batch", *("any" if size < 0 else str(size) for size in spec.shape)])
+        mend = None
+        if value.shape == spec.shape:
+            mend = "One example? Add the batch axis: `x[None]`, or `.batch(32)` to a data set."
+        expected = f"examples of shape ({shown}) for input {spec.name!r}"
+        raise checks.value_error(name, expected, value, mend)
+    return _of_type(name, value, spec, strict)
+
+
+def _of_type(name: str, value: np.ndarray, spec: Input, strict: bool) -> np.ndarray:
+    wanted, kind = spec.dtype.kind, value.dtype.kind
+    if spec.quantized:
+        if kind == "f" or value.dtype == spec.dtype:
+            return value
+    elif wanted in "iub" and kind in "iu":
+        made = value.astype(spec.dtype, copy=False)
+        if wanted != "b" and made is not value and (made != value).any():
+            raise checks.value_error(name, f"values of {spec.dtype} for {spec.name!r}", value)
+        return made
+    elif kind == wanted or wanted not in "fiub" or (not strict and kind in "fiub"):
+        return value.astype(spec.dtype, copy=False)
+    if wanted in "iub" and not spec.quantized:
+        raise checks.type_error(name, f"integers ({spec.dtype}) for input {spec.name!r}", value)
+    mend = "Scale the images as the model was trained: `dataset.preprocess(images)`."
+    raise checks.type_error(name, f"float values for input {spec.name!r}", value, mend)
+
+
+def check_finite(name: str, value: np.ndarray, first: int) -> None:
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        bad = first + int(np.argmin(np.isfinite(value).reshape(len(value), -1).all(1)))
+        mend = f"Example {bad} holds NaN or infinity."
+        raise checks.value_error(name, "finite values", value, mend)

@@ -1,0 +1,54 @@
+"""Nests: arrays in dicts, lists and tuples. `tf.nest` without TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tfkd import checks
+
+FORMS = "an array (N, ...), a dict or list of arrays, (x, y), or batches of these"
+
+
+def is_array(value: Any) -> bool:
+    """True for arrays and tensors of any library."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def leaves(x: Any) -> Iterator[Any]:
+    """The arrays of a nest of dicts, lists and tuples."""
+    if isinstance(x, Mapping):
+        x = list(x.values())
+    if isinstance(x, (list, tuple)):
+        for one in x:
+            yield from leaves(one)
+    elif x is not None:
+        yield x
+
+
+def mapped(function: Callable[..., Any], *nests: Any) -> Any:
+    """Applies a function to the arrays of nests of one structure; None stays None."""
+    first = nests[0]
+    if isinstance(first, Mapping):
+        return {key: mapped(function, *(nest[key] for nest in nests)) for key in first}
+    if isinstance(first, (list, tuple)):
+        made = [mapped(function, *parts) for parts in zip(*nests, strict=True)]
+        return type(first)(*made) if hasattr(first, "_fields") else type(first)(made)
+    return None if first is None else function(*nests)
+
+
+def take(x: Any, rows: Any) -> Any:
+    """Some of the examples of a nest, by index or slice."""
+    return mapped(lambda array: array[rows], x)
+
+
+def length(name: str, x: Any) -> int:
+    """How many examples the arrays of a nest hold; raises unless all hold as many."""
+    found = list(leaves(x))
+    if not found or not all(is_array(leaf) and len(leaf.shape) for leaf in found):
+        wrong = next((leaf for leaf in found if not is_array(leaf) or not len(leaf.shape)), x)
+        raise checks.type_error(name, FORMS, wrong, "Of a data set pass batches: `.batch(32)`.")
+    counts = [int(leaf.shape[0]) for leaf in found]
+    if len(set(counts)) > 1:
+        raise checks.value_error(name, "as many examples for each input and label", counts)
+    return counts[0]

@@ -1,0 +1,195 @@
+"""Reads data in any form, batch by batch or whole, checked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.example_inputs.forms import Batch, elements, is_batch, limit_of, opened, split
+from tfkd.example_inputs.inputs import Input, by_name, check_finite, checked_array
+from tfkd.example_inputs.nests import FORMS, leaves, length, mapped, take
+
+
+def batches(
+    name: str,
+    data: Any,
+    inputs: Sequence[Input] = (),
+    *,
+    batch_size: int | None = None,
+    max_examples: int | None = None,
+    labels: bool = False,
+    part: str = "train",
+    strict: bool = True,
+    finite: bool = True,
+    again: bool = False,
+    whole: bool = False,
+    convert: Callable[[Any], Any] | None = None,
+) -> Iterator[Batch]:
+    """Reads data batch by batch, checked.
+
+    Args:
+        name: the argument, for errors.
+        data: in a form of this module.
+        inputs: what the model takes; (): not known, and x stays as it is given.
+        batch_size: examples a batch, where data are arrays; None: all in one.
+        max_examples: as this module says.
+        labels: whether labels and weights are wanted; else they are not even looked at.
+        part: of a data set of `tfkd.data`: "train" or "test".
+        strict: refuse integers for a float input, which images without scaling are.
+        finite: refuse NaN and infinity.
+        again: data must be such that can be read more than once.
+        whole: all examples are wanted, so that an endless data set is an error.
+        convert: applied to each array of x before it is checked.
+
+    Returns:
+        Batches; x is {input name: array of its dtype} where `inputs` are known.
+
+    Raises:
+        TypeError: if values are of the wrong kind.
+        ValueError: if there is no example, a name or shape is wrong, or a value is NaN
+            or infinite.
+    """
+    count = len(inputs) or None
+    if max_examples is not None:
+        checks.positive_int("max_examples", max_examples)
+    check = functools.partial(_checked, name, inputs, labels, strict, finite, convert)
+    source = opened(name, data, part, bool(inputs) and inputs[0].dtype.kind == "f")
+    if is_batch(source, count):
+        found = check(split(name, source, count), 0)
+        total = len(next(leaves(found.x)))
+        end = min(total, max_examples or total)
+        step = batch_size or end
+        if total and step >= total == end:
+            return iter((found,))
+        parts = (take(found, slice(a, min(a + step, end))) for a in range(0, end, step or 1))
+        return _read(name, parts)
+    limit = limit_of(name, data, max_examples, again, whole)
+    return _read(name, (split(name, one, count) for one in elements(source)), check, limit)
+
+
+def collect(name: str, data: Any, inputs: Sequence[Input], **options: Any) -> dict[str, np.ndarray]:
+    """All inputs in one checked array each: {input name: (N, ...)}.
+
+    Args:
+        name, data, inputs, options: as for `batches`.
+    """
+    parts = [batch.x for batch in batches(name, data, inputs, **options)]
+    return parts[0] if len(parts) == 1 else _joined(parts, False, name)
+
+
+def arrays(
+    name: str,
+    data: Any,
+    count: int | None = None,
+    *,
+    labels: bool = True,
+    pairs: bool = True,
+    stack: bool = False,
+    part: str = "train",
+    prepared: bool = False,
+) -> Batch:
+    """All examples with labels and weights, in their own structure; no model checks them.
+
+    Arrays that are given as such are passed on unread, memory maps too.
+
+    Args:
+        name, data, part: as for `batches`.
+        count: inputs of the model, if known.
+        labels: False: drop labels and weights, unread.
+        pairs: whether a tuple is (x, y) where `count` is not known, or else the inputs.
+        stack: what a data set holds are single examples, not batches.
+        prepared: pass the images of a data set of `tfkd.data` through its `preprocess`.
+
+    Raises:
+        TypeError, ValueError: if there is no array or no example, lengths differ, or a
+            data set has no end.
+    """
+    source = opened(name, data, part, prepared)
+    if not pairs and count is None and type(source) is tuple:
+        found = Batch(source)
+    elif is_batch(source, count) or (count is None and isinstance(source, tuple)):
+        found = split(name, source, count)
+    else:
+        limit_of(name, data, None, again=False, whole=True)
+        batches = (split(name, element, count) for element in elements(source))
+        parts = [batch if labels else Batch(batch.x) for batch in batches]
+        if not parts or (not stack and not sum(length(name, part) for part in parts)):
+            raise checks.value_error(name, "at least one example", data)
+        found = _joined(parts, stack, name)
+    if not labels:
+        found = Batch(found.x)
+    if not length(name, found):
+        raise checks.value_error(name, "at least one example", next(leaves(found.x)))
+    return found
+
+
+def to_verify(verify: Any, inputs: Sequence[Input], **options: Any) -> Any:
+    """What `verify` says: True, False, or examples of the inputs, {input name: (N, ...)}."""
+    if isinstance(verify, (bool, np.bool_)):
+        return bool(verify)
+    if verify is None or isinstance(verify, (str, bytes)):
+        raise checks.type_error("verify", f"True, False, or examples: {FORMS}", verify)
+    return collect("verify", verify, inputs, part="test", **options)
+
+
+def _read(
+    name: str, source: Iterable[Batch], check: Any = None, limit: int | None = None
+) -> Iterator[Batch]:
+    seen = 0
+    for batch in source:
+        batch = batch if check is None else check(batch, seen)
+        size = len(next(leaves(batch.x)))
+        if limit is not None and seen + size > limit:
+            batch = take(batch, slice(limit - seen))
+        if size:
+            yield batch
+        seen += size
+        if limit is not None and seen >= limit:
+            return
+    if not seen:
+        raise checks.value_error(name, "at least one example", "none")
+
+
+def _joined(parts: Sequence[Any], stack: bool, name: str) -> Any:
+    join = np.stack if stack else np.concatenate
+    try:
+        return mapped(lambda *arrays: join([np.asarray(array) for array in arrays]), *parts)
+    except ValueError as error:
+        mend = f"NumPy says: {error}. Pad them"
+        mend += "; batches are made here (no `.batch`)." if stack else ", or batch them."
+        raise checks.value_error(name, "examples of one shape", parts[0], mend) from error
+
+
+def _checked(
+    name: str,
+    inputs: Sequence[Input],
+    labels: bool,
+    strict: bool,
+    finite: bool,
+    convert: Callable[[Any], Any] | None,
+    batch: Batch,
+    first: int,
+) -> Batch:
+    """A batch with its arrays checked; `first` is the number of its first example."""
+    if convert is not None:
+        batch = batch._replace(x=mapped(convert, batch.x))
+    if not inputs:
+        x = mapped(np.asarray, batch.x)
+        for leaf in leaves(x) if finite else ():
+            check_finite(name, leaf, first)
+    else:
+        given = by_name(name, batch.x, inputs)
+        x = {spec.name: checked_array(name, given[spec.name], spec, strict) for spec in inputs}
+        for spec in inputs:
+            if finite or (spec.quantized and x[spec.name].dtype.kind == "f"):
+                check_finite(name, x[spec.name], first)
+    size = length(name, x)
+    others = mapped(np.asarray, batch[1:]) if labels else ()
+    for leaf in leaves(others):
+        if not leaf.ndim or len(leaf) != size:
+            raise checks.value_error(name, f"a label for each of {size} examples", leaf)
+    return Batch(x, *others)

@@ -1,0 +1,216 @@
+"""A model built again from its config, with calls left out or sizes changed, and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd.keras_internals import SafeModeScope
+from tfkd.networks import layer_state
+from tfkd.networks.accept import is_network
+from tfkd.networks.call_graph import CallGraph, Key, Ref, first_number, resolve
+from tfkd.networks.layer_parts import held_objects
+
+Config = dict[str, Any]
+_APPLICATIONS = "tf_keras.src.applications."
+
+
+def rebuild(
+    graph: CallGraph, edit: Callable[[Config], Config], change: Callable[[Any], Any] | None = None
+) -> keras.Model:
+    """Makes a model again from its config, edited.
+
+    Args:
+        graph: of the model; it is not changed.
+        edit: the complete config of the model → that of the new one.
+        change: weight of the model → the value that its copy gets; None: the same.
+
+    Returns:
+        A model of the same class, with the same layer names, sharing nothing.
+
+    Raises:
+        ValueError: if a layer belongs to two models, or the model can't be built from a config.
+    """
+    refuse_ties(graph)
+    made = from_config(graph.model, edit(complete_config(graph.model)))
+    for before, after in pairs(graph.model, made):
+        layer_state.copy(before, after, change)
+    return made
+
+
+def complete_config(model: keras.Model) -> Config:
+    """The config of a model, to be edited; with what its layers learned.
+
+    Raises:
+        ValueError: if it can't be made, or does not list the layers.
+    """
+    try:
+        config = layer_state.complete(model.get_config(), model)
+    except (NotImplementedError, ValueError, TypeError) as error:
+        raise _not_built_again(model, error) from error
+    return _listing(config, model)
+
+
+def _listing(config: Config, model: keras.Model) -> Config:
+    if "layers" not in config:
+        raise ValueError(
+            f"`model`: expected a model whose get_config lists its layers, received the "
+            f"{type(model).__name__} {model.name!r}, which has a config of its own. Pass "
+            "keras.Model(model.inputs, model.outputs), or nest that in its place."
+        )
+    return config
+
+
+def from_config(model: keras.Model, config: Config) -> keras.Model:
+    """A new model of the class of `model` from a config, with the classes that its layers hold.
+
+    Raises:
+        ValueError: if Keras can't build it.
+    """
+    # Keras does not register the layers that its applications alone have. The others must not
+    # be named: of what it finds here it also builds weights, outside of the layers' name scopes.
+    kinds = {type(layer) for layer in model._flatten_layers()}
+    hidden = {k.__name__: k for k in kinds if k.__module__.startswith(_APPLICATIONS)}
+    # What the user registered under a name comes before what a layer holds.
+    known = {**hidden, **held_objects(model), **keras.utils.get_custom_objects()}
+    try:
+        # The code of a Lambda layer is already in this process.
+        with keras.utils.custom_object_scope(known), SafeModeScope(safe_mode=False):
+            return type(model).from_config(config)
+    except Exception as error:
+        raise _not_built_again(model, error) from error
+
+
+def _not_built_again(model: keras.Model, error: Exception) -> ValueError:
+    return ValueError(
+        "`model`: expected a model that can be built again from its config, received "
+        f"{model.name!r}, which can't ({error!r}). Give its custom layers get_config, use "
+        "keras.utils.custom_object_scope for custom functions, and begin nested Sequential "
+        "models with an Input."
+    )
+
+
+def refuse_ties(graph: CallGraph) -> None:
+    """Raises ValueError if two models hold one layer: from its config Keras makes two."""
+    places: dict[int, str] = {}
+    for prefix, level in graph.levels().items():
+        for name, layer in level.layers.items():
+            other = places.setdefault(id(layer), prefix + name)
+            if other != prefix + name and layer.weights:
+                raise ValueError(
+                    "`model`: expected layers that belong to one nested model each, received the "
+                    f"same layer at {other} and {prefix + name}, which Keras can't build again as "
+                    "one (nor load from a file). Build the model without nesting, or call one "
+                    "nested model twice."
+                )
+
+
+def layer_configs(config: Config, prefix: str = "") -> Iterator[tuple[str, Config]]:
+    """Path and config of every layer of a model's config, nested models entered.
+
+    Raises:
+        ValueError: if the config of a layer does not hold its name.
+    """
+    for item in config["layers"]:
+        if "name" not in item["config"]:
+            raise _unnamed(item["class_name"], "config has none")
+        path = prefix + item["config"]["name"]
+        yield path, item["config"]
+        if isinstance(item["config"].get("layers"), list):
+            yield from layer_configs(item["config"], f"{path}/")
+
+
+def _unnamed(kind: str, matter: str) -> ValueError:
+    return ValueError(
+        f"`model`: expected layers whose get_config holds their name, received a {kind} whose "
+        f"{matter}. Let its get_config add to super().get_config(), and its constructor pass "
+        "**kwargs on."
+    )
+
+
+def without_calls(
+    config: Config,
+    graph: CallGraph,
+    moved: Mapping[str, Mapping[Ref, Ref]],
+    gone: Mapping[str, set[Key]],
+    prefix: str = "",
+) -> Config:
+    """Returns a model's config without the calls that are no longer needed.
+
+    Args:
+        config: of the model at `prefix`; not changed.
+        graph: of the same model.
+        moved: for each prefix, tensor → the tensor to read in its place.
+        gone: for each prefix, the calls that are cut.
+        prefix: path of the model with a slash, "" for the outermost.
+    """
+    config, here = _listing(config, graph.model), moved.get(prefix, {})
+    alive = graph.alive(here, gone.get(prefix, ()))
+    # Keras counts the calls of a layer in the order of its config: close the gaps.
+    numbers: dict[Key, int] = {}
+    for name, layer in graph.layers.items():
+        old = sorted(number for owner, number in alive if owner == name)
+        numbers.update({(name, number): new for new, number in enumerate(old, first_number(layer))})
+
+    def rewire(ref: Ref) -> Ref:
+        ref = resolve(ref, here)
+        return ref[0], numbers[ref[:2]], ref[2]
+
+    layers = []
+    for name, child in zip(graph.layers, config["layers"], strict=True):
+        if not any(owner == name for owner, _ in alive):
+            continue
+        child = dict(child)
+        inside = f"{prefix}{name}/"
+        if any(cut.startswith(inside) for cut in moved):
+            child["config"] = without_calls(
+                child["config"], graph.nested[name], moved, gone, inside
+            )
+        if "inbound_nodes" in child:
+            nodes = enumerate(child["inbound_nodes"], first_number(graph.layers[name]))
+            child["inbound_nodes"] = [
+                _map_refs(node, rewire) for number, node in nodes if (name, number) in alive
+            ]
+        layers.append(child)
+    config = {**config, "layers": layers}
+    if "output_layers" in config:
+        config["output_layers"] = _map_refs(config["output_layers"], rewire)
+    return config
+
+
+def _map_refs(value: Any, rewire: Callable[[Ref], Ref]) -> Any:
+    """A copy of a part of a config where each [layer, call, output, …] is rewired."""
+    if isinstance(value, dict):
+        return {key: _map_refs(item, rewire) for key, item in value.items()}
+    if not isinstance(value, (list, tuple)):
+        return value
+    # Keras takes every list of 3 or 4 that begins with a string for a tensor.
+    if isinstance(value, list) and len(value) in (3, 4) and isinstance(value[0], str):
+        arguments = [_map_refs(item, rewire) for item in value[3:]]
+        if value[0] == "_CONSTANT_VALUE":
+            return [*value[:3], *arguments]
+        return [*rewire((value[0], value[1], value[2])), *arguments]
+    return type(value)(_map_refs(item, rewire) for item in value)
+
+
+def pairs(source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
+    """Each layer of `source` that `target` has by that name, and the layer there.
+
+    Functional models inside are left to their layers.
+
+    Raises:
+        ValueError: if a layer of `target` has a name that `source` does not know.
+    """
+    layers = {layer.name: layer for layer in source.layers}
+    for layer in target.layers:
+        if layer.name not in layers:
+            raise _unnamed(type(layer).__name__, f"copy is named {layer.name!r}")
+        before = layers[layer.name]
+        # A nested model with a config of its own is whole, but may name its layers anew.
+        known = {part.name for part in getattr(before, "layers", ())}
+        if is_network(layer) and known.issuperset(part.name for part in layer.layers):
+            yield from pairs(before, layer)
+        else:
+            yield before, layer

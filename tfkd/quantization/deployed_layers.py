@@ -1,0 +1,126 @@
+"""Layers of a deployed model: plain ones with given weights, and forms that converters ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd.networks.copy_layer import copy_layer
+
+layers = keras.layers
+
+
+@keras.saving.register_keras_serializable("tfkd")
+class DilatedConv2D(keras.layers.Conv2D):
+    """A dilated convolution as one operation.
+
+    TensorFlow writes one as SpaceToBatch, convolution and BatchToSpace, which
+    converters put together again only where the batch size is known.
+    """
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """(B, H, W, C) → (B, H', W', filters)."""
+        return tf.raw_ops.Conv2D(
+            input=inputs,
+            filter=kernel,
+            strides=[1, 1, 1, 1],
+            padding=self.padding.upper(),
+            dilations=[1, *self.dilation_rate, 1],
+        )
+
+
+@keras.saving.register_keras_serializable("tfkd")
+class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """A dilated depthwise convolution as one operation, likewise."""
+
+    def call(self, inputs: Any) -> Any:
+        """(B, H, W, C) → (B, H', W', C · depth_multiplier)."""
+        outputs = tf.raw_ops.DepthwiseConv2dNative(
+            input=inputs,
+            filter=self.depthwise_kernel,
+            strides=[1, 1, 1, 1],
+            padding=self.padding.upper(),
+            dilations=[1, *self.dilation_rate, 1],
+        )
+        if self.use_bias:
+            outputs = tf.nn.bias_add(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+@keras.saving.register_keras_serializable("tfkd")
+class LimitedConv2D(keras.layers.Conv2D):
+    """A convolution that says how far the grid of its kernel reaches.
+
+    A converter takes the largest weight of a channel for the end of its grid.
+    That is wrong where channels have got their weights off one common grid.
+
+    Args:
+        limits: the end of the grid of each filter, positive.
+    """
+
+    def __init__(self, *args: Any, limits: Sequence[float], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.limits = tuple(float(limit) for limit in limits)
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """(B, H, W, C) → (B, H', W', filters)."""
+        ends = tf.constant(self.limits, tf.float32)
+        kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            kernel, -ends, ends, num_bits=8, narrow_range=True
+        )
+        return super().convolution_op(inputs, kernel)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {**super().get_config(), "limits": list(self.limits)}
+
+
+def with_weights(layer: Any, name: str, kernel: np.ndarray, bias: np.ndarray | None) -> Weighted:
+    """A plain layer like `layer` with other weights.
+
+    Args:
+        layer: a convolution or Dense layer.
+        name: of the new one.
+        kernel, bias: its weights; bias None: it has none.
+    """
+    return Weighted(_plain(layer, name, bias is not None), kernel, bias)
+
+
+class Weighted:
+    """A layer, and the weights that it gets with its first call."""
+
+    def __init__(self, layer: Any, kernel: np.ndarray, bias: np.ndarray | None):
+        self.layer = layer
+        self._weights = [kernel] if bias is None else [kernel, bias]
+
+    def __call__(self, inputs: Any) -> Any:
+        """The layer's output."""
+        built = self.layer.built
+        outputs = self.layer(inputs)
+        if not built:
+            self.layer.set_weights(self._weights)
+        return outputs
+
+
+def _plain(layer: Any, name: str, use_bias: bool) -> Any:
+    """A copy without what matters in training alone."""
+    changes: dict[str, Any] = {"use_bias": use_bias, "activity_regularizer": None}
+    changes["bias_regularizer"] = changes["bias_constraint"] = None
+    start = "depthwise" if isinstance(layer, layers.DepthwiseConv2D) else "kernel"
+    changes[f"{start}_regularizer"] = changes[f"{start}_constraint"] = None
+    copy = copy_layer(layer, name, **changes)
+    dilated: dict[type, Any] = {
+        layers.Conv2D: DilatedConv2D,
+        layers.DepthwiseConv2D: DilatedDepthwiseConv2D,
+    }
+    one_op = (
+        type(layer) in dilated
+        and max(layer.dilation_rate) > 1
+        and layer.groups == 1
+        and layer.data_format == "channels_last"
+    )
+    return dilated[type(layer)].from_config(copy.get_config()) if one_op else copy

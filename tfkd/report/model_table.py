@@ -1,0 +1,43 @@
+"""What all tables of models have: rows of one type, notes, and where they were measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from tfkd import checks
+from tfkd.report.latency import machine as this_machine
+from tfkd.results import Result, plain
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelTable(Result):
+    """A row for each model; at least one.
+
+    Attributes:
+        rows: the rows, in order.
+        notes: sentences that stand below the table.
+        machine: where the latency was measured (`tfkd.report.machine()`).
+    """
+
+    row_type: ClassVar[type]
+
+    rows: Iterable[Any]
+    notes: Iterable[str] = ()
+    machine: Mapping[str, Any] = dataclasses.field(default_factory=this_machine)
+
+    def __post_init__(self) -> None:
+        rows = tuple(self.rows)
+        if not rows:
+            raise checks.value_error("rows", "at least one row", rows)
+        for row in rows:
+            kind = f"rows of type tfkd.report.{self.row_type.__name__}"
+            checks.instance("rows", row, self.row_type, kind)
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in full precision, with the values of every seed, fit for JSON."""
+        rows = [{k: v for k, v in row.items() if v not in (None, "")} for row in plain(self.rows)]
+        return super().to_dict() | {"rows": rows}

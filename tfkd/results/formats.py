@@ -1,0 +1,58 @@
+"""Numbers as text: cells of tables, counts with a prefix, sizes of files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+NONE = "–"  # where there is no number
+
+Format = str | Callable[[Any], str]
+
+
+def cell(value: Any, form: Format = "") -> str:
+    """One value as text on one line; None and NaN are a dash, whole numbers have commas.
+
+    Example:
+        >>> from tfkd.results import cell
+        >>> cell(1234), cell(0.5, ".3f"), cell(None), cell(float("nan")), cell("two\\nlines")
+        ('1,234', '0.500', '–', '–', 'two lines')
+    """
+    if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
+        return NONE
+    if not isinstance(value, str):
+        is_count = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        value = form(value) if callable(form) else format(value, form or ("," if is_count else ""))
+    return " ".join(value.splitlines())
+
+
+def si(value: float | None, unit: str = "") -> str:
+    """Formats a count with three digits and a prefix: 41_300_000 → "41.3 M".
+
+    Example:
+        >>> from tfkd.results import si
+        >>> si(41_300_000), si(960), si(1_454), si(None)
+        ('41.3 M', '960', '1.45 k', '–')
+    """
+    if value is None:
+        return NONE
+    for scale, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale * 0.9995:
+            return f"{value / scale:#.3g}".rstrip(".") + f" {prefix}{unit}"
+    return f"{value:,.0f}" + (f" {unit}" if unit else "")
+
+
+def size_text(count: int | None) -> str:
+    """Formats a number of bytes in KiB (1,024 bytes), or MiB from 1 MiB on.
+
+    Example:
+        >>> from tfkd.results import size_text
+        >>> size_text(8_504), size_text(3 * 2**20), size_text(None)
+        ('8.3 KiB', '3.0 MiB', '–')
+    """
+    if count is None:
+        return NONE
+    return f"{count / 2**10:.1f} KiB" if count < 2**20 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,73 @@
+"""The look of the pages: each is one file that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import html
+import pathlib
+from collections.abc import Mapping
+
+STYLE = """
+.tfkd { --text: #1d2430; --quiet: #5b6472; --line: #dde1e7; --card: #fff; --page: #f4f5f7;
+  --grey: #e6e9ee; --green: #dcefe8; --on-green: #00614a; color-scheme: light dark;
+  background: var(--page); color: var(--text); line-height: 1.5; padding: 16px;
+  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+@media (prefers-color-scheme: dark) {
+  .tfkd { --text: #e4e7ec; --quiet: #a3abb8; --line: #3a414d; --card: #1d2129; --page: #14171c;
+    --grey: #343b47; --green: #0f4637; --on-green: #a9e5d0; } }
+.tfkd * { box-sizing: border-box; }
+.tfkd > * { max-width: 1120px; margin: 0 auto 20px; }
+.tfkd h1 { font-size: 1.6rem; margin-bottom: 4px; }
+.tfkd h2 { font-size: 1.05rem; margin: 0 0 12px; }
+.tfkd p { margin-block: 8px; white-space: pre-line; overflow-wrap: anywhere; }
+.tfkd .sub, .tfkd .notes { color: var(--quiet); }
+.tfkd .notes { font-size: 0.88rem; }
+.tfkd section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  padding: 20px 24px; overflow-x: auto; }
+.tfkd table { border-collapse: collapse; width: 100%; font-size: 0.92rem;
+  font-variant-numeric: tabular-nums; }
+.tfkd th, .tfkd td { text-align: right; padding: 7px 12px; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+.tfkd th { font-weight: 600; color: var(--quiet); border-bottom-width: 2px; }
+.tfkd .left { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7em; }
+.tfkd td:first-child { font-weight: 600; }
+.tfkd th:first-child, .tfkd td:first-child { padding-left: 0; }
+.tfkd tfoot td { border-top: 2px solid var(--line); }
+.tfkd tbody:last-child tr:last-child td { border-bottom: 0; }
+.tfkd .tag { display: inline-block; margin-right: 6px; padding: 0 8px; border-radius: 999px;
+  font-size: 0.72rem; font-weight: 600; white-space: nowrap; background: var(--grey); }
+.tfkd .tag[title] { background: var(--green); color: var(--on-green); }
+.tfkd ul { margin: 0; padding-left: 20px; }
+.tfkd .figures { display: grid; gap: 20px;
+  grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
+.tfkd .figures img { width: 100%; height: auto; display: block; }
+"""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>body {{ margin: 0; }} .tfkd {{ min-height: 100vh; }}{style}</style>
+</head>
+<body>
+<main class="tfkd">
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def element(tag: str, inside: str, attributes: Mapping[str, str] | None = None) -> str:
+    """HTML; `inside` is escaped already, and empty attributes are left out."""
+    shown = [f' {k}="{html.escape(v)}"' for k, v in (attributes or {}).items() if v]
+    return f"<{tag}{''.join(shown)}>{inside}</{tag}>\n"
+
+
+def figure(title: str, path: pathlib.Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return element(
+        "section", f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+    )

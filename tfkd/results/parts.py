@@ -1,0 +1,174 @@
+"""What a result consists of: tables, sentences, pictures; each as text, Markdown and HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import pathlib
+import re
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from tfkd.results.formats import Format, cell
+from tfkd.results.pages import element
+
+WIDTH = 100  # columns of a terminal
+NAME_WIDTH = 12  # names are folded down to this width
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A table.
+
+    Attributes:
+        head: names of the columns; empty for rows of a name and what it is.
+        rows: values, made to text by `cell`.
+        formats: column → a format, such as ".3f", or a function from value to text.
+        left: how many columns, from the first, hold text, or the indices of those that
+            do; the others are numbers, aligned to the right.
+        totals: how many rows at the end are set apart.
+        tags: row → (word, explanation or "") pairs that a page shows with its name.
+
+    Example:
+        >>> from tfkd.results.parts import Grid
+        >>> print(Grid(("name", "MACs"), [("a|b", 1000), ("c", None)]).markdown())
+        | name | MACs |
+        |---|---:|
+        | a\\|b | 1,000 |
+        | c | – |
+    """
+
+    head: Sequence[str]
+    rows: Collection[Sequence[Any]]
+    formats: Mapping[str, Format] = dataclasses.field(default_factory=dict)
+    left: int | Collection[int] = 1
+    totals: int = 0
+    tags: Mapping[int, Sequence[tuple[str, str]]] = dataclasses.field(default_factory=dict)
+
+    def cells(self) -> list[list[str]]:
+        """The rows as text, without the head."""
+        forms = [self.formats.get(name, "") for name in self.head]
+        return [
+            [cell(value, form) for value, form in zip(row, forms or [""] * len(row), strict=True)]
+            for row in self.rows
+        ]
+
+    def _is_left(self, column: int) -> bool:
+        return column < self.left if isinstance(self.left, int) else column in self.left
+
+    def text(self) -> str:
+        """Aligned columns; names are folded where the table would be wider than `WIDTH`."""
+        lines = [[cell(name) for name in self.head]] if self.head else []
+        lines += self.cells()
+        if not lines:
+            return ""
+        ends = list(range(len(lines)))
+        if self.head and self.left == 1:
+            lines, ends = _folded(lines)
+        rules = ends[: len(self.head[:1])] + ([ends[-1 - self.totals]] if self.totals else [])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        sides = [str.ljust if self._is_left(i) else str.rjust for i in range(len(widths))]
+        texts = []
+        for index, line in enumerate(lines):
+            padded = (pad(x, width) for pad, x, width in zip(sides, line, widths, strict=True))
+            texts.append("  ".join(padded).rstrip())
+            if index in rules:
+                texts.append("  ".join("-" * width for width in widths))
+        return "\n".join(texts)
+
+    def markdown(self) -> str:
+        """A table in GitHub's Markdown."""
+        rows = self.cells()
+        columns = len(self.head) or max(map(len, rows), default=0)
+        rule = "".join("---|" if self._is_left(i) else "---:|" for i in range(columns))
+        lines = [[cell(name) for name in self.head] or [""] * columns, *rows]
+        texts = ["| " + " | ".join(map(_escaped, line)) + " |" for line in lines]
+        return "\n".join([texts[0], f"|{rule}", *texts[1:]]) if columns else ""
+
+    def html(self) -> str:
+        """A `<table>` in a card."""
+        rows = [self._html_row("td", row, self.tags.get(i)) for i, row in enumerate(self.cells())]
+        last = len(rows) - self.totals
+        head = [self._html_row("th", list(map(cell, self.head)))] if self.head else []
+        groups = {"thead": head, "tbody": rows[:last], "tfoot": rows[last:]}
+        body = "".join(element(tag, "\n".join(part)) for tag, part in groups.items() if part)
+        return element("section", element("table", body))
+
+    def _html_row(self, tag: str, row: Sequence[str], tags: Any = None) -> str:
+        texts = [html.escape(text) for text in row]
+        spans = [
+            element("span", html.escape(x), {"class": "tag", "title": y}) for x, y in tags or ()
+        ]
+        if spans:
+            texts[0] += element("div", "".join(spans))
+        sides = ("left" if self._is_left(i) else "" for i in range(len(texts)))
+        cells = (element(tag, x, {"class": y}) for x, y in zip(texts, sides, strict=True))
+        return element("tr", "".join(cells))
+
+
+def _folded(lines: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[int]]:
+    """Rows of which long names take several lines, and the last line of each row."""
+    others = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)][1:]
+    room = max(NAME_WIDTH, WIDTH - sum(others))
+    folded, ends = [], []
+    for name, *numbers in lines:
+        first, *more = textwrap.wrap(name, room) or [name]
+        folded.append([first, *numbers])
+        folded += [[part, *[""] * len(numbers)] for part in more]
+        ends.append(len(folded) - 1)
+    return folded, ends
+
+
+def _escaped(text: str) -> str:
+    """A cell for Markdown: without bars that end it and tags that a browser would read."""
+    return re.sub(r"(\\*)([|<])", r"\1\1\\\2", text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """Sentences.
+
+    Attributes:
+        lines: one a line in plain text, each a paragraph in Markdown and on a page.
+        title: above them on a page, where they are then a list, as in Markdown.
+        printed: False leaves them to files and pages.
+    """
+
+    lines: Sequence[str]
+    title: str = ""
+    printed: bool = True
+
+    def text(self) -> str:
+        """The lines."""
+        return "\n".join(self.lines) if self.printed else ""
+
+    def markdown(self) -> str:
+        """Paragraphs, or the items of a list."""
+        if self.title:
+            return "\n".join(f"- {line}" for line in self.lines)
+        return "\n\n".join(self.lines)
+
+    def html(self) -> str:
+        """Paragraphs, or a list under its title."""
+        lines = [html.escape(line) for line in self.lines]
+        if not self.title:
+            found = "".join(element("p", line) for line in lines)
+            return element("div", found, {"class": "notes"}) if lines else ""
+        items = element("ul", "".join(element("li", line) for line in lines))
+        return element("section", element("h2", html.escape(self.title)) + items) if lines else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A picture, drawn only where it is wanted.
+
+    Attributes:
+        name: of its file, without the ending.
+        title: what it shows.
+        draw: writes a PNG to a path.
+    """
+
+    name: str
+    title: str
+    draw: Callable[[pathlib.Path], Any]
