@@ -1,11 +1,10 @@
-"""What every distillation loss is: a name, a config, and one of two methods.
+"""Base classes of distillation losses, and their reduction with sample weights and masks.
 
-* A loss that is a mean over examples (or positions) implements `elements`:
-  one value per example, and the reduction is done once, here and in the
+* A loss that is a mean over examples (or positions) implements `elements`, which
+  returns one value per example. The reduction happens in one place, here and in the
   Distiller, with sample weights, masks and the global batch of a strategy.
-* A loss of the batch as a whole (relations between examples, or a user's own)
-  overrides `compute_loss` and returns a scalar: the mean over the examples it
-  was given.
+* A loss on the batch as a whole (relations between examples, or a user's own)
+  overrides `compute_loss` and returns a scalar: the mean over the given examples.
 """
 
 from __future__ import annotations
@@ -30,25 +29,25 @@ class Elements(NamedTuple):
 
     Attributes:
         values: float32 (B, ...), one loss per example or position.
-        mask: (B, ...) bool, True where a value counts; None: everywhere.
-        total: True for a sum over all the values in place of their mean.
-        count: float32 scalar that the sum is divided by (at least 1), such as the
+        mask: (B, ...) bool, True where a value counts; None: all values count.
+        total: whether the loss is the sum of the values instead of their mean.
+        count: float32 scalar by which the sum is divided (at least 1), such as the
             number of objects; None: the number of values that count.
     """
 
     values: tf.Tensor
     mask: tf.Tensor | None = None
     total: bool = False
-    count: tf.Tensor | None = None  # type: ignore[assignment]  # tuple.count, which none uses
+    count: tf.Tensor | None = None  # type: ignore[assignment]  # hides the unused tuple.count
 
 
 class Shared:
-    """What the losses of one step share: worked out once, for the first that asks.
+    """Results that the losses of one step share; the first loss that needs one computes it.
 
     Attributes:
-        selection: the `MultiBoxSelection` of the losses that have one, for those that
-            have none of their own; None if there is none.
-        teacher: the teacher's outputs, for losses on the labels that look at them.
+        selection: the `MultiBoxSelection` of the first loss that has one, for the losses
+            that have none of their own; None if no loss has one.
+        teacher: the teacher's outputs, for losses on the labels that use them.
     """
 
     def __init__(self, losses: Iterable[object] = (), teacher: Structure | None = None):
@@ -58,33 +57,33 @@ class Shared:
         self._values: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """The value of `key`, computed by the first call."""
+        """Returns the value of `key`, which the first call computes."""
         if key not in self._values:
             self._values[key] = compute()
         return self._values[key]
 
 
 def snake_case(name: str) -> str:
-    """LogitsDistillation → logits_distillation."""
+    """Turns LogitsDistillation into logits_distillation."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 class DistillationLoss:
-    """Base class of what a student learns from a teacher.
+    """Base class of all distillation losses, to be subclassed for a loss of your own.
 
-    Subclass it and override `compute_loss`; `tfkd.Distiller` calls it once a
-    step with the outputs of both models (or of the layers that
-    `teacher_layer_name` and `student_layer_name` name).
+    Override `compute_loss`; `tfkd.Distiller` calls it once a step with the outputs of
+    both models (or of the layers that `teacher_layer_name` and `student_layer_name`
+    name).
 
     Args:
         name: name of the term in the progress bar and in TensorBoard; the
             class name in snake case by default.
 
     Attributes:
-        on_logits: whether the loss compares class scores. Then the Distiller
-            hands it logits (a softmax at a model's end is undone), and several
-            teachers are averaged in probability; otherwise outputs come as they
-            are and several teachers are averaged in value.
+        on_logits: whether the loss compares class scores. If it does, the Distiller
+            passes logits (it inverts a softmax at the end of a model) and averages the
+            probabilities of several teachers; otherwise it passes outputs unchanged and
+            averages their values.
 
     Example:
         >>> import tensorflow as tf
@@ -121,13 +120,12 @@ class DistillationLoss:
         """Returns the loss as a scalar tensor: a mean over the examples given.
 
         Args:
-            teacher_outputs: outputs of the teacher, (B, ...) tensors in the
-                structure of the model's output, no gradient flows into them.
-            student_outputs: the student's, in the same structure.
-            **kwargs: `y` (targets or None), `sample_weight` (or None), `step`
-                (int64 scalar, the optimizer's count) and `shared` (what the losses
-                of one step work out once); a method that does not name one of
-                them is not given it.
+            teacher_outputs: outputs of the teacher, (B, ...) tensors in the structure
+                of the model's output; no gradient flows into them.
+            student_outputs: outputs of the student, in the same structure.
+            **kwargs: `y` (targets or None), `sample_weight` (or None), `step` (int64
+                scalar, the optimizer's step) and `shared` (a `Shared`); a method receives
+                only those that its signature names.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute_loss(teacher_outputs, "
@@ -135,14 +133,14 @@ class DistillationLoss:
         )
 
     def validate_outputs(self, teacher_outputs: Structure, student_outputs: Structure) -> None:
-        """Raises ValueError unless both outputs have one structure."""
+        """Raises ValueError unless both outputs have the same structure."""
         same_structure("teacher", teacher_outputs, "student", student_outputs)
 
     def validate_model_compatibility(self, teacher: object, student: object) -> None:
-        """Raises ValueError if this loss can't work between the two models."""
+        """Raises ValueError if this loss can't compare the two models."""
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` needs to make this loss again."""
+        """Returns the arguments from which `from_config` makes an equal loss."""
         return {"name": getattr(self, "_name", None)}
 
     @classmethod
@@ -152,7 +150,7 @@ class DistillationLoss:
 
 
 class ElementwiseLoss(DistillationLoss):
-    """A distillation loss that is a mean over examples, or over positions."""
+    """Base class of losses that are a mean over examples, or over positions."""
 
     def elements(
         self,
@@ -162,17 +160,17 @@ class ElementwiseLoss(DistillationLoss):
         sample_weight: Structure | None = None,
         step: tf.Tensor | int | None = None,
     ) -> list[Elements | None]:
-        """Returns the unreduced loss of each output, None for one left out.
+        """Returns the unreduced loss of each output, None for an output without a loss.
 
-        Outputs are in the order of `tf.nest.flatten`, so that weights given per
-        output find theirs. Weights are not applied here.
+        Outputs are in the order of `tf.nest.flatten`, in which sample weights per output
+        are matched with them. Sample weights are not applied here.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement elements()")
 
     def compute_loss(
         self, teacher_outputs: Structure, student_outputs: Structure, **kwargs: Any
     ) -> tf.Tensor:
-        """Weighted mean of `elements` over the examples given: a scalar tensor."""
+        """Weighted mean of `elements` over the given examples: a scalar tensor."""
         known = {name: kwargs.get(name) for name in ("y", "sample_weight", "step", "shared")}
         parts = self.elements(teacher_outputs, student_outputs, **accepted(self.elements, known))
         sums = weighted_sums(parts, known["sample_weight"])
@@ -180,7 +178,7 @@ class ElementwiseLoss(DistillationLoss):
 
 
 def accepted(function: Callable[..., Any], known: dict[str, Any]) -> dict[str, Any]:
-    """Those of the keyword arguments that a function takes."""
+    """Returns the keyword arguments that a function accepts."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return known
@@ -190,10 +188,10 @@ def accepted(function: Callable[..., Any], known: dict[str, Any]) -> dict[str, A
 def weighted_sums(
     parts: Sequence[Elements | None], sample_weight: Structure | None
 ) -> list[tuple[tf.Tensor, tf.Tensor | None]]:
-    """Sum and count of each part, so that sum / count is its mean; count None: a sum.
+    """Sum and count of each part: its mean is sum / count, or the sum if count is None.
 
-    As in Keras, the count is that of the values (of those that the mask leaves),
-    not the sum of the weights: doubling every weight doubles the loss.
+    As in Keras, the count is the number of (unmasked) values, not the sum of the
+    weights: doubling every weight doubles the loss.
     """
     weights = tf.nest.flatten(sample_weight) if sample_weight is not None else [None]
     if len(weights) == 1:
@@ -222,13 +220,13 @@ def _weighted_sum(part: Elements, weight: tf.Tensor | None) -> tuple[tf.Tensor, 
 
 
 def mean_of(total: tf.Tensor, count: tf.Tensor | None) -> tf.Tensor:
-    """sum / count, 0 where nothing was counted; the sum itself where count is None."""
-    # A count is a whole number: only 0 is changed.
+    """Returns sum / count, 0 if nothing was counted, or the sum if count is None."""
+    # A count of values or objects is an integer, so the maximum changes only 0.
     return total if count is None else total / tf.maximum(count, 1.0)
 
 
 def align(name: str, weight: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Gives `weight` the rank of `values`: drops or adds axes of size 1 at the end."""
+    """Gives `weight` the rank of `values` by dropping or adding trailing axes of size 1."""
     rank = len(values.shape)
     while len(weight.shape) > rank and weight.shape[-1] == 1:
         weight = tf.squeeze(weight, -1)
@@ -242,19 +240,19 @@ def align(name: str, weight: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
 
 
 def same_structure(first_name: str, first: object, second_name: str, second: object) -> None:
-    """Raises ValueError unless two nested structures have the same form."""
+    """Raises ValueError unless two nested structures have the same keys and lengths."""
     try:
         tf.nest.assert_same_structure(_lists(first), _lists(second))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{first_name} and {second_name} outputs must have one structure. "
+            f"{first_name} and {second_name} outputs must have the same structure. "
             f"{first_name}: {_form(first)}; {second_name}: {_form(second)}. Give both models the "
             "same outputs, or name the layers to compare."
         ) from error
 
 
 def _lists(structure: object) -> object:
-    """The structure with tuples as lists: models and JSON do not keep them apart."""
+    """Turns tuples into lists, which neither models nor JSON tell apart."""
     if isinstance(structure, dict):
         return {key: _lists(item) for key, item in structure.items()}
     if isinstance(structure, (list, tuple)):
@@ -274,7 +272,7 @@ def check_output(output: object) -> str | int | None:
 
 
 def select(outputs: Structure, output: str | int | None, owner: str) -> tf.Tensor:
-    """Picks one output of a model with several, by name (dict) or index (list)."""
+    """Selects one output of a model with several, by name (dict) or index (list)."""
     several = isinstance(outputs, (dict, list, tuple))
     if output is None:
         if several:
@@ -296,26 +294,26 @@ def select(outputs: Structure, output: str | int | None, owner: str) -> tf.Tenso
 
 
 def select_like(values: Structure | None, output: str | int | None, owner: str) -> tf.Tensor | None:
-    """Picks targets or weights as `select` picks outputs; one array serves as it is."""
+    """Selects targets or weights as `select` does outputs; a single array is returned as is."""
     return select(values, output, owner) if isinstance(values, (dict, list, tuple)) else values
 
 
 def only(part: Elements, outputs: Structure, chosen: tf.Tensor) -> list[Elements | None]:
-    """`part` at the place of the `chosen` output, None at the others."""
+    """Returns `part` for the `chosen` output and None for all others."""
     flat = tf.nest.flatten(outputs)
     place = next(i for i, leaf in enumerate(flat) if leaf is chosen)
     return [part if i == place else None for i in range(len(flat))]
 
 
 def mask_of(tensor: tf.Tensor) -> tf.Tensor | None:
-    """The mask that Keras attached to a layer's output, or None."""
+    """Returns the mask that Keras attached to a layer's output, or None."""
     return getattr(tensor, "_keras_mask", None)
 
 
 def at_step(
     name: str, value: float | schedules.Schedule, step: tf.Tensor | int | None
 ) -> float | tf.Tensor:
-    """An argument's value at this step: a number, or what its schedule says."""
+    """Returns an argument's value at this step: the number, or the value of its schedule."""
     if step is None and not checks.is_number(value):
         raise ValueError(
             f"`step`: `{name}` is a schedule, so compute_loss needs step=, received None."
@@ -332,5 +330,5 @@ def check_temperature(temperature: Value) -> float | schedules.Schedule:
 
 
 def register(cls: type) -> type:
-    """Registers a loss so that files that name it load without custom objects."""
+    """Registers a loss with Keras, so that saved models load without custom objects."""
     return keras.saving.register_keras_serializable(package="tfkd")(cls)

@@ -1,7 +1,8 @@
-"""From what a model returns to the scores behind its last softmax or sigmoid.
+"""Recovers logits from a model's outputs by inverting a final softmax or sigmoid.
 
-What an output is, is proved from the graph where it can be. Where it can't, whoever runs
-the model has looked at its values once (`tfkd.teachers.output_kinds`) and passes what it found.
+Whether an output holds logits or probabilities is proved from the graph where possible.
+Otherwise the caller has inspected its values once (`tfkd.teachers.output_kinds`) and
+passes the result.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from tfkd.losses.ranges import KEEPS, in_unit
 Model = TypeVar("Model")
 
 KINDS = ("logits", "softmax", "sigmoid")
-# What the user has said to be logits, whatever the graph shows.
+# Logits by the user's declaration, which overrules the graph.
 DECLARED_LOGITS = "declared logits"
 
-# Operations at an end that is neither a softmax nor a sigmoid.
+# Final operations whose outputs are not probabilities.
 _LINEAR = ("BiasAdd", "FusedBatchNormV3", "LogSoftmax")
-_TINY = 1e-30  # keeps log and its gradient finite in float32
+_TINY = 1e-30  # keeps log and its gradient finite in float32, whose least normal is 1.2e-38
 
 
 class Proof(NamedTuple):
-    """What the graph shows a tensor to be.
+    """What the graph proves about a tensor.
 
     Attributes:
         kind: one of `KINDS`.
-        scores: the scores behind it, in the tensor's shape; logits: the tensor itself.
-        axis: of the classes of a softmax.
+        scores: the logits from which it was computed, in the tensor's shape; for logits
+            the tensor itself.
+        axis: the class axis of a softmax.
     """
 
     kind: str
@@ -40,23 +42,23 @@ class Proof(NamedTuple):
 
 
 def declare_outputs(model: Model, kind: str | Sequence[str] | Mapping[str, str]) -> Model:
-    """Says what a model's outputs are, where neither its graph nor its values can tell.
+    """Declares whether a model's outputs are logits or probabilities.
 
-    tfkd proves it from the graph, or else looks at the values of some examples; what is
-    said here goes before both, wherever the model is a teacher or a student.
+    By default tfkd proves this from the graph, or else from the outputs of a few examples.
+    A declaration overrules both, whether the model is a teacher or a student.
 
     Args:
         model: a model or function, as for `tfkd.Distiller`. It is marked in place.
         kind: "logits"; "softmax", for rows of probabilities that sum to 1; "sigmoid", for
-            probabilities of their own; or a list or dict of these, one for each output in
+            independent probabilities; or a list or dict of these, one for each output, in
             the structure of the outputs.
 
     Returns:
         The model.
 
     Raises:
-        TypeError: for an object that can't be marked.
-        ValueError: for another kind.
+        TypeError: for an object on which no attribute can be set.
+        ValueError: for an unknown kind.
 
     Example:
         >>> import tensorflow as tf, tfkd
@@ -75,17 +77,17 @@ def declare_outputs(model: Model, kind: str | Sequence[str] | Mapping[str, str])
 
 @tf.autograph.experimental.do_not_convert
 def scores_behind(tensor: tf.Tensor, kind: str | None = None) -> tf.Tensor:
-    """Undoes a softmax or sigmoid at a model's end.
+    """Returns the logits of an output, by inverting a final softmax or sigmoid.
 
     Args:
         tensor: an output of a model.
-        kind: what it was found or declared to be, one of `KINDS` or `DECLARED_LOGITS`; None:
-            nobody has looked. Then an end that the graph does not prove is tested batch by
-            batch.
+        kind: what it was found or declared to be, one of `KINDS` or `DECLARED_LOGITS`; None
+            if that is unknown. Then an output that the graph does not classify is tested
+            batch by batch.
 
     Returns:
-        Scores in the tensor's shape: those before the softmax or sigmoid where they can be
-        reached, log p of a softmax, or log p − log(1 − p) of a sigmoid.
+        Logits in the tensor's shape: the input of the softmax or sigmoid where the graph
+        has it, else log p for a softmax, or log p − log(1 − p) for a sigmoid.
     """
     kind = kind or _noted(tensor)
     if kind == DECLARED_LOGITS:
@@ -107,9 +109,9 @@ def scores_behind(tensor: tf.Tensor, kind: str | None = None) -> tf.Tensor:
 
 
 def proof(tensor: tf.Tensor) -> Proof | None:
-    """What the graph shows a tensor of a graph to be, or None.
+    """Classifies a symbolic tensor by the operations that compute it; None if they don't tell.
 
-    A softmax counts only if its classes are on the last axis of the tensor.
+    A softmax is accepted only if its classes are on the last axis of the tensor.
     """
     found = _walk(tensor)
     if found is None or found.kind == "logits":
@@ -190,7 +192,7 @@ _MOVES = {
 
 
 def _joined(op: tf.Operation, parts: list[Proof | None]) -> Proof | None:
-    """Several side by side: the rows of one softmax must stay whole."""
+    """Proof for a concatenation, which must not be along the class axis of a softmax."""
     first, place = parts[0], tf.get_static_value(op.inputs[-1])
     known = [part for part in parts if part is not None]
     if first is None or len(known) < len(parts) or place is None:
@@ -207,13 +209,13 @@ def _joined(op: tf.Operation, parts: list[Proof | None]) -> Proof | None:
 
 
 def note(tensor: tf.Tensor, kind: str | None) -> None:
-    """Leaves what an output is where a loss on the labels can find it."""
+    """Records the kind of an output on its tensor, where a loss on the labels finds it."""
     if kind is not None:
         tensor._tfkd_kind = kind
 
 
 def _noted(tensor: tf.Tensor) -> str | None:
-    """What `note` left, also behind what Keras does to outputs before a loss sees them."""
+    """The kind that `note` recorded, also on tensors from which Keras derived this one."""
     kind = getattr(tensor, "_tfkd_kind", None)
     if isinstance(tensor, tf.__internal__.EagerTensor):
         return kind
@@ -224,9 +226,9 @@ def _noted(tensor: tf.Tensor) -> str | None:
 
 
 def with_classes(y: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
-    """Gives scores the last axis of size 1 that Keras drops where labels have none.
+    """Restores the last axis of size 1, which Keras squeezes if the labels have none.
 
-    In graph mode the tensor itself comes back, so that what made it can be seen.
+    In graph mode it returns the tensor before the squeeze, whose operations `proof` reads.
     """
     if len(scores.shape) != len(y.shape) and len(scores.shape) > 1:
         return scores
@@ -238,26 +240,28 @@ def with_classes(y: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
 
 
 def log_p(p: tf.Tensor) -> tf.Tensor:
-    """Scores of which `p` is the softmax, float32; finite where p is 0."""
+    """Logits whose softmax is `p`, float32; finite where p is 0."""
     return tf.math.log(tf.maximum(tf.cast(p, tf.float32), _TINY))
 
 
 def log_odds(p: tf.Tensor) -> tf.Tensor:
-    """Scores of which `p` is the sigmoid, float32; finite where p is 0 or 1.
+    """Logits whose sigmoid is `p`, float32; finite where p is 0 or 1.
 
-    A 1 stands for all that rounds to it: 1 − p is half a last place.
+    A p of 1 stands for all numbers that round to it, so 1 − p is taken as half of the
+    spacing of the dtype's numbers just below 1.
     """
+    # The spacing below 1 is 2^-(digits of the significand): 11, 8 and 24 binary digits.
     last = {tf.float16: 2.0**-11, tf.bfloat16: 2.0**-8}.get(p.dtype, 2.0**-24)
     p = tf.cast(p, tf.float32)
     return log_p(p) - tf.math.log(tf.maximum(1.0 - p, last / 2))
 
 
 def _log_if_probability(scores: tf.Tensor) -> tf.Tensor:
-    """log p if every row is a distribution over at least two classes, else unchanged.
+    """Returns log p if every row is a distribution over two or more classes, else `scores`.
 
-    Logits that are all in [0, 1] and sum to 1 in every row do not happen.
+    Logits that are all in [0, 1] and sum to 1 in every row do not occur in practice.
     """
-    rank = scores.shape.rank  # None: the graph does not know it
+    rank = scores.shape.rank  # None if the graph does not know it
     if not scores.dtype.is_floating or rank is None or rank < 2 or scores.shape[-1] == 1:
         return scores
     values = tf.cast(scores, tf.float32)

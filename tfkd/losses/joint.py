@@ -1,9 +1,8 @@
-"""Losses on the labels that look at all of a model's outputs at once.
+"""Losses on the labels that use all outputs of a model at once, for `compile(loss=...)`.
 
-Keras gives every output a loss of its own. A detector's boxes and classes have one
-together: which priors count is decided by both. A `JointLoss` takes the place of Keras's
-container of losses, so that it goes into `compile(loss=...)` of any tf_keras model, and
-of a Distiller.
+Keras computes a separate loss for every output. The boxes and classes of a detector need
+a joint one, since both determine which priors count. A `JointLoss` replaces Keras's
+`LossesContainer` and so works in `compile` of any tf_keras model and of a Distiller.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ Part: TypeAlias = "tuple[float, tf.Tensor, tf.Tensor | None]"
 
 
 class JointLoss(LossesContainer):
-    """Base of a loss on all outputs together; its parts are logged under their names.
+    """Base class of a loss on all outputs together; its parts are logged under their names.
 
-    A subclass implements `parts`, and names them in `part_names`.
+    A subclass implements `parts`, and lists their names in `part_names`.
 
     Args:
         name: name of the loss.
@@ -35,8 +34,8 @@ class JointLoss(LossesContainer):
     part_names: tuple[str, ...] = ()
 
     def __init__(self, name: str):
-        # Past the container's own constructor: it makes variables, and this loss may be
-        # made outside the scope of the strategy that trains with it.
+        # LossesContainer's own constructor is skipped: it creates variables, and this loss
+        # may be created outside the scope of the strategy that trains with it.
         super(LossesContainer, self).__init__()
         self.name = name
         self._user_losses = self._losses = name
@@ -47,7 +46,7 @@ class JointLoss(LossesContainer):
     def parts(
         self, y: Structure, y_pred: Structure, sample_weight: Structure | None, shared: Shared
     ) -> list[Part]:
-        """(weight, sum, count) of each part over this replica's batch; count None: a sum."""
+        """Returns each `Part` of the loss over this replica's batch."""
         raise NotImplementedError
 
     def share(
@@ -57,7 +56,7 @@ class JointLoss(LossesContainer):
         sample_weight: Structure | None,
         shared: Shared | None = None,
     ) -> tf.Tensor:
-        """This replica's share of the loss over the global batch: a float32 scalar."""
+        """Returns this replica's share of the loss over the global batch, a float32 scalar."""
         return self._share(y, y_pred, sample_weight, shared, *_of_batch(y_pred))
 
     def _share(self, y, y_pred, sample_weight, shared, size, portion):
@@ -76,7 +75,8 @@ class JointLoss(LossesContainer):
         sample_weight: Structure | None = None,
         regularization_losses: Sequence[tf.Tensor] | None = None,
     ) -> tf.Tensor:
-        """What `keras.Model.compute_loss` minimises: the share, and the penalties' share."""
+        """Returns what `keras.Model.compute_loss` minimises: this replica's share of the loss
+        and of the regularization penalties."""
         size, portion = _of_batch(y_pred)
         loss = self._share(y_true, y_pred, sample_weight, None, size, portion)
         if regularization_losses:
@@ -85,13 +85,14 @@ class JointLoss(LossesContainer):
         return loss
 
     def build(self, y_pred: Structure) -> None:
-        """Nothing to do: no part depends on the outputs' structure."""
+        """Does nothing: no part depends on the structure of the outputs."""
 
     @property
     def metrics(self) -> list[keras.metrics.Mean]:
-        """Means over the epoch: the loss, and each part.
+        """Means over the epoch of the loss and of each part.
 
-        A strategy works with variables of its own only: one loss may serve several.
+        A strategy can use only variables that were created in its scope, so each strategy
+        that trains with this loss has its own.
         """
         strategy = tf.distribute.get_strategy()
         if strategy not in self._means:
@@ -101,13 +102,13 @@ class JointLoss(LossesContainer):
         return self._means[strategy]
 
     def reset_state(self) -> None:
-        """Starts the means again."""
+        """Resets the means."""
         for metric in self.metrics:
             metric.reset_state()
 
 
 def _of_batch(y_pred: Structure) -> tuple[tf.Tensor, tf.Tensor]:
-    """Examples of this replica, and their part of the global batch."""
+    """Number of examples of this replica, and their share of the global batch."""
     size = tf.cast(tf.shape(tf.nest.flatten(y_pred)[0])[0], tf.float32)
     return size, replicas.share_of_batch(size)
 
@@ -115,5 +116,5 @@ def _of_batch(y_pred: Structure) -> tuple[tf.Tensor, tf.Tensor]:
 def _log(
     tracker: keras.metrics.Mean, share: tf.Tensor, size: tf.Tensor, portion: tf.Tensor
 ) -> None:
-    """Adds a batch's value to a mean in which, as in Keras, a batch counts by its size."""
+    """Adds a batch's value to a mean that, as in Keras, weights batches by their size."""
     tracker.update_state(tf.math.divide_no_nan(share, portion), sample_weight=size)

@@ -1,4 +1,4 @@
-"""The range that an output can't leave, read from the operations that make it."""
+"""Interval arithmetic: bounds on a tensor's values from the operations that compute it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 Range = tuple[float, float]
 
-# Operations that leave the meaning of every element as it is.
+# Operations whose outputs are their inputs, element by element.
 KEEPS = (
     "Identity",
     "IdentityN",
@@ -23,7 +23,7 @@ KEEPS = (
     "FakeQuantWithMinMaxVars",
     "FakeQuantWithMinMaxVarsPerChannel",
 )
-# Each element of the result is one of their inputs' elements, or a mean of these.
+# Operations whose elements are elements of their inputs, or means of such.
 _CHOOSES = (
     "Reshape",
     "ExpandDims",
@@ -50,11 +50,11 @@ _FIXED: dict[str, Range] = {
 
 
 def in_unit(tensor: tf.Tensor) -> bool:
-    """Whether a tensor of a graph can't leave [0, 1]: sigmoids, means of them, what is clipped."""
+    """Whether a symbolic tensor is provably in [0, 1]: a sigmoid, a mean of some, a clip."""
     if isinstance(tensor, tf.__internal__.EagerTensor) or not tensor.dtype.is_floating:
         return False
-    low, high = _range(tensor, {}, 64)
-    return low >= 0.0 and high <= 1.0 + 1e-6
+    low, high = _range(tensor, {}, 64)  # the depth keeps recursion far from Python's limit
+    return low >= 0.0 and high <= 1.0 + 1e-6  # a float32 mean of ones may round above 1
 
 
 def _range(tensor: tf.Tensor, known: dict[Hashable, Range], depth: int) -> Range:
@@ -76,14 +76,14 @@ def _of_op(tensor: tf.Tensor, known: dict[Hashable, Range], depth: int) -> Range
     rule = _RULES.get(op.type, _hull if op.type in (*KEEPS, *_CHOOSES) else None)
     if rule is None or _is_share(op, known, depth):
         return _ANY if rule is None else (0.0, 1.0)
-    # Axes, indices and sizes are integers.
+    # Inputs of an integer type are axes, indices and sizes.
     inputs = [i for i in op.inputs if i.dtype.is_floating]
     found = rule(*(_range(i, known, depth) for i in inputs)) if inputs else _ANY
     return _ANY if any(math.isnan(end) for end in found) else found
 
 
 def _is_share(op: tf.Operation, known: dict[Hashable, Range], depth: int) -> bool:
-    """a / Σ a, of an a that is not negative."""
+    """Whether an operation is a / Σ a with a ≥ 0, whose result is in [0, 1]."""
     if op.type != "RealDiv" or op.inputs[1].op.type != "Sum":
         return False
     part, total = op.inputs[0], op.inputs[1].op.inputs[0]

@@ -1,4 +1,4 @@
-"""Losses between examples of a batch: the student keeps the teacher's geometry."""
+"""Relational knowledge distillation (RKD): distances and angles between a batch's examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TINY = 1e-12
 
 @register
 class RelationalDistillation(DistillationLoss):
-    """Distances and angles between examples, as the teacher sees them.
+    """Distances and angles between the student's embeddings imitate the teacher's.
 
     With embeddings e of the batch, h the Huber loss with δ = 1 and w the sample
     weights, the loss is distance_weight · D + angle_weight · A:
@@ -24,17 +24,17 @@ class RelationalDistillation(DistillationLoss):
         A = Σ_{i,j,k distinct} w_i w_j w_k h(c_s − c_t) / (B (B − 1) (B − 2))
         c(i, j, k) = cosine of the angle at i between e_j − e_i and e_k − e_i
 
-    The mean μ is weighted by w_i w_j, so an example of weight 0 has no influence
-    on the others; doubling all weights multiplies D by 4 and A by 8. The paper
-    uses weights 25 and 50 beside a cross-entropy of weight 1.
+    The mean μ is weighted by w_i w_j, so an example of weight 0 has no influence on the
+    others; doubling all weights multiplies D by 4 and A by 8. The paper uses weights 25
+    and 50 with a cross-entropy of weight 1.
 
     Under a `tf.distribute` strategy the pairs are those of the global batch: the
-    embeddings of all replicas are gathered, and each replica returns the loss
-    of the whole.
+    embeddings of all replicas are gathered, and each replica returns the loss of the
+    global batch.
 
-    Memory: angles take float32 arrays of B·B·B and differences of B·B·D numbers,
-    a few of each with the gradient; one is 64 MiB at B = 256, or 16 MiB at B =
-    256 and D = 64. Name a layer after pooling, not a map.
+    Memory: with the gradient, a few float32 arrays of B·B·B angles and of B·B·D
+    differences. At B = 256 an array of angles takes 64 MiB, and one of differences 16 MiB
+    with D = 64. Choose a layer after pooling rather than a feature map.
 
     Args:
         distance_weight: weight of D, at least 0; 0: not computed.
@@ -49,7 +49,7 @@ class RelationalDistillation(DistillationLoss):
         name: name of the term in logs.
 
     Raises:
-        TypeError: if a weight is no number, a layer name no string.
+        TypeError: if a weight is not a number, or a layer name not a string.
         ValueError: for a negative weight, two weights of 0, or an `output`
             together with a layer name.
 
@@ -87,16 +87,16 @@ class RelationalDistillation(DistillationLoss):
         self.output = check_output(output)
         if output is not None and (teacher_layer_name or student_layer_name):
             raise checks.value_error(
-                "output", "None where layers are named", output, "It picks a final output."
+                "output", "None where layers are named", output, "It selects a final output."
             )
 
     def validate_outputs(self, teacher_outputs, student_outputs):
-        """Raises ValueError unless both have the output."""
+        """Raises ValueError unless both models have the output."""
         for outputs in (teacher_outputs, student_outputs):
             select(outputs, self.output, self.name)
 
     def compute_loss(self, teacher_outputs, student_outputs, **kwargs):
-        """The loss of the whole (global) batch: a scalar tensor."""
+        """The loss over the global batch: a scalar tensor."""
         teacher = _embeddings(select(teacher_outputs, self.output, self.name))
         student = _embeddings(select(student_outputs, self.output, self.name))
         weight = _weights(kwargs.get("sample_weight"), self.output, self.name, student)
@@ -135,7 +135,7 @@ def angle_loss(
     """A of `RelationalDistillation`, from the same and the weights (B,)."""
     error = _huber(_cosines(student) - _cosines(teacher))
     count = tf.shape(weight)[0]
-    # `pairs` takes out j = k. Where i = j or i = k both cosines are 0 anyway.
+    # `pairs` is 0 where j = k; where i = j or i = k both cosines are 0 already.
     per_vertex = tf.linalg.matvec(
         tf.reshape(error, [count, count * count]), tf.reshape(pairs, [count * count])
     )
@@ -145,12 +145,12 @@ def angle_loss(
 
 
 def _differences(embeddings: tf.Tensor) -> tf.Tensor:
-    """e_j − e_i at [i, j], (B, B, D). Not by a Gram matrix, which cancels digits."""
+    """e_j − e_i at [i, j], (B, B, D); distances from a Gram matrix would lose digits."""
     return embeddings[None, :] - embeddings[:, None]
 
 
 def _lengths(differences: tf.Tensor) -> tf.Tensor:
-    # Inside the root: its gradient is finite also where two examples are one.
+    # The constant stands inside the root, so that its gradient is finite at distance 0.
     return tf.sqrt(tf.reduce_sum(tf.square(differences), -1) + _TINY)
 
 
@@ -166,21 +166,21 @@ def _over_mean(lengths: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
 
 
 def _huber(error: tf.Tensor) -> tf.Tensor:
-    """x²/2 up to |x| = 1, |x| − 1/2 beyond."""
+    """Huber loss with δ = 1: x²/2 up to |x| = 1, |x| − 1/2 beyond."""
     size = tf.abs(error)
     near = tf.minimum(size, 1.0)
     return near * (size - 0.5 * near)
 
 
 def _embeddings(features: tf.Tensor) -> tf.Tensor:
-    """(B, ...) → (B, D) in float32."""
+    """Flattens features (B, ...) to embeddings (B, D) in float32."""
     return flat(masked_features(features))
 
 
 def _weights(
     sample_weight: Structure | None, output: str | int | None, owner: str, embeddings: tf.Tensor
 ) -> tf.Tensor:
-    """One weight per example, (B,); ones if there are none."""
+    """One sample weight per example, (B,); ones if none are given."""
     values = tf.ones([tf.shape(embeddings)[0]])
     given = tf.nest.flatten(sample_weight)
     one = given[0] if len(given) == 1 else select_like(sample_weight, output, owner)
@@ -190,13 +190,13 @@ def _weights(
 
 
 def _gather(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Tensors of the global batch; their gradient adds up over the replicas."""
+    """Gathers tensors over all replicas; gradients are summed over the replicas."""
     if tf.distribute.in_cross_replica_context():
         return tensors
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return tensors
-    # One at a time: the gradient of a list with several shapes fails in TensorFlow.
+    # One at a time: TensorFlow fails in the gradient of `all_gather` of mixed shapes.
     gathered = [context.all_gather(tensor, axis=0) for tensor in tensors]
     for whole, part in zip(gathered, tensors, strict=True):
         whole.set_shape([None, *part.shape[1:]])

@@ -1,4 +1,4 @@
-"""Feature maps of different sizes, brought to one size."""
+"""Resizing of feature maps by area averaging (adaptive average pooling)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tfkd import checks
 
 
 def resize_to(features: tf.Tensor, size: tuple[int, ...]) -> tf.Tensor:
-    """Brings (B, *spatial, C) features to a smaller spatial `size`.
+    """Resizes (B, *spatial, C) features to a smaller spatial `size`, by area averaging.
 
-    Area averaging: each new cell is the mean of the old cells that it covers,
-    counted by the part that it covers, so that every input counts the same. It
-    is average pooling where sizes divide. A size that is already right is left
-    alone. One or two spatial axes.
+    Each new cell is the mean of the old cells that it covers, weighted by the covered
+    part, so that all inputs have equal weight. Where the sizes divide this is average
+    pooling. Features of the right size are returned as they are. There may be one or two
+    spatial axes.
     """
     current = tuple(features.shape[1:-1])
     if current == tuple(size):
@@ -26,7 +26,7 @@ def resize_to(features: tf.Tensor, size: tuple[int, ...]) -> tf.Tensor:
             features,
             "Give the model's Input a fixed size.",
         )
-    # One small matrix an axis: unlike tf.image.resize, this compiles under XLA.
+    # A small matrix per axis: unlike tf.image.resize, this compiles under XLA.
     matrices = [
         tf.constant(_averages(now, then), features.dtype)
         for now, then in zip(current, size, strict=True)
@@ -36,7 +36,7 @@ def resize_to(features: tf.Tensor, size: tuple[int, ...]) -> tf.Tensor:
 
 
 def _averages(now: int, then: int) -> np.ndarray:
-    """(then, now) matrix: row o holds the share of each input in output o."""
+    """(then, now) matrix: row o holds the weight of each input cell in output cell o."""
     edges = np.arange(then + 1) * now / then
     cells = np.arange(now)
     low = np.maximum(edges[:-1, None], cells)
@@ -48,7 +48,7 @@ def common_size(teacher: tf.Tensor, student: tf.Tensor) -> tuple[int, ...]:
     """The smaller of the two spatial sizes, axis by axis."""
     if len(teacher.shape) != len(student.shape):
         raise ValueError(
-            "features of teacher and student must have one rank: the teacher's shape is "
+            "features of teacher and student must have the same rank: the teacher's shape is "
             f"{teacher.shape}, the student's {student.shape}. Name layers of one kind."
         )
     pairs = zip(teacher.shape[1:-1], student.shape[1:-1], strict=True)

@@ -1,4 +1,4 @@
-"""Keras losses of any form (string, function, instance, nested) as parts of ours."""
+"""Resolves, calls and serializes Keras losses given as strings, functions or instances."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ Losses: TypeAlias = "LossFunction | Sequence[Losses] | Mapping[str, Losses] | No
 
 
 def resolve_loss(loss: Losses) -> Any:
-    """Turns a string, function or instance (nested or not) into callables, None kept."""
-
+    """Turns a string, function or instance (nested or not) into callables; None stays."""
     resolved = tf.nest.map_structure(_resolve, loss)
     if all(item is None for item in tf.nest.flatten(resolved)):
         raise checks.value_error("loss", "at least one loss that is not None", loss)
@@ -42,7 +41,7 @@ def _resolve(item: object) -> Callable[..., tf.Tensor] | None:
 
 
 def per_output(loss: Any, outputs: Structure) -> Any:
-    """The loss of each output: a single loss serves them all.
+    """Returns the loss of each output; a single loss applies to all of them.
 
     Raises:
         ValueError: if nested losses do not fit the outputs.
@@ -54,27 +53,27 @@ def per_output(loss: Any, outputs: Structure) -> Any:
 
 
 def apply_loss(loss: Callable[..., tf.Tensor], teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
-    """Calls any Keras loss or function without its reduction: float32 (B, ...)."""
+    """Calls a Keras loss or function without its reduction: float32 (B, ...)."""
     call = loss.call if isinstance(loss, keras.losses.Loss) else loss
     values = tf.cast(call(teacher, student), tf.float32)
     if len(values.shape) == 0 and not is_sum(loss):
-        # The function took the mean of the batch itself: every example has it.
+        # A function that averages over the batch itself: every example gets that mean.
         values = tf.fill(tf.shape(student)[:1], values)
     return values
 
 
 def is_sum(loss: object) -> bool:
-    """True for an instance that asks for the sum in place of the mean."""
+    """Whether a loss is an instance with reduction="sum"."""
     return getattr(loss, "reduction", None) == keras.losses.Reduction.SUM
 
 
 def serialize_loss(loss: Any) -> Any:
-    """The inverse of `resolve_loss`: strings, dicts and None, nested as given.
+    """Serializes what `resolve_loss` returned as strings, dicts and None, nested as given.
 
     Raises:
         ValueError: for a lambda, which can't be loaded again.
     """
-    # A serialized instance is a dict itself: so recurse by hand.
+    # A serialized instance is a dict too, so nested losses are marked by a key.
     if isinstance(loss, dict):
         return {"nested": {k: serialize_loss(v) for k, v in loss.items()}}
     if isinstance(loss, (list, tuple)):
@@ -83,7 +82,7 @@ def serialize_loss(loss: Any) -> Any:
 
 
 def serialize_callable(name: str, value: Callable[..., Any]) -> str | dict[str, Any]:
-    """A Keras object or a registered function as JSON."""
+    """Serializes a Keras object or a registered function as JSON."""
     known = getattr(value, "__name__", None)
     if known == "<lambda>":
         raise checks.value_error(
@@ -98,7 +97,7 @@ def serialize_callable(name: str, value: Callable[..., Any]) -> str | dict[str, 
 
 
 def deserialize_loss(config: Any) -> Any:
-    """Reads what `serialize_loss` wrote."""
+    """Restores what `serialize_loss` returned."""
     if isinstance(config, dict) and set(config) == {"nested"}:
         nested = config["nested"]
         if isinstance(nested, dict):
