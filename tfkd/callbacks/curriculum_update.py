@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +12,10 @@ import tf_keras as keras
 
 from tfkd import checks, replicas
 from tfkd.curriculum import Curriculum, difficulty
+from tfkd.types import Path
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 class CurriculumUpdate(keras.callbacks.Callback):
@@ -58,9 +62,9 @@ class CurriculumUpdate(keras.callbacks.Callback):
         self,
         curriculum: Curriculum,
         refresh_every: int | None = None,
-        score: Callable[..., Any] | None = None,
+        score: Callable[..., ArrayLike] | None = None,
         start_step: int = 0,
-        log_dir: Any = None,
+        log_dir: Path | None = None,
     ):
         super().__init__()
         kind = "a tfkd.curriculum.Curriculum"
@@ -78,17 +82,17 @@ class CurriculumUpdate(keras.callbacks.Callback):
         self.log_dir = log_dir
         self.history: list[tuple[int, float]] = []
         self._seen = 0
-        self._writer: Any = None
+        self._writer: tf.summary.SummaryWriter | None = None
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Counts the batches of this epoch."""
         self._seen = 0
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Counts; `batch` is the last one of an execution of several."""
         self._seen = batch + 1
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Logs the fraction, then updates the pace and the scores."""
         fraction = self.curriculum.fraction(self._step + max(self._seen - 1, 0))
         self.history.append((epoch, fraction))
@@ -112,7 +116,7 @@ class CurriculumUpdate(keras.callbacks.Callback):
 
     def _write(self, epoch: int, fraction: float) -> None:
         if self._writer is None:
-            folder = os.path.join(self.log_dir, "curriculum")
+            folder = os.path.join(self.log_dir, "curriculum")  # type: ignore[arg-type]
             self._writer = tf.summary.create_file_writer(folder)
         steps = range(self._step, self._step + self._seen)
         seen = np.concatenate([self.curriculum.indices(step) for step in steps] or [[]])
@@ -123,7 +127,7 @@ class CurriculumUpdate(keras.callbacks.Callback):
             pool = self.curriculum.pool_size(self._step + max(self._seen - 1, 0))
             tf.summary.scalar("curriculum/pool", pool)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Closes the log."""
         if self._writer is not None:
             self._writer.close()

@@ -11,16 +11,18 @@ import tf_keras as keras
 
 from tfkd import checks, schedules
 from tfkd.distillation.distiller import Distiller
+from tfkd.losses import DistillationLoss
 from tfkd.results import NONE
+from tfkd.schedules import Value
 from tfkd.teachers.forward import as_list
 
 
-def scalar(value: Any) -> float:
+def scalar(value: float | tf.Tensor | tf.Variable) -> float:
     """Value of a scalar, tensor or variable; `float` knows no mirrored variables."""
     return value if checks.is_number(value) else tf.convert_to_tensor(value).numpy().item()
 
 
-def learning_rate(optimizer: Any, step: int | None = None) -> float | None:
+def learning_rate(optimizer: keras.optimizers.Optimizer, step: int | None = None) -> float | None:
     """The learning rate at a step (now by default), or None if there is none.
 
     Looks into a `LossScaleOptimizer`, and computes the value of a schedule: the
@@ -35,7 +37,7 @@ def learning_rate(optimizer: Any, step: int | None = None) -> float | None:
     return None if rate is None else scalar(rate)
 
 
-def hyper_parameters(model: keras.Model, steps: int) -> dict[str, Any]:
+def hyper_parameters(model: keras.Model, steps: int) -> dict[str, float | str | bool]:
     """Names and values for the HParams tab, read from a model in its first epoch.
 
     Args:
@@ -67,7 +69,7 @@ def hyper_parameters(model: keras.Model, steps: int) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _terms(model: Distiller) -> list[tuple[str, Any, Any]]:
+def _terms(model: Distiller) -> list[tuple[str, DistillationLoss, Value]]:
     names = [tracker.name for tracker in model._term_trackers]
     weights = model.distillation_loss_weights
     return list(zip(names, model.distillation_losses, weights, strict=True))
@@ -84,7 +86,7 @@ def _batch_size(model: keras.Model, steps: int) -> int | None:
     return int(size) if size >= 1 and size == int(size) else None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> float | str | bool | None:
     """A number, string or bool as it is, or a name for anything else; None stays."""
     if value is None or isinstance(value, (str, bool)) or checks.is_number(value):
         return value
@@ -95,7 +97,7 @@ def _plain(value: Any) -> Any:
     return _name(value)
 
 
-def _name(thing: Any) -> str:
+def _name(thing: object) -> str:
     """A name for a model, a layer, a loss or a function."""
     for key in ("name", "__name__"):
         name = getattr(thing, key, None)
@@ -104,7 +106,7 @@ def _name(thing: Any) -> str:
     return "SavedModel" if getattr(thing, "signatures", None) else type(thing).__name__
 
 
-def parameters(model: Any) -> int | None:
+def parameters(model: object) -> int | None:
     """Number of weights, or None where a model does not tell (a function)."""
     try:
         weights = getattr(model, "weights", None)
@@ -137,7 +139,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _code(text: Any) -> str:
+def _code(text: object) -> str:
     # As code, names may hold any of Markdown's or HTML's signs; only | cuts a table.
     return "`" + str(text).replace("|", "/").replace("`", "'") + "`"
 
@@ -146,7 +148,7 @@ def _count(number: int | None) -> str:
     return NONE if number is None else f"{number:,}"
 
 
-def _models(models: dict[str, Any]) -> str:
+def _models(models: dict[str, object]) -> str:
     columns = list(models.values())
     layers = [list(_leaves(model)) for model in columns]
     rows = [
@@ -160,12 +162,12 @@ def _models(models: dict[str, Any]) -> str:
     return "## Models\n\n" + _table(["", *models], rows)
 
 
-def _shape(model: Any, key: str) -> str:
+def _shape(model: object, key: str) -> str:
     shape = getattr(model, key, None)
     return NONE if shape is None else _code(shape)
 
 
-def _share(teachers: list[Any], student: keras.Model) -> str:
+def _share(teachers: list[object], student: keras.Model) -> str:
     counts = [parameters(model) for model in (*teachers, student)]
     if None in counts or not sum(counts[:-1]):  # type: ignore[arg-type]
         return ""
@@ -189,13 +191,13 @@ def _losses(model: Distiller) -> str:
     )
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if value is None:
         return NONE
     return f"{value:g}" if checks.is_number(value) else _code(value)
 
 
-def _layers(title: str, model: Any) -> str:
+def _layers(title: str, model: object) -> str:
     """Layers by kind: a list of all would be hundreds of lines."""
     kinds: dict[str, list[int]] = {}
     for layer in _leaves(model):
@@ -208,7 +210,7 @@ def _layers(title: str, model: Any) -> str:
     return f"## Layers of the {title}\n\n" + _table(["Layer", "Number", "Parameters"], rows)
 
 
-def _leaves(model: Any) -> Iterator[Any]:
+def _leaves(model: object) -> Iterator[keras.layers.Layer]:
     """The layers, those of nested models too, each once and without inputs."""
     seen: set[int] = set()
     todo = list(getattr(model, "layers", None) or [])

@@ -15,11 +15,13 @@ import tf_keras as keras
 from tensorboard.plugins.pr_curve import summary as pr_summary
 
 from tfkd import checks, replicas
+from tfkd.detection.boxes import HasPriors
 from tfkd.detection.coco_evaluation import DetectionScores, coco_scores, pycocotools
 from tfkd.detection.detecting import Detecting, NotFinite, check_images
 from tfkd.detection.drawing import detection_pictures
-from tfkd.detection.flat_boxes import flat_detections, flat_truth, names_of
+from tfkd.detection.flat_boxes import Boxes, flat_detections, flat_truth, names_of
 from tfkd.detection.hits import curves
+from tfkd.types import Data, Path, Tensor
 
 _POINTS = 101
 
@@ -92,18 +94,18 @@ class DetectionReport(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data: Any,
-        truth: Any,
-        anchors: Any,
+        data: Data,
+        truth: Boxes,
+        anchors: HasPriors | np.ndarray,
         class_names: Sequence[str] | None = None,
         frequency: int = 1,
         pictures: int = 8,
-        log_dir: Any = None,
+        log_dir: Path | keras.callbacks.TensorBoard | None = None,
         prefix: str = "val_",
         picture_threshold: float = 0.5,
-        image_size: Any = None,
+        image_size: float | Sequence[float] | np.ndarray | None = None,
         batch_size: int = 32,
-        preprocess: Callable[[Any], Any] | None = None,
+        preprocess: Callable[[np.ndarray], Tensor] | None = None,
         **decode_options: Any,
     ):
         super().__init__()
@@ -135,15 +137,15 @@ class DetectionReport(keras.callbacks.Callback):
         if self.log_dir is not None and self.pictures:
             self._draw(0, None)
         self.scores: DetectionScores | None = None
-        self._writer: Any = None
+        self._writer: tf.summary.SummaryWriter | None = None
         self._last_epoch, self._offset = -1, 0
         self._warned = False
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Epochs are counted on from an earlier call of `fit`, as TensorBoard's are."""
         self._offset = 0
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Evaluates, if it is due; puts the scores in the logs, and writes."""
         if epoch + self._offset <= self._last_epoch:
             self._offset = self._last_epoch + 1 - epoch
@@ -165,7 +167,7 @@ class DetectionReport(keras.callbacks.Callback):
         if self.log_dir is not None and replicas.writes(self.model):
             self._write(found, self.scores)
 
-    def _put(self, logs: Any, scores: DetectionScores | None) -> None:
+    def _put(self, logs: dict[str, float] | None, scores: DetectionScores | None) -> None:
         """The scores into the logs; None: NaN."""
         if logs is None:
             return
@@ -182,7 +184,7 @@ class DetectionReport(keras.callbacks.Callback):
 
     def _write(self, found: dict[str, np.ndarray], scores: DetectionScores) -> None:
         if self._writer is None:
-            folder = os.path.join(self.log_dir, "validation")
+            folder = os.path.join(self.log_dir, "validation")  # type: ignore[arg-type]
             self._writer = tf.summary.create_file_writer(folder)
         step = self._last_epoch
         with tf.summary.record_if(True), self._writer.as_default(step=step):
@@ -199,7 +201,7 @@ class DetectionReport(keras.callbacks.Callback):
             self._write_curves(found, step)
         self._writer.flush()
 
-    def _draw(self, index: int, found: dict[str, np.ndarray] | None) -> Any:
+    def _draw(self, index: int, found: dict[str, np.ndarray] | None) -> np.ndarray:
         """The picture of one image; None: without detections, to try it."""
         mine = self._real.images == index
         truth = {"boxes": self._real.boxes[mine], "classes": self._real.classes[mine]}
@@ -232,7 +234,7 @@ class DetectionReport(keras.callbacks.Callback):
             )
             tf.summary.experimental.write_raw_pb(record.SerializeToString(), step=step)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Closes the log."""
         if self._writer is not None:
             self._writer.close()

@@ -19,6 +19,7 @@ from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.decay import AnnealedFilterDecay
 from tfkd.pruning.planning import Plan
 from tfkd.pruning.selection import Selection
+from tfkd.types import Path
 
 DECAYS = ("compounding", "relative")
 
@@ -93,7 +94,7 @@ class FilterDecay(keras.callbacks.Callback):
         *,
         decay: str = "compounding",
         model: keras.Model | None = None,
-        log_dir: Any = None,
+        log_dir: Path | None = None,
         log_scores: bool = True,
         warn_if_unfinished: bool = True,
     ):
@@ -114,7 +115,7 @@ class FilterDecay(keras.callbacks.Callback):
         self.warn_if_unfinished = warn_if_unfinished
         self._reset()
         self._graph: Any = None
-        self._writer: Any = None
+        self._writer: tf.summary.SummaryWriter | None = None
         self._step: ExtendedStep | None = None
 
     def _reset(self) -> None:
@@ -163,7 +164,7 @@ class FilterDecay(keras.callbacks.Callback):
         self._done, self._rate = state["step"], float(state["rate"])
         self.history = [(int(step), float(rate), int(n)) for step, rate, n in state["history"]]
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Finds the model, and puts the masks of dead filters into its training step."""
         if self._steps_made() is None:
             fix = "Compile the model with an optimizer of tf_keras."
@@ -184,18 +185,18 @@ class FilterDecay(keras.callbacks.Callback):
         if self.log_dir is not None and replicas.writes(self.model):
             self._writer = tf.summary.create_file_writer(os.path.join(self.log_dir, "filter_decay"))
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """The first time: goes on from the optimizer's step."""
         # Not in on_train_begin: callbacks that restore a model do it there.
         if not self._started:
             self._started = True
             self._start(self._steps_made())
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Remembers where this execution starts."""
         self._first_batch = batch
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Decays if an interval is over."""
         # Counted here, since to read the optimizer's step is to wait for the
         # device. A loss scale may skip steps: this count is never too low.
@@ -203,14 +204,14 @@ class FilterDecay(keras.callbacks.Callback):
         if self._next is not None and self._counted >= self._next:
             self._advance(self._steps_made())
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Adds decay rate and sparsity to the logs."""
         self._advance(self._steps_made())  # the last batches may end without a hook
         if logs is not None:
             logs["decay_rate"] = self._rate
             logs["sparsity"] = self.sparsity()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Gives the model its own training step back."""
         if self.frozen:
             # A moving average of the weights was copied into them just now.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,13 @@ from tfkd.data.labels import REGRESSION, read
 from tfkd.distillation.distiller import Distiller
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import Teachers, mean_probability, mean_value, to_logits
+from tfkd.types import Data
+
+# "logits", "softmax", … of each output of a model, or None.
+Kinds: TypeAlias = list[str | None] | None
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 class TeacherCheck(keras.callbacks.Callback):
@@ -59,8 +66,8 @@ class TeacherCheck(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data: Any,
-        score: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+        data: Data,
+        score: Callable[[np.ndarray, np.ndarray], ArrayLike] | None = None,
         margin: float = 0.0,
         batch_size: int = 256,
         every: int = 1,
@@ -75,10 +82,10 @@ class TeacherCheck(keras.callbacks.Callback):
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.every = checks.positive_int("every", every)
         self._warned = False
-        self._kinds: tuple[Any, list[Any]] | None = None
+        self._kinds: tuple[Kinds, Sequence[Kinds]] | None = None
         self._teacher_score = float("nan")
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Scores the teacher, once: it does not change."""
         if not isinstance(self.model, Distiller):
             raise ValueError(
@@ -88,7 +95,7 @@ class TeacherCheck(keras.callbacks.Callback):
         self._kinds = self._told() if self.score is None else None
         self._teacher_score = self._score(self._teacher_outputs)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Scores the student; warns the first time it is ahead."""
         if (epoch + 1) % self.every:
             return
@@ -106,7 +113,7 @@ class TeacherCheck(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def _teacher_outputs(self, x: Any) -> Any:
+    def _teacher_outputs(self, x: tf.Tensor) -> tf.Tensor:
         """The mean of the teachers' outputs; for the default score, of their probabilities."""
         finals, _ = self.model._teacher_feature_extractor(x)
         if any(tf.nest.is_nested(final) for final in finals):
@@ -119,11 +126,11 @@ class TeacherCheck(keras.callbacks.Callback):
         scores = [to_logits(f, k) for f, k in zip(finals, self._kinds[1], strict=True)]
         return mean_probability(scores, [scores[0].shape[-1] == 1])
 
-    def _student_outputs(self, x: Any) -> Any:
+    def _student_outputs(self, x: tf.Tensor) -> tf.Tensor:
         outputs = self.model.student(x, training=False)
         return outputs if self._kinds is None else to_logits(outputs, self._kinds[0])
 
-    def _told(self) -> tuple[Any, list[Any]]:
+    def _told(self) -> tuple[Kinds, Sequence[Kinds]]:
         """What student and teachers return, logits or probabilities."""
         term = self.model._agreement_term()
         if term is not None and term.student_kinds is not None:
@@ -137,7 +144,7 @@ class TeacherCheck(keras.callbacks.Callback):
         kinds = [output_kinds.settle(side, one, output_kinds.by_size(one)) for side, one in found]
         return kinds[0], kinds[1:] or [None] * len(teachers.taps)
 
-    def _score(self, outputs: Callable[[Any], Any]) -> float:
+    def _score(self, outputs: Callable[[tf.Tensor], tf.Tensor]) -> float:
         run = tf.function(outputs, reduce_retracing=True)
         scores, kept = [], []
         for first in range(0, len(self.x), self.batch_size):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import os
 import tempfile
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -29,6 +29,10 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tfkd import checks, replicas
 from tfkd.callbacks import describe
 from tfkd.distillation.distiller import Distiller
+from tfkd.types import Path
+
+# Names and values of the HParams tab; None leaves a name out.
+HyperParameters: TypeAlias = dict[str, float | str | bool | None]
 
 _BY_STEP = "_by_step"
 
@@ -81,9 +85,9 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     def __init__(
         self,
-        log_dir: Any = "logs",
+        log_dir: Path = "logs",
         per_step: bool | int = False,
-        hparams: dict[str, Any] | bool | None = None,
+        hparams: HyperParameters | Literal[False] | None = None,
         summary: bool | str = True,
         **kwargs: Any,
     ):
@@ -96,14 +100,14 @@ class TensorBoard(keras.callbacks.TensorBoard):
         self.hparams = _check_hparams(hparams)
         self.summary = checks.instance("summary", summary, (bool, str), "a bool or Markdown text")
 
-        self._elsewhere: Any = None
+        self._elsewhere: tempfile.TemporaryDirectory[str] | None = None
         self._described: keras.Model | None = None
         self._last_epoch = -1
         self._epoch_offset = 0
         self._first_batch = 0  # of the execution that runs
         self._steps = 0  # optimizer steps as counted on the host
         self._last_point = 0
-        self._sums: dict[str, Any] = {}
+        self._sums: dict[str, np.ndarray] = {}
 
     def _get_log_write_dir(self) -> str:
         """Where this process writes; for workers that are not the chief, out of the way.
@@ -123,7 +127,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
             self._elsewhere = None
 
     @property
-    def _root_writer(self) -> Any:
+    def _root_writer(self) -> tf.summary.SummaryWriter:
         # Kept with Keras's own two: it closes them all when training ends.
         if "root" not in self._writers:
             self._writers["root"] = tf.summary.create_file_writer(self._log_write_dir)
@@ -149,23 +153,23 @@ class TensorBoard(keras.callbacks.TensorBoard):
             wanted or self._described is not self.model or super()._implements_train_batch_hooks()
         )
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Starts to count steps from the optimizer's."""
         super().on_train_begin(logs)
         self._epoch_offset = 0
         self._steps = self._last_point = self._iterations()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keras has just reset the metrics."""
         super().on_epoch_begin(epoch, logs)
         self._sums = {}
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Remembers where this execution starts."""
         super().on_train_batch_begin(batch, logs)
         self._first_batch = batch
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Describes the models once; writes a point if one is due."""
         # Without `update_freq` Keras would format every metric and write none.
         super().on_train_batch_end(batch, logs if self.update_freq != "epoch" else None)
@@ -181,14 +185,14 @@ class TensorBoard(keras.callbacks.TensorBoard):
             self._steps = self._last_point = self._iterations()
             self._write(self._train_writer, self._step_values(logs), self._steps)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Writes the epoch's curves, after those of earlier calls of `fit`."""
         if epoch + self._epoch_offset <= self._last_epoch:
             self._epoch_offset = self._last_epoch + 1 - epoch
         self._last_epoch = epoch + self._epoch_offset
         super().on_epoch_end(self._last_epoch, logs)
 
-    def on_test_end(self, logs: Any = None) -> None:
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
         """Writes what `evaluate` found, at the optimizer's step."""
         own = set(self._own_names())
         logs = logs or {}
@@ -197,7 +201,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         if values:
             self._write(self._val_writer, values, self._iterations())
 
-    def _log_epoch_metrics(self, epoch: int, logs: Any) -> None:
+    def _log_epoch_metrics(self, epoch: int, logs: dict[str, float] | None) -> None:
         # Called by Keras's on_epoch_end. The Distiller's terms get tidier names.
         train, validation, others = {}, {}, {}
         own = self._own_names()
@@ -213,7 +217,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         if validation:
             self._write(self._val_writer, validation, epoch)
 
-    def _collect_learning_rate(self, logs: Any) -> Any:
+    def _collect_learning_rate(self, logs: dict[str, float]) -> dict[str, float]:
         return logs  # Keras adds that of schedules only; `_settings` has every one.
 
     def _settings(self, suffix: str = "") -> dict[str, float]:
@@ -235,7 +239,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         group = "distillation" if name in self._own_names() else "metrics"
         return f"{group}{_BY_STEP}/{name}"
 
-    def _step_values(self, logs: dict[str, Any]) -> dict[str, Any]:
+    def _step_values(self, logs: dict[str, float]) -> dict[str, float]:
         """Everything at this step, by tag: metrics as means since the last point."""
         means = [m for m in self.model.metrics if m.name in logs and _is_plain_mean(m)]
         values = dict(logs)
@@ -254,7 +258,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         tagged = {self._step_tag(name): value for name, value in values.items()}
         return {**tagged, **self._settings(_BY_STEP)}
 
-    def _write(self, writer: Any, values: dict[str, Any], step: int) -> None:
+    def _write(self, writer: tf.summary.SummaryWriter, values: dict[str, float], step: int) -> None:
         """All scalars as one record: many small writes cost more than the values."""
         record = Summary()
         for tag, value in values.items():
@@ -267,8 +271,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
         """Writes hyper-parameters and text; known when the first batch has run."""
         with tf.summary.record_if(True), self._root_writer.as_default():
             if self.hparams is not False:
-                values = describe.hyper_parameters(self.model, steps)
-                values.update(self.hparams)
+                read = describe.hyper_parameters(self.model, steps)
+                values = {**read, **self.hparams}
                 hparams_api.hparams({k: v for k, v in values.items() if v is not None})
             if self.summary is not False:
                 text = describe.summary(self.model)
@@ -278,14 +282,14 @@ class TensorBoard(keras.callbacks.TensorBoard):
         self._root_writer.flush()
 
 
-def _is_plain_mean(metric: Any) -> bool:
+def _is_plain_mean(metric: keras.metrics.Metric) -> bool:
     """True for total / count: not for what is computed from it, such as a root."""
     return isinstance(metric, keras.metrics.Mean) and (
         type(metric).result is keras.metrics.Mean.result
     )
 
 
-def _check_log_dir(log_dir: Any) -> None:
+def _check_log_dir(log_dir: Path) -> None:
     checks.instance("log_dir", log_dir, (str, os.PathLike), "a folder, as string or path")
     if not os.fspath(log_dir):
         raise checks.value_error("log_dir", "the name of a folder", log_dir)
@@ -306,7 +310,9 @@ def _check_keras_arguments(kwargs: dict[str, Any]) -> None:
         checks.integer("update_freq", freq, 1, "'epoch', 'batch' or an integer of at least 1")
 
 
-def _check_hparams(hparams: Any) -> Any:
+def _check_hparams(
+    hparams: HyperParameters | Literal[False] | None,
+) -> HyperParameters | Literal[False]:
     if hparams is None or hparams is False:
         return {} if hparams is None else False
     checks.instance("hparams", hparams, dict, "a dict of names and values, False or None")

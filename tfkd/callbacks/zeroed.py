@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +12,7 @@ from tfkd.networks.paths import fingerprint
 from tfkd.pruning.graph import Graph
 from tfkd.pruning.masking import Slices, multiply, spread
 from tfkd.pruning.optimizers import slots_of
+from tfkd.types import Structure
 
 
 class TrainedSlices(Slices):
@@ -24,9 +24,9 @@ class TrainedSlices(Slices):
 
     def __init__(self, graph: Graph):
         super().__init__(graph)
-        self._masks: list[tuple[Any, tf.Variable, dict[int, np.ndarray]]] = []
+        self._masks: list[tuple[tf.Variable, tf.Variable, dict[int, np.ndarray]]] = []
 
-    def kill(self, removed: np.ndarray, optimizer: Any) -> None:
+    def kill(self, removed: np.ndarray, optimizer: keras.optimizers.Optimizer) -> None:
         """Sets the slices of removed units to zero, and what the optimizer keeps for them.
 
         A momentum that stays would move them away again.
@@ -42,7 +42,7 @@ class TrainedSlices(Slices):
                 if slot.shape == variable.shape:
                     multiply(slot, spread(variable, axes, factors))
 
-    def make_masks(self, model: Any) -> int:
+    def make_masks(self, model: keras.Model) -> int:
         """Makes the masks of `keep`, all ones, for the weights that `model` trains; how many."""
         trained = {id(variable) for variable in model.trainable_variables}
         self._masks = []
@@ -63,7 +63,7 @@ class TrainedSlices(Slices):
     def keep(self) -> None:
         """Multiplies each weight by its mask. Part of the training step, on every replica."""
 
-        def update(strategy: Any) -> None:
+        def update(strategy: tf.distribute.Strategy) -> None:
             for variable, mask, _ in self._masks:
                 strategy.extended.update(variable, _apply_mask, args=(mask,), group=False)
 
@@ -80,11 +80,11 @@ class ExtendedStep:
         after: called without arguments in every step, on every replica.
     """
 
-    def __init__(self, model: keras.Model, after: Callable[[], Any]):
+    def __init__(self, model: keras.Model, after: Callable[[], object]):
         original = model.train_step
         self._before = vars(model).get("train_step")
 
-        def train_step(data: Any) -> Any:
+        def train_step(data: Structure) -> dict[str, tf.Tensor]:
             logs = original(data)
             after()
             return logs
@@ -140,6 +140,6 @@ def _has_fingerprint(model: keras.Model, wanted: str) -> bool:
         return False
 
 
-def _apply_mask(variable: Any, mask: Any) -> None:
+def _apply_mask(variable: tf.Variable, mask: tf.Tensor) -> None:
     # A gradient may be infinite where a filter is dead: NaN · 0 must be 0.
     variable.assign(tf.math.multiply_no_nan(tf.convert_to_tensor(variable), mask))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +13,14 @@ import tensorflow as tf
 from tfkd import checks, example_inputs, replicas
 from tfkd.curriculum import ordering
 from tfkd.curriculum.pace import AdaptivePace, accept, pool_sizes
+from tfkd.curriculum.scores import Difficulty
 from tfkd.data import pipelines
 from tfkd.data.batches import steps_per_epoch
+from tfkd.schedules import Schedule
+from tfkd.types import Data, Structure, Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 # Rounds of the cipher behind RandomIndexShuffle. With TensorFlow's own choice, 4, the
 # spread of what comes first is visibly off for small pools; from 8 on it is not.
@@ -79,17 +85,17 @@ class Curriculum(tf.Module):
 
     def __init__(
         self,
-        data: Any,
-        difficulty: Any,
-        pace: Any,
+        data: Data,
+        difficulty: ArrayLike | Difficulty,
+        pace: float | Schedule | AdaptivePace,
         batch_size: int,
         *,
         order: str = "easiest_first",
         balance_classes: bool = True,
-        labels: Any = None,
+        labels: Tensor | None = None,
         seed: int = 0,
-        augment: Callable[[Any, Any], Any] | None = None,
-        preprocess: Callable[[Any], Any] | None = None,
+        augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+        preprocess: Callable[[tf.Tensor], Structure] | None = None,
         partial: bool = False,
     ):
         super().__init__(name="curriculum")
@@ -125,7 +131,7 @@ class Curriculum(tf.Module):
         """Whether the pace waits for a metric."""
         return isinstance(self.pace, AdaptivePace)
 
-    def _set_pace(self, pace: Any, partial: bool) -> None:
+    def _set_pace(self, pace: float | Schedule | AdaptivePace, partial: bool) -> None:
         self.pace = accept("pace", pace)
         sizes = pool_sizes(self.pace, self.count)
         self._sizes = tf.constant(sizes, tf.int64)
@@ -145,7 +151,7 @@ class Curriculum(tf.Module):
                 stacklevel=3,
             )
 
-    def update_difficulty(self, difficulty: Any) -> None:
+    def update_difficulty(self, difficulty: ArrayLike | Difficulty) -> None:
         """Ranks the examples anew; batches that are not made yet follow the new order.
 
         Args:
@@ -162,7 +168,7 @@ class Curriculum(tf.Module):
         """The share of the examples that the pace allows at a step."""
         return float(self.pace(max(step - self._begin, 0)))
 
-    def repaced(self, pace: Any, begin_step: int = 0) -> Curriculum:
+    def repaced(self, pace: float | Schedule | AdaptivePace, begin_step: int = 0) -> Curriculum:
         """The same data, order and seed with another pace, which begins at `begin_step`.
 
         Both share one order: `update_difficulty` of one is that of both.
@@ -190,7 +196,7 @@ class Curriculum(tf.Module):
         return self._difficulty.numpy()
 
     @property
-    def data(self) -> tuple[Any, ...]:
+    def data(self) -> tuple[Structure, ...]:
         """(x, y) or what else was given, as tensors."""
         return self._data
 
@@ -203,12 +209,12 @@ class Curriculum(tf.Module):
         """The examples of the global batch at a step: int64 (batch_size,)."""
         return self._compiled(tf.constant(step, tf.int64)).numpy()
 
-    def _pool(self, step: Any) -> Any:
+    def _pool(self, step: tf.Tensor) -> tf.Tensor:
         if isinstance(self.pace, AdaptivePace):
             return tf.gather(self._sizes, self.pace.level)
         return tf.gather(self._sizes, tf.clip_by_value(step - self._begin, 0, len(self._sizes) - 1))
 
-    def _indices(self, step: Any) -> Any:
+    def _indices(self, step: tf.Tensor) -> tf.Tensor:
         """Positions in the stream of draws, cut in passes over the pool, each shuffled.
 
         The permutation is a function of (seed, size of the pool, pass).
@@ -226,7 +232,7 @@ class Curriculum(tf.Module):
         )
         return tf.gather(self._order, ranks)
 
-    def _key(self, pool: Any, passed: Any) -> Any:
+    def _key(self, pool: tf.Tensor, passed: tf.Tensor) -> tf.Tensor:
         """Three random numbers: with small ones the cipher hardly moves anything."""
         seed = tf.constant([self.seed, 0], tf.int64)
         for number in (pool, passed):
@@ -265,7 +271,9 @@ class Curriculum(tf.Module):
         dataset = pipelines.mapped(steps, batch, ahead)
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
-    def _prepare(self, values: Any, step: Any, first: int, size: int) -> Any:
+    def _prepare(
+        self, values: tuple[Structure, ...], step: tf.Tensor, first: int, size: int
+    ) -> Structure:
         x, *others = values
         if self._augment is not None:
             # Of the global batch, so that workers see what one process would.
@@ -279,7 +287,7 @@ class Curriculum(tf.Module):
         return (x, *others) if others else x
 
 
-def _arrays(data: Any) -> tuple[Any, ...]:
+def _arrays(data: Data) -> tuple[Structure, ...]:
     """(x,), (x, y) or (x, y, sample_weight)."""
     data = tuple(data) if isinstance(data, list) else data
     found = example_inputs.arrays("data", data, stack=True)

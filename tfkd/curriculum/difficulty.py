@@ -8,8 +8,8 @@ file, and a later run with the same data, model and settings makes no pass.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,9 +17,13 @@ import tensorflow as tf
 from tfkd import checks, example_inputs
 from tfkd.curriculum import counting
 from tfkd.curriculum.scores import Difficulty, scored
-from tfkd.curriculum.scoring import Measure, Scorer
+from tfkd.curriculum.scoring import Measure, Models, Scorer
 from tfkd.data.label_forms import class_numbers
 from tfkd.teachers.forward import as_list
+from tfkd.types import Data, Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 __all__ = [
     "Difficulty",
@@ -32,14 +36,14 @@ __all__ = [
     "teacher_margin",
 ]
 
-FilePath = str | os.PathLike | None
-Preprocess = Callable[[Any], Any] | None
+FilePath = str | os.PathLike[str] | None
+Preprocess = Callable[[tf.Tensor], tf.Tensor] | None
 
 
 def teacher_loss(
-    teacher: Any,
-    data: Any,
-    labels: Any = None,
+    teacher: Models,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
@@ -96,9 +100,9 @@ def teacher_loss(
 
 
 def teacher_margin(
-    teacher: Any,
-    data: Any,
-    labels: Any = None,
+    teacher: Models,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
@@ -125,8 +129,8 @@ def teacher_margin(
 
 
 def teacher_entropy(
-    teacher: Any,
-    data: Any,
+    teacher: Models,
+    data: Data,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
@@ -152,9 +156,9 @@ def teacher_entropy(
 
 
 def student_loss(
-    student: Any,
-    data: Any,
-    labels: Any = None,
+    student: Models,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
@@ -186,7 +190,7 @@ def student_loss(
     return _of_model("student_loss", "student", student, (data, labels), _crossentropy, options)
 
 
-def length(data: Any, padding: int = 0, *, path: FilePath = None) -> Difficulty:
+def length(data: ArrayLike, padding: int = 0, *, path: FilePath = None) -> Difficulty:
     """How long each text is: tokens that are not padding, or words.
 
     Args:
@@ -216,7 +220,11 @@ def length(data: Any, padding: int = 0, *, path: FilePath = None) -> Difficulty:
 
 
 def object_count(
-    labels: Any, padding: float = -1, *, mask: Any = None, path: FilePath = None
+    labels: ArrayLike | Mapping[str, ArrayLike],
+    padding: float = -1,
+    *,
+    mask: ArrayLike | None = None,
+    path: FilePath = None,
 ) -> Difficulty:
     """How many objects each image holds.
 
@@ -249,7 +257,11 @@ def object_count(
 
 
 def from_function(
-    function: Callable[..., Any], data: Any, labels: Any = None, *, path: FilePath = None
+    function: Callable[..., ArrayLike],
+    data: Any,
+    labels: Tensor | None = None,
+    *,
+    path: FilePath = None,
 ) -> Difficulty:
     """Scores of your own.
 
@@ -298,7 +310,12 @@ def from_function(
 
 
 def _of_model(
-    kind: str, side: str, model: Any, given: Any, measure: Measure, options: tuple[Any, ...]
+    kind: str,
+    side: str,
+    model: Models,
+    given: tuple[Data, Tensor | None],
+    measure: Measure,
+    options: tuple[Any, ...],
 ) -> Difficulty:
     (data, labels), (batch_size, preprocess, path, progress) = given, options
     checks.positive_int("batch_size", batch_size)
@@ -316,11 +333,11 @@ def _of_model(
     return scored(kind, parts, path, lambda: scorer(x, labels, batch_size, progress))
 
 
-def _crossentropy(log_p: Any, labels: Any) -> Any:
+def _crossentropy(log_p: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return -tf.gather(log_p, labels, batch_dims=1)
 
 
-def _margin(log_p: Any, labels: Any) -> Any:
+def _margin(log_p: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     p = tf.exp(log_p)
     others = tf.where(
         tf.one_hot(labels, tf.shape(p)[-1], True, False), tf.constant(-1.0, p.dtype), p
@@ -328,6 +345,6 @@ def _margin(log_p: Any, labels: Any) -> Any:
     return tf.reduce_max(others, -1) - tf.gather(p, labels, batch_dims=1)
 
 
-def _entropy(log_p: Any, labels: Any) -> Any:
+def _entropy(log_p: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     # 0 · log 0 is 0.
     return -tf.reduce_sum(tf.math.multiply_no_nan(log_p, tf.exp(log_p)), -1)

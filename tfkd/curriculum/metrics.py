@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from tfkd import checks
 
@@ -21,7 +20,7 @@ def sign(monitor: str, mode: str) -> float:
     return 1.0 if mode == "max" else -1.0
 
 
-def value_of(monitor: str, logs: Mapping[str, Any] | None) -> float:
+def value_of(monitor: str, logs: Mapping[str, float] | None) -> float:
     """The metric in an epoch's logs.
 
     Raises:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfkd import checks
 from tfkd.data.label_forms import one_hot_rows
+from tfkd.types import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 ORDERS = ("easiest_first", "hardest_first", "random")
 
 
-def check_scores(name: str, scores: Any, count: int) -> np.ndarray:
+def check_scores(name: str, scores: ArrayLike, count: int) -> np.ndarray:
     """Accepts one finite number an example; returns float64 (count,)."""
     try:
         scores = np.asarray(scores, np.float64)
@@ -30,7 +34,7 @@ def check_scores(name: str, scores: Any, count: int) -> np.ndarray:
     return scores
 
 
-def class_numbers(labels: Any, count: int) -> np.ndarray:
+def class_numbers(labels: Tensor | None, count: int) -> np.ndarray:
     """Accepts class numbers (N,) or (N, 1), or one-hot rows (N, C); returns (N,).
 
     Raises:

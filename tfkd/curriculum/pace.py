@@ -8,13 +8,14 @@ pure function of the step, the same in every process and after a restart.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from tfkd import checks, schedules
 from tfkd.curriculum import metrics
+from tfkd.schedules.base import Step
 
 _EXPECTED = "a fraction above 0 and at most 1"
 # Rounding may not admit an example too many: 0.3 · 10 = 3.0000000000000004.
@@ -97,7 +98,7 @@ class AdaptivePace(tf.Module):
             f"AdaptivePace(start={self.start}, growth={self.growth}, end={self.end}, now={self()})"
         )
 
-    def __call__(self, step: Any = None) -> float:
+    def __call__(self, step: Step | None = None) -> float:
         """The fraction now. `step` is taken as schedules take it."""
         level = int(self.level.numpy())
         return self.end if level >= self.levels else self.start * self.growth**level
@@ -107,7 +108,7 @@ class AdaptivePace(tf.Module):
         steps = [self.start * self.growth**level for level in range(self.levels)]
         return np.array([*steps, self.end])
 
-    def update(self, logs: Any) -> float:
+    def update(self, logs: Mapping[str, float] | None) -> float:
         """Looks at an epoch's logs, and returns the fraction from now on.
 
         Raises:
@@ -134,7 +135,7 @@ class AdaptivePace(tf.Module):
         self._waited.assign(0)
 
 
-def check_fraction(name: str, value: Any) -> float:
+def check_fraction(name: str, value: float) -> float:
     """Accepts a number in (0, 1]."""
     checks.finite(name, value, _EXPECTED)
     if not 0 < value <= 1:
@@ -142,7 +143,9 @@ def check_fraction(name: str, value: Any) -> float:
     return float(value)
 
 
-def accept(name: str, pace: Any) -> schedules.Schedule | AdaptivePace:
+def accept(
+    name: str, pace: float | schedules.Schedule | AdaptivePace
+) -> schedules.Schedule | AdaptivePace:
     """Accepts a pace for the argument `name`; a number becomes a constant schedule.
 
     Raises:

@@ -10,11 +10,14 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd import artifacts, checks, fingerprints
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
 
 FORMAT = "tfkd difficulty, 1"
 _EXPECTED = "a file of tfkd.curriculum.difficulty"
@@ -61,7 +64,7 @@ class Difficulty:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False and dtype not in (None, self.scores.dtype):
             raise ValueError(f"`copy`: scores are float64, and {dtype} needs a copy.")
         array = self.scores if dtype is None else self.scores.astype(dtype, copy=False)
@@ -108,7 +111,7 @@ class Difficulty:
         return cls(scores, recipe["kind"], recipe["fingerprint"], recipe["parts"])
 
 
-def check_scores(name: str, scores: Any) -> np.ndarray:
+def check_scores(name: str, scores: ArrayLike) -> np.ndarray:
     """Accepts one finite number an example; returns a float64 array that stays as it is."""
     try:
         array = np.array(scores, np.float64)
@@ -140,7 +143,7 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, Any], np.ndarray]:
 def scored(
     kind: str,
     parts: Mapping[str, Any],
-    path: str | os.PathLike | None,
+    path: str | os.PathLike[str] | None,
     compute: Callable[[], np.ndarray],
 ) -> Difficulty:
     """Scores from the file at `path` where it holds just these, else computed and written.
@@ -170,7 +173,7 @@ def scored(
 
 
 def _stored(
-    path: str | os.PathLike, kind: str, digests: Mapping[str, str], fingerprint: str
+    path: str | os.PathLike[str], kind: str, digests: Mapping[str, str], fingerprint: str
 ) -> Difficulty | None:
     checks.instance("path", path, (str, os.PathLike), "a path or None")
     if not Path(path).exists():
@@ -206,7 +209,7 @@ def _is_ours(path: str | os.PathLike) -> bool:
     return True  # killed between the file and its manifest
 
 
-def _warn(path: str | os.PathLike, why: str) -> None:
+def _warn(path: str | os.PathLike[str], why: str) -> None:
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals["__name__"].startswith("tfkd."):
         level, frame = level + 1, frame.f_back  # up to the user's call

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +13,14 @@ from tfkd import checks, example_inputs
 from tfkd.networks import layer_weights
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import Teachers, as_list, mean_probability, to_logits
+from tfkd.types import Structure, Tensor
 
-Measure = Callable[[Any, Any], Any]
+Measure: TypeAlias = "Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]"
+# A model or a function of a batch, or several whose probabilities are averaged.
+Model: TypeAlias = "keras.Model | Callable[..., Structure]"
+Models: TypeAlias = "Model | Sequence[Model]"
+# Whether each output of a model holds logits or probabilities; None if that is unknown.
+Kinds: TypeAlias = "list[str | None] | None"
 
 
 class Scorer:
@@ -33,9 +39,9 @@ class Scorer:
     def __init__(
         self,
         side: str,
-        models: Any,
+        models: Models,
         measure: Measure,
-        preprocess: Callable[[Any], Any] | None = None,
+        preprocess: Callable[[Structure], Structure] | None = None,
     ):
         self.side = side
         models = as_list(models, side)
@@ -47,10 +53,10 @@ class Scorer:
         if preprocess is not None:
             checks.function("preprocess", preprocess)
         self._function: Any = None
-        self._kinds: list[Any] | None = None  # what the outputs of each model are
+        self._kinds: Sequence[Kinds] | None = None  # what the outputs of each model are
 
     def __call__(
-        self, x: Any, labels: np.ndarray | None, batch_size: int, progress: bool
+        self, x: Structure, labels: np.ndarray | None, batch_size: int, progress: bool
     ) -> np.ndarray:
         """Float64 scores (N,), from one pass.
 
@@ -81,7 +87,7 @@ class Scorer:
                 bar.add(1)
         return scores
 
-    def _run(self, *args: Any) -> Any:
+    def _run(self, *args: Structure) -> tuple[tf.Tensor, tf.Tensor]:
         if self._function is None:
             # The first axis open from the start: the last, smaller batch traces nothing.
             specs = tf.nest.map_structure(
@@ -90,25 +96,25 @@ class Scorer:
             self._function = tf.function(self._scores, input_signature=specs)
         return self._function(*args)
 
-    def _inputs(self, x: Any) -> Any:
+    def _inputs(self, x: Structure) -> Structure:
         if self._preprocess is not None:
             x = self._preprocess(x)
         return tf.nest.map_structure(_single, x)
 
-    def _told(self, sample: Any) -> list[Any]:
+    def _told(self, sample: Structure) -> Sequence[Kinds]:
         """What each model returns, logits or probabilities."""
         kinds = []
         for number, taps in enumerate(self._models.taps):
             teach = self._models.runner(number)
 
-            def run(x: Any, teach: Callable[[Any], Any] = teach) -> Any:
+            def run(x: Structure, teach: Callable[[Structure], Structure] = teach) -> Structure:
                 return teach(self._inputs(x))
 
             found = output_kinds.look(taps.model, run, sample)
             kinds.append(output_kinds.settle(self.side, found, output_kinds.by_size(found)))
         return kinds
 
-    def _scores(self, x: Any, labels: Any = None) -> Any:
+    def _scores(self, x: Structure, labels: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         finals, _ = self._models(self._inputs(x))
         log_p = log_probabilities(self.side, finals, self._kinds)
         classes = tf.shape(log_p, out_type=tf.int64)[-1]
@@ -128,16 +134,18 @@ class Scorer:
             )
 
 
-def _tensor(values: Any) -> Any:
+def _tensor(values: Tensor) -> tf.Tensor:
     return tf.convert_to_tensor(values)
 
 
-def _single(tensor: Any) -> Any:
+def _single(tensor: tf.Tensor) -> tf.Tensor:
     """NumPy's float64 as float32, as Keras's own `fit` and `predict` do."""
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
 
 
-def log_probabilities(side: str, finals: list[Any], kinds: list[Any] | None = None) -> Any:
+def log_probabilities(
+    side: str, finals: list[tf.Tensor], kinds: Sequence[Kinds] | None = None
+) -> tf.Tensor:
     """float64 (B, C) log-probabilities of the classes, from the outputs of the models.
 
     A softmax or sigmoid at a model's end is undone; one output a model is the

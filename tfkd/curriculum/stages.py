@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import tf_keras as keras
 
 from tfkd import checks, schedules
 from tfkd.curriculum import metrics, pace
 from tfkd.networks import paths
+from tfkd.schedules import Value
+from tfkd.types import Data
 
-Logs = Sequence[Mapping[str, Any]]
+Logs = Sequence[Mapping[str, float]]
+Rate: TypeAlias = "Value | keras.optimizers.schedules.LearningRateSchedule"
+Step: TypeAlias = "Callable[[keras.Model], keras.Model]"
+
+
+class DecayOptions(Protocol):
+    """`tfkd.progressive.Decay`, whose module imports this one."""
+
+    options: dict[str, Any]
+    schedule: Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,16 +139,16 @@ class Stage:
 
     epochs: int
     name: str | None = None
-    fraction: Any = None
-    temperature: Any = None
-    student_loss_weight: Any = None
-    distillation_loss_weights: Any = None
-    learning_rate: Any = None
+    fraction: float | schedules.Schedule | pace.AdaptivePace | None = None
+    temperature: Value | Mapping[str, Value] | None = None
+    student_loss_weight: Value | None = None
+    distillation_loss_weights: Sequence[Value] | Mapping[str, Value] | None = None
+    learning_rate: Rate | None = None
     freeze: paths.Entries = ()
     promote: Callable[[Logs], bool] | None = None
-    structure: Any = ()
-    decay: Any = None
-    data: Any = None
+    structure: Step | Sequence[Step] = ()
+    decay: DecayOptions | None = None
+    data: Data | None = None
 
     def __post_init__(self):
         checks.positive_int("epochs", self.epochs)
@@ -176,14 +187,14 @@ def _each(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _check_rate(rate: Any) -> None:
+def _check_rate(rate: Rate | None) -> None:
     if rate is None or isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return
     expected = "a number above 0, a schedule of tfkd.schedules or of Keras, or None"
     schedules.get("learning_rate", rate, checks.non_negative, expected)
 
 
-def _steps(value: Any) -> tuple[Any, ...]:
+def _steps(value: Step | Sequence[Step]) -> tuple[Step, ...]:
     steps = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     for step in steps:
         if not callable(step):

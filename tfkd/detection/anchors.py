@@ -82,13 +82,13 @@ class Anchors:
 
     def __init__(
         self,
-        feature_sizes: Sequence[Any],
-        scales: Sequence[Any] | None = None,
-        ratios: Sequence[Any] = (1.0,),
+        feature_sizes: Sequence[int | Sequence[int]],
+        scales: Sequence[float | Sequence[float]] | None = None,
+        ratios: Sequence[float | Sequence[float]] = (1.0,),
         extra: Sequence[float | None] | None = None,
         aspect: float = 1.0,
         clip: bool = False,
-        sizes: Sequence[Any] | None = None,
+        sizes: Sequence[Sequence[Sequence[float]]] | None = None,
     ):
         levels = sizes_of.sequence("feature_sizes", feature_sizes, "(height, width) of each level")
         self.feature_sizes = [sizes_of.pair("feature_sizes", level) for level in levels]
@@ -130,7 +130,7 @@ class Anchors:
         text = " + ".join(f"{h}x{w}·{n}" for (h, w), n in levels)
         return f"Anchors({len(self)} priors, {text})"
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Anchors) and self.get_config() == other.get_config()
 
     def __hash__(self) -> int:
@@ -149,12 +149,12 @@ class Anchors:
         """The inverse of `get_config`."""
         return cls(**config)
 
-    def save(self, path: str | os.PathLike) -> Path:
+    def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the anchors to a JSON file, to lie beside the model's."""
         return artifacts.write_text(path, json.dumps(self.get_config()) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Anchors:
+    def load(cls, path: str | os.PathLike[str]) -> Anchors:
         """Reads what `save` wrote.
 
         Raises:
@@ -165,7 +165,7 @@ class Anchors:
             raise checks.value_error("path", "a file that Anchors.save wrote", str(path))
         return cls.from_config(config)
 
-    def best_iou(self, boxes: Any) -> np.ndarray:
+    def best_iou(self, boxes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """How well the priors cover boxes: the overlap of each with its nearest prior.
 
         In training a box is learned by all priors that overlap it by half and more.
@@ -199,8 +199,8 @@ class Anchors:
         cls,
         input_size: int | Sequence[int],
         strides: Sequence[int] = (8, 16, 32),
-        scales: Sequence[Any] = ((0.07, 0.11), (0.17, 0.22), (0.30, 0.42)),
-        ratios: Sequence[Any] = (1.0,),
+        scales: Sequence[float | Sequence[float]] = ((0.07, 0.11), (0.17, 0.22), (0.30, 0.42)),
+        ratios: Sequence[float | Sequence[float]] = (1.0,),
         aspect: float = 1.0,
     ) -> Anchors:
         """A few anchors, for small images and objects of a shape, as cells have.
@@ -228,8 +228,8 @@ class Anchors:
     @classmethod
     def fit(
         cls,
-        boxes: Any,
-        feature_sizes: Sequence[Any],
+        boxes: np.ndarray | Sequence[np.ndarray],
+        feature_sizes: Sequence[int | Sequence[int]],
         per_location: int | Sequence[int] = 2,
         seed: int = 0,
         clip: bool = False,

@@ -16,13 +16,15 @@ width: `order` says which.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.types import Tensor
 
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 
@@ -39,7 +41,15 @@ _MAX_LOG_SIZE = math.log(1000.0 / 16.0)
 _SMALLEST = 1e-6
 
 
-def check_priors(priors: Any) -> np.ndarray:
+class HasPriors(Protocol):
+    """Anchors of any kind, such as `Anchors` or `RetinaNetAnchors`."""
+
+    @property
+    def priors(self) -> np.ndarray:
+        """float32 (P, 4), as (cx, cy, w, h) relative to the image."""
+
+
+def check_priors(priors: HasPriors | np.ndarray) -> np.ndarray:
     """Accepts `Anchors` or an array of priors; returns them as float32 (P, 4).
 
     Raises:
@@ -66,21 +76,23 @@ def check_priors(priors: Any) -> np.ndarray:
     return values
 
 
-def serialize_anchors(anchors: Any) -> Any:
+def serialize_anchors(anchors: HasPriors | np.ndarray) -> dict[str, Any] | list[list[float]]:
     """`Anchors` as their config, an array of priors as numbers: JSON."""
     if hasattr(anchors, "get_config"):
         return keras.saving.serialize_keras_object(anchors)
     return check_priors(anchors).tolist()
 
 
-def deserialize_anchors(config: Any) -> Any:
+def deserialize_anchors(
+    config: dict[str, Any] | Sequence[Sequence[float]],
+) -> HasPriors | np.ndarray:
     """The inverse of `serialize_anchors`."""
     if isinstance(config, dict):
         return keras.saving.deserialize_keras_object(config)
     return np.asarray(config, np.float32)
 
 
-def check_variances(variances: Any) -> tuple[float, float, float, float]:
+def check_variances(variances: Sequence[float] | np.ndarray) -> tuple[float, float, float, float]:
     """Accepts four numbers above 0."""
     values = variances.tolist() if isinstance(variances, np.ndarray) else variances
     if not isinstance(values, (list, tuple)) or len(values) != 4:
@@ -89,25 +101,25 @@ def check_variances(variances: Any) -> tuple[float, float, float, float]:
     return a, b, c, d
 
 
-def to_corners(boxes: Any) -> Any:
+def to_corners(boxes: tf.Tensor) -> tf.Tensor:
     """(cx, cy, w, h) → (x1, y1, x2, y2), for tensors (..., 4)."""
     half = boxes[..., 2:] / 2.0
     return tf.concat([boxes[..., :2] - half, boxes[..., :2] + half], -1)
 
 
-def to_centers(boxes: Any) -> Any:
+def to_centers(boxes: tf.Tensor) -> tf.Tensor:
     """(x1, y1, x2, y2) → (cx, cy, w, h), for tensors (..., 4)."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return tf.concat([(low + high) / 2.0, high - low], -1)
 
 
-def area(boxes: Any) -> Any:
+def area(boxes: tf.Tensor) -> tf.Tensor:
     """Areas (...,) of boxes (..., 4) as corners; 0 where a side is not positive."""
     sides = tf.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
     return sides[..., 0] * sides[..., 1]
 
 
-def iou(first: Any, second: Any) -> Any:
+def iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Intersection over union of every box of `first` with every box of `second`.
 
     Args:
@@ -135,7 +147,9 @@ def iou(first: Any, second: Any) -> Any:
     return tf.math.divide_no_nan(overlap, union)
 
 
-def encode(boxes: Any, priors: Any, variances: Any = VARIANCES, order: str = "xywh") -> Any:
+def encode(
+    boxes: tf.Tensor, priors: Tensor, variances: Sequence[float] = VARIANCES, order: str = "xywh"
+) -> tf.Tensor:
     """Offsets of boxes from their priors.
 
     Args:
@@ -156,8 +170,8 @@ def encode(boxes: Any, priors: Any, variances: Any = VARIANCES, order: str = "xy
 
 
 def decode_offsets(
-    offsets: Any, priors: Any, variances: Any = VARIANCES, order: str = "xywh"
-) -> Any:
+    offsets: tf.Tensor, priors: Tensor, variances: Sequence[float] = VARIANCES, order: str = "xywh"
+) -> tf.Tensor:
     """The inverse of `encode`: boxes as corners, not clipped to the image.
 
     Log sizes are limited to log(62.5), so that no network's output overflows.
@@ -168,11 +182,11 @@ def decode_offsets(
     return to_corners(tf.concat([centers, sides], -1))
 
 
-def _reordered(offsets: Any, order: str) -> Any:
+def _reordered(offsets: tf.Tensor, order: str) -> tf.Tensor:
     """From "xywh" to `order`, or back: either is the other's inverse."""
     return offsets if order == "xywh" else tf.gather(offsets, [1, 0, 3, 2], axis=-1)
 
 
-def clip(boxes: Any) -> Any:
+def clip(boxes: tf.Tensor) -> tf.Tensor:
     """Corners moved into the image."""
     return tf.clip_by_value(boxes, 0.0, 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _STARTS = 4
 _CHUNK = 256
 
 
-def real_boxes(name: str, boxes: Any) -> np.ndarray:
+def real_boxes(name: str, boxes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     """The boxes (N, 4) float64 of an array (..., 4) or a list of arrays, without padding.
 
     Raises:

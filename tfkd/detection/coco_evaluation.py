@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.detection.flat_boxes import FlatBoxes, flat_detections, flat_truth, names_of
+from tfkd.detection.flat_boxes import Boxes, FlatBoxes, flat_detections, flat_truth, names_of
 from tfkd.results import Grid, Lines, Result, cell
 
 HEAD = ("class", "mAP", "AP50", "truth", "detections")
@@ -101,10 +101,10 @@ def score(value: float) -> str:
 
 
 def coco_scores(
-    detections: Any,
-    truth: Any,
+    detections: Boxes,
+    truth: Boxes,
     class_names: Sequence[str] | None = None,
-    image_size: Any = None,
+    image_size: float | Sequence[float] | np.ndarray | None = None,
 ) -> DetectionScores:
     """COCO's scores of detections; see `tfkd.report.detection`, which is this function."""
     found, real = flat_detections(detections), flat_truth(truth)
@@ -151,7 +151,9 @@ def _mean(values: np.ndarray) -> float:
     return round(float(values.mean()), 12) if values.size else math.nan
 
 
-def _sizes(image_size: Any, count: int) -> np.ndarray | None:
+def _sizes(
+    image_size: float | Sequence[float] | np.ndarray | None, count: int
+) -> np.ndarray | None:
     """(count, 2) heights and widths in pixels, or None."""
     if image_size is None:
         return None
@@ -164,7 +166,7 @@ def _sizes(image_size: Any, count: int) -> np.ndarray | None:
     return np.broadcast_to(sizes, (count, 2))
 
 
-def pycocotools() -> tuple[Any, Any]:
+def pycocotools() -> tuple[type, type]:
     """COCO and COCOeval; says what to install where they are not."""
     try:
         from pycocotools.coco import COCO

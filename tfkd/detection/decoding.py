@@ -14,23 +14,23 @@ the greedy loop does, out of operations that XLA and every device have, which
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfkd import checks
 from tfkd.detection import boxes as box_math
+from tfkd.types import Tensor
 
 __all__ = ["decode"]
 
 
 def decode(
-    outputs: Mapping[str, Any],
-    anchors: Any,
+    outputs: Mapping[str, Tensor],
+    anchors: box_math.HasPriors | np.ndarray,
     *,
-    variances: Any = box_math.VARIANCES,
+    variances: Sequence[float] = box_math.VARIANCES,
     score_threshold: float = 0.02,
     iou_threshold: float = 0.45,
     max_detections: int = 100,
@@ -115,7 +115,7 @@ def decode(
 
 
 def _heads(
-    outputs: Any, boxes: str, classes: str, priors: np.ndarray, background: bool
+    outputs: Mapping[str, Tensor], boxes: str, classes: str, priors: np.ndarray, background: bool
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns (offsets, logits) in float32, checked, cut off from gradients."""
     if not isinstance(outputs, Mapping):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
-from tfkd.detection.boxes import check_priors
+from tfkd.detection.boxes import HasPriors, check_priors
 from tfkd.detection.decoding import decode
 from tfkd.networks.accept import refuse_distiller
+from tfkd.types import Data, Structure, Tensor
+
+# A model, or a function such as a `tfkd.runtime.Predictor`, from images to raw outputs.
+Detector: TypeAlias = "keras.Model | Callable[[tf.Tensor], Mapping[str, Tensor]]"
 
 KEYS = ("boxes", "confidence", "classes", "num_detections")
 
@@ -23,11 +27,11 @@ class NotFinite(ValueError):
 
 
 def detect(
-    model: Any,
-    data: Any,
-    anchors: Any,
+    model: Detector,
+    data: Data,
+    anchors: HasPriors | np.ndarray,
     batch_size: int = 32,
-    preprocess: Callable[[Any], Any] | None = None,
+    preprocess: Callable[[np.ndarray], Tensor] | None = None,
     **decode_options: Any,
 ) -> dict[str, np.ndarray]:
     """Finds the objects of images: runs a detector, decodes its output, drops doubles.
@@ -77,9 +81,9 @@ class Detecting:
 
     def __init__(
         self,
-        anchors: Any,
+        anchors: HasPriors | np.ndarray,
         batch_size: int = 32,
-        preprocess: Callable[[Any], Any] | None = None,
+        preprocess: Callable[[np.ndarray], Tensor] | None = None,
         **decode_options: Any,
     ):
         self.priors = check_priors(anchors)
@@ -94,7 +98,7 @@ class Detecting:
         self._model: Any = None
         self._traced: dict[tuple[Any, ...], Any] = {}
 
-    def __call__(self, model: Any, data: Any) -> dict[str, np.ndarray]:
+    def __call__(self, model: Detector, data: Data) -> dict[str, np.ndarray]:
         """Detections of a model in images (N, H, W, 3)."""
         images = check_images(data)
         if model is not self._model:
@@ -129,19 +133,19 @@ class Detecting:
                 "go back to an earlier checkpoint, or train with a lower learning rate."
             )
 
-    def _prepared(self, batch: np.ndarray) -> Any:
+    def _prepared(self, batch: np.ndarray) -> tf.Tensor:
         if self.preprocess is not None:
             return tf.cast(self.preprocess(batch), tf.float32)
         if batch.dtype == np.uint8:
             return tf.cast(batch, tf.float32) / 127.5 - 1.0
         return tf.cast(batch, tf.float32)
 
-    def _run(self, batch: Any) -> tuple[dict[str, Any], Any]:
+    def _run(self, batch: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         if isinstance(self._model, keras.Model):
             return self._call(self._found, batch)
         return self._call(self._decoded, self._heads(self._model(batch)))
 
-    def _call(self, function: Callable[[Any], Any], inputs: Any) -> Any:
+    def _call(self, function: Callable[..., Any], inputs: Structure) -> Any:
         """Traces `function` for any batch size: the last batch is smaller than the others."""
         specs = tf.nest.map_structure(
             lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), inputs
@@ -153,24 +157,24 @@ class Detecting:
             self._traced[key] = tf.function(function).get_concrete_function(specs)
         return self._traced[key](inputs)
 
-    def _heads(self, outputs: Any) -> dict[str, Any]:
+    def _heads(self, outputs: Mapping[str, Tensor]) -> dict[str, tf.Tensor]:
         """Those outputs that are decoded, as tensors."""
         names = [self._options.get(key, key) for key in ("boxes", "classes")]
         if not isinstance(outputs, Mapping) or not set(names) <= set(outputs):
             decode(outputs, self.priors, **self._options)  # It says what is wrong.
         return {name: tf.convert_to_tensor(outputs[name]) for name in names}
 
-    def _found(self, batch: Any) -> tuple[dict[str, Any], Any]:
+    def _found(self, batch: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         return self._decoded(self._heads(self._model(batch, training=False)))
 
-    def _decoded(self, heads: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    def _decoded(self, heads: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         found = decode(heads, self.priors, **self._options)
         # A score of NaN is not above any threshold: it would pass for "nothing found".
         finite = [tf.reduce_all(tf.math.is_finite(value)) for value in heads.values()]
         return found, tf.reduce_all(finite)
 
 
-def check_images(data: Any) -> np.ndarray:
+def check_images(data: Data) -> np.ndarray:
     """Accepts at least one image of three channels, as an array (N, H, W, 3)."""
     if isinstance(data, list) and data and np.ndim(data[0]) == 3:
         data = np.stack(data)

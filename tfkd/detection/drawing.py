@@ -7,17 +7,21 @@ https://jfly.uni-koeln.de/color/
 from __future__ import annotations
 
 import math
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.detection.flat_boxes import FlatBoxes, flat_detections, flat_truth, names_of
+from tfkd.detection.flat_boxes import Boxes, FlatBoxes, flat_detections, flat_truth, names_of
 from tfkd.detection.hits import hits
+from tfkd.types import Path
 
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 _INK, _PAPER = "#202020", "#ffffff"
 _HALO = (0, 0, 0, 110)  # around lines, so that they are seen on any picture
@@ -26,13 +30,13 @@ _DASH = 6
 
 
 def detection_pictures(
-    images: Any,
-    detections: Any,
-    truth: Any = None,
+    images: np.ndarray,
+    detections: Boxes,
+    truth: Boxes | None = None,
     class_names: Sequence[str] | None = None,
     columns: int = 4,
     score_threshold: float = 0.5,
-    path: str | os.PathLike | None = None,
+    path: Path | None = None,
     size: int = 480,
 ) -> np.ndarray | pathlib.Path:
     """Draws detections, and the truth, on images, side by side.
@@ -89,7 +93,7 @@ def detection_pictures(
     return pathlib.Path(path)
 
 
-def _pixels(images: Any) -> np.ndarray:
+def _pixels(images: np.ndarray) -> np.ndarray:
     """uint8 (N, H, W, 3)."""
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
@@ -110,7 +114,7 @@ def _page(
     names: tuple[str, ...],
     columns: int,
     size: int,
-) -> Any:
+) -> Image.Image:
     """All pictures, a line above each, and the legend below, as one PIL image."""
     try:
         from PIL import Image, ImageDraw, ImageFont
@@ -185,7 +189,7 @@ def _draw_image(
 class _Pen:
     """Draws boxes and labels on one picture, given in parts of its sides."""
 
-    def __init__(self, draw: Any, font: Any, size: tuple[int, int], width: int):
+    def __init__(self, draw: ImageDraw.ImageDraw, font: Font, size: tuple[int, int], width: int):
         self.draw, self.font, self.size, self.width = draw, font, size, width
         self._tags: list[tuple[int, ...]] = []
 
@@ -257,7 +261,7 @@ def _on(ink: str) -> str:
 
 
 def _legend(
-    font: Any, width: int, line: int, kinds: list[tuple[int, str]], with_truth: bool
+    font: Font, width: int, line: int, kinds: list[tuple[int, str]], with_truth: bool
 ) -> list[tuple[int, int, int | None, str]]:
     """What colours and lines mean: (left, row, class or None, text), broken into rows."""
     notes = ["solid: detected"]
@@ -275,7 +279,11 @@ def _legend(
 
 
 def _draw_legend(
-    draw: Any, font: Any, top: int, line: int, entries: list[tuple[int, int, int | None, str]]
+    draw: ImageDraw.ImageDraw,
+    font: Font,
+    top: int,
+    line: int,
+    entries: list[tuple[int, int, int | None, str]],
 ) -> None:
     for left, row, kind, text in entries:
         middle, half = top + (row + 0.5) * line, 0.28 * line

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from tfkd import checks
 from tfkd.detection.boxes import PADDING, UNLABELLED
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+# A padded batch of boxes, or a list of batches or of single images.
+Boxes: TypeAlias = "Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]]"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +43,7 @@ class FlatBoxes:
         return FlatBoxes(images, boxes, classes, scores, self.count)
 
 
-def flat_detections(detections: Any) -> FlatBoxes:
+def flat_detections(detections: Boxes) -> FlatBoxes:
     """Detections of a detector, flat.
 
     Args:
@@ -62,7 +68,7 @@ def flat_detections(detections: Any) -> FlatBoxes:
     return flat
 
 
-def flat_truth(truth: Any) -> FlatBoxes:
+def flat_truth(truth: Boxes) -> FlatBoxes:
     """Ground truth, flat.
 
     Args:
@@ -100,7 +106,9 @@ def flat_truth(truth: Any) -> FlatBoxes:
     return flat
 
 
-def names_of(class_names: Any, found: FlatBoxes, real: FlatBoxes) -> tuple[str, ...]:
+def names_of(
+    class_names: Sequence[str] | None, found: FlatBoxes, real: FlatBoxes
+) -> tuple[str, ...]:
     """Names of all classes; those given, or the numbers up to the highest."""
     sides = {"detections": found, "truth": real}
     highest = {name: int(flat.classes.max(initial=-1)) for name, flat in sides.items()}
@@ -118,7 +126,7 @@ def names_of(class_names: Any, found: FlatBoxes, real: FlatBoxes) -> tuple[str, 
     return tuple(map(str, class_names))
 
 
-def _parts(name: str, value: Any) -> list[Any]:
+def _parts(name: str, value: Boxes) -> list[Mapping[str, ArrayLike]]:
     parts = [value] if isinstance(value, Mapping) else value
     if not isinstance(parts, (list, tuple)):
         expected = "a dict of arrays, or a list of dicts, one an image or a batch"
@@ -128,7 +136,7 @@ def _parts(name: str, value: Any) -> list[Any]:
     return list(parts)
 
 
-def _part(name: str, part: Any, keys: tuple[str, ...]) -> FlatBoxes:
+def _part(name: str, part: Mapping[str, ArrayLike], keys: tuple[str, ...]) -> FlatBoxes:
     """One batch or one image; the images counted from 0."""
     checks.instance(name, part, Mapping, f"dicts with {', '.join(map(repr, keys))}")
     for key in keys:

@@ -15,6 +15,7 @@ import functools
 import io
 import math
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.detection.boxes import VARIANCES
 from tfkd.detection.matching import objects
+from tfkd.types import Tensor
 
 BOXES, CLASSES, ORDER = "box", "classification", "yxhw"
 
@@ -31,7 +33,7 @@ BOXES, CLASSES, ORDER = "box", "classification", "yxhw"
 _NOWHERE = (-2.0, -2.0, -1.0, -1.0)
 
 
-def import_keras_cv(what: str) -> Any:
+def import_keras_cv(what: str) -> ModuleType:
     """The package keras-cv.
 
     Raises:
@@ -81,7 +83,9 @@ class RetinaNetAnchors:
         array([0.17, 0.3 , 0.24, 0.6 ], dtype=float32)
     """
 
-    def __init__(self, image_size: Sequence[int], levels: Sequence[Any], clip: bool = True):
+    def __init__(
+        self, image_size: Sequence[int], levels: Sequence[Mapping[str, Any]], clip: bool = True
+    ):
         height, width = check_size(image_size)
         self.image_size = (height, width)
         self.levels = [_check_level(level) for level in levels]
@@ -135,7 +139,7 @@ class RetinaNetAnchors:
         height, width = self.image_size
         return f"RetinaNetAnchors({len(self)} priors of {height}x{width} pixels, {text})"
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, RetinaNetAnchors) and self.get_config() == other.get_config()
 
     def __hash__(self) -> int:
@@ -155,7 +159,7 @@ class RetinaNetAnchors:
         return cls(**config)
 
 
-def _check_level(level: Any) -> dict[str, Any]:
+def _check_level(level: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("size", "scales", "ratios", "stride")
     checks.instance("levels", level, Mapping, f"a dict of {', '.join(parts)} for each level")
     if set(level) != set(parts):
@@ -168,7 +172,7 @@ def _check_level(level: Any) -> dict[str, Any]:
     return read
 
 
-def check_size(image_size: Any) -> tuple[int, int]:
+def check_size(image_size: int | Sequence[int]) -> tuple[int, int]:
     """Accepts (height, width) in pixels, or one number for both."""
     pair = image_size if isinstance(image_size, (list, tuple)) else (image_size,) * 2
     if len(pair) != 2:
@@ -177,7 +181,9 @@ def check_size(image_size: Any) -> tuple[int, int]:
     return height, width
 
 
-def image_size_of(model: Any, image_size: Any = None) -> tuple[int, int]:
+def image_size_of(
+    model: keras.Model, image_size: int | Sequence[int] | None = None
+) -> tuple[int, int]:
     """(height, width) that a model was built for, or the one given where it was for any.
 
     Raises:
@@ -196,7 +202,9 @@ def image_size_of(model: Any, image_size: Any = None) -> tuple[int, int]:
     return given
 
 
-def retina_net_head(model: Any, image_size: Any = None) -> dict[str, Any]:
+def retina_net_head(
+    model: keras.Model, image_size: int | Sequence[int] | None = None
+) -> dict[str, Any]:
     """How the outputs of keras-cv's RetinaNet are read: arguments for tfkd's functions.
 
     They go, as they are, into `tfkd.detection.decode(outputs, **head)`,
@@ -235,7 +243,7 @@ def retina_net_head(model: Any, image_size: Any = None) -> dict[str, Any]:
     }
 
 
-def _anchors(model: Any, size: tuple[int, int]) -> Any:
+def _anchors(model: keras.Model, size: tuple[int, int]) -> RetinaNetAnchors | np.ndarray:
     from keras_cv import bounding_box
 
     generator, shape = model.anchor_generator, (*size, 3)
@@ -264,7 +272,9 @@ def _anchors(model: Any, size: tuple[int, int]) -> Any:
     return made if same else own
 
 
-def keras_cv_objects(y: Any, bounding_box_format: str, image_size: Any) -> dict[str, Any]:
+def keras_cv_objects(
+    y: Mapping[str, Tensor], bounding_box_format: str, image_size: int | Sequence[int]
+) -> dict[str, tf.Tensor]:
     """Objects in the form in which keras-cv's own `fit` takes them.
 
     For training a teacher by keras-cv on the batches that a `tfkd.Distiller` takes:

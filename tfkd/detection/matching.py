@@ -8,8 +8,10 @@ are given out from the largest overlap down.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -19,6 +21,7 @@ from tfkd.detection.boxes import (
     PADDING,
     UNLABELLED,
     VARIANCES,
+    HasPriors,
     check_priors,
     check_variances,
     deserialize_anchors,
@@ -27,6 +30,7 @@ from tfkd.detection.boxes import (
     serialize_anchors,
     to_corners,
 )
+from tfkd.types import Tensor
 
 BACKGROUND = 0
 IGNORED = -1
@@ -79,10 +83,10 @@ class Matcher:
 
     def __init__(
         self,
-        anchors: Any,
+        anchors: HasPriors | np.ndarray,
         threshold: float = 0.5,
         ignore_from: float | None = None,
-        variances: Any = VARIANCES,
+        variances: Sequence[float] = VARIANCES,
         every_object: bool = True,
         order: str = "xywh",
     ):
@@ -101,7 +105,7 @@ class Matcher:
         self.every_object = checks.instance("every_object", every_object, bool, "True or False")
         self.order = checks.one_of("order", order, ORDERS)
 
-    def __call__(self, y: Any) -> dict[str, Any]:
+    def __call__(self, y: Mapping[str, Tensor]) -> dict[str, tf.Tensor]:
         """One target for every prior: see the class."""
         boxes, classes = objects(y)
         if len(classes.shape) == 1:
@@ -150,7 +154,7 @@ class Matcher:
         return cls(**{**config, "anchors": deserialize_anchors(config["anchors"])})
 
 
-def objects(y: Any) -> tuple[Any, Any]:
+def objects(y: Mapping[str, Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """Boxes float32 (B, M, 4) and classes int32 (B, M) of a batch, M ≥ 1, padded with −1.
 
     Raises:
@@ -179,13 +183,13 @@ def objects(y: Any) -> tuple[Any, Any]:
     return boxes, tf.pad(classes, pads, constant_values=PADDING)
 
 
-def _fix_of(y: Any) -> str | None:
+def _fix_of(y: object) -> str | None:
     if isinstance(y, dict) and {"box", "classification"} & set(y):
         return "These look like targets that are matched already: pass the objects themselves."
     return None
 
 
-def _dense(value: Any) -> Any:
+def _dense(value: Tensor) -> tf.Tensor:
     if isinstance(value, tf.RaggedTensor):
         shape: list[int | None] = [None] * (value.shape.rank or 0)
         if value.shape.rank == 3:
@@ -195,7 +199,7 @@ def _dense(value: Any) -> Any:
     return tf.convert_to_tensor(value)
 
 
-def bipartite(overlap: Any) -> Any:
+def bipartite(overlap: tf.Tensor) -> tf.Tensor:
     """Gives every object one prior of its own, from the largest overlap down.
 
     Greedy, but in rounds: a pair is made as soon as each is the other's best among those

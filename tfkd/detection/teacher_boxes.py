@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -13,6 +15,7 @@ from tfkd.detection.boxes import (
     PADDING,
     UNLABELLED,
     VARIANCES,
+    HasPriors,
     check_priors,
     check_variances,
     deserialize_anchors,
@@ -21,6 +24,7 @@ from tfkd.detection.boxes import (
 )
 from tfkd.detection.decoding import decode
 from tfkd.detection.matching import objects
+from tfkd.types import Tensor
 
 WHERE = ("unlabelled", "missing", "everywhere")
 
@@ -64,7 +68,7 @@ class TeacherBoxes:
 
     def __init__(
         self,
-        anchors: Any,
+        anchors: HasPriors | np.ndarray,
         score_threshold: float = 0.5,
         where: str = "unlabelled",
         overlap: float = 0.5,
@@ -73,7 +77,7 @@ class TeacherBoxes:
         background: bool = True,
         boxes: str = "boxes",
         classes: str = "classes",
-        variances: Any = VARIANCES,
+        variances: Sequence[float] = VARIANCES,
         order: str = "xywh",
     ):
         self.anchors = anchors
@@ -91,7 +95,9 @@ class TeacherBoxes:
         }
         self.max_boxes = checks.positive_int("max_boxes", max_boxes)
 
-    def __call__(self, y: Any, teacher: Any) -> dict[str, Any]:
+    def __call__(
+        self, y: Mapping[str, Tensor], teacher: Mapping[str, Tensor]
+    ) -> dict[str, tf.Tensor]:
         """The objects of a batch, with the teacher's."""
         boxes, labels = objects(y)
         # Four candidates for each that is kept are enough: suppression takes time by their square.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
 
 
 def check_image_shape(
-    input_shape: Any, smallest: int = 1, expected: str = "an integer of at least 1"
+    input_shape: Sequence[int | None], smallest: int = 1, expected: str = "an integer of at least 1"
 ) -> None:
     """Raises unless it is (height, width, channels), with sides of at least `smallest` or None."""
     if not isinstance(input_shape, Sequence) or len(input_shape) != 3:
@@ -23,7 +23,9 @@ def check_image_shape(
     checks.positive_int("input_shape", input_shape[2])
 
 
-def logits(x: Any, num_classes: int, regularizer: Any) -> Any:
+def logits(
+    x: tf.Tensor, num_classes: int, regularizer: keras.regularizers.Regularizer | None
+) -> tf.Tensor:
     """The dense layer `logits`, in float32 also under a mixed policy."""
     # bfloat16 would keep two digits of them.
     compute = keras.mixed_precision.global_policy().compute_dtype

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
@@ -103,7 +103,9 @@ def ssd(
     return keras.Model(backbone.inputs[0], outputs, name=name or "ssd")
 
 
-def _backbone(backbone: Any, input_size: Any) -> keras.Model:
+def _backbone(
+    backbone: keras.Model | str | Sequence[int], input_size: int | Sequence[int] | None
+) -> keras.Model:
     """A model as it is, or one made from a preset's name or widths."""
     if isinstance(backbone, keras.Model):
         size = ssd_levels.check_backbone(backbone)
@@ -123,7 +125,7 @@ def _backbone(backbone: Any, input_size: Any) -> keras.Model:
     return ssd_backbones.ssd_backbone(widths, shape, depth, depthwise)
 
 
-def _sides(size: Any) -> tuple[int, int]:
+def _sides(size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of one number or two."""
     if not isinstance(size, Sequence) or isinstance(size, str):
         return (checks.positive_int("input_size", size),) * 2
@@ -132,19 +134,19 @@ def _sides(size: Any) -> tuple[int, int]:
     return checks.positive_int("input_size", size[0]), checks.positive_int("input_size", size[1])
 
 
-def _anchors(anchors: Any, size: tuple[int, int]) -> Anchors:
+def _anchors(anchors: Anchors | None, size: tuple[int, int]) -> Anchors:
     if anchors is None:
         return Anchors.small(size)
     return checks.instance("anchors", anchors, Anchors, "tfkd.detection.Anchors")
 
 
 def _heads(
-    levels: Sequence[Any],
+    levels: Sequence[tf.Tensor],
     per_location: Sequence[int],
     first: Sequence[float],
     name: str,
     head: str,
-) -> Any:
+) -> tf.Tensor:
     """One head on each level, laid out as (B, P, K) in the layer `name`."""
     # bfloat16 would keep two digits of what is decoded.
     low = keras.mixed_precision.global_policy().compute_dtype in ("bfloat16", "float16")

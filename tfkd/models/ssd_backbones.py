@@ -9,8 +9,8 @@ of VGG is `fc7`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
@@ -27,19 +27,21 @@ _VGG_WIDTHS = (64, 128, 256, 512, 512)
 _VGG_DEPTHS = (2, 2, 3, 3, 3)
 
 
-def _norm_relu(x: Any, name: str, out_name: str) -> Any:
+def _norm_relu(x: tf.Tensor, name: str, out_name: str) -> tf.Tensor:
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
     return keras.layers.ReLU(6.0, name=out_name)(x)
 
 
-def _convolution(x: Any, width: int, strides: int, name: str, out_name: str) -> Any:
+def _convolution(x: tf.Tensor, width: int, strides: int, name: str, out_name: str) -> tf.Tensor:
     x = keras.layers.Conv2D(width, 3, strides, padding="same", use_bias=False, name=f"{name}_conv")(
         x
     )
     return _norm_relu(x, name, out_name)
 
 
-def depthwise_separable(x: Any, width: int, strides: int, name: str, out_name: str) -> Any:
+def depthwise_separable(
+    x: tf.Tensor, width: int, strides: int, name: str, out_name: str
+) -> tf.Tensor:
     """3×3 depthwise and 1×1 convolution, each normalized and cut at 6 (MobileNet)."""
     x = keras.layers.DepthwiseConv2D(
         3, strides, padding="same", use_bias=False, name=f"{name}_depthwise"
@@ -49,7 +51,7 @@ def depthwise_separable(x: Any, width: int, strides: int, name: str, out_name: s
     return _norm_relu(x, name, out_name)
 
 
-def check_widths(widths: Any) -> tuple[int, ...]:
+def check_widths(widths: Sequence[int] | str) -> tuple[int, ...]:
     """Accepts a sequence of one width or more."""
     if not isinstance(widths, Sequence) or isinstance(widths, (str, bytes)):
         raise checks.type_error("widths", "a sequence of stage widths", widths)
@@ -139,8 +141,8 @@ def ssd_vgg16(
 
 
 def _vgg_convolution(
-    x: Any, width: int, kernel: int, dilation: int, name: str, out_name: str
-) -> Any:
+    x: tf.Tensor, width: int, kernel: int, dilation: int, name: str, out_name: str
+) -> tf.Tensor:
     x = keras.layers.Conv2D(
         width,
         kernel,

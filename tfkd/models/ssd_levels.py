@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -17,7 +16,7 @@ from tfkd.networks.call_graph import CallGraph, Key, maker_of
 _FRAMES = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.InputLayer)
 
 
-def check_backbone(backbone: Any) -> tuple[int, int]:
+def check_backbone(backbone: keras.Model) -> tuple[int, int]:
     """Accepts a functional model of one image; returns (height, width) of its input."""
     check_model("backbone", backbone)
     shapes = [tuple(tensor.shape) for tensor in backbone.inputs]
@@ -35,8 +34,8 @@ def check_backbone(backbone: Any) -> tuple[int, int]:
 
 
 def find_levels(
-    backbone: keras.Model, wanted: Sequence[Any] | None, sizes: Sequence[tuple[int, int]]
-) -> list[Any]:
+    backbone: keras.Model, wanted: Sequence[int | str] | None, sizes: Sequence[tuple[int, int]]
+) -> list[tf.Tensor]:
     """The tensors that the first heads read.
 
     Args:
@@ -74,7 +73,7 @@ def find_levels(
     return found
 
 
-def _level(backbone: keras.Model, level: Any) -> Any:
+def _level(backbone: keras.Model, level: int | str) -> tf.Tensor:
     """The output of a named layer, or of the last layer at a stride."""
     pyramid = _pyramid(backbone)
     if isinstance(level, str):
@@ -100,7 +99,7 @@ def _level(backbone: keras.Model, level: Any) -> Any:
     return maps[stride]
 
 
-def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[Any]:
+def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[tf.Tensor]:
     """A map for each size, from the first on, until the backbone has none."""
     maps = {tuple(tensor.shape[1:3]): tensor for tensor in _last_maps(backbone)}
     maps.update({tuple(t.shape[1:3]): t for t in _pyramid(backbone).values()})
@@ -110,7 +109,7 @@ def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[A
         )
         fix = "Make anchors of these feature_sizes."
         raise checks.value_error("anchors", expected, tuple(sizes[0]), fix)
-    found: list[Any] = []
+    found: list[tf.Tensor] = []
     for size in sizes:
         if tuple(size) not in maps:
             break
@@ -118,19 +117,19 @@ def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[A
     return found
 
 
-def _pyramid(backbone: keras.Model) -> dict[str, Any]:
+def _pyramid(backbone: keras.Model) -> dict[str, tf.Tensor]:
     """ "P3" → tensor at stride 2³, of a keras-cv backbone."""
     named = getattr(backbone, "pyramid_level_inputs", None) or {}
     return {name: backbone.get_layer(layer).output for name, layer in named.items()}
 
 
-def _stride(backbone: keras.Model, tensor: Any) -> int:
+def _stride(backbone: keras.Model, tensor: tf.Tensor) -> int:
     """Input pixels between a map's cells, the nearest power of two."""
     ratio = backbone.inputs[0].shape[1] / tensor.shape[1]
     return 2 ** round(math.log2(ratio))
 
 
-def _last_maps(backbone: keras.Model) -> list[Any]:
+def _last_maps(backbone: keras.Model) -> list[tf.Tensor]:
     """Of each size, the last map that all that follows is made from.
 
     That is no layer inside of a branch: a strided block of a residual network has
@@ -144,7 +143,7 @@ def _last_maps(backbone: keras.Model) -> list[Any]:
         ways = [passed[reader] for ref in call.outputs for reader in graph.readers[ref]]
         passed[key] = {key}.union(set.intersection(*ways) if ways else set())
     narrow = passed[graph.ref(backbone.inputs[0])[:2]]
-    found: dict[tuple[int, int], tuple[bool, Any]] = {}
+    found: dict[tuple[int, int], tuple[bool, tf.Tensor]] = {}
     for key, call in graph.calls.items():
         tensors = call.makes
         if isinstance(call.layer, _FRAMES) or len(tensors) != 1 or len(tensors[0].shape) != 4:
@@ -155,7 +154,9 @@ def _last_maps(backbone: keras.Model) -> list[Any]:
     return [tensor for _, tensor in found.values()]
 
 
-def further_levels(last: Any, sizes: Sequence[tuple[int, int]], first: int) -> list[Any]:
+def further_levels(
+    last: tf.Tensor, sizes: Sequence[tuple[int, int]], first: int
+) -> list[tf.Tensor]:
     """Adds smaller maps: each a 1×1 and a 3×3 convolution on the one before (SSD's).
 
     Args:
@@ -167,7 +168,7 @@ def further_levels(last: Any, sizes: Sequence[tuple[int, int]], first: int) -> l
         ValueError: if a size is neither half of the one before, rounded up, nor two
             cells less.
     """
-    found: list[Any] = []
+    found: list[tf.Tensor] = []
     for index, size in enumerate(sizes, start=first):
         before = tuple(last.shape[1:3])
         if tuple(size) == tuple(-(-side // 2) for side in before) and size != before:
@@ -191,8 +192,8 @@ def further_levels(last: Any, sizes: Sequence[tuple[int, int]], first: int) -> l
 
 
 def _conv(
-    x: Any, width: int, kernel: int, strides: int, padding: str, name: str, out_name: str
-) -> Any:
+    x: tf.Tensor, width: int, kernel: int, strides: int, padding: str, name: str, out_name: str
+) -> tf.Tensor:
     x = keras.layers.Conv2D(width, kernel, strides, padding, use_bias=False, name=f"{name}_conv")(x)
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
     return keras.layers.ReLU(6.0, name=out_name)(x)

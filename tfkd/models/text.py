@@ -15,7 +15,6 @@ https://aclanthology.org/P15-1162 (the mean of word vectors).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -26,7 +25,7 @@ from tfkd.models import parts
 PADDING = 0
 
 
-def _check_common(vocab_size: Any, num_classes: Any, max_length: Any, dropout: Any) -> None:
+def _check_common(vocab_size: int, num_classes: int, max_length: int, dropout: float) -> None:
     """Checks the arguments that both models have."""
     checks.integer("vocab_size", vocab_size, 2, "an integer of at least 2: id 0 is the padding")
     checks.positive_int("num_classes", num_classes)
@@ -36,13 +35,13 @@ def _check_common(vocab_size: Any, num_classes: Any, max_length: Any, dropout: A
         raise checks.value_error("dropout", "a number of at least 0 and below 1", dropout)
 
 
-def _words(tokens: Any, vocab_size: int, width: int) -> Any:
+def _words(tokens: tf.Tensor, vocab_size: int, width: int) -> tf.Tensor:
     """The vector of each token; the mask of Keras begins here."""
     table = keras.layers.Embedding(vocab_size, width, mask_zero=True, name="words")
     return table(tokens)
 
 
-def _mean(x: Any, tokens: Any) -> Any:
+def _mean(x: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
     """The mean over the places that hold a token."""
     used = tf.not_equal(tokens, PADDING)
     # True where a token is; in a row without any, everywhere: 0/0 would be NaN.
@@ -178,18 +177,20 @@ def text_transformer(
     return keras.Model(tokens, outputs, name=name or f"text_transformer{layers}")
 
 
-def _places(x: Any, tokens: Any, max_length: int, width: int) -> Any:
+def _places(x: tf.Tensor, tokens: tf.Tensor, max_length: int, width: int) -> tf.Tensor:
     """Adds to each token's vector that of its place: 0, 1, 2, ..."""
     places = tf.cumsum(tf.ones_like(tokens), axis=1, exclusive=True)
     table = keras.layers.Embedding(max_length, width, name="places")
     return keras.layers.Add(name="embedded")([x, table(places)])
 
 
-def _norm(x: Any, name: str) -> Any:
+def _norm(x: tf.Tensor, name: str) -> tf.Tensor:
     return keras.layers.LayerNormalization(epsilon=1e-6, name=name)(x)
 
 
-def _encoder_layer(x: Any, width: int, heads: int, hidden: int, dropout: float, name: str) -> Any:
+def _encoder_layer(
+    x: tf.Tensor, width: int, heads: int, hidden: int, dropout: float, name: str
+) -> tf.Tensor:
     """x + attention(norm(x)), then x + mlp(norm(x))."""
     y = _norm(x, f"{name}_attention_norm")
     y = keras.layers.MultiHeadAttention(

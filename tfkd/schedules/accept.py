@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tfkd import checks
-from tfkd.schedules.base import CLASSES, Schedule
+from tfkd.schedules.base import CLASSES, Schedule, Step
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -23,7 +23,7 @@ _LARGEST = 1e38
 _SMALLEST = 1e-37
 
 
-def number(name: str, value: Any) -> float:
+def number(name: str, value: float) -> float:
     """Accepts a number that is finite in float32 too."""
     expected = "a finite number within ±1e38"
     checks.finite(name, value, expected)
@@ -59,10 +59,10 @@ class OfCallable(Schedule):
 
 def get(
     name: str,
-    value: Any,
-    check: Callable[[str, Any], Any] | None = None,
+    value: Value,
+    check: Callable[[str, float], object] | None = None,
     expected: str = "a finite number, a schedule, or a callable of the step",
-) -> Any:
+) -> float | Schedule:
     """Accepts a number or a schedule for the argument `name`.
 
     Args:
@@ -106,7 +106,7 @@ The schedule Linear(start=4.0, end=0.0, begin_step=0, end_step=10) reaches it.
     return value
 
 
-def value_at(value: Any, step: Any) -> Any:
+def value_at(value: Value, step: Step) -> float | np.ndarray | tf.Tensor:
     """Returns a number as a float, or the value of a schedule at `step`.
 
     Args:
@@ -118,10 +118,10 @@ def value_at(value: Any, step: Any) -> Any:
         >>> schedules.value_at(3, 7), schedules.value_at(schedules.Linear(0, 1, 0, 10), 7)
         (3.0, 0.7)
     """
-    return float(value) if checks.is_number(value) else value(step)
+    return float(value) if checks.is_number(value) else value(step)  # type: ignore[operator]
 
 
-def serialize(value: Any) -> Any:
+def serialize(value: Value) -> float | dict[str, Any]:
     """Returns a number or schedule as what JSON can hold; see `deserialize`.
 
     Raises:
@@ -145,7 +145,7 @@ def serialize(value: Any) -> Any:
     return {"class_name": name, "config": config}
 
 
-def deserialize(obj: Any) -> Any:
+def deserialize(obj: float | Schedule | dict[str, Any]) -> float | Schedule:
     """Returns the number or schedule that `serialize` was given.
 
     Raises:

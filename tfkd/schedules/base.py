@@ -5,11 +5,17 @@ from __future__ import annotations
 import dataclasses
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 
 from tfkd import checks
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# One step, or an array, tensor or variable of steps.
+Step: TypeAlias = "int | np.integer | np.ndarray | tf.Tensor | tf.Variable"
 
 # Class name -> class, for `deserialize`.
 CLASSES: dict[str, type[Schedule]] = {}
@@ -70,7 +76,7 @@ class _Tensors:
         return function(values)
 
 
-def evaluate(function: Callable[[Any, Any], Any], step: Any) -> Any:
+def evaluate(function: Callable[[Any, Any], Any], step: Step) -> float | np.ndarray | tf.Tensor:
     """Returns `function(step, ops)` with the arithmetic that fits the step.
 
     Args:
@@ -115,7 +121,16 @@ class Schedule:
     `register`. To be the pace of a curriculum it also defines `last_step`.
     """
 
-    def __call__(self, step: Any) -> Any:
+    @overload
+    def __call__(self, step: int) -> float: ...
+
+    @overload
+    def __call__(self, step: np.ndarray) -> np.ndarray: ...
+
+    @overload
+    def __call__(self, step: tf.Tensor) -> tf.Tensor: ...  # type: ignore[overload-cannot-match]
+
+    def __call__(self, step):
         """Returns the value at each step.
 
         Args:
@@ -158,7 +173,7 @@ class Schedule:
         """Makes a schedule from what `get_config` returned."""
         return cls(**config)
 
-    def _set(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: object) -> None:
         # The dataclasses are frozen; arguments are made canonical once.
         object.__setattr__(self, name, value)
 
