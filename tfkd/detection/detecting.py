@@ -1,4 +1,4 @@
-"""Runs a detector over images in memory, and gathers what it finds."""
+"""Runs a detector on images in memory and decodes its outputs to detections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfkd.detection.decoding import decode
 from tfkd.networks.accept import refuse_distiller
 from tfkd.types import Data, Structure, Tensor
 
-# A model, or a function such as a `tfkd.runtime.Predictor`, from images to raw outputs.
+# A model, or a function such as a `tfkd.runtime.Predictor`, from images to encoded outputs.
 Detector: TypeAlias = "keras.Model | Callable[[tf.Tensor], Mapping[str, Tensor]]"
 
 KEYS = ("boxes", "confidence", "classes", "num_detections")
@@ -34,30 +34,30 @@ def detect(
     preprocess: Callable[[np.ndarray], Tensor] | None = None,
     **decode_options: Any,
 ) -> dict[str, np.ndarray]:
-    """Finds the objects of images: runs a detector, decodes its output, drops doubles.
+    """Detects objects in images: runs a detector, decodes its outputs and applies NMS.
 
     Args:
-        model: a tf_keras model, or a function, that makes of a batch of images a dict
-            {"boxes": (B, P, 4) offsets, "classes": (B, P, C + 1) logits, the background
-            first}, as those of `tfkd.models.ssd`. A model is run as inference, and traced
-            once for all batches; a function, as a `tfkd.runtime.Predictor` of a TFLite
-            file, is called as it is, with a float32 tensor.
+        model: a tf_keras model or a function from a batch of images to a dict {"boxes":
+            (B, P, 4) offsets, "classes": (B, P, C + 1) logits, the background first}, as
+            those of `tfkd.models.ssd`. A model runs in inference mode and is traced once
+            for all batches; a function, such as a `tfkd.runtime.Predictor` of a TFLite
+            file, is called with a float32 tensor.
         data: images (N, H, W, 3), at least one, in any form of `tfkd.example_inputs`, or a
             list of them; of a data set of `tfkd.data` the test part.
         anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
         batch_size: images a batch.
         preprocess: a function of a batch of images; None: pixels / 127.5 − 1 for
             uint8, and floating-point images as they are.
-        **decode_options: of `tfkd.detection.decode`, as score_threshold,
-            iou_threshold, max_detections.
+        **decode_options: of `tfkd.detection.decode`, such as score_threshold,
+            iou_threshold and max_detections.
 
     Returns:
         dict {"boxes": (N, K, 4) corners relative to the image, "confidence": (N, K),
         "classes": (N, K), "num_detections": (N,)}, padded with -1, confidence with 0.
 
     Raises:
-        TypeError, ValueError: for a bad argument, and if the model's outputs are no
-            finite numbers.
+        TypeError, ValueError: for a bad argument, and if the model's outputs are not
+            finite.
 
     Example:
         >>> import numpy as np
@@ -77,7 +77,7 @@ def detect(
 
 
 class Detecting:
-    """`detect` for one model again and again, traced once; for the arguments see there."""
+    """`detect` for repeated calls with one model, which is traced once; same arguments."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Detecting:
         self._traced: dict[tuple[Any, ...], Any] = {}
 
     def __call__(self, model: Detector, data: Data) -> dict[str, np.ndarray]:
-        """Detections of a model in images (N, H, W, 3)."""
+        """Detects objects in images (N, H, W, 3)."""
         images = check_images(data)
         if model is not self._model:
             refuse_distiller("model", model)
@@ -112,13 +112,13 @@ class Detecting:
             if not bool(finite):
                 raise NotFinite(
                     "`model`: expected finite outputs, received NaN or infinity for images from "
-                    f"{first} on. Its weights are finite: are the images, after `preprocess`?"
+                    f"{first} on. Its weights are finite: check the images after `preprocess`."
                 )
             parts.append({key: np.asarray(found[key]) for key in KEYS})
         return {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
 
     def _check_weights(self) -> None:
-        """Refuses a model that is broken; a ReLU can hide that from its outputs."""
+        """Raises NotFinite for NaN in the weights, which a ReLU can hide from the outputs."""
         weights = self._model.weights if isinstance(self._model, keras.Model) else []
         broken = [
             weight.name
@@ -152,16 +152,16 @@ class Detecting:
         )
         key = tuple(tf.nest.flatten(specs))
         if key not in self._traced:
-            # A concrete one: TensorFlow warns of retracing if many models are traced by
-            # the same lines.
+            # A concrete function: TensorFlow warns of retracing if the same lines of code
+            # trace many models.
             self._traced[key] = tf.function(function).get_concrete_function(specs)
         return self._traced[key](inputs)
 
     def _heads(self, outputs: Mapping[str, Tensor]) -> dict[str, tf.Tensor]:
-        """Those outputs that are decoded, as tensors."""
+        """The outputs that are decoded, as tensors."""
         names = [self._options.get(key, key) for key in ("boxes", "classes")]
         if not isinstance(outputs, Mapping) or not set(names) <= set(outputs):
-            decode(outputs, self.priors, **self._options)  # It says what is wrong.
+            decode(outputs, self.priors, **self._options)  # raises the right error
         return {name: tf.convert_to_tensor(outputs[name]) for name in names}
 
     def _found(self, batch: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -169,7 +169,7 @@ class Detecting:
 
     def _decoded(self, heads: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         found = decode(heads, self.priors, **self._options)
-        # A score of NaN is not above any threshold: it would pass for "nothing found".
+        # A score of NaN is not above any threshold and would look like "nothing found".
         finite = [tf.reduce_all(tf.math.is_finite(value)) for value in heads.values()]
         return found, tf.reduce_all(finite)
 

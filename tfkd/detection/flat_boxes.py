@@ -1,4 +1,4 @@
-"""Padded batches, or lists of images, as one flat list of boxes; with the checks."""
+"""Checks detections and ground truth, and flattens padded batches to one list of boxes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Boxes: TypeAlias = "Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]]"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FlatBoxes:
-    """Boxes of many images without padding; K in all.
+    """The K boxes of many images, without padding.
 
     Attributes:
         images: (K,) int, index of the image of each box, ascending.
         boxes: (K, 4) float64 corners, relative to the image.
         classes: (K,) int, 0..C-1.
         scores: (K,) float64; ones for ground truth.
-        count: number of images, those without a box included.
+        count: number of images, including those without a box.
     """
 
     images: np.ndarray
@@ -37,19 +37,19 @@ class FlatBoxes:
     count: int
 
     def only(self, keep: np.ndarray) -> FlatBoxes:
-        """Those of the boxes where (K,) `keep` is True; the images stay."""
+        """Returns the boxes where bool (K,) `keep` is True; the number of images stays."""
         kept = (values[keep] for values in (self.images, self.boxes, self.classes, self.scores))
         images, boxes, classes, scores = kept
         return FlatBoxes(images, boxes, classes, scores, self.count)
 
 
 def flat_detections(detections: Boxes) -> FlatBoxes:
-    """Detections of a detector, flat.
+    """Checks and flattens detections.
 
     Args:
         detections: dict {"boxes": (B, N, 4), "confidence": (B, N), "classes": (B, N)},
-            which may have "num_detections" (B,), or else is padded with class -1; or a
-            list of such batches, or of dicts of one image each, without the B.
+            optionally with "num_detections" (B,), and otherwise padded with class -1; or a
+            list of such batches, or of dicts of single images without the axis B.
 
     Raises:
         TypeError, ValueError: for anything else, or NaN.
@@ -60,7 +60,7 @@ def flat_detections(detections: Boxes) -> FlatBoxes:
         broken = ~np.isfinite(values).all(1)
         if broken.any():
             image = int(flat.images[np.argmax(broken)])
-            fix = f"Those of image {image} are not. Is the model's loss still a number?"
+            fix = f"Those of image {image} are not: check the model's weights and loss for NaN."
             raise checks.value_error(f"detections[{name!r}]", "finite numbers", values, fix)
     low = int(flat.classes.min(initial=0))
     if low < 0:
@@ -69,14 +69,14 @@ def flat_detections(detections: Boxes) -> FlatBoxes:
 
 
 def flat_truth(truth: Boxes) -> FlatBoxes:
-    """Ground truth, flat.
+    """Checks and flattens ground truth.
 
     Args:
         truth: dict {"boxes": (B, M, 4), "classes": (B, M)}, padded with class -1; or a
-            list of such batches, or of dicts of one image each, without the B.
+            list of such batches, or of dicts of single images without the axis B.
 
     Raises:
-        TypeError, ValueError: for anything else, for an image that nobody has labelled,
+        TypeError, ValueError: for anything else, for an image that has not been labelled,
             and for a box without area.
     """
     flat = _joined([_part("truth", one, ("boxes", "classes")) for one in _parts("truth", truth)])
@@ -87,8 +87,8 @@ def flat_truth(truth: Boxes) -> FlatBoxes:
             "truth",
             "images that are labelled",
             f"{len(unlabelled)} of {flat.count} images without labels (class {UNLABELLED})",
-            f"Leave them out, with their detections: {shown}. An image that has been looked at "
-            f"and holds no object has classes {PADDING} alone.",
+            f"Leave them out, with their detections: {shown}. A labelled image without objects "
+            f"has only classes {PADDING}.",
         )
     if int(flat.classes.min(initial=0)) < 0:
         raise checks.value_error("truth['classes']", "class numbers from 0", flat.classes.min())
@@ -100,8 +100,8 @@ def flat_truth(truth: Boxes) -> FlatBoxes:
             "truth['boxes']",
             "finite corners (x1, y1, x2, y2) with x1 < x2 and y1 < y2",
             flat.boxes[first].tolist(),
-            f"It is one of image {int(flat.images[first])}; {int(broken.sum())} are like it. "
-            "Nothing can be detected there: leave them out.",
+            f"It is a box of image {int(flat.images[first])}; {int(broken.sum())} boxes in all "
+            "are invalid: leave them out.",
         )
     return flat
 
@@ -109,7 +109,7 @@ def flat_truth(truth: Boxes) -> FlatBoxes:
 def names_of(
     class_names: Sequence[str] | None, found: FlatBoxes, real: FlatBoxes
 ) -> tuple[str, ...]:
-    """Names of all classes; those given, or the numbers up to the highest."""
+    """Returns the given names of all classes, or the numbers up to the highest."""
     sides = {"detections": found, "truth": real}
     highest = {name: int(flat.classes.max(initial=-1)) for name, flat in sides.items()}
     if class_names is None:
@@ -137,7 +137,7 @@ def _parts(name: str, value: Boxes) -> list[Mapping[str, ArrayLike]]:
 
 
 def _part(name: str, part: Mapping[str, ArrayLike], keys: tuple[str, ...]) -> FlatBoxes:
-    """One batch or one image; the images counted from 0."""
+    """Flattens one batch or one image; images are numbered from 0."""
     checks.instance(name, part, Mapping, f"dicts with {', '.join(map(repr, keys))}")
     for key in keys:
         if key not in part:
@@ -145,7 +145,7 @@ def _part(name: str, part: Mapping[str, ArrayLike], keys: tuple[str, ...]) -> Fl
             raise checks.value_error(name, f"a dict with {key!r}", sorted(part), fix)
     boxes, classes = (_array(part[key]) for key in ("boxes", "classes"))
     boxes = boxes.astype(np.float64)
-    if not classes.size:  # np.asarray([]) of one image: neither a shape nor a type
+    if not classes.size:  # np.asarray([]) has neither the last axis of 4 nor integers
         boxes, classes = boxes.reshape(*classes.shape, 4), classes.astype(np.int32)
     if boxes.ndim not in (2, 3) or boxes.shape[-1] != 4 or classes.shape != boxes.shape[:-1]:
         expected = "boxes (B, N, 4) and classes (B, N), or (N, 4) and (N,) for one image"
@@ -172,7 +172,7 @@ def _part(name: str, part: Mapping[str, ArrayLike], keys: tuple[str, ...]) -> Fl
 
 
 def _array(value: Any) -> np.ndarray:
-    """An array or a tensor, also a ragged one, as NumPy's."""
+    """Converts an array or a tensor, also a ragged one, to NumPy."""
     if hasattr(value, "to_tensor"):
         value = value.to_tensor(default_value=PADDING)
     return np.asarray(value)

@@ -1,4 +1,4 @@
-"""Sizes of the priors of a cell, from scales and ratios or as given; the checks of both."""
+"""Sizes of a cell's anchors, from scales and aspect ratios or as given, with their checks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _by_level(
     """A tuple of positive numbers for each level; one tuple of numbers stands for all."""
     value = sequence(name, value, "a sequence of numbers above 0, for each level")
     if all(checks.is_number(item) for item in value):
-        # Scales of two levels, (0.1, 0.2), are one for each; ratios are the same for all.
+        # A flat sequence holds one scale for each level, but the ratios of every level.
         value = tuple((v,) for v in value) if name == "scales" else (value,) * levels
     if len(value) != levels:
         raise checks.value_error(name, f"{levels} entries, one for each level", value)
@@ -67,7 +67,7 @@ def from_scales(
     aspect: float,
     levels: int,
 ) -> Sizes:
-    """(width, height) of the boxes of one cell, by level."""
+    """Returns the (width, height) of the boxes of one cell, by level."""
     checks.positive("aspect", aspect)
     rows, ratio_rows = _by_level("scales", scales, levels), _by_level("ratios", ratios, levels)
     sizes = []
@@ -83,7 +83,7 @@ def from_scales(
 
 
 def given_sizes(sizes: Sequence[Sequence[Sequence[float]]], levels: int) -> Sizes:
-    """Checks sizes that are given as they are."""
+    """Checks given sizes; returns them as tuples."""
     rows = sequence("sizes", sizes, "a sequence of (width, height) for each level")
     if len(rows) != levels:
         raise checks.value_error("sizes", f"{levels} entries, one for each level", sizes)

@@ -1,4 +1,4 @@
-"""What the teacher sees as objects to learn from, where labels are missing."""
+"""Pseudo-labels for detection: the teacher's detections as objects where labels are missing."""
 
 from __future__ import annotations
 
@@ -31,23 +31,24 @@ WHERE = ("unlabelled", "missing", "everywhere")
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class TeacherBoxes:
-    """Adds the teacher's detections to the objects of a batch.
+    """Adds the teacher's detections to the objects of a batch, as pseudo-labels.
 
-    Given to `tfkd.losses.MultiBoxSelection`, it is called once a step with the outputs
-    that the teacher has computed anyway.
+    `tfkd.losses.MultiBoxSelection` calls it once a step with the outputs that the
+    teacher has already computed.
 
     Args:
         anchors: the teacher's `Anchors`, or float (P, 4) priors.
-        score_threshold: confidence from which a detection is an object.
+        score_threshold: confidence above which a detection becomes an object.
         where: "unlabelled": in images whose classes are `tfkd.detection.UNLABELLED`;
-            labelled images keep theirs. "missing": there, and in labelled images where
-            no labelled box of any class overlaps the detection by `overlap` or more.
-            "everywhere": in place of all labels.
-        overlap: IoU from which a detection shows a labelled object.
-        iou_threshold: of two detections of a class that overlap by more, one is dropped.
-        max_boxes: detections of an image at most.
+            labelled images keep their labels. "missing": also in labelled images, where
+            no labelled box of any class has an IoU of `overlap` or more with the
+            detection. "everywhere": instead of all labels.
+        overlap: IoU from which a detection belongs to a labelled object.
+        iou_threshold: of two detections of a class with a higher IoU, the one with the
+            lower score is suppressed.
+        max_boxes: the largest number of detections of an image.
         background, boxes, classes, order: as in `tfkd.detection.decode`.
-        variances: what the offsets were divided by.
+        variances: the numbers by which the offsets were divided in training.
 
     A call takes the objects {"boxes": (B, M, 4), "classes": (B, M)} and the teacher's
     outputs, and returns objects with M + `max_boxes` rows.
@@ -98,9 +99,9 @@ class TeacherBoxes:
     def __call__(
         self, y: Mapping[str, Tensor], teacher: Mapping[str, Tensor]
     ) -> dict[str, tf.Tensor]:
-        """The objects of a batch, with the teacher's."""
+        """Returns the objects of a batch together with the teacher's detections."""
         boxes, labels = objects(y)
-        # Four candidates for each that is kept are enough: suppression takes time by their square.
+        # Four candidates per kept box suffice; the cost of NMS is quadratic in their number.
         found = decode(
             teacher,
             self.priors,
@@ -137,5 +138,5 @@ class TeacherBoxes:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TeacherBoxes:
-        """Makes what `get_config` described."""
+        """Makes the object that `get_config` described."""
         return cls(**{**config, "anchors": deserialize_anchors(config["anchors"])})
