@@ -65,7 +65,7 @@ class Anchors:
         priors: float32 (P, 4), (cx, cy, w, h) relative; read-only.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument has the wrong type.
         ValueError: if lengths do not fit, or a number is not above 0.
 
     Example:

@@ -1,4 +1,4 @@
-"""What the image models share: the check of an image's shape, and the head."""
+"""Shared parts of the models: the check of an image's shape, and the classification head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfkd import checks
 def check_image_shape(
     input_shape: Sequence[int | None], smallest: int = 1, expected: str = "an integer of at least 1"
 ) -> None:
-    """Raises unless it is (height, width, channels), with sides of at least `smallest` or None."""
+    """Raises unless it is (height, width, channels), with sides None or at least `smallest`."""
     if not isinstance(input_shape, Sequence) or len(input_shape) != 3:
         shape = "(height, width, channels) of one image, without the batch"
         raise checks.value_error("input_shape", shape, input_shape)
@@ -26,8 +26,8 @@ def check_image_shape(
 def logits(
     x: tf.Tensor, num_classes: int, regularizer: keras.regularizers.Regularizer | None
 ) -> tf.Tensor:
-    """The dense layer `logits`, in float32 also under a mixed policy."""
-    # bfloat16 would keep two digits of them.
+    """Adds the dense layer `logits`, in float32 also under a mixed-precision policy."""
+    # bfloat16 has 8 binary digits, so it would keep only two decimal digits of logits.
     compute = keras.mixed_precision.global_policy().compute_dtype
     return keras.layers.Dense(
         num_classes,

@@ -1,4 +1,4 @@
-"""The maps of a backbone that a detector reads, and the further ones that it adds."""
+"""Feature levels of an SSD detector: finds them in a backbone, and adds further ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfkd import checks
 from tfkd.networks.accept import check_model
 from tfkd.networks.call_graph import CallGraph, Key, maker_of
 
-# Layers that only cut or frame a map: not what a head should read.
+# Layers that only crop or pad a feature map are not inputs of a head.
 _FRAMES = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.InputLayer)
 
 
@@ -36,19 +36,20 @@ def check_backbone(backbone: keras.Model) -> tuple[int, int]:
 def find_levels(
     backbone: keras.Model, wanted: Sequence[int | str] | None, sizes: Sequence[tuple[int, int]]
 ) -> list[tf.Tensor]:
-    """The tensors that the first heads read.
+    """Returns the feature maps of the backbone that the first heads read.
 
     Args:
-        backbone: the model; only its own layers are looked at, not nested models'.
-        wanted: names of layers, strides, or, of a keras-cv backbone, "P3"; None:
-            each level of `sizes`, in their order, that the backbone has.
+        backbone: the model, whose own layers are considered, but not those of nested
+            models.
+        wanted: names of layers, strides, or, of a keras-cv backbone, "P3"; None: the
+            leading levels of `sizes` that the backbone has.
         sizes: (height, width) of each level of the anchors.
 
     Returns:
         Tensors (B, h, w, C), at most as many as `sizes`.
 
     Raises:
-        ValueError: if a level can't be found, or has another size than the anchors.
+        ValueError: if a level can't be found, or its size differs from the anchors'.
     """
     if wanted is None:
         found = _by_sizes(backbone, sizes)
@@ -74,7 +75,7 @@ def find_levels(
 
 
 def _level(backbone: keras.Model, level: int | str) -> tf.Tensor:
-    """The output of a named layer, or of the last layer at a stride."""
+    """Returns the output of a named layer, or of the last layer at a stride."""
     pyramid = _pyramid(backbone)
     if isinstance(level, str):
         if level in pyramid:
@@ -100,7 +101,7 @@ def _level(backbone: keras.Model, level: int | str) -> tf.Tensor:
 
 
 def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[tf.Tensor]:
-    """A map for each size, from the first on, until the backbone has none."""
+    """A feature map for each size, up to the first size that the backbone does not have."""
     maps = {tuple(tensor.shape[1:3]): tensor for tensor in _last_maps(backbone)}
     maps.update({tuple(t.shape[1:3]): t for t in _pyramid(backbone).values()})
     if tuple(sizes[0]) not in maps:
@@ -118,26 +119,27 @@ def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[t
 
 
 def _pyramid(backbone: keras.Model) -> dict[str, tf.Tensor]:
-    """ "P3" → tensor at stride 2³, of a keras-cv backbone."""
+    """The levels of a keras-cv backbone: "P3" is the tensor at stride 2³."""
     named = getattr(backbone, "pyramid_level_inputs", None) or {}
     return {name: backbone.get_layer(layer).output for name, layer in named.items()}
 
 
 def _stride(backbone: keras.Model, tensor: tf.Tensor) -> int:
-    """Input pixels between a map's cells, the nearest power of two."""
+    """Input pixels between the cells of a feature map, rounded to a power of two."""
     ratio = backbone.inputs[0].shape[1] / tensor.shape[1]
     return 2 ** round(math.log2(ratio))
 
 
 def _last_maps(backbone: keras.Model) -> list[tf.Tensor]:
-    """Of each size, the last map that all that follows is made from.
+    """For each size, the last feature map on which all later layers depend.
 
-    That is no layer inside of a branch: a strided block of a residual network has
-    layers of the size before it, narrow ones, but its shortcut reads the block before.
-    Where there is none (a network with long skips), the last map of that size.
+    That excludes layers inside a branch: a strided residual block has narrow layers of
+    the previous size, but its shortcut bypasses them. For a size without such a map (in a
+    network with long skip connections) it is the last map of that size.
     """
     graph = CallGraph(backbone)
-    # What every way from a call to the end goes through, from the end to the beginning.
+    # The calls through which every path from a call to the output passes (its dominators in
+    # the reversed graph), computed from the output backwards.
     passed: dict[Key, set[Key]] = {}
     for key, call in reversed(graph.calls.items()):
         ways = [passed[reader] for ref in call.outputs for reader in graph.readers[ref]]
@@ -157,15 +159,15 @@ def _last_maps(backbone: keras.Model) -> list[tf.Tensor]:
 def further_levels(
     last: tf.Tensor, sizes: Sequence[tuple[int, int]], first: int
 ) -> list[tf.Tensor]:
-    """Adds smaller maps: each a 1×1 and a 3×3 convolution on the one before (SSD's).
+    """Adds smaller feature maps, each by a 1×1 and a 3×3 convolution on the previous (SSD).
 
     Args:
-        last: the coarsest map of the backbone.
+        last: the coarsest feature map of the backbone.
         sizes: (height, width) of the maps to add.
         first: number of the first of them, for the layers' names.
 
     Raises:
-        ValueError: if a size is neither half of the one before, rounded up, nor two
+        ValueError: if a size is neither half of the previous one, rounded up, nor two
             cells less.
     """
     found: list[tf.Tensor] = []
@@ -183,7 +185,8 @@ def further_levels(
                 f"less, {tuple(side - 2 for side in before)}: the backbone has no more levels",
                 tuple(size),
             )
-        # 512, 256, 256, 256 after fc7, as in the paper; a narrow network stays narrow.
+        # 512, 256, 256, 256 channels after fc7, as in the paper; a backbone with fewer than
+        # 256 channels is not widened.
         width = max(last.shape[-1] // 2, min(last.shape[-1], 256))
         x = _conv(last, max(1, width // 2), 1, 1, "same", f"extra{index}_1", f"extra{index}_1_relu")
         last = _conv(x, width, 3, strides, padding, f"extra{index}_2", f"extra{index}")
