@@ -1,4 +1,4 @@
-"""Tells a curriculum how training goes, and shows what it does."""
+"""Callback that updates a curriculum's adaptive pace and difficulty scores, and logs them."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 
 class CurriculumUpdate(keras.callbacks.Callback):
-    """Moves an adaptive pace on, scores the examples anew, and writes what was seen.
+    """Updates an adaptive pace, rescores the examples, and logs the curriculum's state.
 
-    At the end of an epoch `fraction`, the share of the data in play, is put in the logs,
-    for the callbacks that stand after this one: put it before TensorBoard. If the pace is
-    `AdaptivePace` it sees the epoch's logs. If `refresh_every` is set, the student is
-    scored on all examples every so many epochs, and what it finds hard now comes last.
+    At the end of an epoch it adds `fraction`, the share of the data in play, to the logs,
+    for the callbacks after this one: list it before TensorBoard. An `AdaptivePace` is
+    updated with the epoch's logs. With `refresh_every`, all examples are scored again by
+    the student every so many epochs, and those that it now finds hard come last.
 
     Args:
-        curriculum: the `tfkd.curriculum.Curriculum` whose batches are trained on.
+        curriculum: the `tfkd.curriculum.Curriculum` that yields the training batches.
         refresh_every: epochs between two scorings; None: the scores stay.
         score: the scorer, a function (model, x, y, preprocess=..., progress=False) →
             (N,) scores, higher is harder; `difficulty.student_loss` by default.
-        start_step: the step at which the batches began.
-        log_dir: a folder for TensorBoard, in which the run `curriculum` gets a histogram
-            of the difficulty of the examples that each epoch has seen, the fraction, and
-            the size of the pool, by epoch; None writes nothing. Of several workers the
-            chief alone writes.
+        start_step: the step of the first batch.
+        log_dir: a folder for TensorBoard, in which the run `curriculum` shows a histogram
+            of the difficulty of the examples of each epoch, the fraction and the size of
+            the pool, by epoch; None writes nothing. Of several workers only the chief
+            writes.
 
     Attributes:
         history: list of (epoch, fraction) at the end of each epoch.
 
     Raises:
-        TypeError, ValueError: for a bad argument; in use, if the metric of an adaptive
-            pace is not in the logs, or the scorer returns other than (N,) finite scores.
+        TypeError, ValueError: for a bad argument; in training, if the metric of an
+            adaptive pace is not in the logs, or the scores are not (N,) finite numbers.
 
     Example:
         >>> import numpy as np, tf_keras as keras, tfkd
@@ -85,11 +85,11 @@ class CurriculumUpdate(keras.callbacks.Callback):
         self._writer: tf.summary.SummaryWriter | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Counts the batches of this epoch."""
+        """Resets the count of this epoch's batches."""
         self._seen = 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Counts; `batch` is the last one of an execution of several."""
+        """Counts batches; `batch` is the last one of an execution of several steps."""
         self._seen = batch + 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a model beside its curves: hyper-parameters and a text."""
+"""Hyper-parameters and a Markdown summary of models and losses, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tfkd.teachers.forward import as_list
 
 
 def scalar(value: float | tf.Tensor | tf.Variable) -> float:
-    """Value of a scalar, tensor or variable; `float` knows no mirrored variables."""
+    """Value of a number, tensor or variable; unlike `float` it accepts mirrored variables."""
     return value if checks.is_number(value) else tf.convert_to_tensor(value).numpy().item()
 
 
 def learning_rate(optimizer: keras.optimizers.Optimizer, step: int | None = None) -> float | None:
-    """The learning rate at a step (now by default), or None if there is none.
+    """Returns the learning rate at a step (by default the current one), or None.
 
-    Looks into a `LossScaleOptimizer`, and computes the value of a schedule: the
-    optimizer's own property has that of the last step.
+    It unwraps a `LossScaleOptimizer` and evaluates a schedule, since the optimizer's own
+    property holds the value of the previous step.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if step is None and hasattr(optimizer, "_decayed_lr"):  # keras.optimizers.legacy
@@ -38,11 +38,11 @@ def learning_rate(optimizer: keras.optimizers.Optimizer, step: int | None = None
 
 
 def hyper_parameters(model: keras.Model, steps: int) -> dict[str, float | str | bool]:
-    """Names and values for the HParams tab, read from a model in its first epoch.
+    """Returns names and values for the HParams tab, read from a model in its first epoch.
 
     Args:
         model: any compiled model.
-        steps: batches that it has seen in this epoch.
+        steps: the number of batches of this epoch so far.
     """
     values: dict[str, Any] = {}
     optimizer = getattr(model, "optimizer", None)
@@ -76,7 +76,7 @@ def _terms(model: Distiller) -> list[tuple[str, DistillationLoss, Value]]:
 
 
 def _batch_size(model: keras.Model, steps: int) -> int | None:
-    """Examples a step, from the count of a mean of losses; None where there is none."""
+    """Examples per step, from the count of the loss's mean, or None without such a mean."""
     if isinstance(model, Distiller):
         tracker = model._loss_tracker
     else:
@@ -87,7 +87,7 @@ def _batch_size(model: keras.Model, steps: int) -> int | None:
 
 
 def _plain(value: object) -> float | str | bool | None:
-    """A number, string or bool as it is, or a name for anything else; None stays."""
+    """Returns numbers, strings, bools and None unchanged, and a name for anything else."""
     if value is None or isinstance(value, (str, bool)) or checks.is_number(value):
         return value
     if isinstance(value, schedules.Schedule):
@@ -98,7 +98,7 @@ def _plain(value: object) -> float | str | bool | None:
 
 
 def _name(thing: object) -> str:
-    """A name for a model, a layer, a loss or a function."""
+    """Returns a name for a model, a layer, a loss or a function."""
     for key in ("name", "__name__"):
         name = getattr(thing, key, None)
         if isinstance(name, str) and name:
@@ -107,7 +107,7 @@ def _name(thing: object) -> str:
 
 
 def parameters(model: object) -> int | None:
-    """Number of weights, or None where a model does not tell (a function)."""
+    """Returns the number of parameters, or None for a model without weights (a function)."""
     try:
         weights = getattr(model, "weights", None)
     except ValueError:  # not built yet
@@ -120,7 +120,7 @@ def parameters(model: object) -> int | None:
 
 
 def summary(model: keras.Model) -> str:
-    """Markdown about a model, or about the models of a Distiller and its losses."""
+    """Returns a Markdown summary of a model, or of a Distiller's models and losses."""
     if not isinstance(model, Distiller):
         parts = [_models({"Model": model}), _layers("model", model)]
         return "\n\n".join(part for part in parts if part)
@@ -140,7 +140,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _code(text: object) -> str:
-    # As code, names may hold any of Markdown's or HTML's signs; only | cuts a table.
+    # In code spans names may contain any markup of Markdown and HTML; only | ends a cell.
     return "`" + str(text).replace("|", "/").replace("`", "'") + "`"
 
 
@@ -198,7 +198,7 @@ def _value(value: object) -> str:
 
 
 def _layers(title: str, model: object) -> str:
-    """Layers by kind: a list of all would be hundreds of lines."""
+    """A table of layers by class; a list of all would have hundreds of lines."""
     kinds: dict[str, list[int]] = {}
     for layer in _leaves(model):
         kind = kinds.setdefault(type(layer).__name__, [0, 0])
@@ -211,7 +211,7 @@ def _layers(title: str, model: object) -> str:
 
 
 def _leaves(model: object) -> Iterator[keras.layers.Layer]:
-    """The layers, those of nested models too, each once and without inputs."""
+    """The layers, also those of nested models, each once and without input layers."""
     seen: set[int] = set()
     todo = list(getattr(model, "layers", None) or [])
     while todo:

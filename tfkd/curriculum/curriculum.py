@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -144,11 +143,10 @@ class Curriculum(tf.Module):
             )
         checks.instance("partial", partial, bool, "True or False")
         if sizes.max() < self.count and not partial:
-            warnings.warn(
+            checks.warn(
                 f"the pace {self.pace!r} never reaches 1: the {self.count - sizes.max()} "
                 f"{'easiest' if self.order == 'hardest_first' else 'hardest'} of {self.count} "
                 "examples are never seen. Pass partial=True if that is meant (wrong labels).",
-                stacklevel=3,
             )
 
     def update_difficulty(self, difficulty: ArrayLike | Difficulty) -> None:

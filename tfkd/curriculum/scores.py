@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -210,7 +208,4 @@ def _is_ours(path: str | os.PathLike) -> bool:
 
 
 def _warn(path: str | os.PathLike[str], why: str) -> None:
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("tfkd."):
-        level, frame = level + 1, frame.f_back  # up to the user's call
-    warnings.warn(f"{path} {why}: scoring again, and writing it anew.", stacklevel=level)
+    checks.warn(f"{path} {why}: scoring again, and overwriting the file.")
