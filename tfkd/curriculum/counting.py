@@ -1,4 +1,4 @@
-"""Sizes of examples: tokens, words, objects."""
+"""Sizes of examples as difficulty: counts of tokens, words and objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def lengths(data: ArrayLike, padding: int) -> np.ndarray:
-    """Tokens that are not padding, or words, of each of N texts; see `difficulty.length`."""
+    """Number of tokens without padding, or words, of each text; see `difficulty.length`."""
     expected = "token numbers (N, L), a list of sequences, or strings (N,)"
     rows = _rows("data", data, expected)
     return np.array([_length(row, padding, expected) for row in rows], np.float64)
@@ -33,7 +33,7 @@ def _length(row: ArrayLike, padding: int, expected: str) -> int:
 def objects(
     labels: ArrayLike | Mapping[str, ArrayLike], padding: float, mask: ArrayLike | None
 ) -> np.ndarray:
-    """Objects of each of N images; see `difficulty.object_count`."""
+    """Number of objects of each image; see `difficulty.object_count`."""
     expected = "boxes (N, M, 4) or classes (N, M), a list of N arrays, or a dict with either"
     if isinstance(labels, Mapping):
         found = [labels[name] for name in ("classes", "boxes") if name in labels]
@@ -66,7 +66,7 @@ def _masked(mask: ArrayLike, rows: Sequence[Any]) -> np.ndarray:
 
 
 def _rows(name: str, values: Any, expected: str) -> Sequence[Any]:
-    """Something of length N whose items are the examples."""
+    """Returns a list, tuple or array of length N whose items are the examples."""
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
         is_array = hasattr(values, "shape") and len(values.shape) > 0
         if not is_array:

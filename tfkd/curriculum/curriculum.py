@@ -1,4 +1,4 @@
-"""Batches from the easiest part of the data, which grows while a model trains."""
+"""A data set for curriculum learning: batches from a growing pool of the easiest examples."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from tfkd.types import Data, Structure, Tensor
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-# Rounds of the cipher behind RandomIndexShuffle. With TensorFlow's own choice, 4, the
-# spread of what comes first is visibly off for small pools; from 8 on it is not.
+# Rounds of the cipher in RandomIndexShuffle. With TensorFlow's default, 4, permutations of
+# small pools are visibly not uniform; with 8 or more they are.
 _ROUNDS = 16
 
 
 class Curriculum(tf.Module):
-    """A data set that is easy at first.
+    """A data set that yields easy examples first.
 
-    At each step a batch is drawn from the pool: the easiest `pace(step)` of the
-    examples. While the pool stays as it is, it is drawn from without replacement, pass
-    after pass; with all of the data in play that is an ordinary shuffled epoch. A batch
-    is a function of (seed, step): the same in every process and after a restart, whatever
-    came before. Steps per epoch are constant: Keras would cut an epoch that grows.
+    At each step a batch is drawn from the pool, the easiest `pace(step)` of the examples.
+    While the pool does not change, examples are drawn without replacement, pass after
+    pass; with all of the data in the pool that is an ordinary shuffled epoch. A batch is
+    a function of (seed, step), so it is the same in every process and after a restart. The
+    number of steps per epoch is constant, since Keras would cut off an epoch that grows.
 
     Args:
         data: (x, y) or (x, y, sample_weight), each an array (N, ...) or a dict, list or
@@ -43,19 +43,19 @@ class Curriculum(tf.Module):
             names of files, which `preprocess` reads.
         difficulty: one finite number an example (N,), higher is harder; or what a
             function of `tfkd.curriculum.difficulty` returned.
-        pace: the share of the examples in play, in (0, 1]: a number, a schedule of
+        pace: the share of the examples in the pool, in (0, 1]: a number, a schedule of
             `tfkd.schedules`, such as `Linear`, `Root`, `Exponential` or `Staircase`, or
-            an `AdaptivePace`, which waits for a metric.
-        batch_size: examples a step, over all replicas and workers.
+            an `AdaptivePace`, which depends on a metric.
+        batch_size: examples per step, over all replicas and workers.
         order: "easiest_first"; for comparison "hardest_first" (an anti-curriculum) and
             "random" (the same pace, in an order drawn from the seed).
-        balance_classes: keep in every pool the shares that the classes have in the data.
-            A class that the teacher finds hard would else come last.
-        labels: class numbers (N,) for that; by default y.
-        seed: which order of examples, equals and augmentation.
+        balance_classes: whether every pool has the class frequencies of the data.
+            Otherwise a class that the teacher finds hard comes last.
+        labels: class numbers (N,) by which to balance; default: y.
+        seed: of the order of the examples, of ties and of augmentation.
         augment, preprocess: as in `tfkd.data.batches`.
-        partial: the pace is meant to leave out the hardest examples for good, such as
-            those with wrong labels: do not warn.
+        partial: whether the pace is meant to exclude the hardest examples for good, such
+            as those with wrong labels; then there is no warning.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -113,7 +113,7 @@ class Curriculum(tf.Module):
             labels = values[1]
         self._classes = ordering.class_numbers(labels, self.count) if balance_classes else None
         self._set_pace(pace, partial)
-        # Kept as tensors: the pipeline takes them by reference, not copied into its graph.
+        # As tensors the pipeline captures them by reference, instead of as constants.
         self._data = tf.nest.map_structure(tf.convert_to_tensor, values)
         self._begin = 0
         self._difficulty = tf.Variable(tf.zeros(self.count, tf.float64), trainable=False)
@@ -127,7 +127,7 @@ class Curriculum(tf.Module):
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether the pace waits for a metric."""
+        """Whether the pace depends on a metric."""
         return isinstance(self.pace, AdaptivePace)
 
     def _set_pace(self, pace: float | Schedule | AdaptivePace, partial: bool) -> None:
@@ -150,7 +150,7 @@ class Curriculum(tf.Module):
             )
 
     def update_difficulty(self, difficulty: ArrayLike | Difficulty) -> None:
-        """Ranks the examples anew; batches that are not made yet follow the new order.
+        """Ranks the examples again; batches that are not yet prepared use the new order.
 
         Args:
             difficulty: as in the constructor.
@@ -163,17 +163,17 @@ class Curriculum(tf.Module):
         self._order.assign(ordering.ranked(scores, self._classes, self.order, self.seed))
 
     def fraction(self, step: int) -> float:
-        """The share of the examples that the pace allows at a step."""
+        """Returns the share of the examples in the pool at a step."""
         return float(self.pace(max(step - self._begin, 0)))
 
     def repaced(self, pace: float | Schedule | AdaptivePace, begin_step: int = 0) -> Curriculum:
-        """The same data, order and seed with another pace, which begins at `begin_step`.
+        """Returns a curriculum with another pace, but the same data, order and seed.
 
-        Both share one order: `update_difficulty` of one is that of both.
+        Both share the order: `update_difficulty` of one changes both.
 
         Args:
             pace: as in the constructor.
-            begin_step: the step at which the pace is at its step 0.
+            begin_step: the step that is step 0 of the pace.
 
         Raises:
             TypeError, ValueError: as in the constructor, but without the warning.
@@ -185,7 +185,7 @@ class Curriculum(tf.Module):
         return other
 
     def pool_size(self, step: int) -> int:
-        """Examples in play at a step: the first ones of `ranking`."""
+        """Returns the number of examples in the pool at a step, the first ones of `ranking`."""
         return int(self._pool(tf.constant(step, tf.int64)))
 
     @property
@@ -195,16 +195,16 @@ class Curriculum(tf.Module):
 
     @property
     def data(self) -> tuple[Structure, ...]:
-        """(x, y) or what else was given, as tensors."""
+        """(x,), (x, y) or (x, y, sample_weight), as tensors."""
         return self._data
 
     @property
     def ranking(self) -> np.ndarray:
-        """Indices of the examples (N,) in the order in which they come into play."""
+        """Indices of the examples (N,) in the order in which they enter the pool."""
         return self._order.numpy()
 
     def indices(self, step: int) -> np.ndarray:
-        """The examples of the global batch at a step: int64 (batch_size,)."""
+        """Returns the indices of the global batch at a step, int64 (batch_size,)."""
         return self._compiled(tf.constant(step, tf.int64)).numpy()
 
     def _pool(self, step: tf.Tensor) -> tf.Tensor:
@@ -213,14 +213,14 @@ class Curriculum(tf.Module):
         return tf.gather(self._sizes, tf.clip_by_value(step - self._begin, 0, len(self._sizes) - 1))
 
     def _indices(self, step: tf.Tensor) -> tf.Tensor:
-        """Positions in the stream of draws, cut in passes over the pool, each shuffled.
+        """The global batch at a step: consecutive draws from shuffled passes over the pool.
 
-        The permutation is a function of (seed, size of the pool, pass).
+        The permutation of a pass is a function of (seed, size of the pool, pass).
         """
         pool = self._pool(step)
         draws = step * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
         passes, places = draws // pool, draws % pool
-        # The pool holds a batch, so that a batch meets two passes at most.
+        # The pool has at least one batch, so a batch spans two passes at most.
         keys = tf.stack([self._key(pool, passes[0]), self._key(pool, passes[0] + 1)])
         ranks = tf.raw_ops.RandomIndexShuffle(
             index=places,
@@ -231,7 +231,7 @@ class Curriculum(tf.Module):
         return tf.gather(self._order, ranks)
 
     def _key(self, pool: tf.Tensor, passed: tf.Tensor) -> tf.Tensor:
-        """Three random numbers: with small ones the cipher hardly moves anything."""
+        """A key of three random numbers; with small ones the cipher hardly permutes."""
         seed = tf.constant([self.seed, 0], tf.int64)
         for number in (pool, passed):
             seed = tf.random.experimental.stateless_fold_in(seed, number)
@@ -240,15 +240,15 @@ class Curriculum(tf.Module):
     def batches(
         self, start_step: int = 0, input_context: tf.distribute.InputContext | None = None
     ) -> tf.data.Dataset:
-        """Endless batches, to be passed to `fit` with `steps_per_epoch`.
+        """Returns infinite batches, to be passed to `fit` with `steps_per_epoch`.
 
         Args:
-            start_step: the first step, to go on after an interruption.
-            input_context: for `strategy.distribute_datasets_from_function`: this
-                worker's share of each global batch, and nothing else, is yielded.
+            start_step: the first step, to resume after an interruption.
+            input_context: for `strategy.distribute_datasets_from_function`: only this
+                worker's share of each global batch is yielded.
 
         Returns:
-            A `tf.data.Dataset` of (x, y), or of what `data` was.
+            A `tf.data.Dataset` of x, (x, y) or (x, y, sample_weight), like `data`.
 
         Raises:
             ValueError: if the batch does not divide by the number of workers.
@@ -263,7 +263,7 @@ class Curriculum(tf.Module):
             values = tf.nest.map_structure(lambda array: tf.gather(array, indices), self._data)
             return self._prepare(values, step, first, size)
 
-        # A batch that is made early would come from the pool before an update.
+        # Batches prepared ahead would come from the pool before an update.
         ahead = 1 if self.is_adaptive else pipelines.parallel()
         steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = pipelines.mapped(steps, batch, ahead)
@@ -274,7 +274,7 @@ class Curriculum(tf.Module):
     ) -> Structure:
         x, *others = values
         if self._augment is not None:
-            # Of the global batch, so that workers see what one process would.
+            # The global batch is augmented, so that workers see what one process would.
             seed = tf.stack([tf.constant(self.seed, tf.int64), step])
             x = self._augment(x, tf.cast(seed, tf.int32))
             x, *others = tf.nest.map_structure(
@@ -286,7 +286,7 @@ class Curriculum(tf.Module):
 
 
 def _arrays(data: Data) -> tuple[Structure, ...]:
-    """(x,), (x, y) or (x, y, sample_weight)."""
+    """Reads the data as (x,), (x, y) or (x, y, sample_weight)."""
     data = tuple(data) if isinstance(data, list) else data
     found = example_inputs.arrays("data", data, stack=True)
     if found.sample_weight is not None and found.y is None:

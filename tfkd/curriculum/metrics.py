@@ -1,4 +1,4 @@
-"""Which way a metric of the logs is better, and its value there."""
+"""The value of a metric in the logs, and whether higher or lower is better."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HIGHER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "agreement")
 
 
 def sign(monitor: str, mode: str) -> float:
-    """1 where higher is better, −1 where lower is; "auto" goes by the name."""
+    """1 if higher is better, −1 if lower is; "auto" decides by the name of the metric."""
     checks.instance("monitor", monitor, str, "the name of a metric")
     checks.one_of("mode", mode, MODES)
     if mode == "auto":
@@ -21,10 +21,10 @@ def sign(monitor: str, mode: str) -> float:
 
 
 def value_of(monitor: str, logs: Mapping[str, float] | None) -> float:
-    """The metric in an epoch's logs.
+    """Returns the value of a metric in an epoch's logs.
 
     Raises:
-        ValueError: if it is not there, or NaN.
+        ValueError: if the metric is not in the logs, or NaN.
     """
     logs = logs or {}
     if monitor not in logs:

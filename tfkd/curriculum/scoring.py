@@ -1,4 +1,4 @@
-"""One pass of a model over data in memory, of which only the scores are kept."""
+"""Scores examples by one inference pass of a model over data in memory."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Kinds: TypeAlias = "list[str | None] | None"
 
 
 class Scorer:
-    """Scores examples by what a model, or the mean of several, says of them.
+    """Scores examples by the predictions of a model, or by the mean of several.
 
-    It holds one traced function: scoring again with the same Scorer, after the model
-    has trained, traces nothing.
+    It holds a traced function: scoring again with the same Scorer, after the model has
+    been trained further, does not trace again.
 
     Args:
         side: "teacher" or "student", for messages.
-        models: a model, or a list of them, of any kind that a Distiller takes.
+        models: a model, or a list of them, of any kind that a Distiller accepts.
         measure: (log-probabilities float64 (B, C), labels int64 (B,) or None) → scores (B,).
         preprocess: None, or a function of the batch x.
     """
@@ -53,7 +53,7 @@ class Scorer:
         if preprocess is not None:
             checks.function("preprocess", preprocess)
         self._function: Any = None
-        self._kinds: Sequence[Kinds] | None = None  # what the outputs of each model are
+        self._kinds: Sequence[Kinds] | None = None  # of each model
 
     def __call__(
         self, x: Structure, labels: np.ndarray | None, batch_size: int, progress: bool
@@ -63,8 +63,8 @@ class Scorer:
         Args:
             x: an array (N, ...), or a dict, list or tuple of them.
             labels: int64 class numbers (N,), or None.
-            batch_size: examples a forward pass; the last may have fewer.
-            progress: whether to show a bar.
+            batch_size: examples per forward pass; the last may have fewer.
+            progress: whether to show a progress bar.
 
         Raises:
             ValueError: for labels outside the classes, or a model whose output is NaN.
@@ -89,7 +89,7 @@ class Scorer:
 
     def _run(self, *args: Structure) -> tuple[tf.Tensor, tf.Tensor]:
         if self._function is None:
-            # The first axis open from the start: the last, smaller batch traces nothing.
+            # With an open first axis the last, smaller batch does not trace again.
             specs = tf.nest.map_structure(
                 lambda tensor: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype), args
             )
@@ -102,7 +102,7 @@ class Scorer:
         return tf.nest.map_structure(_single, x)
 
     def _told(self, sample: Structure) -> Sequence[Kinds]:
-        """What each model returns, logits or probabilities."""
+        """Determines whether each model returns logits or probabilities."""
         kinds = []
         for number, taps in enumerate(self._models.taps):
             teach = self._models.runner(number)
@@ -119,7 +119,7 @@ class Scorer:
         log_p = log_probabilities(self.side, finals, self._kinds)
         classes = tf.shape(log_p, out_type=tf.int64)[-1]
         if labels is not None:
-            # Those outside are an error, which is told when the classes are known.
+            # Labels outside raise an error later, when the number of classes is known.
             labels = tf.clip_by_value(labels, 0, classes - 1)
         return self._measure(log_p, labels), classes
 
@@ -129,7 +129,7 @@ class Scorer:
             bad = int(np.argmin(finite))
             raise ValueError(
                 f"`{self.side}`: expected finite outputs, received NaN or infinity for example "
-                f"{start + bad}. Look at its input and at the model's weights: "
+                f"{start + bad}. Check its input and the model's weights: "
                 "`preprocess` must scale data as for training."
             )
 
@@ -139,23 +139,23 @@ def _tensor(values: Tensor) -> tf.Tensor:
 
 
 def _single(tensor: tf.Tensor) -> tf.Tensor:
-    """NumPy's float64 as float32, as Keras's own `fit` and `predict` do."""
+    """Casts float64 to float32, as Keras's `fit` and `predict` do with NumPy arrays."""
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
 
 
 def log_probabilities(
     side: str, finals: list[tf.Tensor], kinds: Sequence[Kinds] | None = None
 ) -> tf.Tensor:
-    """float64 (B, C) log-probabilities of the classes, from the outputs of the models.
+    """Returns float64 (B, C) log-probabilities of the classes, from the models' outputs.
 
-    A softmax or sigmoid at a model's end is undone; one output a model is the
-    log-odds of the second of two classes. In float32 all examples that a teacher is
-    sure of would be equally easy: 1 − p stops at 6e-8.
+    A final softmax or sigmoid is inverted; a single output is the log-odds of the second
+    of two classes. In float32 all examples of which the teacher is confident would be
+    equally easy, since the least 1 − p above 0 is 6e-8.
 
     Args:
-        side: for messages.
-        finals: (B, C), one a model.
-        kinds: what the outputs of each are, as `telling.settle` gives it.
+        side: "teacher" or "student", for messages.
+        finals: (B, C), one per model.
+        kinds: the kinds of each model's outputs, from `output_kinds.settle`.
     """
     for final in finals:
         if tf.nest.is_nested(final) or len(final.shape) != 2:

@@ -1,4 +1,4 @@
-"""A schedule that rises from 0 to another one."""
+"""Warm-up: a schedule that increases linearly from 0 to a value or another schedule."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tfkd.schedules.base import Schedule, register
 @register
 @dataclasses.dataclass(frozen=True)
 class Warmup(Schedule):
-    """Linear from 0 to a value, or to what a schedule says, in `steps` steps.
+    """Linear increase from 0 to a value, or to the value of a schedule, in `steps` steps.
 
-    value(step)·min(step / steps, 1). The inner schedule sees the same step: its
-    own change is not put off by the warm-up.
+    value(step)·min(step / steps, 1). The inner schedule is evaluated at the same step:
+    the warm-up does not delay it.
 
     Args:
         schedule: a number, a schedule, or a callable of the step.
