@@ -87,7 +87,7 @@ def objective(**kwargs):
         (lambda: MultiBoxLoss(None), T, "`selection`.*None"),
         (lambda: MultiBoxLoss(MATCHER, -1), V, "`confidence_weight`.*at least 0.*-1"),
         (lambda: MultiBoxLoss(MATCHER, 1, NAN), V, "`localization_weight`.*nan"),
-        (lambda: MultiBoxLoss(MATCHER, 0, 0), V, "`localization_weight`.*localization_weight above 0"),
+        (lambda: MultiBoxLoss(MATCHER, 0, 0), V, "`localization_weight`.*_weight above 0"),
         (lambda: multibox_objective(ANCHORS), T, "`selection`.*Anchors"),
         (lambda: objective(preset="sorce"), V, "`preset`.*'sorce'.*Did you mean 'source'"),
         (lambda: objective(weights={"sof": 1}), V, "`weights`.*'sof'.*Did you mean 'soft'"),

@@ -90,7 +90,7 @@ class TeacherCheck(keras.callbacks.Callback):
                 "`TeacherCheck`: expected to be given to the `fit` of a tfkd.Distiller, received "
                 f"a {type(self.model).__name__}, which has no teacher. Leave it out."
             )
-        self._kinds = self._told() if self.score is None else None
+        self._kinds = self._find_kinds() if self.score is None else None
         self._teacher_score = self._score(self._teacher_outputs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -127,7 +127,7 @@ class TeacherCheck(keras.callbacks.Callback):
         outputs = self.model.student(x, training=False)
         return outputs if self._kinds is None else to_logits(outputs, self._kinds[0])
 
-    def _told(self) -> tuple[Kinds, Sequence[Kinds]]:
+    def _find_kinds(self) -> tuple[Kinds, Sequence[Kinds]]:
         """What student and teachers return, logits or probabilities."""
         term = self.model._agreement_term()
         if term is not None and term.student_kinds is not None:

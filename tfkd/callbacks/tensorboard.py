@@ -94,7 +94,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         super().__init__(log_dir=log_dir, **kwargs)
         if not isinstance(per_step, bool):
             checks.integer("per_step", per_step, 1, "True, False or an integer of at least 1")
-        self.per_step = int(per_step)
+        self.per_step = int(per_step)  # True becomes 1: every step
         self.hparams = _check_hparams(hparams)
         self.summary = checks.instance("summary", summary, (bool, str), "a bool or Markdown text")
 

@@ -94,6 +94,7 @@ class ExtendedStep:
             return logs
 
         self._model, self._step = model, train_step
+        # Bypasses Keras's __setattr__, which tracks attributes of a model for saving.
         object.__setattr__(model, "train_step", train_step)
         # `fit` has made its train function before callbacks begin, but will use this one.
         model.train_function = model.make_train_function(force=True)

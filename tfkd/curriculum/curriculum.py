@@ -41,8 +41,8 @@ class Curriculum(tf.Module):
             training part is taken as it is; or a `tf.data.Dataset` of single examples
             (x, y), which is read into memory. For more data than that x may hold the
             names of files, which `preprocess` reads.
-        difficulty: one finite number an example (N,), higher is harder; or what a
-            function of `tfkd.curriculum.difficulty` returned.
+        difficulty: one finite number per example (N,), higher is harder; or the result
+            of a function of `tfkd.curriculum.difficulty`.
         pace: the share of the examples in the pool, in (0, 1]: a number, a schedule of
             `tfkd.schedules`, such as `Linear`, `Root`, `Exponential` or `Staircase`, or
             an `AdaptivePace`, which depends on a metric.

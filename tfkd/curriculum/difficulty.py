@@ -213,7 +213,7 @@ def length(data: ArrayLike, padding: int = 0, *, path: FilePath = None) -> Diffi
         >>> difficulty.length([[7, 3, 0], [2, 0, 0]]).scores.tolist()
         [2.0, 1.0]
     """
-    checks.integer("padding", padding, -(2**63), "an integer")
+    checks.integer("padding", padding, -(2**63), "an integer")  # of int64
     parts = {"data": data, "setting": padding}
     return scored("length", parts, path, lambda: counting.lengths(data, padding))
 

@@ -88,6 +88,7 @@ class AdaptivePace(tf.Module):
         self.tolerance = None
         if tolerance is not None:
             self.tolerance = float(checks.non_negative("tolerance", tolerance))
+        # The tolerance keeps rounding errors from adding a level.
         self.levels = math.ceil(math.log(self.end / self.start) / math.log(self.growth) - 1e-9)
         self.level = tf.Variable(0, dtype=tf.int64, trainable=False, name="level")
         self._waited = tf.Variable(0, dtype=tf.int64, trainable=False, name="waited")

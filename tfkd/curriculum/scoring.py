@@ -71,7 +71,7 @@ class Scorer:
         """
         count = example_inputs.length("data", x)
         if self._kinds is None:
-            self._kinds = self._told(output_kinds.examples(x))
+            self._kinds = self._find_kinds(output_kinds.examples(x))
         scores = np.empty(count, np.float64)
         bar = keras.utils.Progbar(-(-count // batch_size)) if progress else None
         for start in range(0, count, batch_size):
@@ -101,7 +101,7 @@ class Scorer:
             x = self._preprocess(x)
         return tf.nest.map_structure(_single, x)
 
-    def _told(self, sample: Structure) -> Sequence[Kinds]:
+    def _find_kinds(self, sample: Structure) -> Sequence[Kinds]:
         """Determines whether each model returns logits or probabilities."""
         kinds = []
         for number, taps in enumerate(self._models.taps):

@@ -114,13 +114,15 @@ def coco_scores(
     names = names_of(class_names, found, real)
     sizes = _sizes(image_size, real.count)
     evaluator = _evaluate(found, real, sizes, len(names))
-    # (overlaps, recalls, classes, areas, detections an image), (..., without recalls)
+    # precision: (IoU thresholds, recalls, classes, areas, detections per image); recall has
+    # no axis of recalls. Both are -1 where a class has no objects.
     precision = np.where(evaluator["precision"] < 0, np.nan, evaluator["precision"])
     recall = np.where(evaluator["recall"] < 0, np.nan, evaluator["recall"])
     by_area = [_mean(precision[:, :, :, area, -1]) for area in range(precision.shape[3])]
     small, medium, large = by_area[1:] or [math.nan] * 3
-    every = range(len(names))
+    # All areas, 100 detections. The IoU thresholds 0 and 5 are 0.50 and 0.75.
     whole = precision[..., 0, -1]
+    every = range(len(names))
     thresholds = evaluator["scores"][0, :, :, 0, -1].T
     return DetectionScores(
         class_names=names,

@@ -32,7 +32,7 @@ def decode(
     *,
     variances: Sequence[float] = box_math.VARIANCES,
     score_threshold: float = 0.02,
-    iou_threshold: float = 0.45,
+    iou_threshold: float = 0.45,  # as in the SSD authors' code, like the 400 candidates
     max_detections: int = 100,
     candidates: int = 400,
     background: bool = True,
@@ -144,6 +144,7 @@ def _best(scores: tf.Tensor, pool: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
     """
     count, number = int(scores.shape[1]), int(scores.shape[2])
     _, priors = tf.math.top_k(tf.reduce_max(scores, -1), min(pool, count), sorted=False)
+    # By index, since among equal scores `top_k` prefers those that come first.
     priors = tf.sort(priors, axis=-1)
     pairs = priors.shape[1] * number
     scores = tf.reshape(tf.gather(scores, priors, batch_dims=1), [-1, pairs])
@@ -163,6 +164,7 @@ def _check_shape(name: str, value: tf.Tensor, priors: int, last: str, fits: bool
 def _suppress(found: tf.Tensor, groups: tf.Tensor, valid: tf.Tensor, threshold: float) -> tf.Tensor:
     """Greedy NMS of boxes (B, K, 4), sorted by decreasing score; returns bool (B, K)."""
     count = found.shape[1]
+    # [i, j]: candidate i has the higher score, since they are sorted.
     better = tf.constant(np.triu(np.ones((count, count), bool), 1))
     rival = groups[:, :, None] == groups[:, None, :]
     over = (box_math.iou(found, found) > threshold) & rival & better
@@ -182,6 +184,7 @@ def _collect(
     found: tf.Tensor, scores: tf.Tensor, kind: tf.Tensor, kept: tf.Tensor, limit: int
 ) -> dict[str, tf.Tensor]:
     """Returns the best `limit` of the kept boxes, padded with rows of -1."""
+    # `top_k` needs at least `limit` entries; a score of -1 marks those that are not kept.
     missing = max(0, limit - found.shape[1])
     scores = tf.pad(tf.where(kept, scores, -1.0), [[0, 0], [0, missing]], constant_values=-1.0)
     scores, rows = tf.math.top_k(scores, limit)

@@ -89,6 +89,7 @@ class Detecting:
         self.priors = check_priors(anchors)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.preprocess = None if preprocess is None else checks.function("preprocess", preprocess)
+        # All arguments but the first two, `outputs` and `anchors`.
         known = [name for name in inspect.signature(decode).parameters][2:]
         for name, value in decode_options.items():
             if name not in known:
@@ -137,7 +138,7 @@ class Detecting:
         if self.preprocess is not None:
             return tf.cast(self.preprocess(batch), tf.float32)
         if batch.dtype == np.uint8:
-            return tf.cast(batch, tf.float32) / 127.5 - 1.0
+            return tf.cast(batch, tf.float32) / 127.5 - 1.0  # 0..255 to −1..1
         return tf.cast(batch, tf.float32)
 
     def _run(self, batch: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:

@@ -124,8 +124,8 @@ def _page(
         ) from error
     scale = size / max(pixels.shape[1:3])
     high, wide = (max(1, round(side * scale)) for side in pixels.shape[1:3])
-    letter = max(10, round(size / 34))
-    line = round(1.7 * letter)
+    letter = max(10, round(size / 34))  # pixels; smaller letters are illegible
+    line = round(1.7 * letter)  # the height of a line of text with its spacing
     font = ImageFont.load_default(letter)
     width = columns * (wide + _GAP) + _GAP
     present = np.union1d(found.classes, real.classes)

@@ -129,7 +129,7 @@ def names_of(
 def _parts(name: str, value: Boxes) -> list[Mapping[str, ArrayLike]]:
     parts = [value] if isinstance(value, Mapping) else value
     if not isinstance(parts, (list, tuple)):
-        expected = "a dict of arrays, or a list of dicts, one an image or a batch"
+        expected = "a dict of arrays, or a list of dicts, one per image or batch"
         raise checks.type_error(name, expected, value)
     if not parts:
         raise checks.value_error(name, "at least one image", value)
@@ -163,7 +163,7 @@ def _part(name: str, part: Mapping[str, ArrayLike], keys: tuple[str, ...]) -> Fl
     if "confidence" in keys and part.get("num_detections") is not None:
         counts = np.asarray(part["num_detections"]).reshape(-1)
         if counts.shape != (len(boxes),):
-            expected = f"{len(boxes)} numbers, one an image"
+            expected = f"{len(boxes)} numbers, one per image"
             raise checks.value_error(f"{name}['num_detections']", expected, counts)
         valid &= np.arange(classes.shape[1]) < counts[:, None]
     images = np.nonzero(valid)[0]

@@ -236,6 +236,7 @@ def retina_net_head(
     variances = getattr(model.label_encoder, "box_variance", VARIANCES)
     return {
         "anchors": _anchors(model, size),
+        # In float32 0.1 is 0.10000000149: rounded, variances of two models compare equal.
         "variances": tuple(round(float(v), 6) for v in variances),
         "order": ORDER,
         "background": False,
@@ -269,6 +270,7 @@ def _anchors(model: keras.Model, size: tuple[int, int]) -> RetinaNetAnchors | np
         made = RetinaNetAnchors(size, levels, clip)
     except (AttributeError, TypeError, ValueError):
         return own  # a custom generator
+    # The priors of a custom generator may differ from those that its settings give.
     same = made.priors.shape == own.shape and np.allclose(made.priors, own, atol=1e-5)
     return made if same else own
 

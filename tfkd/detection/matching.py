@@ -128,7 +128,7 @@ class Matcher:
         sides = boxes[..., 2:] - boxes[..., :2]
         valid = (classes >= 0) & tf.reduce_all(sides > 0.0, -1)
         overlap = iou(boxes, to_corners(tf.constant(self.priors)))
-        overlap = tf.where(valid[..., None], overlap, -1.0)
+        overlap = tf.where(valid[..., None], overlap, -1.0)  # below every IoU
         nearest = tf.argmax(overlap, 1, output_type=tf.int32)
         positive = tf.reduce_max(overlap, 1) >= self.threshold
         if not self.every_object:

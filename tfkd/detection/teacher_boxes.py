@@ -117,6 +117,7 @@ class TeacherBoxes:
             labels = tf.where(unlabelled, PADDING, labels)
             wanted = tf.broadcast_to(unlabelled, tf.shape(found["classes"]))
             if self.where == "missing":
+                # Padding becomes a box without area, which overlaps nothing.
                 shared = iou(found["boxes"], tf.where((labels >= 0)[..., None], boxes, -1.0))
                 wanted |= tf.reduce_max(shared, 2) < self.overlap
         kinds = tf.where(wanted, found["classes"], PADDING)

@@ -252,7 +252,7 @@ def same_structure(first_name: str, first: object, second_name: str, second: obj
 
 
 def _lists(structure: object) -> object:
-    """Turns tuples into lists, which neither models nor JSON tell apart."""
+    """Turns tuples into lists, between which neither models nor JSON distinguish."""
     if isinstance(structure, dict):
         return {key: _lists(item) for key, item in structure.items()}
     if isinstance(structure, (list, tuple)):

@@ -142,6 +142,7 @@ def expected_error(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None = None) 
     if mask is not None:
         # A uniform distribution in place of padding passes the check below.
         y = tf.where(tf.cast(mask, tf.bool)[..., None], y, 1.0 / max(classes, 2))
+    # The tolerance is for soft labels that were rounded, for example to bfloat16.
     is_distribution = tf.reduce_all(y >= 0.0) & tf.reduce_all(
         tf.abs(tf.reduce_sum(y, -1) - 1.0) < 1e-2
     )

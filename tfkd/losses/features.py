@@ -215,6 +215,7 @@ class AttentionTransfer(FeatureLoss):
         teacher = tf.stop_gradient(masked_features(teacher_outputs))
         student = masked_features(student_outputs)
         size = common_size(teacher, student)
+        # The student's mask also applies to a teacher whose features have none.
         if mask is not None and tuple(teacher.shape[1:-1]) == tuple(student.shape[1:-1]):
             teacher *= tf.cast(mask, tf.float32)[..., None]
         distance = attention_map(resize_to(student, size)) - attention_map(resize_to(teacher, size))

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import tensorflow as tf
 
 from tfkd import checks
-from tfkd.losses.ranges import KEEPS, in_unit
+from tfkd.losses.ranges import IDENTITY_OPS, in_unit
 
 Model = TypeVar("Model")
 
@@ -67,6 +67,7 @@ def declare_outputs(model: Model, kind: str | Sequence[str] | Mapping[str, str])
     for one in tf.nest.flatten(kind):
         checks.one_of("kind", one, KINDS)
     try:
+        # Bypasses Keras's __setattr__, which would wrap and track lists and dicts.
         object.__setattr__(model, "_tfkd_outputs", kind)
     except (AttributeError, TypeError):
         expected = "a model or function that can be marked"
@@ -75,7 +76,7 @@ def declare_outputs(model: Model, kind: str | Sequence[str] | Mapping[str, str])
     return model
 
 
-@tf.autograph.experimental.do_not_convert
+@tf.autograph.experimental.do_not_convert  # its control flow is on the graph, not on values
 def scores_behind(tensor: tf.Tensor, kind: str | None = None) -> tf.Tensor:
     """Returns the logits of an output, by inverting a final softmax or sigmoid.
 
@@ -109,7 +110,7 @@ def scores_behind(tensor: tf.Tensor, kind: str | None = None) -> tf.Tensor:
 
 
 def proof(tensor: tf.Tensor) -> Proof | None:
-    """Classifies a symbolic tensor by the operations that compute it; None if they don't tell.
+    """Classifies a symbolic tensor by the operations that compute it, or returns None.
 
     A softmax is accepted only if its classes are on the last axis of the tensor.
     """
@@ -134,13 +135,13 @@ def _walk(tensor: tf.Tensor) -> Proof | None:
         return Proof("logits", tensor)
     if op.type == "ConcatV2":
         return _joined(op, [_walk(part) for part in op.inputs[:-1]])
-    if op.type not in KEEPS and op.type not in _MOVES:
+    if op.type not in IDENTITY_OPS and op.type not in _AXIS_RULES:
         return None
     source = op.inputs[tensor.value_index if op.type == "IdentityN" else 0]
     found = _walk(source) if source.dtype.is_floating else None
-    if found is None or op.type in KEEPS or found.kind == "logits":
+    if found is None or op.type in IDENTITY_OPS or found.kind == "logits":
         return found
-    return _MOVES[op.type](op, tensor, found)
+    return _AXIS_RULES[op.type](op, tensor, found)
 
 
 def _reshaped(op: tf.Operation, tensor: tf.Tensor, found: Proof) -> Proof | None:
@@ -183,7 +184,7 @@ def _transposed(op: tf.Operation, tensor: tf.Tensor, found: Proof) -> Proof | No
     return Proof(found.kind, tf.transpose(found.scores, order), axis)
 
 
-_MOVES = {
+_AXIS_RULES = {
     "Reshape": _reshaped,
     "ExpandDims": _expanded,
     "Squeeze": _squeezed,
@@ -219,7 +220,7 @@ def _noted(tensor: tf.Tensor) -> str | None:
     kind = getattr(tensor, "_tfkd_kind", None)
     if isinstance(tensor, tf.__internal__.EagerTensor):
         return kind
-    while kind is None and tensor.op.type in (*KEEPS, "Squeeze", "ExpandDims"):
+    while kind is None and tensor.op.type in (*IDENTITY_OPS, "Squeeze", "ExpandDims"):
         tensor = tensor.op.inputs[0]
         kind = getattr(tensor, "_tfkd_kind", None)
     return kind
@@ -265,6 +266,7 @@ def _log_if_probability(scores: tf.Tensor) -> tf.Tensor:
     if not scores.dtype.is_floating or rank is None or rank < 2 or scores.shape[-1] == 1:
         return scores
     values = tf.cast(scores, tf.float32)
+    # A softmax rounded to bfloat16 sums to 1 within 2e-3.
     sums_to_one = tf.abs(tf.reduce_sum(values, -1) - 1.0) < 1e-2
     is_distribution = tf.reduce_all(values >= 0.0) & tf.reduce_all(sums_to_one)
     return tf.where(is_distribution, log_p(values), values)

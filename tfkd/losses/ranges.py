@@ -11,7 +11,7 @@ import tensorflow as tf
 Range = tuple[float, float]
 
 # Operations whose outputs are their inputs, element by element.
-KEEPS = (
+IDENTITY_OPS = (
     "Identity",
     "IdentityN",
     "Cast",
@@ -24,7 +24,7 @@ KEEPS = (
     "FakeQuantWithMinMaxVarsPerChannel",
 )
 # Operations whose elements are elements of their inputs, or means of such.
-_CHOOSES = (
+_SELECTING_OPS = (
     "Reshape",
     "ExpandDims",
     "Squeeze",
@@ -40,8 +40,8 @@ _CHOOSES = (
     "MaxPool",
     "AvgPool",
 )
-_ANY: Range = (-math.inf, math.inf)
-_FIXED: dict[str, Range] = {
+_UNBOUNDED: Range = (-math.inf, math.inf)
+_RANGES: dict[str, Range] = {
     "Softmax": (0.0, 1.0),
     "Sigmoid": (0.0, 1.0),
     "Tanh": (-1.0, 1.0),
@@ -60,26 +60,26 @@ def in_unit(tensor: tf.Tensor) -> bool:
 def _range(tensor: tf.Tensor, known: dict[Hashable, Range], depth: int) -> Range:
     key = tensor.ref()
     if key not in known:
-        known[key] = _ANY if depth == 0 else _of_op(tensor, known, depth - 1)
+        known[key] = _UNBOUNDED if depth == 0 else _of_op(tensor, known, depth - 1)
     return known[key]
 
 
 def _of_op(tensor: tf.Tensor, known: dict[Hashable, Range], depth: int) -> Range:
     op = tensor.op
-    if op.type in _FIXED:
-        return _FIXED[op.type]
+    if op.type in _RANGES:
+        return _RANGES[op.type]
     if op.type == "Const":
         value = op.get_attr("value")
         value = np.asarray(tf.make_ndarray(value)) if value.dtype else np.empty(0)
         is_number = value.size and value.dtype.kind in "fiu"
-        return (float(value.min()), float(value.max())) if is_number else _ANY
-    rule = _RULES.get(op.type, _hull if op.type in (*KEEPS, *_CHOOSES) else None)
+        return (float(value.min()), float(value.max())) if is_number else _UNBOUNDED
+    rule = _RULES.get(op.type, _hull if op.type in (*IDENTITY_OPS, *_SELECTING_OPS) else None)
     if rule is None or _is_share(op, known, depth):
-        return _ANY if rule is None else (0.0, 1.0)
+        return _UNBOUNDED if rule is None else (0.0, 1.0)
     # Inputs of an integer type are axes, indices and sizes.
     inputs = [i for i in op.inputs if i.dtype.is_floating]
-    found = rule(*(_range(i, known, depth) for i in inputs)) if inputs else _ANY
-    return _ANY if any(math.isnan(end) for end in found) else found
+    found = rule(*(_range(i, known, depth) for i in inputs)) if inputs else _UNBOUNDED
+    return _UNBOUNDED if any(math.isnan(end) for end in found) else found
 
 
 def _is_share(op: tf.Operation, known: dict[Hashable, Range], depth: int) -> bool:
@@ -104,7 +104,7 @@ def _product(a: Range, b: Range) -> Range:
 
 
 def _inverse(a: Range) -> Range:
-    return (1.0 / a[1], 1.0 / a[0]) if a[0] > 0.0 else _ANY
+    return (1.0 / a[1], 1.0 / a[0]) if a[0] > 0.0 else _UNBOUNDED
 
 
 def _least(a: Range, b: Range) -> Range:

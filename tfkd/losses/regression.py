@@ -89,7 +89,7 @@ class BoundedRegression(ElementwiseLoss):
             raise checks.type_error("selection", "a tfkd.losses.MultiBoxSelection", selection)
         for argument, given in (("output", output), ("mask", mask)):
             if selection is not None and given is not None:
-                fix = "The selection says which output and which predictions count."
+                fix = "The selection determines the output and the predictions that count."
                 raise checks.value_error(argument, "None with a selection", given, fix)
         self.margin = schedules.get("margin", margin, checks.non_negative)
         self.output = check_output(output)

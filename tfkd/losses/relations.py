@@ -9,7 +9,7 @@ from tfkd.losses.base import DistillationLoss, align, check_output, register, se
 from tfkd.losses.features import check_layer_name, flat, masked_features
 from tfkd.types import Structure
 
-_TINY = 1e-12
+_TINY = 1e-12  # a squared distance: distances are at least 1e-6
 
 
 @register

@@ -35,6 +35,7 @@ def _conv(x, filters, kernel, strides, name, weight_decay):
 
 def _conv_bn(x, filters, kernel, strides, name, weight_decay):
     x = _conv(x, filters, kernel, strides, f"{name}_conv", weight_decay)
+    # PyTorch's defaults, in Keras's notation; Keras's own are 0.99 and 1e-3.
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
 
 

@@ -29,6 +29,7 @@ _VGG_DEPTHS = (2, 2, 3, 3, 3)
 
 def _norm_relu(x: tf.Tensor, name: str, out_name: str) -> tf.Tensor:
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    # ReLU6 bounds the range that 8-bit quantization has to cover (MobileNet).
     return keras.layers.ReLU(6.0, name=out_name)(x)
 
 

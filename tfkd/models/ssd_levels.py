@@ -62,6 +62,7 @@ def find_levels(
     if len(found) > len(sizes):
         expected = f"at most {len(sizes)} levels, which the anchors have"
         raise checks.value_error("feature_levels", expected, wanted)
+    # The further sizes, for which the backbone has no map, are made by `further_levels`.
     for index, (tensor, size) in enumerate(zip(found, sizes)):  # noqa: B905
         if tuple(tensor.shape[1:3]) != tuple(size):
             name = f"level {index} of {backbone.name}, {maker_of(tensor).name!r},"
@@ -90,7 +91,7 @@ def _level(backbone: keras.Model, level: int | str) -> tf.Tensor:
             raise checks.value_error("feature_levels", f"{level!r} to be one map", shape)
         return outputs[0]
     stride = checks.positive_int("feature_levels", level)
-    name = f"P{int(math.log2(stride))}"
+    name = f"P{int(math.log2(stride))}"  # level P3 has stride 2³
     if name in pyramid and 2 ** int(name[1:]) == stride:
         return pyramid[name]
     maps = {_stride(backbone, tensor): tensor for tensor in _last_maps(backbone)}
@@ -142,17 +143,17 @@ def _last_maps(backbone: keras.Model) -> list[tf.Tensor]:
     # the reversed graph), computed from the output backwards.
     passed: dict[Key, set[Key]] = {}
     for key, call in reversed(graph.calls.items()):
-        ways = [passed[reader] for ref in call.outputs for reader in graph.readers[ref]]
-        passed[key] = {key}.union(set.intersection(*ways) if ways else set())
-    narrow = passed[graph.ref(backbone.inputs[0])[:2]]
+        routes = [passed[reader] for ref in call.outputs for reader in graph.readers[ref]]
+        passed[key] = {key}.union(set.intersection(*routes) if routes else set())
+    on_all_paths = passed[graph.ref(backbone.inputs[0])[:2]]
     found: dict[tuple[int, int], tuple[bool, tf.Tensor]] = {}
     for key, call in graph.calls.items():
         tensors = call.makes
         if isinstance(call.layer, _FRAMES) or len(tensors) != 1 or len(tensors[0].shape) != 4:
             continue
         size = tuple(tensors[0].shape[1:3])
-        if key in narrow or not found.get(size, (False, None))[0]:
-            found[size] = (key in narrow, tensors[0])
+        if key in on_all_paths or not found.get(size, (False, None))[0]:
+            found[size] = (key in on_all_paths, tensors[0])
     return [tensor for _, tensor in found.values()]
 
 

@@ -25,6 +25,7 @@ SMALLEST = 2 ** (len(DEPTHS) - 1)  # four poolings halve 16 pixels to one
 
 
 def _norm(x, name):
+    # PyTorch's defaults, in Keras's notation; Keras's own are 0.99 and 1e-3.
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 

@@ -23,7 +23,7 @@ from tfkd.losses.base import Elements, ElementwiseLoss, Shared, only, register
 from tfkd.losses.detection.anchor_free import DenseHead
 from tfkd.types import Tensor
 
-STRIDES = (8, 16, 32)
+STRIDES = (8, 16, 32)  # of the levels P3, P4 and P5, in pixels
 
 
 class Assigned(NamedTuple):

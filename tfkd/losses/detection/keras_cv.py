@@ -29,6 +29,7 @@ from tfkd.schedules import Value
 LEVELS = ("P3", "P4", "P5")
 # Weights by which the terms are of similar size; see the functions that use them.
 RETINA_NET = {"soft": 0.25, "confidence": 1.0, "bounded": 0.1, "localization": 0.25}
+# 7.5, 0.5 and 1.5 are the gains of Ultralytics's YOLOv8 for boxes, classes and distances.
 YOLO_V8 = {"soft": 0.5, "distances": 1.5, "confidence": 0.5, "localization": 7.5}
 
 
@@ -129,21 +130,8 @@ def retina_net_objective(
     if chosen["soft"] is not None or chosen["bounded"] is not None:
         _check_classes(teacher, student)
         _check_anchors(retina_net_head(teacher, image_size), head)
-    encoder = student.label_encoder
-    if not isinstance(encoder, models.retinanet.LabelEncoder):
-        fix = "How another encoder matches is not known: see tfkd.losses.MultiBoxSelection."
-        expected = "a model with keras_cv.models.retinanet.LabelEncoder"
-        raise checks.value_error("student", expected, encoder, fix)
-    matcher = Matcher(
-        head["anchors"],
-        threshold=encoder.positive_threshold,
-        ignore_from=encoder.negative_threshold,
-        variances=head["variances"],
-        every_object=every_object,
-        order=head["order"],
-    )
     selection = MultiBoxSelection(
-        matcher,
+        _matcher(student, head, every_object),
         negative_ratio=negative_ratio,
         teacher_boxes=teacher_boxes,
         scores="sigmoid",
@@ -244,6 +232,24 @@ def yolo_v8_objective(
     return objective(losses, YOLO_V8, weights, _hint(hint, teacher, student), hint_weight)
 
 
+def _matcher(student: keras.Model, head: dict[str, Any], every_object: bool) -> Matcher:
+    """Returns a matcher with the rules of a RetinaNet's label encoder."""
+    encoder = student.label_encoder
+    models = import_keras_cv("tfkd.losses.retina_net_objective").models
+    if not isinstance(encoder, models.retinanet.LabelEncoder):
+        fix = "How another encoder matches is not known: see tfkd.losses.MultiBoxSelection."
+        expected = "a model with keras_cv.models.retinanet.LabelEncoder"
+        raise checks.value_error("student", expected, encoder, fix)
+    return Matcher(
+        head["anchors"],
+        threshold=encoder.positive_threshold,
+        ignore_from=encoder.negative_threshold,
+        variances=head["variances"],
+        every_object=every_object,
+        order=head["order"],
+    )
+
+
 def _check_kind(side: str, model: keras.Model, kind: type) -> None:
     if isinstance(model, kind):
         return
@@ -268,6 +274,7 @@ def _check_anchors(teacher: dict[str, Any], student: dict[str, Any]) -> None:
     theirs, mine = (
         np.asarray(getattr(h["anchors"], "priors", h["anchors"])) for h in (teacher, student)
     )
+    # Relative to the image: the tolerance is for rounding of keras-cv's float32 pixels.
     same = theirs.shape == mine.shape and np.allclose(theirs, mine, atol=1e-5)
     if same and teacher["variances"] == student["variances"]:
         return

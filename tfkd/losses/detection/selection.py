@@ -253,6 +253,7 @@ def cross_entropy(labels: tf.Tensor, scores: tf.Tensor, kind: str) -> tf.Tensor:
         safe = tf.where(known, labels, 0)
         values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=safe, logits=scores)
     else:
+        # one_hot of −1 (background) and −2 (to ignore) is all zeros.
         truth = tf.one_hot(labels - 1, scores.shape[-1])
         values = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=scores)
         values = tf.reduce_sum(values, -1)

@@ -161,7 +161,7 @@ class MultiBoxConfidence(MultiBoxTerm):
 
 
 def _focal(labels, scores, gamma, alpha):
-    truth = tf.one_hot(labels - 1, scores.shape[-1])
+    truth = tf.one_hot(labels - 1, scores.shape[-1])  # all zeros for the background
     values = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=scores)
     # (1 − p)^γ = exp(γ · log σ(∓z)): unlike a power of 0, its gradient is never NaN.
     values *= tf.exp(gamma * tf.math.log_sigmoid((1.0 - 2.0 * truth) * scores))
