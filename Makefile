@@ -9,16 +9,17 @@ PYTHON ?= python3
 ARGS ?=
 WORKERS ?= 2
 
-.PHONY: help demo test lint format wheel clean
+.PHONY: help demo test test-all lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    the whole way on real digits; writes saved_models/ (ARGS=...)"
-	@echo "make test    the tests and the examples in the docstrings (ARGS=..., WORKERS=2)"
-	@echo "make lint    ruff and mypy"
-	@echo "make format  let ruff write the format"
-	@echo "make wheel   build dist/tfkd-*.whl"
-	@echo "make clean   remove what the other targets made"
+	@echo "make demo      the whole way on real digits; writes saved_models/ (ARGS=...)"
+	@echo "make test      the tests and the examples in the docstrings (ARGS=..., WORKERS=2)"
+	@echo "make test-all  these and the slow ones, and more random cases (ARGS=..., WORKERS=2)"
+	@echo "make lint      ruff and mypy"
+	@echo "make format    let ruff write the format"
+	@echo "make wheel     build dist/tfkd-*.whl"
+	@echo "make clean     remove what the other targets made"
 	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.13) of a new environment"
 
 define new-environment
@@ -49,7 +50,11 @@ demo: .venv-demo/stamp
 # Workers share the processors: one thread each is faster than many in each.
 test: .venv-test/stamp
 	TF_CPP_MIN_LOG_LEVEL=2 TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1 \
-	.venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	.venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ALL) $(ARGS)
+
+# What `test` runs, with the tests that it leaves out.
+test-all: ALL = -m "" --hypothesis-profile=all
+test-all: test
 
 lint: .venv-lint/stamp
 	.venv-lint/bin/ruff check .

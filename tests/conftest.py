@@ -10,11 +10,18 @@ import tfkd  # noqa: F401, I001  (before TensorFlow: it asks for Keras 2)
 
 import pytest
 import tensorflow as tf
+from hypothesis import HealthCheck, settings
+
+# Tests that state no number of cases of their own take one of these two, the
+# second with `--hypothesis-profile=all`. A case may trace or convert a model.
+health = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+settings.register_profile("few", deadline=None, max_examples=8, suppress_health_check=health)
+settings.register_profile("all", deadline=None, max_examples=60, suppress_health_check=health)
+settings.load_profile("few")
 
 
-def pytest_configure(config):
+def pytest_configure():
     """Splits the processor in two, for strategies; only possible before first use."""
-    config.addinivalue_line("markers", "requires_trainable_backend: a mark of Keras's own tests")
     cpu = tf.config.list_physical_devices("CPU")[0]
     two = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, two)

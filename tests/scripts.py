@@ -1,11 +1,11 @@
 """Runs examples and benchmarks as a user does: in a process of their own."""
 
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
+from forks import Fork
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,13 +20,12 @@ def squares(count, size, random):
     return x.astype("uint8"), y
 
 
+def _run(script, options):
+    sys.path.insert(0, str(script.parent))
+    sys.argv = [str(script), *options]
+    runpy.run_path(str(script), run_name="__main__")
+
+
 def run(script, *options):
     """The finished process of `python script options`."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *options],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
+    return Fork(_run, ROOT / script, options, PYTHONPATH=str(ROOT)).wait()

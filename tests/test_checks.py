@@ -31,7 +31,7 @@ def test_not_finite(check, value):
         check("w", value)
 
 
-@settings(deadline=None)
+@settings(max_examples=100)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_are_accepted_exactly_where_they_should_be(value):
     wanted = {
@@ -54,7 +54,7 @@ def test_every_kind_of_real_number_is_accepted_unchanged(value):
         assert check("w", value) is value
 
 
-@settings(deadline=None)
+@settings(max_examples=100)
 @given(st.integers(-5, 5), st.sampled_from([int, np.int8, np.int64]))
 def test_integers(value, kind):
     for check, minimum in ((checks.positive_int, 1), (checks.non_negative_int, 0)):

@@ -8,8 +8,6 @@ import importlib.util
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tfkd"
 
@@ -145,17 +143,16 @@ def test_every_module_has_its_place_in_the_order():
     assert top <= set(ROW), f"add to ORDER: {sorted(top - set(ROW))}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_module_imports_only_what_stands_above_it(path):
-    own = dotted(path).split(".")
-    if len(own) == 1:
-        return  # tfkd/__init__.py loads names when they are asked for.
-    below = [
-        name
-        for name in uses(path)
-        if "." in name and ROW[name.split(".")[1]] > ROW[own[1]] and name.split(".")[1] != own[1]
-    ]
-    assert not below, f"{label(path)} imports {below}, which stand below it"
+def test_modules_import_only_what_stands_above_them():
+    below = []
+    for path in FILES:
+        own = dotted(path).split(".")[1:2]
+        if not own:
+            continue  # tfkd/__init__.py loads names when they are asked for.
+        for name in sorted(uses(path) - {"tfkd"}):
+            if ROW[name.split(".")[1]] > ROW[own[0]]:
+                below.append(f"{label(path)} imports {name}, which stands below it")
+    assert not below, "\n".join(below)
 
 
 def test_imports_make_no_circle():
@@ -176,55 +173,70 @@ def test_imports_make_no_circle():
         visit(name, [])
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_optional_packages_are_imported_inside_functions(path):
-    own = [*dotted(path).split("."), ""][1]
-    top = {name.split(".")[0] for name in at_top(path)} & OPTIONAL
-    top = {name for name in top if own not in HOLDERS.get(name, ())}
-    assert not top, f"{label(path)} imports {sorted(top)} at its top"
-
-
-@pytest.mark.parametrize("name", ["checks", "artifacts", "schedules"])
-def test_base_modules_import_neither_keras_nor_tensorflow_at_the_top(name):
+def test_optional_packages_are_imported_inside_functions():
+    at_tops = []
     for path in FILES:
-        if dotted(path).split(".")[1:2] == [name]:
-            assert not {n.split(".")[0] for n in imports(path)} & {"keras", "tf_keras"}
-            assert "tensorflow" not in {n.split(".")[0] for n in at_top(path)}
+        own = [*dotted(path).split("."), ""][1]
+        top = {name.split(".")[0] for name in at_top(path)} & OPTIONAL
+        at_tops += [f"{label(path)}: {name}" for name in top if own not in HOLDERS.get(name, ())]
+    assert not at_tops, "imported at the top: " + ", ".join(sorted(at_tops))
 
 
-@pytest.mark.parametrize("path", FILES + SCRIPTS, ids=label)
-def test_keras_is_always_tf_keras(path):
+def test_base_modules_import_neither_keras_nor_tensorflow_at_the_top():
+    wrong = []
+    for path in FILES:
+        if dotted(path).split(".")[1:2] in (["checks"], ["artifacts"], ["schedules"]):
+            names = {n.split(".")[0] for n in imports(path)} & {"keras", "tf_keras"}
+            names |= {n.split(".")[0] for n in at_top(path)} & {"tensorflow"}
+            wrong += [f"{label(path)}: {name}" for name in sorted(names)]
+    assert not wrong, ", ".join(wrong)
+
+
+def wrong_kerases(path: Path) -> list[str]:
+    """What a file uses of a Keras that is not tf_keras."""
     names = imports(path)
-    assert not [n for n in names if n.startswith("tensorflow.keras")], "tensorflow.keras"
+    found = [n for n in names if n.startswith("tensorflow.keras")]
     if label(path) not in KERAS_3 and not label(path).startswith("benchmarks/"):
-        assert not [n for n in names if n.split(".")[0] == "keras"], "bare keras is Keras 3"
+        found += [n for n in names if n.split(".")[0] == "keras"]
     if label(path) not in TF_KERAS_ATTRIBUTE:
-        lines = [
-            node.lineno
+        found += [
+            f"tf.keras in line {node.lineno}"
             for node in ast.walk(tree(path))
             if isinstance(node, ast.Attribute)
             and node.attr == "keras"
             and isinstance(node.value, ast.Name)
             and node.value.id in ("tf", "tensorflow")
         ]
-        assert not lines, f"tf.keras in lines {lines}"
+    return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_imports_are_absolute(path):
-    relative = [n for n in ast.walk(tree(path)) if isinstance(n, ast.ImportFrom) and n.level]
-    assert not relative
+def test_keras_is_always_tf_keras():
+    wrong = [f"{label(path)}: {what}" for path in FILES + SCRIPTS for what in wrong_kerases(path)]
+    assert not wrong, "bare keras is Keras 3, and so may tf.keras be:\n" + "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_functions_fit_on_a_screen(path):
+def test_imports_are_absolute():
+    relative = [
+        f"{label(path)}, line {node.lineno}"
+        for path in FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert not relative, ", ".join(relative)
+
+
+def test_functions_fit_on_a_screen():
     """At most 60 lines, not counting the docstring."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            doc = node.body[0] if ast.get_docstring(node) else None
-            length = node.end_lineno - node.lineno + 1
-            length -= doc.end_lineno - doc.lineno + 1 if doc else 0
-            assert length <= 60, f"{node.name} has {length} lines"
+    long = []
+    for path in FILES:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                doc = node.body[0] if ast.get_docstring(node) else None
+                length = node.end_lineno - node.lineno + 1
+                length -= doc.end_lineno - doc.lineno + 1 if doc else 0
+                if length > 60:
+                    long.append(f"{label(path)}: {node.name} has {length} lines")
+    assert not long, "\n".join(long)
 
 
 PRIVATE = (
@@ -293,6 +305,7 @@ KERAS_ATTRIBUTES = {
     "tfkd/distillation/drift.py": {"_in_multi_worker_mode"},
     "tfkd/distillation/output_kinds.py": {"_fn_kwargs"},
     "tfkd/distillation/saving.py": {"_index_dict", "_var_key"},
+    "tfkd/distillation/targets.py": {"_fn_kwargs"},
     "tfkd/distillation/validation.py": {"_fn_kwargs"},
     "tfkd/progressive/carrying.py": {"_learning_rate"},
     "tfkd/pruning/optimizers.py": {

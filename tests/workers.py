@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent
-_CODE = "import workers; workers.work()"
+from forks import Fork
 
 
 def free_port():
@@ -29,25 +23,12 @@ def start(function, *args, count=2):
         count: how many.
     """
     addresses = [f"localhost:{free_port()}" for _ in range(count)]
-    home = Path(inspect.getfile(function)).parent
-    paths = os.pathsep.join([str(TESTS), str(home), str(TESTS.parent)])
-    job = json.dumps([Path(inspect.getfile(function)).stem, function.__name__, args])
-    processes = []
-    for index in range(count):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = {
-            **os.environ,
-            "TF_CONFIG": json.dumps(task),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PYTHONPATH": paths,
-            "TEST_JOB": job,
-        }
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen([sys.executable, "-c", _CODE], env=environment, **pipes))
-    return processes
+    cluster = {"worker": addresses}
+    tasks = [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(count)]
+    return [Fork(work, function, args, TF_CONFIG=json.dumps(task)) for task in tasks]
 
 
-def results(processes, timeout=120):
+def results(forks, timeout=120):
     """What each worker returned.
 
     Raises:
@@ -55,26 +36,19 @@ def results(processes, timeout=120):
     """
     found = []
     try:
-        for process in processes:
-            out, errors = process.communicate(timeout=timeout)
-            assert process.returncode == 0, errors[-3000:]
-            found.append(json.loads(out.split("RESULT")[1]))
+        for fork in forks:
+            done = fork.wait(timeout)
+            assert done.returncode == 0, done.stderr[-3000:]
+            found.append(json.loads(done.stdout.split("RESULT")[1]))
     finally:
-        for process in processes:
-            process.kill()
+        for fork in forks:
+            fork.process.kill()
     return found
 
 
-def work():
+def work(function, args):
     """What each process runs."""
-    import importlib
-
-    import tfkd  # noqa: F401  (before TensorFlow)
-
-    # isort: split
     import tensorflow as tf
 
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    module, name, args = json.loads(os.environ["TEST_JOB"])
-    result = getattr(importlib.import_module(module), name)(strategy, *args)
+    result = function(tf.distribute.MultiWorkerMirroredStrategy(), *args)
     print("RESULT" + json.dumps(result), flush=True)

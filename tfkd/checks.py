@@ -30,6 +30,8 @@ def describe(value: Any) -> str:
     shape = getattr(value, "shape", None)
     dtype = getattr(value, "dtype", None)
     try:
+        if dtype is not None and getattr(shape, "rank", 0) is None:  # a tensor in a graph
+            return f"{type(value).__name__} of unknown shape and dtype {dtype}"
         if shape is not None and dtype is not None and len(tuple(shape)) > 0:
             return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
         text = re.sub(r"\s*\n\s*", " ", repr(value))

@@ -245,7 +245,12 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+USUAL = ("momentum", "adam", "overwrite", "scaled", "legacy")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in USUAL else pytest.param(n, marks=pytest.mark.slow) for n in OPTIMIZERS]
+)
 def test_stays_zero_after_every_step(name):
     model = convolutional()
     model.compile(OPTIMIZERS[name](), "mse")
@@ -264,7 +269,12 @@ def test_stays_zero_after_every_step(name):
 
 
 @pytest.mark.parametrize(
-    "compiled", [{"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 4}]
+    "compiled",
+    [
+        {"run_eagerly": True},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
+        {"steps_per_execution": 4},
+    ],
 )
 def test_ways_to_run_a_step_agree(compiled):
     results = []
@@ -448,6 +458,7 @@ def test_two_replicas_do_what_one_process_does(two_replicas):
     np.testing.assert_array_equal(copies[0], copies[1])
 
 
+@pytest.mark.slow
 def test_two_replicas_with_batch_normalization(two_replicas):
     with two_replicas.scope():
         model = convolutional()

@@ -318,7 +318,10 @@ def test_teacher_of_keras_3_is_described(tmp_path):
     [
         lambda: keras.optimizers.Adam(0.125),
         lambda: keras.optimizers.legacy.Adam(0.125),
-        lambda: keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(0.125)),
+        pytest.param(
+            lambda: keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(0.125)),
+            marks=pytest.mark.slow,
+        ),
         lambda: keras.mixed_precision.LossScaleOptimizer(
             keras.optimizers.Adam(
                 keras.optimizers.schedules.PiecewiseConstantDecay([100], [0.125, 1.0])

@@ -10,14 +10,12 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 import toys
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tfkd
 from tfkd import schedules
 from tfkd.curriculum import AdaptivePace, Curriculum
-
-quick = settings(deadline=None, max_examples=15)
 
 
 def make(count=24, batch_size=4, pace=1.0, **options):
@@ -42,7 +40,6 @@ PACES = st.one_of(
 )
 
 
-@quick
 @given(
     pace=PACES,
     count=st.integers(12, 70),
@@ -64,7 +61,6 @@ def test_what_is_sampled_is_what_the_pace_allows(pace, count, order, seed):
         np.testing.assert_array_equal(batch, paced.indices(step))
 
 
-@quick
 @given(fraction=st.floats(0.2, 1), count=st.integers(15, 60), seed=st.integers(0, 99))
 def test_a_pool_at_rest_is_drawn_without_replacement(fraction, count, seed):
     paced = make(count, 3, fraction, seed=seed)

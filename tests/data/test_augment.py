@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkd import data
@@ -23,7 +23,6 @@ def crops(image, padding, flip):
     return found
 
 
-@settings(deadline=None, max_examples=10)
 @given(
     padding=st.integers(0, 3),
     flip=st.booleans(),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkd import data
@@ -20,7 +20,6 @@ def jitter(images, seed):
     return images + tf.random.stateless_uniform(tf.shape(images), seed)
 
 
-@settings(deadline=None, max_examples=12)
 @given(
     count=st.integers(4, 23),
     batch=st.integers(1, 4),
@@ -39,7 +38,6 @@ def test_starting_later_gives_the_same_batches(count, batch, seed, start):
         np.testing.assert_array_equal(ya, yb)
 
 
-@settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 2**31), batch=st.integers(1, 20))
 def test_an_epoch_shows_each_example_at_most_once(seed, batch):
     steps = 20 // batch

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkd import data
@@ -42,7 +42,6 @@ def extent(image, least):
     return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     seed=SEEDS,
     size=st.sampled_from(SIZES),
@@ -71,7 +70,6 @@ def test_mirrors_and_shifts_keep_pixels_and_boxes_together(seed, size, shift, fl
         assert (moved["boxes"].numpy()[i, ::2] == -1).all()
 
 
-@settings(deadline=None, max_examples=20)
 @given(seed=SEEDS, size=st.sampled_from(SIZES), zoom=st.sampled_from([(0.6, 1.0), (1.0, 1.8), 1.5]))
 def test_zoom_keeps_pixels_and_boxes_together(seed, size, zoom):
     images, targets, _ = painted(size, seed)
@@ -126,7 +124,6 @@ def test_zoom_alone_stays_within_the_image_or_shows_all_of_it():
     np.testing.assert_allclose(moved["boxes"].numpy()[:, 1], [[0, 0, 1, 1]] * BATCH, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=10)
 @given(seed=SEEDS, size=st.sampled_from(SIZES), both=st.booleans())
 def test_mirroring_twice_gives_the_image_back(seed, size, both):
     images, targets, _ = painted(size, seed)

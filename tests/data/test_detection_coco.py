@@ -332,3 +332,113 @@ def test_the_same_image_in_both_parts_is_a_finding_that_is_said(files, tmp_path)
     assert [warning.filename for warning in caught] == [__file__]
     assert [(f.kind, f.line, f.is_note) for f in made.findings] == [("same image", 6, True)]
     assert len(made.x_test) == 6
+
+
+# Sizes that are not said, roots among the categories, names of files.
+
+
+@pytest.mark.parametrize("side", [0, "", -1, None, "0", " ", -1.0, float("nan"), "null"])
+def test_a_size_that_is_not_said(files, side):
+    files.images[1]["width"] = files.images[1]["height"] = files.images[2]["height"] = side
+    assert files.load().findings == ()
+    files.images[1]["width"] = WIDTH + 1  # the other side says nothing
+    assert files.faults() == [("size", 3)]
+
+
+@pytest.mark.parametrize("side", ["wide", [], True, {}, float("inf")])
+def test_a_size_that_is_no_number(files, side):
+    files.images[1]["height"] = side
+    assert files.faults() == [("size", 3)]
+
+
+def category(number, name, parent=None):
+    return {"id": number, "name": name} | ({"supercategory": parent} if parent else {})
+
+
+ROOTS = {
+    "without a word": [category(0, "dog"), category(4, "dog"), category(90, "cat")],
+    "none above it": [category(0, "cat", "none"), category(90, "cat", "cat"), category(4, "dog")],
+    "after its child": [category(90, "cat", "cat"), category(4, "dog", "cat"), category(91, "cat")],
+    "text": [category("0", "dog"), category("4", "dog"), category("90", "cat")],
+    "three deep": [category(0, "dog"), category(1, "dog"), category(4, "dog"), category(90, "cat")],
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_a_root_that_bears_the_name_of_its_child(files, name):
+    files.categories = ROOTS[name]
+    made = files.load(test_fraction=0.5)
+    assert (made.class_names, made.findings) == (("dog", "cat"), ())
+    assert made.classes_train.tolist() == [[1, 0]] * 3
+
+
+def test_objects_of_a_root_that_is_named_as_such_are_its_childs(files):
+    files.categories = [category(90, "cat"), category(7, "cat", "cat"), category(4, "dog")]
+    files.annotations[1]["category_id"] = 7
+    made = files.load(test_fraction=0.5)
+    assert (made.class_names, made.findings) == (("dog", "cat"), ())
+    counts = [np.sum(classes == 1) for classes in (made.classes_train, made.classes_test)]
+    assert sum(counts) == 7
+
+
+def test_two_categories_of_one_name_that_both_have_objects_are_a_fault(files):
+    files.categories.append(category(7, "cat", "tools"))
+    files.annotations[1]["category_id"] = 7
+    assert files.faults() == [("unknown class", 10), ("listed twice", 9 + 12 + 3)]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_file_names_that_lead_out(files, absolute):
+    outside = files.root / "outside.png"
+    Image.new("RGB", (WIDTH, HEIGHT), "white").save(outside)
+    files.images[2]["file_name"] = str(outside) if absolute else "../outside.png"
+    assert files.faults() == [("leads out", 4)]
+    with pytest.warns(UserWarning, match=r"1 fault .* leads out \(image left out\)"):
+        made = files.load(on_error="skip", test_fraction=0.4)
+    assert sorted(colours(made.x_train) + colours(made.x_test)) == [0, 10, 30, 40, 50]
+    files.images[2]["file_name"] = "../not there.png"
+    assert files.faults() == [("leads out", 4)]
+    files.images[2]["file_name"] = "../images/2.png"  # comes back in
+    assert files.load().findings == ()
+
+
+def test_links_are_followed_in_the_folder_alone(files):
+    images, outside = files.root / "images", files.root / "outside"
+    outside.mkdir()
+    (images / "inside").mkdir()
+    for name, place in (("1.png", images / "inside"), ("2.png", outside)):
+        (images / name).rename(place / name)
+        (images / name).symlink_to(place / name)
+    (images / "folder").symlink_to(outside)
+    files.images[3]["file_name"] = "folder/2.png"
+    assert files.faults() == [("leads out", 4), ("leads out", 5)]
+    (files.root / "link").symlink_to(images)
+    del files.images[2:4], files.annotations[4:8]
+    made = data.coco(files.write(), files.root / "link", 8)
+    assert len(made.x_train) + len(made.x_test) == 4
+
+
+def test_backslashes_in_file_names_get_a_hint(files):
+    (files.root / "images/sub").mkdir()
+    (files.root / "images/1.png").rename(files.root / "images/sub/1.png")
+    files.images[1]["file_name"] = "sub\\1.png"
+    files.images[2]["file_name"] = "..\\2.png"
+    files.images[3]["file_name"] = "D:\\images\\3.png"
+    with pytest.raises(data.AnnotationError) as caught:
+        files.load()
+    said = [f.received for f in caught.value.findings]
+    assert [f.kind for f in caught.value.findings] == ["missing image"] * 3
+    assert "Write sub/1.png, with / for each \\: that file is there" in said[0]
+    assert "Write ../2.png, with / for each \\" in said[1] and "is there" not in said[1]
+    assert "a path of Windows" in said[2]
+
+
+def test_file_names_that_no_disk_has(files, tmp_path):
+    """A link that leads to itself, a zero in a name: findings, as what is not there."""
+    (files.root / "images/1.png").unlink()
+    (files.root / "images/1.png").symlink_to("1.png")
+    files.images[2]["file_name"] = "2\0.png"
+    other = Files(tmp_path / "images")
+    assert [line for _, line in files.faults()] == [3, 4]
+    with pytest.raises(data.AnnotationError, match="2 faults|8 faults"):
+        files.load(test_path=other.write("other.json"), test_images=other.root / "images")

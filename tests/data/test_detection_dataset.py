@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkd import data
@@ -32,7 +32,6 @@ def random_dataset(counts, classes=3, seed=0):
     return data.DetectionDataset(x, boxes, labels, x, boxes, labels, names), boxes, labels
 
 
-@settings(deadline=None, max_examples=25)
 @given(counts=st.lists(st.integers(0, 6), min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_lists_are_padded_and_lose_nothing(counts, seed):
     made, boxes, labels = random_dataset(counts, seed=seed)
@@ -91,7 +90,6 @@ def test_rounding_beyond_the_edge_is_clipped():
     assert made.boxes_train[0, 0].tolist() == [0, 0, 1, 1]
 
 
-@settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**31), few=st.integers(1, 8), more=st.integers(0, 4))
 def test_subsets_are_nested_and_keep_images_with_their_boxes(seed, few, more):
     made, _, _ = random_dataset([1, 2, 3, 0, 2, 5, 1, 1, 4, 2, 3, 1])
@@ -126,7 +124,6 @@ def test_unlabel_keeps_images_and_the_labels_of_some():
         once.unlabel(keep=4)
 
 
-@settings(deadline=None, max_examples=20)
 @given(fraction=st.floats(0, 1), seed=st.integers(0, 99))
 def test_drop_boxes_leaves_the_rest_as_it_was(fraction, seed):
     made, _, _ = random_dataset([1, 2, 3, 0, 2, 5])

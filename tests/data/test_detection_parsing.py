@@ -100,3 +100,18 @@ def test_xml_is_what_elementtree_finds():
 def test_what_is_no_xml(text):
     with pytest.raises(expat.ExpatError):
         parsing.xml(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(7, 7), ("7", 7), (" 7.0 ", 7), (0, None), ("", None), (None, None), (-1, None), ("-3", None),
+     (0.5, None), ("NaN", None)],
+)  # fmt: skip
+def test_lengths(value, found):
+    assert parsing.length(value) == found
+
+
+@pytest.mark.parametrize("value", ["x", "1_0", True, [3], "inf"])
+def test_lengths_that_are_no_numbers(value):
+    with pytest.raises(ValueError, match="a number of pixels"):
+        parsing.length(value)

@@ -186,7 +186,9 @@ FAULTS = {
     ),
     "other root": ("<html></html>", "broken file", 1, None),
     "size": (xml(GOOD, size=(10, 20)), "size", 2, None),
-    "no size": (xml(GOOD, size=("", 0)), "size", 2, None),
+    "one side": (xml(GOOD, size=("", 11)), "size", 2, None),
+    "size in words": (xml(GOOD, size=("wide", 10)), "size", 2, None),
+    "size with a unit": (xml(GOOD, size=(20, "10 px")), "size", 2, None),
     "no name": (xml(GOOD).replace("<name>cat</name>", ""), "missing value", 3, 0),
     "blank name": (xml(("", GOOD[1]), GOOD), "missing value", 3, 1),
     "no box": (xml(GOOD).replace("bndbox", "box"), "missing value", 3, 0),
@@ -392,3 +394,125 @@ def test_a_turn_that_the_size_does_not_tell_is_said(folder, note, size, is_said)
     assert [f.kind for f in made.findings] == ["orientation"] * is_said
     assert ["note of the camera to turn them" in str(w.message) for w in caught] == [True] * is_said
     np.testing.assert_allclose(made.boxes_train[1, 0], [0.1, 0.1, 0.6, 0.6], atol=1e-7)
+
+
+# Sizes that are not said; pictures that a note turns.
+
+
+@pytest.mark.parametrize("size", [(0, 0), ("", ""), (-1, -1), (" ", 10), (20, 0), ("None", "nan")])
+def test_a_size_that_is_not_said(folder, size):
+    folder.annotate("b", xml(GOOD, size=size))
+    made = folder.load()
+    assert made.findings == ()
+    np.testing.assert_allclose(made.boxes_train[1, 0], [0.1, 0.1, 0.6, 0.6], atol=1e-7)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "webp"])
+@pytest.mark.parametrize(
+    ("note", "side", "size", "is_said"),
+    [
+        (2, "left", (WIDTH, HEIGHT), True),
+        (3, "left", (0, HEIGHT), True),
+        (8, "left", (WIDTH, 0), False),  # one side tells
+        (6, "left", (WIDTH, HEIGHT), False),
+        (6, "top", (HEIGHT, WIDTH), False),  # the size is that of the turned picture
+        (5, "left", (0, -1), True),
+    ],
+)
+def test_which_way_boxes_are_meant(folder, ending, note, side, size, is_said):
+    """Stored: the left half is blue. Turned clockwise (6), that half comes to the top."""
+    folder.annotate("b", xml(("cat", (0, 0, 10, 10)), size=size))
+    (folder.root / "JPEGImages/b.png").unlink()
+    image = Image.new("RGB", (WIDTH, HEIGHT), "red")
+    image.paste("blue", (0, 0, WIDTH // 2, HEIGHT))
+    exif = Image.Exif()
+    exif[0x0112] = note
+    image.save(folder.root / f"JPEGImages/b.{ending}", exif=exif, lossless=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = folder.load(size=(20, 20))
+    assert [f.kind for f in made.findings] == ["orientation"] * is_said
+    assert len(caught) == is_said
+    other = {"left": (0, -1), "top": (-1, 0)}[side]
+    assert made.x_train[1, 0, 0].argmax() == made.x_train[1][other[::-1]].argmax() == 2
+    assert made.x_train[1][other].argmax() == 0
+
+
+def test_pictures_ending_in_jfif(folder):
+    (folder.root / "JPEGImages/b.png").unlink()
+    Image.new("RGB", (WIDTH, HEIGHT), colour("b")).save(folder.root / "JPEGImages/b.JFIF", "JPEG")
+    np.testing.assert_allclose(folder.load().x_train[1, 0, 0], colour("b"), atol=3)
+
+
+# What leads out of the folder.
+
+
+@pytest.fixture
+def secret(folder):
+    """An image and an annotation beside the folder, of the size and kind that are wanted."""
+    place = folder.root.parent / "elsewhere"
+    place.mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT), "white").save(place / "b.png")
+    (place / "b.xml").write_text(xml(GOOD))
+    (place / "train.txt").write_text("a\n")
+    return place
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_file_name_that_leads_out(folder, secret, absolute):
+    named = secret / "b.png" if absolute else "../../elsewhere/b.png"
+    folder.annotate("b", xml(GOOD).replace("<size>", f"<filename>{named}</filename><size>"))
+    (folder.root / "JPEGImages/b.png").unlink()
+    assert folder.faults() == [("leads out", "Annotations/b.xml", 1)]
+    made = folder.skip()
+    assert [tuple(image[0, 0]) for image in made.x_train] == [colour("a"), colour("c")]
+
+
+def test_a_name_in_a_list_that_leads_out(folder, secret):
+    (secret / "b.jpg").write_bytes((secret / "b.png").read_bytes())
+    for key in ("../../elsewhere/b", str(secret / "b")):
+        folder.lists["train"] = ["a", key, "c"]
+        assert folder.faults() == [("no annotation", "ImageSets/Main/train.txt", 2)]
+        assert folder.faults(unlabelled=True) == [("leads out", "ImageSets/Main/train.txt", 2)]
+
+
+@pytest.mark.parametrize("linked", ["JPEGImages/b.png", "Annotations/b.xml", "JPEGImages"])
+def test_links_that_lead_out(folder, secret, linked):
+    target = secret / "all" if linked == "JPEGImages" else secret / linked.split("/")[1]
+    if linked == "JPEGImages":
+        (folder.root / linked).rename(target)
+    else:
+        (folder.root / linked).unlink()
+    (folder.root / linked).symlink_to(target)
+    assert {kind for kind, _, _ in folder.faults()} == {"leads out"}
+
+
+def test_lists_that_lead_out(folder, secret):
+    with pytest.raises(ValueError, match="files and links that stay in"):
+        folder.load(train="../../../elsewhere/train")
+    (folder.root / "ImageSets/Main/linked.txt").symlink_to(secret / "train.txt")
+    with pytest.raises(ValueError, match=r"linked\.txt'.*It leads to .*elsewhere"):
+        folder.load(train="linked")
+
+
+def test_links_within_the_folder_and_to_it(folder):
+    (folder.root / "more").mkdir()
+    for kind, name in (("JPEGImages", "b.png"), ("Annotations", "b.xml")):
+        (folder.root / kind / name).rename(folder.root / "more" / name)
+        (folder.root / kind / name).symlink_to(f"../more/{name}")
+    folder.load()
+    link = folder.root.parent / "link"
+    link.symlink_to(folder.root)
+    made = data.voc(link, 8)
+    assert (made.findings, made.name, len(made.x_train)) == ((), "pets", 3)
+
+
+def test_a_file_name_with_backslashes(folder):
+    (folder.root / "JPEGImages/b.png").rename(folder.root / "JPEGImages/photo.png")
+    for named, said in (
+        ("old\\photo.png", "Write old/photo.png, with / for each"),
+        ("C:\\data\\photo.png", "a path of Windows"),
+    ):
+        folder.annotate("b", xml(GOOD).replace("<size>", f"<filename>{named}</filename><size>"))
+        with pytest.raises(data.AnnotationError, match=said):
+            folder.load()

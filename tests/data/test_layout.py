@@ -301,3 +301,60 @@ def test_texts_and_labels_in_two_unicode_forms(tmp_path):
     # A vocabulary of another form, stored long ago, keeps what it knows.
     old = data.Encoder(("", "[UNK]", nfd("café")), 1)
     assert old([nfd("café")]).tolist() == [[2]]
+
+
+# Symbolic links.
+
+
+def test_links_within_the_folder_are_followed(paint):
+    """To pictures, to class folders and to folders in them; one that leads round is passed over."""
+    paint.part("train", "test")
+    paint("more/cats", "more/dogs", count=3)
+    root = paint.root
+    (root / "train/cat/linked.png").symlink_to(root / "more/cats/0.png")
+    (root / "train/dog/linked").symlink_to(root / "more/dogs")
+    (root / "train/dog/linked/round").symlink_to(root / "more")
+    (root / "test/cat/round").symlink_to("..")
+    paint("loop/one", "loop/two", count=1)
+    (root / "loop/one/two").symlink_to(root / "loop/two")
+    (root / "loop/two/one").symlink_to(root / "loop/one")
+    (root / "outside").mkdir()
+    (root / "outside/train").symlink_to(root / "train")
+    made, _ = paint.load()
+    assert np.bincount(made.y_train).tolist() == [2 + 1, 2 + 3]
+    assert np.bincount(made.y_test).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("linked", ["train/cat", "train/cat/9.png", "train/cat/sub", "test"])
+def test_links_that_lead_out_of_the_folder_are_refused(paint, tmp_path, linked):
+    paint.part("train", "test")
+    away = tmp_path / "away"
+    (paint.root / linked.split("/")[0]).rename(away) if linked == "test" else away.mkdir()
+    if linked == "train/cat":
+        (paint.root / linked).rename(away / "cat")
+        away /= "cat"
+    elif linked.endswith("png"):
+        away /= "9.png"
+        Image.new("RGB", (3, 2)).save(away)
+    (paint.root / linked).symlink_to(away)
+    with pytest.raises(ValueError, match=f"received '{linked}.*leads to .*away"):
+        paint.load()
+    (tmp_path / "link").symlink_to(paint.root)  # the folder itself may be one
+    (paint.root / linked).unlink()
+    paint(linked if "." not in linked else "train/cat", count=1) if linked != "test" else (
+        paint.part("test")
+    )
+    assert data.image_folder(tmp_path / "link").num_classes == 2
+
+
+def test_texts_that_lead_out_of_the_folder_are_refused(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (tmp_path / "all.tsv").write_text("so good\tgood\nso bad\tbad\n")
+    (folder / "test.tsv").write_text("good\tgood\n")
+    (folder / "train.tsv").symlink_to(tmp_path / "all.tsv")
+    with pytest.raises(ValueError, match=r"received 'train\.tsv'.*leads to .*all\.tsv"):
+        data.tsv(folder)
+    (tmp_path / "link.tsv").symlink_to(tmp_path / "all.tsv")
+    with pytest.raises(ValueError, match="at least two examples of each class"):  # it is read
+        data.tsv(tmp_path / "link.tsv")

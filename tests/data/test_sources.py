@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import tf_keras as keras
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -84,7 +84,6 @@ def test_what_is_converted():
         dataset.name = "other"
 
 
-@settings(deadline=None, max_examples=15)
 @given(train=st.integers(3, 12), test=st.integers(1, 12), seed=st.integers(0, 99))
 def test_subset_is_balanced_ordered_and_nested(train, test, seed):
     marked = np.arange(12, dtype=np.uint8)[:, None, None]

@@ -35,7 +35,6 @@ def settings_of_anchors(draw):
     return levels, scales, ratios, extra, draw(st.floats(0.3, 3.0))
 
 
-@settings(max_examples=60, deadline=None)
 @given(settings_of_anchors())
 def test_priors_are_those_of_slow_loops(case):
     levels, scales, ratios, extra, aspect = case
@@ -108,7 +107,6 @@ def test_small_by_hand():
     assert Anchors.small((100, 200), (8, 16), (0.1, 0.2)).feature_sizes == [(13, 25), (7, 13)]
 
 
-@settings(max_examples=30, deadline=None)
 @given(settings_of_anchors())
 def test_clipped_priors_are_the_part_inside(case):
     levels, scales, ratios, extra, aspect = case
@@ -121,7 +119,6 @@ def test_clipped_priors_are_the_part_inside(case):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
 @given(settings_of_anchors(), st.booleans())
 def test_a_config_of_plain_json_gives_the_same_anchors(case, clip):
     anchors = Anchors(*case, clip=clip)
@@ -159,7 +156,6 @@ def slow_iou(a, b):
     return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 300))
 def test_best_iou_is_the_slow_one(seed, count):
     random = np.random.default_rng(seed)
@@ -193,7 +189,7 @@ def test_fit_finds_clusters_and_gives_the_smallest_to_the_first_level():
 
 
 # Always the same examples: k-means ends in a local optimum, which no bound holds for.
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(st.integers(0, 10**6), st.integers(1, 5))
 def test_fit_overlaps_better_than_boxes_of_the_data(seed, count):
     """Better than `count` boxes of the data are, chosen at random, on average."""

@@ -6,7 +6,7 @@ import multibox_reference as reference
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -89,7 +89,6 @@ def test_any_offsets_give_finite_boxes():
 ROWS = arrays(np.float32, (16, 4), elements=st.floats(0, 1, width=32))
 
 
-@settings(max_examples=25, deadline=None)
 @given(ROWS, arrays(np.int8, 16, elements=st.integers(0, 3)))
 def test_at_the_borders_and_without_area(rows, kinds):
     low, high = np.minimum(rows[:, :2], rows[:, 2:]), np.maximum(rows[:, :2], rows[:, 2:])

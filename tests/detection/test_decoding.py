@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkd.detection.decoding import decode
@@ -76,7 +76,6 @@ def check(found, expected, limit):
     assert found["boxes"].shape == (len(expected), limit, 4)
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     classes=st.integers(2, 5),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkd.detection.decoding import decode
@@ -135,10 +135,10 @@ def test_outputs_that_are_not_finite_are_refused():
     ("change", "text"),
     [
         ({"model": 3}, "a callable"),
-        ({"images": photographs()[0]}, "(N, H, W, 3)"),
-        ({"images": photographs()[:0]}, "at least one image"),
-        ({"images": photographs()[..., :1]}, "(N, H, W, 3)"),
-        ({"images": np.full((1, 2, 2, 3), "a")}, "numbers"),
+        ({"data": photographs()[0]}, "(N, H, W, 3)"),
+        ({"data": photographs()[:0]}, "at least one example"),
+        ({"data": photographs()[..., :1]}, "(N, H, W, 3)"),
+        ({"data": np.full((1, 2, 2, 3), "a")}, "numbers"),
         ({"anchors": PRIORS[:, :3]}, "(P, 4)"),
         ({"anchors": PRIORS[:2]}, "other anchors"),
         ({"batch_size": 0}, "batch_size"),
@@ -148,7 +148,7 @@ def test_outputs_that_are_not_finite_are_refused():
     ],
 )
 def test_bad_arguments(change, text):
-    arguments = {"model": detector(), "images": photographs(), "anchors": PRIORS, **change}
+    arguments = {"model": detector(), "data": photographs(), "anchors": PRIORS, **change}
     with pytest.raises((TypeError, ValueError)) as error:
         detect(**arguments)
     assert text in str(error.value)
@@ -164,7 +164,6 @@ def some_boxes(rng, count):
     return np.concatenate([low, low + 0.1 + 0.3 * rng.random((count, 2))], 1)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32))
 def test_hits_and_their_counts_against_loops(seed):
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
@@ -116,7 +116,6 @@ def test_sizes_columns_and_floats(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(path)), page)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=12))
 def test_labels_stay_in_the_picture(boxes):
     image = Image.new("RGB", (150, 90))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -69,7 +69,6 @@ def test_pairs_are_those_of_the_sorted_list(objects_of_image, priors, levels):
     np.testing.assert_array_equal(found, expected)
 
 
-@settings(max_examples=25, deadline=None)
 @given(arrays(np.int8, (8, 5, 7), elements=st.integers(-1, 3)))
 def test_pairs_of_any_numbers(overlap):
     found = bipartite(tf.constant(overlap / 3, tf.float32)).numpy()
@@ -154,7 +153,6 @@ def test_no_objects_at_all():
 NUMBERS = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, np.nan, np.inf, -np.inf])
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     arrays(np.float32, (3, 4), elements=NUMBERS),
     arrays(np.int32, 3, elements=st.integers(-1, 1)),

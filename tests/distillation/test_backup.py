@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tf_keras as keras
 import toys
+from forks import Fork
 
 import tfkd
 
-TESTS = Path(__file__).resolve().parent.parent
 COUNT, BATCH, EPOCHS = 48, 8, 4
 STEPS = COUNT // BATCH
 
@@ -58,41 +57,37 @@ def train(folder, start_step=0, die_after=None, epochs=EPOCHS):
     return [w for part in (distiller.student, *distiller.projectors) for w in part.get_weights()]
 
 
-def start(folder, step):
-    """A training that dies after a step, in a process of its own."""
-    paths = os.pathsep.join([str(TESTS), str(Path(__file__).parent), str(TESTS.parent)])
-    code = f"import test_backup as t; t.train({str(folder)!r}, die_after={step})"
-    environment = {**os.environ, "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
-
-
 KILLS = {"at the end of an epoch": 2 * STEPS, "in an epoch": 2 * STEPS + 3}
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """What the killed trainings have left, by when they died."""
-    folders = {when: tmp_path_factory.mktemp("killed") for when in KILLS}
-    processes = [start(folders[when], step) for when, step in KILLS.items()]
-    for process in processes:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 9, errors[-2000:]
-    return folders
+    """What a killed training has left, by when it died."""
+
+    @functools.cache
+    def folder_of(when):
+        folder = tmp_path_factory.mktemp("killed")
+        done = Fork(train, folder, 0, KILLS[when]).wait()
+        assert done.returncode == 9, done.stderr[-2000:]
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="module")
-def whole(killed, tmp_path_factory):
+def whole(tmp_path_factory):
     return train(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("when", KILLS)
+@pytest.mark.parametrize(
+    "when", ["in an epoch", pytest.param("at the end of an epoch", marks=pytest.mark.slow)]
+)
 def test_killed_and_started_again_where_the_backup_ends(whole, killed, tmp_path, when):
     """Data that begin at the backup's epoch: bit for bit what an unbroken training gives.
 
     The steps since that epoch's begin are lost and made again.
     """
-    folder = shutil.copytree(killed[when], tmp_path / "copy")
+    folder = shutil.copytree(killed(when), tmp_path / "copy")
     assert (folder / "backup" / "chief").is_dir()
     found = train(folder, start_step=2 * STEPS)
     for a, b in zip(found, whole, strict=True):
@@ -105,7 +100,7 @@ def test_data_that_begin_anew(whole, killed, tmp_path):
 
     Weights, optimizer and step are restored; the batches are others.
     """
-    folder = shutil.copytree(killed["in an epoch"], tmp_path / "copy")
+    folder = shutil.copytree(killed("in an epoch"), tmp_path / "copy")
     found = train(folder, start_step=0)
     gap = max(abs(a - b).max() for a, b in zip(found, whole, strict=True))
     print(f"largest difference of a weight when data begin anew: {gap:.3g}")

@@ -385,6 +385,7 @@ def test_two_replicas_are_one(two_replicas):
     assert_replicas_alike(two_replicas, build)
 
 
+@pytest.mark.slow
 def test_two_replicas_of_a_plain_model_are_one(two_replicas):
     loss = MultiBoxLoss(Matcher(ANCHORS))
 

@@ -103,7 +103,14 @@ def regularized(seed):
     return toys.randomize(keras.Model(x, keras.layers.Dense(3)(hidden)), seed)
 
 
-@pytest.mark.parametrize("mode", [{}, {"run_eagerly": True}, {"steps_per_execution": 2}])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {},
+        {"run_eagerly": True},
+        pytest.param({"steps_per_execution": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_student_only_equals_plain_fit(mode):
     """Regularizers, batch norm, weights, an uneven last batch, clipping; no teacher run."""
 

@@ -90,7 +90,7 @@ class Branching(keras.layers.Layer):
         return h
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_tapped_layers_may_hold_control_flow(jit):
     x = keras.Input((5,))
     student = toys.randomize(

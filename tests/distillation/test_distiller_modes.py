@@ -74,7 +74,11 @@ def test_schedules_follow_the_optimizers_count_over_two_fits(mode):
 
 @pytest.mark.parametrize(
     "mode",
-    [{"steps_per_execution": 2}, {"jit_compile": True}, {"run_eagerly": True}],
+    [
+        {"steps_per_execution": 2},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
+        {"run_eagerly": True},
+    ],
     ids=["two", "jit", "eager"],
 )
 def test_every_mode_makes_the_same_steps(mode):

@@ -51,8 +51,15 @@ def assert_equal_weights(first, second):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("teachers", [1, 2])
-@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+@pytest.mark.parametrize(
+    ("teachers", "optimizer"),
+    [
+        (2, "adam"),
+        pytest.param(1, "adam", marks=pytest.mark.slow),
+        pytest.param(1, "momentum", marks=pytest.mark.slow),
+        pytest.param(2, "momentum", marks=pytest.mark.slow),
+    ],
+)
 def test_a_keras_file_is_loaded_and_goes_on_training(tmp_path, teachers, optimizer):
     if optimizer == "momentum":
         optimizer = keras.optimizers.SGD(0.1, 0.9)
@@ -143,7 +150,7 @@ def mixed_float16():
     keras.mixed_precision.set_global_policy("float32")
 
 
-@pytest.mark.parametrize("teacher", ["one", "list"])
+@pytest.mark.parametrize("teacher", [pytest.param("one", marks=pytest.mark.slow), "list"])
 def test_what_a_teacher_was_trained_with_is_not_in_the_file(tmp_path, teacher, mixed_float16):
     teacher = teachers_that_were_trained(teacher)
     # Trained by itself, then partly frozen: its own optimizer knows other variables.
@@ -269,7 +276,7 @@ def shapes_in_checkpoint(path):
     return {tuple(shape) for _, shape in tf.train.list_variables(str(path))}
 
 
-@pytest.mark.parametrize("teachers", [1, 2])
+@pytest.mark.parametrize("teachers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_checkpoints_leave_the_teacher_out_and_load_back(tmp_path, teachers):
     original = make(teachers)
     train(original)
@@ -320,7 +327,9 @@ def test_backup_and_restore_goes_on_where_it_was_stopped(tmp_path):
     assert path and not shapes_in_checkpoint(path) & TEACHER_SHAPES
 
 
-@pytest.mark.parametrize("name", ["best.keras", "best.weights.h5", "best"])
+@pytest.mark.parametrize(
+    "name", ["best.keras", "best.weights.h5", pytest.param("best", marks=pytest.mark.slow)]
+)
 def test_model_checkpoint(tmp_path, name):
     distiller = make()
     x, y = data(12)

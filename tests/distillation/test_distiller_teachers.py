@@ -195,8 +195,17 @@ def headed(kind, seed):
     return keras.Model(x, keras.layers.Lambda(lambda t: tf.nn.softmax(t))(z))
 
 
-@pytest.mark.parametrize("eager", [False, True])
-@pytest.mark.parametrize("kind", ["dense", "layer", "activation", "sequential", "nested", "lambda"])
+KINDS = ("dense", "nested", "lambda", "layer", "activation", "sequential")
+
+
+@pytest.mark.parametrize(
+    ("kind", "eager"),
+    [
+        *((kind, True) for kind in KINDS),
+        *((kind, False) for kind in KINDS[:3]),
+        *(pytest.param(kind, False, marks=pytest.mark.slow) for kind in KINDS[3:]),
+    ],
+)
 def test_softmax_heads_are_undone(kind, eager):
     """Loss and step are those of the same networks with logits."""
     found = {}

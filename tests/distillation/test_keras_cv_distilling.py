@@ -71,6 +71,7 @@ def weights_of(model):
     return [v.numpy() for v in model.variables]
 
 
+@pytest.mark.slow
 def test_a_retina_net_learns_from_another(retina_nets):
     teacher, student = retina_nets
     before = weights_of(teacher)

@@ -118,19 +118,24 @@ def test_the_list_of_losses_is_complete():
     assert set(all_losses.__all__) - bases - toys.losses_of_detectors() <= tested
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_each_loss(two_replicas, name):
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(list(LOSSES), id="all"),  # the logs tell them apart
+        *[pytest.param([name], id=name, marks=pytest.mark.slow) for name in LOSSES],
+    ],
+)
+def test_each_loss(two_replicas, names):
     """7 examples in batches of 3 + 3 + 1: uneven replicas, and one that gets no example."""
 
     def build():
-        return tfkd.Distiller(
-            model(1, 5), model(2, 4, "l2"), LOSSES[name](), student_loss_weight=0.3
-        )
+        kinds = [LOSSES[name]() for name in names]
+        return tfkd.Distiller(model(1, 5), model(2, 4, "l2"), kinds, student_loss_weight=0.3)
 
     assert_alike(two_replicas, build, data(7), batch=3, epochs=1)
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.5])
+@pytest.mark.parametrize("margin", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_bounded_regression(two_replicas, margin):
     x, _, weight = data(7)
     y = np.random.default_rng(3).normal(size=(7, 2)).astype(np.float32)
@@ -170,6 +175,7 @@ def test_everything_at_once_with_adam(two_replicas):
     )
 
 
+@pytest.mark.slow
 def test_synchronized_batch_norm(two_replicas):
     def build():
         return tfkd.Distiller(
@@ -179,7 +185,7 @@ def test_synchronized_batch_norm(two_replicas):
     assert_alike(two_replicas, build, data(8), tolerance=1e-5)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_masks_of_uneven_length(two_replicas, weighted):
     """The first replica has mostly padding: the mean is over all tokens that count."""
     rng = np.random.default_rng(0)
@@ -210,7 +216,9 @@ def two_heads(seed):
     return toys.randomize(keras.Model(x, heads), seed)
 
 
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+@pytest.mark.parametrize(
+    "reduction", ["sum_over_batch_size", pytest.param("sum", marks=pytest.mark.slow)]
+)
 def test_several_outputs_and_sums(two_replicas, reduction):
     # Keras's own log of an output is exact for a sum only where replicas are even.
     count = 7 if reduction == "sum_over_batch_size" else 8
@@ -239,6 +247,7 @@ def test_several_outputs_and_sums(two_replicas, reduction):
     )
 
 
+@pytest.mark.slow
 def test_several_steps_in_one_call(two_replicas):
     def build():
         return tfkd.Distiller(model(1, 5), model(2), [all_losses.LogitsDistillation(2.0), hint()])

@@ -2,7 +2,7 @@
 
 Each case is trained three times on the same global batches: by one process, by two
 replicas of one process, and by two processes over loopback, which all cases share.
-Distillation alone and a curriculum alone: test_replicas.py, curriculum/test_workers.py.
+Distillation alone: test_replicas.py.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ TOLERANCES = {
     "together, batch norm and Adam": 1e-5,
 }
 CASES = list(TOLERANCES)
+# The last case has all parts in it; the others say which part is at fault.
+MARKED = [pytest.param(case, marks=pytest.mark.slow) for case in CASES[:-1]] + CASES[-1:]
 
 
 def net(width, seed, norm=False):
@@ -155,11 +157,33 @@ def score_a_detector(strategy, log_dir):
     return model.fit(data, verbose=0, callbacks=[report]).history["val_map"]
 
 
-def train_all(strategy, folder, log_dir):
+def train_on_the_curriculum(strategy):
+    """The weights after two epochs of batches that Keras shares out, and the fractions seen."""
+    with strategy.scope():
+        distiller = tfkd.Distiller(
+            toys.net(8, seed=2), toys.net(4), tfkd.losses.LogitsDistillation(2.0)
+        )
+        distiller.compile(keras.optimizers.SGD(0.1, 0.9), toys.CROSSENTROPY)
+    x, y = toys.data(COUNT)
+    paced = Curriculum((x, y), x.sum(1), schedules.Linear(0.4, 1.0, end_step=8), BATCH)
+    history = distiller.fit(
+        paced.batches(),
+        steps_per_epoch=STEPS,
+        epochs=EPOCHS,
+        verbose=0,
+        callbacks=[tfkd.callbacks.CurriculumUpdate(paced)],
+    )
+    return [w.tolist() for w in distiller.student.get_weights()], history.history["fraction"]
+
+
+def train_all(strategy, folder, log_dir, cases):
     """What each worker process runs."""
     assert strategy.num_replicas_in_sync == 2
-    found = {case: train(strategy, case, folder, None) for case in CASES[:-1]}
-    found[CASES[-1]] = train(strategy, CASES[-1], folder, log_dir)
+    logged = CASES[-1]
+    found = {
+        case: train(strategy, case, folder, log_dir if case == logged else None) for case in cases
+    }
+    found["curriculum"] = train_on_the_curriculum(strategy)
     found["map"] = score_a_detector(strategy, log_dir)
     return {**found, "ranking": scored_anew(strategy), "pid": os.getpid()}
 
@@ -172,9 +196,17 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(folder):
+def cases(request):
+    """Those of the tests that are to run, and the last one."""
+    params = [getattr(item, "callspec", None) for item in request.session.items]
+    asked = {p.params.get("case") for p in params if p}
+    return [case for case in CASES if case in asked or case == CASES[-1]]
+
+
+@pytest.fixture(scope="module")
+def alone(folder, cases):
     one = tf.distribute.get_strategy()
-    return {case: train(one, case, folder) for case in CASES}
+    return {case: train(one, case, folder) for case in cases}
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +215,8 @@ def log_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def by_workers(folder, log_dir):
-    return workers.results(workers.start(train_all, folder, str(log_dir)))
+def by_workers(folder, log_dir, cases):
+    return workers.results(workers.start(train_all, folder, str(log_dir), cases))
 
 
 def assert_alike(found, expected, tolerance):
@@ -197,11 +229,20 @@ def assert_alike(found, expected, tolerance):
         np.testing.assert_allclose(logs[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", MARKED)
 def test_two_workers_train_as_one_process(by_workers, alone, case):
     first, second = (found[case] for found in by_workers)
     assert first == second
     assert_alike(first, alone[case], TOLERANCES[case])
+
+
+def test_two_workers_share_a_curriculum_as_keras_does(by_workers):
+    weights, fractions = train_on_the_curriculum(tf.distribute.get_strategy())
+    for found in by_workers:
+        theirs, seen = found["curriculum"]
+        assert seen == fractions
+        for mine, other in zip(weights, theirs, strict=True):
+            np.testing.assert_allclose(other, mine, rtol=1e-6, atol=1e-6)
 
 
 def test_the_chief_alone_writes_logs(by_workers, log_dir):
@@ -220,12 +261,12 @@ def test_workers_agree_on_an_order_that_the_student_gave(by_workers):
     assert sorted(first) == list(range(COUNT)) and first == second
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", MARKED)
 def test_two_replicas_train_as_one(two_replicas, alone, folder, case):
     assert_alike(train(two_replicas, case, folder), alone[case], TOLERANCES[case])
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "together" in case])
+@pytest.mark.parametrize("case", MARKED[2:])
 def test_together_is_all_of_it(alone, case):
     """Half of the filters are zero in the end, the pool has grown, both losses are there."""
     weights, logs, selection = alone[case]

@@ -7,6 +7,7 @@ from PIL import Image
 from scripts import run
 
 
+@pytest.mark.slow
 def test_it_trains_teaches_quantizes_and_reads_its_file(tmp_path):
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("matplotlib")

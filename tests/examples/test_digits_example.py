@@ -30,6 +30,7 @@ def run(script, *options):
     return scripts.run(script, *SMALL, *options)
 
 
+@pytest.mark.slow
 def test_demo_writes_models_logs_table_and_plots(toy, tmp_path):
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("matplotlib")
@@ -57,6 +58,7 @@ def test_demo_writes_models_logs_table_and_plots(toy, tmp_path):
     assert table["rows"][1]["accuracy"]["values"] == pytest.approx(last, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_benchmark_prints_a_table_and_writes_every_seed(toy, tmp_path):
     path = tmp_path / "found.json"
     done = run("benchmarks/distill_digits.py", f"--data={toy}", f"--json={path}")

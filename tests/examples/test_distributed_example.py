@@ -8,6 +8,7 @@ import scripts
 SMALL = ("--teacher-epochs=2", "--epochs=3", "--decay=0.5", "--curriculum")
 
 
+@pytest.mark.slow
 def test_a_worker_dies_and_the_training_goes_on(tmp_path):
     pytest.importorskip("sklearn")
     out = tmp_path / "out"

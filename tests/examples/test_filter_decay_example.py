@@ -24,6 +24,7 @@ def test_set(toy):
 test_set.__test__ = False
 
 
+@pytest.mark.slow
 def test_example_cuts_filters_out_and_keeps_the_function(toy, tmp_path):
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("matplotlib")
@@ -58,6 +59,7 @@ def test_example_cuts_filters_out_and_keeps_the_function(toy, tmp_path):
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"base", "decay", "cut"}
 
 
+@pytest.mark.slow
 def test_example_has_other_methods(toy, tmp_path):
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("matplotlib")
@@ -80,6 +82,7 @@ def benchmark(base, out, *options):
     return run("benchmarks/prune_cifar.py", *data, *few, *options)
 
 
+@pytest.mark.slow
 def test_benchmark_makes_each_run_once_and_tabulates_all(base, tmp_path):
     pytest.importorskip("matplotlib")
     first = benchmark(base, tmp_path, "--only=0/3")

@@ -23,6 +23,7 @@ def toy(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_images_with_wrong_labels(toy, tmp_path):
     pytest.importorskip("matplotlib")
     done = scripts.run(
@@ -41,6 +42,7 @@ def test_images_with_wrong_labels(toy, tmp_path):
     assert (tmp_path / "logs" / "progressive_1" / "curriculum").is_dir()
 
 
+@pytest.mark.slow
 def test_texts(tmp_path):
     rows = [f"a {word} film\t{label}" for word, label in (("good", 1), ("bad", 0))] * 40
     for part in ("train", "test"):

@@ -12,6 +12,7 @@ SHORT = (
 )
 
 
+@pytest.mark.slow
 def test_it_cuts_distils_quantizes_and_serves(tmp_path):
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("matplotlib")

@@ -13,7 +13,7 @@ def test_it_prunes_quantizes_and_writes_two_files_that_agree(toy, tmp_path):
     pytest.importorskip("matplotlib")
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("tf2onnx")
-    small = ("--model=resnet8:8", "--base-epochs=12", "--epochs=4", "--batch-size=16")
+    small = ("--model=resnet8:8", "--base-epochs=6", "--epochs=2", "--batch-size=32")
     options = (*small, "--quantize-epochs=2", f"--data={toy}", f"--out={tmp_path}")
     done = run("examples/small_and_fast.py", *options)
     assert done.returncode == 0, done.stderr[-3000:]

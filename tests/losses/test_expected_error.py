@@ -8,7 +8,7 @@ import reference
 import tensorflow as tf
 import tf_keras as keras
 import toys
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loss_cases import gradient, masked, value
 from toys import CROSSENTROPY, data, logs, net
@@ -18,7 +18,6 @@ from tfkd import schedules
 from tfkd.losses import ExpectedErrorLoss, LogitsDistillation, curriculum_objective
 
 LOSS = ExpectedErrorLoss()
-quick = settings(deadline=None, max_examples=15)
 
 
 def normal(*shape, seed=0, scale=2.0):
@@ -37,7 +36,6 @@ def errors(scores, y):
     return ((1.0 - rows) * p).sum(-1)
 
 
-@quick
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 12), scale=st.floats(0.1, 8))
 def test_value_and_gradient_by_hand_and_by_differences(seed, classes, scale):
     z = normal(4, classes, seed=seed, scale=scale)

@@ -7,7 +7,7 @@ import pytest
 import reference
 import tensorflow as tf
 import tf_keras as keras
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkd.losses import (
@@ -19,7 +19,6 @@ from tfkd.losses import (
     RelationalDistillation,
 )
 
-quick = settings(deadline=None, max_examples=10)
 seeds = st.integers(0, 10**6)
 
 
@@ -64,7 +63,6 @@ def test_scores(loss, shape, temperature):
     )
 
 
-@quick
 @given(seed=seeds, classes=st.integers(2, 20), temperature=st.floats(0.5, 20))
 def test_soft_target_gradient_is_the_formula(seed, classes, temperature):
     teacher, student = normal(3, classes, seed=seed), normal(3, classes, seed=seed + 1)
@@ -88,7 +86,6 @@ def test_other_losses_see_scaled_scores_and_no_square():
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-@quick
 @given(
     seed=seeds,
     classes=st.integers(2, 8),
@@ -211,7 +208,6 @@ def test_relations_flatten_maps():
     assert_equal(RelationalDistillation(), teacher, student, reference.relational)
 
 
-@quick
 @given(seed=seeds, margin=st.floats(0, 5), shape=st.sampled_from([(5, 1), (5, 3), (2, 4, 3)]))
 def test_bounded(seed, margin, shape):
     y = normal(*shape, seed=seed + 2)

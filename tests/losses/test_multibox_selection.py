@@ -7,7 +7,7 @@ import multibox_reference as reference
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -38,7 +38,6 @@ def test_hard_negatives(levels, ratio, least):
     np.testing.assert_array_equal(found, expected)
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     arrays(np.int8, (4, 9), elements=st.integers(0, 2)),
     arrays(np.int8, (4, 9), elements=st.integers(-1, 1)),

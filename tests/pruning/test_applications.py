@@ -31,8 +31,9 @@ def nets(monkeypatch):
     "name, share",
     [
         ("MobileNetV3Small", 0.99),  # depthwise, squeeze-excite, hard-swish as operations
-        ("RegNetX002", 0.99),  # grouped convolutions
-        ("ConvNeXtTiny", 0.7),  # layer normalizations, nested models
+        # Grouped convolutions; layer normalizations and nested models.
+        pytest.param("RegNetX002", 0.99, marks=pytest.mark.slow),
+        pytest.param("ConvNeXtTiny", 0.7, marks=pytest.mark.slow),
     ],
 )
 def test_shrunk_equals_masked(nets, name, share):

@@ -43,7 +43,7 @@ def test_rate_follows_its_formula(anneal):
     assert schedule.decay_rate(50) == schedule.decay_rate(1000) == 0.0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     begin=st.integers(0, 40),
     length=st.integers(0, 60),
@@ -148,8 +148,7 @@ def test_a_callable_must_be_registered_to_be_saved():
         schedule.get_config()
 
 
-@pytest.mark.parametrize("anneal", ["sigmoid", cubed])
-@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize(("anneal", "suffix"), [("sigmoid", "keras"), (cubed, "h5")])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_inside_the_wrapper_of_tfmot(tmp_path, anneal, suffix):
     schedule = AnnealedFilterDecay(0.5, 0, 6, 2, anneal)

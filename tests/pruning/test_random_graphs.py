@@ -1,6 +1,6 @@
 """Random models: whatever is cut out of them, the masked and the shrunk one agree.
 
-`TFKD_RANDOM_GRAPHS=200` sets how many are tried.
+`TFKD_RANDOM_GRAPHS=200` sets how many are tried; else the profile of hypothesis does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nets import assert_exact, sight
 
 layers = keras.layers
-COUNT = int(os.environ.get("TFKD_RANDOM_GRAPHS", "25"))
+COUNT = int(os.environ.get("TFKD_RANDOM_GRAPHS", hypothesis.settings().max_examples))
 ACTIVATIONS = ("relu", "swish", "tanh", "sigmoid", "gelu", None)
 FUNCTIONS = (
     tf.nn.relu,

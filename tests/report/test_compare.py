@@ -252,3 +252,23 @@ def test_every_kind_of_file(tmp_path):
     assert len(inside) > 2 and found["saved"].size == sum(inside)
     grid = report.latency_table({p.name: p for p in paths}, X, batch_sizes=(1, 3), runs=2)
     assert all(row.latency.runs == 2 for row in grid.rows)
+
+
+def test_a_model_in_float64_is_run_as_its_copy_in_float32():
+    x = np.random.default_rng(0).normal(size=(16, 4))
+    keras.backend.set_floatx("float64")
+    try:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        y = model.predict(x, verbose=0).argmax(-1)
+        result = report.compare({"double": model}, (x, y), runs=3)
+    finally:
+        keras.backend.set_floatx("float32")
+    assert "double computes in float64 and was run as its copy in float32" in str(result)
+    assert "100.0" in str(result)
+    assert {weight.dtype.name for weight in model.weights} == {"float64"}
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    for weights in (["0", "1", "1", "1"], np.array([0, 1, 1, None])):
+        with pytest.raises(TypeError, match="`sample_weight`: expected numbers, not"):
+            report.compare({"m": linear(RIGHT)}, (X, Y, weights), runs=3)

@@ -108,7 +108,7 @@ def test_a_view_is_the_augmentation_of_one_example_alone(tmp_path):
 @pytest.mark.parametrize(
     ("loss", "layers"),
     [
-        (losses.LogitsDistillation(2.0), []),
+        pytest.param(losses.LogitsDistillation(2.0), [], marks=pytest.mark.slow),
         (losses.DecoupledDistillation(2.0), []),
         (
             [
@@ -358,7 +358,13 @@ def test_validation_says_what_can_be_known(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how", ["steps_per_execution", "jit_compile", "mixed_float16", "run_eagerly"]
+    "how",
+    [
+        "steps_per_execution",
+        pytest.param("jit_compile", marks=pytest.mark.slow),
+        "mixed_float16",
+        "run_eagerly",
+    ],
 )
 def test_it_trains_as_fit_does(tmp_path, how):
     cache = build(tmp_path, net(8, seed=2))

@@ -34,7 +34,8 @@ def image_folder(
     transparency is dropped, the camera's orientation is honoured. Hidden files
     and folders at any depth (`.ipynb_checkpoints`, `__MACOSX`, `._1.png`) and
     files that are no images by their extension are passed over. Folders whose
-    names differ in their Unicode form alone are one class.
+    names differ in their Unicode form alone are one class. Symbolic links are
+    followed within `path`.
 
     It warns of images that are in both parts, or twice with different labels
     (by their pixels), of classes without a test image, and of folders of images
@@ -54,7 +55,8 @@ def image_folder(
     Raises:
         FileNotFoundError: if there is no such folder.
         ValueError: if an image cannot be read, sizes differ without `size`, a
-            class is empty or there is only one class; the file is named.
+            class is empty, there is only one class, or a link leads out of the
+            folder; the file is named.
 
     Example:
         >>> import os, tempfile, numpy as np
@@ -77,13 +79,13 @@ def image_folder(
     train_root, test_root = layout(root)
     folders = class_folders(train_root)
     classes = tuple(folders)
-    files, labels = list_files(folders, classes)
+    files, labels = list_files(root, folders, classes)
     if test_root is None:
         train, test = stratified_split(labels, test_fraction, seed)
     else:
         test_folders = class_folders(test_root, fewest=1)
         same_classes(train_root, classes, test_root, test_folders)
-        test_files, test_labels = list_files(test_folders, classes)
+        test_files, test_labels = list_files(root, test_folders, classes)
         train = np.arange(len(files))
         test = len(files) + np.arange(len(test_files))
         files, labels = files + test_files, np.concatenate([labels, test_labels])

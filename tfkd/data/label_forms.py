@@ -14,6 +14,44 @@ from tfkd import checks
 _FORMS = "class numbers, one-hot rows, a 0/1 matrix, names of classes or numbers to be predicted"
 
 
+_MENDS = {
+    "text": "Number the classes and keep their names: `names, y = np.unique(y, "
+    "return_inverse=True)`; or keras.layers.StringLookup in `dataset.map`.",
+    "objects": "Make an array of numbers of them: `np.asarray(y.tolist())`.",
+}
+
+
+def check_numbers(argument: str, values: Any, text: bool = False) -> None:
+    """Refuses labels or weights that are text or objects; what else they are is not looked at.
+
+    Args:
+        argument: name of `values`, for messages.
+        values: an array, a tensor, the spec of one, or a Python number or text.
+        text: whether text will do.
+
+    Raises:
+        TypeError: if they are.
+    """
+    kind = _kind(values)
+    if kind == "objects" or (kind == "text" and not text):
+        mend = _MENDS[kind] if argument == "y" else "Convert them: `.astype('float32')`."
+        raise checks.type_error(argument, f"numbers, not {kind}", values, mend)
+
+
+def _kind(values: Any) -> str | None:
+    """ "text", "objects", or None for anything else, such as numbers."""
+    dtype = getattr(values, "dtype", None)
+    if isinstance(values, (str, bytes)) or getattr(dtype, "name", None) == "string":
+        return "text"  # the latter: of TensorFlow or pandas
+    if dtype is None or hasattr(dtype, "as_numpy_dtype"):
+        return None
+    array = np.asarray(values)
+    if array.dtype.kind not in "USO":
+        return None
+    flat = array.reshape(-1)
+    return "text" if all(isinstance(one, (str, bytes)) for one in flat) else "objects"
+
+
 def names(class_names: Any, classes: int) -> tuple[str, ...]:
     """The names of the classes, "0", "1", ... for None; raises ValueError for another number."""
     if class_names is None:
@@ -45,7 +83,13 @@ def class_numbers(argument: str, values: Any, count: int) -> np.ndarray:
         raise checks.type_error(argument, expected, values)
     array = np.asarray(values)
     if array.dtype.kind not in "iubf":
-        raise checks.type_error(argument, expected, values)
+        mend = None
+        if array.dtype.kind in "USO":
+            mend = (
+                f"Number the classes: `names, {argument} = np.unique({argument}, "
+                f"return_inverse=True)`. Of numbers as objects: `{argument}.astype(int)`."
+            )
+        raise checks.type_error(argument, expected, values, mend)
     if array.ndim not in (1, 2) or len(array) != count:
         raise checks.value_error(argument, expected, array)
     if array.ndim == 2 and array.shape[1] == 1:

@@ -31,7 +31,7 @@ class _Top:
         self.within: dict[str, set[str]] = {}
         self.count: dict[str, int] = {}
         for name in names.folders_in(root):
-            files = names.files_below(root / name, EXTENSIONS)
+            files = names.files_below(root, root / name, EXTENSIONS)
             relative = [file.relative_to(root / name).parts for file in files]
             self.within[name] = {names.nfc(parts[0]) for parts in relative if len(parts) > 1}
             self.count[name] = len(files)
@@ -202,18 +202,19 @@ def same_classes(
 
 
 def list_files(
-    folders: Mapping[str, Sequence[pathlib.Path]], classes: Sequence[str]
+    root: pathlib.Path, folders: Mapping[str, Sequence[pathlib.Path]], classes: Sequence[str]
 ) -> tuple[list[pathlib.Path], np.ndarray]:
     """The image files of all classes, in order, and their labels.
 
     Raises:
-        ValueError: if a class has none.
+        ValueError: if a class has none, or a link leads out of `root`.
     """
     files: list[pathlib.Path] = []
     labels: list[int] = []
     unread: list[pathlib.Path] = []
     for name, places in folders.items():
-        below = [p for place in places for p in names.files_below(place, EXTENSIONS | _UNREAD)]
+        kinds = EXTENSIONS | _UNREAD
+        below = [p for place in places for p in names.files_below(root, place, kinds)]
         found = [file for file in below if file.suffix.lower() in EXTENSIONS]
         unread += [file for file in below if file.suffix.lower() in _UNREAD]
         if not found:
@@ -222,9 +223,9 @@ def list_files(
         files += found
         labels += [classes.index(name)] * len(found)
     if unread:
-        kinds = ", ".join(sorted({file.suffix.lower() for file in unread}))
+        shown = ", ".join(sorted({file.suffix.lower() for file in unread}))
         checks.warn(
-            f"{len(unread)} pictures of a kind that is not read ({kinds}) are left out, the first "
+            f"{len(unread)} pictures of a kind that is not read ({shown}) are left out, the first "
             f"is {unread[0]}. Convert them, to PNG or JPEG."
         )
     return files, np.array(labels, np.int32)

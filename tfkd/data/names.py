@@ -48,18 +48,64 @@ def folders_in(root: pathlib.Path) -> list[str]:
     return sorted(p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
 
 
-def files_below(root: pathlib.Path, extensions: Iterable[str]) -> list[pathlib.Path]:
-    """The files with these extensions at any depth, in order, without what is hidden."""
+def leads_out(root: pathlib.Path, path: pathlib.Path) -> bool:
+    """Whether a path ends outside of a folder: by "..", as an absolute path, or by a link."""
+    return not real(path).is_relative_to(real(root))
+
+
+def real(path: pathlib.Path) -> pathlib.Path:
+    """Where a path ends when links are followed; one that no disk can have, as it is."""
+    try:
+        return pathlib.Path(os.path.realpath(path))
+    except ValueError:  # a zero in the name
+        return path
+
+
+def inside(root: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """Accepts a path that stays in a data folder, links included.
+
+    Raises:
+        ValueError: if it leads out.
+    """
+    if leads_out(root, path):
+        mend = f"It leads to {real(path)}. Copy that into the folder, or pass one that holds both."
+        expected = f"files and links that stay in {root}"
+        raise checks.value_error("path", expected, str(path.relative_to(root)), mend)
+    return path
+
+
+def files_below(
+    root: pathlib.Path, folder: pathlib.Path, extensions: Iterable[str]
+) -> list[pathlib.Path]:
+    """The files with these extensions at any depth, in order, without what is hidden.
+
+    Args:
+        root: the data folder: links are followed within it.
+        folder: where to look, in `root`.
+        extensions: such as ".png", in small letters.
+
+    Raises:
+        ValueError: if a link leads out of `root`.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
+    def is_wanted(place: str, name: str) -> bool:
+        path = pathlib.Path(place, name)
+        if is_hidden(name) or not path.is_symlink():
+            return not is_hidden(name)
+        # A link to a folder that the walk came through would be walked without end.
+        target = real(inside(root, path))
+        return not any(real(parent).is_relative_to(target) for parent in path.parents)
+
     found = []
-    for place, folders, files in os.walk(root, onerror=fail):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [pathlib.Path(place, name) for name in files if not is_hidden(name)]
     wanted = frozenset(extensions)
-    return sorted(p for p in found if p.suffix.lower() in wanted and p.is_file())
+    for place, folders, files in os.walk(inside(root, folder), onerror=fail, followlinks=True):
+        folders[:] = [name for name in folders if is_wanted(place, name)]
+        files = [name for name in files if pathlib.Path(name).suffix.lower() in wanted]
+        found += [pathlib.Path(place, name) for name in files if is_wanted(place, name)]
+    return sorted(path for path in found if path.is_file())
 
 
 def _words(name: str) -> list[str]:

@@ -152,7 +152,7 @@ def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
         where = naming.part_of(file.stem)
         shown = file.suffix.lower() == ENDING and file.is_file() and not naming.is_hidden(file.name)
         if where and shown:
-            found.setdefault(where[0], []).append((where[1], file))
+            found.setdefault(where[0], []).append((where[1], naming.inside(root, file)))
     if "test" not in found and "dev" in found:
         found["test"] = found.pop("dev")
     for part in ("train", "test"):

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, known_faults, replicas, schedules
-from tfkd.distillation import drift, output_kinds, validation
+from tfkd.distillation import drift, output_kinds, targets, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
@@ -120,6 +120,7 @@ class Distiller(Saving):
         self.student_loss_weight = validation.check_student_weight(student_loss_weight)
         self._set_untracked("_decided", False)
         self._set_untracked("_label_kinds", None)
+        self._set_untracked("_ranks", targets.Ranks())
         self._make_taps(teachers)
         self._make_terms()
         for one in teachers:
@@ -256,7 +257,11 @@ class Distiller(Saving):
                 nothing to train, or a ModelCheckpoint whose file could not be loaded again.
         """
         validation.check_trainable(self.student)
-        self._check_data(x, y)
+        self._check_data(x, y, kwargs.get("sample_weight"))
+        held_out = kwargs.get("validation_data", args[5] if len(args) > 5 else None)
+        if isinstance(held_out, (list, tuple)) and len(held_out) > 1:
+            # Keras converts these before `evaluate` sees them.
+            targets.check(held_out[1], None, getattr(self, "loss", None))
         known_faults.warn_of_overflow(self.student)
         self.check_checkpoints(kwargs.get("callbacks", args[3] if len(args) > 3 else None))
         if self._riding_teacher is not None and not _is_one(self.student_loss_weight):
@@ -266,13 +271,14 @@ class Distiller(Saving):
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate`, after a look at the data. Changes no weight."""
-        self._check_data(x, y)
+        self._check_data(x, y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, *args, **kwargs)
 
-    def _check_data(self, x: Any, y: Any) -> None:
+    def _check_data(self, x: Any, y: Any, sample_weight: Any) -> None:
         validation.check_calibrated(self.student)
         shape = self._student_feature_extractor.static_shape(FINAL)
-        validation.check_fit_data(x, y, shape[-1] if shape else None, getattr(self, "loss", None))
+        classes, loss = shape[-1] if shape else None, getattr(self, "loss", None)
+        validation.check_fit_data(x, y, sample_weight, classes, loss)
         runs = self._riding_teacher is None and not _is_one(self.student_loss_weight)
         if runs and not self._teacher_seen:
             forward = self._teacher_feature_extractor
@@ -315,6 +321,7 @@ class Distiller(Saving):
         chosen = tf.nest.flatten([container._user_metrics, container._user_weighted_metrics])
         # Without metrics the targets need not have the structure of the outputs.
         if y is not None and any(metric is not None for metric in chosen):
+            y = self._ranks(y, y_pred, getattr(self, "loss", None))
             container.update_state(y, y_pred, sample_weight)
         return self.get_metrics_result()
 
@@ -411,7 +418,9 @@ class Distiller(Saving):
     def _student_loss(self, y, sample_weight, y_pred, share, shared):
         container = self.compiled_loss
         if y is not None and container is not None and container._user_losses is not None:
+            targets.check(y, None, container._user_losses)
             output_kinds.mark(self, y_pred)
+            y = self._ranks(y, y_pred, container._user_losses)
             return loss_on_labels(container, y, y_pred, sample_weight, share, shared)
         if _is_zero(self.student_loss_weight):
             return tf.constant(0.0)

@@ -16,17 +16,10 @@ import tf_keras as keras
 
 from tfkd import replicas
 from tfkd.distillation.projectors import Projector
-from tfkd.losses.base import (
-    DistillationLoss,
-    ElementwiseLoss,
-    Shared,
-    accepted,
-    mask_of,
-    mean_of,
-    weighted_sums,
-)
+from tfkd.losses.base import DistillationLoss, ElementwiseLoss, Shared, accepted, mask_of
 from tfkd.losses.joint import JointLoss
 from tfkd.losses.logits import BINARY, LogitsDistillation, is_a
+from tfkd.losses.weighting import mean_of, weighted_sums
 from tfkd.losses.wrapped import per_output
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import mean_probability, mean_value, to_logits
@@ -131,7 +124,7 @@ class Term:
         if type(loss).compute_loss is ElementwiseLoss.compute_loss:
             elements = loss.elements  # type: ignore[attr-defined]
             parts = elements(teacher, student, **accepted(elements, known))
-            sums = weighted_sums(parts, known["sample_weight"])
+            sums = weighted_sums(parts, known["sample_weight"], loss, student)
             means = [mean_of(s, None if n is None else replicas.global_sum(n)) for s, n in sums]
             return tf.add_n(means), parts
         value = loss.compute_loss(teacher, student, **accepted(loss.compute_loss, known))

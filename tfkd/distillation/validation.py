@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
+from tfkd.distillation import targets
 from tfkd.losses.base import DistillationLoss
 from tfkd.losses.logits import check_scores
 from tfkd.networks.accept import ANY, check_model
@@ -206,17 +206,19 @@ class _Shaped:
         self.shape = shape
 
 
-def check_fit_data(x: Any, y: Any, num_classes: int | None, loss: Any) -> None:
+def check_fit_data(x: Any, y: Any, sample_weight: Any, num_classes: int | None, loss: Any) -> None:
     """Checks what can be seen of the data before `fit` or `evaluate` begins.
 
     Args:
         x: arrays, a `tf.data.Dataset`, or anything else that Keras takes.
-        y: targets, or None.
+        y, sample_weight: targets and weights, or None.
         num_classes: classes that the student scores, or None if not known.
         loss: the student's loss, as given to `compile`.
 
     Raises:
-        ValueError: for data without examples, or labels outside [0, classes).
+        TypeError: for labels or weights that are text or objects.
+        ValueError: for data without examples, labels outside [0, classes), or weights
+            without labels.
     """
     if isinstance(x, tf.data.Dataset):
         if int(x.cardinality()) == 0:
@@ -224,34 +226,24 @@ def check_fit_data(x: Any, y: Any, num_classes: int | None, loss: Any) -> None:
                 "`x`: expected at least one batch, received an empty Dataset. Look at what "
                 "filters or splits it."
             )
-        return
+        _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+    else:
+        _check_examples(x)
+        if y is None and sample_weight is not None:
+            expected = "none without labels: Keras hands weights on beside `y` alone"
+            mend = "Pass any `y`, such as np.zeros(len(x)): no loss on the labels, no use of it."
+            raise checks.value_error("sample_weight", expected, sample_weight, mend)
+    targets.check(y, num_classes, loss)
+    targets.check_weights(sample_weight)
+
+
+def _check_examples(x: Any) -> None:
     arrays = tf.nest.flatten(x)
     if not arrays or x is None:
         raise checks.value_error("x", "at least one example", x, "Pass arrays or a Dataset.")
     for array in arrays:
         if hasattr(array, "shape") and len(array.shape) > 0 and array.shape[0] == 0:
             raise checks.value_error("x", "at least one example", array, "Look at what splits it.")
-    if num_classes is not None and hasattr(y, "shape") and _takes_class_numbers(loss):
-        _check_labels(np.asarray(y), num_classes, getattr(loss, "_fn_kwargs", {}))
-
-
-def _takes_class_numbers(loss: Any) -> bool:
-    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
-    return "sparse" in (name or "")
-
-
-def _check_labels(labels: np.ndarray, num_classes: int, options: dict[str, Any]) -> None:
-    if options.get("ignore_class") is not None:
-        labels = labels[labels != options["ignore_class"]]
-    if labels.dtype.kind not in "iuf" or not labels.size:
-        return
-    low, high = labels.min(), labels.max()
-    if not (low >= 0 and high < num_classes):
-        raise ValueError(
-            f"`y`: expected class numbers from 0 to {num_classes - 1} (the student scores "
-            f"{num_classes} classes), received labels from {low} to {high}. Number the "
-            "classes from 0, or give the models as many outputs as there are classes."
-        )
 
 
 PROBABILITY_LOSSES = (

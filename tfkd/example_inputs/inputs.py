@@ -11,6 +11,8 @@ import numpy as np
 from tfkd import checks
 from tfkd.example_inputs.nests import is_array
 
+_ONE = "One example? Add the batch axis: `x[None]`, or `.batch(32)` to a data set."
+
 
 class Input(NamedTuple):
     """One input of a model or file: name, shape of one example (-1: open), dtype.
@@ -62,8 +64,7 @@ def by_name(name: str, x: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
         plain = {re.sub(r"\W", "_", str(key)): value for key, value in x.items()}
         if set(plain) == set(names) and len(plain) == len(x):
             return plain
-        others = [key for key in x if key not in names]
-        mend = checks.near(others[0], names) if others else None
+        mend = checks.near(next((key for key in x if key not in names), ""), names)
         raise checks.value_error(name, f"the inputs {names}", sorted(map(str, x)), mend)
     return x
 
@@ -78,11 +79,8 @@ def checked_array(name: str, value: Any, spec: Input, strict: bool) -> np.ndarra
     )
     if not fits:
         shown = ", ".join(["batch", *("any" if size < 0 else str(size) for size in spec.shape)])
-        mend = None
-        if value.shape == spec.shape:
-            mend = "One example? Add the batch axis: `x[None]`, or `.batch(32)` to a data set."
         expected = f"examples of shape ({shown}) for input {spec.name!r}"
-        raise checks.value_error(name, expected, value, mend)
+        raise checks.value_error(name, expected, value, _ONE if value.shape == spec.shape else None)
     return _of_type(name, value, spec, strict)
 
 
@@ -101,7 +99,8 @@ def _of_type(name: str, value: np.ndarray, spec: Input, strict: bool) -> np.ndar
     if wanted in "iub" and not spec.quantized:
         raise checks.type_error(name, f"integers ({spec.dtype}) for input {spec.name!r}", value)
     mend = "Scale the images as the model was trained: `dataset.preprocess(images)`."
-    raise checks.type_error(name, f"float values for input {spec.name!r}", value, mend)
+    codes = f", or {spec.dtype}," if spec.quantized else ""
+    raise checks.type_error(name, f"float values{codes} for input {spec.name!r}", value, mend)
 
 
 def check_finite(name: str, value: np.ndarray, first: int) -> None:

@@ -159,8 +159,7 @@ def _joined(parts: Sequence[Any], stack: bool, name: str) -> Any:
     try:
         return mapped(lambda *arrays: join([np.asarray(array) for array in arrays]), *parts)
     except ValueError as error:
-        mend = f"NumPy says: {error}. Pad them"
-        mend += "; batches are made here (no `.batch`)." if stack else ", or batch them."
+        mend = f"NumPy says: {error}. Pad them{'; batches are made here.' if stack else '.'}"
         raise checks.value_error(name, "examples of one shape", parts[0], mend) from error
 
 

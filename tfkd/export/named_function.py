@@ -95,7 +95,8 @@ def exportable(model: Any, target: str) -> tuple[NamedFunction, NamedFunction]:
         return graph, graph
     from tfkd.quantization.deploying import deployed
 
-    return NamedFunction(model), NamedFunction(deployed(model, target))
+    plain = deployed(model, target)  # raises unless calibrated; tracing would not say it so well
+    return NamedFunction(model), NamedFunction(plain)
 
 
 def _flat(structure: Any) -> list[Any]:

@@ -25,6 +25,7 @@ from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure, thresholds_for
 from tfkd.formats import litert
+from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import parts
 
 MODES = ("float32", "float16", "dynamic", "int8")
@@ -208,6 +209,7 @@ def prepare(
     _check_options(mode, io, data, batch_size, quantized)
     converter.start()  # loads while the model is traced
     graph, plain = exportable(model, "tflite")
+    layer_weights.check_float32("model", model, "LiteRT")
     calibration = None
     if data is not None:
         calibration = collect("data", data, graph.inputs, convert=convert)
@@ -218,32 +220,24 @@ def prepare(
 def _check_options(mode: str, io: str, data: Any, batch_size: int | None, quantized: bool) -> None:
     checks.one_of("mode", mode, MODES)
     checks.one_of("io", io, IO)
-    if quantized:
-        _check_quantized(mode, data)
+    if quantized and mode != "int8":
+        mend = "It computes in 8 bits. For other files export the float model it was made from."
+        raise checks.value_error("mode", "'int8' or None with a quantized model", mode, mend)
     if io != "float32" and mode != "int8":
         mend = "Only a file that is integer throughout takes integers: use mode='int8'."
         raise checks.value_error("io", f"'float32' with mode={mode!r}", io, mend)
-    if mode == "int8" and data is None and not quantized:
+    calibrated = mode == "int8" and not quantized
+    if calibrated and data is None:
         mend = (
             "The ranges of activations are read off them: 100 to 500 normalised training images. "
             "Or train with them: tfkd.quantization.quantize."
         )
         raise checks.value_error("data", "example inputs with mode='int8'", None, mend)
-    if mode != "int8" and data is not None:
-        mend = "Or use mode='int8'."
-        raise checks.value_error("data", f"None with mode={mode!r}", data, mend)
+    if data is not None and not calibrated:
+        kind = "a quantized model, which has its ranges" if quantized else f"mode={mode!r}"
+        raise checks.value_error("data", f"None with {kind}", data, "Leave `data` out.")
     if batch_size is not None:
         checks.positive_int("batch_size", batch_size)
-
-
-def _check_quantized(mode: str, data: Any) -> None:
-    """What can't be asked of a quantized model."""
-    if mode != "int8":
-        mend = "It computes in 8 bits. For other files export the float model it was made from."
-        raise checks.value_error("mode", "'int8' or None with a quantized model", mode, mend)
-    if data is not None:
-        mend = "It has its ranges already: leave `data` out."
-        raise checks.value_error("data", "None with a quantized model", data, mend)
 
 
 def _failed(failed: list[str], end: str) -> ValueError:

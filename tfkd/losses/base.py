@@ -11,34 +11,18 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
+from tfkd.losses.weighting import Elements, mean_of, weighted_sums
 from tfkd.schedules import Value
 from tfkd.types import Structure
 
 T = TypeVar("T")
-
-
-class Elements(NamedTuple):
-    """One output's unreduced loss.
-
-    Attributes:
-        values: float32 (B, ...), one loss per example or position.
-        mask: (B, ...) bool, True where a value counts; None: all values count.
-        total: whether the loss is the sum of the values instead of their mean.
-        count: float32 scalar by which the sum is divided (at least 1), such as the
-            number of objects; None: the number of values that count.
-    """
-
-    values: tf.Tensor
-    mask: tf.Tensor | None = None
-    total: bool = False
-    count: tf.Tensor | None = None  # type: ignore[assignment]  # hides the unused tuple.count
 
 
 class Shared:
@@ -173,7 +157,7 @@ class ElementwiseLoss(DistillationLoss):
         """Weighted mean of `elements` over the given examples: a scalar tensor."""
         known = {name: kwargs.get(name) for name in ("y", "sample_weight", "step", "shared")}
         parts = self.elements(teacher_outputs, student_outputs, **accepted(self.elements, known))
-        sums = weighted_sums(parts, known["sample_weight"])
+        sums = weighted_sums(parts, known["sample_weight"], self, student_outputs)
         return tf.add_n([mean_of(total, count) for total, count in sums])
 
 
@@ -183,60 +167,6 @@ def accepted(function: Callable[..., Any], known: dict[str, Any]) -> dict[str, A
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return known
     return {name: value for name, value in known.items() if name in parameters}
-
-
-def weighted_sums(
-    parts: Sequence[Elements | None], sample_weight: Structure | None
-) -> list[tuple[tf.Tensor, tf.Tensor | None]]:
-    """Sum and count of each part: its mean is sum / count, or the sum if count is None.
-
-    As in Keras, the count is the number of (unmasked) values, not the sum of the
-    weights: doubling every weight doubles the loss.
-    """
-    weights = tf.nest.flatten(sample_weight) if sample_weight is not None else [None]
-    if len(weights) == 1:
-        weights = weights * len(parts)
-    if len(weights) != len(parts):
-        raise checks.value_error(
-            "sample_weight", f"one array, or one for each of {len(parts)} outputs", sample_weight
-        )
-    return [_weighted_sum(p, w) for p, w in zip(parts, weights, strict=True) if p is not None]
-
-
-def _weighted_sum(part: Elements, weight: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:
-    values = part.values
-    if weight is not None:
-        values = values * align("sample_weight", tf.cast(weight, tf.float32), values)
-    if part.mask is None:
-        count = tf.cast(tf.size(part.values), tf.float32)
-    else:
-        mask = align("mask", tf.cast(part.mask, tf.bool), values)
-        kept = tf.broadcast_to(mask, tf.shape(values))
-        values = tf.where(kept, values, 0.0)
-        count = tf.reduce_sum(tf.cast(kept, tf.float32))
-    if part.count is not None:
-        count = part.count
-    return tf.reduce_sum(values), None if part.total else count
-
-
-def mean_of(total: tf.Tensor, count: tf.Tensor | None) -> tf.Tensor:
-    """Returns sum / count, 0 if nothing was counted, or the sum if count is None."""
-    # A count of values or objects is an integer, so the maximum changes only 0.
-    return total if count is None else total / tf.maximum(count, 1.0)
-
-
-def align(name: str, weight: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Gives `weight` the rank of `values` by dropping or adding trailing axes of size 1."""
-    rank = len(values.shape)
-    while len(weight.shape) > rank and weight.shape[-1] == 1:
-        weight = tf.squeeze(weight, -1)
-    if len(weight.shape) > rank > 0:
-        raise checks.value_error(
-            name, f"a shape that fits the loss's values, {tuple(values.shape)}", weight
-        )
-    while len(weight.shape) < rank:
-        weight = weight[..., None]
-    return weight
 
 
 def same_structure(first_name: str, first: object, second_name: str, second: object) -> None:

@@ -120,7 +120,7 @@ class DecoupledDistillation(ElementwiseLoss):
                 "y", f"labels, which {self.name} needs", y, "LogitsDistillation needs none."
             )
         classes = student.shape[-1]
-        labels = as_labels(select_like(y, self.output, self.name), student.shape)
+        labels = as_labels(select_like(y, self.output, self.name), student)
         if mask is not None:
             # The label of a masked position may be anything, often -1.
             labels = tf.where(tf.cast(mask, tf.bool), labels, 0)
@@ -172,22 +172,51 @@ def _target_logit(scores: tf.Tensor, rest: tf.Tensor, true: tf.Tensor) -> tf.Ten
     return target - tf.reduce_logsumexp(rest, -1, keepdims=True)
 
 
-def as_labels(y: Tensor, shape: tf.TensorShape) -> tf.Tensor:
-    """Returns integer labels (B, ...) for scores of `shape` (B, ..., C).
+def as_labels(y: Tensor, scores: tf.Tensor) -> tf.Tensor:
+    """Returns int32 class numbers (B, ...) for scores (B, ..., C).
 
     Raises:
         ValueError: if y is neither (B, ...), (B, ..., 1) nor one-hot (B, ..., C).
     """
-    y = tf.convert_to_tensor(y)
+    y, shape = class_labels(y), tf.TensorShape(scores.shape)
     given = y
-    if len(y.shape) == len(shape):
+    if y.shape.rank is None or (y.shape.rank == shape.rank and y.shape[-1] is None):
+        return tf.cond(
+            tf.size(y) == tf.size(scores),
+            lambda: tf.argmax(tf.reshape(y, tf.shape(scores)), -1, tf.int32),
+            lambda: tf.cast(_in_shape(y, tf.shape(scores)[:-1], shape), tf.int32),
+        )
+    if y.shape.rank == shape.rank:
         if y.shape[-1] == 1:
             y = tf.squeeze(y, -1)
         elif y.shape[-1] == shape[-1]:
             y = tf.argmax(y, -1)
     if not y.shape.is_compatible_with(shape[:-1]):
-        form = ", ".join("B" if i == 0 else str(n) for i, n in enumerate(shape[:-1]))
-        expected = f"labels of shape ({form}), ({form}, 1) or one-hot ({form}, {shape[-1]})"
-        received = f"for scores of shape {tuple(shape)}"
-        raise checks.value_error("y", f"{expected} {received}", given)
+        raise checks.value_error("y", f"{_forms(shape)} for scores of shape {tuple(shape)}", given)
     return tf.cast(y, tf.int32)
+
+
+def class_labels(y: Tensor) -> tf.Tensor:
+    """Accepts numeric labels; returns them as a tensor.
+
+    Raises:
+        TypeError: if they are strings.
+    """
+    y = tf.convert_to_tensor(y)
+    if y.dtype == tf.string:
+        fix = "Number the classes: `names, y = np.unique(y, return_inverse=True)`."
+        raise checks.type_error("y", "class numbers", y, fix)
+    return y
+
+
+def _in_shape(y: tf.Tensor, wanted: tf.Tensor, scores: tf.TensorShape) -> tf.Tensor:
+    """Reshapes labels of unknown rank; an error in the graph names the accepted shapes."""
+    message = f"`y`: expected {_forms(scores)} for scores of shape {tuple(scores)}."
+    fits = tf.debugging.Assert(tf.size(y) == tf.reduce_prod(wanted), [message, tf.shape(y)])
+    with tf.control_dependencies([fits] if fits is not None else []):
+        return tf.reshape(y, wanted)
+
+
+def _forms(scores: tf.TensorShape) -> str:
+    form = ", ".join("B" if i == 0 else str(n) for i, n in enumerate(scores[:-1]))
+    return f"labels of shape ({form}), ({form}, 1) or one-hot ({form}, {scores[-1]})"

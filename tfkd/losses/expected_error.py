@@ -23,7 +23,7 @@ from tfkd.losses.base import (
     select,
     select_like,
 )
-from tfkd.losses.decoupled import as_labels
+from tfkd.losses.decoupled import as_labels, class_labels
 from tfkd.losses.heads import scores_behind, with_classes
 from tfkd.losses.logits import LogitsDistillation, check_scores
 from tfkd.schedules import Value
@@ -91,7 +91,7 @@ class ExpectedErrorLoss(ElementwiseLoss):
             y_true: labels, as described for the class.
             y_pred: class scores, or the output of a softmax or sigmoid.
         """
-        y, mask = tf.convert_to_tensor(y_true), mask_of(y_pred)
+        y, mask = class_labels(y_true), mask_of(y_pred)
         scores = scores_behind(with_classes(y, tf.convert_to_tensor(y_pred)))
         return expected_error(y, scores, mask)
 
@@ -111,7 +111,7 @@ class ExpectedErrorLoss(ElementwiseLoss):
             raise checks.value_error("y", f"labels, which {self.name} needs", y, fix)
         student = select(student_outputs, self.output, self.name)
         mask = mask_of(student)
-        y = tf.convert_to_tensor(select_like(y, self.output, self.name))
+        y = class_labels(select_like(y, self.output, self.name))
         return only(Elements(expected_error(y, student, mask), mask), student_outputs, student)
 
     def get_config(self):
@@ -136,7 +136,13 @@ def expected_error(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None = None) 
         p = tf.concat([tf.sigmoid(-z), tf.sigmoid(z)], -1)
     else:
         p = tf.exp(tf.nn.log_softmax(z))
-        if not (len(y.shape) == len(z.shape) and y.shape[-1] == classes):
+        if y.shape.rank is None or (y.shape.rank == z.shape.rank and y.shape[-1] is None):
+            y = tf.cond(
+                tf.size(y) == tf.size(z),
+                lambda: tf.cast(tf.reshape(y, tf.shape(z)), tf.float32),
+                lambda: _one_hot(y, z, mask),
+            )
+        elif not (y.shape.rank == z.shape.rank and y.shape[-1] == classes):
             y = _one_hot(y, z, mask)
         y = tf.cast(y, tf.float32)
     if mask is not None:
@@ -151,7 +157,7 @@ def expected_error(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None = None) 
 
 
 def _one_hot(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    labels, classes = as_labels(y, scores.shape), scores.shape[-1]
+    labels, classes = as_labels(y, scores), scores.shape[-1]
     if mask is not None:
         # The label of a masked position may be anything, often -1.
         labels = tf.where(tf.cast(mask, tf.bool), labels, 0)
@@ -162,7 +168,9 @@ def _one_hot(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
 def _like(y: Tensor, scores: tf.Tensor) -> tf.Tensor:
     """Returns y with the last axis of size 1 that the scores have."""
     given = y
-    if len(y.shape) == len(scores.shape) - 1:
+    if y.shape.rank is None:
+        return tf.reshape(y, tf.shape(scores))
+    if y.shape.rank == scores.shape.rank - 1:
         y = y[..., None]
     if not y.shape.is_compatible_with(scores.shape):
         expected = f"one label for each score, of shape {tuple(scores.shape)}"

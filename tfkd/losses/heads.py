@@ -231,7 +231,7 @@ def with_classes(y: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
 
     In graph mode it returns the tensor before the squeeze, whose operations `proof` reads.
     """
-    if len(scores.shape) != len(y.shape) and len(scores.shape) > 1:
+    if scores.shape.rank != y.shape.rank and scores.shape.rank > 1:
         return scores
     if not isinstance(scores, tf.__internal__.EagerTensor) and scores.op.type == "Squeeze":
         before = scores.op.inputs[0]

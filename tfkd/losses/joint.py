@@ -15,7 +15,8 @@ import tf_keras as keras
 
 from tfkd import replicas
 from tfkd.keras_internals import LossesContainer
-from tfkd.losses.base import Shared, mean_of
+from tfkd.losses.base import Shared
+from tfkd.losses.weighting import mean_of
 from tfkd.types import Structure
 
 # (weight, sum, count) of a part of the loss; without a count the sum is the part itself.

@@ -161,6 +161,8 @@ class BoundedRegression(ElementwiseLoss):
         if y is None:
             raise checks.value_error("y", f"targets, which {self.name} needs", y)
         y = tf.convert_to_tensor(select_like(y, self.output, self.name))
+        if y.shape.rank is None:
+            return tf.reshape(y, tf.shape(student))
         if not _same_shape(y, student):
             raise checks.value_error(
                 "y", f"targets in the shape of the predictions, {tuple(student.shape)}", y

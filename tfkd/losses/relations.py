@@ -5,8 +5,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfkd import checks
-from tfkd.losses.base import DistillationLoss, align, check_output, register, select, select_like
+from tfkd.losses.base import DistillationLoss, check_output, register, select, select_like
 from tfkd.losses.features import check_layer_name, flat, masked_features
+from tfkd.losses.weighting import weights_like
 from tfkd.types import Structure
 
 _TINY = 1e-12  # a squared distance: distances are at least 1e-6
@@ -98,8 +99,9 @@ class RelationalDistillation(DistillationLoss):
     def compute_loss(self, teacher_outputs, student_outputs, **kwargs):
         """The loss over the global batch: a scalar tensor."""
         teacher = _embeddings(select(teacher_outputs, self.output, self.name))
-        student = _embeddings(select(student_outputs, self.output, self.name))
-        weight = _weights(kwargs.get("sample_weight"), self.output, self.name, student)
+        chosen = select(student_outputs, self.output, self.name)
+        student = _embeddings(chosen)
+        weight = self._weights(kwargs.get("sample_weight"), chosen)
         teacher, student, weight = _gather([tf.stop_gradient(teacher), student, weight])
         loss = tf.constant(0.0)
         teacher, student = _differences(teacher), _differences(student)
@@ -109,6 +111,13 @@ class RelationalDistillation(DistillationLoss):
         if self.angle_weight:
             loss += self.angle_weight * angle_loss(teacher, student, pairs, weight)
         return loss
+
+    def _weights(self, sample_weight: Structure | None, student: tf.Tensor) -> tf.Tensor:
+        """One sample weight per example, (B,); ones if none are given."""
+        values = tf.ones([tf.shape(student)[0]])
+        given = tf.nest.flatten(sample_weight)
+        one = given[0] if len(given) == 1 else select_like(sample_weight, self.output, self.name)
+        return values if one is None else values * weights_like(values, one, self, student)
 
     def get_config(self):
         """The arguments, as JSON."""
@@ -175,18 +184,6 @@ def _huber(error: tf.Tensor) -> tf.Tensor:
 def _embeddings(features: tf.Tensor) -> tf.Tensor:
     """Flattens features (B, ...) to embeddings (B, D) in float32."""
     return flat(masked_features(features))
-
-
-def _weights(
-    sample_weight: Structure | None, output: str | int | None, owner: str, embeddings: tf.Tensor
-) -> tf.Tensor:
-    """One sample weight per example, (B,); ones if none are given."""
-    values = tf.ones([tf.shape(embeddings)[0]])
-    given = tf.nest.flatten(sample_weight)
-    one = given[0] if len(given) == 1 else select_like(sample_weight, output, owner)
-    if one is None:
-        return values
-    return values * align("sample_weight", tf.cast(one, tf.float32), values)
 
 
 def _gather(tensors: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -53,7 +53,8 @@ def frozen_copy(
             but the last ones, whose outputs are the model's, are in this type.
             Layers that read raw inputs (`Normalization`, lookups) keep theirs.
             Faster on processors that have it; the outputs stay float32. float16
-            ends at 65504, bfloat16 where float32 does. None: as in the model.
+            ends at 65504, bfloat16 where float32 does. "float32" makes a copy that
+            LiteRT takes of a model in float64. None: as in the model.
         fold_batch_norm: multiply each batch normalization that follows a
             convolution or dense layer into its weights, which gives the same
             function in inference with fewer operations.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfkd import checks
 from tfkd.keras_internals import count_params
 from tfkd.networks.layer_parts import flat_layers
 
@@ -68,6 +69,38 @@ def check_finite(name: str, model: Any, but: Iterable[Any] = ()) -> None:
                 f"`{name}`: expected finite weights, received NaN or infinity in "
                 f"{weight.name!r} of shape {tuple(weight.shape)}{_owner(model, weight)}. {fix}"
             )
+
+
+def in_float64(model: Any) -> str | None:
+    """The name of a layer that computes in float64, None if there is none."""
+    import tf_keras as keras
+
+    hands_on = (keras.Model, keras.layers.InputLayer)  # what others compute
+    for layer in getattr(model, "_flatten_layers", tuple)():
+        if not isinstance(layer, hands_on) and layer.compute_dtype == "float64":
+            return layer.name
+    return None
+
+
+def check_float32(name: str, model: Any, reader: str) -> None:
+    """Raises for a model with layers in float64.
+
+    Args:
+        name: of the argument that holds the model.
+        model: any model.
+        reader: what takes float32 alone, such as "LiteRT".
+
+    Raises:
+        ValueError: that names a layer, and the way out.
+    """
+    layer = in_float64(model)
+    if layer is not None:
+        mend = (
+            f"{reader} takes float32 alone. Make a copy: keras.backend.set_floatx('float32'), "
+            "then tfkd.frozen_copy(model, dtype='float32'); to train it, set its trainable = True."
+        )
+        expected, received = "layers that compute in float32", f"{layer} in float64"
+        raise checks.value_error(name, expected, received, mend)
 
 
 def _owner(model: Any, weight: Any) -> str:

@@ -143,12 +143,12 @@ class _Deployer:
                 return args[0]
             settled = self._settled(operation, operation.inputs[0], args[0], range_)
             return self._grid(settled, range_, operation.name)
-        inner = plain_layer(operation.layer)
+        inner = operation.plain
         made = self._made(operation, inner, args, kwargs, range_)
         if range_ is not None:
             made = self._settled(operation, operation, made, range_)
             return self._grid(made, range_, f"{operation.name}_range")
-        if _kind(operation).role == layer_roles.SAME:
+        if operation.kind.role == layer_roles.SAME:
             return self._moved(operation, made, args)
         return made
 
@@ -183,13 +183,13 @@ class _Deployer:
         bias = inner.bias.numpy() if inner.use_bias else None
         if operation not in self._folds:
             return kernel, bias
-        return folded(inner, kernel, bias, plain_layer(self._folds[operation].layer))
+        return folded(inner, kernel, bias, self._folds[operation].plain)
 
     def _limits(self, operation: Operation) -> np.ndarray:
         """The ends of the grids of a Dense layer's channels, its norm folded in; (), if one."""
         ((weight, quantizer, _),) = operation.layer._weight_vars
         ends = np.abs(weight.numpy()).max(0 if quantizer.axes else None)
-        scale, _ = scale_and_offset(plain_layer(self._folds[operation].layer))
+        scale, _ = scale_and_offset(self._folds[operation].plain)
         if np.ndim(scale):
             scale = np.broadcast_to(scale, operation.layer.layer.units)
         return np.asarray(np.maximum(np.maximum(ends, SMALLEST) * np.abs(scale), SMALLEST))
@@ -232,13 +232,13 @@ class _Deployer:
             made: its new tensor.
             range_: that is wanted.
         """
-        inner = plain_layer(operation.layer)
+        inner = operation.plain
         # Between the transpositions of a pooling whose channels come first the converter
         # takes the one range for the other.
         first = type(inner) in _AVERAGES and inner.data_format == "channels_first"
         if not self.lite or not (first or _feeds_one_grid(end)):
             return made
-        dictated = _kind(operation).fixed
+        dictated = operation.kind.fixed
         if type(inner) in _AVERAGES and not isinstance(made.node.layer, layers.DepthwiseConv2D):
             dictated = self._range_of(made.node.keras_inputs[0])
         if dictated in (None, range_):
@@ -271,16 +271,6 @@ class _Deployer:
         return self._ranges.get(reader.name) if tensor and reader else None
 
 
-def plain_layer(layer: Any) -> Any:
-    """The layer itself, without its wrapper."""
-    return layer.layer if isinstance(layer, QuantizedLayer) else layer
-
-
-def _kind(operation: Operation) -> layer_roles.Kind:
-    """What the layer is that a call of the quantized model computes."""
-    return layer_roles.kind_of(plain_layer(operation.layer), operation.call)
-
-
 def _folds(operations: Iterable[Operation]) -> dict[Operation, Operation]:
     """Quantized layer → the batch normalization that it takes in."""
     found = {}
@@ -293,7 +283,7 @@ def _folds(operations: Iterable[Operation]) -> dict[Operation, Operation]:
             continue
         linear = wrapper.layer.activation in (None, keras.activations.linear)
         plain = linear and not wrapper.quantize_config.output_quantizer
-        if plain and _kind(reader).role == layer_roles.NORM:
+        if plain and reader.kind.role == layer_roles.NORM:
             found[operation] = reader
     return found
 
@@ -301,15 +291,15 @@ def _folds(operations: Iterable[Operation]) -> dict[Operation, Operation]:
 def _reads_integers(operation: Operation) -> bool:
     """True if a reader of this call is one that TensorRT feeds with 8 bits."""
     roles = (layer_roles.WEIGHTED, layer_roles.POOL, layer_roles.SUM)
-    return any(_kind(reader).role in roles for reader in operation.readers)
+    return any(reader.kind.role in roles for reader in operation.readers)
 
 
 def _feeds_one_grid(operation: Operation) -> bool:
     """True if what reads this call wants all that it reads, and its result, on one grid."""
     kinds_of_one = (layers.Maximum, layers.Minimum)
     for reader in operation.readers:
-        inner = plain_layer(reader.layer)
-        role = _kind(reader).role
+        inner = reader.plain
+        role = reader.kind.role
         if role == layer_roles.CONCAT or type(inner) in kinds_of_one:
             return True
         moves = role == layer_roles.SAME or isinstance(inner, QuantizedTensor)

@@ -9,6 +9,7 @@ from typing import Any
 from tfkd.networks.call_graph import Call, CallGraph, Key
 from tfkd.networks.rebuild import ADDED
 from tfkd.quantization.layer_roles import INTEGER, Kind, kind_of
+from tfkd.quantization.wrappers import QuantizedLayer
 
 
 @dataclasses.dataclass(eq=False)
@@ -36,6 +37,11 @@ class Operation:
         return self.call.layer
 
     @property
+    def plain(self) -> Any:
+        """The layer, without the wrapper that quantizes it."""
+        return _plain(self.layer)
+
+    @property
     def name(self) -> str:
         """The layer's name."""
         return self.call.name
@@ -60,7 +66,7 @@ def operations_of(graph: CallGraph) -> dict[Key, Operation]:
         # What an added loss or metric reads is deployed without it.
         if isinstance(call.layer, ADDED):
             continue
-        kind = kind_of(call.layer, call)
+        kind = kind_of(_plain(call.layer), call)
         if not all(tensor.dtype.is_floating for tensor in call.makes):
             kind = dataclasses.replace(kind, role=INTEGER)
         inputs = [found[one] for one in dict.fromkeys(ref[:2] for ref in call.inputs)]
@@ -68,3 +74,7 @@ def operations_of(graph: CallGraph) -> dict[Key, Operation]:
         for other in inputs:
             other.readers.append(found[key])
     return found
+
+
+def _plain(layer: Any) -> Any:
+    return layer.layer if isinstance(layer, QuantizedLayer) else layer

@@ -93,6 +93,7 @@ def quantize(
     checks.one_of("target", target, TARGETS)
     checks.one_of("fallback", fallback, FALLBACKS)
     checks.instance("freeze_batch_norm", freeze_batch_norm, bool, "True or False")
+    _check_floatx()
     flat = flatten(model)
     layer_weights.check_finite("model", model)
     _warn_of_tables(layer_state.tables(model))
@@ -109,6 +110,14 @@ def quantize(
         "decisions": plain(rows),
     }
     return _Builder(operations, rows, recipe).build(flat.graph)
+
+
+def _check_floatx() -> None:
+    """The layers that quantize are made in Keras's own type."""
+    kind = keras.backend.floatx()
+    if kind == "float64":
+        mend = "Call keras.backend.set_floatx('float32') first."
+        raise checks.value_error("floatx", "float32, which fake quantization takes", kind, mend)
 
 
 def rebuild(

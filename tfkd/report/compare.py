@@ -11,6 +11,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
+from tfkd.data.label_forms import check_numbers
 from tfkd.report import inference
 from tfkd.report import targets as running
 from tfkd.report.accuracy import Judge
@@ -236,6 +237,8 @@ def _labelled(data: Any) -> tuple[Any, np.ndarray, np.ndarray | None]:
     x, y, weight = running.examples(data)
     if y is None:
         raise checks.type_error("data", "labels with the examples: (x, y), or such batches", data)
+    if weight is not None:
+        check_numbers("sample_weight", np.asarray(weight))
     return x, np.asarray(y), None if weight is None else np.asarray(weight) != 0
 
 

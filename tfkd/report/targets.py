@@ -19,6 +19,7 @@ import tf_keras as keras
 
 from tfkd import checks, example_inputs
 from tfkd.example_inputs import length, take
+from tfkd.networks import layer_weights
 from tfkd.networks.accept import is_keras_3, refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.report import inference
@@ -59,13 +60,19 @@ def examples(data: Any) -> example_inputs.Batch:
 
 
 def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
-    """A Keras 3 model as a tf_keras model, and a sentence; anything else as it is, and "".
+    """A model that LiteRT can run, and a sentence; what needs no change as it is, and "".
+
+    Of a Keras 3 model one of tf_keras, of one in float64 a copy in float32.
 
     Where it can't be converted, it stays what it is, and the sentence says why.
     """
+    import tfkd
+
+    if isinstance(model, keras.Model) and layer_weights.in_float64(model):
+        made = tfkd.frozen_copy(model, dtype="float32")
+        return made, f"{name} computes in float64 and was run as its copy in float32."
     if not is_keras_3(model):
         return model, ""
-    import tfkd
     from tfkd.export.named_function import check_exportable
 
     _refuse_stateful(model)

@@ -4,7 +4,7 @@ cache.py        TeacherCache: build, open, batches
 building.py     makes what is missing of the files
 labelling.py    the pass over the data
 predictions.py  outputs that were made elsewhere
-feeding.py      batches with the outputs beside them
+batches.py      batches with the outputs beside them
 views.py        augmentation as a function of (example, view)
 keys.py         examples known by their content
 shards.py       files, each whole or absent, read by memory map

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfkd import checks, example_inputs, replicas
-from tfkd.data import pipelines
+from tfkd.data import label_forms, pipelines
 from tfkd.data.batches import shuffled_rows, steps_per_epoch, with_length
 from tfkd.teacher_cache import views as view_making
 
@@ -24,12 +24,15 @@ class Values(NamedTuple):
         """As tensors, and the number of examples.
 
         Raises:
+            TypeError: for labels that are objects, weights that are objects or text.
             ValueError: if lengths differ.
         """
         count = len(self.keyed["index"])
         for name, value in (("y", self.y), ("sample_weight", self.sample_weight)):
             if value is not None and example_inputs.length(name, value) != count:
                 raise checks.value_error(name, f"{count} rows, one for each example", value)
+            for leaf in [] if value is None else tf.nest.flatten(value):
+                label_forms.check_numbers(name, leaf, text=name == "y")
         kept = [self.keyed, self.y, self.sample_weight]
         if self.sample_weight is None:
             kept = kept[: 1 if self.y is None else 2]

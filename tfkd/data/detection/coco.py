@@ -36,8 +36,9 @@ def coco(
     Everything is read before anything is said about it, so that one run shows all
     that is wrong. Category numbers may have gaps. Ids, sizes, boxes and `iscrowd` may be
     numbers or the same numbers as text ("7", "0"); names and files are found in either
-    Unicode form. Crowds (`iscrowd`) are left out and
-    counted among `findings`.
+    Unicode form. A width or height that is null, empty, 0 or below counts as not said.
+    A category without objects above another of its own name, as some tools write for a
+    root, is that one. Crowds (`iscrowd`) are left out and counted among `findings`.
 
     Reference: Lin et al. 2014, https://arxiv.org/abs/1405.0312;
     https://cocodataset.org/#format-data
@@ -64,10 +65,10 @@ def coco(
         FileNotFoundError: if there is no such file or folder.
         ValueError: if `class_names` has a name that is no category.
         AnnotationError: a `ValueError` with `.findings`: broken JSON, entries that
-            lack a value, images that are missing, undecodable, of another size or
-            listed twice, boxes without area or outside the image (by more than a
-            pixel), unknown images and categories. Each with the file, the line where
-            the entry's id stands, and its index.
+            lack a value, images that are missing, undecodable, of another size,
+            listed twice or outside of their folder (links followed), boxes without area
+            or outside the image (by more than a pixel), unknown images and categories.
+            Each with the file, the line where the entry's id stands, and its index.
 
     Example:
         >>> import json, pathlib, tempfile
@@ -126,6 +127,7 @@ class _Document:
         self.add = functools.partial(found.add, file=self.path)
         self.sections: dict[str, list[parsing.Entry]] = {}
         self.categories: dict[Any, str] = {}
+        self.roots: set[Any] = set()
         self.broken = not self._read()
         if not self.broken:
             self._read_categories()
@@ -151,23 +153,50 @@ class _Document:
         return len(self.sections) == len(SECTIONS)
 
     def _read_categories(self) -> None:
-        """Fills `categories`, number → name."""
+        """Fills `categories`, number → name, and `roots`."""
+        parents: dict[Any, str] = {}
         for index, (value, line) in enumerate(self.sections["categories"]):
             number, name = self._values("categories", index, value, line, "id", "name")
             if number is None or name is None:
                 continue
-            name = naming.nfc(str(name))
-            if number in self.categories or name in self.categories.values():
+            name, parent = (naming.nfc(str(v)) for v in (name, value.get("supercategory")))
+            known = set(self.categories) - self.roots
+            twin = next((n for n in known if self.categories[n] == name), None)
+            root = None
+            if twin is not None:
+                root = self._root(name, (twin, parents[twin]), (number, parent))
+            if number in self.categories or (twin is not None and root is None):
                 received = f"id {number!r}, name {name!r} again"
                 self.add(
                     "listed twice", line=line, expected="each category once", received=received
                 )
-            else:
-                self.categories[number] = name
+                continue
+            self.roots |= {root} - {None}
+            self.categories[number], parents[number] = name, parent
+
+    def _root(self, name: str, first: tuple[Any, str], second: tuple[Any, str]) -> Any:
+        """Which of two categories (number, supercategory) of one name stands above the other.
+
+        The one that the other alone names as its supercategory, or the first where no object
+        is of it. None: neither.
+        """
+        (one, above_one), (other, above_other) = first, second
+        if one == other:
+            return None
+        if (above_one == name) != (above_other == name):
+            return other if above_one == name else one
+        return None if one in self._used else one
+
+    @functools.cached_property
+    def _used(self) -> set[Any]:
+        """Numbers of the categories that objects are of."""
+        values = [value for value, _ in self.sections["annotations"] if isinstance(value, dict)]
+        numbers = [value.get("category_id") for value in values]
+        return {_id(number) for number in numbers if isinstance(number, (int, float, str))}
 
     def names(self) -> tuple[str, ...]:
-        """Names of the categories in the order of their numbers."""
-        numbers = sorted(self.categories, key=lambda n: (isinstance(n, str), n))
+        """Names of the categories in the order of their numbers, roots left out."""
+        numbers = sorted(set(self.categories) - self.roots, key=lambda n: (isinstance(n, str), n))
         return tuple(self.categories[number] for number in numbers)
 
     def _values(self, section: str, index: int, value: Any, line: int, *keys: str) -> list[Any]:
@@ -200,21 +229,24 @@ class _Document:
                 received = f"id {number!r}, {name!r} again"
                 self.add("listed twice", line=line, expected="each image once", received=received)
                 continue
-            for key in _SIDES:
-                side = value.get(key)
-                if side is not None and parsing.number(side) is None:
-                    received = f"{side!r:.60} in image {index} (id {number!r})"
-                    self.add("size", line=line, expected=f"a number as {key}", received=received)
-                    unsized.add(number)
+            try:
+                width, height = (parsing.length(value.get(key)) for key in _SIDES)
+            except ValueError:
+                sides = " × ".join(f"{value.get(key)!r:.60}" for key in _SIDES)
+                received = f"{sides} in image {index} (id {number!r})"
+                expected = "numbers as width and height"
+                self.add("size", line=line, expected=expected, received=received)
+                unsized.add(number)
+                width = height = None
             files.add(naming.nfc(str(name)))
-            images[number] = (str(name), value, line)
+            images[number] = (str(name), (width, height), line)
         objects = self._objects(images, wanted)
         source = os.fspath(self.path)
         return [
             reading.Picture(
-                self.disk.find(name), source, line, tuple(objects[number]), _size(value), line
+                self.disk.find(name), self.folder, source, line, tuple(objects[number]), size, line
             )
-            for number, (name, value, line) in images.items()
+            for number, (name, size, line) in images.items()
             if number not in unsized
         ]
 
@@ -268,9 +300,3 @@ def _box(value: Any) -> tuple[float, float, float, float] | None:
     if None in numbers:
         return None
     return x, y, x + width, y + height
-
-
-def _size(value: dict[str, Any]) -> tuple[int, int] | None:
-    """(width, height) of an image, where both are given."""
-    sides = [parsing.number(value.get(key)) for key in _SIDES]
-    return None if None in sides else (int(sides[0] or 0), int(sides[1] or 0))

@@ -20,6 +20,7 @@ ACTIONS = {
     "broken file": "file left out",
     "no annotation": "image left out",
     "missing image": "image left out",
+    "leads out": "image left out",
     "undecodable image": "image left out",
     "size": "image left out",
     "listed twice": "second entry left out",

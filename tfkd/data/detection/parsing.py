@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from xml.parsers import expat
 
+from tfkd import checks
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _ID = re.compile(r'"id"\s*:')
 
@@ -154,6 +156,24 @@ def number(text: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
+
+
+# What tools write for a value that they don't have.
+_NOT_SAID = frozenset({"", "nan", "none", "null"})
+
+
+def length(value: Any) -> int | None:
+    """A side in pixels; None where it is not said: empty, 0 or below.
+
+    Raises:
+        ValueError: if it is something else than a number.
+    """
+    if value is None or str(value).strip().lower() in _NOT_SAID:
+        return None
+    found = number(value)
+    if found is None:
+        raise checks.value_error("size", "a number of pixels", value)
+    return int(found) if found >= 1 else None
 
 
 def flag(value: Any) -> bool | None:

@@ -14,6 +14,7 @@ import numpy as np
 from tfkd import checks
 from tfkd.data import doubts
 from tfkd.data import names as naming
+from tfkd.data.detection import decoding
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import SHARED, AnnotationLog
 
@@ -44,18 +45,25 @@ class Picture:
 
     Attributes:
         image: its file.
+        root: the data folder, which the file must lie in.
         source: the annotation's file, as findings name it.
         line: where it stands there.
         objects: its objects; None if nobody has labelled it.
-        size: (width, height) by the annotation, or None; and where that stands.
+        size: (width, height) by the annotation, None where it says nothing.
+        size_line: where that stands.
     """
 
     image: pathlib.Path
+    root: pathlib.Path
     source: str
     line: int | None
     objects: tuple[Object, ...] | None
-    size: tuple[int, int] | None = None
+    size: tuple[int | None, int | None] = (None, None)
     size_line: int | None = None
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Whether an image of this size is as the annotation says, as far as it says it."""
+        return all(said in (None, side) for said, side in zip(self.size, size, strict=True))
 
 
 class Arrays(NamedTuple):
@@ -110,10 +118,10 @@ def split(count: int, test_fraction: float, seed: int) -> tuple[np.ndarray, np.n
 
 def apart(train: Sequence[Picture], test: Sequence[Picture], found: AnnotationLog) -> list[Picture]:
     """The test part without images that are in the training part too."""
-    known = {picture.image.resolve() for picture in train}
+    known = {naming.real(picture.image) for picture in train}
     apart = []
     for picture in test:
-        if picture.image.resolve() in known:
+        if naming.real(picture.image) in known:
             expected, received = "an image of one part alone", "one of the training part too"
             found.add("in both parts", picture.source, picture.line, expected, received)
         else:
@@ -125,7 +133,7 @@ def read(
     pictures: Sequence[Picture], names: Sequence[str], size: tuple[int, int], found: AnnotationLog
 ) -> Arrays:
     """Decodes and resizes pictures; what does not fit is left out and added to `found`."""
-    decode = _decoder(size)
+    decode = decoding.decoder(size)
     numbers = {name: number for number, name in enumerate(names)}
     images = np.empty((len(pictures), *size, 3), np.uint8)
     boxes: list[np.ndarray | None] = []
@@ -141,9 +149,9 @@ def read(
                 expected = "no note of the camera to turn the picture"
                 received = f"one in {picture.image.name}, and a size that fits both ways"
                 found.add("orientation", picture.source, picture.line, expected, received)
-            if picture.size not in (None, (width, height)):
+            if not picture.fits((width, height)):
                 expected = f"the size of the image, {width} × {height}"
-                received = "{} × {}".format(*picture.size)
+                received = " × ".join(str(side or "none") for side in picture.size)
                 found.add("size", picture.source, picture.size_line, expected, received)
                 continue
             images[len(boxes)] = pixels
@@ -209,10 +217,16 @@ def _add_shared(train: Arrays, test: Arrays, found: AnnotationLog) -> None:
 
 def _add_unread(picture: Picture, error: Exception, found: AnnotationLog) -> None:
     """Adds why an image could not be read."""
-    missing = isinstance(error, FileNotFoundError)
-    kind = "missing image" if missing else "undecodable image"
-    expected = f"the image {picture.image.name}" + ("" if missing else " to be readable")
-    received = "no such file" if missing else f"Pillow's {type(error).__name__}: {error}"
+    name = picture.image.name
+    if isinstance(error, decoding.LeadsOut):
+        kind, expected = "leads out", f"an image in {picture.root}, links included"
+        received = f"{name}, which is {error}. Copy it into the folder"
+    elif isinstance(error, FileNotFoundError):
+        kind, expected = "missing image", f"the image {name}"
+        received = "no such file" + decoding.hint(picture.image)
+    else:
+        kind, expected = "undecodable image", f"the image {name} to be readable"
+        received = f"Pillow's {type(error).__name__}: {error}"
     found.add(kind, picture.source, picture.line, expected, received)
 
 
@@ -256,48 +270,3 @@ def _has_area(box: tuple[float, float, float, float], width: int, height: int) -
     sides = np.array([width, height, width, height])
     x1, y1, x2, y2 = (np.array(box) / sides).astype(np.float32)
     return bool(x1 < x2 and y1 < y2)
-
-
-def _orientation(image: Any) -> int:
-    """What the camera notes of how to show an image, 1 to 8; 1: as it is."""
-    try:
-        return int(image.getexif().get(0x0112, 1))
-    except Exception:  # a broken note is none
-        return 1
-
-
-def _decoder(size: tuple[int, int]) -> Any:
-    """`decode(picture)` → pixels (H, W, 3), (width, height), and a doubt; or the error.
-
-    The doubt: whether the camera's note says to turn the picture, and it is not known if its
-    boxes are those of the turned one.
-    """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(
-            "Reading images needs Pillow. Install it with `pip install tfkd[detection]`."
-        ) from error
-
-    def decode(picture: Picture) -> Any:
-        try:
-            with Image.open(picture.image) as image:
-                if image.mode.startswith(("I", "F")):
-                    return ValueError(f"mode {image.mode}, save it with 8 bits a channel")
-                # Some tools annotate the picture as a viewer shows it, turned by the camera's
-                # note; the size that they wrote down tells.
-                turned, doubt = image, False
-                if picture.size not in (None, image.size):
-                    turned = ImageOps.exif_transpose(image)
-                elif picture.objects:
-                    note = _orientation(image)
-                    # The size tells of a quarter turn, unless the picture is a square.
-                    told = picture.size and note >= 5 and image.width != image.height
-                    doubt = note in range(2, 9) and not told
-                rgb = turned.convert("RGB")
-                small = rgb.resize(size[::-1], Image.Resampling.BILINEAR)
-                return np.asarray(small, np.uint8), rgb.size, doubt
-        except Exception as error:  # each of Pillow's decoders has errors of its own
-            return error
-
-    return decode

@@ -34,7 +34,8 @@ def voc(
 
     `Annotations/ID.xml`, `JPEGImages/ID.jpg` (or .png, ...), and lists of IDs, one a
     line, in `ImageSets/Main/*.txt`. All files are read before anything is said about
-    them, so that one run shows all that is wrong. Coordinates are taken as they are:
+    them, so that one run shows all that is wrong. A width or height that is empty, 0 or
+    below counts as not said. Coordinates are taken as they are:
     that PASCAL's own files count pixels from 1 is not made up for.
 
     Reference: Everingham et al. 2010, The PASCAL Visual Object Classes (VOC) Challenge
@@ -60,10 +61,11 @@ def voc(
 
     Raises:
         FileNotFoundError: if there is no such folder or list.
+        ValueError: if a list leads out of the folder.
         AnnotationError: a `ValueError` with `.findings`: broken XML, images that are
             missing, undecodable, of another size or listed twice, IDs without an
-            annotation, boxes without area or outside the image (by more than a
-            pixel), unknown classes. Each with file and line.
+            annotation, files and links that lead out of the folder, boxes without area
+            or outside the image (by more than a pixel), unknown classes. Each with file and line.
 
     Example:
         >>> import pathlib, tempfile, numpy as np
@@ -126,7 +128,7 @@ class _Reader:
 
     def ids(self, name: str) -> list[tuple[int, str]]:
         """(line, ID) of each image in a list."""
-        file = self.root / "ImageSets" / "Main" / f"{name}.txt"
+        file = naming.inside(self.root, self.root / "ImageSets" / "Main" / f"{name}.txt")
         if not file.is_file():
             there = sorted(p.stem for p in file.parent.glob("*.txt"))
             mend = checks.near(name, there) or f"There are: {', '.join(there) or 'none'}."
@@ -163,7 +165,8 @@ class _Reader:
                 if picture is not None:
                     pictures.append(picture)
             elif unlabelled:
-                pictures.append(reading.Picture(self.image(key, None), listed, line, None))
+                image = self.image(key, None)
+                pictures.append(reading.Picture(image, self.root, listed, line, None))
             else:
                 self.found.add("no annotation", listed, line, f"a file {key}.xml", "none")
         return pictures
@@ -171,13 +174,19 @@ class _Reader:
     def image(self, key: str, named: str | None) -> pathlib.Path:
         """The file of an image: by its ID, else by the name that the annotation gives."""
         found = self.images.get(key) or self.images.get(naming.nfc(key))
-        if found is None and named and self.disk.find(named).is_file():
-            return self.disk.find(named)
+        if found is None and named:
+            found = self.disk.find(named)
+            if not found.is_file() and "\\" not in named:
+                found = None
         return found or self.disk.root / f"{key}.jpg"
 
     def picture(self, key: str, file: pathlib.Path) -> reading.Picture | None:
         """What one XML file says, or None if it is broken."""
         place = file.relative_to(self.root).as_posix()
+        if naming.leads_out(self.root, file):
+            expected, received = f"a file in {self.root}, links included", str(naming.real(file))
+            self.found.add("leads out", place, None, expected, received)
+            return None
         try:
             top = parsing.xml(file.read_bytes())
         except expat.ExpatError as error:
@@ -192,19 +201,33 @@ class _Reader:
         named, stated = top.find("filename"), top.find("size")
         elements = [element for element in top.children if element.tag == "object"]
         objects = [self.object(element, place) for element in elements]
-        size = None
-        if stated is not None:
-            sides = [stated.find(tag) for tag in ("width", "height")]
-            numbers = [parsing.number(side.text) if side else None for side in sides]
-            size = (int(numbers[0] or 0), int(numbers[1] or 0))
+        size = self.size(stated, place)
+        if size is None:
+            return None
         return reading.Picture(
             self.image(key, named.text.strip() if named else None),
+            self.root,
             place,
             top.line,
             tuple(o for o in objects if o is not None),
             size,
             stated.line if stated else None,
         )
+
+    def size(
+        self, stated: parsing.Element | None, place: str
+    ) -> tuple[int | None, int | None] | None:
+        """(width, height), None for a side that is not said; None if one is no number."""
+        sides = [stated.find(tag) if stated else None for tag in ("width", "height")]
+        texts = [side.text.strip() if side else None for side in sides]
+        try:
+            width, height = (parsing.length(text) for text in texts)
+        except ValueError:
+            received = " × ".join(text or "none" for text in texts)
+            line = stated.line if stated else None
+            self.found.add("size", place, line, "numbers as width and height", received)
+            return None
+        return width, height
 
     def object(self, element: parsing.Element, place: str) -> reading.Object | None:
         """One object, or None if it lacks something or is not wanted."""

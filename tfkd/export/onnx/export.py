@@ -23,6 +23,7 @@ from tfkd.export.tensorrt_lint.lint import Findings, lint_model
 from tfkd.export.tflite_float16 import large_weights, problems
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
+from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import parts
 from tfkd.results import Grid
 
@@ -202,6 +203,8 @@ def check_options(
 def deployable(model: Any, precision: str) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (what to compare with, what to convert, mode of the thresholds)."""
     graph, plain = exportable(model, "tensorrt")
+    if precision == "float16":
+        layer_weights.check_float32("model", model, "The conversion to float16")
     if is_quantized(model):
         # A model for both targets clips and rounds where the file, with fewer ranges, does not.
         return graph, plain, "quantized" if model.target == "tensorrt" else "int8"

@@ -7,10 +7,11 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.losses.base import Shared, register, weighted_sums
+from tfkd.losses.base import Shared, register
 from tfkd.losses.detection.selection import Matching, MultiBoxSelection
 from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization
 from tfkd.losses.joint import JointLoss, Part
+from tfkd.losses.weighting import weighted_sums
 from tfkd.types import Structure
 
 

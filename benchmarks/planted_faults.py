@@ -1,0 +1,293 @@
+"""Plants sixty faults, one after the other, and counts those that the tests catch.
+
+    python benchmarks/planted_faults.py --check
+    python benchmarks/planted_faults.py --out=faults.jsonl --resume
+    python benchmarks/planted_faults.py --only=map75-at-070,huber-without-half --whole
+
+Works in a copy of the checkout, which is not changed. Each fault is tried in stages, which
+end at the first test that fails:
+  beside  the examples in the module's docstrings; the test file of its name, and the one
+          of its package that names most of what the module defines
+  folder  the other tests of its package; of a package without a folder in tests/, the
+          files that name most of what the module defines
+  whole   with --whole: the default suite
+In the end the tests that caught something run without any fault, which takes minutes: one
+that fails then has caught nothing. `fault_texts.py` holds the faults.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+from fault_texts import FAULTS
+
+CHECK = flags.DEFINE_boolean("check", False, "only see that each fault can be planted")
+ONLY = flags.DEFINE_list("only", [], "names of faults; all if empty")
+RESUME = flags.DEFINE_boolean("resume", False, "do not repeat what --out holds for this code")
+OUT = flags.DEFINE_string("out", "saved_models/planted_faults.jsonl", "one JSON line a fault")
+WHOLE = flags.DEFINE_boolean("whole", False, "end with the default suite: minutes a fault")
+SECONDS = flags.DEFINE_float("seconds", 400.0, "longest time of a stage")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STAGES = ("beside", "folder", "whole")
+CAUGHT, PASSED, TIMEOUT, ERROR = "caught", "passed", "timeout", "error"
+_MOST = 8  # test files for a module whose package has no folder in tests/
+# Fails with any fault, as the text of that is missing.
+OWN_TEST = "test_planted_faults.py"
+_LEFT_OUT = shutil.ignore_patterns(
+    *(".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"),
+    *("build", "dist", OWN_TEST),
+)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", re.MULTILINE)
+
+Fault = tuple[str, str, str]
+Record = dict[str, Any]
+
+
+def sources(root: pathlib.Path, folder: str) -> dict[pathlib.Path, str]:
+    """Path relative to `root` → text, of each Python file of a folder."""
+    paths = sorted((root / folder).rglob("*.py"))
+    return {path.relative_to(root): path.read_text(encoding="utf-8") for path in paths}
+
+
+def place(fault: Fault, package: dict[pathlib.Path, str]) -> pathlib.Path:
+    """The file that holds the text of a fault; ValueError unless it is one, and parses after."""
+    name, old, new = fault
+    found = [path for path, text in package.items() for _ in range(text.count(old))]
+    if len(found) != 1:
+        where = f" ({', '.join(map(str, found))})" if found else ""
+        raise ValueError(f"{name}: its text occurs {len(found)} times in tfkd/{where}: {old}")
+    if old == new:
+        raise ValueError(f"{name}: the fault changes nothing.")
+    try:
+        ast.parse(package[found[0]].replace(old, new))
+    except SyntaxError as error:
+        raise ValueError(f"{name}: {found[0]} is no Python with the fault: {error}") from None
+    return found[0]
+
+
+def places(faults: Sequence[Fault], package: dict[pathlib.Path, str]) -> dict[str, pathlib.Path]:
+    """Name → file, of all faults; ends the program with a list of those that can't be planted."""
+    found, problems = {}, []
+    for fault in faults:
+        try:
+            found[fault[0]] = place(fault, package)
+        except ValueError as error:
+            problems.append(str(error))
+    names = collections.Counter(name for name, *_ in faults)
+    files = collections.Counter(found.values())
+    problems += [f"{name}: two faults have this name." for name, n in names.items() if n > 1]
+    problems += [f"{path}: {n} faults are in this file." for path, n in files.items() if n > 1]
+    if problems:
+        sys.exit("\n".join([*problems, "Write these faults anew in benchmarks/fault_texts.py."]))
+    return found
+
+
+def mentions(path: pathlib.Path, package: dict[pathlib.Path, str], test: str) -> int:
+    """How often a test names the module or what it defines at its top."""
+    body = ast.parse(package[path]).body
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = [node.name for node in body if isinstance(node, kinds) and node.name[0] != "_"]
+    return len(re.findall(rf"\b(?:{'|'.join([path.stem, *names])})\b", test))
+
+
+def test_files(
+    path: pathlib.Path, package: dict[pathlib.Path, str], tests: dict[pathlib.Path, str]
+) -> dict[str, list[str]]:
+    """What pytest is given in each stage for a fault in the file `path`."""
+    folder = pathlib.Path("tests", *path.parent.parts[1:])
+    while folder.name != "tests" and not any(folder in test.parents for test in tests):
+        folder = folder.parent
+    alone = folder.name == "tests"
+    named = f"test_{path.parts[1].removesuffix('.py') if alone else path.stem}.py"
+    known = [t for t in tests if t.name.startswith("test_") and folder in t.parents]
+    known = [t for t in known if t.name != OWN_TEST]
+    known.sort(key=lambda t: (t.name != named, -mentions(path, package, tests[t])))
+    exact = sum(t.name == named for t in known[:1])
+    ranked = [str(t) for t in known][: _MOST if alone else None]
+    # Tests first: tests/conftest.py prepares TensorFlow before the docstrings use it.
+    return {
+        "beside": [*ranked[: exact + 1], str(path)],
+        "folder": ranked[exact + 1 :],
+        "whole": [],
+    }
+
+
+def pytest(
+    copy: pathlib.Path, files: Sequence[str], *options: str, seconds: float | None = None
+) -> tuple[str, str]:
+    """Runs tests of the copy → (caught, passed, timeout or error; what they printed)."""
+    # An example that Hypothesis keeps would help to catch the next fault.
+    shutil.rmtree(copy / ".hypothesis", ignore_errors=True)
+    environment = {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        **os.environ,
+        "PYTHONPATH": str(copy),
+        "XDG_CACHE_HOME": str(copy / ".home"),
+    }
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *files]
+    with tempfile.TemporaryFile("w+") as said:
+        # A group of its own, so that a test's own processes end with it.
+        process = subprocess.Popen(
+            command, cwd=copy, env=environment, stdout=said, stderr=said, start_new_session=True
+        )
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return TIMEOUT, ""
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        said.seek(0)
+        text = said.read()
+    if code in (3, 4):  # pytest's own error, or its arguments are wrong
+        print(text[-2000:], file=sys.stderr)
+        return ERROR, text
+    return PASSED if code in (0, 5) else CAUGHT, text
+
+
+def attempt(
+    fault: Fault, path: pathlib.Path, copy: pathlib.Path, files: Sequence[str]
+) -> tuple[str, str]:
+    """Plants a fault, runs tests, and takes it out → (result, the test that failed)."""
+    _, old, new = fault
+    text = (copy / path).read_text(encoding="utf-8")
+    (copy / path).write_text(text.replace(old, new), encoding="utf-8")
+    try:
+        result, said = pytest(copy, files, "-x", "--tb=line", seconds=SECONDS.value)
+    finally:
+        (copy / path).write_text(text, encoding="utf-8")
+    failed = [*_FAILED.findall(said), "the process ended"]
+    return result, failed[0] if result == CAUGHT else ""
+
+
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """What the copy does not need, for `shutil.copytree`: of what runs wrote, nothing."""
+    if pathlib.Path(folder) == ROOT / "saved_models":
+        return set(names) - {"README.md"}
+    return _LEFT_OUT(folder, names)
+
+
+def fingerprint(*parts: object) -> str:
+    """Sixteen digits that change with the parts."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def read(out: pathlib.Path, keys: dict[str, str]) -> dict[str, Record]:
+    """Name → its last record for this very code."""
+    lines = out.read_text(encoding="utf-8").splitlines() if out.is_file() else []
+    records = [json.loads(line) for line in lines]
+    return {r["fault"]: r for r in records if keys.get(r["fault"]) == r["key"]}
+
+
+def run(
+    faults: Sequence[Fault],
+    package: dict[pathlib.Path, str],
+    tests: dict[pathlib.Path, str],
+    keys: dict[str, str],
+    out: pathlib.Path,
+    copy: pathlib.Path,
+) -> None:
+    """Tries all faults in a stage, then those that are left in the next; a line of `out` each."""
+    known = read(out, keys) if RESUME.value else {}
+    for stage in STAGES if WHOLE.value else STAGES[:-1]:
+        for number, fault in enumerate(faults, 1):
+            name, path = fault[0], place(fault, package)
+            record = known.get(name) or {"fault": name, "key": keys[name], "stages": {}}
+            if record.get("test") or stage in record["stages"]:
+                continue
+            began, files = time.monotonic(), test_files(path, package, tests)[stage]
+            result, test = PASSED, ""
+            if files or stage == "whole":
+                result, test = attempt(fault, path, copy, files)
+            if result == ERROR:
+                continue  # nothing is known: the next run tries it again
+            seconds = round(time.monotonic() - began, 1)
+            stages = {**record["stages"], stage: result}
+            known[name] = {**record, "file": str(path), "stages": stages, "test": test}
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(known[name]) + "\n")
+            print(f"{stage} {number}/{len(faults)} {name}: {result} ({seconds} s)", flush=True)
+
+
+def verdict(record: Record) -> str:
+    """The stage that caught a fault, or what its stages ended with."""
+    caught = [stage for stage, result in record["stages"].items() if result == CAUGHT]
+    ends = ", ".join(f"{stage} {result}" for stage, result in record["stages"].items())
+    return caught[0] if caught else f"not caught ({ends})"
+
+
+def failing_without(records: Sequence[Record], copy: pathlib.Path) -> set[str]:
+    """The tests among those that caught something that fail without any fault, too."""
+    tests = sorted({record["test"] for record in records if "::" in record["test"]})
+    result, said = pytest(copy, tests, "--tb=no") if tests else (PASSED, "")
+    if result == ERROR:
+        sys.exit("The tests that caught something could not be run without the faults.")
+    return {test for test in tests if test in _FAILED.findall(said)}
+
+
+def table(records: Sequence[Record], broken: set[str]) -> str:
+    """A row for each fault, and the counts; `broken` are tests that fail without any fault."""
+    lines = ["| fault | file | caught by | test |", "|---|---|---|---|"]
+    counts: collections.Counter[str] = collections.Counter()
+    for record in records:
+        found = "not caught (its test fails anyway)"
+        if record["test"] not in broken:
+            found = verdict(record)
+        counts[found.partition(" (")[0]] += 1
+        lines.append(f"| {record['fault']} | {record['file']} | {found} | {record['test']} |")
+    missed = counts.pop("not caught", 0)
+    each = ", ".join(f"{counts[stage]} by {stage}" for stage in STAGES if counts[stage])
+    lines.append(f"\n{len(records) - missed} of {len(records)} faults are caught: {each or 'none'}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+    unknown = sorted(set(ONLY.value) - {name for name, *_ in FAULTS})
+    if unknown:
+        raise app.UsageError(f"--only names faults of fault_texts.py. Received: {unknown}")
+    package, tests = sources(ROOT, "tfkd"), sources(ROOT, "tests")
+    where = places(FAULTS, package)
+    if CHECK.value:
+        folders = {path.parts[1] for path in where.values()}
+        print(f"{len(where)} faults can be planted, in {len(folders)} modules and packages.")
+        return
+    # Ended from outside it must end pytest, too, and remove the copy.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    faults = [fault for fault in FAULTS if not ONLY.value or fault[0] in ONLY.value]
+    settings = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    code = fingerprint(package, tests, settings)
+    keys = {fault[0]: fingerprint(code, fault) for fault in faults}
+    out = pathlib.Path(OUT.value)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, "tfkd")
+        shutil.copytree(ROOT, copy, ignore=left_out)
+        run(faults, package, tests, keys, out, copy)
+        records = list(read(out, keys).values())
+        print(table(records, failing_without(records, copy)))
+
+
+if __name__ == "__main__":
+    app.run(main)

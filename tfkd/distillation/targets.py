@@ -1,0 +1,121 @@
+"""Labels and sample weights as `fit` is given them: what they are made of, and their rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfkd.data.label_forms import check_numbers
+from tfkd.losses.joint import JointLoss
+
+
+def check(y: Any, num_classes: int | None, loss: Any) -> None:
+    """Checks labels before a step is traced.
+
+    Args:
+        y: targets of `fit`, of any structure, arrays or tensors or their specs; or None.
+        num_classes: classes that the student scores, or None if not known.
+        loss: the student's loss, as given to `compile`.
+
+    Raises:
+        TypeError: for text, or objects, where the loss takes numbers.
+        ValueError: for labels outside [0, classes).
+    """
+    if isinstance(loss, JointLoss):
+        return  # reads what it knows of a dict
+    losses = [one for one in tf.nest.flatten(loss) if one is not None]
+    for leaf in tf.nest.flatten(y):
+        check_numbers("y", leaf, text=all(map(takes_text, losses)))
+    if num_classes is not None and hasattr(y, "__array__") and takes_class_numbers(loss):
+        _check_range(np.asarray(y), num_classes, getattr(loss, "_fn_kwargs", {}))
+
+
+def check_weights(sample_weight: Any) -> None:
+    """Raises TypeError for sample weights that are text or objects."""
+    for leaf in tf.nest.flatten(sample_weight):
+        check_numbers("sample_weight", leaf)
+
+
+def takes_text(loss: Any) -> bool:
+    """Whether a loss is a user's own, which may read text."""
+    of_keras = getattr(loss, "__module__", "").startswith("tf_keras")
+    return not (isinstance(loss, str) or of_keras or _is_ours(loss))
+
+
+def _is_ours(loss: Any) -> bool:
+    return type(loss).__module__.startswith("tfkd.")
+
+
+def takes_class_numbers(loss: Any) -> bool:
+    """Whether a loss is one of Keras's on class numbers."""
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    return "sparse" in (name or "")
+
+
+def _check_range(labels: np.ndarray, num_classes: int, options: dict[str, Any]) -> None:
+    if options.get("ignore_class") is not None:
+        labels = labels[labels != options["ignore_class"]]
+    if labels.dtype.kind not in "iuf" or not labels.size:
+        return
+    low, high = labels.min(), labels.max()
+    if not (low >= 0 and high < num_classes):
+        raise ValueError(
+            f"`y`: expected class numbers from 0 to {num_classes - 1} (the student scores "
+            f"{num_classes} classes), received labels from {low} to {high}. Number the "
+            "classes from 0, or give the models as many outputs as there are classes."
+        )
+
+
+class Ranks:
+    """Gives targets the rank that they had before, where the graph does not know it.
+
+    Keras relaxes the shapes of a step where they change from one `fit` to the next: labels
+    (N,) and then (N, 1) are enough. Its losses and metrics ask for the rank. Where it was
+    never known, as in a generator without shapes, the loss and the outputs tell it.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+
+    def __call__(self, y: Any, y_pred: Any, loss: Any) -> Any:
+        """Targets in the structure of `y`.
+
+        Args:
+            y: targets of a step.
+            y_pred: the outputs that they are held against.
+            loss: as given to `compile`, one or nested.
+        """
+        leaves, outputs = tf.nest.flatten(y), tf.nest.flatten(y_pred)
+        losses = tf.nest.flatten(loss)
+        losses = losses * len(leaves) if len(losses) == 1 else losses
+        if not len(losses) == len(leaves) == len(outputs):
+            losses = outputs = [None] * len(leaves)
+        several = enumerate(zip(leaves, outputs, losses, strict=True))
+        return tf.nest.pack_sequence_as(y, [self._leaf(place, *each) for place, each in several])
+
+    def _leaf(self, place: int, y: Any, y_pred: Any, loss: Any) -> Any:
+        if not hasattr(y, "shape"):
+            return y
+        rank = y.shape.rank
+        if rank is not None:
+            self._known[place] = rank
+            return y
+        if place in self._known:
+            rank = self._known[place]
+            shape = tf.concat([tf.shape(y), tf.ones([rank], tf.int32)], 0)[:rank]
+        elif loss is None or takes_text(loss) or (_is_ours(loss) and y_pred.shape[-1] != 1):
+            return y  # a user's own reads what it is given, ours reads any rank
+        else:
+            rank = y_pred.shape.rank - takes_class_numbers(loss)
+            shape = tf.shape(y_pred)[:rank]
+        expected = f"`y`: expected targets of rank {rank} (or with axes of size 1 more)"
+        message = f"{expected}, as before or as the outputs are; received the shape"
+        with tf.control_dependencies(_asserted(tf.size(y) == tf.reduce_prod(shape), message, y)):
+            return tf.ensure_shape(tf.reshape(y, shape), [None] * rank)
+
+
+def _asserted(condition: Any, message: str, y: Any) -> list[Any]:
+    made = tf.debugging.Assert(condition, [message, tf.shape(y)])
+    return [] if made is None else [made]
