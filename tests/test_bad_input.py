@@ -183,7 +183,7 @@ CASES = {
         V,
         "at least two classes.*binary_crossentropy",
     ),
-    "other outputs": (lambda: fit(student=two_heads()), V, "one structure.*'a'"),
+    "other outputs": (lambda: fit(student=two_heads()), V, "same structure.*'a'"),
     "scores without classes": (
         lambda: fit(teacher=lambda x: x[:, 0]),
         V,
@@ -307,7 +307,7 @@ CASES = {
     "a loss of another structure": (
         lambda: fit(loss=KD(loss=["kl_divergence", None])),
         V,
-        "loss and student.*one structure",
+        "loss and student.*same structure",
     ),
     "negative alpha": (
         lambda: losses.DecoupledDistillation(alpha=-1.0),

@@ -18,7 +18,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def type_error(name: str, expected: str, received: Any, mend: str | None = None)
     return TypeError(message(name, expected, received, mend))
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """True for a real Python or NumPy scalar that is not a bool."""
     return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 

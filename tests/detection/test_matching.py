@@ -294,7 +294,7 @@ def test_bad_arguments(change, error, words):
         (None, "`y`.*'boxes'.*'classes'.*None"),
         (np.zeros((1, 3, 4)), r"`y`.*\(1, 3, 4\)"),
         ({"boxes": np.zeros((1, 3, 4))}, "`y`.*'classes'"),
-        ({"box": 0, "classification": 0}, "`y`.*matched already"),
+        ({"box": 0, "classification": 0}, "`y`.*already matched"),
         (no_objects(1, 3) | {"boxes": np.zeros((1, 2, 4))}, r"`y`.*\(1, 2, 4\).*\(1, 3\).*padded"),
         (no_objects(1, 3) | {"boxes": np.zeros((1, 3, 5))}, r"`y`.*\(1, 3, 5\)"),
         (no_objects(1, 3) | {"classes": np.zeros(3)}, r"`y`.*\(1, 3, 4\).*\(3,\)"),

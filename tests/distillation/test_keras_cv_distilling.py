@@ -219,7 +219,7 @@ def test_anchors_that_differ_are_refused_where_they_count(retina_nets):
     own = student.anchor_generator
     try:
         student.anchor_generator = other
-        with pytest.raises(ValueError, match=r"1161 anchors each, of other sizes.*'bounded': No"):
+        with pytest.raises(ValueError, match=r"1161 anchors each, of different.*'bounded': No"):
             losses.retina_net_objective(teacher, student)
         left = losses.retina_net_objective(
             teacher, student, weights={"soft": None, "bounded": None}

@@ -48,7 +48,7 @@ def objective(**kwargs):
         (
             lambda: MultiBoxSelection(None, teacher_boxes=TeacherBoxes(ANCHORS)),
             V,
-            "`matcher`: expected a Matcher, with teacher_boxes, received None.*matches its own",
+            "`matcher`: expected a Matcher, with teacher_boxes, received None.*already matched",
         ),
         (
             lambda: MultiBoxSelection(MATCHER, scores="softmaks"),
@@ -87,7 +87,7 @@ def objective(**kwargs):
         (lambda: MultiBoxLoss(None), T, "`selection`.*None"),
         (lambda: MultiBoxLoss(MATCHER, -1), V, "`confidence_weight`.*at least 0.*-1"),
         (lambda: MultiBoxLoss(MATCHER, 1, NAN), V, "`localization_weight`.*nan"),
-        (lambda: MultiBoxLoss(MATCHER, 0, 0), V, "`localization_weight`.*one of both above 0"),
+        (lambda: MultiBoxLoss(MATCHER, 0, 0), V, "`localization_weight`.*_weight above 0"),
         (lambda: multibox_objective(ANCHORS), T, "`selection`.*Anchors"),
         (lambda: objective(preset="sorce"), V, "`preset`.*'sorce'.*Did you mean 'source'"),
         (lambda: objective(weights={"sof": 1}), V, "`weights`.*'sof'.*Did you mean 'soft'"),

@@ -103,7 +103,7 @@ def test_check_accepts_a_schedule_whose_ends_are_good():
         (lambda: Staircase(0.5, "1", 4, 2), TypeError, "`end`"),
         (lambda: Staircase(0.5, 1, 0, 2), ValueError, "`every`"),
         (lambda: Staircase(0.5, 1, 4.0, 2), TypeError, "`every`"),
-        (lambda: Staircase(0.5, 1, 4, 1.0), ValueError, "`factor`.*above 1, to come from 0.5 to"),
+        (lambda: Staircase(0.5, 1, 4, 1.0), ValueError, "`factor`.*above 1, to get from 0.5 to"),
         (lambda: Staircase(1, 0.5, 4, 2), ValueError, "`factor`.*between 0 and 1"),
         (lambda: Staircase(1, 0.5, 4, -0.5), ValueError, "`factor`"),
         (lambda: Warmup("a", 2), TypeError, "`schedule`"),

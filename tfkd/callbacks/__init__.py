@@ -1,4 +1,4 @@
-"""Keras callbacks that know of distillation and pruning; one callback a file."""
+"""Keras callbacks for distillation, curricula, pruning, detection metrics and TensorBoard."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ __all__ = ["CurriculumUpdate", "DetectionReport", "FilterDecay", "TeacherCheck",
 
 
 def __getattr__(name: str) -> Any:
-    """Loads `FilterDecay` when it is first used: it brings tfmot, which takes a second."""
+    """Imports `FilterDecay` on first use: it imports tfmot, which takes a second."""
     if name == "FilterDecay":
         from tfkd.callbacks.filter_decay import FilterDecay
 

@@ -1,10 +1,10 @@
-"""Tells a curriculum how training goes, and shows what it does."""
+"""Callback that updates a curriculum's adaptive pace and difficulty scores, and logs them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -12,33 +12,37 @@ import tf_keras as keras
 
 from tfkd import checks, replicas
 from tfkd.curriculum import Curriculum, difficulty
+from tfkd.types import Path
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 class CurriculumUpdate(keras.callbacks.Callback):
-    """Moves an adaptive pace on, scores the examples anew, and writes what was seen.
+    """Updates an adaptive pace, rescores the examples, and logs the curriculum's state.
 
-    At the end of an epoch `fraction`, the share of the data in play, is put in the logs,
-    for the callbacks that stand after this one: put it before TensorBoard. If the pace is
-    `AdaptivePace` it sees the epoch's logs. If `refresh_every` is set, the student is
-    scored on all examples every so many epochs, and what it finds hard now comes last.
+    At the end of an epoch it adds `fraction`, the share of the data in play, to the logs,
+    for the callbacks after this one: list it before TensorBoard. An `AdaptivePace` is
+    updated with the epoch's logs. With `refresh_every`, all examples are scored again by
+    the student every so many epochs, and those that it now finds hard come last.
 
     Args:
-        curriculum: the `tfkd.curriculum.Curriculum` whose batches are trained on.
+        curriculum: the `tfkd.curriculum.Curriculum` that yields the training batches.
         refresh_every: epochs between two scorings; None: the scores stay.
         score: the scorer, a function (model, x, y, preprocess=..., progress=False) →
             (N,) scores, higher is harder; `difficulty.student_loss` by default.
-        start_step: the step at which the batches began.
-        log_dir: a folder for TensorBoard, in which the run `curriculum` gets a histogram
-            of the difficulty of the examples that each epoch has seen, the fraction, and
-            the size of the pool, by epoch; None writes nothing. Of several workers the
-            chief alone writes.
+        start_step: the step of the first batch.
+        log_dir: a folder for TensorBoard, in which the run `curriculum` shows a histogram
+            of the difficulty of the examples of each epoch, the fraction and the size of
+            the pool, by epoch; None writes nothing. Of several workers only the chief
+            writes.
 
     Attributes:
         history: list of (epoch, fraction) at the end of each epoch.
 
     Raises:
-        TypeError, ValueError: for a bad argument; in use, if the metric of an adaptive
-            pace is not in the logs, or the scorer returns other than (N,) finite scores.
+        TypeError, ValueError: for a bad argument; in training, if the metric of an
+            adaptive pace is not in the logs, or the scores are not (N,) finite numbers.
 
     Example:
         >>> import numpy as np, tf_keras as keras, tfkd
@@ -58,9 +62,9 @@ class CurriculumUpdate(keras.callbacks.Callback):
         self,
         curriculum: Curriculum,
         refresh_every: int | None = None,
-        score: Callable[..., Any] | None = None,
+        score: Callable[..., ArrayLike] | None = None,
         start_step: int = 0,
-        log_dir: Any = None,
+        log_dir: Path | None = None,
     ):
         super().__init__()
         kind = "a tfkd.curriculum.Curriculum"
@@ -68,8 +72,8 @@ class CurriculumUpdate(keras.callbacks.Callback):
         if refresh_every is not None:
             checks.positive_int("refresh_every", refresh_every)
             if len(curriculum.data) < 2 and score is None:
-                mend = "Pass score=, or a curriculum of (x, y)."
-                raise checks.value_error("refresh_every", "labels to score by", None, mend)
+                fix = "Pass score=, or a curriculum of (x, y)."
+                raise checks.value_error("refresh_every", "labels to score by", None, fix)
         self.refresh_every = refresh_every
         self.score = checks.function("score", score or difficulty.student_loss)
         self._step = checks.non_negative_int("start_step", start_step)
@@ -78,17 +82,17 @@ class CurriculumUpdate(keras.callbacks.Callback):
         self.log_dir = log_dir
         self.history: list[tuple[int, float]] = []
         self._seen = 0
-        self._writer: Any = None
+        self._writer: tf.summary.SummaryWriter | None = None
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Counts the batches of this epoch."""
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Resets the count of this epoch's batches."""
         self._seen = 0
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Counts; `batch` is the last one of an execution of several."""
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Counts batches; `batch` is the last one of an execution of several steps."""
         self._seen = batch + 1
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Logs the fraction, then updates the pace and the scores."""
         fraction = self.curriculum.fraction(self._step + max(self._seen - 1, 0))
         self.history.append((epoch, fraction))
@@ -112,7 +116,7 @@ class CurriculumUpdate(keras.callbacks.Callback):
 
     def _write(self, epoch: int, fraction: float) -> None:
         if self._writer is None:
-            folder = os.path.join(self.log_dir, "curriculum")
+            folder = os.path.join(self.log_dir, "curriculum")  # type: ignore[arg-type]
             self._writer = tf.summary.create_file_writer(folder)
         steps = range(self._step, self._step + self._seen)
         seen = np.concatenate([self.curriculum.indices(step) for step in steps] or [[]])
@@ -123,7 +127,7 @@ class CurriculumUpdate(keras.callbacks.Callback):
             pool = self.curriculum.pool_size(self._step + max(self._seen - 1, 0))
             tf.summary.scalar("curriculum/pool", pool)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Closes the log."""
         if self._writer is not None:
             self._writer.close()

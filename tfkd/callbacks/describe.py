@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a model beside its curves: hyper-parameters and a text."""
+"""Hyper-parameters and a Markdown summary of models and losses, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ import tf_keras as keras
 
 from tfkd import checks, schedules
 from tfkd.distillation.distiller import Distiller
+from tfkd.losses import DistillationLoss
 from tfkd.results import NONE
+from tfkd.schedules import Value
 from tfkd.teachers.forward import as_list
 
 
-def scalar(value: Any) -> float:
-    """Value of a scalar, tensor or variable; `float` knows no mirrored variables."""
+def scalar(value: float | tf.Tensor | tf.Variable) -> float:
+    """Value of a number, tensor or variable; unlike `float` it accepts mirrored variables."""
     return value if checks.is_number(value) else tf.convert_to_tensor(value).numpy().item()
 
 
-def learning_rate(optimizer: Any, step: int | None = None) -> float | None:
-    """The learning rate at a step (now by default), or None if there is none.
+def learning_rate(optimizer: keras.optimizers.Optimizer, step: int | None = None) -> float | None:
+    """Returns the learning rate at a step (by default the current one), or None.
 
-    Looks into a `LossScaleOptimizer`, and computes the value of a schedule: the
-    optimizer's own property has that of the last step.
+    It unwraps a `LossScaleOptimizer` and evaluates a schedule, since the optimizer's own
+    property holds the value of the previous step.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if step is None and hasattr(optimizer, "_decayed_lr"):  # keras.optimizers.legacy
@@ -35,12 +37,12 @@ def learning_rate(optimizer: Any, step: int | None = None) -> float | None:
     return None if rate is None else scalar(rate)
 
 
-def hyper_parameters(model: keras.Model, steps: int) -> dict[str, Any]:
-    """Names and values for the HParams tab, read from a model in its first epoch.
+def hyper_parameters(model: keras.Model, steps: int) -> dict[str, float | str | bool]:
+    """Returns names and values for the HParams tab, read from a model in its first epoch.
 
     Args:
         model: any compiled model.
-        steps: batches that it has seen in this epoch.
+        steps: the number of batches of this epoch so far.
     """
     values: dict[str, Any] = {}
     optimizer = getattr(model, "optimizer", None)
@@ -67,14 +69,14 @@ def hyper_parameters(model: keras.Model, steps: int) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _terms(model: Distiller) -> list[tuple[str, Any, Any]]:
+def _terms(model: Distiller) -> list[tuple[str, DistillationLoss, Value]]:
     names = [tracker.name for tracker in model._term_trackers]
     weights = model.distillation_loss_weights
     return list(zip(names, model.distillation_losses, weights, strict=True))
 
 
 def _batch_size(model: keras.Model, steps: int) -> int | None:
-    """Examples a step, from the count of a mean of losses; None where there is none."""
+    """Examples per step, from the count of the loss's mean, or None without such a mean."""
     if isinstance(model, Distiller):
         tracker = model._loss_tracker
     else:
@@ -84,8 +86,8 @@ def _batch_size(model: keras.Model, steps: int) -> int | None:
     return int(size) if size >= 1 and size == int(size) else None
 
 
-def _plain(value: Any) -> Any:
-    """A number, string or bool as it is, or a name for anything else; None stays."""
+def _plain(value: object) -> float | str | bool | None:
+    """Returns numbers, strings, bools and None unchanged, and a name for anything else."""
     if value is None or isinstance(value, (str, bool)) or checks.is_number(value):
         return value
     if isinstance(value, schedules.Schedule):
@@ -95,8 +97,8 @@ def _plain(value: Any) -> Any:
     return _name(value)
 
 
-def _name(thing: Any) -> str:
-    """A name for a model, a layer, a loss or a function."""
+def _name(thing: object) -> str:
+    """Returns a name for a model, a layer, a loss or a function."""
     for key in ("name", "__name__"):
         name = getattr(thing, key, None)
         if isinstance(name, str) and name:
@@ -104,8 +106,8 @@ def _name(thing: Any) -> str:
     return "SavedModel" if getattr(thing, "signatures", None) else type(thing).__name__
 
 
-def parameters(model: Any) -> int | None:
-    """Number of weights, or None where a model does not tell (a function)."""
+def parameters(model: object) -> int | None:
+    """Returns the number of parameters, or None for a model without weights (a function)."""
     try:
         weights = getattr(model, "weights", None)
     except ValueError:  # not built yet
@@ -118,7 +120,7 @@ def parameters(model: Any) -> int | None:
 
 
 def summary(model: keras.Model) -> str:
-    """Markdown about a model, or about the models of a Distiller and its losses."""
+    """Returns a Markdown summary of a model, or of a Distiller's models and losses."""
     if not isinstance(model, Distiller):
         parts = [_models({"Model": model}), _layers("model", model)]
         return "\n\n".join(part for part in parts if part)
@@ -137,8 +139,8 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _code(text: Any) -> str:
-    # As code, names may hold any of Markdown's or HTML's signs; only | cuts a table.
+def _code(text: object) -> str:
+    # In code spans names may contain any markup of Markdown and HTML; only | ends a cell.
     return "`" + str(text).replace("|", "/").replace("`", "'") + "`"
 
 
@@ -146,7 +148,7 @@ def _count(number: int | None) -> str:
     return NONE if number is None else f"{number:,}"
 
 
-def _models(models: dict[str, Any]) -> str:
+def _models(models: dict[str, object]) -> str:
     columns = list(models.values())
     layers = [list(_leaves(model)) for model in columns]
     rows = [
@@ -160,12 +162,12 @@ def _models(models: dict[str, Any]) -> str:
     return "## Models\n\n" + _table(["", *models], rows)
 
 
-def _shape(model: Any, key: str) -> str:
+def _shape(model: object, key: str) -> str:
     shape = getattr(model, key, None)
     return NONE if shape is None else _code(shape)
 
 
-def _share(teachers: list[Any], student: keras.Model) -> str:
+def _share(teachers: list[object], student: keras.Model) -> str:
     counts = [parameters(model) for model in (*teachers, student)]
     if None in counts or not sum(counts[:-1]):  # type: ignore[arg-type]
         return ""
@@ -189,14 +191,14 @@ def _losses(model: Distiller) -> str:
     )
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if value is None:
         return NONE
     return f"{value:g}" if checks.is_number(value) else _code(value)
 
 
-def _layers(title: str, model: Any) -> str:
-    """Layers by kind: a list of all would be hundreds of lines."""
+def _layers(title: str, model: object) -> str:
+    """A table of layers by class; a list of all would have hundreds of lines."""
     kinds: dict[str, list[int]] = {}
     for layer in _leaves(model):
         kind = kinds.setdefault(type(layer).__name__, [0, 0])
@@ -208,8 +210,8 @@ def _layers(title: str, model: Any) -> str:
     return f"## Layers of the {title}\n\n" + _table(["Layer", "Number", "Parameters"], rows)
 
 
-def _leaves(model: Any) -> Iterator[Any]:
-    """The layers, those of nested models too, each once and without inputs."""
+def _leaves(model: object) -> Iterator[keras.layers.Layer]:
+    """The layers, also those of nested models, each once and without input layers."""
     seen: set[int] = set()
     todo = list(getattr(model, "layers", None) or [])
     while todo:

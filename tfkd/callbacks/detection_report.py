@@ -1,11 +1,10 @@
-"""Scores a detector at the end of an epoch, and shows what it finds."""
+"""Callback that evaluates a detector by COCO metrics each epoch, with images for TensorBoard."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,52 +14,54 @@ import tf_keras as keras
 from tensorboard.plugins.pr_curve import summary as pr_summary
 
 from tfkd import checks, replicas
+from tfkd.detection.boxes import HasPriors
 from tfkd.detection.coco_evaluation import DetectionScores, coco_scores, pycocotools
 from tfkd.detection.detecting import Detecting, NotFinite, check_images
 from tfkd.detection.drawing import detection_pictures
-from tfkd.detection.flat_boxes import flat_detections, flat_truth, names_of
+from tfkd.detection.flat_boxes import Boxes, flat_detections, flat_truth, names_of
 from tfkd.detection.hits import curves
+from tfkd.types import Data, Path, Tensor
 
-_POINTS = 101
+_POINTS = 101  # score thresholds of a curve of precision and recall
 
 
 class DetectionReport(keras.callbacks.Callback):
-    """Puts COCO's scores of a detector in the logs, and its pictures in TensorBoard.
+    """Adds COCO metrics of a detector to the logs, and its detections to TensorBoard.
 
-    The model, or the student of a `tfkd.Distiller`, is run over images that it is not
-    trained on. At the end of an epoch these are put in the logs, in 0..1:
+    The model, or the student of a `tfkd.Distiller`, is evaluated on validation images. At
+    the end of an epoch these metrics, in 0..1, are added to the logs:
 
-        val_map           mean over classes, and over overlaps (IoU) from 0.50 to 0.95
-        val_map50         mean over classes, at IoU 0.5
-        val_map50_<class> of each class that has an object
+        val_map           mean average precision over classes and IoU from 0.50 to 0.95
+        val_map50         mean average precision over classes at IoU 0.5
+        val_map50_<class> average precision at IoU 0.5 of each class that has an object
 
-    Callbacks see what those before them have put there: this one stands before
-    EarlyStopping, ModelCheckpoint, CSVLogger and TensorBoard. EarlyStopping and
-    ModelCheckpoint take `mode="max"` with it; what they would guess is "min".
+    Callbacks see only the logs of those before them: list this one before EarlyStopping,
+    ModelCheckpoint, CSVLogger and TensorBoard. EarlyStopping and ModelCheckpoint need
+    `mode="max"` with it, since their default for these names is "min".
 
-    With a `log_dir`, the run `validation` gets the scores (`detection/...`), the boxes
-    drawn on the first images (tab Images), and precision against recall of each class
-    at thresholds of the score (tab PR Curves), by epoch.
+    With a `log_dir`, the run `validation` shows the metrics (`detection/...`), the boxes
+    drawn on the first images (tab Images), and precision-recall curves of each class by
+    score threshold (tab PR Curves), by epoch.
 
-    If a weight is NaN or infinite, the scores are NaN, and a warning says so once.
+    If a weight is NaN or infinite, the metrics are NaN, with a single warning.
 
     Args:
         data: images (N, H, W, 3), kept in memory; see `tfkd.report.detect`.
         truth: dict {"boxes": (N, M, 4), "classes": (N, M)} of these images; see
             `tfkd.report.detection`.
         anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
-        class_names: C names; default "0", "1", ... In the logs, what is neither letter
-            nor digit becomes "_".
-        frequency: epochs between two evaluations. In epochs without one the scores are
+        class_names: C names; default "0", "1", ... In the logs, characters other than
+            letters and digits become "_".
+        frequency: epochs between two evaluations. In the other epochs the metrics are
             not in the logs, as with the `validation_freq` of `fit`.
-        pictures: how many images to draw; 0: none.
-        log_dir: the folder of a run, or the `TensorBoard` callback that has it; None
-            writes nothing.
-        prefix: of the names in the logs.
-        picture_threshold: detections below this score are not drawn.
-        image_size: (height, width) in pixels for the scores by size of objects, which
-            take three times the time of the others; None leaves them out.
-        batch_size: images a batch.
+        pictures: number of images to draw; 0: none.
+        log_dir: the folder of a run, or the `TensorBoard` callback that writes to it;
+            None writes nothing.
+        prefix: prefix of the names in the logs.
+        picture_threshold: detections with a lower score are not drawn.
+        image_size: (height, width) in pixels for the metrics by object size, which take
+            three times as long as the others; None omits them.
+        batch_size: images per batch.
         preprocess: a function of a batch of images; None: pixels / 127.5 − 1 for uint8.
         **decode_options: of `tfkd.detection.decode`.
 
@@ -92,18 +93,18 @@ class DetectionReport(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data: Any,
-        truth: Any,
-        anchors: Any,
+        data: Data,
+        truth: Boxes,
+        anchors: HasPriors | np.ndarray,
         class_names: Sequence[str] | None = None,
         frequency: int = 1,
         pictures: int = 8,
-        log_dir: Any = None,
+        log_dir: Path | keras.callbacks.TensorBoard | None = None,
         prefix: str = "val_",
         picture_threshold: float = 0.5,
-        image_size: Any = None,
+        image_size: float | Sequence[float] | np.ndarray | None = None,
         batch_size: int = 32,
-        preprocess: Callable[[Any], Any] | None = None,
+        preprocess: Callable[[np.ndarray], Tensor] | None = None,
         **decode_options: Any,
     ):
         super().__init__()
@@ -130,21 +131,21 @@ class DetectionReport(keras.callbacks.Callback):
         self.picture_threshold = checks.fraction("picture_threshold", picture_threshold)
         self.image_size = image_size
         self._detect = Detecting(anchors, batch_size, preprocess, **decode_options)
-        # Found out now, rather than after the first epoch.
+        # Missing packages are reported now, rather than after the first epoch.
         pycocotools()
         if self.log_dir is not None and self.pictures:
             self._draw(0, None)
         self.scores: DetectionScores | None = None
-        self._writer: Any = None
+        self._writer: tf.summary.SummaryWriter | None = None
         self._last_epoch, self._offset = -1, 0
         self._warned = False
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Epochs are counted on from an earlier call of `fit`, as TensorBoard's are."""
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Resets the offset by which epochs continue those of earlier calls of `fit`."""
         self._offset = 0
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Evaluates, if it is due; puts the scores in the logs, and writes."""
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Evaluates if it is due, adds the metrics to the logs, and writes summaries."""
         if epoch + self._offset <= self._last_epoch:
             self._offset = self._last_epoch + 1 - epoch
         self._last_epoch = epoch + self._offset
@@ -157,7 +158,7 @@ class DetectionReport(keras.callbacks.Callback):
             self._put(logs, None)
             if not self._warned:
                 self._warned = True
-                warnings.warn(f"DetectionReport, after epoch {epoch + 1}: {error}", stacklevel=2)
+                checks.warn(f"DetectionReport, after epoch {epoch + 1}: {error}")
             return
         names = list(self.class_names)
         self.scores = coco_scores(found, self.truth, names, self.image_size)
@@ -165,8 +166,8 @@ class DetectionReport(keras.callbacks.Callback):
         if self.log_dir is not None and replicas.writes(self.model):
             self._write(found, self.scores)
 
-    def _put(self, logs: Any, scores: DetectionScores | None) -> None:
-        """The scores into the logs; None: NaN."""
+    def _put(self, logs: dict[str, float] | None, scores: DetectionScores | None) -> None:
+        """Adds the metrics to the logs, or NaN if `scores` is None."""
         if logs is None:
             return
         logs[f"{self.prefix}map"] = math.nan if scores is None else scores.map
@@ -176,13 +177,13 @@ class DetectionReport(keras.callbacks.Callback):
             logs[f"{self.prefix}map50_{name}"] = value
 
     def _present(self) -> list[tuple[int, str]]:
-        """Number and name, fit for a log, of the classes that have an object."""
+        """Number and log name of each class that has an object."""
         kinds = np.unique(self._real.classes).tolist()
         return [(kind, re.sub(r"\W+", "_", self.class_names[kind])) for kind in kinds]
 
     def _write(self, found: dict[str, np.ndarray], scores: DetectionScores) -> None:
         if self._writer is None:
-            folder = os.path.join(self.log_dir, "validation")
+            folder = os.path.join(self.log_dir, "validation")  # type: ignore[arg-type]
             self._writer = tf.summary.create_file_writer(folder)
         step = self._last_epoch
         with tf.summary.record_if(True), self._writer.as_default(step=step):
@@ -193,14 +194,14 @@ class DetectionReport(keras.callbacks.Callback):
             for kind, name in self._present():
                 tf.summary.scalar(f"detection/map50_{name}", scores.ap50[kind])
             for index in range(min(self.pictures, len(self.images))):
-                # Each with a tag of its own: they differ in height, by their legends.
+                # Each has its own tag: their legends, and so their heights, may differ.
                 page = self._draw(index, found)
                 tf.summary.image(f"detection/picture_{index}", page[None])
             self._write_curves(found, step)
         self._writer.flush()
 
-    def _draw(self, index: int, found: dict[str, np.ndarray] | None) -> Any:
-        """The picture of one image; None: without detections, to try it."""
+    def _draw(self, index: int, found: dict[str, np.ndarray] | None) -> np.ndarray:
+        """Draws one image; `found` is None for a trial without detections."""
         mine = self._real.images == index
         truth = {"boxes": self._real.boxes[mine], "classes": self._real.classes[mine]}
         one = {"boxes": np.zeros((0, 4)), "classes": [], "confidence": []}
@@ -212,12 +213,12 @@ class DetectionReport(keras.callbacks.Callback):
         )  # fmt: skip
 
     def _write_curves(self, found: dict[str, np.ndarray], step: int) -> None:
-        """Precision against recall, in the form of TensorBoard's own tab."""
+        """Writes precision-recall curves in the form of TensorBoard's tab PR Curves."""
         right, wrong = curves(flat_detections(found), self._real, len(self.class_names), _POINTS)
         for kind, name in self._present():
             there = int((self._real.classes == kind).sum())
             kept = right[kind] + wrong[kind]
-            # No detection is wrong where none is kept.
+            # Precision is 1 where no detection is kept.
             precision = np.where(kept > 0, right[kind] / np.maximum(kept, 1), 1.0)
             record = pr_summary.raw_data_pb(
                 f"detection/precision_recall/{name}",
@@ -232,7 +233,7 @@ class DetectionReport(keras.callbacks.Callback):
             )
             tf.summary.experimental.write_raw_pb(record.SerializeToString(), step=step)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Closes the log."""
         if self._writer is not None:
             self._writer.close()

@@ -1,10 +1,9 @@
-"""Redundant filters decay to zero while the model trains."""
+"""Callback for annealed filter decay: soft pruning of filters that ends in exact zeros."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from typing import Any
 
 import numpy as np
@@ -19,51 +18,50 @@ from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.decay import AnnealedFilterDecay
 from tfkd.pruning.planning import Plan
 from tfkd.pruning.selection import Selection
+from tfkd.types import Path
 
 DECAYS = ("compounding", "relative")
 
 
 class FilterDecay(keras.callbacks.Callback):
-    """Multiplies the lowest-scored filters by a rate that falls to exactly zero.
+    """Multiplies the lowest-scored filters by a rate that decreases to exactly zero.
 
-    Every `schedule.frequency` steps the filters of each group are scored, and
-    the lowest, as many as the plan removes, are multiplied by the decay rate:
-    kernel, bias, gamma, beta and moving mean (batch normalization would undo a
-    decay of the kernel alone). The others are untouched, and a filter may come
-    back at the next interval. At `schedule.end_step` the rate is 0: the
-    selection is final, and its filters stay exactly zero in every later step,
-    whatever the optimizer does. Then `tfkd.pruning.shrink(model,
-    callback.selection)` cuts them out.
+    Every `schedule.frequency` steps the filters of each channel group are scored, and
+    the lowest, as many as the plan removes, are multiplied by the decay rate: kernel,
+    bias, gamma, beta and moving mean (batch normalization would undo a decay of the
+    kernel alone). The others are unchanged, and a filter can leave the selection at the
+    next interval. At `schedule.end_step` the rate is 0: the selection is final, and its
+    filters stay exactly zero in all later steps, whatever the optimizer does. Then
+    `tfkd.pruning.shrink(model, callback.selection)` removes them.
 
-    Steps are the optimizer's (`optimizer.iterations`). A decay that is due at
-    step s comes as soon as s steps have been made; with `steps_per_execution` at
-    the end of that execution, with the rate of the step reached. `decay_rate`
-    and `sparsity` (the share of all units whose filters are exactly zero) are
-    put in the logs of each epoch, for the callbacks that stand after this one:
-    put it before TensorBoard.
+    Steps are those of the optimizer (`optimizer.iterations`). A decay that is due at
+    step s happens after s steps, or with `steps_per_execution` at the end of that
+    execution, with the rate of the step reached. `decay_rate` and `sparsity` (the share
+    of all units whose filters are exactly zero) are added to the logs of each epoch, for
+    the callbacks after this one: list it before TensorBoard.
 
     Args:
-        plan: what `tfkd.pruning.plan` returned, for the model that is trained.
-        schedule: a `tfkd.pruning.AnnealedFilterDecay`: also soft or hard pruning.
-        decay: how the rate acts on a filter that stays selected. "compounding"
-            multiplies it by dr at each interval, so that the rates compound;
-            "relative" makes it dr times what it would be without decay, by the
-            factor dr(now) / dr(last interval).
-        model: the model to prune, where it is only a part of the model that is
-            trained. By default that one, or its `student` (`tfkd.Distiller`):
-            whichever the plan was made for.
-        log_dir: a folder for TensorBoard, in which `filter_decay` gets rate,
+        plan: the result of `tfkd.pruning.plan` for the trained model.
+        schedule: a `tfkd.pruning.AnnealedFilterDecay`, which includes soft and hard
+            pruning.
+        decay: how the rate dr acts on a filter that stays selected. "compounding"
+            multiplies it by dr at each interval, so that the rates compound; "relative"
+            scales it to dr times its value without decay, by the factor
+            dr(now) / dr(last interval).
+        model: the model to prune, if it is only a part of the trained one. By default
+            the trained model or its `student` (`tfkd.Distiller`), whichever the plan was
+            made for.
+        log_dir: a folder for TensorBoard, in which the run `filter_decay` shows rate,
             sparsity and scores by optimizer step; None writes nothing. Of several
-            workers the chief alone writes.
-        log_scores: whether a histogram of each group's scores is written too.
-        warn_if_unfinished: whether to warn when training ends before
-            `end_step`: filters are not zero then, and cutting them out would
-            change what the model computes.
+            workers only the chief writes.
+        log_scores: whether to write a histogram of each group's scores.
+        warn_if_unfinished: whether to warn if training ends before `end_step`: the
+            filters are not zero then, and removing them would change the model's outputs.
 
     Attributes:
-        history: list of (step, decay rate, how many units were newly selected).
-        selection: the `tfkd.pruning.Selection` of now. Before the decay has come to its
-            end `shrink` and `apply_selection` refuse it.
+        history: list of (step, decay rate, number of newly selected units).
+        selection: the current `tfkd.pruning.Selection`. `shrink` and `apply_selection`
+            reject it until the decay has ended.
 
     Raises:
         ValueError, TypeError: for a bad argument, and at the start of training
@@ -84,7 +82,7 @@ class FilterDecay(keras.callbacks.Callback):
         4
     """
 
-    changes_weights = True  # so that a Distiller does not warn that the student moves away
+    changes_weights = True  # keeps a Distiller from warning that student and teacher diverge
 
     def __init__(
         self,
@@ -93,12 +91,12 @@ class FilterDecay(keras.callbacks.Callback):
         *,
         decay: str = "compounding",
         model: keras.Model | None = None,
-        log_dir: Any = None,
+        log_dir: Path | None = None,
         log_scores: bool = True,
         warn_if_unfinished: bool = True,
     ):
         super().__init__()
-        self._supports_tf_logs = True  # it only adds to them: no need to wait for the device
+        self._supports_tf_logs = True  # it only adds to the logs, so Keras need not sync them
         self.plan = checks.instance("plan", plan, Plan, "a tfkd.pruning.Plan, made by plan(model)")
         kind = "a tfkd.pruning.AnnealedFilterDecay"
         self.schedule = checks.instance("schedule", schedule, AnnealedFilterDecay, kind)
@@ -114,19 +112,19 @@ class FilterDecay(keras.callbacks.Callback):
         self.warn_if_unfinished = warn_if_unfinished
         self._reset()
         self._graph: Any = None
-        self._writer: Any = None
+        self._writer: tf.summary.SummaryWriter | None = None
         self._step: ExtendedStep | None = None
 
     def _reset(self) -> None:
-        """As if no interval had been yet."""
-        self._done: int | None = None  # the last due step that was done
+        """Restores the state before the first interval."""
+        self._done: int | None = None  # the last due step at which filters were decayed
         self._rate = 1.0
         self._selection = Selection({}, self.plan.graph.fingerprint)
         self.history: list[tuple[int, float, int]] = []
 
     @property
     def selection(self) -> Selection:
-        """The units that are going; until the schedule has ended, one that says so."""
+        """The selected units; until the schedule has ended, it is marked as pending."""
         if self.frozen:
             return self._selection
         where = "has not begun" if self._done is None else f"is at step {self._done}"
@@ -135,11 +133,11 @@ class FilterDecay(keras.callbacks.Callback):
 
     @property
     def frozen(self) -> bool:
-        """True once the schedule has ended: the selection is final, its filters are zero."""
+        """Whether the schedule has ended: the selection is final, and its filters are zero."""
         return self._done is not None and self.schedule.ended(self._done)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resume needs, for JSON: save it together with the weights."""
+        """Returns the state for a later resume, as JSON: save it together with the weights."""
         return {
             "step": self._done,
             "rate": self._rate,
@@ -148,27 +146,27 @@ class FilterDecay(keras.callbacks.Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state_dict` gave, at the next `fit`.
+        """Resumes from a `state_dict` at the next `fit`.
 
-        A state from a later step than the model's optimizer has made is dropped.
+        A state of a later step than the model's optimizer has reached is dropped.
 
         Raises:
-            ValueError: if it is no such state, or of another model.
+            ValueError: if it is not such a state, or belongs to another model.
         """
         if not isinstance(state, dict) or set(state) != set(self.state_dict()):
             raise checks.value_error("state", "what FilterDecay.state_dict returns", state)
         selection = Selection.from_dict(state["selection"])
-        selection.units(self.plan.graph)  # raises if it is another model's
+        selection.units(self.plan.graph)  # raises ValueError for another model
         self._selection = selection
         self._done, self._rate = state["step"], float(state["rate"])
         self.history = [(int(step), float(rate), int(n)) for step, rate, n in state["history"]]
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Finds the model, and puts the masks of dead filters into its training step."""
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Finds the model to prune, and adds the masks of zero filters to its training step."""
         if self._steps_made() is None:
-            mend = "Compile the model with an optimizer of tf_keras."
+            fix = "Compile the model with an optimizer of tf_keras."
             raise ValueError(
-                "`model`: its optimizer has no `iterations`, which count steps. " + mend
+                "`model`: its optimizer has no `iterations`, which count steps. " + fix
             )
         found = find_model(self.model, self._pruned, self.plan.graph.fingerprint)
         self._graph = analyse(found)
@@ -178,58 +176,57 @@ class FilterDecay(keras.callbacks.Callback):
                 f"`model`: expected {found.name!r} to be trained, received it frozen: none of its "
                 "filters is trainable. Set model.trainable = True (a Distiller freezes a teacher)."
             )
-        self._restore_step()  # a `fit` that broke off has left it
+        self._restore_step()  # an interrupted `fit` may have left the extended step
         self._step = ExtendedStep(self.model, self._slices.keep)
         self._started = False
         if self.log_dir is not None and replicas.writes(self.model):
             self._writer = tf.summary.create_file_writer(os.path.join(self.log_dir, "filter_decay"))
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """The first time: goes on from the optimizer's step."""
-        # Not in on_train_begin: callbacks that restore a model do it there.
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Starts from the optimizer's step, in the first epoch."""
+        # Not in on_train_begin, where other callbacks may still restore the model.
         if not self._started:
             self._started = True
             self._start(self._steps_made())
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Remembers where this execution starts."""
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Remembers the first batch of this execution."""
         self._first_batch = batch
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Decays if an interval is over."""
-        # Counted here, since to read the optimizer's step is to wait for the
-        # device. A loss scale may skip steps: this count is never too low.
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Decays the filters if an interval is over."""
+        # Steps are counted on the host, since reading the optimizer's step waits for the
+        # device. Loss scaling may skip steps, so this count is never too low.
         self._counted += batch + 1 - self._first_batch
         if self._next is not None and self._counted >= self._next:
             self._advance(self._steps_made())
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Adds decay rate and sparsity to the logs."""
-        self._advance(self._steps_made())  # the last batches may end without a hook
+        self._advance(self._steps_made())  # the last batches may have no batch hook
         if logs is not None:
             logs["decay_rate"] = self._rate
             logs["sparsity"] = self.sparsity()
 
-    def on_train_end(self, logs: Any = None) -> None:
-        """Gives the model its own training step back."""
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Restores the model's own training step."""
         if self.frozen:
-            # A moving average of the weights was copied into them just now.
+            # The optimizer may just have overwritten the weights by their moving average.
             self._slices.kill(self.selection.units(self._graph), self.model.optimizer)
         self._restore_step()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
         if self.warn_if_unfinished and not self.frozen:
-            warnings.warn(
+            checks.warn(
                 f"FilterDecay: training ended at step {self._steps_made()}, before the schedule's "
                 f"end_step {self.schedule.end_step}. The selected filters are not zero yet, and "
                 "cutting them out would change what the model computes. Train on with the same "
                 "callback, or give the schedule an earlier end_step.",
-                stacklevel=2,
             )
 
     def sparsity(self) -> float:
-        """The share of all units whose filters are exactly zero now."""
+        """Returns the share of all units whose filters are exactly zero."""
         return float(self._slices.zero_units().mean()) if self._graph.units else 0.0
 
     def _restore_step(self) -> None:
@@ -247,27 +244,26 @@ class FilterDecay(keras.callbacks.Callback):
         return int(counter.numpy())
 
     def _start(self, step: int) -> None:
-        """Finds out where training stands: at its beginning, resumed, or past the end."""
+        """Determines whether training begins, resumes, or is past the end of the schedule."""
         if self._done is not None and step < self._done:
-            self._reset()  # a new training, or one that went back to an earlier checkpoint
+            self._reset()  # a new training, or one resumed from an earlier checkpoint
         schedule = self.schedule
         if self._done is None and schedule.ended(step):
             self._adopt()
         elif self._done is None and step > schedule.begin_step:
             self._done = schedule.last_due(step)
-            warnings.warn(
+            checks.warn(
                 f"FilterDecay: starts at step {step}, between begin_step {schedule.begin_step} and "
-                f"end_step {schedule.end_step}, and knows nothing of earlier intervals: they are "
+                f"end_step {schedule.end_step}, without the state of earlier intervals, which are "
                 "taken as done. For an exact resume save state_dict() with the weights and call "
                 "load_state_dict before fit.",
-                stacklevel=2,
             )
         self._advance(step)
         if self.frozen:
             self._freeze()
 
     def _adopt(self) -> None:
-        """Past the end without a state: takes zero filters as the selection, if they are one."""
+        """Takes zero filters as the selection, past the end without a state, if they fit."""
         zero = self._slices.zero_units()
         groups = self._graph.groups
         if all(zero[g.units].sum() == self.plan.remove.get(g.name, 0) for g in groups):
@@ -275,7 +271,7 @@ class FilterDecay(keras.callbacks.Callback):
             self._done, self._rate = self.schedule.end_step, 0.0
 
     def _advance(self, step: int) -> None:
-        """Does the interval that is due, if there is one that is not done."""
+        """Decays the filters of the due interval, unless that has been done."""
         self._counted = step
         self._next = self.schedule.next_due(step)
         due = self.schedule.last_due(step)
@@ -296,7 +292,7 @@ class FilterDecay(keras.callbacks.Callback):
         self._write(step, scores)
 
     def _lowest(self, scores: np.ndarray) -> np.ndarray:
-        """Bool array (U,): of each group as many units as the plan removes."""
+        """The units of the lowest scores, as many per group as the plan removes: bool (U,)."""
         removed = np.zeros(self._graph.units, bool)
         for name, count in self.plan.remove.items():
             units = self._graph.group(name).units

@@ -1,10 +1,9 @@
-"""Says when the student has passed its teacher, which then holds it back."""
+"""Callback that warns when the student has become better than its teacher."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -15,34 +14,40 @@ from tfkd.data.labels import REGRESSION, read
 from tfkd.distillation.distiller import Distiller
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import Teachers, mean_probability, mean_value, to_logits
+from tfkd.types import Data
+
+# "logits", "softmax", … of each output of a model, or None.
+Kinds: TypeAlias = list[str | None] | None
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 class TeacherCheck(keras.callbacks.Callback):
-    """Compares student and teacher on validation data, and warns when the student is ahead.
+    """Compares student and teacher on validation data, and warns if the student is better.
 
-    A frozen copy that was not trained to its end is a bad teacher: self-
-    distillation from one takes points away. At the end of an epoch this puts
-    `teacher_score` and `student_score` in the logs, and warns once if the student
-    is better: then train the teacher longer, or weigh the distillation less.
+    A frozen copy that was not trained to convergence is a poor teacher: self-distillation
+    from it lowers the accuracy. At the end of an epoch this callback adds `teacher_score`
+    and `student_score` to the logs, and warns once if the student is better: then train
+    the teacher longer, or give the distillation less weight.
 
     Args:
         data: (x, y), or batches of these, in any form of `tfkd.example_inputs`; of a data
             set of `tfkd.data` the test part. y are class numbers, one-hot, and what else
             `tfkd.report.score` takes, for the default score.
-        score: a function (y, outputs) → one number an example, higher is better,
-            from NumPy arrays; None: 1 where the highest output is the label
-            (with one output: where the side of ½ of its probability is; of several
-            labels an example: where all are right), and minus the absolute error
-            where the labels are numbers to be predicted. Several teachers are averaged
-            in probability, for a function of your own in value.
-        margin: how much better the student must be, in units of the score (with
-            None, 0.01 is one percentage point).
-        batch_size: examples a batch.
+        score: a function (y, outputs) → one number per example, higher is better, from
+            NumPy arrays. None: the accuracy (with one output: of its probability rounded
+            to 0 or 1; with several labels per example: 1 if all are right), or minus the
+            absolute error for regression. The probabilities of several teachers are
+            averaged, or their outputs if `score` is a function.
+        margin: by how much the student must be better, in units of the score (with
+            score=None, 0.01 is one percentage point).
+        batch_size: examples per batch.
         every: epochs between checks.
 
     Raises:
-        ValueError, TypeError: for a bad argument; at the start of training if the
-            model is no `tfkd.Distiller`, or has several outputs.
+        ValueError, TypeError: for a bad argument; at the start of training if the model
+            is not a `tfkd.Distiller`, or has several outputs.
 
     Example:
         >>> import numpy as np, tf_keras as keras, tfkd
@@ -59,8 +64,8 @@ class TeacherCheck(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data: Any,
-        score: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+        data: Data,
+        score: Callable[[np.ndarray, np.ndarray], ArrayLike] | None = None,
         margin: float = 0.0,
         batch_size: int = 256,
         every: int = 1,
@@ -75,21 +80,21 @@ class TeacherCheck(keras.callbacks.Callback):
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.every = checks.positive_int("every", every)
         self._warned = False
-        self._kinds: tuple[Any, list[Any]] | None = None
+        self._kinds: tuple[Kinds, Sequence[Kinds]] | None = None
         self._teacher_score = float("nan")
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Scores the teacher, once: it does not change."""
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Scores the teacher, which does not change in training."""
         if not isinstance(self.model, Distiller):
             raise ValueError(
                 "`TeacherCheck`: expected to be given to the `fit` of a tfkd.Distiller, received "
                 f"a {type(self.model).__name__}, which has no teacher. Leave it out."
             )
-        self._kinds = self._told() if self.score is None else None
+        self._kinds = self._find_kinds() if self.score is None else None
         self._teacher_score = self._score(self._teacher_outputs)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Scores the student; warns the first time it is ahead."""
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Scores the student; warns the first time that it is better than the teacher."""
         if (epoch + 1) % self.every:
             return
         teacher = self._teacher_score
@@ -98,16 +103,15 @@ class TeacherCheck(keras.callbacks.Callback):
             logs["teacher_score"], logs["student_score"] = teacher, student
         if student > teacher + self.margin and not self._warned:
             self._warned = True
-            warnings.warn(
+            checks.warn(
                 f"TeacherCheck: after epoch {epoch + 1} the student is better than its teacher, "
                 f"{student:.4g} against {teacher:.4g}. From here on the teacher may hold it back. "
                 "Train the teacher to its end first, or give the distillation less weight "
                 "(student_loss_weight, distillation_loss_weights: a schedule can do it).",
-                stacklevel=2,
             )
 
-    def _teacher_outputs(self, x: Any) -> Any:
-        """The mean of the teachers' outputs; for the default score, of their probabilities."""
+    def _teacher_outputs(self, x: tf.Tensor) -> tf.Tensor:
+        """The mean of the teachers' outputs, or of their probabilities for the default score."""
         finals, _ = self.model._teacher_feature_extractor(x)
         if any(tf.nest.is_nested(final) for final in finals):
             raise ValueError(
@@ -119,11 +123,11 @@ class TeacherCheck(keras.callbacks.Callback):
         scores = [to_logits(f, k) for f, k in zip(finals, self._kinds[1], strict=True)]
         return mean_probability(scores, [scores[0].shape[-1] == 1])
 
-    def _student_outputs(self, x: Any) -> Any:
+    def _student_outputs(self, x: tf.Tensor) -> tf.Tensor:
         outputs = self.model.student(x, training=False)
         return outputs if self._kinds is None else to_logits(outputs, self._kinds[0])
 
-    def _told(self) -> tuple[Any, list[Any]]:
+    def _find_kinds(self) -> tuple[Kinds, Sequence[Kinds]]:
         """What student and teachers return, logits or probabilities."""
         term = self.model._agreement_term()
         if term is not None and term.student_kinds is not None:
@@ -137,7 +141,7 @@ class TeacherCheck(keras.callbacks.Callback):
         kinds = [output_kinds.settle(side, one, output_kinds.by_size(one)) for side, one in found]
         return kinds[0], kinds[1:] or [None] * len(teachers.taps)
 
-    def _score(self, outputs: Callable[[Any], Any]) -> float:
+    def _score(self, outputs: Callable[[tf.Tensor], tf.Tensor]) -> float:
         run = tf.function(outputs, reduce_retracing=True)
         scores, kept = [], []
         for first in range(0, len(self.x), self.batch_size):
@@ -148,16 +152,16 @@ class TeacherCheck(keras.callbacks.Callback):
             else:
                 scores.append(np.asarray(self.score(self.y[part], found), "float64"))
         if self.score is None:
-            # All at once: what labels and outputs are is told by the values of all.
+            # All at once: the task is recognized from the values of all labels and outputs.
             scores = [right(self.y, np.concatenate(kept), threshold=0.0)]
         return float(np.concatenate([np.atleast_1d(s).reshape(-1) for s in scores]).mean())
 
 
 def right(y: np.ndarray, outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
-    """Numbers of which higher is better: 1 where an example is right; minus the absolute error.
+    """Scores examples: 1 or 0 in classification, minus the absolute error in regression.
 
-    Their shape is that of the class numbers, (B, 1) for outputs of one unit. `threshold`
-    is as in `tfkd.report.score`: 0 for logits.
+    The shape is that of class numbers, or (B, 1) for outputs of one unit. `threshold` is as
+    in `tfkd.report.score`: 0 for logits.
     """
     found = read(y, outputs, threshold=threshold)
     if found.task == REGRESSION:

@@ -1,6 +1,6 @@
-"""Keras's TensorBoard callback, with what is worth seeing of a distillation.
+"""TensorBoard callback with loss terms, weights, temperatures and hyper-parameters.
 
-Tags, where x is the epoch and where it is the optimizer's step:
+Tags, and whether their x axis is the epoch or the optimizer's step:
 
     epoch_<metric>                       epoch   as in Keras
     distillation/<term>                  epoch   losses and agreement
@@ -8,8 +8,8 @@ Tags, where x is the epoch and where it is the optimizer's step:
     distillation_by_step/<term>          step    validation always, training on request
     metrics_by_step/<metric>, weights_by_step/, ...   step   on request
 
-Runs are Keras's: `train` and `validation`, in which a curve has one tag, so that
-the two overlay. The hyper-parameters and the text are in the folder above them.
+Runs are those of Keras, `train` and `validation`, in which a curve has the same tag, so
+that TensorBoard overlays the two. Hyper-parameters and text are in their parent folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import os
 import tempfile
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -29,6 +29,10 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tfkd import checks, replicas
 from tfkd.callbacks import describe
 from tfkd.distillation.distiller import Distiller
+from tfkd.types import Path
+
+# Names and values of the HParams tab; None leaves a name out.
+HyperParameters: TypeAlias = dict[str, float | str | bool | None]
 
 _BY_STEP = "_by_step"
 
@@ -36,32 +40,30 @@ _BY_STEP = "_by_step"
 class TensorBoard(keras.callbacks.TensorBoard):
     """Writes logs for TensorBoard: losses, weights, temperatures, hyper-parameters, models.
 
-    Extends `tf_keras.callbacks.TensorBoard`, whose arguments and curves stay as
-    they are. With a `tfkd.Distiller` it adds each loss term, its weight and
-    temperature, the student's weight and the agreement of both models. With any
-    model it adds the learning rate (also of a schedule, also inside a
-    `LossScaleOptimizer`), the hyper-parameters and a text that describes the
-    model. Weights, temperatures and rates are those of the step at which they
-    are written: schedule(step).
+    Extends `tf_keras.callbacks.TensorBoard`, whose arguments and curves are unchanged.
+    With a `tfkd.Distiller` it adds each loss term with its weight and temperature, the
+    weight of the student's loss, and the agreement of both models. With any model it adds
+    the learning rate (also of a schedule, also inside a `LossScaleOptimizer`), the
+    hyper-parameters and a text that describes the model. Weights, temperatures and rates
+    are the values of their schedules at the step at which they are written.
 
-    If `fit` is called again with this callback, epochs go on where they ended. Of several
-    workers the chief alone writes.
+    If `fit` is called again with this callback, epochs continue those of the previous
+    call. Of several workers only the chief writes.
 
     Args:
-        log_dir: folder of this run's logs, a string or path. Give each run a
-            folder of its own under one parent, and show the parent.
-        per_step: also write every n optimizer steps: False, a number n, or True
-            for every step. A point is the mean over the steps since the last
-            one (Keras's `batch_` curves, of `update_freq`, are the mean since
-            the epoch began). With `steps_per_execution` there is at most one
-            point an execution. Each point waits for the device once.
-        hparams: names and values (numbers, strings or bools) for the HParams
-            tab, beside those read from the model, which they replace where
-            names agree; None in place of a value leaves a name out. False
-            writes no hyper-parameters at all. Runs of equal hyper-parameters
-            (seeds) appear as one group.
-        summary: whether to write the text about the models; a string of
-            Markdown is added at its end.
+        log_dir: folder of this run's logs, a string or path. Give each run its own folder
+            under a common parent, and open the parent in TensorBoard.
+        per_step: also write every n optimizer steps: False, a number n, or True for every
+            step. A point is the mean over the steps since the previous point (the `batch_`
+            curves of Keras's `update_freq` are the mean since the start of the epoch). With
+            `steps_per_execution` there is at most one point per execution. Each point
+            waits for the device once.
+        hparams: names and values (numbers, strings or bools) for the HParams tab, in
+            addition to those read from the model. They override those of the same name; a
+            value of None omits the name. False writes no hyper-parameters at all. Runs
+            with equal hyper-parameters (seeds) appear as one group.
+        summary: whether to write the text about the models; a string of Markdown is
+            appended to it.
         **kwargs: arguments of `tf_keras.callbacks.TensorBoard`, such as
             `histogram_freq`, `update_freq` or `profile_batch`.
 
@@ -81,9 +83,9 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     def __init__(
         self,
-        log_dir: Any = "logs",
+        log_dir: Path = "logs",
         per_step: bool | int = False,
-        hparams: dict[str, Any] | bool | None = None,
+        hparams: HyperParameters | Literal[False] | None = None,
         summary: bool | str = True,
         **kwargs: Any,
     ):
@@ -92,24 +94,25 @@ class TensorBoard(keras.callbacks.TensorBoard):
         super().__init__(log_dir=log_dir, **kwargs)
         if not isinstance(per_step, bool):
             checks.integer("per_step", per_step, 1, "True, False or an integer of at least 1")
-        self.per_step = int(per_step)
+        self.per_step = int(per_step)  # True becomes 1: every step
         self.hparams = _check_hparams(hparams)
         self.summary = checks.instance("summary", summary, (bool, str), "a bool or Markdown text")
 
-        self._elsewhere: Any = None
+        self._elsewhere: tempfile.TemporaryDirectory[str] | None = None
         self._described: keras.Model | None = None
         self._last_epoch = -1
         self._epoch_offset = 0
-        self._first_batch = 0  # of the execution that runs
+        self._first_batch = 0  # of the current execution
         self._steps = 0  # optimizer steps as counted on the host
         self._last_point = 0
-        self._sums: dict[str, Any] = {}
+        self._sums: dict[str, np.ndarray] = {}
 
     def _get_log_write_dir(self) -> str:
-        """Where this process writes; for workers that are not the chief, out of the way.
+        """The folder to which this process writes; a temporary one if it is not the chief.
 
-        They can't leave it out: some values, to be read, need all workers. Keras would put
-        it into the log folder, where it shows as a run, and stays if the worker is killed.
+        All workers must write, since reading some values needs all of them. Keras would
+        use a subfolder of the log folder, which TensorBoard shows as a run, and which stays
+        if the worker is killed.
         """
         if replicas.writes(self.model):
             return super()._get_log_write_dir()
@@ -123,8 +126,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
             self._elsewhere = None
 
     @property
-    def _root_writer(self) -> Any:
-        # Kept with Keras's own two: it closes them all when training ends.
+    def _root_writer(self) -> tf.summary.SummaryWriter:
+        # Stored with Keras's own writers, which it closes when training ends.
         if "root" not in self._writers:
             self._writers["root"] = tf.summary.create_file_writer(self._log_write_dir)
         return self._writers["root"]
@@ -137,59 +140,59 @@ class TensorBoard(keras.callbacks.TensorBoard):
         return names + [tracker.name for tracker in self.model._term_trackers]
 
     def _iterations(self) -> int:
-        """The optimizer's step. Waits for the device."""
+        """Returns the optimizer's step, for which it waits for the device."""
         optimizer = getattr(self.model, "optimizer", None)
         counter = getattr(optimizer, "iterations", self.model._train_counter)
         return int(describe.scalar(counter))
 
     def _implements_train_batch_hooks(self) -> bool:
-        # The first batch tells the batch size, and builds models for the text.
+        # The first batch determines the batch size, and builds the models for the text.
         wanted = self.per_step or self.update_freq != "epoch"
         return bool(
             wanted or self._described is not self.model or super()._implements_train_batch_hooks()
         )
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Starts to count steps from the optimizer's."""
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Starts to count steps from the optimizer's step."""
         super().on_train_begin(logs)
         self._epoch_offset = 0
         self._steps = self._last_point = self._iterations()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Keras has just reset the metrics."""
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Resets the sums, as Keras has just reset the metrics."""
         super().on_epoch_begin(epoch, logs)
         self._sums = {}
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Remembers where this execution starts."""
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Remembers the first batch of this execution."""
         super().on_train_batch_begin(batch, logs)
         self._first_batch = batch
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Describes the models once; writes a point if one is due."""
-        # Without `update_freq` Keras would format every metric and write none.
+        # Without `update_freq` Keras would format all metrics but write none.
         super().on_train_batch_end(batch, logs if self.update_freq != "epoch" else None)
         steps = batch + 1 - self._first_batch
         self._steps += steps
         if self._described is not self.model:
             self._described = self.model
             self._describe(steps)
-        # Counted here, since to read the optimizer's step is to wait for it.
+        # Steps are counted on the host, since reading the optimizer's step waits for it.
         due = self.per_step and self._steps // self.per_step > self._last_point // self.per_step
         if due and isinstance(logs, dict):
-            # A loss scale skips steps: the optimizer's count is the true one.
+            # Loss scaling may skip steps: the optimizer's count is the true one.
             self._steps = self._last_point = self._iterations()
             self._write(self._train_writer, self._step_values(logs), self._steps)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Writes the epoch's curves, after those of earlier calls of `fit`."""
         if epoch + self._epoch_offset <= self._last_epoch:
             self._epoch_offset = self._last_epoch + 1 - epoch
         self._last_epoch = epoch + self._epoch_offset
         super().on_epoch_end(self._last_epoch, logs)
 
-    def on_test_end(self, logs: Any = None) -> None:
-        """Writes what `evaluate` found, at the optimizer's step."""
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+        """Writes the results of `evaluate` at the optimizer's step."""
         own = set(self._own_names())
         logs = logs or {}
         super().on_test_end({name: v for name, v in logs.items() if name not in own})
@@ -197,8 +200,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
         if values:
             self._write(self._val_writer, values, self._iterations())
 
-    def _log_epoch_metrics(self, epoch: int, logs: Any) -> None:
-        # Called by Keras's on_epoch_end. The Distiller's terms get tidier names.
+    def _log_epoch_metrics(self, epoch: int, logs: dict[str, float] | None) -> None:
+        # Called by Keras's on_epoch_end; gives the Distiller's terms their own tags.
         train, validation, others = {}, {}, {}
         own = self._own_names()
         for name, value in (logs or {}).items():
@@ -213,8 +216,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
         if validation:
             self._write(self._val_writer, validation, epoch)
 
-    def _collect_learning_rate(self, logs: Any) -> Any:
-        return logs  # Keras adds that of schedules only; `_settings` has every one.
+    def _collect_learning_rate(self, logs: dict[str, float]) -> dict[str, float]:
+        return logs  # Keras adds only rates of schedules; `_settings` adds all of them
 
     def _settings(self, suffix: str = "") -> dict[str, float]:
         """Weights, temperatures and the learning rate of this step, by tag."""
@@ -235,17 +238,17 @@ class TensorBoard(keras.callbacks.TensorBoard):
         group = "distillation" if name in self._own_names() else "metrics"
         return f"{group}{_BY_STEP}/{name}"
 
-    def _step_values(self, logs: dict[str, Any]) -> dict[str, Any]:
-        """Everything at this step, by tag: metrics as means since the last point."""
+    def _step_values(self, logs: dict[str, float]) -> dict[str, float]:
+        """All values at this step, by tag; metrics are means since the previous point."""
         means = [m for m in self.model.metrics if m.name in logs and _is_plain_mean(m)]
         values = dict(logs)
         if means:
-            # One tensor for all: one wait for the device.
+            # One tensor for all metrics waits for the device only once.
             parts = [tf.cast(v, tf.float32) for m in means for v in (m.total, m.count)]
             sums = tf.stack(parts).numpy().astype(np.float64).reshape(-1, 2)
             for metric, now in zip(means, sums, strict=True):
                 before = self._sums.get(metric.name, np.zeros(2))
-                if now[1] < before[1]:  # someone reset it: an `evaluate` in mid-epoch
+                if now[1] < before[1]:  # it was reset, as by an `evaluate` during the epoch
                     before = np.zeros(2)
                 self._sums[metric.name] = now
                 total, count = now - before
@@ -254,8 +257,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
         tagged = {self._step_tag(name): value for name, value in values.items()}
         return {**tagged, **self._settings(_BY_STEP)}
 
-    def _write(self, writer: Any, values: dict[str, Any], step: int) -> None:
-        """All scalars as one record: many small writes cost more than the values."""
+    def _write(self, writer: tf.summary.SummaryWriter, values: dict[str, float], step: int) -> None:
+        """Writes all scalars as one record, which costs less than many small writes."""
         record = Summary()
         for tag, value in values.items():
             record.MergeFrom(scalar_pb(tag, float(value)))
@@ -264,11 +267,11 @@ class TensorBoard(keras.callbacks.TensorBoard):
                 tf.summary.experimental.write_raw_pb(record.SerializeToString(), step=step)
 
     def _describe(self, steps: int) -> None:
-        """Writes hyper-parameters and text; known when the first batch has run."""
+        """Writes hyper-parameters and text, which are known after the first batch."""
         with tf.summary.record_if(True), self._root_writer.as_default():
             if self.hparams is not False:
-                values = describe.hyper_parameters(self.model, steps)
-                values.update(self.hparams)
+                read = describe.hyper_parameters(self.model, steps)
+                values = {**read, **self.hparams}
                 hparams_api.hparams({k: v for k, v in values.items() if v is not None})
             if self.summary is not False:
                 text = describe.summary(self.model)
@@ -278,14 +281,14 @@ class TensorBoard(keras.callbacks.TensorBoard):
         self._root_writer.flush()
 
 
-def _is_plain_mean(metric: Any) -> bool:
-    """True for total / count: not for what is computed from it, such as a root."""
+def _is_plain_mean(metric: keras.metrics.Metric) -> bool:
+    """Whether a metric is total / count itself, not a function of it, such as its root."""
     return isinstance(metric, keras.metrics.Mean) and (
         type(metric).result is keras.metrics.Mean.result
     )
 
 
-def _check_log_dir(log_dir: Any) -> None:
+def _check_log_dir(log_dir: Path) -> None:
     checks.instance("log_dir", log_dir, (str, os.PathLike), "a folder, as string or path")
     if not os.fspath(log_dir):
         raise checks.value_error("log_dir", "the name of a folder", log_dir)
@@ -299,14 +302,16 @@ def _check_keras_arguments(kwargs: dict[str, Any]) -> None:
     own = ["log_dir", "per_step", "hparams", "summary"]
     for name, value in kwargs.items():
         if name not in known:
-            mend = checks.near(name, known + own) or f"There are: {', '.join(own + known)}."
-            raise checks.type_error(name, "an argument of TensorBoard", value, mend)
+            fix = checks.near(name, known + own) or f"There are: {', '.join(own + known)}."
+            raise checks.type_error(name, "an argument of TensorBoard", value, fix)
     freq = kwargs.get("update_freq", "epoch")
     if freq not in ("batch", "epoch"):
         checks.integer("update_freq", freq, 1, "'epoch', 'batch' or an integer of at least 1")
 
 
-def _check_hparams(hparams: Any) -> Any:
+def _check_hparams(
+    hparams: HyperParameters | Literal[False] | None,
+) -> HyperParameters | Literal[False]:
     if hparams is None or hparams is False:
         return {} if hparams is None else False
     checks.instance("hparams", hparams, dict, "a dict of names and values, False or None")

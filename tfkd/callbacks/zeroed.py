@@ -1,9 +1,8 @@
-"""Scales the slices of weights that belong to units of a `Graph`, and keeps them at zero."""
+"""Scales the weight slices of pruned units in training, and keeps them at zero by masks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,27 +12,28 @@ from tfkd.networks.paths import fingerprint
 from tfkd.pruning.graph import Graph
 from tfkd.pruning.masking import Slices, multiply, spread
 from tfkd.pruning.optimizers import slots_of
+from tfkd.types import Structure
 
 
 class TrainedSlices(Slices):
-    """The slices of a model in training: zero also after the next step.
+    """The weight slices of a model in training, which can be kept at zero in every step.
 
     Args:
-        graph: of the model whose weights they are.
+        graph: the dependency graph of the model.
     """
 
     def __init__(self, graph: Graph):
         super().__init__(graph)
-        self._masks: list[tuple[Any, tf.Variable, dict[int, np.ndarray]]] = []
+        self._masks: list[tuple[tf.Variable, tf.Variable, dict[int, np.ndarray]]] = []
 
-    def kill(self, removed: np.ndarray, optimizer: Any) -> None:
-        """Sets the slices of removed units to zero, and what the optimizer keeps for them.
+    def kill(self, removed: np.ndarray, optimizer: keras.optimizers.Optimizer) -> None:
+        """Sets the slices of removed units to zero, and their slots in the optimizer.
 
-        A momentum that stays would move them away again.
+        A momentum other than 0 would move them away from zero again.
 
         Args:
             removed: bool array (U,).
-            optimizer: a Keras optimizer; its slots of a weight's own shape are set.
+            optimizer: a Keras optimizer, whose slots of the same shape as a weight are set.
         """
         self.zero(removed)
         factors = np.where(removed, 0.0, 1.0)
@@ -42,8 +42,12 @@ class TrainedSlices(Slices):
                 if slot.shape == variable.shape:
                     multiply(slot, spread(variable, axes, factors))
 
-    def make_masks(self, model: Any) -> int:
-        """Makes the masks of `keep`, all ones, for the weights that `model` trains; how many."""
+    def make_masks(self, model: keras.Model) -> int:
+        """Creates the masks of `keep`, all ones, for the weights that `model` trains.
+
+        Returns:
+            The number of masks.
+        """
         trained = {id(variable) for variable in model.trainable_variables}
         self._masks = []
         with model.distribute_strategy.scope():
@@ -55,47 +59,48 @@ class TrainedSlices(Slices):
         return len(self._masks)
 
     def set_masks(self, removed: np.ndarray) -> None:
-        """From now on `keep` holds the slices of these units at zero."""
+        """Sets the masks, with which `keep` holds the slices of these units at zero."""
         for variable, mask, axes in self._masks:
             alive = spread(variable, axes, np.where(removed, 0.0, 1.0))
             mask.assign(alive.astype(mask.dtype.as_numpy_dtype))
 
     def keep(self) -> None:
-        """Multiplies each weight by its mask. Part of the training step, on every replica."""
+        """Multiplies each weight by its mask, as part of the training step on every replica."""
 
-        def update(strategy: Any) -> None:
+        def update(strategy: tf.distribute.Strategy) -> None:
             for variable, mask, _ in self._masks:
                 strategy.extended.update(variable, _apply_mask, args=(mask,), group=False)
 
-        # As the optimizers of Keras do it, so that it works wherever they work.
+        # As Keras's optimizers do, so that it works in every context in which they do.
         strategy = tf.distribute.get_strategy()
         tf.__internal__.distribute.interim.maybe_merge_call(update, strategy)
 
 
 class ExtendedStep:
-    """Lets something run at the end of each training step of a model, until `remove`.
+    """Runs a function at the end of each training step of a model, until `remove`.
 
     Args:
-        model: the model that `fit` trains. Its function is made anew.
+        model: the model that `fit` trains; its train function is made again.
         after: called without arguments in every step, on every replica.
     """
 
-    def __init__(self, model: keras.Model, after: Callable[[], Any]):
+    def __init__(self, model: keras.Model, after: Callable[[], object]):
         original = model.train_step
         self._before = vars(model).get("train_step")
 
-        def train_step(data: Any) -> Any:
+        def train_step(data: Structure) -> dict[str, tf.Tensor]:
             logs = original(data)
             after()
             return logs
 
         self._model, self._step = model, train_step
+        # Bypasses Keras's __setattr__, which tracks attributes of a model for saving.
         object.__setattr__(model, "train_step", train_step)
-        # `fit` made its function before callbacks begin; it takes this one.
+        # `fit` has made its train function before callbacks begin, but will use this one.
         model.train_function = model.make_train_function(force=True)
 
     def remove(self) -> None:
-        """Gives the model its own step back."""
+        """Restores the model's own step."""
         if vars(self._model).get("train_step") is self._step:
             del vars(self._model)["train_step"]
             if self._before is not None:
@@ -104,15 +109,15 @@ class ExtendedStep:
 
 
 def find_model(fitted: keras.Model, given: keras.Model | None, wanted: str) -> keras.Model:
-    """The model that a plan was made for, among those that `fit` trains.
+    """Finds the model for which a plan was made among those that `fit` trains.
 
     Args:
         fitted: the model whose `fit` was called.
-        given: the model that the user named, or None.
-        wanted: fingerprint of the model that the plan was made for.
+        given: the model that the user passed, or None.
+        wanted: fingerprint of the model for which the plan was made.
 
     Raises:
-        ValueError: if it is not there.
+        ValueError: if there is no such model.
     """
     candidates = [given] if given else [fitted, getattr(fitted, "student", None)]
     for candidate in candidates:
@@ -122,8 +127,8 @@ def find_model(fitted: keras.Model, given: keras.Model | None, wanted: str) -> k
                 return candidate
             raise ValueError(
                 f"`model`: expected the model that is trained, {fitted.name!r}, or a part of it, "
-                "received a model with weights that it does not have. Leave `model` out, or pass "
-                "the very object that is trained."
+                "received a model with other weights. Leave `model` out, or pass the same object "
+                "that is trained."
             )
     raise ValueError(
         "`plan`: expected one that was made for the model that is trained (or for its `student`), "
@@ -136,10 +141,10 @@ def find_model(fitted: keras.Model, given: keras.Model | None, wanted: str) -> k
 def _has_fingerprint(model: keras.Model, wanted: str) -> bool:
     try:
         return fingerprint(model) == wanted
-    except ValueError:  # a model without weights yet has no shapes
+    except ValueError:  # a model that is not built has no shapes
         return False
 
 
-def _apply_mask(variable: Any, mask: Any) -> None:
-    # A gradient may be infinite where a filter is dead: NaN · 0 must be 0.
+def _apply_mask(variable: tf.Variable, mask: tf.Tensor) -> None:
+    # The gradient of a zero filter may be infinite: here NaN · 0 must be 0.
     variable.assign(tf.math.multiply_no_nan(tf.convert_to_tensor(variable), mask))

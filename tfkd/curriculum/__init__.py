@@ -1,14 +1,14 @@
-"""Easy examples first: how hard each is, how fast the rest comes, and batches of it.
+"""Curriculum learning: difficulty scores, pacing functions, and batches of easy examples first.
 
-difficulty.py    what the teacher, the student or you find hard
-scoring.py       one pass of a model over the examples
-counting.py      sizes: words and objects
-scores.py        the scores, and their file
-pace.py          the share of the data in play, as a schedule or as a metric has it
-ordering.py      from scores to an order with balanced classes
+difficulty.py    scores by the teacher, the student, the size or your own function
+scoring.py       the inference pass of a model over the examples
+counting.py      numbers of words and objects
+scores.py        the scores and their file
+pace.py          the share of the data in use, by a schedule or a validation metric
+ordering.py      ranking by score, with balanced classes
 curriculum.py    the batches
-metrics.py       which way a metric is better
-stages.py        what changes from one stage of a training to the next
+metrics.py       the direction and value of a metric
+stages.py        the settings of the stages of a training, and when one ends
 """
 
 from tfkd.curriculum import difficulty

@@ -1,24 +1,27 @@
-"""Sizes of examples: tokens, words, objects."""
+"""Sizes of examples as difficulty: counts of tokens, words and objects."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfkd import checks
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
-def lengths(data: Any, padding: int) -> np.ndarray:
-    """Tokens that are not padding, or words, of each of N texts; see `difficulty.length`."""
+
+def lengths(data: ArrayLike, padding: int) -> np.ndarray:
+    """Number of tokens without padding, or words, of each text; see `difficulty.length`."""
     expected = "token numbers (N, L), a list of sequences, or strings (N,)"
     rows = _rows("data", data, expected)
     return np.array([_length(row, padding, expected) for row in rows], np.float64)
 
 
-def _length(row: Any, padding: int, expected: str) -> int:
+def _length(row: ArrayLike, padding: int, expected: str) -> int:
     if isinstance(row, (str, bytes)):
         return len(row.split())
     tokens = np.asarray(row)
@@ -27,8 +30,10 @@ def _length(row: Any, padding: int, expected: str) -> int:
     return int((tokens != padding).sum())
 
 
-def objects(labels: Any, padding: float, mask: Any) -> np.ndarray:
-    """Objects of each of N images; see `difficulty.object_count`."""
+def objects(
+    labels: ArrayLike | Mapping[str, ArrayLike], padding: float, mask: ArrayLike | None
+) -> np.ndarray:
+    """Number of objects of each image; see `difficulty.object_count`."""
     expected = "boxes (N, M, 4) or classes (N, M), a list of N arrays, or a dict with either"
     if isinstance(labels, Mapping):
         found = [labels[name] for name in ("classes", "boxes") if name in labels]
@@ -41,7 +46,7 @@ def objects(labels: Any, padding: float, mask: Any) -> np.ndarray:
     return np.array([_objects(row, padding, expected) for row in rows], np.float64)
 
 
-def _objects(row: Any, padding: float, expected: str) -> int:
+def _objects(row: ArrayLike, padding: float, expected: str) -> int:
     values = np.asarray(row)
     if values.size and values.dtype.kind not in "iuf":
         raise checks.type_error("labels", expected, row)
@@ -51,7 +56,7 @@ def _objects(row: Any, padding: float, expected: str) -> int:
     return int(kept.sum() if kept.ndim == 1 else kept.any(-1).sum())
 
 
-def _masked(mask: Any, rows: Any) -> np.ndarray:
+def _masked(mask: ArrayLike, rows: Sequence[Any]) -> np.ndarray:
     mask = np.asarray(mask)
     sizes = {len(row) for row in rows}
     if mask.dtype != bool or mask.ndim != 2 or len(mask) != len(rows) or {mask.shape[1]} != sizes:
@@ -60,8 +65,8 @@ def _masked(mask: Any, rows: Any) -> np.ndarray:
     return mask.sum(1).astype(np.float64)
 
 
-def _rows(name: str, values: Any, expected: str) -> Any:
-    """Something of length N whose items are the examples."""
+def _rows(name: str, values: Any, expected: str) -> Sequence[Any]:
+    """Returns a list, tuple or array of length N whose items are the examples."""
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
         is_array = hasattr(values, "shape") and len(values.shape) > 0
         if not is_array:

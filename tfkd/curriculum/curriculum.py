@@ -1,11 +1,10 @@
-"""Batches from the easiest part of the data, which grows while a model trains."""
+"""A data set for curriculum learning: batches from a growing pool of the easiest examples."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -13,22 +12,28 @@ import tensorflow as tf
 from tfkd import checks, example_inputs, replicas
 from tfkd.curriculum import ordering
 from tfkd.curriculum.pace import AdaptivePace, accept, pool_sizes
+from tfkd.curriculum.scores import Difficulty
 from tfkd.data import pipelines
 from tfkd.data.batches import steps_per_epoch
+from tfkd.schedules import Schedule
+from tfkd.types import Data, Structure, Tensor
 
-# Rounds of the cipher behind RandomIndexShuffle. With TensorFlow's own choice, 4, the
-# spread of what comes first is visibly off for small pools; from 8 on it is not.
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+# Rounds of the cipher in RandomIndexShuffle. With TensorFlow's default, 4, permutations of
+# small pools are visibly not uniform; with 8 or more they are.
 _ROUNDS = 16
 
 
 class Curriculum(tf.Module):
-    """A data set that is easy at first.
+    """A data set that yields easy examples first.
 
-    At each step a batch is drawn from the pool: the easiest `pace(step)` of the
-    examples. While the pool stays as it is, it is drawn from without replacement, pass
-    after pass; with all of the data in play that is an ordinary shuffled epoch. A batch
-    is a function of (seed, step): the same in every process and after a restart, whatever
-    came before. Steps per epoch are constant: Keras would cut an epoch that grows.
+    At each step a batch is drawn from the pool, the easiest `pace(step)` of the examples.
+    While the pool does not change, examples are drawn without replacement, pass after
+    pass; with all of the data in the pool that is an ordinary shuffled epoch. A batch is
+    a function of (seed, step), so it is the same in every process and after a restart. The
+    number of steps per epoch is constant, since Keras would cut off an epoch that grows.
 
     Args:
         data: (x, y) or (x, y, sample_weight), each an array (N, ...) or a dict, list or
@@ -36,21 +41,21 @@ class Curriculum(tf.Module):
             training part is taken as it is; or a `tf.data.Dataset` of single examples
             (x, y), which is read into memory. For more data than that x may hold the
             names of files, which `preprocess` reads.
-        difficulty: one finite number an example (N,), higher is harder; or what a
-            function of `tfkd.curriculum.difficulty` returned.
-        pace: the share of the examples in play, in (0, 1]: a number, a schedule of
+        difficulty: one finite number per example (N,), higher is harder; or the result
+            of a function of `tfkd.curriculum.difficulty`.
+        pace: the share of the examples in the pool, in (0, 1]: a number, a schedule of
             `tfkd.schedules`, such as `Linear`, `Root`, `Exponential` or `Staircase`, or
-            an `AdaptivePace`, which waits for a metric.
-        batch_size: examples a step, over all replicas and workers.
+            an `AdaptivePace`, which depends on a metric.
+        batch_size: examples per step, over all replicas and workers.
         order: "easiest_first"; for comparison "hardest_first" (an anti-curriculum) and
             "random" (the same pace, in an order drawn from the seed).
-        balance_classes: keep in every pool the shares that the classes have in the data.
-            A class that the teacher finds hard would else come last.
-        labels: class numbers (N,) for that; by default y.
-        seed: which order of examples, equals and augmentation.
+        balance_classes: whether every pool has the class frequencies of the data.
+            Otherwise a class that the teacher finds hard comes last.
+        labels: class numbers (N,) by which to balance; default: y.
+        seed: of the order of the examples, of ties and of augmentation.
         augment, preprocess: as in `tfkd.data.batches`.
-        partial: the pace is meant to leave out the hardest examples for good, such as
-            those with wrong labels: do not warn.
+        partial: whether the pace is meant to exclude the hardest examples for good, such
+            as those with wrong labels; then there is no warning.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -79,17 +84,17 @@ class Curriculum(tf.Module):
 
     def __init__(
         self,
-        data: Any,
-        difficulty: Any,
-        pace: Any,
+        data: Data,
+        difficulty: ArrayLike | Difficulty,
+        pace: float | Schedule | AdaptivePace,
         batch_size: int,
         *,
         order: str = "easiest_first",
         balance_classes: bool = True,
-        labels: Any = None,
+        labels: Tensor | None = None,
         seed: int = 0,
-        augment: Callable[[Any, Any], Any] | None = None,
-        preprocess: Callable[[Any], Any] | None = None,
+        augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+        preprocess: Callable[[tf.Tensor], Structure] | None = None,
         partial: bool = False,
     ):
         super().__init__(name="curriculum")
@@ -108,7 +113,7 @@ class Curriculum(tf.Module):
             labels = values[1]
         self._classes = ordering.class_numbers(labels, self.count) if balance_classes else None
         self._set_pace(pace, partial)
-        # Kept as tensors: the pipeline takes them by reference, not copied into its graph.
+        # As tensors the pipeline captures them by reference, instead of as constants.
         self._data = tf.nest.map_structure(tf.convert_to_tensor, values)
         self._begin = 0
         self._difficulty = tf.Variable(tf.zeros(self.count, tf.float64), trainable=False)
@@ -122,10 +127,10 @@ class Curriculum(tf.Module):
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether the pace waits for a metric."""
+        """Whether the pace depends on a metric."""
         return isinstance(self.pace, AdaptivePace)
 
-    def _set_pace(self, pace: Any, partial: bool) -> None:
+    def _set_pace(self, pace: float | Schedule | AdaptivePace, partial: bool) -> None:
         self.pace = accept("pace", pace)
         sizes = pool_sizes(self.pace, self.count)
         self._sizes = tf.constant(sizes, tf.int64)
@@ -138,15 +143,14 @@ class Curriculum(tf.Module):
             )
         checks.instance("partial", partial, bool, "True or False")
         if sizes.max() < self.count and not partial:
-            warnings.warn(
+            checks.warn(
                 f"the pace {self.pace!r} never reaches 1: the {self.count - sizes.max()} "
                 f"{'easiest' if self.order == 'hardest_first' else 'hardest'} of {self.count} "
                 "examples are never seen. Pass partial=True if that is meant (wrong labels).",
-                stacklevel=3,
             )
 
-    def update_difficulty(self, difficulty: Any) -> None:
-        """Ranks the examples anew; batches that are not made yet follow the new order.
+    def update_difficulty(self, difficulty: ArrayLike | Difficulty) -> None:
+        """Ranks the examples again; batches that are not yet prepared use the new order.
 
         Args:
             difficulty: as in the constructor.
@@ -159,17 +163,17 @@ class Curriculum(tf.Module):
         self._order.assign(ordering.ranked(scores, self._classes, self.order, self.seed))
 
     def fraction(self, step: int) -> float:
-        """The share of the examples that the pace allows at a step."""
+        """Returns the share of the examples in the pool at a step."""
         return float(self.pace(max(step - self._begin, 0)))
 
-    def repaced(self, pace: Any, begin_step: int = 0) -> Curriculum:
-        """The same data, order and seed with another pace, which begins at `begin_step`.
+    def repaced(self, pace: float | Schedule | AdaptivePace, begin_step: int = 0) -> Curriculum:
+        """Returns a curriculum with another pace, but the same data, order and seed.
 
-        Both share one order: `update_difficulty` of one is that of both.
+        Both share the order: `update_difficulty` of one changes both.
 
         Args:
             pace: as in the constructor.
-            begin_step: the step at which the pace is at its step 0.
+            begin_step: the step that is step 0 of the pace.
 
         Raises:
             TypeError, ValueError: as in the constructor, but without the warning.
@@ -181,7 +185,7 @@ class Curriculum(tf.Module):
         return other
 
     def pool_size(self, step: int) -> int:
-        """Examples in play at a step: the first ones of `ranking`."""
+        """Returns the number of examples in the pool at a step, the first ones of `ranking`."""
         return int(self._pool(tf.constant(step, tf.int64)))
 
     @property
@@ -190,33 +194,33 @@ class Curriculum(tf.Module):
         return self._difficulty.numpy()
 
     @property
-    def data(self) -> tuple[Any, ...]:
-        """(x, y) or what else was given, as tensors."""
+    def data(self) -> tuple[Structure, ...]:
+        """(x,), (x, y) or (x, y, sample_weight), as tensors."""
         return self._data
 
     @property
     def ranking(self) -> np.ndarray:
-        """Indices of the examples (N,) in the order in which they come into play."""
+        """Indices of the examples (N,) in the order in which they enter the pool."""
         return self._order.numpy()
 
     def indices(self, step: int) -> np.ndarray:
-        """The examples of the global batch at a step: int64 (batch_size,)."""
+        """Returns the indices of the global batch at a step, int64 (batch_size,)."""
         return self._compiled(tf.constant(step, tf.int64)).numpy()
 
-    def _pool(self, step: Any) -> Any:
+    def _pool(self, step: tf.Tensor) -> tf.Tensor:
         if isinstance(self.pace, AdaptivePace):
             return tf.gather(self._sizes, self.pace.level)
         return tf.gather(self._sizes, tf.clip_by_value(step - self._begin, 0, len(self._sizes) - 1))
 
-    def _indices(self, step: Any) -> Any:
-        """Positions in the stream of draws, cut in passes over the pool, each shuffled.
+    def _indices(self, step: tf.Tensor) -> tf.Tensor:
+        """The global batch at a step: consecutive draws from shuffled passes over the pool.
 
-        The permutation is a function of (seed, size of the pool, pass).
+        The permutation of a pass is a function of (seed, size of the pool, pass).
         """
         pool = self._pool(step)
         draws = step * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
         passes, places = draws // pool, draws % pool
-        # The pool holds a batch, so that a batch meets two passes at most.
+        # The pool has at least one batch, so a batch spans two passes at most.
         keys = tf.stack([self._key(pool, passes[0]), self._key(pool, passes[0] + 1)])
         ranks = tf.raw_ops.RandomIndexShuffle(
             index=places,
@@ -226,8 +230,8 @@ class Curriculum(tf.Module):
         )
         return tf.gather(self._order, ranks)
 
-    def _key(self, pool: Any, passed: Any) -> Any:
-        """Three random numbers: with small ones the cipher hardly moves anything."""
+    def _key(self, pool: tf.Tensor, passed: tf.Tensor) -> tf.Tensor:
+        """A key of three random numbers; with small ones the cipher hardly permutes."""
         seed = tf.constant([self.seed, 0], tf.int64)
         for number in (pool, passed):
             seed = tf.random.experimental.stateless_fold_in(seed, number)
@@ -236,15 +240,15 @@ class Curriculum(tf.Module):
     def batches(
         self, start_step: int = 0, input_context: tf.distribute.InputContext | None = None
     ) -> tf.data.Dataset:
-        """Endless batches, to be passed to `fit` with `steps_per_epoch`.
+        """Returns infinite batches, to be passed to `fit` with `steps_per_epoch`.
 
         Args:
-            start_step: the first step, to go on after an interruption.
-            input_context: for `strategy.distribute_datasets_from_function`: this
-                worker's share of each global batch, and nothing else, is yielded.
+            start_step: the first step, to resume after an interruption.
+            input_context: for `strategy.distribute_datasets_from_function`: only this
+                worker's share of each global batch is yielded.
 
         Returns:
-            A `tf.data.Dataset` of (x, y), or of what `data` was.
+            A `tf.data.Dataset` of x, (x, y) or (x, y, sample_weight), like `data`.
 
         Raises:
             ValueError: if the batch does not divide by the number of workers.
@@ -259,16 +263,18 @@ class Curriculum(tf.Module):
             values = tf.nest.map_structure(lambda array: tf.gather(array, indices), self._data)
             return self._prepare(values, step, first, size)
 
-        # A batch that is made early would come from the pool before an update.
+        # Batches prepared ahead would come from the pool before an update.
         ahead = 1 if self.is_adaptive else pipelines.parallel()
         steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = pipelines.mapped(steps, batch, ahead)
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
-    def _prepare(self, values: Any, step: Any, first: int, size: int) -> Any:
+    def _prepare(
+        self, values: tuple[Structure, ...], step: tf.Tensor, first: int, size: int
+    ) -> Structure:
         x, *others = values
         if self._augment is not None:
-            # Of the global batch, so that workers see what one process would.
+            # The global batch is augmented, so that workers see what one process would.
             seed = tf.stack([tf.constant(self.seed, tf.int64), step])
             x = self._augment(x, tf.cast(seed, tf.int32))
             x, *others = tf.nest.map_structure(
@@ -279,8 +285,8 @@ class Curriculum(tf.Module):
         return (x, *others) if others else x
 
 
-def _arrays(data: Any) -> tuple[Any, ...]:
-    """(x,), (x, y) or (x, y, sample_weight)."""
+def _arrays(data: Data) -> tuple[Structure, ...]:
+    """Reads the data as (x,), (x, y) or (x, y, sample_weight)."""
     data = tuple(data) if isinstance(data, list) else data
     found = example_inputs.arrays("data", data, stack=True)
     if found.sample_weight is not None and found.y is None:

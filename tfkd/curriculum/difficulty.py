@@ -1,15 +1,15 @@
-"""How hard each example is: by the teacher, by the student, by its size, or by you.
+"""Difficulty scores of examples: teacher's loss, margin or entropy, student's loss, sizes.
 
-Every function returns a `Difficulty`: one number an example, higher is harder. Those
-that ask a model make one pass over the data; with `path=` the scores are kept in a
-file, and a later run with the same data, model and settings makes no pass.
+Every function returns a `Difficulty`: one number per example, higher is harder. Those
+that evaluate a model make one pass over the data; with `path=` the scores are cached in
+a file, which a later run with the same data, model and settings reads instead.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,9 +17,13 @@ import tensorflow as tf
 from tfkd import checks, example_inputs
 from tfkd.curriculum import counting
 from tfkd.curriculum.scores import Difficulty, scored
-from tfkd.curriculum.scoring import Measure, Scorer
+from tfkd.curriculum.scoring import Measure, Models, Scorer
 from tfkd.data.label_forms import class_numbers
 from tfkd.teachers.forward import as_list
+from tfkd.types import Data, Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 __all__ = [
     "Difficulty",
@@ -32,41 +36,40 @@ __all__ = [
     "teacher_margin",
 ]
 
-FilePath = str | os.PathLike | None
-Preprocess = Callable[[Any], Any] | None
+FilePath = str | os.PathLike[str] | None
+Preprocess = Callable[[tf.Tensor], tf.Tensor] | None
 
 
 def teacher_loss(
-    teacher: Any,
-    data: Any,
-    labels: Any = None,
+    teacher: Models,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
     path: FilePath = None,
     progress: bool = True,
 ) -> Difficulty:
-    """The teacher's cross-entropy of the label given: −log p_t(y).
+    """The teacher's cross-entropy with the label: −log p_t(y).
 
-    Where labels are noisy, the wrong ones are the hardest.
+    If labels are noisy, examples with wrong labels are the hardest.
 
     Args:
         teacher: a tf_keras or Keras 3 model, a restored SavedModel, a callable on
             tensors, or a list of these, whose probabilities are averaged. It may end
             in class scores (logits), a softmax, or one sigmoid; it runs with
             `training=False`.
-        data: the examples, in any form of `tfkd.example_inputs` whose order stays.
-            Where it can't be told how many inputs the teacher takes, and for
-            `teacher_entropy`, a tuple of arrays is several inputs unless labels are
-            read from it.
+        data: the examples, in any form of `tfkd.example_inputs` with a fixed order. If
+            the number of the teacher's inputs is unknown, and for `teacher_entropy`, a
+            tuple of arrays is several inputs unless labels are read from it.
         labels: class numbers (N,) or (N, 1), or one-hot rows (N, C); None: those in
             `data`.
-        batch_size: examples a forward pass.
+        batch_size: examples per forward pass.
         preprocess: a function of a batch of inputs, as in `tfkd.data.batches`.
         path: a file for the scores. If it holds those of the same data, weights and
-            settings, it is read and no pass is made; else it is written. A function is
-            compared by its code and by what it refers to.
-        progress: whether to show a bar.
+            settings, it is read and the model is not run; otherwise it is written.
+            Functions are compared by their code and the values that they refer to.
+        progress: whether to show a progress bar.
 
     Returns:
         A `Difficulty` in nats, of N scores.
@@ -77,8 +80,9 @@ def teacher_loss(
             `path` is a file of another kind.
 
     Warns:
-        UserWarning: if the file at `path` was made from something else; it says what. And
-            if only the values of an output show that it holds probabilities.
+        UserWarning: if the file at `path` was made from other data, models or settings,
+            which it names; and if an output is recognized as probabilities only by its
+            values.
 
     Reference:
         Hacohen and Weinshall 2019, https://arxiv.org/abs/1904.03626
@@ -86,7 +90,7 @@ def teacher_loss(
     Example:
         >>> import numpy as np, tensorflow as tf
         >>> from tfkd.curriculum import difficulty
-        >>> teacher = lambda x: tf.math.log(x)  # class scores: here p itself
+        >>> teacher = lambda x: tf.math.log(x)  # class scores whose softmax is x
         >>> x = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
         >>> difficulty.teacher_loss(teacher, x, np.array([0, 2]), progress=False).scores.round(4)
         array([0.6931, 2.3026])
@@ -96,18 +100,18 @@ def teacher_loss(
 
 
 def teacher_margin(
-    teacher: Any,
-    data: Any,
-    labels: Any = None,
+    teacher: Models,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
     path: FilePath = None,
     progress: bool = True,
 ) -> Difficulty:
-    """How far another class is ahead: −(p_t(y) − the largest p_t of the others).
+    """The teacher's negative margin: −(p_t(y) − the largest p_t of the other classes).
 
-    Between −1, where the teacher is sure of the label, and 1, where it is sure of
+    It is −1 where the teacher is certain of the label, and 1 where it is certain of
     another class. Arguments and errors are those of `teacher_loss`.
 
     Returns:
@@ -125,15 +129,15 @@ def teacher_margin(
 
 
 def teacher_entropy(
-    teacher: Any,
-    data: Any,
+    teacher: Models,
+    data: Data,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
     path: FilePath = None,
     progress: bool = True,
 ) -> Difficulty:
-    """How unsure the teacher is, without labels: −Σ_c p_t(c) log p_t(c).
+    """The entropy of the teacher's prediction, without labels: −Σ_c p_t(c) log p_t(c).
 
     Arguments and errors are those of `teacher_loss`.
 
@@ -152,20 +156,19 @@ def teacher_entropy(
 
 
 def student_loss(
-    student: Any,
-    data: Any,
-    labels: Any = None,
+    student: Models,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     batch_size: int = 256,
     preprocess: Preprocess = None,
     path: FilePath = None,
     progress: bool = True,
 ) -> Difficulty:
-    """The student's own cross-entropy of the label, as it is now: −log p_s(y).
+    """The student's current cross-entropy with the label: −log p_s(y).
 
-    For scores that follow the training (self-paced learning); with `training=False`,
-    and nothing of the student changes. Arguments and errors are those of
-    `teacher_loss`.
+    Use it for scores that follow the training (self-paced learning). The student runs with
+    `training=False` and is not changed. Arguments and errors are those of `teacher_loss`.
 
     Returns:
         A `Difficulty` in nats, of N scores.
@@ -186,12 +189,12 @@ def student_loss(
     return _of_model("student_loss", "student", student, (data, labels), _crossentropy, options)
 
 
-def length(data: Any, padding: int = 0, *, path: FilePath = None) -> Difficulty:
-    """How long each text is: tokens that are not padding, or words.
+def length(data: ArrayLike, padding: int = 0, *, path: FilePath = None) -> Difficulty:
+    """The length of each text: its number of tokens without padding, or of words.
 
     Args:
         data: token numbers (N, L), a list of N sequences, or N strings.
-        padding: the token that does not count.
+        padding: the number of the padding token.
         path: as in `teacher_loss`.
 
     Returns:
@@ -210,22 +213,26 @@ def length(data: Any, padding: int = 0, *, path: FilePath = None) -> Difficulty:
         >>> difficulty.length([[7, 3, 0], [2, 0, 0]]).scores.tolist()
         [2.0, 1.0]
     """
-    checks.integer("padding", padding, -(2**63), "an integer")
+    checks.integer("padding", padding, -(2**63), "an integer")  # of int64
     parts = {"data": data, "setting": padding}
     return scored("length", parts, path, lambda: counting.lengths(data, padding))
 
 
 def object_count(
-    labels: Any, padding: float = -1, *, mask: Any = None, path: FilePath = None
+    labels: ArrayLike | Mapping[str, ArrayLike],
+    padding: float = -1,
+    *,
+    mask: ArrayLike | None = None,
+    path: FilePath = None,
 ) -> Difficulty:
-    """How many objects each image holds.
+    """The number of objects in each image.
 
     Args:
         labels: boxes or class numbers of N images: a list of N arrays; a RaggedTensor; an
             array (N, M, 4) of boxes or (N, M) of classes, padded; or a dict with
             "boxes" or "classes" of one of these forms, as in keras-cv.
-        padding: what padded classes, or all four numbers of a padded box, are.
-        mask: (N, M) bool, True for an object, in place of `padding`.
+        padding: the value of padded classes, and of all four numbers of a padded box.
+        mask: bool (N, M), True for an object, instead of `padding`.
         path: as in `teacher_loss`.
 
     Returns:
@@ -249,25 +256,28 @@ def object_count(
 
 
 def from_function(
-    function: Callable[..., Any], data: Any, labels: Any = None, *, path: FilePath = None
+    function: Callable[..., ArrayLike],
+    data: Any,
+    labels: Tensor | None = None,
+    *,
+    path: FilePath = None,
 ) -> Difficulty:
-    """Scores of your own.
+    """Scores by a function of your own.
 
     Args:
         function: `function(x)`, or `function(x, labels)` if labels are given, → N finite
-            numbers, higher is harder. It is called once, on everything.
-        data: whatever the function takes, such as a list of texts; of arrays the first
-            axis is the examples, and batches of a data set are joined.
-        labels: the same, or None.
+            numbers, higher is harder. It is called once, with all examples.
+        data: any argument of the function, such as a list of texts. The first axis of
+            arrays is that of the examples; batches of a data set are concatenated.
+        labels: the second argument of the function, or None.
         path: as in `teacher_loss`.
 
     Returns:
         A `Difficulty` of N scores; `kind` is "function".
 
     Raises:
-        TypeError: if it can't be called, or returns no numbers.
-        ValueError: if it returns another number of them than there are examples, or
-            NaN.
+        TypeError: if `function` is not callable, or does not return numbers.
+        ValueError: if it does not return one number for each example, or NaN.
 
     Example:
         >>> import numpy as np
@@ -290,7 +300,7 @@ def from_function(
         found = np.asarray(function(*arrays))
         if found.shape in ((count, 1), (count,)) and found.dtype.kind in "iubf":
             return found.reshape(count)
-        expected = f"a function that returns {count} numbers, one an example"
+        expected = f"a function that returns {count} numbers, one per example"
         raise checks.value_error("function", expected, found)
 
     parts = {"data": x, "labels": labels, "function": function}
@@ -298,14 +308,19 @@ def from_function(
 
 
 def _of_model(
-    kind: str, side: str, model: Any, given: Any, measure: Measure, options: tuple[Any, ...]
+    kind: str,
+    side: str,
+    model: Models,
+    given: tuple[Data, Tensor | None],
+    measure: Measure,
+    options: tuple[Any, ...],
 ) -> Difficulty:
     (data, labels), (batch_size, preprocess, path, progress) = given, options
     checks.positive_int("batch_size", batch_size)
     checks.instance("progress", progress, bool, "True or False")
     scorer = Scorer(side, model, measure, preprocess)
     example_inputs.in_order("data", data)
-    # What `preprocess` takes may be other inputs than those of the model.
+    # `preprocess` may take another number of inputs than the model.
     known = 0 if preprocess else len(example_inputs.inputs_of(as_list(model)[0]))
     pairs = labels is None and measure is not _entropy
     x, y, _ = example_inputs.arrays("data", data, known or None, pairs=pairs)
@@ -316,11 +331,11 @@ def _of_model(
     return scored(kind, parts, path, lambda: scorer(x, labels, batch_size, progress))
 
 
-def _crossentropy(log_p: Any, labels: Any) -> Any:
+def _crossentropy(log_p: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return -tf.gather(log_p, labels, batch_dims=1)
 
 
-def _margin(log_p: Any, labels: Any) -> Any:
+def _margin(log_p: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     p = tf.exp(log_p)
     others = tf.where(
         tf.one_hot(labels, tf.shape(p)[-1], True, False), tf.constant(-1.0, p.dtype), p
@@ -328,6 +343,6 @@ def _margin(log_p: Any, labels: Any) -> Any:
     return tf.reduce_max(others, -1) - tf.gather(p, labels, batch_dims=1)
 
 
-def _entropy(log_p: Any, labels: Any) -> Any:
-    # 0 · log 0 is 0.
+def _entropy(log_p: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    # The limit of p · log p at p = 0 is 0, but 0 · -inf is NaN.
     return -tf.reduce_sum(tf.math.multiply_no_nan(log_p, tf.exp(log_p)), -1)

@@ -1,10 +1,9 @@
-"""Which way a metric of the logs is better, and its value there."""
+"""The value of a metric in the logs, and whether higher or lower is better."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from tfkd import checks
 
@@ -13,7 +12,7 @@ _HIGHER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "agreement")
 
 
 def sign(monitor: str, mode: str) -> float:
-    """1 where higher is better, −1 where lower is; "auto" goes by the name."""
+    """1 if higher is better, −1 if lower is; "auto" decides by the name of the metric."""
     checks.instance("monitor", monitor, str, "the name of a metric")
     checks.one_of("mode", mode, MODES)
     if mode == "auto":
@@ -21,17 +20,17 @@ def sign(monitor: str, mode: str) -> float:
     return 1.0 if mode == "max" else -1.0
 
 
-def value_of(monitor: str, logs: Mapping[str, Any] | None) -> float:
-    """The metric in an epoch's logs.
+def value_of(monitor: str, logs: Mapping[str, float] | None) -> float:
+    """Returns the value of a metric in an epoch's logs.
 
     Raises:
-        ValueError: if it is not there, or NaN.
+        ValueError: if the metric is not in the logs, or NaN.
     """
     logs = logs or {}
     if monitor not in logs:
-        mend = checks.near(monitor, logs) or f"There are: {', '.join(sorted(logs))}."
+        fix = checks.near(monitor, logs) or f"There are: {', '.join(sorted(logs))}."
         expected = "a metric in the logs (pass validation_data)"
-        raise checks.value_error("monitor", expected, monitor, mend)
+        raise checks.value_error("monitor", expected, monitor, fix)
     value = float(logs[monitor])
     if math.isnan(value):
         expected = "a metric that is a number"

@@ -1,26 +1,30 @@
-"""From difficulty scores to an order, of which every prefix is a set of the easiest."""
+"""Ranks examples by difficulty, such that every prefix has balanced classes."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfkd import checks
 from tfkd.data.label_forms import one_hot_rows
+from tfkd.types import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 ORDERS = ("easiest_first", "hardest_first", "random")
 
 
-def check_scores(name: str, scores: Any, count: int) -> np.ndarray:
-    """Accepts one finite number an example; returns float64 (count,)."""
+def check_scores(name: str, scores: ArrayLike, count: int) -> np.ndarray:
+    """Accepts one finite number per example; returns float64 (count,)."""
     try:
         scores = np.asarray(scores, np.float64)
     except (TypeError, ValueError):
-        raise checks.type_error(name, "one number an example", scores) from None
+        raise checks.type_error(name, "one number per example", scores) from None
     if scores.shape != (count,):
-        mend = "Score the same examples, in the same order, as those that are trained on."
-        raise checks.value_error(name, f"{count} scores, one an example", scores, mend)
+        fix = "Score the training examples themselves, in the same order."
+        raise checks.value_error(name, f"{count} scores, one per example", scores, fix)
     finite = np.isfinite(scores)
     if not finite.all():
         bad = int(np.argmin(finite))
@@ -30,15 +34,15 @@ def check_scores(name: str, scores: Any, count: int) -> np.ndarray:
     return scores
 
 
-def class_numbers(labels: Any, count: int) -> np.ndarray:
+def class_numbers(labels: Tensor | None, count: int) -> np.ndarray:
     """Accepts class numbers (N,) or (N, 1), or one-hot rows (N, C); returns (N,).
 
     Raises:
-        ValueError: if labels are none of these, or there is not one an example.
+        ValueError: if labels are none of these, or not one per example.
     """
-    mend = "Pass labels= with class numbers, or balance_classes=False."
+    fix = "Pass labels= with class numbers, or balance_classes=False."
     if labels is None or not hasattr(labels, "shape"):
-        raise checks.value_error("balance_classes", "labels to balance", labels, mend)
+        raise checks.value_error("balance_classes", "labels to balance", labels, fix)
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] > 1:
         labels = labels.argmax(1) if one_hot_rows(labels).all() else labels
@@ -49,25 +53,25 @@ def class_numbers(labels: Any, count: int) -> np.ndarray:
     )
     if labels.shape != (count,) or not whole:
         expected = f"class numbers ({count},) or one-hot rows, to balance"
-        raise checks.value_error("balance_classes", expected, labels, mend)
+        raise checks.value_error("balance_classes", expected, labels, fix)
     return labels
 
 
 def ranked(
     scores: np.ndarray, classes: np.ndarray | None, order: str = "easiest_first", seed: int = 0
 ) -> np.ndarray:
-    """Indices of all examples, those that come into play first in front.
+    """Returns the indices of all examples in the order in which they enter the pool.
 
-    With classes, every prefix has them in the shares that they have in the data, but
-    for rounding: each class is ranked on its own, and its k-th of n examples stands at
-    (k + ½)/n. Equal scores are put in an order drawn from the seed: files are often
+    With classes, every prefix has the class frequencies of the data, except for rounding:
+    each class is ranked separately, and its k-th of n examples (from 0) is placed at
+    (k + ½)/n. Ties are broken by an order drawn from the seed, since files are often
     sorted by class.
 
     Args:
         scores: float64 (N,), higher is harder.
         classes: class numbers (N,), or None.
         order: "easiest_first", "hardest_first", or "random" (scores are ignored).
-        seed: draws the order of equals, and the random order.
+        seed: of the order of ties, and of the random order.
 
     Returns:
         int64 (N,), a permutation.

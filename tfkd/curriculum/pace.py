@@ -1,54 +1,55 @@
-"""The pace of a curriculum: the share of the data that is in play at a step, in (0, 1].
+"""Pacing functions of a curriculum: the share of the data in the pool at a step, in (0, 1].
 
-A schedule of `tfkd.schedules` is a pace, if its value stops changing at some step: a
-pure function of the step, the same in every process and after a restart.
-`AdaptivePace` alone waits for a validation metric.
+A schedule of `tfkd.schedules` can be a pace if its value is constant from some step on:
+it is a pure function of the step, the same in every process and after a restart. Only
+`AdaptivePace` depends on a validation metric.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from tfkd import checks, schedules
 from tfkd.curriculum import metrics
+from tfkd.schedules.base import Step
 
 _EXPECTED = "a fraction above 0 and at most 1"
-# Rounding may not admit an example too many: 0.3 · 10 = 3.0000000000000004.
+# Keeps rounding errors from adding an example: 0.1 · 3 · 10 = 3.0000000000000004.
 _SLACK = 1e-6
 
 
 class AdaptivePace(tf.Module):
-    """More of the data when a validation metric stops improving, less when it drops.
+    """Adds data when a validation metric stops improving, and removes some when it drops.
 
-    At the end of each epoch `update` looks at the metric. After `patience` epochs
-    without an improvement the fraction is multiplied by `growth`; when the metric is
-    worse than the best so far by more than `tolerance`, it is divided by `growth`.
+    At the end of each epoch `update` reads the metric. After `patience` epochs without an
+    improvement the fraction is multiplied by `growth`; if the metric is worse than the
+    best so far by more than `tolerance`, the fraction is divided by `growth`.
     `tfkd.callbacks.CurriculumUpdate` and `tfkd.ProgressiveDistiller` call `update`.
 
-    Batches that are ready when the fraction changes still come from the earlier pool: one
-    or two, and a few more under a `tf.distribute` strategy, which prepares them ahead.
+    Batches that are already prepared when the fraction changes come from the previous
+    pool: one or two, and a few more under a `tf.distribute` strategy, which prefetches.
 
-    Its state (level, best, waited) is in variables: a `tf.train.Checkpoint` that holds
-    it, or the `Curriculum` that uses it, keeps it.
+    The state (level, best, waited) is held in variables: a `tf.train.Checkpoint` of the
+    pace, or of its `Curriculum`, saves it.
 
     Attributes:
-        level: int64 variable, how many times the fraction has grown.
+        level: int64 variable, the number of times the fraction has grown.
 
     Args:
         start: fraction at first, in (0, 1].
         growth: factor from one level to the next, above 1.
         end: the largest fraction, in [start, 1].
         monitor: the metric's name in the logs.
-        mode: "min" or "max", what is better; "auto": "max" for names that hold "acc",
-            "auc", "precision", "recall", "f1" or "agreement", else "min".
+        mode: "min" or "max", whichever is better; "auto": "max" for names that contain
+            "acc", "auc", "precision", "recall", "f1" or "agreement", else "min".
         patience: epochs without improvement before the fraction grows, at least 1.
-        min_delta: what counts as an improvement, in units of the metric, at least 0.
-        tolerance: by how much the metric may drop below its best before the fraction
-            falls back, in units of the metric; None: it never falls back.
+        min_delta: the least improvement that counts, in units of the metric, at least 0.
+        tolerance: by how much the metric may be worse than its best before the fraction
+            decreases, in units of the metric; None: it never decreases.
 
     Raises:
         TypeError, ValueError: for an argument that is none of these.
@@ -87,6 +88,7 @@ class AdaptivePace(tf.Module):
         self.tolerance = None
         if tolerance is not None:
             self.tolerance = float(checks.non_negative("tolerance", tolerance))
+        # The tolerance keeps rounding errors from adding a level.
         self.levels = math.ceil(math.log(self.end / self.start) / math.log(self.growth) - 1e-9)
         self.level = tf.Variable(0, dtype=tf.int64, trainable=False, name="level")
         self._waited = tf.Variable(0, dtype=tf.int64, trainable=False, name="waited")
@@ -97,18 +99,18 @@ class AdaptivePace(tf.Module):
             f"AdaptivePace(start={self.start}, growth={self.growth}, end={self.end}, now={self()})"
         )
 
-    def __call__(self, step: Any = None) -> float:
-        """The fraction now. `step` is taken as schedules take it."""
+    def __call__(self, step: Step | None = None) -> float:
+        """Returns the current fraction; `step`, which schedules take, is ignored."""
         level = int(self.level.numpy())
         return self.end if level >= self.levels else self.start * self.growth**level
 
     def fractions(self) -> np.ndarray:
-        """The fraction of each level: (levels + 1,)."""
+        """Returns the fraction of each level: (levels + 1,)."""
         steps = [self.start * self.growth**level for level in range(self.levels)]
         return np.array([*steps, self.end])
 
-    def update(self, logs: Any) -> float:
-        """Looks at an epoch's logs, and returns the fraction from now on.
+    def update(self, logs: Mapping[str, float] | None) -> float:
+        """Updates the level by an epoch's logs; returns the fraction from now on.
 
         Raises:
             ValueError: if the metric is not in the logs, or is NaN.
@@ -134,7 +136,7 @@ class AdaptivePace(tf.Module):
         self._waited.assign(0)
 
 
-def check_fraction(name: str, value: Any) -> float:
+def check_fraction(name: str, value: float) -> float:
     """Accepts a number in (0, 1]."""
     checks.finite(name, value, _EXPECTED)
     if not 0 < value <= 1:
@@ -142,12 +144,14 @@ def check_fraction(name: str, value: Any) -> float:
     return float(value)
 
 
-def accept(name: str, pace: Any) -> schedules.Schedule | AdaptivePace:
+def accept(
+    name: str, pace: float | schedules.Schedule | AdaptivePace
+) -> schedules.Schedule | AdaptivePace:
     """Accepts a pace for the argument `name`; a number becomes a constant schedule.
 
     Raises:
         TypeError: if `pace` is neither number, schedule nor AdaptivePace.
-        ValueError: if a fraction is outside (0, 1], or a schedule changes for ever.
+        ValueError: if a fraction is outside (0, 1], or a schedule never becomes constant.
     """
     if isinstance(pace, AdaptivePace):
         return pace
@@ -155,8 +159,8 @@ def accept(name: str, pace: Any) -> schedules.Schedule | AdaptivePace:
         if checks.is_number(pace):
             return schedules.Constant(check_fraction(name, pace))
         expected = "a number in (0, 1], a schedule of tfkd.schedules, or an AdaptivePace"
-        mend = "A function of the step becomes one as a subclass of tfkd.schedules.Schedule."
-        raise checks.type_error(name, expected, pace, mend)
+        fix = "A function of the step becomes one as a subclass of tfkd.schedules.Schedule."
+        raise checks.type_error(name, expected, pace, fix)
     schedules.get(name, pace, check_fraction)
     if pace.last_step is None:
         expected = "a schedule whose value stops changing at a known step"
@@ -165,11 +169,11 @@ def accept(name: str, pace: Any) -> schedules.Schedule | AdaptivePace:
 
 
 def pool_sizes(pace: schedules.Schedule | AdaptivePace, count: int) -> np.ndarray:
-    """Examples in play of `count`: ⌈fraction · count⌉, at least 1.
+    """Returns the sizes of the pool of `count` examples: ⌈fraction · count⌉, at least 1.
 
     Returns:
-        int64, one for each level of an adaptive pace, or for each step up to the
-        `last_step` of a schedule.
+        int64, one for each level of an adaptive pace, or for each step of a schedule up
+        to its `last_step`.
 
     Raises:
         ValueError: if the pace leaves (0, 1].

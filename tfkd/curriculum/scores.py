@@ -1,20 +1,21 @@
-"""Difficulty scores of a data set: what they are, where they came from, and their file."""
+"""Difficulty scores of a data set with the fingerprint of their origin, cached in a file."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import sys
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd import artifacts, checks, fingerprints
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
 
 FORMAT = "tfkd difficulty, 1"
 _EXPECTED = "a file of tfkd.curriculum.difficulty"
@@ -22,21 +23,21 @@ _EXPECTED = "a file of tfkd.curriculum.difficulty"
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Difficulty:
-    """How hard each example of a data set is.
+    """The difficulty of each example of a data set.
 
-    Made by the functions of `tfkd.curriculum.difficulty`. `np.asarray(difficulty)`,
-    `len` and everything that takes an array of scores work with it.
+    Made by the functions of `tfkd.curriculum.difficulty`. It works with `np.asarray`,
+    `len` and all functions that accept an array of scores.
 
     Args:
         scores: (N,) finite numbers, higher is harder, in the order of the examples.
-            Kept as float64, and can't be written to.
-        kind: what was scored, for example "teacher_loss".
-        fingerprint: SHA-256 of all that the scores depend on.
-        parts: SHA-256 of the data, the model and so on, one by one: they tell what
-            has changed where fingerprints differ.
+            Stored as float64, read-only.
+        kind: name of the score, for example "teacher_loss".
+        fingerprint: SHA-256 of everything that the scores depend on.
+        parts: SHA-256 of the data, the model and so on: they show what has changed if
+            fingerprints differ.
 
     Raises:
-        TypeError, ValueError: if scores are not one finite number an example.
+        TypeError, ValueError: if scores are not one finite number per example.
 
     Example:
         >>> import numpy as np, pathlib, tempfile
@@ -61,7 +62,7 @@ class Difficulty:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False and dtype not in (None, self.scores.dtype):
             raise ValueError(f"`copy`: scores are float64, and {dtype} needs a copy.")
         array = self.scores if dtype is None else self.scores.astype(dtype, copy=False)
@@ -72,16 +73,16 @@ class Difficulty:
         return f"Difficulty({self.kind!r}, {len(self)} examples, {low:.4g} to {high:.4g})"
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Writes a `.npz` file without pickle, and `<path>.manifest.json` beside it.
+        """Writes a `.npz` file without pickle, and its manifest `<path>.manifest.json`.
 
         Args:
-            path: where to write; its folder is made if need be.
+            path: the file; its folder is created if necessary.
 
         Returns:
             The path.
 
         Raises:
-            OSError: if it can't be written; an older file stays.
+            OSError: if it can't be written; an existing file is not changed.
         """
         recipe = {
             "format": FORMAT,
@@ -97,7 +98,7 @@ class Difficulty:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Difficulty:
-        """Reads what `save` wrote, and checks it against its manifest.
+        """Reads a file that `save` wrote, and checks it against its manifest.
 
         Raises:
             ValueError: if the file or its manifest is missing, damaged, or of another
@@ -108,19 +109,19 @@ class Difficulty:
         return cls(scores, recipe["kind"], recipe["fingerprint"], recipe["parts"])
 
 
-def check_scores(name: str, scores: Any) -> np.ndarray:
-    """Accepts one finite number an example; returns a float64 array that stays as it is."""
+def check_scores(name: str, scores: ArrayLike) -> np.ndarray:
+    """Accepts one finite number per example; returns a read-only float64 array."""
     try:
         array = np.array(scores, np.float64)
     except (TypeError, ValueError):
-        raise checks.type_error(name, "one number an example, (N,)", scores) from None
+        raise checks.type_error(name, "one number per example, (N,)", scores) from None
     if array.ndim != 1 or not len(array):
         expected = "one number for each of at least one example, (N,)"
         raise checks.value_error(name, expected, scores)
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
-        mend = f"That of example {bad[0]} is {array[bad[0]]}."
-        raise checks.value_error(name, "finite scores", scores, mend)
+        fix = f"That of example {bad[0]} is {array[bad[0]]}."
+        raise checks.value_error(name, "finite scores", scores, fix)
     array.flags.writeable = False
     return array
 
@@ -140,22 +141,22 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, Any], np.ndarray]:
 def scored(
     kind: str,
     parts: Mapping[str, Any],
-    path: str | os.PathLike | None,
+    path: str | os.PathLike[str] | None,
     compute: Callable[[], np.ndarray],
 ) -> Difficulty:
-    """Scores from the file at `path` where it holds just these, else computed and written.
+    """Reads scores from the file at `path` if it holds the same ones, or computes them.
 
     Args:
-        kind: what is scored.
-        parts: what the scores depend on, by name.
-        path: the file, or None.
-        compute: the pass over the data.
+        kind: name of the score.
+        parts: everything that the scores depend on, by name.
+        path: the file, which is written if the scores are computed, or None.
+        compute: computes the scores.
 
     Raises:
         ValueError: if `path` is a file of another kind, which must not be overwritten.
 
     Warns:
-        UserWarning: if the file is of other data, another model, or damaged.
+        UserWarning: if the file belongs to other data or another model, or is damaged.
     """
     digests = {name: fingerprints.digest(value) for name, value in parts.items()}
     fingerprint = fingerprints.digest([kind, digests])
@@ -170,7 +171,7 @@ def scored(
 
 
 def _stored(
-    path: str | os.PathLike, kind: str, digests: Mapping[str, str], fingerprint: str
+    path: str | os.PathLike[str], kind: str, digests: Mapping[str, str], fingerprint: str
 ) -> Difficulty | None:
     checks.instance("path", path, (str, os.PathLike), "a path or None")
     if not Path(path).exists():
@@ -179,8 +180,8 @@ def _stored(
         found = Difficulty.load(path)
     except ValueError as error:
         if not _is_ours(path):
-            mend = "It is not overwritten: give another path."
-            raise checks.value_error("path", _EXPECTED, str(path), mend) from error
+            fix = "It is not overwritten: give another path."
+            raise checks.value_error("path", _EXPECTED, str(path), fix) from error
         _warn(path, f"can't be used ({error})")
         return None
     if found.fingerprint == fingerprint:
@@ -194,7 +195,7 @@ def _stored(
 
 
 def _is_ours(path: str | os.PathLike) -> bool:
-    """Whether a file that can't be loaded was once written by `save`."""
+    """Whether a file that can't be loaded was written by `save`."""
     try:
         return artifacts.read_manifest(path)["recipe"]["format"] == FORMAT
     except (ValueError, KeyError, TypeError):
@@ -203,11 +204,8 @@ def _is_ours(path: str | os.PathLike) -> bool:
         _read(path)
     except ValueError:
         return False
-    return True  # killed between the file and its manifest
+    return True  # the process was killed after the file and before its manifest
 
 
-def _warn(path: str | os.PathLike, why: str) -> None:
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("tfkd."):
-        level, frame = level + 1, frame.f_back  # up to the user's call
-    warnings.warn(f"{path} {why}: scoring again, and writing it anew.", stacklevel=level)
+def _warn(path: str | os.PathLike[str], why: str) -> None:
+    checks.warn(f"{path} {why}: scoring again, and overwriting the file.")

@@ -1,9 +1,9 @@
-"""One pass of a model over data in memory, of which only the scores are kept."""
+"""Scores examples by one inference pass of a model over data in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -13,19 +13,25 @@ from tfkd import checks, example_inputs
 from tfkd.networks import layer_weights
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import Teachers, as_list, mean_probability, to_logits
+from tfkd.types import Structure, Tensor
 
-Measure = Callable[[Any, Any], Any]
+Measure: TypeAlias = "Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]"
+# A model or a function of a batch, or several whose probabilities are averaged.
+Model: TypeAlias = "keras.Model | Callable[..., Structure]"
+Models: TypeAlias = "Model | Sequence[Model]"
+# Whether each output of a model holds logits or probabilities; None if that is unknown.
+Kinds: TypeAlias = "list[str | None] | None"
 
 
 class Scorer:
-    """Scores examples by what a model, or the mean of several, says of them.
+    """Scores examples by the predictions of a model, or by the mean of several.
 
-    It holds one traced function: scoring again with the same Scorer, after the model
-    has trained, traces nothing.
+    It holds a traced function: scoring again with the same Scorer, after the model has
+    been trained further, does not trace again.
 
     Args:
         side: "teacher" or "student", for messages.
-        models: a model, or a list of them, of any kind that a Distiller takes.
+        models: a model, or a list of them, of any kind that a Distiller accepts.
         measure: (log-probabilities float64 (B, C), labels int64 (B,) or None) → scores (B,).
         preprocess: None, or a function of the batch x.
     """
@@ -33,9 +39,9 @@ class Scorer:
     def __init__(
         self,
         side: str,
-        models: Any,
+        models: Models,
         measure: Measure,
-        preprocess: Callable[[Any], Any] | None = None,
+        preprocess: Callable[[Structure], Structure] | None = None,
     ):
         self.side = side
         models = as_list(models, side)
@@ -47,25 +53,25 @@ class Scorer:
         if preprocess is not None:
             checks.function("preprocess", preprocess)
         self._function: Any = None
-        self._kinds: list[Any] | None = None  # what the outputs of each model are
+        self._kinds: Sequence[Kinds] | None = None  # of each model
 
     def __call__(
-        self, x: Any, labels: np.ndarray | None, batch_size: int, progress: bool
+        self, x: Structure, labels: np.ndarray | None, batch_size: int, progress: bool
     ) -> np.ndarray:
         """Float64 scores (N,), from one pass.
 
         Args:
             x: an array (N, ...), or a dict, list or tuple of them.
             labels: int64 class numbers (N,), or None.
-            batch_size: examples a forward pass; the last may have fewer.
-            progress: whether to show a bar.
+            batch_size: examples per forward pass; the last may have fewer.
+            progress: whether to show a progress bar.
 
         Raises:
             ValueError: for labels outside the classes, or a model whose output is NaN.
         """
         count = example_inputs.length("data", x)
         if self._kinds is None:
-            self._kinds = self._told(output_kinds.examples(x))
+            self._kinds = self._find_kinds(output_kinds.examples(x))
         scores = np.empty(count, np.float64)
         bar = keras.utils.Progbar(-(-count // batch_size)) if progress else None
         for start in range(0, count, batch_size):
@@ -81,39 +87,39 @@ class Scorer:
                 bar.add(1)
         return scores
 
-    def _run(self, *args: Any) -> Any:
+    def _run(self, *args: Structure) -> tuple[tf.Tensor, tf.Tensor]:
         if self._function is None:
-            # The first axis open from the start: the last, smaller batch traces nothing.
+            # With an open first axis the last, smaller batch does not trace again.
             specs = tf.nest.map_structure(
                 lambda tensor: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype), args
             )
             self._function = tf.function(self._scores, input_signature=specs)
         return self._function(*args)
 
-    def _inputs(self, x: Any) -> Any:
+    def _inputs(self, x: Structure) -> Structure:
         if self._preprocess is not None:
             x = self._preprocess(x)
         return tf.nest.map_structure(_single, x)
 
-    def _told(self, sample: Any) -> list[Any]:
-        """What each model returns, logits or probabilities."""
+    def _find_kinds(self, sample: Structure) -> Sequence[Kinds]:
+        """Determines whether each model returns logits or probabilities."""
         kinds = []
         for number, taps in enumerate(self._models.taps):
             teach = self._models.runner(number)
 
-            def run(x: Any, teach: Callable[[Any], Any] = teach) -> Any:
+            def run(x: Structure, teach: Callable[[Structure], Structure] = teach) -> Structure:
                 return teach(self._inputs(x))
 
             found = output_kinds.look(taps.model, run, sample)
             kinds.append(output_kinds.settle(self.side, found, output_kinds.by_size(found)))
         return kinds
 
-    def _scores(self, x: Any, labels: Any = None) -> Any:
+    def _scores(self, x: Structure, labels: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         finals, _ = self._models(self._inputs(x))
         log_p = log_probabilities(self.side, finals, self._kinds)
         classes = tf.shape(log_p, out_type=tf.int64)[-1]
         if labels is not None:
-            # Those outside are an error, which is told when the classes are known.
+            # Labels outside raise an error later, when the number of classes is known.
             labels = tf.clip_by_value(labels, 0, classes - 1)
         return self._measure(log_p, labels), classes
 
@@ -123,31 +129,33 @@ class Scorer:
             bad = int(np.argmin(finite))
             raise ValueError(
                 f"`{self.side}`: expected finite outputs, received NaN or infinity for example "
-                f"{start + bad}. Look at its input and at the model's weights: "
+                f"{start + bad}. Check its input and the model's weights: "
                 "`preprocess` must scale data as for training."
             )
 
 
-def _tensor(values: Any) -> Any:
+def _tensor(values: Tensor) -> tf.Tensor:
     return tf.convert_to_tensor(values)
 
 
-def _single(tensor: Any) -> Any:
-    """NumPy's float64 as float32, as Keras's own `fit` and `predict` do."""
+def _single(tensor: tf.Tensor) -> tf.Tensor:
+    """Casts float64 to float32, as Keras's `fit` and `predict` do with NumPy arrays."""
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
 
 
-def log_probabilities(side: str, finals: list[Any], kinds: list[Any] | None = None) -> Any:
-    """float64 (B, C) log-probabilities of the classes, from the outputs of the models.
+def log_probabilities(
+    side: str, finals: list[tf.Tensor], kinds: Sequence[Kinds] | None = None
+) -> tf.Tensor:
+    """Returns float64 (B, C) log-probabilities of the classes, from the models' outputs.
 
-    A softmax or sigmoid at a model's end is undone; one output a model is the
-    log-odds of the second of two classes. In float32 all examples that a teacher is
-    sure of would be equally easy: 1 − p stops at 6e-8.
+    A final softmax or sigmoid is inverted; a single output is the log-odds of the second
+    of two classes. In float32 all examples of which the teacher is confident would be
+    equally easy, since the least 1 − p above 0 is 6e-8.
 
     Args:
-        side: for messages.
-        finals: (B, C), one a model.
-        kinds: what the outputs of each are, as `telling.settle` gives it.
+        side: "teacher" or "student", for messages.
+        finals: (B, C), one per model.
+        kinds: the kinds of each model's outputs, from `output_kinds.settle`.
     """
     for final in finals:
         if tf.nest.is_nested(final) or len(final.shape) != 2:
@@ -168,7 +176,7 @@ def log_probabilities(side: str, finals: list[Any], kinds: list[Any] | None = No
 def _check_labels(labels: np.ndarray, classes: int) -> None:
     if labels.max() >= classes:
         bad = int(np.argmax(labels >= classes))
-        mend = f"That of example {bad} is {labels[bad]}. Number the classes from 0."
+        fix = f"That of example {bad} is {labels[bad]}. Number the classes from 0."
         raise checks.value_error(
-            "labels", f"class numbers from 0 to {classes - 1}, as the model scores", labels, mend
+            "labels", f"class numbers from 0 to {classes - 1}, as the model scores", labels, fix
         )

@@ -1,28 +1,39 @@
-"""Stages of one training: what changes from one to the next, and when."""
+"""Stages of progressive distillation: their settings, and rules for moving to the next."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import tf_keras as keras
 
 from tfkd import checks, schedules
 from tfkd.curriculum import metrics, pace
 from tfkd.networks import paths
+from tfkd.schedules import Value
+from tfkd.types import Data
 
-Logs = Sequence[Mapping[str, Any]]
+Logs = Sequence[Mapping[str, float]]
+Rate: TypeAlias = "Value | keras.optimizers.schedules.LearningRateSchedule"
+Step: TypeAlias = "Callable[[keras.Model], keras.Model]"
+
+
+class DecayOptions(Protocol):
+    """`tfkd.progressive.Decay`, whose module imports this one."""
+
+    options: dict[str, Any]
+    schedule: Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """Promotes when a metric is as good as `value`.
+    """Ends a stage when a metric is as good as `value`.
 
     Args:
         monitor: the metric's name in the logs.
-        value: what must be reached.
-        mode: "min" or "max", what is better; "auto" goes by the name.
+        value: the value to be reached.
+        mode: "min" or "max", whichever is better; "auto" decides by the metric's name.
 
     Example:
         >>> from tfkd.curriculum import Reached
@@ -40,20 +51,20 @@ class Reached:
         checks.finite("value", self.value)
 
     def __call__(self, logs: Logs) -> bool:
-        """Whether the last epoch of a stage has reached the value."""
+        """Returns whether the metric has reached the value in the last epoch."""
         sign = metrics.sign(self.monitor, self.mode)
         return sign * metrics.value_of(self.monitor, logs[-1]) >= sign * self.value
 
 
 @dataclasses.dataclass(frozen=True)
 class Plateau:
-    """Promotes when a metric has not improved for `patience` epochs of the stage.
+    """Ends a stage when a metric has not improved for `patience` of its epochs.
 
     Args:
         monitor: the metric's name in the logs.
-        patience: epochs, at least 1.
-        min_delta: what counts as an improvement, at least 0.
-        mode: "min" or "max", what is better; "auto" goes by the name.
+        patience: number of epochs, at least 1.
+        min_delta: the least improvement that counts, at least 0.
+        mode: "min" or "max", whichever is better; "auto" decides by the metric's name.
 
     Example:
         >>> from tfkd.curriculum import Plateau
@@ -73,7 +84,7 @@ class Plateau:
         checks.non_negative("min_delta", self.min_delta)
 
     def __call__(self, logs: Logs) -> bool:
-        """Whether the last `patience` epochs of a stage brought nothing."""
+        """Returns whether the last `patience` epochs of a stage brought no improvement."""
         sign = metrics.sign(self.monitor, self.mode)
         best, waited = -float("inf"), 0
         for one in logs:
@@ -85,33 +96,32 @@ class Plateau:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One part of a `tfkd.ProgressiveDistiller`'s training.
+    """One stage of a `tfkd.ProgressiveDistiller`'s training.
 
-    What is None stays as it was given to the ProgressiveDistiller. Schedules count
-    their steps from the beginning of the stage.
+    Settings of None are those of the ProgressiveDistiller. Schedules count their steps
+    from the beginning of the stage.
 
     Args:
-        epochs: the most epochs of the stage.
-        name: what errors and logs call it.
-        fraction: share of the data in play, in (0, 1]: a number, a schedule or an
+        epochs: the largest number of epochs of the stage.
+        name: name of the stage in errors and logs.
+        fraction: share of the data in the pool, in (0, 1]: a number, a schedule or an
             `AdaptivePace`; needs a `Curriculum` as data.
         temperature: T of the distillation losses that have one: a number or schedule, or
             a dict of them by the loss's name.
         student_loss_weight: w in [0, 1], a number or schedule.
         distillation_loss_weights: numbers or schedules, a list of one for each loss, or
-            a dict by the loss's name (the others stay as they were given).
+            a dict by the loss's name (which leaves the others unchanged).
         learning_rate: a number, a schedule of `tfkd.schedules`, or a Keras schedule.
         freeze: layers of the student that are not trained here: names, paths
             ("backbone/conv1"), nested models, patterns ("stage1*"), or layers, which are
             looked up by their names.
         promote: the stage ends early when `promote(logs of its epochs so far)` is true:
             `Reached`, `Plateau`, or a function of a list of dicts.
-        structure: what is done to the student before the stage: steps of
-            `tfkd.progressive` (`Prune`, `CutLayers`, `Quantize`), or functions from a
-            model to a model.
-        decay: a `tfkd.progressive.Decay`: filters decay during the stage and are cut
-            out at its end.
-        data: trains on this instead of what is passed to `fit`, in the same forms.
+        structure: changes of the student before the stage: steps of `tfkd.progressive`
+            (`Prune`, `CutLayers`, `Quantize`), or functions from a model to a model.
+        decay: a `tfkd.progressive.Decay`: filters decay during the stage and are removed
+            at its end.
+        data: training data instead of those passed to `fit`, in the same forms.
 
     Raises:
         TypeError, ValueError: for an argument that is none of these.
@@ -128,16 +138,16 @@ class Stage:
 
     epochs: int
     name: str | None = None
-    fraction: Any = None
-    temperature: Any = None
-    student_loss_weight: Any = None
-    distillation_loss_weights: Any = None
-    learning_rate: Any = None
+    fraction: float | schedules.Schedule | pace.AdaptivePace | None = None
+    temperature: Value | Mapping[str, Value] | None = None
+    student_loss_weight: Value | None = None
+    distillation_loss_weights: Sequence[Value] | Mapping[str, Value] | None = None
+    learning_rate: Rate | None = None
     freeze: paths.Entries = ()
     promote: Callable[[Logs], bool] | None = None
-    structure: Any = ()
-    decay: Any = None
-    data: Any = None
+    structure: Step | Sequence[Step] = ()
+    decay: DecayOptions | None = None
+    data: Data | None = None
 
     def __post_init__(self):
         checks.positive_int("epochs", self.epochs)
@@ -158,13 +168,13 @@ class Stage:
         if self.promote is not None:
             checks.function("promote", self.promote)
         if self.decay is not None and not hasattr(self.decay, "schedule"):
-            mend = "Such as Decay({'macs_reduction': 0.5})."
-            raise checks.type_error("decay", "a tfkd.progressive.Decay", self.decay, mend)
+            fix = "Pass, for example, Decay({'macs_reduction': 0.5})."
+            raise checks.type_error("decay", "a tfkd.progressive.Decay", self.decay, fix)
         object.__setattr__(self, "freeze", tuple(paths.names_of("freeze", self.freeze)))
         object.__setattr__(self, "structure", _steps(self.structure))
 
     def title(self, number: int) -> str:
-        """What messages call the stage, as the `number`-th (from 0)."""
+        """Returns the stage's title in messages, as the `number`-th stage (from 0)."""
         return f"stage {number}" + (f" ({self.name!r})" if self.name else "")
 
 
@@ -176,14 +186,14 @@ def _each(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _check_rate(rate: Any) -> None:
+def _check_rate(rate: Rate | None) -> None:
     if rate is None or isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return
     expected = "a number above 0, a schedule of tfkd.schedules or of Keras, or None"
     schedules.get("learning_rate", rate, checks.non_negative, expected)
 
 
-def _steps(value: Any) -> tuple[Any, ...]:
+def _steps(value: Step | Sequence[Step]) -> tuple[Step, ...]:
     steps = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     for step in steps:
         if not callable(step):

@@ -1,4 +1,4 @@
-"""Boxes, anchors, matching and decoding: what a detector needs around its network."""
+"""Object detection: anchors, box coding, matching, non-maximum suppression and COCO metrics."""
 
 from tfkd.detection.anchors import Anchors
 from tfkd.detection.boxes import PADDING, UNLABELLED, VARIANCES, iou

@@ -1,7 +1,7 @@
-"""Anchors: the boxes that a detector's outputs start from, one set for each level.
+"""Anchors (prior boxes, default boxes) of a detector, for each level of its feature maps.
 
-A level is a map of features of the network; each of its cells predicts a few boxes,
-each as offsets from a box of its own, its prior. Fine levels have small priors.
+A level is a feature map of the network. Each of its cells predicts a few boxes, each as
+offsets from its own anchor box, the prior. Fine levels have small priors.
 
 References: Liu et al. 2016 (SSD), https://arxiv.org/abs/1512.02325; Redmon & Farhadi
 2017 (sizes by k-means on the training boxes), https://arxiv.org/abs/1612.08242
@@ -24,7 +24,8 @@ from tfkd import artifacts, checks
 from tfkd.detection import clustering
 from tfkd.detection import prior_sizes as sizes_of
 
-# Liu et al. 2016, section 3.1: 0.1 for conv4_3, then 0.2 to 0.9 in even steps.
+# Liu et al. 2016, sections 2.2 and 3.1: 0.1 for conv4_3, then 0.2 to 0.9 in even steps of
+# 0.175; the next step, 1.075, enters the extra box of the last level.
 _SSD300_SIDES = (38, 19, 10, 5, 3, 1)
 _SSD300_SCALES = (0.1, 0.2, 0.375, 0.55, 0.725, 0.9)
 _SSD300_AFTER = 1.075
@@ -34,37 +35,37 @@ _SSD300_RATIOS = (_TWO, _THREE, _THREE, _THREE, _TWO, _TWO)
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class Anchors:
-    """The priors of a detector, made from a few numbers.
+    """The anchor boxes (priors) of a detector, computed from scales and ratios or sizes.
 
-    The order of the priors is that in which `Reshape((-1, 4))` lays out the outputs of
-    a convolution with `per_location · 4` filters: level, row, column, anchor.
+    The priors are in the order in which `Reshape((-1, 4))` lays out the outputs of a
+    convolution with `per_location · 4` filters: level, row, column, anchor.
 
-    A model's graph does not hold its anchors, so that it can be cloned, pruned,
-    quantized and exported like any other. Whoever decodes the outputs needs the same
-    anchors that training had: keep the object, or the file that `save` writes, beside
-    the model. Scales and sizes are relative to the image.
+    The anchors are not part of the model's graph, which can therefore be cloned, pruned,
+    quantized and exported like any other. Decoding the outputs needs the same anchors as
+    training: keep the object, or the file that `save` writes, with the model. Scales and
+    sizes are relative to the image.
 
     Args:
         feature_sizes: (height, width) of each level's map, or one number for both.
         scales: for each level a scale or a tuple of scales s; a box of ratio r has
             width s·√(r·aspect) and height s/√(r·aspect), and so the area s².
-        ratios: widths over heights, in the picture as it was taken: one tuple for all
+        ratios: widths divided by heights, in the original image: one tuple for all
             levels, or one for each.
-        extra: for each level the scale of one more box of ratio 1, or None.
-        aspect: height over width of the pictures before they were squeezed to the
-            network's input; 480/640 = 0.75 for 640 × 480 pictures made square.
-        clip: whether priors end at the image's border.
+        extra: for each level the scale of an additional box of ratio 1, or None.
+        aspect: height divided by width of the original images, before they are resized
+            to the network's input; 480/640 = 0.75 for 640 × 480 images made square.
+        clip: whether priors are clipped to the image.
         sizes: instead of `scales`, `ratios`, `extra` and `aspect`: for each level a
             tuple of (width, height).
 
     Attributes:
         feature_sizes: list of (height, width).
         sizes: for each level a tuple of (width, height), relative.
-        per_location: number of priors in a cell, by level.
+        per_location: number of priors in each cell, by level.
         priors: float32 (P, 4), (cx, cy, w, h) relative; read-only.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument has the wrong type.
         ValueError: if lengths do not fit, or a number is not above 0.
 
     Example:
@@ -82,19 +83,19 @@ class Anchors:
 
     def __init__(
         self,
-        feature_sizes: Sequence[Any],
-        scales: Sequence[Any] | None = None,
-        ratios: Sequence[Any] = (1.0,),
+        feature_sizes: Sequence[int | Sequence[int]],
+        scales: Sequence[float | Sequence[float]] | None = None,
+        ratios: Sequence[float | Sequence[float]] = (1.0,),
         extra: Sequence[float | None] | None = None,
         aspect: float = 1.0,
         clip: bool = False,
-        sizes: Sequence[Any] | None = None,
+        sizes: Sequence[Sequence[Sequence[float]]] | None = None,
     ):
         levels = sizes_of.sequence("feature_sizes", feature_sizes, "(height, width) of each level")
         self.feature_sizes = [sizes_of.pair("feature_sizes", level) for level in levels]
         if (scales is None) == (sizes is None):
-            mend = "Pass one of `scales` and `sizes`."
-            raise checks.value_error("scales", "scales for each level, or sizes", scales, mend)
+            fix = "Pass one of `scales` and `sizes`."
+            raise checks.value_error("scales", "scales for each level, or sizes", scales, fix)
         count = len(self.feature_sizes)
         if sizes is not None:
             self.sizes = sizes_of.given_sizes(sizes, count)
@@ -130,14 +131,14 @@ class Anchors:
         text = " + ".join(f"{h}x{w}·{n}" for (h, w), n in levels)
         return f"Anchors({len(self)} priors, {text})"
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Anchors) and self.get_config() == other.get_config()
 
     def __hash__(self) -> int:
         return hash((tuple(self.feature_sizes), self.sizes, self.clip))
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` makes the same anchors from; plain JSON, without the priors."""
+        """Returns the arguments from which `from_config` makes equal anchors, as JSON."""
         return {
             "feature_sizes": [list(level) for level in self.feature_sizes],
             "sizes": [[list(pair) for pair in row] for row in self.sizes],
@@ -146,35 +147,35 @@ class Anchors:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Anchors:
-        """The inverse of `get_config`."""
+        """Makes the anchors that `get_config` described."""
         return cls(**config)
 
-    def save(self, path: str | os.PathLike) -> Path:
-        """Writes the anchors to a JSON file, to lie beside the model's."""
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the anchors to a JSON file, to be kept with the model's; returns its path."""
         return artifacts.write_text(path, json.dumps(self.get_config()) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Anchors:
-        """Reads what `save` wrote.
+    def load(cls, path: str | os.PathLike[str]) -> Anchors:
+        """Reads anchors that `save` wrote.
 
         Raises:
-            ValueError: if the file is no anchors'.
+            ValueError: if the file does not hold anchors.
         """
         config = json.loads(Path(path).read_text("utf-8"))
         if not isinstance(config, dict) or set(config) != {"feature_sizes", "sizes", "clip"}:
             raise checks.value_error("path", "a file that Anchors.save wrote", str(path))
         return cls.from_config(config)
 
-    def best_iou(self, boxes: Any) -> np.ndarray:
-        """How well the priors cover boxes: the overlap of each with its nearest prior.
+    def best_iou(self, boxes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """The largest IoU of each box with any prior: how well the anchors fit a data set.
 
-        In training a box is learned by all priors that overlap it by half and more.
-        Boxes that none does have one prior alone to learn from; if they are many, other
-        scales (see `fit`) pay.
+        In training a box is matched with all priors whose IoU with it is at least 0.5. A
+        box that no prior overlaps so much is matched with a single one; if there are many
+        such boxes, other scales (see `fit`) help.
 
         Args:
             boxes: (..., 4) as (x1, y1, x2, y2), relative, or a list of such arrays;
-                rows of -1 are padding and left out.
+                rows of -1 are padding and ignored.
 
         Returns:
             float64 (N,): intersection over union.
@@ -185,10 +186,10 @@ class Anchors:
     def ssd300(cls) -> Anchors:
         """The 8,732 priors of SSD at 300 px (Liu et al. 2016, sections 2.2 and 3.1).
 
-        Ratios 1, 2, 1/2, and 3, 1/3 on levels two to four; one more box of ratio 1 and
-        scale √(s·s'), where s' is the scale of the next level. The scales are the
-        paper's formula's, 0.1 and 0.2 to 0.9; its program rounds them to 0.1, 0.2,
-        0.37, ... 0.88.
+        Ratios are 1, 2, 1/2, and also 3, 1/3 on levels two to four; each level has one
+        additional box of ratio 1 and scale √(s·s'), where s' is the scale of the next
+        level. The scales follow the paper's formula, 0.1 and 0.2 to 0.9; the authors'
+        code rounds them to 0.1, 0.2, 0.37, ... 0.88.
         """
         after = (*_SSD300_SCALES[1:], _SSD300_AFTER)
         extra = [math.sqrt(a * b) for a, b in zip(_SSD300_SCALES, after, strict=True)]
@@ -199,18 +200,18 @@ class Anchors:
         cls,
         input_size: int | Sequence[int],
         strides: Sequence[int] = (8, 16, 32),
-        scales: Sequence[Any] = ((0.07, 0.11), (0.17, 0.22), (0.30, 0.42)),
-        ratios: Sequence[Any] = (1.0,),
+        scales: Sequence[float | Sequence[float]] = ((0.07, 0.11), (0.17, 0.22), (0.30, 0.42)),
+        ratios: Sequence[float | Sequence[float]] = (1.0,),
         aspect: float = 1.0,
     ) -> Anchors:
-        """A few anchors, for small images and objects of a shape, as cells have.
+        """Makes a few anchors, for small images whose objects have similar shapes.
 
         Args:
             input_size: pixels of the network's input: one number, or (height, width).
             strides: pixels between the cells of each level; a level has
                 ceil(input_size / stride) cells.
-            scales: as in `Anchors`; the default was chosen for blood cells. `fit`
-                chooses by your own boxes.
+            scales: as in `Anchors`; the defaults fit images of blood cells. `fit` computes
+                sizes for your own boxes.
             ratios: as in `Anchors`.
             aspect: as in `Anchors`.
 
@@ -228,27 +229,27 @@ class Anchors:
     @classmethod
     def fit(
         cls,
-        boxes: Any,
-        feature_sizes: Sequence[Any],
+        boxes: np.ndarray | Sequence[np.ndarray],
+        feature_sizes: Sequence[int | Sequence[int]],
         per_location: int | Sequence[int] = 2,
         seed: int = 0,
         clip: bool = False,
     ) -> Anchors:
-        """Chooses the sizes by k-means on the training boxes, with 1 − IoU as distance.
+        """Computes the sizes by k-means on the training boxes, with 1 − IoU as distance.
 
-        The same boxes and seed give the same anchors. The sizes are sorted by area;
-        the first level gets the smallest.
+        The same boxes and seed give the same anchors. The sizes are sorted by area; the
+        first level has the smallest.
 
         Args:
             boxes: (..., 4) as (x1, y1, x2, y2), relative, or a list of such arrays;
-                rows of -1 are padding and left out.
+                rows of -1 are padding and ignored.
             feature_sizes: as in `Anchors`, the finest level first.
-            per_location: priors in a cell, for all levels or for each.
-            seed: where k-means starts.
+            per_location: priors in each cell, for all levels or for each.
+            seed: of the random initial centers.
             clip: as in `Anchors`.
 
         Raises:
-            ValueError: if boxes have no area, or fewer sizes than priors in a cell.
+            ValueError: if boxes have no area, or fewer distinct sizes than clusters.
 
         Reference: Redmon & Farhadi 2017, https://arxiv.org/abs/1612.08242
 
@@ -275,7 +276,7 @@ class Anchors:
 
 
 def _level(height: int, width: int, sizes: Sequence[tuple[float, float]]) -> np.ndarray:
-    """(height · width · anchors, 4) float64."""
+    """Priors of one level, float64 (height · width · anchors, 4)."""
     y, x = np.meshgrid(
         (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij"
     )

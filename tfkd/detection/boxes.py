@@ -1,55 +1,67 @@
-"""Box arithmetic: forms, overlap, and offsets from priors.
+"""Bounding boxes: formats, intersection over union, and encoding as offsets from priors.
 
 Boxes are (x1, y1, x2, y2) relative to the image, keras-cv's "rel_xyxy". Priors are
-(cx, cy, w, h), also relative. `keras_cv.bounding_box.convert_format` makes them from
-the seven other formats that keras-cv knows.
+(cx, cy, w, h), also relative. `keras_cv.bounding_box.convert_format` converts from the
+seven other formats of keras-cv.
 
-An object's place is learned as offsets from a prior (Ren et al. 2015, Liu et al.
-2016), divided by variances so that every number has about unit size:
+A detector learns a box as offsets from a prior (Ren et al. 2015, Liu et al. 2016),
+divided by variances so that all offsets are of the order of 1:
 
     (cx − pcx) / pw / v₀,  (cy − pcy) / ph / v₁,  log(w / pw) / v₂,  log(h / ph) / v₃
 
-Some detectors, keras-cv's RetinaNet among them, have y before x and height before
-width: `order` says which.
+Some detectors, such as keras-cv's RetinaNet, have y before x and height before width:
+the argument `order` names the order.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.types import Tensor
 
+# The variances of SSD and Faster R-CNN.
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 
-# In which order a detector's outputs hold the four offsets.
+# Orders of the four offsets in a detector's outputs.
 ORDERS = ("xywh", "yxhw")
 
-# Class numbers that are none.
+# Special class numbers: a row that is padding, and an image that has not been labelled.
 PADDING = -1
 UNLABELLED = -2
 
-# A side of 62.5 times its prior's: no real object has more, and exp can't overflow.
+# The largest decoded side is 62.5 times that of its prior, so that exp can't overflow
+# (the limit of torchvision and Detectron2).
 _MAX_LOG_SIZE = math.log(1000.0 / 16.0)
 # The smallest side, relative to the image, whose logarithm is taken.
 _SMALLEST = 1e-6
 
 
-def check_priors(priors: Any) -> np.ndarray:
-    """Accepts `Anchors` or an array of priors; returns them as float32 (P, 4).
+class HasPriors(Protocol):
+    """Anchors of any kind, such as `Anchors` or `RetinaNetAnchors`."""
+
+    @property
+    def priors(self) -> np.ndarray:
+        """float32 (P, 4), as (cx, cy, w, h) relative to the image."""
+
+
+def check_priors(priors: HasPriors | np.ndarray) -> np.ndarray:
+    """Accepts `Anchors` or an array of priors; returns float32 (P, 4).
 
     Raises:
-        TypeError: if it is neither, or holds no numbers.
+        TypeError: if it is neither, or not numeric.
         ValueError: for another shape, NaN, or a side that is not positive.
     """
     values = getattr(priors, "priors", priors)
     if not hasattr(values, "shape") or not hasattr(values, "dtype"):
-        mend = "Make them by tfkd.detection.Anchors."
-        raise checks.type_error("priors", "Anchors, or an array (P, 4)", priors, mend)
+        fix = "Make them with tfkd.detection.Anchors."
+        raise checks.type_error("priors", "Anchors, or an array (P, 4)", priors, fix)
     values = np.asarray(values)
     if values.dtype.kind not in "iuf":
         raise checks.type_error("priors", "numbers, as (P, 4)", values)
@@ -66,21 +78,23 @@ def check_priors(priors: Any) -> np.ndarray:
     return values
 
 
-def serialize_anchors(anchors: Any) -> Any:
-    """`Anchors` as their config, an array of priors as numbers: JSON."""
+def serialize_anchors(anchors: HasPriors | np.ndarray) -> dict[str, Any] | list[list[float]]:
+    """Serializes `Anchors` as their config and an array of priors as lists, for JSON."""
     if hasattr(anchors, "get_config"):
         return keras.saving.serialize_keras_object(anchors)
     return check_priors(anchors).tolist()
 
 
-def deserialize_anchors(config: Any) -> Any:
-    """The inverse of `serialize_anchors`."""
+def deserialize_anchors(
+    config: dict[str, Any] | Sequence[Sequence[float]],
+) -> HasPriors | np.ndarray:
+    """Restores what `serialize_anchors` returned."""
     if isinstance(config, dict):
         return keras.saving.deserialize_keras_object(config)
     return np.asarray(config, np.float32)
 
 
-def check_variances(variances: Any) -> tuple[float, float, float, float]:
+def check_variances(variances: Sequence[float] | np.ndarray) -> tuple[float, float, float, float]:
     """Accepts four numbers above 0."""
     values = variances.tolist() if isinstance(variances, np.ndarray) else variances
     if not isinstance(values, (list, tuple)) or len(values) != 4:
@@ -89,25 +103,25 @@ def check_variances(variances: Any) -> tuple[float, float, float, float]:
     return a, b, c, d
 
 
-def to_corners(boxes: Any) -> Any:
-    """(cx, cy, w, h) → (x1, y1, x2, y2), for tensors (..., 4)."""
+def to_corners(boxes: tf.Tensor) -> tf.Tensor:
+    """Converts (cx, cy, w, h) to (x1, y1, x2, y2), for tensors (..., 4)."""
     half = boxes[..., 2:] / 2.0
     return tf.concat([boxes[..., :2] - half, boxes[..., :2] + half], -1)
 
 
-def to_centers(boxes: Any) -> Any:
-    """(x1, y1, x2, y2) → (cx, cy, w, h), for tensors (..., 4)."""
+def to_centers(boxes: tf.Tensor) -> tf.Tensor:
+    """Converts (x1, y1, x2, y2) to (cx, cy, w, h), for tensors (..., 4)."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return tf.concat([(low + high) / 2.0, high - low], -1)
 
 
-def area(boxes: Any) -> Any:
+def area(boxes: tf.Tensor) -> tf.Tensor:
     """Areas (...,) of boxes (..., 4) as corners; 0 where a side is not positive."""
     sides = tf.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
     return sides[..., 0] * sides[..., 1]
 
 
-def iou(first: Any, second: Any) -> Any:
+def iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Intersection over union of every box of `first` with every box of `second`.
 
     Args:
@@ -125,7 +139,7 @@ def iou(first: Any, second: Any) -> Any:
         >>> detection.iou(a, b).numpy().tolist()
         [[0.5, 0.0]]
     """
-    # A side at a time: sixfold faster than on (..., N, M, 2).
+    # One coordinate at a time: six times as fast as with tensors (..., N, M, 2).
     a = [first[..., :, None, k] for k in range(4)]
     b = [second[..., None, :, k] for k in range(4)]
     width = tf.maximum(tf.minimum(a[2], b[2]) - tf.maximum(a[0], b[0]), 0.0)
@@ -135,18 +149,20 @@ def iou(first: Any, second: Any) -> Any:
     return tf.math.divide_no_nan(overlap, union)
 
 
-def encode(boxes: Any, priors: Any, variances: Any = VARIANCES, order: str = "xywh") -> Any:
-    """Offsets of boxes from their priors.
+def encode(
+    boxes: tf.Tensor, priors: Tensor, variances: Sequence[float] = VARIANCES, order: str = "xywh"
+) -> tf.Tensor:
+    """Encodes boxes as offsets from their priors.
 
     Args:
         boxes: float (..., P, 4) as corners, one for each prior.
         priors: float (P, 4) as centers.
-        variances: four numbers that the offsets are divided by, in their order.
-        order: of the offsets: "xywh" or "yxhw".
+        variances: four numbers by which the offsets are divided, in the order of these.
+        order: order of the offsets, "xywh" or "yxhw".
 
     Returns:
-        float (..., P, 4). Finite, with finite gradients, for boxes without area too:
-        a side is taken as at least 1e-6 of the image.
+        float (..., P, 4), finite and with finite gradients also for boxes without area,
+        whose sides are taken to be 1e-6 of the image.
     """
     centers = to_centers(boxes)
     sides = tf.maximum(centers[..., 2:], _SMALLEST)
@@ -156,11 +172,11 @@ def encode(boxes: Any, priors: Any, variances: Any = VARIANCES, order: str = "xy
 
 
 def decode_offsets(
-    offsets: Any, priors: Any, variances: Any = VARIANCES, order: str = "xywh"
-) -> Any:
-    """The inverse of `encode`: boxes as corners, not clipped to the image.
+    offsets: tf.Tensor, priors: Tensor, variances: Sequence[float] = VARIANCES, order: str = "xywh"
+) -> tf.Tensor:
+    """Decodes offsets, as the inverse of `encode`, to corners not clipped to the image.
 
-    Log sizes are limited to log(62.5), so that no network's output overflows.
+    Logarithms of sizes are limited to log(62.5), so that no output overflows.
     """
     offsets = _reordered(offsets * tf.constant(variances, offsets.dtype), order)
     centers = offsets[..., :2] * priors[..., 2:] + priors[..., :2]
@@ -168,11 +184,11 @@ def decode_offsets(
     return to_corners(tf.concat([centers, sides], -1))
 
 
-def _reordered(offsets: Any, order: str) -> Any:
-    """From "xywh" to `order`, or back: either is the other's inverse."""
+def _reordered(offsets: tf.Tensor, order: str) -> tf.Tensor:
+    """Converts offsets from "xywh" to `order` or back; the permutation is its own inverse."""
     return offsets if order == "xywh" else tf.gather(offsets, [1, 0, 3, 2], axis=-1)
 
 
-def clip(boxes: Any) -> Any:
-    """Corners moved into the image."""
+def clip(boxes: tf.Tensor) -> tf.Tensor:
+    """Clips corners to the image."""
     return tf.clip_by_value(boxes, 0.0, 1.0)

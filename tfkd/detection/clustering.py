@@ -1,24 +1,27 @@
-"""Sizes of anchors by k-means with 1 − IoU, and how well priors cover boxes; NumPy alone."""
+"""Anchor sizes by k-means clustering with the distance 1 − IoU (YOLOv2), in NumPy."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from tfkd import checks
 
-_ROUNDS = 100
-_STARTS = 4
-_CHUNK = 256
+_ROUNDS = 100  # iterations of k-means at most
+_STARTS = 4  # initializations, of which the best result is kept
+_CHUNK = 256  # boxes at a time, to bound the memory of their overlaps with all priors
 
 
-def real_boxes(name: str, boxes: Any) -> np.ndarray:
-    """The boxes (N, 4) float64 of an array (..., 4) or a list of arrays, without padding.
+def real_boxes(name: str, boxes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the boxes of an array (..., 4) or a list of arrays, without padding.
+
+    Returns:
+        float64 (N, 4).
 
     Raises:
         TypeError: if `boxes` is neither.
-        ValueError: if there is none, or one without area.
+        ValueError: if there are no boxes, or one has no area.
     """
     if isinstance(boxes, (list, tuple)):
         parts = [np.asarray(part, np.float64).reshape(-1, 4) for part in boxes if len(part)]
@@ -35,13 +38,13 @@ def real_boxes(name: str, boxes: Any) -> np.ndarray:
         raise checks.value_error(name, "at least one box", boxes)
     good = np.isfinite(values).all(1) & (values[:, 2:] > values[:, :2]).all(1)
     if not good.all():
-        mend = f"Box {int(np.argmin(good))} of {len(values)} is none: remove it."
-        raise checks.value_error(name, "boxes with an area", boxes, mend)
+        fix = f"Box {int(np.argmin(good))} of {len(values)} has none: remove it."
+        raise checks.value_error(name, "boxes with an area", boxes, fix)
     return values
 
 
 def best_iou(boxes: np.ndarray, priors: np.ndarray) -> np.ndarray:
-    """(N,) overlap of each box (N, 4), as corners, with the nearest prior (P, 4), as center."""
+    """The largest IoU (N,) of each box (N, 4), as corners, with priors (P, 4), as centers."""
     low, high = priors[:, :2] - priors[:, 2:] / 2, priors[:, :2] + priors[:, 2:] / 2
     area = priors[:, 2] * priors[:, 3]
     found = []
@@ -55,17 +58,17 @@ def best_iou(boxes: np.ndarray, priors: np.ndarray) -> np.ndarray:
 
 
 def _overlap(sizes: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """(N, K) intersection over union of boxes of these sizes that share their center."""
+    """IoU (N, K) of boxes of these sizes (N, 2) and (K, 2) that share their center."""
     common = np.minimum(sizes[:, None], centers).prod(-1)
     return common / (sizes.prod(-1)[:, None] + centers.prod(-1) - common)
 
 
 def _start(sizes: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Far apart, as k-means++ chooses (Arthur & Vassilvitskii 2007)."""
+    """Initial centers far apart, by k-means++ (Arthur & Vassilvitskii 2007)."""
     chosen = [int(random.integers(len(sizes)))]
     while len(chosen) < count:
         far = 1.0 - _overlap(sizes, sizes[chosen]).max(1)
-        # Chosen ones have distance 0, but for rounding.
+        # The distance of a chosen size is 0, except for rounding.
         far[chosen] = 0.0
         far = np.maximum(far, 0.0) ** 2
         chosen.append(int(random.choice(len(sizes), p=far / far.sum())))
@@ -73,10 +76,11 @@ def _start(sizes: np.ndarray, count: int, random: np.random.Generator) -> np.nda
 
 
 def k_means(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """(count, 2) sizes that the (N, 2) given ones overlap best, sorted by area.
+    """Returns the cluster centers (count, 2) of sizes (N, 2), sorted by area.
 
-    Of four starts, and of all rounds of each, that with the highest mean overlap: the
-    mean of a cluster need not be its best center under this distance.
+    They are the centers of the highest mean IoU in all iterations of four initializations:
+    since the mean of a cluster need not be its best center under this distance, the last
+    iteration need not be the best.
     """
     checks.non_negative_int("seed", seed)
     kinds = np.unique(sizes, axis=0)

@@ -1,4 +1,4 @@
-"""COCO's scores of a detector, computed by pycocotools from arrays in memory."""
+"""COCO metrics of a detector (mAP, average recall) by pycocotools, from arrays in memory."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.detection.flat_boxes import FlatBoxes, flat_detections, flat_truth, names_of
+from tfkd.detection.flat_boxes import Boxes, FlatBoxes, flat_detections, flat_truth, names_of
 from tfkd.results import Grid, Lines, Result, cell
 
 HEAD = ("class", "mAP", "AP50", "truth", "detections")
 FORMATS = dict.fromkeys(HEAD[1:3], ".3f")
 
-# Sides in pixels at which COCO's small objects end, and its large ones begin.
+# COCO's small objects have areas up to 32², its large ones from 96² square pixels.
 _SMALL, _LARGE = 32, 96
-_WIDEST = 1e10
-_MOST = (1, 10, 100)
+_WIDEST = 1e10  # the upper end of pycocotools's own ranges of areas: 1e5² square pixels
+_MOST = (1, 10, 100)  # detections per image and class for AR1, AR10 and AR100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionScores(Result, file_name="detection"):
-    """How well a detector finds objects, by COCO's rules; made by `report.detection`.
+    """COCO metrics of a detector with C classes; made by `tfkd.report.detection`.
 
-    All scores are in 0..1, NaN where there is nothing to be found. C classes.
+    All metrics are in 0..1, or NaN where there are no objects.
 
     Attributes:
         class_names: C names.
-        map: mean over classes of the average precision, and over the ten overlaps
-            (IoU) 0.50, 0.55, ..., 0.95 from which a detection counts as right.
-        map50, map75: the same at one overlap.
-        map_small, map_medium, map_large: `map` of the objects under 32 · 32 pixels, up
-            to 96 · 96, and above; NaN if no image size was given.
-        ar1, ar10, ar100: mean over classes and overlaps of the share of objects that
-            are found by an image's best 1, 10 or 100 detections of a class.
-        ap, ap50: (C,) of each class.
-        truth, detections: (C,) how many objects there are, and how many detections.
-        images: how many images.
+        map: mean average precision over classes and over the ten IoU thresholds 0.50,
+            0.55, ..., 0.95 from which a detection is a true positive.
+        map50, map75: mean average precision at one IoU threshold.
+        map_small, map_medium, map_large: `map` of the objects up to 32 · 32 pixels, up to
+            96 · 96, and above; NaN if no image size was given.
+        ar1, ar10, ar100: average recall: mean over classes and IoU thresholds of the share
+            of objects that an image's best 1, 10 or 100 detections of a class find.
+        ap, ap50: (C,) average precision of each class.
+        truth, detections: (C,) numbers of objects and of detections.
+        images: number of images.
         recall: (101,) the grid 0, 0.01, ..., 1.
-        precision: (C, 101) at IoU 0.5, the best that is reached at this recall or a
-            higher one; 0 where the recall is not reached.
-        thresholds: (C, 101) the score from which on detections have to be kept to reach
+        precision: (C, 101) interpolated precision at IoU 0.5: the highest at this recall
+            or a higher one; 0 where the recall is not reached.
+        thresholds: (C, 101) the lowest score of the detections that must be kept to reach
             the recall; 0 where it is not reached.
     """
 
@@ -70,11 +70,11 @@ class DetectionScores(Result, file_name="detection"):
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Names of the classes without an object, which the means leave out."""
+        """Names of the classes without objects, which the means exclude."""
         return tuple(n for n, t in zip(self.class_names, self.truth, strict=True) if not t)
 
     def parts(self) -> list[Grid | Lines]:
-        """The scores of classes and their means; the other scores."""
+        """A table of the classes with their means, and notes with the other metrics."""
         rows = [*zip(
             self.class_names, self.ap, self.ap50, self.truth, self.detections, strict=True
         )]  # fmt: skip
@@ -96,17 +96,17 @@ class DetectionScores(Result, file_name="detection"):
 
 
 def score(value: float) -> str:
-    """Three digits, or a dash for NaN."""
+    """Formats a metric with three digits, or as a dash if it is NaN."""
     return cell(value, ".3f")
 
 
 def coco_scores(
-    detections: Any,
-    truth: Any,
+    detections: Boxes,
+    truth: Boxes,
     class_names: Sequence[str] | None = None,
-    image_size: Any = None,
+    image_size: float | Sequence[float] | np.ndarray | None = None,
 ) -> DetectionScores:
-    """COCO's scores of detections; see `tfkd.report.detection`, which is this function."""
+    """Computes COCO metrics; see `tfkd.report.detection`, which is this function."""
     found, real = flat_detections(detections), flat_truth(truth)
     if found.count != real.count:
         expected = f"detections of {real.count} images, as many as `truth` has"
@@ -114,13 +114,15 @@ def coco_scores(
     names = names_of(class_names, found, real)
     sizes = _sizes(image_size, real.count)
     evaluator = _evaluate(found, real, sizes, len(names))
-    # (overlaps, recalls, classes, areas, detections an image), (..., without recalls)
+    # precision: (IoU thresholds, recalls, classes, areas, detections per image); recall has
+    # no axis of recalls. Both are -1 where a class has no objects.
     precision = np.where(evaluator["precision"] < 0, np.nan, evaluator["precision"])
     recall = np.where(evaluator["recall"] < 0, np.nan, evaluator["recall"])
     by_area = [_mean(precision[:, :, :, area, -1]) for area in range(precision.shape[3])]
     small, medium, large = by_area[1:] or [math.nan] * 3
-    every = range(len(names))
+    # All areas, 100 detections. The IoU thresholds 0 and 5 are 0.50 and 0.75.
     whole = precision[..., 0, -1]
+    every = range(len(names))
     thresholds = evaluator["scores"][0, :, :, 0, -1].T
     return DetectionScores(
         class_names=names,
@@ -145,13 +147,15 @@ def coco_scores(
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of what is not NaN; NaN if all is."""
+    """Mean of the values that are not NaN, or NaN if there are none."""
     values = values[~np.isnan(values)]
-    # pycocotools adds the smallest number to a denominator: 1 comes out as 1 − 2e-16.
+    # pycocotools adds np.spacing(1) to denominators, which turns 1 into 1 − 2e-16.
     return round(float(values.mean()), 12) if values.size else math.nan
 
 
-def _sizes(image_size: Any, count: int) -> np.ndarray | None:
+def _sizes(
+    image_size: float | Sequence[float] | np.ndarray | None, count: int
+) -> np.ndarray | None:
     """(count, 2) heights and widths in pixels, or None."""
     if image_size is None:
         return None
@@ -164,8 +168,8 @@ def _sizes(image_size: Any, count: int) -> np.ndarray | None:
     return np.broadcast_to(sizes, (count, 2))
 
 
-def pycocotools() -> tuple[Any, Any]:
-    """COCO and COCOeval; says what to install where they are not."""
+def pycocotools() -> tuple[type, type]:
+    """Returns the classes COCO and COCOeval; raises ImportError if they are not installed."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -180,9 +184,9 @@ def pycocotools() -> tuple[Any, Any]:
 def _evaluate(
     found: FlatBoxes, real: FlatBoxes, sizes: np.ndarray | None, classes: int
 ) -> dict[str, np.ndarray]:
-    """What pycocotools accumulates: precision, recall, scores."""
+    """Runs pycocotools; returns its arrays of precision, recall and scores."""
     coco, coco_eval = pycocotools()
-    # pycocotools tells the user about each of its steps on the standard output.
+    # pycocotools prints a line for each of its steps.
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
         for flat in (real, found):
@@ -199,7 +203,7 @@ def _evaluate(
         small, large = _SMALL**2, _LARGE**2
         ranges = [[0, _WIDEST], [0, small], [small, large], [large, _WIDEST]]
         labels = ["all", "small", "medium", "large"]
-        if sizes is None:  # Without pixels there is no size, and a quarter of the work.
+        if sizes is None:  # Without pixels there are no ranges of areas.
             ranges, labels = ranges[:1], labels[:1]
         evaluator.params.areaRng, evaluator.params.areaRngLbl = ranges, labels
         evaluator.evaluate()
@@ -208,7 +212,7 @@ def _evaluate(
 
 
 def _annotations(flat: FlatBoxes, sizes: np.ndarray | None) -> list[dict[str, Any]]:
-    """Boxes in COCO's form: x, y, width, height, in pixels where their number is known."""
+    """COCO's annotations: (x, y, width, height), in pixels if the image sizes are known."""
     boxes = np.concatenate([flat.boxes[:, :2], flat.boxes[:, 2:] - flat.boxes[:, :2]], 1)
     if sizes is not None:
         boxes = boxes * np.tile(sizes[flat.images][:, ::-1], 2)
@@ -217,7 +221,7 @@ def _annotations(flat: FlatBoxes, sizes: np.ndarray | None) -> list[dict[str, An
         flat.images.tolist(), flat.classes.tolist(), boxes.tolist(),
         areas.tolist(), flat.scores.tolist(), strict=True,
     )  # fmt: skip
-    # From 1: to pycocotools a match with number 0 is none.
+    # Numbers start at 1: pycocotools takes a match with annotation 0 for no match.
     return [
         {
             "id": number, "image_id": image, "category_id": kind, "bbox": box,

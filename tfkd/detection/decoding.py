@@ -1,38 +1,38 @@
-"""From what a detector computes to what it detects.
+"""Decoding of detector outputs: scores, boxes and non-maximum suppression (NMS).
 
-Scores are made of the logits, the best candidates of every image are turned into
-boxes, and of boxes of one class that overlap only the best one stays (greedy
-non-maximum suppression, Girshick et al. 2014; its place in SSD: Liu et al. 2016,
+Logits become scores, the candidates of the highest scores in every image are decoded to
+boxes, and of overlapping boxes of one class only the best is kept (greedy non-maximum
+suppression: Girshick et al. 2014; as in SSD: Liu et al. 2016,
 https://arxiv.org/abs/1512.02325).
 
-The suppression is a fixed point, found for the whole batch at once: a box stays if
-no better box that stays overlaps it. The best box is settled by the first round, and
-each round settles one more at least; a handful of rounds is usual. It computes what
-the greedy loop does, out of operations that XLA and every device have, which
-`tf.image.combined_non_max_suppression` is not.
+NMS is computed for the whole batch at once, as a fixed point: a box is kept if no kept
+box with a higher score overlaps it. The first iteration determines the best box, and
+each further iteration at least one more; usually a handful suffices. The result is that
+of the greedy loop, but from operations that XLA and all devices support, unlike
+`tf.image.combined_non_max_suppression`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfkd import checks
 from tfkd.detection import boxes as box_math
+from tfkd.types import Tensor
 
 __all__ = ["decode"]
 
 
 def decode(
-    outputs: Mapping[str, Any],
-    anchors: Any,
+    outputs: Mapping[str, Tensor],
+    anchors: box_math.HasPriors | np.ndarray,
     *,
-    variances: Any = box_math.VARIANCES,
+    variances: Sequence[float] = box_math.VARIANCES,
     score_threshold: float = 0.02,
-    iou_threshold: float = 0.45,
+    iou_threshold: float = 0.45,  # as in the SSD authors' code, like the 400 candidates
     max_detections: int = 100,
     candidates: int = 400,
     background: bool = True,
@@ -41,36 +41,36 @@ def decode(
     class_agnostic: bool = False,
     order: str = "xywh",
 ) -> dict[str, tf.Tensor]:
-    """Turns a detector's outputs into detections.
+    """Decodes a detector's outputs to detections, with non-maximum suppression.
 
-    It runs eagerly, in `tf.function` (with `jit_compile` too), in `tf.data` and in a
-    `train_step`: no gradient flows through it. It takes memory for `candidates`²
-    numbers an image.
+    It runs eagerly, in `tf.function` (also with `jit_compile`), in `tf.data` and in a
+    `train_step`; no gradient flows through it. It needs memory for `candidates`²
+    numbers per image.
 
     Args:
-        outputs: what the model returns, a dict with encoded offsets (B, P, 4) and
-            class logits (B, P, C + 1), or (B, P, C) without a background class.
+        outputs: a model's outputs, a dict with encoded offsets (B, P, 4) and class
+            logits (B, P, C + 1), or (B, P, C) without a background class.
         anchors: `Anchors`, or priors (P, 4) as (cx, cy, w, h) relative to the image.
-        variances: what the offsets were divided by when they were learned.
-        score_threshold: detections with a score up to it are dropped.
-        iou_threshold: of two boxes of a class whose intersection over union is above
-            it, the one with the lower score is dropped.
-        max_detections: N, the number of detections kept in an image.
-        candidates: the pairs of box and class, those with the highest scores of an
-            image, from which the suppression chooses.
-        background: class 0 of the logits means "no object" and scores are a softmax.
-            False: there is no such class, and each score is a sigmoid (as in
+        variances: the numbers by which the offsets were divided in training.
+        score_threshold: only detections with a higher score are returned.
+        iou_threshold: of two boxes of a class whose intersection over union is higher,
+            the one with the lower score is suppressed.
+        max_detections: N, the largest number of detections of an image.
+        candidates: the number of pairs of box and class, those with the highest scores
+            of an image, that enter the suppression.
+        background: whether class 0 of the logits is the background and scores are a
+            softmax. False: there is no background class, and scores are sigmoids (as in
             keras-cv's RetinaNet: see `tfkd.detection.retina_net_head`).
         boxes: name of the offsets in `outputs`.
         classes: name of the logits in `outputs`.
-        class_agnostic: boxes of different classes suppress each other too.
-        order: of the offsets: "xywh" or "yxhw".
+        class_agnostic: whether boxes also suppress boxes of other classes.
+        order: order of the offsets, "xywh" or "yxhw".
 
     Returns:
-        A dict, by falling confidence: "boxes" (B, N, 4) as (x1, y1, x2, y2) within
-        0 and 1, "confidence" (B, N), "classes" (B, N) int32 with the background not
-        counted, "num_detections" (B,) int32. Rows beyond it have box and class -1
-        and confidence 0. Boxes without area inside the image are no detections.
+        A dict, by decreasing confidence: "boxes" (B, N, 4) as (x1, y1, x2, y2) in 0..1,
+        "confidence" (B, N), "classes" (B, N) int32 without the background, and
+        "num_detections" (B,) int32. Rows beyond that number have box and class -1 and
+        confidence 0. Boxes without area inside the image are not returned.
 
     Raises:
         TypeError, ValueError: if an argument or a shape is wrong.
@@ -99,7 +99,7 @@ def decode(
     offsets, logits = _heads(outputs, boxes, classes, priors, background)
 
     scores = tf.nn.softmax(logits)[..., 1:] if background else tf.sigmoid(logits)
-    # NaN is above no threshold.
+    # A score of NaN becomes 0 too: it is not above the threshold.
     scores, prior, kind = _best(tf.where(scores > score_threshold, scores, 0.0), pool)
     found = box_math.decode_offsets(
         tf.gather(offsets, prior, batch_dims=1),
@@ -115,16 +115,16 @@ def decode(
 
 
 def _heads(
-    outputs: Any, boxes: str, classes: str, priors: np.ndarray, background: bool
+    outputs: Mapping[str, Tensor], boxes: str, classes: str, priors: np.ndarray, background: bool
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (offsets, logits) in float32, checked, cut off from gradients."""
+    """Returns the checked (offsets, logits) in float32, without gradients."""
     if not isinstance(outputs, Mapping):
-        mend = f"What does the model return? It must be a dict with {boxes!r} and {classes!r}."
-        raise checks.type_error("outputs", "a dict of a detector's outputs", outputs, mend)
+        fix = f"The model must return a dict with {boxes!r} and {classes!r}."
+        raise checks.type_error("outputs", "a dict of a detector's outputs", outputs, fix)
     for name, key in (("boxes", boxes), ("classes", classes)):
         if key not in outputs:
-            mend = checks.near(key, outputs) or f"There are: {sorted(map(str, outputs))}."
-            raise checks.value_error(name, "the name of one of `outputs`", key, mend)
+            fix = checks.near(key, outputs) or f"There are: {sorted(map(str, outputs))}."
+            raise checks.value_error(name, "the name of one of `outputs`", key, fix)
     offsets = tf.stop_gradient(tf.cast(outputs[boxes], tf.float32))
     logits = tf.stop_gradient(tf.cast(outputs[classes], tf.float32))
     least = 2 if background else 1
@@ -139,11 +139,12 @@ def _heads(
 def _best(scores: tf.Tensor, pool: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The best pairs of prior and class: scores, priors and classes, each (B, K).
 
-    The pairs of K priors hold them all: those with the best scores of any class. So
-    nothing sorts P · C numbers. Of equals, the first prior and class come first.
+    The K best pairs belong to the K priors with the highest score of any class, so that
+    P · C numbers need not be sorted. Among equal scores the first prior and class win.
     """
     count, number = int(scores.shape[1]), int(scores.shape[2])
     _, priors = tf.math.top_k(tf.reduce_max(scores, -1), min(pool, count), sorted=False)
+    # By index, since among equal scores `top_k` prefers those that come first.
     priors = tf.sort(priors, axis=-1)
     pairs = priors.shape[1] * number
     scores = tf.reshape(tf.gather(scores, priors, batch_dims=1), [-1, pairs])
@@ -154,15 +155,16 @@ def _best(scores: tf.Tensor, pool: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 def _check_shape(name: str, value: tf.Tensor, priors: int, last: str, fits: bool) -> None:
     if value.shape.rank == 3 and value.shape[1] in (None, priors) and fits:
         return
-    mend = None
+    fix = None
     if value.shape.rank == 3 and fits:
-        mend = "Were other anchors used to make the model?"
-    raise checks.value_error(name, f"shape (batch, {priors} priors, {last})", value, mend)
+        fix = "Pass the anchors with which the model was built."
+    raise checks.value_error(name, f"shape (batch, {priors} priors, {last})", value, fix)
 
 
 def _suppress(found: tf.Tensor, groups: tf.Tensor, valid: tf.Tensor, threshold: float) -> tf.Tensor:
-    """Greedy suppression of boxes (B, K, 4) by falling score; returns (B, K) bool."""
+    """Greedy NMS of boxes (B, K, 4), sorted by decreasing score; returns bool (B, K)."""
     count = found.shape[1]
+    # [i, j]: candidate i has the higher score, since they are sorted.
     better = tf.constant(np.triu(np.ones((count, count), bool), 1))
     rival = groups[:, :, None] == groups[:, None, :]
     over = (box_math.iou(found, found) > threshold) & rival & better
@@ -181,7 +183,8 @@ def _suppress(found: tf.Tensor, groups: tf.Tensor, valid: tf.Tensor, threshold: 
 def _collect(
     found: tf.Tensor, scores: tf.Tensor, kind: tf.Tensor, kept: tf.Tensor, limit: int
 ) -> dict[str, tf.Tensor]:
-    """The best `limit` of those kept, filled up with rows of -1."""
+    """Returns the best `limit` of the kept boxes, padded with rows of -1."""
+    # `top_k` needs at least `limit` entries; a score of -1 marks those that are not kept.
     missing = max(0, limit - found.shape[1])
     scores = tf.pad(tf.where(kept, scores, -1.0), [[0, 0], [0, missing]], constant_values=-1.0)
     scores, rows = tf.math.top_k(scores, limit)

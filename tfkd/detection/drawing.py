@@ -1,59 +1,63 @@
-"""Pictures of what a detector finds, and of what it misses.
+"""Draws detections, false positives and missed objects on images, with Pillow.
 
-Palette: Okabe and Ito, told apart by colour-blind readers,
+The palette is that of Okabe and Ito, which colour-blind readers can distinguish:
 https://jfly.uni-koeln.de/color/
 """
 
 from __future__ import annotations
 
 import math
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.detection.flat_boxes import FlatBoxes, flat_detections, flat_truth, names_of
+from tfkd.detection.flat_boxes import Boxes, FlatBoxes, flat_detections, flat_truth, names_of
 from tfkd.detection.hits import hits
+from tfkd.types import Path
 
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 _INK, _PAPER = "#202020", "#ffffff"
-_HALO = (0, 0, 0, 110)  # around lines, so that they are seen on any picture
-_GAP = 12
-_DASH = 6
+_HALO = (0, 0, 0, 110)  # a dark edge around lines makes them visible on any image
+_GAP = 12  # pixels between images
+_DASH = 6  # pixels of a thin dash, half of a thick one
 
 
 def detection_pictures(
-    images: Any,
-    detections: Any,
-    truth: Any = None,
+    images: np.ndarray,
+    detections: Boxes,
+    truth: Boxes | None = None,
     class_names: Sequence[str] | None = None,
     columns: int = 4,
     score_threshold: float = 0.5,
-    path: str | os.PathLike | None = None,
+    path: Path | None = None,
     size: int = 480,
 ) -> np.ndarray | pathlib.Path:
-    """Draws detections, and the truth, on images, side by side.
+    """Draws detections, and optionally the ground truth, on images side by side.
 
-    Solid boxes are detections, dashed ones objects that were not found; the colour is
-    that of the class. A detection that finds no object (IoU 0.5) has a white label with
-    a question mark, and the object that a right one finds is a thin dashed line.
+    Detections are solid boxes and missed objects dashed ones, in the colour of the class.
+    A false positive (no object at IoU 0.5) has a white label with a question mark; the
+    object of a true positive is a thin dashed line.
 
     Args:
         images: (N, H, W, 3), uint8 pixels, or float in −1..1.
-        detections: dict of `report.detect` for these images, or for more, of which the
+        detections: dict from `report.detect` for these images, or for more, of which the
             first N are drawn; see `report.detection` for other forms.
         truth: dict {"boxes": (N, M, 4), "classes": (N, M)}, or None.
         class_names: C names; default "0", "1", ...
-        columns: pictures a row.
-        score_threshold: detections below it are not drawn.
-        path: the PNG to write; None: return the picture.
-        size: pixels of the longer side of each picture, to which it is scaled.
+        columns: images per row.
+        score_threshold: detections with a lower score are not drawn.
+        path: the PNG file to write; None: the picture is returned.
+        size: pixels of the longer side to which each image is scaled.
 
     Returns:
-        The path; or, without one, the picture (height, width, 3) in uint8.
+        The path; or, without one, the picture, uint8 (height, width, 3).
 
     Raises:
         TypeError, ValueError: for a bad argument.
@@ -89,16 +93,16 @@ def detection_pictures(
     return pathlib.Path(path)
 
 
-def _pixels(images: Any) -> np.ndarray:
-    """uint8 (N, H, W, 3)."""
+def _pixels(images: np.ndarray) -> np.ndarray:
+    """Converts images to uint8 (N, H, W, 3)."""
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
         raise checks.value_error("images", "at least one image, as (N, H, W, 3)", images)
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind != "f" or not (np.abs(images) <= 1.0).all():
-        mend = "These are what a model takes; pixels 0..255 have to be uint8."
-        raise checks.value_error("images", "uint8, or floats in -1..1", images, mend)
+        fix = "Floats are inputs of a model in -1..1; pixels 0..255 have to be uint8."
+        raise checks.value_error("images", "uint8, or floats in -1..1", images, fix)
     return np.rint((images.astype(np.float32) + 1.0) * 127.5).astype(np.uint8)
 
 
@@ -110,8 +114,8 @@ def _page(
     names: tuple[str, ...],
     columns: int,
     size: int,
-) -> Any:
-    """All pictures, a line above each, and the legend below, as one PIL image."""
+) -> Image.Image:
+    """All images with a line of text above each and the legend below, as one PIL image."""
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
@@ -120,8 +124,8 @@ def _page(
         ) from error
     scale = size / max(pixels.shape[1:3])
     high, wide = (max(1, round(side * scale)) for side in pixels.shape[1:3])
-    letter = max(10, round(size / 34))
-    line = round(1.7 * letter)
+    letter = max(10, round(size / 34))  # pixels; smaller letters are illegible
+    line = round(1.7 * letter)  # the height of a line of text with its spacing
     font = ImageFont.load_default(letter)
     width = columns * (wide + _GAP) + _GAP
     present = np.union1d(found.classes, real.classes)
@@ -150,12 +154,12 @@ def _draw_image(
     taken: np.ndarray | None,
     names: tuple[str, ...],
 ) -> str:
-    """Draws the boxes of one image; returns the line above it.
+    """Draws the boxes of one image; returns the line of text above it.
 
-    `taken` has the object of each detection, or -1; None: the truth is not known.
+    `taken` is the object of each detection, or -1; None if the truth is not known.
     """
     mine = np.flatnonzero(found.images == index)
-    mine = mine[np.argsort(found.scores[mine], kind="stable")]  # The surest on top.
+    mine = mine[np.argsort(found.scores[mine], kind="stable")]  # the highest score on top
     tags = []
     missed = 0
     for place in np.flatnonzero(real.images == index):
@@ -172,8 +176,8 @@ def _draw_image(
         pen.solid(box, colour(kind))
         text = f"{names[kind]} {found.scores[place]:.2f}" + ("" if right[place] else " ?")
         tags.append((box, text, kind, right[place]))
-    # Above all boxes, which would cross them out; what is wrong and what is sure first,
-    # since the later a label comes, the more of its places are taken.
+    # Labels are drawn after all boxes, which would cross them out. Errors and high scores
+    # come first: the later a label is placed, the fewer free places are left.
     for box, text, kind, filled in sorted(tags[::-1], key=lambda tag: tag[3]):
         pen.tag(box, text, colour(kind), filled)
     if taken is None:
@@ -183,14 +187,14 @@ def _draw_image(
 
 
 class _Pen:
-    """Draws boxes and labels on one picture, given in parts of its sides."""
+    """Draws boxes, in relative coordinates, and their labels on one image."""
 
-    def __init__(self, draw: Any, font: Any, size: tuple[int, int], width: int):
+    def __init__(self, draw: ImageDraw.ImageDraw, font: Font, size: tuple[int, int], width: int):
         self.draw, self.font, self.size, self.width = draw, font, size, width
         self._tags: list[tuple[int, ...]] = []
 
     def _corners(self, box: np.ndarray) -> list[int]:
-        """Pixels of a box, each inside the picture."""
+        """Corners of a box in pixels, clipped to the image."""
         sides = np.tile(self.size, 2)
         return np.clip(np.rint(box * sides), 0, sides - 1).astype(int).tolist()
 
@@ -216,11 +220,11 @@ class _Pen:
         self.draw.line(line, fill=ink, width=width)
 
     def tag(self, box: np.ndarray, text: str, ink: str, filled: bool) -> None:
-        """A label at one of the box's sides, where no other one is if there is such a place."""
+        """Draws a label at the box, where it covers the least of other labels."""
         wide = math.ceil(self.font.getlength(text)) + 6
         high = self.font.getbbox("Ag", anchor="lt")[3] + 4
         places = list(self._places(self._corners(box), wide, high))
-        place = min(places, key=self._covered)  # The first of equal ones.
+        place = min(places, key=self._covered)  # among equal ones the first
         self._tags.append(place)
         paper, letters = (ink, _on(ink)) if filled else (_PAPER, _INK)
         self.draw.rectangle(place, fill=paper, outline=ink)
@@ -228,7 +232,7 @@ class _Pen:
         self.draw.text((place[0] + 3, middle), text, fill=letters, font=self.font, anchor="lm")
 
     def _places(self, corners: list[int], wide: int, high: int) -> Iterator[tuple[int, ...]]:
-        """Where a label may stand, the best first: above, inside, below; left, right."""
+        """Possible places of a label, the best first: above, inside, below; left, right."""
         left, top, right, bottom = corners
         for y in (top - high, top, bottom, bottom - high):
             if 0 <= y <= self.size[1] - high - 1:
@@ -237,7 +241,7 @@ class _Pen:
                     yield x, y, x + wide, y + high
 
     def _covered(self, place: tuple[int, ...]) -> float:
-        """Pixels of other labels that one at `place` would cover."""
+        """The area of other labels, in pixels, that a label at `place` would cover."""
         return sum(
             max(0, min(place[2], tag[2]) - max(place[0], tag[0]))
             * max(0, min(place[3], tag[3]) - max(place[1], tag[1]))
@@ -246,20 +250,21 @@ class _Pen:
 
 
 def colour(kind: int) -> str:
-    """The colour of a class."""
+    """Returns the colour of a class."""
     return COLOURS[int(kind) % len(COLOURS)]
 
 
 def _on(ink: str) -> str:
-    """Black or white, whichever is read better on a colour."""
+    """Black or white, whichever has the better contrast with a colour."""
     red, green, blue = (int(ink[i : i + 2], 16) for i in (1, 3, 5))
+    # The luma of Rec. 601.
     return _INK if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else _PAPER
 
 
 def _legend(
-    font: Any, width: int, line: int, kinds: list[tuple[int, str]], with_truth: bool
+    font: Font, width: int, line: int, kinds: list[tuple[int, str]], with_truth: bool
 ) -> list[tuple[int, int, int | None, str]]:
-    """What colours and lines mean: (left, row, class or None, text), broken into rows."""
+    """Entries of the legend, broken into rows: (left, row, class or None, text)."""
     notes = ["solid: detected"]
     if with_truth:
         notes += ["white label: wrong", "dashed: missed", "thin white: found"]
@@ -275,7 +280,11 @@ def _legend(
 
 
 def _draw_legend(
-    draw: Any, font: Any, top: int, line: int, entries: list[tuple[int, int, int | None, str]]
+    draw: ImageDraw.ImageDraw,
+    font: Font,
+    top: int,
+    line: int,
+    entries: list[tuple[int, int, int | None, str]],
 ) -> None:
     for left, row, kind, text in entries:
         middle, half = top + (row + 0.5) * line, 0.28 * line

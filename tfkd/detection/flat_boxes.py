@@ -1,27 +1,33 @@
-"""Padded batches, or lists of images, as one flat list of boxes; with the checks."""
+"""Checks detections and ground truth, and flattens padded batches to one list of boxes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from tfkd import checks
 from tfkd.detection.boxes import PADDING, UNLABELLED
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+# A padded batch of boxes, or a list of batches or of single images.
+Boxes: TypeAlias = "Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]]"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FlatBoxes:
-    """Boxes of many images without padding; K in all.
+    """The K boxes of many images, without padding.
 
     Attributes:
         images: (K,) int, index of the image of each box, ascending.
         boxes: (K, 4) float64 corners, relative to the image.
         classes: (K,) int, 0..C-1.
         scores: (K,) float64; ones for ground truth.
-        count: number of images, those without a box included.
+        count: number of images, including those without a box.
     """
 
     images: np.ndarray
@@ -31,19 +37,19 @@ class FlatBoxes:
     count: int
 
     def only(self, keep: np.ndarray) -> FlatBoxes:
-        """Those of the boxes where (K,) `keep` is True; the images stay."""
+        """Returns the boxes where bool (K,) `keep` is True; the number of images stays."""
         kept = (values[keep] for values in (self.images, self.boxes, self.classes, self.scores))
         images, boxes, classes, scores = kept
         return FlatBoxes(images, boxes, classes, scores, self.count)
 
 
-def flat_detections(detections: Any) -> FlatBoxes:
-    """Detections of a detector, flat.
+def flat_detections(detections: Boxes) -> FlatBoxes:
+    """Checks and flattens detections.
 
     Args:
         detections: dict {"boxes": (B, N, 4), "confidence": (B, N), "classes": (B, N)},
-            which may have "num_detections" (B,), or else is padded with class -1; or a
-            list of such batches, or of dicts of one image each, without the B.
+            optionally with "num_detections" (B,), and otherwise padded with class -1; or a
+            list of such batches, or of dicts of single images without the axis B.
 
     Raises:
         TypeError, ValueError: for anything else, or NaN.
@@ -54,23 +60,23 @@ def flat_detections(detections: Any) -> FlatBoxes:
         broken = ~np.isfinite(values).all(1)
         if broken.any():
             image = int(flat.images[np.argmax(broken)])
-            mend = f"Those of image {image} are not. Is the model's loss still a number?"
-            raise checks.value_error(f"detections[{name!r}]", "finite numbers", values, mend)
+            fix = f"Those of image {image} are not: check the model's weights and loss for NaN."
+            raise checks.value_error(f"detections[{name!r}]", "finite numbers", values, fix)
     low = int(flat.classes.min(initial=0))
     if low < 0:
         raise checks.value_error("detections['classes']", "class numbers from 0", low)
     return flat
 
 
-def flat_truth(truth: Any) -> FlatBoxes:
-    """Ground truth, flat.
+def flat_truth(truth: Boxes) -> FlatBoxes:
+    """Checks and flattens ground truth.
 
     Args:
         truth: dict {"boxes": (B, M, 4), "classes": (B, M)}, padded with class -1; or a
-            list of such batches, or of dicts of one image each, without the B.
+            list of such batches, or of dicts of single images without the axis B.
 
     Raises:
-        TypeError, ValueError: for anything else, for an image that nobody has labelled,
+        TypeError, ValueError: for anything else, for an image that has not been labelled,
             and for a box without area.
     """
     flat = _joined([_part("truth", one, ("boxes", "classes")) for one in _parts("truth", truth)])
@@ -81,8 +87,8 @@ def flat_truth(truth: Any) -> FlatBoxes:
             "truth",
             "images that are labelled",
             f"{len(unlabelled)} of {flat.count} images without labels (class {UNLABELLED})",
-            f"Leave them out, with their detections: {shown}. An image that has been looked at "
-            f"and holds no object has classes {PADDING} alone.",
+            f"Leave them out, with their detections: {shown}. A labelled image without objects "
+            f"has only classes {PADDING}.",
         )
     if int(flat.classes.min(initial=0)) < 0:
         raise checks.value_error("truth['classes']", "class numbers from 0", flat.classes.min())
@@ -94,14 +100,16 @@ def flat_truth(truth: Any) -> FlatBoxes:
             "truth['boxes']",
             "finite corners (x1, y1, x2, y2) with x1 < x2 and y1 < y2",
             flat.boxes[first].tolist(),
-            f"It is one of image {int(flat.images[first])}; {int(broken.sum())} are like it. "
-            "Nothing can be detected there: leave them out.",
+            f"It is a box of image {int(flat.images[first])}; {int(broken.sum())} boxes in all "
+            "are invalid: leave them out.",
         )
     return flat
 
 
-def names_of(class_names: Any, found: FlatBoxes, real: FlatBoxes) -> tuple[str, ...]:
-    """Names of all classes; those given, or the numbers up to the highest."""
+def names_of(
+    class_names: Sequence[str] | None, found: FlatBoxes, real: FlatBoxes
+) -> tuple[str, ...]:
+    """Returns the given names of all classes, or the numbers up to the highest."""
     sides = {"detections": found, "truth": real}
     highest = {name: int(flat.classes.max(initial=-1)) for name, flat in sides.items()}
     if class_names is None:
@@ -112,32 +120,32 @@ def names_of(class_names: Any, found: FlatBoxes, real: FlatBoxes) -> tuple[str, 
         raise checks.value_error("class_names", "at least one name", class_names)
     for name, value in highest.items():
         if value >= len(class_names):
-            mend = "Class 0 is the first object, not the background."
+            fix = "Class 0 is the first object, not the background."
             expected = f"class numbers below {len(class_names)}, the number of `class_names`"
-            raise checks.value_error(f"{name}['classes']", expected, value, mend)
+            raise checks.value_error(f"{name}['classes']", expected, value, fix)
     return tuple(map(str, class_names))
 
 
-def _parts(name: str, value: Any) -> list[Any]:
+def _parts(name: str, value: Boxes) -> list[Mapping[str, ArrayLike]]:
     parts = [value] if isinstance(value, Mapping) else value
     if not isinstance(parts, (list, tuple)):
-        expected = "a dict of arrays, or a list of dicts, one an image or a batch"
+        expected = "a dict of arrays, or a list of dicts, one per image or batch"
         raise checks.type_error(name, expected, value)
     if not parts:
         raise checks.value_error(name, "at least one image", value)
     return list(parts)
 
 
-def _part(name: str, part: Any, keys: tuple[str, ...]) -> FlatBoxes:
-    """One batch or one image; the images counted from 0."""
+def _part(name: str, part: Mapping[str, ArrayLike], keys: tuple[str, ...]) -> FlatBoxes:
+    """Flattens one batch or one image; images are numbered from 0."""
     checks.instance(name, part, Mapping, f"dicts with {', '.join(map(repr, keys))}")
     for key in keys:
         if key not in part:
-            mend = f"There are: {', '.join(map(repr, part)) or 'none'}."
-            raise checks.value_error(name, f"a dict with {key!r}", sorted(part), mend)
+            fix = f"There are: {', '.join(map(repr, part)) or 'none'}."
+            raise checks.value_error(name, f"a dict with {key!r}", sorted(part), fix)
     boxes, classes = (_array(part[key]) for key in ("boxes", "classes"))
     boxes = boxes.astype(np.float64)
-    if not classes.size:  # np.asarray([]) of one image: neither a shape nor a type
+    if not classes.size:  # np.asarray([]) has neither the last axis of 4 nor integers
         boxes, classes = boxes.reshape(*classes.shape, 4), classes.astype(np.int32)
     if boxes.ndim not in (2, 3) or boxes.shape[-1] != 4 or classes.shape != boxes.shape[:-1]:
         expected = "boxes (B, N, 4) and classes (B, N), or (N, 4) and (N,) for one image"
@@ -155,7 +163,7 @@ def _part(name: str, part: Any, keys: tuple[str, ...]) -> FlatBoxes:
     if "confidence" in keys and part.get("num_detections") is not None:
         counts = np.asarray(part["num_detections"]).reshape(-1)
         if counts.shape != (len(boxes),):
-            expected = f"{len(boxes)} numbers, one an image"
+            expected = f"{len(boxes)} numbers, one per image"
             raise checks.value_error(f"{name}['num_detections']", expected, counts)
         valid &= np.arange(classes.shape[1]) < counts[:, None]
     images = np.nonzero(valid)[0]
@@ -164,7 +172,7 @@ def _part(name: str, part: Any, keys: tuple[str, ...]) -> FlatBoxes:
 
 
 def _array(value: Any) -> np.ndarray:
-    """An array or a tensor, also a ragged one, as NumPy's."""
+    """Converts an array or a tensor, also a ragged one, to NumPy."""
     if hasattr(value, "to_tensor"):
         value = value.to_tensor(default_value=PADDING)
     return np.asarray(value)

@@ -1,4 +1,4 @@
-"""Which detections are right: the rule of the scores, for pictures and counts."""
+"""Matches detections with ground truth into true and false positives, by COCO's rule."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from tfkd.detection.flat_boxes import FlatBoxes
 
 
 def hits(found: FlatBoxes, real: FlatBoxes, overlap: float = 0.5) -> np.ndarray:
-    """Gives each detection the object that it finds.
+    """Matches each detection with at most one object.
 
-    An image's detections of a class are tried by falling score; each takes the object
-    of its class that it overlaps most, if by `overlap`, and that none has taken.
+    The detections of an image and class are matched by decreasing score, each with the
+    free object of its class that it overlaps most, if their IoU is at least `overlap`.
 
     Args:
         found: K detections.
         real: ground truth of the same images.
-        overlap: the lowest intersection over union.
+        overlap: the lowest intersection over union of a match.
 
     Returns:
-        (K,) int: index of the object in `real`, or -1 for a false alarm.
+        (K,) int: index of the object in `real`, or -1 for a false positive.
 
     Example:
         >>> from tfkd.detection.flat_boxes import flat_detections, flat_truth
@@ -30,7 +30,7 @@ def hits(found: FlatBoxes, real: FlatBoxes, overlap: float = 0.5) -> np.ndarray:
         array([-1,  0])
     """
     taken = np.full(len(found.boxes), -1)
-    # As (image, class) in one number: only those can meet.
+    # A number for each (image, class), within which boxes can match.
     classes = 1 + max(found.classes.max(initial=0), real.classes.max(initial=0))
     groups = [flat.images * classes + flat.classes for flat in (found, real)]
     for group in np.intersect1d(*groups):
@@ -38,7 +38,7 @@ def hits(found: FlatBoxes, real: FlatBoxes, overlap: float = 0.5) -> np.ndarray:
         mine = mine[np.argsort(-found.scores[mine], kind="stable")]
         overlaps = _overlaps(found.boxes[mine], real.boxes[theirs])
         for index, row in zip(mine, overlaps, strict=True):
-            # Of equal ones the last, as pycocotools has it.
+            # Among equal overlaps the last object, as in pycocotools.
             best = len(row) - 1 - int(row[::-1].argmax())
             if row[best] >= overlap:
                 taken[index] = theirs[best]
@@ -49,11 +49,11 @@ def hits(found: FlatBoxes, real: FlatBoxes, overlap: float = 0.5) -> np.ndarray:
 def curves(
     found: FlatBoxes, real: FlatBoxes, classes: int, count: int = 101
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Right and wrong detections (IoU 0.5) that are kept at each of many thresholds.
+    """Counts true and false positives (IoU 0.5) at evenly spaced score thresholds.
 
     Returns:
-        Two arrays (classes, count): how many right ones and how many wrong ones have at
-        least the score 0, 1 / (count − 1), ..., 1.
+        Two arrays (classes, count): the numbers of true and of false positives with a
+        score of at least 0, 1 / (count − 1), ..., 1.
     """
     right = hits(found, real) >= 0
     thresholds = np.linspace(0.0, 1.0, count)
@@ -66,7 +66,7 @@ def curves(
 
 
 def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union (N, M) of corners, in float64 like the scores'."""
+    """IoU (N, M) of corners, in float64 like pycocotools."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     both = np.maximum(high - low, 0.0).prod(-1)

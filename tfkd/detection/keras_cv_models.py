@@ -1,8 +1,8 @@
-"""keras-cv's detectors, seen with tfkd's eyes: RetinaNet's anchors, and the form of labels.
+"""Adapters for keras-cv's detectors: RetinaNet's anchors and head, and conversion of labels.
 
 A `keras_cv.models.RetinaNet` returns {"box": (B, P, 4), "classification": (B, P, C)}:
-offsets with y before x, and one sigmoid a class without a background. What is needed to
-read them lies in its anchor generator and its label encoder.
+offsets with y before x, and a sigmoid per class without a background class. The anchors
+and variances needed to decode them are in its anchor generator and its label encoder.
 
 Reference: Lin et al. 2017, "Focal loss for dense object detection",
 https://arxiv.org/abs/1708.02002
@@ -15,6 +15,7 @@ import functools
 import io
 import math
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,21 +25,22 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.detection.boxes import VARIANCES
 from tfkd.detection.matching import objects
+from tfkd.types import Tensor
 
 BOXES, CLASSES, ORDER = "box", "classification", "yxhw"
 
-# Padding that keras-cv takes for none: outside the image, but of some size (see below).
+# A padding box: outside the image, but with an area (see `keras_cv_objects`).
 _NOWHERE = (-2.0, -2.0, -1.0, -1.0)
 
 
-def import_keras_cv(what: str) -> Any:
-    """The package keras-cv.
+def import_keras_cv(what: str) -> ModuleType:
+    """Imports and returns the package keras-cv.
 
     Raises:
         ImportError: if it is not installed.
     """
     try:
-        # It prints which backend it uses.
+        # keras-cv prints its backend when it is imported.
         with contextlib.redirect_stdout(io.StringIO()):
             import keras_cv
     except ImportError as error:
@@ -50,17 +52,18 @@ def import_keras_cv(what: str) -> Any:
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class RetinaNetAnchors:
-    """The priors of a RetinaNet, as keras-cv's `AnchorGenerator` lays them out.
+    """The anchor boxes (priors) of a RetinaNet, as keras-cv's `AnchorGenerator` makes them.
 
-    Centers lie `stride` pixels apart, which need not divide the image; so those of the
-    last row and column may lie outside it, where their priors end at its border.
+    Centers are `stride` pixels apart. If the stride does not divide the image size, those
+    of the last row and column may lie outside the image; with `clip` their priors end at
+    its border.
 
     Args:
         image_size: (height, width) in pixels.
         levels: for each level a dict of "size" (pixels), "scales", "ratios" (width over
             height) and "stride" (pixels). A box of scale s and ratio r has the width
             size·s·√r and the height size·s/√r.
-        clip: whether priors end at the image's border.
+        clip: whether priors are clipped to the image.
 
     Attributes:
         feature_sizes: (height, width) of each level's map.
@@ -68,8 +71,8 @@ class RetinaNetAnchors:
         priors: float32 (P, 4), (cx, cy, w, h) relative; read-only.
 
     Raises:
-        TypeError: for a level that is no dict.
-        ValueError: for a size that is not positive, or a level that lacks something.
+        TypeError: for a level that is not a dict.
+        ValueError: for a size that is not positive, or a level without one of these keys.
 
     Example:
         >>> from tfkd.detection import RetinaNetAnchors
@@ -81,7 +84,9 @@ class RetinaNetAnchors:
         array([0.17, 0.3 , 0.24, 0.6 ], dtype=float32)
     """
 
-    def __init__(self, image_size: Sequence[int], levels: Sequence[Any], clip: bool = True):
+    def __init__(
+        self, image_size: Sequence[int], levels: Sequence[Mapping[str, Any]], clip: bool = True
+    ):
         height, width = check_size(image_size)
         self.image_size = (height, width)
         self.levels = [_check_level(level) for level in levels]
@@ -117,7 +122,7 @@ class RetinaNetAnchors:
         return found
 
     def _level(self, level: dict[str, Any], cells: tuple[int, int]) -> np.ndarray:
-        """(cells · priors, 4) in pixels: row, column, scale, ratio."""
+        """Priors (cells · priors, 4) in pixels, in the order row, column, scale, ratio."""
         y, x = np.meshgrid(*(level["stride"] * (np.arange(n) + 0.5) for n in cells), indexing="ij")
         scales, ratios = np.array(level["scales"])[:, None], np.array(level["ratios"])[None]
         found = np.empty((*cells, scales.size * ratios.size, 4))
@@ -135,14 +140,14 @@ class RetinaNetAnchors:
         height, width = self.image_size
         return f"RetinaNetAnchors({len(self)} priors of {height}x{width} pixels, {text})"
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, RetinaNetAnchors) and self.get_config() == other.get_config()
 
     def __hash__(self) -> int:
         return hash((self.image_size, self.clip, len(self.levels)))
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` makes the same anchors from; plain JSON, without the priors."""
+        """Returns the arguments from which `from_config` makes equal anchors, as JSON."""
         return {
             "image_size": list(self.image_size),
             "levels": [dict(level) for level in self.levels],
@@ -151,11 +156,11 @@ class RetinaNetAnchors:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> RetinaNetAnchors:
-        """The inverse of `get_config`."""
+        """Makes the anchors that `get_config` described."""
         return cls(**config)
 
 
-def _check_level(level: Any) -> dict[str, Any]:
+def _check_level(level: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("size", "scales", "ratios", "stride")
     checks.instance("levels", level, Mapping, f"a dict of {', '.join(parts)} for each level")
     if set(level) != set(parts):
@@ -168,7 +173,7 @@ def _check_level(level: Any) -> dict[str, Any]:
     return read
 
 
-def check_size(image_size: Any) -> tuple[int, int]:
+def check_size(image_size: int | Sequence[int]) -> tuple[int, int]:
     """Accepts (height, width) in pixels, or one number for both."""
     pair = image_size if isinstance(image_size, (list, tuple)) else (image_size,) * 2
     if len(pair) != 2:
@@ -177,18 +182,20 @@ def check_size(image_size: Any) -> tuple[int, int]:
     return height, width
 
 
-def image_size_of(model: Any, image_size: Any = None) -> tuple[int, int]:
-    """(height, width) that a model was built for, or the one given where it was for any.
+def image_size_of(
+    model: keras.Model, image_size: int | Sequence[int] | None = None
+) -> tuple[int, int]:
+    """Returns a model's input size (height, width), or the given one if it accepts any size.
 
     Raises:
-        ValueError: if neither says it, or both and they differ.
+        ValueError: if the size is not known, or the two differ.
     """
     built = tuple(model.inputs[0].shape[1:3])
     if image_size is None:
         if None in built:
-            mend = "Say which size the model trains with, as image_size=(512, 512)."
+            fix = "Pass the size of the training images, such as image_size=(512, 512)."
             expected = f"a size, since {model.name!r} takes images of any"
-            raise checks.value_error("image_size", expected, None, mend)
+            raise checks.value_error("image_size", expected, None, fix)
         return check_size(built)
     given = check_size(image_size)
     if any(side not in (None, own) for own, side in zip(given, built, strict=True)):
@@ -196,25 +203,27 @@ def image_size_of(model: Any, image_size: Any = None) -> tuple[int, int]:
     return given
 
 
-def retina_net_head(model: Any, image_size: Any = None) -> dict[str, Any]:
-    """How the outputs of keras-cv's RetinaNet are read: arguments for tfkd's functions.
+def retina_net_head(
+    model: keras.Model, image_size: int | Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Returns arguments with which tfkd decodes the outputs of keras-cv's RetinaNet.
 
-    They go, as they are, into `tfkd.detection.decode(outputs, **head)`,
+    Pass them to `tfkd.detection.decode(outputs, **head)`,
     `tfkd.detection.TeacherBoxes(**head)`, `tfkd.report.detect(model, images, **head)` and
     `tfkd.report.evaluate_detector(model, images, truth, **head)`.
 
     Args:
         model: a `keras_cv.models.RetinaNet`.
-        image_size: (height, width) in pixels, for a model built for any size.
+        image_size: (height, width) in pixels, for a model that accepts any size.
 
     Returns:
         {"anchors": `RetinaNetAnchors`, "variances", "order": "yxhw", "background": False,
-        "boxes": "box", "classes": "classification"}. An anchor generator of one's own
-        gives its priors, (P, 4), as "anchors".
+        "boxes": "box", "classes": "classification"}. For a custom anchor generator
+        "anchors" is the array (P, 4) of its priors.
 
     Raises:
         ImportError: if keras-cv is not installed.
-        TypeError: if the model is no RetinaNet.
+        TypeError: if the model is not a RetinaNet.
         ValueError: if the image size is not known, or the anchors do not fit the model.
     """
     checks.instance(
@@ -227,6 +236,7 @@ def retina_net_head(model: Any, image_size: Any = None) -> dict[str, Any]:
     variances = getattr(model.label_encoder, "box_variance", VARIANCES)
     return {
         "anchors": _anchors(model, size),
+        # In float32 0.1 is 0.10000000149: rounded, variances of two models compare equal.
         "variances": tuple(round(float(v), 6) for v in variances),
         "order": ORDER,
         "background": False,
@@ -235,7 +245,7 @@ def retina_net_head(model: Any, image_size: Any = None) -> dict[str, Any]:
     }
 
 
-def _anchors(model: Any, size: tuple[int, int]) -> Any:
+def _anchors(model: keras.Model, size: tuple[int, int]) -> RetinaNetAnchors | np.ndarray:
     from keras_cv import bounding_box
 
     generator, shape = model.anchor_generator, (*size, 3)
@@ -259,30 +269,33 @@ def _anchors(model: Any, size: tuple[int, int]) -> Any:
         clip = all(g.clip_boxes for g in generator.anchor_generators.values())
         made = RetinaNetAnchors(size, levels, clip)
     except (AttributeError, TypeError, ValueError):
-        return own  # a generator of one's own
+        return own  # a custom generator
+    # The priors of a custom generator may differ from those that its settings give.
     same = made.priors.shape == own.shape and np.allclose(made.priors, own, atol=1e-5)
     return made if same else own
 
 
-def keras_cv_objects(y: Any, bounding_box_format: str, image_size: Any) -> dict[str, Any]:
-    """Objects in the form in which keras-cv's own `fit` takes them.
+def keras_cv_objects(
+    y: Mapping[str, Tensor], bounding_box_format: str, image_size: int | Sequence[int]
+) -> dict[str, tf.Tensor]:
+    """Converts objects to the form that keras-cv's own `fit` accepts.
 
-    For training a teacher by keras-cv on the batches that a `tfkd.Distiller` takes:
+    Use it to train a teacher by keras-cv on the batches of a `tfkd.Distiller`:
     `batches.map(lambda x, y: (x, keras_cv_objects(y, model.bounding_box_format, size)))`.
 
     Padding becomes a box outside the image that has an area. keras-cv's own padding has
-    none, and in the graph of a training step YOLOV8Detector then divides 0 by 0: with
+    none, for which YOLOV8Detector divides 0 by 0 in the graph of a training step: with
     relative formats its loss is NaN as soon as two images differ in the number of boxes.
 
     Args:
         y: {"boxes": (B, M, 4) corners relative to the image, "classes": (B, M)}, padded
             with −1 or ragged.
-        bounding_box_format: the model's, as "xyxy".
+        bounding_box_format: that of the model, such as "xyxy".
         image_size: (height, width) in pixels, or one number for both.
 
     Returns:
         {"boxes": float32 (B, M, 4), "classes": float32 (B, M)}, padded with class −1.
-        An image that nobody has labelled becomes one without objects: leave it out.
+        An unlabelled image becomes one without objects: leave it out beforehand.
 
     Raises:
         ImportError: if keras-cv is not installed.

@@ -1,15 +1,17 @@
-"""Which prior answers for which object.
+"""Matches priors (anchors) with ground-truth objects, and encodes the targets.
 
-As in SSD (Liu et al. 2016, section 2.2): every object gets the prior that overlaps it
-most, and every other prior whose overlap with some object reaches the threshold answers
-for the one that it overlaps most. Two objects that want one prior both get one: pairs
-are given out from the largest overlap down.
+As in SSD (Liu et al. 2016, section 2.2), every object is matched with the prior of the
+largest IoU, and every other prior whose IoU with some object reaches the threshold is
+matched with the object that it overlaps most. If two objects have the same best prior,
+both are matched: pairs are assigned by decreasing IoU (bipartite matching).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -19,6 +21,7 @@ from tfkd.detection.boxes import (
     PADDING,
     UNLABELLED,
     VARIANCES,
+    HasPriors,
     check_priors,
     check_variances,
     deserialize_anchors,
@@ -27,6 +30,7 @@ from tfkd.detection.boxes import (
     serialize_anchors,
     to_corners,
 )
+from tfkd.types import Tensor
 
 BACKGROUND = 0
 IGNORED = -1
@@ -34,30 +38,30 @@ IGNORED = -1
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class Matcher:
-    """Turns the objects of a batch into a target for every prior.
+    """Matches the objects of a batch with priors, and returns a target for every prior.
 
     Args:
         anchors: `tfkd.detection.Anchors`, or float (P, 4) priors as (cx, cy, w, h)
             relative to the image.
-        threshold: overlap (IoU) in (0, 1] from which a prior answers for an object.
-        ignore_from: overlap in (0, threshold] from which a prior without an object is
-            neither object nor background (RetinaNet: 0.4); None: there is no such band.
-        variances: four numbers that the offsets are divided by.
-        every_object: whether an object gets the prior that overlaps it most even where
-            that is below the threshold, as in SSD. False: such an object has no prior,
-            as in keras-cv's RetinaNet.
-        order: of the offsets: "xywh", or "yxhw" (keras-cv's RetinaNet).
+        threshold: IoU in (0, 1] from which a prior is matched with an object.
+        ignore_from: IoU in (0, threshold] from which a prior without an object is
+            ignored instead of background (RetinaNet: 0.4); None: no prior is ignored.
+        variances: four numbers by which the offsets are divided.
+        every_object: whether an object is matched with its best prior even if their IoU
+            is below the threshold, as in SSD. False: such an object has no prior, as in
+            keras-cv's RetinaNet.
+        order: order of the offsets, "xywh", or "yxhw" (keras-cv's RetinaNet).
 
     A call takes {"boxes": float (B, M, 4) as corners relative to the image, "classes":
-    int (B, M)}, padded with −1 or ragged, or one image without the batch. It returns
+    int (B, M)}, padded with −1 or ragged, or one image without the batch axis. It returns
     {"boxes": float32 (B, P, 4) offsets, 0 where there is no object, "classes": int32
     (B, P)}: class c as c + 1, 0 for background, −1 for a prior to ignore. Shapes are
-    static where those of the input are, so it runs in `tf.data.Dataset.map` and in a
-    training step alike.
+    static where those of the input are, so it runs both in `tf.data.Dataset.map` and in a
+    training step.
 
-    An object without area is left out. If there are more objects than priors, the pairs
-    with the largest overlap are kept. All the priors of an image whose classes are
-    `tfkd.detection.UNLABELLED` are ignored.
+    Objects without area are ignored. If there are more objects than priors, the pairs of
+    the largest IoU are kept. In an image whose classes are `tfkd.detection.UNLABELLED`
+    all priors are ignored.
 
     Raises:
         TypeError: if `every_object` is not a bool.
@@ -79,10 +83,10 @@ class Matcher:
 
     def __init__(
         self,
-        anchors: Any,
+        anchors: HasPriors | np.ndarray,
         threshold: float = 0.5,
         ignore_from: float | None = None,
-        variances: Any = VARIANCES,
+        variances: Sequence[float] = VARIANCES,
         every_object: bool = True,
         order: str = "xywh",
     ):
@@ -101,8 +105,8 @@ class Matcher:
         self.every_object = checks.instance("every_object", every_object, bool, "True or False")
         self.order = checks.one_of("order", order, ORDERS)
 
-    def __call__(self, y: Any) -> dict[str, Any]:
-        """One target for every prior: see the class."""
+    def __call__(self, y: Mapping[str, Tensor]) -> dict[str, tf.Tensor]:
+        """Returns a target for every prior, as described for the class."""
         boxes, classes = objects(y)
         if len(classes.shape) == 1:
             single = self({"boxes": boxes[None], "classes": classes[None]})
@@ -120,11 +124,11 @@ class Matcher:
         return {"boxes": tf.where(positive[..., None], offsets, 0.0), "classes": labels}
 
     def _match(self, boxes, classes):
-        """Object of each prior (B, P), overlaps (B, M, P), and which priors have one (B, P)."""
+        """Object of each prior (B, P), IoU (B, M, P), and whether priors are matched (B, P)."""
         sides = boxes[..., 2:] - boxes[..., :2]
         valid = (classes >= 0) & tf.reduce_all(sides > 0.0, -1)
         overlap = iou(boxes, to_corners(tf.constant(self.priors)))
-        overlap = tf.where(valid[..., None], overlap, -1.0)
+        overlap = tf.where(valid[..., None], overlap, -1.0)  # below every IoU
         nearest = tf.argmax(overlap, 1, output_type=tf.int32)
         positive = tf.reduce_max(overlap, 1) >= self.threshold
         if not self.every_object:
@@ -150,15 +154,15 @@ class Matcher:
         return cls(**{**config, "anchors": deserialize_anchors(config["anchors"])})
 
 
-def objects(y: Any) -> tuple[Any, Any]:
-    """Boxes float32 (B, M, 4) and classes int32 (B, M) of a batch, M ≥ 1, padded with −1.
+def objects(y: Mapping[str, Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns boxes float32 (B, M, 4) and classes int32 (B, M), M ≥ 1, padded with −1.
 
     Raises:
-        ValueError: if y has not both, or their shapes do not fit together.
+        ValueError: if y does not have both, or their shapes do not fit together.
     """
     if not isinstance(y, dict) or not {"boxes", "classes"} <= set(y):
         raise checks.value_error(
-            "y", "objects as {'boxes': (B, M, 4), 'classes': (B, M)}", y, _mend_of(y)
+            "y", "objects as {'boxes': (B, M, 4), 'classes': (B, M)}", y, _fix_of(y)
         )
     boxes, classes = (_dense(y[name]) for name in ("boxes", "classes"))
     boxes, classes = tf.cast(boxes, tf.float32), tf.cast(classes, tf.int32)
@@ -167,7 +171,7 @@ def objects(y: Any) -> tuple[Any, Any]:
         raise ValueError(
             "`y`: expected boxes (B, M, 4) with classes (B, M), received boxes of shape "
             f"{tuple(boxes.shape)} with classes of shape {tuple(classes.shape)}. Boxes are "
-            "(x1, y1, x2, y2) relative to the image, both are padded with -1."
+            "(x1, y1, x2, y2) relative to the image, and both are padded with -1."
         )
     count = classes.shape[-1]
     if count:
@@ -179,13 +183,13 @@ def objects(y: Any) -> tuple[Any, Any]:
     return boxes, tf.pad(classes, pads, constant_values=PADDING)
 
 
-def _mend_of(y: Any) -> str | None:
+def _fix_of(y: object) -> str | None:
     if isinstance(y, dict) and {"box", "classification"} & set(y):
-        return "These look like targets that are matched already: pass the objects themselves."
+        return "These look like targets that are already matched: pass the objects themselves."
     return None
 
 
-def _dense(value: Any) -> Any:
+def _dense(value: Tensor) -> tf.Tensor:
     if isinstance(value, tf.RaggedTensor):
         shape: list[int | None] = [None] * (value.shape.rank or 0)
         if value.shape.rank == 3:
@@ -195,20 +199,20 @@ def _dense(value: Any) -> Any:
     return tf.convert_to_tensor(value)
 
 
-def bipartite(overlap: Any) -> Any:
-    """Gives every object one prior of its own, from the largest overlap down.
+def bipartite(overlap: tf.Tensor) -> tf.Tensor:
+    """Greedy bipartite matching: each object gets a prior of its own, by decreasing IoU.
 
-    Greedy, but in rounds: a pair is made as soon as each is the other's best among those
-    that are left, which gives the pairs that going down a sorted list of all of them
-    gives, in a few rounds instead of one for each object. Of equal overlaps that of the
-    first object comes first, and of one object's that with the first prior.
+    It proceeds in rounds: a pair is matched as soon as each is the best of the other among
+    those that are left. The result is that of a loop over all pairs sorted by IoU, but
+    takes a few rounds instead of one per object. Among equal IoUs the first object wins,
+    and for one object the first prior.
 
     Args:
-        overlap: float (B, M, P); −1 for objects that are none.
+        overlap: IoU, float (B, M, P); −1 for padding.
 
     Returns:
-        int32 (B, P): the object that a prior was given to, −1 for none. An object that
-        overlaps no free prior gets none.
+        int32 (B, P): the object that each prior is matched with, −1 for none. An object
+        that overlaps no free prior has no prior.
     """
     shape = tf.shape(overlap)
     batch, count, priors = shape[0], shape[1], shape[2]
@@ -223,13 +227,14 @@ def bipartite(overlap: Any) -> Any:
         return tf.reduce_any(value > 0.0)
 
     def make_pairs(forced, left, best, value):
-        # rival[b, h, g]: how much object h overlaps the prior that object g wants. An equal
-        # one may want another prior now, and yet come back to this one: g has to wait.
+        # rival[b, h, g]: the IoU of object h with the best prior of object g. An earlier
+        # object h of equal IoU may have another best prior in this round and still get this
+        # one in a later round, so g has to wait.
         rival = tf.gather(left, best, axis=2, batch_dims=1)
         beaten = (rival > value[:, None, :]) | ((rival == value[:, None, :]) & earlier)
         won = (value > 0.0) & ~tf.reduce_any(beaten, 1)
         pairs = tf.stack([rows, best], -1)
-        # Those that did not win write nothing: their number is 0.
+        # Objects that are not matched in this round add 0.
         numbers = tf.where(won, tf.range(1, count + 1)[None], 0)
         new = tf.scatter_nd(pairs, numbers, (batch, priors)) - 1
         new.set_shape(forced.shape)

@@ -1,10 +1,9 @@
-"""Sizes of the priors of a cell, from scales and ratios or as given; the checks of both."""
+"""Sizes of a cell's anchors, from scales and aspect ratios or as given, with their checks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from tfkd import checks
 Sizes = tuple[tuple[tuple[float, float], ...], ...]
 
 
-def sequence(name: str, value: Any, expected: str) -> tuple:
+def sequence(name: str, value: object, expected: str) -> tuple:
     """Accepts a list, tuple or array; returns it as a tuple."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
@@ -24,7 +23,7 @@ def sequence(name: str, value: Any, expected: str) -> tuple:
     return tuple(value)
 
 
-def pair(name: str, value: Any) -> tuple[int, int]:
+def pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Accepts (height, width), or one number for both."""
     if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, (str, bytes)):
         return (checks.positive_int(name, value),) * 2
@@ -34,11 +33,13 @@ def pair(name: str, value: Any) -> tuple[int, int]:
     return sides
 
 
-def _by_level(name: str, value: Any, levels: int) -> tuple[tuple[float, ...], ...]:
+def _by_level(
+    name: str, value: Sequence[float | Sequence[float]] | None, levels: int
+) -> tuple[tuple[float, ...], ...]:
     """A tuple of positive numbers for each level; one tuple of numbers stands for all."""
     value = sequence(name, value, "a sequence of numbers above 0, for each level")
     if all(checks.is_number(item) for item in value):
-        # Scales of two levels, (0.1, 0.2), are one for each; ratios are the same for all.
+        # A flat sequence holds one scale for each level, but the ratios of every level.
         value = tuple((v,) for v in value) if name == "scales" else (value,) * levels
     if len(value) != levels:
         raise checks.value_error(name, f"{levels} entries, one for each level", value)
@@ -49,7 +50,7 @@ def _by_level(name: str, value: Any, levels: int) -> tuple[tuple[float, ...], ..
     return tuple(rows)
 
 
-def _extra(extra: Any, levels: int) -> tuple[float | None, ...]:
+def _extra(extra: Sequence[float | None] | None, levels: int) -> tuple[float | None, ...]:
     """One scale, or None, for each level."""
     if extra is None:
         return (None,) * levels
@@ -59,8 +60,14 @@ def _extra(extra: Any, levels: int) -> tuple[float | None, ...]:
     return tuple(v if v is None else float(checks.positive("extra", v)) for v in row)
 
 
-def from_scales(scales: Any, ratios: Any, extra: Any, aspect: float, levels: int) -> Sizes:
-    """(width, height) of the boxes of one cell, by level."""
+def from_scales(
+    scales: Sequence[float | Sequence[float]] | None,
+    ratios: Sequence[float | Sequence[float]],
+    extra: Sequence[float | None] | None,
+    aspect: float,
+    levels: int,
+) -> Sizes:
+    """Returns the (width, height) of the boxes of one cell, by level."""
     checks.positive("aspect", aspect)
     rows, ratio_rows = _by_level("scales", scales, levels), _by_level("ratios", ratios, levels)
     sizes = []
@@ -75,8 +82,8 @@ def from_scales(scales: Any, ratios: Any, extra: Any, aspect: float, levels: int
     return tuple(sizes)
 
 
-def given_sizes(sizes: Any, levels: int) -> Sizes:
-    """Checks sizes that are given as they are."""
+def given_sizes(sizes: Sequence[Sequence[Sequence[float]]], levels: int) -> Sizes:
+    """Checks given sizes; returns them as tuples."""
     rows = sequence("sizes", sizes, "a sequence of (width, height) for each level")
     if len(rows) != levels:
         raise checks.value_error("sizes", f"{levels} entries, one for each level", sizes)
@@ -89,5 +96,5 @@ def given_sizes(sizes: Any, levels: int) -> Sizes:
     return tuple(found)
 
 
-def _side(value: Any) -> float:
+def _side(value: float) -> float:
     return float(checks.positive("sizes", value))

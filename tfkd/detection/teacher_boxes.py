@@ -1,9 +1,11 @@
-"""What the teacher sees as objects to learn from, where labels are missing."""
+"""Pseudo-labels for detection: the teacher's detections as objects where labels are missing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -13,6 +15,7 @@ from tfkd.detection.boxes import (
     PADDING,
     UNLABELLED,
     VARIANCES,
+    HasPriors,
     check_priors,
     check_variances,
     deserialize_anchors,
@@ -21,29 +24,31 @@ from tfkd.detection.boxes import (
 )
 from tfkd.detection.decoding import decode
 from tfkd.detection.matching import objects
+from tfkd.types import Tensor
 
 WHERE = ("unlabelled", "missing", "everywhere")
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class TeacherBoxes:
-    """Adds the teacher's detections to the objects of a batch.
+    """Adds the teacher's detections to the objects of a batch, as pseudo-labels.
 
-    Given to `tfkd.losses.MultiBoxSelection`, it is called once a step with the outputs
-    that the teacher has computed anyway.
+    `tfkd.losses.MultiBoxSelection` calls it once a step with the outputs that the
+    teacher has already computed.
 
     Args:
         anchors: the teacher's `Anchors`, or float (P, 4) priors.
-        score_threshold: confidence from which a detection is an object.
+        score_threshold: confidence above which a detection becomes an object.
         where: "unlabelled": in images whose classes are `tfkd.detection.UNLABELLED`;
-            labelled images keep theirs. "missing": there, and in labelled images where
-            no labelled box of any class overlaps the detection by `overlap` or more.
-            "everywhere": in place of all labels.
-        overlap: IoU from which a detection shows a labelled object.
-        iou_threshold: of two detections of a class that overlap by more, one is dropped.
-        max_boxes: detections of an image at most.
+            labelled images keep their labels. "missing": also in labelled images, where
+            no labelled box of any class has an IoU of `overlap` or more with the
+            detection. "everywhere": instead of all labels.
+        overlap: IoU from which a detection belongs to a labelled object.
+        iou_threshold: of two detections of a class with a higher IoU, the one with the
+            lower score is suppressed.
+        max_boxes: the largest number of detections of an image.
         background, boxes, classes, order: as in `tfkd.detection.decode`.
-        variances: what the offsets were divided by.
+        variances: the numbers by which the offsets were divided in training.
 
     A call takes the objects {"boxes": (B, M, 4), "classes": (B, M)} and the teacher's
     outputs, and returns objects with M + `max_boxes` rows.
@@ -64,7 +69,7 @@ class TeacherBoxes:
 
     def __init__(
         self,
-        anchors: Any,
+        anchors: HasPriors | np.ndarray,
         score_threshold: float = 0.5,
         where: str = "unlabelled",
         overlap: float = 0.5,
@@ -73,7 +78,7 @@ class TeacherBoxes:
         background: bool = True,
         boxes: str = "boxes",
         classes: str = "classes",
-        variances: Any = VARIANCES,
+        variances: Sequence[float] = VARIANCES,
         order: str = "xywh",
     ):
         self.anchors = anchors
@@ -91,10 +96,12 @@ class TeacherBoxes:
         }
         self.max_boxes = checks.positive_int("max_boxes", max_boxes)
 
-    def __call__(self, y: Any, teacher: Any) -> dict[str, Any]:
-        """The objects of a batch, with the teacher's."""
+    def __call__(
+        self, y: Mapping[str, Tensor], teacher: Mapping[str, Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """Returns the objects of a batch together with the teacher's detections."""
         boxes, labels = objects(y)
-        # Four candidates for each that is kept are enough: suppression takes time by their square.
+        # Four candidates per kept box suffice; the cost of NMS is quadratic in their number.
         found = decode(
             teacher,
             self.priors,
@@ -110,6 +117,7 @@ class TeacherBoxes:
             labels = tf.where(unlabelled, PADDING, labels)
             wanted = tf.broadcast_to(unlabelled, tf.shape(found["classes"]))
             if self.where == "missing":
+                # Padding becomes a box without area, which overlaps nothing.
                 shared = iou(found["boxes"], tf.where((labels >= 0)[..., None], boxes, -1.0))
                 wanted |= tf.reduce_max(shared, 2) < self.overlap
         kinds = tf.where(wanted, found["classes"], PADDING)
@@ -131,5 +139,5 @@ class TeacherBoxes:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TeacherBoxes:
-        """Makes what `get_config` described."""
+        """Makes the object that `get_config` described."""
         return cls(**{**config, "anchors": deserialize_anchors(config["anchors"])})

@@ -1,4 +1,4 @@
-"""What a student can learn from its teacher: one family a file."""
+"""Knowledge-distillation losses: soft targets, hints, relations, regression and detection."""
 
 from tfkd.losses.base import DistillationLoss, Elements, ElementwiseLoss
 from tfkd.losses.decoupled import DecoupledDistillation

@@ -1,87 +1,73 @@
-"""What every distillation loss is: a name, a config, and one of two methods.
+"""Base classes of distillation losses, and their reduction with sample weights and masks.
 
-* A loss that is a mean over examples (or positions) implements `elements`:
-  one value per example, and the reduction is done once, here and in the
+* A loss that is a mean over examples (or positions) implements `elements`, which
+  returns one value per example. The reduction happens in one place, here and in the
   Distiller, with sample weights, masks and the global batch of a strategy.
-* A loss of the batch as a whole (relations between examples, or a user's own)
-  overrides `compute_loss` and returns a scalar: the mean over the examples it
-  was given.
+* A loss on the batch as a whole (relations between examples, or a user's own)
+  overrides `compute_loss` and returns a scalar: the mean over the given examples.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
-from tfkd.losses.weighting import mean_of, weighted_sums
+from tfkd.losses.weighting import Elements, mean_of, weighted_sums
+from tfkd.schedules import Value
+from tfkd.types import Structure
 
-
-class Elements(NamedTuple):
-    """One output's unreduced loss.
-
-    Attributes:
-        values: float32 (B, ...), one loss per example or position.
-        mask: (B, ...) bool, True where a value counts; None: everywhere.
-        total: True for a sum over all the values in place of their mean.
-        count: float32 scalar that the sum is divided by (at least 1), such as the
-            number of objects; None: the number of values that count.
-    """
-
-    values: Any
-    mask: Any = None
-    total: bool = False
-    count: Any = None
+T = TypeVar("T")
 
 
 class Shared:
-    """What the losses of one step share: worked out once, for the first that asks.
+    """Results that the losses of one step share; the first loss that needs one computes it.
 
     Attributes:
-        selection: the `MultiBoxSelection` of the losses that have one, for those that
-            have none of their own; None if there is none.
-        teacher: the teacher's outputs, for losses on the labels that look at them.
+        selection: the `MultiBoxSelection` of the first loss that has one, for the losses
+            that have none of their own; None if no loss has one.
+        teacher: the teacher's outputs, for losses on the labels that use them.
     """
 
-    def __init__(self, losses: Any = (), teacher: Any = None):
+    def __init__(self, losses: Iterable[object] = (), teacher: Structure | None = None):
         each = [getattr(loss, "selection", None) for loss in losses]
         self.selection = next((one for one in each if one is not None), None)
         self.teacher = teacher
-        self._values: dict[Any, Any] = {}
+        self._values: dict[Hashable, Any] = {}
 
-    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """The value of `key`, computed by the first call."""
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Returns the value of `key`, which the first call computes."""
         if key not in self._values:
             self._values[key] = compute()
         return self._values[key]
 
 
 def snake_case(name: str) -> str:
-    """LogitsDistillation → logits_distillation."""
+    """Turns LogitsDistillation into logits_distillation."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 class DistillationLoss:
-    """Base class of what a student learns from a teacher.
+    """Base class of all distillation losses, to be subclassed for a loss of your own.
 
-    Subclass it and override `compute_loss`; `tfkd.Distiller` calls it once a
-    step with the outputs of both models (or of the layers that
-    `teacher_layer_name` and `student_layer_name` name).
+    Override `compute_loss`; `tfkd.Distiller` calls it once a step with the outputs of
+    both models (or of the layers that `teacher_layer_name` and `student_layer_name`
+    name).
 
     Args:
         name: name of the term in the progress bar and in TensorBoard; the
             class name in snake case by default.
 
     Attributes:
-        on_logits: whether the loss compares class scores. Then the Distiller
-            hands it logits (a softmax at a model's end is undone), and several
-            teachers are averaged in probability; otherwise outputs come as they
-            are and several teachers are averaged in value.
+        on_logits: whether the loss compares class scores. If it does, the Distiller
+            passes logits (it inverts a softmax at the end of a model) and averages the
+            probabilities of several teachers; otherwise it passes outputs unchanged and
+            averages their values.
 
     Example:
         >>> import tensorflow as tf
@@ -112,32 +98,33 @@ class DistillationLoss:
             raise checks.type_error("name", "a non-empty string or None", value)
         self._name = value
 
-    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, teacher_outputs: Structure, student_outputs: Structure, **kwargs: Any
+    ) -> tf.Tensor:
         """Returns the loss as a scalar tensor: a mean over the examples given.
 
         Args:
-            teacher_outputs: outputs of the teacher, (B, ...) tensors in the
-                structure of the model's output, no gradient flows into them.
-            student_outputs: the student's, in the same structure.
-            **kwargs: `y` (targets or None), `sample_weight` (or None), `step`
-                (int64 scalar, the optimizer's count) and `shared` (what the losses
-                of one step work out once); a method that does not name one of
-                them is not given it.
+            teacher_outputs: outputs of the teacher, (B, ...) tensors in the structure
+                of the model's output; no gradient flows into them.
+            student_outputs: outputs of the student, in the same structure.
+            **kwargs: `y` (targets or None), `sample_weight` (or None), `step` (int64
+                scalar, the optimizer's step) and `shared` (a `Shared`); a method receives
+                only those that its signature names.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute_loss(teacher_outputs, "
             "student_outputs, **kwargs) and return a scalar tensor."
         )
 
-    def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        """Raises ValueError unless both outputs have one structure."""
+    def validate_outputs(self, teacher_outputs: Structure, student_outputs: Structure) -> None:
+        """Raises ValueError unless both outputs have the same structure."""
         same_structure("teacher", teacher_outputs, "student", student_outputs)
 
-    def validate_model_compatibility(self, teacher: Any, student: Any) -> None:
-        """Raises ValueError if this loss can't work between the two models."""
+    def validate_model_compatibility(self, teacher: object, student: object) -> None:
+        """Raises ValueError if this loss can't compare the two models."""
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` needs to make this loss again."""
+        """Returns the arguments from which `from_config` makes an equal loss."""
         return {"name": getattr(self, "_name", None)}
 
     @classmethod
@@ -147,53 +134,55 @@ class DistillationLoss:
 
 
 class ElementwiseLoss(DistillationLoss):
-    """A distillation loss that is a mean over examples, or over positions."""
+    """Base class of losses that are a mean over examples, or over positions."""
 
     def elements(
         self,
-        teacher_outputs: Any,
-        student_outputs: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        step: Any = None,
+        teacher_outputs: Structure,
+        student_outputs: Structure,
+        y: Structure | None = None,
+        sample_weight: Structure | None = None,
+        step: tf.Tensor | int | None = None,
     ) -> list[Elements | None]:
-        """Returns the unreduced loss of each output, None for one left out.
+        """Returns the unreduced loss of each output, None for an output without a loss.
 
-        Outputs are in the order of `tf.nest.flatten`, so that weights given per
-        output find theirs. Weights are not applied here.
+        Outputs are in the order of `tf.nest.flatten`, in which sample weights per output
+        are matched with them. Sample weights are not applied here.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement elements()")
 
-    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
-        """Weighted mean of `elements` over the examples given: a scalar tensor."""
+    def compute_loss(
+        self, teacher_outputs: Structure, student_outputs: Structure, **kwargs: Any
+    ) -> tf.Tensor:
+        """Weighted mean of `elements` over the given examples: a scalar tensor."""
         known = {name: kwargs.get(name) for name in ("y", "sample_weight", "step", "shared")}
         parts = self.elements(teacher_outputs, student_outputs, **accepted(self.elements, known))
         sums = weighted_sums(parts, known["sample_weight"], self, student_outputs)
         return tf.add_n([mean_of(total, count) for total, count in sums])
 
 
-def accepted(function: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """Those of the keyword arguments that a function takes."""
+def accepted(function: Callable[..., Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Returns the keyword arguments that a function accepts."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return known
     return {name: value for name, value in known.items() if name in parameters}
 
 
-def same_structure(first_name: str, first: Any, second_name: str, second: Any) -> None:
-    """Raises ValueError unless two nested structures have the same form."""
+def same_structure(first_name: str, first: object, second_name: str, second: object) -> None:
+    """Raises ValueError unless two nested structures have the same keys and lengths."""
     try:
         tf.nest.assert_same_structure(_lists(first), _lists(second))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{first_name} and {second_name} outputs must have one structure. "
+            f"{first_name} and {second_name} outputs must have the same structure. "
             f"{first_name}: {_form(first)}; {second_name}: {_form(second)}. Give both models the "
             "same outputs, or name the layers to compare."
         ) from error
 
 
-def _lists(structure: Any) -> Any:
-    """The structure with tuples as lists: models and JSON do not keep them apart."""
+def _lists(structure: object) -> object:
+    """Turns tuples into lists, between which neither models nor JSON distinguish."""
     if isinstance(structure, dict):
         return {key: _lists(item) for key, item in structure.items()}
     if isinstance(structure, (list, tuple)):
@@ -201,19 +190,19 @@ def _lists(structure: Any) -> Any:
     return structure
 
 
-def _form(structure: Any) -> str:
+def _form(structure: object) -> str:
     return str(tf.nest.map_structure(lambda leaf: tuple(getattr(leaf, "shape", ())), structure))
 
 
-def check_output(output: Any) -> str | int | None:
+def check_output(output: object) -> str | int | None:
     """Accepts a name or an index of one of a model's outputs, or None."""
     if output is None or (isinstance(output, (str, int)) and not isinstance(output, bool)):
         return output
     raise checks.type_error("output", "a name (dict), an index (list) or None", output)
 
 
-def select(outputs: Any, output: str | int | None, owner: str) -> Any:
-    """Picks one output of a model with several, by name (dict) or index (list)."""
+def select(outputs: Structure, output: str | int | None, owner: str) -> tf.Tensor:
+    """Selects one output of a model with several, by name (dict) or index (list)."""
     several = isinstance(outputs, (dict, list, tuple))
     if output is None:
         if several:
@@ -224,7 +213,7 @@ def select(outputs: Any, output: str | int | None, owner: str) -> Any:
         return outputs
     try:
         # A tensor must not be indexed: its first axis is the batch.
-        chosen = outputs[output] if several else None
+        chosen = outputs[output] if several else None  # type: ignore[index]
     except (KeyError, IndexError, TypeError):
         chosen = None
     if chosen is not None and not isinstance(chosen, (dict, list, tuple)):
@@ -234,25 +223,27 @@ def select(outputs: Any, output: str | int | None, owner: str) -> Any:
     )
 
 
-def select_like(values: Any, output: str | int | None, owner: str) -> Any:
-    """Picks targets or weights as `select` picks outputs; one array serves as it is."""
+def select_like(values: Structure | None, output: str | int | None, owner: str) -> tf.Tensor | None:
+    """Selects targets or weights as `select` does outputs; a single array is returned as is."""
     return select(values, output, owner) if isinstance(values, (dict, list, tuple)) else values
 
 
-def only(part: Elements, outputs: Any, chosen: Any) -> list[Elements | None]:
-    """`part` at the place of the `chosen` output, None at the others."""
+def only(part: Elements, outputs: Structure, chosen: tf.Tensor) -> list[Elements | None]:
+    """Returns `part` for the `chosen` output and None for all others."""
     flat = tf.nest.flatten(outputs)
     place = next(i for i, leaf in enumerate(flat) if leaf is chosen)
     return [part if i == place else None for i in range(len(flat))]
 
 
-def mask_of(tensor: Any) -> Any:
-    """The mask that Keras attached to a layer's output, or None."""
+def mask_of(tensor: tf.Tensor) -> tf.Tensor | None:
+    """Returns the mask that Keras attached to a layer's output, or None."""
     return getattr(tensor, "_keras_mask", None)
 
 
-def at_step(name: str, value: Any, step: Any) -> Any:
-    """An argument's value at this step: a number, or what its schedule says."""
+def at_step(
+    name: str, value: float | schedules.Schedule, step: tf.Tensor | int | None
+) -> float | tf.Tensor:
+    """Returns an argument's value at this step: the number, or the value of its schedule."""
     if step is None and not checks.is_number(value):
         raise ValueError(
             f"`step`: `{name}` is a schedule, so compute_loss needs step=, received None."
@@ -260,7 +251,7 @@ def at_step(name: str, value: Any, step: Any) -> Any:
     return schedules.value_at(value, step)
 
 
-def check_temperature(temperature: Any) -> Any:
+def check_temperature(temperature: Value) -> float | schedules.Schedule:
     """Accepts a number above 0 or a schedule; ValueError as in `keras.distillation`."""
     try:
         return schedules.get("temperature", temperature, checks.positive)
@@ -269,5 +260,5 @@ def check_temperature(temperature: Any) -> Any:
 
 
 def register(cls: type) -> type:
-    """Registers a loss so that files that name it load without custom objects."""
+    """Registers a loss with Keras, so that saved models load without custom objects."""
     return keras.saving.register_keras_serializable(package="tfkd")(cls)

@@ -1,8 +1,6 @@
-"""Soft targets in two parts: the true class, and the order of the others."""
+"""Decoupled knowledge distillation (DKD): soft targets split into target and other classes."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import tensorflow as tf
 
@@ -20,15 +18,17 @@ from tfkd.losses.base import (
     select_like,
 )
 from tfkd.losses.logits import bernoulli_kl, check_scores, kl_from_logits
+from tfkd.schedules import Value
+from tfkd.types import Tensor
 
-# Takes a class out of a softmax: exp(-1e9) is 0, but 0 · -1e9 is 0 and not NaN,
-# which 0 · -inf would be.
-_OUT = -1e9
+# The logit that excludes a class from a softmax: exp(-1e9) is 0, and unlike 0 · -inf,
+# which is NaN, 0 · -1e9 is 0.
+_EXCLUDED = -1e9
 
 
 @register
 class DecoupledDistillation(ElementwiseLoss):
-    """Soft targets split into the target class and the other classes.
+    """Decoupled knowledge distillation: target class and other classes are weighted apart.
 
     With p = softmax(z / T), y the label, and p̂ the softmax over the classes
     other than y, the loss of one example is
@@ -36,29 +36,29 @@ class DecoupledDistillation(ElementwiseLoss):
         T² · [α · KL(b_t ‖ b_s) + β · KL(p̂_t ‖ p̂_s)],   b = (p_y, 1 − p_y)
 
     for teacher t and student s; the mean over examples (and positions) is taken.
-    Plain distillation is α = 1, β = 1 − p_t(y): it pays the least attention to
-    the order of the other classes where the teacher is sure, which is where
-    that order is worth most. With two classes the second part is 0.
+    Plain distillation has α = 1 and β = 1 − p_t(y): where the teacher is confident,
+    it nearly ignores the ranking of the other classes, although that ranking is most
+    informative there. With two classes the second part is 0.
 
     Args:
         temperature: T > 0, or a schedule of the step.
         alpha: weight of the target part, at least 0, or a schedule.
-        beta: weight of the other classes' part, at least 0, or a schedule. At 8
-            it is large at first: warm it up, as the paper does, with
+        beta: weight of the other classes' part, at least 0, or a schedule. With 8 this
+            part dominates early training: warm it up, as the paper does, by
             `tfkd.schedules.Warmup(8.0, steps)`.
         output: name (dict) or index (list) of the output that holds the class
-            scores, for a model with several; targets given in the same
-            structure are picked alike.
+            scores, for a model with several; targets in the same structure are
+            selected in the same way.
         name: name of the term in logs.
 
     Scores have shape (B, ..., C), C at least 2. Labels y are integers of shape
     (B, ...) or (B, ..., 1), or one-hot of shape (B, ..., C).
 
     Raises:
-        TypeError: if a weight is no number, schedule or callable.
-        ValueError: for T ≤ 0, a negative weight, a value that is not finite; in
-            use, if y is None or does not fit the scores.
-        tf.errors.InvalidArgumentError: in use, for a label outside 0 ... C − 1.
+        TypeError: if a weight is not a number, schedule or callable.
+        ValueError: for T ≤ 0, a negative weight or a value that is not finite; when
+            called, if y is None or does not fit the scores.
+        tf.errors.InvalidArgumentError: when called, for a label outside 0 ... C − 1.
 
     Reference:
         Zhao et al. 2022, https://arxiv.org/abs/2203.08679
@@ -77,9 +77,9 @@ class DecoupledDistillation(ElementwiseLoss):
 
     def __init__(
         self,
-        temperature: Any = 4.0,
-        alpha: Any = 1.0,
-        beta: Any = 8.0,
+        temperature: Value = 4.0,
+        alpha: Value = 1.0,
+        beta: Value = 8.0,
         output: str | int | None = None,
         name: str | None = None,
     ):
@@ -90,7 +90,7 @@ class DecoupledDistillation(ElementwiseLoss):
         self.output = check_output(output)
 
     def validate_outputs(self, teacher_outputs, student_outputs):
-        """Raises ValueError unless both have the output, with the same classes."""
+        """Raises ValueError unless both models score the same classes in this output."""
         check_scores(
             select(teacher_outputs, self.output, self.name),
             select(student_outputs, self.output, self.name),
@@ -109,6 +109,7 @@ class DecoupledDistillation(ElementwiseLoss):
         target, others = decoupled_kl(teacher_z, student_z, true)
         values = at_step("alpha", self.alpha, step) * target
         values += at_step("beta", self.beta, step) * others
+        # T² keeps gradients at one scale for every T (Hinton et al. 2015).
         part = Elements(temperature * temperature * values, mask)
         return only(part, student_outputs, student)
 
@@ -121,7 +122,7 @@ class DecoupledDistillation(ElementwiseLoss):
         classes = student.shape[-1]
         labels = as_labels(select_like(y, self.output, self.name), student)
         if mask is not None:
-            # Padding may hold any label, often -1.
+            # The label of a masked position may be anything, often -1.
             labels = tf.where(tf.cast(mask, tf.bool), labels, 0)
         message = f"`y`: expected labels from 0 to {classes - 1}, as many as there are classes."
         tf.debugging.assert_non_negative(labels, message)
@@ -147,30 +148,32 @@ class DecoupledDistillation(ElementwiseLoss):
         return cls(**config)
 
 
-def decoupled_kl(teacher: Any, student: Any, true: Any) -> tuple[Any, Any]:
-    """KL of (target, rest), and KL among the rest, each of shape (B, ...).
+def decoupled_kl(
+    teacher: tf.Tensor, student: tf.Tensor, true: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """KL of (target, rest), and KL among the other classes, each of shape (B, ...).
 
     Args:
-        teacher: float32 scores / T, (B, ..., C).
-        student: the same of the student.
+        teacher: the teacher's float32 scores / T, (B, ..., C).
+        student: the student's float32 scores / T, (B, ..., C).
         true: bool (B, ..., C), one True in each row.
     """
-    teacher_rest = tf.where(true, _OUT, teacher)
-    student_rest = tf.where(true, _OUT, student)
+    teacher_rest = tf.where(true, _EXCLUDED, teacher)
+    student_rest = tf.where(true, _EXCLUDED, student)
     target = bernoulli_kl(
         _target_logit(teacher, teacher_rest, true), _target_logit(student, student_rest, true)
     )
     return target, kl_from_logits(teacher_rest, student_rest)
 
 
-def _target_logit(scores: Any, rest: Any, true: Any) -> Any:
-    """log(p_y / (1 − p_y)) = z_y − logsumexp over the others, (B, ..., 1)."""
+def _target_logit(scores: tf.Tensor, rest: tf.Tensor, true: tf.Tensor) -> tf.Tensor:
+    """log(p_y / (1 − p_y)) = z_y − logsumexp of the other scores, (B, ..., 1)."""
     target = tf.reduce_sum(tf.where(true, scores, 0.0), -1, keepdims=True)
     return target - tf.reduce_logsumexp(rest, -1, keepdims=True)
 
 
-def as_labels(y: Any, scores: Any) -> Any:
-    """int32 class numbers (B, ...) for scores (B, ..., C), from any usual form.
+def as_labels(y: Tensor, scores: tf.Tensor) -> tf.Tensor:
+    """Returns int32 class numbers (B, ...) for scores (B, ..., C).
 
     Raises:
         ValueError: if y is neither (B, ...), (B, ..., 1) nor one-hot (B, ..., C).
@@ -193,21 +196,21 @@ def as_labels(y: Any, scores: Any) -> Any:
     return tf.cast(y, tf.int32)
 
 
-def class_labels(y: Any) -> Any:
-    """Labels as a tensor of numbers.
+def class_labels(y: Tensor) -> tf.Tensor:
+    """Accepts numeric labels; returns them as a tensor.
 
     Raises:
-        TypeError: if they are text.
+        TypeError: if they are strings.
     """
     y = tf.convert_to_tensor(y)
     if y.dtype == tf.string:
-        mend = "Number the classes: `names, y = np.unique(y, return_inverse=True)`."
-        raise checks.type_error("y", "class numbers", y, mend)
+        fix = "Number the classes: `names, y = np.unique(y, return_inverse=True)`."
+        raise checks.type_error("y", "class numbers", y, fix)
     return y
 
 
-def _in_shape(y: Any, wanted: Any, scores: tf.TensorShape) -> Any:
-    """Labels of unknown rank, reshaped; an error that says which shapes there may be."""
+def _in_shape(y: tf.Tensor, wanted: tf.Tensor, scores: tf.TensorShape) -> tf.Tensor:
+    """Reshapes labels of unknown rank; an error in the graph names the accepted shapes."""
     message = f"`y`: expected {_forms(scores)} for scores of shape {tuple(scores)}."
     fits = tf.debugging.Assert(tf.size(y) == tf.reduce_prod(wanted), [message, tf.shape(y)])
     with tf.control_dependencies([fits] if fits is not None else []):

@@ -1,9 +1,9 @@
-"""The curriculum's own objective: the share of examples that the student gets wrong.
+"""Expected-error loss 1 − p(y), a differentiable error rate, and the curriculum objective.
 
     L_total = α · L_KD + β · L_CL,    L_CL = 1 − accuracy
 
-Accuracy has no gradient; its expectation, when the class is drawn from the student's
-probabilities, has one.
+Accuracy has no useful gradient, but its expectation has one if the predicted class is
+sampled from the student's probabilities.
 """
 
 from __future__ import annotations
@@ -26,30 +26,32 @@ from tfkd.losses.base import (
 from tfkd.losses.decoupled import as_labels, class_labels
 from tfkd.losses.heads import scores_behind, with_classes
 from tfkd.losses.logits import LogitsDistillation, check_scores
+from tfkd.schedules import Value
+from tfkd.types import Tensor
 
 
 @register
 class ExpectedErrorLoss(ElementwiseLoss):
-    """1 − p(y): the expected error of a class drawn from the student's probabilities.
+    """1 − p(y): the expected error of a class sampled from the student's probabilities.
 
     The mean over examples (and positions) of 1 − p_s(y), with p_s the softmax of the
-    student's scores, is 1 − accuracy in expectation, and can be differentiated:
+    student's scores, is 1 − accuracy in expectation, and is differentiable:
 
         ∂L/∂z_c = −p_s(y) (δ_cy − p_s(c))
 
-    Each example counts at most 1, and one whose label the student finds absurd has
-    hardly any gradient: a wrong label does less harm than under cross-entropy, and
-    a network that knows nothing yet learns slower. So add it to soft targets, or to
-    cross-entropy. The teacher's outputs are not looked at.
+    The loss of an example is at most 1, and its gradient vanishes where p_s(y) is near 0:
+    a wrong label does less harm than under cross-entropy, but an untrained network learns
+    more slowly. Combine it with soft targets or cross-entropy. The teacher's outputs are
+    not used.
 
-    It is a distillation loss among others in a Distiller, where it needs labels; and a
-    loss on the labels in `compile(loss=ExpectedErrorLoss())` of any Keras model, which
-    may end in class scores or in a softmax.
+    In a Distiller it is one of the distillation losses and needs labels. It is also a
+    loss on the labels for `compile(loss=ExpectedErrorLoss())` of any Keras model that
+    ends in class scores or in a softmax.
 
     Args:
         output: name (dict) or index (list) of the output that holds the class
-            scores, for a model with several; targets given in the same
-            structure are picked alike.
+            scores, for a model with several; targets in the same structure are
+            selected in the same way.
         name: name of the term in logs.
 
     Scores have shape (B, ..., C). Labels y are class numbers of shape (B, ...) or
@@ -58,11 +60,11 @@ class ExpectedErrorLoss(ElementwiseLoss):
 
     Raises:
         TypeError: if `output` is neither a name nor an index.
-        ValueError: in use, if y is None or does not fit the scores.
-        tf.errors.InvalidArgumentError: in use, for a label outside 0 ... C − 1.
+        ValueError: when called, if y is None or does not fit the scores.
+        tf.errors.InvalidArgumentError: when called, for a label outside 0 ... C − 1.
 
     Reference:
-        The mean absolute error, but for a factor of 2: Ghosh et al. 2017,
+        Half of the mean absolute error of Ghosh et al. 2017,
         "Robust loss functions under label noise", https://arxiv.org/abs/1712.09482
 
     Example:
@@ -72,7 +74,7 @@ class ExpectedErrorLoss(ElementwiseLoss):
         >>> scores, y = tf.math.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]), tf.constant([0, 2])
         >>> round(float(loss.compute_loss(scores, scores, y=y)), 4)
         0.7
-        >>> loss(y, scores).numpy()  # as a loss on labels: one an example
+        >>> loss(y, scores).numpy()  # as a loss on the labels: one value per example
         array([0.5, 0.9], dtype=float32)
     """
 
@@ -82,11 +84,11 @@ class ExpectedErrorLoss(ElementwiseLoss):
         super().__init__(name)
         self.output = check_output(output)
 
-    def __call__(self, y_true: Any, y_pred: Any) -> Any:
-        """The loss on labels as Keras calls it: float32 (B, ...), one an example.
+    def __call__(self, y_true: Tensor, y_pred: Tensor) -> tf.Tensor:
+        """The loss on the labels as Keras calls it: float32 (B, ...), one per example.
 
         Args:
-            y_true: labels, as above.
+            y_true: labels, as described for the class.
             y_pred: class scores, or the output of a softmax or sigmoid.
         """
         y, mask = class_labels(y_true), mask_of(y_pred)
@@ -94,7 +96,7 @@ class ExpectedErrorLoss(ElementwiseLoss):
         return expected_error(y, scores, mask)
 
     def validate_outputs(self, teacher_outputs, student_outputs):
-        """Raises ValueError unless both have the output, with the same classes."""
+        """Raises ValueError unless both models score the same classes in this output."""
         check_scores(
             select(teacher_outputs, self.output, self.name),
             select(student_outputs, self.output, self.name),
@@ -105,8 +107,8 @@ class ExpectedErrorLoss(ElementwiseLoss):
         """One loss per example, (B,) or (B, ...), for the output with the scores."""
         self.validate_outputs(teacher_outputs, student_outputs)
         if y is None:
-            mend = "LogitsDistillation alone needs none."
-            raise checks.value_error("y", f"labels, which {self.name} needs", y, mend)
+            fix = "LogitsDistillation alone needs none."
+            raise checks.value_error("y", f"labels, which {self.name} needs", y, fix)
         student = select(student_outputs, self.output, self.name)
         mask = mask_of(student)
         y = class_labels(select_like(y, self.output, self.name))
@@ -117,15 +119,15 @@ class ExpectedErrorLoss(ElementwiseLoss):
         return {**super().get_config(), "output": self.output}
 
 
-def expected_error(y: Any, scores: Any, mask: Any = None) -> Any:
+def expected_error(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
     """Σ_c (1 − y(c)) · p(c) = 1 − Σ_c y(c) · p(c), float32 (B, ...).
 
-    The first form is exact also where p(y) is nearly 1, and so is its gradient.
+    The first form, which is computed, has no cancellation where p(y) is near 1.
 
     Args:
-        y: labels of any form that `ExpectedErrorLoss` takes.
+        y: labels in any form that `ExpectedErrorLoss` accepts.
         scores: (B, ..., C), before softmax or sigmoid.
-        mask: (B, ...) bool or None: where labels are padding, and may be anything.
+        mask: (B, ...) bool or None; labels are padding, of any value, where it is False.
     """
     classes, z = scores.shape[-1], tf.cast(scores, tf.float32)
     if classes == 1:
@@ -144,7 +146,9 @@ def expected_error(y: Any, scores: Any, mask: Any = None) -> Any:
             y = _one_hot(y, z, mask)
         y = tf.cast(y, tf.float32)
     if mask is not None:
+        # A uniform distribution in place of padding passes the check below.
         y = tf.where(tf.cast(mask, tf.bool)[..., None], y, 1.0 / max(classes, 2))
+    # The tolerance is for soft labels that were rounded, for example to bfloat16.
     is_distribution = tf.reduce_all(y >= 0.0) & tf.reduce_all(
         tf.abs(tf.reduce_sum(y, -1) - 1.0) < 1e-2
     )
@@ -152,17 +156,17 @@ def expected_error(y: Any, scores: Any, mask: Any = None) -> Any:
     return tf.reduce_sum((1.0 - y) * p, -1)
 
 
-def _one_hot(y: Any, scores: Any, mask: Any) -> Any:
+def _one_hot(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     labels, classes = as_labels(y, scores), scores.shape[-1]
     if mask is not None:
-        # Padding may hold any label, often -1.
+        # The label of a masked position may be anything, often -1.
         labels = tf.where(tf.cast(mask, tf.bool), labels, 0)
     _assert(tf.reduce_all((labels >= 0) & (labels < classes)), classes)
     return tf.one_hot(labels, classes)
 
 
-def _like(y: Any, scores: Any) -> Any:
-    """y with the last axis of size 1 of scores."""
+def _like(y: Tensor, scores: tf.Tensor) -> tf.Tensor:
+    """Returns y with the last axis of size 1 that the scores have."""
     given = y
     if y.shape.rank is None:
         return tf.reshape(y, tf.shape(scores))
@@ -174,18 +178,18 @@ def _like(y: Any, scores: Any) -> Any:
     return y
 
 
-def _assert(condition: Any, classes: int, more: str = "") -> None:
+def _assert(condition: tf.Tensor, classes: int, more: str = "") -> None:
     expected = f"labels from 0 to {classes - 1}, as many as there are classes{more}"
     tf.debugging.Assert(condition, [f"`y`: expected {expected}."])
 
 
 def curriculum_objective(
-    alpha: Any = 1.0, beta: Any = 1.0, temperature: Any = 4.0
+    alpha: Value = 1.0, beta: Value = 1.0, temperature: Value = 4.0
 ) -> dict[str, Any]:
-    """The objective α · L_KD + β · L_CL as arguments for a Distiller.
+    """Returns the objective α · L_KD + β · L_CL as arguments for a Distiller.
 
-    L_KD are soft targets, `LogitsDistillation`; L_CL is `ExpectedErrorLoss`. The loss on
-    the labels that `compile` is given has weight 0: it is logged, and not minimised.
+    L_KD is `LogitsDistillation` (soft targets), L_CL is `ExpectedErrorLoss`. The loss on
+    the labels that is passed to `compile` has weight 0: it is logged but not minimised.
 
     Args:
         alpha: weight of the soft targets, at least 0, or a schedule of the step.

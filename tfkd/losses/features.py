@@ -1,8 +1,6 @@
-"""Losses between inner activations: hints and attention maps."""
+"""Feature distillation: hints (FitNets) and attention transfer between intermediate layers."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -11,6 +9,7 @@ from tfkd import checks
 from tfkd.losses.base import Elements, ElementwiseLoss, mask_of, register
 from tfkd.losses.resizing import common_size, resize_to
 from tfkd.losses.wrapped import (
+    Losses,
     apply_loss,
     deserialize_loss,
     is_sum,
@@ -20,7 +19,7 @@ from tfkd.losses.wrapped import (
 )
 
 
-def check_layer_name(name: str, value: Any) -> str | None:
+def check_layer_name(name: str, value: str | keras.layers.Layer | None) -> str | None:
     """Accepts a layer's name, a path "model/layer", a layer for its name, or None."""
     if isinstance(value, keras.layers.Layer):
         return value.name
@@ -32,7 +31,7 @@ def check_layer_name(name: str, value: Any) -> str | None:
 
 
 class FeatureLoss(ElementwiseLoss):
-    """What the losses on layers share: the two names."""
+    """Base class of losses between two layers, which it holds by name."""
 
     def __init__(self, teacher_layer_name, student_layer_name, name):
         super().__init__(name)
@@ -52,28 +51,26 @@ class FeatureLoss(ElementwiseLoss):
 class FeatureDistillation(FeatureLoss):
     """Hints: a layer of the student imitates a layer of the teacher.
 
-    Inside a `tfkd.Distiller`, features that differ in width pass through a
-    trained linear map of the student's channels (a 1×1 convolution), and those
-    that differ in spatial size are brought to the smaller one. The projector
-    trains with the student and belongs to the Distiller: the student that you
-    export does not contain it.
+    Inside a `tfkd.Distiller`, features that differ in width pass through a trained
+    linear projection of the student's channels (a 1×1 convolution), and features that
+    differ in spatial size are resized to the smaller one. The projector is trained with
+    the student but belongs to the Distiller: the exported student does not contain it.
 
     Args:
-        loss: "mse" by default; a string, function or instance, or a structure
-            of them with None for an output to leave out (final outputs only).
-            Called as loss(teacher, student); the mean over examples and
-            positions is taken here, except for an instance with
-            reduction="sum".
+        loss: "mse" by default; a string, function or instance, or a structure of them
+            with None for outputs without a loss (final outputs only). It is called as
+            loss(teacher, student); its values are averaged over examples and positions
+            here, or summed for an instance with reduction="sum".
         teacher_layer_name: layer of the teacher; a path such as
             "backbone/block3" enters nested models. None: the final output.
         student_layer_name: the same for the student.
-        projector: "auto" (made where shapes differ), "always" (also at equal
-            width, as in Chen et al. 2017), None (never: shapes must agree), or
-            a Keras layer from student features to teacher width.
+        projector: "auto" (a projector where widths differ), "always" (also at equal
+            width, as in Chen et al. 2017), None (never: shapes must agree), or a Keras
+            layer from the student's features to the teacher's width.
         name: name of the term in logs.
 
     Raises:
-        ValueError: for an unknown loss or projector, or where every loss is None.
+        ValueError: for an unknown loss or projector, or if every loss is None.
 
     Reference:
         Romero et al. 2015 (FitNets), https://arxiv.org/abs/1412.6550
@@ -88,10 +85,10 @@ class FeatureDistillation(FeatureLoss):
 
     def __init__(
         self,
-        loss: Any = "mse",
+        loss: Losses = "mse",
         teacher_layer_name: str | None = None,
         student_layer_name: str | None = None,
-        projector: Any = "auto",
+        projector: str | keras.layers.Layer | None = "auto",
         name: str | None = None,
     ):
         super().__init__(teacher_layer_name, student_layer_name, name)
@@ -104,7 +101,7 @@ class FeatureDistillation(FeatureLoss):
         self.projector = projector
 
     def validate_outputs(self, teacher_outputs, student_outputs):
-        """Raises ValueError unless outputs, and losses, have one structure."""
+        """Raises ValueError unless both outputs and the losses have the same structure."""
         super().validate_outputs(teacher_outputs, student_outputs)
         per_output(self.loss, student_outputs)
 
@@ -128,9 +125,9 @@ class FeatureDistillation(FeatureLoss):
         student = tf.cast(student, tf.float32)
         if not teacher.shape.is_compatible_with(student.shape):
             raise ValueError(
-                f"{self.name}: features must have one shape, the teacher's is {teacher.shape}, "
-                f"the student's {student.shape}. Inside a Distiller leave projector='auto', which "
-                "maps the student's features to the teacher's shape."
+                f"{self.name}: features must have the same shape, the teacher's is "
+                f"{teacher.shape}, the student's {student.shape}. Inside a Distiller leave "
+                "projector='auto', which maps the student's features to the teacher's shape."
             )
         return Elements(apply_loss(loss, teacher, student), mask, is_sum(loss))
 
@@ -157,18 +154,18 @@ class FeatureDistillation(FeatureLoss):
 
 @register
 class AttentionTransfer(FeatureLoss):
-    """The student looks where the teacher looks.
+    """Attention transfer: the student imitates the teacher's spatial attention maps.
 
-    A layer's attention map is Q = Σ_c a_c², one number per position, over the
-    channels c. The loss of one example is the squared L2 distance between the
-    two maps, each divided by its L2 norm:
+    A layer's attention map is Q = Σ_c a_c², one number per position, over the channels c.
+    The loss of one example is the squared L2 distance between the two maps, each divided
+    by its L2 norm:
 
         Σ_positions (Q_t / ‖Q_t‖ − Q_s / ‖Q_s‖)²
 
-    a sum over positions, between 0 and 2, and then a mean over examples. (Some
-    implementations take the mean over positions: their weight must be larger by
-    the number of positions.) Channels may differ, so there is no projector;
-    features of different sizes are first averaged down to the smaller size.
+    a sum over positions, between 0 and 2, and then a mean over examples. (For an equal
+    effect, implementations that average over positions need a weight that is larger by
+    the number of positions.) The numbers of channels may differ, so there is no projector;
+    features of different sizes are first average-pooled to the smaller size.
 
     Args:
         teacher_layer_name: layer of the teacher whose output is (B, T, C) or
@@ -177,12 +174,11 @@ class AttentionTransfer(FeatureLoss):
         student_layer_name: the same for the student.
         name: name of the term in logs.
 
-    Positions that a Keras mask of the layer's output leaves out count as 0 in
-    both maps.
+    Positions that the Keras mask of the layer's output excludes are 0 in both maps.
 
     Raises:
-        TypeError: if a layer name is no string.
-        ValueError: in use, for features without positions, or of different rank.
+        TypeError: if a layer name is not a string.
+        ValueError: when called, for features without positions, or of different rank.
 
     Reference:
         Zagoruyko and Komodakis 2017, https://arxiv.org/abs/1612.03928
@@ -219,16 +215,17 @@ class AttentionTransfer(FeatureLoss):
         teacher = tf.stop_gradient(masked_features(teacher_outputs))
         student = masked_features(student_outputs)
         size = common_size(teacher, student)
+        # The student's mask also applies to a teacher whose features have none.
         if mask is not None and tuple(teacher.shape[1:-1]) == tuple(student.shape[1:-1]):
             teacher *= tf.cast(mask, tf.float32)[..., None]
         distance = attention_map(resize_to(student, size)) - attention_map(resize_to(teacher, size))
-        # An example that is all padding has no map.
+        # An example whose positions are all masked has no map, so it does not count.
         kept = None if mask is None else tf.reduce_any(flat(tf.cast(mask, tf.bool)), -1)
         return [Elements(tf.reduce_sum(tf.square(distance), -1), kept)]
 
 
-def masked_features(features: Any) -> Any:
-    """Features in float32, 0 where the layer's Keras mask leaves a position out."""
+def masked_features(features: tf.Tensor) -> tf.Tensor:
+    """Returns features in float32, 0 at positions that the layer's Keras mask excludes."""
     mask = mask_of(features)
     features = tf.cast(features, tf.float32)
     if mask is None:
@@ -239,15 +236,15 @@ def masked_features(features: Any) -> Any:
     return tf.where(mask, features, 0.0)
 
 
-def attention_map(features: Any) -> Any:
+def attention_map(features: tf.Tensor) -> tf.Tensor:
     """(B, *spatial, C) → (B, positions): Σ_c a², divided by its L2 norm."""
     energy = flat(tf.reduce_sum(tf.square(features), -1))
-    # Inside the root: its gradient at a map of zeros is finite.
+    # The constant stands inside the root, whose gradient at a map of zeros is then finite.
     return energy * tf.math.rsqrt(tf.reduce_sum(tf.square(energy), -1, keepdims=True) + 1e-20)
 
 
-def flat(values: Any) -> Any:
-    """(B, ...) → (B, N), with N static where it is known."""
+def flat(values: tf.Tensor) -> tf.Tensor:
+    """Flattens (B, ...) to (B, N), with a static N where the shape is known."""
     rest = values.shape[1:]
     size = rest.num_elements() if rest.is_fully_defined() else tf.reduce_prod(tf.shape(values)[1:])
     return tf.reshape(values, [tf.shape(values)[0], size])

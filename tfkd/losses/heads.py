@@ -1,59 +1,64 @@
-"""From what a model returns to the scores behind its last softmax or sigmoid.
+"""Recovers logits from a model's outputs by inverting a final softmax or sigmoid.
 
-What an output is, is proved from the graph where it can be. Where it can't, whoever runs
-the model has looked at its values once (`tfkd.teachers.output_kinds`) and passes what it found.
+Whether an output holds logits or probabilities is proved from the graph where possible.
+Otherwise the caller has inspected its values once (`tfkd.teachers.output_kinds`) and
+passes the result.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
 from tfkd import checks
-from tfkd.losses.ranges import KEEPS, in_unit
+from tfkd.losses.ranges import IDENTITY_OPS, in_unit
+
+Model = TypeVar("Model")
 
 KINDS = ("logits", "softmax", "sigmoid")
-# What the user has said to be logits, whatever the graph shows.
+# Logits by the user's declaration, which overrules the graph.
 DECLARED_LOGITS = "declared logits"
 
-# Operations at an end that is neither a softmax nor a sigmoid.
+# Final operations whose outputs are not probabilities.
 _LINEAR = ("BiasAdd", "FusedBatchNormV3", "LogSoftmax")
-_TINY = 1e-30  # keeps log and its gradient finite in float32
+_TINY = 1e-30  # keeps log and its gradient finite in float32, whose least normal is 1.2e-38
 
 
 class Proof(NamedTuple):
-    """What the graph shows a tensor to be.
+    """What the graph proves about a tensor.
 
     Attributes:
         kind: one of `KINDS`.
-        scores: the scores behind it, in the tensor's shape; logits: the tensor itself.
-        axis: of the classes of a softmax.
+        scores: the logits from which it was computed, in the tensor's shape; for logits
+            the tensor itself.
+        axis: the class axis of a softmax.
     """
 
     kind: str
-    scores: Any
+    scores: tf.Tensor
     axis: int | None = None
 
 
-def declare_outputs(model: Any, kind: Any) -> Any:
-    """Says what a model's outputs are, where neither its graph nor its values can tell.
+def declare_outputs(model: Model, kind: str | Sequence[str] | Mapping[str, str]) -> Model:
+    """Declares whether a model's outputs are logits or probabilities.
 
-    tfkd proves it from the graph, or else looks at the values of some examples; what is
-    said here goes before both, wherever the model is a teacher or a student.
+    By default tfkd proves this from the graph, or else from the outputs of a few examples.
+    A declaration overrules both, whether the model is a teacher or a student.
 
     Args:
         model: a model or function, as for `tfkd.Distiller`. It is marked in place.
         kind: "logits"; "softmax", for rows of probabilities that sum to 1; "sigmoid", for
-            probabilities of their own; or a list or dict of these, one for each output in
+            independent probabilities; or a list or dict of these, one for each output, in
             the structure of the outputs.
 
     Returns:
         The model.
 
     Raises:
-        TypeError: for an object that can't be marked.
-        ValueError: for another kind.
+        TypeError: for an object on which no attribute can be set.
+        ValueError: for an unknown kind.
 
     Example:
         >>> import tensorflow as tf, tfkd
@@ -62,27 +67,28 @@ def declare_outputs(model: Any, kind: Any) -> Any:
     for one in tf.nest.flatten(kind):
         checks.one_of("kind", one, KINDS)
     try:
+        # Bypasses Keras's __setattr__, which would wrap and track lists and dicts.
         object.__setattr__(model, "_tfkd_outputs", kind)
     except (AttributeError, TypeError):
         expected = "a model or function that can be marked"
-        mend = "Wrap it: lambda x: model(x)."
-        raise checks.type_error("model", expected, model, mend) from None
+        fix = "Wrap it: lambda x: model(x)."
+        raise checks.type_error("model", expected, model, fix) from None
     return model
 
 
-@tf.autograph.experimental.do_not_convert
-def scores_behind(tensor: Any, kind: str | None = None) -> Any:
-    """Undoes a softmax or sigmoid at a model's end.
+@tf.autograph.experimental.do_not_convert  # its control flow is on the graph, not on values
+def scores_behind(tensor: tf.Tensor, kind: str | None = None) -> tf.Tensor:
+    """Returns the logits of an output, by inverting a final softmax or sigmoid.
 
     Args:
         tensor: an output of a model.
-        kind: what it was found or declared to be, one of `KINDS` or `DECLARED_LOGITS`; None:
-            nobody has looked. Then an end that the graph does not prove is tested batch by
-            batch.
+        kind: what it was found or declared to be, one of `KINDS` or `DECLARED_LOGITS`; None
+            if that is unknown. Then an output that the graph does not classify is tested
+            batch by batch.
 
     Returns:
-        Scores in the tensor's shape: those before the softmax or sigmoid where they can be
-        reached, log p of a softmax, or log p − log(1 − p) of a sigmoid.
+        Logits in the tensor's shape: the input of the softmax or sigmoid where the graph
+        has it, else log p for a softmax, or log p − log(1 − p) for a sigmoid.
     """
     kind = kind or _noted(tensor)
     if kind == DECLARED_LOGITS:
@@ -103,10 +109,10 @@ def scores_behind(tensor: Any, kind: str | None = None) -> Any:
     return {"softmax": log_p, "sigmoid": log_odds, "logits": tf.identity}[kind](tensor)
 
 
-def proof(tensor: Any) -> Proof | None:
-    """What the graph shows a tensor of a graph to be, or None.
+def proof(tensor: tf.Tensor) -> Proof | None:
+    """Classifies a symbolic tensor by the operations that compute it, or returns None.
 
-    A softmax counts only if its classes are on the last axis of the tensor.
+    A softmax is accepted only if its classes are on the last axis of the tensor.
     """
     found = _walk(tensor)
     if found is None or found.kind == "logits":
@@ -117,7 +123,7 @@ def proof(tensor: Any) -> Proof | None:
     return found
 
 
-def _walk(tensor: Any) -> Proof | None:
+def _walk(tensor: tf.Tensor) -> Proof | None:
     op = tensor.op
     if tensor.shape.rank is None:
         return None
@@ -129,16 +135,16 @@ def _walk(tensor: Any) -> Proof | None:
         return Proof("logits", tensor)
     if op.type == "ConcatV2":
         return _joined(op, [_walk(part) for part in op.inputs[:-1]])
-    if op.type not in KEEPS and op.type not in _MOVES:
+    if op.type not in IDENTITY_OPS and op.type not in _AXIS_RULES:
         return None
     source = op.inputs[tensor.value_index if op.type == "IdentityN" else 0]
     found = _walk(source) if source.dtype.is_floating else None
-    if found is None or op.type in KEEPS or found.kind == "logits":
+    if found is None or op.type in IDENTITY_OPS or found.kind == "logits":
         return found
-    return _MOVES[op.type](op, tensor, found)
+    return _AXIS_RULES[op.type](op, tensor, found)
 
 
-def _reshaped(op: Any, tensor: Any, found: Proof) -> Proof | None:
+def _reshaped(op: tf.Operation, tensor: tf.Tensor, found: Proof) -> Proof | None:
     before, after = op.inputs[0].shape, tensor.shape
     axis = found.axis
     if axis is not None:
@@ -149,7 +155,7 @@ def _reshaped(op: Any, tensor: Any, found: Proof) -> Proof | None:
     return Proof(found.kind, tf.reshape(found.scores, op.inputs[1]), axis)
 
 
-def _expanded(op: Any, tensor: Any, found: Proof) -> Proof | None:
+def _expanded(op: tf.Operation, tensor: tf.Tensor, found: Proof) -> Proof | None:
     place = tf.get_static_value(op.inputs[1])
     if place is None:
         return None
@@ -158,7 +164,7 @@ def _expanded(op: Any, tensor: Any, found: Proof) -> Proof | None:
     return Proof(found.kind, tf.expand_dims(found.scores, place), axis)
 
 
-def _squeezed(op: Any, tensor: Any, found: Proof) -> Proof | None:
+def _squeezed(op: tf.Operation, tensor: tf.Tensor, found: Proof) -> Proof | None:
     before = op.inputs[0].shape
     gone = [int(i) % len(before) for i in op.get_attr("squeeze_dims")]
     gone = gone or [i for i, size in enumerate(before) if size == 1]
@@ -170,7 +176,7 @@ def _squeezed(op: Any, tensor: Any, found: Proof) -> Proof | None:
     return Proof(found.kind, tf.squeeze(found.scores, gone), axis)
 
 
-def _transposed(op: Any, tensor: Any, found: Proof) -> Proof | None:
+def _transposed(op: tf.Operation, tensor: tf.Tensor, found: Proof) -> Proof | None:
     order = tf.get_static_value(op.inputs[1])
     if order is None:
         return None
@@ -178,7 +184,7 @@ def _transposed(op: Any, tensor: Any, found: Proof) -> Proof | None:
     return Proof(found.kind, tf.transpose(found.scores, order), axis)
 
 
-_MOVES = {
+_AXIS_RULES = {
     "Reshape": _reshaped,
     "ExpandDims": _expanded,
     "Squeeze": _squeezed,
@@ -186,8 +192,8 @@ _MOVES = {
 }
 
 
-def _joined(op: Any, parts: list[Proof | None]) -> Proof | None:
-    """Several side by side: the rows of one softmax must stay whole."""
+def _joined(op: tf.Operation, parts: list[Proof | None]) -> Proof | None:
+    """Proof for a concatenation, which must not be along the class axis of a softmax."""
     first, place = parts[0], tf.get_static_value(op.inputs[-1])
     known = [part for part in parts if part is not None]
     if first is None or len(known) < len(parts) or place is None:
@@ -203,27 +209,27 @@ def _joined(op: Any, parts: list[Proof | None]) -> Proof | None:
     return Proof(first.kind, tf.concat(scores, place), first.axis)
 
 
-def note(tensor: Any, kind: str | None) -> None:
-    """Leaves what an output is where a loss on the labels can find it."""
+def note(tensor: tf.Tensor, kind: str | None) -> None:
+    """Records the kind of an output on its tensor, where a loss on the labels finds it."""
     if kind is not None:
         tensor._tfkd_kind = kind
 
 
-def _noted(tensor: Any) -> str | None:
-    """What `note` left, also behind what Keras does to outputs before a loss sees them."""
+def _noted(tensor: tf.Tensor) -> str | None:
+    """The kind that `note` recorded, also on tensors from which Keras derived this one."""
     kind = getattr(tensor, "_tfkd_kind", None)
     if isinstance(tensor, tf.__internal__.EagerTensor):
         return kind
-    while kind is None and tensor.op.type in (*KEEPS, "Squeeze", "ExpandDims"):
+    while kind is None and tensor.op.type in (*IDENTITY_OPS, "Squeeze", "ExpandDims"):
         tensor = tensor.op.inputs[0]
         kind = getattr(tensor, "_tfkd_kind", None)
     return kind
 
 
-def with_classes(y: Any, scores: Any) -> Any:
-    """Gives scores the last axis of size 1 that Keras drops where labels have none.
+def with_classes(y: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+    """Restores the last axis of size 1, which Keras squeezes if the labels have none.
 
-    In graph mode the tensor itself comes back, so that what made it can be seen.
+    In graph mode it returns the tensor before the squeeze, whose operations `proof` reads.
     """
     if scores.shape.rank != y.shape.rank and scores.shape.rank > 1:
         return scores
@@ -234,30 +240,33 @@ def with_classes(y: Any, scores: Any) -> Any:
     return scores if len(scores.shape) > 1 else scores[:, None]
 
 
-def log_p(p: Any) -> Any:
-    """Scores of which `p` is the softmax, float32; finite where p is 0."""
+def log_p(p: tf.Tensor) -> tf.Tensor:
+    """Logits whose softmax is `p`, float32; finite where p is 0."""
     return tf.math.log(tf.maximum(tf.cast(p, tf.float32), _TINY))
 
 
-def log_odds(p: Any) -> Any:
-    """Scores of which `p` is the sigmoid, float32; finite where p is 0 or 1.
+def log_odds(p: tf.Tensor) -> tf.Tensor:
+    """Logits whose sigmoid is `p`, float32; finite where p is 0 or 1.
 
-    A 1 stands for all that rounds to it: 1 − p is half a last place.
+    A p of 1 stands for all numbers that round to it, so 1 − p is taken as half of the
+    spacing of the dtype's numbers just below 1.
     """
+    # The spacing below 1 is 2^-(digits of the significand): 11, 8 and 24 binary digits.
     last = {tf.float16: 2.0**-11, tf.bfloat16: 2.0**-8}.get(p.dtype, 2.0**-24)
     p = tf.cast(p, tf.float32)
     return log_p(p) - tf.math.log(tf.maximum(1.0 - p, last / 2))
 
 
-def _log_if_probability(scores: Any) -> Any:
-    """log p if every row is a distribution over at least two classes, else unchanged.
+def _log_if_probability(scores: tf.Tensor) -> tf.Tensor:
+    """Returns log p if every row is a distribution over two or more classes, else `scores`.
 
-    Logits that are all in [0, 1] and sum to 1 in every row do not happen.
+    Logits that are all in [0, 1] and sum to 1 in every row do not occur in practice.
     """
-    rank = scores.shape.rank  # None: the graph does not know it
+    rank = scores.shape.rank  # None if the graph does not know it
     if not scores.dtype.is_floating or rank is None or rank < 2 or scores.shape[-1] == 1:
         return scores
     values = tf.cast(scores, tf.float32)
+    # A softmax rounded to bfloat16 sums to 1 within 2e-3.
     sums_to_one = tf.abs(tf.reduce_sum(values, -1) - 1.0) < 1e-2
     is_distribution = tf.reduce_all(values >= 0.0) & tf.reduce_all(sums_to_one)
     return tf.where(is_distribution, log_p(values), values)

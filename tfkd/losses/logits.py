@@ -1,12 +1,12 @@
-"""The loss between class scores: soft targets.
+"""Soft targets (Hinton et al. 2015): distillation between class scores at a temperature.
 
-All arithmetic is in float32 from logits by `log_softmax`; Keras's own
-`KLDivergence` clips probabilities at 1e-7 and so loses the dark knowledge that
-distillation is about.
+All arithmetic is in float32 from logits by `log_softmax`; Keras's own `KLDivergence`
+clips probabilities at 1e-7 and so loses the dark knowledge that distillation transfers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -22,6 +22,8 @@ from tfkd.losses.base import (
     register,
 )
 from tfkd.losses.wrapped import (
+    Losses,
+    LossFunction,
     apply_loss,
     deserialize_loss,
     is_sum,
@@ -29,6 +31,7 @@ from tfkd.losses.wrapped import (
     resolve_loss,
     serialize_loss,
 )
+from tfkd.schedules import Value
 
 KL = (keras.losses.kl_divergence, keras.losses.KLDivergence)
 _CROSSENTROPY = (keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy)
@@ -36,7 +39,7 @@ BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
 _EXACT = (KL, _CROSSENTROPY, BINARY)
 
 
-def is_a(loss: Any, kinds: tuple[Any, ...]) -> bool:
+def is_a(loss: Losses, kinds: tuple[Callable[..., Any], type]) -> bool:
     """True if `loss` is the function or an instance of the class in `kinds`."""
     function, cls = kinds
     return loss is function or isinstance(loss, cls)
@@ -46,32 +49,29 @@ def is_a(loss: Any, kinds: tuple[Any, ...]) -> bool:
 class LogitsDistillation(ElementwiseLoss):
     """Soft targets: the student imitates the teacher's softened class scores.
 
-    The loss is T² · Σ_c p_t (log p_t − log p_s), with p = softmax(z / T), a mean
-    over examples (and positions, for outputs of shape (B, ..., C)). T² keeps the
-    size of the gradient the same whatever T is, also when T is scheduled.
+    The loss is T² · Σ_c p_t (log p_t − log p_s), with p = softmax(z / T), averaged over
+    examples (and positions, for outputs of shape (B, ..., C)). T² keeps the scale of the
+    gradient independent of T, also when T is scheduled.
 
-    A model that ends in a softmax (or in sigmoids, with "binary_crossentropy") is fine: the
-    Distiller undoes it, exactly where the graph shows it. Probabilities of any other making,
-    such as the mean of several softmaxes, are told once by their values, with a warning;
-    `tfkd.losses.declare_outputs` says it for certain.
+    A model may end in a softmax (or in sigmoids, with "binary_crossentropy"): the Distiller
+    inverts it, exactly if the graph shows it. Other probabilities, such as the mean of
+    several softmaxes, are recognized once by their values, with a warning;
+    `tfkd.losses.declare_outputs` declares them and silences it.
 
     Args:
         temperature: T > 0, or a schedule of the step. Usually 2 to 6.
-        loss: how scores are compared; a string, function or instance, or a
-            structure of them like the model's outputs, with None for an output
-            to leave out.
-            "kl_divergence": as above. "categorical_crossentropy": the same
-            gradient, the value larger by the teacher's entropy.
-            "binary_crossentropy": every output is a sigmoid of its own
-            (multi-label, or one unit), T² · KL between Bernoulli distributions,
-            summed over outputs. Instances of these say only whether to take
-            the mean or the sum (reduction="sum"); label smoothing is refused.
-            Anything else, such as "mse", is called on (z_t / T, z_s / T) and
-            not scaled.
+        loss: how scores are compared; a string, function or instance, or a structure of
+            them like the model's outputs, with None for outputs without a loss.
+            "kl_divergence": as above. "categorical_crossentropy": the same gradient, but
+            the value is larger by the teacher's entropy. "binary_crossentropy": every unit
+            is an independent sigmoid (multi-label, or one unit): T² · KL between Bernoulli
+            distributions, summed over units. Of an instance of these only the reduction
+            is used, the mean or the sum (reduction="sum"); label smoothing is refused.
+            Any other loss, such as "mse", is called on (z_t / T, z_s / T) and not scaled.
         name: name of the term in logs.
 
     Raises:
-        ValueError: for T ≤ 0 or not finite, an unknown loss, or no loss at all.
+        ValueError: for T ≤ 0 or not finite, an unknown loss, or if every loss is None.
 
     Reference:
         Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531
@@ -87,7 +87,7 @@ class LogitsDistillation(ElementwiseLoss):
     on_logits = True
 
     def __init__(
-        self, temperature: Any = 3.0, loss: Any = "kl_divergence", name: str | None = None
+        self, temperature: Value = 3.0, loss: Losses = "kl_divergence", name: str | None = None
     ):
         super().__init__(name)
         self.temperature = check_temperature(temperature)
@@ -121,6 +121,7 @@ class LogitsDistillation(ElementwiseLoss):
             values = -tf.reduce_sum(tf.nn.softmax(teacher_z) * tf.nn.log_softmax(student_z), -1)
         else:
             values = bernoulli_kl(teacher_z, student_z)
+        # ∂KL/∂z is of order 1/T², which the factor cancels.
         return Elements(temperature * temperature * values, mask_of(student), is_sum(loss))
 
     def get_config(self):
@@ -140,13 +141,13 @@ class LogitsDistillation(ElementwiseLoss):
         return cls(**config)
 
 
-def kl_from_logits(teacher: Any, student: Any) -> Any:
+def kl_from_logits(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     """Σ_c p_t (log p_t − log p_s) over the last axis, from float32 logits."""
     log_teacher = tf.nn.log_softmax(teacher)
     return tf.reduce_sum(tf.exp(log_teacher) * (log_teacher - tf.nn.log_softmax(student)), -1)
 
 
-def bernoulli_kl(teacher: Any, student: Any) -> Any:
+def bernoulli_kl(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     """Σ over outputs of KL(Bernoulli(σ(teacher)) ‖ Bernoulli(σ(student)))."""
     p = tf.sigmoid(teacher)
     on = tf.math.log_sigmoid(teacher) - tf.math.log_sigmoid(student)
@@ -154,8 +155,8 @@ def bernoulli_kl(teacher: Any, student: Any) -> Any:
     return tf.reduce_sum(p * on + (1.0 - p) * off, -1)
 
 
-def _check_plain(loss: Any) -> None:
-    """Raises ValueError for options of a Keras loss that exact soft targets do not have."""
+def _check_plain(loss: LossFunction | None) -> None:
+    """Raises ValueError for options of a Keras loss that soft targets do not support."""
     if not isinstance(loss, keras.losses.Loss) or not any(is_a(loss, k) for k in _EXACT):
         return
     config = loss.get_config()
@@ -164,11 +165,11 @@ def _check_plain(loss: Any) -> None:
             "loss",
             "no label_smoothing, and classes on the last axis",
             loss,
-            "A teacher's targets are soft already: raise the temperature instead.",
+            "The teacher's targets are soft already: raise the temperature instead.",
         )
 
 
-def check_scores(teacher: Any, student: Any, binary: bool = False) -> None:
+def check_scores(teacher: tf.Tensor, student: tf.Tensor, binary: bool = False) -> None:
     """Raises ValueError unless both are scores of the same, at least two, classes."""
     for side, scores in (("teacher", teacher), ("student", student)):
         if len(scores.shape) < 2:

@@ -1,18 +1,17 @@
-"""The range that an output can't leave, read from the operations that make it."""
+"""Interval arithmetic: bounds on a tensor's values from the operations that compute it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
 
 import numpy as np
 import tensorflow as tf
 
 Range = tuple[float, float]
 
-# Operations that leave the meaning of every element as it is.
-KEEPS = (
+# Operations whose outputs are their inputs, element by element.
+IDENTITY_OPS = (
     "Identity",
     "IdentityN",
     "Cast",
@@ -24,8 +23,8 @@ KEEPS = (
     "FakeQuantWithMinMaxVars",
     "FakeQuantWithMinMaxVarsPerChannel",
 )
-# Each element of the result is one of their inputs' elements, or a mean of these.
-_CHOOSES = (
+# Operations whose elements are elements of their inputs, or means of such.
+_SELECTING_OPS = (
     "Reshape",
     "ExpandDims",
     "Squeeze",
@@ -41,8 +40,8 @@ _CHOOSES = (
     "MaxPool",
     "AvgPool",
 )
-_ANY: Range = (-math.inf, math.inf)
-_FIXED: dict[str, Range] = {
+_UNBOUNDED: Range = (-math.inf, math.inf)
+_RANGES: dict[str, Range] = {
     "Softmax": (0.0, 1.0),
     "Sigmoid": (0.0, 1.0),
     "Tanh": (-1.0, 1.0),
@@ -50,41 +49,41 @@ _FIXED: dict[str, Range] = {
 }
 
 
-def in_unit(tensor: Any) -> bool:
-    """Whether a tensor of a graph can't leave [0, 1]: sigmoids, means of them, what is clipped."""
+def in_unit(tensor: tf.Tensor) -> bool:
+    """Whether a symbolic tensor is provably in [0, 1]: a sigmoid, a mean of some, a clip."""
     if isinstance(tensor, tf.__internal__.EagerTensor) or not tensor.dtype.is_floating:
         return False
-    low, high = _range(tensor, {}, 64)
-    return low >= 0.0 and high <= 1.0 + 1e-6
+    low, high = _range(tensor, {}, 64)  # the depth keeps recursion far from Python's limit
+    return low >= 0.0 and high <= 1.0 + 1e-6  # a float32 mean of ones may round above 1
 
 
-def _range(tensor: Any, known: dict[Any, Range], depth: int) -> Range:
+def _range(tensor: tf.Tensor, known: dict[Hashable, Range], depth: int) -> Range:
     key = tensor.ref()
     if key not in known:
-        known[key] = _ANY if depth == 0 else _of_op(tensor, known, depth - 1)
+        known[key] = _UNBOUNDED if depth == 0 else _of_op(tensor, known, depth - 1)
     return known[key]
 
 
-def _of_op(tensor: Any, known: dict[Any, Range], depth: int) -> Range:
+def _of_op(tensor: tf.Tensor, known: dict[Hashable, Range], depth: int) -> Range:
     op = tensor.op
-    if op.type in _FIXED:
-        return _FIXED[op.type]
+    if op.type in _RANGES:
+        return _RANGES[op.type]
     if op.type == "Const":
         value = op.get_attr("value")
         value = np.asarray(tf.make_ndarray(value)) if value.dtype else np.empty(0)
         is_number = value.size and value.dtype.kind in "fiu"
-        return (float(value.min()), float(value.max())) if is_number else _ANY
-    rule = _RULES.get(op.type, _hull if op.type in (*KEEPS, *_CHOOSES) else None)
+        return (float(value.min()), float(value.max())) if is_number else _UNBOUNDED
+    rule = _RULES.get(op.type, _hull if op.type in (*IDENTITY_OPS, *_SELECTING_OPS) else None)
     if rule is None or _is_share(op, known, depth):
-        return _ANY if rule is None else (0.0, 1.0)
-    # Axes, indices and sizes are integers.
+        return _UNBOUNDED if rule is None else (0.0, 1.0)
+    # Inputs of an integer type are axes, indices and sizes.
     inputs = [i for i in op.inputs if i.dtype.is_floating]
-    found = rule(*(_range(i, known, depth) for i in inputs)) if inputs else _ANY
-    return _ANY if any(math.isnan(end) for end in found) else found
+    found = rule(*(_range(i, known, depth) for i in inputs)) if inputs else _UNBOUNDED
+    return _UNBOUNDED if any(math.isnan(end) for end in found) else found
 
 
-def _is_share(op: Any, known: dict[Any, Range], depth: int) -> bool:
-    """a / Σ a, of an a that is not negative."""
+def _is_share(op: tf.Operation, known: dict[Hashable, Range], depth: int) -> bool:
+    """Whether an operation is a / Σ a with a ≥ 0, whose result is in [0, 1]."""
     if op.type != "RealDiv" or op.inputs[1].op.type != "Sum":
         return False
     part, total = op.inputs[0], op.inputs[1].op.inputs[0]
@@ -105,7 +104,7 @@ def _product(a: Range, b: Range) -> Range:
 
 
 def _inverse(a: Range) -> Range:
-    return (1.0 / a[1], 1.0 / a[0]) if a[0] > 0.0 else _ANY
+    return (1.0 / a[1], 1.0 / a[0]) if a[0] > 0.0 else _UNBOUNDED
 
 
 def _least(a: Range, b: Range) -> Range:

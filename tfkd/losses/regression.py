@@ -1,9 +1,9 @@
-"""Regression towards the truth, for as long as the teacher does better."""
+"""Teacher-bounded regression loss: a student that beats its teacher has no loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 import tf_keras as keras
@@ -21,41 +21,45 @@ from tfkd.losses.base import (
     select_like,
 )
 from tfkd.losses.wrapped import serialize_callable
+from tfkd.schedules import Value
+
+if TYPE_CHECKING:
+    from tfkd.losses.detection.selection import MultiBoxSelection
 
 
 @register
 class BoundedRegression(ElementwiseLoss):
-    """The teacher as a bound: a student that beats it is left alone.
+    """Squared error to the truth where the student is not yet better than the teacher.
 
-    A teacher's regression output may be wrong without limit, so it is no target.
-    The truth y is the target, and the teacher says when to stop; for each
-    prediction s of the student, t of the teacher, and the margin m:
+    The error of a teacher's regression output is unbounded, so it makes a poor target.
+    The target is the truth y, and the teacher's error is the bound up to which the student
+    learns; for each prediction s of the student and t of the teacher, and the margin m:
 
         b = ‖s − y‖²  where ‖s − y‖² + m > ‖t − y‖²,  else 0
 
-    with squared L2 norms over the last axis; the mean over predictions is taken.
-    A larger margin asks the student to be better than the teacher by m.
+    with squared L2 norms over the last axis, averaged over predictions. With a margin the
+    student must be better than the teacher by m.
 
     Args:
         margin: m, at least 0, in squared units of y; or a schedule of the step.
-        output: name (dict) or index (list) of the output to compare, for a
-            model with several; targets in the same structure are picked alike.
-        mask: None, or a function y → bool of shape (B,) or (B, P) that says
-            which predictions count, such as the anchors with an object. The
-            mean is over those, and 0 if there are none. A Keras mask of the
-            student's output is obeyed as well.
-        selection: for a detector: the `MultiBoxSelection` that says which priors answer
-            for an object and what their offsets should be; then neither output nor mask
-            is given. None: that of another loss of the Distiller, if the model has a dict
-            of outputs and neither output nor mask is given; else y is the target itself.
+        output: name (dict) or index (list) of the output to compare, for a model with
+            several; targets in the same structure are selected in the same way.
+        mask: None, or a function y → bool of shape (B,) or (B, P) that returns which
+            predictions count, such as the anchors with an object. The mean is over
+            those, and 0 if there are none. A Keras mask of the student's output applies
+            as well.
+        selection: for a detector: the `MultiBoxSelection` that matches priors with objects
+            and computes the target offsets; it excludes `output` and `mask`. None: the
+            selection of another loss of the Distiller, if the model has a dict of outputs
+            and neither output nor mask is given; otherwise y is the target itself.
         name: name of the term in logs.
 
-    Outputs and targets have one shape: (B,), (B, 1), (B, D) or (B, P, D). One
-    prediction is the last axis, or one number where there is only the batch.
+    Outputs and targets have the same shape: (B,), (B, 1), (B, D) or (B, P, D). The last
+    axis holds one prediction; with shape (B,) each number is one.
 
     Raises:
-        TypeError: if the margin is no number or schedule, the mask no function.
-        ValueError: for a negative margin; in use, if y is None or does not fit.
+        TypeError: if the margin is not a number or schedule, or the mask not a function.
+        ValueError: for a negative margin; when called, if y is None or does not fit.
 
     Reference:
         Chen et al. 2017, "Learning efficient object detection models with
@@ -73,11 +77,11 @@ class BoundedRegression(ElementwiseLoss):
 
     def __init__(
         self,
-        margin: Any = 0.0,
+        margin: Value = 0.0,
         output: str | int | None = None,
-        mask: Callable[[Any], Any] | None = None,
+        mask: Callable[[tf.Tensor], tf.Tensor] | None = None,
         name: str | None = None,
-        selection: Any = None,
+        selection: MultiBoxSelection | None = None,
     ):
         super().__init__(name)
         self.selection = selection
@@ -85,16 +89,16 @@ class BoundedRegression(ElementwiseLoss):
             raise checks.type_error("selection", "a tfkd.losses.MultiBoxSelection", selection)
         for argument, given in (("output", output), ("mask", mask)):
             if selection is not None and given is not None:
-                mend = "The selection says which output and which predictions count."
-                raise checks.value_error(argument, "None with a selection", given, mend)
+                fix = "The selection determines the output and the predictions that count."
+                raise checks.value_error(argument, "None with a selection", given, fix)
         self.margin = schedules.get("margin", margin, checks.non_negative)
         self.output = check_output(output)
         self.mask = mask if mask is None else checks.function("mask", mask)
 
     def validate_outputs(self, teacher_outputs, student_outputs):
-        """Raises ValueError unless both have the output, in one shape."""
+        """Raises ValueError unless both models have the output, in the same shape."""
         if self.output is None and isinstance(student_outputs, dict):
-            return  # a detector's: seen when the selection is known
+            return  # a detector's outputs are checked when the selection is known
         self._check_outputs(teacher_outputs, student_outputs)
 
     def _check_outputs(self, teacher_outputs, student_outputs):
@@ -102,8 +106,8 @@ class BoundedRegression(ElementwiseLoss):
         student = select(student_outputs, self.output, self.name)
         if not _same_shape(teacher, student):
             raise ValueError(
-                f"{self.name}: predictions must have one shape, the teacher's is {teacher.shape}, "
-                f"the student's {student.shape}."
+                f"{self.name}: predictions must have the same shape, the teacher's is "
+                f"{teacher.shape}, the student's {student.shape}."
             )
 
     def elements(
@@ -115,7 +119,7 @@ class BoundedRegression(ElementwiseLoss):
         step=None,
         shared=None,
     ):
-        """One loss per prediction, (B,) or (B, P), for the output compared."""
+        """One loss per prediction, (B,) or (B, P), for the output that is compared."""
         selection = self.selection or getattr(shared, "selection", None)
         own = self.output is not None or self.mask is not None
         if selection is not None and not own and isinstance(student_outputs, dict):
@@ -128,7 +132,7 @@ class BoundedRegression(ElementwiseLoss):
         mask = self._kept(truth, student, mask_of(chosen))
         target = _vectors(truth)
         if mask is not None:
-            # Padding may hold anything: a NaN there must not reach the gradient.
+            # A masked target may be NaN, which must not reach the gradient.
             target = tf.where(mask[..., None], target, tf.stop_gradient(student))
         values = self._bounded(student, teacher, target, step)
         return only(Elements(values, mask), student_outputs, chosen)
@@ -140,14 +144,14 @@ class BoundedRegression(ElementwiseLoss):
         return tf.where(worse, error, 0.0)
 
     def _at_objects(self, selection, teacher_outputs, student_outputs, y, step, shared):
-        """The same at the priors of a detector that answer for an object."""
+        """The loss of a detector at the priors that are matched with an object."""
         chosen = selection.once(shared, y, student_outputs, teacher_outputs)
         teacher, _ = selection.outputs(teacher_outputs, "teacher")
         student, _ = selection.outputs(student_outputs, "student")
         if not teacher.shape.is_compatible_with(student.shape):
             raise ValueError(
-                f"{self.name}: predictions must have one shape, the teacher's is {teacher.shape}, "
-                f"the student's {student.shape}. Build both with the same anchors."
+                f"{self.name}: predictions must have the same shape, the teacher's is "
+                f"{teacher.shape}, the student's {student.shape}. Build both with the same anchors."
             )
         values = self._bounded(student, tf.stop_gradient(teacher), chosen.offsets, step)
         part = Elements(values, chosen.positive, count=chosen.count)
@@ -166,7 +170,7 @@ class BoundedRegression(ElementwiseLoss):
         return y
 
     def _kept(self, y, student, keras_mask):
-        """Keras's mask and the user's as one bool tensor of shape (B,) or (B, P), or None."""
+        """The conjunction of Keras's mask and the user's, bool (B,) or (B, P), or None."""
         masks = [keras_mask, None if self.mask is None else self.mask(y)]
         masks = [tf.cast(mask, tf.bool) for mask in masks if mask is not None]
         for mask in masks:
@@ -203,13 +207,13 @@ class BoundedRegression(ElementwiseLoss):
         return cls(**config)
 
 
-def _vectors(values: Any) -> Any:
-    """float32, with a last axis also where there is only the batch."""
+def _vectors(values: tf.Tensor) -> tf.Tensor:
+    """Returns float32 values, with a last axis added to shape (B,)."""
     values = tf.cast(values, tf.float32)
     return values[:, None] if len(values.shape) == 1 else values
 
 
-def _same_shape(first: Any, second: Any) -> bool:
-    """(B,) and (B, 1) are one shape."""
+def _same_shape(first: tf.Tensor, second: tf.Tensor) -> bool:
+    """Whether shapes agree; (B,) and (B, 1) count as equal."""
     shapes = [t.shape if len(t.shape) > 1 else (t.shape[0], 1) for t in (first, second)]
     return tf.TensorShape(shapes[0]).is_compatible_with(shapes[1])

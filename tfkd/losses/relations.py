@@ -1,8 +1,6 @@
-"""Losses between examples of a batch: the student keeps the teacher's geometry."""
+"""Relational knowledge distillation (RKD): distances and angles between a batch's examples."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import tensorflow as tf
 
@@ -10,13 +8,14 @@ from tfkd import checks
 from tfkd.losses.base import DistillationLoss, check_output, register, select, select_like
 from tfkd.losses.features import check_layer_name, flat, masked_features
 from tfkd.losses.weighting import weights_like
+from tfkd.types import Structure
 
-_TINY = 1e-12
+_TINY = 1e-12  # a squared distance: distances are at least 1e-6
 
 
 @register
 class RelationalDistillation(DistillationLoss):
-    """Distances and angles between examples, as the teacher sees them.
+    """Distances and angles between the student's embeddings imitate the teacher's.
 
     With embeddings e of the batch, h the Huber loss with δ = 1 and w the sample
     weights, the loss is distance_weight · D + angle_weight · A:
@@ -26,17 +25,17 @@ class RelationalDistillation(DistillationLoss):
         A = Σ_{i,j,k distinct} w_i w_j w_k h(c_s − c_t) / (B (B − 1) (B − 2))
         c(i, j, k) = cosine of the angle at i between e_j − e_i and e_k − e_i
 
-    The mean μ is weighted by w_i w_j, so an example of weight 0 has no influence
-    on the others; doubling all weights multiplies D by 4 and A by 8. The paper
-    uses weights 25 and 50 beside a cross-entropy of weight 1.
+    The mean μ is weighted by w_i w_j, so an example of weight 0 has no influence on the
+    others; doubling all weights multiplies D by 4 and A by 8. The paper uses weights 25
+    and 50 with a cross-entropy of weight 1.
 
     Under a `tf.distribute` strategy the pairs are those of the global batch: the
-    embeddings of all replicas are gathered, and each replica returns the loss
-    of the whole.
+    embeddings of all replicas are gathered, and each replica returns the loss of the
+    global batch.
 
-    Memory: angles take float32 arrays of B·B·B and differences of B·B·D numbers,
-    a few of each with the gradient; one is 64 MiB at B = 256, or 16 MiB at B =
-    256 and D = 64. Name a layer after pooling, not a map.
+    Memory: with the gradient, a few float32 arrays of B·B·B angles and of B·B·D
+    differences. At B = 256 an array of angles takes 64 MiB, and one of differences 16 MiB
+    with D = 64. Choose a layer after pooling rather than a feature map.
 
     Args:
         distance_weight: weight of D, at least 0; 0: not computed.
@@ -51,7 +50,7 @@ class RelationalDistillation(DistillationLoss):
         name: name of the term in logs.
 
     Raises:
-        TypeError: if a weight is no number, a layer name no string.
+        TypeError: if a weight is not a number, or a layer name not a string.
         ValueError: for a negative weight, two weights of 0, or an `output`
             together with a layer name.
 
@@ -89,16 +88,16 @@ class RelationalDistillation(DistillationLoss):
         self.output = check_output(output)
         if output is not None and (teacher_layer_name or student_layer_name):
             raise checks.value_error(
-                "output", "None where layers are named", output, "It picks a final output."
+                "output", "None where layers are named", output, "It selects a final output."
             )
 
     def validate_outputs(self, teacher_outputs, student_outputs):
-        """Raises ValueError unless both have the output."""
+        """Raises ValueError unless both models have the output."""
         for outputs in (teacher_outputs, student_outputs):
             select(outputs, self.output, self.name)
 
     def compute_loss(self, teacher_outputs, student_outputs, **kwargs):
-        """The loss of the whole (global) batch: a scalar tensor."""
+        """The loss over the global batch: a scalar tensor."""
         teacher = _embeddings(select(teacher_outputs, self.output, self.name))
         chosen = select(student_outputs, self.output, self.name)
         student = _embeddings(chosen)
@@ -113,8 +112,8 @@ class RelationalDistillation(DistillationLoss):
             loss += self.angle_weight * angle_loss(teacher, student, pairs, weight)
         return loss
 
-    def _weights(self, sample_weight: Any, student: Any) -> Any:
-        """One weight per example, (B,); ones if there are none."""
+    def _weights(self, sample_weight: Structure | None, student: tf.Tensor) -> tf.Tensor:
+        """One sample weight per example, (B,); ones if none are given."""
         values = tf.ones([tf.shape(student)[0]])
         given = tf.nest.flatten(sample_weight)
         one = given[0] if len(given) == 1 else select_like(sample_weight, self.output, self.name)
@@ -131,7 +130,7 @@ class RelationalDistillation(DistillationLoss):
         }
 
 
-def distance_loss(teacher: Any, student: Any, pairs: Any) -> Any:
+def distance_loss(teacher: tf.Tensor, student: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
     """D of `RelationalDistillation`, from differences (B, B, D) and pair weights (B, B)."""
     teacher, student = _over_mean(_lengths(teacher), pairs), _over_mean(_lengths(student), pairs)
     count = tf.cast(tf.shape(pairs)[0], tf.float32)
@@ -139,11 +138,13 @@ def distance_loss(teacher: Any, student: Any, pairs: Any) -> Any:
     return tf.math.divide_no_nan(total, count * (count - 1.0))
 
 
-def angle_loss(teacher: Any, student: Any, pairs: Any, weight: Any) -> Any:
+def angle_loss(
+    teacher: tf.Tensor, student: tf.Tensor, pairs: tf.Tensor, weight: tf.Tensor
+) -> tf.Tensor:
     """A of `RelationalDistillation`, from the same and the weights (B,)."""
     error = _huber(_cosines(student) - _cosines(teacher))
     count = tf.shape(weight)[0]
-    # `pairs` takes out j = k. Where i = j or i = k both cosines are 0 anyway.
+    # `pairs` is 0 where j = k; where i = j or i = k both cosines are 0 already.
     per_vertex = tf.linalg.matvec(
         tf.reshape(error, [count, count * count]), tf.reshape(pairs, [count * count])
     )
@@ -152,47 +153,47 @@ def angle_loss(teacher: Any, student: Any, pairs: Any, weight: Any) -> Any:
     return tf.math.divide_no_nan(tf.reduce_sum(weight * per_vertex), triples)
 
 
-def _differences(embeddings: Any) -> Any:
-    """e_j − e_i at [i, j], (B, B, D). Not by a Gram matrix, which cancels digits."""
+def _differences(embeddings: tf.Tensor) -> tf.Tensor:
+    """e_j − e_i at [i, j], (B, B, D); distances from a Gram matrix would lose digits."""
     return embeddings[None, :] - embeddings[:, None]
 
 
-def _lengths(differences: Any) -> Any:
-    # Inside the root: its gradient is finite also where two examples are one.
+def _lengths(differences: tf.Tensor) -> tf.Tensor:
+    # The constant stands inside the root, so that its gradient is finite at distance 0.
     return tf.sqrt(tf.reduce_sum(tf.square(differences), -1) + _TINY)
 
 
-def _cosines(differences: Any) -> Any:
+def _cosines(differences: tf.Tensor) -> tf.Tensor:
     """Cosine at [i, j, k] of the angle at i between j and k, (B, B, B)."""
     unit = differences / _lengths(differences)[..., None]
     return tf.matmul(unit, unit, transpose_b=True)
 
 
-def _over_mean(lengths: Any, pairs: Any) -> Any:
+def _over_mean(lengths: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
     mean = tf.math.divide_no_nan(tf.reduce_sum(pairs * lengths), tf.reduce_sum(pairs))
     return tf.math.divide_no_nan(lengths, mean)
 
 
-def _huber(error: Any) -> Any:
-    """x²/2 up to |x| = 1, |x| − 1/2 beyond."""
+def _huber(error: tf.Tensor) -> tf.Tensor:
+    """Huber loss with δ = 1: x²/2 up to |x| = 1, |x| − 1/2 beyond."""
     size = tf.abs(error)
     near = tf.minimum(size, 1.0)
     return near * (size - 0.5 * near)
 
 
-def _embeddings(features: Any) -> Any:
-    """(B, ...) → (B, D) in float32."""
+def _embeddings(features: tf.Tensor) -> tf.Tensor:
+    """Flattens features (B, ...) to embeddings (B, D) in float32."""
     return flat(masked_features(features))
 
 
-def _gather(tensors: list[Any]) -> list[Any]:
-    """Tensors of the global batch; their gradient adds up over the replicas."""
+def _gather(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Gathers tensors over all replicas; gradients are summed over the replicas."""
     if tf.distribute.in_cross_replica_context():
         return tensors
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return tensors
-    # One at a time: the gradient of a list with several shapes fails in TensorFlow.
+    # One at a time: TensorFlow fails in the gradient of `all_gather` of mixed shapes.
     gathered = [context.all_gather(tensor, axis=0) for tensor in tensors]
     for whole, part in zip(gathered, tensors, strict=True):
         whole.set_shape([None, *part.shape[1:]])

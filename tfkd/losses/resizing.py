@@ -1,8 +1,6 @@
-"""Feature maps of different sizes, brought to one size."""
+"""Resizing of feature maps by area averaging (adaptive average pooling)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -10,13 +8,13 @@ import tensorflow as tf
 from tfkd import checks
 
 
-def resize_to(features: Any, size: tuple[int, ...]) -> Any:
-    """Brings (B, *spatial, C) features to a smaller spatial `size`.
+def resize_to(features: tf.Tensor, size: tuple[int, ...]) -> tf.Tensor:
+    """Resizes (B, *spatial, C) features to a smaller spatial `size`, by area averaging.
 
-    Area averaging: each new cell is the mean of the old cells that it covers,
-    counted by the part that it covers, so that every input counts the same. It
-    is average pooling where sizes divide. A size that is already right is left
-    alone. One or two spatial axes.
+    Each new cell is the mean of the old cells that it covers, weighted by the covered
+    part, so that all inputs have equal weight. Where the sizes divide this is average
+    pooling. Features of the right size are returned as they are. There may be one or two
+    spatial axes.
     """
     current = tuple(features.shape[1:-1])
     if current == tuple(size):
@@ -28,7 +26,7 @@ def resize_to(features: Any, size: tuple[int, ...]) -> Any:
             features,
             "Give the model's Input a fixed size.",
         )
-    # One small matrix an axis: unlike tf.image.resize, this compiles under XLA.
+    # A small matrix per axis: unlike tf.image.resize, this compiles under XLA.
     matrices = [
         tf.constant(_averages(now, then), features.dtype)
         for now, then in zip(current, size, strict=True)
@@ -38,7 +36,7 @@ def resize_to(features: Any, size: tuple[int, ...]) -> Any:
 
 
 def _averages(now: int, then: int) -> np.ndarray:
-    """(then, now) matrix: row o holds the share of each input in output o."""
+    """(then, now) matrix: row o holds the weight of each input cell in output cell o."""
     edges = np.arange(then + 1) * now / then
     cells = np.arange(now)
     low = np.maximum(edges[:-1, None], cells)
@@ -46,11 +44,11 @@ def _averages(now: int, then: int) -> np.ndarray:
     return np.maximum(high - low, 0.0) * then / now
 
 
-def common_size(teacher: Any, student: Any) -> tuple[int, ...]:
+def common_size(teacher: tf.Tensor, student: tf.Tensor) -> tuple[int, ...]:
     """The smaller of the two spatial sizes, axis by axis."""
     if len(teacher.shape) != len(student.shape):
         raise ValueError(
-            "features of teacher and student must have one rank: the teacher's shape is "
+            "features of teacher and student must have the same rank: the teacher's shape is "
             f"{teacher.shape}, the student's {student.shape}. Name layers of one kind."
         )
     pairs = zip(teacher.shape[1:-1], student.shape[1:-1], strict=True)

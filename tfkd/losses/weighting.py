@@ -1,28 +1,58 @@
-"""Values to one number: sample weights of any shape, masks, sums and counts."""
+"""Reduction of losses: sample weights of any shape, masks, sums and counts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
 from tfkd import checks
+from tfkd.types import Structure
+
+
+class Owner(Protocol):
+    """The part of a `DistillationLoss` that messages and weights need."""
+
+    student_layer_name: str | None
+
+    @property
+    def name(self) -> str: ...
+
+
+class Elements(NamedTuple):
+    """One output's unreduced loss.
+
+    Attributes:
+        values: float32 (B, ...), one loss per example or position.
+        mask: (B, ...) bool, True where a value counts; None: all values count.
+        total: whether the loss is the sum of the values instead of their mean.
+        count: float32 scalar by which the sum is divided (at least 1), such as the
+            number of objects; None: the number of values that count.
+    """
+
+    values: tf.Tensor
+    mask: tf.Tensor | None = None
+    total: bool = False
+    count: tf.Tensor | None = None  # type: ignore[assignment]  # hides the unused tuple.count
 
 
 def weighted_sums(
-    parts: Sequence[Any], sample_weight: Any, owner: Any = None, outputs: Any = None
-) -> list[tuple[Any, Any]]:
-    """Sum and count of each part, so that sum / count is its mean; count None: a sum.
+    parts: Sequence[Elements | None],
+    sample_weight: Structure | None,
+    owner: Owner | None = None,
+    outputs: Structure | None = None,
+) -> list[tuple[tf.Tensor, tf.Tensor | None]]:
+    """Sum and count of each part: its mean is sum / count, or the sum if count is None.
 
-    As in Keras, the count is that of the values (of those that the mask leaves),
-    not the sum of the weights: doubling every weight doubles the loss.
+    As in Keras, the count is the number of (unmasked) values, not the sum of the
+    weights: doubling every weight doubles the loss.
 
     Args:
-        parts: `Elements`, one an output of the student, None for one left out.
-        sample_weight: one array for all of them, one each, or None.
+        parts: the `Elements` of each output of the student, None for outputs without a loss.
+        sample_weight: one array for all parts, one for each, or None.
         owner: the loss.
-        outputs: what the student returned, in the order of `parts`.
+        outputs: the student's outputs, in the order of `parts`.
     """
     weights = tf.nest.flatten(sample_weight) if sample_weight is not None else [None]
     if len(weights) == 1:
@@ -40,7 +70,9 @@ def weighted_sums(
     ]
 
 
-def _weighted_sum(part: Any, weight: Any, owner: Any, output: Any) -> tuple[Any, Any]:
+def _weighted_sum(
+    part: Elements, weight: tf.Tensor | None, owner: Owner | None, output: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor | None]:
     values = part.values
     if weight is not None:
         values = values * weights_like(values, weight, owner, output)
@@ -59,29 +91,34 @@ def _weighted_sum(part: Any, weight: Any, owner: Any, output: Any) -> tuple[Any,
     return tf.reduce_sum(values), None if part.total else count
 
 
-def mean_of(total: Any, count: Any) -> Any:
-    """sum / count, 0 where nothing was counted; the sum itself where count is None."""
-    # A count is a whole number: only 0 is changed.
+def mean_of(total: tf.Tensor, count: tf.Tensor | None) -> tf.Tensor:
+    """Returns sum / count, 0 if nothing was counted, or the sum if count is None."""
+    # A count of values or objects is an integer, so the maximum changes only 0.
     return total if count is None else total / tf.maximum(count, 1.0)
 
 
-def weights_like(values: Any, weight: Any, owner: Any = None, output: Any = None) -> Any:
-    """Sample weights, float32, that can be multiplied with a loss's values.
+def weights_like(
+    values: tf.Tensor,
+    weight: tf.Tensor,
+    owner: Owner | None = None,
+    output: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Returns float32 sample weights that can be multiplied with the values of a loss.
 
-    Weights of positions beside a loss that has one value an example, or other positions
-    (that of a layer): the mean of each example's weights.
+    Weights per position are averaged over each example if the loss has one value per
+    example, or other positions (those of a layer).
 
     Args:
-        values: (B, ...), one loss an example or a position.
-        weight: (B,), (B, 1), (B, ...) or (B, ..., 1); its rank need not be known.
-        owner: the loss; None: weights of positions must be those of the values.
+        values: (B, ...), one loss per example or position.
+        weight: (B,), (B, 1), (B, ...) or (B, ..., 1); its rank may be unknown.
+        owner: the loss; None: weights per position must fit the values.
         output: the student's output that the loss compares, or None.
 
     Raises:
-        ValueError: if they don't fit.
+        ValueError: if weights and values do not fit.
     """
     weight, rank = tf.cast(weight, tf.float32), values.shape.rank
-    if not rank:  # a sum, or a user's own loss of which the graph knows nothing
+    if not rank:  # a sum, or a user's own loss whose rank the graph does not know
         return weight
     of_layer = getattr(owner, "student_layer_name", None) is not None
     if weight.shape.rank is None:
@@ -97,12 +134,12 @@ def weights_like(values: Any, weight: Any, owner: Any = None, output: Any = None
         return weight
     elif _may_fit(weight.shape, values.shape):
         return _where_it_fits(weight, values)
-    _say_mean(owner, weight, values)
+    _warn_of_mean(owner, weight, values)  # type: ignore[arg-type]
     return _mean_of_each(weight, rank)
 
 
-def _of_rank(weight: Any, rank: int) -> Any:
-    """Drops axes of size 1 at the end as long as there are too many; adds them."""
+def _of_rank(weight: tf.Tensor, rank: int) -> tf.Tensor:
+    """Gives `weight` this rank by dropping or adding trailing axes of size 1."""
     while weight.shape.rank > rank and weight.shape[-1] == 1:
         weight = tf.squeeze(weight, -1)
     while weight.shape.rank < rank:
@@ -110,10 +147,10 @@ def _of_rank(weight: Any, rank: int) -> Any:
     return weight
 
 
-def _by_rank_of(values: Any, weight: Any) -> Any:
-    """Weights of unknown rank in the rank of `values`; axes beyond it are averaged.
+def _by_rank_of(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Gives weights of unknown rank that of `values`; further axes are averaged.
 
-    Keras forgets the rank of what changes it from one `fit` to the next.
+    Keras relaxes the rank of inputs that change it from one `fit` to the next.
     """
     rank = values.shape.rank
     shape = tf.concat([tf.shape(weight), tf.ones([rank], tf.int32)], 0)
@@ -121,20 +158,20 @@ def _by_rank_of(values: Any, weight: Any) -> Any:
     return tf.ensure_shape(weight, [None] * rank)
 
 
-def _where_it_fits(weight: Any, values: Any) -> Any:
-    """Weights of one rank with `values`, or their mean where the positions are others."""
+def _where_it_fits(weight: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Weights of the rank of `values`, or each example's mean if their positions differ."""
     shape = tf.shape(weight)
     fits = tf.reduce_all((shape == tf.shape(values)) | (shape == 1))
     return tf.cond(fits, lambda: weight, lambda: _mean_of_each(weight, values.shape.rank))
 
 
-def _mean_of_each(weight: Any, rank: int) -> Any:
+def _mean_of_each(weight: tf.Tensor, rank: int) -> tf.Tensor:
     """The mean of each example's weights, (B, 1, ...)."""
     return _of_rank(tf.reduce_mean(weight, list(range(1, weight.shape.rank))), rank)
 
 
 def _fits(weight: tf.TensorShape, values: tf.TensorShape) -> bool:
-    """Whether each position is known to have its weight."""
+    """Whether weights and values are known to have the same positions."""
     pairs = list(zip(weight[1:], values[1:], strict=True))
     return all(mine == 1 or (mine == theirs and mine is not None) for mine, theirs in pairs)
 
@@ -144,12 +181,12 @@ def _may_fit(weight: tf.TensorShape, values: tf.TensorShape) -> bool:
     return all(mine in (1, theirs, None) or theirs is None for mine, theirs in pairs)
 
 
-def _say_mean(owner: Any, weight: Any, values: Any) -> None:
-    """Says once of each loss that weights of positions became weights of examples."""
+def _warn_of_mean(owner: Owner, weight: tf.Tensor, values: tf.Tensor) -> None:
+    """Warns once per loss that weights per position are averaged to weights per example."""
     if getattr(owner, "_said_mean_weights", False):
         return
-    owner._said_mean_weights = True
-    where = f"values of shape {tuple(values.shape)}" if values.shape.rank > 1 else "one an example"
+    owner._said_mean_weights = True  # type: ignore[attr-defined]
+    where = f"values of shape {tuple(values.shape)}" if values.shape.rank > 1 else "one per example"
     checks.warn(
         f"{owner.name}: `sample_weight` has shape {tuple(weight.shape)}, a weight for each "
         f"position, and this loss has {where}, so the mean of each example's weights is taken. "

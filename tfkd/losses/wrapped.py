@@ -1,26 +1,31 @@
-"""Keras losses of any form (string, function, instance, nested) as parts of ours."""
+"""Resolves, calls and serializes Keras losses given as strings, functions or instances."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.base import same_structure
+from tfkd.types import Structure
+
+# A loss as Keras takes it, or one for each of several outputs; None leaves an output out.
+LossFunction: TypeAlias = "str | keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor]"
+Losses: TypeAlias = "LossFunction | Sequence[Losses] | Mapping[str, Losses] | None"
 
 
-def resolve_loss(loss: Any) -> Any:
-    """Turns a string, function or instance (nested or not) into callables, None kept."""
-
+def resolve_loss(loss: Losses) -> Any:
+    """Turns a string, function or instance (nested or not) into callables; None stays."""
     resolved = tf.nest.map_structure(_resolve, loss)
     if all(item is None for item in tf.nest.flatten(resolved)):
         raise checks.value_error("loss", "at least one loss that is not None", loss)
     return resolved
 
 
-def _resolve(item: Any) -> Any:
+def _resolve(item: object) -> Callable[..., tf.Tensor] | None:
     if isinstance(item, str):
         try:
             return keras.losses.get(item)
@@ -31,12 +36,12 @@ def _resolve(item: Any) -> Any:
             ) from error
     if item is None or (callable(item) and not isinstance(item, type)):
         return item
-    mend = f"Make an instance: {item.__name__}()." if isinstance(item, type) else None
-    raise checks.value_error("loss", "a Keras loss: string, function or instance", item, mend)
+    fix = f"Make an instance: {item.__name__}()." if isinstance(item, type) else None
+    raise checks.value_error("loss", "a Keras loss: string, function or instance", item, fix)
 
 
-def per_output(loss: Any, outputs: Any) -> Any:
-    """The loss of each output: a single loss serves them all.
+def per_output(loss: Any, outputs: Structure) -> Any:
+    """Returns the loss of each output; a single loss applies to all of them.
 
     Raises:
         ValueError: if nested losses do not fit the outputs.
@@ -47,28 +52,28 @@ def per_output(loss: Any, outputs: Any) -> Any:
     return loss
 
 
-def apply_loss(loss: Any, teacher: Any, student: Any) -> Any:
-    """Calls any Keras loss or function without its reduction: float32 (B, ...)."""
+def apply_loss(loss: Callable[..., tf.Tensor], teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+    """Calls a Keras loss or function without its reduction: float32 (B, ...)."""
     call = loss.call if isinstance(loss, keras.losses.Loss) else loss
     values = tf.cast(call(teacher, student), tf.float32)
     if len(values.shape) == 0 and not is_sum(loss):
-        # The function took the mean of the batch itself: every example has it.
+        # A function that averages over the batch itself: every example gets that mean.
         values = tf.fill(tf.shape(student)[:1], values)
     return values
 
 
-def is_sum(loss: Any) -> bool:
-    """True for an instance that asks for the sum in place of the mean."""
+def is_sum(loss: object) -> bool:
+    """Whether a loss is an instance with reduction="sum"."""
     return getattr(loss, "reduction", None) == keras.losses.Reduction.SUM
 
 
 def serialize_loss(loss: Any) -> Any:
-    """The inverse of `resolve_loss`: strings, dicts and None, nested as given.
+    """Serializes what `resolve_loss` returned as strings, dicts and None, nested as given.
 
     Raises:
         ValueError: for a lambda, which can't be loaded again.
     """
-    # A serialized instance is a dict itself: so recurse by hand.
+    # A serialized instance is a dict too, so nested losses are marked by a key.
     if isinstance(loss, dict):
         return {"nested": {k: serialize_loss(v) for k, v in loss.items()}}
     if isinstance(loss, (list, tuple)):
@@ -76,8 +81,8 @@ def serialize_loss(loss: Any) -> Any:
     return None if loss is None else serialize_callable("loss", loss)
 
 
-def serialize_callable(name: str, value: Any) -> Any:
-    """A Keras object or a registered function as JSON."""
+def serialize_callable(name: str, value: Callable[..., Any]) -> str | dict[str, Any]:
+    """Serializes a Keras object or a registered function as JSON."""
     known = getattr(value, "__name__", None)
     if known == "<lambda>":
         raise checks.value_error(
@@ -92,7 +97,7 @@ def serialize_callable(name: str, value: Any) -> Any:
 
 
 def deserialize_loss(config: Any) -> Any:
-    """Reads what `serialize_loss` wrote."""
+    """Restores what `serialize_loss` returned."""
     if isinstance(config, dict) and set(config) == {"nested"}:
         nested = config["nested"]
         if isinstance(nested, dict):

@@ -1,4 +1,7 @@
-"""Plain Keras models to start from: nothing in them depends on tfkd's training."""
+"""Reference Keras models: ResNet, VGG-16, SSD detectors and text classifiers.
+
+They are plain functional models, which do not depend on tfkd's training.
+"""
 
 from tfkd.models.resnet import resnet
 from tfkd.models.ssd import ssd, ssd300, ssd_small

@@ -1,9 +1,9 @@
-"""Residual networks for small images (He et al. 2015, section 4.2).
+"""ResNet for CIFAR: residual networks for small images (He et al. 2015, section 4.2).
 
-The CIFAR family: a 3×3 stem, three stages of `n` two-convolution blocks at
-widths 16, 32, 64, global average pooling and one dense layer; depth = 6n + 2.
-The head returns **logits**. The last activation of each stage is a layer named
-`stage1`, `stage2`, `stage3`: the places that feature losses ask for.
+A 3×3 stem, three stages of `n` blocks of two convolutions at widths 16, 32, 64, global
+average pooling and a dense layer; depth = 6n + 2. The head returns **logits**. The last
+activation of each stage is a layer named `stage1`, `stage2`, `stage3`, for use in feature
+losses.
 
 Reference: https://arxiv.org/abs/1512.03385
 """
@@ -17,7 +17,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.models import parts
 
-L2 = 1e-4
+L2 = 1e-4  # the weight decay of He et al. 2015
 
 
 def _conv(x, filters, kernel, strides, name, weight_decay):
@@ -35,6 +35,7 @@ def _conv(x, filters, kernel, strides, name, weight_decay):
 
 def _conv_bn(x, filters, kernel, strides, name, weight_decay):
     x = _conv(x, filters, kernel, strides, f"{name}_conv", weight_decay)
+    # PyTorch's defaults, in Keras's notation; Keras's own are 0.99 and 1e-3.
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
 
 
@@ -83,8 +84,8 @@ def resnet(
         input_shape: (height, width, channels) of one image, already scaled to
             about zero mean and unit variance (see `tfkd.data`); height and
             width may be None.
-        widths: channels of each stage; each stage after the first halves the
-            resolution. One to four stages.
+        widths: channels of each stage, for one to four stages; each stage after
+            the first halves the resolution.
         weight_decay: L2 penalty on every kernel; 0 for none.
         name: model name; default `resnet{depth}`.
 

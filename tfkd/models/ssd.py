@@ -1,14 +1,14 @@
-"""Single-shot detectors: heads of 3×3 convolutions on the maps of a backbone.
+"""SSD: single-shot detectors with convolutional heads on the feature maps of a backbone.
 
 The outputs are {"boxes": (B, P, 4), "classes": (B, P, C + 1)}: offsets from P priors
-and logits, background first. They stand in the priors' order (see `tfkd.detection`).
+and logits, background first, in the order of the priors (see `tfkd.detection`).
 
-The graph ends in the two outputs: priors, decoding and non-maximum suppression are not
-in it, so that it can be cloned, pruned, quantized and converted like any other. Keep
-the `Anchors` beside the model.
+Priors, decoding and non-maximum suppression are not part of the graph, which can
+therefore be cloned, pruned, quantized and converted like any other. Keep the `Anchors`
+with the model.
 
 References: Liu et al. 2016 (SSD), https://arxiv.org/abs/1512.02325; Sandler et al. 2018
-(depthwise heads), https://arxiv.org/abs/1801.04381; Lin et al. 2017 (the first bias),
+(depthwise heads), https://arxiv.org/abs/1801.04381; Lin et al. 2017 (the initial bias),
 https://arxiv.org/abs/1708.02002
 """
 
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
@@ -39,36 +39,35 @@ def ssd(
 ) -> keras.Model:
     """Builds an SSD detector on a backbone.
 
-    If the anchors have more levels than the backbone, further ones are added, each
-    half the size of the one before, or two cells smaller (layers `extra3`, ...).
+    If the anchors have more levels than the backbone, further levels are added, each
+    half the size of the previous one, or two cells smaller (layers `extra3`, ...).
     The heads of level i are `boxes_{i}` and `classes_{i}`.
 
     Args:
         backbone: a functional model with an input of fixed size, of tf_keras or
-            keras-cv; the detector has its layers, with their weights, up to the last
-            level. Or "teacher", "student", "depthwise", "tiny", or widths: then
-            `ssd_backbone` makes one. It gets images as it expects them: leave
-            rescaling out of it if it is to be quantized.
-        num_classes: number of classes C, background not among them.
-        input_size: pixels of the input, or (height, width); default: the model's, 160
-            for a backbone that is made here.
-        feature_levels: what the heads read: strides (the last layer at that stride
-            that all later ones depend on), names of layers, or "P3" of a keras-cv
-            backbone; default: for each level of the anchors the map of that size.
-        anchors: default `Anchors.small(input_size)`. Training and decoding need the
-            same ones.
+            keras-cv, whose layers up to the last level become layers of the detector, with
+            their weights. Or "teacher", "student", "depthwise", "tiny", or widths, for
+            which `ssd_backbone` builds one. Images are fed to it unchanged: if it is to be
+            quantized, it should not rescale them.
+        num_classes: number of classes C, without the background.
+        input_size: pixels of the input, or (height, width); default: the backbone's, 160
+            for a backbone that is built here.
+        feature_levels: inputs of the heads: strides (the last layer at that stride on
+            which all later layers depend), names of layers, or "P3" of a keras-cv
+            backbone; default: for each level of the anchors the feature map of its size.
+        anchors: default `Anchors.small(input_size)`. Decoding needs the same ones.
         head: "conv", a 3×3 convolution; or "depthwise", a 3×3 depthwise and a 1×1
             convolution.
-        background: probability of the background that every prior begins with, above
-            0 and below 1; default: all classes alike.
+        background: initial probability of the background at every prior, above 0 and
+            below 1; default: equal for all classes.
         name: model name; default "ssd".
 
     Returns:
         A functional `tf_keras.Model`, (B, H, W, channels) → {"boxes": (B, P, 4),
-        "classes": (B, P, C + 1)}, float32 also under a mixed policy.
+        "classes": (B, P, C + 1)}, float32 also under a mixed-precision policy.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument has the wrong type.
         ValueError: if sizes do not fit, a level is not in the backbone, or an argument
             is out of range.
 
@@ -103,13 +102,15 @@ def ssd(
     return keras.Model(backbone.inputs[0], outputs, name=name or "ssd")
 
 
-def _backbone(backbone: Any, input_size: Any) -> keras.Model:
-    """A model as it is, or one made from a preset's name or widths."""
+def _backbone(
+    backbone: keras.Model | str | Sequence[int], input_size: int | Sequence[int] | None
+) -> keras.Model:
+    """Returns the given model, or builds one from the name of a preset or from widths."""
     if isinstance(backbone, keras.Model):
         size = ssd_levels.check_backbone(backbone)
         if input_size is not None and _sides(input_size) != size:
-            mend = f"Leave it out, or build {backbone.name} for that size."
-            raise checks.value_error("input_size", f"{size}, the backbone's", input_size, mend)
+            fix = f"Leave it out, or build {backbone.name} for that size."
+            raise checks.value_error("input_size", f"{size}, the backbone's", input_size, fix)
         return backbone
     if isinstance(backbone, str):
         checks.one_of("backbone", backbone, ssd_backbones.PRESETS)
@@ -123,8 +124,8 @@ def _backbone(backbone: Any, input_size: Any) -> keras.Model:
     return ssd_backbones.ssd_backbone(widths, shape, depth, depthwise)
 
 
-def _sides(size: Any) -> tuple[int, int]:
-    """(height, width) of one number or two."""
+def _sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns (height, width) from one number or two."""
     if not isinstance(size, Sequence) or isinstance(size, str):
         return (checks.positive_int("input_size", size),) * 2
     if len(size) != 2:
@@ -132,21 +133,21 @@ def _sides(size: Any) -> tuple[int, int]:
     return checks.positive_int("input_size", size[0]), checks.positive_int("input_size", size[1])
 
 
-def _anchors(anchors: Any, size: tuple[int, int]) -> Anchors:
+def _anchors(anchors: Anchors | None, size: tuple[int, int]) -> Anchors:
     if anchors is None:
         return Anchors.small(size)
     return checks.instance("anchors", anchors, Anchors, "tfkd.detection.Anchors")
 
 
 def _heads(
-    levels: Sequence[Any],
+    levels: Sequence[tf.Tensor],
     per_location: Sequence[int],
     first: Sequence[float],
     name: str,
     head: str,
-) -> Any:
-    """One head on each level, laid out as (B, P, K) in the layer `name`."""
-    # bfloat16 would keep two digits of what is decoded.
+) -> tf.Tensor:
+    """Adds one head per level; the layer `name` concatenates them to (B, P, K)."""
+    # bfloat16 would keep only two decimal digits of offsets and logits.
     low = keras.mixed_precision.global_policy().compute_dtype in ("bfloat16", "float16")
     dtype = "float32" if low else None
     rows = []
@@ -168,7 +169,7 @@ def _heads(
             dtype=dtype,
             name=own,
         )(x)
-        # With one level, its layout is the output: quantization refuses to join one.
+        # A single level is the output itself: quantization rejects a Concatenate of one.
         own = f"{own}_rows" if len(levels) > 1 else name
         rows.append(keras.layers.Reshape((-1, len(first)), dtype=dtype, name=own)(x))
     if len(rows) == 1:
@@ -187,7 +188,7 @@ def ssd300(
     """Builds SSD for 300 × 300 px, with the 8,732 priors of `Anchors.ssd300()`.
 
     Args:
-        num_classes: number of classes C, background not among them.
+        num_classes: number of classes C, without the background.
         backbone: a functional model with an input of 300 × 300 px; default
             `ssd_vgg16`, the paper's, with batch normalization.
         feature_levels: see `ssd`; the first levels have 38 and 19 cells a side.
@@ -232,12 +233,12 @@ def ssd_small(
     "depthwise" 39,000 and "tiny" 16,000.
 
     Args:
-        num_classes: number of classes C, background not among them.
+        num_classes: number of classes C, without the background.
         size: pixels of the input, or (height, width).
         widths: "teacher", "student", "depthwise", "tiny", or channels of the stages.
-        depth: convolutions of a stage; default the preset's, 1 for given widths.
-        depthwise: depthwise separable convolutions; default the preset's, False for
-            given widths.
+        depth: convolutions per stage; default: the preset's, or 1 for given widths.
+        depthwise: whether convolutions are depthwise separable; default: the preset's,
+            or False for given widths.
         anchors: default `Anchors.small(size)`.
         head: see `ssd`.
         background: see `ssd`.

@@ -1,22 +1,22 @@
-"""Backbones that SSD detectors are built on when none is brought along.
+"""Backbones of SSD detectors: a small stack of convolutions, and VGG-16.
 
 `ssd_backbone` is a stack of convolutions for small images on a CPU; `ssd_vgg16` is the
 network of Liu et al. 2016, with batch normalization. In both, the output of the layer
-`stage1` has half the input's size, that of `stage2` a quarter, and so on (the last one
-of VGG is `fc7`).
+`stage1` has half the input's size, that of `stage2` a quarter, and so on (in VGG the
+last one is `fc7`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
 from tfkd.models import parts
 
-# Channels of the stages, convolutions of a stage, and whether they are depthwise.
+# Channels of the stages, convolutions per stage, and whether they are depthwise separable.
 PRESETS: dict[str, tuple[tuple[int, ...], int, bool]] = {
     "teacher": ((24, 48, 96, 160, 192), 2, False),
     "student": ((8, 12, 24, 40, 48), 1, False),
@@ -27,20 +27,23 @@ _VGG_WIDTHS = (64, 128, 256, 512, 512)
 _VGG_DEPTHS = (2, 2, 3, 3, 3)
 
 
-def _norm_relu(x: Any, name: str, out_name: str) -> Any:
+def _norm_relu(x: tf.Tensor, name: str, out_name: str) -> tf.Tensor:
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    # ReLU6 bounds the range that 8-bit quantization has to cover (MobileNet).
     return keras.layers.ReLU(6.0, name=out_name)(x)
 
 
-def _convolution(x: Any, width: int, strides: int, name: str, out_name: str) -> Any:
+def _convolution(x: tf.Tensor, width: int, strides: int, name: str, out_name: str) -> tf.Tensor:
     x = keras.layers.Conv2D(width, 3, strides, padding="same", use_bias=False, name=f"{name}_conv")(
         x
     )
     return _norm_relu(x, name, out_name)
 
 
-def depthwise_separable(x: Any, width: int, strides: int, name: str, out_name: str) -> Any:
-    """3×3 depthwise and 1×1 convolution, each normalized and cut at 6 (MobileNet)."""
+def depthwise_separable(
+    x: tf.Tensor, width: int, strides: int, name: str, out_name: str
+) -> tf.Tensor:
+    """3×3 depthwise and 1×1 convolution, each with batch norm and ReLU6 (MobileNet)."""
     x = keras.layers.DepthwiseConv2D(
         3, strides, padding="same", use_bias=False, name=f"{name}_depthwise"
     )(x)
@@ -49,8 +52,8 @@ def depthwise_separable(x: Any, width: int, strides: int, name: str, out_name: s
     return _norm_relu(x, name, out_name)
 
 
-def check_widths(widths: Any) -> tuple[int, ...]:
-    """Accepts a sequence of one width or more."""
+def check_widths(widths: Sequence[int] | str) -> tuple[int, ...]:
+    """Accepts a sequence of at least one width."""
     if not isinstance(widths, Sequence) or isinstance(widths, (str, bytes)):
         raise checks.type_error("widths", "a sequence of stage widths", widths)
     if not widths:
@@ -67,23 +70,23 @@ def ssd_backbone(
 ) -> keras.Model:
     """Builds a stack of convolutions, each followed by batch normalization and ReLU6.
 
-    Stage k has one strided convolution and depth − 1 others; the first stage has one
-    convolution, and that is never depthwise. The output of stage k is that of the
-    layer `stage{k}`, at ceil(input / 2ᵏ) cells: the places that feature losses ask
-    for.
+    Stage k has one strided convolution and depth − 1 others; the first stage has a
+    single convolution, which is never depthwise. The output of stage k is that of the
+    layer `stage{k}`, with ceil(input / 2ᵏ) cells per side, for use in feature losses.
 
     Args:
         widths: channels of each stage.
         input_shape: (height, width, channels) of one image.
-        depth: convolutions of a stage.
-        depthwise: depthwise separable convolutions, for phones and microcontrollers.
+        depth: convolutions per stage.
+        depthwise: whether convolutions are depthwise separable, for phones and
+            microcontrollers.
         name: model name; default "ssd_backbone".
 
     Returns:
-        A functional `tf_keras.Model` from images to the last stage's map.
+        A functional `tf_keras.Model` from images to the feature map of the last stage.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument has the wrong type.
         ValueError: if a size is not positive.
 
     Example:
@@ -109,19 +112,19 @@ def ssd_backbone(
 def ssd_vgg16(
     input_shape: tuple[int, int, int] = (300, 300, 3), name: str | None = None
 ) -> keras.Model:
-    """Builds VGG-16 as SSD300 reads it: conv4_3 (`stage4`) and fc7 (`fc7`) are its levels.
+    """Builds VGG-16 as the backbone of SSD300, with the levels conv4_3 (`stage4`) and `fc7`.
 
-    As in Liu et al. 2016, section 3, poolings round up (so that 300 px give 38 cells),
-    the fifth has stride 1, and fc6 and fc7 are convolutions of 1,024 channels, the
-    first dilated by 6. Every convolution is followed by batch normalization, which
-    stands for the paper's L2 normalization of conv4_3 and lets it train from scratch.
+    As in Liu et al. 2016, section 3, pooling rounds up (so that 300 px give 38 cells), the
+    fifth pooling has stride 1, and fc6 and fc7 are convolutions of 1,024 channels, the
+    first with a dilation of 6. Every convolution is followed by batch normalization, which
+    replaces the paper's L2 normalization of conv4_3 and allows training from scratch.
 
     Args:
         input_shape: (height, width, channels) of one image.
         name: model name; default "ssd_vgg16".
 
     Returns:
-        A functional `tf_keras.Model` from images to the map of `fc7`.
+        A functional `tf_keras.Model` from images to the feature map of `fc7`.
     """
     parts.check_image_shape(input_shape)
     x = inputs = keras.Input(input_shape, name="image")
@@ -139,8 +142,8 @@ def ssd_vgg16(
 
 
 def _vgg_convolution(
-    x: Any, width: int, kernel: int, dilation: int, name: str, out_name: str
-) -> Any:
+    x: tf.Tensor, width: int, kernel: int, dilation: int, name: str, out_name: str
+) -> tf.Tensor:
     x = keras.layers.Conv2D(
         width,
         kernel,

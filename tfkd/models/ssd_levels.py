@@ -1,10 +1,9 @@
-"""The maps of a backbone that a detector reads, and the further ones that it adds."""
+"""Feature levels of an SSD detector: finds them in a backbone, and adds further ones."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -13,11 +12,11 @@ from tfkd import checks
 from tfkd.networks.accept import check_model
 from tfkd.networks.call_graph import CallGraph, Key, maker_of
 
-# Layers that only cut or frame a map: not what a head should read.
+# Layers that only crop or pad a feature map are not inputs of a head.
 _FRAMES = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.InputLayer)
 
 
-def check_backbone(backbone: Any) -> tuple[int, int]:
+def check_backbone(backbone: keras.Model) -> tuple[int, int]:
     """Accepts a functional model of one image; returns (height, width) of its input."""
     check_model("backbone", backbone)
     shapes = [tuple(tensor.shape) for tensor in backbone.inputs]
@@ -25,8 +24,8 @@ def check_backbone(backbone: Any) -> tuple[int, int]:
         raise checks.value_error("backbone", "one input (B, H, W, C)", shapes)
     height, width = shapes[0][1:3]
     if height is None or width is None:
-        mend = "Give it the size: input_shape=(160, 160, 3). Anchors need the maps' sizes."
-        raise checks.value_error("backbone", "an input of a fixed size", shapes[0], mend)
+        fix = "Give it the size: input_shape=(160, 160, 3). Anchors need the maps' sizes."
+        raise checks.value_error("backbone", "an input of a fixed size", shapes[0], fix)
     if not backbone.weights:
         # keras-cv 0.9's VGG16Backbone: its layers are lost, their kernels constants.
         received = f"{type(backbone).__name__} {backbone.name!r} without any"
@@ -35,21 +34,22 @@ def check_backbone(backbone: Any) -> tuple[int, int]:
 
 
 def find_levels(
-    backbone: keras.Model, wanted: Sequence[Any] | None, sizes: Sequence[tuple[int, int]]
-) -> list[Any]:
-    """The tensors that the first heads read.
+    backbone: keras.Model, wanted: Sequence[int | str] | None, sizes: Sequence[tuple[int, int]]
+) -> list[tf.Tensor]:
+    """Returns the feature maps of the backbone that the first heads read.
 
     Args:
-        backbone: the model; only its own layers are looked at, not nested models'.
-        wanted: names of layers, strides, or, of a keras-cv backbone, "P3"; None:
-            each level of `sizes`, in their order, that the backbone has.
+        backbone: the model, whose own layers are considered, but not those of nested
+            models.
+        wanted: names of layers, strides, or, of a keras-cv backbone, "P3"; None: the
+            leading levels of `sizes` that the backbone has.
         sizes: (height, width) of each level of the anchors.
 
     Returns:
         Tensors (B, h, w, C), at most as many as `sizes`.
 
     Raises:
-        ValueError: if a level can't be found, or has another size than the anchors.
+        ValueError: if a level can't be found, or its size differs from the anchors'.
     """
     if wanted is None:
         found = _by_sizes(backbone, sizes)
@@ -62,6 +62,7 @@ def find_levels(
     if len(found) > len(sizes):
         expected = f"at most {len(sizes)} levels, which the anchors have"
         raise checks.value_error("feature_levels", expected, wanted)
+    # The further sizes, for which the backbone has no map, are made by `further_levels`.
     for index, (tensor, size) in enumerate(zip(found, sizes)):  # noqa: B905
         if tuple(tensor.shape[1:3]) != tuple(size):
             name = f"level {index} of {backbone.name}, {maker_of(tensor).name!r},"
@@ -74,8 +75,8 @@ def find_levels(
     return found
 
 
-def _level(backbone: keras.Model, level: Any) -> Any:
-    """The output of a named layer, or of the last layer at a stride."""
+def _level(backbone: keras.Model, level: int | str) -> tf.Tensor:
+    """Returns the output of a named layer, or of the last layer at a stride."""
     pyramid = _pyramid(backbone)
     if isinstance(level, str):
         if level in pyramid:
@@ -90,7 +91,7 @@ def _level(backbone: keras.Model, level: Any) -> Any:
             raise checks.value_error("feature_levels", f"{level!r} to be one map", shape)
         return outputs[0]
     stride = checks.positive_int("feature_levels", level)
-    name = f"P{int(math.log2(stride))}"
+    name = f"P{int(math.log2(stride))}"  # level P3 has stride 2³
     if name in pyramid and 2 ** int(name[1:]) == stride:
         return pyramid[name]
     maps = {_stride(backbone, tensor): tensor for tensor in _last_maps(backbone)}
@@ -100,17 +101,17 @@ def _level(backbone: keras.Model, level: Any) -> Any:
     return maps[stride]
 
 
-def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[Any]:
-    """A map for each size, from the first on, until the backbone has none."""
+def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[tf.Tensor]:
+    """A feature map for each size, up to the first size that the backbone does not have."""
     maps = {tuple(tensor.shape[1:3]): tensor for tensor in _last_maps(backbone)}
     maps.update({tuple(t.shape[1:3]): t for t in _pyramid(backbone).values()})
     if tuple(sizes[0]) not in maps:
         expected = "maps of a size that the backbone has: " + ", ".join(
             f"{height}x{width}" for height, width in sorted(maps, reverse=True)
         )
-        mend = "Make anchors of these feature_sizes."
-        raise checks.value_error("anchors", expected, tuple(sizes[0]), mend)
-    found: list[Any] = []
+        fix = "Make anchors of these feature_sizes."
+        raise checks.value_error("anchors", expected, tuple(sizes[0]), fix)
+    found: list[tf.Tensor] = []
     for size in sizes:
         if tuple(size) not in maps:
             break
@@ -118,56 +119,59 @@ def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[A
     return found
 
 
-def _pyramid(backbone: keras.Model) -> dict[str, Any]:
-    """ "P3" → tensor at stride 2³, of a keras-cv backbone."""
+def _pyramid(backbone: keras.Model) -> dict[str, tf.Tensor]:
+    """The levels of a keras-cv backbone: "P3" is the tensor at stride 2³."""
     named = getattr(backbone, "pyramid_level_inputs", None) or {}
     return {name: backbone.get_layer(layer).output for name, layer in named.items()}
 
 
-def _stride(backbone: keras.Model, tensor: Any) -> int:
-    """Input pixels between a map's cells, the nearest power of two."""
+def _stride(backbone: keras.Model, tensor: tf.Tensor) -> int:
+    """Input pixels between the cells of a feature map, rounded to a power of two."""
     ratio = backbone.inputs[0].shape[1] / tensor.shape[1]
     return 2 ** round(math.log2(ratio))
 
 
-def _last_maps(backbone: keras.Model) -> list[Any]:
-    """Of each size, the last map that all that follows is made from.
+def _last_maps(backbone: keras.Model) -> list[tf.Tensor]:
+    """For each size, the last feature map on which all later layers depend.
 
-    That is no layer inside of a branch: a strided block of a residual network has
-    layers of the size before it, narrow ones, but its shortcut reads the block before.
-    Where there is none (a network with long skips), the last map of that size.
+    That excludes layers inside a branch: a strided residual block has narrow layers of
+    the previous size, but its shortcut bypasses them. For a size without such a map (in a
+    network with long skip connections) it is the last map of that size.
     """
     graph = CallGraph(backbone)
-    # What every way from a call to the end goes through, from the end to the beginning.
+    # The calls through which every path from a call to the output passes (its dominators in
+    # the reversed graph), computed from the output backwards.
     passed: dict[Key, set[Key]] = {}
     for key, call in reversed(graph.calls.items()):
-        ways = [passed[reader] for ref in call.outputs for reader in graph.readers[ref]]
-        passed[key] = {key}.union(set.intersection(*ways) if ways else set())
-    narrow = passed[graph.ref(backbone.inputs[0])[:2]]
-    found: dict[tuple[int, int], tuple[bool, Any]] = {}
+        routes = [passed[reader] for ref in call.outputs for reader in graph.readers[ref]]
+        passed[key] = {key}.union(set.intersection(*routes) if routes else set())
+    on_all_paths = passed[graph.ref(backbone.inputs[0])[:2]]
+    found: dict[tuple[int, int], tuple[bool, tf.Tensor]] = {}
     for key, call in graph.calls.items():
         tensors = call.makes
         if isinstance(call.layer, _FRAMES) or len(tensors) != 1 or len(tensors[0].shape) != 4:
             continue
         size = tuple(tensors[0].shape[1:3])
-        if key in narrow or not found.get(size, (False, None))[0]:
-            found[size] = (key in narrow, tensors[0])
+        if key in on_all_paths or not found.get(size, (False, None))[0]:
+            found[size] = (key in on_all_paths, tensors[0])
     return [tensor for _, tensor in found.values()]
 
 
-def further_levels(last: Any, sizes: Sequence[tuple[int, int]], first: int) -> list[Any]:
-    """Adds smaller maps: each a 1×1 and a 3×3 convolution on the one before (SSD's).
+def further_levels(
+    last: tf.Tensor, sizes: Sequence[tuple[int, int]], first: int
+) -> list[tf.Tensor]:
+    """Adds smaller feature maps, each by a 1×1 and a 3×3 convolution on the previous (SSD).
 
     Args:
-        last: the coarsest map of the backbone.
+        last: the coarsest feature map of the backbone.
         sizes: (height, width) of the maps to add.
         first: number of the first of them, for the layers' names.
 
     Raises:
-        ValueError: if a size is neither half of the one before, rounded up, nor two
+        ValueError: if a size is neither half of the previous one, rounded up, nor two
             cells less.
     """
-    found: list[Any] = []
+    found: list[tf.Tensor] = []
     for index, size in enumerate(sizes, start=first):
         before = tuple(last.shape[1:3])
         if tuple(size) == tuple(-(-side // 2) for side in before) and size != before:
@@ -182,7 +186,8 @@ def further_levels(last: Any, sizes: Sequence[tuple[int, int]], first: int) -> l
                 f"less, {tuple(side - 2 for side in before)}: the backbone has no more levels",
                 tuple(size),
             )
-        # 512, 256, 256, 256 after fc7, as in the paper; a narrow network stays narrow.
+        # 512, 256, 256, 256 channels after fc7, as in the paper; a backbone with fewer than
+        # 256 channels is not widened.
         width = max(last.shape[-1] // 2, min(last.shape[-1], 256))
         x = _conv(last, max(1, width // 2), 1, 1, "same", f"extra{index}_1", f"extra{index}_1_relu")
         last = _conv(x, width, 3, strides, padding, f"extra{index}_2", f"extra{index}")
@@ -191,8 +196,8 @@ def further_levels(last: Any, sizes: Sequence[tuple[int, int]], first: int) -> l
 
 
 def _conv(
-    x: Any, width: int, kernel: int, strides: int, padding: str, name: str, out_name: str
-) -> Any:
+    x: tf.Tensor, width: int, kernel: int, strides: int, padding: str, name: str, out_name: str
+) -> tf.Tensor:
     x = keras.layers.Conv2D(width, kernel, strides, padding, use_bias=False, name=f"{name}_conv")(x)
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
     return keras.layers.ReLU(6.0, name=out_name)(x)

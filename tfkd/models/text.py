@@ -1,21 +1,18 @@
-"""Text classifiers on token ids: a small transformer encoder, and a mean of word vectors.
+"""Text classifiers on token ids: a transformer encoder (BERT-like), and averaged embeddings.
 
-Both take ids (B, L) as `tfkd.data.TextDataset.vectorize` makes them: a text begins at
-the left, and id 0 fills up what is left of the L places. What stands at those places
-takes no part: it is masked in attention and in the mean that the last layers see.
-A text without any token has the mean of its padding, a number and not NaN. The heads
-return **logits**.
+Both take ids (B, L) as `tfkd.data.TextDataset.vectorize` returns them: padded on the
+right with id 0 to L positions. Padding is masked, both in attention and in the average
+pooling before the last layers. For a text without tokens the mean is taken over its
+padding, so that it is not NaN. The heads return **logits**.
 
 References: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; Devlin et al. 2018,
 https://arxiv.org/abs/1810.04805; Xiong et al. 2020, https://arxiv.org/abs/2002.04745
-(normalization before each branch); Iyyer et al. 2015,
-https://aclanthology.org/P15-1162 (the mean of word vectors).
+(pre-norm); Iyyer et al. 2015, https://aclanthology.org/P15-1162 (averaged embeddings).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -26,7 +23,7 @@ from tfkd.models import parts
 PADDING = 0
 
 
-def _check_common(vocab_size: Any, num_classes: Any, max_length: Any, dropout: Any) -> None:
+def _check_common(vocab_size: int, num_classes: int, max_length: int, dropout: float) -> None:
     """Checks the arguments that both models have."""
     checks.integer("vocab_size", vocab_size, 2, "an integer of at least 2: id 0 is the padding")
     checks.positive_int("num_classes", num_classes)
@@ -36,16 +33,16 @@ def _check_common(vocab_size: Any, num_classes: Any, max_length: Any, dropout: A
         raise checks.value_error("dropout", "a number of at least 0 and below 1", dropout)
 
 
-def _words(tokens: Any, vocab_size: int, width: int) -> Any:
-    """The vector of each token; the mask of Keras begins here."""
+def _words(tokens: tf.Tensor, vocab_size: int, width: int) -> tf.Tensor:
+    """The embedding of each token, with the Keras mask of the padding."""
     table = keras.layers.Embedding(vocab_size, width, mask_zero=True, name="words")
     return table(tokens)
 
 
-def _mean(x: Any, tokens: Any) -> Any:
-    """The mean over the places that hold a token."""
+def _mean(x: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+    """The mean over the positions that hold a token."""
     used = tf.not_equal(tokens, PADDING)
-    # True where a token is; in a row without any, everywhere: 0/0 would be NaN.
+    # True at tokens, and everywhere in a row without any, for which 0/0 would be NaN.
     counted = tf.equal(used, tf.reduce_any(used, axis=1, keepdims=True))
     return keras.layers.GlobalAveragePooling1D(name="pool")(x, mask=counted)
 
@@ -59,10 +56,10 @@ def text_mlp(
     dropout: float = 0.0,
     name: str | None = None,
 ) -> keras.Model:
-    """Builds a classifier that reads the mean of its words' vectors.
+    """Builds a classifier on the mean of the word embeddings (deep averaging network).
 
-    The order of the words is lost; in exchange it is as fast as a text model
-    can be. Layers: `words`, `pool`, `hidden1`, `hidden2`, ..., `logits`.
+    It ignores the order of the words, but is very fast. Layers: `words`, `pool`, `hidden1`,
+    `hidden2`, ..., `logits`.
 
     Reference: Iyyer et al. 2015, https://aclanthology.org/P15-1162
 
@@ -70,17 +67,16 @@ def text_mlp(
         vocab_size: number of token ids V; ids are 0 (padding) to V - 1.
         num_classes: number of outputs C.
         max_length: tokens of a text, L.
-        width: numbers in a word's vector.
+        width: size of the embeddings.
         hidden: units of the layers between the mean and the logits; may be empty.
-        dropout: share of the mean and of each hidden layer's outputs that is
-            dropped in training.
+        dropout: dropout rate of the mean and of each hidden layer's outputs.
         name: model name; default "text_mlp".
 
     Returns:
         A functional `tf_keras.Model`, (B, L) int32 → (B, C) logits.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument has the wrong type.
         ValueError: if a size is not positive or `dropout` not in [0, 1).
 
     Example:
@@ -117,20 +113,20 @@ def text_transformer(
     dropout: float = 0.1,
     name: str | None = None,
 ) -> keras.Model:
-    """Builds a BERT-like encoder that classifies the mean of its last layer.
+    """Builds a BERT-like transformer encoder that classifies the mean of its last layer.
 
-    BERT's parts: vectors of tokens and of places, both learned; layers of
-    attention and of two dense layers with GELU between them; dropout on every
-    branch. Two things differ. The normalization stands before each branch and
-    once at the end, not after each sum: such a model trains without a warm-up,
-    and what a branch adds can be left out by itself. And the head reads the mean
-    of all places, since no first token was pretrained to stand for the text.
+    As in BERT, it has learned embeddings of tokens and positions, layers of self-attention
+    and of two dense layers with GELU between them, and dropout on every branch. There are
+    two differences. Layer normalization precedes each branch and follows the last layer
+    (pre-norm) instead of following each sum: such a model trains without a warm-up, and
+    single branches can be removed. And the head reads the mean over all positions, since
+    there is no pretrained [CLS] token.
 
-    The output of each layer is that of a Keras layer named `layer1`, `layer2`,
-    ...: the places that feature losses ask for; padding is masked in them. Each
-    has two blocks, `layer1_attention` and `layer1_mlp`, and
-    `tfkd.pruning.cut_layers(model, drop="layer2_*")` removes them both. Which layers to
-    remove, `tfkd.pruning.choose_layers(model, keep, units="layer")` says.
+    The output of each encoder layer is that of a Keras layer named `layer1`, `layer2`, ...,
+    for use in feature losses; padding is masked in it. Each has two blocks,
+    `layer1_attention` and `layer1_mlp`, and
+    `tfkd.pruning.cut_layers(model, drop="layer2_*")` removes both.
+    `tfkd.pruning.choose_layers(model, keep, units="layer")` chooses the layers to remove.
 
     Reference: Devlin et al. 2018, https://arxiv.org/abs/1810.04805; Xiong et al.
     2020, https://arxiv.org/abs/2002.04745
@@ -140,18 +136,17 @@ def text_transformer(
         num_classes: number of outputs C.
         max_length: tokens of a text, L.
         layers: number of encoder layers.
-        width: numbers in the vector of a place; `heads` must divide it.
-        heads: attention heads, each of width / heads numbers.
-        hidden: units between the two dense layers; default 4 · width.
-        dropout: share that is dropped in training, of the vectors, of attention,
-            and of each branch.
+        width: size of the embeddings; `heads` must divide it.
+        heads: attention heads, each of size width / heads.
+        hidden: units of the hidden dense layer; default 4 · width.
+        dropout: dropout rate of the embeddings, of attention and of each branch.
         name: model name; default `text_transformer{layers}`.
 
     Returns:
         A functional `tf_keras.Model`, (B, L) int32 → (B, C) logits.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument has the wrong type.
         ValueError: if a size is not positive, `heads` does not divide `width`, or
             `dropout` is not in [0, 1).
 
@@ -178,19 +173,21 @@ def text_transformer(
     return keras.Model(tokens, outputs, name=name or f"text_transformer{layers}")
 
 
-def _places(x: Any, tokens: Any, max_length: int, width: int) -> Any:
-    """Adds to each token's vector that of its place: 0, 1, 2, ..."""
+def _places(x: tf.Tensor, tokens: tf.Tensor, max_length: int, width: int) -> tf.Tensor:
+    """Adds the embedding of its position (0, 1, 2, ...) to that of each token."""
     places = tf.cumsum(tf.ones_like(tokens), axis=1, exclusive=True)
     table = keras.layers.Embedding(max_length, width, name="places")
     return keras.layers.Add(name="embedded")([x, table(places)])
 
 
-def _norm(x: Any, name: str) -> Any:
+def _norm(x: tf.Tensor, name: str) -> tf.Tensor:
     return keras.layers.LayerNormalization(epsilon=1e-6, name=name)(x)
 
 
-def _encoder_layer(x: Any, width: int, heads: int, hidden: int, dropout: float, name: str) -> Any:
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+def _encoder_layer(
+    x: tf.Tensor, width: int, heads: int, hidden: int, dropout: float, name: str
+) -> tf.Tensor:
+    """Pre-norm encoder layer: x + attention(norm(x)), then x + mlp(norm(x))."""
     y = _norm(x, f"{name}_attention_norm")
     y = keras.layers.MultiHeadAttention(
         heads, width // heads, dropout=dropout, name=f"{name}_attention"

@@ -1,12 +1,11 @@
-"""VGG-16 for small images, as papers on filter pruning use it.
+"""VGG-16 with batch normalization for small images, the usual model of filter pruning.
 
 Thirteen 3×3 convolutions with batch normalization (Simonyan & Zisserman 2014,
-configuration D) in five stages of 2, 2, 3, 3 and 3, max pooling between the
-stages, and in place of the three big dense layers global average pooling, one
-hidden dense layer with batch normalization and the head, which returns
-**logits**. On images of 32 × 32 that is 313 million multiply-accumulates and 15
-million parameters. The last activation of each stage is a layer named `stage1`
-… `stage5`: the places that feature losses ask for.
+configuration D) in five stages of 2, 2, 3, 3 and 3, with max pooling between the
+stages. Global average pooling, one hidden dense layer with batch normalization and the
+head, which returns **logits**, replace the three large dense layers. On images of
+32 × 32 it has 313 million multiply-accumulates and 15 million parameters. The last
+activation of each stage is a layer named `stage1` … `stage5`, for use in feature losses.
 
 Reference: https://arxiv.org/abs/1409.1556
 """
@@ -21,11 +20,12 @@ from tfkd import checks
 from tfkd.models import parts
 
 DEPTHS = (2, 2, 3, 3, 3)
-L2 = 5e-4
-SMALLEST = 2 ** (len(DEPTHS) - 1)  # pixels that four poolings halve to one
+L2 = 5e-4  # the weight decay of Simonyan & Zisserman 2014
+SMALLEST = 2 ** (len(DEPTHS) - 1)  # four poolings halve 16 pixels to one
 
 
 def _norm(x, name):
+    # PyTorch's defaults, in Keras's notation; Keras's own are 0.99 and 1e-3.
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
@@ -79,7 +79,7 @@ def vgg16(
         A functional `tf_keras.Model`, (B, H, W, channels) → (B, C) logits.
 
     Raises:
-        TypeError: if a size is no integer, or `widths` is no sequence.
+        TypeError: if a size is not an integer, or `widths` is not a sequence.
         ValueError: if there are not five widths, a size is not positive or the
             image is too small.
 

@@ -233,7 +233,7 @@ class ProgressiveDistiller:
         with self._strategy.scope():
             if stage.structure:
                 student, optimizer = self.student, self.distiller.optimizer
-                for step in stage.structure:
+                for step in stage.structure:  # type: ignore[union-attr]  # a tuple by now
                     changed = structure.apply(step, student, carrying.inner(optimizer))
                     student, optimizer = changed.student, changed.optimizer or optimizer
                 self.adopt(student, optimizer)

@@ -1,24 +1,30 @@
-"""From an argument to a number or schedule, and from there to JSON and back."""
+"""Accepts, evaluates, serializes and deserializes arguments that are numbers or schedules."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from tfkd import checks
-from tfkd.schedules.base import CLASSES, Schedule
+from tfkd.schedules.base import CLASSES, Schedule, Step
 
-# Ends and their difference must be finite in float32 too, and a positive end
-# must not become 0 there.
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# An argument that may change while a model trains: a number, or a function of the step.
+Value: TypeAlias = "float | Schedule | Callable[[tf.Tensor], tf.Tensor]"
+
+# Values and their differences must be finite in float32 (up to 3.4e38) too, and a positive
+# value must not become 0 or subnormal there (below 1.2e-38).
 _LARGEST = 1e38
 _SMALLEST = 1e-37
 
 
-def number(name: str, value: Any) -> float:
-    """Accepts a number that is finite in float32 too."""
+def number(name: str, value: float) -> float:
+    """Accepts a number that is also finite in float32; returns it as a float."""
     expected = "a finite number within ±1e38"
     checks.finite(name, value, expected)
     if abs(value) > _LARGEST:
@@ -27,7 +33,7 @@ def number(name: str, value: Any) -> float:
 
 
 def above_zero(name: str, value: float) -> None:
-    """Refuses an end whose logarithm is taken, if it is 0 in float32 or negative."""
+    """Raises ValueError unless a value, whose logarithm is taken, is above 0 in float32."""
     if value < _SMALLEST:
         expected = "a number above 0 (at least 1e-37)"
         raise checks.value_error(name, expected, value, "Linear reaches 0.")
@@ -35,7 +41,7 @@ def above_zero(name: str, value: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class OfCallable(Schedule):
-    """A plain callable of the step, which is called for each step of an array."""
+    """A plain callable of the step as a schedule; it is called for each step of an array."""
 
     function: Callable[[Any], Any]
 
@@ -53,26 +59,26 @@ class OfCallable(Schedule):
 
 def get(
     name: str,
-    value: Any,
-    check: Callable[[str, Any], Any] | None = None,
+    value: Value,
+    check: Callable[[str, float], object] | None = None,
     expected: str = "a finite number, a schedule, or a callable of the step",
-) -> Any:
+) -> float | Schedule:
     """Accepts a number or a schedule for the argument `name`.
 
     Args:
-        name: the argument, for the error.
+        name: name of the argument, for error messages.
         value: a finite number, a `Schedule`, or a plain callable of the step.
-        check: `check(name, number)` that raises for a bad number, such as
-            `tfkd.checks.positive`. A schedule is checked at its ends and
-            values, a plain callable is not.
-        expected: what the error says when `value` is none of these.
+        check: a function `check(name, number)` that raises for an invalid number, such
+            as `tfkd.checks.positive`. The end values of a schedule are checked; a plain
+            callable is not.
+        expected: what is expected, in the message for a `value` that is none of these.
 
     Returns:
         The number unchanged, or a `Schedule`.
 
     Raises:
         TypeError: if `value` is neither number, schedule nor callable.
-        ValueError: if `check` refuses the number, or an end of the schedule.
+        ValueError: if `check` rejects the number, or an end value of the schedule.
 
     Example:
         >>> from tfkd import checks, schedules
@@ -100,11 +106,11 @@ The schedule Linear(start=4.0, end=0.0, begin_step=0, end_step=10) reaches it.
     return value
 
 
-def value_at(value: Any, step: Any) -> Any:
+def value_at(value: Value, step: Step) -> float | np.ndarray | tf.Tensor:
     """Returns a number as a float, or the value of a schedule at `step`.
 
     Args:
-        value: what `get` returned.
+        value: the result of `get`.
         step: as for `Schedule`.
 
     Example:
@@ -112,15 +118,15 @@ def value_at(value: Any, step: Any) -> Any:
         >>> schedules.value_at(3, 7), schedules.value_at(schedules.Linear(0, 1, 0, 10), 7)
         (3.0, 0.7)
     """
-    return float(value) if checks.is_number(value) else value(step)
+    return float(value) if checks.is_number(value) else value(step)  # type: ignore[operator]
 
 
-def serialize(value: Any) -> Any:
-    """Returns a number or schedule as what JSON can hold; see `deserialize`.
+def serialize(value: Value) -> float | dict[str, Any]:
+    """Serializes a number or schedule for JSON; see `deserialize`.
 
     Raises:
-        ValueError: for a plain callable, and a class that is not registered.
-        TypeError: if `value` is neither number nor schedule.
+        ValueError: for a plain callable, or a class that is not registered.
+        TypeError: if `value` is neither a number nor a schedule.
 
     Example:
         >>> from tfkd import schedules
@@ -134,17 +140,17 @@ def serialize(value: Any) -> Any:
     config = value.get_config()
     name = type(value).__name__
     if CLASSES.get(name) is not type(value):
-        mend = "Decorate the class with `tfkd.schedules.register`."
-        raise checks.value_error("value", "a registered schedule", value, mend)
+        fix = "Decorate the class with `tfkd.schedules.register`."
+        raise checks.value_error("value", "a registered schedule", value, fix)
     return {"class_name": name, "config": config}
 
 
-def deserialize(obj: Any) -> Any:
-    """Returns the number or schedule that `serialize` was given.
+def deserialize(obj: float | Schedule | dict[str, Any]) -> float | Schedule:
+    """Restores the number or schedule that `serialize` was given.
 
     Raises:
         TypeError: if `obj` is neither a number nor such a dictionary.
-        ValueError: if the class is not known.
+        ValueError: if the class is not registered.
 
     Example:
         >>> from tfkd import schedules

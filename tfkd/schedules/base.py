@@ -1,17 +1,23 @@
-"""What a schedule is: one rule for numbers, arrays and tensors, and a list of classes."""
+"""Base class of schedules, evaluated on numbers, NumPy arrays and tensors, and a registry."""
 
 from __future__ import annotations
 
 import dataclasses
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 
 from tfkd import checks
 
-# Class name -> class, for `deserialize`.
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# One step, or an array, tensor or variable of steps.
+Step: TypeAlias = "int | np.integer | np.ndarray | tf.Tensor | tf.Variable"
+
+# Class names and classes, for `deserialize`.
 CLASSES: dict[str, type[Schedule]] = {}
 
 
@@ -23,15 +29,15 @@ class _Arrays:
 
     @staticmethod
     def progress(step, begin, end):
-        """How far `step` is from begin (0) to end (1); a jump if they are one."""
+        """The progress of `step` from begin (0) to end (1); a jump if they are equal."""
         if begin == end:
             return np.where(step >= end, 1.0, 0.0)
-        # Clipped as integers, which is exact for any step.
+        # Integers are clipped before the division, so that large steps are exact.
         return (np.clip(step, begin, end) - begin) / (end - begin)
 
     @staticmethod
     def apply(function, values):
-        """A function of the user's, which may know nothing but scalars."""
+        """Calls a user's function, which may accept only scalars, for each value."""
         if np.ndim(values) == 0:
             return function(np.asarray(values).item())
         each = [function(value) for value in np.ravel(values).tolist()]
@@ -48,7 +54,7 @@ class _Tensors:
         self._tf = tf
 
     def choose(self, condition, yes, no):
-        # `where`, not `cond`: both sides are cheap, and XLA fuses it.
+        # `where` rather than `cond`: both sides are cheap, and XLA fuses it.
         tf = self._tf
         return tf.where(condition, tf.cast(yes, tf.float32), tf.cast(no, tf.float32))
 
@@ -70,8 +76,8 @@ class _Tensors:
         return function(values)
 
 
-def evaluate(function: Callable[[Any, Any], Any], step: Any) -> Any:
-    """Returns `function(step, ops)` with the arithmetic that fits the step.
+def evaluate(function: Callable[[Any, Any], Any], step: Step) -> float | np.ndarray | tf.Tensor:
+    """Returns `function(step, ops)`, with arithmetic for the type of the step.
 
     Args:
         function: a function of an int64 step (a Python integer, an array or a tensor)
@@ -80,7 +86,7 @@ def evaluate(function: Callable[[Any, Any], Any], step: Any) -> Any:
 
     Raises:
         TypeError: if `step` is none of these.
-        ValueError: if a tensor of values has another shape than the steps.
+        ValueError: if the shapes of the values and the steps differ.
     """
     expected = "an integer, or an array, tensor or variable of integers"
     if isinstance(step, (numbers.Integral, np.ndarray)):
@@ -99,7 +105,7 @@ def evaluate(function: Callable[[Any, Any], Any], step: Any) -> Any:
         raise checks.type_error("step", expected, step)
     steps = tf.cast(steps, tf.int64)
     value = tf.cast(function(steps, _Tensors()), tf.float32)
-    if value.shape.rank == 0 and steps.shape.rank != 0:  # such as that of a Constant
+    if value.shape.rank == 0 and steps.shape.rank != 0:  # as for a Constant
         return tf.fill(tf.shape(steps), value)
     if not value.shape.is_compatible_with(steps.shape):
         raise checks.value_error("schedule", "a scalar from each step", value)
@@ -107,15 +113,24 @@ def evaluate(function: Callable[[Any, Any], Any], step: Any) -> Any:
 
 
 class Schedule:
-    """Base of the schedules: `schedule(step)` → value.
+    """Base class of schedules: `schedule(step)` is the value at a step.
 
-    A subclass is a frozen dataclass whose fields are its arguments. It
-    implements `_at(step, ops)`, where `ops` holds the arithmetic for numbers
-    and arrays or for tensors, and is made known to `deserialize` with
-    `register`. To be the pace of a curriculum it also defines `last_step`.
+    A subclass is a frozen dataclass whose fields are its arguments. It implements
+    `_at(step, ops)`, where `ops` has the arithmetic for numbers and arrays or for
+    tensors, and is registered for `deserialize` by `register`. To be the pace of a
+    curriculum it also defines `last_step`.
     """
 
-    def __call__(self, step: Any) -> Any:
+    @overload
+    def __call__(self, step: int) -> float: ...
+
+    @overload
+    def __call__(self, step: np.ndarray) -> np.ndarray: ...
+
+    @overload
+    def __call__(self, step: tf.Tensor) -> tf.Tensor: ...  # type: ignore[overload-cannot-match]
+
+    def __call__(self, step):
         """Returns the value at each step.
 
         Args:
@@ -142,33 +157,33 @@ class Schedule:
 
     @property
     def last_step(self) -> int | None:
-        """The step from which the value no longer changes; None if never, or not known."""
+        """The step from which the value is constant; None if it never is, or if unknown."""
         return None
 
     def end_values(self) -> tuple[float, ...]:
-        """Values that bound every value of the schedule; empty if not known."""
+        """Values that bound all values of the schedule; empty if unknown."""
         return ()
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal schedule, fit for JSON."""
+        """Returns the arguments of an equal schedule, as JSON."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Schedule:
-        """Makes a schedule from what `get_config` returned."""
+        """Makes the schedule that `get_config` described."""
         return cls(**config)
 
-    def _set(self, name: str, value: Any) -> None:
-        # The dataclasses are frozen; arguments are made canonical once.
+    def _set(self, name: str, value: object) -> None:
+        # The dataclasses are frozen, but their constructor normalizes arguments.
         object.__setattr__(self, name, value)
 
 
 def register(cls: type[Schedule]) -> type[Schedule]:
-    """Makes a subclass of `Schedule` known to `deserialize`; use it as a decorator.
+    """Class decorator that registers a subclass of `Schedule` for `deserialize`.
 
     Raises:
         TypeError: if `cls` is not a dataclass that extends `Schedule`.
-        ValueError: if another class has its name.
+        ValueError: if another class of that name is registered.
     """
     if not (isinstance(cls, type) and issubclass(cls, Schedule) and dataclasses.is_dataclass(cls)):
         raise checks.type_error("cls", "a dataclass that extends Schedule", cls)

@@ -1,4 +1,4 @@
-"""Schedules that lead from one value to another between two steps."""
+"""Schedules between two values: linear, cosine, exponential and root."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Interval(Schedule):
 @register
 @dataclasses.dataclass(frozen=True)
 class Linear(_Interval):
-    """A straight line: start + (end - start)·p, p the part of the way done.
+    """Linear interpolation: start + (end - start)·p, with the progress p in 0..1.
 
     Args:
         start: value up to `begin_step`.
@@ -74,9 +74,9 @@ class Linear(_Interval):
 @register
 @dataclasses.dataclass(frozen=True)
 class Cosine(_Interval):
-    """Half a cosine wave: slow, fast, slow (Loshchilov and Hutter 2016).
+    """Cosine annealing: half a cosine wave (Loshchilov and Hutter 2016).
 
-    start + (end - start)·(1 - cos πp)/2, p the part of the way done.
+    start + (end - start)·(1 - cos πp)/2, with the progress p in 0..1.
     Reference: https://arxiv.org/abs/1608.03983
 
     Args:
@@ -102,7 +102,7 @@ class Cosine(_Interval):
 @register
 @dataclasses.dataclass(frozen=True)
 class Exponential(_Interval):
-    """The same factor at each step: start·(end / start)^p.
+    """Exponential change by the same factor at each step: start·(end / start)^p.
 
     Args:
         start: value up to `begin_step`, above 0.
@@ -133,10 +133,10 @@ class Exponential(_Interval):
 @register
 @dataclasses.dataclass(frozen=True)
 class Root(_Interval):
-    """A power law: (startᵖ + (endᵖ - startᵖ)·q)^(1/p), q the part of the way done.
+    """Power law: (startᵖ + (endᵖ - startᵖ)·q)^(1/p), with the progress q in 0..1.
 
-    With p above 1 a value grows fast at first, and slowly later. As the pace of a
-    curriculum it gives each newcomer as long to be seen before the next ones come
+    With p above 1 the value grows fast at first, and slowly later. As the pace of a
+    curriculum it gives all new examples the same time before the next ones are added
     (Platanios et al. 2019, https://arxiv.org/abs/1903.09848, with p = 2: the square root).
 
     Args:
@@ -144,7 +144,7 @@ class Root(_Interval):
         end: value from `end_step` on, at least 0.
         begin_step: first step of the change.
         end_step: last step of the change; equal to `begin_step`: a jump there.
-        p: any number above 0; 1 is linear, below 1 slower at first.
+        p: a number above 0; 1 is linear, and numbers below 1 are slower at first.
 
     Raises:
         TypeError: if an argument is not a number, or a step not an integer.
@@ -165,13 +165,13 @@ class Root(_Interval):
         self._set("p", float(checks.positive("p", self.p)))
 
     def _between(self, progress, ops):
-        # high·(q + (1 - q)·(low/high)ᵖ)^(1/p) in logarithms, in which no power
-        # underflows, with q the way from the lower end to the higher.
+        # high·(q + (1 - q)·(low/high)ᵖ)^(1/p), with q the progress from the lower end to
+        # the higher, in logarithms, so that no power underflows.
         low, high = min(self.start, self.end), max(self.start, self.end)
         part = progress if self.start <= self.end else 1.0 - progress
         ratio = self.p * math.log(high / low) if low else math.inf
         if ratio < 1:  # exact for small p, where the power is close to 1
             power = ops.log1p((1.0 - part) * math.expm1(-ratio))
-        else:  # the last term: no logarithm of 0 at the lower end, which is set anyway
+        else:  # the last term avoids log 0 at the lower end, where `_at` sets the value
             power = ops.log(part + (1.0 - part) * math.exp(-ratio) + 1e-35)
         return high * ops.exp(power / self.p)

@@ -1,4 +1,4 @@
-"""Schedules that hold a value for many steps: one value, pieces, a staircase."""
+"""Piecewise-constant schedules: constant, piecewise and staircase."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Constant(Schedule):
 @register
 @dataclasses.dataclass(frozen=True)
 class Piecewise(Schedule):
-    """Constant pieces: `values[i]` until the step `boundaries[i]`.
+    """Piecewise-constant values: `values[i]` up to the step `boundaries[i]`.
 
-    A new value begins at its boundary: `values[0]` holds for steps below
-    `boundaries[0]`, and `values[-1]` from `boundaries[-1]` on.
+    A new value starts at its boundary: `values[0]` is for steps below `boundaries[0]`,
+    and `values[-1]` from `boundaries[-1]` on.
 
     Args:
         boundaries: increasing steps, at least one.
@@ -106,7 +106,7 @@ class Piecewise(Schedule):
 @register
 @dataclasses.dataclass(frozen=True)
 class Staircase(Schedule):
-    """Jumps by a factor: start·factor^⌊t / every⌋, until it reaches `end`.
+    """Exponential steps by a factor: start·factor^⌊t / every⌋, until it reaches `end`.
 
     The value is held for `every` steps. As the pace of a curriculum, with a factor of
     1.9, it is the "fixed exponential pacing" of Hacohen and Weinshall 2019,
@@ -114,10 +114,10 @@ class Staircase(Schedule):
 
     Args:
         start: value at step 0, above 0.
-        end: the last value, at which the schedule stays, above 0.
+        end: the last value, which then stays, above 0.
         every: steps from one jump to the next.
-        factor: what the value is multiplied by at a jump: above 1 if `end` is above
-            `start`, between 0 and 1 if it is below.
+        factor: factor of each jump: above 1 if `end` is above `start`, between 0 and 1
+            if it is below.
 
     Raises:
         TypeError: if an argument is not a number, or `every` not an integer.
@@ -143,12 +143,12 @@ class Staircase(Schedule):
         falls = self.end < self.start
         if not (0 < self.factor < 1 if falls else self.factor > 1):
             kind = "between 0 and 1" if falls else "above 1"
-            expected = f"a number {kind}, to come from {self.start} to {self.end}"
+            expected = f"a number {kind}, to get from {self.start} to {self.end}"
             raise checks.value_error("factor", expected, self.factor)
 
     @property
     def last_step(self):
-        # Rounding may not make one jump too many.
+        # The tolerance keeps rounding errors from adding a jump.
         jumps = math.log(self.end / self.start) / math.log(self.factor)
         return math.ceil(jumps - 1e-9) * self.every
 

@@ -1,22 +1,21 @@
-"""A schedule that rises from 0 to another one."""
+"""Warm-up: a schedule that increases linearly from 0 to a value or another schedule."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from tfkd import checks
-from tfkd.schedules.accept import deserialize, get, number, serialize, value_at
+from tfkd.schedules.accept import Value, deserialize, get, number, serialize, value_at
 from tfkd.schedules.base import Schedule, register
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class Warmup(Schedule):
-    """Linear from 0 to a value, or to what a schedule says, in `steps` steps.
+    """Linear increase from 0 to a value, or to the value of a schedule, in `steps` steps.
 
-    value(step)·min(step / steps, 1). The inner schedule sees the same step: its
-    own change is not put off by the warm-up.
+    value(step)·min(step / steps, 1). The inner schedule is evaluated at the same step:
+    the warm-up does not delay it.
 
     Args:
         schedule: a number, a schedule, or a callable of the step.
@@ -32,7 +31,7 @@ class Warmup(Schedule):
         [0.0, 0.25, 0.5, 0.5]
     """
 
-    schedule: Any
+    schedule: Value
     steps: int
 
     def __post_init__(self):
@@ -51,8 +50,8 @@ class Warmup(Schedule):
         return None if last is None else max(last, self.steps)
 
     def end_values(self):
-        known = isinstance(self.schedule, Schedule)
-        ends = self.schedule.end_values() if known else (self.schedule,)
+        schedule = self.schedule
+        ends = schedule.end_values() if isinstance(schedule, Schedule) else (schedule,)
         return (0.0, *ends) if self.steps else ends
 
     def get_config(self):

@@ -1,4 +1,4 @@
-"""Losses of a detector with priors (SSD's MultiBox), and of its student; of keras-cv's too."""
+"""Detection losses and distillation for SSD (MultiBox), RetinaNet and YOLOv8 heads."""
 
 from tfkd.losses.detection.anchor_free import DenseSoftTarget, LocalizationDistillation
 from tfkd.losses.detection.anchor_free_labels import (

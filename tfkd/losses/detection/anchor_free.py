@@ -1,13 +1,15 @@
-"""What a student learns from a detector without anchors, at every point of its grids.
+"""Distillation of anchor-free detectors (YOLOv8): soft targets and localization distillation.
 
-Such a detector, as YOLOv8, says at each point a score for every class and, for each of
-the four edges of a box, a distribution over distances: `bins` logits for 0, 1, 2, ...
-strides (Li et al. 2020, generalized focal loss). Its teacher speaks at the same points.
-No labels are needed: how far a point counts is told by the teacher's own confidence.
+At each point of its grids such a detector predicts a score for every class and, for each
+of the four edges of a box, a distribution over distances: `bins` logits for 0, 1, 2, ...
+strides (Li et al. 2020, "Generalized focal loss", https://arxiv.org/abs/2006.04388).
+Teacher and student have the same points, and no labels are needed: the teacher's
+confidence is the weight of a point.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -22,25 +24,25 @@ from tfkd.losses.base import (
     register,
 )
 from tfkd.losses.detection.terms import sigmoid_divergence
-from tfkd.schedules import deserialize, serialize
+from tfkd.schedules import Value, deserialize, serialize
 
-# Probabilities are kept this far from 0 and 1, as Keras keeps them.
+# Least distance of probabilities from 0 and 1, equal to `keras.backend.epsilon()`.
 _SMALLEST = 1e-7
 
 
-def log_odds(probabilities: Any) -> Any:
-    """The scores whose sigmoids these are, within ±16."""
+def log_odds(probabilities: tf.Tensor) -> tf.Tensor:
+    """Logits whose sigmoids are these probabilities, within ±16.1 (log 1e7)."""
     p = tf.clip_by_value(probabilities, _SMALLEST, 1.0 - _SMALLEST)
     return tf.math.log(p) - tf.math.log1p(-p)
 
 
 class DenseHead:
-    """Mixin of what reads the outputs of such a detector.
+    """Mixin that reads the outputs of an anchor-free detector.
 
     Args:
         boxes, classes: names of the model's outputs: logits of distances (B, P, 4·bins),
-            those of the left edge first, then top, right and bottom; and scores (B, P, C).
-        from_logits: whether the scores are logits; else probabilities.
+            in the order left, top, right, bottom edge; and scores (B, P, C).
+        from_logits: whether the scores are logits rather than probabilities.
     """
 
     def _read_head(self, boxes: str, classes: str, from_logits: bool) -> None:
@@ -48,14 +50,14 @@ class DenseHead:
         self.classes = checks.instance("classes", classes, str, "a name of an output")
         self.from_logits = checks.instance("from_logits", from_logits, bool, "True or False")
 
-    def distances(self, outputs: Any, side: str) -> Any:
+    def distances(self, outputs: Mapping[str, tf.Tensor], side: str) -> tf.Tensor:
         """Logits of the distances, float32 (B, P, 4, bins)."""
         logits = self._output(outputs, self.boxes, side)
         if logits.shape[-1] is None or logits.shape[-1] % 4:
             raise checks.value_error(side, "distances (B, P, 4 times the bins)", logits)
         return tf.reshape(logits, [*_leading(logits), 4, logits.shape[-1] // 4])
 
-    def scores(self, outputs: Any, side: str) -> Any:
+    def scores(self, outputs: Mapping[str, tf.Tensor], side: str) -> tf.Tensor:
         """Logits of the classes, float32 (B, P, C)."""
         scores = self._output(outputs, self.classes, side)
         return scores if self.from_logits else log_odds(scores)
@@ -71,17 +73,17 @@ class DenseHead:
         return {"boxes": self.boxes, "classes": self.classes, "from_logits": self.from_logits}
 
 
-def _leading(tensor: Any) -> list[Any]:
-    """The first two axes: static where they are known."""
+def _leading(tensor: tf.Tensor) -> list[int | tf.Tensor]:
+    """The sizes of the first two axes, static where they are known."""
     shape = tf.shape(tensor)
     return [shape[axis] if tensor.shape[axis] is None else tensor.shape[axis] for axis in (0, 1)]
 
 
 class DenseDistillation(DenseHead, ElementwiseLoss):
-    """Base of the two: a divergence at every point, over the sum of the confidence.
+    """Base class: a divergence at every point, divided by the sum of the confidences.
 
-    The teacher's confidence w at a point is its highest probability of a class there.
-    Σ w over the (global) batch, at least 1, plays the part of the number of objects.
+    The teacher's confidence w at a point is its highest class probability there. Σ w
+    over the (global) batch, at least 1, takes the place of the number of objects.
     """
 
     def __init__(self, temperature, boxes, classes, from_logits, name):
@@ -111,11 +113,11 @@ class DenseDistillation(DenseHead, ElementwiseLoss):
         return only(part, student_outputs, student_outputs[output])
 
     def _divergence(self, teacher, student, confidence, temperature):
-        """Name of the output that is compared, and the divergence at T, (B, P)."""
+        """Returns the name of the compared output, and the divergence (B, P) at T."""
         raise NotImplementedError
 
     def get_config(self):
-        """Everything, as JSON."""
+        """All arguments, as JSON."""
         return {
             **super().get_config(),
             **self._head_config(),
@@ -134,27 +136,26 @@ class DenseSoftTarget(DenseDistillation):
 
         (1 / Σ w) · Σ_points T² · Σ_c KL(p_t(c), p_s(c)),   p = σ(z / T)
 
-    where KL is that of the two outcomes of a class, present and absent, and w the
-    teacher's confidence, max_c p_t(c) at T = 1. With many points and few objects a
-    temperature above 1 moves the weight towards the background.
+    where KL is between the Bernoulli distributions of a class (present or absent), and w
+    is the teacher's confidence, max_c p_t(c) at T = 1. With many points and few objects a
+    temperature above 1 shifts the weight towards the background.
 
     Args:
         temperature: T > 0, or a schedule of the step.
         boxes, classes: names of the model's outputs: logits of distances (B, P, 4·bins),
             and scores (B, P, C).
-        from_logits: whether the scores are logits. False: probabilities, as those of
-            keras-cv's YOLOV8Detector.
+        from_logits: whether the scores are logits. False: they are probabilities, as
+            those of keras-cv's YOLOV8Detector.
         name: name of the term in logs.
 
-    Several teachers are averaged in their outputs.
+    The outputs of several teachers are averaged.
 
     Raises:
-        TypeError: for names that are no strings.
-        ValueError: for T ≤ 0; in use, if the models have other points or classes.
+        TypeError: for names that are not strings.
+        ValueError: for T ≤ 0; when called, if the models' points or classes differ.
 
     Reference:
-        Hinton et al. 2015, https://arxiv.org/abs/1503.02531, at every point of
-        YOLOv8's grids
+        Hinton et al. 2015, https://arxiv.org/abs/1503.02531, applied at every point
 
     Example:
         >>> import tensorflow as tf, tfkd
@@ -169,7 +170,7 @@ class DenseSoftTarget(DenseDistillation):
 
     def __init__(
         self,
-        temperature: Any = 1.0,
+        temperature: Value = 1.0,
         boxes: str = "boxes",
         classes: str = "classes",
         from_logits: bool = False,
@@ -184,27 +185,28 @@ class DenseSoftTarget(DenseDistillation):
 
 @register
 class LocalizationDistillation(DenseDistillation):
-    """The teacher's distributions of a box's edges, where it is sure of an object.
+    """Localization distillation: the teacher's distributions over the distances of box edges.
 
         (1 / Σ w) · Σ_points w · (1/4) · Σ_edges T² · KL(softmax(z_t / T), softmax(z_s / T))
 
-    with w the teacher's confidence at the point, its highest probability of a class. A
-    distribution tells more than the distance that it means: a flat one says that the
-    edge is hard to see. Background, where the edges mean nothing, has w near 0.
+    with w the teacher's confidence at the point, its highest class probability. The
+    distribution carries more information than its mean, the predicted distance: a flat one
+    shows that the edge is ambiguous. In the background, where edges are meaningless, w is
+    near 0.
 
     Args:
-        temperature: T > 0, or a schedule of the step. The paper takes 10.
+        temperature: T > 0, or a schedule of the step. The paper uses 10.
         boxes, classes: names of the model's outputs: logits of distances (B, P, 4·bins),
             and scores (B, P, C).
-        from_logits: whether the scores are logits. False: probabilities, as those of
-            keras-cv's YOLOV8Detector.
+        from_logits: whether the scores are logits. False: they are probabilities, as
+            those of keras-cv's YOLOV8Detector.
         name: name of the term in logs.
 
-    Several teachers are averaged in their outputs.
+    The outputs of several teachers are averaged.
 
     Raises:
-        TypeError: for names that are no strings.
-        ValueError: for T ≤ 0; in use, if the models have other points or bins.
+        TypeError: for names that are not strings.
+        ValueError: for T ≤ 0; when called, if the models' points or bins differ.
 
     Reference:
         Zheng et al. 2022, "Localization distillation for dense object detection",
@@ -212,7 +214,7 @@ class LocalizationDistillation(DenseDistillation):
 
     Example:
         >>> import tensorflow as tf, tfkd
-        >>> outputs = lambda z: {  # two bins; the teacher is sure at the first point only
+        >>> outputs = lambda z: {  # two bins; an object at the first point only
         ...     "boxes": tf.constant([[[z, 0.0] * 4, [9.0, 0.0] * 4]]),
         ...     "classes": tf.constant([[[1.0], [0.0]]])}
         >>> edges = tfkd.losses.LocalizationDistillation(temperature=1.0)
@@ -224,7 +226,7 @@ class LocalizationDistillation(DenseDistillation):
 
     def __init__(
         self,
-        temperature: Any = 1.0,
+        temperature: Value = 1.0,
         boxes: str = "boxes",
         classes: str = "classes",
         from_logits: bool = False,

@@ -1,14 +1,14 @@
-"""The loss on the labels of a detector without anchors: keras-cv's YOLOV8Detector.
+"""Loss on the labels of an anchor-free detector: task-aligned assignment, BCE and CIoU.
 
-Which points answer for which object is decided by what the network now predicts: the
-task-aligned assignment (Feng et al. 2021, TOOD), by the model's own label encoder. Both
-terms are those of `YOLOV8Detector.compute_loss`, as terms of a Distiller.
+The model's own label encoder assigns objects to points by the network's current
+predictions (task-aligned assignment: Feng et al. 2021, TOOD). Both terms are those of
+`YOLOV8Detector.compute_loss` in keras-cv, as terms of a Distiller.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,40 +21,42 @@ from tfkd.detection.keras_cv_models import check_size, import_keras_cv
 from tfkd.detection.matching import objects
 from tfkd.losses.base import Elements, ElementwiseLoss, Shared, only, register
 from tfkd.losses.detection.anchor_free import DenseHead
+from tfkd.types import Tensor
 
-STRIDES = (8, 16, 32)
+STRIDES = (8, 16, 32)  # of the levels P3, P4 and P5, in pixels
 
 
 class Assigned(NamedTuple):
-    """What the points of one batch should say; lengths are in strides of the point.
+    """Targets for all points of one batch; lengths are in units of the point's stride.
 
     Attributes:
-        boxes: float32 (B, P, 4): corners of the object; of a unit box where there is none.
-        scores: float32 (B, P, C): how well the point fits its object, in its class's place.
-        predicted: float32 (B, P, 4): the student's corners, with their gradient; of a unit
-            box where there is no object.
-        weight: float32 (B, P): the scores' sum, 0 where there is no object.
-        labelled: bool (B, 1): images that somebody has labelled.
+        boxes: float32 (B, P, 4): corners of the object, or of a unit box without one.
+        scores: float32 (B, P, C): the alignment of the point with its object, in the
+            channel of the object's class, 0 in all others.
+        predicted: float32 (B, P, 4): the student's corners, with their gradient, or those
+            of a unit box without an object.
+        weight: float32 (B, P): the sum of the scores, 0 without an object.
+        labelled: bool (B, 1): whether the image has been labelled.
         count: float32 scalar: Σ weight of the batch.
     """
 
-    boxes: Any
-    scores: Any
-    predicted: Any
-    weight: Any
-    labelled: Any
-    count: Any
+    boxes: tf.Tensor
+    scores: tf.Tensor
+    predicted: tf.Tensor
+    weight: tf.Tensor
+    labelled: tf.Tensor
+    count: tf.Tensor
 
 
 @register
 class DenseAssignment(DenseHead):
-    """Gives the points of a detector's grids their objects, by its own label encoder.
+    """Assigns objects to the points of a detector's grids by the model's own label encoder.
 
     Args:
         encoder: the model's `label_encoder`: keras-cv's YOLOV8LabelEncoder, or a function
             of the same arguments (scores, boxes, points, classes, objects' boxes, mask).
         image_size: (height, width) in pixels.
-        strides: pixels between the points of each grid, the finest first.
+        strides: pixels between the points of each grid, the finest grid first.
         boxes, classes, from_logits: as in `tfkd.losses.DenseSoftTarget`.
 
     Raises:
@@ -68,7 +70,7 @@ class DenseAssignment(DenseHead):
 
     def __init__(
         self,
-        encoder: Any,
+        encoder: Callable[..., Any],
         image_size: Sequence[int],
         strides: Sequence[int] = STRIDES,
         boxes: str = "boxes",
@@ -80,23 +82,30 @@ class DenseAssignment(DenseHead):
         self.strides = tuple(checks.positive_int("strides", stride) for stride in strides)
         self._read_head(boxes, classes, from_logits)
 
-    def once(self, shared: Shared | None, y: Any, student: Any) -> Assigned:
-        """The assignment of this step: made by the first loss that asks."""
+    def once(
+        self,
+        shared: Shared | None,
+        y: Mapping[str, Tensor] | None,
+        student: Mapping[str, tf.Tensor],
+    ) -> Assigned:
+        """Returns the assignment of this step, which the first loss that needs it computes."""
         if shared is None:
             return self(y, student)
         return shared.once(self._key(), lambda: self(y, student))
 
-    def _key(self) -> Any:
+    def _key(self) -> Hashable:
         try:
             return json.dumps(["assigned", self.get_config()], sort_keys=True, default=str)
         except ValueError:
             return self
 
-    def __call__(self, y: Any, student: Any) -> Assigned:
+    def __call__(
+        self, y: Mapping[str, Tensor] | None, student: Mapping[str, tf.Tensor]
+    ) -> Assigned:
         """Assigns the objects of a batch.
 
         Args:
-            y: objects, as `tfkd.detection.Matcher` takes them.
+            y: objects, in the form that `tfkd.detection.Matcher` accepts.
             student: outputs of the student, a dict.
         """
         points, strides = self._points()
@@ -105,7 +114,7 @@ class DenseAssignment(DenseHead):
         if y is None:
             raise checks.value_error("y", "objects as {'boxes': ..., 'classes': ...}", y)
         boxes, classes, real = self._objects(y)
-        # Labels as keras-cv has them: lengths in pixels, classes as floats.
+        # keras-cv's encoder takes lengths in pixels and classes as floats.
         target, fit, _ = self.encoder(
             tf.sigmoid(tf.stop_gradient(scores)),
             tf.stop_gradient(corners) * strides,
@@ -117,8 +126,8 @@ class DenseAssignment(DenseHead):
         fit = tf.stop_gradient(tf.cast(fit, tf.float32))
         weight = tf.reduce_sum(fit, -1)
         matched = (weight > 0.0)[..., None]
-        # keras-cv fills the places of no object with boxes without area, whose loss and
-        # gradient are NaN in a graph; a weight of 0 does not mend that.
+        # For points without an object keras-cv's encoder returns boxes without area, whose
+        # CIoU and its gradient are NaN in a graph, and 0 · NaN is NaN: use unit boxes.
         unit = tf.constant([0.0, 0.0, 1.0, 1.0])
         return Assigned(
             boxes=tf.where(matched, tf.stop_gradient(target) / strides, unit),
@@ -130,7 +139,7 @@ class DenseAssignment(DenseHead):
         )
 
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
-        """Points (P, 2), x before y, in strides of theirs; and those strides (P, 1)."""
+        """Points (P, 2) as (x, y), in units of their strides; and the strides (P, 1)."""
         rows, sizes = [], []
         for stride in self.strides:
             height, width = (-(-side // stride) for side in self.image_size)
@@ -139,34 +148,35 @@ class DenseAssignment(DenseHead):
             sizes.append(np.full((height * width, 1), stride))
         return np.concatenate(rows).astype("float32"), np.concatenate(sizes).astype("float32")
 
-    def _corners(self, student: Any, points: np.ndarray) -> Any:
-        """The student's boxes, float32 (B, P, 4), in strides."""
+    def _corners(self, student: Mapping[str, tf.Tensor], points: np.ndarray) -> tf.Tensor:
+        """Corners of the student's boxes, float32 (B, P, 4), in units of the stride."""
         logits = self.distances(student, "student")
         if logits.shape[1] not in (None, len(points)):
             expected = f"a model with {len(points)} points, as {self.image_size} pixels have"
             raise checks.value_error("student", expected, int(logits.shape[1]))
         bins = tf.range(logits.shape[-1], dtype=tf.float32)
+        # The expected distance (Li et al. 2020).
         distances = tf.reduce_sum(tf.nn.softmax(logits) * bins, -1)
         return tf.concat([points - distances[..., :2], points + distances[..., 2:]], -1)
 
-    def _objects(self, y: Any) -> tuple[Any, Any, Any]:
-        """Boxes in pixels, classes, and which of them are objects; padded alike."""
+    def _objects(self, y: Mapping[str, Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Boxes in pixels, classes, and a mask of those that are objects, not padding."""
         boxes, classes = objects(y)
         real = (classes >= 0) & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
         height, width = self.image_size
         pixels = boxes * tf.constant([width, height, width, height], tf.float32)
-        # A box without area makes the encoder divide 0 by 0, masked or not.
+        # The encoder divides 0 by 0 for a box without area, even if it is masked.
         return tf.where(real[..., None], pixels, tf.constant([0.0, 0.0, 1.0, 1.0])), classes, real
 
     def get_config(self) -> dict[str, Any]:
-        """Everything, as JSON.
+        """All arguments, as JSON.
 
         Raises:
             ValueError: for an encoder that can't be saved.
         """
         if not hasattr(self.encoder, "get_config"):
-            mend = "Give it get_config and from_config, and register it with Keras."
-            raise checks.value_error("encoder", "one that can be saved", self.encoder, mend)
+            fix = "Give it get_config and from_config, and register it with Keras."
+            raise checks.value_error("encoder", "one that can be saved", self.encoder, fix)
         return {
             **self._head_config(),
             "encoder": keras.saving.serialize_keras_object(self.encoder),
@@ -183,7 +193,7 @@ class DenseAssignment(DenseHead):
 
 
 class DenseLabelTerm(ElementwiseLoss):
-    """Base of the two terms on the labels.
+    """Base class of the two terms on the labels.
 
     Args:
         assignment: `DenseAssignment`.
@@ -196,7 +206,7 @@ class DenseLabelTerm(ElementwiseLoss):
         self.assignment = assignment
 
     def validate_outputs(self, teacher_outputs, student_outputs):
-        """The teacher's outputs are not looked at."""
+        """Accepts any outputs: the teacher's are not used."""
 
     def elements(
         self,
@@ -214,7 +224,7 @@ class DenseLabelTerm(ElementwiseLoss):
         return only(part, student_outputs, student_outputs[output])
 
     def _values(self, assigned, student):
-        """Name of the output that the term is about, and the loss of each point (B, P)."""
+        """Returns the name of the output that has this loss, and the losses (B, P)."""
         raise NotImplementedError
 
     def get_config(self):
@@ -231,20 +241,20 @@ class DenseLabelTerm(ElementwiseLoss):
 
 @register
 class DenseConfidence(DenseLabelTerm):
-    """Cross-entropy between the student's scores and how well its points fit objects.
+    """Binary cross-entropy between the student's scores and the alignment with objects.
 
         (1 / Σ w) · Σ_points (1/C) · Σ_c BCE(fit(c), σ(z_c))
 
-    over all points of the labelled images, with fit and w = Σ_c fit(c) from the
-    assignment: classification_loss="binary_crossentropy" of keras-cv's YOLOV8Detector,
-    which weighs it by 0.5.
+    over all points of the labelled images, with the alignment fit(c) and w = Σ_c fit(c)
+    from the assignment. It is classification_loss="binary_crossentropy" of keras-cv's
+    YOLOV8Detector, which weights it by 0.5.
 
     Args:
         assignment: `DenseAssignment`.
         name: name of the term in logs.
 
     Raises:
-        TypeError: if the assignment is none.
+        TypeError: if the assignment is not a `DenseAssignment`.
 
     Reference:
         Feng et al. 2021, https://arxiv.org/abs/2108.07755
@@ -260,21 +270,21 @@ class DenseConfidence(DenseLabelTerm):
 
 @register
 class DenseLocalization(DenseLabelTerm):
-    """1 − CIoU between the student's boxes and its points' objects.
+    """Complete-IoU loss, 1 − CIoU, between the student's boxes and their objects.
 
         (1 / Σ w) · Σ_points w · (1 − CIoU)
 
-    with w from the assignment: box_loss="ciou" of keras-cv's YOLOV8Detector, which weighs
-    it by 7.5. CIoU is keras-cv's: its penalty v of the aspect is (4/π² · Δ)², with Δ the
-    difference of the angles, where the paper has 4/π² · Δ².
+    with w from the assignment. It is box_loss="ciou" of keras-cv's YOLOV8Detector, which
+    weights it by 7.5, and uses keras-cv's CIoU: its penalty v for the aspect ratio is
+    (4/π² · Δ)², with Δ the difference of the angles, where the paper has 4/π² · Δ².
 
     Args:
         assignment: `DenseAssignment`.
         name: name of the term in logs.
 
     Raises:
-        TypeError: if the assignment is none.
-        ImportError: in use, if keras-cv is not installed.
+        TypeError: if the assignment is not a `DenseAssignment`.
+        ImportError: when called, if keras-cv is not installed.
 
     Reference:
         Zheng et al. 2020, https://arxiv.org/abs/1911.08287 and

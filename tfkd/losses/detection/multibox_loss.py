@@ -1,4 +1,4 @@
-"""SSD's loss on the labels, for `compile`."""
+"""SSD's MultiBox loss on the labels, for `compile`: confidence plus localization."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.base import Shared, register
-from tfkd.losses.detection.selection import MultiBoxSelection
+from tfkd.losses.detection.selection import Matching, MultiBoxSelection
 from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization
-from tfkd.losses.joint import JointLoss
+from tfkd.losses.joint import JointLoss, Part
 from tfkd.losses.weighting import weighted_sums
+from tfkd.types import Structure
 
 
 @register
 class MultiBoxLoss(JointLoss):
-    """SSD's loss: cross-entropy with hard negatives, plus smooth L1, over N.
+    """SSD's loss: cross-entropy with hard-negative mining plus smooth L1, divided by N.
 
         (1/N) · (α · Σ_selected CE + β · Σ_positive smoothL1)
 
-    N is the number of priors with an object in the (global) batch, at least 1. It goes
-    into `compile` of any tf_keras model with a dict of outputs, for training without a
-    teacher, and of a `tfkd.Distiller`, where it is the student's loss on the labels. Both
-    parts are logged.
+    N is the number of priors with an object in the (global) batch, at least 1. Pass it to
+    `compile` of any tf_keras model with a dict of outputs, to train without a teacher, or
+    of a `tfkd.Distiller`, where it is the student's loss on the labels. Both parts are
+    logged.
 
     Args:
-        selection: `MultiBoxSelection`, or a `tfkd.detection.Matcher` (then with three hard
-            negatives for each positive).
+        selection: `MultiBoxSelection`, or a `tfkd.detection.Matcher`, which is used with
+            three hard negatives for each positive.
         confidence_weight: α, at least 0.
         localization_weight: β, at least 0.
         name: name of the loss.
 
     Targets are the objects: {"boxes": (B, M, 4), "classes": (B, M)}, as
-    `tfkd.detection.Matcher` takes them. Weights of samples are those of images.
+    `tfkd.detection.Matcher` accepts them. Sample weights are weights of images.
 
     Raises:
-        TypeError: if selection is neither.
+        TypeError: if `selection` is neither.
         ValueError: for a negative weight, or both 0.
 
     Reference:
@@ -60,7 +61,7 @@ class MultiBoxLoss(JointLoss):
 
     def __init__(
         self,
-        selection: Any,
+        selection: MultiBoxSelection | Matching,
         confidence_weight: float = 1.0,
         localization_weight: float = 1.0,
         name: str = "multibox_loss",
@@ -72,10 +73,13 @@ class MultiBoxLoss(JointLoss):
         self.confidence_weight = float(confidence_weight)
         self.localization_weight = float(localization_weight)
         if confidence_weight == localization_weight == 0:
-            raise checks.value_error("localization_weight", "one of both above 0", 0)
+            expected = "confidence_weight or localization_weight above 0"
+            raise checks.value_error("localization_weight", expected, 0)
 
-    def parts(self, y: Any, y_pred: Any, sample_weight: Any, shared: Shared) -> list[Any]:
-        """(weight, sum, N) of the confidence and of the localization."""
+    def parts(
+        self, y: Structure, y_pred: Structure, sample_weight: Structure | None, shared: Shared
+    ) -> list[Part]:
+        """(weight, sum, N) of the confidence loss and of the localization loss."""
         terms = [MultiBoxConfidence(self.selection), MultiBoxLocalization(self.selection)]
         weights = [self.confidence_weight, self.localization_weight]
         result = []
@@ -85,7 +89,7 @@ class MultiBoxLoss(JointLoss):
         return result
 
     def get_config(self) -> dict[str, Any]:
-        """Everything, as JSON."""
+        """All arguments, as JSON."""
         return {
             "selection": keras.saving.serialize_keras_object(self.selection),
             "confidence_weight": self.confidence_weight,
@@ -100,8 +104,8 @@ class MultiBoxLoss(JointLoss):
         return cls(**{**config, "selection": selection})
 
 
-def as_selection(selection: Any) -> MultiBoxSelection:
-    """A `MultiBoxSelection` as it is; a matcher as one with the usual mining."""
+def as_selection(selection: MultiBoxSelection | Matching) -> MultiBoxSelection:
+    """Accepts a `MultiBoxSelection`, or makes one with default mining from a matcher."""
     if isinstance(selection, MultiBoxSelection):
         return selection
     if not callable(selection) or isinstance(selection, type):

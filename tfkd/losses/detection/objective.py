@@ -1,18 +1,21 @@
-"""The objective of a detector's student, with the weights of its sources."""
+"""The distillation objective of an SSD student, with weight presets from the literature."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfkd import checks, schedules
 from tfkd.losses.base import DistillationLoss
 from tfkd.losses.detection.multibox_loss import as_selection
+from tfkd.losses.detection.selection import Matching, MultiBoxSelection
 from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization, MultiBoxSoftTarget
 from tfkd.losses.features import FeatureDistillation
 from tfkd.losses.regression import BoundedRegression
+from tfkd.schedules import Value
 
-# (weights of the terms, temperature, weight of the background in the soft targets)
+# (weights of the terms, temperature, weight of the background in the soft targets);
+# "chen" is Chen et al. 2017, sections 3.2 and 3.3.
 PRESETS = {
     "default": ({"soft": 0.5, "confidence": 1.0, "bounded": 0.25, "localization": 1.0}, 2.0, 1.0),
     "source": ({"soft": 0.3, "confidence": 0.7, "bounded": 0.5, "localization": 1.0}, 2.0, 1.5),
@@ -21,31 +24,32 @@ PRESETS = {
 
 
 def multibox_objective(
-    selection: Any,
+    selection: MultiBoxSelection | Matching,
     preset: str = "default",
-    weights: dict[str, Any] | None = None,
-    temperature: Any = None,
+    weights: Mapping[str, Value | None] | None = None,
+    temperature: Value | None = None,
     background_weight: float | None = None,
-    margin: Any = 0.0,
+    margin: Value = 0.0,
     hint: tuple[str, str] | None = None,
-    hint_weight: Any = 0.5,
+    hint_weight: Value = 0.5,
 ) -> dict[str, Any]:
-    """The four terms of a detector's student as arguments for a Distiller.
+    """Returns the four terms of a detector's student as arguments for a Distiller.
 
         (w₁ · soft + w₂ · confidence) + (w₃ · bounded + w₄ · localization) [+ w₅ · hint]
 
     soft: `MultiBoxSoftTarget`; confidence: `MultiBoxConfidence`; bounded:
-    `BoundedRegression`; localization: `MultiBoxLocalization`. All look at the same
-    priors, which are chosen once a step. Each is logged under its name.
+    `BoundedRegression`; localization: `MultiBoxLocalization`. All use the same priors,
+    which are selected once a step. Each is logged under its name.
 
     Args:
         selection: `MultiBoxSelection`, or a `tfkd.detection.Matcher`.
-        preset: weights, temperature and background weight to begin with:
+        preset: default weights, temperature and background weight:
             "source": 0.3, 0.7, 0.5, 1; T = 2; background 1.5.
             "chen": 0.5, 0.5, 0.5, 1; T = 1; background 1.5 (Chen et al. add a hint).
-            "default": see `benchmarks/RESULTS.md`, which compares them.
-        weights: what differs from the preset: a number of at least 0 or a schedule for
-            "soft", "confidence", "bounded" or "localization". None leaves a term out.
+            "default": 0.5, 1, 0.25, 1; T = 2; background 1 (`benchmarks/RESULTS.md`
+            compares the three).
+        weights: changes to the preset: a number of at least 0 or a schedule for "soft",
+            "confidence", "bounded" or "localization". None omits a term.
         temperature: T > 0 of the soft targets, or a schedule.
         background_weight: weight of the background in the soft targets.
         margin: m of the bounded regression, in squared encoded offsets.
@@ -94,18 +98,18 @@ def multibox_objective(
 
 def objective(
     losses: dict[str, DistillationLoss],
-    defaults: dict[str, Any],
-    weights: Any,
+    defaults: Mapping[str, Value | None],
+    weights: Mapping[str, Value | None] | None,
     hint: DistillationLoss | None,
-    hint_weight: Any,
+    hint_weight: Value,
 ) -> dict[str, Any]:
-    """The terms that have a weight, as arguments for a Distiller.
+    """Returns the terms that have a weight, as arguments for a Distiller.
 
     Args:
-        losses: the terms by the names that users give them.
-        defaults: their weights.
-        weights: what the user wants otherwise: a weight, or None to leave a term out.
-        hint: one more term, or None.
+        losses: the terms, by their names in `weights`.
+        defaults: their default weights.
+        weights: the user's changes to them: a weight, or None to omit a term.
+        hint: a further term, or None.
         hint_weight: its weight.
     """
     chosen = {**defaults, **_check_weights(weights, losses)}
@@ -121,18 +125,20 @@ def objective(
     }
 
 
-def hint_between(layers: Any) -> FeatureDistillation | None:
-    """A term on (teacher's layer, student's layer); None for None."""
+def hint_between(layers: Sequence[str] | None) -> FeatureDistillation | None:
+    """A hint between (teacher's layer, student's layer), or None for None."""
     if layers is None:
         return None
     if not isinstance(layers, (list, tuple)) or len(layers) != 2:
         raise checks.value_error("hint", "(teacher's layer, student's layer)", layers)
     names = {"teacher_layer_name": layers[0], "student_layer_name": layers[1]}
-    # Chen et al. found the adapter to help at equal width too.
+    # Chen et al. 2017 found the adaptation layer to help at equal width too.
     return FeatureDistillation(**names, projector="always", name="hint")
 
 
-def _check_weights(weights: Any, terms: Iterable[str]) -> dict[str, Any]:
+def _check_weights(
+    weights: Mapping[str, Value | None] | None, terms: Iterable[str]
+) -> dict[str, float | schedules.Schedule | None]:
     if weights is None:
         return {}
     if not isinstance(weights, dict):

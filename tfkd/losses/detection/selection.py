@@ -1,42 +1,49 @@
-"""Which priors count: those with an object, and the negatives that are hardest.
+"""Hard-negative mining: selects the priors on which a detector's losses are computed.
 
-Nearly all of a detector's priors show background. SSD learns from all the priors that
-answer for an object and, in every image, from three times as many of the others: those
-which the student now takes for background least (Liu et al. 2016, section 2.2). Every
-term of the loss looks at the same priors, so they are chosen once a step.
+Nearly all priors of a detector show background. SSD learns from all priors that are
+matched with an object (positives) and, in every image, from three times as many of the
+others (negatives): those with the largest classification loss (Liu et al. 2016, section
+2.2). All terms of the loss use the same priors, so they are selected once a step.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.base import Shared, register
+from tfkd.types import Structure, Tensor
+
+# {"boxes": ..., "classes": ...}: the labels of a batch, and the outputs of a model.
+Objects: TypeAlias = Mapping[str, Tensor]
+Outputs: TypeAlias = Mapping[str, "tf.Tensor"]
+# A `tfkd.detection.Matcher`, or a function that does the same.
+Matching: TypeAlias = Callable[[Objects], Objects]
 
 
 class Selected(NamedTuple):
-    """The priors of one batch that count, and what they should say.
+    """The selected priors of one batch, and their targets.
 
     Attributes:
         labels: int32 (B, P): class c as c + 1, 0 for background, −1 to ignore.
-        offsets: float32 (B, P, 4): the target of the boxes, 0 where there is no object.
-        positive: bool (B, P): priors that answer for an object.
-        selected: bool (B, P): those and the hard negatives.
+        offsets: float32 (B, P, 4): the target offsets, 0 where there is no object.
+        positive: bool (B, P): priors that are matched with an object.
+        selected: bool (B, P): the positives and the hard negatives.
         losses: float32 (B, P): the student's cross-entropy, with its gradient.
         count: float32 scalar: N, the number of positive priors in the batch.
     """
 
-    labels: Any
-    offsets: Any
-    positive: Any
-    selected: Any
-    losses: Any
-    count: Any
+    labels: tf.Tensor
+    offsets: tf.Tensor
+    positive: tf.Tensor
+    selected: tf.Tensor
+    losses: tf.Tensor
+    count: tf.Tensor
 
 
 @register
@@ -44,20 +51,21 @@ class MultiBoxSelection:
     """Matches the objects of a batch with priors and mines hard negatives.
 
     Args:
-        matcher: `tfkd.detection.Matcher`, or any function of the same form; None if the
-            data set has matched its targets already (`dataset.map` with a Matcher).
+        matcher: `tfkd.detection.Matcher`, or a function with the same arguments and
+            results; None if the targets of the data set are already matched
+            (`dataset.map` with a Matcher).
         negative_ratio: negatives for each positive of an image, above 0; None: all of
             the background.
-        min_negatives: so many negatives at least, also in an image without an object.
-        teacher_boxes: None, or a function (y, teacher's outputs) → y that adds to the
-            objects what the teacher sees, such as `tfkd.detection.TeacherBoxes`.
-        scores: "softmax": C + 1 scores a prior, the first for background. "sigmoid": C
-            scores, each of its own, as in RetinaNet.
+        min_negatives: the least number of negatives of an image, also without an object.
+        teacher_boxes: None, or a function (y, teacher's outputs) → y that adds the
+            teacher's detections to the objects, such as `tfkd.detection.TeacherBoxes`.
+        scores: "softmax": C + 1 scores per prior, the first for background. "sigmoid": C
+            independent scores, as in RetinaNet.
         boxes, classes: names of the model's outputs: offsets (B, P, 4) and scores.
 
     Raises:
-        TypeError: if matcher or teacher_boxes can't be called.
-        ValueError: for a ratio that is not positive, or unknown scores.
+        TypeError: if `matcher` or `teacher_boxes` is not callable.
+        ValueError: for a ratio that is not positive, or an unknown `scores`.
 
     Example:
         >>> import numpy as np, tensorflow as tf, tfkd
@@ -72,10 +80,10 @@ class MultiBoxSelection:
 
     def __init__(
         self,
-        matcher: Callable[[Any], dict[str, Any]] | None,
+        matcher: Matching | None,
         negative_ratio: float | None = 3.0,
         min_negatives: int = 0,
-        teacher_boxes: Callable[[Any, Any], Any] | None = None,
+        teacher_boxes: Callable[[Objects, Any], Objects] | None = None,
         scores: str = "softmax",
         boxes: str = "boxes",
         classes: str = "classes",
@@ -88,29 +96,32 @@ class MultiBoxSelection:
         if teacher_boxes is not None:
             checks.function("teacher_boxes", teacher_boxes)
             if matcher is None:
-                mend = "The teacher's boxes are not known when the data set matches its own."
-                raise checks.value_error("matcher", "a Matcher, with teacher_boxes", None, mend)
+                fix = "A data set that is already matched can't take in the teacher's boxes."
+                raise checks.value_error("matcher", "a Matcher, with teacher_boxes", None, fix)
         self.teacher_boxes = teacher_boxes
         self.scores = checks.one_of("scores", scores, ("softmax", "sigmoid"))
         self.boxes = checks.instance("boxes", boxes, str, "a name of an output")
         self.classes = checks.instance("classes", classes, str, "a name of an output")
 
-    def once(self, shared: Shared | None, y: Any, student: Any, teacher: Any) -> Selected:
-        """The selection of this step: computed by the first loss that asks."""
+    def once(
+        self, shared: Shared | None, y: Objects | None, student: Outputs, teacher: Structure | None
+    ) -> Selected:
+        """Returns the selection of this step, which the first loss that needs it computes."""
         if shared is None:
             return self(y, student, teacher)
         teacher = shared.teacher if teacher is None else teacher
         return shared.once(_key(self), lambda: self(y, student, teacher))
 
-    def __call__(self, y: Any, student: Any, teacher: Any = None) -> Selected:
-        """Chooses the priors of a batch.
+    def __call__(
+        self, y: Objects | None, student: Outputs, teacher: Structure | None = None
+    ) -> Selected:
+        """Selects the priors of a batch.
 
         Args:
-            y: objects, as `tfkd.detection.Matcher` takes them (or as it returns them, if
-                there is no matcher).
+            y: objects, as `tfkd.detection.Matcher` accepts them (or as it returns them,
+                if there is no matcher).
             student: outputs of the student, a dict.
-            teacher: outputs of the teacher; None if there is none, and then
-                `teacher_boxes` adds nothing.
+            teacher: outputs of the teacher; without them `teacher_boxes` is not called.
         """
         offsets, scores = self.outputs(student, "student")
         if y is None:
@@ -133,8 +144,8 @@ class MultiBoxSelection:
         target_offsets = tf.cast(target["boxes"], tf.float32)
         return Selected(labels, target_offsets, positive, positive | negative, losses, count)
 
-    def outputs(self, outputs: Any, side: str) -> tuple[Any, Any]:
-        """Offsets and scores of a model's outputs, as float32.
+    def outputs(self, outputs: Outputs, side: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns offsets and scores of a model's outputs, as float32.
 
         Raises:
             ValueError: if the model has no such outputs.
@@ -143,7 +154,7 @@ class MultiBoxSelection:
         if not isinstance(outputs, dict) or not set(names) <= set(outputs):
             received = sorted(outputs) if isinstance(outputs, dict) else outputs
             raise checks.value_error(
-                side, f"a model with a dict of outputs, with {names}", received, _mend(received)
+                side, f"a model with a dict of outputs, with {names}", received, _fix(received)
             )
         return tf.cast(outputs[self.boxes], tf.float32), tf.cast(outputs[self.classes], tf.float32)
 
@@ -161,7 +172,7 @@ class MultiBoxSelection:
         raise ValueError(
             f"`matcher`: expected targets for the student's {offsets.shape[1]} priors, received "
             f"targets for {target['classes'].shape[1]}. Give the Matcher the anchors that the "
-            "model was built with (and matcher=None only if the data set has matched already)."
+            "model was built with (and matcher=None only if the targets are already matched)."
         )
 
     def _check_classes(self, labels, scores):
@@ -177,7 +188,7 @@ class MultiBoxSelection:
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Everything, as JSON.
+        """All arguments, as JSON.
 
         Raises:
             ValueError: for a matcher that can't be saved.
@@ -203,34 +214,34 @@ class MultiBoxSelection:
         return cls(**{**config, **functions})
 
 
-def _key(selection: MultiBoxSelection) -> Any:
-    """What tells two selections apart: their configs, or which objects they are."""
+def _key(selection: MultiBoxSelection) -> Hashable:
+    """A key that equal selections share: the config, or the object itself without one."""
     try:
         return json.dumps(["selected", selection.get_config()], sort_keys=True, default=str)
     except ValueError:
         return selection
 
 
-def _serialize(name: str, value: Any) -> Any:
+def _serialize(name: str, value: object) -> dict[str, Any] | None:
     if value is None or hasattr(value, "get_config"):
         return None if value is None else keras.saving.serialize_keras_object(value)
-    mend = "Give it get_config and from_config, and register it with Keras."
-    raise checks.value_error(name, "an object that can be saved", value, mend)
+    fix = "Give it get_config and from_config, and register it with Keras."
+    raise checks.value_error(name, "an object that can be saved", value, fix)
 
 
-def _mend(received: Any) -> str | None:
+def _fix(received: object) -> str | None:
     if isinstance(received, list) and {"box", "classification"} <= set(received):
         return (
             "For a pair of keras-cv's RetinaNets use tfkd.losses.retina_net_objective; for an SSD "
             "student of one give the selection teacher_boxes=tfkd.detection.TeacherBoxes("
-            "**tfkd.detection.retina_net_head(teacher)), and leave out what compares outputs: "
+            "**tfkd.detection.retina_net_head(teacher)), and omit the terms that compare outputs: "
             "weights={'soft': None, 'bounded': None}."
         )
     return None
 
 
-def cross_entropy(labels: Any, scores: Any, kind: str) -> Any:
-    """The cross-entropy of every prior, (B, P); 0 where the label is −1.
+def cross_entropy(labels: tf.Tensor, scores: tf.Tensor, kind: str) -> tf.Tensor:
+    """Returns the cross-entropy of every prior, (B, P); 0 where the label is −1.
 
     Args:
         labels: int32 (B, P): class c as c + 1, 0 for background, −1 to ignore.
@@ -242,6 +253,7 @@ def cross_entropy(labels: Any, scores: Any, kind: str) -> Any:
         safe = tf.where(known, labels, 0)
         values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=safe, logits=scores)
     else:
+        # one_hot of −1 (background) and −2 (to ignore) is all zeros.
         truth = tf.one_hot(labels - 1, scores.shape[-1])
         values = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=scores)
         values = tf.reduce_sum(values, -1)
@@ -249,30 +261,36 @@ def cross_entropy(labels: Any, scores: Any, kind: str) -> Any:
 
 
 def hard_negatives(
-    losses: Any, positive: Any, background: Any, ratio: float = 3.0, min_negatives: int = 0
-) -> Any:
-    """In every image, the background priors with the largest loss.
+    losses: tf.Tensor,
+    positive: tf.Tensor,
+    background: tf.Tensor,
+    ratio: float = 3.0,
+    min_negatives: int = 0,
+) -> tf.Tensor:
+    """Selects the background priors of the largest loss in every image.
 
     Args:
-        losses: float32 (B, P): what is hard; no gradient flows through the choice.
+        losses: float32 (B, P): the loss of each prior; no gradient flows through the
+            selection.
         positive: bool (B, P): priors with an object.
-        background: bool (B, P): priors that may be chosen.
+        background: bool (B, P): priors that may be selected.
         ratio: negatives for each positive.
-        min_negatives: so many at least.
+        min_negatives: the least number of negatives of an image.
 
     Returns:
         bool (B, P), with min(max(⌊ratio · N⌋, min_negatives), number of background
-        priors) True in a row of N positives. Of equal losses the first are chosen.
+        priors) True in a row of N positives. Among equal losses the first are selected.
     """
     losses = tf.stop_gradient(losses)
     count = tf.reduce_sum(tf.cast(positive, tf.float32), 1)
     wanted = tf.maximum(tf.cast(tf.floor(ratio * count), tf.int32), min_negatives)
     wanted = tf.minimum(wanted, tf.reduce_sum(tf.cast(background, tf.int32), 1))
     ranked = tf.where(background, losses, float("-inf"))
-    # One sort for the loss at which it ends; a second, for ranks, would cost as much again.
+    # One sort finds the smallest selected loss; ranks would need a second one.
     limit = tf.gather(
         tf.sort(ranked, 1, "DESCENDING"), tf.maximum(wanted - 1, 0)[:, None], batch_dims=1
     )
+    # Of the losses that equal the limit, only as many count as are still missing.
     above = (ranked > limit) & background
     left = wanted - tf.reduce_sum(tf.cast(above, tf.int32), 1)
     equal = (ranked == limit) & background

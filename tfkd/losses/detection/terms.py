@@ -1,12 +1,10 @@
-"""The parts of a detector's loss, each a term of its own in a Distiller.
+"""Terms of the MultiBox loss: confidence (focal loss), localization and soft targets.
 
-All are sums over the selected priors of the batch, divided by N, the number of priors
-with an object (at least 1): so a batch without any object has the loss 0.
+Each is a sum over the selected priors of the batch, divided by N, the number of priors
+with an object (at least 1): the loss of a batch without objects and negatives is 0.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -15,20 +13,21 @@ from tfkd import checks
 from tfkd.losses.base import (
     Elements,
     ElementwiseLoss,
+    Shared,
     at_step,
     check_temperature,
     only,
     register,
 )
-from tfkd.losses.detection.selection import MultiBoxSelection, Selected
-from tfkd.schedules import deserialize, serialize
+from tfkd.losses.detection.selection import MultiBoxSelection, Outputs, Selected
+from tfkd.schedules import Value, deserialize, serialize
 
 
 class MultiBoxTerm(ElementwiseLoss):
-    """Base of the terms: a loss for every prior, and which of them count.
+    """Base class of the terms: a loss for every prior, and a mask of those that count.
 
     Args:
-        selection: `MultiBoxSelection`; None: that of another loss of the Distiller.
+        selection: `MultiBoxSelection`; None: the one of another loss of the Distiller.
         name: name of the term in logs.
     """
 
@@ -39,7 +38,7 @@ class MultiBoxTerm(ElementwiseLoss):
         self.selection = selection
 
     def validate_outputs(self, teacher_outputs, student_outputs):
-        """Nothing here: outputs are looked at where the selection is known."""
+        """Accepts any outputs: they are checked when the selection is known."""
         del teacher_outputs, student_outputs
 
     def elements(
@@ -58,9 +57,14 @@ class MultiBoxTerm(ElementwiseLoss):
         return only(part, student_outputs, student_outputs[output])
 
     def part(
-        self, selection: MultiBoxSelection, chosen: Selected, teacher: Any, student: Any, step: Any
+        self,
+        selection: MultiBoxSelection,
+        chosen: Selected,
+        teacher: Outputs,
+        student: Outputs,
+        step: tf.Tensor | None,
     ) -> tuple[str, Elements]:
-        """Name of the output that the term is about, and its loss."""
+        """Returns the name of the output that has this loss, and the loss."""
         raise NotImplementedError
 
     def get_config(self):
@@ -78,8 +82,8 @@ class MultiBoxTerm(ElementwiseLoss):
         return cls(**config)
 
 
-def selection_of(loss: Any, shared: Any) -> MultiBoxSelection:
-    """A loss's own selection, or that of the others in the Distiller.
+def selection_of(loss: object, shared: Shared | None) -> MultiBoxSelection:
+    """Returns the loss's own selection, or the one that the Distiller's losses share.
 
     Raises:
         ValueError: if there is none.
@@ -97,18 +101,19 @@ def selection_of(loss: Any, shared: Any) -> MultiBoxSelection:
 
 @register
 class MultiBoxConfidence(MultiBoxTerm):
-    """Cross-entropy between the student's scores and the labels.
+    """Cross-entropy, or focal loss, between the student's scores and the labels.
 
     Args:
         selection: as in `MultiBoxTerm`.
         focal_gamma: γ ≥ 0: with sigmoid scores each value is multiplied by (1 − p)^γ, p
-            the probability of what is true (Lin et al. 2017); 0: plain cross-entropy.
-        focal_alpha: None, or the weight in (0, 1) of a present class; of an absent one
-            it is 1 − α.
+            the probability of the true outcome (Lin et al. 2017); 0: plain cross-entropy.
+        focal_alpha: None, or the weight α in (0, 1) of classes that are present; absent
+            classes have 1 − α.
         name: name of the term in logs.
 
     Raises:
-        ValueError: for γ < 0 or α outside [0, 1]; in use, for both with softmax scores.
+        ValueError: for γ < 0 or α outside [0, 1]; when called, for either with softmax
+            scores.
 
     Reference:
         Liu et al. 2016, https://arxiv.org/abs/1512.02325 and
@@ -131,7 +136,7 @@ class MultiBoxConfidence(MultiBoxTerm):
         self.focal_alpha = focal_alpha
 
     def part(self, selection, chosen, teacher, student, step):
-        """Cross-entropy at positives and hard negatives, over N."""
+        """Cross-entropy at positives and hard negatives, divided by N."""
         values = chosen.losses
         if self.focal_gamma or self.focal_alpha is not None:
             if selection.scores != "sigmoid":
@@ -147,7 +152,7 @@ class MultiBoxConfidence(MultiBoxTerm):
         return selection.classes, Elements(values, chosen.selected, count=chosen.count)
 
     def get_config(self):
-        """Everything, as JSON."""
+        """All arguments, as JSON."""
         return {
             **super().get_config(),
             "focal_gamma": self.focal_gamma,
@@ -156,9 +161,9 @@ class MultiBoxConfidence(MultiBoxTerm):
 
 
 def _focal(labels, scores, gamma, alpha):
-    truth = tf.one_hot(labels - 1, scores.shape[-1])
+    truth = tf.one_hot(labels - 1, scores.shape[-1])  # all zeros for the background
     values = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=scores)
-    # (1 − p)^γ by way of its logarithm: the gradient of a power of 0 may be NaN.
+    # (1 − p)^γ = exp(γ · log σ(∓z)): unlike a power of 0, its gradient is never NaN.
     values *= tf.exp(gamma * tf.math.log_sigmoid((1.0 - 2.0 * truth) * scores))
     if alpha is not None:
         values *= truth * alpha + (1.0 - truth) * (1.0 - alpha)
@@ -167,10 +172,14 @@ def _focal(labels, scores, gamma, alpha):
 
 @register
 class MultiBoxLocalization(MultiBoxTerm):
-    """Smooth L1 between the student's offsets and those of the objects.
+    """Smooth L1 between the student's offsets and the encoded offsets of the objects.
 
     With d the difference, ½d² where |d| < 1 and |d| − ½ elsewhere, summed over the four
     offsets of a positive prior.
+
+    Args:
+        selection: as in `MultiBoxTerm`.
+        name: name of the term in logs.
 
     Reference:
         Girshick 2015, "Fast R-CNN", https://arxiv.org/abs/1504.08083
@@ -179,7 +188,7 @@ class MultiBoxLocalization(MultiBoxTerm):
     default_name = "multibox_localization"
 
     def part(self, selection, chosen, teacher, student, step):
-        """Smooth L1 at positives, over N."""
+        """Smooth L1 at positives, divided by N."""
         offsets, _ = selection.outputs(student, "student")
         distance = tf.abs(offsets - chosen.offsets)
         values = tf.where(distance < 1.0, 0.5 * tf.square(distance), distance - 0.5)
@@ -193,24 +202,24 @@ class MultiBoxSoftTarget(MultiBoxTerm):
 
         T² · Σ_c w_c · p_t(c) · (log p_t(c) − log p_s(c)),   p = softmax(z / T)
 
-    With all weights 1 this is Kullback and Leibler's divergence: never negative, and 0
-    where the student equals the teacher. Chen et al. weigh background by 1.5 (and take
-    T = 1); then the best student is not the teacher but p_s ∝ w · p_t, which moves it
-    towards background, and the value may be negative. For sigmoid scores the divergence
-    is that of the two outcomes of every class, where "absent" counts as background.
+    With all weights 1 this is the Kullback-Leibler divergence: never negative, and 0
+    where the student equals the teacher. Chen et al. give the background a weight of 1.5
+    (with T = 1); then the minimum is not at the teacher but at p_s ∝ w · p_t, which is
+    biased towards background, and the value may be negative. For sigmoid scores it is the
+    divergence of every class's Bernoulli distribution, where "absent" is the background.
 
     Args:
         temperature: T > 0, or a schedule of the step.
         background_weight: weight of the background class, above 0.
-        foreground_weight: weight of all the others, above 0.
+        foreground_weight: weight of all other classes, above 0.
         selection: as in `MultiBoxTerm`.
         name: name of the term in logs.
 
-    Several teachers are averaged in their scores.
+    The scores of several teachers are averaged.
 
     Raises:
-        ValueError: for T ≤ 0, or a weight that is not positive; in use, if teacher and
-            student have other priors or classes.
+        ValueError: for T ≤ 0, or a weight that is not positive; when called, if the
+            priors or classes of teacher and student differ.
 
     Reference:
         Chen et al. 2017, "Learning efficient object detection models with knowledge
@@ -232,7 +241,7 @@ class MultiBoxSoftTarget(MultiBoxTerm):
 
     def __init__(
         self,
-        temperature: Any = 2.0,
+        temperature: Value = 2.0,
         background_weight: float = 1.0,
         foreground_weight: float = 1.0,
         selection: MultiBoxSelection | None = None,
@@ -244,7 +253,7 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         self.foreground_weight = float(checks.positive("foreground_weight", foreground_weight))
 
     def part(self, selection, chosen, teacher, student, step):
-        """The weighted divergence at positives and hard negatives, over N."""
+        """The weighted divergence at positives and hard negatives, divided by N."""
         _, theirs = selection.outputs(teacher, "teacher")
         _, mine = selection.outputs(student, "student")
         check_alike(theirs, mine)
@@ -259,7 +268,7 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         return selection.classes, Elements(values, chosen.selected, count=chosen.count)
 
     def get_config(self):
-        """Everything, as JSON."""
+        """All arguments, as JSON."""
         return {
             **super().get_config(),
             "temperature": serialize(self.temperature),
@@ -273,7 +282,7 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         return super().from_config({**config, "temperature": deserialize(config["temperature"])})
 
 
-def check_alike(teacher: Any, student: Any) -> None:
+def check_alike(teacher: tf.Tensor, student: tf.Tensor) -> None:
     """Raises ValueError unless both have the same priors and classes, (B, P, ...)."""
     if not teacher.shape.is_compatible_with(student.shape):
         raise ValueError(
@@ -290,9 +299,9 @@ def _softmax_divergence(teacher, student, background, foreground):
 
 
 def sigmoid_divergence(
-    teacher: Any, student: Any, background: float = 1.0, foreground: float = 1.0
-) -> Any:
-    """KL of the two outcomes of every class, logits (B, P, C), summed over classes: (B, P)."""
+    teacher: tf.Tensor, student: tf.Tensor, background: float = 1.0, foreground: float = 1.0
+) -> tf.Tensor:
+    """KL of Bernoulli distributions from logits (B, P, C), summed over classes: (B, P)."""
     values = tf.zeros(())
     for sign, weight in ((1.0, foreground), (-1.0, background)):
         log_t, log_s = tf.math.log_sigmoid(sign * teacher), tf.math.log_sigmoid(sign * student)
