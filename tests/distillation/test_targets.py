@@ -286,7 +286,9 @@ def test_a_loss_of_ones_own_may_read_text():
 
 def test_scores_of_difficulty_refuse_text_with_the_way_out():
     for y in (TEXT, TEXT.astype(object), Y.astype(object)):
-        with pytest.raises(TypeError, match=r"`labels`: expected 8 class numbers.*np\.unique.*astype"):
+        with pytest.raises(
+            TypeError, match=r"`labels`: expected 8 class numbers.*np\.unique.*astype"
+        ):
             tfkd.curriculum.difficulty.teacher_loss(net(), X, y, progress=False)
 
 
