@@ -170,7 +170,7 @@ FROZEN = {
     "layer norm": (layers.LayerNormalization(name="s"), "s takes a mean over channels"),
     "layer norm of space": (
         layers.LayerNormalization(axis=(1, 2), name="s"),
-        "s has a scale that is not of the channels",
+        "s has a scale along another axis than the channels",
     ),
     "group norm": (layers.GroupNormalization(3, name="s"), "s takes a mean over channels"),
     "unit norm": (layers.UnitNormalization(name="s"), "s takes a mean over channels"),
@@ -192,7 +192,7 @@ FROZEN = {
     ),
     "rescaling of each": (
         layers.Rescaling([1.0, 2, 3, 4, 5, 6], name="s"),
-        "s has numbers of its own for each channel",
+        "s has a separate constant for each channel",
     ),
     "reshape apart": (
         layers.Reshape((6, 6, 2, 3), name="s"),
@@ -240,7 +240,7 @@ def test_recurrent_layers_with_states_keep_all_channels():
     y = layers.GRU(4, name="rnn")(layers.Dense(6, name="a")(x), initial_state=state)
     graph, _, _ = assert_exact(keras.Model(x, layers.Dense(3, name="head")(y)))
     assert sizes(graph) == {}
-    assert reasons(graph)["a"] == reasons(graph)["start"] == "rnn is given states"
+    assert reasons(graph)["a"] == reasons(graph)["start"] == "rnn takes initial states as inputs"
 
 
 def test_a_wrapper_of_an_unknown_layer_keeps_all_channels():
@@ -479,7 +479,7 @@ def test_a_map_spread_over_all_channels_stays():
     model = keras.Model(x, head(layers.Multiply(name="m")([y, z])))
     graph, _, _ = assert_exact(model, A)
     assert sizes(graph) == {"a": (6, "a")}
-    assert reasons(graph)["map"] == "m spreads it over all channels"
+    assert reasons(graph)["map"] == "m broadcasts it over all channels"
 
 
 def test_a_sum_with_a_spread_map_is_not_zero():
@@ -528,7 +528,7 @@ def test_concatenation_along_axes_that_differ():
     z = layers.Conv2D(6, 1, name="b")(x)
     graph = pruning.analyse(keras.Model(x, head(layers.Concatenate(name="cat")([y, z]))))
     assert sizes(graph) == {}
-    assert "cat joins tensors whose channels are at different axes" in reasons(graph)["a"]
+    assert "cat joins tensors whose channels are on different axes" in reasons(graph)["a"]
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "softplus"])
