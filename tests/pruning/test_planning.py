@@ -336,7 +336,7 @@ def test_an_unreachable_target_says_what_can_be_reached_and_how():
 def test_models_with_nothing_to_remove_say_why():
     x = keras.Input((4,))
     with pytest.raises(
-        ValueError, match="none. These can't be removed: 3 channels of out: output of the"
+        ValueError, match="These can't be removed: 3 channels of out: output of the"
     ):
         planning.plan(keras.Model(x, L.Dense(3, name="out")(x)), filter_rate=0.5)
     with pytest.raises(ValueError, match="that these settings allow. Try fewer layers in ignore"):

@@ -130,7 +130,7 @@ def text_transformer(
     ...: the places that feature losses ask for; padding is masked in them. Each
     has two blocks, `layer1_attention` and `layer1_mlp`, and
     `tfkd.pruning.cut_layers(model, drop="layer2_*")` removes them both. Which layers to
-    remove, `tfkd.pruning.choose_layers(model, keep, units="layer")` says.
+    remove, `tfkd.pruning.choose_layers(model, keep, granularity="layer")` says.
 
     Reference: Devlin et al. 2018, https://arxiv.org/abs/1810.04805; Xiong et al.
     2020, https://arxiv.org/abs/2002.04745

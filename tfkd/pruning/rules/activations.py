@@ -26,9 +26,7 @@ _CHANNELWISE = ("softmax", "log_softmax")
 _LAYERS = (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.ThresholdedReLU)
 
 
-def activate(
-    call: ChannelCall, x: Channels, function: Callable[..., Any] | keras.layers.Layer
-) -> list[Channels]:
+def activate(call: ChannelCall, x: Channels, function: Any) -> list[Channels]:
     """The channels of f(x), for an activation function or layer f."""
     if x.axis is None:
         return [Channels(call.shape)]
