@@ -1,8 +1,8 @@
-"""Activations of Keras 3 as functions for tf_keras.
+"""Activation functions of Keras 3 for tf_keras.
 
-Most names mean the same in both. `hard_sigmoid` does not: 0.2x + 0.5 in Keras 2,
-x/6 + 0.5 in Keras 3. Those and the ones that Keras 2 lacks are registered under
-"tfkd>name", so that a converted model can be saved and loaded.
+Most names mean the same in both. An exception is `hard_sigmoid`: 0.2x + 0.5 in Keras 2 and
+x/6 + 0.5 in Keras 3. Functions that differ or that Keras 2 lacks are registered with Keras
+under "tfkd>name", so that a converted model can be saved and loaded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-# Equal in both; leaky_relu has the slope 0.2 and gelu is not approximate.
+# Identical in both: leaky_relu has slope 0.2, and gelu is the exact one.
 SAME = frozenset(
     "elu exponential gelu leaky_relu linear log_softmax mish relu relu6 selu sigmoid silu "
     "softmax softplus softsign swish tanh".split()
@@ -53,7 +53,7 @@ def hard_shrink(x: Any) -> Any:
 
 @_own
 def soft_shrink(x: Any) -> Any:
-    """x moved towards 0 by 0.5, and 0 where it would pass it."""
+    """sign(x)·max(|x| − 0.5, 0)."""
     return tf.sign(x) * tf.nn.relu(tf.abs(x) - 0.5)
 
 
@@ -65,7 +65,7 @@ def tanh_shrink(x: Any) -> Any:
 
 @_own
 def celu(x: Any) -> Any:
-    """max(x, 0) + exp(min(x, 0)) - 1."""
+    """max(x, 0) + exp(min(x, 0)) − 1, which is CELU with alpha = 1."""
     return tf.nn.elu(x)
 
 
@@ -92,5 +92,5 @@ _OWN["hard_swish"] = hard_silu
 
 
 def counterpart(name: str) -> str | Callable[..., Any] | None:
-    """What tf_keras takes as `activation` for a name of Keras 3; None if there is nothing."""
+    """The `activation` argument of tf_keras for a Keras 3 name; None if there is none."""
     return name if name in SAME else _OWN.get(name)

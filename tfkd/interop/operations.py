@@ -1,13 +1,13 @@
-"""Operations of Keras 3 in a functional model, `x + y` or `keras.ops.mean(x)`, in tf_keras.
+"""Lowering of Keras 3 operations (`x + y`, `keras.ops.mean(x)`) to tf_keras layers.
 
-An operation becomes a layer of tf_keras where there is one that does the same,
-since pruning and quantization know those best, and else a TensorFlow function
-in a `TFOpLambda`. Either has the name of the operation.
+An operation becomes the equivalent tf_keras layer if there is one, since pruning and
+quantization support layers best, and otherwise a TensorFlow function in a `TFOpLambda`.
+Either has the name of the operation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ from tfkd.interop.keras3_call import Keras3Call, is_tensor
 
 
 def translate(call: Keras3Call) -> Any:
-    """Calls what does the same as an operation of Keras 3.
+    """Builds and calls the counterpart of a Keras 3 operation.
 
     Raises:
-        Missing: if there is nothing, or not with these arguments.
+        Missing: if there is no counterpart, or none with these arguments.
     """
     name = type(call.op).__name__
     known = type(call.op).__module__.startswith("keras.src.ops.")
@@ -34,13 +34,13 @@ def translate(call: Keras3Call) -> Any:
 
 
 def unmasked(value: Any) -> Any:
-    """Operations of Keras 3 don't hand masks on; layers of tf_keras would."""
+    """Drops the mask of a tensor: Keras 3 operations don't propagate masks, layers do."""
     if is_tensor(value) and getattr(value, "_keras_mask", None) is not None:
         return tf.identity(value)
     return value
 
 
-# --- one value after the other ----------------------------------------------------
+# --- elementwise ------------------------------------------------------------------
 
 
 def _binary(function: Any, merge: Any = None) -> Callable[[Keras3Call], Any]:
@@ -57,7 +57,7 @@ def _binary(function: Any, merge: Any = None) -> Callable[[Keras3Call], Any]:
 
 
 def _common_type(values: tuple[Any, ...]) -> str:
-    """The type in which two values are compared."""
+    """The dtype in which two values are compared."""
     types = [tf.as_dtype(v.dtype) for v in values if is_tensor(v)]
     floats = [t for t in types if t.is_floating]
     if not floats and any(np.asarray(v).dtype.kind == "f" for v in values if not is_tensor(v)):
@@ -111,7 +111,7 @@ def _where(call: Keras3Call) -> Any:
     return call.run(tf.where, call.cast(condition, "bool"), *(call.cast(v) for v in values))
 
 
-# --- over axes ---------------------------------------------------------------------
+# --- reductions --------------------------------------------------------------------
 
 
 def _reduce(function: Any, as_result: bool = True) -> Callable[[Keras3Call], Any]:
@@ -161,7 +161,7 @@ def _matmul(call: Keras3Call) -> Any:
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class Einsum(keras.layers.Layer):
-    """`tf.einsum` of several tensors, which as a `TFOpLambda` could not be loaded again.
+    """`tf.einsum` of several tensors, which can't be deserialized as a `TFOpLambda`.
 
     Args:
         equation: as in `tf.einsum`.
@@ -172,10 +172,12 @@ class Einsum(keras.layers.Layer):
         super().__init__(**kwargs)
         self.equation = equation
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Contracts a list of tensors."""
         return tf.einsum(self.equation, *inputs)
 
     def get_config(self) -> dict[str, Any]:
+        """The arguments."""
         return {**super().get_config(), "equation": self.equation}
 
 

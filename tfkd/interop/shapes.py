@@ -1,4 +1,4 @@
-"""Operations of Keras 3 that move numbers about: reshape, transpose, slice, pad, ..."""
+"""Lowering of Keras 3 shape operations: reshape, transpose, slice, concatenate, pad, gather."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def split(call: Keras3Call) -> Any:
     if not isinstance(parts, int):
         size = call.x.shape[axis]
         if size is None:
-            raise Missing("places to split at an axis of unknown size")
+            raise Missing("split indices along an axis of unknown size")
         parts = np.diff([0, *parts, size]).tolist()
     return call.run(tf.split, call.x, parts, axis=axis)
 
@@ -102,7 +102,7 @@ def take(call: Keras3Call) -> Any:
     axis = call.one_axis()
     if not is_tensor(indices):
         if np.min(indices, initial=0) < 0 and x.shape[axis] is None:
-            raise Missing("negative indices at an axis of unknown size")
+            raise Missing("negative indices along an axis of unknown size")
         indices = np.where(np.less(indices, 0), np.add(indices, x.shape[axis] or 0), indices)
     return call.run(tf.gather, x, indices, axis=axis)
 
@@ -110,8 +110,8 @@ def take(call: Keras3Call) -> Any:
 def get_item(call: Keras3Call) -> Any:
     key = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
     if not all(k is None or k is Ellipsis or isinstance(k, (int, slice)) for k in key):
-        raise Missing("an index that is not of numbers and slices")
-    if Ellipsis in key:  # A saved model can't hold it.
+        raise Missing("an index that does not consist of integers and slices")
+    if Ellipsis in key:  # Keras can't serialize an Ellipsis.
         at = key.index(Ellipsis)
         taken = sum(k is not None and k is not Ellipsis for k in key)
         whole = (slice(None),) * (len(call.x.shape) - taken)
@@ -132,7 +132,7 @@ def flip(call: Keras3Call) -> Any:
 def tile(call: Keras3Call) -> Any:
     repeats = [int(n) for n in np.ravel(call.op.repeats)]
     if len(repeats) > len(call.x.shape):
-        raise Missing(f"repeats={call.op.repeats!r}, more than axes")
+        raise Missing(f"repeats={call.op.repeats!r}, more than the tensor has axes")
     return call.run(tf.tile, call.x, [1] * (len(call.x.shape) - len(repeats)) + repeats)
 
 
@@ -143,7 +143,7 @@ def repeat(call: Keras3Call) -> Any:
 def resize(call: Keras3Call) -> Any:
     op = call.op
     if op.data_format != "channels_last" or op.crop_to_aspect_ratio or op.pad_to_aspect_ratio:
-        raise Missing("channels first, or a kept aspect ratio")
+        raise Missing("channels first, or a preserved aspect ratio")
     call_ = call if call.dtype == "float32" else call._replace(name=None)
     x = call_.run(
         tf.image.resize, call.x, list(op.size), method=op.interpolation, antialias=op.antialias
