@@ -1,4 +1,4 @@
-"""Layers of a deployed model: plain ones with given weights, and forms that converters ask for."""
+"""Layers of a deployed model: dilated convolutions, explicit kernel ranges, given weights."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ layers = keras.layers
 class DilatedConv2D(keras.layers.Conv2D):
     """A dilated convolution as one operation.
 
-    TensorFlow writes one as SpaceToBatch, convolution and BatchToSpace, which
-    converters put together again only where the batch size is known.
+    TensorFlow emits SpaceToBatch, convolution and BatchToSpace, which converters fuse again
+    only if the batch size is known.
     """
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
@@ -35,7 +35,7 @@ class DilatedConv2D(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("tfkd")
 class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """A dilated depthwise convolution as one operation, likewise."""
+    """A dilated depthwise convolution as one operation, for the reason of `DilatedConv2D`."""
 
     def call(self, inputs: Any) -> Any:
         """(B, H, W, C) → (B, H', W', C · depth_multiplier)."""
@@ -53,13 +53,13 @@ class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable("tfkd")
 class LimitedConv2D(keras.layers.Conv2D):
-    """A convolution that says how far the grid of its kernel reaches.
+    """A convolution with an explicit quantization range for each filter.
 
-    A converter takes the largest weight of a channel for the end of its grid.
-    That is wrong where channels have got their weights off one common grid.
+    A converter derives the scale of a channel from its largest weight. That is wrong if the
+    weights were quantized per tensor, where a channel need not reach the end of the range.
 
     Args:
-        limits: the end of the grid of each filter, positive.
+        limits: upper end of the symmetric range of each filter, positive.
     """
 
     def __init__(self, *args: Any, limits: Sequence[float], **kwargs: Any):
@@ -80,25 +80,25 @@ class LimitedConv2D(keras.layers.Conv2D):
 
 
 def with_weights(layer: Any, name: str, kernel: np.ndarray, bias: np.ndarray | None) -> Weighted:
-    """A plain layer like `layer` with other weights.
+    """A copy of a layer with other weights, without regularizers and constraints.
 
     Args:
         layer: a convolution or Dense layer.
-        name: of the new one.
-        kernel, bias: its weights; bias None: it has none.
+        name: name of the copy.
+        kernel, bias: its weights; None: no bias.
     """
     return Weighted(_plain(layer, name, bias is not None), kernel, bias)
 
 
 class Weighted:
-    """A layer, and the weights that it gets with its first call."""
+    """A layer together with the weights that are set when its first call builds it."""
 
     def __init__(self, layer: Any, kernel: np.ndarray, bias: np.ndarray | None):
         self.layer = layer
         self._weights = [kernel] if bias is None else [kernel, bias]
 
     def __call__(self, inputs: Any) -> Any:
-        """The layer's output."""
+        """The output of the layer."""
         built = self.layer.built
         outputs = self.layer(inputs)
         if not built:
@@ -107,7 +107,7 @@ class Weighted:
 
 
 def _plain(layer: Any, name: str, use_bias: bool) -> Any:
-    """A copy without what matters in training alone."""
+    """A copy without regularizers and constraints, which affect training only."""
     changes: dict[str, Any] = {"use_bias": use_bias, "activity_regularizer": None}
     changes["bias_regularizer"] = changes["bias_constraint"] = None
     start = "depthwise" if isinstance(layer, layers.DepthwiseConv2D) else "kernel"

@@ -1,10 +1,11 @@
-"""The operations of a flat functional model: each call, what its layer is, and who reads whom."""
+"""Operation graph of a flat model: each layer call with its kind, its inputs and its readers."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any
+
+import tf_keras as keras
 
 from tfkd.networks.call_graph import Call, CallGraph, Key
 from tfkd.networks.rebuild import ADDED
@@ -17,10 +18,10 @@ class Operation:
 
     Attributes:
         call: the call.
-        kind: what its layer is.
-        shared: the layer is called more than once.
-        inputs, readers: the operations whose tensors it reads, and that read its own.
-        is_output: the model returns a tensor of it.
+        kind: the kind of its layer.
+        shared: whether the layer is called more than once.
+        inputs, readers: the operations that produce its inputs, and that read its outputs.
+        is_output: whether one of its outputs is an output of the model.
     """
 
     call: Call
@@ -31,7 +32,7 @@ class Operation:
     is_output: bool = False
 
     @property
-    def layer(self) -> Any:
+    def layer(self) -> keras.layers.Layer:
         """The layer."""
         return self.call.layer
 
@@ -42,22 +43,22 @@ class Operation:
 
     @property
     def index(self) -> int:
-        """Of this call among those of its layer."""
+        """Index of this call among the calls of its layer, from 0."""
         return self.call.number
 
     @property
     def only_reader(self) -> Operation | None:
-        """The operation that alone sees its output; None if there are more, or the user does."""
+        """The only reader of its output; None if there are several, or it is a model output."""
         return self.readers[0] if len(self.readers) == 1 and not self.is_output else None
 
 
 def operations_of(graph: CallGraph) -> dict[Key, Operation]:
-    """The operations of a flat model by their calls, each after those that it reads."""
+    """Call → operation of a flat model, in topological order."""
     found: dict[Key, Operation] = {}
     counts = Counter(name for name, _ in graph.calls)
     returned = {ref[:2] for ref in graph.outputs}
     for key, call in graph.calls.items():
-        # What an added loss or metric reads is deployed without it.
+        # Layers of `add_loss` and `add_metric` are not deployed.
         if isinstance(call.layer, ADDED):
             continue
         kind = kind_of(call.layer, call)
