@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
@@ -33,7 +34,7 @@ class LayerCall:
         outputs: the shapes of the outputs.
     """
 
-    layer: Any
+    layer: keras.layers.Layer
     arguments: dict[str, tuple[Shape, ...]]
     outputs: tuple[Shape, ...]
 
@@ -55,21 +56,22 @@ _RULES: dict[type, Rule] = {}
 def register(layer_class: type, rule: Rule) -> None:
     """Registers the cost rule of a layer class; a later rule replaces an earlier one.
 
-    Args:
-        layer_class: the class. The rule also applies to subclasses without their own.
-        rule: `rule(call)` → pairs (terms, outputs), where the layer computes `outputs`
-            values that are each a sum of `terms` products; `()` if it has no products
-            that count; None if the cost is unknown.
+        Args:
+            layer_class: the class. The rule also applies to subclasses without their own.
+            rule: `rule(call)` → pairs (terms, outputs), where the layer computes `outputs`
+                values that are each a sum of `terms` products; `()` if it has no products
+                that count; None if the cost is unknown.
 
-    Raises:
-        TypeError: if the class is not a Keras layer or the rule is not callable.
+        Raises:
+            TypeError: if the class is not a Keras layer or the rule is not callable.
 
-    Example:
-        >>> import tf_keras as keras
-        >>> from tfkd import report
-        >>> class Scale(keras.layers.Layer):
-        ...     pass
-        >>> report.register(Scale, lambda call: ())
+        Example:
+            >>> import tensorflow as tf
+    import tf_keras as keras
+            >>> from tfkd import report
+            >>> class Scale(keras.layers.Layer):
+            ...     pass
+            >>> report.register(Scale, lambda call: ())
     """
     if not isinstance(layer_class, type) or not issubclass(layer_class, keras.layers.Layer):
         raise checks.type_error("layer_class", "a subclass of tf_keras.layers.Layer", layer_class)
@@ -218,6 +220,6 @@ _fill()
 _PRODUCTS = ("MatMul", "Conv", "Einsum", "While", "PartitionedCall")
 
 
-def multiplies(operations: Iterable[Any]) -> bool:
+def multiplies(operations: Iterable[tf.Operation]) -> bool:
     """True if a graph operation is, or may hide, a matrix product or a convolution."""
     return any(name in op.type for op in operations for name in _PRODUCTS)

@@ -95,7 +95,7 @@ def _float64(batch: Any, make: Callable[[], tuple[Any, keras.Model]]) -> tuple[f
     return worst, f"{worst:.3g}"
 
 
-def difference(source: Any, made: keras.Model, batch: Any) -> tuple[float, str]:
+def difference(source: Any, made: keras.Model, batch: Structure) -> tuple[float, str]:
     """(largest difference as a fraction of the output's range, name of that output)."""
     batch = tf.nest.map_structure(np.asarray, batch)
     for model in (source, made):
@@ -110,7 +110,7 @@ def difference(source: Any, made: keras.Model, batch: Any) -> tuple[float, str]:
     return worst, where
 
 
-def difference_in_order(source: Any, made: keras.Model, batch: Any) -> float:
+def difference_in_order(source: Any, made: keras.Model, batch: Structure) -> float:
     """`difference` without fused kernels in tf_keras, in the order of operations of Keras 3."""
     with _without_fused_kernels(made):
         return difference(source, made, batch)[0]

@@ -17,9 +17,10 @@ import tf_keras as keras
 from tfkd.interop import activations, shapes
 from tfkd.interop.configs import Missing
 from tfkd.interop.keras3_call import Keras3Call, is_tensor
+from tfkd.keras_internals import KerasTensor
 
 
-def translate(call: Keras3Call) -> Any:
+def translate(call: Keras3Call) -> KerasTensor | list[KerasTensor]:
     """Builds and calls the counterpart of a Keras 3 operation.
 
     Raises:
@@ -43,8 +44,8 @@ def unmasked(value: Any) -> Any:
 # --- elementwise ------------------------------------------------------------------
 
 
-def _binary(function: Any, merge: Any = None) -> Callable[[Keras3Call], Any]:
-    def rule(call: Keras3Call) -> Any:
+def _binary(function: Any, merge: Any = None) -> Callable[[Keras3Call], KerasTensor]:
+    def rule(call: Keras3Call) -> KerasTensor:
         common = _common_type(call.args) if call.dtype == "bool" else call.dtype
         left, right = (call.cast(value, common) for value in call.args)
         if merge is not None and is_tensor(left) and is_tensor(right):
@@ -65,19 +66,19 @@ def _common_type(values: tuple[Any, ...]) -> str:
     return max(floats or types, key=lambda t: t.size).name
 
 
-def _unary(function: Any) -> Callable[[Keras3Call], Any]:
-    def rule(call: Keras3Call) -> Any:
+def _unary(function: Any) -> Callable[[Keras3Call], KerasTensor]:
+    def rule(call: Keras3Call) -> KerasTensor:
         return call.run(function, call.cast(call.x) if call.dtype != "bool" else call.x)
 
     return rule
 
 
-def _logical(function: Any) -> Callable[[Keras3Call], Any]:
+def _logical(function: Any) -> Callable[[Keras3Call], KerasTensor]:
     return lambda call: call.run(function, *(call.cast(value, "bool") for value in call.args))
 
 
-def _activation(name: str, **defaults: Any) -> Callable[[Keras3Call], Any]:
-    def rule(call: Keras3Call) -> Any:
+def _activation(name: str, **defaults: Any) -> Callable[[Keras3Call], KerasTensor]:
+    def rule(call: Keras3Call) -> KerasTensor:
         for key, value in defaults.items():
             if getattr(call.op, key) != value:
                 raise Missing(f"{key}={getattr(call.op, key)!r}")
@@ -86,17 +87,17 @@ def _activation(name: str, **defaults: Any) -> Callable[[Keras3Call], Any]:
     return rule
 
 
-def _gelu(call: Keras3Call) -> Any:
+def _gelu(call: Keras3Call) -> KerasTensor:
     if not call.op.approximate:
         return call.layer(keras.layers.Activation, call.x, "gelu")
     return call.run(tf.nn.gelu, call.x, approximate=True)
 
 
-def _softmax(call: Keras3Call) -> Any:
+def _softmax(call: Keras3Call) -> KerasTensor:
     return call.layer(keras.layers.Softmax, call.x, axis=call.one_axis())
 
 
-def _clip(call: Keras3Call) -> Any:
+def _clip(call: Keras3Call) -> KerasTensor:
     x, low, high = call.cast(call.x), call.op.x_min, call.op.x_max
     if low is None or high is None:
         function = tf.math.maximum if high is None else tf.math.minimum
@@ -104,7 +105,7 @@ def _clip(call: Keras3Call) -> Any:
     return call.run(tf.clip_by_value, x, low, high)
 
 
-def _where(call: Keras3Call) -> Any:
+def _where(call: Keras3Call) -> KerasTensor:
     condition, *values = [*call.args, *call.kwargs.values()]
     if len(values) != 2 or any(value is None for value in values):
         raise Missing("`where` without two values")
@@ -114,8 +115,8 @@ def _where(call: Keras3Call) -> Any:
 # --- reductions --------------------------------------------------------------------
 
 
-def _reduce(function: Any, as_result: bool = True) -> Callable[[Keras3Call], Any]:
-    def rule(call: Keras3Call) -> Any:
+def _reduce(function: Any, as_result: bool = True) -> Callable[[Keras3Call], KerasTensor]:
+    def rule(call: Keras3Call) -> KerasTensor:
         if getattr(call.op, "initial", None) is not None:
             raise Missing(f"initial={call.op.initial!r}")
         x = call.cast(call.x) if as_result else call.x
@@ -124,7 +125,7 @@ def _reduce(function: Any, as_result: bool = True) -> Callable[[Keras3Call], Any
     return rule
 
 
-def _mean(call: Keras3Call) -> Any:
+def _mean(call: Keras3Call) -> KerasTensor:
     axes = sorted(a % 4 for a in call.axes() or ())
     floating = is_tensor(call.x) and call.x.dtype == call.dtype
     if floating and len(call.x.shape) == 4 and axes == [1, 2]:
@@ -133,8 +134,8 @@ def _mean(call: Keras3Call) -> Any:
     return _reduce(tf.reduce_mean)(call)
 
 
-def _arg(function: Any) -> Callable[[Keras3Call], Any]:
-    def rule(call: Keras3Call) -> Any:
+def _arg(function: Any) -> Callable[[Keras3Call], KerasTensor]:
+    def rule(call: Keras3Call) -> KerasTensor:
         if call.op.keepdims:
             raise Missing("keepdims=True")
         return call.run(function, call.x, axis=call.one_axis(), output_type=call.dtype)
@@ -142,7 +143,7 @@ def _arg(function: Any) -> Callable[[Keras3Call], Any]:
     return rule
 
 
-def _one_hot(call: Keras3Call) -> Any:
+def _one_hot(call: Keras3Call) -> KerasTensor:
     if call.op.sparse:
         raise Missing("sparse=True")
     classes, axis = int(call.op.num_classes), call.one_axis()
@@ -152,7 +153,7 @@ def _one_hot(call: Keras3Call) -> Any:
 # --- products ------------------------------------------------------------------------
 
 
-def _matmul(call: Keras3Call) -> Any:
+def _matmul(call: Keras3Call) -> KerasTensor:
     left, right = (call.cast(value) for value in call.args)
     if min(len(left.shape), len(right.shape)) < 2:
         raise Missing("a vector")
@@ -181,7 +182,7 @@ class Einsum(keras.layers.Layer):
         return {**super().get_config(), "equation": self.equation}
 
 
-def _einsum(call: Keras3Call) -> Any:
+def _einsum(call: Keras3Call) -> KerasTensor:
     values = [call.cast(value) for value in call.args]
     if not all(map(is_tensor, values)):
         raise Missing("a constant factor")
@@ -189,7 +190,7 @@ def _einsum(call: Keras3Call) -> Any:
 
 
 _M = tf.math
-_RULES: dict[str, Callable[[Keras3Call], Any]] = {
+_RULES: dict[str, Callable[[Keras3Call], KerasTensor]] = {
     "Add": _binary(_M.add, keras.layers.Add),
     "Subtract": _binary(_M.subtract, keras.layers.Subtract),
     "Multiply": _binary(_M.multiply, keras.layers.Multiply),

@@ -17,6 +17,7 @@ import tf_keras as keras
 from tfkd.interop import configs, operations
 from tfkd.interop.configs import Missing
 from tfkd.interop.keras3_call import Keras3Call
+from tfkd.keras_internals import KerasTensor
 from tfkd.networks.call_graph import maker_of, nodes_of
 
 # State of a stateful recurrent layer; tf_keras does not count it as a weight.
@@ -77,7 +78,7 @@ class Converter:
         return made
 
     @staticmethod
-    def input(tensor: Any) -> Any:
+    def input(tensor: Any) -> KerasTensor:
         """The counterpart of an input."""
         layer = maker_of(tensor)
         return keras.Input(

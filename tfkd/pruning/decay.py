@@ -94,7 +94,7 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
         self.anneal, self._function = _accept_anneal(anneal)
         self.initial_decay = float(checks.fraction("initial_decay", initial_decay))
 
-    def decay_rate(self, step: int | Tensor) -> Any:
+    def decay_rate(self, step: int | Tensor) -> float | Tensor:
         """Returns dr at optimizer steps, in [0, 1].
 
         Args:

@@ -17,7 +17,7 @@ from tfkd.pruning.graph import Graph, gather, kept
 from tfkd.pruning.masking import checked, masked
 from tfkd.pruning.optimizers import compile_like
 from tfkd.pruning.selection import Selection
-from tfkd.types import Data
+from tfkd.types import Data, Structure
 
 BATCH = 4  # number of random examples on which the two models are compared
 OPEN_SIZE = 32  # size used for axes of unknown size in random examples
@@ -170,7 +170,7 @@ def _batches(model: keras.Model, verify: Any) -> list[Any]:
     return given
 
 
-def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Any:
+def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Structure:
     """Random inputs in the structure that the model takes: normal values, or token ids.
 
     Strings are drawn from the vocabularies of the model's lookup layers.
@@ -182,7 +182,7 @@ def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Any:
         if isinstance(layer, keras.layers.Embedding)
     ]
 
-    def draw(tensor: Any) -> tf.Tensor:
+    def draw(tensor: tf.Tensor) -> tf.Tensor:
         shape = [
             tensor.shape[0] or count,
             *(OPEN_SIZE if size is None else size for size in tensor.shape[1:]),

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd.keras_internals import KerasTensor
 from tfkd.networks.copy_layer import copy_layer
 
 layers = keras.layers
@@ -22,7 +23,7 @@ class DilatedConv2D(keras.layers.Conv2D):
     only if the batch size is known.
     """
 
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """(B, H, W, C) → (B, H', W', filters)."""
         return tf.raw_ops.Conv2D(
             input=inputs,
@@ -37,7 +38,7 @@ class DilatedConv2D(keras.layers.Conv2D):
 class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """A dilated depthwise convolution as one operation, for the reason of `DilatedConv2D`."""
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """(B, H, W, C) → (B, H', W', C · depth_multiplier)."""
         outputs = tf.raw_ops.DepthwiseConv2dNative(
             input=inputs,
@@ -66,7 +67,7 @@ class LimitedConv2D(keras.layers.Conv2D):
         super().__init__(*args, **kwargs)
         self.limits = tuple(float(limit) for limit in limits)
 
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """(B, H, W, C) → (B, H', W', filters)."""
         ends = tf.constant(self.limits, tf.float32)
         kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
@@ -79,7 +80,9 @@ class LimitedConv2D(keras.layers.Conv2D):
         return {**super().get_config(), "limits": list(self.limits)}
 
 
-def with_weights(layer: Any, name: str, kernel: np.ndarray, bias: np.ndarray | None) -> Weighted:
+def with_weights(
+    layer: keras.layers.Layer, name: str, kernel: np.ndarray, bias: np.ndarray | None
+) -> Weighted:
     """A copy of a layer with other weights, without regularizers and constraints.
 
     Args:
@@ -93,11 +96,11 @@ def with_weights(layer: Any, name: str, kernel: np.ndarray, bias: np.ndarray | N
 class Weighted:
     """A layer together with the weights that are set when its first call builds it."""
 
-    def __init__(self, layer: Any, kernel: np.ndarray, bias: np.ndarray | None):
+    def __init__(self, layer: keras.layers.Layer, kernel: np.ndarray, bias: np.ndarray | None):
         self.layer = layer
         self._weights = [kernel] if bias is None else [kernel, bias]
 
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, inputs: KerasTensor) -> KerasTensor:
         """The output of the layer."""
         built = self.layer.built
         outputs = self.layer(inputs)

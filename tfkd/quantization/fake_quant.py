@@ -33,14 +33,14 @@ SMALLEST = 1e-6
 class _State(threading.local):
     """The observer of the current thread; replicas of a strategy run in separate threads."""
 
-    observer: Callable[[Any, Any], None] | None = None
+    observer: Callable[[tf.Variable, tf.Tensor], None] | None = None
 
 
 _STATE = _State()
 
 
 @contextlib.contextmanager
-def observing(observer: Callable[[Any, Any], None]) -> Iterator[None]:
+def observing(observer: Callable[[tf.Variable, tf.Tensor], None]) -> Iterator[None]:
     """In this context activations are passed to `observer(low, tensor)`, not quantized.
 
     `low` is the range variable of the activation, which identifies it.
@@ -82,7 +82,9 @@ class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         if self.fixed and symmetric and self.fixed[0] != -self.fixed[1]:
             raise checks.value_error("fixed", "a symmetric range", fixed)
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+    def build(
+        self, tensor_shape: tf.TensorShape, name: str, layer: keras.layers.Layer
+    ) -> dict[str, tf.Variable]:
         """Creates the variables `low` and `high` in `layer`."""
         start = self.fixed or (0.0, 0.0)
         return {
@@ -97,7 +99,9 @@ class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
             for key, value in zip(("low", "high"), start, strict=True)
         }
 
-    def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
+    def __call__(
+        self, inputs: tf.Tensor, training: bool, weights: dict[str, tf.Variable], **kwargs: Any
+    ) -> tf.Tensor:
         """Fake-quantizes a tensor of any shape; in training also updates the range."""
         low, high = weights["low"], weights["high"]
         if _STATE.observer is not None:
@@ -112,7 +116,9 @@ class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         low = -high if self.symmetric else tf.identity(low)
         return fake_quant(inputs, low, high, narrow_range=self.symmetric)
 
-    def _moving_average(self, inputs: Any, low: Any, high: Any) -> tuple[Any, Any]:
+    def _moving_average(
+        self, inputs: tf.Tensor, low: tf.Variable, high: tf.Variable
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """The updated range after a batch."""
         inputs = tf.stop_gradient(inputs)
         batch_low = tf.minimum(tf.reduce_min(inputs), 0.0)
@@ -131,7 +137,7 @@ class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         return {"symmetric": self.symmetric, "fixed": self.fixed}
 
 
-def fake_quant(inputs: Any, low: Any, high: Any, narrow_range: bool) -> Any:
+def fake_quant(inputs: tf.Tensor, low: tf.Tensor, high: tf.Tensor, narrow_range: bool) -> tf.Tensor:
     """Fake-quantizes to 8 bits over the range from `low` to `high`, both scalars."""
     return tf.quantization.fake_quant_with_min_max_vars(
         inputs, low, high, num_bits=8, narrow_range=narrow_range
@@ -153,7 +159,9 @@ class WeightQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         self.axes = tuple(int(axis) for axis in axes)
         self.keep_zeros = bool(keep_zeros)
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+    def build(
+        self, tensor_shape: tf.TensorShape, name: str, layer: keras.layers.Layer
+    ) -> dict[str, tf.Variable]:
         """Creates the sparsity mask in `layer`, all ones; `quantize` sets it later."""
         if not self.keep_zeros:
             return {}
@@ -162,7 +170,9 @@ class WeightQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         )
         return {"mask": mask}
 
-    def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
+    def __call__(
+        self, inputs: tf.Tensor, training: bool, weights: dict[str, tf.Variable], **kwargs: Any
+    ) -> tf.Tensor:
         """Fake-quantizes weights; the gradient reaches only weights that are not masked."""
         inputs = tf.convert_to_tensor(inputs)
         if self.keep_zeros:

@@ -55,7 +55,7 @@ class FixedQuantize(keras.layers.Layer):
         self.narrow_range, self.emit = bool(narrow_range), emit
         self.supports_masking = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Any shape → the same shape, float32."""
         if self.emit == "fake_quant":
             return tf.quantization.fake_quant_with_min_max_args(

@@ -196,7 +196,7 @@ def symmetric(fixed: tuple[float, float] | None) -> tuple[float, float] | None:
     return None if fixed is None else (-1.0, 1.0)
 
 
-def _of_weighted(layer: Any) -> Kind:
+def _of_weighted(layer: keras.layers.Layer) -> Kind:
     if _channels_first(layer):
         return Kind(UNKNOWN, why="channels come first")
     name = keras.activations.serialize(layer.activation)
@@ -236,15 +236,15 @@ def _of_symbol(symbol: str) -> Kind:
     return Kind(UNKNOWN, why=f"function {symbol or 'unknown'!r} has no form in 8-bit integers")
 
 
-def _is_plain(layer: Any) -> bool:
+def _is_plain(layer: keras.layers.Layer) -> bool:
     limit = None if layer.max_value is None else float(layer.max_value)
     return limit in (None, 6.0) and not layer.negative_slope and not layer.threshold
 
 
-def _is_one_product(layer: Any, call: Call) -> bool:
+def _is_one_product(layer: keras.layers.Layer, call: Call) -> bool:
     """True for a Rescaling without offset, which is a single multiplication."""
     return not np.any(layer.offset) and call.makes[0].shape == call.reads[0].shape
 
 
-def _channels_first(layer: Any) -> bool:
+def _channels_first(layer: keras.layers.Layer) -> bool:
     return getattr(layer, "data_format", None) == "channels_first"

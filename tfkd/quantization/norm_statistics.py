@@ -30,7 +30,7 @@ _LIMIT_OF_MEAN = 32.0  # for the arithmetic mean, which a few channels can raise
 _SHOWN = 5  # layers named in the warning
 
 
-def is_batch_norm(layer: Any) -> bool:
+def is_batch_norm(layer: keras.layers.Layer) -> bool:
     """True for a layer with moving statistics that training updates."""
     return hasattr(layer, "moving_mean") and hasattr(layer, "momentum")
 

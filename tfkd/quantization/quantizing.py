@@ -190,7 +190,7 @@ class _Builder:
         self.recipe, self.rows = recipe, rows
         self.symmetric = recipe["target"] != "tflite"
         self.rebuilder = Rebuilder()
-        self.wrappers: dict[int, tuple[Any, QuantizedLayer]] = {}
+        self.wrappers: dict[int, tuple[keras.layers.Layer, QuantizedLayer]] = {}
         self.names = {operation.name for operation in operations.values()}
         self.places: dict[str, Key] = {}
 

@@ -9,12 +9,12 @@ are decomposed here, with a range on each intermediate tensor, lossless where po
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd.keras_internals import KerasTensor
 from tfkd.networks.batch_norm import is_per_channel, scale_and_offset
 from tfkd.quantization.deployed_layers import LimitedConv2D, Weighted
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
@@ -36,8 +36,12 @@ class LiteForms:
         self._unique, self._narrow = unique, narrow
 
     def __call__(
-        self, layer: Any, inputs: Any, sources: Sequence[Range | None], out: Range | None
-    ) -> Any:
+        self,
+        layer: keras.layers.Layer,
+        inputs: KerasTensor | Sequence[KerasTensor],
+        sources: Sequence[Range | None],
+        out: Range | None,
+    ) -> KerasTensor | None:
         """The output of `layer` in its int8 form; None if the layer needs no other form.
 
         Args:
@@ -50,7 +54,7 @@ class LiteForms:
         if not ranges or len(ranges) < len(sources):
             return None
         kind, name = type(layer), layer.name
-        if tf.is_tensor(inputs) and is_per_channel(layer, inputs.shape):
+        if not isinstance(inputs, Sequence) and is_per_channel(layer, inputs.shape):
             return self.scaled(inputs, *scale_and_offset(layer), name)
         if out is None:
             return None
@@ -71,7 +75,9 @@ class LiteForms:
             return self._elu(layer, inputs, ranges[0], out)
         return None
 
-    def scaled(self, x: Any, scale: np.ndarray, offset: np.ndarray, name: str) -> Any:
+    def scaled(
+        self, x: KerasTensor, scale: np.ndarray, offset: np.ndarray, name: str
+    ) -> KerasTensor | None:
         """scale·x + offset as a 1×1 depthwise convolution.
 
         It has one weight per channel, which per-channel int8 represents exactly (code ±127),
@@ -92,8 +98,13 @@ class LiteForms:
         return layers.Reshape(shape, name=self._unique(f"{name}_back"))(x)
 
     def dense_as_convolution(
-        self, dense: Any, x: Any, kernel: np.ndarray, bias: np.ndarray, limits: np.ndarray
-    ) -> Any:
+        self,
+        dense: keras.layers.Dense,
+        x: KerasTensor,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        limits: np.ndarray,
+    ) -> KerasTensor | None:
         """A Dense layer as a 1×1 convolution, which TFLite quantizes per channel.
 
         Args:
@@ -122,14 +133,19 @@ class LiteForms:
         back = [*shape[:-1], dense.units]
         return layers.Reshape(back, name=self._unique(f"{name}_back"))(convolution(x))
 
-    def on_grid(self, x: Any, range_: Range, name: str) -> Any:
+    def on_grid(self, x: KerasTensor, range_: Range, name: str) -> KerasTensor:
         """`x` quantized over a range."""
         name = self._unique(f"{name}_range")
         return FixedQuantize(*range_, narrow_range=self._narrow, name=name)(x)
 
     def _chain(
-        self, kind: type, tensors: Sequence[Any], ranges: Sequence[Range], out: Range, name: str
-    ) -> Any:
+        self,
+        kind: type,
+        tensors: Sequence[KerasTensor],
+        ranges: Sequence[Range],
+        out: Range,
+        name: str,
+    ) -> KerasTensor:
         """An operation on many tensors as a chain of binary operations."""
         total, held = tensors[0], ranges[0]
         last = len(tensors) - 1
@@ -142,8 +158,8 @@ class LiteForms:
         return total
 
     def _average(
-        self, tensors: Sequence[Any], ranges: Sequence[Range], out: Range, name: str
-    ) -> Any:
+        self, tensors: Sequence[KerasTensor], ranges: Sequence[Range], out: Range, name: str
+    ) -> KerasTensor:
         """A sum, then a multiplication that changes the scale but no integer code."""
         count = len(tensors)
         times = (out[0] * count, out[1] * count)
@@ -151,7 +167,7 @@ class LiteForms:
         total = self.on_grid(total, times, f"{name}_sum")
         return layers.Rescaling(1.0 / count, name=self._unique(name))(total)
 
-    def _relu(self, layer: Any, x: Any, out: Range) -> Any:
+    def _relu(self, layer: keras.layers.ReLU, x: KerasTensor, out: Range) -> KerasTensor | None:
         """A ReLU with a maximum or a negative slope."""
         if layer.threshold:
             return None
@@ -163,7 +179,9 @@ class LiteForms:
             return layers.ReLU(name=self._unique(layer.name))(x)
         return None
 
-    def _average_pool(self, layer: Any, x: Any) -> Any:
+    def _average_pool(
+        self, layer: keras.layers.AveragePooling2D, x: KerasTensor
+    ) -> KerasTensor | None:
         """Average pooling as a depthwise convolution.
 
         TFLite's pooling kernel reuses the scale of its input for the output. Only without
@@ -180,7 +198,9 @@ class LiteForms:
         )
         return Weighted(new, kernel, None)(x)
 
-    def _elu(self, layer: Any, x: Any, source: Range, out: Range) -> Any:
+    def _elu(
+        self, layer: keras.layers.Layer, x: KerasTensor, source: Range, out: Range
+    ) -> KerasTensor | None:
         """relu(x) + α·(exp(min(x, 0)) − 1)."""
         name = layer.name
         alpha = float(getattr(layer, "alpha", 1.0))
@@ -229,7 +249,7 @@ _CHAINS: dict[type, Callable[[Range, Range, Range], Range]] = {
 }
 
 
-def _hard_slope(layer: Any) -> float:
+def _hard_slope(layer: keras.layers.Layer) -> float:
     """The slope a of a hard sigmoid min(max(a·x + ½, 0), 1); 0 for all other layers."""
     if type(layer) is HardSigmoid:
         return 1 / 6
@@ -237,7 +257,7 @@ def _hard_slope(layer: Any) -> float:
     return 0.2 if name is keras.activations.hard_sigmoid else 0.0
 
 
-def _is_elu(layer: Any) -> bool:
+def _is_elu(layer: keras.layers.Layer) -> bool:
     if type(layer) is layers.ELU:
         return np.ndim(layer.alpha) == 0
     return type(layer) is layers.Activation and layer.activation is keras.activations.elu

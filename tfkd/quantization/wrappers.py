@@ -43,25 +43,31 @@ class LayerConfig(tfmot.quantization.keras.QuantizeConfig):
         self.weight_quantizer = weight_quantizer
         self.output_quantizer = output_quantizer
 
-    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+    def get_weights_and_quantizers(
+        self, layer: keras.layers.Layer
+    ) -> list[tuple[tf.Variable, WeightQuantizer | None]]:
         """Pairs (weight, quantizer)."""
         return [(getattr(layer, self.weight), self.weight_quantizer)] if self.weight else []
 
-    def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+    def get_activations_and_quantizers(self, layer: keras.layers.Layer) -> list[Any]:
         """Empty: activations are layers of their own, or fused ReLUs."""
         return []
 
-    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+    def set_quantize_weights(
+        self, layer: keras.layers.Layer, quantize_weights: list[tf.Tensor]
+    ) -> None:
         """Replaces the layer's weights by quantized tensors during a call."""
         if self.weight:
             # Bypass Keras's tracking, which would drop the variable from the layer.
             vars(layer)[self.weight] = quantize_weights[0]
 
-    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
+    def set_quantize_activations(
+        self, layer: keras.layers.Layer, quantize_activations: list[Any]
+    ) -> None:
         """Does nothing: there are no quantized activations inside of layers."""
         del layer, quantize_activations  # AutoGraph can't parse a body of a docstring alone.
 
-    def get_output_quantizers(self, layer: Any) -> list[Any]:
+    def get_output_quantizers(self, layer: keras.layers.Layer) -> list[RangeQuantizer]:
         """A list of the output quantizer, or an empty list."""
         return [self.output_quantizer] if self.output_quantizer else []
 
@@ -96,7 +102,7 @@ class QuantizedLayer(quantize_wrapper.QuantizeWrapperV2):
     traced graph in it), a frozen layer stays frozen, and masks are propagated.
     """
 
-    def __init__(self, layer: Any, quantize_config: Any, **kwargs: Any):
+    def __init__(self, layer: keras.layers.Layer, quantize_config: LayerConfig, **kwargs: Any):
         super().__init__(layer, quantize_config, **kwargs)
         self.supports_masking = layer.supports_masking
 
@@ -141,12 +147,17 @@ def _weight_names(config: Any) -> list[str]:
 class QuantizedTensor(quantize_layer.QuantizeLayer):
     """tfmot's `QuantizeLayer`: fake-quantizes inputs and outputs of calls without a wrapper."""
 
-    def __init__(self, quantizer: Any, **kwargs: Any):
+    def __init__(self, quantizer: RangeQuantizer, **kwargs: Any):
         super().__init__(quantizer, **kwargs)
         self.supports_masking = True
 
     @tf.autograph.experimental.do_not_convert
-    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Returns the fake-quantized tensor."""
         return super().call(inputs, training=_known(training))
 

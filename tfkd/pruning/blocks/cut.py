@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias, overload
+from typing import Literal, TypeAlias, overload
 
 import tf_keras as keras
 from absl import logging
@@ -189,7 +189,7 @@ def cut_layers(
     return (made, report) if return_report else made
 
 
-def read(model: Any) -> CallGraph:
+def read(model: keras.Model) -> CallGraph:
     """Checks a model and returns its call graph; raises if blocks can't be removed from it."""
     check_model("model", model)
     graph = CallGraph(model)

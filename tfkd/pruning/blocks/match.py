@@ -6,6 +6,8 @@ import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import tf_keras as keras
+
 from tfkd import checks
 from tfkd.networks import paths
 from tfkd.networks.call_graph import CallGraph
@@ -13,7 +15,7 @@ from tfkd.pruning.blocks.choice import LayerChoice
 from tfkd.pruning.blocks.segment import Block, Found, parts, problem, segment_of
 
 
-def entries(argument: str, value: Any) -> list[Any]:
+def entries(argument: str, value: Any) -> list[paths.Entry | int]:
     """`keep` or `drop` as a list; a single entry becomes a list of one."""
     expected = "names, indices or patterns of blocks"
     found = paths.entries(argument, value, (numbers.Integral,), expected)
@@ -39,7 +41,9 @@ def _no_match(argument: str, entry: Any, choices: Iterable[str]) -> ValueError:
     return paths.unmatched(argument, expected, entry, choices)
 
 
-def other_than(entries: Sequence[Any], found: Sequence[Found], model: Any) -> list[Found]:
+def other_than(
+    entries: Sequence[paths.Entry | int], found: Sequence[Found], model: keras.Model
+) -> list[Found]:
     """The removable blocks that share no layer with a kept block."""
     names = [item.block.name for item in found]
     if not any(item.block.removable for item in found):
@@ -59,7 +63,7 @@ def other_than(entries: Sequence[Any], found: Sequence[Found], model: Any) -> li
 
 
 def dropped(
-    entries: Sequence[Any],
+    entries: Sequence[paths.Entry | int],
     found: Sequence[Found],
     graph: CallGraph,
     skipped: dict[str, str],

@@ -10,7 +10,7 @@ Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -50,13 +50,13 @@ class HeadAttention(keras.layers.Layer):
 
     def call(
         self,
-        inputs: Any,
-        attention_mask: Any = None,
+        inputs: Sequence[tf.Tensor],
+        attention_mask: tf.Tensor | None = None,
         return_attention_scores: bool = False,
-        training: Any = None,
+        training: bool | tf.Tensor | None = None,
         use_causal_mask: bool = False,
-        mask: Any = None,
-    ) -> Any:
+        mask: Sequence[tf.Tensor | None] | None = None,
+    ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         """Query (B, T, H·d), key (B, S, H·d), value (B, S, H·e) → (B, T, H·e).
 
         Args:
@@ -80,7 +80,9 @@ class HeadAttention(keras.layers.Layer):
     def _split(self, x: Any) -> Any:
         return tf.reshape(x, _shape(x, [self.heads, x.shape[-1] // self.heads]))
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+    def compute_mask(
+        self, inputs: Sequence[tf.Tensor], mask: Sequence[tf.Tensor | None] | None = None
+    ) -> tf.Tensor | None:
         """The mask of the query."""
         return None if mask is None else mask[0]
 
@@ -124,14 +126,14 @@ class AttentionParts(Parts):
 
     def __call__(
         self,
-        query: Any,
-        value: Any,
-        key: Any = None,
-        attention_mask: Any = None,
+        query: tf.Tensor,
+        value: tf.Tensor,
+        key: tf.Tensor | None = None,
+        attention_mask: tf.Tensor | None = None,
         return_attention_scores: bool = False,
-        training: Any = None,
+        training: bool | tf.Tensor | None = None,
         use_causal_mask: bool = False,
-    ) -> Any:
+    ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         """The same signature and result as `MultiHeadAttention`."""
         to_query, to_key, to_value, attend, to_output = self
         key = value if key is None else key
@@ -146,7 +148,7 @@ class AttentionParts(Parts):
             return to_output(made)
         return to_output(made[0]), made[1]
 
-    def take(self, layer: Any) -> None:
+    def take(self, layer: keras.layers.MultiHeadAttention) -> None:
         """Copies weights and `trainable` flags; the heads of a kernel become one axis."""
         dense = [part for part in self if isinstance(part, layers.Dense)]
         for old, new in zip(_projections(layer), dense, strict=True):
@@ -155,7 +157,9 @@ class AttentionParts(Parts):
             new.trainable = layer.trainable and old.trainable
 
 
-def split_attention(layer: Any, name: str, unique: Callable[[str], str]) -> Parts | None:
+def split_attention(
+    layer: keras.layers.Layer, name: str, unique: Callable[[str], str]
+) -> Parts | None:
     """Decomposes a `MultiHeadAttention` over the second of three axes; None for other layers.
 
     Args:
@@ -166,7 +170,7 @@ def split_attention(layer: Any, name: str, unique: Callable[[str], str]) -> Part
     if type(layer) is not layers.MultiHeadAttention or not _is_plain(layer):
         return None
 
-    def dense(units: int, own: str) -> Any:
+    def dense(units: int, own: str) -> keras.layers.Dense:
         return layers.Dense(
             units,
             use_bias=layer._use_bias,
@@ -194,11 +198,11 @@ def split_attention(layer: Any, name: str, unique: Callable[[str], str]) -> Part
     )
 
 
-def _projections(layer: Any) -> list[Any]:
+def _projections(layer: keras.layers.MultiHeadAttention) -> list[keras.layers.Layer]:
     return [layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense]
 
 
-def _is_plain(layer: Any) -> bool:
+def _is_plain(layer: keras.layers.MultiHeadAttention) -> bool:
     """True if dense layers can replace the projections."""
     shapes = (layer._query_shape, layer._key_shape, layer._value_shape)
     over_second = tuple(layer._attention_axes) == (1,) and all(s.rank == 3 for s in shapes)

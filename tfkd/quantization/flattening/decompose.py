@@ -9,7 +9,7 @@ output anyway.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -50,9 +50,9 @@ class Splitter:
 
     def __init__(self, unique: Callable[[str], str]) -> None:
         self._unique = unique
-        self._activations: dict[int, Any] = {}
+        self._activations: dict[int, keras.layers.Layer] = {}
 
-    def __call__(self, layer: Any, name: str) -> Parts | None:
+    def __call__(self, layer: keras.layers.Layer, name: str) -> Parts | None:
         """The unbuilt layers that replace `layer`; None: it is not decomposed.
 
         Calling the result computes what `layer` does. The weights of the parts are those
@@ -78,7 +78,7 @@ class Splitter:
             return _ScaledSum([factor, layers.Add(name=name, dtype=layer.dtype)])
         return split_attention(layer, name, self._unique)
 
-    def _depthwise(self, layer: Any, name: str) -> Any:
+    def _depthwise(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
         """The depthwise step of a separable convolution."""
         return SEPARABLE[type(layer)][0](
             layer.kernel_size if layer.rank > 1 else layer.kernel_size[0],
@@ -95,7 +95,7 @@ class Splitter:
             dtype=layer.dtype,
         )
 
-    def _activation(self, layer: Any, name: str) -> Any:
+    def _activation(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
         """The activation of a layer as a layer; an activation layer stays shared."""
         activation = layer.activation
         if isinstance(activation, layers.Layer):
@@ -116,21 +116,21 @@ class Splitter:
 class _ScaledSum(Parts):
     """x + s·y of Inception-ResNet, as a Rescaling and an Add."""
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Sequence[tf.Tensor], **kwargs: Any) -> tf.Tensor:
         """[x, y] → x + s·y."""
         del kwargs  # The layer's own `call` takes none.
         factor, add = self
         return add([inputs[0], factor(inputs[1])])
 
 
-def _adds_alike(layer: Any) -> bool:
+def _adds_alike(layer: keras.layers.Layer) -> bool:
     """Whether an Add can replace the sum in a layer: two tensors of equal rank."""
     calls = [node.keras_inputs for node in calls_anywhere(layer)]
     alike = all(len(x) == 2 and x[0].shape.rank == x[1].shape.rank for x in calls)
     return alike and layer.activity_regularizer is None
 
 
-def _pointwise_config(layer: Any) -> dict[str, Any]:
+def _pointwise_config(layer: keras.layers.Layer) -> dict[str, Any]:
     """Arguments of the pointwise step of a separable convolution, a 1×1 convolution."""
     return {
         "filters": layer.filters,
@@ -148,6 +148,6 @@ def _pointwise_config(layer: Any) -> dict[str, Any]:
     }
 
 
-def _again(initializer: Any) -> Any:
+def _again(initializer: keras.initializers.Initializer) -> keras.initializers.Initializer:
     """A copy of an initializer: Keras warns if an unseeded one is used twice."""
     return type(initializer).from_config(initializer.get_config())

@@ -102,7 +102,7 @@ def flatten(model: keras.Model) -> Flat:
 class _Place(NamedTuple):
     """A layer, its path and its outer model; `frozen`: an outer model is not trainable."""
 
-    layer: Any
+    layer: keras.layers.Layer
     path: str
     outer: str
     frozen: bool
