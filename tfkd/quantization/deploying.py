@@ -7,7 +7,7 @@ them, and constant ranges exactly where the runtime reads integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,15 @@ from tfkd.quantization import layer_roles
 from tfkd.quantization.deployed_layers import with_weights
 from tfkd.quantization.fake_quant import SMALLEST
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
-from tfkd.quantization.operations import Operation, operations_of
+from tfkd.quantization.operations import (
+    Operation,
+    feeds_int8,
+    feeds_shared_grid,
+    folds,
+    kind_inside,
+    operations_of,
+    plain_layer,
+)
 from tfkd.quantization.quantized_model import QuantizedModel, check_quantized, range_variables
 from tfkd.quantization.tflite_lowering import LiteForms, Range
 from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
@@ -100,7 +108,7 @@ class _Deployer:
         self._operations = operations_of(graph)
         self._taken = set(graph.layers)
         self._reserved = set(self._taken)
-        self._folds = _folds(self._operations.values())
+        self._folds = folds(self._operations.values())
         self._ranges = self._wanted(q)
         self._layers: dict[int, Callable[[Any], Any]] = {}
         # id of a new tensor → (the tensor, which keeps the id in use; its range).
@@ -146,7 +154,7 @@ class _Deployer:
         if range_ is not None:
             made = self._requantized(operation, operation, made, range_)
             return self._quantized(made, range_, f"{operation.name}_range")
-        if _kind(operation).role == layer_roles.SAME:
+        if kind_inside(operation).role == layer_roles.SAME:
             return self._rearranged(operation, made, args)
         return made
 
@@ -236,9 +244,9 @@ class _Deployer:
         # Channels-first pooling is converted with transpositions around it, between which
         # the converter confuses the two ranges.
         first = type(inner) in _AVERAGES and inner.data_format == "channels_first"
-        if not self.lite or not (first or _feeds_shared_grid(end)):
+        if not self.lite or not (first or feeds_shared_grid(end)):
             return made
-        prescribed = _kind(operation).fixed
+        prescribed = kind_inside(operation).fixed
         if type(inner) in _AVERAGES and not isinstance(made.node.layer, layers.DepthwiseConv2D):
             prescribed = self._range_of(made.node.keras_inputs[0])
         if prescribed in (None, range_):
@@ -254,7 +262,7 @@ class _Deployer:
         range_ = sources[0] if len(sources) == 1 else None
         if range_ is None:
             return made
-        if not self.lite and len(operation.call.outputs) == 1 and _reads_integers(operation):
+        if not self.lite and len(operation.call.outputs) == 1 and feeds_int8(operation):
             return self._quantized(made, range_, f"{operation.name}_range")
         for tensor in tf.nest.flatten(made):
             self._grids[id(tensor)] = tensor, range_
@@ -269,50 +277,3 @@ class _Deployer:
         reader = operation.only_reader
         tensor = reader is not None and isinstance(reader.layer, QuantizedTensor)
         return self._ranges.get(reader.name) if tensor and reader else None
-
-
-def plain_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The layer without its quantization wrapper."""
-    return layer.layer if isinstance(layer, QuantizedLayer) else layer
-
-
-def _kind(operation: Operation) -> layer_roles.Kind:
-    """The kind of the layer, without its wrapper, that an operation calls."""
-    return layer_roles.kind_of(plain_layer(operation.layer), operation.call)
-
-
-def _folds(operations: Iterable[Operation]) -> dict[Operation, Operation]:
-    """Call of a quantized layer → the batch normalization that is folded into it."""
-    found = {}
-    for operation in operations:
-        reader = operation.only_reader
-        wrapper = operation.layer
-        if reader is None or operation.shared or reader.shared:
-            continue
-        if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
-            continue
-        linear = wrapper.layer.activation in (None, keras.activations.linear)
-        plain = linear and not wrapper.quantize_config.output_quantizer
-        if plain and _kind(reader).role == layer_roles.NORM:
-            found[operation] = reader
-    return found
-
-
-def _reads_integers(operation: Operation) -> bool:
-    """True if TensorRT computes a reader of this call in int8."""
-    roles = (layer_roles.WEIGHTED, layer_roles.POOL, layer_roles.SUM)
-    return any(_kind(reader).role in roles for reader in operation.readers)
-
-
-def _feeds_shared_grid(operation: Operation) -> bool:
-    """True if a reader needs the same scale and zero point for all inputs and its output."""
-    shared = (layers.Maximum, layers.Minimum)
-    for reader in operation.readers:
-        inner = plain_layer(reader.layer)
-        role = _kind(reader).role
-        if role == layer_roles.CONCAT or type(inner) in shared:
-            return True
-        keeps = role == layer_roles.SAME or isinstance(inner, QuantizedTensor)
-        if keeps and _feeds_shared_grid(reader):
-            return True
-    return False

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterable
 
 import tf_keras as keras
 
 from tfkd.networks.call_graph import Call, CallGraph, Key
 from tfkd.networks.rebuild import ADDED
-from tfkd.quantization.layer_roles import INTEGER, Kind, kind_of
+from tfkd.quantization import layer_roles
+from tfkd.quantization.layer_roles import Kind, kind_of
+from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
 
 
 @dataclasses.dataclass(eq=False)
@@ -63,9 +66,59 @@ def operations_of(graph: CallGraph) -> dict[Key, Operation]:
             continue
         kind = kind_of(call.layer, call)
         if not all(tensor.dtype.is_floating for tensor in call.makes):
-            kind = dataclasses.replace(kind, role=INTEGER)
+            kind = dataclasses.replace(kind, role=layer_roles.INTEGER)
         inputs = [found[one] for one in dict.fromkeys(ref[:2] for ref in call.inputs)]
         found[key] = Operation(call, kind, counts[call.name] > 1, inputs, is_output=key in returned)
         for other in inputs:
             other.readers.append(found[key])
     return found
+
+
+# --- operations of a quantized model, whose layers may be wrapped -----------------
+
+
+def plain_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer without its quantization wrapper."""
+    return layer.layer if isinstance(layer, QuantizedLayer) else layer
+
+
+def kind_inside(operation: Operation) -> Kind:
+    """The kind of the layer, without its wrapper, that an operation calls."""
+    return kind_of(plain_layer(operation.layer), operation.call)
+
+
+def folds(operations: Iterable[Operation]) -> dict[Operation, Operation]:
+    """Call of a quantized layer → the batch normalization that is folded into it."""
+    found = {}
+    for operation in operations:
+        reader = operation.only_reader
+        wrapper = operation.layer
+        if reader is None or operation.shared or reader.shared:
+            continue
+        if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
+            continue
+        linear = wrapper.layer.activation in (None, keras.activations.linear)
+        plain = linear and not wrapper.quantize_config.output_quantizer
+        if plain and kind_inside(reader).role == layer_roles.NORM:
+            found[operation] = reader
+    return found
+
+
+def feeds_int8(operation: Operation) -> bool:
+    """True if TensorRT computes a reader of this call in int8."""
+    roles = (layer_roles.WEIGHTED, layer_roles.POOL, layer_roles.SUM)
+    return any(kind_inside(reader).role in roles for reader in operation.readers)
+
+
+def feeds_shared_grid(operation: Operation) -> bool:
+    """True if a reader needs the same scale and zero point for all inputs and its output."""
+    shared = (keras.layers.Maximum, keras.layers.Minimum)
+    for reader in operation.readers:
+        inner = plain_layer(reader.layer)
+        role = kind_inside(reader).role
+        if role == layer_roles.CONCAT or type(inner) in shared:
+            return True
+        keeps = role == layer_roles.SAME or isinstance(inner, QuantizedTensor)
+        if keeps and feeds_shared_grid(reader):
+            return True
+    return False

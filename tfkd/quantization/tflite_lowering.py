@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.keras_internals import KerasTensor
