@@ -215,7 +215,7 @@ def test_a_sum_with_the_models_input():
     model = keras.Model(x, layers.Dense(3, name="head")(layers.Flatten()(y)))
     graph, _, _ = assert_exact(model, B)
     assert sizes(graph) == {"b": (4, "b")}
-    assert "to channels that stay" in reasons(graph)["a"]
+    assert "to frozen channels" in reasons(graph)["a"]
 
 
 def test_a_function_of_a_constant_alone():

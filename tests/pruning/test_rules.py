@@ -448,7 +448,7 @@ def test_three_branches_and_the_input_itself():
     y = layers.Add(name="k")([layers.Conv2D(4, 1, name="c")(y), x])
     graph, _, _ = assert_exact(keras.Model(x, head(y)), "a.kernel:3 a.bias:0 b.kernel:3 b.bias:0")
     assert sizes(graph) == {"a": (4, "a", "b")}
-    assert reasons(graph)["c"] == "tied by k to channels that stay"
+    assert reasons(graph)["c"] == "k couples it to frozen channels"
 
 
 @pytest.mark.parametrize("kind", ["Add", "Multiply", "Maximum"])
@@ -519,7 +519,7 @@ def test_concatenation_in_space_with_what_stays():
     y = layers.Concatenate(axis=2, name="cat")([layers.Conv2D(3, 1, name="a")(x), x])
     graph = pruning.analyse(keras.Model(x, head(y)))
     assert sizes(graph) == {}
-    assert reasons(graph)["a"] == "tied by cat to channels that stay"
+    assert reasons(graph)["a"] == "cat couples it to frozen channels"
 
 
 def test_concatenation_along_axes_that_differ():

@@ -85,7 +85,7 @@ def _visit(
     if rule is None:
         (ledger.uncounted if layer_weights.arrays(layer) else ledger.unruled).append(path)
         kind = type(layer).__name__
-        return call.freeze_all(f"no rule for {path}, a {kind} (register_rule teaches one)")
+        return call.freeze_all(f"no rule for {path}, a {kind} (add one with register_rule)")
     noted = len(ledger.noted[path])
     outputs = rule(call)
     if len(ledger.noted[path]) == noted:  # the rule recorded nothing for this call

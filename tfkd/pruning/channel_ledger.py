@@ -112,7 +112,7 @@ class Ledger:
         """Freezes the channels of all calls of a layer, since those of one call are frozen."""
         self._fixed.add(path)
         for atoms in self.noted[path]:
-            self.freeze(atoms, f"{path} is shared with channels that stay")
+            self.freeze(atoms, f"{path} is shared with frozen channels")
 
     def own(self, key: tuple[str, str, int], atoms: np.ndarray, zeroed: bool, scored: bool) -> None:
         """Records the atoms that own one axis of a weight; couples those of a second call."""
@@ -121,4 +121,4 @@ class Ledger:
         if known is None:
             self.axes[key] = (atoms, zeroed, scored)
         else:
-            self.unite(known[0], atoms, f"{key[0]} is shared with channels that stay")
+            self.unite(known[0], atoms, f"{key[0]} is shared with frozen channels")

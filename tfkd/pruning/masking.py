@@ -161,8 +161,8 @@ def checked(selection: Selection) -> Selection:
         )
     if selection.pending:
         raise ValueError(
-            "`selection`: expected that of a decay that has come to its end, received one whose "
-            f"{selection.pending}: its filters are not zero. Train to the schedule's end_step. Or, "
-            "to remove filters without that, select(model, plan) chooses them now."
+            "`selection`: expected one of a filter decay that has ended, received one whose "
+            f"{selection.pending}: its filters are not zero yet. Train to the schedule's end_step, "
+            "or choose filters by their current weights with select(model, plan)."
         )
     return selection

@@ -131,7 +131,7 @@ class ChannelCall:
         self.ledger.note(self.path, atoms)
         known = self.ledger.resizes.setdefault((self.path, key, index), atoms)
         if known is not atoms:
-            self.ledger.unite(known, atoms, f"{self.path} has one size for all its calls")
+            self.ledger.unite(known, atoms, f"{self.path} has the same size in all its calls")
 
     # Channels of the outputs.
 

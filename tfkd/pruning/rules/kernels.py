@@ -56,9 +56,8 @@ def _tie_groups(call: ChannelCall, atoms: np.ndarray, groups: int) -> np.ndarray
     """
     table = atoms.reshape(groups, -1)
     for row in table[1:]:
-        call.ledger.unite(
-            table[0], row, f"tied to a channel that stays by the groups of {call.path}"
-        )
+        reason = f"{call.path} couples it to a frozen channel of another group"
+        call.ledger.unite(table[0], row, reason)
     return table[0]
 
 

@@ -52,7 +52,7 @@ def combine(
             if is_sum and x.axis is not None:
                 different = first != atoms
                 call.ledger.summed.update(first[different].tolist(), atoms[different].tolist())
-            call.ledger.unite(first, atoms, f"tied by {call.path} to channels that stay")
+            call.ledger.unite(first, atoms, f"{call.path} couples it to frozen channels")
     zero = np.logical_or.reduce(zeros) if product else np.logical_and.reduce(zeros)
     return call.output(first, axis, zero)
 
