@@ -28,7 +28,7 @@ def shortened(names: Sequence[str], width: int = WIDTH) -> str:
 def group_table(graph: Graph, remove: Mapping[str, int], notes: Mapping[str, str]) -> Grid | str:
     """One row per group: its layers, and how many of its units are kept and removed."""
     if not graph.groups:
-        return "nothing can be removed"
+        return "no channel can be removed"
     rows = []
     for group in graph.groups:
         gone = remove[group.name]
@@ -52,7 +52,7 @@ def by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, int, list[str]]]:
 def frozen_table(frozen: Sequence[Frozen]) -> Grid:
     """One row per reason why channels are frozen."""
     rows = [(why, count, shortened(layers)) for why, count, layers in by_reason(frozen)]
-    return Grid(("channels that must stay, because", "count", "layers"), rows, left=(0, 2))
+    return Grid(("channels that can't be pruned, because", "count", "layers"), rows, left=(0, 2))
 
 
 def totals_table(macs: tuple[int, int, float], params: tuple[int, int, float]) -> Grid:
