@@ -352,7 +352,7 @@ def with_nan():
     [
         ({"keep": 5}, ValueError, "from 1 to 4"),
         ({"keep": 0}, ValueError, "`keep`"),
-        ({"keep": 1.0}, ValueError, "share between 0 and 1"),
+        ({"keep": 1.0}, ValueError, "fraction between 0 and 1"),
         ({"keep": True}, TypeError, "`keep`"),
         ({"keep": "two"}, TypeError, "`keep`"),
         ({"by": "dammage"}, ValueError, "Did you mean 'damage'"),
