@@ -217,6 +217,7 @@ def _fill() -> None:
 
 _fill()
 
+# Parts of operation types; loops and function calls may contain products.
 _PRODUCTS = ("MatMul", "Conv", "Einsum", "While", "PartitionedCall")
 
 

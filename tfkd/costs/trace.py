@@ -197,21 +197,15 @@ def _specs(model: keras.Model, input_shape: InputShape | None) -> Any:
     specs = None if saved is None else saved[0][0]
     if input_shape is not None:
         return _given_specs(specs, input_shape)
+    fix = "Pass input_shape=(height, width, channels), without the batch axis."
     if specs is None:
-        raise checks.value_error(
-            "input_shape",
-            "the shape of one example, since the model was never called",
-            None,
-            "Pass input_shape=(height, width, channels), without the batch axis.",
-        )
+        expected = "the shape of one example, since the model was never called"
+        raise checks.value_error("input_shape", expected, None, fix)
     for spec in tf.nest.flatten(specs):
         if spec.shape.rank is None or None in tuple(spec.shape)[1:]:
-            raise checks.value_error(
-                "input_shape",
-                f"the shape of one example, since the model leaves it open, {tuple(spec.shape)}",
-                None,
-                "Pass input_shape=(height, width, channels), without the batch axis.",
-            )
+            known = tuple(spec.shape)
+            expected = f"the shape of one example, since the model leaves it open, {known}"
+            raise checks.value_error("input_shape", expected, None, fix)
     return tf.nest.map_structure(
         lambda s: tf.TensorSpec((1, *tuple(s.shape)[1:]), s.dtype, name=None), specs
     )

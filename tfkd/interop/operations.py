@@ -49,6 +49,8 @@ def _binary(function: Any, merge: Any = None) -> Callable[[Keras3Call], KerasTen
         common = _common_type(call.args) if call.dtype == "bool" else call.dtype
         left, right = (call.cast(value, common) for value in call.args)
         if merge is not None and is_tensor(left) and is_tensor(right):
+            # Keras merge layers align tensors of unequal rank at the batch axis, while
+            # operations broadcast from the last axis: use layers for equal ranks only.
             shapes = left.shape, right.shape
             if len(shapes[0]) == len(shapes[1]) > 1 and shapes[0][0] == shapes[1][0]:
                 return call.layer(merge, [left, right])

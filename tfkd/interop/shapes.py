@@ -142,6 +142,7 @@ def resize(call: Keras3Call) -> KerasTensor:
     op = call.op
     if op.data_format != "channels_last" or op.crop_to_aspect_ratio or op.pad_to_aspect_ratio:
         raise Missing("channels first, or a preserved aspect ratio")
+    # tf.image.resize returns float32 (but for "nearest"); a cast after it gets the name.
     call_ = call if call.dtype == "float32" else call._replace(name=None)
     x = call_.run(
         tf.image.resize, call.x, list(op.size), method=op.interpolation, antialias=op.antialias

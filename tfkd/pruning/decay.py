@@ -226,7 +226,7 @@ def _check_curve(function: Callable[[Any], Any]) -> None:
             ) from None
         if not 0.0 <= values[-1] <= 1.0:  # NaN too
             raise checks.value_error("anneal", expected, values[-1], f"That was at p = {p:.3f}.")
-    rises = np.flatnonzero(np.diff(values) > 1e-6)
+    rises = np.flatnonzero(np.diff(values) > 1e-6)  # tolerates float32 rounding
     if len(rises):
         at = f"It rises between p = {GRID[rises[0]]:.3f} and {GRID[rises[0] + 1]:.3f}."
         raise checks.value_error("anneal", "a function that never rises", function, at)

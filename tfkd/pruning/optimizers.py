@@ -79,6 +79,8 @@ def _shrunk(optimizer: Any, small: keras.Model, graph: Graph, removed: np.ndarra
     _copy_exclusions(old_inner, new_inner, model, after)
     if not getattr(old_inner, "_built", False):
         return new  # it has no state yet
+    # Keras has no public access to slots. An optimizer keeps them in lists parallel to its
+    # variables, whose positions are in `_index_dict`.
     places = old_inner._index_dict
     trained = [v for v in model.trainable_variables if old_inner._var_key(v) in places]
     trained.sort(key=lambda v: places[old_inner._var_key(v)])

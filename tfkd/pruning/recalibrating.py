@@ -92,6 +92,7 @@ def _in_training(norms: list[Any]) -> Iterator[None]:
     """Makes batch normalizations use batch statistics and update their moving averages."""
     before = [(layer, layer.momentum) for layer in norms]
 
+    # Calling the model with training=True instead would also switch dropout on.
     def training(call: Any) -> Any:
         def with_batch(inputs: Any, training: Any = None, mask: Any = None) -> Any:
             return call(inputs, training=True, mask=mask)

@@ -217,6 +217,7 @@ def _compare(zeroed: keras.Model, small: keras.Model, batch: Any, tolerance: flo
                 f"`model`: expected finite outputs, received NaN or infinity in {name!r} of the "
                 "masked model. Its weights are damaged, or its inputs out of range."
             )
+        # Constant outputs have no range: relate the difference to their magnitude.
         spread = np.ptp(expected)
         scale = spread if spread > 0 else max(np.abs(expected).max(), 1.0)
         difference = np.abs(expected - found).max() / scale

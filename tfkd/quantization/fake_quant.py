@@ -177,6 +177,8 @@ class WeightQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         inputs = tf.convert_to_tensor(inputs)
         if self.keep_zeros:
             inputs = inputs * weights["mask"]
+        # TFLite requires weights in [−127, 127] with zero point 0: narrow symmetric ranges.
+        # https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec
         shape, axes = inputs.shape, self.axes
         if not axes:
             high = tf.maximum(tf.reduce_max(tf.abs(tf.stop_gradient(inputs))), SMALLEST)

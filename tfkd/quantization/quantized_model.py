@@ -184,6 +184,7 @@ class QuantizedModel(keras.Model):
         Raises:
             ValueError: for a ModelCheckpoint without `save_weights_only=True`: see `save`.
         """
+        # `callbacks` is the sixth positional argument of `fit`.
         filepath = checks.whole_model_path(kwargs.get("callbacks", (*args, *[None] * 6)[5]))
         if filepath is not None:
             self._refuse_whole(filepath)

@@ -84,6 +84,7 @@ class LiteForms:
         several other sizes are.
         """
         shape = [-1 if size is None else size for size in x.shape[1:]]
+        # A Reshape can infer only one size; images need no Reshape.
         if not shape or shape[-1] < 1 or shape.count(-1) > (1 if len(shape) != 3 else 2):
             return None
         kernel = np.broadcast_to(scale, shape[-1]).astype(np.float32).reshape(1, 1, -1, 1)
@@ -186,6 +187,7 @@ class LiteForms:
         TFLite's pooling kernel reuses the scale of its input for the output. Only without
         padding: with it, windows at the border average over fewer elements.
         """
+        # TensorFlow's depthwise convolution supports equal strides only.
         if layer.padding != "valid" or len(set(layer.strides)) > 1 or x.shape[-1] is None:
             return None
         if layer.data_format != "channels_last":
@@ -215,6 +217,7 @@ class LiteForms:
         mirrored = self.on_grid(mirrored, size, f"{name}_negative")
         negative = self.scaled(mirrored, np.asarray(-1.0), np.asarray(0.0), f"{name}_again")
         negative = self.on_grid(negative, low, f"{name}_again")
+        # exp of values up to 0 is in (0, 1], and α·(exp − 1) in (−α, 0].
         power = layers.Activation("exponential", name=self._unique(f"{name}_exp"))(negative)
         one = (-1.0, 1.0) if self._narrow else (0.0, 1.0)
         power = self.on_grid(power, one, f"{name}_exp")

@@ -13,7 +13,8 @@ from tfkd.networks.layer_parts import takes_mask
 from tfkd.quantization.fake_quant import RangeQuantizer, WeightQuantizer
 
 # Layer class → (attribute of its kernel, axes of the output channels). Quantization is per
-# channel along these axes; that of Dense is per tensor, as in TFLite.
+# channel along these axes; that of Dense is per tensor, as in TFLite. Conv2DTranspose has
+# the layout (h, w, out, in), DepthwiseConv2D (h, w, in, multiplier), the others (..., in, out).
 WEIGHTS: dict[type, tuple[str, tuple[int, ...]]] = {
     keras.layers.Conv1D: ("kernel", (2,)),
     keras.layers.Conv2D: ("kernel", (3,)),

@@ -46,6 +46,6 @@ class LayerChoice(Result):
         for name, blocks in self.candidates.items():
             shown = ", ".join(blocks) if len(blocks) < 4 else f"{blocks[0]} … {blocks[-1]}"
             rows.append((name, shown, self.scores.get(name), place.get(name, "kept")))
-        said = f"{len(self.keep)} of {len(self.candidates)} candidates kept, by {self.by}."
+        summary = f"{len(self.keep)} of {len(self.candidates)} candidates kept, by {self.by}."
         table = Grid(("candidate", "blocks", "score", ""), rows, {"score": ".4g"}, left=(0, 1, 3))
-        return [said, table, *([f"score: {self.meaning}"] if self.meaning else [])]
+        return [summary, table, *([f"score: {self.meaning}"] if self.meaning else [])]

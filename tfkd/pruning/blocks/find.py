@@ -62,7 +62,7 @@ def _residual(graph: CallGraph, prefix: str, call: Call) -> Found | None:
         return None
     source, reason = _shortcut(graph, call), ""
     if source is None:
-        source, reason = _fork(graph, call)
+        source, reason = _fork(graph, call)  # a projection shortcut, which is listed only
     if source is None:
         return None
     calls = graph.after(source) & graph.upto(call.key)

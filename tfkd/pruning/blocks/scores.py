@@ -23,6 +23,7 @@ from tfkd.types import Data
 Grouped = Mapping[str, Sequence[Found]]
 Batches = Iterator[tuple[list[tf.Tensor], Any]]
 Reader = Callable[[], Batches]  # starts a new pass over the data
+Scorer = Callable[[list[Any]], list[tuple[Any, Any]]]  # inputs → (logits, mask) per output
 
 
 def read(model: keras.Model, data: Data, **options: Any) -> Batches:
@@ -62,7 +63,7 @@ def damage(
     """(candidates to drop, in order; candidate → change of the outputs without it)."""
     model = graph.model
     kinds = _output_kinds(model, reader)
-    whole = _scorer(model, kinds)
+    full = _scorer(model, kinds)
     dropped: list[str] = []
     scores: dict[str, float] = {}
     for _ in range(max(drops, 1) if greedy else 1):
@@ -70,7 +71,7 @@ def damage(
         for name in rest:
             items = [item for one in (*dropped, name) for item in candidates[one]]
             cut = without(graph, [segment for item in items for segment in item.segments])
-            scores[name] = _distance(whole, _scorer(cut, kinds), reader)
+            scores[name] = _distance(full, _scorer(cut, kinds), reader)
         _finite(scores)
         if greedy and drops:
             dropped.append(min(rest, key=scores.__getitem__))
@@ -143,6 +144,7 @@ def _cosines(before: Any, after: Any) -> tuple[Any, Any]:
     mask = mask_of(before)
     # The cosine of zero vectors is undefined: 1 if both are zero, 0 if one is.
     zeros = tf.reduce_all(tf.equal(a, 0.0) & tf.equal(b, 0.0), -1)
+    # TensorFlow's default epsilon of 1e-12 would shorten vectors with norms below 1e-6.
     product = tf.reduce_sum(
         tf.math.l2_normalize(a, -1, 1e-30) * tf.math.l2_normalize(b, -1, 1e-30), -1
     )
@@ -174,9 +176,7 @@ def _run(model: keras.Model, inputs: list[Any]) -> Any:
     return model(tf.nest.pack_sequence_as(input_form(model), inputs), training=False)
 
 
-def _scorer(
-    model: keras.Model, kinds: list[str | None]
-) -> Callable[[list[Any]], list[tuple[Any, Any]]]:
+def _scorer(model: keras.Model, kinds: list[str | None]) -> Scorer:
     """A function from inputs to (logits, mask or None) of each output."""
 
     @tf.function
@@ -197,12 +197,12 @@ def _with_classes(scores: Any) -> Any:
     return scores if len(scores.shape) > 1 else scores[:, None]
 
 
-def _distance(whole: Any, cut: Any, reader: Reader) -> float:
+def _distance(full: Scorer, cut: Scorer, reader: Reader) -> float:
     """Mean KL divergence, or with labels the mean increase in cross-entropy, over outputs."""
     totals = counts = np.zeros(1)
     for inputs, y in reader():
         labels = tf.nest.flatten(y)
-        old, new = whole(inputs), cut(inputs)
+        old, new = full(inputs), cut(inputs)
         if len(labels) not in (1, len(old)) or (len(labels) == 1 < len(old) and y is not None):
             raise checks.value_error("data", f"labels for each of {len(old)} outputs", y)
         labels = labels if len(labels) == len(old) else labels * len(old)

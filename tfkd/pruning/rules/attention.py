@@ -23,6 +23,7 @@ def attention(call: ChannelCall) -> list[Channels]:
     key = given.get("key")
     key = value if key is None else key
     plain = all(isinstance(x, Channels) and len(x.shape) == 3 for x in (query, key, value))
+    # Keras has no public attributes for the projections, hence the private ones below.
     if not plain or tuple(layer._attention_axes) != (1,) or len(call.shapes) != 1:
         call.ledger.uncounted.append(call.path)
         return call.freeze_all(f"{call.path} attends over other axes than the second")

@@ -87,6 +87,7 @@ def _separable(call: ChannelCall) -> list[Channels]:
     axis = channel_axis(call.layer)
     depthwise, pointwise = call.layer.depthwise_kernel.shape, call.layer.pointwise_kernel.shape
     into = call.mix(call.input, axis)
+    # Not zeroed: the depthwise step has no bias, so masked inputs stay zero after it.
     call.weight("depthwise_kernel", len(depthwise) - 2, into)
     call.weight("pointwise_kernel", len(pointwise) - 2, np.repeat(into, depthwise[-1]))
     out = call.filters("pointwise_kernel", len(pointwise) - 1, call.layer.filters)

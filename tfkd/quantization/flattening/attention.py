@@ -69,6 +69,8 @@ class HeadAttention(keras.layers.Layer):
         """
         query, key, value = (self._split(x) for x in inputs)
         query = tf.multiply(query, 1.0 / math.sqrt(float(query.shape[-1])))
+        # a: batch, b: query position, c: head, d: channel, e: key position. These are the
+        # equations of Keras, so that rounding is the same, too.
         scores = tf.einsum("aecd,abcd->acbe", key, query)
         allowed = _allowed(scores, mask or [None] * 3, attention_mask, use_causal_mask)
         weights = self._softmax(scores, None if allowed is None else allowed[:, None])
