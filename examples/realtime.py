@@ -169,7 +169,7 @@ def cut(bench: Bench, original: keras.Model, share: float, by: str) -> keras.Mod
     """Step 3, before training: the original without the layers that it can best spare."""
     rows = np.random.default_rng(bench.seed).permutation(len(bench.x_train))[:256]
     examples = None if by == "position" else bench.x_train[rows]
-    choice = pruning.choose_layers(original, share, by, examples, units="layer")
+    choice = pruning.choose_layers(original, share, by, examples, granularity="layer")
     print(choice)
     return pruning.cut_layers(original, drop=choice)
 

@@ -395,7 +395,7 @@ def test_models_of_texts_are_distilled_profiled_and_told_apart(tmp_path):
 def test_quantize_says_that_words_cannot_be_exported_and_the_rest_can(tmp_path):
     model, x, front = texts()
     name = model.layers[1].name
-    with pytest.warns(UserWarning, match=rf"'{name}' \(TextVectorization\).*split it behind"):
+    with pytest.warns(UserWarning, match=rf"'{name}' \(TextVectorization\).*split it after"):
         q = quantization.quantize(model)
     quantization.calibrate(q, x)
     for written in (model, q):

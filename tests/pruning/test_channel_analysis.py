@@ -46,7 +46,7 @@ def test_a_layer_shared_with_the_models_input_keeps_its_inputs():
     y = shared(layers.Conv2D(6, 3, padding="same", name="a")(x))
     graph, _, _ = assert_exact(keras.Model(x, head(layers.Add()([y, shared(x)]))))
     assert sizes(graph) == {"shared": (4, "shared")}
-    assert reasons(graph)["a"] == "shared is shared with channels that stay"
+    assert reasons(graph)["a"] == "shared is shared with frozen channels"
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -74,7 +74,7 @@ def test_whatever_is_shared_with_the_models_input_keeps_its_size(make, order):
     graph, _, _ = assert_exact(keras.Model(x, head(y)), "b.kernel:1 b.bias:0")
     assert sizes(graph) == {"b": (4, "b")}
     assert reasons(graph)["a"].startswith("shared")
-    assert reasons(graph)["a"].endswith("is shared with channels that stay") or order == 1
+    assert reasons(graph)["a"].endswith("is shared with frozen channels") or order == 1
 
 
 def test_a_layer_called_on_its_own_output():

@@ -129,14 +129,14 @@ FROZEN = {
     ),
     "number of each": (
         lambda y: y * tf.constant([1.0, 2, 3, 4, 5, 6]),
-        "has a constant of its own for each channel",
+        "has a separate constant for each channel",
     ),
     "number of each, turned": (
         lambda y: tf.transpose(
             tf.transpose(y, [0, 3, 1, 2]) * tf.reshape(tf.range(1.0, 7.0), (6, 1, 1)),
             [0, 2, 3, 1],
         ),
-        "has a constant of its own for each channel",
+        "has a separate constant for each channel",
     ),
     "softmax": (tf.nn.softmax, "the operation tf.nn.softmax"),
     "cumsum": (lambda y: tf.cumsum(y, -1), "the operation tf.math.cumsum"),
@@ -148,15 +148,15 @@ FROZEN = {
     ),
     "slice of channels": (
         lambda y: y[..., 1:5],
-        "slices the channels at places written in the call",
+        "slices the channels at constant positions",
     ),
     "first channel": (
         lambda y: y[..., 0:1] * y,
-        "slices the channels at places written in the call",
+        "slices the channels at constant positions",
     ),
     "new axis": (
         lambda y: tf.squeeze(y[:, tf.newaxis], 1),
-        "slices in a way that is not followed",
+        "uses an index that is not supported",
     ),
     "pad channels": (
         lambda y: tf.pad(y, [[0, 0], [0, 0], [0, 0], [0, 2]]),
@@ -164,7 +164,7 @@ FROZEN = {
     ),
     "reshape": (
         lambda y: tf.reshape(y, (-1, 36, 1, 6)),
-        "reshapes to sizes that are written in the call",
+        "reshapes to sizes that are constants of the call",
     ),
     "squeeze any": (
         lambda y: tf.reshape(tf.squeeze(y[:, 2:3, 2:3]), (-1, 1, 1, 6)),
@@ -215,7 +215,7 @@ def test_a_sum_with_the_models_input():
     model = keras.Model(x, layers.Dense(3, name="head")(layers.Flatten()(y)))
     graph, _, _ = assert_exact(model, B)
     assert sizes(graph) == {"b": (4, "b")}
-    assert "to channels that stay" in reasons(graph)["a"]
+    assert "to frozen channels" in reasons(graph)["a"]
 
 
 def test_a_function_of_a_constant_alone():

@@ -123,7 +123,7 @@ def test_target_is_met_with_no_step_too_many(model, target, goal, options):
         plan = planning.plan(graph, **{target: goal}, **options)
     except ValueError as error:
         assert reduction(graph, target, most) < goal
-        assert "can go with these settings" in str(error) or "none that these" in str(error)
+        assert "can be removed with these settings" in str(error) or "none that these" in str(error)
         return
     assert list(plan.remove) == [g.name for g in graph.groups]
     assert reduction(graph, target, plan.remove) >= goal
@@ -335,7 +335,9 @@ def test_an_unreachable_target_says_what_can_be_reached_and_how():
 
 def test_models_with_nothing_to_remove_say_why():
     x = keras.Input((4,))
-    with pytest.raises(ValueError, match="none. These stay: 3 channels of out: output of the"):
+    with pytest.raises(
+        ValueError, match="These can't be removed: 3 channels of out: output of the"
+    ):
         planning.plan(keras.Model(x, L.Dense(3, name="out")(x)), filter_rate=0.5)
     with pytest.raises(ValueError, match="that these settings allow. Try fewer layers in ignore"):
         planning.plan(chain(), filter_rate=0.5, ignore="conv*")

@@ -170,7 +170,7 @@ FROZEN = {
     "layer norm": (layers.LayerNormalization(name="s"), "s takes a mean over channels"),
     "layer norm of space": (
         layers.LayerNormalization(axis=(1, 2), name="s"),
-        "s has a scale that is not of the channels",
+        "s has a scale along another axis than the channels",
     ),
     "group norm": (layers.GroupNormalization(3, name="s"), "s takes a mean over channels"),
     "unit norm": (layers.UnitNormalization(name="s"), "s takes a mean over channels"),
@@ -192,7 +192,7 @@ FROZEN = {
     ),
     "rescaling of each": (
         layers.Rescaling([1.0, 2, 3, 4, 5, 6], name="s"),
-        "s has numbers of its own for each channel",
+        "s has a separate constant for each channel",
     ),
     "reshape apart": (
         layers.Reshape((6, 6, 2, 3), name="s"),
@@ -240,7 +240,7 @@ def test_recurrent_layers_with_states_keep_all_channels():
     y = layers.GRU(4, name="rnn")(layers.Dense(6, name="a")(x), initial_state=state)
     graph, _, _ = assert_exact(keras.Model(x, layers.Dense(3, name="head")(y)))
     assert sizes(graph) == {}
-    assert reasons(graph)["a"] == reasons(graph)["start"] == "rnn is given states"
+    assert reasons(graph)["a"] == reasons(graph)["start"] == "rnn takes initial states as inputs"
 
 
 def test_a_wrapper_of_an_unknown_layer_keeps_all_channels():
@@ -448,7 +448,7 @@ def test_three_branches_and_the_input_itself():
     y = layers.Add(name="k")([layers.Conv2D(4, 1, name="c")(y), x])
     graph, _, _ = assert_exact(keras.Model(x, head(y)), "a.kernel:3 a.bias:0 b.kernel:3 b.bias:0")
     assert sizes(graph) == {"a": (4, "a", "b")}
-    assert reasons(graph)["c"] == "tied by k to channels that stay"
+    assert reasons(graph)["c"] == "k couples it to frozen channels"
 
 
 @pytest.mark.parametrize("kind", ["Add", "Multiply", "Maximum"])
@@ -479,7 +479,7 @@ def test_a_map_spread_over_all_channels_stays():
     model = keras.Model(x, head(layers.Multiply(name="m")([y, z])))
     graph, _, _ = assert_exact(model, A)
     assert sizes(graph) == {"a": (6, "a")}
-    assert reasons(graph)["map"] == "m spreads it over all channels"
+    assert reasons(graph)["map"] == "m broadcasts it over all channels"
 
 
 def test_a_sum_with_a_spread_map_is_not_zero():
@@ -519,7 +519,7 @@ def test_concatenation_in_space_with_what_stays():
     y = layers.Concatenate(axis=2, name="cat")([layers.Conv2D(3, 1, name="a")(x), x])
     graph = pruning.analyse(keras.Model(x, head(y)))
     assert sizes(graph) == {}
-    assert reasons(graph)["a"] == "tied by cat to channels that stay"
+    assert reasons(graph)["a"] == "cat couples it to frozen channels"
 
 
 def test_concatenation_along_axes_that_differ():
@@ -528,7 +528,7 @@ def test_concatenation_along_axes_that_differ():
     z = layers.Conv2D(6, 1, name="b")(x)
     graph = pruning.analyse(keras.Model(x, head(layers.Concatenate(name="cat")([y, z]))))
     assert sizes(graph) == {}
-    assert "cat joins tensors whose channels are at different axes" in reasons(graph)["a"]
+    assert "cat joins tensors whose channels are on different axes" in reasons(graph)["a"]
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "softplus"])

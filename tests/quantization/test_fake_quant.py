@@ -80,7 +80,7 @@ def test_a_known_range_never_moves():
 
 
 def test_bad_known_ranges_are_refused():
-    with pytest.raises(ValueError, match="holds 0"):
+    with pytest.raises(ValueError, match="contains 0"):
         RangeQuantizer(False, fixed=(0.5, 1.0))
     with pytest.raises(ValueError, match="symmetric"):
         RangeQuantizer(True, fixed=(0.0, 1.0))

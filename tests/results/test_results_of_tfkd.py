@@ -29,7 +29,7 @@ def results():
     broken = Finding("qdq", "error", "a<b", "It is | so.", "Do it.")
     return {
         "plan": (plan, ("group", "target 30.0 % fewer MACs")),
-        "choice": (choice, ("2 of 3 units stay, by position.", "stage1_block1")),
+        "choice": (choice, ("2 of 3 candidates kept, by position.", "stage1_block1")),
         "cut": (cut, ("Removed stage1_block2",)),
         "selection": (pruning.Selection({"conv": (1, 3)}, "f00d"), ("conv", "1, 3")),
         "profile": (report.profile(model), ("total", "MACs")),

@@ -1,1 +1,1 @@
-"""What each layer of a model costs: followed on one example, counted by rules."""
+"""Cost model of layers: multiply-accumulates from per-layer rules and a trace of the model."""

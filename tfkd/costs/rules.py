@@ -1,10 +1,10 @@
-"""What each kind of layer costs: the table behind `tfkd.report.profile`.
+"""MAC counting rules of the layers, used by `tfkd.report.profile` and by pruning.
 
-A rule takes a `LayerCall` and returns pairs (terms, outputs): the layer makes
-`outputs` numbers that are each a sum of `terms` products. No pairs: nothing is
-multiplied that counts. None: not known.
+A rule takes a `LayerCall` and returns pairs (terms, outputs): the layer computes `outputs`
+values, each a sum of `terms` products, which makes terms · outputs multiply-accumulates. An
+empty tuple: no products that count. None: unknown.
 
-Shapes are those of a batch of one, the batch axis included.
+Shapes are those of a batch of one, batch axis included.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
 
-Shape = tuple[Any, ...]  # whole numbers, or None where the size is open
+Shape = tuple[Any, ...]  # integers, or None for an open size
 Products = tuple[tuple[int, int], ...]
 
 
@@ -28,12 +29,12 @@ class LayerCall:
 
     Attributes:
         layer: the layer.
-        arguments: the shapes of the tensors in each argument of `layer.call`,
-            by its name; arguments without tensors are left out.
+        arguments: parameter name of `layer.call` → shapes of the tensors passed to it;
+            arguments without tensors are omitted.
         outputs: the shapes of the outputs.
     """
 
-    layer: Any
+    layer: keras.layers.Layer
     arguments: dict[str, tuple[Shape, ...]]
     outputs: tuple[Shape, ...]
 
@@ -53,32 +54,32 @@ _RULES: dict[type, Rule] = {}
 
 
 def register(layer_class: type, rule: Rule) -> None:
-    """Teaches `profile` what a layer costs; a later rule replaces an earlier one.
+    """Registers the cost rule of a layer class; a later rule replaces an earlier one.
 
-    Args:
-        layer_class: the class; its subclasses follow the rule too, unless they
-            have their own.
-        rule: `rule(call)` → pairs (terms, outputs), where the layer makes
-            `outputs` numbers that each sum `terms` products; `()` if it
-            multiplies nothing that counts; None if unknown.
+        Args:
+            layer_class: the class. The rule also applies to subclasses without their own.
+            rule: `rule(call)` → pairs (terms, outputs), where the layer computes `outputs`
+                values that are each a sum of `terms` products; `()` if it has no products
+                that count; None if the cost is unknown.
 
-    Raises:
-        TypeError: if the class is not a Keras layer or the rule not callable.
+        Raises:
+            TypeError: if the class is not a Keras layer or the rule is not callable.
 
-    Example:
-        >>> import tf_keras as keras
-        >>> from tfkd import report
-        >>> class Scale(keras.layers.Layer):
-        ...     pass
-        >>> report.register(Scale, lambda call: ())
+        Example:
+            >>> import tensorflow as tf
+    import tf_keras as keras
+            >>> from tfkd import report
+            >>> class Scale(keras.layers.Layer):
+            ...     pass
+            >>> report.register(Scale, lambda call: ())
     """
     if not isinstance(layer_class, type) or not issubclass(layer_class, keras.layers.Layer):
         raise checks.type_error("layer_class", "a subclass of tf_keras.layers.Layer", layer_class)
     _RULES[layer_class] = checks.function("rule", rule)
 
 
-def find(layer: Any) -> Rule | None:
-    """Returns the rule of the nearest class above `layer`, or None."""
+def find(layer: keras.layers.Layer) -> Rule | None:
+    """Returns the rule of the layer's class or of its nearest base class, or None."""
     for ancestor in type(layer).__mro__:
         if ancestor in _RULES:
             return _RULES[ancestor]
@@ -86,10 +87,10 @@ def find(layer: Any) -> Rule | None:
 
 
 def size(shape: Iterable[int | None]) -> int:
-    """Product of a shape's sizes.
+    """Number of elements of a shape.
 
     Raises:
-        ValueError: if a size is open; the layer's cost is then unknown.
+        ValueError: if a size is open; the cost of the layer is then unknown.
     """
     shape = tuple(shape)
     if None in shape:
@@ -98,7 +99,7 @@ def size(shape: Iterable[int | None]) -> int:
 
 
 def _closed(rule: Rule) -> Rule:
-    """Makes a rule that answers None where a shape it needs is open."""
+    """Wraps a rule so that it returns None if a shape it needs is open."""
 
     def guarded(call: LayerCall) -> Products | None:
         try:
@@ -115,13 +116,13 @@ def _conv(call: LayerCall) -> Products:
 
 
 def _transposed(call: LayerCall) -> Products:
-    # kernel: (spatial..., Cout, Cin). The convolution whose gradient this is
-    # makes the input's numbers, each a sum over the spatial window and Cout.
+    # kernel: (spatial..., Cout, Cin). This is the gradient of a convolution that computes
+    # each input element as a sum over the spatial window and Cout.
     return ((size(call.layer.kernel.shape[:-1]), size(call.input)),)
 
 
 def _depthwise(call: LayerCall) -> Products:
-    # kernel: (spatial..., Cin, multiplier); each output sees one input channel.
+    # kernel: (spatial..., Cin, multiplier); each output reads a single input channel.
     return ((size(call.layer.depthwise_kernel.shape[:-2]), size(call.output)),)
 
 
@@ -137,7 +138,7 @@ def _dense(call: LayerCall) -> Products:
 
 
 def _einsum_dense(call: LayerCall) -> Products:
-    # Labels that are missing from the output are summed over.
+    # Labels that are missing from the output are contracted; "0" stands for "...".
     left, right = call.layer.equation.replace(" ", "").replace("...", "0").split("->")
     inputs, kernel = left.split(",")
     sizes = dict(zip(kernel, call.layer.kernel.shape, strict=True))
@@ -172,7 +173,7 @@ def _attention(call: LayerCall) -> Products:
 
 
 def _wrapped(call: LayerCall) -> Products | None:
-    # TimeDistributed, and tfmot's wrappers: the shapes hold the time axis already.
+    # TimeDistributed and tfmot's wrappers: the shapes of the call include the time axis.
     inner = call.layer.layer
     rule = find(inner)
     if rule is not None:
@@ -196,7 +197,7 @@ def _fill() -> None:
         _attention: (layers.MultiHeadAttention,),
         _wrapped: (layers.Wrapper,),
         _nothing: (
-            layers.BatchNormalization,  # folds into the convolution before it
+            layers.BatchNormalization,  # folded into the preceding convolution
             layers.Embedding,
             layers.LayerNormalization,
             layers.GroupNormalization,
@@ -216,9 +217,10 @@ def _fill() -> None:
 
 _fill()
 
+# Parts of operation types; loops and function calls may contain products.
 _PRODUCTS = ("MatMul", "Conv", "Einsum", "While", "PartitionedCall")
 
 
-def multiplies(operations: Iterable[Any]) -> bool:
+def multiplies(operations: Iterable[tf.Operation]) -> bool:
     """True if a graph operation is, or may hide, a matrix product or a convolution."""
     return any(name in op.type for op in operations for name in _PRODUCTS)

@@ -1,4 +1,4 @@
-"""Follows the layer calls of a model on a batch of one example, without running it."""
+"""Traces the layer calls of a model on a symbolic batch of one, to count their MACs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import inspect
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 import tf_keras as keras
@@ -17,33 +17,42 @@ from tfkd.costs import rules
 from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import flat_layers
 
-_LOCK = threading.Lock()
+InputShape: TypeAlias = "Sequence[int | Sequence[int]] | Mapping[str, Sequence[int]]"
+_LOCK = threading.Lock()  # one patch of `Layer.__call__` at a time
 
 
 @dataclasses.dataclass
 class Entry:
-    """What is gathered of one layer while the model is traced."""
+    """What a trace records about one layer.
 
-    layer: Any
+    Attributes:
+        layer: the layer.
+        name: its path.
+        output_shape: shape of its first output, without the batch axis.
+        products: the result of its cost rule for each call; None where the cost is unknown.
+    """
+
+    layer: keras.layers.Layer
     name: str
     output_shape: tuple[int | None, ...]
     products: list[rules.Products | None]
 
 
 class _Recorder:
-    """Follows the layer calls of one trace; `watch` puts it in place."""
+    """Records the layer calls of one trace while `watch` is active."""
 
     def __init__(self, root: keras.Model):
         self.root = root
         self.entries: dict[int, Entry] = {}
         self._path: list[str] = []
-        self._inside: list[list[int]] = []  # per open container: its children's operations
+        # For each container being traced: indices of the operations its children created.
+        self._inside: list[list[int]] = []
         self._thread = threading.get_ident()
         self._quiet = False
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Replaces `Layer.__call__`, which every layer's call goes through."""
+        """Patches `Layer.__call__`, which every layer call passes through."""
         original = keras.layers.Layer.__call__
 
         @tf.autograph.experimental.do_not_convert
@@ -52,7 +61,7 @@ class _Recorder:
             if self._quiet or threading.get_ident() != self._thread:
                 return run()
             if _is_symbolic(args, kwargs):
-                # A Sequential model that was built on data infers its shapes anew.
+                # A Sequential model that was built from data infers its shapes again.
                 with self._silence():
                     return run()
             return self._record(layer, args, kwargs, run)
@@ -66,14 +75,16 @@ class _Recorder:
 
     @contextlib.contextmanager
     def _silence(self) -> Iterator[None]:
-        """Calls inside are not noted."""
+        """Calls in this context are not recorded."""
         self._quiet = True
         try:
             yield
         finally:
             self._quiet = False
 
-    def _record(self, layer, args, kwargs, run):
+    def _record(
+        self, layer: keras.layers.Layer, args: Any, kwargs: Any, run: Callable[[], Any]
+    ) -> Any:
         graph = tf.compat.v1.get_default_graph()
         rule = rules.find(layer)
         begin = len(graph.get_operations())
@@ -97,7 +108,9 @@ class _Recorder:
             self._add(call, None)
         return outputs
 
-    def _enter(self, layer, run, graph, begin):
+    def _enter(
+        self, layer: keras.layers.Layer, run: Callable[[], Any], graph: tf.Graph, begin: int
+    ) -> tuple[Any, list[tf.Operation]]:
         """Runs a layer made of layers; returns its outputs and its own operations."""
         if layer is not self.root:
             self._path.append(layer.name)
@@ -119,13 +132,13 @@ class _Recorder:
 
 
 def _set_batch(tensor: Any) -> None:
-    """Words of one text are of one example: TensorFlow forgets it when it splits them."""
+    """Restores a batch size of 1, which TensorFlow loses when it splits text into tokens."""
     if isinstance(tensor, tf.Tensor) and tensor.shape.rank:
         tensor.set_shape([1, *tensor.shape[1:]])
 
 
 def _is_symbolic(args: Any, kwargs: Any) -> bool:
-    """True for a call on Keras tensors, which builds a model and computes nothing."""
+    """True for a call on Keras tensors, which builds a functional model."""
     return any(keras.backend.is_keras_tensor(t) for t in _tensors((args, kwargs)))
 
 
@@ -134,13 +147,15 @@ def _tensors(value: Any) -> list[Any]:
 
 
 def _shapes(value: Any) -> tuple[tuple[int | None, ...], ...]:
-    """Shapes of all tensors in a nested value, in order."""
+    """Shapes of all tensors in a nested structure, in order."""
     tensors = _tensors(value)
     return tuple(tuple(t.shape) if t.shape.rank is not None else () for t in tensors)
 
 
-def _arguments(layer, args, kwargs) -> dict[str, tuple[tuple[int | None, ...], ...]]:
-    """Shapes of a call's arguments, by the names that `layer.call` gives them."""
+def _arguments(
+    layer: keras.layers.Layer, args: Any, kwargs: Any
+) -> dict[str, tuple[tuple[int | None, ...], ...]]:
+    """Shapes of a call's tensor arguments, by the parameter names of `layer.call`."""
     try:
         bound = dict(inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments)
     except TypeError:
@@ -149,16 +164,16 @@ def _arguments(layer, args, kwargs) -> dict[str, tuple[tuple[int | None, ...], .
     return {name: shapes for name, shapes in named.items() if shapes}
 
 
-def _is_container(layer) -> bool:
-    """True for a layer made of layers whose calls can be followed one by one."""
+def _is_container(layer: keras.layers.Layer) -> bool:
+    """True for a layer made of layers whose calls can be recorded one by one."""
     if isinstance(layer, keras.Model):
         return True
     if isinstance(layer, (keras.layers.Wrapper, keras.layers.RNN)):
-        return False  # they call what they hold in loops, or not through `__call__`
+        return False  # they call the inner layer in a loop, or not through `__call__`
     return bool(flat_layers(layer, include_self=False, deep=False))
 
 
-def _own_weights(layer) -> bool:
+def _own_weights(layer: keras.layers.Layer) -> bool:
     children = flat_layers(layer, include_self=False)
     held = {id(w) for child in children for w in layer_weights.arrays(child)}
     return any(id(w) not in held for w in layer_weights.arrays(layer))
@@ -166,7 +181,7 @@ def _own_weights(layer) -> bool:
 
 @contextlib.contextmanager
 def _kept_save_spec(model: keras.Model) -> Iterator[None]:
-    """Undoes what a first call would fix for good: the input shape of a saved model."""
+    """Restores the save spec (input shape of a SavedModel), which a first call would fix."""
     names = ("_saved_model_inputs_spec", "_saved_model_arg_spec")
     before = {name: getattr(model, name, None) for name in names}
     try:
@@ -176,27 +191,21 @@ def _kept_save_spec(model: keras.Model) -> Iterator[None]:
             setattr(model, name, value)
 
 
-def _specs(model: keras.Model, input_shape: Any) -> Any:
+def _specs(model: keras.Model, input_shape: InputShape | None) -> Any:
     """Returns the nested `TensorSpec`s of a batch of one example."""
     saved = model.save_spec()
     specs = None if saved is None else saved[0][0]
     if input_shape is not None:
         return _given_specs(specs, input_shape)
+    fix = "Pass input_shape=(height, width, channels), without the batch axis."
     if specs is None:
-        raise checks.value_error(
-            "input_shape",
-            "the shape of one example, since the model was never called on one",
-            None,
-            "Pass input_shape=(height, width, channels), without the batch axis.",
-        )
+        expected = "the shape of one example, since the model was never called"
+        raise checks.value_error("input_shape", expected, None, fix)
     for spec in tf.nest.flatten(specs):
         if spec.shape.rank is None or None in tuple(spec.shape)[1:]:
-            raise checks.value_error(
-                "input_shape",
-                f"the shape of one example, since the model leaves it open, {tuple(spec.shape)}",
-                None,
-                "Pass input_shape=(height, width, channels), without the batch axis.",
-            )
+            known = tuple(spec.shape)
+            expected = f"the shape of one example, since the model leaves it open, {known}"
+            raise checks.value_error("input_shape", expected, None, fix)
     return tf.nest.map_structure(
         lambda s: tf.TensorSpec((1, *tuple(s.shape)[1:]), s.dtype, name=None), specs
     )
@@ -212,29 +221,32 @@ def _given_specs(specs: Any, input_shape: Any) -> Any:
             raise checks.value_error("input_shape", expected, input_shape)
         return {k: tf.TensorSpec((1, *_one_shape(input_shape[k])), specs[k].dtype) for k in specs}
     if not isinstance(input_shape, (list, tuple)) or len(input_shape) != len(specs):
-        raise checks.value_error("input_shape", f"{len(specs)} shapes, one an input", input_shape)
+        expected = f"{len(specs)} shapes, one per input"
+        raise checks.value_error("input_shape", expected, input_shape)
     pairs = zip(specs, input_shape, strict=True)
     return [tf.TensorSpec((1, *_one_shape(shape)), spec.dtype) for spec, shape in pairs]
 
 
 def _one_shape(shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, (list, tuple, tf.TensorShape)):
-        raise checks.type_error("input_shape", "a tuple of whole numbers", shape)
+        raise checks.type_error("input_shape", "a tuple of integers", shape)
     return tuple(checks.positive_int("input_shape", size) for size in shape)
 
 
-def follow(model: keras.Model, input_shape: Any = None) -> list[Entry]:
+def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[Entry]:
     """Traces `model` and returns its layers in the order of their first call.
 
     Args:
         model: a built model.
-        input_shape: as for `profile`.
+        input_shape: shape of one example without the batch axis, or a list or dict of
+            shapes for several inputs; None: the model's own input shape.
 
     Returns:
-        One `Entry` a layer that has a rule or holds no layers.
+        One `Entry` for each layer that has a cost rule or contains no layers.
 
     Raises:
-        ValueError: if the input shape is open and not given.
+        TypeError, ValueError: if the input shape is unknown and not given, or a given one
+            does not match the model's inputs.
     """
     specs = _specs(model, input_shape)
     recorder = _Recorder(model)

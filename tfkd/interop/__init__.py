@@ -1,6 +1,6 @@
-"""Models of other libraries as tf_keras models: `from_keras3` for today's Keras.
+"""Conversion of Keras 3 models to tf_keras (Keras 2): `from_keras3`.
 
-Keras 3 is not loaded before a Keras 3 model is given.
+Keras 3 is imported only when a Keras 3 model is passed.
 """
 
 from __future__ import annotations

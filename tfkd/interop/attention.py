@@ -1,4 +1,4 @@
-"""Attention as Keras 3 computes it where a query may look at nothing."""
+"""Multi-head attention that zeroes fully masked queries, as Keras 3 does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from tfkd.pruning.rules.attention import attention
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class MaskedAttention(keras.layers.MultiHeadAttention):
-    """`MultiHeadAttention` whose weights are 0 wherever the mask forbids to look.
+    """`MultiHeadAttention` whose attention weights are 0 at all masked positions.
 
-    Keras 2 spreads the weights of a query evenly if everything is masked, as for
-    the padding at the end of a sentence; Keras 3 sets them to zero, if it computes
-    the weights step by step.
+    If all positions are masked, as for a padded query at the end of a sentence, Keras 2
+    attends uniformly; Keras 3 sets the weights to zero, unless it takes its fused path.
     """
 
     def _masked_softmax(self, attention_scores: Any, attention_mask: Any = None) -> Any:
@@ -31,15 +30,15 @@ class MaskedAttention(keras.layers.MultiHeadAttention):
         return tf.where(tf.cast(attention_mask, "bool"), weights, tf.zeros_like(weights))
 
 
-# Its heads stay and its widths may shrink, as those of its parent.
+# Pruning rules are not inherited: register the rule of the base class.
 register_rule(MaskedAttention, attention)
 
 
 def zeroes_masked(layer: Any) -> bool:
-    """True if a Keras 3 attention layer is called with masks and zeroes what they forbid.
+    """True if a Keras 3 attention layer is called with masks and zeroes masked weights.
 
-    That is where it computes the weights step by step: for dropout, to return them,
-    or for other than three axes. Its faster way spreads them evenly, as Keras 2 does.
+    Keras 3 does so where it computes the weights explicitly: with dropout, to return them,
+    or for tensors that don't have three axes. Its fused path attends uniformly, as Keras 2.
     """
     nodes = calls_anywhere(layer)
     stepwise = layer.get_config()["dropout"] > 0 or any(

@@ -1,17 +1,17 @@
-"""Runs a Keras 3 model and its counterpart on the same inputs, and tells rounding from errors.
+"""Numerical verification of a converted model: tells float32 rounding from real differences.
 
-Two models that are the same on paper differ where float32 is rounded at other
-places, and a deep network blows that up: to 2e-4 of the range in an EfficientNetB3
-with random weights. What differs is batch normalization. tf_keras has one fused
-kernel for it; Keras 3 computes a·x + (β - a·μ) with a = γ / √(σ² + ε). So the
-comparison goes on, where the first one fails, in an order from cheap to costly:
+Mathematically equal models differ in float32 if they round at different points, and a deep
+network amplifies the difference: to 2e-4 of the output's range in an EfficientNetB3 with
+random weights. The cause is batch normalization: tf_keras has one fused kernel for it, and
+Keras 3 computes a·x + (β − a·μ) with a = γ / √(σ² + ε). If a comparison fails, the next one
+of these, from cheap to expensive, is made:
 
 1. the models as they are;
-2. the tf_keras model with its normalizations as Keras 3 computes them. On a CPU, with
-   Keras 3 on TensorFlow, equal models are then equal to the last bit;
-3. both models in float64: this also settles other backends and a GPU's convolutions.
+2. the tf_keras model with its normalizations computed as in Keras 3. On a CPU, with the
+   TensorFlow backend of Keras 3, equal models are then bit-identical;
+3. both models in float64, which also covers other backends and convolutions on a GPU.
 
-A difference that 2 or 3 bring below the tolerance is rounding.
+A difference that falls below the tolerance in 2 or 3 is rounding.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ import tf_keras as keras
 
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.pruning.shrinking import random_inputs
+from tfkd.types import Structure
 
-TOLERANCE = 1e-5  # of the output's range
-HALF_TOLERANCE = 1e-2  # where 16-bit numbers are computed with
+TOLERANCE = 1e-5  # as a fraction of the output's range
+HALF_TOLERANCE = 1e-2  # for models that compute in 16-bit floating point
 _HALF = ("float16", "bfloat16")
-# Kinds of layers with a fused kernel, and the attribute that chooses it.
+# Layer classes with a fused kernel, and the attribute that selects it.
 _FUSED = {keras.layers.BatchNormalization: "fused", keras.layers.LayerNormalization: "_fused"}
 
 
 def compare(
     source: Any,
     made: keras.Model,
-    given: Any,
+    given: Structure | None,
     tolerance: float | None,
     in_float64: Callable[[], tuple[Any, keras.Model]],
 ) -> None:
@@ -46,9 +47,10 @@ def compare(
     Args:
         source: the Keras 3 model.
         made: the tf_keras model.
-        given: inputs; None: random ones.
-        tolerance: of the output's range; None: 1e-5, or 1e-2 in half precision.
-        in_float64: makes both models again in float64; may raise anything.
+        given: a batch of inputs; None: random inputs.
+        tolerance: largest difference as a fraction of the output's range; None: 1e-5, or
+            1e-2 in half precision.
+        in_float64: builds both models again in float64; may raise any exception.
     """
     if given is None and any(tensor.dtype == tf.string for tensor in made.inputs):
         raise ValueError(
@@ -80,7 +82,7 @@ def compare(
 
 
 def _float64(batch: Any, make: Callable[[], tuple[Any, keras.Model]]) -> tuple[float, str]:
-    """(difference in float64, the same as text); infinite if it can't be computed."""
+    """(difference in float64, the same as text); infinity if it can't be computed."""
 
     def cast(value: Any) -> np.ndarray:
         array = np.asarray(value)
@@ -88,13 +90,13 @@ def _float64(batch: Any, make: Callable[[], tuple[Any, keras.Model]]) -> tuple[f
 
     try:
         worst, _ = difference(*make(), tf.nest.map_structure(cast, batch))
-    except Exception as error:  # Layers refuse float64 in many ways.
+    except Exception as error:  # Layers without float64 support raise many kinds of errors.
         return np.inf, f"it can't be built, {type(error).__name__}"
     return worst, f"{worst:.3g}"
 
 
-def difference(source: Any, made: keras.Model, batch: Any) -> tuple[float, str]:
-    """(largest difference over the range of the output, name of that output)."""
+def difference(source: Any, made: keras.Model, batch: Structure) -> tuple[float, str]:
+    """(largest difference as a fraction of the output's range, name of that output)."""
     batch = tf.nest.map_structure(np.asarray, batch)
     for model in (source, made):
         model.reset_states() if hasattr(model, "reset_states") else None
@@ -108,8 +110,8 @@ def difference(source: Any, made: keras.Model, batch: Any) -> tuple[float, str]:
     return worst, where
 
 
-def difference_in_order(source: Any, made: keras.Model, batch: Any) -> float:
-    """The difference where tf_keras adds up as Keras 3 does, without fused kernels."""
+def difference_in_order(source: Any, made: keras.Model, batch: Structure) -> float:
+    """`difference` without fused kernels in tf_keras, in the order of operations of Keras 3."""
     with _without_fused_kernels(made):
         return difference(source, made, batch)[0]
 
@@ -147,7 +149,7 @@ def _distance(expected: np.ndarray, found: np.ndarray) -> float:
 
 
 def _batches(made: keras.Model) -> list[Any]:
-    """Random inputs; and, if there are whole numbers, the same with many zeros (masks)."""
+    """Random inputs; with integer inputs also a copy with many zeros, to exercise masking."""
     batch = random_inputs(made)
     if all(tensor.dtype.is_floating for tensor in made.inputs):
         return [batch]

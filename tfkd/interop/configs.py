@@ -1,4 +1,4 @@
-"""A Keras 3 layer's config as a config of the tf_keras class of the same name."""
+"""Translates Keras 3 layer configs to configs of the tf_keras class of the same name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tfkd.interop import activations
 from tfkd.interop.attention import MaskedAttention, zeroes_masked
 from tfkd.keras_internals import CustomScaleLayer, LayerScale, StochasticDepth
 
-# Arguments of every layer.
+# Arguments that every layer takes.
 _COMMON = frozenset({"name", "trainable", "dtype", "activity_regularizer"})
-# Arguments that tf_keras takes without naming them.
+# Arguments that tf_keras takes in **kwargs.
 _UNNAMED = frozenset({"zero_output_for_mask"})
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
-# Arguments that only Keras 3 has, with the value at which they change nothing.
+# Arguments that only Keras 3 has, with the value at which they have no effect.
 _NEUTRAL: dict[str, Any] = {
     "antialias": False,
     "bounding_box_format": None,
@@ -37,20 +37,20 @@ _NEUTRAL: dict[str, Any] = {
     "use_gate": False,
     "weights": None,
 }
-# These change nothing in what is computed, or only together with one above.
+# These do not affect the outputs in inference, or do so only together with one above.
 _IGNORED = frozenset(
     "fill_mode fill_value flash_attention renorm_clipping renorm_momentum seed use_cudnn".split()
 )
-# Same name, but code or tables inside that can't be carried over.
+# Classes of the same name that contain code or tables that can't be converted.
 _REFUSED = {
     "Lambda": "a Python function written for Keras 3",
-    "StringLookup": "its vocabulary can't be carried over",
-    "IntegerLookup": "its vocabulary can't be carried over",
-    "TextVectorization": "its vocabulary can't be carried over",
+    "StringLookup": "its vocabulary can't be converted",
+    "IntegerLookup": "its vocabulary can't be converted",
+    "TextVectorization": "its vocabulary can't be converted",
     "TFSMLayer": "a SavedModel inside",
 }
 _POLICIES = frozenset("float16 bfloat16 float32 float64 mixed_float16 mixed_bfloat16".split())
-# Layers that keras.applications defines for itself, in both.
+# Custom layers of keras.applications, in both versions.
 _APPLICATIONS = {c.__name__: c for c in (LayerScale, StochasticDepth, CustomScaleLayer)}
 _HOLDERS = {
     "keras.initializers": keras.initializers,
@@ -61,10 +61,10 @@ _HOLDERS = {
 
 
 class Missing(Exception):
-    """Things of Keras 3 without a counterpart in tf_keras; `what` says which.
+    """Raised for parts of a Keras 3 model without a counterpart in tf_keras.
 
     Args:
-        what: one text for each.
+        what: one description per part.
     """
 
     def __init__(self, *what: str) -> None:
@@ -73,27 +73,27 @@ class Missing(Exception):
 
 
 def layer_class(layer: Any) -> type:
-    """The tf_keras class for a layer of Keras 3.
+    """The tf_keras class for a Keras 3 layer.
 
     Raises:
-        Missing: if there is none, or the layer's class is the user's own.
+        Missing: if there is none, or the layer's class is user-defined.
     """
     kind = type(layer)
     name, module = kind.__name__, kind.__module__
     if module.startswith("keras.src.applications.") and name in _APPLICATIONS:
         return _APPLICATIONS[name]
     if not module.startswith("keras.src.layers."):
-        raise Missing(f"class {module}.{name} is not one of Keras: give it in `custom_layers`")
+        raise Missing(f"class {module}.{name} is not part of Keras: add it to `custom_layers`")
     if name in _REFUSED:
-        raise Missing(f"keras.layers.{name}: {_REFUSED[name]}: give it in `custom_layers`")
+        raise Missing(f"keras.layers.{name}: {_REFUSED[name]}: add it to `custom_layers`")
     found = getattr(keras.layers, name, None)
     if found is None:
         raise Missing(f"keras.layers.{name} does not exist in tf_keras")
     return found
 
 
-def new_layer(layer: Any) -> Any:
-    """A tf_keras layer with the arguments of a Keras 3 layer; without weights yet.
+def new_layer(layer: Any) -> keras.layers.Layer:
+    """A tf_keras layer with the arguments of a Keras 3 layer, not yet built.
 
     Raises:
         Missing: naming every argument without a counterpart.
@@ -101,14 +101,14 @@ def new_layer(layer: Any) -> Any:
     kind = layer_class(layer)
     config = _arguments(kind, layer.get_config())
     if kind is keras.layers.MultiHeadAttention:
-        # Its from_config wants shapes that Keras 3 does not note.
+        # Its from_config needs input shapes, which the config of Keras 3 lacks.
         return (MaskedAttention if zeroes_masked(layer) else kind)(**config)
     if kind is keras.layers.Normalization and config["dtype"] == "float64":
-        for key in ("mean", "variance"):  # Keras 3 rounds these to float32 always.
+        for key in ("mean", "variance"):  # Keras 3 always rounds these to float32.
             if config[key] is not None:
                 config[key] = np.asarray(config[key], "float32").tolist()
     if kind is keras.layers.Bidirectional:
-        # tf_keras puts "forward_" and "backward_" before the names again.
+        # tf_keras adds the prefixes "forward_" and "backward_" again.
         for key, prefix in (("layer", "forward_"), ("backward_layer", "backward_")):
             inner = config[key]["config"]
             inner["name"] = inner["name"].removeprefix(prefix)
@@ -116,7 +116,7 @@ def new_layer(layer: Any) -> Any:
 
 
 def accepted(kind: type) -> set[str]:
-    """Names of the arguments that a class's constructor takes, with its parents'."""
+    """Names of the constructor arguments of a class, including those of its bases."""
     names: set[str] = set()
     for parent in kind.__mro__:
         if parent is keras.layers.Layer or parent is object:
@@ -154,7 +154,7 @@ def _arguments(kind: type, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(key: str, value: Any) -> Any:
-    """One argument: names, serialized objects, and lists of these."""
+    """Converts one argument: a name, a serialized object, or a list of these."""
     if key == "dtype":
         return _policy(value)
     if key == "seed":
@@ -194,7 +194,7 @@ def _object(value: dict[str, Any]) -> Any:
     kind = getattr(_HOLDERS.get(str(module)), str(name), None)
     if kind is None or name in _REFUSED:
         if "class_name" not in value:
-            raise Missing("a Python function of its own")
+            raise Missing("a user-defined Python function")
         raise Missing(f"{value.get('registered_name') or f'{module}.{name}'}")
     config = _arguments(kind, value["config"])
     return {"module": module, "class_name": name, "config": config, "registered_name": None}

@@ -1,60 +1,63 @@
-"""`from_keras3`: a Keras 3 model as a tf_keras model that computes the same."""
+"""`from_keras3`: converts a Keras 3 model to an equivalent tf_keras model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
 from tfkd.interop.comparing import compare
 from tfkd.interop.walking import Converter
+from tfkd.types import Data
+
+if TYPE_CHECKING:
+    import keras as keras_3
 
 Custom = dict[type, Callable[[Any], Any]]
 
 
 def from_keras3(
-    model: Any,
+    model: keras_3.Model,
     *,
-    verify: Any = True,
+    verify: bool | Data = True,
     tolerance: float | None = None,
     custom_layers: Mapping[type, Callable[[Any], keras.layers.Layer]] | None = None,
 ) -> keras.Model:
-    """Converts a Keras 3 model to tf_keras, the Keras that tfkd works with.
+    """Converts a Keras 3 model to tf_keras (Keras 2), which tfkd works with.
 
-    Layers, nested models and operations (`x + y`, `keras.ops.mean(x)`) keep their
-    names, weights their values and order, shared layers stay shared. Both models
-    then run on the same random inputs, and must agree. Rounding is no disagreement:
-    tf_keras normalizes batches in one fused step, Keras 3 in several, and networks
-    with many layers enlarge the last bit. So where the outputs differ by more than
-    `tolerance`, they are compared again with the steps of Keras 3, and, if that does not
-    settle it, with both models built in float64 (this takes time, and four times
-    the memory). Nothing is taken over from `compile`: compile the new model
-    yourself. The given model is not changed.
+    Layers, nested models and operations (`x + y`, `keras.ops.mean(x)`) keep their names,
+    weights keep their values and order, and shared layers remain shared. Then both models
+    run on the same inputs, and their outputs must agree up to rounding. tf_keras computes
+    batch normalization in one fused kernel and Keras 3 in several steps, and deep networks
+    amplify such differences. So if the outputs differ by more than `tolerance`, they are
+    compared again with the steps of Keras 3, and finally with both models rebuilt in
+    float64 (slow, with four times the memory). The new model is not compiled, and the
+    given one is not changed.
 
     Args:
-        model: a functional or Sequential Keras 3 model, built; any backend.
+        model: a built functional or Sequential Keras 3 model, with any backend.
         verify: True: compare the two models on random inputs; False: don't compare; or
             examples as the model takes them, in any form of `tfkd.example_inputs`:
             compare on these.
-        tolerance: the largest difference of an output, as a part of its range, that
-            may remain without rounding. None: 1e-5, or 1e-2 where the model
-            computes in float16 or bfloat16. 0: none at all.
-        custom_layers: your own Keras 3 layers: class → function that takes such a
-            layer and returns a tf_keras layer. Its weights are copied in order, by
-            shape. Also replaces layers of Keras itself.
+        tolerance: largest difference of an output that is not due to rounding, as a
+            fraction of the output's range. None: 1e-5, or 1e-2 if the model computes in
+            float16 or bfloat16. 0: none at all.
+        custom_layers: Keras 3 layer class → function that takes such a layer and returns
+            a tf_keras layer. Its weights are copied in order, and must have the same
+            shapes. An entry for a layer class of Keras replaces the built-in conversion.
 
     Returns:
         A `tf_keras` model: Sequential if the given one is, else functional.
 
     Raises:
-        TypeError: if `model` is not a Keras 3 model, or a tf_keras model already.
+        TypeError: if `model` is not a Keras 3 model, or is a tf_keras model already.
         ImportError: if Keras 3 can't be imported.
-        ValueError: if parts of the model have no counterpart; all of them are
-            listed. Or if the two models compute different things: the difference is
-            given as it is, and in float64.
+        ValueError: if parts of the model have no counterpart (the message lists all of
+            them), or if the outputs differ (the message gives the difference, as computed
+            and in float64).
 
     Example:
         >>> import keras
@@ -65,21 +68,21 @@ def from_keras3(
         >>> model.get_layer("hidden").kernel.shape.as_list()
         [8, 4]
     """
-    keras_3 = _keras_3(model)
+    module = _imported(model)
     custom = _custom(custom_layers)
     if tolerance is not None:
         checks.non_negative("tolerance", tolerance)
-    made = _convert(model, keras_3, custom)
+    made = _convert(model, module, custom)
     verify = example_inputs.to_verify(verify, example_inputs.inputs_of(made), strict=False)
     if verify is not False:
         batch = None if verify is True else example_inputs.packed(made, verify)
-        compare(model, made, batch, tolerance, lambda: _in_float64(model, keras_3, custom))
+        compare(model, made, batch, tolerance, lambda: _in_float64(model, module, custom))
     return made
 
 
-def _convert(model: Any, keras_3: ModuleType, custom: Custom) -> keras.Model:
-    """The tf_keras model, or an error with everything that is missing."""
-    converter = Converter(keras_3, custom)
+def _convert(model: Any, module: ModuleType, custom: Custom) -> keras.Model:
+    """The tf_keras model; raises an error that lists all unsupported parts."""
+    converter = Converter(module, custom)
     made = converter.model(model)
     if converter.missing:
         lines = "\n".join(f"- {line}" for line in dict.fromkeys(converter.missing))
@@ -92,11 +95,11 @@ def _convert(model: Any, keras_3: ModuleType, custom: Custom) -> keras.Model:
     return made
 
 
-def _in_float64(model: Any, keras_3: ModuleType, custom: Custom) -> tuple[Any, keras.Model]:
-    """A Keras 3 model and its counterpart, both built again in float64.
+def _in_float64(model: Any, module: ModuleType, custom: Custom) -> tuple[Any, keras.Model]:
+    """A Keras 3 model and its counterpart, both rebuilt in float64.
 
     Raises:
-        Exception: of any kind, if they can't be.
+        Exception: of any kind, if they can't be built.
     """
     names = {kind.__name__: kind for kind in custom}
     twin = type(model).from_config(_doubled(model.get_config()), custom_objects=names)
@@ -109,11 +112,11 @@ def _in_float64(model: Any, keras_3: ModuleType, custom: Custom) -> tuple[Any, k
 
         return make
 
-    return twin, _convert(twin, keras_3, {kind: doubling(f) for kind, f in custom.items()})
+    return twin, _convert(twin, module, {kind: doubling(f) for kind, f in custom.items()})
 
 
 def _doubled(config: Any) -> Any:
-    """A config with float64 wherever it says float32."""
+    """A copy of a config with every "float32" replaced by "float64"."""
     if isinstance(config, dict):
         return {key: _doubled(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
@@ -121,8 +124,8 @@ def _doubled(config: Any) -> Any:
     return "float64" if config == "float32" else config
 
 
-def _keras_3(model: Any) -> ModuleType:
-    """Keras 3, if the model is one of its."""
+def _imported(model: Any) -> ModuleType:
+    """The module of Keras 3, after checking that the model belongs to it."""
     if isinstance(model, keras.Model):
         raise checks.type_error(
             "model", "a Keras 3 model", model, "It is a tf_keras model already: use it as it is."

@@ -1,4 +1,4 @@
-"""One call of a Keras 3 operation, and the ways to make its counterpart."""
+"""`Keras3Call`: one call of a Keras 3 operation, with helpers to build its counterpart."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tfkd.keras_internals import KerasTensor, TFOpLambda
 
 
 class Keras3Call(NamedTuple):
-    """One call of an operation.
+    """One call of a Keras 3 operation.
 
     Attributes:
-        op: the operation of Keras 3.
-        args: what it is called with; tensors are those of tf_keras.
-        kwargs: arguments by name.
-        shape: of the (first) result.
-        dtype: of the (first) result.
-        name: for the layer; None: Keras finds one.
+        op: the `keras.Operation`.
+        args: its positional arguments, with tf_keras tensors in place of Keras 3 ones.
+        kwargs: its keyword arguments.
+        shape: shape of the (first) result.
+        dtype: dtype of the (first) result.
+        name: name for the new layer; None: Keras generates one.
     """
 
     op: Any
@@ -33,6 +33,7 @@ class Keras3Call(NamedTuple):
 
     @property
     def x(self) -> Any:
+        """The first argument."""
         return self.args[0]
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -40,14 +41,14 @@ class Keras3Call(NamedTuple):
         named = {"name": self.name} if self.name else {}
         return TFOpLambda(function, **named)(*args, **kwargs)
 
-    def layer(self, kind: Any, inputs: Any, *args: Any, **config: Any) -> Any:
-        """Calls a new layer."""
+    def layer(self, kind: type, inputs: Any, *args: Any, **config: Any) -> Any:
+        """Calls a new layer of class `kind` in the dtype of the result."""
         floating = tf.as_dtype(self.dtype).is_floating
         dtype = {"dtype": self.dtype} if floating else {}
         return kind(*args, name=self.name, **dtype, **config)(inputs)
 
     def cast(self, value: Any, dtype: str | None = None) -> Any:
-        """A tensor or constant as `dtype`, by default the type of the result."""
+        """Casts a tensor or constant to `dtype`, by default that of the result."""
         dtype = dtype or self.dtype
         if not is_tensor(value):
             plain = {"float32": float, "int32": int, "bool": bool}.get(dtype)
@@ -57,12 +58,16 @@ class Keras3Call(NamedTuple):
         return value if value.dtype == dtype else tf.cast(value, dtype)
 
     def axes(self) -> list[int] | None:
-        """The operation's `axis` as a list; None: all."""
+        """The operation's `axis` as a list; None stands for all axes."""
         axis = self.op.axis
         return axis if axis is None else [int(a) for a in np.ravel(axis)]
 
     def one_axis(self) -> int:
-        """The operation's `axis` if it is one number."""
+        """The operation's `axis` as an integer.
+
+        Raises:
+            Missing: if it is not a single axis.
+        """
         axis = self.op.axis
         if isinstance(axis, (list, tuple)) and len(axis) == 1:
             axis = axis[0]
@@ -72,5 +77,5 @@ class Keras3Call(NamedTuple):
 
 
 def is_tensor(value: Any) -> bool:
-    """True for a symbolic tensor of tf_keras."""
+    """True for a symbolic tf_keras tensor."""
     return isinstance(value, KerasTensor)

@@ -1,13 +1,13 @@
-"""Operations of Keras 3 in a functional model, `x + y` or `keras.ops.mean(x)`, in tf_keras.
+"""Lowering of Keras 3 operations (`x + y`, `keras.ops.mean(x)`) to tf_keras layers.
 
-An operation becomes a layer of tf_keras where there is one that does the same,
-since pruning and quantization know those best, and else a TensorFlow function
-in a `TFOpLambda`. Either has the name of the operation.
+An operation becomes the equivalent tf_keras layer if there is one, since pruning and
+quantization support layers best, and otherwise a TensorFlow function in a `TFOpLambda`.
+Either has the name of the operation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,14 @@ import tf_keras as keras
 from tfkd.interop import activations, shapes
 from tfkd.interop.configs import Missing
 from tfkd.interop.keras3_call import Keras3Call, is_tensor
+from tfkd.keras_internals import KerasTensor
 
 
-def translate(call: Keras3Call) -> Any:
-    """Calls what does the same as an operation of Keras 3.
+def translate(call: Keras3Call) -> KerasTensor | list[KerasTensor]:
+    """Builds and calls the counterpart of a Keras 3 operation.
 
     Raises:
-        Missing: if there is nothing, or not with these arguments.
+        Missing: if there is no counterpart, or none with these arguments.
     """
     name = type(call.op).__name__
     known = type(call.op).__module__.startswith("keras.src.ops.")
@@ -34,20 +35,22 @@ def translate(call: Keras3Call) -> Any:
 
 
 def unmasked(value: Any) -> Any:
-    """Operations of Keras 3 don't hand masks on; layers of tf_keras would."""
+    """Drops the mask of a tensor: Keras 3 operations don't propagate masks, layers do."""
     if is_tensor(value) and getattr(value, "_keras_mask", None) is not None:
         return tf.identity(value)
     return value
 
 
-# --- one value after the other ----------------------------------------------------
+# --- elementwise ------------------------------------------------------------------
 
 
-def _binary(function: Any, merge: Any = None) -> Callable[[Keras3Call], Any]:
-    def rule(call: Keras3Call) -> Any:
+def _binary(function: Any, merge: Any = None) -> Callable[[Keras3Call], KerasTensor]:
+    def rule(call: Keras3Call) -> KerasTensor:
         common = _common_type(call.args) if call.dtype == "bool" else call.dtype
         left, right = (call.cast(value, common) for value in call.args)
         if merge is not None and is_tensor(left) and is_tensor(right):
+            # Keras merge layers align tensors of unequal rank at the batch axis, while
+            # operations broadcast from the last axis: use layers for equal ranks only.
             shapes = left.shape, right.shape
             if len(shapes[0]) == len(shapes[1]) > 1 and shapes[0][0] == shapes[1][0]:
                 return call.layer(merge, [left, right])
@@ -57,7 +60,7 @@ def _binary(function: Any, merge: Any = None) -> Callable[[Keras3Call], Any]:
 
 
 def _common_type(values: tuple[Any, ...]) -> str:
-    """The type in which two values are compared."""
+    """The dtype in which two values are compared."""
     types = [tf.as_dtype(v.dtype) for v in values if is_tensor(v)]
     floats = [t for t in types if t.is_floating]
     if not floats and any(np.asarray(v).dtype.kind == "f" for v in values if not is_tensor(v)):
@@ -65,19 +68,19 @@ def _common_type(values: tuple[Any, ...]) -> str:
     return max(floats or types, key=lambda t: t.size).name
 
 
-def _unary(function: Any) -> Callable[[Keras3Call], Any]:
-    def rule(call: Keras3Call) -> Any:
+def _unary(function: Any) -> Callable[[Keras3Call], KerasTensor]:
+    def rule(call: Keras3Call) -> KerasTensor:
         return call.run(function, call.cast(call.x) if call.dtype != "bool" else call.x)
 
     return rule
 
 
-def _logical(function: Any) -> Callable[[Keras3Call], Any]:
+def _logical(function: Any) -> Callable[[Keras3Call], KerasTensor]:
     return lambda call: call.run(function, *(call.cast(value, "bool") for value in call.args))
 
 
-def _activation(name: str, **defaults: Any) -> Callable[[Keras3Call], Any]:
-    def rule(call: Keras3Call) -> Any:
+def _activation(name: str, **defaults: Any) -> Callable[[Keras3Call], KerasTensor]:
+    def rule(call: Keras3Call) -> KerasTensor:
         for key, value in defaults.items():
             if getattr(call.op, key) != value:
                 raise Missing(f"{key}={getattr(call.op, key)!r}")
@@ -86,17 +89,17 @@ def _activation(name: str, **defaults: Any) -> Callable[[Keras3Call], Any]:
     return rule
 
 
-def _gelu(call: Keras3Call) -> Any:
+def _gelu(call: Keras3Call) -> KerasTensor:
     if not call.op.approximate:
         return call.layer(keras.layers.Activation, call.x, "gelu")
     return call.run(tf.nn.gelu, call.x, approximate=True)
 
 
-def _softmax(call: Keras3Call) -> Any:
+def _softmax(call: Keras3Call) -> KerasTensor:
     return call.layer(keras.layers.Softmax, call.x, axis=call.one_axis())
 
 
-def _clip(call: Keras3Call) -> Any:
+def _clip(call: Keras3Call) -> KerasTensor:
     x, low, high = call.cast(call.x), call.op.x_min, call.op.x_max
     if low is None or high is None:
         function = tf.math.maximum if high is None else tf.math.minimum
@@ -104,18 +107,18 @@ def _clip(call: Keras3Call) -> Any:
     return call.run(tf.clip_by_value, x, low, high)
 
 
-def _where(call: Keras3Call) -> Any:
+def _where(call: Keras3Call) -> KerasTensor:
     condition, *values = [*call.args, *call.kwargs.values()]
     if len(values) != 2 or any(value is None for value in values):
         raise Missing("`where` without two values")
     return call.run(tf.where, call.cast(condition, "bool"), *(call.cast(v) for v in values))
 
 
-# --- over axes ---------------------------------------------------------------------
+# --- reductions --------------------------------------------------------------------
 
 
-def _reduce(function: Any, as_result: bool = True) -> Callable[[Keras3Call], Any]:
-    def rule(call: Keras3Call) -> Any:
+def _reduce(function: Any, as_result: bool = True) -> Callable[[Keras3Call], KerasTensor]:
+    def rule(call: Keras3Call) -> KerasTensor:
         if getattr(call.op, "initial", None) is not None:
             raise Missing(f"initial={call.op.initial!r}")
         x = call.cast(call.x) if as_result else call.x
@@ -124,7 +127,7 @@ def _reduce(function: Any, as_result: bool = True) -> Callable[[Keras3Call], Any
     return rule
 
 
-def _mean(call: Keras3Call) -> Any:
+def _mean(call: Keras3Call) -> KerasTensor:
     axes = sorted(a % 4 for a in call.axes() or ())
     floating = is_tensor(call.x) and call.x.dtype == call.dtype
     if floating and len(call.x.shape) == 4 and axes == [1, 2]:
@@ -133,8 +136,8 @@ def _mean(call: Keras3Call) -> Any:
     return _reduce(tf.reduce_mean)(call)
 
 
-def _arg(function: Any) -> Callable[[Keras3Call], Any]:
-    def rule(call: Keras3Call) -> Any:
+def _arg(function: Any) -> Callable[[Keras3Call], KerasTensor]:
+    def rule(call: Keras3Call) -> KerasTensor:
         if call.op.keepdims:
             raise Missing("keepdims=True")
         return call.run(function, call.x, axis=call.one_axis(), output_type=call.dtype)
@@ -142,7 +145,7 @@ def _arg(function: Any) -> Callable[[Keras3Call], Any]:
     return rule
 
 
-def _one_hot(call: Keras3Call) -> Any:
+def _one_hot(call: Keras3Call) -> KerasTensor:
     if call.op.sparse:
         raise Missing("sparse=True")
     classes, axis = int(call.op.num_classes), call.one_axis()
@@ -152,7 +155,7 @@ def _one_hot(call: Keras3Call) -> Any:
 # --- products ------------------------------------------------------------------------
 
 
-def _matmul(call: Keras3Call) -> Any:
+def _matmul(call: Keras3Call) -> KerasTensor:
     left, right = (call.cast(value) for value in call.args)
     if min(len(left.shape), len(right.shape)) < 2:
         raise Missing("a vector")
@@ -161,7 +164,7 @@ def _matmul(call: Keras3Call) -> Any:
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class Einsum(keras.layers.Layer):
-    """`tf.einsum` of several tensors, which as a `TFOpLambda` could not be loaded again.
+    """`tf.einsum` of several tensors, which can't be deserialized as a `TFOpLambda`.
 
     Args:
         equation: as in `tf.einsum`.
@@ -172,14 +175,16 @@ class Einsum(keras.layers.Layer):
         super().__init__(**kwargs)
         self.equation = equation
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Contracts a list of tensors."""
         return tf.einsum(self.equation, *inputs)
 
     def get_config(self) -> dict[str, Any]:
+        """The arguments."""
         return {**super().get_config(), "equation": self.equation}
 
 
-def _einsum(call: Keras3Call) -> Any:
+def _einsum(call: Keras3Call) -> KerasTensor:
     values = [call.cast(value) for value in call.args]
     if not all(map(is_tensor, values)):
         raise Missing("a constant factor")
@@ -187,7 +192,7 @@ def _einsum(call: Keras3Call) -> Any:
 
 
 _M = tf.math
-_RULES: dict[str, Callable[[Keras3Call], Any]] = {
+_RULES: dict[str, Callable[[Keras3Call], KerasTensor]] = {
     "Add": _binary(_M.add, keras.layers.Add),
     "Subtract": _binary(_M.subtract, keras.layers.Subtract),
     "Multiply": _binary(_M.multiply, keras.layers.Multiply),

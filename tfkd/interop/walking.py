@@ -1,7 +1,7 @@
-"""Builds the tf_keras model: walks the graph of a Keras 3 model call by call.
+"""Graph traversal of a Keras 3 model, which builds the tf_keras model call by call.
 
-What has no counterpart is noted, and a fresh input stands for what it would have
-returned: so the walk goes on and finds everything that is missing.
+A call without a counterpart is recorded and replaced by a placeholder input, so that the
+traversal continues and finds all unsupported parts at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tf_keras as keras
 from tfkd.interop import configs, operations
 from tfkd.interop.configs import Missing
 from tfkd.interop.keras3_call import Keras3Call
+from tfkd.keras_internals import KerasTensor
 from tfkd.networks.call_graph import maker_of, nodes_of
 
 # State of a stateful recurrent layer; tf_keras does not count it as a weight.
@@ -25,14 +26,14 @@ _LISTS_WITH_MASKS = (keras.layers.Attention, keras.layers.AdditiveAttention)
 
 
 class Converter:
-    """Converts a model, and the models and layers in it, each once.
+    """Converts a model and the layers and models in it, each of them once.
 
     Args:
-        keras_3: the module.
-        custom: class of a Keras 3 layer → function that makes its counterpart.
+        keras_3: the module of Keras 3.
+        custom: Keras 3 layer class → function that creates its counterpart.
 
     Attributes:
-        missing: what has no counterpart, a line for each.
+        missing: one line for each part without a counterpart.
     """
 
     def __init__(self, keras_3: ModuleType, custom: Mapping[type, Callable[[Any], Any]]) -> None:
@@ -44,8 +45,8 @@ class Converter:
 
     # --- layers ------------------------------------------------------------------
 
-    def model(self, source: Any, prefix: str = "") -> Any:
-        """The counterpart of a model; None if something was missing."""
+    def model(self, source: Any, prefix: str = "") -> keras.Model | None:
+        """The counterpart of a model; None if a part of it has none."""
         before = len(self.missing)
         kind = type(source).call
         if source.built and kind is self.keras_3.Sequential.call and source._functional:
@@ -77,7 +78,7 @@ class Converter:
         return made
 
     @staticmethod
-    def input(tensor: Any) -> Any:
+    def input(tensor: Any) -> KerasTensor:
         """The counterpart of an input."""
         layer = maker_of(tensor)
         return keras.Input(
@@ -87,8 +88,8 @@ class Converter:
             sparse=bool(getattr(layer, "sparse", False)),
         )
 
-    def layer(self, source: Any, prefix: str = "") -> Any:
-        """The counterpart of a layer or nested model, the same one each time."""
+    def layer(self, source: Any, prefix: str = "") -> keras.layers.Layer | None:
+        """The counterpart of a layer or nested model, the same object at each call."""
         if id(source) not in self._made:
             try:
                 self._made[id(source)] = self._new(source, prefix)
@@ -124,7 +125,7 @@ class Converter:
         """Copies the weights of all layers.
 
         Raises:
-            ValueError: naming the layers whose weights have other shapes.
+            ValueError: if weights have different shapes; the message lists the layers.
         """
         wrong = []
         for source, made in self._pairs:
@@ -143,7 +144,7 @@ class Converter:
 
 
 def _ordered(variables: list[Any], made: Any) -> list[Any]:
-    """A layer's variables in the order of tf_keras, where their names tell it."""
+    """A layer's variables in the order of tf_keras, if their names are unambiguous."""
     names = [weight.name.rpartition("/")[2].split(":")[0] for weight in made.weights]
     by_name = {variable.name: variable for variable in variables}
     if len(by_name) == len(variables) and set(names) == set(by_name):
@@ -160,10 +161,10 @@ def _functional_classes(source: Any) -> list[type]:
 
 
 class _Walk:
-    """One functional model.
+    """The traversal of one functional model.
 
     Attributes:
-        model: the counterpart; None if something was missing.
+        model: the counterpart; None if a part of it has none.
     """
 
     def __init__(self, converter: Converter, source: Any, prefix: str) -> None:
@@ -187,7 +188,7 @@ class _Walk:
         return self._tree.map_structure(lambda t: self._tensors[id(t)], structure)
 
     def _needed(self, source: Any) -> list[Any]:
-        """The calls that outputs depend on, first to last; without masks that are implicit."""
+        """The calls that the outputs depend on, in order, without those of implicit masks."""
         wanted = {id(tensor) for tensor in source.outputs}
         found = []
         for node in reversed(nodes_of(source)):
@@ -199,10 +200,10 @@ class _Walk:
         return found[::-1]
 
     def _arguments(self, node: Any) -> tuple[Any, dict[str, Any]]:
-        """Arguments of a call, without those that Keras fills in for itself.
+        """The explicit arguments of a call, without those that Keras fills in.
 
-        That is `training`, which is overruled when a model runs, and masks that
-        came with the tensors: those reach tf_keras's layers in the same way.
+        These are `training`, which is overridden when a model runs, and masks attached to
+        the tensors, which tf_keras propagates in the same way.
         """
         args, kwargs = node.arguments.args, node.arguments.kwargs
         if not isinstance(node.operation, self._converter.keras_3.Layer):
@@ -218,7 +219,7 @@ class _Walk:
         return args, {key: value for key, value in kwargs.items() if key not in implicit}
 
     def _value(self, value: Any) -> Any:
-        """An argument: tensors of the model are those of tf_keras, others are constants."""
+        """Converts an argument: symbolic tensors to tf_keras tensors, others to constants."""
         if isinstance(value, self._tensor_type):
             return self._tensors[id(value)]
         if isinstance(value, self._converter.keras_3.Variable):
@@ -242,11 +243,11 @@ class _Walk:
         is_layer = isinstance(source, converter.keras_3.Layer)
         layer = converter.layer(source, self._prefix) if is_layer else None
         if is_layer and layer is None:
-            return None  # Noted already.
+            return None  # `layer` has recorded what is missing.
         try:
             args, kwargs = self._tree.map_structure(self._value, self._arguments(node))
             if isinstance(layer, _LISTS_WITH_MASKS) and node.arguments.kwargs.get("mask") is None:
-                # Keras 3 hands no masks over unless all tensors have one.
+                # Keras 3 passes masks on only if all tensors have one.
                 args = tf.nest.map_structure(operations.unmasked, args)
             call = layer or self._operation(node)
             return tf.nest.flatten(call(*args, **kwargs))
@@ -259,7 +260,7 @@ class _Walk:
         return None
 
     def _operation(self, node: Any) -> Callable[..., Any]:
-        """A function that calls the counterpart of an operation."""
+        """A function that builds and calls the counterpart of an operation."""
         source, first = node.operation, node.outputs[0]
         name = None if source.name in self._named else source.name
         self._named.add(source.name)

@@ -126,7 +126,7 @@ def text_transformer(
     for use in feature losses; padding is masked in it. Each has two blocks,
     `layer1_attention` and `layer1_mlp`, and
     `tfkd.pruning.cut_layers(model, drop="layer2_*")` removes both.
-    `tfkd.pruning.choose_layers(model, keep, units="layer")` chooses the layers to remove.
+    `tfkd.pruning.choose_layers(model, keep, granularity="layer")` chooses the layers to remove.
 
     Reference: Devlin et al. 2018, https://arxiv.org/abs/1810.04805; Xiong et al.
     2020, https://arxiv.org/abs/2002.04745

@@ -1,4 +1,4 @@
-"""Structured pruning: find what can go, choose, let it decay, cut it out, prove it."""
+"""Structured pruning of channels (filters) and of depth (residual blocks)."""
 
 from tfkd.pruning import criteria
 from tfkd.pruning.blocks.choice import LayerChoice

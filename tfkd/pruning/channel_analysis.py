@@ -1,11 +1,11 @@
-"""Follows the channels of a model from layer to layer, and says what may be removed.
+"""Dependency analysis of channels: which are coupled, which are prunable, which are frozen.
 
-Every channel axis is an array of atoms. Layers tie atoms together: a sum its
-branches, a depthwise convolution its input and output, a shared layer its
-calls. What is left after the last layer are the units. One may go only if its
-value is proved to be zero, with its filters, biases and batch normalizations
-set to zero, wherever a layer mixes channels; whatever can't be proved stays,
-and the reason is kept.
+The analysis propagates an array of channel ids ("atoms") through every layer call. Layers
+couple channels: a sum those of its branches, a depthwise convolution its input and output,
+a shared layer those of its calls. The equivalence classes that remain are the prunable
+units. A unit may be pruned only if its activation is provably zero, once its filters,
+biases and batch-norm parameters are zero, wherever a layer mixes channels. All other
+channels are frozen, and the reason is recorded.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tfkd.pruning.graph import KEPT, Cost, Frozen, Graph, Group, Resize, WeightA
 
 
 def analyse(model: keras.Model) -> Graph:
-    """Finds what can be removed from a model, and what has to go with it.
+    """Finds the prunable channels of a model and the weights coupled to each of them.
 
     Args:
-        model: a built functional or Sequential `tf_keras` model; nested models
-            are entered. It is not run and not changed.
+        model: a built functional or Sequential `tf_keras` model; nested models are
+            analysed too. It is neither run nor changed.
 
     Returns:
-        A `Graph` of groups of units, and of the weights that they own.
+        A `Graph` of channel groups and of the weight slices that their units own.
 
     Raises:
         TypeError: if `model` is not a `tf_keras` model.
-        ValueError: if it is not built, or a subclassed model, whose layers can't
-            be followed.
+        ValueError: if it is not built, or is a subclassed model, whose layer calls are
+            not recorded.
 
     Example:
         >>> import tf_keras as keras
@@ -69,11 +69,11 @@ def _visit(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> list[Channels]:
-    """The channels of what a call in `network` makes."""
+    """The channels of the outputs of a call in `network`."""
     layer = of.layer
-    # A layer that two nested models share has one path, so that its weights have one owner.
+    # A layer shared by two nested models keeps its first path: each weight has one owner.
     path = ledger.paths.setdefault(id(layer), prefix + of.name)
-    # A tensor of unknown rank: one open axis, which no rule follows.
+    # Stands for unknown rank: a single open axis, which no rule follows.
     shapes = [(None,) if t.shape.rank is None else tuple(t.shape) for t in of.makes]
     call = rules.ChannelCall(ledger, layer, path, args, kwargs, shapes)
     nested = network.nested.get(of.name)
@@ -85,16 +85,16 @@ def _visit(
     if rule is None:
         (ledger.uncounted if layer_weights.arrays(layer) else ledger.unruled).append(path)
         kind = type(layer).__name__
-        return call.freeze_all(f"no rule for {path}, a {kind} (register_rule teaches one)")
+        return call.freeze_all(f"no rule for {path}, a {kind} (add one with register_rule)")
     noted = len(ledger.noted[path])
     outputs = rule(call)
-    if len(ledger.noted[path]) == noted:  # a call whose channels aren't followed
+    if len(ledger.noted[path]) == noted:  # the rule recorded nothing for this call
         ledger.fix(path)
     return outputs
 
 
 def _enter(network: CallGraph, call: rules.ChannelCall) -> list[Channels]:
-    """Follows a nested model; its input layers shrink with what reaches them."""
+    """Analyses a nested model; its input layers are resized with the tensors fed to them."""
     ledger = call.ledger
     for tensor, channels in zip(network.model.inputs, call.inputs, strict=True):
         path = f"{call.path}/{maker_of(tensor).name}"
@@ -106,8 +106,10 @@ def _enter(network: CallGraph, call: rules.ChannelCall) -> list[Channels]:
     return network.follow(call.inputs, partial(_visit, network, ledger, f"{call.path}/"))
 
 
-def _closed_shapes(layer: Any, call: rules.ChannelCall, shapes: list[Any]) -> list[Any]:
-    """Output shapes of this call, where a nested model was built on open ones."""
+def _closed_shapes(
+    layer: keras.layers.Layer, call: rules.ChannelCall, shapes: list[Any]
+) -> list[Any]:
+    """Output shapes of this call where the nested model was built with open shapes."""
     if len(call.inputs) != 1 or len(shapes) != 1 or None in call.input.shape[1:]:
         return shapes
     try:
@@ -117,14 +119,14 @@ def _closed_shapes(layer: Any, call: rules.ChannelCall, shapes: list[Any]) -> li
 
 
 def _build(network: CallGraph, ledger: Ledger) -> Graph:
-    """Turns atoms into numbered units, and units into groups."""
+    """Numbers the units (classes of coupled atoms) and collects them into groups."""
     keys = list(ledger.axes)
     roots = [ledger.roots(ledger.axes[key][0]) for key in keys]
     reasons: dict[int, str] = {}
     for atom, reason in ledger.reasons.items():
         reasons.setdefault(ledger.root(atom), reason)
     summed = {ledger.root(atom) for atom in ledger.summed if atom != FIXED}
-    # Units of one group own the same axes, the same number of indices on each.
+    # Units of one group own the same axes, and equally many indices of each.
     owned: dict[int, list[tuple[int, int]]] = defaultdict(list)
     order: dict[int, None] = {}
     for i, (key, atoms) in enumerate(zip(keys, roots, strict=True)):
@@ -165,8 +167,13 @@ def _build(network: CallGraph, ledger: Ledger) -> Graph:
     )
 
 
-def _sort(keys, ledger: Ledger, members, summed):
-    """Splits the sets of atoms into groups and what is frozen; numbers the units."""
+def _sort(
+    keys: list[tuple[str, str, int]],
+    ledger: Ledger,
+    members: dict[tuple[Any, ...], list[int]],
+    summed: set[int],
+) -> tuple[list[Group], list[Frozen], dict[int, int]]:
+    """Splits the sets of atoms into groups and frozen channels; numbers the units."""
     groups: list[Group] = []
     frozen: list[Frozen] = []
     number: dict[int, int] = {}

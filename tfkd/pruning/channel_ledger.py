@@ -1,10 +1,10 @@
-"""What is known of a tensor's channels, and the bookkeeping of what goes together.
+"""Channel ids of tensors, and a union-find of coupled channels with the weights they own.
 
-An **atom** is one channel where it is made. The channel axis of every tensor is
-an array of atoms; union-find says which of them can only go together. Beside
-each channel stands whether its value is **zero** once its filters, biases and
-batch normalizations are set to zero: only then may a layer that mixes channels
-do without it.
+An **atom** is the id of one channel at the layer that produces it. The channel axis of
+every tensor is an array of atoms, and union-find merges those that must be pruned
+together. A flag beside each channel says whether its activation is **zero** once its
+filters, biases and batch-norm parameters are zero: only then can a layer that mixes
+channels drop it without changing its output.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
-FIXED = -1  # in an array of atoms: a channel that is not followed and always stays
+FIXED = -1  # in an array of atoms: a channel that is not tracked and never pruned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +23,10 @@ class Channels:
     """The channels of one tensor.
 
     Attributes:
-        shape: of the tensor, batch axis included; None where open.
-        axis: the channel axis, from 0; None: nothing of this tensor can go.
+        shape: shape of the tensor, batch axis included; None for an open size.
+        axis: the channel axis, from 0; None if the tensor's channels are not tracked.
         atoms: int array (C,), the atom of each channel.
-        zero: bool array (C,), True where the value is zero when the atom goes.
+        zero: bool array (C,), True where the activation is zero when the atom is masked.
     """
 
     shape: tuple[int | None, ...]
@@ -41,27 +40,27 @@ class Channels:
         return None if self.axis is None else self.axis - len(self.shape)
 
     def reshaped(self, shape: tuple[int | None, ...], axis: int | None = None) -> Channels:
-        """The same channels in a tensor of another shape, at another axis."""
+        """The same channels in a tensor of another shape, optionally on another axis."""
         return dataclasses.replace(self, shape=shape, axis=self.axis if axis is None else axis)
 
-    def with_zero(self, zero: Any) -> Channels:
-        """The same channels with another array (or one value) of `zero`."""
+    def with_zero(self, zero: np.ndarray | bool) -> Channels:
+        """The same channels with `zero` replaced by an array or a single value."""
         return dataclasses.replace(self, zero=np.broadcast_to(zero, self.atoms.shape))
 
 
 class Ledger:
-    """Atoms, which of them go together, which stay and why, and the weights they own."""
+    """Atoms with their couplings, reasons for freezing, and the weight slices they own."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []
-        self.reasons: dict[int, str] = {}  # atom → why it stays
-        self.summed: set[int] = set()  # atoms that a sum of branches tied to others
-        # (layer, weight, axis) → [atoms, zeroed, scored]
+        self.reasons: dict[int, str] = {}  # atom → why it is frozen
+        self.summed: set[int] = set()  # atoms that a sum of branches couples to others
+        # (layer, weight, axis) → (atoms, zeroed, scored)
         self.axes: dict[tuple[str, str, int], tuple[np.ndarray, bool, bool]] = {}
         self.costs: dict[tuple[str, str], int] = {}
         self.resizes: dict[tuple[str, str, int | None], np.ndarray] = {}
-        self.paths: dict[int, str] = {}  # id of a layer → the first path that it was met at
-        # path → the atoms that its weights and sizes count, a list that each call adds to
+        self.paths: dict[int, str] = {}  # id of a layer → the path of its first visit
+        # path → the atoms counted by the layer's weights and config, extended by each call
         self.noted: dict[str, list[np.ndarray]] = defaultdict(list)
         self._fixed: set[str] = set()
         self.fixed_macs = 0
@@ -69,25 +68,25 @@ class Ledger:
         self.unruled: list[str] = []
 
     def new(self, count: int) -> np.ndarray:
-        """Makes `count` new atoms."""
+        """Creates `count` new atoms."""
         first = len(self._parent)
         self._parent.extend(range(first, first + count))
         return np.arange(first, first + count)
 
     def root(self, atom: int) -> int:
-        """The atom that stands for all that go together with this one."""
+        """The representative of the set of coupled atoms that this one belongs to."""
         parent = self._parent
         while parent[atom] != atom:
-            parent[atom] = parent[parent[atom]]
+            parent[atom] = parent[parent[atom]]  # path halving
             atom = parent[atom]
         return atom
 
     def roots(self, atoms: np.ndarray) -> np.ndarray:
-        """`root` of each atom; FIXED stays FIXED."""
+        """`root` of each atom; FIXED for FIXED."""
         return np.array([a if a == FIXED else self.root(a) for a in atoms.tolist()], int)
 
     def unite(self, first: np.ndarray, second: np.ndarray, reason: str) -> None:
-        """Ties atoms pairwise; what is tied to a FIXED one stays, for `reason`."""
+        """Couples atoms pairwise; freezes, for `reason`, those coupled to a FIXED one."""
         different = first != second
         for a, b in zip(first[different].tolist(), second[different].tolist(), strict=True):
             if a == FIXED or b == FIXED:
@@ -98,28 +97,28 @@ class Ledger:
                 self._parent[max(a, b)] = min(a, b)
 
     def freeze(self, atoms: Iterable[int], reason: str) -> None:
-        """Keeps atoms for good."""
+        """Excludes atoms from pruning; the first reason given is kept."""
         for atom in np.asarray(atoms).tolist():
             if atom != FIXED:
                 self.reasons.setdefault(atom, reason)
 
     def note(self, path: str, atoms: np.ndarray) -> None:
-        """Notes that a layer's weights or sizes count these channels."""
+        """Records that a layer's weights or config depend on the number of these channels."""
         self.noted[path].append(atoms)
         if path in self._fixed:
             self.fix(path)
 
     def fix(self, path: str) -> None:
-        """Keeps all that a layer counts at any of its calls: one call has channels that stay."""
+        """Freezes the channels of all calls of a layer, since those of one call are frozen."""
         self._fixed.add(path)
         for atoms in self.noted[path]:
-            self.freeze(atoms, f"{path} is shared with channels that stay")
+            self.freeze(atoms, f"{path} is shared with frozen channels")
 
     def own(self, key: tuple[str, str, int], atoms: np.ndarray, zeroed: bool, scored: bool) -> None:
-        """Notes whose the indices of one axis of one weight are; a second call ties them."""
+        """Records the atoms that own one axis of a weight; couples those of a second call."""
         known = self.axes.get(key)
         self.note(key[0], atoms)
         if known is None:
             self.axes[key] = (atoms, zeroed, scored)
         else:
-            self.unite(known[0], atoms, f"{key[0]} is shared with channels that stay")
+            self.unite(known[0], atoms, f"{key[0]} is shared with frozen channels")

@@ -1,14 +1,13 @@
-"""How much each unit is worth: one score a unit, by which the least go first.
+"""Importance scores of prunable units: L1 and L2 norm, geometric median, batch-norm gamma.
 
-A criterion looks at the filters of one layer as rows of a matrix, and gives one
-number a row. A unit that several layers make has one number from each; they are
-divided by the layer's mean first, so that a layer with large weights does not
-outvote the others, and then averaged.
+A criterion takes the filters of one layer as the rows of a matrix and returns one score per
+row. A unit that several coupled layers produce has one score from each of them: these are
+divided by the layer's mean score, so that a layer with large weights does not dominate, and
+then averaged.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,7 @@ from tfkd import checks
 from tfkd.networks.paths import layers_by_path
 from tfkd.pruning.graph import KEPT, Graph, WeightAxis
 
-ROWS = 128  # filters whose distances are taken at once
+ROWS = 128  # filters per chunk of the distance matrix, so that a chunk fits in a cache
 FilterScores = Callable[[np.ndarray], np.ndarray]
 
 
@@ -48,23 +47,23 @@ def l2(filters: np.ndarray) -> np.ndarray:
 def geometric_median(filters: np.ndarray) -> np.ndarray:
     """Sum of each filter's distances to all others: (n, d) → (n,), arXiv:1811.00250.
 
-    The filter nearest to the geometric median of all says least that the others
-    do not say: it has the lowest sum.
+    The filter closest to the geometric median of all filters has the lowest sum. It is the
+    most redundant one: the remaining filters represent it best.
 
     Example:
         >>> import numpy as np
         >>> geometric_median(np.array([[0.0], [1.0], [5.0]])).tolist()
         [6.0, 5.0, 9.0]
     """
-    # |a − b|² = |a|² + |b|² − 2ab; around their mean, so that less cancels. Some
-    # rows at a time: all distances of a wide layer do not fit in a cache.
+    # |a − b|² = |a|² + |b|² − 2a·b, a matrix product. Filters are centred first because the
+    # formula cancels badly in float32 where norms are large and distances small.
     centred = filters - filters.mean(axis=0)
     squares = np.einsum("nd,nd->n", centred, centred)
-    turned = -2 * centred.T
+    doubled = -2 * centred.T
     sums = np.zeros(len(filters))
     for start in range(0, len(filters), ROWS):
         rows = np.arange(start, min(start + ROWS, len(filters)))
-        distances = centred[rows] @ turned
+        distances = centred[rows] @ doubled
         distances += squares
         distances += squares[rows, None]
         np.sqrt(np.maximum(distances, 0, out=distances), out=distances)
@@ -77,7 +76,7 @@ FILTERS: dict[str, FilterScores] = {"l1": l1, "l2": l2, "geometric_median": geom
 NAMES = (*FILTERS, "batch_norm", "random")
 
 
-def known(criterion: Any) -> Any:
+def known(criterion: str | FilterScores) -> str | FilterScores:
     """Accepts the name of a criterion, or a callable.
 
     Raises:
@@ -98,23 +97,23 @@ def scores(graph: Graph, criterion: str | FilterScores = "l2", seed: int = 0) ->
     """Scores every unit of a model by its current weights.
 
     Args:
-        graph: of the model, from `analyse`.
+        graph: the model's graph, from `analyse`.
         criterion: "l1" or "l2", the norm of the filter; "geometric_median", the
             sum of its distances to the layer's other filters of the group; "batch_norm",
-            |gamma| of the batch normalizations behind it ("l2" for a group
-            that has none, with a warning); "random", a control; or a callable
-            that gets the filters of one layer, a float array (units, weights),
-            and returns one score for each.
-        seed: of "random"; the others do not draw.
+            |gamma| of the batch normalizations that follow it (network slimming,
+            arXiv:1708.06519; "l2" with a warning for a group without one); "random", a
+            baseline; or a callable that takes the filters of one layer, a float array
+            (units, weights), and returns one score per filter.
+        seed: seed of "random"; the other criteria are deterministic.
 
     Returns:
-        Float array (U,): the higher, the more a unit is worth. 1 is the mean of
-        the unit's group (0 where all weights are zero; for "random", 0.5).
+        Float array (U,): the higher the score, the more important the unit. The mean of
+        each group is 1 (0 where all weights are zero; 0.5 for "random").
 
     Raises:
         TypeError, ValueError: if the criterion is not known, or a callable
-            returns something else than finite numbers of shape (units,).
-        ValueError: if weights are NaN or infinite; the layer is named.
+            returns anything but finite numbers of shape (units,).
+        ValueError: if weights are NaN or infinite; the message names the layer.
 
     Example:
         >>> import tf_keras as keras
@@ -140,23 +139,24 @@ def scores(graph: Graph, criterion: str | FilterScores = "l2", seed: int = 0) ->
         _warn_without(graph, gammas)
     total, count = np.zeros(graph.units), np.zeros(graph.units)
     for index, group in enumerate(graph.groups):
-        judge, axes = (l1, gammas[index]) if index in gammas else (function, filters[index])
+        # The L1 norm of a single gamma is |gamma|.
+        score, axes = (l1, gammas[index]) if index in gammas else (function, filters[index])
         for axis in axes:
             units, rows = _filters(axis, _weights(graph, axis), group.units)
-            total[units] += normalised(_checked(judge(rows), len(units), axis))
+            total[units] += normalised(_checked(score(rows), len(units), axis))
             count[units] += 1
-    # A unit without filters of its own is as good as the mean.
+    # A unit without filters of its own gets the mean score.
     return np.where(count > 0, total / np.maximum(count, 1), 1.0)
 
 
 def normalised(values: np.ndarray) -> np.ndarray:
-    """Divides scores by the mean of their sizes; zeros stay zeros."""
+    """Divides scores by their mean magnitude; all-zero scores stay zero."""
     mean = np.abs(values).mean() if len(values) else 0.0
     return values / mean if mean > 0 else values
 
 
 def _axes(graph: Graph, axes: list[WeightAxis]) -> dict[int, list[WeightAxis]]:
-    """Index of a group → those of the axes that its units own."""
+    """Index of a group → the axes on which its units own slices."""
     owner = np.full(graph.units, -1)
     for index, group in enumerate(graph.groups):
         owner[group.units] = index
@@ -168,7 +168,7 @@ def _axes(graph: Graph, axes: list[WeightAxis]) -> dict[int, list[WeightAxis]]:
 
 
 def _gammas(graph: Graph) -> list[WeightAxis]:
-    """The gammas of batch normalizations: other normalizations have no moving statistics."""
+    """The gammas of batch normalizations, told from other norms by their moving statistics."""
     layers = layers_by_path(graph.model)
     return [
         axis
@@ -181,15 +181,14 @@ def _warn_without(graph: Graph, gammas: dict[int, list[WeightAxis]]) -> None:
     names = [group.name for index, group in enumerate(graph.groups) if index not in gammas]
     if names:
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        warnings.warn(
+        checks.warn(
             'criterion "batch_norm": these groups have no batch normalization with a gamma, and '
-            f'are scored by "l2": {shown}.',
-            stacklevel=3,
+            f'are scored by "l2" instead: {shown}.'
         )
 
 
 def _weights(graph: Graph, axis: WeightAxis) -> np.ndarray:
-    """The weight of an axis, in float32 or float64; ValueError if it is not finite."""
+    """The weight that an axis belongs to, as float32 or float64; raises if it is not finite."""
     values = graph.variable(axis.layer, axis.weight).numpy()
     if values.dtype != np.float64:
         values = values.astype(np.float32, copy=False)
@@ -206,8 +205,8 @@ def _filters(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The units of a group on an axis, sorted, and their filters as rows (units, weights).
 
-    Where a unit has several indices on the axis, as many as the others of its
-    group, their slices stand side by side in its row.
+    Where a unit owns several indices of the axis (all units of a group own equally many),
+    their slices are concatenated in its row.
     """
     index = np.flatnonzero(np.isin(axis.units, group))
     index = index[np.argsort(axis.units[index], kind="stable")]
@@ -217,7 +216,7 @@ def _filters(
 
 
 def _checked(result: Any, count: int, axis: WeightAxis) -> np.ndarray:
-    """Accepts what a criterion returned: finite numbers, one for each filter."""
+    """Accepts the result of a criterion: one finite number per filter."""
     result = np.asarray(result, np.float64)
     if result.shape != (count,):
         expected = f"a callable that returns shape ({count},) for the filters of {axis.layer!r}"

@@ -1,12 +1,12 @@
-"""The decay rate of filters over the steps of training, as a pruning schedule of tfmot.
+"""Annealed decay rate for soft filter pruning, as a tfmot `PruningSchedule`.
 
 With p the progress from `begin_step` (0) to `end_step` (1), the decay rate is
 
     dr(step) = initial_decay · ξ(p),      0 ≤ ξ ≤ 1, ξ never rises, dr(end_step) = 0
 
-It is 1, which changes nothing, before `begin_step`, and exactly 0 from
-`end_step` on: a curve that only comes close to zero would leave filters that
-still do something when they are cut out.
+The rate is 1 (no effect) before `begin_step` and exactly 0 from `end_step` on: a curve that
+only approaches zero would leave filters that still contribute to the output when they are
+removed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.schedules.base import evaluate
+from tfkd.types import Tensor
 
 ANNEALS = ("linear", "sigmoid", "cosine")
 STEEPNESS = 10.0  # k of the sigmoid
-GRID = np.linspace(0.0, 1.0, 201)  # where a callable is looked at
+GRID = np.linspace(0.0, 1.0, 201)  # values of p at which a user's curve is checked
 
 
 def _sigmoid(p: Any, ops: Any) -> Any:
-    """1 / (1 + e^{k(p − ½)}), stretched so that it is 1 at 0 and 0 at 1."""
+    """1 / (1 + e^{k(p − ½)}), rescaled linearly to be exactly 1 at p = 0 and 0 at p = 1."""
     first, last = (1.0 / (1.0 + math.exp(STEEPNESS * (end - 0.5))) for end in (0.0, 1.0))
     return (1.0 / (1.0 + ops.exp(STEEPNESS * (p - 0.5))) - last) / (first - last)
 
@@ -38,30 +39,30 @@ def _sigmoid(p: Any, ops: Any) -> Any:
 class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
     """A decay rate that falls from `initial_decay` to exactly 0.
 
-    For `tfkd.callbacks.FilterDecay`, which multiplies filters by it. It is a
-    schedule of tfmot as well: in `prune_low_magnitude` its sparsity is
+    `tfkd.callbacks.FilterDecay` multiplies the selected filters by this rate. The class is
+    also a tfmot schedule: in `prune_low_magnitude` its sparsity is
     target_sparsity · (1 − dr), which grows as the rate falls.
 
-    Three known methods are schedules of this kind:
-    filter decay, dr from 1 to 0; soft filter pruning (https://arxiv.org/abs/1808.06866),
-    `initial_decay=0`, where filters are set to zero each interval and may grow
-    again until `end_step`; hard pruning, `begin_step == end_step`.
+    Three known methods are special cases: filter decay, where dr falls from 1 to 0; soft
+    filter pruning (https://arxiv.org/abs/1808.06866), `initial_decay=0`, where filters are
+    set to zero at each interval and may recover until `end_step`; and one-shot hard
+    pruning, `begin_step == end_step`.
 
     Args:
-        target_sparsity: share of weights that tfmot's wrapper prunes in the
-            end, in [0, 1). FilterDecay takes its counts from the plan instead.
+        target_sparsity: final sparsity for tfmot's wrapper, in [0, 1). FilterDecay takes
+            its counts from the plan instead.
         begin_step: optimizer step at which decay begins.
-        end_step: step from which on the rate is 0; at least `begin_step`.
-        frequency: decay every so many steps, counted from `begin_step`.
+        end_step: step from which the rate is 0; at least `begin_step`.
+        frequency: interval between decays in steps, counted from `begin_step`.
         anneal: ξ: "linear" 1 − p, "sigmoid" (k = 10, normalized), "cosine"
-            (1 + cos πp)/2, or a function of p in [0, 1] with values in [0, 1]
-            that never rise. At `end_step` the rate is 0 whatever it returns. It
-            gets a float, and in tfmot's wrapper a float32 tensor.
-            To be saved, it must be registered with Keras.
+            (1 + cos πp)/2, or a non-increasing function of p in [0, 1] with values in
+            [0, 1]. At `end_step` the rate is 0 whatever it returns. It receives a float,
+            or a float32 tensor in tfmot's wrapper. It can be saved only if it is
+            registered with Keras.
         initial_decay: dr at `begin_step`, in [0, 1].
 
     Raises:
-        ValueError, TypeError: for an argument that is none of these.
+        TypeError, ValueError: if an argument has another type or is out of its range.
 
     Example:
         >>> from tfkd.pruning import AnnealedFilterDecay
@@ -79,7 +80,7 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
         begin_step: int,
         end_step: int,
         frequency: int = 1,
-        anneal: str | Callable[[Any], Any] = "linear",
+        anneal: str | Callable[[Any], Tensor | float] = "linear",
         initial_decay: float = 1.0,
     ):
         checks.finite("target_sparsity", target_sparsity, "a number in [0, 1)")
@@ -93,18 +94,18 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
         self.anneal, self._function = _accept_anneal(anneal)
         self.initial_decay = float(checks.fraction("initial_decay", initial_decay))
 
-    def decay_rate(self, step: Any) -> Any:
+    def decay_rate(self, step: int | Tensor) -> float | Tensor:
         """Returns dr at optimizer steps, in [0, 1].
 
         Args:
             step: an integer, a NumPy array or a tensor of integers.
 
         Returns:
-            A float, a float64 array, or a float32 tensor of the shape of the steps.
+            A float, a float64 array, or a float32 tensor, in the shape of `step`.
 
         Raises:
             TypeError: if `step` is none of these.
-            ValueError: if a number or array is negative (a tensor is not looked at).
+            ValueError: if a number or array is negative (tensors are not checked).
         """
         if isinstance(step, (int, np.integer, np.ndarray)) and np.min(step, initial=0) < 0:
             raise checks.value_error("step", "steps of at least 0", step)
@@ -116,15 +117,15 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
         return ops.choose(step < self.begin_step, 1.0, ops.choose(step >= self.end_step, 0.0, rate))
 
     def ended(self, step: int) -> bool:
-        """True from `end_step` on."""
+        """True from `end_step` onwards."""
         return step >= self.end_step
 
     def due(self, step: int) -> bool:
-        """True at the steps at which filters are selected and decayed."""
+        """True at a step at which filters are selected and decayed."""
         return self.last_due(step) == step
 
     def last_due(self, step: int) -> int | None:
-        """The last step up to `step` at which a decay is due; None before the first."""
+        """The latest step, at most `step`, at which a decay is due; None before the first."""
         if step < self.begin_step:
             return None
         if step >= self.end_step:
@@ -132,14 +133,14 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
         return step - (step - self.begin_step) % self.frequency
 
     def next_due(self, step: int) -> int | None:
-        """The first step after `step` at which a decay is due; None after the last."""
+        """The next step after `step` at which a decay is due; None after the last."""
         last = self.last_due(step)
         if last is None:
             return self.begin_step
         return None if last == self.end_step else min(last + self.frequency, self.end_step)
 
-    def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """What tfmot asks a schedule.
+    def __call__(self, step: int | tf.Tensor | tf.Variable) -> tuple[tf.Tensor, tf.Tensor]:
+        """The interface of a tfmot `PruningSchedule`.
 
         Args:
             step: scalar integer tensor, variable or number.
@@ -155,7 +156,7 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
         return should_prune, self.target_sparsity * (1.0 - self.decay_rate(step))
 
     def _curve(self, p: Any, ops: Any) -> Any:
-        """ξ(p), of a number, an array or a tensor."""
+        """ξ(p) of a number, an array or a tensor."""
         if self._function is not None:
             return ops.apply(self._function, p)
         if self.anneal == "linear":
@@ -163,10 +164,10 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
         return _sigmoid(p, ops) if self.anneal == "sigmoid" else (1.0 + ops.cos(math.pi * p)) / 2.0
 
     def get_config(self) -> dict[str, Any]:
-        """Returns class name and arguments, nested as tfmot's own schedules do.
+        """Returns class name and arguments, nested as in tfmot's own schedules.
 
         Raises:
-            ValueError: if `anneal` is a function that Keras does not know.
+            ValueError: if `anneal` is a function that is not registered with Keras.
         """
         arguments = {
             "target_sparsity": self.target_sparsity,
@@ -180,7 +181,7 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> AnnealedFilterDecay:
-        """Makes a schedule from what `get_config` gave, or from its "config" part."""
+        """Creates a schedule from the result of `get_config`, or from its "config" entry."""
         return cls(**config["config"] if "class_name" in config else config)
 
     def __eq__(self, other: Any) -> bool:
@@ -197,7 +198,7 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
 
 
 def _accept_anneal(anneal: Any) -> tuple[Any, Callable[[Any], Any] | None]:
-    """(what the user gave, the function if it is one); a name may be a registered function's."""
+    """(curve name, None), or (function, function); resolves names registered with Keras."""
     if isinstance(anneal, str):
         if anneal in ANNEALS:
             return anneal, None
@@ -205,8 +206,7 @@ def _accept_anneal(anneal: Any) -> tuple[Any, Callable[[Any], Any] | None]:
         if function is None:
             names = ", ".join(repr(name) for name in ANNEALS)
             expected = f"one of {names}, a function, or the registered name of one"
-            mend = checks.near(anneal, ANNEALS)
-            raise checks.value_error("anneal", expected, anneal, mend)
+            raise checks.value_error("anneal", expected, anneal, checks.near(anneal, ANNEALS))
         anneal = function
     if not callable(anneal):
         raise checks.type_error("anneal", "a name or a function of p in [0, 1]", anneal)
@@ -226,20 +226,20 @@ def _check_curve(function: Callable[[Any], Any]) -> None:
             ) from None
         if not 0.0 <= values[-1] <= 1.0:  # NaN too
             raise checks.value_error("anneal", expected, values[-1], f"That was at p = {p:.3f}.")
-    rises = np.flatnonzero(np.diff(values) > 1e-6)
+    rises = np.flatnonzero(np.diff(values) > 1e-6)  # tolerates float32 rounding
     if len(rises):
         at = f"It rises between p = {GRID[rises[0]]:.3f} and {GRID[rises[0] + 1]:.3f}."
         raise checks.value_error("anneal", "a function that never rises", function, at)
 
 
 def _name_of(function: Any) -> str:
-    """The name under which Keras finds the function again."""
+    """The name under which a function is registered with Keras."""
     try:
         name = keras.saving.get_registered_name(function)
         known = keras.saving.get_registered_object(name) is function
     except TypeError:  # an object that has no hash cannot be registered
         known = False
     if not known:
-        mend = "Decorate it with @keras.saving.register_keras_serializable(package=...)."
-        raise checks.value_error("anneal", "a function that Keras can find again", function, mend)
+        fix = "Decorate it with @keras.saving.register_keras_serializable(package=...)."
+        raise checks.value_error("anneal", "a function registered with Keras", function, fix)
     return name

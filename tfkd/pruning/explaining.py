@@ -1,18 +1,17 @@
-"""The tables in which a plan says what it removes, what stays, and why."""
+"""Tables of a pruning plan: channels removed and kept per group, frozen channels, savings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tfkd.pruning.graph import Frozen, Graph
 from tfkd.results import Grid, si
 
-WIDTH = 44  # of a list of layers in a table
+WIDTH = 44  # characters for a list of layers in a table
 
 
 def shortened(names: Sequence[str], width: int = WIDTH) -> str:
-    """Joins names with commas; says how many more there are where they do not fit.
+    """Joins names with commas and truncates the list to `width`, with a count of the rest.
 
     Example:
         >>> shortened(["conv1", "conv2", "conv3"], width=14)
@@ -27,9 +26,9 @@ def shortened(names: Sequence[str], width: int = WIDTH) -> str:
 
 
 def group_table(graph: Graph, remove: Mapping[str, int], notes: Mapping[str, str]) -> Grid | str:
-    """One row for each group: its layers, units, and how many of them stay and go."""
+    """One row per group: its layers, and how many of its units are kept and removed."""
     if not graph.groups:
-        return "nothing can be removed"
+        return "no channel can be removed"
     rows = []
     for group in graph.groups:
         gone = remove[group.name]
@@ -40,7 +39,7 @@ def group_table(graph: Graph, remove: Mapping[str, int], notes: Mapping[str, str
 
 
 def by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, int, list[str]]]:
-    """(reason, channels, layers) for each reason, most channels first."""
+    """(reason, number of channels, layers) for each reason, most channels first."""
     found: dict[str, tuple[int, list[str]]] = {}
     for item in frozen:
         channels, layers = found.get(item.reason, (0, []))
@@ -51,17 +50,14 @@ def by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, int, list[str]]]:
 
 
 def frozen_table(frozen: Sequence[Frozen]) -> Grid:
-    """One row for each reason for which channels have to stay."""
+    """One row per reason why channels are frozen."""
     rows = [(why, count, shortened(layers)) for why, count, layers in by_reason(frozen)]
-    return Grid(("channels that must stay, because", "count", "layers"), rows, left=(0, 2))
+    return Grid(("channels that can't be pruned, because", "count", "layers"), rows, left=(0, 2))
 
 
-def totals_table(plan: Any) -> Grid:
-    """Multiply-accumulates and parameters before and after."""
-    rows = [
-        ("MACs", plan.macs_before, plan.macs_after, plan.macs_reduction),
-        ("parameters", plan.params_before, plan.params_after, plan.params_reduction),
-    ]
+def totals_table(macs: tuple[int, int, float], params: tuple[int, int, float]) -> Grid:
+    """Table of MACs and parameters; each given as (before, after, fraction removed)."""
+    rows = [("MACs", *macs), ("parameters", *params)]
     return Grid(
         ("", "before", "after", "fewer"), rows, {"before": si, "after": si, "fewer": percent}
     )

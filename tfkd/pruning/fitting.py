@@ -1,10 +1,9 @@
-"""Which numbers of units to remove, so that a model becomes as small as asked.
+"""Search for the number of channels to prune per group that meets a MAC or parameter target.
 
-A group offers **levels**, the numbers of units that may go: with kept counts in
-multiples of 8, a group of 32 offers 0, 8, 16 and 24. From one level to the next
-is a **step**. All steps of a model are put in one order; a plan takes the
-shortest beginning of it that meets the target, and then takes back what can be
-taken back.
+Each group has **levels**, the numbers of units that may be removed: if kept counts are
+multiples of 8, a group of 32 has the levels 0, 8, 16 and 24. Going from one level to the
+next is a **step**. All steps of a model are sorted into one sequence; the search takes the
+shortest prefix that meets the target, and then undoes every step that is not needed.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from tfkd.pruning.graph import KEPT, Graph
 
 
 def levels(size: int, round_to: int = 1, min_channels: int = 1) -> np.ndarray:
-    """How many of a group's units may go, ascending from 0.
+    """The numbers of units that may be removed from a group, ascending from 0.
 
     Args:
-        size: units of the group.
+        size: number of units of the group.
         round_to: kept counts are multiples of it, or the whole group.
-        min_channels: the least count that may be kept.
+        min_channels: smallest number of units that may be kept.
 
     Example:
         >>> levels(20, round_to=8).tolist()
@@ -37,7 +36,7 @@ def levels(size: int, round_to: int = 1, min_channels: int = 1) -> np.ndarray:
 
 
 def nearest(allowed: np.ndarray, count: int) -> int:
-    """The level nearest to `count`; of two as near, the one that keeps more."""
+    """The level nearest to `count`; of two equally near, the one that keeps more."""
     return int(allowed[np.argmin(np.abs(allowed - count))])
 
 
@@ -46,10 +45,10 @@ class Steps:
     """All steps of a model in the order in which they are taken.
 
     Attributes:
-        groups: how many groups the model has, G.
+        groups: number of groups of the model, G.
         group: int array (S,), the group of each step.
-        before: int array (S,), units of the group that are gone before it.
-        after: int array (S,), and after it.
+        before: int array (S,), units of the group removed before the step.
+        after: int array (S,), units of the group removed after the step.
     """
 
     groups: int
@@ -58,7 +57,7 @@ class Steps:
     after: np.ndarray
 
     def counts(self, taken: int) -> np.ndarray:
-        """Removed units of each group (G,) after the first `taken` steps."""
+        """Units removed from each group (G,) after the first `taken` steps."""
         found = np.zeros(self.groups, int)
         np.maximum.at(found, self.group[:taken], self.after[:taken])
         return found
@@ -67,13 +66,13 @@ class Steps:
 def steps(
     allowed: Sequence[np.ndarray], sizes: Sequence[int], ranked: Sequence[np.ndarray] | None
 ) -> Steps:
-    """Puts the steps of all groups in order.
+    """Sorts the steps of all groups into one sequence.
 
     Args:
         allowed: levels of each group.
-        sizes: units of each group.
-        ranked: scores of each group's units, ascending: lowest units of the
-            whole model first. None: all groups shrink by the same share.
+        sizes: number of units of each group.
+        ranked: scores of each group's units, ascending; the lowest scores of the whole
+            model are removed first. None: all groups shrink by the same fraction.
     """
     group, before, after, when = [], [], [], []
     for index, level in enumerate(allowed):
@@ -81,7 +80,7 @@ def steps(
         group.append(np.full(len(low), index))
         before.append(low)
         after.append(high)
-        # A count is rounded to the nearest level: a step is due half way.
+        # Counts are rounded to the nearest level, so a step is taken at its midpoint.
         if ranked is None:
             when.append((low + high) / (2 * sizes[index]))
         else:
@@ -92,23 +91,22 @@ def steps(
 
 
 def fit(path: Steps, reached: Callable[[np.ndarray], bool]) -> np.ndarray | None:
-    """Finds removed counts that meet a target, of which no step can be taken back.
+    """Finds a minimal number of units to remove: undoing any step would miss the target.
 
     Args:
         path: the steps in order.
-        reached: whether counts (G,) meet the target; larger counts meet it if
-            smaller ones do.
+        reached: whether counts (G,) meet the target; must be monotonic in the counts.
 
     Returns:
-        Counts (G,), or None if all steps together do not meet it.
+        Counts (G,), or None if all steps together do not meet the target.
     """
     if not reached(path.counts(len(path.group))):
         return None
     span = range(len(path.group) + 1)
     taken = bisect.bisect_left(span, True, key=lambda n: reached(path.counts(n)))
     counts = path.counts(taken)
-    # What a step costs grows with what the other groups keep, so that a step
-    # that was needed once is needed still when more has been taken back.
+    # A group's share of the cost grows with the units that other groups keep, so undoing
+    # their steps can't make a step unnecessary that was necessary before.
     needed: set[int] = set()
     for i in reversed(range(taken)):
         index = int(path.group[i])
@@ -124,14 +122,13 @@ def fit(path: Steps, reached: Callable[[np.ndarray], bool]) -> np.ndarray | None
 
 
 class Tally:
-    """Counts what a model costs from the number of units removed of each group.
+    """MACs and parameters of a model as a function of the units removed per group.
 
-    The same numbers as `Graph.macs` and `Graph.params`, but fast enough for a
-    search: the units of one group own the same number of indices on each axis,
-    so that counts decide.
+    The results equal `Graph.macs` and `Graph.params`, but are fast enough for a search: all
+    units of a group own equally many indices of each axis, so counts are sufficient.
 
     Args:
-        graph: of the model.
+        graph: the model's graph.
     """
 
     def __init__(self, graph: Graph):
@@ -150,12 +147,12 @@ class Tally:
         self._group, self._row, self._axis, self._indices = _owned(graph, keys)
 
     def macs(self, counts: np.ndarray) -> int:
-        """Multiply-accumulates for one example, with counts (G,) removed."""
+        """Multiply-accumulates per example, with counts (G,) removed."""
         products = self._left(counts).prod(axis=1)
         return self._fixed_macs + int((self._positions * products).sum())
 
     def params(self, counts: np.ndarray) -> int:
-        """Weights of the whole model, with counts (G,) removed."""
+        """Parameters of the whole model, with counts (G,) removed."""
         return self._fixed_params + int(self._left(counts).prod(axis=1).sum())
 
     def _left(self, counts: np.ndarray) -> np.ndarray:
@@ -166,7 +163,7 @@ class Tally:
 
 
 def _owned(graph: Graph, rows: dict[tuple[str, str], int]) -> np.ndarray:
-    """Columns (group, row of the weight, axis, indices on it that one unit owns)."""
+    """Columns (group, row of the weight, axis, indices of the axis owned by one unit)."""
     owner = np.full(graph.units, -1)
     for index, group in enumerate(graph.groups):
         owner[group.units] = index

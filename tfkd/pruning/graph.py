@@ -1,12 +1,13 @@
-"""What an analysed model looks like: units, groups, and the axes of weights that they own.
+"""Dependency graph of a model's channels: prunable units, channel groups, weight axes, costs.
 
-A **unit** is the least that can be removed alone: one filter of a convolution
-with its bias and batch normalization, or the same channel of every convolution
-that a residual sum ties together. Units are numbered 0 … U − 1 over the model.
-A **group** is a set of units that belong to the same layers: all filters of one
-convolution, or all channels of one residual stage.
+A **unit** is the smallest structure that can be pruned on its own: one filter of a
+convolution with its bias and batch normalization, or a set of coupled channels, such as the
+same channel of every convolution whose outputs a residual sum adds. Units are numbered
+0 … U − 1 over the model. A **group** is a set of units of the same layers: all filters of
+one convolution, or all channels of one residual stage.
 
-Everything else of `tfkd.pruning` is written against these classes.
+See Fang et al. 2023, DepGraph (https://arxiv.org/abs/2301.12900), for the general method.
+The rest of `tfkd.pruning` builds on these classes.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
+import tensorflow as tf
 
 from tfkd.costs import trace
 from tfkd.networks import layer_weights
@@ -32,15 +34,15 @@ class WeightAxis:
     """One axis of one weight, and the unit that each index along it belongs to.
 
     Attributes:
-        layer: path of the layer, `backbone/conv1` inside a nested model.
-        weight: attribute path of the weight on its layer, `kernel`.
+        layer: path of the layer, such as `backbone/conv1` inside a nested model.
+        weight: attribute path of the weight on its layer, such as `kernel`.
         axis: the axis, from 0.
-        units: int array, one number for each index along the axis: its unit, or
-            `KEPT`. A number appears several times where indices go together.
-        zeroed: True if removing a unit sets these slices to zero (a filter, a
-            bias, gamma, beta); False if they are only left out (the inputs of
-            the next layer, which then see zeros).
-        scored: True for the filters by which a unit is judged (kernels).
+        units: int array, the unit of each index along the axis, or `KEPT`. A unit that
+            owns several indices appears several times.
+        zeroed: True if masking a unit sets these slices to zero (filter, bias, gamma,
+            beta); False if they are only dropped when the model is shrunk (the input
+            slices of the next layer, which then multiply zeros).
+        scored: True for the filters from which importance scores are computed (kernels).
     """
 
     layer: str
@@ -53,7 +55,7 @@ class WeightAxis:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """A weight takes part in `positions` multiply-accumulates per element and example."""
+    """A weight, each element of which takes part in `positions` MACs per example."""
 
     layer: str
     weight: str
@@ -62,13 +64,13 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """A number in a layer's config that counts channels: `config[key][index]`.
+    """A channel count in a layer's config, `config[key]` or `config[key][index]`.
 
     Attributes:
         layer: path of the layer.
-        key: name in the layer's config; dotted into nested dicts.
-        units: the units of the channels that the number counts.
-        index: position in `config[key]` if that is a sequence; None if a number.
+        key: name in the layer's config; dots separate the keys of nested dicts.
+        units: the units of the channels that are counted.
+        index: position if `config[key]` is a sequence; None if it is a number.
     """
 
     layer: str
@@ -79,14 +81,14 @@ class Resize:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Units that the same layers make.
+    """Units that are produced by the same layers.
 
     Attributes:
-        name: name of the group: the path of the first layer that makes it (with
-            `:2`, `:3` where a layer has units in several groups).
-        units: int array of the numbers of its units, in channel order.
-        layers: paths of the layers whose filters are its units.
-        residual: True if a sum of several branches ties its layers together.
+        name: path of the first layer that produces the units (with the suffix `:2`, `:3`
+            where a layer has units in several groups).
+        units: int array of unit numbers, in channel order.
+        layers: paths of the layers whose filters produce the units.
+        residual: True if a sum of branches couples the channels of its layers.
     """
 
     name: str
@@ -96,13 +98,13 @@ class Group:
 
     @property
     def size(self) -> int:
-        """How many units it has."""
+        """Number of units."""
         return len(self.units)
 
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """Channels that must stay, and why."""
+    """Channels that can't be pruned, and the reason."""
 
     name: str
     layers: tuple[str, ...]
@@ -111,33 +113,32 @@ class Frozen:
 
 
 class Graph:
-    """The channels of a model: what may be removed, what goes with it, what it saves.
+    """Channel dependencies of a model: prunable units, weights they own, MACs they cost.
 
     Attributes:
-        network: the calls of the analysed model.
-        model: the analysed model. It is read when scores are taken, never changed.
+        network: call graph of the analysed model.
+        model: the analysed model. Scores read its weights; it is never changed.
         groups: the `Group`s, in the order of the model's layers.
-        frozen: what may not be removed, a `Frozen` each, with the reason.
-        axes: a `WeightAxis` for each axis of a weight that has channels, also
-            of those that all stay.
-        costs: a `Cost` for each weight that multiplies.
-        resizes: a `Resize` for each number in a config that counts channels.
-        units: how many units there are, U.
-        uncounted: paths of layers with weights that no rule of pruning counts.
+        frozen: a `Frozen` for each set of channels that can't be pruned.
+        axes: a `WeightAxis` for each channel axis of a weight, frozen ones included.
+        costs: a `Cost` for each weight that takes part in multiply-accumulates.
+        resizes: a `Resize` for each channel count in a layer's config.
+        units: number of units, U.
+        uncounted: paths of layers with weights whose cost no pruning rule counts.
     """
 
     def __init__(
         self,
         network: CallGraph,
-        groups,
-        frozen,
-        axes,
-        costs,
-        resizes,
-        units,
-        fixed_macs=0,
-        uncounted=(),
-        unruled=(),
+        groups: Iterable[Group],
+        frozen: Iterable[Frozen],
+        axes: Iterable[WeightAxis],
+        costs: Iterable[Cost],
+        resizes: Iterable[Resize],
+        units: int,
+        fixed_macs: int = 0,
+        uncounted: Iterable[str] = (),
+        unruled: Iterable[str] = (),
     ):
         self.network = network
         self.model = model = network.model
@@ -146,42 +147,42 @@ class Graph:
         self.axes: tuple[WeightAxis, ...] = tuple(axes)
         self.costs: tuple[Cost, ...] = tuple(costs)
         self.resizes: tuple[Resize, ...] = tuple(resizes)
-        self.units: int = units
+        self.units = units
         self.uncounted: tuple[str, ...] = tuple(uncounted)
-        self._by_rules: int = fixed_macs
-        self._unruled: tuple[str, ...] = tuple(unruled)  # without weights
+        self._fixed_by_rules = fixed_macs
+        self._unruled: tuple[str, ...] = tuple(unruled)  # layers without rule and weights
         self._layers = layers_by_path(model)
         self._owners: dict[int, list[tuple[int, np.ndarray]]] | None = None
         self.fingerprint = fingerprint(model)
 
     def group(self, name: str) -> Group:
-        """Returns the group of that name; KeyError if there is none."""
+        """Returns the group called `name`; raises KeyError if there is none."""
         for group in self.groups:
             if group.name == name:
                 return group
         raise KeyError(name)
 
-    def variable(self, layer: str, weight: str) -> Any:
-        """Returns the `tf.Variable` of a layer's path and a weight's attribute path."""
+    def variable(self, layer: str, weight: str) -> tf.Variable:
+        """Returns the variable at a weight's attribute path on the layer at a path."""
         return operator.attrgetter(weight)(self._layers[layer])
 
     @property
     def fixed_macs(self) -> int:
-        """Multiply-accumulates that no removal changes; part of `macs`.
+        """Multiply-accumulates that pruning can't reduce; part of `macs`.
 
-        Of layers whose products are not with weights, and of those that no rule of pruning
-        counts: what reaches these stays, so that they cost what they cost now.
+        These belong to products without weights (attention scores) and to layers without
+        a pruning rule, whose inputs are frozen and whose cost is therefore constant.
         """
-        return self._by_rules + self._others[0]
+        return self._fixed_by_rules + self._traced[0]
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """Paths of layers whose multiply-accumulates nothing knows; `macs` leaves them out."""
-        return self._others[1]
+        """Paths of layers whose multiply-accumulates are unknown and not part of `macs`."""
+        return self._traced[1]
 
     @functools.cached_property
-    def _others(self) -> tuple[int, tuple[str, ...]]:
-        """What is known, by following the model, of layers that no rule counts; and the rest."""
+    def _traced(self) -> tuple[int, tuple[str, ...]]:
+        """(MACs of layers without a pruning rule, from a trace; layers of unknown cost)."""
         paths = self.uncounted + self._unruled
         if not paths:
             return 0, ()
@@ -203,10 +204,10 @@ class Graph:
         return known, tuple(unknown)
 
     def macs(self, removed: np.ndarray | None = None) -> int:
-        """Multiply-accumulates for one example when units are removed.
+        """Multiply-accumulates per example once units are removed.
 
         Args:
-            removed: bool array (U,), True where a unit goes; None: nothing goes.
+            removed: bool array (U,), True for removed units; None: none is removed.
         """
         shapes = self._shapes(removed)
         return self.fixed_macs + sum(
@@ -215,7 +216,7 @@ class Graph:
         )
 
     def params(self, removed: np.ndarray | None = None) -> int:
-        """Weights of the whole model, trained or not, when units are removed."""
+        """Parameters of the whole model, trainable or not, once units are removed."""
         shapes = self._shapes(removed)
         total = layer_weights.count(self.model.weights)
         for (layer, weight), shape in shapes.items():
@@ -224,7 +225,7 @@ class Graph:
         return total
 
     def owners(self) -> dict[int, list[tuple[int, np.ndarray]]]:
-        """id of a variable → (axis, units) of each of its axes that has channels."""
+        """id of a variable → (axis, units) for each of its channel axes."""
         if self._owners is None:
             self._owners = {}
             for axis in self.axes:
@@ -245,12 +246,12 @@ class Graph:
 def gather(
     value: np.ndarray, axes: list[tuple[int, np.ndarray]], removed: np.ndarray
 ) -> np.ndarray:
-    """An array without the indices of removed units along each of `axes`."""
+    """Drops the slices of removed units from an array, along each of `axes`."""
     for axis, units in axes:
         value = np.compress(kept(units, removed), value, axis)
     return value
 
 
 def kept(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """Bool array: which indices stay, of an array of units, when units are removed."""
+    """Bool array, True for the indices of `units` that are kept when units are removed."""
     return ~((units != KEPT) & removed[np.maximum(units, 0)]) if len(removed) else units == KEPT

@@ -1,4 +1,4 @@
-"""Which groups a user asked to leave alone, by names or patterns of layers."""
+"""Resolves the `ignore` argument of `plan`: channel groups excluded from pruning."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tfkd.pruning.graph import KEPT, Graph
 
 
 def ignored_groups(graph: Graph, ignore: paths.Entries) -> tuple[str, ...]:
-    """Returns the names of the groups that entries of `ignore` name.
+    """Returns the names of the groups that `ignore` selects.
 
-    An entry, as in `networks.paths`, is a layer that makes or normalizes channels, a nested
-    model, or a group. A layer that only reads channels is not asked: it follows those that
-    make them.
+    An entry (see `networks.paths`) is a layer that produces or normalizes channels, a nested
+    model, or a group. A layer that only consumes channels can't be named: its inputs are
+    removed whenever the layers that produce them lose channels.
 
     Raises:
         TypeError: if an entry is neither a string nor a layer.
-        ValueError: if an entry matches nothing; near matches are named.
+        ValueError: if an entry matches nothing; the message suggests similar names.
     """
     members = _members(graph)
-    # Layers of which all channels stay anyway may be named too.
+    # Layers whose channels are all frozen may be named too, to no effect.
     known = {axis.layer for axis in graph.axes}
     known.update(layer for item in graph.frozen for layer in item.layers)
     known.update(*members.values())
@@ -30,7 +30,7 @@ def ignored_groups(graph: Graph, ignore: paths.Entries) -> tuple[str, ...]:
 
 
 def _members(graph: Graph) -> dict[str, set[str]]:
-    """Group name → itself, and the paths of the layers that make or normalize its channels."""
+    """Group name → that name and the paths of the layers that produce or normalize the group."""
     owner = np.full(graph.units, -1)
     members = {}
     for index, group in enumerate(graph.groups):

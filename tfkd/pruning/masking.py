@@ -1,10 +1,9 @@
-"""Sets what is to be removed to zero, in place: the model that a shrunk one must equal."""
+"""Masks channels: zeroes the filters of a selection in place, without changing shapes."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,31 +17,31 @@ from tfkd.pruning.selection import Selection
 
 
 class Slices:
-    """All that removing a unit sets to zero: kernels, biases, gammas, betas, moving means.
+    """The weight slices that masking a unit zeroes: kernel, bias, gamma, beta, moving mean.
 
     Args:
-        graph: of the model whose weights they are.
+        graph: graph of the model that owns the weights.
     """
 
     def __init__(self, graph: Graph):
         self._graph = graph
-        self._items: list[tuple[Any, dict[int, np.ndarray]]] = []
+        self._items: list[tuple[tf.Variable, dict[int, np.ndarray]]] = []
         known: dict[int, dict[int, np.ndarray]] = {}
         for item in graph.axes:
             if item.zeroed:
                 variable = graph.variable(item.layer, item.weight)
-                if id(variable) not in known:  # two paths may lead to one weight
+                if id(variable) not in known:  # one weight may have two paths
                     known[id(variable)] = {}
                     self._items.append((variable, known[id(variable)]))
                 known[id(variable)][item.axis] = item.units
 
     @property
-    def variables(self) -> list[Any]:
-        """The weights."""
+    def variables(self) -> list[tf.Variable]:
+        """The weights that masking changes."""
         return [variable for variable, _ in self._items]
 
     def scale(self, factors: np.ndarray) -> None:
-        """Multiplies the slices of each unit; a factor of 1 leaves every bit as it is.
+        """Multiplies the slices of each unit; a factor of 1 changes no bit of them.
 
         Args:
             factors: float array (U,).
@@ -51,11 +50,11 @@ class Slices:
             multiply(variable, spread(variable, axes, factors))
 
     def zero(self, removed: np.ndarray) -> None:
-        """Sets the slices of units to zero, where the bool array (U,) is True."""
+        """Zeroes the slices of the units for which the bool array (U,) is True."""
         self.scale(np.where(removed, 0.0, 1.0))
 
     def zero_units(self) -> np.ndarray:
-        """Returns a bool array (U,): the units whose scored filters are zero throughout."""
+        """Returns a bool array (U,), True for units all of whose scored filters are zero."""
         zero = np.zeros(self._graph.units, bool)
         alive = np.zeros(self._graph.units, bool)
         for item in self._graph.axes:
@@ -69,14 +68,14 @@ class Slices:
         return zero & ~alive
 
 
-def spread(variable: Any, axes: dict[int, np.ndarray], factors: np.ndarray) -> np.ndarray:
-    """What a weight is multiplied by: an array that broadcasts against it.
+def spread(variable: tf.Variable, axes: dict[int, np.ndarray], factors: np.ndarray) -> np.ndarray:
+    """Expands per-unit factors to an array that broadcasts against a weight.
 
-    1 where no unit owns a slice; where units on two axes do, the smaller factor.
+    The factor is 1 where no unit owns a slice, and the smaller one where units on two axes do.
 
     Args:
-        variable: the weight, or a slot of its shape.
-        axes: axis → units of each index along it.
+        variable: the weight, or an optimizer slot of its shape.
+        axes: axis → unit of each index along it.
         factors: float array (U,).
     """
     result = np.ones([1] * variable.shape.rank)
@@ -89,28 +88,28 @@ def spread(variable: Any, axes: dict[int, np.ndarray], factors: np.ndarray) -> n
     return result
 
 
-def multiply(variable: Any, factor: np.ndarray) -> None:
-    """Multiplies a variable in place; 0 · NaN is 0."""
+def multiply(variable: tf.Variable, factor: np.ndarray) -> None:
+    """Multiplies a variable in place, with 0 · NaN = 0."""
     if (factor != 1).any():
         value = _value(variable)
         scaled = value * factor.astype(value.dtype)
         variable.assign(np.where(factor == 0, np.zeros((), value.dtype), scaled))
 
 
-def _value(variable: Any) -> np.ndarray:
+def _value(variable: tf.Variable) -> np.ndarray:
     return np.asarray(tf.convert_to_tensor(variable))
 
 
 @contextlib.contextmanager
 def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
-    """Within a `with`, units are zero in the model of `graph`; then its weights are as before.
+    """Context manager that masks units in the model of `graph` and restores its weights.
 
-    A copy of the model would take as long to build as the shrunk one, and would
-    hide what building from a config loses.
+    Masking a copy instead would double the build time, and would hide what is lost when a
+    model is rebuilt from its config.
     """
     slices = Slices(graph)
     variables = slices.variables
-    # Layers that were called with training=True change their statistics when they run.
+    # Layers called with training=True update their moving statistics whenever they run.
     trained = {id(weight) for weight in graph.model.trainable_weights}
     variables += [w for w in layer_weights.arrays(graph.model) if id(w) not in trained]
     layers = [layer for layer in flat_layers(graph.model) if getattr(layer, "states", None)]
@@ -126,19 +125,19 @@ def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
 
 
 def apply_selection(model: keras.Model, selection: Selection) -> None:
-    """Sets the filters of a selection to zero, in place: kernel, bias, gamma, beta, mean.
+    """Zeroes the filters of a selection in place: kernel, bias, gamma, beta, moving mean.
 
-    The model keeps its shape and computes what the shrunk model computes.
+    The model keeps its shapes and computes the same function as the shrunk model.
 
     Args:
         model: the model that the selection was made for.
-        selection: what to zero.
+        selection: the units to zero.
 
     Raises:
         TypeError: if an argument is of another type.
-        ValueError: if the selection was made for another model, is of a decay that
-            has not come to its end, or would take every channel of a group. The
-            model is then unchanged.
+        ValueError: if the selection was made for another model, belongs to a filter decay
+            that has not ended, or would remove every channel of a group. The model is
+            then unchanged.
 
     Example:
         >>> from tfkd import models, pruning
@@ -154,7 +153,7 @@ def apply_selection(model: keras.Model, selection: Selection) -> None:
 
 
 def checked(selection: Selection) -> Selection:
-    """Raises unless it is a `Selection`, and one that is final."""
+    """Accepts a final `Selection`; raises for anything else."""
     if not isinstance(selection, Selection):
         raise TypeError(
             f"`selection`: expected a tfkd.pruning.Selection, received {type(selection).__name__}. "
@@ -162,8 +161,8 @@ def checked(selection: Selection) -> Selection:
         )
     if selection.pending:
         raise ValueError(
-            "`selection`: expected that of a decay that has come to its end, received one whose "
-            f"{selection.pending}: its filters are not zero. Train to the schedule's end_step. Or, "
-            "to remove filters without that, select(model, plan) chooses them now."
+            "`selection`: expected one of a filter decay that has ended, received one whose "
+            f"{selection.pending}: its filters are not zero yet. Train to the schedule's end_step, "
+            "or choose filters by their current weights with select(model, plan)."
         )
     return selection

@@ -1,4 +1,4 @@
-"""Carries an optimizer's state over to a model with fewer filters."""
+"""Transfers optimizer state (step, momenta, second moments) to a pruned model."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ def shrink_optimizer(
 ) -> keras.optimizers.Optimizer:
     """Returns a new optimizer for a shrunk model, with the state of the old one.
 
-    The step, the learning rate and every slot (momenta, second moments) are
-    kept; what belonged to removed filters is left out.
+    The step, the learning rate and every slot (momenta, second moments) are kept, without
+    the slices of removed filters.
 
     Args:
-        optimizer: the one that has trained `model`, for example
-            `distiller.optimizer`. Not changed.
+        optimizer: the optimizer that has trained `model`, for example
+            `distiller.optimizer`. It is not changed.
         model: the model before shrinking.
-        small: what `shrink(model, selection)` returned.
-        selection: the selection.
+        small: the result of `shrink(model, selection)`.
+        selection: the selection that was removed.
 
     Raises:
-        TypeError: if `optimizer` is not a tf_keras optimizer (legacy ones have
-            another kind of state).
-        ValueError: if the models do not belong together.
+        TypeError: if `optimizer` is not a tf_keras optimizer, or is a legacy one, which
+            stores its state differently.
+        ValueError: if `small` was not made from `model`, or the optimizer's slots do not
+            have the shapes of the weights.
 
     Example:
         >>> import tf_keras as keras
@@ -60,9 +61,8 @@ def shrink_optimizer(
 
 def _check(optimizer: Any) -> None:
     if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise checks.type_error(
-            "optimizer", "a tf_keras.optimizers.Optimizer", optimizer, "Legacy ones are not taken."
-        )
+        fix = "Legacy optimizers are not supported."
+        raise checks.type_error("optimizer", "a tf_keras.optimizers.Optimizer", optimizer, fix)
 
 
 def _inner(optimizer: Any) -> Any:
@@ -71,7 +71,7 @@ def _inner(optimizer: Any) -> Any:
 
 
 def _shrunk(optimizer: Any, small: keras.Model, graph: Graph, removed: np.ndarray) -> Any:
-    """A new optimizer with the old one's step, rate and gathered slots."""
+    """A new optimizer with the step, learning rate and gathered slots of the old one."""
     model = graph.model
     after = _partners(model, small)
     new = type(optimizer).from_config(optimizer.get_config())
@@ -79,6 +79,8 @@ def _shrunk(optimizer: Any, small: keras.Model, graph: Graph, removed: np.ndarra
     _copy_exclusions(old_inner, new_inner, model, after)
     if not getattr(old_inner, "_built", False):
         return new  # it has no state yet
+    # Keras has no public access to slots. An optimizer keeps them in lists parallel to its
+    # variables, whose positions are in `_index_dict`.
     places = old_inner._index_dict
     trained = [v for v in model.trainable_variables if old_inner._var_key(v) in places]
     trained.sort(key=lambda v: places[old_inner._var_key(v)])
@@ -98,7 +100,7 @@ def _shrunk(optimizer: Any, small: keras.Model, graph: Graph, removed: np.ndarra
 
 
 def _partners(model: keras.Model, small: keras.Model) -> dict[int, Any]:
-    """id of a weight → the same weight of the shrunk model."""
+    """id of a weight → the corresponding weight of the shrunk model."""
     if list(layers_by_path(model)) != list(layers_by_path(small)):
         raise _other_model("layers have other names")
     after: dict[int, Any] = {}
@@ -112,7 +114,7 @@ def _partners(model: keras.Model, small: keras.Model) -> dict[int, Any]:
 
 
 def _misfit(optimizer: Any, variable: Any, old_slot: Any, slot: Any) -> ValueError:
-    """The error for a slot that can't be carried over."""
+    """The error for a slot that can't be transferred."""
     if old_slot.shape == variable.shape:
         return _other_model(f"{slot.name!r} has shape {tuple(slot.shape)}")
     kind = type(optimizer).__name__
@@ -124,11 +126,11 @@ def _misfit(optimizer: Any, variable: Any, old_slot: Any, slot: Any) -> ValueErr
 
 
 def _copy_exclusions(old: Any, new: Any, model: keras.Model, after: dict[int, Any]) -> None:
-    """What exclude_from_weight_decay was told, which is not in an optimizer's config."""
+    """Copies `exclude_from_weight_decay` settings, which an optimizer's config lacks."""
     if hasattr(old, "_exclude_from_weight_decay_names"):
         keys = old._exclude_from_weight_decay
-        spared = [after[id(w)] for w in layer_weights.arrays(model) if old._var_key(w) in keys]
-        new.exclude_from_weight_decay(spared, list(old._exclude_from_weight_decay_names))
+        excluded = [after[id(w)] for w in layer_weights.arrays(model) if old._var_key(w) in keys]
+        new.exclude_from_weight_decay(excluded, list(old._exclude_from_weight_decay_names))
 
 
 def _other_model(received: str) -> ValueError:
@@ -139,7 +141,7 @@ def _other_model(received: str) -> ValueError:
 
 
 def _slots(old: Any, new: Any, old_count: int, new_count: int) -> Iterator[tuple[Any, Any]]:
-    """The lists of slots, one slot a variable, of two optimizers of one class."""
+    """Pairs of slot lists (one slot per variable) of two optimizers of the same class."""
     for name, slots in vars(new).items():
         if not isinstance(slots, (list, tuple)) or len(slots) != new_count:
             continue
@@ -150,7 +152,7 @@ def _slots(old: Any, new: Any, old_count: int, new_count: int) -> Iterator[tuple
 
 
 def _copy_scalars(old: Any, new: Any) -> None:
-    """Step, learning rate (if it is a number), and the scale of a LossScaleOptimizer."""
+    """Copies step, learning rate (unless a schedule), and the scale of a LossScaleOptimizer."""
     for name, variable in vars(_inner(new)).items():
         value = getattr(_inner(old), name, None)
         if isinstance(variable, tf.Variable) and isinstance(value, tf.Variable):
@@ -162,19 +164,19 @@ def _copy_scalars(old: Any, new: Any) -> None:
 
 
 def compile_like(graph: Graph, small: keras.Model, removed: np.ndarray) -> None:
-    """Compiles `small` as the model of `graph` is compiled, with the optimizer's state gathered."""
+    """Compiles `small` like the model of `graph`, with the optimizer state gathered."""
     model = graph.model
     _check(model.optimizer)
     arguments = dict(model._compile_config.config) if model._compile_config else {}
     arguments["optimizer"] = _shrunk(model.optimizer, small, graph, removed)
-    # Metrics and losses that were given as objects hold state: take fresh ones.
+    # Metrics and losses given as objects hold state: the new model gets new ones.
     for name in ("loss", "metrics", "weighted_metrics"):
         arguments[name] = fresh(arguments.get(name))
     small.compile(**arguments)
 
 
 def fresh(value: Any) -> Any:
-    """New objects in place of losses and metrics, in a nested structure."""
+    """Replaces the losses and metrics in a nested structure by new objects."""
     if isinstance(value, (keras.metrics.Metric, keras.losses.Loss)):
         return type(value).from_config(value.get_config())
     if isinstance(value, dict):
@@ -184,15 +186,15 @@ def fresh(value: Any) -> Any:
     return value
 
 
-def slots_of(optimizer: Any, variable: Any) -> list[Any]:
-    """What an optimizer keeps for a weight: momentums, velocities, averages.
+def slots_of(optimizer: keras.optimizers.Optimizer, variable: tf.Variable) -> list[tf.Variable]:
+    """The optimizer slots of a weight: momenta, velocities, averages.
 
     Args:
-        optimizer: of Keras, also a legacy one or inside a LossScaleOptimizer.
+        optimizer: a Keras optimizer; legacy ones and LossScaleOptimizer included.
         variable: the weight.
 
     Returns:
-        Variables; an empty list if the optimizer has not been built yet.
+        The slot variables; an empty list if the optimizer has not been built yet.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if hasattr(optimizer, "get_slot_names"):  # of tf_keras.optimizers.legacy
@@ -202,7 +204,7 @@ def slots_of(optimizer: Any, variable: Any) -> list[Any]:
     position = index.get(optimizer._var_key(variable)) if index else None
     if position is None:
         return []
-    # Each kind of slot is a list in the order of the trained weights.
+    # Each kind of slot is a list, parallel to the list of trained weights.
     lists = [
         value
         for name, value in vars(optimizer).items()

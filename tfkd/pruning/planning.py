@@ -1,16 +1,15 @@
-"""Decides how many units of each group go, so that a model becomes as small as asked."""
+"""Plans channel pruning: how many channels of each group to remove to meet a target."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import layer_weights
+from tfkd.networks import layer_weights, paths
 from tfkd.pruning import criteria, explaining, fitting, ignoring
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph
@@ -31,46 +30,46 @@ def plan(
     residual: str = "inner",
     criterion: str | criteria.FilterScores = "l2",
     round_to: int = 1,
-    ignore: str | Sequence[str] = (),
+    ignore: paths.Entries = (),
     min_channels: int = 1,
     seed: int = 0,
 ) -> Plan:
-    """Plans how many filters of each layer go, so that the shrunk model meets a target.
+    """Plans how many filters to remove from each layer so that the pruned model meets a target.
 
-    The target is counted on the model that is really shrunk: a filter that goes
-    also takes the inputs of the next layer with it. The plan removes as little
-    as reaches the target: giving back one step of any group would miss it.
+    The target is counted on the model as it will be after shrinking: removing a filter also
+    removes the corresponding input slices of the next layer. The plan is minimal: undoing
+    one step of any group would miss the target.
 
     Args:
-        model: a built functional or Sequential model, or its `Graph` from
-            `analyse` (to make several plans). It is not changed.
-        macs_reduction: share of the multiply-accumulates to save, in (0, 1).
-        params_reduction: share of the weights to save, in (0, 1).
-        filter_rate: share of the units to remove, in (0, 1): of each group, or,
-            with scope "global", of all. Give one of these three.
-        scope: "uniform", all groups shrink by the same share; or "global", the
-            lowest scores of the whole model go first. Scores are comparable
-            between groups: 1 is the mean of each.
-        residual: "inner" leaves the groups alone that a sum of branches ties
-            together (what goes is inside of residual blocks, which is better for
-            speed); "coupled" takes them too.
-        criterion: how units are judged, see `criteria.scores`.
-        round_to: kept counts are multiples of it (8 or 16 suit most kernels); a
-            group of no more units stays whole.
-        ignore: layers or groups to leave alone: names, paths ("backbone/conv1"),
-            nested models, or patterns ("stage1_*").
-        min_channels: what each group keeps at least.
-        seed: of the criterion "random".
+        model: a built functional or Sequential model, or its `Graph` from `analyse` (to
+            make several plans). It is not changed.
+        macs_reduction: fraction of the multiply-accumulates to save, in (0, 1).
+        params_reduction: fraction of the parameters to save, in (0, 1).
+        filter_rate: fraction of the units to remove, in (0, 1): of each group, or of all
+            units with scope "global". Give exactly one of these three.
+        scope: "uniform", all groups shrink by the same fraction; or "global", the units
+            with the lowest scores in the whole model are removed first. Scores are
+            comparable between groups, since the mean score of each group is 1.
+        residual: "inner" excludes groups whose channels are coupled by a sum of branches,
+            so that only channels inside residual blocks are removed, which gives the
+            better speed-up; "coupled" includes them.
+        criterion: importance criterion, see `criteria.scores`.
+        round_to: kept counts are multiples of it (8 or 16 suit most hardware); a group
+            with no more units than that is not pruned.
+        ignore: layers or groups to exclude: names, paths ("backbone/conv1"), nested
+            models, or patterns ("stage1_*").
+        min_channels: minimum number of units kept in each group.
+        seed: seed of the criterion "random".
 
     Returns:
         A `Plan`. `print(plan)` explains it.
 
     Raises:
         TypeError: if an argument is of another type.
-        ValueError: if not exactly one target is given, or it is not in (0, 1), or
-            cannot be reached (the error says what can be); if nothing can be
-            removed; if an argument is out of its range, an entry of `ignore`
-            matches nothing, or weights are not finite.
+        ValueError: if not exactly one target is given, or the target is not in (0, 1) or
+            can't be reached (the message gives the maximum); if nothing can be removed;
+            if an argument is out of its range, an entry of `ignore` matches nothing, or
+            weights are not finite.
 
     Example:
         >>> from tfkd import models, pruning
@@ -105,24 +104,23 @@ def plan(
     )
     counts = _counts(empty)
     if not counts.any():
-        warnings.warn(
+        checks.warn(
             f"the plan removes nothing: {target[0]}={target[1]:g} is less than half a step of "
-            "every group. Ask for more, or lower round_to or min_channels.",
-            stacklevel=2,
+            "every group. Raise the target, or lower round_to or min_channels."
         )
     return dataclasses.replace(empty, remove=dict(zip(empty.remove, counts.tolist(), strict=True)))
 
 
 def select(model: keras.Model, plan: Plan) -> Selection:
-    """Chooses the units to remove: the lowest scores now, as many as planned.
+    """Selects the units with the lowest current scores, as many as planned.
 
     Args:
-        model: the plan's model, or another with the same layers and shapes.
-        plan: how many of each group.
+        model: the plan's model, or another one with the same layers and shapes.
+        plan: the number of units to remove from each group.
 
     Returns:
-        The selection, for `apply_selection` and `shrink`. Of units with equal
-        scores those that stand first are chosen.
+        The selection, for `apply_selection` and `shrink`. Among units with equal scores
+        the first ones are removed.
 
     Raises:
         TypeError: if `plan` is not a `Plan`.
@@ -164,13 +162,13 @@ def _target(**given: float | None) -> tuple[str, float]:
     ((name, value),) = named.items()
     checks.finite(name, value, "a number between 0 and 1, both excluded")
     if not 0 < value < 1:
-        mend = "To save 40 % write 0.4." if value >= 1 else None
-        raise checks.value_error(name, "a number between 0 and 1, both excluded", value, mend)
+        fix = "To save 40 % write 0.4." if value >= 1 else None
+        raise checks.value_error(name, "a number between 0 and 1, both excluded", value, fix)
     return name, float(value)
 
 
 def _counts(plan: Plan) -> np.ndarray:
-    """Units to remove of each group (G,)."""
+    """Number of units to remove from each group (G,)."""
     groups, (name, goal) = plan.graph.groups, plan.target
     allowed = [
         np.zeros(1, int)
@@ -197,7 +195,7 @@ def _counts(plan: Plan) -> np.ndarray:
 
 
 def _reduction(plan: Plan) -> Callable[[np.ndarray], float]:
-    """A function from counts (G,) to the share of what the target counts that goes."""
+    """A function from removed counts (G,) to the fraction saved of what the target counts."""
     if plan.target[0] == "filter_rate":
         open_groups = [not plan.left_alone(group) for group in plan.graph.groups]
         total = sum(g.size for g, o in zip(plan.graph.groups, open_groups, strict=True) if o)
@@ -208,8 +206,8 @@ def _reduction(plan: Plan) -> Callable[[np.ndarray], float]:
     return lambda removed: share(before, cost(removed))
 
 
-def _mends(plan: Plan) -> list[str]:
-    """What a user can change so that more may go."""
+def _fixes(plan: Plan) -> list[str]:
+    """Arguments that the user can change so that more units may be removed."""
     found = []
     if any(group.residual for group in plan.graph.groups) and plan.residual == "inner":
         found.append('residual="coupled"')
@@ -232,11 +230,11 @@ def _frozen_text(plan: Plan) -> str:
 
 def _unreachable(plan: Plan, most: float) -> ValueError:
     name, goal = plan.target
-    mends = _mends(plan)
-    text = f"At most {explaining.percent(most)} can go with these settings"
-    text += f"; try {' or '.join(mends)}." if mends else ", down to the last channels."
+    fixes = _fixes(plan)
+    text = f"At most {explaining.percent(most)} can be removed with these settings"
+    text += f"; try {' or '.join(fixes)}." if fixes else ", with one channel left in each group."
     if plan.graph.frozen:
-        text += f" These stay: {_frozen_text(plan)}."
+        text += f" These can't be removed: {_frozen_text(plan)}."
     return checks.value_error(name, "a target that can be reached", goal, text)
 
 
@@ -244,8 +242,8 @@ def _nothing(plan: Plan) -> ValueError:
     text = "`model`: expected one with filters that can be removed, received one with none"
     if plan.graph.groups:
         text += " that these settings allow"
-    mends = _mends(plan)
-    text += f". Try {' or '.join(mends)}." if mends else "."
+    fixes = _fixes(plan)
+    text += f". Try {' or '.join(fixes)}." if fixes else "."
     if plan.graph.frozen:
-        text += f" These stay: {_frozen_text(plan)}."
+        text += f" These can't be removed: {_frozen_text(plan)}."
     return ValueError(text)

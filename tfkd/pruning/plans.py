@@ -1,8 +1,7 @@
-"""What a plan is: how many units of each group go, and what that saves.
+"""`Plan`: the number of channels to prune from each group, with MACs and parameters saved.
 
-A `Plan` holds counts. Which units they are is chosen when they are needed, by
-the weights of that moment: `planning.select` does it once, the callback
-`FilterDecay` again and again.
+A plan holds counts only. The units are chosen later by their current weights: once by
+`planning.select`, or repeatedly during training by the `FilterDecay` callback.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ MEASURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Plan(Result):
-    """How many units of each group are to be removed; made by `plan`.
+    """How many units of each group are to be removed; created by `plan`.
 
     Attributes:
-        graph: of the model that it was made for.
-        remove: group name → units to remove; all groups of the graph are there.
-        target: what was asked for, as ("macs_reduction", 0.5).
-        criterion: how `select` judges units, see `criteria.scores`.
+        graph: graph of the model that the plan was made for.
+        remove: group name → number of units to remove, for every group of the graph.
+        target: the requested target, such as ("macs_reduction", 0.5).
+        criterion: importance criterion used by `select`, see `criteria.scores`.
         scope: "uniform" or "global".
         residual: "inner" or "coupled".
-        round_to: kept counts are multiples of it, where a group is touched.
-        min_channels: what each group keeps at least.
-        seed: of the criterion "random".
-        ignored: names of the groups that were to be left alone.
+        round_to: kept counts are multiples of it in every group that is pruned.
+        min_channels: minimum number of units kept in each group.
+        seed: seed of the criterion "random".
+        ignored: names of the groups excluded by `ignore`.
     """
 
     graph: Graph = dataclasses.field(repr=False, compare=False)
@@ -66,42 +65,42 @@ class Plan(Result):
 
     @property
     def fingerprint(self) -> str:
-        """Of the model: a selection or another model must have the same."""
+        """Fingerprint of the model, which selections and other models must match."""
         return self.graph.fingerprint
 
     @functools.cached_property
     def macs_before(self) -> int:
-        """Multiply-accumulates of the model for one example."""
+        """Multiply-accumulates of the model per example."""
         return self.graph.macs()
 
     @functools.cached_property
     def macs_after(self) -> int:
-        """Multiply-accumulates of the shrunk model for one example."""
-        return self.graph.macs(self._some())
+        """Multiply-accumulates of the pruned model per example."""
+        return self.graph.macs(self._any_choice())
 
     @functools.cached_property
     def params_before(self) -> int:
-        """Weights of the model."""
+        """Parameters of the model."""
         return self.graph.params()
 
     @functools.cached_property
     def params_after(self) -> int:
-        """Weights of the shrunk model."""
-        return self.graph.params(self._some())
+        """Parameters of the pruned model."""
+        return self.graph.params(self._any_choice())
 
     @property
     def macs_reduction(self) -> float:
-        """Share of the multiply-accumulates that goes, 0 to 1."""
+        """Fraction of the multiply-accumulates removed, 0 to 1."""
         return share(self.macs_before, self.macs_after)
 
     @property
     def params_reduction(self) -> float:
-        """Share of the weights that goes, 0 to 1."""
+        """Fraction of the parameters removed, 0 to 1."""
         return share(self.params_before, self.params_after)
 
     @property
     def filter_rate(self) -> float:
-        """Share that goes of the units in the groups that could be touched, 0 to 1."""
+        """Fraction of the units removed, 0 to 1, over the groups that may be pruned."""
         groups = [group for group in self.graph.groups if not self.left_alone(group)]
         return share(
             sum(group.size for group in groups),
@@ -109,7 +108,7 @@ class Plan(Result):
         )
 
     def parts(self) -> Iterator[Grid | str]:
-        """Tables of what goes and what stays, with the reasons, and the totals."""
+        """Tables of removed and kept channels, with reasons, and the totals."""
         notes = {group.name: self._note(group) for group in self.graph.groups}
         yield explaining.group_table(self.graph, self.remove, notes)
         if self.graph.frozen:
@@ -117,25 +116,28 @@ class Plan(Result):
         if self.graph.unknown:
             layers = explaining.shortened(self.graph.unknown)
             yield f"MACs not known, and left out, of: {layers}"
-        yield explaining.totals_table(self)
+        yield explaining.totals_table(
+            (self.macs_before, self.macs_after, self.macs_reduction),
+            (self.params_before, self.params_after, self.params_reduction),
+        )
         yield self._outcome()
 
     def to_dict(self) -> dict[str, Any]:
-        """What goes, why the rest stays, and the totals."""
+        """The counts removed, the frozen channels with their reasons, and the totals."""
         ends = ("before", "after", "reduction")
         names = [f"{what}_{end}" for what in ("macs", "params") for end in ends]
         found = {name: getattr(self, name) for name in (*names, "filter_rate")}
         return super().to_dict() | found | {"frozen": plain(self.graph.frozen)}
 
-    def _some(self) -> np.ndarray:
-        """A choice of as many units; which of a group does not change what it costs."""
+    def _any_choice(self) -> np.ndarray:
+        """A selection of the planned size; all units of a group save the same cost."""
         removed = np.zeros(self.graph.units, bool)
         for group in self.graph.groups:
             removed[group.units[: self.remove[group.name]]] = True
         return removed
 
     def left_alone(self, group: Group) -> str:
-        """Why a group is not to be touched, or ""."""
+        """Why a group is not pruned, or "" if it may be."""
         if group.name in self.ignored:
             return "ignored"
         if group.residual and self.residual == "inner":
@@ -165,5 +167,5 @@ class Plan(Result):
 
 
 def share(before: int, after: int) -> float:
-    """What part of `before` is gone; 0 of nothing."""
+    """Fraction of `before` that is removed; 0 if `before` is 0."""
     return (before - after) / before if before else 0.0

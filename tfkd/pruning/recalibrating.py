@@ -1,4 +1,4 @@
-"""Takes the moving statistics of batch normalization from data anew."""
+"""Batch-norm recalibration: re-estimates moving means and variances from data."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from tfkd import checks, example_inputs
 from tfkd.networks import layer_weights
 from tfkd.networks.accept import BUILT, check_model
 from tfkd.networks.layer_parts import flat_layers
+from tfkd.types import Data
 
 
 def recalibrate(
-    model: keras.Model, data: Any, max_examples: int | None = None, batch_size: int = 128
+    model: keras.Model, data: Data, max_examples: int | None = None, batch_size: int = 128
 ) -> int:
-    """Replaces each moving mean and variance by the average over batches of data.
+    """Replaces each moving mean and variance by its average over batches of data.
 
-    After filters were cut out or have decayed, the statistics of the layers
-    behind them are stale, and the model looks worse in inference than it is. No
-    other weight changes, and dropout stays off. Layers that are not trainable
-    keep their statistics, as in training; those that `tfkd.quantization.quantize` froze
-    do not. A quantized model is to be calibrated anew afterwards.
+    After pruning or filter decay, the statistics of the following layers are stale, which
+    lowers the accuracy of the model in inference (Li et al. 2020, EagleEye,
+    https://arxiv.org/abs/2007.02491). No other weight changes, and dropout stays off.
+    Layers that are not trainable keep their statistics, as in training, except for those
+    that `tfkd.quantization.quantize` froze. Calibrate a quantized model again afterwards.
 
     Args:
         model: any built `tf_keras` model; changed in place.
         data: examples as the model takes them, in any form of `tfkd.example_inputs`.
-        max_examples: read no further; None: as said there.
-        batch_size: examples a batch, where `data` are arrays.
+        max_examples: maximum number of examples; None: as in `tfkd.example_inputs`.
+        batch_size: examples per batch, if `data` are arrays.
 
     Returns:
-        The number of batches that were used.
+        The number of batches used.
 
     Raises:
         TypeError: if `model` is not a `tf_keras` model.
-        ValueError: if there is no example, or one or a weight, other than these
-            statistics, has NaN or infinity.
+        ValueError: if there are no examples, or examples or weights other than these
+            statistics are NaN or infinite.
 
     Example:
         >>> import numpy as np
@@ -54,7 +55,7 @@ def recalibrate(
     batches = example_inputs.batches(
         "data", data, inputs, batch_size=batch_size, max_examples=max_examples, strict=False
     )
-    # A quantized model holds its batch normalizations frozen.
+    # A quantized model keeps its batch normalizations frozen outside of this context.
     with getattr(model, "recalibrating", contextlib.nullcontext)():
         return _recalibrate(model, batches)
 
@@ -66,12 +67,12 @@ def _recalibrate(model: keras.Model, batches: Iterable[example_inputs.Batch]) ->
     count = 0
     before = [(layer, layer.get_weights()) for layer in norms]
     try:
-        for weight in statistics:  # 0 times infinity is none of what comes
+        for weight in statistics:  # 0 · NaN and 0 · infinity would spoil the average
             weight.assign(tf.where(tf.math.is_finite(weight), weight, 0.0))
         with _in_training(norms):
             for batch in batches:
                 for layer in norms:
-                    # The average of all batches so far: 0, 1/2, 2/3, ...
+                    # Momenta 0, 1/2, 2/3, ... make the moving average a plain average.
                     layer.momentum = count / (count + 1)
                 model(example_inputs.packed(model, batch.x), training=False)
                 count += 1
@@ -88,9 +89,10 @@ def _is_norm(layer: Any) -> bool:
 
 @contextlib.contextmanager
 def _in_training(norms: list[Any]) -> Iterator[None]:
-    """Makes batch normalizations use, and note, the statistics of the batch."""
+    """Makes batch normalizations use batch statistics and update their moving averages."""
     before = [(layer, layer.momentum) for layer in norms]
 
+    # Calling the model with training=True instead would also switch dropout on.
     def training(call: Any) -> Any:
         def with_batch(inputs: Any, training: Any = None, mask: Any = None) -> Any:
             return call(inputs, training=True, mask=mask)

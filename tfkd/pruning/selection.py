@@ -1,4 +1,4 @@
-"""Which units of a model are to go: the small immutable thing that everything hands on."""
+"""`Selection`: the units (channels) to prune from each group, an immutable value."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tfkd.results import Grid, Result
 
 @dataclasses.dataclass(frozen=True)
 class Selection(Result):
-    """Units to remove, by group; an immutable value that JSON can hold.
+    """Units to remove, by group; immutable and serializable as JSON.
 
     Attributes:
-        removed: group name → sorted positions in that group, from 0.
-        fingerprint: of the model that it was made for (names and shapes of its
-            layers), so that it is not used on another.
-        pending: why it is not final yet, of a decay that goes on; "" for any other. Not
-            compared, and not in `to_dict`.
+        removed: group name → sorted positions within that group, from 0.
+        fingerprint: hash of the layer names and weight shapes of the model that it was
+            made for, so that it can't be applied to another model.
+        pending: why it is not final yet, while a filter decay is still running; otherwise
+            "". Neither compared nor part of `to_dict`.
 
     Example:
         >>> from tfkd.pruning import Selection
@@ -46,15 +46,15 @@ class Selection(Result):
 
     @property
     def count(self) -> int:
-        """How many units go in all."""
+        """Total number of units removed."""
         return sum(len(positions) for positions in self.removed.values())
 
     def units(self, graph: Graph) -> np.ndarray:
-        """Returns a bool array (U,), True where a unit of `graph` goes.
+        """Returns a bool array (U,), True for the units of `graph` to remove.
 
         Raises:
-            ValueError: if it was made for another model, names a group or a
-                position that does not exist, or takes all units of a group.
+            ValueError: if the selection was made for another model, names a group or a
+                position that does not exist, or removes all units of a group.
         """
         if self.fingerprint != graph.fingerprint:
             raise ValueError(
@@ -81,23 +81,23 @@ class Selection(Result):
 
     @classmethod
     def from_units(cls, graph: Graph, removed: np.ndarray) -> Selection:
-        """The selection that removes the units where the bool array (U,) is True."""
+        """The selection of the units for which the bool array (U,) is True."""
         return cls(
             {g.name: tuple(np.flatnonzero(removed[g.units]).tolist()) for g in graph.groups},
             graph.fingerprint,
         )
 
     def parts(self) -> list[Grid]:
-        """How many units of each group go, and which."""
+        """Number and positions of the units removed from each group."""
         rows = [(name, len(gone), ", ".join(map(str, gone))) for name, gone in self.removed.items()]
         return [Grid(("group", "removed", "positions"), rows, left=(0, 2))]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Selection:
-        """Makes a selection from what `to_dict` gave.
+        """Restores a selection from the result of `to_dict`.
 
         Raises:
-            ValueError: if a key is missing.
+            ValueError: if `data` has other keys.
         """
         if not isinstance(data, Mapping) or set(data) != {"removed", "fingerprint"}:
             raise checks.value_error("data", "what Selection.to_dict returns", data)

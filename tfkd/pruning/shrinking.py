@@ -1,4 +1,4 @@
-"""Cuts filters out of a model, and proves that what is left is the same function."""
+"""Shrinks a model: removes pruned filters and verifies the result against the masked model."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from tfkd.pruning.graph import Graph, gather, kept
 from tfkd.pruning.masking import checked, masked
 from tfkd.pruning.optimizers import compile_like
 from tfkd.pruning.selection import Selection
+from tfkd.types import Data, Structure
 
-BATCH = 4  # random examples on which the two models are compared
-OPEN_SIZE = 32  # size of an axis that the model leaves open
+BATCH = 4  # number of random examples on which the two models are compared
+OPEN_SIZE = 32  # size used for axes of unknown size in random examples
 
 
 def shrink(
     model: keras.Model,
     selection: Selection,
-    verify: Any = True,
+    verify: bool | Data = True,
     *,
     optimizer: bool = False,
     tolerance: float = 1e-4,
 ) -> keras.Model:
-    """Returns a smaller model: the filters of a selection are cut out.
+    """Returns a smaller model without the filters of a selection.
 
-    Kernels, biases, batch normalizations and the inputs of the next layers are
-    gathered; the layers keep their names. The result is compared with the masked
-    model on random inputs and on yours: the filters of `model` are set to zero
-    while the two are compared, and put back. It is the same model afterwards, also
-    when an error is raised, and shares no variable with the result.
+    The remaining slices of kernels, biases, batch normalizations and of the inputs of the
+    following layers are gathered; layers keep their names. The result is compared with the
+    masked model on random inputs and on yours: the filters of `model` are zeroed during the
+    comparison and restored afterwards, even if an error is raised. The two models share no
+    variable.
 
     Args:
         model: the model that the selection was made for, masked or not.
-        selection: what to remove: `decay.selection`, or `select(model, plan)`.
-        verify: True: compare on random inputs; False: don't compare; or examples as
-            the model takes them, in any form of `tfkd.example_inputs`: compare on these
-            too.
-        optimizer: also compile the new model as the old one is, with its
-            optimizer's state (momenta and the like) gathered.
-        tolerance: largest difference allowed, as a part of the output's range.
+        selection: the units to remove: `decay.selection`, or `select(model, plan)`.
+        verify: True: compare on random inputs; False: don't compare; or examples as the
+            model takes them, in any form of `tfkd.example_inputs`: compare on these, too.
+        optimizer: also compile the new model like the old one, with the optimizer's state
+            (momenta and the like) gathered.
+        tolerance: largest difference allowed, as a fraction of the output's range.
 
     Returns:
         A new `tf_keras` model of the same class.
 
     Raises:
         TypeError: if an argument is of another type.
-        ValueError: if the selection was made for another model, or is of a decay that
-            has not come to its end; the two models differ by more than `tolerance`;
-            weights are NaN or infinite; or `optimizer` is asked for and the model is
-            not compiled.
+        ValueError: if the selection was made for another model, or belongs to a filter
+            decay that has not ended; if the two models differ by more than `tolerance`;
+            if weights are NaN or infinite; or if `optimizer` is True and the model is not
+            compiled.
 
     Example:
         >>> from tfkd import models, pruning
@@ -92,32 +92,32 @@ def shrink(
 
 
 def without_units(graph: Graph, removed: np.ndarray) -> keras.Model:
-    """Returns a new model without the removed units, with the weights that are left.
+    """Returns a new model without the removed units, with the remaining weights copied.
 
     Args:
-        graph: of the model, which is not changed.
-        removed: bool array (U,), True where a unit goes.
+        graph: graph of the model, which is not changed.
+        removed: bool array (U,), True for removed units.
 
     Returns:
-        A model of the same class, with the same layer names, sharing nothing.
+        A model of the same class with the same layer names, which shares no variable.
     """
     owned = graph.owners()
 
-    def left(weight: Any) -> np.ndarray:
+    def gathered(weight: tf.Variable) -> np.ndarray:
         return gather(weight.numpy(), owned.get(id(weight), []), removed)
 
     def resized(config: edit_config.Config) -> edit_config.Config:
         return _resized(_unbuilt(config), graph, removed)
 
-    return edit_config.rebuild(graph.network, resized, left)
+    return edit_config.rebuild(graph.network, resized, gathered)
 
 
 def _unbuilt(config: Any) -> Any:
-    """A copy of a config without the shapes that layers were built for."""
+    """A copy of a config without the input shapes that layers were built with."""
     if isinstance(config, dict):
         drop = ("build_config", "build_input_shape")
         return {key: _unbuilt(value) for key, value in config.items() if key not in drop}
-    # Keras wraps the lists and tuples that a layer keeps: plain ones are built from here.
+    # Keras wraps lists and tuples that are attributes of layers: return plain ones.
     if isinstance(config, tuple):
         return tuple(_unbuilt(value) for value in config)
     if isinstance(config, list):
@@ -126,10 +126,10 @@ def _unbuilt(config: Any) -> Any:
 
 
 def _resized(config: edit_config.Config, graph: Graph, removed: np.ndarray) -> edit_config.Config:
-    """Sets the counts of channels in the layers' configs."""
+    """Sets the channel counts in the layers' configs."""
     configs = dict(edit_config.layer_configs(config))
     for path in {axis.layer for axis in graph.axes if not kept(axis.units, removed).all()}:
-        _forget_tables(configs[path])
+        _drop_constants(configs[path])
     for item in graph.resizes:
         count = int(kept(item.units, removed).sum())
         inner = configs[item.layer]
@@ -145,8 +145,8 @@ def _resized(config: edit_config.Config, graph: Graph, removed: np.ndarray) -> e
     return config
 
 
-def _forget_tables(config: dict[str, Any]) -> None:
-    """Replaces initializers that are arrays of the old size: the weights are set anyway."""
+def _drop_constants(config: dict[str, Any]) -> None:
+    """Replaces array initializers, which have the old shape: the weights are set anyway."""
     for key, value in config.items():
         constant = isinstance(value, dict) and value.get("class_name") == "Constant"
         if constant and not isinstance(value["config"].get("value"), (int, float)):
@@ -154,13 +154,13 @@ def _forget_tables(config: dict[str, Any]) -> None:
 
 
 def _reset_states(*models: keras.Model) -> None:
-    """Recurrent layers that remember start both models alike."""
+    """Resets stateful recurrent layers, so that both models start from the same state."""
     for model in models:
         model.reset_states()
 
 
 def _batches(model: keras.Model, verify: Any) -> list[Any]:
-    """What to compare on: random inputs, and those that were given."""
+    """The batches to compare on: random inputs, and the user's examples."""
     given = [] if verify is True else [example_inputs.packed(model, verify)]
     if all(tensor.dtype != tf.string for tensor in model.inputs):
         return [random_inputs(model), *given]
@@ -170,34 +170,34 @@ def _batches(model: keras.Model, verify: Any) -> list[Any]:
     return given
 
 
-def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Any:
-    """Random inputs in the structure that the model takes: normal numbers, or word numbers.
+def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Structure:
+    """Random inputs in the structure that the model takes: normal values, or token ids.
 
-    Texts are of the words that the model's lookup layers know.
+    Strings are drawn from the vocabularies of the model's lookup layers.
     """
     rng = np.random.default_rng(seed)
-    words = [
+    vocabularies = [
         layer.input_dim
         for layer in layers_by_path(model).values()
         if isinstance(layer, keras.layers.Embedding)
     ]
 
-    def draw(tensor: Any) -> tf.Tensor:
+    def draw(tensor: tf.Tensor) -> tf.Tensor:
         shape = [
             tensor.shape[0] or count,
             *(OPEN_SIZE if size is None else size for size in tensor.shape[1:]),
         ]
         if tensor.dtype == tf.string:
             return tf.constant(rng.choice(_texts(model), shape))
-        if tensor.dtype.is_floating and not words:
+        if tensor.dtype.is_floating and not vocabularies:
             return tf.constant(rng.normal(size=shape), tensor.dtype)
-        return tf.cast(rng.integers(0, min(words, default=2), shape), tensor.dtype)
+        return tf.cast(rng.integers(0, min(vocabularies, default=2), shape), tensor.dtype)
 
     return tf.nest.map_structure(draw, model.input)
 
 
 def _texts(model: keras.Model) -> list[str]:
-    """Words that the lookup layers of a model know, and one that they don't."""
+    """Tokens of the vocabularies of a model's lookup layers, and one unknown token."""
     tables = [table for table in layer_state.tables(model) if hasattr(table, "get_vocabulary")]
     known = {str(word) for table in tables for word in table.get_vocabulary()}
     return [*sorted(known)[:1000], "?"]
@@ -217,6 +217,7 @@ def _compare(zeroed: keras.Model, small: keras.Model, batch: Any, tolerance: flo
                 f"`model`: expected finite outputs, received NaN or infinity in {name!r} of the "
                 "masked model. Its weights are damaged, or its inputs out of range."
             )
+        # Constant outputs have no range: relate the difference to their magnitude.
         spread = np.ptp(expected)
         scale = spread if spread > 0 else max(np.abs(expected).max(), 1.0)
         difference = np.abs(expected - found).max() / scale

@@ -1,4 +1,4 @@
-"""Quantization-aware training on tfmot's wrappers, right for TFLite and for TensorRT."""
+"""Quantization-aware training (QAT) with tfmot wrappers for TFLite and TensorRT int8."""
 
 from __future__ import annotations
 

@@ -1,14 +1,12 @@
-"""Sets the ranges of activations from example inputs.
+"""Calibration: sets activation ranges from example data by min-max, percentile or MSE.
 
-Ranges that start at a guess cost accuracy for hundreds of steps: what lies
-beyond is clipped and has no gradient. So they are set before training, from the
-values that the activations really take while the model computes with quantized
-weights and unquantized activations.
+Guessed initial ranges cost accuracy for hundreds of training steps, because values outside
+of them are clipped and have no gradient. So ranges are set before training, from the
+activations that occur with quantized weights and unquantized activations.
 
 References: Wu et al. 2020, Integer Quantization for Deep Learning Inference,
-https://arxiv.org/abs/2004.09602 (the whole range, percentiles); Nagel et al.
-2021, A White Paper on Neural Network Quantization,
-https://arxiv.org/abs/2106.08295 (the least squared error).
+https://arxiv.org/abs/2004.09602 (min-max and percentiles); Nagel et al. 2021, A White Paper
+on Neural Network Quantization, https://arxiv.org/abs/2106.08295 (mean squared error).
 """
 
 from __future__ import annotations
@@ -29,47 +27,47 @@ from tfkd.quantization.quantized_model import (
     check_quantized,
     range_variables,
 )
+from tfkd.types import Data
 
 METHODS = ("minmax", "percentile", "mse")
-BINS = 4096
-CANDIDATES = 100
-_LEVELS = 255
+BINS = 4096  # of each histogram
+CANDIDATES = 100  # ranges tried by "mse"
+_LEVELS = 255  # steps between the lowest and the highest of 256 codes
 
-Ends = dict[int, tuple[float, float]]  # id of a range's variable → (low, high)
+Ends = dict[int, tuple[float, float]]  # id of the `low` variable of a range → (low, high)
 
 
 def calibrate(
     q: QuantizedModel,
-    data: Any,
+    data: Data,
     method: str = "minmax",
     *,
     batch_size: int = 64,
     percentile: float = 99.99,
     max_examples: int | None = None,
 ) -> None:
-    """Sets every range of a quantized model; weights and statistics stay as they are.
+    """Sets the activation ranges of a quantized model; weights and statistics do not change.
 
-    100 to 500 examples are usual. It may be done again at any time, with other
-    data or another method. Warns where the moving statistics of batch normalizations
-    are far from what the first examples show: take them anew then, with
-    `tfkd.pruning.recalibrate`.
+    100 to 500 examples are usually enough. Calibration may be repeated at any time, with
+    other data or another method. Warns if the moving statistics of batch normalizations do
+    not fit the first examples: re-estimate them with `tfkd.pruning.recalibrate`.
 
     Args:
-        q: made by `quantize`.
-        data: examples as the model takes them (normalised), in any form of
+        q: a model made by `quantize`.
+        data: examples as the model takes them (preprocessed), in any form of
             `tfkd.example_inputs`.
-        method: "minmax": all values that occur; "percentile": all but the most
-            extreme; "mse": the range with the least mean squared error of rounding
-            and clipping together, of 100 that are tried.
-        batch_size: examples a forward pass.
-        percentile: for "percentile": how many per cent of |x| a symmetric range
-            holds, or of x below its upper and above its lower end.
-        max_examples: read no further; None: as said there.
+        method: "minmax": the range of all values; "percentile": without outliers; "mse":
+            the range with the smallest mean squared error of rounding and clipping, out
+            of 100 candidates.
+        batch_size: examples per forward pass.
+        percentile: for "percentile": the percentage of |x| inside a symmetric range; for
+            other ranges that of x below the upper end, and of x above the lower end.
+        max_examples: maximum number of examples; None: as in `tfkd.example_inputs`.
 
     Raises:
-        TypeError: if `q` is not a quantized model, or data are of the wrong kind.
-        ValueError: if there are no data, their shape is wrong, or they or the
-            activations are NaN or infinite. The ranges stay as they were.
+        TypeError: if `q` is not a quantized model, or data are of the wrong type.
+        ValueError: if there are no data, their shape is wrong, or they or the activations
+            are NaN or infinite. The ranges are then unchanged.
 
     Example:
         >>> import numpy as np, tf_keras as keras, tfkd
@@ -118,7 +116,7 @@ def _run(
     batch_size: int,
     see: Callable[[int, Any], None],
 ) -> None:
-    """Shows every activation of every batch to `see(key, tensor)`."""
+    """Calls `see(key, tensor)` with every activation of every batch."""
     count = len(next(iter(arrays.values())))
     with observing(lambda low, tensor: see(id(low), tensor)):
         for start in range(0, count, batch_size):
@@ -127,7 +125,7 @@ def _run(
 
 
 def _ends(q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int) -> Ends:
-    """The smallest and largest value of each activation."""
+    """The minimum and maximum of each activation."""
     ranges = _by_key(q)
     ends: Ends = {}
 
@@ -136,10 +134,10 @@ def _ends(q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int) 
         if not np.isfinite(low + high):
             raise ValueError(
                 f"`data`: expected finite activations, received NaN or infinity at "
-                f"{ranges[key].layer.name!r}. Look at the weights of the model, and whether the "
-                "inputs are scaled as it was trained."
+                f"{ranges[key].layer.name!r}. Check the weights of the model, and whether the "
+                "inputs are scaled as in training."
             )
-        before = ends.get(key, (0.0, 0.0))  # A range holds 0.
+        before = ends.get(key, (0.0, 0.0))  # 0 must be representable exactly.
         ends[key] = min(before[0], low), max(before[1], high)
 
     _run(q, arrays, batch_size, see)
@@ -153,7 +151,7 @@ def _ends(q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int) 
 def _histograms(
     q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int, ends: Ends
 ) -> dict[int, np.ndarray]:
-    """How many values lie in each of `BINS` parts of a range; of |x| where it is symmetric."""
+    """Histograms of the activations over their ranges; of |x| for symmetric ranges."""
     ranges = _by_key(q)
     counts = {key: np.zeros(BINS) for key in ranges}
 
@@ -171,23 +169,29 @@ def _histograms(
 
 
 def _span(range_: Range, ends: tuple[float, float]) -> tuple[float, float]:
-    """What its histogram spans."""
+    """The interval that the histogram of a range covers."""
     return (0.0, ends[1]) if range_.quantizer.symmetric else ends
 
 
 def percentile_range(
     counts: np.ndarray, low: float, high: float, symmetric: bool, percentile: float
 ) -> tuple[float, float]:
-    """The range that holds the given share of a histogram.
+    """The range that contains a given percentage of the values of a histogram.
 
     Args:
-        counts: of |x| from 0 to `high` if symmetric, else of x from `low` to `high`.
-        low, high: the whole range.
-        symmetric: of the range.
-        percentile: the share in per cent; below the upper and above the lower end.
+        counts: histogram of |x| from 0 to `high` if symmetric, else of x from `low` to
+            `high`.
+        low, high: the full range.
+        symmetric: whether the range is symmetric.
+        percentile: percentage of the values below the upper end and above the lower end.
 
     Returns:
-        (low, high), which holds 0.
+        (low, high), which contains 0.
+
+    Example:
+        >>> found = percentile_range(np.ones(100), 0.0, 10.0, symmetric=False, percentile=90.0)
+        >>> [float(end) for end in found]
+        [0.0, 9.0]
     """
     start = 0.0 if symmetric else low
     total, width = np.cumsum(counts), (high - start) / len(counts)
@@ -201,27 +205,28 @@ def percentile_range(
 
     upper = max(at(percentile / 100), 0.0)
     found = (-upper if symmetric else min(at(1 - percentile / 100), 0.0), upper)
-    # Nearly all values are 0: the rest is what matters, then.
+    # Nearly all values are 0: use the full range, for the sake of the others.
     return found if found[1] - found[0] > 0 else (low, high)
 
 
 def least_squares_range(
     counts: np.ndarray, low: float, high: float, symmetric: bool
 ) -> tuple[float, float]:
-    """The range with the least squared error of rounding and clipping.
+    """The range with the smallest mean squared error of rounding and clipping.
 
-    Tried are the `CANDIDATES` ranges i/n · [low, high].
+    The candidates are the ranges i/n · [low, high] for i = 1 … n, n = `CANDIDATES`.
 
     Args:
-        counts: of |x| from 0 to `high` if symmetric, else of x from `low` to `high`.
-        low, high: the whole range.
-        symmetric: of the range.
+        counts: histogram of |x| from 0 to `high` if symmetric, else of x from `low` to
+            `high`.
+        low, high: the full range.
+        symmetric: whether the range is symmetric.
 
     Returns:
-        (low, high); of equals the widest.
+        (low, high); the widest one if errors are equal.
     """
     start = 0.0 if symmetric else low
-    middles = start + (np.arange(len(counts)) + 0.5) * (high - start) / len(counts)
+    centers = start + (np.arange(len(counts)) + 0.5) * (high - start) / len(counts)
     best, found = np.inf, (low, high)
     for part in np.arange(CANDIDATES, 0, -1) / CANDIDATES:
         if symmetric:
@@ -229,15 +234,15 @@ def least_squares_range(
         else:
             scale = part * (high - low) / _LEVELS
             zero, last = int(np.round(-part * low / scale)), _LEVELS
-        codes = np.clip(np.round(middles / scale) + zero, 0, last)
-        error = float(np.sum(counts * (middles - (codes - zero) * scale) ** 2))
+        codes = np.clip(np.round(centers / scale) + zero, 0, last)
+        error = float(np.sum(counts * (centers - (codes - zero) * scale) ** 2))
         if error < best:
             best, found = error, (part * low, part * high)
     return found
 
 
 def _assign(q: QuantizedModel, ends: Ends) -> None:
-    """Writes the ranges; what was 0 throughout gets a range that does no harm."""
+    """Sets the range variables; activations that were always 0 get a default range."""
     notes = {}
     for key, range_ in _by_key(q).items():
         low, high = ends[key]

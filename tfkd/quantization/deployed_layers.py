@@ -1,4 +1,4 @@
-"""Layers of a deployed model: plain ones with given weights, and forms that converters ask for."""
+"""Layers of a deployed model: dilated convolutions, explicit kernel ranges, given weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd.keras_internals import KerasTensor
 from tfkd.networks.copy_layer import copy_layer
 
 layers = keras.layers
@@ -18,11 +19,11 @@ layers = keras.layers
 class DilatedConv2D(keras.layers.Conv2D):
     """A dilated convolution as one operation.
 
-    TensorFlow writes one as SpaceToBatch, convolution and BatchToSpace, which
-    converters put together again only where the batch size is known.
+    TensorFlow emits SpaceToBatch, convolution and BatchToSpace, which converters fuse again
+    only if the batch size is known.
     """
 
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """(B, H, W, C) → (B, H', W', filters)."""
         return tf.raw_ops.Conv2D(
             input=inputs,
@@ -35,9 +36,9 @@ class DilatedConv2D(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("tfkd")
 class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """A dilated depthwise convolution as one operation, likewise."""
+    """A dilated depthwise convolution as one operation, for the reason of `DilatedConv2D`."""
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """(B, H, W, C) → (B, H', W', C · depth_multiplier)."""
         outputs = tf.raw_ops.DepthwiseConv2dNative(
             input=inputs,
@@ -53,20 +54,20 @@ class DilatedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable("tfkd")
 class LimitedConv2D(keras.layers.Conv2D):
-    """A convolution that says how far the grid of its kernel reaches.
+    """A convolution with an explicit quantization range for each filter.
 
-    A converter takes the largest weight of a channel for the end of its grid.
-    That is wrong where channels have got their weights off one common grid.
+    A converter derives the scale of a channel from its largest weight. That is wrong if the
+    weights were quantized per tensor, where a channel need not reach the end of the range.
 
     Args:
-        limits: the end of the grid of each filter, positive.
+        limits: upper end of the symmetric range of each filter, positive.
     """
 
     def __init__(self, *args: Any, limits: Sequence[float], **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.limits = tuple(float(limit) for limit in limits)
 
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """(B, H, W, C) → (B, H', W', filters)."""
         ends = tf.constant(self.limits, tf.float32)
         kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
@@ -79,26 +80,28 @@ class LimitedConv2D(keras.layers.Conv2D):
         return {**super().get_config(), "limits": list(self.limits)}
 
 
-def with_weights(layer: Any, name: str, kernel: np.ndarray, bias: np.ndarray | None) -> Weighted:
-    """A plain layer like `layer` with other weights.
+def with_weights(
+    layer: keras.layers.Layer, name: str, kernel: np.ndarray, bias: np.ndarray | None
+) -> Weighted:
+    """A copy of a layer with other weights, without regularizers and constraints.
 
     Args:
         layer: a convolution or Dense layer.
-        name: of the new one.
-        kernel, bias: its weights; bias None: it has none.
+        name: name of the copy.
+        kernel, bias: its weights; None: no bias.
     """
     return Weighted(_plain(layer, name, bias is not None), kernel, bias)
 
 
 class Weighted:
-    """A layer, and the weights that it gets with its first call."""
+    """A layer together with the weights that are set when its first call builds it."""
 
-    def __init__(self, layer: Any, kernel: np.ndarray, bias: np.ndarray | None):
+    def __init__(self, layer: keras.layers.Layer, kernel: np.ndarray, bias: np.ndarray | None):
         self.layer = layer
         self._weights = [kernel] if bias is None else [kernel, bias]
 
-    def __call__(self, inputs: Any) -> Any:
-        """The layer's output."""
+    def __call__(self, inputs: KerasTensor) -> KerasTensor:
+        """The output of the layer."""
         built = self.layer.built
         outputs = self.layer(inputs)
         if not built:
@@ -107,7 +110,7 @@ class Weighted:
 
 
 def _plain(layer: Any, name: str, use_bias: bool) -> Any:
-    """A copy without what matters in training alone."""
+    """A copy without regularizers and constraints, which affect training only."""
     changes: dict[str, Any] = {"use_bias": use_bias, "activity_regularizer": None}
     changes["bias_regularizer"] = changes["bias_constraint"] = None
     start = "depthwise" if isinstance(layer, layers.DepthwiseConv2D) else "kernel"

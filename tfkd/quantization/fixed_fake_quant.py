@@ -1,4 +1,4 @@
-"""A tensor put on the grid of an 8-bit integer whose range is known."""
+"""`FixedQuantize`: 8-bit fake quantization of a tensor over a constant range."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ EMITS = ("fake_quant", "quantize_dequantize")
 
 @keras.saving.register_keras_serializable("tfkd")
 class FixedQuantize(keras.layers.Layer):
-    """Rounds to the 2⁸ − `narrow_range` levels from `low` to `high`; clips what lies beyond.
+    """Rounds to 256 levels (255 with `narrow_range`) from `low` to `high`; clips other values.
 
     Args:
-        low: the smallest real number that there is a code for, at most 0.
-        high: the largest, at least 0, and above `low`.
-        narrow_range: leave out the lowest code, so that −`high` … `high` is symmetric.
+        low: smallest representable value, at most 0.
+        high: largest representable value, at least 0 and above `low`.
+        narrow_range: omit the lowest of the 256 codes, so that −`high` … `high` has its
+            zero point at 0.
         emit: "fake_quant": the operation that TFLite's converter reads;
             "quantize_dequantize": the one that becomes QuantizeLinear and
-            DequantizeLinear in ONNX, for symmetric ranges only.
+            DequantizeLinear (QDQ) in ONNX, for symmetric ranges only.
 
     Raises:
-        ValueError: if the range is empty or does not hold 0, or is not symmetric where
-            it must be.
+        ValueError: if the range is empty or does not contain 0, or is not symmetric with
+            "quantize_dequantize".
 
     Example:
         >>> layer = FixedQuantize(-127.0, 127.0, narrow_range=True)
@@ -45,7 +46,7 @@ class FixedQuantize(keras.layers.Layer):
         super().__init__(**kwargs)
         checks.one_of("emit", emit, EMITS)
         if not (low <= 0 <= high and low < high):
-            raise checks.value_error("low, high", "a range that holds 0", (low, high))
+            raise checks.value_error("low, high", "a range that contains 0", (low, high))
         if emit == "quantize_dequantize" and not (narrow_range and low == -high):
             raise checks.value_error(
                 "low, high", "a symmetric narrow range with this `emit`", (low, high, narrow_range)
@@ -54,13 +55,13 @@ class FixedQuantize(keras.layers.Layer):
         self.narrow_range, self.emit = bool(narrow_range), emit
         self.supports_masking = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Any shape → the same shape, float32."""
         if self.emit == "fake_quant":
             return tf.quantization.fake_quant_with_min_max_args(
                 inputs, self.low, self.high, num_bits=8, narrow_range=self.narrow_range
             )
-        # V2 and V4 refuse ranges of a channel each in TensorFlow 2.21; V3 takes both.
+        # V2 and V4 reject per-channel ranges in TensorFlow 2.21; V3 takes both kinds.
         return tf.raw_ops.QuantizeAndDequantizeV3(
             input=inputs,
             input_min=self.low,

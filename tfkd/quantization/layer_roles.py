@@ -1,8 +1,8 @@
-"""What an integer runtime can do with each kind of layer.
+"""Roles of layers in int8 inference: weighted, normalization, elementwise, shape-only, float.
 
-The roles follow TFLite's 8-bit specification
+The roles follow TFLite's 8-bit quantization specification
 (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec);
-what TensorRT needs is a subset of it.
+TensorRT needs a subset of them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from tfkd.quantization.wrappers import WEIGHTS
 
 layers = keras.layers
 
-# Roles. WEIGHTED and NORM begin a unit that has one range, at its end.
+# Roles. WEIGHTED, NORM and SUM start a fused kernel, which has one range, at its end. SAME
+# keeps the scale and zero point of its input; INTEGER holds no floating-point values.
 INPUT, WEIGHTED, NORM, RELU = "input", "weighted", "norm", "relu"
 SUM, CONCAT, POOL, SAME, COMPUTE = "sum", "concat", "pool", "same", "compute"
 UNKNOWN, INTEGER = "unknown", "integer"
 
-# Nothing at all in inference.
+# The identity function in inference.
 IDENTITIES = (
     layers.Dropout,
     layers.SpatialDropout1D,
@@ -38,7 +39,7 @@ IDENTITIES = (
     layers.ActivityRegularization,
     StochasticDepth,
 )
-# They move numbers about, or leave them out: the grid of the input is that of the output.
+# They rearrange, copy or drop values: output and input share scale and zero point.
 _SAME = (
     *IDENTITIES,
     layers.MaxPooling1D,
@@ -64,7 +65,7 @@ _COMPUTE = (
     layers.PReLU,
     layers.LeakyReLU,
     layers.ELU,
-    layers.ReLU,  # with a threshold, a slope or another limit than 6
+    layers.ReLU,  # with a threshold, a slope or a maximum other than 6
     layers.Normalization,
     layers.UpSampling2D,
     layers.Resizing,
@@ -80,7 +81,7 @@ _POOL = (
 )
 _ACTIVATIONS = ("swish", "silu", "gelu", "elu", "hard_sigmoid", "hard_swish", "leaky_relu")
 
-# TensorFlow functions called on Keras tensors, by their canonical names.
+# Canonical names of TensorFlow functions that are called on Keras tensors.
 _SAME_SYMBOLS = {
     "reshape",
     "transpose",
@@ -114,8 +115,8 @@ _COMPUTE_SYMBOLS = {
 }
 _POOL_SYMBOLS = {"nn.avg_pool", "nn.avg_pool2d"}
 
-# TFLite computes these in one range whatever comes in. Where ranges are
-# symmetric, [−1, 1] holds them all.
+# TFLite prescribes the output ranges of these: scale 1/256 and zero point −128 for softmax
+# and sigmoid, scale 1/128 and zero point 0 for tanh. A symmetric range is [−1, 1] for all.
 _FIXED = {
     "softmax": (0.0, 255 / 256),
     "sigmoid": (0.0, 255 / 256),
@@ -125,13 +126,13 @@ _FIXED = {
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What is known of one layer.
+    """How an integer runtime treats a layer.
 
     Attributes:
         role: one of the roles above.
-        fixed: the range of its output, where that is known beforehand.
-        closed: it ends with a ReLU of its own, so that nothing more is fused.
-        why: for UNKNOWN, what is the matter with it.
+        fixed: the output range, if the operation prescribes it.
+        closed: whether the layer ends with its own ReLU, after which nothing is fused.
+        why: for UNKNOWN, the reason why it is not supported.
     """
 
     role: str
@@ -140,12 +141,12 @@ class Kind:
     why: str = ""
 
 
-def kind_of(layer: Any, call: Call) -> Kind:
+def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
     """The kind of a layer of a flat model.
 
     Args:
-        layer: the layer, without a wrapper around it.
-        call: the call that it is asked for.
+        layer: the layer, without its quantization wrapper.
+        call: the call of the layer that is quantized.
     """
     if isinstance(layer, layers.InputLayer):
         return Kind(INPUT)
@@ -191,11 +192,11 @@ def kind_of(layer: Any, call: Call) -> Kind:
 
 
 def symmetric(fixed: tuple[float, float] | None) -> tuple[float, float] | None:
-    """A known range as a symmetric one."""
+    """The symmetric range that replaces a prescribed one."""
     return None if fixed is None else (-1.0, 1.0)
 
 
-def _of_weighted(layer: Any) -> Kind:
+def _of_weighted(layer: keras.layers.Layer) -> Kind:
     if _channels_first(layer):
         return Kind(UNKNOWN, why="channels come first")
     name = keras.activations.serialize(layer.activation)
@@ -235,15 +236,15 @@ def _of_symbol(symbol: str) -> Kind:
     return Kind(UNKNOWN, why=f"function {symbol or 'unknown'!r} has no form in 8-bit integers")
 
 
-def _is_plain(layer: Any) -> bool:
+def _is_plain(layer: keras.layers.Layer) -> bool:
     limit = None if layer.max_value is None else float(layer.max_value)
     return limit in (None, 6.0) and not layer.negative_slope and not layer.threshold
 
 
-def _is_one_product(layer: Any, call: Call) -> bool:
-    """True for a Rescaling by an array alone, which is one operation."""
+def _is_one_product(layer: keras.layers.Layer, call: Call) -> bool:
+    """True for a Rescaling without offset, which is a single multiplication."""
     return not np.any(layer.offset) and call.makes[0].shape == call.reads[0].shape
 
 
-def _channels_first(layer: Any) -> bool:
+def _channels_first(layer: keras.layers.Layer) -> bool:
     return getattr(layer, "data_format", None) == "channels_first"

@@ -1,17 +1,15 @@
-"""Decides which layers compute in integers, and which tensors get a range.
+"""Placement of quantizers: which layers compute in int8, and which tensors are quantized.
 
-A range costs accuracy, and each one that the runtime doesn't have makes training
-differ from what is deployed. So the places are those of the runtimes:
+Each quantizer costs accuracy, and one that the runtime does not have makes training differ
+from deployment. So quantizers are placed where the runtimes requantize:
 
-* A convolution or dense layer, the batch normalization after it and the ReLU
-  after that are one integer kernel: a **unit**, with one range, at its end. A
-  sum and the ReLU after it are one, too.
-* What only moves numbers keeps the grid of its input.
-* All else that computes has a range at its output, and so has each output of
-  the model.
+* A convolution or dense layer, the batch normalization after it and the ReLU after that are
+  fused into one integer **kernel** with one range, at its end. So are a sum and the ReLU
+  after it.
+* Layers that only rearrange values keep the scale and zero point of their input.
+* All other layers have a range at their output, and so has each output of the model.
 
-TensorRT needs fewer: a tensor is quantized there if a layer that is fast in
-integers reads it.
+TensorRT needs fewer: it quantizes the tensors that are read by layers which are fast in int8.
 """
 
 from __future__ import annotations
@@ -28,18 +26,18 @@ from tfkd.quantization.report import FLOAT, FUSED, INT8, OUTPUT_ONLY, SAME_GRID,
 
 @dataclasses.dataclass(eq=False)
 class Place:
-    """What is being decided for one call: a `Decision` that may still change."""
+    """A mutable `Decision` for one call, while it is being made."""
 
     call: Operation
     action: str = INT8
     output: bool = True
     tensorrt: bool = False
     why: str = ""
-    unit: Operation | None = None  # the first call of the unit that it belongs to
-    end: bool = True  # of its unit
+    kernel: Operation | None = None  # the first call of the fused kernel that it belongs to
+    end: bool = True  # whether it is the last call of that kernel
 
     def decision(self) -> Decision:
-        """As it is now."""
+        """The decision in its current state."""
         return Decision(
             self.call.name,
             type(self.call.layer).__name__,
@@ -57,32 +55,36 @@ Places = dict[Operation, Place]
 def place(
     calls: Sequence[Operation], target: str, fallback: str, floats: Mapping[str, str]
 ) -> list[Decision]:
-    """Decides for every call of a flat model.
+    """Decides how every call of a flat model is quantized.
 
     Args:
-        calls: as `operations_of` gives them.
+        calls: the operations of the model, from `operations_of`.
         target: "tflite", "tensorrt" or "both".
-        fallback: for layers without an integer form: "output_only", "noop" or
+        fallback: for layers without an int8 implementation: "output_only", "noop" or
             "error".
-        floats: layer name → why the user wants it in float.
+        floats: layer name → why it is excluded by the user.
+
+    Returns:
+        One decision per call, in the same order.
 
     Raises:
-        ValueError: with fallback "error", if there are such layers.
+        ValueError: with fallback "error", if there are layers without an int8
+            implementation.
     """
     if fallback == "error":
         _refuse_unknown(calls, floats)
     places = {call: Place(call) for call in calls}
     for call in calls:
-        _first_guess(places[call], fallback, floats)
+        _initial(places[call], fallback, floats)
     for call in calls:
-        _join_unit(places, call)
+        _fuse(places, call)
     for call in calls:
-        _spare_bins(places, call)
+        _exclude_binned_input(places, call)
     if target != "tensorrt":
         for call in calls:
             if call.kind.role == layer_roles.CONCAT and places[call].output:
                 _share_grid(places, call)
-        _follow_grids(places)
+        _propagate_float(places)
     _mark_tensorrt(places, free=target == "tensorrt")
     if target == "tensorrt":
         _keep_marked(places)
@@ -103,11 +105,11 @@ def _refuse_unknown(calls: Sequence[Operation], floats: Mapping[str, str]) -> No
         )
 
 
-def _first_guess(spot: Place, fallback: str, floats: Mapping[str, str]) -> None:
-    """What follows from the layer alone."""
+def _initial(spot: Place, fallback: str, floats: Mapping[str, str]) -> None:
+    """Decides by the layer alone, without its neighbours."""
     call, role = spot.call, spot.call.kind.role
     if role == layer_roles.INTEGER:
-        spot.action, spot.output, spot.why = FLOAT, False, "holds no floating numbers"
+        spot.action, spot.output, spot.why = FLOAT, False, "has no floating-point values"
     elif call.name in floats:
         spot.action, spot.output, spot.why = FLOAT, False, floats[call.name]
     elif role == layer_roles.UNKNOWN:
@@ -122,19 +124,19 @@ def _first_guess(spot: Place, fallback: str, floats: Mapping[str, str]) -> None:
         spot.why = "input of the model"
 
 
-def _join_unit(places: Places, first: Operation) -> None:
-    """Joins what follows `first` and is computed in one kernel with it."""
+def _fuse(places: Places, first: Operation) -> None:
+    """Fuses the batch normalization and ReLU after `first` into its kernel."""
     role = first.kind.role
     starts = role in (layer_roles.WEIGHTED, layer_roles.NORM, layer_roles.SUM)
     spot = places[first]
-    if not starts or spot.action != INT8 or spot.unit is not None:
+    if not starts or spot.action != INT8 or spot.kernel is not None:
         return
-    spot.unit, last = first, first
+    spot.kernel, last = first, first
     while not last.kind.closed and last.kind.role != layer_roles.RELU:
         reader = last.only_reader
         if reader is None or len(reader.inputs) != 1 or places[reader].action != INT8:
             break
-        # The same kernel can't be folded with several batch normalizations.
+        # Shared weights can't be folded with several batch normalizations.
         fold = (
             reader.kind.role == layer_roles.NORM
             and last.kind.role == layer_roles.WEIGHTED
@@ -144,14 +146,14 @@ def _join_unit(places: Places, first: Operation) -> None:
             break
         places[last].output = places[last].end = False
         where = places[reader]
-        where.unit, where.action, where.why = first, FUSED, f"one kernel with {first.name!r}"
+        where.kernel, where.action, where.why = first, FUSED, f"one kernel with {first.name!r}"
         last = reader
     if role == layer_roles.NORM and not spot.why:
         spot.why = "a scale and an offset of each channel"
 
 
-def _spare_bins(places: Places, call: Operation) -> None:
-    """Takes the range of an input away that only bins read: 8 bits would move it to others."""
+def _exclude_binned_input(places: Places, call: Operation) -> None:
+    """Keeps an input of a `Discretization` in float: rounding would move it to other bins."""
     spot, reader = places[call], call.only_reader
     if reader is None or call.kind.role != layer_roles.INPUT:
         return
@@ -160,11 +162,11 @@ def _spare_bins(places: Places, call: Operation) -> None:
 
 
 def _share_grid(places: Places, concat: Operation) -> None:
-    """Takes the ranges of a concatenation's inputs away where nobody else reads them.
+    """Removes the ranges of the inputs of a concatenation that nothing else reads.
 
-    TFLite has one grid for all inputs and the output of a concatenation. A
-    range on an input would be rounded twice: to its own grid, then to that of
-    the output. Inputs that others read, too, keep theirs and are rounded again.
+    In TFLite all inputs and the output of a concatenation share scale and zero point. An
+    input with a range of its own would be rounded twice, to its own grid and to that of the
+    output. Inputs with other readers keep their range and are requantized.
     """
     for source in concat.inputs:
         reader = concat
@@ -188,35 +190,36 @@ def _share_grid(places: Places, concat: Operation) -> None:
             spot.why = f"{spot.why}; {note}" if spot.why else note
 
 
-def _follow_grids(places: Places) -> None:
-    """What reads a tensor that is on no grid computes in float, whatever it could do."""
-    on_grid: dict[Operation, bool] = {}
+def _propagate_float(places: Places) -> None:
+    """Lets layers that read an unquantized tensor compute in float."""
+    quantized: dict[Operation, bool] = {}
     for call, spot in places.items():
-        loose = next((other for other in call.inputs if not on_grid[other]), None)
+        source = next((other for other in call.inputs if not quantized[other]), None)
         role = call.kind.role
-        if loose is not None and loose.kind.role != layer_roles.INTEGER:
-            why = f"reads {loose.name!r}, which stays float"
+        if source is not None and source.kind.role != layer_roles.INTEGER:
+            why = f"reads {source.name!r}, which stays float"
             if role == layer_roles.SAME:
                 spot.action, spot.why = FLOAT, why
             elif spot.action == INT8:
                 spot.action, spot.why = OUTPUT_ONLY, why
-            elif spot.action == FUSED and spot.unit and places[spot.unit].action == OUTPUT_ONLY:
+            elif spot.action == FUSED and spot.kernel and places[spot.kernel].action == OUTPUT_ONLY:
                 spot.action = OUTPUT_ONLY if spot.output else FLOAT
         if role == layer_roles.SAME:
-            on_grid[call] = spot.action == SAME_GRID
+            quantized[call] = spot.action == SAME_GRID
         else:
-            # A unit's inner tensors, and those on a concatenation's grid, count as on one.
-            on_grid[call] = spot.output or spot.action in (INT8, FUSED) or not spot.end
+            # Tensors inside a kernel, and those on the grid of a concatenation, count, too.
+            quantized[call] = spot.output or spot.action in (INT8, FUSED) or not spot.end
 
 
 def _mark_tensorrt(places: Places, free: bool) -> None:
-    """Marks what TensorRT has to read in 8 bits.
+    """Marks the tensors that need a QDQ pair in the file for TensorRT.
+
+    See https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
 
     Args:
-        places: all of them.
-        free: a tensor may get a range that it had not yet.
+        places: the decisions for all calls.
+        free: whether tensors may get ranges that they do not have yet.
     """
-    # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
     order = {call: i for i, call in enumerate(places)}
 
     def mark(call: Operation) -> None:
@@ -234,38 +237,38 @@ def _mark_tensorrt(places: Places, free: bool) -> None:
     for call, spot in places.items():
         if call.kind.role != layer_roles.SUM or spot.action != INT8 or len(call.inputs) < 2:
             continue
-        # A convolution and the sum after it are one kernel, if its result is not
-        # rounded in between; the other branches come in as 8 bits.
-        open_ = [source for source in call.inputs if _is_open(places, source)]
-        kept = max(open_, key=lambda source: order[source], default=None)
+        # TensorRT fuses a convolution with the sum after it, if its result is not quantized
+        # in between; the other branches are read as int8.
+        fusible = [source for source in call.inputs if _is_fusible(places, source)]
+        fused = max(fusible, key=lambda source: order[source], default=None)
         for source in call.inputs:
-            if source is not kept:
+            if source is not fused:
                 mark(source)
 
 
-def _is_open(places: Places, source: Operation) -> bool:
+def _is_fusible(places: Places, source: Operation) -> bool:
     """True for a convolution (and its batch normalization) that only the sum reads."""
-    # A dropout between them is not there in inference.
+    # Dropout and the like are removed in inference.
     while type(source.layer) in layer_roles.IDENTITIES and source.only_reader and source.inputs:
         source = source.inputs[0]
     spot = places[source]
-    unit = spot.unit
+    kernel = spot.kernel
     return (
         source.only_reader is not None
         and source.kind.role in (layer_roles.WEIGHTED, layer_roles.NORM)
         and not source.kind.closed
-        and unit is not None
-        and unit.kind.role == layer_roles.WEIGHTED
-        and places[unit].action == INT8
+        and kernel is not None
+        and kernel.kind.role == layer_roles.WEIGHTED
+        and places[kernel].action == INT8
     )
 
 
 def _keep_marked(places: Places) -> None:
-    """For TensorRT alone: no range but those that it reads."""
+    """For TensorRT alone: removes all ranges that it does not read."""
     fast = (layer_roles.WEIGHTED, layer_roles.POOL, layer_roles.SUM, layer_roles.INPUT)
     for call, spot in places.items():
         spot.output = spot.tensorrt
-        first = spot.unit or call
+        first = spot.kernel or call
         in_float = spot.action in (INT8, FUSED) and first.kind.role not in fast
         if in_float or spot.action in (OUTPUT_ONLY, FLOAT):
             spot.action = OUTPUT_ONLY if spot.output else FLOAT

@@ -1,4 +1,4 @@
-"""From a float model to one that is trained as it will be deployed.
+"""`quantize`: inserts fake quantization into a float model, for quantization-aware training.
 
 Reference: Jacob et al. 2018, Quantization and Training of Neural Networks for
 Efficient Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877
@@ -6,7 +6,6 @@ Efficient Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,43 +41,44 @@ def quantize(
     preserve_sparsity: bool = False,
     freeze_batch_norm: bool = True,
 ) -> QuantizedModel:
-    """Makes a model that computes as 8-bit integers will, to be calibrated and trained.
+    """Creates a model that simulates 8-bit integer arithmetic, to be calibrated and trained.
 
-    Weights are quantized to −127 … 127 with a scale for each output channel (one
-    for a dense layer), activations with one range a tensor. Layers that the
-    runtime computes as one (convolution, batch normalization, ReLU) are
-    quantized as one. The four projections of `MultiHeadAttention` are dense layers of
-    their own. What is decided for each layer is in `q.report`.
+    Weights are quantized symmetrically to −127 … 127, per output channel (per tensor for
+    dense layers), activations per tensor. Layers that the runtime fuses into one kernel
+    (convolution, batch normalization, ReLU) get one range, at their end. The four
+    projections of `MultiHeadAttention` become separate dense layers. `q.report` lists the
+    decision for each layer.
 
     Args:
         model: a built functional or Sequential tf_keras model in float32. It is not
-            changed and shares nothing with the result. Models nested in it are
-            entered; layers keep their names.
-        target: "tflite"; "tensorrt": symmetric ranges, only where TensorRT reads 8
-            bits; "both": the places of TFLite with symmetric ranges, so that one
-            trained model goes to both.
-        fallback: for layers without an 8-bit form (LayerNormalization, recurrent and
-            custom layers, what stands between the projections of attention ...):
-            "output_only": they compute in float and their output is quantized; "noop":
-            they stay float, and so do layers that read them in TFLite; "error": raise.
-        skip: layers that stay float: a name, a path ("backbone/conv1"), a pattern
-            ("stage1_*"), a layer, or several of these in a list; a nested model means all
-            layers in it.
-        preserve_sparsity: weights that are 0 now stay 0 in training.
+            changed, and shares no variable with the result. Nested models are inlined;
+            layers keep their names.
+        target: "tflite"; "tensorrt": symmetric ranges, only where TensorRT reads int8;
+            "both": ranges at the positions of TFLite, but symmetric, so that one trained
+            model can be exported to both.
+        fallback: for layers without an int8 implementation (LayerNormalization, recurrent
+            and custom layers, attention scores, ...): "output_only": they compute in float
+            and their output is quantized; "noop": they stay float, and in TFLite so do
+            layers that read them; "error": raise an error.
+        skip: layers to keep in float: a name, a path ("backbone/conv1"), a pattern
+            ("stage1_*"), a layer, or a list of these; a nested model stands for all layers
+            in it.
+        preserve_sparsity: keep weights at 0 in training that are 0 now.
         freeze_batch_norm: batch normalizations compute in training as in inference, and
             neither their statistics nor gamma and beta change, whatever `trainable` is set
-            to. Statistics that move on a few hundred images ruin a network that was trained
-            on many. False, to train them: for long training on the data that the model
-            was trained on.
+            to. Updating the statistics on a few hundred images degrades a network that was
+            trained on many. Set it to False for long training on the original data.
 
     Returns:
         A `QuantizedModel`; calibrate it next.
 
     Raises:
-        TypeError: if `model` is no tf_keras model, or `skip` no name.
-        ValueError: if it is unbuilt, subclassed, quantized already or not in float32;
-            for an unknown name; for layers without an 8-bit form with "error"; if a batch
-            normalization is called with `training=True`, which no file can do.
+        TypeError: if `model` is not a tf_keras model, or an entry of `skip` is not a name
+            or a layer.
+        ValueError: if the model is not built, is subclassed, quantized already or not in
+            float32; if an entry of `skip` matches nothing; if layers have no int8
+            implementation with fallback "error"; or if a batch normalization is called
+            with `training=True`, which deployed files do not support.
 
     Example:
         >>> import numpy as np, tfkd
@@ -113,28 +113,28 @@ def quantize(
 
 
 def _check_floatx() -> None:
-    """The layers that quantize are made in Keras's own type."""
+    """Raises if Keras would create the quantizers in float64, which TensorFlow rejects."""
     kind = keras.backend.floatx()
     if kind == "float64":
-        mend = "Call keras.backend.set_floatx('float32') first."
-        raise checks.value_error("floatx", "float32, which fake quantization takes", kind, mend)
+        fix = "Call keras.backend.set_floatx('float32') first."
+        raise checks.value_error("floatx", "float32, which fake quantization takes", kind, fix)
 
 
 def rebuild(
     flat: keras.Model, rows: Sequence[Decision], recipe: Mapping[str, Any]
 ) -> QuantizedModel:
-    """Makes the quantized model that was decided on, with new ranges.
+    """Creates a quantized model from stored decisions, with unset ranges.
 
     Args:
-        flat: the flat float model, as `QuantizedModel.float_config` describes it.
-        rows: a decision for each of its calls, in order.
+        flat: the flat float model, as described by `QuantizedModel.float_config`.
+        rows: one decision for each of its calls, in order.
         recipe: the arguments of `quantize`, as in `QuantizedModel.recipe`.
 
     Returns:
         The `QuantizedModel`, uncalibrated, with the weights of `flat`.
 
     Raises:
-        ValueError: if the decisions are not those of this model.
+        ValueError: if the decisions belong to another model.
     """
     graph = CallGraph(flat)
     operations = operations_of(graph)
@@ -147,38 +147,37 @@ def rebuild(
 
 def _warn_of_tables(found: Sequence[Any]) -> None:
     if found:
-        warnings.warn(
+        checks.warn(
             f"quantize: {found[0].name!r} ({type(found[0]).__name__}) looks words or numbers up in "
             "a table, which neither TFLite nor ONNX files can hold: this model can be trained, but "
-            "not exported. To export it, split it behind that layer and quantize the rest: "
-            "keras.Model(model.get_layer(NEXT).input, model.outputs).",
-            stacklevel=3,
+            "not exported. To export it, split it after that layer and quantize the rest: "
+            "keras.Model(model.get_layer(NEXT).input, model.outputs)."
         )
 
 
 def _refuse_batch_statistics(operations: Iterable[Operation]) -> None:
-    """A file computes with the moving statistics alone."""
+    """Raises for batch normalizations that use batch statistics, which files do not support."""
     for one in operations:
         if not is_batch_norm(one.layer) or not one.layer.trainable:
             continue
         if passed(one.layer, "training", one.call.args, one.call.kwargs) is True:
-            mend = "Build the model again without `training=True`, or freeze the layer."
+            fix = "Build the model again without `training=True`, or freeze the layer."
             received = f"{one.name!r}, called with training=True: statistics of each batch"
             raise checks.value_error(
-                "model", "batch normalizations that use their moving statistics", received, mend
+                "model", "batch normalizations that use their moving statistics", received, fix
             )
 
 
 def _skipped(skip: paths.Entries, model: keras.Model, flat: Flat) -> list[str]:
-    """Names of the flat model's layers for the entries that the user gave."""
-    # A part of a layer may be named too: "conv_depthwise" of a SeparableConv2D.
+    """Names of the layers of the flat model that `skip` selects."""
+    # Parts of decomposed layers may be named, too: "conv_depthwise" of a SeparableConv2D.
     known = [*dict.fromkeys([*flat.origins.values(), *flat.origins])]
     found = set(paths.matching("skip", skip, known, model))
     return [name for name, path in flat.origins.items() if not found.isdisjoint((name, path))]
 
 
 class _Builder:
-    """Makes the calls of the quantized model."""
+    """Rebuilds the calls of a flat model with quantizers, as decided."""
 
     def __init__(
         self,
@@ -191,13 +190,13 @@ class _Builder:
         self.recipe, self.rows = recipe, rows
         self.symmetric = recipe["target"] != "tflite"
         self.rebuilder = Rebuilder()
-        self.wrappers: dict[int, tuple[Any, QuantizedLayer]] = {}
+        self.wrappers: dict[int, tuple[keras.layers.Layer, QuantizedLayer]] = {}
         self.names = {operation.name for operation in operations.values()}
         self.places: dict[str, Key] = {}
 
     def build(self, graph: CallGraph) -> QuantizedModel:
-        """Makes every call of a flat model again, wrapped as decided."""
-        q = self.rebuilder.build(graph, self.visit, self.behind, QuantizedModel)
+        """The quantized model of a flat model."""
+        q = self.rebuilder.build(graph, self.visit, self.ranged, QuantizedModel)
         for layer, wrapper in self.wrappers.values():
             copy_state(layer, [wrapper.layer])
             for weight, _, variables in wrapper._weight_vars:
@@ -208,7 +207,7 @@ class _Builder:
         return q
 
     def visit(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One call, and what is put behind it."""
+        """Rebuilds one call, wrapped and followed by a quantizer as decided."""
         operation, row = self.decided[call.key]
         inside = row.output and _can_wrap(operation)
         weighted = row.action == INT8 and type(call.layer) in WEIGHTS
@@ -216,16 +215,16 @@ class _Builder:
             made = self.rebuilder.copy(call, args, kwargs)
         else:
             made = self._wrapper(operation, weighted, inside)(*args, **kwargs)
-        return made if inside else self.behind(call, made)
+        return made if inside else self.ranged(call, made)
 
-    def behind(self, call: Call, tensors: Any) -> Any:
-        """Puts a range behind tensors that no wrapper holds one for."""
+    def ranged(self, call: Call, tensors: Any) -> Any:
+        """Appends a `QuantizedTensor` to each output of a call without a wrapper."""
         operation, row = self.decided[call.key]
         if not row.output:
             return tensors
-        return tf.nest.map_structure(lambda tensor: self._on_grid(operation, tensor), tensors)
+        return tf.nest.map_structure(lambda tensor: self._quantized(operation, tensor), tensors)
 
-    def _on_grid(self, operation: Operation, tensor: Any) -> Any:
+    def _quantized(self, operation: Operation, tensor: Any) -> Any:
         if not tensor.dtype.is_floating:
             return tensor
         plain = name = f"{operation.name}_quantize"
@@ -260,7 +259,7 @@ class _Builder:
 
 
 def _can_wrap(operation: Operation) -> bool:
-    """True if a wrapper can hold the range of the output: the one tensor of the one call."""
+    """True if a wrapper can hold the output range: a single call with a single output."""
     plain = operation.kind.role not in (layer_roles.UNKNOWN, layer_roles.INPUT) and not hasattr(
         operation.layer, "function"
     )

@@ -1,4 +1,4 @@
-"""What was decided for each layer, and the table of it."""
+"""`Decision` and `QuantizationReport`: how each layer call is quantized, and why."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ class Decision:
     """How one call of a layer is quantized.
 
     Attributes:
-        layer: its name in the quantized model.
-        kind: its class.
-        action: "int8": it computes in integers; "fused": as a part of the layer
-            before it; "same grid": it only moves numbers; "output only": it
-            computes in float, and its output is put on a grid; "float".
-        output: its output has a range of its own.
-        tensorrt: TensorRT's file quantizes this output too.
-        why: the reason.
-        call: which call of the layer, from 0.
-        note: what calibration found worth saying.
+        layer: name of the layer in the quantized model.
+        kind: name of its class.
+        action: "int8": computed in integers; "fused": computed in one kernel with the
+            preceding layer; "same grid": rearranges values and keeps the scale and zero
+            point of its input; "output only": computed in float, with a quantized output;
+            "float": not quantized.
+        output: whether its output has a range of its own.
+        tensorrt: whether the file for TensorRT quantizes this output.
+        why: the reason for the decision.
+        call: index of the call of the layer, from 0.
+        note: remark of the calibration, if any.
     """
 
     layer: str
@@ -42,7 +43,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationReport(Result):
-    """The decisions, in the order of the data; `print` it for a table.
+    """The decisions for all layer calls, in the order of the data flow; `print` shows a table.
 
     Attributes:
         rows: tuple of `Decision`.
@@ -57,7 +58,7 @@ class QuantizationReport(Result):
         return len(self.rows)
 
     def of(self, layer: str, call: int = 0) -> Decision:
-        """The decision for a layer by its name.
+        """Returns the decision for a call of the layer called `layer`.
 
         Raises:
             KeyError: if there is none.
@@ -69,12 +70,12 @@ class QuantizationReport(Result):
 
     @property
     def counts(self) -> dict[str, int]:
-        """{action: how many}, for the actions that occur."""
+        """Action → number of decisions, for the actions that occur."""
         found = Counter(row.action for row in self.rows)
         return {action: found[action] for action in ACTIONS if found[action]}
 
     def parts(self) -> list[Grid | str]:
-        """A row for each decision, and how many there are of each kind."""
+        """A table with a row per decision, and the number of decisions of each kind."""
         head = ("layer", "kind", "decision", "range", "in TensorRT", "why")
         lines = [
             (

@@ -1,19 +1,18 @@
-"""Quantized models as files: written whole, checked when read, the same to the last bit.
+"""Serialization of quantized models: atomic writes, verified reads, bit-exact restoration.
 
-Keras can't load a model with tfmot's wrappers from a `.keras` file, and from a
-SavedModel it does so wrongly without a word where the right scope is missing. So a
-file holds what the model was made from: the config of the flat float model, the
-decisions, and all weights and ranges. Loading makes it again in the same way; the
-decisions are read, not taken anew, so that a later version of tfkd changes nothing.
+Keras can't load a model with tfmot's wrappers from a `.keras` file, and loads it from a
+SavedModel silently wrong if the custom object scope is missing. So a file stores what the
+model was made from: the config of the flat float model, the decisions, and all weights and
+ranges. Loading repeats the construction with the stored decisions, so that a later version
+of tfkd, which might decide differently, restores the same model.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import pathlib
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,32 +24,33 @@ from tfkd.networks import layer_state, layer_weights
 from tfkd.quantization.quantized_model import QuantizedModel, check_quantized
 from tfkd.quantization.quantizing import rebuild
 from tfkd.quantization.report import Decision
+from tfkd.types import Path
 
 FORMAT = "tfkd quantized model, 1"
 _DOCUMENT = "document"
-# Layers of Keras's own networks that it does not find by name.
+# Layers of keras.applications that Keras does not register.
 _UNNAMED = {"LayerScale": LayerScale, "StochasticDepth": StochasticDepth}
 
 
-def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
-    """Writes a quantized model: one file, and `<path>.manifest.json` beside it.
+def save(q: QuantizedModel, path: Path) -> pathlib.Path:
+    """Writes a quantized model to one file, with `<path>.manifest.json` beside it.
 
-    The file is a `.npz` archive without pickle. Neither the optimizer nor what was
-    compiled is in it: it is for a model that is done, or starts anew.
+    The file is an `.npz` archive without pickled objects. It contains neither the optimizer
+    nor other settings of `compile`.
 
     Args:
-        q: from `quantize`, calibrated or not.
-        path: where to write; any ending. The folder is made if need be.
+        q: a model from `quantize`, calibrated or not.
+        path: path of the file, with any suffix. Missing directories are created.
 
     Returns:
         The path.
 
     Raises:
-        TypeError: if `q` is no `QuantizedModel` (for a Distiller pass
+        TypeError: if `q` is not a `QuantizedModel` (of a Distiller pass
             `distiller.student`).
-        ValueError: for a layer that keeps something beside its config and its weights,
-            or weights that are NaN or infinite.
-        OSError: if `path` can't be written; an older file stays.
+        ValueError: if a layer has state outside of its config and its weights, or weights
+            are NaN or infinite.
+        OSError: if `path` can't be written; an existing file is then unchanged.
 
     Example:
         >>> import pathlib, tempfile, numpy as np, tfkd
@@ -77,30 +77,30 @@ def save(q: QuantizedModel, path: str | os.PathLike) -> Path:
     with artifacts.atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
     artifacts.write_manifest(path, recipe, model=q.name, calibrated=q.calibrated)
-    return Path(path)
+    return pathlib.Path(path)
 
 
 def load(
-    path: str | os.PathLike,
+    path: Path,
     custom_objects: Mapping[str, Any] | None = None,
     *,
     safe_mode: bool = True,
 ) -> QuantizedModel:
-    """Reads a quantized model; its outputs are those of the one that was saved, bit for bit.
+    """Reads a quantized model; its outputs are bit-identical to those of the saved model.
 
     Args:
-        path: a file of `save`, with its manifest beside it.
-        custom_objects: {name: class or function} of the user's own layers, unless
-            they are registered with Keras.
-        safe_mode: refuse Lambda layers, whose code would be run. Set it to False for
-            files that you trust.
+        path: a file written by `save`, with its manifest beside it.
+        custom_objects: {name: class or function} for user-defined layers that are not
+            registered with Keras.
+        safe_mode: refuse Lambda layers, which execute code from the file. Set it to False
+            for files that you trust.
 
     Returns:
-        The `QuantizedModel`, not compiled; calibrated if it was.
+        The `QuantizedModel`, not compiled; calibrated if it was when saved.
 
     Raises:
-        ValueError: if the file or its manifest is missing, damaged, or of another
-            kind; or the model can't be built again.
+        ValueError: if the file or its manifest is missing, damaged, or of another kind; or
+            the model can't be rebuilt.
     """
     artifacts.verify(path)
     document, arrays = _read(path)
@@ -110,20 +110,19 @@ def load(
             rows = [Decision(**row) for row in document["recipe"]["decisions"]]
             q = rebuild(flat, rows, document["recipe"])
     except Exception as error:
-        mend = (
+        fix = (
             "Give your own layers as `custom_objects`; a model with Lambda layers needs "
             f"safe_mode=False. Keras says: {error}"
         )
-        raise checks.value_error("path", "a model that can be built again", str(path), mend) from (
-            error
-        )
+        expected_model = "a model that can be built again"
+        raise checks.value_error("path", expected_model, str(path), fix) from error
     weights = q._stored_weights
     expected, received = [w.shape.as_list() for w in weights], [list(a.shape) for a in arrays]
-    # The words' weights of a lookup layer have an open shape.
+    # The weights of a TF-IDF lookup layer have an open shape.
     fits = [w.shape.is_compatible_with(a.shape) for w, a in zip(weights, arrays, strict=False)]
     if len(expected) != len(received) or not all(fits):
-        mend = f"It holds weights of the shapes {received}, and the model has {expected}."
-        raise checks.value_error("path", "the weights of its model", str(path), mend)
+        fix = f"It holds weights of the shapes {received}, and the model has {expected}."
+        raise checks.value_error("path", "the weights of its model", str(path), fix)
     for weight, value in zip(weights, arrays, strict=True):
         weight.assign(value)
     layer_state.finalize(q)
@@ -134,8 +133,8 @@ def _key(number: int) -> str:
     return f"weight_{number:05d}"
 
 
-def _read(path: str | os.PathLike) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What `save` wrote: the document, and the weights in order."""
+def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The contents of a file: its document, and the weights in order."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             document = json.loads(str(stored[_DOCUMENT]))

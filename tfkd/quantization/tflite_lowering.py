@@ -1,21 +1,19 @@
-"""Layers written so that TFLite's converter finds an integer operation for each part.
+"""Lowering to TFLite: rewrites layers as sequences of operations with int8 kernels.
 
-The converter computes in integers what lies between two ranges, one operation
-at a time. A layer that becomes several operations (a mean of two tensors: an
-addition and a multiplication) would stay float, as the tensors inside have no
-range. Here such layers are taken apart, with a range on each part: one that
-loses nothing wherever there is one.
+The converter computes an operation in integers if its inputs and its output have ranges. A
+layer that becomes several operations (the mean of two tensors: an addition and a
+multiplication) would stay float, since its intermediate tensors have no range. Such layers
+are decomposed here, with a range on each intermediate tensor, lossless where possible.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
+from tfkd.keras_internals import KerasTensor
 from tfkd.networks.batch_norm import is_per_channel, scale_and_offset
 from tfkd.quantization.deployed_layers import LimitedConv2D, Weighted
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
@@ -26,32 +24,36 @@ Range = tuple[float, float]
 
 
 class LiteForms:
-    """Calls layers in their integer forms.
+    """Builds the int8 forms of layers.
 
     Args:
-        unique: a name → the same or a similar name that is free.
-        narrow: leave out the lowest code of each range, as symmetric ranges do.
+        unique: name → that name or a similar one that is not taken.
+        narrow: use ranges without the lowest code, as symmetric ranges do.
     """
 
     def __init__(self, unique: Callable[[str], str], narrow: bool):
         self._unique, self._narrow = unique, narrow
 
     def __call__(
-        self, layer: Any, inputs: Any, sources: Sequence[Range | None], out: Range | None
-    ) -> Any:
-        """The output of `layer`; None if it needs no form of its own.
+        self,
+        layer: keras.layers.Layer,
+        inputs: KerasTensor | Sequence[KerasTensor],
+        sources: Sequence[Range | None],
+        out: Range | None,
+    ) -> KerasTensor | None:
+        """The output of `layer` in its int8 form; None if the layer needs no other form.
 
         Args:
-            layer: a plain layer.
+            layer: a layer without a wrapper.
             inputs: its argument, a tensor or a list of tensors.
-            sources: the range of each of them; None for a tensor on no grid.
-            out: that of the output, which the caller applies.
+            sources: the range of each input; None for a tensor that is not quantized.
+            out: the range of the output, which the caller applies.
         """
         ranges = [source for source in sources if source is not None]
         if not ranges or len(ranges) < len(sources):
             return None
         kind, name = type(layer), layer.name
-        if tf.is_tensor(inputs) and is_per_channel(layer, inputs.shape):
+        if not isinstance(inputs, Sequence) and is_per_channel(layer, inputs.shape):
             return self.scaled(inputs, *scale_and_offset(layer), name)
         if out is None:
             return None
@@ -60,7 +62,7 @@ class LiteForms:
         if kind is layers.Average:
             return self._average(inputs, ranges, out, name)
         slope = _hard_slope(layer)
-        # The range ends at 1 at the latest, so that rounding clips as relu6 would.
+        # If the range ends at 1, quantization clips there, and a plain ReLU is sufficient.
         if slope and out[1] <= 1.0 + 1e-6:
             linear = self.scaled(inputs, np.asarray(slope), np.asarray(0.5), f"{name}_linear")
             return None if linear is None else layers.ReLU(name=self._unique(name))(linear)
@@ -72,14 +74,17 @@ class LiteForms:
             return self._elu(layer, inputs, ranges[0], out)
         return None
 
-    def scaled(self, x: Any, scale: np.ndarray, offset: np.ndarray, name: str) -> Any:
+    def scaled(
+        self, x: KerasTensor, scale: np.ndarray, offset: np.ndarray, name: str
+    ) -> KerasTensor | None:
         """scale·x + offset as a 1×1 depthwise convolution.
 
-        Its weight of a channel is one number, for which 8 bits with a scale of
-        its own are exact, and its bias has 32 bits. None if `x` has no fixed
-        number of channels, or several open sizes.
+        It has one weight per channel, which per-channel int8 represents exactly (code ±127),
+        and a 32-bit bias. Returns None if the number of channels of `x` is unknown, or
+        several other sizes are.
         """
         shape = [-1 if size is None else size for size in x.shape[1:]]
+        # A Reshape can infer only one size; images need no Reshape.
         if not shape or shape[-1] < 1 or shape.count(-1) > (1 if len(shape) != 3 else 2):
             return None
         kernel = np.broadcast_to(scale, shape[-1]).astype(np.float32).reshape(1, 1, -1, 1)
@@ -93,15 +98,20 @@ class LiteForms:
         return layers.Reshape(shape, name=self._unique(f"{name}_back"))(x)
 
     def dense_as_convolution(
-        self, dense: Any, x: Any, kernel: np.ndarray, bias: np.ndarray, limits: np.ndarray
-    ) -> Any:
-        """A Dense layer as a 1×1 convolution, which has a scale for each output channel.
+        self,
+        dense: keras.layers.Dense,
+        x: KerasTensor,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        limits: np.ndarray,
+    ) -> KerasTensor | None:
+        """A Dense layer as a 1×1 convolution, which TFLite quantizes per channel.
 
         Args:
             dense: the layer.
-            x: what it reads, (B, ..., C).
+            x: its input, (B, ..., C).
             kernel, bias: its weights.
-            limits: (units,), the end of the grid of each channel of the kernel.
+            limits: upper end of the range of each output channel of the kernel, (units,).
         """
         shape = [-1 if size is None else size for size in x.shape[1:]]
         is_image = len(shape) == 3
@@ -123,15 +133,20 @@ class LiteForms:
         back = [*shape[:-1], dense.units]
         return layers.Reshape(back, name=self._unique(f"{name}_back"))(convolution(x))
 
-    def on_grid(self, x: Any, range_: Range, name: str) -> Any:
-        """`x` rounded to a range."""
+    def on_grid(self, x: KerasTensor, range_: Range, name: str) -> KerasTensor:
+        """`x` quantized over a range."""
         name = self._unique(f"{name}_range")
         return FixedQuantize(*range_, narrow_range=self._narrow, name=name)(x)
 
     def _chain(
-        self, kind: type, tensors: Sequence[Any], ranges: Sequence[Range], out: Range, name: str
-    ) -> Any:
-        """An operation on many tensors as operations on two."""
+        self,
+        kind: type,
+        tensors: Sequence[KerasTensor],
+        ranges: Sequence[Range],
+        out: Range,
+        name: str,
+    ) -> KerasTensor:
+        """An operation on many tensors as a chain of binary operations."""
         total, held = tensors[0], ranges[0]
         last = len(tensors) - 1
         for i in range(1, len(tensors)):
@@ -143,33 +158,36 @@ class LiteForms:
         return total
 
     def _average(
-        self, tensors: Sequence[Any], ranges: Sequence[Range], out: Range, name: str
-    ) -> Any:
-        """A sum, then a multiplication that changes the scale and no integer."""
+        self, tensors: Sequence[KerasTensor], ranges: Sequence[Range], out: Range, name: str
+    ) -> KerasTensor:
+        """A sum, then a multiplication that changes the scale but no integer code."""
         count = len(tensors)
         times = (out[0] * count, out[1] * count)
         total = self._chain(layers.Add, tensors, ranges, times, f"{name}_sum")
         total = self.on_grid(total, times, f"{name}_sum")
         return layers.Rescaling(1.0 / count, name=self._unique(name))(total)
 
-    def _relu(self, layer: Any, x: Any, out: Range) -> Any:
-        """A ReLU with a limit or a slope."""
+    def _relu(self, layer: keras.layers.ReLU, x: KerasTensor, out: Range) -> KerasTensor | None:
+        """A ReLU with a maximum or a negative slope."""
         if layer.threshold:
             return None
         if layer.negative_slope and layer.max_value is None:
             return layers.LeakyReLU(float(layer.negative_slope), name=self._unique(layer.name))(x)
         limited = layer.max_value not in (None, 6.0) and not layer.negative_slope
-        # The range ends at the limit at the latest: rounding clips as the limit would.
+        # If the range ends at the maximum, quantization clips there.
         if limited and out[1] <= float(layer.max_value) * (1 + 1e-6):
             return layers.ReLU(name=self._unique(layer.name))(x)
         return None
 
-    def _average_pool(self, layer: Any, x: Any) -> Any:
-        """A mean over windows as a depthwise convolution.
+    def _average_pool(
+        self, layer: keras.layers.AveragePooling2D, x: KerasTensor
+    ) -> KerasTensor | None:
+        """Average pooling as a depthwise convolution.
 
-        TFLite's own kernel rounds to the grid of its input first. Not with windows
-        that reach over the border: they have fewer numbers.
+        TFLite's pooling kernel reuses the scale of its input for the output. Only without
+        padding: with it, windows at the border average over fewer elements.
         """
+        # TensorFlow's depthwise convolution supports equal strides only.
         if layer.padding != "valid" or len(set(layer.strides)) > 1 or x.shape[-1] is None:
             return None
         if layer.data_format != "channels_last":
@@ -181,13 +199,15 @@ class LiteForms:
         )
         return Weighted(new, kernel, None)(x)
 
-    def _elu(self, layer: Any, x: Any, source: Range, out: Range) -> Any:
+    def _elu(
+        self, layer: keras.layers.Layer, x: KerasTensor, source: Range, out: Range
+    ) -> KerasTensor | None:
         """relu(x) + α·(exp(min(x, 0)) − 1)."""
         name = layer.name
         alpha = float(getattr(layer, "alpha", 1.0))
         if source[0] >= 0 or out[1] <= 0:
             return None
-        # −relu(−x), since a minimum with 0 would want 0 as a tensor.
+        # min(x, 0) = −relu(−x): the minimum operation would need a constant tensor.
         low = (source[0], -source[0]) if self._narrow else (source[0], 0.0)
         mirrored = self.scaled(x, np.asarray(-1.0), np.asarray(0.0), f"{name}_mirrored")
         if mirrored is None:
@@ -197,6 +217,7 @@ class LiteForms:
         mirrored = self.on_grid(mirrored, size, f"{name}_negative")
         negative = self.scaled(mirrored, np.asarray(-1.0), np.asarray(0.0), f"{name}_again")
         negative = self.on_grid(negative, low, f"{name}_again")
+        # exp of values up to 0 is in (0, 1], and α·(exp − 1) in (−α, 0].
         power = layers.Activation("exponential", name=self._unique(f"{name}_exp"))(negative)
         one = (-1.0, 1.0) if self._narrow else (0.0, 1.0)
         power = self.on_grid(power, one, f"{name}_exp")
@@ -221,7 +242,7 @@ def _same(a: Range, b: Range, out: Range) -> Range:
     return out
 
 
-# How the range of a partial result follows from those of its parts.
+# Operation → range of a partial result, from the ranges of its operands.
 _CHAINS: dict[type, Callable[[Range, Range, Range], Range]] = {
     layers.Add: _sum,
     layers.Multiply: _product,
@@ -230,15 +251,15 @@ _CHAINS: dict[type, Callable[[Range, Range, Range], Range]] = {
 }
 
 
-def _hard_slope(layer: Any) -> float:
-    """a of min(max(a·x + ½, 0), 1); 0 for all other layers."""
+def _hard_slope(layer: keras.layers.Layer) -> float:
+    """The slope a of a hard sigmoid min(max(a·x + ½, 0), 1); 0 for all other layers."""
     if type(layer) is HardSigmoid:
         return 1 / 6
     name = layer.activation if type(layer) is layers.Activation else None
     return 0.2 if name is keras.activations.hard_sigmoid else 0.0
 
 
-def _is_elu(layer: Any) -> bool:
+def _is_elu(layer: keras.layers.Layer) -> bool:
     if type(layer) is layers.ELU:
         return np.ndim(layer.alpha) == 0
     return type(layer) is layers.Activation and layer.activation is keras.activations.elu

@@ -1,4 +1,4 @@
-"""tfmot's configuration of one layer: which weights are quantized, and the output."""
+"""tfmot `QuantizeConfig` and wrappers: which weights and outputs of a layer are quantized."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tfkd.keras_internals import is_in_keras_graph, quantize_layer, quantize_wra
 from tfkd.networks.layer_parts import takes_mask
 from tfkd.quantization.fake_quant import RangeQuantizer, WeightQuantizer
 
-# Layer → (the attribute that holds its weights, the axes of their output channels).
-# TFLite has one scale for the whole kernel of a Dense layer.
+# Layer class → (attribute of its kernel, axes of the output channels). Quantization is per
+# channel along these axes; that of Dense is per tensor, as in TFLite. Conv2DTranspose has
+# the layout (h, w, out, in), DepthwiseConv2D (h, w, in, multiplier), the others (..., in, out).
 WEIGHTS: dict[type, tuple[str, tuple[int, ...]]] = {
     keras.layers.Conv1D: ("kernel", (2,)),
     keras.layers.Conv2D: ("kernel", (3,)),
@@ -25,12 +26,12 @@ WEIGHTS: dict[type, tuple[str, tuple[int, ...]]] = {
 
 @keras.saving.register_keras_serializable("tfkd")
 class LayerConfig(tfmot.quantization.keras.QuantizeConfig):
-    """What of one layer is quantized.
+    """Which weight and output of a layer are quantized.
 
     Args:
-        weight: the attribute with the weights to quantize; None: none.
-        weight_quantizer: how.
-        output_quantizer: how its output is quantized; None: not at all.
+        weight: name of the attribute to quantize, such as "kernel"; None: no weight.
+        weight_quantizer: quantizer of the weight.
+        output_quantizer: quantizer of the output; None: it is not quantized.
     """
 
     def __init__(
@@ -43,26 +44,32 @@ class LayerConfig(tfmot.quantization.keras.QuantizeConfig):
         self.weight_quantizer = weight_quantizer
         self.output_quantizer = output_quantizer
 
-    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
-        """The weights, and how each is quantized."""
+    def get_weights_and_quantizers(
+        self, layer: keras.layers.Layer
+    ) -> list[tuple[tf.Variable, WeightQuantizer | None]]:
+        """Pairs (weight, quantizer)."""
         return [(getattr(layer, self.weight), self.weight_quantizer)] if self.weight else []
 
-    def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
-        """None: an activation that counts is a layer of its own."""
+    def get_activations_and_quantizers(self, layer: keras.layers.Layer) -> list[Any]:
+        """Empty: activations are layers of their own, or fused ReLUs."""
         return []
 
-    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
-        """Lets the layer compute with these."""
+    def set_quantize_weights(
+        self, layer: keras.layers.Layer, quantize_weights: list[tf.Tensor]
+    ) -> None:
+        """Replaces the layer's weights by quantized tensors during a call."""
         if self.weight:
-            # Past Keras's tracking: the layer goes on holding the variable itself.
+            # Bypass Keras's tracking, which would drop the variable from the layer.
             vars(layer)[self.weight] = quantize_weights[0]
 
-    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
-        """None there are."""
-        del layer, quantize_activations  # AutoGraph can't read a body that is a docstring alone.
+    def set_quantize_activations(
+        self, layer: keras.layers.Layer, quantize_activations: list[Any]
+    ) -> None:
+        """Does nothing: there are no quantized activations inside of layers."""
+        del layer, quantize_activations  # AutoGraph can't parse a body of a docstring alone.
 
-    def get_output_quantizers(self, layer: Any) -> list[Any]:
-        """One, or none."""
+    def get_output_quantizers(self, layer: keras.layers.Layer) -> list[RangeQuantizer]:
+        """A list of the output quantizer, or an empty list."""
         return [self.output_quantizer] if self.output_quantizer else []
 
     def get_config(self) -> dict[str, Any]:
@@ -75,7 +82,7 @@ class LayerConfig(tfmot.quantization.keras.QuantizeConfig):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> LayerConfig:
-        """The configuration that `get_config` described."""
+        """Creates the configuration from the result of `get_config`."""
         weight, output = config["weight_quantizer"], config["output_quantizer"]
         return cls(
             config["weight"],
@@ -90,24 +97,24 @@ def _written(quantizer: Any) -> dict[str, Any] | None:
 
 @keras.saving.register_keras_serializable("tfkd")
 class QuantizedLayer(quantize_wrapper.QuantizeWrapperV2):
-    """tfmot's wrapper, with what tfmot forgets.
+    """tfmot's `QuantizeWrapperV2` with fixes.
 
-    The layer has its own variables back after each call (tfmot leaves tensors
-    of the last graph in it); a frozen layer stays frozen; masks pass.
+    The layer gets its own variables back after each call (tfmot leaves tensors of the last
+    traced graph in it), a frozen layer stays frozen, and masks are propagated.
     """
 
-    def __init__(self, layer: Any, quantize_config: Any, **kwargs: Any):
+    def __init__(self, layer: keras.layers.Layer, quantize_config: LayerConfig, **kwargs: Any):
         super().__init__(layer, quantize_config, **kwargs)
         self.supports_masking = layer.supports_masking
 
     def build(self, input_shape: Any) -> None:
-        """Builds the layer, then the quantizers' variables."""
+        """Builds the layer, then the variables of the quantizers."""
         super().build(input_shape)
-        self._trainable_weights.clear()  # the layer's own: see `trainable_weights`
+        self._trainable_weights.clear()  # they belong to the layer, see `trainable_weights`
 
-    @tf.autograph.experimental.do_not_convert  # nothing to convert: tracing takes half the time
+    @tf.autograph.experimental.do_not_convert  # has no control flow; halves the tracing time
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
-        """The layer's output, from quantized weights, and quantized."""
+        """The output of the layer, computed with fake-quantized weights and fake-quantized."""
         if not takes_mask(self.layer):
             kwargs.pop("mask", None)
         own = {name: vars(self.layer).get(name) for name in _weight_names(self.quantize_config)}
@@ -117,19 +124,19 @@ class QuantizedLayer(quantize_wrapper.QuantizeWrapperV2):
             self.layer.__dict__.update(own)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The layer's."""
+        """The output shape of the wrapped layer."""
         return self.layer.compute_output_shape(input_shape)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """The layer's."""
+        """The mask of the wrapped layer."""
         return self.layer.compute_mask(inputs, mask)
 
     def _update_trackables(self) -> None:
-        """Keras would count the layer's weights as the wrapper's own, and write them twice."""
+        """Does nothing: Keras would also track the layer's weights here, and save them twice."""
 
     @property
-    def trainable_weights(self) -> list[Any]:
-        """Those of the layer; none where it is frozen."""
+    def trainable_weights(self) -> list[tf.Variable]:
+        """The trainable weights of the wrapped layer; none if it is frozen."""
         return self.layer.trainable_weights
 
 
@@ -139,19 +146,24 @@ def _weight_names(config: Any) -> list[str]:
 
 @keras.saving.register_keras_serializable("tfkd")
 class QuantizedTensor(quantize_layer.QuantizeLayer):
-    """tfmot's layer that quantizes a tensor: behind inputs and what can't be wrapped."""
+    """tfmot's `QuantizeLayer`: fake-quantizes inputs and outputs of calls without a wrapper."""
 
-    def __init__(self, quantizer: Any, **kwargs: Any):
+    def __init__(self, quantizer: RangeQuantizer, **kwargs: Any):
         super().__init__(quantizer, **kwargs)
         self.supports_masking = True
 
     @tf.autograph.experimental.do_not_convert
-    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        """The tensor on its grid."""
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Returns the fake-quantized tensor."""
         return super().call(inputs, training=_known(training))
 
 
 def _known(training: Any) -> bool | Any:
-    """`training` as a bool while Keras connects layers, where nothing is to be assigned."""
+    """`training`, or False in a symbolic call, in which no variable may be assigned."""
     in_keras_graph = is_in_keras_graph() and tf.is_tensor(training)
     return False if training is None or in_keras_graph else training

@@ -11,7 +11,7 @@ from toys import CROSSENTROPY, assert_untouched, crossentropy, log_softmax, rand
 import tfkd
 from tfkd import progressive
 from tfkd.pruning import LayerChoice, choose_layers, cut_layers, find_blocks
-from tfkd.pruning.blocks.choose import _places
+from tfkd.pruning.blocks.choose import _kept_indices
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -67,25 +67,25 @@ def influence(before, after, mask=None):
 )
 def test_places_of_a_transformers_layers(position, kept):
     model = transformer(6)
-    choice = choose_layers(model, 4, units="layer", position=position)
+    choice = choose_layers(model, 4, granularity="layer", position=position)
     assert choice.keep == tuple(f"layer{n}" for n in kept.split())
-    assert choice.units["layer2"] == ("layer2_attention", "layer2_mlp")
+    assert choice.candidates["layer2"] == ("layer2_attention", "layer2_mlp")
     assert choice.by == "position" and choice.scores == {}
-    assert "4 of 6 units stay" in choice.text() and str(choice) == choice.text()
+    assert "4 of 6 candidates kept" in choice.text() and str(choice) == choice.text()
 
 
 def test_distilberts_layers():
     # The six of BERT's twelve that Hugging Face's script for DistilBERT takes.
-    assert _places(12, 6, "even") == [0, 2, 4, 7, 9, 11]
+    assert _kept_indices(12, 6, "even") == [0, 2, 4, 7, 9, 11]
 
 
 @given(st.integers(1, 60), st.data())
 @settings(max_examples=100, deadline=None)
-def test_even_places_are_spread(units, data):
-    count = data.draw(st.integers(1, units))
-    places = _places(units, count, "even")
+def test_even_places_are_spread(candidates, data):
+    count = data.draw(st.integers(1, candidates))
+    places = _kept_indices(candidates, count, "even")
     assert len(set(places)) == count and places == sorted(places)
-    assert places[0] == 0 and (count == 1 or places[-1] == units - 1)
+    assert places[0] == 0 and (count == 1 or places[-1] == candidates - 1)
     gaps = np.diff(places)
     assert count < 2 or gaps.max() - gaps.min() <= 1
 
@@ -100,29 +100,29 @@ def test_a_share_is_rounded(keep, kept):
     assert sum(b.removable for b in find_blocks(cut)) == kept
 
 
-def test_units_of_a_resnet_are_its_blocks():
+def test_candidates_of_a_resnet_are_its_blocks():
     model = tfkd.models.resnet(14, 3, (8, 8, 3), (4, 6))
     choice = choose_layers(model, 2)
-    assert list(choice.units) == ["stage1_block1", "stage1_block2", "stage2_block2"]
+    assert list(choice.candidates) == ["stage1_block1", "stage1_block2", "stage2_block2"]
     assert choice.drop == ("stage1_block2",)
-    whole = choose_layers(model, 1, units="layer")
-    assert whole.units == {
+    whole = choose_layers(model, 1, granularity="layer")
+    assert whole.candidates == {
         "stage1": ("stage1_block1", "stage1_block2"),
         "stage2": ("stage2_block2",),
     }
 
 
-def test_units_by_patterns_and_functions():
+def test_candidates_by_patterns_and_functions():
     model = transformer(3)
-    by_pattern = choose_layers(model, 1, units=["layer3_*", "layer1_*"], position="first")
-    assert list(by_pattern.units) == ["layer1_*", "layer3_*"]
+    by_pattern = choose_layers(model, 1, granularity=["layer3_*", "layer1_*"], position="first")
+    assert list(by_pattern.candidates) == ["layer1_*", "layer3_*"]
     assert by_pattern.drop == ("layer3_*",)
     cut = cut_layers(model, keep=by_pattern)
-    # Layer 2 is in no unit: it stays.
+    # Layer 2 is in no candidate: it is kept.
     assert [b.name for b in find_blocks(cut)] == [
         f"layer{n}_{part}" for n in (1, 2) for part in ("attention", "mlp")
     ]
-    mlps = choose_layers(model, 1, units=lambda name: name if name.endswith("mlp") else None)
+    mlps = choose_layers(model, 1, granularity=lambda name: name if "mlp" in name else None)
     assert mlps.drop == ("layer2_mlp", "layer3_mlp")
     again, report = cut_layers(model, drop=mlps, return_report=True)
     assert report.removed == ("layer2_mlp", "layer3_mlp")
@@ -146,7 +146,7 @@ def test_block_influence_is_that_of_numpy():
 
 def test_masked_places_of_a_transformer_are_left_out():
     model = transformer(2)
-    choice = choose_layers(model, 1, "similarity", TOKENS, units="layer", batch_size=3)
+    choice = choose_layers(model, 1, "similarity", TOKENS, granularity="layer", batch_size=3)
     x = keras.Model(model.input, model.get_layer("embedded").output)(TOKENS).numpy()
     y = keras.Model(model.input, model.get_layer("layer1").output)(TOKENS).numpy()
     assert choice.scores["layer1"] == pytest.approx(influence(x, y, TOKENS != 0), abs=1e-6)
@@ -202,16 +202,16 @@ def test_blocks_of_nested_models_and_of_two_inputs():
     }
     names = ["backbone", "c"]
     choice = choose_layers(model, 1, "similarity", data)
-    assert list(choice.units) == ["c", "backbone"] or list(choice.units) == names
-    inside = choose_layers(model, 2, "similarity", data, units=["backbone/*", "c"])
-    assert list(inside.units) == ["c", "backbone/*"] or list(inside.units) == ["backbone/*", "c"]
+    assert list(choice.candidates) == ["c", "backbone"] or list(choice.candidates) == names
+    inside = choose_layers(model, 2, "similarity", data, granularity=["backbone/*", "c"])
+    assert sorted(inside.candidates) == ["backbone/*", "c"]
     stem = model.get_layer("stem")(data["first"]).numpy()
     want = influence(stem, inner(stem).numpy())
     assert choice.scores["backbone"] == pytest.approx(want, abs=1e-6)
     assert inside.scores["backbone/*"] == pytest.approx(want, abs=1e-6)
 
     def damage(data):
-        return choose_layers(model, 1, "damage", data, units="c").scores["c"]
+        return choose_layers(model, 1, "damage", data, granularity="c").scores["c"]
 
     labels, arrays = np.zeros(7, int), [data["first"], data["second"]]
     assert damage((data, labels)) == damage((arrays, labels)) != damage(data)
@@ -239,7 +239,7 @@ def test_a_nested_model_that_holds_all_others_is_entered():
     inner = keras.Model(inner_in, x, name="backbone")
     inputs = keras.Input((5,))
     model = keras.Model(inputs, L.Dense(2)(inner(inputs)))
-    assert list(choose_layers(model, 1).units) == ["backbone/a", "backbone/b"]
+    assert list(choose_layers(model, 1).candidates) == ["backbone/a", "backbone/b"]
     scores = choose_layers(model, 1, "similarity", X).scores
     half = keras.Model(inner.input, inner.get_layer("a_sum").output)(X).numpy()
     assert scores["backbone/b"] == pytest.approx(influence(half, inner(X).numpy()), abs=1e-6)
@@ -304,7 +304,7 @@ def test_damage_of_a_transformers_layers():
     for name in ("layer1_attention", "layer1_mlp_out"):
         for weight in model.get_layer(name).weights:
             weight.assign(tf.zeros_like(weight))
-    choice = choose_layers(model, 1, "damage", TOKENS, units="layer")
+    choice = choose_layers(model, 1, "damage", TOKENS, granularity="layer")
     assert choice.drop == ("layer1",)
     assert choice.scores["layer1"] == 0.0 < 1e-3 < choice.scores["layer2"]
 
@@ -352,7 +352,7 @@ def with_nan():
     [
         ({"keep": 5}, ValueError, "from 1 to 4"),
         ({"keep": 0}, ValueError, "`keep`"),
-        ({"keep": 1.0}, ValueError, "share between 0 and 1"),
+        ({"keep": 1.0}, ValueError, "fraction between 0 and 1"),
         ({"keep": True}, TypeError, "`keep`"),
         ({"keep": "two"}, TypeError, "`keep`"),
         ({"by": "dammage"}, ValueError, "Did you mean 'damage'"),
@@ -370,11 +370,11 @@ def with_nan():
         ({"by": "damage", "data": (X, np.ones((11, 4)))}, ValueError, "class numbers"),
         ({"by": "damage", "data": (X, np.full(11, np.nan))}, ValueError, "class numbers"),
         ({"by": "damage", "data": iter([X])}, TypeError, "read again"),
-        ({"units": ["a", "z*"]}, ValueError, "a pattern that fits"),
-        ({"units": ["a", "*"]}, ValueError, "share no layer"),
-        ({"units": 3}, TypeError, "`units`"),
-        ({"units": lambda name: 3}, TypeError, "`units`"),
-        ({"units": lambda name: None}, ValueError, "a unit for some block"),
+        ({"granularity": ["a", "z*"]}, ValueError, "a pattern that matches"),
+        ({"granularity": ["a", "*"]}, ValueError, "share no layer"),
+        ({"granularity": 3}, TypeError, "`granularity`"),
+        ({"granularity": lambda name: 3}, TypeError, "`granularity`"),
+        ({"granularity": lambda name: None}, ValueError, "a name for at least one block"),
         ({"greedy": 1}, TypeError, "`greedy`"),
     ],
 )
@@ -397,7 +397,7 @@ def test_models_without_blocks_and_with_nan():
 
 
 def test_a_choice_is_for_its_model():
-    choice = choose_layers(transformer(2), 1, units="layer")
+    choice = choose_layers(transformer(2), 1, granularity="layer")
     with pytest.raises(ValueError, match="a choice made for this model"):
         cut_layers(stack(2), drop=choice)
     whole = choose_layers(stack(2), 2)
@@ -410,7 +410,7 @@ def test_a_choice_is_for_its_model():
 
 def test_a_cut_transformer_begins_with_its_teachers_weights_and_learns():
     teacher = randomize(transformer(4), 1, 0.7)
-    choice = choose_layers(teacher, 0.5, "similarity", TOKENS, units="layer")
+    choice = choose_layers(teacher, 0.5, "similarity", TOKENS, granularity="layer")
     student = cut_layers(teacher, drop=choice)
     assert len(choice.keep) == 2
     for layer in student.layers:

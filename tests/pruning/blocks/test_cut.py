@@ -383,7 +383,7 @@ def test_single_layers_and_connected_ones():
 
 def test_layers_between_two_inputs_or_shapes_are_refused():
     model = small_resnet(14)
-    with pytest.raises(ValueError, match="what goes in, but here it is 2"):
+    with pytest.raises(ValueError, match="one input tensor, but have 2"):
         cut_layers(model, drop="stage1_block1_add")
     with pytest.raises(ValueError, match=r"changes the shape from \(None, 4\)|\(None, 6\)"):
         cut_layers(model, drop="logits")

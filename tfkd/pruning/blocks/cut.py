@@ -1,9 +1,9 @@
-"""Cuts whole blocks out of a model: residual blocks, transformer layers, nested models.
+"""Depth pruning: removes residual blocks, transformer layers or nested models from a model.
 
-A residual block computes x + f(x). Without it the next block reads x, which is
-the same function if f was zero; so a deep model gives a shallower student that
-begins with the weights of its teacher (https://arxiv.org/abs/1910.01108 takes
-every second layer of a transformer in this way).
+A residual block computes x + f(x). Without it the next block reads x, which is the same
+function if f = 0. A deep model thus yields a shallower student that starts with the weights
+of its teacher (DistilBERT, https://arxiv.org/abs/1910.01108, takes every second layer of a
+transformer in this way).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Literal, TypeAlias, overload
 
 import tf_keras as keras
 from absl import logging
@@ -23,7 +23,7 @@ from tfkd.networks.call_graph import CallGraph, Key, Ref, resolve
 from tfkd.networks.paths import Entry, layers_by_path
 from tfkd.pruning.blocks import find, match
 from tfkd.pruning.blocks.choice import LayerChoice
-from tfkd.pruning.blocks.segment import Block, Found, Stretch
+from tfkd.pruning.blocks.segment import Block, Found, Segment
 from tfkd.results import Result
 
 Name: TypeAlias = Entry | int
@@ -32,15 +32,15 @@ Names: TypeAlias = Name | Iterable[Name]
 
 @dataclasses.dataclass(frozen=True)
 class Cut(Result):
-    """What `cut_layers` did.
+    """Report of `cut_layers`.
 
     Attributes:
-        removed: names of the blocks, and paths of the single layers, that were cut.
-        kept: names of the removable blocks that stayed.
-        skipped: block → why a pattern in `drop` that fits it did not cut it.
-        layers: paths of all layers that the new model no longer has: those of
-            the blocks, and those that only fed them.
-        params_before, params_after: weights of the model before and after.
+        removed: names of the blocks, and paths of the single layers, that were removed.
+        kept: names of the removable blocks that were kept.
+        skipped: block → why it was kept although it matches a pattern in `drop`.
+        layers: paths of all layers that the new model no longer has: those of the removed
+            blocks, and those that fed nothing else.
+        params_before, params_after: number of parameters before and after.
     """
 
     removed: tuple[str, ...]
@@ -51,7 +51,7 @@ class Cut(Result):
     params_after: int
 
     def parts(self) -> list[str]:
-        """What was removed, and what was not."""
+        """A text that lists removed and skipped blocks."""
         share = 1 - self.params_after / self.params_before if self.params_before else 0.0
         lines = [
             f"Removed {', '.join(self.removed) or 'nothing'}: {len(self.layers)} layers, "
@@ -62,25 +62,25 @@ class Cut(Result):
 
 
 def find_blocks(model: keras.Model) -> tuple[Block, ...]:
-    """Lists the blocks of a model and says which can be removed.
+    """Lists the blocks of a model and tells which can be removed.
 
-    A block is what lies between a tensor and a sum that adds that tensor to
-    what became of it (`Add`, `x + y`, `tf.add`), with the activation or
-    normalization after the sum if the tensor comes from one of its kind; or a
-    nested model whose output has the shape of its input. Pre-norm transformers
-    have two blocks a layer, attention and MLP. Blocks whose shortcut passes
-    through layers of its own (a projection) are listed, but not removable.
+    A residual block consists of the layers between a tensor x and the sum x + f(x) (`Add`,
+    `x + y`, `tf.add`), including the activation or normalization after the sum if x comes
+    from one of the same kind. A nested model whose output has the shape of its input is a
+    block, too. Pre-norm transformers have two blocks per layer, attention and MLP. Blocks
+    whose shortcut has layers of its own (a projection) are listed, but not removable.
 
     Args:
-        model: a built functional or Sequential model. Blocks in nested models
-            have their path, `backbone/block3`.
+        model: a built functional or Sequential model. Blocks in nested models are named
+            by their path, such as `backbone/block3`.
 
     Returns:
-        A `Block` each, those of the outer model first, in the order of the data.
+        One `Block` each, those of the outer model first, in the order of the data flow.
 
     Raises:
-        TypeError: if `model` is no tf_keras model.
-        ValueError: if it is unbuilt, subclassed, or holds a layer in two nested models.
+        TypeError: if `model` is not a tf_keras model.
+        ValueError: if it is not built, is subclassed, or shares a layer between two nested
+            models.
 
     Example:
         >>> import tfkd
@@ -93,42 +93,56 @@ def find_blocks(model: keras.Model) -> tuple[Block, ...]:
     return tuple(item.block for item in find.find(read(model)))
 
 
+@overload
+def cut_layers(
+    model: keras.Model,
+    keep: Names | LayerChoice | None = ...,
+    drop: Names | LayerChoice | None = ...,
+    *,
+    return_report: Literal[False] = ...,
+) -> keras.Model: ...
+@overload
+def cut_layers(
+    model: keras.Model,
+    keep: Names | LayerChoice | None = ...,
+    drop: Names | LayerChoice | None = ...,
+    *,
+    return_report: Literal[True],
+) -> tuple[keras.Model, Cut]: ...
 def cut_layers(
     model: keras.Model,
     keep: Names | LayerChoice | None = None,
     drop: Names | LayerChoice | None = None,
     *,
     return_report: bool = False,
-) -> Any:
-    """Removes whole blocks of a model and copies the weights of the rest.
+) -> keras.Model | tuple[keras.Model, Cut]:
+    """Removes whole blocks from a model and copies the weights of the rest.
 
-    What read the output of a removed block reads its input instead. The other
-    layers keep their names; the new model shares nothing with the old one,
-    which is not changed, and is not compiled.
+    Layers that read the output of a removed block read its input instead. The remaining
+    layers keep their names. The new model is not compiled and shares no variable with the
+    old one, which is not changed.
 
     Args:
         model: a built functional or Sequential model.
-        keep: the blocks that stay; all other removable ones go, but for those
-            inside or around one that stays. Names or indices of `find_blocks`,
-            patterns such as "stage1_*", nested models or their names; one, or
-            several in a list. An empty list removes all. Or what
-            `choose_layers` chose; `drop` with the same is no different.
-        drop: the blocks that go, in the same way. A pattern leaves blocks out
-            that can't be removed; a name or index of one is an error. Where no
-            block fits, names and patterns of layers: those that are connected
-            are cut together, and need one tensor in and one tensor out of
-            the same shape and type.
-        return_report: return also a `Cut`, which says what was removed. It is
-            logged in any case (absl, level INFO).
+        keep: the blocks to keep; all other removable blocks are removed, except for those
+            inside or around a kept one. Names or indices of `find_blocks`, patterns such as
+            "stage1_*", nested models or their names; one entry or a list. An empty list
+            removes all. Or a `LayerChoice`, which has the same effect as `keep` and `drop`.
+        drop: the blocks to remove, given in the same way. A pattern skips blocks that can't
+            be removed; naming such a block is an error. Entries that match no block are
+            names or patterns of layers: connected layers are removed together, and must
+            have a single input and a single output tensor of the same shape and dtype.
+        return_report: also return a `Cut`, which lists what was removed. It is logged in
+            any case (absl, level INFO).
 
     Returns:
         The smaller model; with `return_report=True` the pair (model, `Cut`).
 
     Raises:
-        TypeError: if `model` is no tf_keras model or an entry no name or index.
-        ValueError: if not exactly one of `keep` and `drop` is given, an entry
-            fits nothing, a block can't be removed, nothing would be left, or
-            the model is unbuilt, subclassed or can't be made from its config.
+        TypeError: if `model` is not a tf_keras model, or an entry is not a name or index.
+        ValueError: if not exactly one of `keep` and `drop` is given; an entry matches
+            nothing; a block can't be removed; no layer would be left; or the model is not
+            built, is subclassed, or can't be rebuilt from its config.
 
     Example:
         >>> import tfkd
@@ -157,17 +171,17 @@ def cut_layers(
         chosen = match.other_than(match.entries("keep", keep), found, model)
     else:
         chosen = match.dropped(match.entries("drop", drop), found, graph, skipped)
-    made = without(graph, [stretch for item in chosen for stretch in item.stretches])
+    made = without(graph, [segment for item in chosen for segment in item.segments])
     layer_weights.check_finite("model", made)
     removed = tuple(item.block.name for item in chosen)
-    left = layers_by_path(made)
+    remaining = layers_by_path(made)
     report = Cut(
         removed=removed,
         kept=tuple(
             item.block.name for item in found if item.block.removable and not _is_cut(item, chosen)
         ),
         skipped=skipped,
-        layers=tuple(path for path in layers_by_path(model) if path not in left),
+        layers=tuple(path for path in layers_by_path(model) if path not in remaining),
         params_before=model.count_params(),
         params_after=made.count_params(),
     )
@@ -175,8 +189,8 @@ def cut_layers(
     return (made, report) if return_report else made
 
 
-def read(model: Any) -> CallGraph:
-    """The graph of a model whose blocks can be found and cut; raises for another."""
+def read(model: keras.Model) -> CallGraph:
+    """Checks a model and returns its call graph; raises if blocks can't be removed from it."""
     check_model("model", model)
     graph = CallGraph(model)
     edit_config.refuse_ties(graph)
@@ -184,18 +198,18 @@ def read(model: Any) -> CallGraph:
 
 
 def _is_cut(item: Found, chosen: Sequence[Found]) -> bool:
-    cuts = [stretch for other in chosen for stretch in other.stretches]
-    return all(any(cut.holds(stretch) for cut in cuts) for stretch in item.stretches)
+    cuts = [segment for other in chosen for segment in other.segments]
+    return all(any(cut.holds(segment) for cut in cuts) for segment in item.segments)
 
 
-def without(graph: CallGraph, stretches: Sequence[Stretch]) -> keras.Model:
-    """Makes the model without these stretches, with the weights of the rest."""
+def without(graph: CallGraph, segments: Sequence[Segment]) -> keras.Model:
+    """Rebuilds the model without some segments and copies the weights of the rest."""
     levels = graph.levels()
     moved: dict[str, dict[Ref, Ref]] = {}
     gone: dict[str, set[Key]] = {}
-    for stretch in _outermost(stretches):
-        moved.setdefault(stretch.prefix, {})[stretch.target] = stretch.source
-        gone.setdefault(stretch.prefix, set()).update(stretch.calls)
+    for segment in _outermost(segments):
+        moved.setdefault(segment.prefix, {})[segment.target] = segment.source
+        gone.setdefault(segment.prefix, set()).update(segment.calls)
     for prefix, wires in moved.items():
         for ref in levels[prefix].outputs:
             end = resolve(ref, wires)
@@ -204,24 +218,24 @@ def without(graph: CallGraph, stretches: Sequence[Stretch]) -> keras.Model:
                 raise ValueError(
                     "`keep`, `drop`: expected some layers to stay, received a choice that leaves "
                     f"nothing between the input and the output of {name!r}. "
-                    "Keep a block of it."
+                    "Keep one of its blocks."
                 )
     return edit_config.rebuild(
         graph, lambda config: edit_config.without_calls(config, graph, moved, gone)
     )
 
 
-def _outermost(stretches: Sequence[Stretch]) -> list[Stretch]:
-    """The stretches without those inside another, which go with it."""
-    found: list[Stretch] = []
-    for stretch in stretches:
-        if not any(other.holds(stretch) for other in found):
-            found = [other for other in found if not stretch.holds(other)] + [stretch]
+def _outermost(segments: Sequence[Segment]) -> list[Segment]:
+    """The segments that are not inside another one, which is removed as a whole."""
+    found: list[Segment] = []
+    for segment in segments:
+        if not any(other.holds(segment) for other in found):
+            found = [other for other in found if not segment.holds(other)] + [segment]
     for first, second in itertools.combinations(found, 2):
         if first.overlaps(second):
             ends = [f"{s.prefix}{s.target[0]}" for s in (first, second)]
             raise ValueError(
-                "`drop`: expected blocks that lie apart or one inside the other, received two that "
-                f"share layers and end at {ends[0]!r} and {ends[1]!r}. Remove one, then the other."
+                "`drop`: expected blocks that are disjoint or nested, received two that share "
+                f"layers and end at {ends[0]!r} and {ends[1]!r}. Remove one, then the other."
             )
     return found

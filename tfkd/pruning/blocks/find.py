@@ -1,4 +1,4 @@
-"""Finds the blocks of a model: residual blocks, and nested models that keep their shape."""
+"""Detects residual blocks (skip connections) and shape-preserving nested models in a graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd.networks.call_graph import Call, CallGraph, Key, Ref
-from tfkd.pruning.blocks.segment import Block, Found, Stretch, changed, problem, stretch_of, tapped
+from tfkd.pruning.blocks.segment import Block, Found, Segment, changed, problem, segment_of, tapped
 
 _SUMS = frozenset({"__operators__.add", "math.add", "math.add_n"})
 _ACTIVATIONS = (
@@ -29,53 +29,53 @@ _SEPARATORS = "_-./"
 
 
 def find(graph: CallGraph) -> list[Found]:
-    """All blocks of a checked model; outer models first, then in the order of the data."""
+    """All blocks of a checked model; outer models first, in the order of the data flow."""
     found: list[Found] = []
     for prefix, level in graph.levels().items():
         residual = [_residual(level, prefix, call) for call in level.calls.values()]
         nested = [_nested(level, prefix, name) for name in level.nested]
         blocks = [block for block in (*residual, *nested) if block is not None]
         place = {key: number for number, key in enumerate(level.calls)}
-        blocks.sort(key=lambda item: place[item.stretches[0].target[:2]])
+        blocks.sort(key=lambda item: place[item.segments[0].target[:2]])
         found += blocks
     return _with_unique_names(found)
 
 
 def _nested(graph: CallGraph, prefix: str, name: str) -> Found | None:
-    """A nested model, if all of its calls keep the shape."""
+    """A nested model as a block, if all of its calls preserve shape and dtype."""
     found = []
     for call in graph.calls_of(name):
-        stretch = stretch_of(graph, prefix, {call.key})
-        if isinstance(stretch, str) or problem(graph, stretch):
+        segment = segment_of(graph, prefix, {call.key})
+        if isinstance(segment, str) or problem(graph, segment):
             return None
-        found.append(stretch)
+        found.append(segment)
     path = prefix + name
     block = Block(path, (path,), prefix + found[0].source[0], path, removable=True)
     return Found(block, tuple(found), path)
 
 
 def _residual(graph: CallGraph, prefix: str, call: Call) -> Found | None:
-    """The block that a call ends if it is a sum of branches that begin at one tensor."""
+    """The block that ends at a call, if the call adds branches that start at one tensor."""
     layer = call.layer
     is_sum = isinstance(layer, keras.layers.Add) or getattr(layer, "symbol", None) in _SUMS
     if not is_sum or len(call.inputs) < 2 or len(set(call.inputs)) < len(call.inputs):
         return None
     source, reason = _shortcut(graph, call), ""
     if source is None:
-        source, reason = _fork(graph, call)
+        source, reason = _fork(graph, call)  # a projection shortcut, which is listed only
     if source is None:
         return None
     calls = graph.after(source) & graph.upto(call.key)
     tail = _tail(graph, source, call, calls)
     target = tail[-1].outputs[0] if tail else call.outputs[0]
-    stretch = Stretch(prefix, frozenset(calls | {c.key for c in tail}), source, target)
-    change, tap = changed(graph, stretch), tapped(graph, stretch)
+    segment = Segment(prefix, frozenset(calls | {c.key for c in tail}), source, target)
+    change, tap = changed(graph, segment), tapped(graph, segment)
     if reason and tap:
-        return None  # Branches that cross, as in NASNet, are no block.
+        return None  # Crossing branches, as in NASNet, form no block.
     if reason and change:
         reason += " and" + change.removeprefix("it")
     reason = reason or change or tap
-    layers = list(dict.fromkeys(key[0] for key in graph.calls if key in stretch.calls))
+    layers = list(dict.fromkeys(key[0] for key in graph.calls if key in segment.calls))
     name = _common_name(layers, graph.layers)
     block = Block(
         name=prefix + (name or call.name),
@@ -85,11 +85,11 @@ def _residual(graph: CallGraph, prefix: str, call: Call) -> Found | None:
         removable=not reason,
         reason=reason,
     )
-    return Found(block, (stretch,), prefix + call.name)
+    return Found(block, (segment,), prefix + call.name)
 
 
 def _shortcut(graph: CallGraph, call: Call) -> Ref | None:
-    """The input of a sum on which all its other inputs depend."""
+    """The identity shortcut: the input of a sum on which all its other inputs depend."""
     for ref in call.inputs:
         after = graph.after(ref)
         if all(other[:2] in after for other in call.inputs if other != ref):
@@ -98,7 +98,7 @@ def _shortcut(graph: CallGraph, call: Call) -> Ref | None:
 
 
 def _fork(graph: CallGraph, call: Call) -> tuple[Ref | None, str]:
-    """The last tensor on which all inputs of a sum depend, and what the shortest branch is."""
+    """The last tensor on which all inputs of a sum depend, and why it is no shortcut."""
     branches = [graph.upto(ref[:2]) for ref in call.inputs]
     common = set.intersection(*branches)
     fork = next((key for key in reversed(graph.calls) if key in common), None)
@@ -106,7 +106,7 @@ def _fork(graph: CallGraph, call: Call) -> tuple[Ref | None, str]:
         return None, ""
     source = graph.calls[fork].outputs[0]
     before, after = graph.spec(source), graph.spec(call.outputs[0])
-    # Token numbers that are embedded and then added up are no block.
+    # Embeddings of the same token ids that are added (tokens, positions) are no block.
     if len(before.shape) != len(after.shape) or before.dtype != after.dtype:
         return None, ""
     shortest = min((branch - common for branch in branches), key=len)
@@ -116,10 +116,10 @@ def _fork(graph: CallGraph, call: Call) -> tuple[Ref | None, str]:
 
 
 def _tail(graph: CallGraph, source: Ref, call: Call, inside: set[Key]) -> list[Call]:
-    """The activation or normalization after a sum, if the shortcut left one of its kind.
+    """The activation or normalization after a sum, if x comes from one of the same kind.
 
-    In ReLU(x + f(x)) with x from a ReLU the block ends after the second, which
-    would otherwise stay behind when the block is cut.
+    In ReLU(x + f(x)) with x from a ReLU, the block ends after the second ReLU, which would
+    otherwise remain when the block is removed.
     """
     behind: list[Call] = []
     ref = call.outputs[0]
@@ -131,7 +131,7 @@ def _tail(graph: CallGraph, source: Ref, call: Call, inside: set[Key]) -> list[C
     while _kind(made) is not None:
         before.append(made)
         made = graph.maker(made.inputs[0])
-    # A branch that begins with a normalization of its own needs none after the sum.
+    # In a pre-norm block the branch starts with the normalization: it is not part of the end.
     begins = [_kind(graph.calls[key]) for key in graph.readers[source] if key in inside]
     for length in range(min(len(behind), len(before)), 0, -1):
         kinds = [_kind(c) for c in behind[:length]]
@@ -141,7 +141,7 @@ def _tail(graph: CallGraph, source: Ref, call: Call, inside: set[Key]) -> list[C
 
 
 def _kind(call: Call) -> Any:
-    """What an activation or normalization of one tensor is, whatever its name; else None."""
+    """A key for the kind of a unary activation or normalization; None for other calls."""
     layer = call.layer
     if len(call.inputs) != 1 or len(call.outputs) != 1:
         return None
@@ -154,7 +154,7 @@ def _kind(call: Call) -> Any:
 
 
 def _common_name(names: list[str], layers: dict[str, Any]) -> str:
-    """What the names of the layers with weights begin with, up to a separator."""
+    """The common prefix of the names of layers with weights, up to a separator."""
     names = [name for name in names if layers[name].weights]
     first, last = min(names, default=""), max(names, default="")
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
@@ -162,14 +162,14 @@ def _common_name(names: list[str], layers: dict[str, Any]) -> str:
     if not all(name == start or name[len(start)] in _SEPARATORS for name in names):
         start = start[: max(start.rfind(mark) for mark in _SEPARATORS) + 1]
     start = start.rstrip(_SEPARATORS)
-    # `conv2d_3` and `conv2d_4` are names that Keras gave: they say nothing of the block.
+    # Default names of Keras such as `conv2d_3` and `conv2d_4` do not identify a block.
     if all(re.fullmatch(re.escape(start) + r"(_\d+)?", name) for name in names):
         return ""
     return start
 
 
 def _with_unique_names(found: list[Found]) -> list[Found]:
-    """Names a block after its sum where the beginning is not its alone, then numbers it."""
+    """Replaces ambiguous prefixes by the name of the sum, and numbers remaining duplicates."""
     seen = [item.block.name for item in found]
     named = []
     taken: dict[str, int] = {}

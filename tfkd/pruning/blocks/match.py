@@ -1,4 +1,4 @@
-"""From what a user names to what is cut: names, indices and patterns of blocks and layers."""
+"""Resolves `keep` and `drop`: names, indices and patterns of blocks and layers to remove."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import tf_keras as keras
+
 from tfkd import checks
 from tfkd.networks import paths
 from tfkd.networks.call_graph import CallGraph
-from tfkd.pruning.blocks import segment
 from tfkd.pruning.blocks.choice import LayerChoice
-from tfkd.pruning.blocks.segment import Block, Found
+from tfkd.pruning.blocks.segment import Block, Found, parts, problem, segment_of
 
 
-def entries(argument: str, value: Any) -> list[Any]:
-    """`keep` or `drop` as a list; one entry stands for a list of it."""
+def entries(argument: str, value: Any) -> list[paths.Entry | int]:
+    """`keep` or `drop` as a list; a single entry becomes a list of one."""
     expected = "names, indices or patterns of blocks"
     found = paths.entries(argument, value, (numbers.Integral,), expected)
     return [int(entry) if isinstance(entry, numbers.Integral) else entry for entry in found]
 
 
 def _matching(argument: str, entry: Any, found: Sequence[Found], model: Any) -> list[Found]:
-    """The blocks that an entry names; a nested model stands for its blocks in `keep` alone."""
+    """The blocks that an entry names; in `keep` a nested model stands for its blocks."""
     if isinstance(entry, int):
         if not -len(found) <= entry < len(found):
             expected = f"an index into the {len(found)} blocks of find_blocks(model)"
@@ -36,12 +37,14 @@ def _matching(argument: str, entry: Any, found: Sequence[Found], model: Any) -> 
 
 def _no_match(argument: str, entry: Any, choices: Iterable[str]) -> ValueError:
     what = "blocks" if argument == "keep" else "blocks or layers"
-    expected = f"the name of {what}, or a pattern that fits some"
+    expected = f"the name of {what}, or a pattern that matches some"
     return paths.unmatched(argument, expected, entry, choices)
 
 
-def other_than(entries: Sequence[Any], found: Sequence[Found], model: Any) -> list[Found]:
-    """The removable blocks that no kept one shares a layer with."""
+def other_than(
+    entries: Sequence[paths.Entry | int], found: Sequence[Found], model: keras.Model
+) -> list[Found]:
+    """The removable blocks that share no layer with a kept block."""
     names = [item.block.name for item in found]
     if not any(item.block.removable for item in found):
         reasons = [f"{item.block.name}: {item.block.reason}" for item in found]
@@ -60,7 +63,7 @@ def other_than(entries: Sequence[Any], found: Sequence[Found], model: Any) -> li
 
 
 def dropped(
-    entries: Sequence[Any],
+    entries: Sequence[paths.Entry | int],
     found: Sequence[Found],
     graph: CallGraph,
     skipped: dict[str, str],
@@ -79,7 +82,7 @@ def dropped(
         layers = [] if fits else paths.fitting(entry, known, graph.model, inside=False)
         if fits and (not removable or (refused and not is_pattern)):
             expected = "a block that can be removed"
-            reason = f"{refused[0].name!r} is none: {refused[0].reason}."
+            reason = f"{refused[0].name!r} can't be removed: {refused[0].reason}."
             raise checks.value_error("drop", expected, entry, reason)
         if not fits and not layers:
             raise _no_match("drop", entry, [item.block.name for item in found] + known)
@@ -90,9 +93,9 @@ def dropped(
 
 
 def of_choice(argument: str, choice: LayerChoice, found: Sequence[Found]) -> list[Found]:
-    """The blocks that go by a `LayerChoice`."""
+    """The blocks that a `LayerChoice` drops."""
     blocks = {item.block.name: item for item in found if item.block.removable}
-    for name in (name for names in choice.units.values() for name in names):
+    for name in (name for names in choice.candidates.values() for name in names):
         if name not in blocks:
             expected = "a choice made for this model, with its removable blocks"
             raise checks.value_error(argument, expected, name, checks.near_or_all(name, blocks))
@@ -100,20 +103,20 @@ def of_choice(argument: str, choice: LayerChoice, found: Sequence[Found]) -> lis
 
 
 def _layers(named: Iterable[str], graph: CallGraph) -> list[Found]:
-    """Layers as something to cut: each connected part of them is one stretch."""
+    """Turns layers into segments to remove, one for each connected component."""
     models = graph.levels()
     levels: dict[str, list[str]] = {}
     for path in named:
-        # A layer's own name may hold a slash: the prefix is the longest that is a model.
+        # A layer name may contain slashes: take the longest prefix that is a nested model.
         prefix = max((p for p in models if path.startswith(p)), key=len)
         levels.setdefault(prefix, []).append(path[len(prefix) :])
     found = []
     for prefix, names in levels.items():
         level = models[prefix]
         keys = {call.key for name in names for call in level.calls_of(name)}
-        for part in segment.parts(keys, level):
-            stretch = segment.stretch_of(level, prefix, part)
-            reason = stretch if isinstance(stretch, str) else segment.problem(level, stretch)
+        for part in parts(keys, level):
+            segment = segment_of(level, prefix, part)
+            reason = segment if isinstance(segment, str) else problem(level, segment)
             inside = [prefix + key[0] for key in level.calls if key in part]
             if reason:
                 shown = ", ".join(repr(path) for path in inside[:4])
@@ -123,11 +126,11 @@ def _layers(named: Iterable[str], graph: CallGraph) -> list[Found]:
                     f"shape and type, received {shown}{more}: {reason}. Name all layers between "
                     "two such tensors, or a block of find_blocks(model)."
                 )
-            found.append(_as_found(prefix, inside, stretch))
+            found.append(_as_found(prefix, inside, segment))
     return found
 
 
-def _as_found(prefix: str, paths: list[str], stretch: Any) -> Found:
+def _as_found(prefix: str, paths: list[str], segment: Any) -> Found:
     name = paths[0] if len(paths) == 1 else f"{paths[0]} … {paths[-1]}"
-    ends = prefix + stretch.source[0], prefix + stretch.target[0]
-    return Found(Block(name, tuple(paths), *ends, removable=True), (stretch,), ends[1])
+    ends = prefix + segment.source[0], prefix + segment.target[0]
+    return Found(Block(name, tuple(paths), *ends, removable=True), (segment,), ends[1])

@@ -1,4 +1,4 @@
-"""How much the units of a model matter: what they change, and what the model is without them."""
+"""Importance scores of blocks: Block Influence (cosine similarity) and change of the outputs."""
 
 from __future__ import annotations
 
@@ -16,70 +16,72 @@ from tfkd.losses.logits import bernoulli_kl, kl_from_logits
 from tfkd.networks.call_graph import CallGraph, Ref
 from tfkd.networks.layer_parts import input_form
 from tfkd.pruning.blocks.cut import without
-from tfkd.pruning.blocks.segment import Found, Stretch
+from tfkd.pruning.blocks.segment import Found, Segment
 from tfkd.teachers import output_kinds
+from tfkd.types import Data
 
 Grouped = Mapping[str, Sequence[Found]]
-Batches = Iterator[tuple[list[Any], Any]]
-Reader = Callable[[], Batches]  # `read` of a model and data; reads them anew
+Batches = Iterator[tuple[list[tf.Tensor], Any]]
+Reader = Callable[[], Batches]  # starts a new pass over the data
+Scorer = Callable[[list[Any]], list[tuple[Any, Any]]]  # inputs → (logits, mask) per output
 
 
-def read(model: keras.Model, data: Any, **options: Any) -> Batches:
-    """(inputs in order, labels or None) of each batch; options of `example_inputs.batches`."""
+def read(model: keras.Model, data: Data, **options: Any) -> Batches:
+    """Yields (inputs in order, labels or None) per batch; options of `example_inputs.batches`."""
     inputs = example_inputs.inputs_of(model)
     for x, y, _ in example_inputs.batches("data", data, inputs, labels=True, **options):
         yield [tf.constant(array) for array in x.values()], y
 
 
-def similarity(graph: CallGraph, units: Grouped, reader: Reader) -> dict[str, float]:
-    """Unit → Block Influence: 1 − the mean cosine between what goes in and what comes out.
+def similarity(graph: CallGraph, candidates: Grouped, reader: Reader) -> dict[str, float]:
+    """Candidate → Block Influence: 1 − the mean cosine similarity of its input and output.
 
-    A unit of several stretches that lie apart, or that is called several times, has
-    the sum of theirs.
+    The influences of several separate segments, or of several calls, are added.
     """
-    runs = [run for items in units.values() for run in _runs(items)]
-    owners = [unit for unit, items in units.items() for _ in _runs(items)]
+    runs = [run for items in candidates.values() for run in _runs(items)]
+    owners = [name for name, items in candidates.items() for _ in _runs(items)]
     probe = _Probe(graph, "", runs)
 
     @tf.function
     def measure(inputs: list[Any]) -> list[tuple[Any, Any]]:
-        seen: dict[Stretch, list[tuple[Any, Any]]] = {run: [] for run in runs}
+        seen: dict[Segment, list[tuple[Any, Any]]] = {run: [] for run in runs}
         probe(inputs, seen)
         return [_added([_cosines(before, after) for before, after in seen[run]]) for run in runs]
 
     totals = np.zeros((len(runs), 2))
     for inputs, _ in reader():
         totals += np.asarray([[float(total), float(count)] for total, count in measure(inputs)])
-    scores = dict.fromkeys(units, 0.0)
+    scores = dict.fromkeys(candidates, 0.0)
     for owner, (total, count) in zip(owners, totals, strict=True):
         scores[owner] += float(1.0 - total / max(count, 1.0))
     return _finite(scores)
 
 
 def damage(
-    graph: CallGraph, units: Grouped, drops: int, reader: Reader, greedy: bool
+    graph: CallGraph, candidates: Grouped, drops: int, reader: Reader, greedy: bool
 ) -> tuple[list[str], dict[str, float]]:
-    """The units to drop, in order, and unit → how much the outputs change without it."""
+    """(candidates to drop, in order; candidate → change of the outputs without it)."""
     model = graph.model
-    kinds = _told(model, reader)
-    whole = _scorer(model, kinds)
-    gone: list[str] = []
+    kinds = _output_kinds(model, reader)
+    full = _scorer(model, kinds)
+    dropped: list[str] = []
     scores: dict[str, float] = {}
     for _ in range(max(drops, 1) if greedy else 1):
-        for unit in units:
-            if unit not in gone:
-                cut = [s for name in (*gone, unit) for item in units[name] for s in item.stretches]
-                scores[unit] = _distance(whole, _scorer(without(graph, cut), kinds), reader)
+        rest = [name for name in candidates if name not in dropped]
+        for name in rest:
+            items = [item for one in (*dropped, name) for item in candidates[one]]
+            cut = without(graph, [segment for item in items for segment in item.segments])
+            scores[name] = _distance(full, _scorer(cut, kinds), reader)
         _finite(scores)
         if greedy and drops:
-            gone.append(min((u for u in units if u not in gone), key=scores.__getitem__))
+            dropped.append(min(rest, key=scores.__getitem__))
     if not greedy:
-        gone = sorted(units, key=scores.__getitem__)[:drops]
-    return gone, scores
+        dropped = sorted(candidates, key=scores.__getitem__)[:drops]
+    return dropped, scores
 
 
 def _finite(scores: dict[str, float]) -> dict[str, float]:
-    bad = next((unit for unit, score in scores.items() if not np.isfinite(score)), None)
+    bad = next((name for name, score in scores.items() if not np.isfinite(score)), None)
     if bad is not None:
         received = f"NaN or infinity at {bad!r}"
         raise checks.value_error("model", "finite values in all layers", received)
@@ -89,32 +91,32 @@ def _finite(scores: dict[str, float]) -> dict[str, float]:
 # Similarity -------------------------------------------------------------------------------
 
 
-def _runs(items: Sequence[Found]) -> list[Stretch]:
-    """The stretches of a unit; those that follow each other are one."""
-    runs: list[Stretch] = []
-    for stretch in (s for item in items for s in item.stretches):
+def _runs(items: Sequence[Found]) -> list[Segment]:
+    """The segments of a candidate, with consecutive ones merged."""
+    runs: list[Segment] = []
+    for segment in (s for item in items for s in item.segments):
         last = runs[-1] if runs else None
-        if last and last.prefix == stretch.prefix and last.target == stretch.source:
-            calls = last.calls | stretch.calls
-            runs[-1] = Stretch(last.prefix, calls, last.source, stretch.target)
+        if last and last.prefix == segment.prefix and last.target == segment.source:
+            calls = last.calls | segment.calls
+            runs[-1] = Segment(last.prefix, calls, last.source, segment.target)
         else:
-            runs.append(stretch)
+            runs.append(segment)
     return runs
 
 
 class _Probe:
-    """Shows what goes into stretches and comes out of them, in nested models too.
+    """Computes the inputs and outputs of segments, in nested models too.
 
-    A nested model's tensors are those of its own graph, so each level has a model of
-    its own over the same layers; calling it leaves no trace in them.
+    The tensors of a nested model belong to its own graph, so each nesting level gets a
+    probe model over the same layers.
 
     Args:
-        graph: of the level.
-        prefix: of the level.
-        runs: all stretches to look at.
+        graph: call graph of the level.
+        prefix: path of the level, with a slash at its end; "" for the outer model.
+        runs: the segments to observe, at all levels.
     """
 
-    def __init__(self, graph: CallGraph, prefix: str, runs: Sequence[Stretch]):
+    def __init__(self, graph: CallGraph, prefix: str, runs: Sequence[Segment]):
         self._own = [run for run in runs if run.prefix == prefix]
         self._inner: list[tuple[_Probe, tuple[Ref, ...]]] = []
         for call in graph.calls.values():
@@ -126,8 +128,8 @@ class _Probe:
         self._refs = list(dict.fromkeys(refs))
         self._model = keras.Model(graph.model.inputs, [graph.tensors[ref] for ref in self._refs])
 
-    def __call__(self, inputs: Sequence[Any], seen: dict[Stretch, list[tuple[Any, Any]]]) -> None:
-        """Appends (input, output) to `seen` for each stretch, once for each call."""
+    def __call__(self, inputs: Sequence[Any], seen: dict[Segment, list[tuple[Any, Any]]]) -> None:
+        """Appends (input, output) to `seen` for each segment, once for each call."""
         tensors = tf.nest.flatten(self._model(list(inputs), training=False))
         known = dict(zip(self._refs, tensors, strict=True))
         for run in self._own:
@@ -137,11 +139,12 @@ class _Probe:
 
 
 def _cosines(before: Any, after: Any) -> tuple[Any, Any]:
-    """Sum of the cosines over all places that are not masked, and the number of these."""
+    """Sum of the cosine similarities over all positions that are not masked, and their number."""
     a, b = tf.cast(before, tf.float32), tf.cast(after, tf.float32)
     mask = mask_of(before)
-    # 0 and 0 are alike; 0 and anything else are not.
+    # The cosine of zero vectors is undefined: 1 if both are zero, 0 if one is.
     zeros = tf.reduce_all(tf.equal(a, 0.0) & tf.equal(b, 0.0), -1)
+    # TensorFlow's default epsilon of 1e-12 would shorten vectors with norms below 1e-6.
     product = tf.reduce_sum(
         tf.math.l2_normalize(a, -1, 1e-30) * tf.math.l2_normalize(b, -1, 1e-30), -1
     )
@@ -162,8 +165,8 @@ def _added(pairs: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
 # Damage -----------------------------------------------------------------------------------
 
 
-def _told(model: keras.Model, reader: Reader) -> list[str | None]:
-    """What each output is, logits or probabilities."""
+def _output_kinds(model: keras.Model, reader: Reader) -> list[str | None]:
+    """Whether each output is logits or probabilities."""
     inputs, _ = next(reader())
     found = output_kinds.look(model, lambda x: _run(model, x), output_kinds.examples(inputs))
     return output_kinds.settle("model", found, output_kinds.by_size(found))
@@ -173,10 +176,8 @@ def _run(model: keras.Model, inputs: list[Any]) -> Any:
     return model(tf.nest.pack_sequence_as(input_form(model), inputs), training=False)
 
 
-def _scorer(
-    model: keras.Model, kinds: list[str | None]
-) -> Callable[[list[Any]], list[tuple[Any, Any]]]:
-    """Inputs → (scores before a softmax, mask or None) of each output."""
+def _scorer(model: keras.Model, kinds: list[str | None]) -> Scorer:
+    """A function from inputs to (logits, mask or None) of each output."""
 
     @tf.function
     def scores(inputs: list[Any]) -> list[tuple[Any, Any]]:
@@ -196,12 +197,12 @@ def _with_classes(scores: Any) -> Any:
     return scores if len(scores.shape) > 1 else scores[:, None]
 
 
-def _distance(whole: Any, cut: Any, reader: Reader) -> float:
-    """Mean KL of each output, or its mean rise in cross-entropy, summed over outputs."""
+def _distance(full: Scorer, cut: Scorer, reader: Reader) -> float:
+    """Mean KL divergence, or with labels the mean increase in cross-entropy, over outputs."""
     totals = counts = np.zeros(1)
     for inputs, y in reader():
         labels = tf.nest.flatten(y)
-        old, new = whole(inputs), cut(inputs)
+        old, new = full(inputs), cut(inputs)
         if len(labels) not in (1, len(old)) or (len(labels) == 1 < len(old) and y is not None):
             raise checks.value_error("data", f"labels for each of {len(old)} outputs", y)
         labels = labels if len(labels) == len(old) else labels * len(old)
@@ -215,7 +216,7 @@ def _distance(whole: Any, cut: Any, reader: Reader) -> float:
 
 
 def _one_output(whole: Any, cut: Any, mask: Any, labels: Any) -> tuple[float, float]:
-    """Sum over the examples and places of one batch that are not masked, and their number."""
+    """Sum over the unmasked examples and positions of one batch, and their number."""
     binary = whole.shape[-1] == 1
     if labels is None:
         values = (bernoulli_kl if binary else kl_from_logits)(whole, cut)
@@ -237,7 +238,7 @@ def _crossentropy(target: Any, scores: Any, binary: bool) -> Any:
 
 
 def _targets(labels: np.ndarray, scores: Any) -> np.ndarray:
-    """Class numbers or probabilities → probabilities in the shape of the scores."""
+    """Converts class indices or probabilities to probabilities in the shape of the scores."""
     shape, classes = tuple(scores.shape), int(scores.shape[-1])
     expected = f"class numbers from 0 to {max(classes, 2) - 1}, or probabilities of shape {shape}"
     if not (labels.dtype.kind in "iufb" and np.isfinite(labels).all()):

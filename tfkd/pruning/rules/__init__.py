@@ -1,4 +1,4 @@
-"""What each kind of layer does with channels, one file a family."""
+"""Channel propagation rules of the layers, one module per family, and `register_rule`."""
 
 from tfkd.pruning.rules import (
     activations,

@@ -1,7 +1,8 @@
-"""Functions of one number: does f(0) = 0 hold?"""
+"""Channel rules of elementwise activations: a masked channel stays zero if f(0) = 0."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tfkd.pruning.rules.registry import rule_for
 
 layers = keras.layers
 
-# By name, of functions that Keras, TensorFlow or tfkd define.
+# Names of elementwise functions, valid for functions of the packages in _HOMES only.
 ELEMENTWISE = frozenset(
     "linear identity relu relu6 elu selu swish silu gelu tanh sigmoid hard_sigmoid softplus "
     "softsign exponential exp mish leaky_relu hard_swish hard_silu celu hard_tanh hard_shrink "
@@ -26,7 +27,7 @@ _LAYERS = (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.ThresholdedReLU)
 
 
 def activate(call: ChannelCall, x: Channels, function: Any) -> list[Channels]:
-    """The channels of f(x), for an activation function (or layer) f."""
+    """The channels of f(x), for an activation function or layer f."""
     if x.axis is None:
         return [Channels(call.shape)]
     if type(function) in _LAYERS:
@@ -43,12 +44,12 @@ def activate(call: ChannelCall, x: Channels, function: Any) -> list[Channels]:
     return _after(x, function)
 
 
-def _after(x: Channels, function: Any) -> list[Channels]:
+def _after(x: Channels, function: Callable[..., Any]) -> list[Channels]:
     return [x if at_zero(function) == 0 else x.with_zero(False)]
 
 
-def at_zero(function: Any) -> float:
-    """f(0) of a function of tensors, in float32."""
+def at_zero(function: Callable[..., Any]) -> float:
+    """f(0) of an elementwise function of tensors, in float32."""
     with tf.init_scope():
         return float(np.asarray(function(tf.zeros((1, 1, 1, 1)))).reshape(-1)[0])
 
@@ -75,7 +76,7 @@ def _softmax(call: ChannelCall) -> list[Channels]:
 @rule_for(layers.PReLU)
 def _prelu(call: ChannelCall) -> list[Channels]:
     x = call.input
-    # alpha has the shape of one example, with 1 on the shared axes.
+    # alpha has the shape of one example, with size 1 on `shared_axes`.
     if x.axis is not None and call.layer.alpha.shape[x.axis - 1] == len(x.atoms) > 1:
         call.weight("alpha", x.axis - 1, x.atoms)
     return call.same(x)
@@ -85,6 +86,6 @@ def _prelu(call: ChannelCall) -> list[Channels]:
 def _rescaling(call: ChannelCall) -> list[Channels]:
     scale, offset = np.asarray(call.layer.scale), np.asarray(call.layer.offset)
     if scale.size > 1 or offset.size > 1:
-        return call.freeze_all(f"{call.path} has numbers of its own for each channel")
+        return call.freeze_all(f"{call.path} has a separate constant for each channel")
     out = call.same(call.input)
     return out if float(offset.reshape(())) == 0 else [out[0].with_zero(False)]

@@ -1,4 +1,4 @@
-"""The layers that `tf_keras.applications` defines for itself."""
+"""Channel rules of the custom layers in `tf_keras.applications` (ConvNeXt, InceptionResNet)."""
 
 from __future__ import annotations
 

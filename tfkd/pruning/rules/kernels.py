@@ -1,4 +1,4 @@
-"""Layers with filters: convolutions of every kind, dense layers, embeddings."""
+"""Channel rules of convolutions, dense layers, embeddings and normalizations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tfkd.pruning.rules.registry import rule_for
 layers = keras.layers
 
 
-def channel_axis(layer) -> int:
-    """The channel axis of a layer with a `data_format`."""
+def channel_axis(layer: keras.layers.Layer) -> int:
+    """The channel axis of a layer, given by its `data_format`; −1 if it has none."""
     return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
 
 
 def _finish(call: ChannelCall, atoms: np.ndarray, axis: int) -> list[Channels]:
-    """Bias and activation: the end that all these layers share."""
+    """The bias and activation with which all these layers end."""
     if call.layer.use_bias:
         call.weight("bias", 0, atoms, zeroed=True)
     return activate(call, call.output(atoms, axis)[0], call.layer.activation)
@@ -33,7 +33,7 @@ def _conv(call: ChannelCall) -> list[Channels]:
     filters, groups = layer.filters, layer.groups
     call.cost("kernel", positions(call.shape, axis))
     if groups > 1 and layer.kernel.shape[-2] == 1:
-        # One input channel a group: depthwise, filter by filter.
+        # One input channel per group is a depthwise convolution.
         out = np.repeat(call.at(x, axis), filters // groups)
         call.weight("kernel", last, out, zeroed=True)
         call.resize("groups", call.at(x, axis))
@@ -49,12 +49,15 @@ def _conv(call: ChannelCall) -> list[Channels]:
 
 
 def _tie_groups(call: ChannelCall, atoms: np.ndarray, groups: int) -> np.ndarray:
-    """Ties the channels at the same offset of each group; returns the first group's."""
+    """Couples the channels at the same offset of each group; returns the first group's.
+
+    The kernel is shared by all groups along its input axis, and all groups must have the
+    same number of filters.
+    """
     table = atoms.reshape(groups, -1)
     for row in table[1:]:
-        call.ledger.unite(
-            table[0], row, f"tied to a channel that stays by the groups of {call.path}"
-        )
+        reason = f"{call.path} couples it to a frozen channel of another group"
+        call.ledger.unite(table[0], row, reason)
     return table[0]
 
 
@@ -84,6 +87,7 @@ def _separable(call: ChannelCall) -> list[Channels]:
     axis = channel_axis(call.layer)
     depthwise, pointwise = call.layer.depthwise_kernel.shape, call.layer.pointwise_kernel.shape
     into = call.mix(call.input, axis)
+    # Not zeroed: the depthwise step has no bias, so masked inputs stay zero after it.
     call.weight("depthwise_kernel", len(depthwise) - 2, into)
     call.weight("pointwise_kernel", len(pointwise) - 2, np.repeat(into, depthwise[-1]))
     out = call.filters("pointwise_kernel", len(pointwise) - 1, call.layer.filters)
@@ -104,7 +108,7 @@ def _dense(call: ChannelCall) -> list[Channels]:
 
 @rule_for(layers.Embedding)
 def _embedding(call: ChannelCall) -> list[Channels]:
-    call.freeze(call.input, f"{call.path} reads numbers of words")
+    call.freeze(call.input, f"{call.path} reads token ids")
     if getattr(call.layer, "sparse", False):
         return call.freeze_all(f"{call.path} is sparse")
     out = call.filters("embeddings", 1, call.layer.output_dim)
@@ -126,7 +130,7 @@ def _batch_norm(call: ChannelCall) -> list[Channels]:
         call.weight("gamma", 0, x.atoms, zeroed=True)
     if layer.center:
         call.weight("beta", 0, x.atoms, zeroed=True)
-    # γ(x − μ)/σ + β is zero with γ = β = 0; without γ, with x = μ = β = 0.
+    # γ(x − μ)/σ + β is zero if γ = β = 0; without γ, only if x = μ = β = 0.
     call.weight("moving_mean", 0, x.atoms, zeroed=True)
     call.weight("moving_variance", 0, x.atoms)
     out = call.same(x)[0]
@@ -140,7 +144,7 @@ def _sync_batch_norm(call: ChannelCall) -> list[Channels]:
 
 @rule_for(layers.Normalization)
 def _normalization(call: ChannelCall) -> list[Channels]:
-    return call.freeze_all(f"{call.path} has numbers of its own for each channel")
+    return call.freeze_all(f"{call.path} has a separate constant for each channel")
 
 
 @rule_for(layers.LayerNormalization, layers.GroupNormalization, layers.UnitNormalization)
@@ -151,4 +155,4 @@ def _over_channels(call: ChannelCall) -> list[Channels]:
     grouped = isinstance(call.layer, layers.GroupNormalization)
     if x.axis is not None and (grouped or x.axis in [a % len(x.shape) for a in axes]):
         return call.freeze_all(f"{call.path} takes a mean over channels")
-    return call.freeze_all(f"{call.path} has a scale that is not of the channels")
+    return call.freeze_all(f"{call.path} has a scale along another axis than the channels")

@@ -1,4 +1,4 @@
-"""Layers with several inputs: sums, products, concatenation."""
+"""Channel rules of layers that merge tensors: sums, products, concatenation."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ layers = keras.layers
 
 
 def _size(x: Channels, from_end: int) -> int:
-    """Size of `x` along an axis counted from the end; 1 where it has none or is open."""
+    """Size of `x` along an axis counted from the end; 1 if the axis is missing or open."""
     return (x.shape[from_end] or 1) if len(x.shape) >= -from_end else 1
 
 
 def combine(
     call: ChannelCall, inputs: Sequence[Channels], product: bool = False, is_sum: bool = True
 ) -> list[Channels]:
-    """The output of an elementwise layer of several inputs, with broadcasting.
+    """The output of an elementwise layer with several inputs, with broadcasting.
 
-    Ties the inputs' channels. The result is zero where all inputs are, or, for a
-    product, where any is.
+    Couples the channels of the inputs. The result is zero where all inputs are zero, or,
+    for a product, where any of them is.
     """
     followed = [x for x in inputs if x.axis is not None]
     axes = {x.from_end for x in followed}
     if len(axes) != 1:
         for x in followed:
-            call.freeze(x, f"{call.path} joins tensors whose channels are at different axes")
+            call.freeze(x, f"{call.path} joins tensors whose channels are on different axes")
         return [Channels(call.shape)]
     axis: int = axes.pop()  # type: ignore[assignment]  # followed: not None
     count = max(_size(x, axis) for x in inputs)
@@ -39,7 +39,7 @@ def combine(
     zeros = []
     for x in inputs:
         if _size(x, axis) != count:
-            call.freeze(x, f"{call.path} spreads it over all channels")
+            call.freeze(x, f"{call.path} broadcasts it over all channels")
             zeros.append(np.zeros(count, bool))
         else:
             zeros.append(x.zero if x.axis is not None else np.zeros(count, bool))
@@ -52,7 +52,7 @@ def combine(
             if is_sum and x.axis is not None:
                 different = first != atoms
                 call.ledger.summed.update(first[different].tolist(), atoms[different].tolist())
-            call.ledger.unite(first, atoms, f"tied by {call.path} to channels that stay")
+            call.ledger.unite(first, atoms, f"{call.path} couples it to frozen channels")
     zero = np.logical_or.reduce(zeros) if product else np.logical_and.reduce(zeros)
     return call.output(first, axis, zero)
 
@@ -65,8 +65,9 @@ def concatenate(call: ChannelCall, inputs: Sequence[Channels], axis: int) -> lis
         return [Channels(call.shape)]
     if {x.axis for x in followed} != {axis}:
         if len({x.axis for x in followed}) == 1:
-            return combine(call, inputs)  # along another axis: the channels lie on each other
-        return call.freeze_all(f"{call.path} joins tensors whose channels are at different axes")
+            # Along another axis the channels coincide, as they do in a sum.
+            return combine(call, inputs)
+        return call.freeze_all(f"{call.path} joins tensors whose channels are on different axes")
     parts, zeros = [], []
     for x in inputs:
         size = x.shape[axis]

@@ -1,4 +1,4 @@
-"""TensorFlow functions called on Keras tensors: `x + y`, `tf.nn.relu(x)`, `x[..., :2]`."""
+"""Channel rules of TensorFlow functions on Keras tensors: `x + y`, `tf.nn.relu(x)`, slices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfkd.pruning.rules.channel_call import ChannelCall, flatten
 from tfkd.pruning.rules.merges import combine, concatenate
 from tfkd.pruning.rules.registry import rule_for
 
-# Symbols of functions that work on each number alone; of one tensor or several.
+# Symbols of elementwise functions of one or several tensors.
 _ELEMENTWISE = frozenset(
     """
     __operators__.add math.add math.subtract math.negative math.abs math.square math.sqrt
@@ -35,7 +35,8 @@ _SUMS = frozenset(
     "__operators__.add math.add math.subtract math.add_n add subtract math.maximum math.minimum "
     "maximum minimum math.squared_difference".split()
 )
-# On images (batch, height, width, channels): channel by channel, zeros stay zero.
+# Functions of images (batch, height, width, channels) that treat each channel alone and
+# map zeros to zeros.
 _SPATIAL = frozenset("image.resize image.flip_left_right image.flip_up_down".split())
 _REDUCTIONS = frozenset(
     "math.reduce_mean math.reduce_max math.reduce_sum math.reduce_min reduce_mean reduce_max "
@@ -44,7 +45,7 @@ _REDUCTIONS = frozenset(
 
 
 def _arguments(call: ChannelCall) -> dict[str, Any]:
-    """The arguments of the function by name, defaults included."""
+    """The function's arguments by name, defaults included."""
     bound = inspect.signature(call.layer.function).bind(*call.args, **call.kwargs)
     bound.apply_defaults()
     return dict(bound.arguments)
@@ -67,10 +68,10 @@ def _operation(call: ChannelCall) -> list[Channels]:
 
 
 def _elementwise(call: ChannelCall) -> list[Channels]:
-    """Ties all tensors; the result is zero if f(0, …, 0) is, or if a factor is."""
+    """Couples all tensors; the result is zero if f(0, …, 0) = 0, or if any factor is zero."""
     for value in flatten((call.args, call.kwargs)):
         if not isinstance(value, Channels) and _per_channel(call, np.shape(value)):
-            return call.freeze_all(f"{call.path} has a constant of its own for each channel")
+            return call.freeze_all(f"{call.path} has a separate constant for each channel")
     symbol = call.layer.symbol
     if symbol in _PRODUCTS and len(call.inputs) > 1 and symbol not in _DIVISIONS:
         return combine(call, call.inputs, product=True, is_sum=False)
@@ -81,13 +82,13 @@ def _elementwise(call: ChannelCall) -> list[Channels]:
 
 
 def _per_channel(call: ChannelCall, shape: tuple[int, ...]) -> bool:
-    """True for a constant that is not the same at all channels."""
+    """True for a constant that may differ between channels."""
     axes = {x.from_end for x in call.inputs if x.axis is not None}
     return any(len(shape) >= -axis and shape[axis] > 1 for axis in axes if axis is not None)
 
 
 def _at_zero(call: ChannelCall) -> float:
-    """The function's largest value where all tensors are zero; NaN if it can't be taken."""
+    """max |f(0, …, 0)|; NaN if the function can't be evaluated at zero tensors."""
     zero = lambda x: tf.zeros((1,)) if isinstance(x, Channels) else x  # noqa: E731
     args, kwargs = tf.nest.map_structure(zero, (call.args, call.kwargs))
     try:
@@ -116,7 +117,7 @@ def _reduce(call: ChannelCall) -> list[Channels]:
 
 
 def _listed(axes: Any, rank: int) -> list[Any]:
-    """Axes as a list; None means all."""
+    """Axes as a list; None stands for all."""
     return list(range(rank)) if axes is None else list(np.atleast_1d(axes))
 
 
@@ -165,7 +166,7 @@ def _expand(call: ChannelCall) -> list[Channels]:
 
 
 def _reshape(call: ChannelCall) -> list[Channels]:
-    """Only with -1 for the channels: the size in the call is then found anew."""
+    """Flattening with −1 alone: its size is inferred again after pruning."""
     x, shape = call.input, _arguments(call)["shape"]
     if x.axis is None:
         return [Channels(call.shape)]
@@ -173,7 +174,7 @@ def _reshape(call: ChannelCall) -> list[Channels]:
     sizes = [int(s) for s in np.asarray(shape).reshape(-1)] if whole else []
     flat = sizes[1:] == [-1] and sizes[0] != -1 and None not in x.shape[1:]
     if not flat:
-        return call.freeze_all(f"{call.path} reshapes to sizes that are written in the call")
+        return call.freeze_all(f"{call.path} reshapes to sizes that are constants of the call")
     sizes_in = [int(size or 0) for size in x.shape[1:]]
     ones = [1] * len(sizes_in)
     ones[x.axis - 1] = len(x.atoms)
@@ -188,7 +189,7 @@ _OTHERS = {
     "squeeze": _squeeze,
     "expand_dims": _expand,
     "reshape": _reshape,
-    # The names under which Keras knows tf.pad, tf.transpose and tf.squeeze.
+    # Keras records tf.pad, tf.transpose and tf.squeeze under these symbols.
     "compat.v1.pad": _pad,
     "compat.v1.transpose": _transpose,
     "compat.v1.squeeze": _squeeze,
@@ -200,22 +201,22 @@ _SLICE = ("start", "stop", "step")
 
 @rule_for(SlicingOpLambda)
 def _slice(call: ChannelCall) -> list[Channels]:
-    """Slices that leave the channels whole."""
+    """Slices along other axes than the channels."""
     x = call.input
     if x.axis is None:
         return [Channels(shape) for shape in call.shapes]
     spec = call.kwargs.get("slice_spec", call.args[1] if len(call.args) > 1 else None)
     parts = list(spec) if isinstance(spec, (list, tuple)) else [spec]
-    # Keras writes a slice as a dict: start, stop, step.
+    # Keras serializes a slice as a dict with start, stop and step.
     parts = [slice(*(p[k] for k in _SLICE)) if isinstance(p, dict) else p for p in parts]
     if not all(_is_whole_slice(p) or isinstance(p, (int, slice)) or p is Ellipsis for p in parts):
-        return call.freeze_all(f"{call.path} slices in a way that is not followed")
+        return call.freeze_all(f"{call.path} uses an index that is not supported")
     if Ellipsis in parts:
         at = parts.index(Ellipsis)
         parts[at : at + 1] = [slice(None)] * (len(x.shape) - len(parts) + 1)
     parts += [slice(None)] * (len(x.shape) - len(parts))
     if not _is_whole_slice(parts[x.axis]):
-        return call.freeze_all(f"{call.path} slices the channels at places written in the call")
+        return call.freeze_all(f"{call.path} slices the channels at constant positions")
     gone = sum(isinstance(p, int) for p in parts[: x.axis])
     return [x.reshaped(call.shape, x.axis - gone)]
 

@@ -1,4 +1,4 @@
-"""Recurrent layers: what reaches them may shrink, their own units stay."""
+"""Channel rules of recurrent layers: their inputs may shrink, their hidden size is fixed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _KINDS = (layers.LSTM, layers.GRU, layers.SimpleRNN)
 def _read(call: ChannelCall, kernels: tuple[str, ...]) -> list[Channels]:
     call.ledger.uncounted.append(call.path)
     if len(call.inputs) != 1:
-        return call.freeze_all(f"{call.path} is given states")
+        return call.freeze_all(f"{call.path} takes initial states as inputs")
     atoms = call.mix(call.input, -1)
     for name in kernels:
-        call.weight(name, 0, atoms)  # (width, gates · units)
+        call.weight(name, 0, atoms)  # (input width, gates · hidden size)
     return [Channels(shape) for shape in call.shapes]
 
 

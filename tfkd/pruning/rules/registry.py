@@ -1,9 +1,8 @@
-"""Layer class → rule."""
+"""Registry of channel rules by layer class, and `register_rule` for custom layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tf_keras as keras
 
@@ -16,22 +15,22 @@ _RULES: dict[type, Rule] = {}
 
 
 def register_rule(layer_class: type, rule: Rule) -> None:
-    """Teaches pruning what a custom layer does with channels.
+    """Registers how a custom layer propagates channels.
 
-    The rule is told of every call of the layer. It says which axis of which
-    weight belongs to which channels, and returns the channels of the outputs; a
-    layer without a rule keeps all channels that reach it. A wrong rule is found
-    when `shrink` compares the two models.
+    The rule is called for every call of the layer. It records which axis of which weight
+    belongs to which channels, and returns the channels of the outputs. Channels that reach
+    a layer without a rule are frozen. `shrink` detects a wrong rule when it compares the
+    two models.
 
     Args:
-        layer_class: the class. Its subclasses do **not** follow the rule: they
-            may compute something else. A later rule replaces an earlier one.
-        rule: `rule(call)` → list of `Channels`, one for each output; `call` is
-            a `tfkd.pruning.rules.ChannelCall`. `call.same(call.input)` is the answer of
-            an elementwise layer with f(0) = 0.
+        layer_class: the class. The rule does **not** apply to subclasses, which may
+            compute something else. A later rule replaces an earlier one.
+        rule: `rule(call)` → list of `Channels`, one per output, where `call` is a
+            `tfkd.pruning.rules.ChannelCall`. An elementwise layer with f(0) = 0 returns
+            `call.same(call.input)`.
 
     Raises:
-        TypeError: if the class is not a Keras layer or the rule not callable.
+        TypeError: if the class is not a Keras layer or the rule is not callable.
 
     Example:
         >>> import tf_keras as keras
@@ -51,13 +50,13 @@ def register_rule(layer_class: type, rule: Rule) -> None:
     _RULES[layer_class] = checks.function("rule", rule)
 
 
-def find(layer: Any) -> Rule | None:
-    """Returns the rule of the layer's own class, or None."""
+def find(layer: keras.layers.Layer) -> Rule | None:
+    """Returns the rule of the layer's exact class, or None."""
     return _RULES.get(type(layer))
 
 
 def rule_for(*classes: type) -> Callable[[Rule], Rule]:
-    """Decorator: registers a rule for several classes."""
+    """Decorator that registers a rule for several classes."""
 
     def decorate(rule: Rule) -> Rule:
         for layer_class in classes:

@@ -1,4 +1,4 @@
-"""Layers that move channels about: pooling, padding, flatten, reshape, permute, cropping."""
+"""Channel rules of layers that keep or rearrange values: pooling, padding, reshape, permute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfkd.pruning.rules.registry import rule_for
 layers = keras.layers
 
 
-# Channel by channel, with f(0) = 0 and the channels where they were.
+# Elementwise layers with f(0) = 0.
 @rule_for(
     layers.Dropout,
     layers.SpatialDropout1D,
@@ -28,13 +28,14 @@ def _identity(call: ChannelCall) -> list[Channels]:
 
 @rule_for(layers.Masking)
 def _masking(call: ChannelCall) -> list[Channels]:
-    # A step is masked if all its channels have the value: zeros change that of no other.
+    # A step is masked if all its channels equal mask_value: with 0, zero channels and
+    # removed channels are equivalent.
     if call.layer.mask_value != 0:
         return call.freeze_all(f"{call.path} compares all channels with a number that is not zero")
     return call.same(call.input)
 
 
-# In training it adds noise, also to a dead channel; in inference it does nothing.
+# It adds noise to masked channels as well, but in training only.
 @rule_for(layers.GaussianNoise)
 def _noise(call: ChannelCall) -> list[Channels]:
     return call.same(call.input)
@@ -81,14 +82,14 @@ def _flatten(call: ChannelCall) -> list[Channels]:
 
 
 def _full(x: Channels, values: np.ndarray) -> np.ndarray:
-    """An array of the shape of one example with a channel's value at all its places."""
+    """Broadcasts per-channel values to the shape of one example."""
     sizes = [int(size or 0) for size in x.shape]
     shape = [len(values) if axis == x.axis else 1 for axis in range(1, len(sizes))]
     return np.broadcast_to(values.reshape(shape), sizes[1:])
 
 
 def regular(values: np.ndarray) -> int | None:
-    """The one axis along which values may differ (the last if none); None if several."""
+    """The only axis along which values differ (the last if none do); None if several do."""
     differ = [a for a in range(values.ndim) if (values != values.take([0], a)).any()]
     if len(differ) > 1:
         return None
@@ -107,7 +108,7 @@ def _reshape(call: ChannelCall) -> list[Channels]:
     if axis is None or len(x.atoms) == 1:
         return call.freeze_all(f"{call.path} spreads channels over several axes")
     line = (0,) * axis + (slice(None),) + (0,) * (atoms.ndim - axis - 1)
-    # Zero only where all the places of a channel are.
+    # An output channel is zero only if all of its elements are.
     others = tuple(a for a in range(atoms.ndim) if a != axis)
     zero = _full(x, x.zero).reshape(call.shape[1:]).all(others)
     if call.layer.target_shape[axis] != -1:

@@ -1,4 +1,4 @@
-"""Layers that call another layer at every step of a sequence."""
+"""Channel rule of `TimeDistributed`, which applies a layer to every step of a sequence."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tfkd.pruning.rules.registry import find, rule_for
 
 
 class _Inner(ChannelCall):
-    """A call of the layer inside a wrapper, noted under the wrapper's path.
+    """A call of the wrapped layer, recorded under the wrapper's path.
 
     Attributes:
-        times: how often the wrapper calls it; None where open.
+        times: number of calls by the wrapper (time steps); None if unknown.
     """
 
     times: int | None = None
@@ -33,7 +33,7 @@ class _Inner(ChannelCall):
 
 
 def _without_time(x: Channels) -> Channels:
-    """One step of a sequence: the second axis is gone."""
+    """The channels of a single step: drops the second axis (time)."""
     shape = (x.shape[0], *x.shape[2:])
     if x.axis is None or x.axis == 1:
         return Channels(shape)
@@ -42,7 +42,7 @@ def _without_time(x: Channels) -> Channels:
 
 @rule_for(keras.layers.TimeDistributed)
 def _time_distributed(call: ChannelCall) -> list[Channels]:
-    """The rule of the layer inside, at every step."""
+    """Applies the rule of the wrapped layer to a single step."""
     rule = find(call.layer.layer)
     if rule is None or len(call.inputs) != 1 or hasattr(call.layer.layer, "layers"):
         if call.layer.weights:

@@ -1,1 +1,1 @@
-"""Graph rewriting before quantization: nesting, composite layers and attention flattened."""
+"""Graph rewriting before quantization: inlines nested models, decomposes composite layers."""

@@ -1,8 +1,8 @@
-"""Multi-head attention as four dense layers and what stands between them.
+"""Decomposes multi-head attention into four dense projections and `HeadAttention`.
 
-Nearly all of what an attention layer computes, and all of its weights, are four
-projections: an integer runtime has a kernel for each, if it sees them as dense
-layers. What is left between them, softmax(q·kᵀ)·v, has no weights and stays in float.
+Most of the computation of an attention layer, and all of its weights, are in four linear
+projections, for which integer runtimes have kernels if they are dense layers. The remaining
+softmax(q·kᵀ)·v has no weights and stays in float.
 
 Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
 """
@@ -10,7 +10,7 @@ Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -19,18 +19,18 @@ import tf_keras as keras
 from tfkd.networks.rebuild import Parts
 
 layers = keras.layers
-# Of a kernel whatever its shape; others may look at its axes.
+# These do not depend on the shape of a kernel, which changes; others might.
 _REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
 @keras.saving.register_keras_serializable("tfkd")
 class HeadAttention(keras.layers.Layer):
-    """softmax(q·kᵀ/√d)·v for each head, as `MultiHeadAttention` between its projections.
+    """Scaled dot-product attention softmax(q·kᵀ/√d)·v per head, without projections.
 
     Args:
-        heads: their number; each takes its part of the last axis.
-        dropout: share of the attention weights that is dropped in training.
-        robust_masking: set masked scores to −10⁹ in place of subtracting it.
+        heads: number of heads, among which the last axis is divided.
+        dropout: dropout rate of the attention weights in training.
+        robust_masking: set masked scores to −10⁹ instead of subtracting it.
 
     Example:
         >>> x = tf.constant([[[1.0, 0.0], [0.0, 1.0]]])
@@ -50,25 +50,27 @@ class HeadAttention(keras.layers.Layer):
 
     def call(
         self,
-        inputs: Any,
-        attention_mask: Any = None,
+        inputs: Sequence[tf.Tensor],
+        attention_mask: tf.Tensor | None = None,
         return_attention_scores: bool = False,
-        training: Any = None,
+        training: bool | tf.Tensor | None = None,
         use_causal_mask: bool = False,
-        mask: Any = None,
-    ) -> Any:
+        mask: Sequence[tf.Tensor | None] | None = None,
+    ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         """Query (B, T, H·d), key (B, S, H·d), value (B, S, H·e) → (B, T, H·e).
 
         Args:
-            inputs: a list of the three.
-            attention_mask: (B, T, S), True where a query may look.
-            return_attention_scores: return also the weights, (B, H, T, S).
-            training: whether to drop weights.
-            use_causal_mask: let no query look behind its own place.
-            mask: a list of the masks of the three, (B, T) or (B, S), or None.
+            inputs: a list of query, key and value.
+            attention_mask: (B, T, S), True where a query may attend.
+            return_attention_scores: also return the attention weights, (B, H, T, S).
+            training: whether to apply dropout.
+            use_causal_mask: prevent queries from attending to later positions.
+            mask: a list of the masks of the inputs, (B, T) or (B, S), or None.
         """
         query, key, value = (self._split(x) for x in inputs)
         query = tf.multiply(query, 1.0 / math.sqrt(float(query.shape[-1])))
+        # a: batch, b: query position, c: head, d: channel, e: key position. These are the
+        # equations of Keras, so that rounding is the same, too.
         scores = tf.einsum("aecd,abcd->acbe", key, query)
         allowed = _allowed(scores, mask or [None] * 3, attention_mask, use_causal_mask)
         weights = self._softmax(scores, None if allowed is None else allowed[:, None])
@@ -80,8 +82,10 @@ class HeadAttention(keras.layers.Layer):
     def _split(self, x: Any) -> Any:
         return tf.reshape(x, _shape(x, [self.heads, x.shape[-1] // self.heads]))
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """The query's."""
+    def compute_mask(
+        self, inputs: Sequence[tf.Tensor], mask: Sequence[tf.Tensor | None] | None = None
+    ) -> tf.Tensor | None:
+        """The mask of the query."""
         return None if mask is None else mask[0]
 
     def get_config(self) -> dict[str, Any]:
@@ -95,14 +99,14 @@ class HeadAttention(keras.layers.Layer):
 
 
 def _shape(x: Any, last: list[int]) -> Any:
-    """The shape of (B, T, ...) with other last axes; constant where T is."""
+    """The shape (B, T, *last) for a tensor (B, T, ...), static if T is known."""
     if x.shape[1] is not None:
         return [-1, x.shape[1], *last]
     return [tf.shape(x)[0], tf.shape(x)[1], *last]
 
 
 def _allowed(scores: Any, masks: Any, attention_mask: Any, causal: bool) -> Any:
-    """(B, T, S), True where a query may look; None: everywhere."""
+    """The combined mask (B, T, S), True where a query may attend; None: no mask."""
     query, key, value = (None if m is None else tf.cast(m, tf.bool) for m in masks)
     found = [] if query is None else [query[:, :, None]]
     found += [m[:, None, :] for m in (value, key) if m is not None]
@@ -120,19 +124,19 @@ def _allowed(scores: Any, masks: Any, attention_mask: Any, causal: bool) -> Any:
 
 
 class AttentionParts(Parts):
-    """Projections of query, key and value, `HeadAttention`, and the projection behind it."""
+    """Projections of query, key and value, `HeadAttention`, and the output projection."""
 
     def __call__(
         self,
-        query: Any,
-        value: Any,
-        key: Any = None,
-        attention_mask: Any = None,
+        query: tf.Tensor,
+        value: tf.Tensor,
+        key: tf.Tensor | None = None,
+        attention_mask: tf.Tensor | None = None,
         return_attention_scores: bool = False,
-        training: Any = None,
+        training: bool | tf.Tensor | None = None,
         use_causal_mask: bool = False,
-    ) -> Any:
-        """As `MultiHeadAttention`."""
+    ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
+        """The same signature and result as `MultiHeadAttention`."""
         to_query, to_key, to_value, attend, to_output = self
         key = value if key is None else key
         made = attend(
@@ -146,8 +150,8 @@ class AttentionParts(Parts):
             return to_output(made)
         return to_output(made[0]), made[1]
 
-    def take(self, layer: Any) -> None:
-        """Sets weights and flags; the kernels have all heads on one axis here."""
+    def take(self, layer: keras.layers.MultiHeadAttention) -> None:
+        """Copies weights and `trainable` flags; the heads of a kernel become one axis."""
         dense = [part for part in self if isinstance(part, layers.Dense)]
         for old, new in zip(_projections(layer), dense, strict=True):
             for source, target in zip(old.weights, new.weights, strict=True):
@@ -155,18 +159,20 @@ class AttentionParts(Parts):
             new.trainable = layer.trainable and old.trainable
 
 
-def split_attention(layer: Any, name: str, unique: Callable[[str], str]) -> Parts | None:
-    """The parts of a `MultiHeadAttention` over the second axis of three; None for another.
+def split_attention(
+    layer: keras.layers.Layer, name: str, unique: Callable[[str], str]
+) -> Parts | None:
+    """Decomposes a `MultiHeadAttention` over the second of three axes; None for other layers.
 
     Args:
-        layer: built.
-        name: of the projection behind it; the others' begin with it.
-        unique: a name → the same or a similar name that is free.
+        layer: a built layer.
+        name: name of the output projection, and prefix of the names of the other parts.
+        unique: name → that name or a similar one that is not taken.
     """
     if type(layer) is not layers.MultiHeadAttention or not _is_plain(layer):
         return None
 
-    def dense(units: int, own: str) -> Any:
+    def dense(units: int, own: str) -> keras.layers.Dense:
         return layers.Dense(
             units,
             use_bias=layer._use_bias,
@@ -194,12 +200,12 @@ def split_attention(layer: Any, name: str, unique: Callable[[str], str]) -> Part
     )
 
 
-def _projections(layer: Any) -> list[Any]:
+def _projections(layer: keras.layers.MultiHeadAttention) -> list[keras.layers.Layer]:
     return [layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense]
 
 
-def _is_plain(layer: Any) -> bool:
-    """True if dense layers can stand for its projections."""
+def _is_plain(layer: keras.layers.MultiHeadAttention) -> bool:
+    """True if dense layers can replace the projections."""
     shapes = (layer._query_shape, layer._key_shape, layer._value_shape)
     over_second = tuple(layer._attention_axes) == (1,) and all(s.rank == 3 for s in shapes)
     regularizers = (layer._kernel_regularizer, layer._bias_regularizer)

@@ -1,15 +1,15 @@
-"""Layers that do several things, as several layers that do one thing each.
+"""Decomposes composite layers: separable convolutions, activations inside layers, attention.
 
-Between the two steps of a separable convolution, and between a convolution and
-its swish, there are tensors too, which an int8 kernel reads and writes as
-integers: they need ranges of their own, and so layers of their own. ReLU and
-ReLU6 stay: every int8 kernel clips its output anyway.
+The intermediate tensors of such a layer, between the two steps of a separable convolution or
+between a convolution and its swish, are int8 as well, so they need their own ranges and
+therefore separate layers. ReLU and ReLU6 stay inside the layer: every int8 kernel clips its
+output anyway.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -23,7 +23,7 @@ from tfkd.quantization.flattening.attention import split_attention
 
 layers = keras.layers
 FUSED = (None, keras.activations.linear, keras.activations.relu, tf.nn.relu, tf.nn.relu6)
-# Exactly these: a subclass may do something else with its arguments.
+# Exact classes: a subclass may interpret its arguments differently.
 SEPARABLE = {
     layers.SeparableConv1D: (layers.DepthwiseConv1D, layers.Conv1D),
     layers.SeparableConv2D: (layers.DepthwiseConv2D, layers.Conv2D),
@@ -42,21 +42,21 @@ ACTIVATED = (
 
 
 class Splitter:
-    """Takes layers apart.
+    """Decomposes layers.
 
     Args:
-        unique: a name → the same or a similar name that is free.
+        unique: name → that name or a similar one that is not taken.
     """
 
     def __init__(self, unique: Callable[[str], str]) -> None:
         self._unique = unique
-        self._activations: dict[int, Any] = {}
+        self._activations: dict[int, keras.layers.Layer] = {}
 
-    def __call__(self, layer: Any, name: str) -> Parts | None:
-        """The new layers, not built, that stand for `layer`; None: it stays whole.
+    def __call__(self, layer: keras.layers.Layer, name: str) -> Parts | None:
+        """The unbuilt layers that replace `layer`; None: it is not decomposed.
 
-        Called as they say they compute what `layer` does, and their weights together
-        are those of `layer`, in the same order (of attention, in other shapes).
+        Calling the result computes what `layer` does. The weights of the parts are those
+        of `layer`, in the same order (for attention, in other shapes).
         """
         kind = type(layer)
         if kind in SEPARABLE and layer.padding != "causal":
@@ -78,8 +78,8 @@ class Splitter:
             return _ScaledSum([factor, layers.Add(name=name, dtype=layer.dtype)])
         return split_attention(layer, name, self._unique)
 
-    def _depthwise(self, layer: Any, name: str) -> Any:
-        """The first step of a separable convolution: each channel with its own filters."""
+    def _depthwise(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
+        """The depthwise step of a separable convolution."""
         return SEPARABLE[type(layer)][0](
             layer.kernel_size if layer.rank > 1 else layer.kernel_size[0],
             strides=layer.strides if layer.rank > 1 else layer.strides[0],
@@ -95,8 +95,8 @@ class Splitter:
             dtype=layer.dtype,
         )
 
-    def _activation(self, layer: Any, name: str) -> Any:
-        """The activation of a layer as a layer; one object in several layers stays one."""
+    def _activation(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
+        """The activation of a layer as a layer; an activation layer stays shared."""
         activation = layer.activation
         if isinstance(activation, layers.Layer):
             if id(activation) not in self._activations:
@@ -114,24 +114,24 @@ class Splitter:
 
 
 class _ScaledSum(Parts):
-    """x + s·y, of Inception-ResNet, as a factor and a sum."""
+    """x + s·y of Inception-ResNet, as a Rescaling and an Add."""
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Sequence[tf.Tensor], **kwargs: Any) -> tf.Tensor:
         """[x, y] → x + s·y."""
         del kwargs  # The layer's own `call` takes none.
         factor, add = self
         return add([inputs[0], factor(inputs[1])])
 
 
-def _adds_alike(layer: Any) -> bool:
-    """Whether the sum in a layer is one that an Add makes: of two tensors of one rank."""
+def _adds_alike(layer: keras.layers.Layer) -> bool:
+    """Whether an Add can replace the sum in a layer: two tensors of equal rank."""
     calls = [node.keras_inputs for node in calls_anywhere(layer)]
     alike = all(len(x) == 2 and x[0].shape.rank == x[1].shape.rank for x in calls)
     return alike and layer.activity_regularizer is None
 
 
-def _pointwise_config(layer: Any) -> dict[str, Any]:
-    """Arguments of the second step of a separable convolution: a 1×1 convolution."""
+def _pointwise_config(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Arguments of the pointwise step of a separable convolution, a 1×1 convolution."""
     return {
         "filters": layer.filters,
         "kernel_size": 1,
@@ -148,6 +148,6 @@ def _pointwise_config(layer: Any) -> dict[str, Any]:
     }
 
 
-def _again(initializer: Any) -> Any:
-    """Another of the same kind: Keras warns when one without a seed serves twice."""
+def _again(initializer: keras.initializers.Initializer) -> keras.initializers.Initializer:
+    """A copy of an initializer: Keras warns if an unseeded one is used twice."""
     return type(initializer).from_config(initializer.get_config())

@@ -1,8 +1,8 @@
-"""A model of nested models and composite layers as one flat functional model.
+"""Flattens a model for quantization: inlines nested models and decomposes composite layers.
 
-Quantization decides about single layers and the tensors between them. So
-nested models are entered, layers that do several things are taken apart, and
-what writes out a hard swish becomes one layer; the function stays the same.
+Quantization decides on single layers and the tensors between them. So nested models are
+inlined, composite layers are decomposed, and explicit hard swishes are fused; the model
+still computes the same function.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _QUANTIZED = (FixedQuantize, QuantizedLayer, QuantizedTensor)
 
 @dataclass(frozen=True)
 class Flat:
-    """A flat model and where its layers come from.
+    """A flat model and the origins of its layers.
 
     Attributes:
-        graph: of a functional model without models in it, on layers of its own.
-        origins: name of a layer of `model` → path of the user's layer that it stands
-            for, "backbone/conv1" for one in a nested model; InputLayers included.
+        graph: call graph of a functional model without nested models, on new layers.
+        origins: name of a layer of `model` → path of the user's layer that it represents,
+            such as "backbone/conv1" in a nested model; InputLayers included.
     """
 
     graph: CallGraph
@@ -50,31 +50,30 @@ class Flat:
 
 
 def flatten(model: keras.Model) -> Flat:
-    """Returns a flat model that computes the same, on new layers.
+    """Returns a flat model on new layers that computes the same function.
 
-    Nested models are entered, to any depth. `SeparableConv2D` becomes a
-    `DepthwiseConv2D` ("<name>_depthwise") and a 1×1 `Conv2D` of its name; an activation
-    inside a convolution or dense layer that is not linear, ReLU or ReLU6 becomes an
-    `Activation` behind it ("<name>_swish"); x·relu6(x + 3)/6 written with several layers
-    becomes one `HardSwish`, relu6(x + 3)/6 one `HardSigmoid`. The x + s·y in one layer of
-    Inception-ResNet becomes a `Rescaling` ("<name>_scaled") and an `Add` of its name.
-    `MultiHeadAttention` becomes `Dense` layers ("<name>_query", "<name>_key",
-    "<name>_value"), a `HeadAttention` ("<name>_heads") and a `Dense` of its name. All other
-    layers are copied: names, weights, regularizers and `trainable` flags stay, shared
-    layers stay shared. A layer of a nested model whose name is taken is called
-    "<model>_<name>".
+    Nested models are inlined, at any depth. `SeparableConv2D` becomes a `DepthwiseConv2D`
+    ("<name>_depthwise") and a 1×1 `Conv2D` of its name; an activation inside a convolution
+    or dense layer, other than linear, ReLU or ReLU6, becomes an `Activation` after it
+    ("<name>_swish"); x·relu6(x + 3)/6 built from several layers becomes a `HardSwish`, and
+    relu6(x + 3)/6 a `HardSigmoid`. The layer x + s·y of Inception-ResNet becomes a
+    `Rescaling` ("<name>_scaled") and an `Add` of its name. `MultiHeadAttention` becomes
+    `Dense` layers ("<name>_query", "<name>_key", "<name>_value"), a `HeadAttention`
+    ("<name>_heads") and a `Dense` of its name. All other layers are copied with their
+    names, weights, regularizers and `trainable` flags, and shared layers remain shared. A
+    layer of a nested model whose name is taken is renamed to "<model>_<name>".
 
     Args:
         model: a built functional or Sequential `tf_keras` model in float32; not changed.
 
     Returns:
-        A `Flat`: its model has the inputs and outputs of `model`, in the same structure.
-        Outputs are equal up to float rounding, and nothing is shared with `model`.
+        A `Flat`, whose model has the inputs and outputs of `model` in the same structure.
+        Outputs are equal up to float rounding, and no variable is shared with `model`.
 
     Raises:
         TypeError: if `model` is not a `tf_keras` model.
-        ValueError: if it is not built, subclassed, quantized already or of mixed
-            precision, or if a layer can't be built again from its config.
+        ValueError: if it is not built, is subclassed, quantized already or of mixed
+            precision, or if a layer can't be rebuilt from its config.
 
     Example:
         >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.SeparableConv2D(
@@ -96,21 +95,21 @@ def flatten(model: keras.Model) -> Flat:
     origins = {call.name: call.name for call in graph.calls.values() if call.is_input}
     origins.update(flattener.origins())
     flat, origins = fuse_hard(CallGraph(flat), origins)
-    # Losses added to the model are layers of it too, and stand for none of the user's.
+    # Losses from `add_loss` are layers, too, but represent none of the user's layers.
     return Flat(flat, {name: origins[name] for name in flat.layers if name in origins})
 
 
 class _Place(NamedTuple):
-    """A layer and where it stands; `frozen`: a model around it is not trainable."""
+    """A layer, its path and its outer model; `frozen`: an outer model is not trainable."""
 
-    layer: Any
+    layer: keras.layers.Layer
     path: str
     outer: str
     frozen: bool
 
 
 def _find_layers(graph: CallGraph, frozen: bool) -> dict[int, _Place]:
-    """All layers and nested models by id; those further out come first."""
+    """All layers and nested models by id, in breadth-first order."""
     found: dict[int, _Place] = {}
     todo = [(graph, "", "", frozen)]
     while todo:
@@ -118,7 +117,7 @@ def _find_layers(graph: CallGraph, frozen: bool) -> dict[int, _Place]:
         for name, layer in graph.layers.items():
             place = _Place(layer, prefix + name, outer, frozen)
             known = found.get(id(layer), place)
-            # One that two models share trains if either lets it.
+            # A layer shared by two models trains if either of them is trainable.
             found[id(layer)] = known._replace(frozen=frozen and known.frozen)
             if name in graph.nested:
                 frozen_in = frozen or not layer.trainable
@@ -127,7 +126,7 @@ def _find_layers(graph: CallGraph, frozen: bool) -> dict[int, _Place]:
 
 
 def _check_layers(found: dict[int, _Place]) -> None:
-    """Raises for layers that are quantized, pruned or of half precision."""
+    """Raises for layers that are quantized, wrapped for pruning, or in half precision."""
     for layer, path, _, _ in found.values():
         module = type(layer).__module__
         if module.startswith("tensorflow_model_optimization.") and ".sparsity." in module:
@@ -152,10 +151,10 @@ def _check_layers(found: dict[int, _Place]) -> None:
 
 
 class _Flattener:
-    """Makes the calls of a model and of those nested in it, all in one graph.
+    """Rebuilds the calls of a model and of its nested models in a single graph.
 
     Args:
-        found: what `_find_layers` gave.
+        found: the result of `_find_layers`.
     """
 
     def __init__(self, found: dict[int, _Place]) -> None:
@@ -164,7 +163,7 @@ class _Flattener:
         self._added: dict[str, str] = {}
         names = {}
         for key, (layer, _, outer, _) in found.items():
-            # A nested model leaves no layer, nor do its inputs.
+            # Nested models and their input layers do not become layers of the flat model.
             inner_input = isinstance(layer, keras.layers.InputLayer) and outer
             if not inner_input and not is_network(layer):
                 free = layer.name not in self._taken
@@ -181,7 +180,7 @@ class _Flattener:
         return flat
 
     def unique(self, name: str) -> str:
-        """`name`, or with a number behind it if it is taken; from now on it is."""
+        """Reserves and returns `name`, with a numeric suffix if it is taken."""
         number, free = 1, name
         while free in self._taken:
             free, number = f"{name}_{number}", number + 1
@@ -189,7 +188,7 @@ class _Flattener:
         return free
 
     def origins(self) -> dict[str, str]:
-        """Name of each new layer → path of the layer it stands for."""
+        """Name of each new layer → path of the layer that it represents."""
         found = dict(self._added)
         for layer, parts in self._rebuilder.made():
             for part in parts:
@@ -204,7 +203,7 @@ class _Flattener:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """A call in `graph`; `training` is what that was called with, None if nothing."""
+        """Rebuilds a call in `graph`; `training` is the argument of the graph's own call."""
         nested = graph.nested.get(call.name)
         if nested is not None:
             return self._enter(nested, args, kwargs, training)
@@ -213,7 +212,7 @@ class _Flattener:
         return self._rebuilder.copy(call, args, kwargs)
 
     def _enter(self, graph: CallGraph, args: Any, kwargs: Any, training: Any) -> list[Any]:
-        """One call of a nested model."""
+        """Inlines one call of a nested model."""
         model = graph.model
         given = inspect.signature(model.call).bind(*args, **kwargs).arguments
         if given.get("mask") is not None:
@@ -232,7 +231,7 @@ class _Flattener:
         return self._rebuilder.follow(graph, fitted, partial(self._visit, graph, own))
 
     def _fit(self, tensor: Any, reference: Any, model: keras.Model) -> Any:
-        """What Keras does to a tensor that is not quite what a nested model asks for."""
+        """Adapts rank and dtype of a tensor to an input of a nested model, as Keras does."""
 
         def operation(function: Any) -> Any:
             name = self.unique(f"{model.name}_{function.__name__}")

@@ -1,9 +1,9 @@
-"""Hard swish and hard sigmoid as one layer each, found where they are written out.
+"""Hard swish and hard sigmoid layers, and pattern matching that fuses their explicit forms.
 
-MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244) replaces the
-sigmoid by relu6(x + 3)/6. Keras writes that with an addition, a ReLU and a
-multiplication; ranges put on each of them would cost accuracy and hide from
-TFLite's converter that there is one int8 operation for all of it.
+MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244) replaces the sigmoid by
+relu6(x + 3)/6. Keras builds it from an addition, a ReLU and a multiplication. Quantizing each
+of them would cost accuracy, and would prevent TFLite's converter from recognizing the pattern,
+for which it has a single int8 operation.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class HardSigmoid(keras.layers.Layer):
     """relu6(x + 3)/6.
 
     Args:
-        inner: put relu6(x + 3) on the 256 levels from 0 to 6. TFLite has no operation for
-            the whole, and computes its addition and multiplication in int8 only if the
-            tensor between them has a range too. The levels are those of an output on
-            [0, 1], so it costs nothing.
+        inner: quantize relu6(x + 3) to 256 levels from 0 to 6. TFLite has no hard sigmoid
+            operation, and computes the addition and the multiplication in int8 only if the
+            tensor between them has a range, too. The levels coincide with those of an
+            output in [0, 1], so this loses nothing.
 
     Example:
         >>> HardSigmoid()(tf.constant([-4.0, 0.0, 4.0])).numpy().tolist()
@@ -43,7 +43,7 @@ class HardSigmoid(keras.layers.Layer):
         self.inner = bool(inner)
         self.supports_masking = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Any shape → the same shape."""
         clipped = tf.nn.relu6(inputs + 3.0)
         if self.inner:
@@ -68,30 +68,30 @@ class HardSwish(keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Any shape → the same shape."""
         return inputs * (tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0))
 
 
 class _Match(NamedTuple):
-    """A call that ends a chain: what the chain computes, and the calls before the last."""
+    """A matched chain of calls: the layer class that replaces it, and all calls but the last."""
 
     kind: type
     inner: tuple[Call, ...]
 
 
 def fuse_hard(graph: CallGraph, origins: dict[str, str]) -> tuple[CallGraph, dict[str, str]]:
-    """Returns the model with one layer for each chain that writes out a hard swish or sigmoid.
+    """Replaces each chain of calls that computes a hard swish or hard sigmoid by one layer.
 
-    A chain stays as it is if anything else reads a tensor inside it.
+    A chain is not replaced if anything else reads one of its intermediate tensors.
 
     Args:
-        graph: of a flat model.
-        origins: name → path of its layers.
+        graph: call graph of a flat model.
+        origins: name of each of its layers → path of the user's layer.
 
     Returns:
-        The graph of the new model and its origins; those given if there is no chain. The
-        new layer has the name of the last layer of its chain.
+        The graph of the new model and its origins; the given ones if there is no chain.
+        A new layer has the name of the last layer of its chain.
     """
     matches = _matches(graph)
     if not matches:
@@ -103,7 +103,7 @@ def fuse_hard(graph: CallGraph, origins: dict[str, str]) -> tuple[CallGraph, dic
 
     def visit(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if call.key in inner:
-            # Hands the source of the chain on to its last call.
+            # Forward the input of the chain to its last call.
             return _tensors((args, kwargs))[0]
         if call.key in matches:
             return matches[call.key].kind(name=names[call.key])(_tensors((args, kwargs))[0])
@@ -113,7 +113,7 @@ def fuse_hard(graph: CallGraph, origins: dict[str, str]) -> tuple[CallGraph, dic
 
 
 def _matches(graph: CallGraph) -> dict[Key, _Match]:
-    """The last calls of all chains; those of hard swishes come first."""
+    """Last call → match, for all chains; hard swishes first, which contain hard sigmoids."""
     found: dict[Key, _Match] = {}
     for find in (_swish, _sigmoid):
         used = {call for match in found.values() for call in match.inner}
@@ -126,13 +126,13 @@ def _matches(graph: CallGraph) -> dict[Key, _Match]:
 
 
 def _only(graph: CallGraph, tensor: Any) -> Call | None:
-    """The call that made a tensor, if a single argument reads it; or None."""
+    """The call that produced a tensor, if exactly one argument reads it; else None."""
     ref = graph.ref(tensor)
     return graph.maker(ref) if graph.only_reader(ref) else None
 
 
 def _shifted(graph: CallGraph, call: Call | None) -> tuple[Any, tuple[Call, ...]] | None:
-    """x and the calls of relu6(x + 3), if that is what a call ends."""
+    """(x, calls of relu6(x + 3)), if a call is the last one of these; else None."""
     if call is None or not _is_relu6(call):
         return None
     sum_ = _only(graph, call.reads[0])
@@ -141,7 +141,7 @@ def _shifted(graph: CallGraph, call: Call | None) -> tuple[Any, tuple[Call, ...]
 
 
 def _sigmoid_of(graph: CallGraph, call: Call | None) -> tuple[Any, tuple[Call, ...]] | None:
-    """x and the calls of relu6(x + 3)/6."""
+    """(x, calls of relu6(x + 3)/6), if a call is the last one of these; else None."""
     clipped = None if call is None else _sixth(call)
     found = None if clipped is None else _shifted(graph, _only(graph, clipped))
     return None if found is None or call is None else (found[0], (*found[1], call))
@@ -153,7 +153,7 @@ def _sigmoid(graph: CallGraph, call: Call) -> _Match | None:
 
 
 def _swish(graph: CallGraph, call: Call) -> _Match | None:
-    """x·(relu6(x + 3)/6), or (x·relu6(x + 3))/6."""
+    """Matches x·(relu6(x + 3)/6) and (x·relu6(x + 3))/6."""
     for x, gate in _factors(call):
         found = _sigmoid_of(graph, _only(graph, gate))
         if found is not None and found[0] is x:
@@ -168,7 +168,7 @@ def _swish(graph: CallGraph, call: Call) -> _Match | None:
 
 
 def _names(graph: CallGraph, matches: dict[Key, _Match], inner: set[Key]) -> dict[Key, str]:
-    """Names of the new layers: that of the chain's last layer, if no other call needs it."""
+    """Names of the new layers: that of the chain's last layer, if it has no other calls."""
     kept = [key for key in graph.calls if key not in inner]
     calls = Counter(name for name, _ in kept)
     taken = set(graph.layers)
@@ -189,7 +189,7 @@ def _tensors(arguments: Any) -> list[Any]:
 
 
 def _operands(call: Call, *symbols: str) -> tuple[Any, Any] | None:
-    """Both arguments of an operation of TensorFlow, if it is one of `symbols`."""
+    """Both arguments of a TensorFlow operation, if it is one of `symbols`; else None."""
     if not isinstance(call.layer, TFOpLambda) or call.layer.symbol not in symbols:
         return None
     kwargs = {key: value for key, value in call.kwargs.items() if key != "name"}
@@ -204,7 +204,7 @@ def _is_number(value: Any, wanted: float) -> bool:
 
 
 def _with_number(operands: tuple[Any, Any] | None, number: float) -> Any:
-    """The other operand, if one is `number` and the other a tensor; else None."""
+    """The tensor operand, if the other operand equals `number`; else None."""
     for value, tensor in (operands, operands[::-1]) if operands else ():
         if isinstance(tensor, KerasTensor) and _is_number(value, number):
             return tensor
@@ -212,7 +212,7 @@ def _with_number(operands: tuple[Any, Any] | None, number: float) -> Any:
 
 
 def _rescaled(call: Call, scale: float, offset: float) -> Any:
-    """The input of a Rescaling by these numbers, else None."""
+    """The input of a Rescaling with this scale and offset; None for other calls."""
     layer = call.layer
     same = (
         type(layer) is layers.Rescaling
@@ -223,7 +223,7 @@ def _rescaled(call: Call, scale: float, offset: float) -> Any:
 
 
 def _plus_three(call: Call) -> Any:
-    """x, if a call computes x + 3."""
+    """x, if a call computes x + 3; else None."""
     found = _with_number(_operands(call, "__operators__.add", "math.add"), 3.0)
     return _rescaled(call, 1.0, 3.0) if found is None else found
 
@@ -243,7 +243,7 @@ def _is_relu6(call: Call) -> bool:
 
 
 def _sixth(call: Call) -> Any:
-    """x, if a call computes x/6."""
+    """x, if a call computes x/6; else None."""
     found = _with_number(_operands(call, "math.multiply", "__operators__.mul"), 1 / 6)
     if found is None:
         operands = _operands(call, "math.truediv", "math.divide", "__operators__.truediv")
@@ -253,7 +253,7 @@ def _sixth(call: Call) -> Any:
 
 
 def _factors(call: Call) -> list[tuple[Any, Any]]:
-    """Two tensors that a call multiplies, in either order."""
+    """The two tensors that a call multiplies, in both orders; empty for other calls."""
     if type(call.layer) is layers.Multiply:
         both = tuple(call.reads)
     else:
