@@ -519,7 +519,7 @@ class Subclassed(keras.Model):
         ({"drop": "stage1_blok1"}, ValueError, "Did you mean 'stage1_block1'"),
         ({"keep": "stage9*"}, ValueError, "`keep`.*Did you mean|There are"),
         ({"drop": "stage2_block1"}, ValueError, "can be removed.*shortcut passes through"),
-        ({"drop": 2}, ValueError, "'stage2_block1' is none"),
+        ({"drop": 2}, ValueError, "'stage2_block1' can't be removed"),
         ({"drop": "stage2_block1*"}, ValueError, "can be removed"),
         ({"drop": 4}, ValueError, "index into the 4 blocks"),
         ({"drop": []}, ValueError, "at least one"),
