@@ -266,8 +266,8 @@ def check_flags() -> None:
     for flag in (BASE_EPOCHS, EPOCHS, BATCH_SIZE):
         checks.positive_int(flag.name, flag.value)
     if EPOCHS.value < 2:
-        mend = "One half of them is for the decay, the other for the cut network."
-        raise checks.value_error("epochs", "at least 2", EPOCHS.value, mend)
+        fix = "One half of them is for the decay, the other for the cut network."
+        raise checks.value_error("epochs", "at least 2", EPOCHS.value, fix)
 
 
 def main(argv: list[str]) -> None:

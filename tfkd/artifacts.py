@@ -280,20 +280,20 @@ def read_manifest(path: str | os.PathLike) -> dict:
         ValueError: if the manifest is missing or cannot be read.
     """
     where = manifest_path(_path("path", path))
-    mend = "Make the file again, or write its manifest with `tfkd.artifacts.write_manifest`."
+    fix = "Make the file again, or write its manifest with `tfkd.artifacts.write_manifest`."
     expected = "a file with a readable manifest beside it"
     try:
         manifest = json.loads(where.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise checks.value_error(
-            "path", expected, str(path), f"{where} is missing. {mend}"
+            "path", expected, str(path), f"{where} is missing. {fix}"
         ) from None
     except (OSError, ValueError) as error:
-        problem = f"{where} cannot be read: {error}. {mend}"
+        problem = f"{where} cannot be read: {error}. {fix}"
         raise checks.value_error("path", expected, str(path), problem) from error
     missing = [f for f in _FIELDS if not isinstance(manifest, dict) or f not in manifest]
     if missing:
-        problem = f"{where} lacks {', '.join(missing)}. {mend}"
+        problem = f"{where} lacks {', '.join(missing)}. {fix}"
         raise checks.value_error("path", expected, str(path), problem)
     return manifest
 
@@ -311,13 +311,13 @@ def verify(path: str | os.PathLike) -> dict:
     found = _existing(path)
     manifest = read_manifest(found)
     digest, size = _digest(found)
-    mend = "It was truncated, damaged or changed: copy or make it again."
+    fix = "It was truncated, damaged or changed: copy or make it again."
     if size != manifest["bytes"]:
         expected = f"a file of {manifest['bytes']} bytes, as its manifest says (it has {size})"
-        raise checks.value_error("path", expected, str(found), mend)
+        raise checks.value_error("path", expected, str(found), fix)
     if digest != manifest["sha256"]:
         expected = (
             f"a file with SHA-256 {manifest['sha256']}, as its manifest says (it has {digest})"
         )
-        raise checks.value_error("path", expected, str(found), mend)
+        raise checks.value_error("path", expected, str(found), fix)
     return manifest

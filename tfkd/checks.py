@@ -1,7 +1,7 @@
 """Argument checks with one form of message.
 
 Every error that tfkd raises for a bad argument says four things: what the
-argument is, what was expected, what was received, and how to mend it. The
+argument is, what was expected, what was received, and how to fix it. The
 checks here return the value that they accepted, so that a constructor reads
 
     self.margin = checks.non_negative("margin", margin)
@@ -42,20 +42,20 @@ def describe(value: Any) -> str:
     return f"{text} ({type(value).__name__})"
 
 
-def message(name: str, expected: str, received: Any, mend: str | None = None) -> str:
-    """Formats the one message: `name: expected …, received …. mend`."""
+def message(name: str, expected: str, received: Any, fix: str | None = None) -> str:
+    """Formats the one message: `name: expected …, received …. fix`."""
     text = f"`{name}`: expected {expected}, received {describe(received)}."
-    return f"{text} {mend}" if mend else text
+    return f"{text} {fix}" if fix else text
 
 
-def value_error(name: str, expected: str, received: Any, mend: str | None = None) -> ValueError:
+def value_error(name: str, expected: str, received: Any, fix: str | None = None) -> ValueError:
     """Returns (does not raise) the `ValueError` for argument `name`."""
-    return ValueError(message(name, expected, received, mend))
+    return ValueError(message(name, expected, received, fix))
 
 
-def type_error(name: str, expected: str, received: Any, mend: str | None = None) -> TypeError:
+def type_error(name: str, expected: str, received: Any, fix: str | None = None) -> TypeError:
     """Returns (does not raise) the `TypeError` for argument `name`."""
-    return TypeError(message(name, expected, received, mend))
+    return TypeError(message(name, expected, received, fix))
 
 
 def is_number(value: Any) -> bool:

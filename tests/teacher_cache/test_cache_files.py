@@ -153,7 +153,7 @@ def damage(how, path):
         ("no document", "There is no"),
     ],
 )
-def test_damage_is_found_and_mended(tmp_path, how, words):
+def test_damage_is_found_and_fixed(tmp_path, how, words):
     rows = np.arange(20)
     expected = build(tmp_path).lookup(rows)["final_output"]
     damage(how, tmp_path)

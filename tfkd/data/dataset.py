@@ -40,8 +40,8 @@ def _images(name: str, value: Any) -> np.ndarray:
     if value.dtype != np.uint8:
         low, high = int(value.min()), int(value.max())
         if low < 0 or high > 255:
-            mend = f"Pixels run from {low} to {high}: scale them to 0..255, or to float in [0, 1]."
-            raise checks.value_error(name, "integer pixels in 0..255", value, mend)
+            fix = f"Pixels run from {low} to {high}: scale them to 0..255, or to float in [0, 1]."
+            raise checks.value_error(name, "integer pixels in 0..255", value, fix)
     return value.astype(np.uint8, copy=False)
 
 
@@ -53,8 +53,8 @@ def _labels(name: str, value: Any, count: int) -> np.ndarray:
     if value.ndim == 2 and value.shape[1] == 1:
         value = value[:, 0]
     if value.ndim != 1:
-        mend = "One-hot labels? Pass their `argmax(axis=1)`." if value.ndim == 2 else None
-        raise checks.value_error(name, "labels of shape (N,) or (N, 1)", value, mend)
+        fix = "One-hot labels? Pass their `argmax(axis=1)`." if value.ndim == 2 else None
+        raise checks.value_error(name, "labels of shape (N,) or (N, 1)", value, fix)
     if len(value) != count:
         raise checks.value_error(name, f"{count} labels, one for each image", value)
     if value.dtype.kind not in "iu":
@@ -78,8 +78,8 @@ def _check_classes(y_train: np.ndarray, y_test: np.ndarray) -> int:
             f"Labels without an example: {missing[:10].tolist()}. Number the classes 0, 1, 2, ...",
         )
     if y_test.max() >= len(counts):
-        mend = f"The training part has the labels 0 to {len(counts) - 1}."
-        raise checks.value_error("y_test", "labels that are in y_train", int(y_test.max()), mend)
+        fix = f"The training part has the labels 0 to {len(counts) - 1}."
+        raise checks.value_error("y_test", "labels that are in y_train", int(y_test.max()), fix)
     return len(counts)
 
 

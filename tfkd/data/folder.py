@@ -151,8 +151,8 @@ def _modes(image_module: Any, files: list[pathlib.Path]) -> set[str]:
         except Exception as error:  # each of Pillow's decoders has errors of its own
             raise _broken(file, error) from error
         if mode.startswith(("I", "F")):
-            mend = "Save it with 8 bits a channel."
-            raise checks.value_error("path", "8 bits a channel", f"{file} with mode {mode}", mend)
+            fix = "Save it with 8 bits a channel."
+            raise checks.value_error("path", "8 bits a channel", f"{file} with mode {mode}", fix)
         modes.add(mode)
     if several:
         checks.warn(

@@ -14,7 +14,7 @@ from tfkd import checks
 _FORMS = "class numbers, one-hot rows, a 0/1 matrix, names of classes or numbers to be predicted"
 
 
-_MENDS = {
+_FIXES = {
     "text": "Number the classes and keep their names: `names, y = np.unique(y, "
     "return_inverse=True)`; or keras.layers.StringLookup in `dataset.map`.",
     "objects": "Make an array of numbers of them: `np.asarray(y.tolist())`.",
@@ -34,8 +34,8 @@ def check_numbers(argument: str, values: Any, text: bool = False) -> None:
     """
     kind = _kind(values)
     if kind == "objects" or (kind == "text" and not text):
-        mend = _MENDS[kind] if argument == "y" else "Convert them: `.astype('float32')`."
-        raise checks.type_error(argument, f"numbers, not {kind}", values, mend)
+        fix = _FIXES[kind] if argument == "y" else "Convert them: `.astype('float32')`."
+        raise checks.type_error(argument, f"numbers, not {kind}", values, fix)
 
 
 def _kind(values: Any) -> str | None:
@@ -83,28 +83,28 @@ def class_numbers(argument: str, values: Any, count: int) -> np.ndarray:
         raise checks.type_error(argument, expected, values)
     array = np.asarray(values)
     if array.dtype.kind not in "iubf":
-        mend = None
+        fix = None
         if array.dtype.kind in "USO":
-            mend = (
+            fix = (
                 f"Number the classes: `names, {argument} = np.unique({argument}, "
                 f"return_inverse=True)`. Of numbers as objects: `{argument}.astype(int)`."
             )
-        raise checks.type_error(argument, expected, values, mend)
+        raise checks.type_error(argument, expected, values, fix)
     if array.ndim not in (1, 2) or len(array) != count:
         raise checks.value_error(argument, expected, array)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     elif array.ndim == 2:
         if not one_hot_rows(array).all():
-            mend = "Of soft labels pass the argmax, or write a function for from_function."
+            fix = "Of soft labels pass the argmax, or write a function for from_function."
             expected = "one-hot rows, if not class numbers"
-            raise checks.value_error(argument, expected, array, mend)
+            raise checks.value_error(argument, expected, array, fix)
         array = array.argmax(1)
     bad = (array != np.rint(array)) | (array < 0) | ~np.isfinite(array)
     if bad.any():
         first = int(np.argmax(bad))
-        mend = f"That of example {first} is {array[first]}."
-        raise checks.value_error(argument, "class numbers from 0", array, mend)
+        fix = f"That of example {first} is {array[first]}."
+        raise checks.value_error(argument, "class numbers from 0", array, fix)
     return array.astype(np.int64)
 
 
@@ -147,11 +147,11 @@ def as_numbers(values: Any, class_names: Any) -> np.ndarray:
     if array.dtype.kind in "USO" and all(isinstance(one, (str, bytes)) for one in flat):
         return _by_name(array, class_names)
     if array.dtype.kind == "O":
-        mend = "Make an array of numbers or of text of them: `np.asarray(labels.tolist())`."
-        raise checks.value_error("labels", _FORMS, array, mend)
+        fix = "Make an array of numbers or of text of them: `np.asarray(labels.tolist())`."
+        raise checks.value_error("labels", _FORMS, array, fix)
     if array.dtype.kind == "b":
-        mend = "Write them as 0 and 1: `labels.astype(int)`."
-        raise checks.value_error("labels", _FORMS, array, mend)
+        fix = "Write them as 0 and 1: `labels.astype(int)`."
+        raise checks.value_error("labels", _FORMS, array, fix)
     if array.dtype.kind not in "fiu":
         raise checks.value_error("labels", _FORMS, array)
     return array
@@ -165,9 +165,9 @@ def _text(value: Any) -> str:
 
 def _by_name(array: np.ndarray, class_names: Any) -> np.ndarray:
     if class_names is None:
-        mend = "Pass `class_names=[...]`, in the order of the outputs."
+        fix = "Pass `class_names=[...]`, in the order of the outputs."
         raise checks.value_error(
-            "labels", "class numbers, if the classes have no names", array, mend
+            "labels", "class numbers, if the classes have no names", array, fix
         )
     known = [_text(name) for name in class_names]
     numbers = {name: i for i, name in enumerate(known)}
@@ -177,9 +177,9 @@ def _by_name(array: np.ndarray, class_names: Any) -> np.ndarray:
     found = [_text(one) for one in array.reshape(-1)]
     for i, name in enumerate(found):
         if name not in numbers:
-            mend = checks.near(name, known) or f"There are: {', '.join(map(repr, known[:12]))}."
-            mend = f"That of example {i}. {mend}"
-            raise checks.value_error("labels", "names that are in `class_names`", name, mend)
+            fix = checks.near(name, known) or f"There are: {', '.join(map(repr, known[:12]))}."
+            fix = f"That of example {i}. {fix}"
+            raise checks.value_error("labels", "names that are in `class_names`", name, fix)
     return np.array([numbers[name] for name in found], np.int64).reshape(array.shape)
 
 
@@ -211,5 +211,5 @@ def check_finite(argument: str, values: np.ndarray, example: Callable[[int], int
     if broken.any():
         row = int(np.argmax(broken))
         what = "NaN" if np.isnan(values[row]).any() else "infinity"
-        mend = f"Example {example(row)} holds {what}."
-        raise checks.value_error(argument, f"{argument} without NaN and infinity", values, mend)
+        fix = f"Example {example(row)} holds {what}."
+        raise checks.value_error(argument, f"{argument} without NaN and infinity", values, fix)

@@ -165,19 +165,19 @@ def _of_one_unit(
     """(task, doubt) of labels (M,) for outputs (M, 1)."""
     is_binary = np.isin(truth, (0, 1)).all()
     if task == MULTI_LABEL:
-        mend = 'One unit tells two classes apart: pass task="classification".'
-        raise checks.value_error("outputs", "several units for task='multi_label'", scores, mend)
+        fix = 'One unit tells two classes apart: pass task="classification".'
+        raise checks.value_error("outputs", "several units for task='multi_label'", scores, fix)
     if task is not None:
         if task != REGRESSION and not is_binary:
             bad = int(np.argmin(np.isin(truth, (0, 1))))
             received = truth[bad].item()
-            mend = f"That of example {example(bad)}."
-            raise checks.value_error("labels", "0 and 1 for outputs of one unit", received, mend)
+            fix = f"That of example {example(bad)}."
+            raise checks.value_error("labels", "0 and 1 for outputs of one unit", received, fix)
         return task, ""
     if is_binary:
         if not scores.any():
-            mend = 'Outputs of one unit that are all 0 answer nothing. Pass task="classification".'
-            raise checks.value_error("outputs", "probabilities or logits", scores, mend)
+            fix = 'Outputs of one unit that are all 0 answer nothing. Pass task="classification".'
+            raise checks.value_error("outputs", "probabilities or logits", scores, fix)
         return CLASSIFICATION, ""
     _check_no_code(truth)
     return REGRESSION, (
@@ -199,17 +199,17 @@ def _of_numbers(
     broken = truth != np.rint(truth)
     if broken.any():
         bad = int(np.argmax(broken))
-        mend = f"That of example {example(bad)} is {truth[bad]}."
-        raise checks.value_error("labels", f"class numbers for {classes} outputs", truth, mend)
+        fix = f"That of example {example(bad)} is {truth[bad]}."
+        raise checks.value_error("labels", f"class numbers for {classes} outputs", truth, fix)
     low, high = int(truth.min()), int(truth.max())
     if low < 0 or high >= classes:
         outside = low if low < 0 else high
         if (low, high) == (1, classes):
-            mend = "Classes count from 0: pass `labels - 1`."
+            fix = "Classes count from 0: pass `labels - 1`."
         else:
             where = int(np.argmax(truth == outside))
-            mend = f"That of example {example(where)}. If it does not count: `ignore_class`."
-        raise checks.value_error("labels", f"labels from 0 to {classes - 1}", outside, mend)
+            fix = f"That of example {example(where)}. If it does not count: `ignore_class`."
+        raise checks.value_error("labels", f"labels from 0 to {classes - 1}", outside, fix)
     return CLASSIFICATION, ""
 
 
@@ -224,8 +224,8 @@ def _of_matrix(
         fits = {CLASSIFICATION: hot | is_soft, MULTI_LABEL: is_zero_one}.get(task)
         if fits is not None and not fits.all():
             rows = "one-hot or soft rows" if task == CLASSIFICATION else "rows of 0 and 1"
-            mend = f"That of example {example(int(np.argmin(fits)))} is none."
-            raise checks.value_error("labels", f"{rows} for task={task!r}", truth, mend)
+            fix = f"That of example {example(int(np.argmin(fits)))} is none."
+            raise checks.value_error("labels", f"{rows} for task={task!r}", truth, fix)
         return task, ""
     bounded = is_probability(scores)
     off = np.abs(scores.sum(-1) - 1).max()
@@ -241,12 +241,12 @@ def _of_matrix(
     if is_zero_one.all():
         if bounded and off <= 1e-3:
             bad = int(np.argmin(hot))
-            mend = (
+            fix = (
                 f"That of example {example(bad)} holds {int(truth[bad].sum())} ones, but the "
                 "outputs are those of a softmax, for one class each. If that is meant, pass "
                 'task="multi_label".'
             )
-            raise checks.value_error("labels", "one-hot rows", truth, mend)
+            raise checks.value_error("labels", "one-hot rows", truth, fix)
         return MULTI_LABEL, (
             "the labels are rows of 0 and 1 that hold other than one 1, so this was scored as "
             "multi-label: the subset accuracy (all labels of an example are right), at a threshold "
@@ -270,8 +270,8 @@ def _check_no_code(truth: np.ndarray) -> None:
     values = np.unique(truth)
     if truth.size > 2 and len(values) == 2 and (values == np.rint(values)).all():
         received = [value.item() for value in values]
-        mend = 'Write classes as 0 and 1. If these are numbers to predict: task="regression".'
-        raise checks.value_error("labels", "labels of 0 and 1, if of two values", received, mend)
+        fix = 'Write classes as 0 and 1. If these are numbers to predict: task="regression".'
+        raise checks.value_error("labels", "labels of 0 and 1, if of two values", received, fix)
 
 
 def _formed(

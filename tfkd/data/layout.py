@@ -74,8 +74,8 @@ def _only(root: pathlib.Path, found: Sequence[tuple[int, str]]) -> str:
     first = [name for rank, name in found if rank == found[0][0]]
     if len(first) > 1:
         shown = " and ".join(map(repr, first))
-        mend = "Both may be the same part: rename one, or move it elsewhere."
-        raise checks.value_error("path", f"one folder of each part in {root}", shown, mend)
+        fix = "Both may be the same part: rename one, or move it elsewhere."
+        raise checks.value_error("path", f"one folder of each part in {root}", shown, fix)
     return first[0]
 
 
@@ -104,11 +104,11 @@ def _check_parts(root: pathlib.Path, top: _Top, train: Sequence[str]) -> None:
     if not is_split or not all(map(names.is_aside, others)):
         return
     flat = [name for name in called if not top.within[name]]
-    mend = f"There are no class folders in {_listed(flat)}. " if flat else ""
+    fix = f"There are no class folders in {_listed(flat)}. " if flat else ""
     if train:
-        mend += f"To split the training part, pass {str(root / train[0])!r}."
+        fix += f"To split the training part, pass {str(root / train[0])!r}."
     expected = "a training and a test part with a folder for each class in both"
-    raise checks.value_error("path", expected, f"{root} with {_listed(filled)}", mend)
+    raise checks.value_error("path", expected, f"{root} with {_listed(filled)}", fix)
 
 
 def _say_doubts(root: pathlib.Path, top: _Top) -> None:
@@ -152,10 +152,10 @@ def class_folders(root: pathlib.Path, fewest: int = 2) -> dict[str, list[pathlib
     if len(found) < fewest:
         number = {1: "one or more", 2: "two or more"}[fewest]
         received = f"{root} with {there or 'no sub-folder'}"
-        mend = "Put the images of each class in a sub-folder of their own."
+        fix = "Put the images of each class in a sub-folder of their own."
         if len(there) == 1 and names.folders_in(root / there[0]):
-            mend += f" If they are in {there[0]!r}, pass {str(root / there[0])!r}."
-        raise checks.value_error("path", f"a folder with {number} classes", received, mend)
+            fix += f" If they are in {there[0]!r}, pass {str(root / there[0])!r}."
+        raise checks.value_error("path", f"a folder with {number} classes", received, fix)
     folders = {name: found[name] for name in sorted(found)}
     _say_names(root, folders)
     return folders
@@ -218,8 +218,8 @@ def list_files(
         found = [file for file in below if file.suffix.lower() in EXTENSIONS]
         unread += [file for file in below if file.suffix.lower() in _UNREAD]
         if not found:
-            mend = f"Known extensions: {', '.join(sorted(EXTENSIONS))}."
-            raise checks.value_error("path", "images in every class", str(places[0]), mend)
+            fix = f"Known extensions: {', '.join(sorted(EXTENSIONS))}."
+            raise checks.value_error("path", "images in every class", str(places[0]), fix)
         files += found
         labels += [classes.index(name)] * len(found)
     if unread:

@@ -68,9 +68,9 @@ def inside(root: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
         ValueError: if it leads out.
     """
     if leads_out(root, path):
-        mend = f"It leads to {real(path)}. Copy that into the folder, or pass one that holds both."
+        fix = f"It leads to {real(path)}. Copy that into the folder, or pass one that holds both."
         expected = f"files and links that stay in {root}"
-        raise checks.value_error("path", expected, str(path.relative_to(root)), mend)
+        raise checks.value_error("path", expected, str(path.relative_to(root)), fix)
     return path
 
 

@@ -195,7 +195,7 @@ def load(spec: str | os.PathLike, **options: Any) -> Dataset | TextDataset:
         f"one of {', '.join(map(repr, names))}, a path to a .npz or .tsv file, an image folder, or "
         "a folder with train.tsv and test.tsv"
     )
-    mend = checks.near(spec, names) or "There is no file or folder of this name."
+    fix = checks.near(spec, names) or "There is no file or folder of this name."
     if os.path.isfile(spec):
-        mend = "It is a file, but not a .npz file or a .tsv file."
-    raise checks.value_error("spec", expected, spec, mend)
+        fix = "It is a file, but not a .npz file or a .tsv file."
+    raise checks.value_error("spec", expected, spec, fix)

@@ -49,12 +49,12 @@ def _check_classes(labels: dict[str, np.ndarray]) -> int:
     missing = np.flatnonzero(counts == 0)
     if missing.size:
         expected = f"every label from 0 to {len(counts) - 1} at least once"
-        mend = f"Labels without a text: {missing[:10].tolist()}. Number the classes 0, 1, 2, ..."
-        raise checks.value_error("y_train", expected, labels["y_train"], mend)
+        fix = f"Labels without a text: {missing[:10].tolist()}. Number the classes 0, 1, 2, ..."
+        raise checks.value_error("y_train", expected, labels["y_train"], fix)
     for name, values in labels.items():
         if values.max() >= len(counts):
-            mend = f"The training part has the labels 0 to {len(counts) - 1}."
-            raise checks.value_error(name, "labels that are in y_train", int(values.max()), mend)
+            fix = f"The training part has the labels 0 to {len(counts) - 1}."
+            raise checks.value_error(name, "labels that are in y_train", int(values.max()), fix)
     return len(counts)
 
 

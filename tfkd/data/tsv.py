@@ -169,8 +169,8 @@ def _only(found: list[tuple[int, pathlib.Path]]) -> pathlib.Path:
     first = [file for rank, file in found if rank == min(found)[0]]
     if len(first) > 1:
         shown = " and ".join(file.name for file in first)
-        mend = "Both may be the same part: rename one, or move it elsewhere."
-        raise checks.value_error("path", "one file of each part", shown, mend)
+        fix = "Both may be the same part: rename one, or move it elsewhere."
+        raise checks.value_error("path", "one file of each part", shown, fix)
     return first[0]
 
 
@@ -201,9 +201,9 @@ def _first_file(file: pathlib.Path, columns: Any, header: Any) -> tuple[Layout, 
     rows = _read(file)
     first = rows[0][1]
     if len(first) < 2:
-        mend = "Columns are separated by tabs, not by commas or spaces."
+        fix = "Columns are separated by tabs, not by commas or spaces."
         received = f"1 in {_line(file, rows[0][0])}"
-        raise checks.value_error("path", "at least two columns", received, mend)
+        raise checks.value_error("path", "at least two columns", received, fix)
     columns = _check_columns(columns)
     small = [name.lower() for name in first]
     by_name = [next((n for n in k if n in small), None) for k in (TEXT_NAMES, LABEL_NAMES)]
@@ -245,24 +245,24 @@ def _place(file: pathlib.Path, column: int | str, width: int, head: Sequence[str
         return int(column)
     column = naming.nfc(column)
     if column.lower() not in head:
-        mend = f"It has: {', '.join(map(repr, head))}." if head else "It has no header."
-        raise checks.value_error("columns", f"a name in the header of {file.name}", column, mend)
+        fix = f"It has: {', '.join(map(repr, head))}." if head else "It has no header."
+        raise checks.value_error("columns", f"a name in the header of {file.name}", column, fix)
     return list(head).index(column.lower())
 
 
 def _guess(file: pathlib.Path, rows: Sequence[Row], width: int) -> tuple[int, int]:
     """(text, label) of two columns: labels are those that come again."""
-    mend = "Say which they are: columns=(text, label), numbers from 0 or names in the header."
+    fix = "Say which they are: columns=(text, label), numbers from 0 or names in the header."
     if width != 2:
         received = f"{width} columns in {_place_of(file)}"
-        raise checks.value_error("columns", "given, where there are not two", received, mend)
+        raise checks.value_error("columns", "given, where there are not two", received, fix)
     seen = [len({row[i] for _, row in rows if i < len(row)}) for i in (0, 1)]
     text, label = (0, 1) if seen[1] <= seen[0] else (1, 0)
     if len(rows) >= _ENOUGH_ROWS and 2 * seen[label] > len(rows):
         received = (
             f"{seen[0]} and {seen[1]} different values in {len(rows)} rows of {_place_of(file)}"
         )
-        raise checks.value_error("columns", "one column of labels that repeat", received, mend)
+        raise checks.value_error("columns", "one column of labels that repeat", received, fix)
     return text, label
 
 
@@ -302,9 +302,9 @@ def _numbers(
     for number, _, label in pairs:
         if label not in index:
             shown = ", ".join(map(repr, names[:10]))
-            mend = checks.near(label, names) or f"The training part has {shown}."
+            fix = checks.near(label, names) or f"The training part has {shown}."
             received = f"{label!r} in {_line(file, number)}"
-            raise checks.value_error("path", "labels of the training part", received, mend)
+            raise checks.value_error("path", "labels of the training part", received, fix)
     return np.array([index[label] for _, _, label in pairs], np.int32)
 
 

@@ -137,9 +137,9 @@ class Distiller(Saving):
         losses = self.distillation_losses
         theirs = [n.teacher_layer_name for n in losses if n.teacher_layer_name]
         mine = [n.student_layer_name for n in losses if n.student_layer_name]
-        riding = validation.riding(teachers, losses)
-        forward = riding.forward(theirs) if riding else Teachers(teachers, theirs)
-        self._set_untracked("_riding_teacher", riding)
+        precomputed = validation.precomputed(teachers, losses)
+        forward = precomputed.forward(theirs) if precomputed else Teachers(teachers, theirs)
+        self._set_untracked("_precomputed_teacher", precomputed)
         self._set_untracked("_teacher_feature_extractor", forward)
         self._set_untracked("_student_feature_extractor", Taps(self.student, mine, "student"))
         for loss in losses:
@@ -229,8 +229,8 @@ class Distiller(Saving):
                 "without labels pass student_loss_weight=0 to the Distiller."
             )
         if metrics is not None and not isinstance(metrics, (list, tuple, dict)):
-            mend = f"Pass [{metrics!r}]." if isinstance(metrics, str) else None
-            raise checks.value_error("metrics", "a list, tuple or dict of metrics", metrics, mend)
+            fix = f"Pass [{metrics!r}]." if isinstance(metrics, str) else None
+            raise checks.value_error("metrics", "a list, tuple or dict of metrics", metrics, fix)
         validation.warn_of_logits(loss, self.student)
         self._set_untracked("_decided", False)  # the loss on the labels is evidence
         self._set_untracked("_label_kinds", None)
@@ -264,8 +264,8 @@ class Distiller(Saving):
             targets.check(held_out[1], None, getattr(self, "loss", None))
         known_faults.warn_of_overflow(self.student)
         self.check_checkpoints(kwargs.get("callbacks", args[3] if len(args) > 3 else None))
-        if self._riding_teacher is not None and not _is_one(self.student_loss_weight):
-            validation.check_riding(self._riding_teacher, x)
+        if self._precomputed_teacher is not None and not _is_one(self.student_loss_weight):
+            validation.check_precomputed(self._precomputed_teacher, x)
         args, kwargs = drift.watched(self, (x, y, *args), kwargs)
         return super().fit(*args, **kwargs)
 
@@ -279,7 +279,7 @@ class Distiller(Saving):
         shape = self._student_feature_extractor.static_shape(FINAL)
         classes, loss = shape[-1] if shape else None, getattr(self, "loss", None)
         validation.check_fit_data(x, y, sample_weight, classes, loss)
-        runs = self._riding_teacher is None and not _is_one(self.student_loss_weight)
+        runs = self._precomputed_teacher is None and not _is_one(self.student_loss_weight)
         if runs and not self._teacher_seen:
             forward = self._teacher_feature_extractor
             validation.check_float16(as_list(self._teacher), forward, x)
@@ -306,7 +306,7 @@ class Distiller(Saving):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, stored = split(x)
         outputs = self._student_feature_extractor(x, training=False)
-        if stored is None and self._riding_teacher is not None:
+        if stored is None and self._precomputed_teacher is not None:
             self._objective(x, y, sample_weight, outputs, None)
             logs = self.compute_metrics(x, y, outputs[FINAL], sample_weight)
             unknown = (self.distillation_loss_tracker, *self._term_trackers)
@@ -370,10 +370,10 @@ class Distiller(Saving):
         """
         if _is_one(self.student_loss_weight):
             return None
-        if self._riding_teacher is None:
+        if self._precomputed_teacher is None:
             return self._teacher_feature_extractor(x)
         if stored is None:
-            validation.check_riding(self._riding_teacher, x)
+            validation.check_precomputed(self._precomputed_teacher, x)
         return self._teacher_feature_extractor(stored)
 
     def _objective(self, x, y, sample_weight, outputs, taught):
@@ -390,7 +390,7 @@ class Distiller(Saving):
             known = self._known(y, sample_weight, outputs[FINAL], step, shared)
             distillation_loss = self._distillation(taught, outputs, known, share, size)
         total = distillation_loss
-        if taught is None and self._riding_teacher is not None:
+        if taught is None and self._precomputed_teacher is not None:
             total = student_loss
         elif not _is_zero(self.student_loss_weight):
             weight = schedules.value_at(self.student_loss_weight, step)

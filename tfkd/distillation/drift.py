@@ -139,7 +139,7 @@ def watched(
     if any(isinstance(c, odd) or getattr(c, "changes_weights", False) for c in callbacks):
         return args, kwargs
     for data in (given.get("validation_data"), (given.get("x"), None)):
-        sample = _sample(data, owner._riding_teacher is not None)
+        sample = _sample(data, owner._precomputed_teacher is not None)
         if sample is not None:
             given["callbacks"] = [*callbacks, Watch(owner, sample)]
             return bound.args[1:], bound.kwargs

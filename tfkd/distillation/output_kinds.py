@@ -36,8 +36,8 @@ def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
     if distiller._decided or not (terms or any(on_labels)):
         return
     student, teachers = distiller.student, distiller._teacher_feature_extractor
-    riding = distiller._riding_teacher
-    models = [student, *([] if riding else [taps.model for taps in teachers.taps])]
+    precomputed = distiller._precomputed_teacher
+    models = [student, *([] if precomputed else [taps.model for taps in teachers.taps])]
     if not all(getattr(model, "built", True) for model in models):
         return
     with tf.init_scope():
@@ -51,7 +51,7 @@ def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
     with tf.init_scope():
         mine = output_kinds.look(student, lambda x: student(x, training=False), sample)
         theirs = []
-        if terms and not riding:
+        if terms and not precomputed:
             runs = [teachers.runner(number) for number in range(len(teachers.taps))]
             theirs = [output_kinds.look(*one, sample) for one in zip(models[1:], runs, strict=True)]
     _settle(distiller, terms, mine, theirs)
@@ -60,7 +60,7 @@ def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
 def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> None:
     if mine is None:
         return
-    riding, from_logits = distiller._riding_teacher, _said(distiller, mine)
+    precomputed, from_logits = distiller._precomputed_teacher, _said(distiller, mine)
     each = {}
     for term in terms:
         # Terms that read the outputs alike share what was settled, and warn once.
@@ -73,8 +73,8 @@ def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> 
                 [output_kinds.settle(s, one, wants) for s, one in zip(sides, theirs, strict=True)],
             )
         term.student_kinds, term.teacher_kinds = each[wants]
-        if riding is not None:
-            term.teacher_kinds = _stored(riding.layout)
+        if precomputed is not None:
+            term.teacher_kinds = _stored(precomputed.layout)
     sizes = output_kinds.by_size(mine)
     asked = _expected_errors(distiller, len(sizes))
     wants = tuple(size if there else None for size, there in zip(sizes, asked, strict=True))

@@ -19,7 +19,7 @@ from tfkd import checks, schedules
 from tfkd.networks import layer_state
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.forward import as_list
-from tfkd.teachers.precomputed import RidingTeacher
+from tfkd.teachers.precomputed import PrecomputedTeacher
 
 
 class Saving(keras.Model):
@@ -89,7 +89,7 @@ class Saving(keras.Model):
                     "tfkd.quantization.save(distiller.student, path) and load(path) for the "
                     "quantized model."
                 )
-            if not isinstance(model, (keras.Model, RidingTeacher)):
+            if not isinstance(model, (keras.Model, PrecomputedTeacher)):
                 raise checks.value_error(
                     side,
                     "a tf_keras model or a TeacherCache, to be saved with the Distiller",

@@ -16,7 +16,7 @@ from tfkd.networks.accept import ANY, check_model
 from tfkd.networks.layer_weights import FLOAT16_ENDS
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import computes_in_float16
-from tfkd.teachers.precomputed import RidingTeacher, split
+from tfkd.teachers.precomputed import PrecomputedTeacher, split
 from tfkd.teachers.top_k import check_top_k
 
 
@@ -51,14 +51,14 @@ def check_losses(losses: Any, weights: Any) -> tuple[list[Any], list[Any]]:
     return losses, [schedules.get(name, weight, checks.non_negative) for weight in weights]
 
 
-def riding(teachers: list[Any], losses: list[Any]) -> RidingTeacher | None:
+def precomputed(teachers: list[Any], losses: list[Any]) -> PrecomputedTeacher | None:
     """The teacher whose outputs come with the data, if it is one.
 
     Raises:
         ValueError: if it stands beside others, or holds only the best scores and a loss
             needs more.
     """
-    found = [teacher for teacher in teachers if isinstance(teacher, RidingTeacher)]
+    found = [teacher for teacher in teachers if isinstance(teacher, PrecomputedTeacher)]
     if not found:
         return None
     if len(teachers) > 1:
@@ -75,7 +75,7 @@ def riding(teachers: list[Any], losses: list[Any]) -> RidingTeacher | None:
     return found[0]
 
 
-def check_riding(teacher: RidingTeacher, x: Any) -> None:
+def check_precomputed(teacher: PrecomputedTeacher, x: Any) -> None:
     """Raises ValueError for data that carry no outputs of the teacher."""
     spec = getattr(x, "element_spec", None)
     if spec is not None:
@@ -231,8 +231,8 @@ def check_fit_data(x: Any, y: Any, sample_weight: Any, num_classes: int | None, 
         _check_examples(x)
         if y is None and sample_weight is not None:
             expected = "none without labels: Keras hands weights on beside `y` alone"
-            mend = "Pass any `y`, such as np.zeros(len(x)): no loss on the labels, no use of it."
-            raise checks.value_error("sample_weight", expected, sample_weight, mend)
+            fix = "Pass any `y`, such as np.zeros(len(x)): no loss on the labels, no use of it."
+            raise checks.value_error("sample_weight", expected, sample_weight, fix)
     targets.check(y, num_classes, loss)
     targets.check_weights(sample_weight)
 

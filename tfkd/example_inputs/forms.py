@@ -81,13 +81,13 @@ def limit_of(
     """How many examples are read of an iterable of batches; None: all."""
     once = isinstance(data, Iterator)
     if again and once:
-        mend = "Pass arrays, a list of batches or a tf.data.Dataset."
-        raise checks.type_error(name, "batches that can be read again", data, mend)
+        fix = "Pass arrays, a list of batches or a tf.data.Dataset."
+        raise checks.type_error(name, "batches that can be read again", data, fix)
     cardinality = getattr(data, "cardinality", None)
     endless = callable(cardinality) and int(cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
     if endless and whole:
-        mend = "Use `.take(n)` on the data set."
-        raise checks.value_error(name, "batches that come to an end", data, mend)
+        fix = "Use `.take(n)` on the data set."
+        raise checks.value_error(name, "batches that come to an end", data, fix)
     if max_examples is None and not whole and (endless or once):
         return ENDLESS
     return max_examples
@@ -105,6 +105,6 @@ def in_order(name: str, data: Any) -> None:
     while todo:
         one = todo.pop()
         if "Shuffle" in type(one).__name__:
-            mend = "Results belong to examples by their place: pass it without `.shuffle`."
-            raise checks.value_error(name, "examples in an order that stays", data, mend)
+            fix = "Results belong to examples by their place: pass it without `.shuffle`."
+            raise checks.value_error(name, "examples in an order that stays", data, fix)
         todo += one._inputs()

@@ -63,8 +63,8 @@ def by_name(name: str, x: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
         if set(plain) == set(names) and len(plain) == len(x):
             return plain
         others = [key for key in x if key not in names]
-        mend = checks.near(others[0], names) if others else None
-        raise checks.value_error(name, f"the inputs {names}", sorted(map(str, x)), mend)
+        fix = checks.near(others[0], names) if others else None
+        raise checks.value_error(name, f"the inputs {names}", sorted(map(str, x)), fix)
     return x
 
 
@@ -78,11 +78,11 @@ def checked_array(name: str, value: Any, spec: Input, strict: bool) -> np.ndarra
     )
     if not fits:
         shown = ", ".join(["batch", *("any" if size < 0 else str(size) for size in spec.shape)])
-        mend = None
+        fix = None
         if value.shape == spec.shape:
-            mend = "One example? Add the batch axis: `x[None]`, or `.batch(32)` to a data set."
+            fix = "One example? Add the batch axis: `x[None]`, or `.batch(32)` to a data set."
         expected = f"examples of shape ({shown}) for input {spec.name!r}"
-        raise checks.value_error(name, expected, value, mend)
+        raise checks.value_error(name, expected, value, fix)
     return _of_type(name, value, spec, strict)
 
 
@@ -100,12 +100,12 @@ def _of_type(name: str, value: np.ndarray, spec: Input, strict: bool) -> np.ndar
         return value.astype(spec.dtype, copy=False)
     if wanted in "iub" and not spec.quantized:
         raise checks.type_error(name, f"integers ({spec.dtype}) for input {spec.name!r}", value)
-    mend = "Scale the images as the model was trained: `dataset.preprocess(images)`."
-    raise checks.type_error(name, f"float values for input {spec.name!r}", value, mend)
+    fix = "Scale the images as the model was trained: `dataset.preprocess(images)`."
+    raise checks.type_error(name, f"float values for input {spec.name!r}", value, fix)
 
 
 def check_finite(name: str, value: np.ndarray, first: int) -> None:
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         bad = first + int(np.argmin(np.isfinite(value).reshape(len(value), -1).all(1)))
-        mend = f"Example {bad} holds NaN or infinity."
-        raise checks.value_error(name, "finite values", value, mend)
+        fix = f"Example {bad} holds NaN or infinity."
+        raise checks.value_error(name, "finite values", value, fix)

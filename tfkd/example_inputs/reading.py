@@ -159,9 +159,9 @@ def _joined(parts: Sequence[Any], stack: bool, name: str) -> Any:
     try:
         return mapped(lambda *arrays: join([np.asarray(array) for array in arrays]), *parts)
     except ValueError as error:
-        mend = f"NumPy says: {error}. Pad them"
-        mend += "; batches are made here (no `.batch`)." if stack else ", or batch them."
-        raise checks.value_error(name, "examples of one shape", parts[0], mend) from error
+        fix = f"NumPy says: {error}. Pad them"
+        fix += "; batches are made here (no `.batch`)." if stack else ", or batch them."
+        raise checks.value_error(name, "examples of one shape", parts[0], fix) from error
 
 
 def _checked(

@@ -149,15 +149,15 @@ class Backup(keras.callbacks.Callback):
         path = self.folder / _STATE
         if not path.exists():
             return None
-        mend = "Delete the folder to begin anew, or pass another one."
+        fix = "Delete the folder to begin anew, or pass another one."
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             stages = state["stages"] if state["format"] == _FORMAT else None
         except (ValueError, KeyError, TypeError) as error:
-            raise checks.value_error("backup_dir", "a readable backup", str(path), mend) from error
+            raise checks.value_error("backup_dir", "a readable backup", str(path), fix) from error
         if stages != _fingerprint(self.owner.stages):
             expected = "the backup of a training with these stages"
-            raise checks.value_error("backup_dir", expected, str(self.folder), mend)
+            raise checks.value_error("backup_dir", expected, str(self.folder), fix)
         return state
 
     def _load_student(self, name: str) -> keras.Model:

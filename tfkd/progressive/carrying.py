@@ -26,8 +26,8 @@ def check_optimizer(optimizer: Any) -> Any:
     """
     optimizer = keras.optimizers.get(optimizer)
     if not isinstance(optimizer, keras.optimizers.Optimizer):
-        mend = "Take the one of the same name in tf_keras.optimizers; legacy ones are not taken."
-        raise checks.type_error("optimizer", "a tf_keras optimizer", optimizer, mend)
+        fix = "Take the one of the same name in tf_keras.optimizers; legacy ones are not taken."
+        raise checks.type_error("optimizer", "a tf_keras optimizer", optimizer, fix)
     return optimizer
 
 

@@ -203,8 +203,8 @@ class ProgressiveDistiller:
             )
         for name in ("epochs", "initial_epoch"):
             if name in kwargs:
-                mend = "Each Stage has epochs of its own."
-                raise checks.type_error(name, "to be left out", kwargs[name], mend)
+                fix = "Each Stage has epochs of its own."
+                raise checks.type_error(name, "to be left out", kwargs[name], fix)
         source = {"data": (x, y), "batch_size": batch_size, "steps_per_epoch": steps_per_epoch}
         for stage in self.stages:  # all data are looked at before anything is trained
             made = self._feed(stage, source)

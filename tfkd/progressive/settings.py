@@ -90,9 +90,9 @@ def _check_names(
 ) -> None:
     for name in given:
         if name not in known:
-            mend = checks.near(name, known) or f"There are: {', '.join(known) or 'none'}."
+            fix = checks.near(name, known) or f"There are: {', '.join(known) or 'none'}."
             expected = f"names of losses in {stage.title(number)}"
-            raise checks.value_error(argument, expected, name, mend)
+            raise checks.value_error(argument, expected, name, fix)
 
 
 def student_weight_of(stages: Sequence[Stage], weight: Any, position: Position) -> Any:

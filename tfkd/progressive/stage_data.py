@@ -69,8 +69,8 @@ def feed(
         steps = steps_per_epoch or paced.steps_per_epoch
         return Feed({"x": paced.batches(start), "steps_per_epoch": steps}, steps, paced)
     if stage.fraction is not None:
-        mend = "Wrap the data: tfkd.curriculum.Curriculum((x, y), difficulty, 1.0, batch_size)."
-        raise checks.type_error("x", "a Curriculum, since the stage sets a fraction", x, mend)
+        fix = "Wrap the data: tfkd.curriculum.Curriculum((x, y), difficulty, 1.0, batch_size)."
+        raise checks.type_error("x", "a Curriculum, since the stage sets a fraction", x, fix)
     if callable(x) and not isinstance(x, tf.data.Dataset):
         if steps_per_epoch is None:
             expected = "a number, for data made by a function of the start step"
@@ -84,8 +84,8 @@ def feed(
 def _of_dataset(x: tf.data.Dataset, steps: int | None) -> Feed:
     size = int(x.cardinality())
     if steps is None and size == tf.data.INFINITE_CARDINALITY:
-        mend = "An endless data set says nothing of its epochs."
-        raise checks.value_error("steps_per_epoch", "a number", steps, mend)
+        fix = "An endless data set says nothing of its epochs."
+        raise checks.value_error("steps_per_epoch", "a number", steps, fix)
     known = steps or (size if size > 0 else None)
     return Feed({"x": x, "steps_per_epoch": steps}, known)
 

@@ -91,8 +91,8 @@ class CutLayers(_WithOptions):
             return
         checks.instance("choose", choose, Mapping, "a dict of options of choose_layers")
         if options:
-            mend = "It says which blocks stay by itself."
-            raise checks.value_error("choose", "no `keep` or `drop` beside it", options, mend)
+            fix = "It says which blocks stay by itself."
+            raise checks.value_error("choose", "no `keep` or `drop` beside it", options, fix)
         known = list(inspect.signature(pruning.choose_layers).parameters)[1:]
         for name in choose:
             checks.one_of("choose", name, known)

@@ -189,8 +189,8 @@ def _examples(
         ignore_class=ignore_class, threshold=threshold,
     )  # fmt: skip
     if found.task == REGRESSION:
-        mend = "Use `tfkd.report.score` for numbers that are predicted."
-        raise checks.value_error("labels", "labels of classes", np.asarray(labels), mend)
+        fix = "Use `tfkd.report.score` for numbers that are predicted."
+        raise checks.value_error("labels", "labels of classes", np.asarray(labels), fix)
     if found.doubt:
         warnings.warn(f"`labels`: {found.doubt}.", stacklevel=3)
     return found

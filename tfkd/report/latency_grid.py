@@ -172,8 +172,8 @@ def _calls(name: str, model: Any, x: Any, threads: list[int], batches: list[int]
         predictor = targets.is_predictor(model)
         counts = [getattr(model, "threads", None) if predictor else None]
         if predictor and len(batches) > 1 and targets.fixed_batch(model) is None:
-            mend = "It holds one batch size at a time. Pass its path."
-            raise checks.type_error(f"models[{name!r}]", "a path, for several batches", model, mend)
+            fix = "It holds one batch size at a time. Pass its path."
+            raise checks.type_error(f"models[{name!r}]", "a path, for several batches", model, fix)
     for count in counts:
         for batch in batches:
             if isinstance(model, keras.Model):

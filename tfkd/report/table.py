@@ -115,8 +115,8 @@ class Table(ModelTable, title="Models compared"):
     def _row(self, argument: str, name: Any) -> Row:
         found = {row.model: row for row in reversed(tuple(self.rows))}
         if name not in found:
-            mend = checks.near(name, found)
-            raise checks.value_error(argument, f"one of the models {list(found)}", name, mend)
+            fix = checks.near(name, found)
+            raise checks.value_error(argument, f"one of the models {list(found)}", name, fix)
         return found[name]
 
     def against(self, original: str | None = None) -> tuple[Against, ...]:

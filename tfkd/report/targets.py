@@ -119,11 +119,11 @@ def _refuse_stateful(model: Any) -> None:
     for layer in flat_layers(model):
         recurrent = hasattr(layer, "return_sequences")
         if recurrent and getattr(layer, "stateful", False):
-            mend = (
+            fix = (
                 "Its answers depend on what was asked before, so nothing can be compared. Build it "
                 "with stateful=False and copy the weights."
             )
-            raise checks.value_error("model", "layers with stateful=False", layer.name, mend)
+            raise checks.value_error("model", "layers with stateful=False", layer.name, fix)
 
 
 def is_predictor(target: Any) -> bool:
@@ -187,8 +187,8 @@ def _only(name: str, found: Any) -> np.ndarray:
         values = list(found)
     if len(values) != 1:
         received = list(found) if isinstance(found, Mapping) else f"{len(values)} outputs"
-        mend = "Pass a function that returns the one with the scores of the classes."
-        raise checks.value_error(f"models[{name!r}]", "a model of one output", received, mend)
+        fix = "Pass a function that returns the one with the scores of the classes."
+        raise checks.value_error(f"models[{name!r}]", "a model of one output", received, fix)
     return np.asarray(values[0])
 
 

@@ -20,11 +20,11 @@ from tfkd.teacher_cache.keys import keys, places, read
 from tfkd.teachers import output_kinds
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.layout import Layout, TopK, put
-from tfkd.teachers.precomputed import PROBABILITY, RidingTeacher
+from tfkd.teachers.precomputed import PROBABILITY, PrecomputedTeacher
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
-class TeacherCache(RidingTeacher):
+class TeacherCache(PrecomputedTeacher):
     """A teacher's outputs for a data set, on disk; a teacher for `tfkd.Distiller`.
 
     `TeacherCache.build` runs the teacher over the data once; `TeacherCache(path)` opens
@@ -99,15 +99,15 @@ class TeacherCache(RidingTeacher):
         while self._shards.missing() and time.monotonic() < until:
             time.sleep(0.05)
         missing = self._shards.missing()
-        mend = "Call TeacherCache.build again with the same arguments: it makes what is missing."
+        fix = "Call TeacherCache.build again with the same arguments: it makes what is missing."
         if missing:
-            what = f"{len(missing)} of {self._shards.number} shards are not finished. {mend}"
+            what = f"{len(missing)} of {self._shards.number} shards are not finished. {fix}"
             raise checks.value_error("path", "a finished teacher cache", str(self.path), what)
         for number in range(self._shards.number):
             problem = self._shards.problem(number, checksums)
             if problem is not None:
                 expected = "an undamaged teacher cache"
-                raise checks.value_error("path", expected, str(self.path), f"{problem}. {mend}")
+                raise checks.value_error("path", expected, str(self.path), f"{problem}. {fix}")
 
     def __repr__(self) -> str:
         finals = [f"{slot.shape} {slot.dtype}" for slot in self.layout.finals]
@@ -287,7 +287,7 @@ class TeacherCache(RidingTeacher):
     def _check_places(self, index: Any, view: Any) -> tuple[np.ndarray, np.ndarray]:
         index = np.asarray(index)
         view = np.broadcast_to(np.asarray(view), index.shape)
-        for name, value, limit, mend in (
+        for name, value, limit, fix in (
             ("index", index, len(self), "The data has changed: build the cache again."),
             ("view", view, self.views, "Build with more views, or use fewer in training."),
         ):
@@ -295,9 +295,7 @@ class TeacherCache(RidingTeacher):
                 raise checks.type_error(name, "integers (B,)", value)
             bad = (value < 0) | (value >= limit)
             if bad.any():
-                raise checks.value_error(
-                    name, f"numbers from 0 to {limit - 1}", value[bad][0], mend
-                )
+                raise checks.value_error(name, f"numbers from 0 to {limit - 1}", value[bad][0], fix)
         return index, view
 
     def keyed(self, data: Any) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def read(folder: Path) -> Document:
         ValueError: if there is none, it is damaged, or of another format.
     """
     path = folder / NAME
-    mend = "Build the cache again."
+    fix = "Build the cache again."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         check = content.pop("check")
@@ -70,12 +70,12 @@ def read(folder: Path) -> Document:
         problem = f"There is no {path}. Make one with TeacherCache.build."
         raise checks.value_error("path", _EXPECTED, str(folder), problem) from None
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        problem = f"{path} can't be read ({error}). {mend}"
+        problem = f"{path} can't be read ({error}). {fix}"
         raise checks.value_error("path", _EXPECTED, str(folder), problem) from error
     if check != fingerprints.digest(content):
-        raise checks.value_error("path", _EXPECTED, str(folder), f"{path} was changed. {mend}")
+        raise checks.value_error("path", _EXPECTED, str(folder), f"{path} was changed. {fix}")
     if content.pop("format") != FORMAT:
-        problem = f"{path} is of another format than {FORMAT!r}. {mend}"
+        problem = f"{path} is of another format than {FORMAT!r}. {fix}"
         raise checks.value_error("path", _EXPECTED, str(folder), problem)
     return Document(**{**content, "layout": Layout.from_dict(content["layout"])})
 

@@ -157,16 +157,16 @@ class Labeller:
                 )
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 bad = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(1)))
-                mend = "Look at its input and at the teacher's weights"
+                fix = "Look at its input and at the teacher's weights"
                 if self._in_float16:
-                    mend += ", or make it in bfloat16: float16 ends at 65504."
+                    fix += ", or make it in bfloat16: float16 ends at 65504."
                 elif self._dtype == "float16":
-                    mend += ", or store float32: float16 ends at 65504."
+                    fix += ", or store float32: float16 ends at 65504."
                 else:
-                    mend += "."
+                    fix += "."
                 raise ValueError(
                     f"`teacher`: expected finite outputs, received NaN or infinity in {name} of "
-                    f"example {part.start + bad}, view {view}. {mend}"
+                    f"example {part.start + bad}, view {view}. {fix}"
                 )
             target[...] = values
 

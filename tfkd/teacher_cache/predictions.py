@@ -81,12 +81,12 @@ def check_repeats(outputs: Any, layers: Mapping[str, Any], first: np.ndarray) ->
         if bad.any():
             row = rows[int(np.argmax(bad))]
             received = f"other numbers in row {row} than in row {first[row]}"
-            mend = (
+            fix = (
                 f"x[{row}] and x[{first[row]}] have the same content, and an example is found by "
                 f"its content ({int(bad.sum())} such rows). Give each example once, or both rows "
                 "their mean."
             )
-            raise checks.value_error(name, "equal outputs for equal examples", received, mend)
+            raise checks.value_error(name, "equal outputs for equal examples", received, fix)
 
 
 def _seen(array: np.ndarray, number: int) -> str:
@@ -112,8 +112,8 @@ def _array(name: str, value: Any) -> np.ndarray:
     except (TypeError, ValueError):
         raise checks.type_error(name, "arrays of numbers", value) from None
     if array.dtype.kind not in "fiub" or array.ndim == 0:
-        mend = "Of a PyTorch tensor pass `tensor.cpu().numpy()`."
-        raise checks.type_error(name, "arrays of numbers, (N, ...)", value, mend)
+        fix = "Of a PyTorch tensor pass `tensor.cpu().numpy()`."
+        raise checks.type_error(name, "arrays of numbers, (N, ...)", value, fix)
     return array
 
 
@@ -145,6 +145,6 @@ def _stored(name: str, array: np.ndarray, dtype: str, views: int) -> np.ndarray:
     bad = ~np.isfinite(stored)
     if bad.any():
         row = int(np.argmax(bad.reshape(len(bad), -1).any(1)))
-        mend = f"Row {row} holds NaN, infinity, or more than float16 can hold: look at it, or pass "
-        raise checks.value_error(name, f"finite {dtype} numbers", array, mend + 'dtype="float32".')
+        fix = f"Row {row} holds NaN, infinity, or more than float16 can hold: look at it, or pass "
+        raise checks.value_error(name, f"finite {dtype} numbers", array, fix + 'dtype="float32".')
     return stored

@@ -15,7 +15,7 @@ from tfkd.networks.paths import names_of
 from tfkd.teacher_cache.labelling import Labeller
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import as_list
-from tfkd.teachers.precomputed import RidingTeacher
+from tfkd.teachers.precomputed import PrecomputedTeacher
 
 Sharding = tf.data.experimental.service.ShardingPolicy
 # A graph is sent as one protocol buffer, which ends at 2 GiB.
@@ -24,7 +24,7 @@ _PATIENCE = 10.0  # seconds
 _DTYPES = ("float16", "float32")
 
 
-class RemoteTeacher(RidingTeacher):
+class RemoteTeacher(PrecomputedTeacher):
     """A teacher that runs in the data's pipeline, on the workers of a `tf.data` service.
 
     For teachers whose outputs can't be kept (data without end, an augmentation that is
@@ -86,7 +86,7 @@ class RemoteTeacher(RidingTeacher):
             checks.instance("job_name", job_name, str, "a name, or None")
         self.job_name = job_name
         teachers = as_list(teacher)
-        if any(isinstance(one, RidingTeacher) for one in teachers):
+        if any(isinstance(one, PrecomputedTeacher) for one in teachers):
             expected = "a model or function that runs: a cache needs no service"
             raise checks.value_error("teacher", expected, teacher)
         self._spec = tf.nest.map_structure(_spec_of, x)
@@ -165,9 +165,9 @@ class RemoteTeacher(RidingTeacher):
         pairs = zip(tf.nest.flatten(x), tf.nest.flatten(self._spec), strict=True)
         for found, wanted in pairs:
             if not wanted.shape.is_compatible_with(found.shape):
-                mend = "Batch it, or make the RemoteTeacher with an example of these data."
+                fix = "Batch it, or make the RemoteTeacher with an example of these data."
                 expected = f"batches whose inputs are {self._spec}"
-                raise checks.value_error("dataset", expected, element, mend)
+                raise checks.value_error("dataset", expected, element, fix)
 
 
 def _check_service(service: Any) -> str | None:
@@ -230,8 +230,8 @@ def _two_of(value: Any) -> Any:
     if not isinstance(value, tf.TensorSpec):
         return value[:2]
     if None in value.shape[1:]:
-        mend = "Pass an example batch instead."
-        raise checks.value_error("x", "a shape that is known but for the batch", value, mend)
+        fix = "Pass an example batch instead."
+        raise checks.value_error("x", "a shape that is known but for the batch", value, fix)
     return tf.zeros((2, *value.shape[1:]), value.dtype)
 
 

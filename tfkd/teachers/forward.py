@@ -19,7 +19,7 @@ from tfkd.losses.heads import scores_behind
 from tfkd.networks.accept import refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.features import FINAL, Taps
-from tfkd.teachers.precomputed import RidingTeacher
+from tfkd.teachers.precomputed import PrecomputedTeacher
 
 
 def as_list(teacher: Any, side: str = "teacher") -> list[Any]:
@@ -34,11 +34,13 @@ def as_list(teacher: Any, side: str = "teacher") -> list[Any]:
         raise checks.value_error(side, "a model or a non-empty list of models", teacher)
     for one in teachers:
         refuse_distiller(side, one)
-        known = callable(one) or isinstance(one, RidingTeacher) or getattr(one, "signatures", None)
+        known = (
+            callable(one) or isinstance(one, PrecomputedTeacher) or getattr(one, "signatures", None)
+        )
         if not known:
-            mend = "Load it first: keras.models.load_model(path)." if isinstance(one, str) else None
+            fix = "Load it first: keras.models.load_model(path)." if isinstance(one, str) else None
             raise checks.value_error(
-                side, "a Keras model, a SavedModel, a callable, or a list of these", one, mend
+                side, "a Keras model, a SavedModel, a callable, or a list of these", one, fix
             )
     return teachers
 

@@ -24,7 +24,7 @@ PROBABILITY = "Probability"
 _SQUASHES = {"Softmax": tf.nn.softmax, "Sigmoid": tf.sigmoid}
 
 
-class RidingTeacher:
+class PrecomputedTeacher:
     """Base of teachers whose outputs come with the batches of data.
 
     Args:
@@ -66,7 +66,7 @@ class RidingTeacher:
             )
         return outputs[self.identity]
 
-    def forward(self, names: list[str]) -> Riding:
+    def forward(self, names: list[str]) -> PrecomputedForward:
         """The place of a forward pass in a Distiller.
 
         Args:
@@ -78,17 +78,17 @@ class RidingTeacher:
         for name in names:
             if name not in self.layout.features:
                 shown = ", ".join(map(repr, self.layers)) or "no layers"
-                mend = f"Make it with layers=[{name!r}, ...]."
+                fix = f"Make it with layers=[{name!r}, ...]."
                 raise checks.value_error(
-                    "teacher_layer_name", f"a layer that {self.where} holds ({shown})", name, mend
+                    "teacher_layer_name", f"a layer that {self.where} holds ({shown})", name, fix
                 )
-        return Riding(self, names)
+        return PrecomputedForward(self, names)
 
 
-class Riding:
+class PrecomputedForward:
     """Gives what rode along in the form in which a forward pass gives it."""
 
-    def __init__(self, teacher: RidingTeacher, names: list[str]):
+    def __init__(self, teacher: PrecomputedTeacher, names: list[str]):
         self.teacher = teacher
         self._names = list(dict.fromkeys(names))
 

@@ -151,8 +151,8 @@ def _check_call(images: Any, targets: Any) -> tuple[Any, Any, Any]:
     if not fixed or images.shape[3] != 3:
         raise checks.value_error("images", "images (B, H, W, 3) of fixed size", images)
     if not images.dtype.is_floating:
-        mend = "Use pixels / 127.5 - 1, as `dataset.preprocess` does."
-        raise checks.type_error("images", "float images in [-1, 1]", images, mend)
+        fix = "Use pixels / 127.5 - 1, as `dataset.preprocess` does."
+        raise checks.type_error("images", "float images in [-1, 1]", images, fix)
     if not isinstance(targets, dict) or not {"boxes", "classes"} <= set(targets):
         raise checks.type_error("targets", 'a dict with "boxes" and "classes"', targets)
     boxes = tf.convert_to_tensor(targets["boxes"], tf.float32)

@@ -97,12 +97,12 @@ def coco(
     if test_path is not None:
         documents.append(_Document(test_path, test_images or images, found))
     if any(document.broken for document in documents):
-        raise found.error(str(path), "Mend the file: nothing in it can be used.")
+        raise found.error(str(path), "Fix the file: nothing in it can be used.")
     names = wanted or documents[0].names()
     for name in names:
         if name not in documents[0].categories.values():
-            mend = checks.near(name, documents[0].names())
-            raise checks.value_error("class_names", f"categories of {path}", name, mend)
+            fix = checks.near(name, documents[0].names())
+            raise checks.value_error("class_names", f"categories of {path}", name, fix)
     pictures, *rest = [document.pictures(wanted) for document in documents]
     if rest:
         test = reading.apart(pictures, rest[0], found)

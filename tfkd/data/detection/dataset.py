@@ -33,14 +33,14 @@ def check_images(name: str, value: Any) -> np.ndarray:
     value = np.asarray(value)
     if value.ndim != 4 or 0 in value.shape or value.shape[-1] != 3:
         grey = value.ndim == 3 or (value.ndim == 4 and value.shape[-1] == 1)
-        mend = "Grey? Use `np.stack([images] * 3, axis=-1)` on (N, H, W)." if grey else None
-        raise checks.value_error(name, "at least one image, as (N, H, W, 3)", value, mend)
+        fix = "Grey? Use `np.stack([images] * 3, axis=-1)` on (N, H, W)." if grey else None
+        raise checks.value_error(name, "at least one image, as (N, H, W, 3)", value, fix)
     if value.dtype.kind not in "iu":
-        mend = "In [0, 1]? Use `np.rint(255 * images).astype('uint8')`."
-        raise checks.type_error(name, "uint8 images", value, mend)
+        fix = "In [0, 1]? Use `np.rint(255 * images).astype('uint8')`."
+        raise checks.type_error(name, "uint8 images", value, fix)
     if value.dtype != np.uint8 and (value.min() < 0 or value.max() > 255):
-        mend = f"Pixels run from {value.min()} to {value.max()}."
-        raise checks.value_error(name, "integer pixels in 0..255", value, mend)
+        fix = f"Pixels run from {value.min()} to {value.max()}."
+        raise checks.value_error(name, "integer pixels in 0..255", value, fix)
     return value.astype(np.uint8, copy=False)
 
 
@@ -147,8 +147,8 @@ class DetectionDataset:
         if len(set(names)) != len(names):
             raise checks.value_error("class_names", "names that differ", names)
         if largest >= len(names):
-            mend = "Classes are numbered from 0, without one for the background."
-            raise checks.value_error("class_names", f"{largest + 1} names or more", names, mend)
+            fix = "Classes are numbered from 0, without one for the background."
+            raise checks.value_error("class_names", f"{largest + 1} names or more", names, fix)
         return names
 
     def __repr__(self) -> str:

@@ -151,19 +151,19 @@ class AnnotationLog:
         )
         return ", ".join(f"{n} × {kind}" for kind, n in kinds.most_common())
 
-    def error(self, source: str, mend: str) -> AnnotationError:
+    def error(self, source: str, fix: str) -> AnnotationError:
         """All faults as one error that lists the first of them."""
         faults = self.faults
         lines = [f"  {finding}" for finding in faults[:SHOWN]]
         if len(faults) > SHOWN:
             lines.append(f"  ... and {len(faults) - SHOWN} more, all in the error's `findings`")
         head = [f"{source}: {self.counts()}."] if faults else [f"{source}:"]
-        return AnnotationError("\n".join([*head, *lines, mend]), self.ordered())
+        return AnnotationError("\n".join([*head, *lines, fix]), self.ordered())
 
     def settle(self, source: str, on_error: str) -> AnnotationFindings:
         """Raises what was found, or warns with the counts; returns all findings."""
         if self.faults and on_error == "raise":
-            raise self.error(source, 'Mend the files, or pass on_error="skip" to do as said above.')
+            raise self.error(source, 'Fix the files, or pass on_error="skip" to do as said above.')
         if self.faults:
             checks.warn(f"{source}: {self.counts()}. See `dataset.findings`.")
         say_notes(source, self.ordered())

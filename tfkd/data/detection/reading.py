@@ -182,7 +182,7 @@ def dataset(
     parts = [read(pictures, names, size, found) for pictures in (train, test)]
     for part, arrays in zip(("training", "test"), parts, strict=True):
         if not arrays.boxes:  # nothing to go on with, whatever `on_error` says
-            raise found.error(name, f"No image of the {part} part can be used. Mend the files.")
+            raise found.error(name, f"No image of the {part} part can be used. Fix the files.")
     _add_shared(parts[0], parts[1], found)
     naming.say_alike(name, names)
     objects = [sum(len(b) for b in arrays.boxes if b is not None) for arrays in parts]
@@ -190,7 +190,7 @@ def dataset(
     if labelled and not objects[0] and found.left_out():
         raise found.error(
             name,
-            f"No object of the training part is left: {found.left_out()}. Mend the files, or ask "
+            f"No object of the training part is left: {found.left_out()}. Fix the files, or ask "
             "for objects that are there.",
         )
     findings = found.settle(name, on_error)

@@ -136,10 +136,8 @@ def _scene(
         placed = _place(rng, strokes, size, boxes)
         if placed is None:
             if len(boxes) < fewest:
-                mend = "Use a larger `size`."
-                raise checks.value_error(
-                    "objects", f"digits that {size} has room for", wanted, mend
-                )
+                fix = "Use a larger `size`."
+                raise checks.value_error("objects", f"digits that {size} has room for", wanted, fix)
             break
         stroke, box = placed
         x1, y1, x2, y2 = box

@@ -107,11 +107,11 @@ def check(names: Names, boxes: np.ndarray, classes: np.ndarray) -> None:
         if len(bad):
             image, row = bad[0]
             box = [round(float(v), 4) for v in boxes[image, row]]
-            raise checks.value_error(names[0], expected, box, _mend(expected, box, image, row))
+            raise checks.value_error(names[0], expected, box, _fix(expected, box, image, row))
     boxes[real] = np.clip(boxes[real], 0, 1)
 
 
-def _mend(expected: str, box: list[float], image: int, row: int) -> str:
+def _fix(expected: str, box: list[float], image: int, row: int) -> str:
     where = f"It is box {row} of image {image}."
     if "relative" in expected and max(box) > 2:
         return f"{where} Pixels? Divide x by the width and y by the height."

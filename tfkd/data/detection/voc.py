@@ -131,8 +131,8 @@ class _Reader:
         file = naming.inside(self.root, self.root / "ImageSets" / "Main" / f"{name}.txt")
         if not file.is_file():
             there = sorted(p.stem for p in file.parent.glob("*.txt"))
-            mend = checks.near(name, there) or f"There are: {', '.join(there) or 'none'}."
-            raise FileNotFoundError(f"There is no list {str(file)!r}. {mend}")
+            fix = checks.near(name, there) or f"There are: {', '.join(there) or 'none'}."
+            raise FileNotFoundError(f"There is no list {str(file)!r}. {fix}")
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
