@@ -1,6 +1,6 @@
-"""Types that public signatures share: tensors, nested structures of them, data, paths.
+"""Type aliases of public signatures: tensors, nested structures of them, data, paths.
 
-TensorFlow and Keras are named for readers and type checkers alone: nothing is imported.
+TensorFlow and Keras are imported for type checkers only, never at run time.
 """
 
 from __future__ import annotations
