@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.data import doubts
+from tfkd.data import quality
 from tfkd.data.detection import targets
 from tfkd.data.detection.augment import augment_boxes
-from tfkd.data.detection.findings import SHARED, AnnotationFinding, AnnotationFindings, say_notes
+from tfkd.data.detection.findings import SHARED, AnnotationFinding, AnnotationFindings, warn_notes
 from tfkd.detection import UNLABELLED
 
 SPLITS = ("train", "test")
@@ -130,10 +130,10 @@ class DetectionDataset:
             AnnotationFinding(
                 SHARED, "x_test", None, "new images", f"x_test[{row}] is x_train[{place}]"
             )
-            for part, row, earlier, place in doubts.repeats({"train": train, "test": test})
+            for part, row, earlier, place in quality.repeats({"train": train, "test": test})
             if part != earlier
         ]
-        say_notes(self.name, found)
+        warn_notes(self.name, found)
         return found
 
     def _names(self, fields: dict[str, Any]) -> tuple[str, ...]:

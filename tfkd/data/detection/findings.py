@@ -166,11 +166,11 @@ class AnnotationLog:
             raise self.error(source, 'Fix the files, or pass on_error="skip" to do as said above.')
         if self.faults:
             checks.warn(f"{source}: {self.counts()}. See `dataset.findings`.")
-        say_notes(source, self.ordered())
+        warn_notes(source, self.ordered())
         return AnnotationFindings(self.ordered())
 
 
-def say_notes(source: str, findings: Iterable[AnnotationFinding]) -> None:
+def warn_notes(source: str, findings: Iterable[AnnotationFinding]) -> None:
     """Warns of notes that one would not want to miss."""
     findings = list(findings)
     for kind, text in _SAID.items():

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkd import checks
-from tfkd.data import doubts
 from tfkd.data import names as naming
+from tfkd.data import quality
 from tfkd.data.detection import decoding
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import SHARED, AnnotationLog
@@ -184,7 +184,7 @@ def dataset(
         if not arrays.boxes:  # nothing to go on with, whatever `on_error` says
             raise found.error(name, f"No image of the {part} part can be used. Fix the files.")
     _add_shared(parts[0], parts[1], found)
-    naming.say_alike(name, names)
+    naming.warn_case(name, names)
     objects = [sum(len(b) for b in arrays.boxes if b is not None) for arrays in parts]
     labelled = any(b is not None for b in parts[0].boxes)
     if labelled and not objects[0] and found.left_out():
@@ -207,7 +207,7 @@ def dataset(
 def _add_shared(train: Arrays, test: Arrays, found: AnnotationLog) -> None:
     """Adds test images that have the pixels of a training image."""
     images = {"train": train.images, "test": test.images}
-    for part, row, earlier, place in doubts.repeats(images):
+    for part, row, earlier, place in quality.repeats(images):
         if part != earlier:
             picture, known = test.pictures[row], train.pictures[place]
             received = f"{picture.image.name} with the pixels of {known.image.name}"
