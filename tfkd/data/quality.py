@@ -76,8 +76,8 @@ def repeated(name: str, noun: str, parts: Mapping[str, Part], class_names: Seque
         checks.warn(
             f"{name}: {count} {noun} of the {_named(part)} part {verb} in the {_named(earlier)} "
             f"part too, by content; the first: {_shown(parts, part, row)} is "
-            f"{_shown(parts, earlier, place)}. A score on {noun} that were trained on says "
-            "nothing about new ones: remove them from one of the parts."
+            f"{_shown(parts, earlier, place)}. Scores on {noun} that were trained on do not "
+            "measure generalization: remove them from one of the parts."
         )
     if unlike:
         part, row, earlier, place = unlike[0]

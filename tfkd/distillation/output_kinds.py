@@ -1,4 +1,4 @@
-"""What teacher and student return, logits or probabilities: decided once for a Distiller."""
+"""Decides, once per Distiller, whether teacher and student return logits or probabilities."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _STORED = {"Softmax": "softmax", PROBABILITY: "softmax", "Sigmoid": "sigmoid", N
 
 @tf.autograph.experimental.do_not_convert
 def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
-    """Settles for each term what the outputs are that it compares, if that is not done.
+    """Determines for each term the kinds of the outputs that it compares, once.
 
     Args:
-        distiller: a Distiller. One whose models have no weights yet is left for its first
-            step.
-        x: the data of `fit`, or a batch, of which the first examples are taken; or what has
-            the form of a batch (a data set, symbolic tensors): then inputs are made up.
-        in_step: x is a batch; there is no later chance.
+        distiller: a Distiller. If its models are not built yet, the decision is left to the
+            first step.
+        x: the data of `fit`, or a batch, whose first examples are used; or a data set or
+            symbolic tensors, for which random inputs of their shape are used.
+        in_step: x is the batch of a step, so the decision cannot be postponed.
     """
     terms = [term for term in distiller._terms if term.on_scores]
     on_labels = _expected_errors(distiller)
@@ -63,7 +63,7 @@ def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> 
     precomputed, from_logits = distiller._precomputed_teacher, _said(distiller, mine)
     each = {}
     for term in terms:
-        # Terms that read the outputs alike share what was settled, and warn once.
+        # Terms that read the outputs in the same way share the result, and warn once.
         wants = tuple(wants_of(term.loss, mine))
         if wants not in each:
             many = len(theirs) > 1
@@ -89,7 +89,7 @@ def _covers(key: tuple[Any, ...], wants: tuple[Any, ...]) -> bool:
 
 
 def wants_of(loss: Any, outputs: Any) -> list[str | None]:
-    """How a loss on class scores reads each output: "softmax", "sigmoid", or not at all."""
+    """How a loss on class scores reads each output: "softmax", "sigmoid", or None if unused."""
     flat = tf.nest.flatten(outputs)
     if isinstance(loss, LogitsDistillation):
         kinds = tf.nest.flatten(per_output(loss.loss, outputs))
@@ -105,7 +105,7 @@ def wants_of(loss: Any, outputs: Any) -> list[str | None]:
 
 
 def _stored(layout: Any) -> list[list[str | None]]:
-    """What the finals of each teacher are whose outputs ride along."""
+    """Kinds of the stored final outputs of each precomputed teacher."""
     return [
         [_STORED[layout.finals[leaf].squash] for leaf in tf.nest.flatten(part)]
         for part in layout.structure
@@ -113,12 +113,12 @@ def _stored(layout: Any) -> list[list[str | None]]:
 
 
 def _said(distiller: Any, outputs: Any) -> list[bool | None]:
-    """For each output, whether the loss given to `compile` takes it for logits, if it says."""
+    """For each output, whether the loss given to `compile` expects logits; None: unknown."""
     return [_takes_logits(loss) for loss in _losses(distiller, len(tf.nest.flatten(outputs)))]
 
 
 def _losses(distiller: Any, count: int) -> list[Any]:
-    """The losses on labels, one an output."""
+    """The losses on labels, one per output."""
     losses = getattr(distiller, "loss", None)
     names = getattr(distiller.student, "output_names", None)
     if isinstance(losses, dict) and names and set(losses) <= set(names) and len(names) == count:
@@ -143,7 +143,7 @@ def _expected_errors(distiller: Any, count: int = 0) -> list[bool]:
 
 
 def mark(distiller: Any, y_pred: Any) -> None:
-    """Tells losses on the labels that read scores what the student's outputs are."""
+    """Marks the student's outputs with their kinds, for losses on the labels that need them."""
     if distiller._label_kinds is not None:
         for tensor, kind in zip(tf.nest.flatten(y_pred), distiller._label_kinds, strict=True):
             note(tensor, kind)

@@ -1,4 +1,4 @@
-"""Boxes and classes of many images as two arrays of one width, checked."""
+"""Detection targets: padding of ragged boxes and classes to arrays, and validation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tfkd import checks
 from tfkd.detection import UNLABELLED
 
 PAD = -1
-# How far beyond 0..1 a box may reach by rounding alone; it is clipped.
+# Largest excess of a box over 0..1 that is taken for rounding and clipped.
 _SLACK = 1e-3
 
 Names = tuple[str, str]
 
 
 def widen(values: np.ndarray, rows: int) -> np.ndarray:
-    """Pads (N, M, ...) along M to `rows`: with -2 in classes that are -2, else with -1."""
+    """Pads (N, M, ...) along M to `rows`: classes of unlabelled images with -2, else with -1."""
     if values.shape[1] == rows:
         return values
     shape = (values.shape[0], rows, *values.shape[2:])
@@ -29,7 +29,7 @@ def widen(values: np.ndarray, rows: int) -> np.ndarray:
 
 
 def pad(names: Names, boxes: Any, classes: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays, or lists of one array an image → float32 (N, M, 4) and int32 (N, M), copied."""
+    """Arrays, or lists of one array per image → new arrays float32 (N, M, 4) and int32 (N, M)."""
     for name, value in zip(names, (boxes, classes), strict=True):
         if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__"):
             raise checks.type_error(name, "an array, or a list of one array an image", value)
@@ -83,7 +83,10 @@ def _image(names: Names, index: int, boxes: Any, classes: Any) -> tuple[np.ndarr
 
 
 def check(names: Names, boxes: np.ndarray, classes: np.ndarray) -> None:
-    """Checks padded boxes and classes; sets to -1 what is no box, all of an image to -2."""
+    """Validates padded boxes and classes; in place, sets padding to -1 and clips boxes to 0..1.
+
+    All classes of an unlabelled image are set to -2.
+    """
     if classes.min() < UNLABELLED:
         expected = "classes from 0; -1 for no box, -2 for an image that is not labelled"
         raise checks.value_error(names[1], expected, int(classes.min()))
