@@ -1,4 +1,4 @@
-"""Reads data in any form, batch by batch or whole, checked."""
+"""Reads and validates example data in any form, batch by batch or as whole arrays."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ def batches(
     whole: bool = False,
     convert: Callable[[Any], Any] | None = None,
 ) -> Iterator[Batch]:
-    """Reads data batch by batch, checked.
+    """Reads and validates data batch by batch.
 
     Args:
-        name: the argument, for errors.
-        data: in a form of this module.
-        inputs: what the model takes; (): not known, and x stays as it is given.
-        batch_size: examples a batch, where data are arrays; None: all in one.
-        max_examples: as this module says.
-        labels: whether labels and weights are wanted; else they are not even looked at.
-        part: of a data set of `tfkd.data`: "train" or "test".
-        strict: refuse integers for a float input, which images without scaling are.
-        finite: refuse NaN and infinity.
-        again: data must be such that can be read more than once.
-        whole: all examples are wanted, so that an endless data set is an error.
-        convert: applied to each array of x before it is checked.
+        name: name of the argument, for messages.
+        data: in a form of `tfkd.example_inputs`.
+        inputs: input specs of the model; (): not known, x keeps its structure.
+        batch_size: examples per batch of arrays; None: all in one batch.
+        max_examples: limit, see `tfkd.example_inputs`.
+        labels: whether to read labels and weights; otherwise they are ignored.
+        part: "train" or "test", for a data set of `tfkd.data`.
+        strict: reject integers for a float input, such as unscaled images.
+        finite: reject NaN and infinity.
+        again: reject data that can be read only once.
+        whole: read all examples: an endless data set is an error.
+        convert: function applied to each array of x before the checks.
 
     Returns:
         Batches; x is {input name: array of its dtype} where `inputs` are known.
 
     Raises:
-        TypeError: if values are of the wrong kind.
-        ValueError: if there is no example, a name or shape is wrong, or a value is NaN
+        TypeError: if values are of the wrong type.
+        ValueError: if there are no examples, a name or shape is wrong, or a value is NaN
             or infinite.
     """
     count = len(inputs) or None
@@ -72,7 +72,7 @@ def batches(
 
 
 def collect(name: str, data: Any, inputs: Sequence[Input], **options: Any) -> dict[str, np.ndarray]:
-    """All inputs in one checked array each: {input name: (N, ...)}.
+    """Reads all inputs into one array each: {input name: (N, ...)}.
 
     Args:
         name, data, inputs, options: as for `batches`.
@@ -92,21 +92,21 @@ def arrays(
     part: str = "train",
     prepared: bool = False,
 ) -> Batch:
-    """All examples with labels and weights, in their own structure; no model checks them.
+    """All examples with labels and weights, in their own structure, without input specs.
 
-    Arrays that are given as such are passed on unread, memory maps too.
+    Arrays are returned as they are, without reading memory maps.
 
     Args:
         name, data, part: as for `batches`.
-        count: inputs of the model, if known.
-        labels: False: drop labels and weights, unread.
-        pairs: whether a tuple is (x, y) where `count` is not known, or else the inputs.
-        stack: what a data set holds are single examples, not batches.
+        count: number of inputs of the model, if known.
+        labels: False to drop labels and weights unread.
+        pairs: whether a tuple is (x, y) rather than the inputs, if `count` is not known.
+        stack: whether the elements of a data set are single examples, not batches.
         prepared: pass the images of a data set of `tfkd.data` through its `preprocess`.
 
     Raises:
-        TypeError, ValueError: if there is no array or no example, lengths differ, or a
-            data set has no end.
+        TypeError, ValueError: if there are no arrays or examples, lengths differ, or a
+            data set is endless.
     """
     source = opened(name, data, part, prepared)
     if not pairs and count is None and type(source) is tuple:
@@ -128,7 +128,7 @@ def arrays(
 
 
 def to_verify(verify: Any, inputs: Sequence[Input], **options: Any) -> Any:
-    """What `verify` says: True, False, or examples of the inputs, {input name: (N, ...)}."""
+    """Reads a `verify` argument: True, False, or examples as {input name: (N, ...)}."""
     if isinstance(verify, (bool, np.bool_)):
         return bool(verify)
     if verify is None or isinstance(verify, (str, bytes)):
@@ -174,7 +174,7 @@ def _checked(
     batch: Batch,
     first: int,
 ) -> Batch:
-    """A batch with its arrays checked; `first` is the number of its first example."""
+    """A validated batch; `first` is the index of its first example."""
     if convert is not None:
         batch = batch._replace(x=mapped(convert, batch.x))
     if not inputs:

@@ -87,7 +87,7 @@ class TeacherCache(PrecomputedTeacher):
                 output_kinds.see(evidence, self._shards.gather(slot.name, first, 0 * first))
             if evidence.seen == "one":
                 slot = dataclasses.replace(slot, squash=PROBABILITY)
-                output_kinds.warn(
+                checks.warn(
                     f"the teacher cache {self.path} holds probabilities in the place of scores "
                     f"({slot.name}: all in [0, 1], and every row sums to 1). They are taken as "
                     "such. Build it again to store the scores, which are more exact."

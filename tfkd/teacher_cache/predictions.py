@@ -98,7 +98,7 @@ def _seen(array: np.ndarray, number: int) -> str:
     kind = kinds.get(evidence.seen or "", "linear")
     if kind != "linear":
         rows = ", and every row sums to 1" if kind == "softmax" else ""
-        output_kinds.warn(
+        checks.warn(
             f"`activation`: output {number} is all in [0, 1]{rows}, so it is taken for the "
             f"probabilities of a {kind}. Pass activation={kind!r} to say so, or "
             'activation="linear" if these are logits, or no scores of classes.'

@@ -1,8 +1,8 @@
-"""Teachers of any kind behind one interface: a frozen forward pass.
+"""Frozen forward passes of teachers, and averages over teacher ensembles.
 
 A teacher is a tf_keras model, a Keras 3 model, a restored SavedModel or any
-callable on tensors, or a list of these. It runs with `training=False` (where it
-knows the word) and no gradient flows into it.
+callable on tensors, or a list of these. It runs with `training=False` (if it takes
+this argument), and no gradient flows into it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tfkd.teachers.precomputed import PrecomputedTeacher
 
 
 def as_list(teacher: Any, side: str = "teacher") -> list[Any]:
-    """One teacher, or model on another side, or several as a list, each checked.
+    """One or several teachers (or models of another `side`) as a list, each checked.
 
     Raises:
         TypeError: if one is a Distiller.
@@ -46,13 +46,13 @@ def as_list(teacher: Any, side: str = "teacher") -> list[Any]:
 
 
 def freeze(teacher: Any) -> None:
-    """Sets `trainable = False` where the teacher has it."""
+    """Sets `trainable = False` if the teacher has this attribute."""
     if hasattr(teacher, "trainable"):
         teacher.trainable = False
 
 
 def forward(teacher: Any) -> Any:
-    """The teacher as something to call: a model as it is, a SavedModel by its signature."""
+    """The teacher as a callable: a model itself, a SavedModel by its serving signature."""
     if callable(teacher):
         return teacher
     signatures = teacher.signatures
@@ -79,8 +79,8 @@ class Teachers:
 
     Args:
         teachers: list of teachers.
-        names: layers to keep. With several teachers a layer is taken from the
-            first teacher that has it.
+        names: layers whose outputs to return; of several teachers, those of the
+            first that has the layer.
     """
 
     def __init__(self, teachers: list[Any], names: list[str]):
@@ -95,23 +95,23 @@ class Teachers:
 
     @property
     def outputs(self) -> list[str]:
-        """Names of what a call returns."""
+        """Names of the returned outputs."""
         return [FINAL, *(n for taps in self.taps for n in taps.layers)]
 
     def static_shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Shape of an output, where it is known before the teacher runs."""
+        """Shape of an output, or None if it is not known before the teacher runs."""
         for taps in self.taps:
             if name == FINAL or name in taps.layers:
                 return taps.static_shape(name)
         return None
 
     def runner(self, number: int) -> Callable[[Any], Any]:
-        """x → the final output of one teacher, as a call runs it."""
+        """The function x → final output of one teacher."""
         model, kwargs = self.taps[number].model, self._kwargs[number]
         return lambda x: model(x, **kwargs)
 
     def __call__(self, x: Any) -> tuple[list[Any], dict[str, Any]]:
-        """Returns the final outputs, one a teacher, and the features by layer name."""
+        """Returns the final outputs, one per teacher, and the features by layer name."""
         finals, features = [], {}
         for taps, kwargs in zip(self.taps, self._kwargs, strict=True):
             outputs = tf.nest.map_structure(_stop, taps(x, **kwargs))
@@ -129,7 +129,7 @@ def _has(teacher: Any, name: str) -> bool:
 
 
 def computes_in_float16(model: Any) -> bool:
-    """Whether a layer of a model computes in float16, which ends at 65504."""
+    """Whether a layer of a model computes in float16, whose largest number is 65504."""
     layers = flat_layers(model)
     return any(getattr(layer, "compute_dtype", None) == "float16" for layer in layers)
 
@@ -178,13 +178,13 @@ def mean_value(outputs: list[Any]) -> Any:
 
 
 def mean_probability(logits: list[Any], sigmoids: list[bool]) -> Any:
-    """Scores of the mean of several teachers' probabilities, output by output.
+    """Logits of the mean of several teachers' probabilities, output by output.
 
     Softmax: log((1/n) Σ softmax(z_i)). Sigmoid: the log-odds of (1/n) Σ σ(z_i).
 
     Args:
         logits: the final outputs of each teacher.
-        sigmoids: for each output, whether its scores are sigmoids of their own.
+        sigmoids: for each output, whether its scores are independent sigmoids.
     """
     if len(logits) == 1:
         return logits[0]
@@ -211,11 +211,11 @@ def _log_odds(scores: list[Any]) -> Any:
 
 
 def to_logits(outputs: Any, kinds: list[str | None] | None = None) -> Any:
-    """Undoes a softmax or sigmoid at a model's end, in every output.
+    """Logits of every output, those behind a final softmax or sigmoid.
 
     Args:
-        outputs: of a model.
-        kinds: what each is, as `telling.settle` gives it; None: nobody has looked.
+        outputs: outputs of a model.
+        kinds: kind of each, from `output_kinds.settle`; None: not determined.
     """
     leaves = tf.nest.flatten(outputs)
     if kinds is None or len(kinds) != len(leaves):
