@@ -146,7 +146,7 @@ def damage(how, path):
     ("how", "words"),
     [
         ("truncated", "has .* bytes, not"),
-        ("flipped", "another content"),
+        ("flipped", "has changed since"),
         ("missing", "is missing"),
         ("record", "can't be read"),
         ("document", "was changed"),
