@@ -139,7 +139,7 @@ class _Hasher:
         if callable(value):
             self.add(cls.__call__, depth)
 
-    def _function(self, function: Any, depth: int) -> None:
+    def _function(self, function: types.FunctionType, depth: int) -> None:
         self.text("function", function.__module__, function.__qualname__)
         inner = inspect.unwrap(function)
         if str(function.__module__).split(".")[0] in _LIBRARIES:
@@ -166,7 +166,7 @@ class _Hasher:
         self.add([_value(variable) for variable in _variables(model)], depth)
 
 
-def _cells(function: Any) -> dict[str, Any]:
+def _cells(function: types.FunctionType) -> dict[str, Any]:
     """Values that a closure captures, by variable name."""
     found = {}
     names = function.__code__.co_freevars

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 
@@ -52,7 +53,7 @@ def _kind(values: Any) -> str | None:
     return "text" if all(isinstance(one, (str, bytes)) for one in flat) else "objects"
 
 
-def names(class_names: Any, classes: int) -> tuple[str, ...]:
+def names(class_names: Sequence[str] | None, classes: int) -> tuple[str, ...]:
     """Class names, by default "0", "1", ...; raises ValueError unless there is one per class."""
     if class_names is None:
         return tuple(map(str, range(classes)))
@@ -118,7 +119,7 @@ def _array(argument: str, values: Any) -> np.ndarray:
     return array
 
 
-def numbers(argument: str, values: Any) -> np.ndarray:
+def numbers(argument: str, values: ArrayLike) -> np.ndarray:
     """A non-empty array of numbers; 16-bit floats become float32.
 
     Raises:
@@ -132,7 +133,7 @@ def numbers(argument: str, values: Any) -> np.ndarray:
     return array
 
 
-def as_numbers(values: Any, class_names: Any) -> np.ndarray:
+def as_numbers(values: ArrayLike, class_names: Sequence[str] | None) -> np.ndarray:
     """Labels as numbers of any shape; text is looked up in the class names.
 
     Args:
@@ -183,7 +184,7 @@ def _by_name(array: np.ndarray, class_names: Any) -> np.ndarray:
     return np.array([numbers[name] for name in found], np.int64).reshape(array.shape)
 
 
-def kept(mask: Any, lead: tuple[int, ...]) -> np.ndarray:
+def kept(mask: ArrayLike | None, lead: tuple[int, ...]) -> np.ndarray:
     """(M,) bools: the positions that the mask keeps, all without a mask."""
     if mask is None:
         return np.ones(math.prod(lead), bool)

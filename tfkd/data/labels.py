@@ -12,9 +12,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 from tfkd.data.label_forms import as_numbers, check_finite, kept, names, numbers, one_hot_rows
@@ -65,12 +65,12 @@ class Examples:
 
 
 def read(
-    labels: Any,
-    outputs: Any,
+    labels: ArrayLike,
+    outputs: ArrayLike,
     *,
     task: str | None = None,
     class_names: Sequence[str] | None = None,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     ignore_class: int | None = None,
     threshold: float | None = None,
 ) -> Examples:

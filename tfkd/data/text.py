@@ -207,7 +207,7 @@ class Encoder:
             vocabulary=list(self.vocabulary[2:]),
         )
 
-    def __call__(self, texts: Any) -> np.ndarray:
+    def __call__(self, texts: Sequence[str] | np.ndarray) -> np.ndarray:
         """Encodes N texts.
 
         Args:

@@ -9,6 +9,7 @@ Keras 3.15. In each step the student runs once and each teacher at most once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -19,8 +20,10 @@ from tfkd.distillation import drift, output_kinds, targets, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
+from tfkd.losses.base import DistillationLoss
 from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import flat_layers
+from tfkd.schedules import Schedule
 from tfkd.teachers.features import FINAL, Taps
 from tfkd.teachers.forward import Teachers, as_list, freeze
 from tfkd.teachers.precomputed import split
@@ -93,9 +96,12 @@ class Distiller(Saving):
         self,
         teacher: Any,
         student: keras.Model,
-        distillation_losses: Any,
-        distillation_loss_weights: Any = None,
-        student_loss_weight: Any = 0.5,
+        distillation_losses: DistillationLoss | Sequence[DistillationLoss],
+        distillation_loss_weights: float
+        | schedules.Schedule
+        | Sequence[float | schedules.Schedule]
+        | None = None,
+        student_loss_weight: Schedule | float = 0.5,
         name: str = "distiller",
         **kwargs: Any,
     ):
@@ -204,7 +210,7 @@ class Distiller(Saving):
 
     def compile(
         self,
-        optimizer: Any = "adam",
+        optimizer: str | keras.optimizers.Optimizer = "adam",
         loss: Any = None,
         metrics: Any = None,
         *args: Any,
@@ -410,7 +416,7 @@ class Distiller(Saving):
             tracker.update_state(tf.math.divide_no_nan(value, share), sample_weight=size)
         return loss
 
-    def _step(self) -> Any:
+    def _step(self) -> tf.Tensor:
         """The optimizer's step count, the argument of every schedule."""
         if getattr(self, "optimizer", None) is None:
             return tf.constant(0, tf.int64)

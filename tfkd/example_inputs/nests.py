@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tfkd import checks
+from tfkd.types import Structure, Tensor
 
 FORMS = "an array (N, ...), a dict or list of arrays, (x, y), or batches of these"
 
@@ -15,7 +16,7 @@ def is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def leaves(x: Any) -> Iterator[Any]:
+def leaves(x: Structure | None) -> Iterator[Any]:
     """The arrays of a nested structure of dicts, lists and tuples."""
     if isinstance(x, Mapping):
         x = list(x.values())
@@ -37,12 +38,12 @@ def mapped(function: Callable[..., Any], *nests: Any) -> Any:
     return None if first is None else function(*nests)
 
 
-def take(x: Any, rows: Any) -> Any:
+def take(x: Structure, rows: slice | Tensor) -> Any:
     """Selects examples of a nested structure, by index or slice."""
     return mapped(lambda array: array[rows], x)
 
 
-def length(name: str, x: Any) -> int:
+def length(name: str, x: Structure) -> int:
     """Number of examples in a nested structure; raises unless all arrays agree."""
     found = list(leaves(x))
     if not found or not all(is_array(leaf) and len(leaf.shape) for leaf in found):

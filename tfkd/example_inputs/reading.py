@@ -12,11 +12,12 @@ from tfkd import checks
 from tfkd.example_inputs.forms import Batch, elements, is_batch, limit_of, opened, split
 from tfkd.example_inputs.inputs import Input, by_name, check_finite, checked_array
 from tfkd.example_inputs.nests import FORMS, leaves, length, mapped, take
+from tfkd.types import Data
 
 
 def batches(
     name: str,
-    data: Any,
+    data: Data,
     inputs: Sequence[Input] = (),
     *,
     batch_size: int | None = None,
@@ -71,7 +72,9 @@ def batches(
     return _read(name, (split(name, one, count) for one in elements(source)), check, limit)
 
 
-def collect(name: str, data: Any, inputs: Sequence[Input], **options: Any) -> dict[str, np.ndarray]:
+def collect(
+    name: str, data: Data, inputs: Sequence[Input], **options: Any
+) -> dict[str, np.ndarray]:
     """Reads all inputs into one array each: {input name: (N, ...)}.
 
     Args:
@@ -83,7 +86,7 @@ def collect(name: str, data: Any, inputs: Sequence[Input], **options: Any) -> di
 
 def arrays(
     name: str,
-    data: Any,
+    data: Data,
     count: int | None = None,
     *,
     labels: bool = True,
@@ -127,7 +130,9 @@ def arrays(
     return found
 
 
-def to_verify(verify: Any, inputs: Sequence[Input], **options: Any) -> Any:
+def to_verify(
+    verify: bool | Data, inputs: Sequence[Input], **options: Any
+) -> bool | dict[str, np.ndarray]:
     """Reads a `verify` argument: True, False, or examples as {input name: (N, ...)}."""
     if isinstance(verify, (bool, np.bool_)):
         return bool(verify)

@@ -16,6 +16,7 @@ from tfkd.callbacks.filter_decay import FilterDecay
 from tfkd.curriculum import Stage
 from tfkd.distillation import validation
 from tfkd.distillation.distiller import Distiller
+from tfkd.losses.base import DistillationLoss
 from tfkd.progressive import carrying, freezing, settings, structure
 from tfkd.progressive.backup import Backup
 from tfkd.progressive.rehearsing import rehearse
@@ -23,6 +24,8 @@ from tfkd.progressive.stage_data import Feed, feed
 from tfkd.progressive.values import Position, RateOfStage
 from tfkd.progressive.watching import Watch
 from tfkd.pruning.optimizers import fresh
+from tfkd.schedules import Schedule
+from tfkd.types import Path
 
 
 class ProgressiveDistiller:
@@ -84,9 +87,9 @@ class ProgressiveDistiller:
         teacher: Any,
         student: keras.Model,
         stages: Sequence[Stage],
-        distillation_losses: Any,
-        distillation_loss_weights: Any = None,
-        student_loss_weight: Any = 0.5,
+        distillation_losses: DistillationLoss | Sequence[DistillationLoss],
+        distillation_loss_weights: float | Schedule | Sequence[float | Schedule] | None = None,
+        student_loss_weight: float | Schedule = 0.5,
         name: str = "progressive_distiller",
     ):
         self.stages = settings.check_stages(stages)
@@ -164,7 +167,7 @@ class ProgressiveDistiller:
         batch_size: int | None = None,
         steps_per_epoch: int | None = None,
         callbacks: Sequence[Any] = (),
-        backup_dir: Any = None,
+        backup_dir: Path | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains all stages in order.

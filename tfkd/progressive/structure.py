@@ -12,6 +12,7 @@ import tf_keras as keras
 
 from tfkd import checks, pruning, quantization
 from tfkd.pruning.shrinking import random_inputs
+from tfkd.types import Data
 
 
 class Changed(NamedTuple):
@@ -57,7 +58,7 @@ class Prune(_WithOptions):
         True
     """
 
-    def change(self, student, optimizer):
+    def change(self, student: keras.Model, optimizer: Any) -> Changed:
         """Plans, selects and shrinks."""
         selection = pruning.select(student, pruning.plan(student, **self.options))
         return cut_out(student, selection, optimizer)
@@ -100,7 +101,7 @@ class CutLayers(_WithOptions):
         if "keep" not in choose:
             raise checks.value_error("choose", "the number of blocks as 'keep'", list(choose))
 
-    def change(self, student, optimizer):
+    def change(self, student: keras.Model, optimizer: Any) -> Changed:
         """Removes the blocks; the others keep their weights."""
         if "choose" not in self.options:
             return Changed(pruning.cut_layers(student, **self.options))
@@ -125,11 +126,11 @@ class Quantize(_WithOptions):
         True
     """
 
-    def __init__(self, data: Any, method: str = "minmax", **options: Any):
+    def __init__(self, data: Data, method: str = "minmax", **options: Any):
         super().__init__(**options)
         self.data, self.method = data, method
 
-    def change(self, student, optimizer):
+    def change(self, student: keras.Model, optimizer: Any) -> Changed:
         """Quantizes and calibrates."""
         quantized = quantization.quantize(student, **self.options)
         quantization.calibrate(quantized, self.data, method=self.method)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 from tfkd.data.labels import MULTI_LABEL, REGRESSION, read
@@ -45,7 +46,7 @@ class SeedStats(Result):
         return [self.format()]
 
 
-def seed_stats(values: Any) -> SeedStats:
+def seed_stats(values: ArrayLike) -> SeedStats:
     """Returns mean ± sample standard deviation (n − 1) of a number over seeds.
 
     Args:
@@ -115,12 +116,12 @@ class Score(Result):
 
 
 def score(
-    labels: Any,
-    outputs: Any,
+    labels: ArrayLike,
+    outputs: ArrayLike,
     *,
     task: str | None = None,
     class_names: Sequence[str] | None = None,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     ignore_class: int | None = None,
     threshold: float | None = None,
 ) -> Score:
@@ -180,12 +181,12 @@ def score(
 
 
 def accuracy(
-    labels: Any,
-    outputs: Any,
+    labels: ArrayLike,
+    outputs: ArrayLike,
     *,
     task: str | None = None,
     class_names: Sequence[str] | None = None,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     ignore_class: int | None = None,
     threshold: float | None = None,
 ) -> float:

@@ -8,9 +8,10 @@ from typing import Any
 
 from tfkd import checks
 from tfkd.report.measures import MEASURES
+from tfkd.types import Path
 
 
-def write(table: Any, logdir: Any, step: int, plots: bool) -> None:
+def write(table: Any, logdir: Path, step: int, plots: bool) -> None:
     """Implements `Table.to_tensorboard`."""
     import tensorflow as tf
 

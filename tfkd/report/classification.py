@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 from tfkd.data.label_forms import names
@@ -84,12 +85,12 @@ class Classification(Result, file_name="classes"):
 
 
 def classification(
-    labels: Any,
-    outputs: Any,
+    labels: ArrayLike,
+    outputs: ArrayLike,
     class_names: Sequence[str] | None = None,
     *,
     task: str | None = None,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     ignore_class: int | None = None,
     threshold: float | None = None,
 ) -> Classification:

@@ -18,11 +18,12 @@ from tfkd.report.accuracy import Judge
 from tfkd.report.latency import Latency, in_turns
 from tfkd.report.profile import profile
 from tfkd.report.table import Row, Table
+from tfkd.types import Data
 
 
 def compare(
     models: Mapping[str, Any],
-    data: Any,
+    data: Data,
     *,
     threads: int = 1,
     like: Mapping[str, keras.Model] | None = None,

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from numpy.typing import ArrayLike
+
+from tfkd.detection.anchors import Anchors
 from tfkd.detection.coco_evaluation import DetectionScores, coco_scores
 from tfkd.detection.detecting import check_images, detect
 from tfkd.detection.drawing import detection_pictures
+from tfkd.types import Tensor
+
+# Arrays by name, for a batch of images, or one such mapping per batch or image.
+Boxes = Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]]
 
 __all__ = ["DetectionScores", "detect", "detection", "detection_pictures", "evaluate_detector"]
 
 
 def detection(
-    detections: Any,
-    truth: Any,
+    detections: Boxes,
+    truth: Boxes,
     class_names: Sequence[str] | None = None,
-    image_size: Any = None,
+    image_size: ArrayLike | None = None,
 ) -> DetectionScores:
     """COCO metrics of detections: mean average precision, recall, and precision-recall curves.
 
@@ -74,12 +81,12 @@ def detection(
 
 
 def evaluate_detector(
-    model: Any,
-    data: Any,
-    truth: Any,
-    anchors: Any,
+    model: Callable[..., Any],
+    data: Tensor,
+    truth: Boxes,
+    anchors: Anchors | Tensor,
     class_names: Sequence[str] | None = None,
-    image_size: Any = None,
+    image_size: ArrayLike | None = None,
     batch_size: int = 32,
     preprocess: Callable[[Any], Any] | None = None,
     **decode_options: Any,

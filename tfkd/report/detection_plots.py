@@ -19,7 +19,9 @@ _MOST_CLASSES = 5
 _LINES = ("-", "--", "-.", ":")
 
 
-def precision_recall_plot(scores: Any, path: str | os.PathLike) -> pathlib.Path:
+def precision_recall_plot(
+    scores: DetectionScores | Mapping[str, DetectionScores], path: str | os.PathLike
+) -> pathlib.Path:
     """Draws precision-recall curves at IoU 0.5.
 
     The dot on a curve is the operating point with a score threshold of 0.5.
@@ -78,7 +80,7 @@ def precision_recall_plot(scores: Any, path: str | os.PathLike) -> pathlib.Path:
         return write_figure(figure, path)
 
 
-def check_same_classes(models: Mapping[str, Any]) -> DetectionScores:
+def check_same_classes(models: Mapping[str, DetectionScores]) -> DetectionScores:
     """Accepts name → DetectionScores of the same classes and objects; returns the first."""
     first: Any = None
     for name, scores in models.items():

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 
@@ -45,7 +46,7 @@ class Latency:
     runs: int
 
     @classmethod
-    def of(cls, milliseconds: Any) -> Latency:
+    def of(cls, milliseconds: ArrayLike) -> Latency:
         """Summarises measured times in milliseconds.
 
         Example:

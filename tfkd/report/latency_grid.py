@@ -13,6 +13,7 @@ from tfkd.report import inference, targets
 from tfkd.report.latency import Latency, in_turns, machine_line, per_second_text
 from tfkd.report.model_table import ModelTable
 from tfkd.results import Format, Grid, Lines
+from tfkd.types import Data
 
 TIMES = ("p50", "p90", "p99", "mean")
 HEAD = ("model", "threads", "batch", *(f"{time} ms" for time in TIMES), "examples/s")
@@ -80,7 +81,7 @@ class LatencyTable(ModelTable, title="Latency", file_name="latency"):
 
 def latency_table(
     models: Mapping[str, Any],
-    data: Any,
+    data: Data,
     *,
     threads: int | Sequence[int] = (1,),
     batch_sizes: int | Sequence[int] = (1,),

@@ -41,7 +41,7 @@ class Measure:
         """The capitalized name."""
         return self.name[0].upper() + self.name[1:]
 
-    def gain(self, values: Any) -> Any:
+    def gain(self, values: np.ndarray) -> np.ndarray:
         """Values with the sign for which larger is better."""
         return values if self.higher_is_better else -values
 

@@ -16,7 +16,7 @@ never counted as 0. `register` adds a rule.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tf_keras as keras
@@ -26,6 +26,8 @@ from tfkd.networks import layer_weights
 from tfkd.networks.accept import BUILT, check_model
 from tfkd.results import Grid, Result
 
+# Shape of one input, or shapes in the structure of the inputs.
+Shapes = Sequence[Any] | Mapping[str, Any]
 UNKNOWN = "unknown"
 HEAD = ("layer", "type", "output", "calls", "params", "MACs", "FLOPs")
 
@@ -141,7 +143,7 @@ def _rows(model: keras.Model, entries: Sequence[trace.Entry]) -> Iterator[LayerP
         yield LayerProfile("(other weights)", "", (), layer_weights.count(left), None, None, 0)
 
 
-def profile(model: keras.Model, input_shape: Any = None) -> Profile:
+def profile(model: keras.Model, input_shape: Shapes | None = None) -> Profile:
     """Counts the parameters, MACs and FLOPs of a built model.
 
     Functional, Sequential, subclassed and nested models; the layers of a nested

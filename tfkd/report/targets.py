@@ -24,6 +24,7 @@ from tfkd.networks.accept import is_keras_3, refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.report import inference
 from tfkd.runtime.inputs import arrays_for
+from tfkd.types import Data, Structure
 
 CHUNK = 256  # examples per call when all outputs are computed
 
@@ -53,13 +54,13 @@ def checked_model(name: str, model: Any, expected: str = EXPECTED) -> Any:
     return model
 
 
-def examples(data: Any) -> example_inputs.Batch:
+def examples(data: Data) -> example_inputs.Batch:
     """The examples for measuring a model, in the structure of its inputs."""
     found = example_inputs.arrays("data", data, part="test", prepared=True)
     return found._replace(x=example_inputs.mapped(np.asarray, found.x))
 
 
-def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
+def converted(name: str, model: Any, x: Structure) -> tuple[Any, str]:
     """A model that LiteRT can run, and a note; ("" if nothing had to be converted).
 
     Keras 3 models are converted to tf_keras, and float64 models to float32. A model that

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from numpy.typing import ArrayLike
 
 from tfkd import checks, fingerprints
 from tfkd.teacher_cache import batches as feeding
@@ -21,6 +22,7 @@ from tfkd.teachers import output_kinds
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.layout import Layout, TopK, put
 from tfkd.teachers.precomputed import PROBABILITY, PrecomputedTeacher
+from tfkd.types import Data, Structure
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -140,9 +142,9 @@ class TeacherCache(PrecomputedTeacher):
         cls,
         path: str | os.PathLike,
         teacher: Any,
-        data: Any,
+        data: Data,
         *,
-        layers: Any = (),
+        layers: str | Sequence[str] = (),
         dtype: str = "float16",
         top_k: int | None = None,
         temperature: float | None = None,
@@ -214,8 +216,8 @@ class TeacherCache(PrecomputedTeacher):
     def from_predictions(
         cls,
         path: str | os.PathLike,
-        outputs: Any,
-        data: Any = None,
+        outputs: Structure,
+        data: Data | None = None,
         *,
         source: str,
         activation: str | None = None,
@@ -259,7 +261,7 @@ class TeacherCache(PrecomputedTeacher):
         )
         return cls(path, checksums=False)
 
-    def lookup(self, index: Any, view: Any = 0) -> dict[str, Any]:
+    def lookup(self, index: ArrayLike, view: ArrayLike = 0) -> dict[str, Any]:
         """Reads outputs, as NumPy arrays.
 
         Args:
@@ -299,7 +301,7 @@ class TeacherCache(PrecomputedTeacher):
                 raise checks.value_error(name, f"numbers from 0 to {limit - 1}", value[bad][0], fix)
         return index, view
 
-    def keyed(self, data: Any) -> dict[str, Any]:
+    def keyed(self, data: Data) -> dict[str, Any]:
         """Data with their indices in the cache: {"inputs": x, "index": (N,) int32}.
 
         For `Curriculum((cache.keyed(x), y), ..., preprocess=cache.attach())` and custom
@@ -368,11 +370,11 @@ class TeacherCache(PrecomputedTeacher):
 
     def batches(
         self,
-        x: Any,
-        y: Any,
+        x: Data,
+        y: Structure | None,
         batch_size: int,
         *,
-        sample_weight: Any = None,
+        sample_weight: Structure | None = None,
         seed: int = 0,
         augment: Callable[[Any, Any], Any] | None = None,
         preprocess: Callable[[Any], Any] | None = None,
@@ -415,11 +417,11 @@ class TeacherCache(PrecomputedTeacher):
 
     def eval_batches(
         self,
-        x: Any,
-        y: Any,
+        x: Data,
+        y: Structure | None,
         batch_size: int,
         *,
-        sample_weight: Any = None,
+        sample_weight: Structure | None = None,
         augment: Callable[[Any, Any], Any] | None = None,
         preprocess: Callable[[Any], Any] | None = None,
     ) -> tf.data.Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,6 +17,7 @@ from tfkd.teacher_cache.labelling import Labeller
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import PrecomputedTeacher
+from tfkd.types import Structure
 
 Sharding = tf.data.experimental.service.ShardingPolicy
 # A graph is sent as one protocol buffer of at most 2 GiB; 64 MiB are left for its nodes.
@@ -72,10 +74,10 @@ class RemoteTeacher(PrecomputedTeacher):
     def __init__(
         self,
         teacher: Any,
-        x: Any,
+        x: Structure,
         service: str | None = None,
         *,
-        layers: Any = (),
+        layers: str | Sequence[str] = (),
         dtype: str = "float32",
         job_name: str | None = None,
     ):

@@ -12,6 +12,7 @@ from tfkd import checks
 from tfkd.data.batches import batches, eval_batches
 from tfkd.data.detection import targets
 from tfkd.data.detection.dataset import DetectionDataset, check_images, scaled
+from tfkd.types import Structure, Tensor
 
 Augment = Callable[[Any, Any, Any], Any]
 
@@ -89,7 +90,9 @@ def detection_batches(
 
 
 def detection_eval_batches(
-    dataset: DetectionDataset | tuple[Any, Any, Any], batch_size: int, split: str = "test"
+    dataset: DetectionDataset | tuple[Tensor, Structure, Structure],
+    batch_size: int,
+    split: str = "test",
 ) -> tf.data.Dataset:
     """Batches of every image once and in order; the last batch may be smaller.
 
