@@ -41,7 +41,7 @@ from tfkd import checks, data, export, models, pruning, quantization, report, ru
 from tfkd.losses import LogitsDistillation
 
 DATA = flags.DEFINE_string("data", "digits", "digits, or a folder with train.tsv and test.tsv")
-ANSWERS = flags.DEFINE_string("answers", None, ".npz with logits_train of a teacher from anywhere")
+ANSWERS = flags.DEFINE_string("answers", None, ".npz with logits_train of an external teacher")
 OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/realtime_DATA")
 LAYERS = flags.DEFINE_integer("layers", 4, "encoder layers of the original")
 WIDTH = flags.DEFINE_integer("width", None, "its width; default 48 for digits, 128 for texts")
@@ -50,12 +50,12 @@ CHOICE = flags.DEFINE_enum(
 )
 TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", None, "passes that train the original")
 EPOCHS = flags.DEFINE_integer("epochs", None, "passes that distil each cut model")
-QUANTIZE_EPOCHS = flags.DEFINE_integer("quantize-epochs", 2, "passes with rounding, after that")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "examples a step")
-WEIGHT = flags.DEFINE_float("weight", 0.3, "of the loss on the labels; the rest is the teacher's")
+QUANTIZE_EPOCHS = flags.DEFINE_integer("quantize-epochs", 2, "quantization-aware passes")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "examples per step")
+WEIGHT = flags.DEFINE_float("weight", 0.3, "weight of the loss on the labels, in [0, 1]")
 TEMPERATURE = flags.DEFINE_float("temperature", 2.0, "softens both models' probabilities")
-SECONDS = flags.DEFINE_float("seconds", 2.0, "how long eight threads ask the server")
-SEED = flags.DEFINE_integer("seed", 0, "of the weights and of the batches")
+SECONDS = flags.DEFINE_float("seconds", 2.0, "duration of the server test with eight threads")
+SEED = flags.DEFINE_integer("seed", 0, "seed of the weights and of the batches")
 
 VOCABULARY, LENGTH = 14_000, 48
 RATES = {False: 2e-3, True: 5e-4}  # peak of the learning rate: pixels, texts
