@@ -139,7 +139,7 @@ class Dataset:
         classes = _check_classes(y_train, y_test)
         names = tuple(str(n) for n in self.class_names) or tuple(map(str, range(classes)))
         if len(names) != classes:
-            raise checks.value_error("class_names", f"{classes} names, one a class", names)
+            raise checks.value_error("class_names", f"{classes} names, one per class", names)
         fixed = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
         for field, value in {**fixed, "class_names": names}.items():
             object.__setattr__(self, field, value)

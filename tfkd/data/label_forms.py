@@ -59,7 +59,7 @@ def names(class_names: Sequence[str] | None, classes: int) -> tuple[str, ...]:
         return tuple(map(str, range(classes)))
     is_one = isinstance(class_names, (str, bytes)) or not hasattr(class_names, "__len__")
     if is_one or len(class_names) != classes:
-        raise checks.value_error("class_names", f"{classes} names, one a class", class_names)
+        raise checks.value_error("class_names", f"{classes} names, one per class", class_names)
     return tuple(_text(name) for name in class_names)
 
 

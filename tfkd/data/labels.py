@@ -50,7 +50,7 @@ class Examples:
         return max(2, self.outputs.shape[1])
 
     @property
-    def answers(self) -> np.ndarray:
+    def predictions(self) -> np.ndarray:
         """Predictions: (M,) class numbers, or (M, C) of 0 and 1."""
         if self.threshold is None:
             return self.outputs.argmax(-1)
@@ -60,7 +60,7 @@ class Examples:
     @property
     def right(self) -> np.ndarray:
         """(M,) bools: the predicted class, or every predicted label, is correct."""
-        same = self.answers == self.labels
+        same = self.predictions == self.labels
         return same.all(-1) if self.task == MULTI_LABEL else same
 
 
@@ -107,14 +107,8 @@ def read(
         checks.one_of("task", task, TASKS)
     if threshold is not None:
         checks.finite("threshold", threshold)
-    scores = numbers("outputs", outputs)
-    scores = scores[:, None] if scores.ndim == 1 else scores
-    truth = as_numbers(labels, class_names)
+    truth, scores = _aligned(labels, outputs, class_names)
     lead, units = scores.shape[:-1], scores.shape[-1]
-    if truth.shape == (*scores.shape, 1):
-        truth = truth[..., 0]
-    if truth.shape not in (lead, (*lead, 1), scores.shape):
-        raise _of_another_shape(truth, scores)
     is_matrix = units > 1 and truth.shape == scores.shape
     keep = kept(mask, lead)
     truth = truth.reshape(-1, units) if is_matrix else truth.reshape(-1)
@@ -152,13 +146,23 @@ def is_probability(outputs: np.ndarray) -> bool:
     return bool(outputs.min() >= -_ROUNDING and outputs.max() <= 1 + _ROUNDING)
 
 
-def _of_another_shape(truth: np.ndarray, scores: np.ndarray) -> ValueError:
-    places = scores.shape[:-1]
-    expected = (
-        f"class numbers {places} or rows {scores.shape} for {len(scores)} examples, "
-        f"as the outputs are of shape {scores.shape}"
-    )
-    return checks.value_error("labels", expected, truth)
+def _aligned(
+    labels: ArrayLike, outputs: ArrayLike, class_names: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and outputs (..., C) as arrays; raises ValueError if their shapes do not match."""
+    scores = numbers("outputs", outputs)
+    scores = scores[:, None] if scores.ndim == 1 else scores
+    truth = as_numbers(labels, class_names)
+    if truth.shape == (*scores.shape, 1):
+        truth = truth[..., 0]
+    lead = scores.shape[:-1]
+    if truth.shape not in (lead, (*lead, 1), scores.shape):
+        expected = (
+            f"class numbers {lead} or rows {scores.shape} for {len(scores)} examples, "
+            f"as the outputs are of shape {scores.shape}"
+        )
+        raise checks.value_error("labels", expected, truth)
+    return truth, scores
 
 
 def _of_one_unit(
@@ -236,28 +240,23 @@ def _of_matrix(
         if not bounded or off <= 0.02 + scores.shape[1] / 512:
             return CLASSIFICATION, ""
         return CLASSIFICATION, (
-            "each row of the labels holds one 1, so the largest output was taken for the answer; "
+            "each row of the labels is one-hot, so the largest output was taken as the prediction; "
             "but the outputs are probabilities that don't sum to 1. Pass "
-            'task="multi_label" if each output is a label of its own, or task="classification"'
+            'task="multi_label" if each output is a separate label, or task="classification"'
         )
     if is_zero_one.all():
         if bounded and off <= 1e-3:
             bad = int(np.argmin(hot))
-            fix = (
-                f"The row of example {example(bad)} holds {int(truth[bad].sum())} ones, but the "
-                "outputs are those of a softmax, for one class each. If that is intended, pass "
-                'task="multi_label".'
-            )
-            raise checks.value_error("labels", "one-hot rows", truth, fix)
+            raise _not_one_hot(truth, bad, example(bad))
         return MULTI_LABEL, (
-            "the labels are rows of 0 and 1 that hold other than one 1, so this was scored as "
-            "multi-label: the subset accuracy (all labels of an example are right), at a threshold "
+            "the labels are rows of 0 and 1 that are not all one-hot, so this was scored as "
+            "multi-label: the subset accuracy (all labels of an example correct), at a threshold "
             'of {threshold:g}. Pass task="multi_label" if that is right'
         )
     if is_soft.all():
         return CLASSIFICATION, (
-            "the rows of the labels sum to 1, so they were taken for soft labels, and the largest "
-            'for the class. Pass task="classification" if that is right, or task="regression"'
+            "the rows of the labels sum to 1, so they were taken as soft labels, and the argmax as "
+            'the class. Pass task="classification" if that is right, or task="regression"'
         )
     _check_no_code(truth)
     return REGRESSION, (
@@ -265,6 +264,15 @@ def _of_matrix(
         "as regression: the mean absolute error, lower is better. Pass "
         'task="regression" if that is right'
     )
+
+
+def _not_one_hot(truth: np.ndarray, row: int, example: int) -> ValueError:
+    fix = (
+        f"The row of example {example} holds {int(truth[row].sum())} ones, but the outputs are "
+        "those of a softmax, for one class each. If that is intended, pass "
+        'task="multi_label".'
+    )
+    return checks.value_error("labels", "one-hot rows", truth, fix)
 
 
 def _check_no_code(truth: np.ndarray) -> None:

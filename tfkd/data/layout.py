@@ -197,7 +197,7 @@ def same_classes(
     if missing:
         checks.warn(
             f"{test_root}: no images of {len(missing)} of the {len(classes)} classes, "
-            f"{_listed(missing)}: scores say nothing about them."
+            f"{_listed(missing)}: test scores do not cover them."
         )
 
 

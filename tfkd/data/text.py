@@ -114,7 +114,7 @@ class TextDataset:
             raise checks.type_error("class_names", "a sequence of names", self.class_names)
         names = tuple(str(n) for n in self.class_names) or tuple(map(str, range(classes)))
         if len(names) != classes:
-            raise checks.value_error("class_names", f"{classes} names, one a class", names)
+            raise checks.value_error("class_names", f"{classes} names, one per class", names)
         object.__setattr__(self, "class_names", names)
         parts = {p: quality.Part(getattr(self, f"x_{p}"), labels[f"y_{p}"]) for p in self.parts}
         quality.repeated(self.name, "texts", parts, names)

@@ -83,7 +83,7 @@ class Watch(keras.callbacks.Callback):
             return
         now, count = self._measure(), len(tf.nest.flatten(self._sample)[0])
         if now is not None and now.is_beyond(self._start, count):
-            self._owner._set_untracked("_said_distance", True)
+            self._owner._set_untracked("_drift_warned", True)
             _warn(self._start, now, number)
             self._start = None
 
@@ -129,7 +129,7 @@ def watched(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of `fit` with a `Watch` added to the callbacks, if a sample can be read."""
     strategy = owner.distribute_strategy.extended
-    if getattr(owner, "_said_distance", False) or strategy._in_multi_worker_mode():
+    if getattr(owner, "_drift_warned", False) or strategy._in_multi_worker_mode():
         return args, kwargs
     bound = inspect.signature(keras.Model.fit).bind(owner, *args, **kwargs)
     given = bound.arguments

@@ -60,7 +60,7 @@ def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
 def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> None:
     if mine is None:
         return
-    precomputed, from_logits = distiller._precomputed_teacher, _said(distiller, mine)
+    precomputed, from_logits = distiller._precomputed_teacher, _expects_logits(distiller, mine)
     each = {}
     for term in terms:
         # Terms that read the outputs in the same way share the result, and warn once.
@@ -112,7 +112,7 @@ def _stored(layout: Any) -> list[list[str | None]]:
     ]
 
 
-def _said(distiller: Any, outputs: Any) -> list[bool | None]:
+def _expects_logits(distiller: Any, outputs: Any) -> list[bool | None]:
     """For each output, whether the loss given to `compile` expects logits; None: unknown."""
     return [_takes_logits(loss) for loss in _losses(distiller, len(tf.nest.flatten(outputs)))]
 

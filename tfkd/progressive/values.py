@@ -71,7 +71,7 @@ class OfStage(schedules.Schedule):
         return tuple(ends)
 
     def get_config(self):
-        """With the stage that it is now: a file goes on in it."""
+        """Includes the current stage, in which a loaded schedule continues."""
         return {
             "values": [None if v is None else schedules.serialize(v) for v in self.values],
             "default": schedules.serialize(self.default),
@@ -109,7 +109,7 @@ class RateOfStage(keras.optimizers.schedules.LearningRateSchedule):
         return tf.gather(tf.stack([tf.cast(one, tf.float32) for one in each]), self.position.stage)
 
     def get_config(self):
-        """With the stage that it is now: a file goes on in it."""
+        """Includes the current stage, in which a loaded schedule continues."""
         return {
             "rates": [_serialize(rate) for rate in self.rates],
             "default": _serialize(self.default),

@@ -64,7 +64,7 @@ def seed_stats(values: ArrayLike) -> SeedStats:
     try:
         array = np.atleast_1d(np.asarray(values, np.float64))
     except (TypeError, ValueError):
-        raise checks.type_error("values", "numbers, one a seed", values) from None
+        raise checks.type_error("values", "numbers, one per seed", values) from None
     if array.ndim != 1 or array.size == 0:
         raise checks.value_error("values", "at least one number, in one dimension", values)
     if not np.isfinite(array).all():

@@ -140,7 +140,7 @@ def classification(
         Accuracy 75.0 % of 4 examples.
     """
     found = _examples(labels, outputs, class_names, task, mask, ignore_class, threshold)
-    truth, answers, classes = found.labels, found.answers, found.classes
+    truth, predicted, classes = found.labels, found.predictions, found.classes
     if found.task == MULTI_LABEL:
         classes = truth.shape[1]
     try:
@@ -153,7 +153,7 @@ def classification(
 
     def scores(average: str | None) -> Any:
         return precision_recall_fscore_support(
-            truth, answers, labels=range(classes), average=average, zero_division=0
+            truth, predicted, labels=range(classes), average=average, zero_division=0
         )
 
     def mean(name: str, average: str) -> ClassScores:

@@ -43,7 +43,7 @@ class DetectionRow:
     def __post_init__(self):
         scores = [self.scores] if isinstance(self.scores, DetectionScores) else self.scores
         if not isinstance(scores, (list, tuple)) or not scores:
-            expected = "DetectionScores, or a list of them, one a seed"
+            expected = "DetectionScores, or a list of them, one per seed"
             raise checks.type_error("scores", expected, self.scores)
         check_same_classes({f"{self.model}, seed {i}": one for i, one in enumerate(scores)})
         object.__setattr__(self, "scores", tuple(scores))

@@ -76,9 +76,11 @@ class TeacherCache(PrecomputedTeacher):
         self._document = document.read(self.path)
         self._shards = building.shards_of(self.path, self._document)
         self._check_whole(checksums, time.monotonic() + wait)
-        super().__init__(self._told(), self._document.identity, f"the teacher cache {self.path}")
+        super().__init__(
+            self._with_inferred_kinds(), self._document.identity, f"the teacher cache {self.path}"
+        )
 
-    def _told(self) -> Layout:
+    def _with_inferred_kinds(self) -> Layout:
         """The layout, in which outputs stored as logits are marked if they are probabilities."""
         layout = self._document.layout
         if layout.top_k is not None or self._document.settings.get("activation") == "linear":

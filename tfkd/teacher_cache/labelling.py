@@ -64,7 +64,7 @@ class Labeller:
             sample: examples from which the kinds of outputs are inferred; default: those
                 of x.
         """
-        self._tell(output_kinds.examples(x) if sample is None else sample)
+        self._infer_kinds(output_kinds.examples(x) if sample is None else sample)
         first = tf.nest.map_structure(lambda array: array[:2], x)
         count = len(tf.nest.flatten(first)[0])
         made = self._run(first, range(count), 0)
@@ -106,7 +106,7 @@ class Labeller:
                 )
                 return
 
-    def _tell(self, sample: Any) -> None:
+    def _infer_kinds(self, sample: Any) -> None:
         """Determines whether each final output is logits or probabilities."""
         self._kinds = []
         for number, taps in enumerate(self._teachers.taps):

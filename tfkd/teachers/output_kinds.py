@@ -24,7 +24,7 @@ from tfkd.teachers.precomputed import split
 EXAMPLES = 32  # examples whose outputs are inspected
 _FEW = 16  # examples generated, or below which given ones are augmented
 _FUNCTIONAL = (keras.Sequential.__bases__[0], keras.Sequential)
-_WAY_OUT = (
+_DECLARE = (
     "Declare what they are with tfkd.losses.declare_outputs(model, kind), where kind is 'logits', "
     "'softmax' or 'sigmoid'."
 )
@@ -217,7 +217,7 @@ def _settled(name: str, one: Evidence, want: str | None, from_logits: bool | Non
         checks.warn(
             f"{name}: its outputs leave [0, 1], so they are taken for logits, but the loss given "
             f"to `compile` takes them for probabilities. Pass it as an instance with "
-            f"from_logits=True. {_WAY_OUT}"
+            f"from_logits=True. {_DECLARE}"
         )
     return None if one.seen is None else "logits"
 
@@ -233,13 +233,13 @@ def _as_softmax(name: str, one: Evidence, from_logits: bool | None) -> str:
         against = "its graph ends in" if one.proved else "the loss given to `compile` expects"
         checks.warn(
             f"{name}: {against} logits, but its outputs are probabilities: all in [0, 1], and "
-            f"every row sums to 1. They are taken as probabilities (scores log p). {_WAY_OUT}"
+            f"every row sums to 1. They are taken as probabilities (scores log p). {_DECLARE}"
         )
     else:
         checks.warn(
             f"{name}: the graph does not show a softmax at its end, but its outputs are "
             "probabilities: all in [0, 1], and every row sums to 1. They are taken as such "
-            f"(scores log p). {_WAY_OUT}"
+            f"(scores log p). {_DECLARE}"
         )
     return "softmax"
 
@@ -248,12 +248,12 @@ def _as_sigmoid(name: str, from_logits: bool | None) -> str:
     if from_logits:
         checks.warn(
             f"{name}: its outputs look like probabilities (all in [0, 1]), but the loss given to "
-            f"`compile` has from_logits=True, so they are taken for logits. {_WAY_OUT}"
+            f"`compile` has from_logits=True, so they are taken for logits. {_DECLARE}"
         )
         return "logits"
     checks.warn(
         f"{name}: the graph does not show a sigmoid at its end, but its outputs are all in [0, 1]. "
-        f"They are taken for probabilities (scores log p − log(1 − p)). {_WAY_OUT}"
+        f"They are taken for probabilities (scores log p − log(1 − p)). {_DECLARE}"
     )
     return "sigmoid"
 

@@ -273,7 +273,7 @@ class _Document:
                 received = f"category {category!r} {shown}"
                 say("unknown class", expected="a category of the file", received=received)
             elif wanted is not None and name not in wanted:
-                say("other class", expected="the classes asked for", received=f"{name!r} {shown}")
+                say("other class", expected="the requested classes", received=f"{name!r} {shown}")
             else:
                 box = _box(value.get("bbox"))
                 shown = f"bbox {value.get('bbox')!r:.60} {shown}"

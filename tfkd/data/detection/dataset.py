@@ -211,7 +211,7 @@ class DetectionDataset:
             test: number of test images; None: all.
 
         Raises:
-            ValueError: if there are fewer images than asked for.
+            ValueError: if there are fewer images than requested.
         """
         fields: dict[str, Any] = {}
         for number, (split, wanted) in enumerate((("train", count), ("test", test))):

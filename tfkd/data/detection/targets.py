@@ -32,9 +32,9 @@ def pad(names: Names, boxes: Any, classes: Any, count: int) -> tuple[np.ndarray,
     """Arrays, or lists of one array per image → new arrays float32 (N, M, 4) and int32 (N, M)."""
     for name, value in zip(names, (boxes, classes), strict=True):
         if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__"):
-            raise checks.type_error(name, "an array, or a list of one array an image", value)
+            raise checks.type_error(name, "an array, or a list of one array per image", value)
         if len(value) != count:
-            raise checks.value_error(name, f"{count} entries, one an image", len(value))
+            raise checks.value_error(name, f"{count} entries, one per image", len(value))
     if _regular(boxes, 3) and _regular(classes, 2):
         return _arrays(names, np.asarray(boxes), np.asarray(classes))
     pairs = [_image(names, i, boxes[i], classes[i]) for i in range(count)]
@@ -55,7 +55,7 @@ def _arrays(names: Names, boxes: np.ndarray, classes: np.ndarray) -> tuple[np.nd
     if boxes.shape[2] != 4 or boxes.shape[1] == 0 or boxes.dtype.kind not in "fiu":
         raise checks.value_error(names[0], "boxes (N, M, 4), M at least 1", boxes)
     if classes.shape != boxes.shape[:2]:
-        raise checks.value_error(names[1], f"one class a box, {boxes.shape[:2]}", classes)
+        raise checks.value_error(names[1], f"one class per box, {boxes.shape[:2]}", classes)
     if classes.dtype.kind not in "iu":
         raise checks.type_error(names[1], "integer classes", classes)
     return boxes.astype(np.float32), classes.astype(np.int32)
@@ -77,7 +77,7 @@ def _image(names: Names, index: int, boxes: Any, classes: Any) -> tuple[np.ndarr
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "fiu":
         raise checks.value_error(names[0], "numbers (n, 4) for each image", boxes, where)
     if classes.shape != boxes.shape[:1]:
-        expected = f"{len(boxes)} classes, one a box"
+        expected = f"{len(boxes)} classes, one per box"
         raise checks.value_error(names[1], expected, classes, where)
     return boxes, classes
 
