@@ -27,6 +27,7 @@ from tfkd.schedules import Schedule
 from tfkd.teachers.features import FINAL, Taps
 from tfkd.teachers.forward import Teachers, as_list, freeze
 from tfkd.teachers.precomputed import split
+from tfkd.types import Data, Structure, Teacher
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -94,7 +95,7 @@ class Distiller(Saving):
 
     def __init__(
         self,
-        teacher: Any,
+        teacher: Teacher,
         student: keras.Model,
         distillation_losses: DistillationLoss | Sequence[DistillationLoss],
         distillation_loss_weights: float
@@ -189,7 +190,7 @@ class Distiller(Saving):
         self._set_untracked("_agreement_tracker", agreement)
 
     @property
-    def teacher(self) -> Any:
+    def teacher(self) -> Teacher:
         """The teacher, or the list of teachers, as passed."""
         return self._teacher
 
@@ -246,11 +247,13 @@ class Distiller(Saving):
         ):
             self.optimizer = keras.mixed_precision.LossScaleOptimizer(self.optimizer)
 
-    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+    def call(self, inputs: Structure, training: bool | None = None, **kwargs: Any) -> Structure:
         """The student's outputs."""
         return self.student(split(inputs)[0], training=training, **kwargs)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def fit(
+        self, x: Data | None = None, y: Structure | None = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """`keras.Model.fit` with additional checks of the data.
 
         Warns once if the student starts close to its teacher but, in inference mode, is
@@ -276,7 +279,9 @@ class Distiller(Saving):
         args, kwargs = drift.watched(self, (x, y, *args), kwargs)
         return super().fit(*args, **kwargs)
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(
+        self, x: Data | None = None, y: Structure | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """`keras.Model.evaluate` with additional checks of the data. Changes no weight."""
         self._check_data(x, y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, *args, **kwargs)
@@ -293,7 +298,7 @@ class Distiller(Saving):
             self._set_untracked("_teacher_seen", True)
         output_kinds.decide(self, x)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: Structure) -> dict[str, Any]:
         """One training step: the teacher runs outside the gradient tape, the student inside."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, stored = split(x)
@@ -305,7 +310,7 @@ class Distiller(Saving):
         self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
         return self.compute_metrics(x, y, outputs[FINAL], sample_weight)
 
-    def test_step(self, data: Any) -> dict[str, Any]:
+    def test_step(self, data: Structure) -> dict[str, Any]:
         """The losses with `training=False`; only metrics are updated.
 
         With a cache as teacher and data without its outputs, the student's loss alone.
@@ -322,7 +327,9 @@ class Distiller(Saving):
         self._objective(x, y, sample_weight, outputs, self._teach(x, stored))
         return self.compute_metrics(x, y, outputs[FINAL], sample_weight)
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any]:
+    def compute_metrics(
+        self, x: Structure, y: Structure | None, y_pred: Structure, sample_weight: Structure | None
+    ) -> dict[str, Any]:
         """Updates the metrics of `compile`, if there are labels; returns all logs."""
         container = self.compiled_metrics
         chosen = tf.nest.flatten([container._user_metrics, container._user_weighted_metrics])
@@ -352,12 +359,12 @@ class Distiller(Saving):
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Structure | None = None,
+        y: Structure | None = None,
+        y_pred: Structure | None = None,
+        sample_weight: Structure | None = None,
         training: bool = True,
-    ) -> Any:
+    ) -> tf.Tensor:
         """Runs both models on x and returns the loss that a step would minimize.
 
         `y_pred` is ignored and only there for Keras's signature: losses on features need

@@ -23,6 +23,7 @@ from tfkd.distillation.terms import sigmoids
 from tfkd.losses.base import mask_of
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import split
+from tfkd.types import Structure
 
 EXAMPLES, FEWEST, BATCH = 256, 32, 64
 BYTES = 64 << 20  # largest sample kept in memory, 64 MiB
@@ -61,13 +62,13 @@ class Watch(keras.callbacks.Callback):
         sample: inputs of its steps, with the outputs of a precomputed teacher.
     """
 
-    def __init__(self, owner: Any, sample: Any):
+    def __init__(self, owner: Any, sample: Structure):
         super().__init__()
         self._owner, self._sample = owner, sample
         self._taught: list[Any] = []
         self._start: Distance | None = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Measures the initial distance."""
         start = self._measure()
         if start is not None and start.relative < _NEAR:
@@ -75,7 +76,7 @@ class Watch(keras.callbacks.Callback):
         else:
             self._sample, self._taught = None, []
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Measures after epochs 1 to 4, 8, 16, 32, ... and the last one."""
         number = epoch + 1
         last = number == (self.params or {}).get("epochs")

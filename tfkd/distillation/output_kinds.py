@@ -16,12 +16,13 @@ from tfkd.losses.logits import BINARY, LogitsDistillation, is_a
 from tfkd.losses.wrapped import per_output
 from tfkd.teachers import output_kinds
 from tfkd.teachers.precomputed import PROBABILITY
+from tfkd.types import Data, Structure
 
 _STORED = {"Softmax": "softmax", PROBABILITY: "softmax", "Sigmoid": "sigmoid", None: "logits"}
 
 
 @tf.autograph.experimental.do_not_convert
-def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
+def decide(distiller: Any, x: Data, in_step: bool = False) -> None:
     """Determines for each term the kinds of the outputs that it compares, once.
 
     Args:
@@ -88,7 +89,7 @@ def _covers(key: tuple[Any, ...], wants: tuple[Any, ...]) -> bool:
     return all(b is None or a == b for a, b in zip(key, wants, strict=True))
 
 
-def wants_of(loss: Any, outputs: Any) -> list[str | None]:
+def wants_of(loss: Any, outputs: Structure) -> list[str | None]:
     """How a loss on class scores reads each output: "softmax", "sigmoid", or None if unused."""
     flat = tf.nest.flatten(outputs)
     if isinstance(loss, LogitsDistillation):
@@ -142,7 +143,7 @@ def _expected_errors(distiller: Any, count: int = 0) -> list[bool]:
     return [isinstance(loss, ExpectedErrorLoss) for loss in losses]
 
 
-def mark(distiller: Any, y_pred: Any) -> None:
+def mark(distiller: Any, y_pred: Structure) -> None:
     """Marks the student's outputs with their kinds, for losses on the labels that need them."""
     if distiller._label_kinds is not None:
         for tensor, kind in zip(tf.nest.flatten(y_pred), distiller._label_kinds, strict=True):

@@ -24,7 +24,7 @@ class Projector(keras.layers.Layer):
         layer: a Keras layer to use in place of the linear map, or None.
     """
 
-    def __init__(self, mode: str = "auto", layer: Any = None, **kwargs: Any):
+    def __init__(self, mode: str = "auto", layer: keras.layers.Layer | None = None, **kwargs: Any):
         super().__init__(dtype="float32", **kwargs)
         self.supports_masking = True
         self.mode = mode

@@ -27,7 +27,11 @@ class Saving(keras.Model):
     _hide_teacher = False
 
     def save(
-        self, filepath: Any, overwrite: bool = True, save_format: Any = None, **kwargs: Any
+        self,
+        filepath: str | os.PathLike[str],
+        overwrite: bool = True,
+        save_format: str | None = None,
+        **kwargs: Any,
     ) -> None:
         """`keras.Model.save` to a `.keras` file, without the teacher's optimizer.
 
@@ -143,7 +147,9 @@ class Saving(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Saving:
         """Makes the Distiller that `get_config` described."""
 
         def read(item):

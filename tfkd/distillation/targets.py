@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from tfkd.data.label_forms import check_numbers
 from tfkd.losses.joint import JointLoss
+from tfkd.types import Structure
 
 
-def check(y: Any, num_classes: int | None, loss: Any) -> None:
+def check(y: Structure | None, num_classes: int | None, loss: Any) -> None:
     """Checks labels before a step is traced.
 
     Args:
@@ -32,7 +33,7 @@ def check(y: Any, num_classes: int | None, loss: Any) -> None:
         _check_range(np.asarray(y), num_classes, getattr(loss, "_fn_kwargs", {}))
 
 
-def check_weights(sample_weight: Any) -> None:
+def check_weights(sample_weight: Structure | None) -> None:
     """Raises TypeError for sample weights that are text or objects."""
     for leaf in tf.nest.flatten(sample_weight):
         check_numbers("sample_weight", leaf)
@@ -79,7 +80,7 @@ class Ranks:
     def __init__(self) -> None:
         self._known: dict[int, int] = {}
 
-    def __call__(self, y: Any, y_pred: Any, loss: Any) -> Any:
+    def __call__(self, y: Structure, y_pred: Structure, loss: Any) -> Structure:
         """Targets in the structure of `y`.
 
         Args:

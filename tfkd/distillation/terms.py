@@ -25,6 +25,7 @@ from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import mean_probability, mean_value, to_logits
 from tfkd.teachers.layout import TopK
 from tfkd.teachers.top_k import agreement, bucketed
+from tfkd.types import Structure
 
 # Log names that a loss must not use.
 _RESERVED = ("loss", "total_loss", "student_loss", "distillation_loss", "agreement")
@@ -107,7 +108,7 @@ class Term:
         return teacher_z, student_z
 
     def value(
-        self, teacher: Any, student: Any, known: dict[str, Any], share: Any
+        self, teacher: Structure, student: Structure, known: dict[str, Any], share: tf.Tensor
     ) -> tuple[Any, list[Any] | None]:
         """This replica's share of the loss, and the elements of an ElementwiseLoss.
 
@@ -139,7 +140,7 @@ class Term:
         return tf.where(share > 0.0, value, 0.0) * share, None
 
     def agreement(
-        self, teacher: Any, student: Any, parts: list[Any] | None
+        self, teacher: Structure, student: Structure, parts: list[Any] | None
     ) -> Iterator[tuple[Any, Any]]:
         """For each compared output: 1 where both models predict the same class, and its mask."""
         triples = zip(
@@ -162,7 +163,7 @@ class Term:
             yield same, None if mask is None else tf.cast(mask, tf.float32)
 
 
-def sigmoids(loss: DistillationLoss, outputs: Any) -> list[bool]:
+def sigmoids(loss: DistillationLoss, outputs: Structure) -> list[bool]:
     """For each output, whether its scores are independent sigmoids rather than a softmax."""
     flat = tf.nest.flatten(outputs)
     if isinstance(loss, LogitsDistillation):
@@ -184,8 +185,13 @@ def shared_by(losses: list[DistillationLoss], container: Any, taught: Any) -> Sh
 
 
 def loss_on_labels(
-    container: Any, y: Any, y_pred: Any, sample_weight: Any, share: Any, shared: Shared
-) -> Any:
+    container: Any,
+    y: Structure,
+    y_pred: Structure,
+    sample_weight: Structure | None,
+    share: tf.Tensor,
+    shared: Shared,
+) -> tf.Tensor:
     """The loss given to `compile`: this replica's share of it.
 
     Keras divides each replica's mean by the number of replicas, which differs from

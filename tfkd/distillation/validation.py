@@ -17,6 +17,7 @@ from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import computes_in_float16
 from tfkd.teachers.precomputed import PrecomputedTeacher, split
 from tfkd.teachers.top_k import check_top_k
+from tfkd.types import Data, Structure
 
 
 def check_losses(losses: Any, weights: Any) -> tuple[list[Any], list[Any]]:
@@ -74,7 +75,7 @@ def precomputed(teachers: list[Any], losses: list[Any]) -> PrecomputedTeacher | 
     return found[0]
 
 
-def check_precomputed(teacher: PrecomputedTeacher, x: Any) -> None:
+def check_precomputed(teacher: PrecomputedTeacher, x: Data) -> None:
     """Raises ValueError for data without the outputs of the precomputed teacher."""
     spec = getattr(x, "element_spec", None)
     if spec is not None:
@@ -105,7 +106,7 @@ def check_student(student: Any) -> None:
         raise ValueError(str(error)) from None
 
 
-def check_apart(teachers: list[Any], student: Any) -> None:
+def check_apart(teachers: list[Any], student: keras.Model) -> None:
     """Raises ValueError if a teacher shares variables with the student."""
     mine = {id(v) for v in _variables(student)}
     for teacher in teachers:
@@ -165,7 +166,7 @@ def _first_examples(x: Any) -> Any:
     return tf.nest.map_structure(lambda leaf: tf.convert_to_tensor(leaf[:_FIRST]), split(x)[0])
 
 
-def check_inputs(teachers: list[Any], student: Any) -> None:
+def check_inputs(teachers: list[Any], student: keras.Model) -> None:
     """Raises ValueError if the input shapes of the models are incompatible."""
     mine = getattr(student, "inputs", None)
     for teacher in teachers:
@@ -205,7 +206,13 @@ class _Shaped:
         self.shape = shape
 
 
-def check_fit_data(x: Any, y: Any, sample_weight: Any, num_classes: int | None, loss: Any) -> None:
+def check_fit_data(
+    x: Data,
+    y: Structure | None,
+    sample_weight: Structure | None,
+    num_classes: int | None,
+    loss: Any,
+) -> None:
     """Checks the data as far as possible before `fit` or `evaluate` begins.
 
     Args:
@@ -252,7 +259,7 @@ PROBABILITY_LOSSES = (
 )
 
 
-def warn_of_logits(loss: Any, student: Any) -> None:
+def warn_of_logits(loss: Any, student: keras.Model) -> None:
     """Warns if a loss expects probabilities but the student returns logits."""
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
     layers = getattr(student, "layers", None)
@@ -266,7 +273,7 @@ def warn_of_logits(loss: Any, student: Any) -> None:
         )
 
 
-def check_trainable(student: Any) -> None:
+def check_trainable(student: keras.Model) -> None:
     """Raises ValueError if all weights of the student are frozen: `fit` would change nothing."""
     if student.built and student.weights and not student.trainable_weights:
         raise ValueError(
@@ -276,7 +283,7 @@ def check_trainable(student: Any) -> None:
         )
 
 
-def check_calibrated(student: Any) -> None:
+def check_calibrated(student: keras.Model) -> None:
     """Raises if the student is quantized but not calibrated.
 
     This is checked before tracing: Keras cannot retrace a step whose first trace failed.

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -34,7 +35,7 @@ class Backup(keras.callbacks.Callback):
         TypeError, ValueError: if it is not a folder.
     """
 
-    def __init__(self, owner: Any, folder: Any):
+    def __init__(self, owner: Any, folder: str | os.PathLike[str]):
         super().__init__()
         checks.instance("backup_dir", folder, (str, os.PathLike), "a folder, or None")
         if os.path.isfile(folder):
@@ -60,7 +61,7 @@ class Backup(keras.callbacks.Callback):
             path = str(self.folder / pending["checkpoint"])
             tf.train.Checkpoint(curriculum=curriculum).restore(path).expect_partial()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.owner.student is not self._saved_student:

@@ -18,7 +18,7 @@ from tfkd import checks
 from tfkd.pruning.optimizers import slots_of
 
 
-def check_optimizer(optimizer: Any) -> Any:
+def check_optimizer(optimizer: str | keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """Returns an optimizer from anything that `keras.optimizers.get` accepts.
 
     Raises:
@@ -31,7 +31,7 @@ def check_optimizer(optimizer: Any) -> Any:
     return optimizer
 
 
-def inner(optimizer: Any) -> Any:
+def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer inside a LossScaleOptimizer."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
@@ -44,7 +44,7 @@ def rate_of(optimizer: Any) -> Any:
     return float(rate.numpy())
 
 
-def successor(optimizer: Any, rate: Any) -> Any:
+def successor(optimizer: keras.optimizers.Optimizer, rate: Any) -> keras.optimizers.Optimizer:
     """A new optimizer with the same settings and a different learning rate, without state.
 
     The current scale of a LossScaleOptimizer is kept.
@@ -64,7 +64,7 @@ def successor(optimizer: Any, rate: Any) -> Any:
 
 
 @contextlib.contextmanager
-def weights_kept(optimizer: Any) -> Iterator[None]:
+def weights_kept(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """Context in which the end of `fit` does not replace weights by averages (`use_ema`).
 
     The next stage then continues from the trained weights, as within one long `fit`.
@@ -77,7 +77,12 @@ def weights_kept(optimizer: Any) -> Iterator[None]:
         del averaging.finalize_variable_values
 
 
-def carry(old: Any, before: Sequence[Any], new: Any, variables: list[Any]) -> None:
+def carry(
+    old: keras.optimizers.Optimizer,
+    before: Sequence[Any],
+    new: keras.optimizers.Optimizer,
+    variables: list[Any],
+) -> None:
     """Builds `new` for the variables, and copies the step and slot variables of `old`.
 
     Variables are matched by identity, or else by name and shape if the match is unique.

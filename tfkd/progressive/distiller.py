@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,7 +25,7 @@ from tfkd.progressive.values import Position, RateOfStage
 from tfkd.progressive.watching import Watch
 from tfkd.pruning.optimizers import fresh
 from tfkd.schedules import Schedule
-from tfkd.types import Path
+from tfkd.types import Data, Path, Structure, Teacher
 
 
 class ProgressiveDistiller:
@@ -84,7 +84,7 @@ class ProgressiveDistiller:
 
     def __init__(
         self,
-        teacher: Any,
+        teacher: Teacher,
         student: keras.Model,
         stages: Sequence[Stage],
         distillation_losses: DistillationLoss | Sequence[DistillationLoss],
@@ -128,7 +128,11 @@ class ProgressiveDistiller:
         return self.distiller.student
 
     def compile(
-        self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        loss: Any = None,
+        metrics: Any = None,
+        **kwargs: Any,
     ) -> None:
         """As `tfkd.Distiller.compile`.
 
@@ -161,8 +165,8 @@ class ProgressiveDistiller:
 
     def fit(
         self,
-        x: Any,
-        y: Any = None,
+        x: Data | Callable[[int], tf.data.Dataset],
+        y: Structure | None = None,
         *,
         batch_size: int | None = None,
         steps_per_epoch: int | None = None,
@@ -263,7 +267,7 @@ class ProgressiveDistiller:
         freezing.freeze(self.student, (), now)
         return variables
 
-    def adopt(self, student: keras.Model, optimizer: Any) -> None:
+    def adopt(self, student: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
         """Replaces the student, and transfers the optimizer's state to the new one.
 
         Args:
@@ -357,7 +361,7 @@ class ProgressiveDistiller:
         """`tfkd.Distiller.evaluate` of the current student."""
         return self.distiller.evaluate(*args, **kwargs)
 
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, *args: Any, **kwargs: Any) -> Structure:
         """The student's outputs, as `keras.Model.predict`."""
         return self.distiller.predict(*args, **kwargs)
 

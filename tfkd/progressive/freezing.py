@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks.paths import Entries, leaves, matching
 
 
-def trained(model: Any) -> dict[str, bool]:
+def trained(model: keras.Model) -> dict[str, bool]:
     """path → whether the layer is currently trainable."""
     return {path: layer.trainable for path, layer in leaves(model)}
 
 
-def freeze(model: Any, patterns: Entries, otherwise: dict[str, bool]) -> None:
+def freeze(model: keras.Model, patterns: Entries, otherwise: dict[str, bool]) -> None:
     """Freezes the layers that match an entry, and restores the others.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -29,7 +29,7 @@ class Structural:
         """Returns the changed student."""
         return self.change(student, None).student
 
-    def change(self, student: keras.Model, optimizer: Any) -> Changed:
+    def change(self, student: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> Changed:
         """Changes the student, and transfers the optimizer's state if possible."""
         raise NotImplementedError(f"{type(self).__name__} does not implement `change`")
 
@@ -58,7 +58,7 @@ class Prune(_WithOptions):
         True
     """
 
-    def change(self, student: keras.Model, optimizer: Any) -> Changed:
+    def change(self, student: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> Changed:
         """Plans, selects and shrinks."""
         selection = pruning.select(student, pruning.plan(student, **self.options))
         return cut_out(student, selection, optimizer)
@@ -101,7 +101,7 @@ class CutLayers(_WithOptions):
         if "keep" not in choose:
             raise checks.value_error("choose", "the number of blocks as 'keep'", list(choose))
 
-    def change(self, student: keras.Model, optimizer: Any) -> Changed:
+    def change(self, student: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> Changed:
         """Removes the blocks; the others keep their weights."""
         if "choose" not in self.options:
             return Changed(pruning.cut_layers(student, **self.options))
@@ -130,7 +130,7 @@ class Quantize(_WithOptions):
         super().__init__(**options)
         self.data, self.method = data, method
 
-    def change(self, student: keras.Model, optimizer: Any) -> Changed:
+    def change(self, student: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> Changed:
         """Quantizes and calibrates."""
         quantized = quantization.quantize(student, **self.options)
         quantization.calibrate(quantized, self.data, method=self.method)
@@ -172,7 +172,9 @@ class Decay:
         if self.every is not None:
             checks.positive_int("every", self.every)
 
-    def schedule(self, plan: pruning.Plan, begin: int, steps: int, epoch: int) -> Any:
+    def schedule(
+        self, plan: pruning.Plan, begin: int, steps: int, epoch: int
+    ) -> pruning.AnnealedFilterDecay:
         """The schedule of the decay rate over the optimizer's steps.
 
         Args:
@@ -192,7 +194,9 @@ class Decay:
         )
 
 
-def cut_out(student: keras.Model, selection: pruning.Selection, optimizer: Any) -> Changed:
+def cut_out(
+    student: keras.Model, selection: pruning.Selection, optimizer: keras.optimizers.Optimizer | None
+) -> Changed:
     """Removes the selected filters from the student and, if possible, the optimizer's state."""
     texts = any(tensor.dtype == tf.string for tensor in student.inputs)
     small = pruning.shrink(student, selection, random_inputs(student) if texts else True)
@@ -203,7 +207,11 @@ def cut_out(student: keras.Model, selection: pruning.Selection, optimizer: Any) 
     return Changed(small, optimizer)
 
 
-def apply(step: Any, student: keras.Model, optimizer: Any = None) -> Changed:
+def apply(
+    step: Callable[[keras.Model], keras.Model],
+    student: keras.Model,
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> Changed:
     """Applies a structural step, or a user's function from a model to a model.
 
     Raises:

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import schedules
+from tfkd.types import Tensor
 
 
 class Position:
@@ -99,7 +100,7 @@ class RateOfStage(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, rates: Sequence[Any], default: Any, position: Position):
         self.rates, self.default, self.position = list(rates), default, position
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: Tensor) -> tf.Tensor:
         """The learning rate at a step of the optimizer."""
         step = tf.cast(step, tf.int64)
         since = tf.maximum(step - self.position.begin, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -28,11 +29,11 @@ class Watch(keras.callbacks.Callback):
         """The logs of the stage so far."""
         return [logs for logs in self.owner.logs if logs["stage"] == self.number]
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Resets the step count of the epoch."""
         self._seen = 0
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Counts steps; with steps_per_execution, `batch` is the last of several."""
         self._seen = batch + 1
 

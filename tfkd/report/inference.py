@@ -20,6 +20,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.networks.accept import is_keras_3
 from tfkd.networks.layer_parts import flat_layers, parts
+from tfkd.types import Structure
 
 # Limits of the search for models that a function refers to: levels of nesting, items of a
 # container, objects in total.
@@ -67,7 +68,7 @@ class Compiled:
 
     kind = "TensorFlow"
 
-    def __init__(self, target: Callable[..., Any], x: Any):
+    def __init__(self, target: Callable[..., Any], x: Structure):
         plain = in_inference(target)
         expected = plain(_tensors(x))  # eagerly, as the first call may create variables
         self._run = tf.function(plain, reduce_retracing=True)
@@ -79,7 +80,7 @@ class Compiled:
         except Exception as error:  # tracing fails in many ways
             raise ValueError("It can't be compiled.") from error
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Structure) -> Structure:
         return tf.nest.map_structure(np.asarray, self._run(_tensors(x)))
 
 
@@ -87,7 +88,7 @@ def _tensors(x: Any) -> Any:
     return tf.nest.map_structure(tf.convert_to_tensor, x)
 
 
-def prepared(target: Callable[..., Any], x: Any) -> Callable[..., Any]:
+def prepared(target: Callable[..., Any], x: Structure) -> Callable[..., Any]:
     """A callable in inference mode; modules are compiled if possible.
 
     Args:

@@ -89,7 +89,11 @@ def converted(name: str, model: Any, x: Structure) -> tuple[Any, str]:
 
 
 def opened(
-    model: Any, threads: int, folder: pathlib.Path, batch: int | None = 1, x: Any = None
+    model: Any,
+    threads: int,
+    folder: pathlib.Path,
+    batch: int | None = 1,
+    x: Structure | None = None,
 ) -> Any:
     """The target to call for a model: a `Predictor`, or the callable in inference mode.
 
@@ -139,7 +143,7 @@ def fixed_batch(target: Any) -> int | None:
     return next((int(size) for size in sizes if size > 0), None)
 
 
-def call(name: str, target: Any, x: Any, batch: int) -> Callable[[], Any] | None:
+def call(name: str, target: Any, x: Structure, batch: int) -> Callable[[], Any] | None:
     """A call without arguments on the first `batch` examples; None if the batch size is fixed.
 
     The examples are converted to the file's input dtype beforehand, and repeated if there
@@ -166,7 +170,7 @@ def _run(name: str, target: Any, x: Any) -> Any:
         raise kind(f"`models[{name!r}]` does not run on these examples. {error}") from error
 
 
-def outputs(name: str, target: Any, x: Any) -> np.ndarray:
+def outputs(name: str, target: Any, x: Structure) -> np.ndarray:
     """The only output for all examples, computed in chunks."""
     if isinstance(target, keras.Model):
         return _only(name, target.predict(x, batch_size=CHUNK, verbose=0))

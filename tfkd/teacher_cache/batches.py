@@ -11,6 +11,7 @@ from tfkd import checks, example_inputs, replicas
 from tfkd.data import label_forms, pipelines
 from tfkd.data.batches import shuffled_rows, steps_per_epoch, with_length
 from tfkd.teacher_cache import views as view_making
+from tfkd.types import Structure, Tensor
 
 
 class Values(NamedTuple):
@@ -54,7 +55,7 @@ class Attach:
         self._cache = cache
         self._augment, self._preprocess, self._seed = augment, preprocess, seed
 
-    def __call__(self, batch: Mapping[str, Any], seed: Any = None) -> dict[str, Any]:
+    def __call__(self, batch: Mapping[str, Any], seed: Tensor | None = None) -> dict[str, Any]:
         """Attaches the outputs.
 
         Args:
@@ -75,7 +76,7 @@ class Attach:
             outputs[name] = value
         return self._cache.attached(x, outputs)
 
-    def inputs(self, batch: Mapping[str, Any], seed: Any = None) -> Any:
+    def inputs(self, batch: Mapping[str, Any], seed: Tensor | None = None) -> Structure:
         """The student's inputs without the teacher's outputs."""
         return self._seen(batch["inputs"], batch["index"], self._view(batch, seed))
 
@@ -113,7 +114,7 @@ def batches(
     seed: int,
     epochs: int | None,
     start_step: int,
-    input_context: Any,
+    input_context: tf.distribute.InputContext | None,
 ) -> tf.data.Dataset:
     """Implements `TeacherCache.batches`."""
     tensors, count = values.checked()

@@ -20,6 +20,7 @@ from tfkd.teacher_cache.labelling import Labeller, progress_bar
 from tfkd.teacher_cache.predictions import check_repeats, predicted
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.layout import Layout
+from tfkd.types import Data, Structure, Teacher
 
 DTYPES = ("float16", "float32")
 
@@ -66,7 +67,7 @@ class Making:
             )
         checks.positive("temperature", self.temperature)
 
-    def labeller(self, teacher: Any) -> Labeller:
+    def labeller(self, teacher: Teacher) -> Labeller:
         """The `Labeller` that runs the teacher."""
         return Labeller(
             as_list(teacher), self.layers, self.dtype, self.top_k, self.temperature,
@@ -78,7 +79,7 @@ class Making:
         names = ("dtype", "layers", "top_k", "temperature", "seed")
         return {name: getattr(self, name) for name in names}
 
-    def digests(self, teacher: Any, data: str) -> dict[str, str | None]:
+    def digests(self, teacher: Teacher, data: str) -> dict[str, str | None]:
         """The SHA-256 fingerprints that cache.json records: teacher, data and functions."""
         return {
             "teacher": fingerprints.digest([teacher, self.layers]),
@@ -90,8 +91,8 @@ class Making:
 
 def build(
     path: str | os.PathLike,
-    teacher: Any,
-    data: Any,
+    teacher: Teacher,
+    data: Data,
     making: Making,
     *,
     batch_size: int,
@@ -124,8 +125,8 @@ def build(
 
 def write_predictions(
     path: str | os.PathLike,
-    outputs: Any,
-    data: Any,
+    outputs: Structure,
+    data: Data | None,
     source: str,
     activation: str | None,
     layers: Mapping[str, Any],

@@ -22,7 +22,7 @@ from tfkd.teachers import output_kinds
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.layout import Layout, TopK, put
 from tfkd.teachers.precomputed import PROBABILITY, PrecomputedTeacher
-from tfkd.types import Data, Structure
+from tfkd.types import Data, Structure, Teacher
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -143,7 +143,7 @@ class TeacherCache(PrecomputedTeacher):
     def build(
         cls,
         path: str | os.PathLike,
-        teacher: Any,
+        teacher: Teacher,
         data: Data,
         *,
         layers: str | Sequence[str] = (),

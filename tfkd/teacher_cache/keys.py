@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd import example_inputs
+from tfkd.types import Data
 
 SIZE = 16  # bytes: among 10^9 examples a collision has a probability of about 10^-21
 
 
-def read(data: Any, count: int | None = None) -> tuple[Any, list[Any], int]:
+def read(data: Data, count: int | None = None) -> tuple[Any, list[Any], int]:
     """The examples, a flat list of their arrays, and their number.
 
     Args:

@@ -18,6 +18,7 @@ from tfkd.teachers.forward import Teachers, computes_in_float16
 from tfkd.teachers.layout import Layout, Slot, take, top_k_forms
 from tfkd.teachers.precomputed import scores_of
 from tfkd.teachers.top_k import top_k
+from tfkd.types import Structure
 
 # Relative difference of outputs that counts as random: float16 rounds to 1/2048.
 _AGAIN = 1e-2
@@ -56,7 +57,7 @@ class Labeller:
         self._kinds: list[str | None] = []
         self._function: Any = None
 
-    def layout(self, x: Any, sample: Any = None) -> Layout:
+    def layout(self, x: Structure, sample: Structure | None = None) -> Layout:
         """The layout of the outputs, from a first batch.
 
         Args:
@@ -125,7 +126,14 @@ class Labeller:
     def _feature_names(self) -> dict[str, str]:
         return {layer: f"feature.{number}" for number, layer in enumerate(self._layers)}
 
-    def shard(self, shards: Shards, number: int, x: Any, batch_size: int, bar: Any) -> dict:
+    def shard(
+        self,
+        shards: Shards,
+        number: int,
+        x: Structure,
+        batch_size: int,
+        bar: keras.utils.Progbar | None,
+    ) -> dict:
         """All arrays of a shard by name: outputs (n, views, ...), and the keys.
 
         Raises:
@@ -232,7 +240,9 @@ def _single(tensor: Any) -> Any:
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
 
 
-def progress_bar(shards: Shards, todo: list[int], batch_size: int, wanted: bool) -> Any:
+def progress_bar(
+    shards: Shards, todo: list[int], batch_size: int, wanted: bool
+) -> keras.utils.Progbar | None:
     """A progress bar over the forward passes, or None."""
     if not wanted or not todo:
         return None

@@ -10,6 +10,7 @@ import numpy as np
 from tfkd import checks
 from tfkd.teachers import output_kinds
 from tfkd.teachers.layout import Layout, Slot, take
+from tfkd.types import Structure
 
 _TINY = 1e-30  # smallest probability, which keeps logarithms finite
 # Relative tolerance for outputs of equal examples, which differ by batching and float16.
@@ -18,7 +19,7 @@ _SQUASHES = {"linear": None, "softmax": "Softmax", "sigmoid": "Sigmoid"}
 
 
 def predicted(
-    outputs: Any, activation: str | None, layers: Mapping[str, Any], dtype: str, views: int
+    outputs: Structure, activation: str | None, layers: Mapping[str, Any], dtype: str, views: int
 ) -> tuple[Layout, dict[str, np.ndarray], int]:
     """The layout, the arrays (N, views, ...) by name of their slot, and N.
 
@@ -54,7 +55,7 @@ def predicted(
     return Layout(structure, tuple(finals), features), arrays, len(arrays["final.0"])
 
 
-def check_repeats(outputs: Any, layers: Mapping[str, Any], first: np.ndarray) -> None:
+def check_repeats(outputs: Structure, layers: Mapping[str, Any], first: np.ndarray) -> None:
     """Rejects equal examples with different outputs, since outputs are found by content.
 
     Args:

@@ -17,7 +17,7 @@ from tfkd.teacher_cache.labelling import Labeller
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import PrecomputedTeacher
-from tfkd.types import Structure
+from tfkd.types import Structure, Teacher
 
 Sharding = tf.data.experimental.service.ShardingPolicy
 # A graph is sent as one protocol buffer of at most 2 GiB; 64 MiB are left for its nodes.
@@ -73,7 +73,7 @@ class RemoteTeacher(PrecomputedTeacher):
 
     def __init__(
         self,
-        teacher: Any,
+        teacher: Teacher,
         x: Structure,
         service: str | None = None,
         *,

@@ -234,7 +234,7 @@ def shard_size(count: int, views: int, forms: Mapping[str, tuple[tuple[int, ...]
     return int(min(count, 65_536, max(1, (64 << 20) // row)))
 
 
-def make_folder(path: Any) -> Path:
+def make_folder(path: str | os.PathLike[str]) -> Path:
     """Accepts a folder, and creates it if missing."""
     checks.instance("path", path, (str, os.PathLike), "the path of a folder")
     folder = Path(path)

@@ -13,17 +13,19 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfkd.types import Structure, Tensor
+
 Augment = Callable[[Any, Any], Any]
 _PRIME = 1_000_033  # keeps the seeds of (view, seed) pairs apart for seeds below it
 
 
-def seeds(index: Any, view: Any, seed: int) -> Any:
+def seeds(index: Tensor, view: Tensor, seed: int) -> tf.Tensor:
     """int32 (B, 2): one seed for each (example, view)."""
     index, view = tf.cast(index, tf.int32), tf.cast(view, tf.int32)
     return tf.stack([index, view * _PRIME + seed], axis=-1)
 
 
-def augmented(augment: Augment, x: Any, index: Any, view: Any, seed: int) -> Any:
+def augmented(augment: Augment, x: Structure, index: Tensor, view: Tensor, seed: int) -> Structure:
     """Augments each example of a batch separately.
 
     Args:

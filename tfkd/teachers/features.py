@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfkd.networks.paths import find_layer
+from tfkd.types import Structure
 
 FINAL = "final_output"
 
@@ -53,7 +54,7 @@ class Taps:
         is_one = isinstance(shape, tuple) and all(d is None or isinstance(d, int) for d in shape)
         return shape if is_one else None
 
-    def __call__(self, x: Any, **kwargs: Any) -> dict[str, Any]:
+    def __call__(self, x: Structure, **kwargs: Any) -> dict[str, Any]:
         """Runs the model once; returns {"final_output": ..., name: ...}."""
         if not self.layers:
             return {FINAL: self.model(x, **kwargs)}

@@ -20,9 +20,10 @@ from tfkd.networks.accept import refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.features import FINAL, Taps
 from tfkd.teachers.precomputed import PrecomputedTeacher
+from tfkd.types import Structure, Teacher
 
 
-def as_list(teacher: Any, side: str = "teacher") -> list[Any]:
+def as_list(teacher: Teacher, side: str = "teacher") -> list[Any]:
     """One or several teachers (or models of another `side`) as a list, each checked.
 
     Raises:
@@ -45,13 +46,13 @@ def as_list(teacher: Any, side: str = "teacher") -> list[Any]:
     return teachers
 
 
-def freeze(teacher: Any) -> None:
+def freeze(teacher: Teacher) -> None:
     """Sets `trainable = False` if the teacher has this attribute."""
     if hasattr(teacher, "trainable"):
         teacher.trainable = False
 
 
-def forward(teacher: Any) -> Any:
+def forward(teacher: Any) -> Callable[..., Any]:
     """The teacher as a callable: a model itself, a SavedModel by its serving signature."""
     if callable(teacher):
         return teacher
@@ -110,7 +111,7 @@ class Teachers:
         model, kwargs = self.taps[number].model, self._kwargs[number]
         return lambda x: model(x, **kwargs)
 
-    def __call__(self, x: Any) -> tuple[list[Any], dict[str, Any]]:
+    def __call__(self, x: Structure) -> tuple[list[Any], dict[str, Any]]:
         """Returns the final outputs, one per teacher, and the features by layer name."""
         finals, features = [], {}
         for taps, kwargs in zip(self.taps, self._kwargs, strict=True):
@@ -167,7 +168,7 @@ def same_shapes(outputs: list[Any]) -> None:
             )
 
 
-def mean_value(outputs: list[Any]) -> Any:
+def mean_value(outputs: list[Any]) -> Structure:
     """The mean of several teachers' outputs, output by output."""
     if len(outputs) == 1:
         return outputs[0]
@@ -177,7 +178,7 @@ def mean_value(outputs: list[Any]) -> Any:
     )
 
 
-def mean_probability(logits: list[Any], sigmoids: list[bool]) -> Any:
+def mean_probability(logits: list[Any], sigmoids: list[bool]) -> Structure:
     """Logits of the mean of several teachers' probabilities, output by output.
 
     Softmax: log((1/n) Σ softmax(z_i)). Sigmoid: the log-odds of (1/n) Σ σ(z_i).
@@ -210,7 +211,7 @@ def _log_odds(scores: list[Any]) -> Any:
     return on - _log_mean([tf.math.log_sigmoid(-_float(z)) for z in scores])
 
 
-def to_logits(outputs: Any, kinds: list[str | None] | None = None) -> Any:
+def to_logits(outputs: Structure, kinds: list[str | None] | None = None) -> Any:
     """Logits of every output, those behind a final softmax or sigmoid.
 
     Args:

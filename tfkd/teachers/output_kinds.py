@@ -20,6 +20,7 @@ from tfkd.losses.ranges import in_unit
 from tfkd.networks.call_graph import maker_of
 from tfkd.networks.layer_parts import input_form, output_form
 from tfkd.teachers.precomputed import split
+from tfkd.types import Data, Structure
 
 EXAMPLES = 32  # examples whose outputs are inspected
 _FEW = 16  # examples generated, or below which given ones are augmented
@@ -52,7 +53,7 @@ class Evidence:
     oddity: str | None = None
 
 
-def look(model: Any, run: Callable[[Any], Any], sample: Any) -> Any:
+def look(model: Any, run: Callable[[Any], Any], sample: Structure | None) -> Any:
     """Evidence for each output, in the structure of the outputs; None if the model fails.
 
     Args:
@@ -258,7 +259,7 @@ def _as_sigmoid(name: str, from_logits: bool | None) -> str:
     return "sigmoid"
 
 
-def examples(x: Any, model: Any = None) -> Any:
+def examples(x: Data, model: Any = None) -> Structure | None:
     """A small batch of inputs: the first of `x`, or random ones if `x` must not be read.
 
     Args:

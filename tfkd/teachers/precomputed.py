@@ -141,7 +141,7 @@ def split(x: Any) -> tuple[Any, Any]:
     return x, None
 
 
-def scores_of(tensor: Any, kind: str | None) -> tuple[Any, str | None]:
+def scores_of(tensor: tf.Tensor, kind: str | None) -> tuple[Any, str | None]:
     """The stored form of a final output: its logits, and "Softmax", "Sigmoid" or None.
 
     Args:

@@ -15,9 +15,10 @@ import tensorflow as tf
 from tfkd import checks
 from tfkd.losses.logits import KL, LogitsDistillation, is_a
 from tfkd.teachers.layout import TopK
+from tfkd.types import Tensor
 
 
-def top_k(scores: Any, k: int, temperature: float) -> TopK:
+def top_k(scores: Tensor, k: int, temperature: float) -> TopK:
     """Splits scores into the k highest and a bucket for the others.
 
     Args:
@@ -48,7 +49,7 @@ def top_k(scores: Any, k: int, temperature: float) -> TopK:
     return TopK(values, indices, _rest(scores, indices, temperature))
 
 
-def bucketed(teacher: TopK, student: Any, temperature: float) -> tuple[Any, Any]:
+def bucketed(teacher: TopK, student: Tensor, temperature: float) -> tuple[Any, Any]:
     """Scores of teacher and student over k + 1 outcomes, for softmax(z / T) at this T only.
 
     Args:
@@ -90,7 +91,7 @@ def check_top_k(loss: Any, temperature: float | None) -> None:
         )
 
 
-def agreement(teacher: TopK, student: Any) -> Any:
+def agreement(teacher: TopK, student: Tensor) -> tf.Tensor:
     """Float32: 1 where teacher and student predict the same class, else 0."""
     mine = tf.argmax(student, -1, output_type=tf.int32)
     return tf.cast(teacher.indices[..., 0] == mine, tf.float32)
