@@ -305,7 +305,7 @@ KERAS_ATTRIBUTES = {
     "tfkd/distillation/drift.py": {"_in_multi_worker_mode"},
     "tfkd/distillation/output_kinds.py": {"_fn_kwargs"},
     "tfkd/distillation/saving.py": {"_index_dict", "_var_key"},
-    "tfkd/distillation/validation.py": {"_fn_kwargs"},
+    "tfkd/distillation/targets.py": {"_fn_kwargs"},
     "tfkd/progressive/carrying.py": {"_learning_rate"},
     "tfkd/pruning/optimizers.py": {
         "_compile_config",
