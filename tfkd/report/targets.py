@@ -61,7 +61,7 @@ def examples(data: Data) -> example_inputs.Batch:
 
 
 def converted(name: str, model: Any, x: Structure) -> tuple[Any, str]:
-    """A model that LiteRT can run, and a note; ("" if nothing had to be converted).
+    """A model that LiteRT can run, and a note ("" if nothing had to be converted).
 
     Keras 3 models are converted to tf_keras, and float64 models to float32. A model that
     cannot be converted is returned unchanged, with the reason in the note.
