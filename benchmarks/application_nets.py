@@ -1,4 +1,4 @@
-"""A pruned network of `tf_keras.applications` against its masked self: one check a network.
+"""Checks pruned networks of `tf_keras.applications` against the same networks with masks.
 
 `check(name)` builds a network with random weights, removes a random 30 % of every
 group, and compares what `tfkd.pruning.shrink` makes with a mask made here. The

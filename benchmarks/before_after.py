@@ -1,4 +1,4 @@
-"""Times what every user waits for, in this checkout and in an earlier commit of it.
+"""Benchmarks import, training step, calibration and export against an earlier commit.
 
     python benchmarks/before_after.py --before 43a7ac0 [--rounds 9] [--json before_after.json]
     python benchmarks/before_after.py --before HEAD --smallest

@@ -1,4 +1,4 @@
-"""Curricula on CIFAR-10 with wrong labels, and with right ones.
+"""Curriculum learning on CIFAR-10 with noisy and with clean labels.
 
     python benchmarks/curriculum_cifar.py --data cifar10.npz
     python benchmarks/curriculum_cifar.py --table

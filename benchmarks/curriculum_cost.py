@@ -1,4 +1,4 @@
-"""What a curriculum costs: scoring the examples, and making the batches.
+"""Overhead of curriculum learning: scoring the examples, and making the batches.
 
     python benchmarks/curriculum_cost.py [--rounds 11] [--json curriculum_cost.json]
     taskset -c 0 python benchmarks/curriculum_cost.py --rounds 3 --images 1000 --threads 1

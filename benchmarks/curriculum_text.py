@@ -1,4 +1,4 @@
-"""Does a transformer's help make a small text classifier better? SST-2, easy first or not.
+"""Distillation and curriculum learning of a small text classifier on SST-2.
 
     python benchmarks/curriculum_text.py --data sst2 --teacher minilm.npz --from-nothing
     python benchmarks/curriculum_text.py --data sst2 --teacher minilm.npz --settings
@@ -14,9 +14,9 @@ initial weights, steps and learning rates for each seed:
     distilled     half of the loss on the labels, half on the teacher's logits
     progressive   both, in stages: easy sentences, more and more of them, all
 
-The teacher's logits ride along with the tokens: a batch is a dict {"tokens",
-"teacher_logits"}. A Keras model takes its inputs from it by their names, and the teacher
-is a function that returns the other entry.
+The teacher's logits are part of the batch, a dict {"tokens", "teacher_logits"}. A Keras
+model takes its inputs from it by name, and the teacher is a function that returns the
+other entry.
 
 --from-nothing also trains a transformer on the same sentences from random weights, to see
 whether that would do as teacher. --settings tries settings on dev instead, with seeds of
@@ -63,7 +63,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def teacher(x: dict[str, Any]) -> Any:
-    """The stored answers of a batch."""
+    """The stored logits of a batch."""
     return x["teacher_logits"]
 
 

@@ -1,4 +1,4 @@
-"""SSD on blood cells (BCCD): what a teacher gives a student a tenth of its size.
+"""SSD distillation on blood cells (BCCD), to a student a tenth of the teacher's size.
 
     python benchmarks/detection_bccd.py teacher --data bccd
     python benchmarks/detection_bccd.py students --data bccd

@@ -1,4 +1,4 @@
-"""A distilled SSD student goes the whole way: half of its MACs, 8 bits, one file.
+"""Full pipeline for an SSD student: distilled, pruned to half of its MACs, int8, exported.
 
     python benchmarks/detection_bccd.py teacher --data bccd
     python benchmarks/detection_bccd.py students --data bccd --arms boxes --seeds 0 --keep

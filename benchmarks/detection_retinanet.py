@@ -1,4 +1,4 @@
-"""A pair of keras-cv's RetinaNets: keras-cv trains the teacher, tfkd teaches the student.
+"""Distillation between two keras-cv RetinaNets: keras-cv trains the teacher, tfkd the student.
 
     python benchmarks/detection_retinanet.py
     python benchmarks/detection_retinanet.py --data bccd --size 160 --teacher-epochs 20 --epochs 20

@@ -1,4 +1,4 @@
-"""What distilling costs a detector's training step, and what matching and mining cost.
+"""Cost of distillation in a detector's training step, and of matching and negative mining.
 
     python benchmarks/detection_step.py                  # SSD300, 8,732 priors, batch 16
     python benchmarks/detection_step.py --small          # 160 pixels, 1,050 priors

@@ -1,4 +1,4 @@
-"""What training on several workers costs: computing, input, what is sent; and on paper.
+"""Cost of distributed training: computation, input and communication; with a scaling model.
 
     python benchmarks/distributed_cost.py [--steps 20] [--rounds 5] [--json distributed_cost.json]
 

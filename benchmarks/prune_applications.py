@@ -1,4 +1,4 @@
-"""Prunes every family of `tf_keras.applications`: is it exact, how much can go, how long.
+"""Prunes every family of `tf_keras.applications`: exactness, prunable filters, run time.
 
     python benchmarks/prune_applications.py [--out saved_models/prune_applications]
         [--networks VGG16 ResNet50 ...] [--seed 0] [--table]

@@ -1,4 +1,4 @@
-"""Filter decay against other ways to prune a network, on CIFAR-10.
+"""Filter decay compared with other pruning methods on CIFAR-10.
 
     python benchmarks/cifar_teacher.py --data cifar10.npz --out saved_models/narrow \
         --widths 8 16 32 --depth 20 --images 20000 --epochs 40 --policy float32
@@ -14,8 +14,8 @@ start as the teacher. The methods:
 
     fd-skd     annealed decay, self-distillation
     fd         annealed decay
-    soft       zeroed at once each interval, and free to come back until the cut
-    hard       cut at the start
+    soft       zeroed at once each interval, and free to recover until removal
+    hard       removed at the start
     hard-skd   the same, with self-distillation
     none       not pruned
     none-skd   not pruned, with self-distillation: what the teacher alone does

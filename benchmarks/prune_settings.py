@@ -1,4 +1,4 @@
-"""What the runs of `prune_cifar.py` differ in, and which runs a study is made of."""
+"""Settings of the runs of `prune_cifar.py`, and the runs of each study."""
 
 from __future__ import annotations
 

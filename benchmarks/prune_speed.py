@@ -1,4 +1,4 @@
-"""How much faster LiteRT runs a network with half of its multiply-accumulates.
+"""Speed-up in LiteRT of networks pruned to half of their multiply-accumulates.
 
     python benchmarks/prune_speed.py [--rounds 500] [--repeats 5] [--models resnet20 ...]
         [--macs-reduction 0.5] [--out saved_models/prune_speed]

@@ -11,8 +11,8 @@ int8 TFLite file runs in LiteRT, the ONNX file in ONNX Runtime, both on 256 othe
 images, and each is compared with the quantized Keras model. The ONNX file is also
 checked against TensorRT's rules; an engine is not built here.
 
-"Its floor" is how far the quantized model is from itself, written as another graph of
-the same function: where a sum lies between two codes, the last bit of a float decides.
+"Its floor" is the difference between two graphs of the same quantized model: where a sum
+lies halfway between two quantized values, the rounding of the last float bit decides.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What int8 gains over float in LiteRT, with and without pruning; what a quantized step costs.
+"""Speed-up of int8 over float32 in LiteRT, with and without pruning; cost of a QAT step.
 
     python benchmarks/quantize_speed.py [--models resnet20 resnet56] [--rounds 300]
         [--repeats 5] [--steps 12] [--out saved_models/quantize_speed]

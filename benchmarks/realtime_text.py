@@ -1,4 +1,4 @@
-"""What a transformer's layers are worth on SST-2: cut, distilled, quantized; over seeds.
+"""Depth pruning, distillation and quantization of a transformer on SST-2, over seeds.
 
     python benchmarks/realtime_text.py --data=sst2 --answers=minilm.npz --out=saved_models/rt
 

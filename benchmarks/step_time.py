@@ -1,4 +1,4 @@
-"""Times a distillation step, ResNet-56 to ResNet-20, against its floor and its peer.
+"""Time of a distillation step, ResNet-56 to ResNet-20, against a minimal step and Keras 3.
 
     python benchmarks/step_time.py [--rounds 15] [--json step_time.json]
 

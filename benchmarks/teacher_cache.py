@@ -1,4 +1,4 @@
-"""What a teacher's outputs on disk cost and save: time, bytes, memory.
+"""Cost and savings of a teacher cache: time, disk space, memory.
 
     python benchmarks/teacher_cache.py step [--rounds 12]
     python benchmarks/teacher_cache.py bytes

@@ -1,20 +1,20 @@
-"""A detector learns from a bigger one, and goes on a phone with its boxes.
+"""Distils a large detector into a small one, and exports it with its boxes for phones.
 
     python examples/detection.py
     python examples/detection.py --data=VOC_DIR --size=160 --epochs=60
 
 1. Train a teacher, an SSD with wide layers, on the labelled boxes.
-2. Train a small SSD alone, and the same one with the teacher: on soft targets and, where
-   `--labelled` leaves images without labels, on the boxes that the teacher sees in them.
-3. Quantize the distilled student, go on distilling for a few epochs with 8-bit integers,
-   and write one .tflite file that gives boxes, classes and scores.
-4. Read that file alone, find the objects in the test images, and draw them.
-5. One table: mAP by COCO's rules, size, latency.
+2. Train a small SSD alone, and the same one with the teacher: on soft targets and, if
+   `--labelled` leaves images without labels, on the teacher's boxes in these images.
+3. Quantize the distilled student, distil it for a few more epochs (quantization-aware),
+   and write one .tflite file that returns boxes, classes and scores.
+4. Load only that file, detect the objects in the test images, and draw them.
+5. Print one table: COCO mAP, size, latency.
 
 The bundled data are scenes of several handwritten digits. `--data` takes a folder in the
 layout of PASCAL VOC (Annotations, ImageSets/Main, JPEGImages). Writes models, TensorBoard
-logs with pictures of each epoch, the table, plots and pictures into `--out`. All numbers
-are those of the last epoch.
+logs with pictures of each epoch, the table, plots and pictures to `--out`. All scores are
+those of the last epoch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tfkd  # before TensorFlow: it asks for Keras 2
+import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import numpy as np
@@ -43,8 +43,8 @@ IMAGES = flags.DEFINE_integer("images", 800, "training scenes of digits")
 LABELLED = flags.DEFINE_integer("labelled", None, "training images that keep labels; default all")
 TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 25, "passes that train the teacher")
 EPOCHS = flags.DEFINE_integer("epochs", 20, "passes for each student")
-QUANTIZED_EPOCHS = flags.DEFINE_integer("quantized-epochs", 3, "passes with 8-bit integers")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 16, "images a step")
+QUANTIZED_EPOCHS = flags.DEFINE_integer("quantized-epochs", 3, "quantization-aware passes")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 16, "images per step")
 RATE = flags.DEFINE_float("rate", 4e-3, "peak of Adam's learning rate")
 THREADS = 1  # of the int8 file
 
@@ -60,7 +60,7 @@ class Say:
 
 
 def load() -> data.DetectionDataset:
-    """Scenes of digits, or a VOC folder; objects without area are left out, and counted."""
+    """Scenes of digits, or a VOC folder; faulty objects are skipped and counted."""
     if DATA.value == "digits":
         scenes = data.digit_scenes(IMAGES.value, size=SIZE.value)
     else:
@@ -78,7 +78,7 @@ class Bench:
     def __post_init__(self):
         cells = [-(-SIZE.value // stride) for stride in (8, 16, 32)]
         _, boxes, classes = self.source.arrays("train")
-        # Sizes that the training boxes have: nobody has to know them.
+        # Anchor sizes are fitted to the training boxes.
         self.anchors = detection.Anchors.fit(boxes[classes >= 0], [(n, n) for n in cells])
         self.matcher = detection.Matcher(self.anchors)
         self.steps = data.steps_per_epoch(len(self.source.x_train), BATCH_SIZE.value)
@@ -89,12 +89,12 @@ class Bench:
         )
 
     def optimizer(self, epochs: int, peak: float) -> keras.optimizers.Optimizer:
-        """Adam along half a cosine."""
+        """Adam with cosine decay of the learning rate."""
         rate = keras.optimizers.schedules.CosineDecay(peak, self.steps * epochs)
         return keras.optimizers.Adam(rate, clipnorm=10.0)
 
     def fit(self, trained: Any, source: data.DetectionDataset, epochs: int, name: str) -> None:
-        """Trains; TensorBoard gets the scores and pictures of every fifth epoch."""
+        """Trains, and writes scores and pictures of every fifth epoch for TensorBoard."""
         x, boxes, classes = self.source.arrays("test")
         board = tfkd.callbacks.TensorBoard(str(self.out / "logs" / name))
         scores = tfkd.callbacks.DetectionReport(
@@ -138,14 +138,14 @@ class Bench:
 
 
 def only_labelled(source: data.DetectionDataset) -> data.DetectionDataset:
-    """The data without the training images that nobody has labelled."""
+    """The data without the unlabelled training images."""
     kept = ~(source.classes_train == detection.UNLABELLED).any(axis=1)
     parts = ("x_train", "boxes_train", "classes_train")
     return dataclasses.replace(source, **{name: getattr(source, name)[kept] for name in parts})
 
 
 def quantize(bench: Bench, teacher, student, source) -> keras.Model:
-    """Step 3: the student in 8-bit integers, distilled for some epochs more."""
+    """Step 3: quantizes the student, and distils it for some more epochs."""
     quantized = tfkd.quantization.quantize(student, target="tflite", freeze_batch_norm=False)
     x = bench.source.x_train[:128]
     tfkd.quantization.calibrate(quantized, np.asarray(bench.source.preprocess(x)))
@@ -157,14 +157,14 @@ def quantize(bench: Bench, teacher, student, source) -> keras.Model:
 
 
 def row(name: str, model: keras.Model, scores: Any) -> report.DetectionRow:
-    """A line of the table for a Keras model: what it counts, and the size of its file."""
+    """A row of the table for a Keras model, with parameters and MACs."""
     return report.DetectionRow(
         name, scores, model.count_params(), int(report.profile(model).macs), None, None
     )
 
 
 def check_flags() -> None:
-    """Finds bad numbers before anything is trained."""
+    """Checks the flags before anything is trained."""
     for flag in (SIZE, IMAGES, TEACHER_EPOCHS, EPOCHS, BATCH_SIZE):
         checks.positive_int(flag.name, flag.value)
     checks.non_negative_int("quantized-epochs", QUANTIZED_EPOCHS.value)
@@ -194,7 +194,7 @@ def main(argv: list[str]) -> None:
     student = bench.model("student")
     frozen = tfkd.frozen_copy(teacher, fold_batch_norm=True)
     if some.unlabelled:
-        # Once, in the whole images: found anew in augmented ones, boxes are worse.
+        # Once, on whole images: detections in augmented images are worse.
         some = data.teacher_labels(some, frozen, detection.TeacherBoxes(bench.anchors))
     bench.distil(frozen, student, some, EPOCHS.value, RATE.value, "distilled")
     rows.append(row("student distilled", student, bench.score(student)))
@@ -213,12 +213,12 @@ def main(argv: list[str]) -> None:
 
 
 def deploy(bench: Bench, quantized: keras.Model) -> report.DetectionRow:
-    """Steps 3 and 4: the file, and what it finds when it is read alone."""
+    """Steps 3 and 4: writes the file, and scores its detections."""
     source, path = bench.source, bench.out / "detector.tflite"
     x, boxes, classes = source.arrays("test")
     seen = report.detect(quantized, x[:64], bench.anchors, score_threshold=0.3)
     if not np.any(seen["num_detections"]):
-        print("The student finds nothing yet: its file can't be compared with it. Train longer.")
+        print("The student detects nothing yet: its file can't be verified. Train longer.")
     tfkd.export.detector_to_tflite(
         quantized,
         path,

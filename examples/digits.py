@@ -1,18 +1,17 @@
-"""From a trained model to an int8 file on one thread, with a table of what it cost.
+"""Distillation, quantization and export of an image classifier, with a table of the results.
 
     python examples/digits.py
     python examples/digits.py --data=cifar10.npz --teacher=resnet56 --student=resnet20 --epochs=30
     python examples/digits.py --data=folder_of_images --student=resnet8:8,16,32
 
-Trains a teacher; trains one small student alone and with the teacher's help,
-from several seeds; lets the distilled students learn to live with 8-bit integers,
-still with the teacher's help, and writes them as int8 TFLite files; runs
-everything in LiteRT; prints one table. Writes models, TensorBoard logs, the
-table and two plots into `--out`.
+Trains a teacher; trains a small student alone and distilled from the teacher, with
+several seeds; continues to distil the students with quantization-aware training, and
+writes them as int8 TFLite files; measures everything in LiteRT; prints one table.
+Writes models, TensorBoard logs, the table and two plots to `--out`.
 
-The bundled digits are easy: with the usual split every model gets nearly all
-right. So three quarters of them are held back for the test, and 450 images are
-left to learn from. All numbers are those of the last epoch.
+The bundled digits are easy: with the usual split every model is nearly perfect. So
+three quarters of them are the test part, which leaves 450 images for training. All
+scores are those of the last epoch.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tfkd  # before TensorFlow: it asks for Keras 2
+import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import numpy as np
@@ -47,13 +46,13 @@ QUANTIZE_EPOCHS = flags.DEFINE_integer(
     "quantize-epochs", 10, "passes for each student with rounding in the forward pass"
 )
 SEEDS = flags.DEFINE_integer("seeds", 3, "students of each kind")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images a step")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images per step")
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "softens both models' probabilities")
 STUDENT_WEIGHT = flags.DEFINE_float("student-weight", 0.1, "weight of the true labels")
 
 DIGITS_TEST_FRACTION = 0.75
 TEACHER_RATE, STUDENT_RATE, QUANTIZE_RATE = 5e-3, 1e-2, 1e-3  # peaks of Adam's learning rate
-CALIBRATION = 300  # training images that set the first ranges of the integers
+CALIBRATION = 300  # training images for calibration
 LOSS = {"from_logits": True}
 
 
@@ -73,7 +72,7 @@ def load(spec: str) -> data.Dataset:
 
 
 def student_spec(dataset: data.Dataset) -> str:
-    """What --student says, or what suits the data."""
+    """The value of --student, or a default for the data."""
     return STUDENT.value or ("mlp:64" if dataset.name == "digits" else "resnet8")
 
 
@@ -127,13 +126,13 @@ def fit(model, dataset, epochs, rate, seed, augment=None, log_dir=None) -> list[
 
 
 def augmentation(dataset: data.Dataset):
-    """Shifts by an eighth of the height; mirrors photographs, but not digits."""
+    """Random shifts by an eighth of the height; flips, except for digits."""
     digits = dataset.name in ("digits", "mnist")
     return data.shift_and_flip(dataset.image_shape[0] // 8, flip=not digits)
 
 
 def train_teachers(dataset, logs: pathlib.Path | None = None) -> list[Run]:
-    """Trains the large model on moved copies of the images, from one or more seeds."""
+    """Trains the large model on augmented images, with one or more seeds."""
     runs = []
     for seed in range(TEACHERS.value):
         keras.utils.set_random_seed(seed)
@@ -146,7 +145,7 @@ def train_teachers(dataset, logs: pathlib.Path | None = None) -> list[Run]:
 
 
 def train_student(dataset, seed, teachers=None, log_dir=None) -> Run:
-    """Trains the small model: alone, or with teachers; all else is the same."""
+    """Trains the small model alone or distilled; everything else is the same."""
     keras.utils.set_random_seed(seed)
     student = build(student_spec(dataset), dataset)
     trained = student if teachers is None else guided(student, teachers)
@@ -155,7 +154,7 @@ def train_student(dataset, seed, teachers=None, log_dir=None) -> Run:
 
 
 def guided(student, teachers) -> tfkd.Distiller:
-    """The student, to be trained with the teachers' help."""
+    """A Distiller for the student."""
     return tfkd.Distiller(
         teachers,
         student,
@@ -166,14 +165,14 @@ def guided(student, teachers) -> tfkd.Distiller:
 
 
 def fit_student(trained, dataset, epochs, rate, seed, log_dir) -> list[float]:
-    """`fit` with the images as a student sees them."""
-    # Moved copies of an 8×8 digit are much for so small a student: it does no better with them.
+    """`fit` with the augmentation of a student."""
+    # So small a student does not benefit from augmented 8×8 digits.
     augment = None if dataset.name == "digits" else augmentation(dataset)
     return fit(trained, dataset, epochs, rate, seed, augment, log_dir)
 
 
 def quantize_student(student, teachers, dataset, seed, log_dir) -> Run:
-    """The student with 8-bit weights and activations, trained on with the teachers' help."""
+    """Quantizes the student to 8 bits, and distils it further (quantization-aware)."""
     quantized = quantization.quantize(student, freeze_batch_norm=False)
     sample = dataset.preprocess(dataset.x_train[:CALIBRATION])
     quantization.calibrate(quantized, np.asarray(sample))
@@ -193,7 +192,7 @@ class Say:
 
 
 def train_all(dataset, out: pathlib.Path, say: Say) -> dict[str, list[Run]]:
-    """Returns the teachers, the students alone, distilled, and distilled in 8 bits."""
+    """Returns the teachers and the students: trained alone, distilled, and quantized."""
     say(f"training {TEACHERS.value} × {TEACHER.value} for {TEACHER_EPOCHS.value} epochs")
     logs = out / "logs"
     runs: dict[str, list[Run]] = {"teacher": train_teachers(dataset, logs)}
@@ -222,7 +221,7 @@ def train_all(dataset, out: pathlib.Path, say: Say) -> dict[str, list[Run]]:
 
 
 def convert(runs: list[Run], x_test, out: pathlib.Path, say: Say) -> list[pathlib.Path]:
-    """Writes each quantized student as an integer-only file, proved on test images."""
+    """Writes each quantized student as an integer-only file, verified on test images."""
     files = []
     for seed, run in enumerate(runs, start=1):
         path = out / f"student_int8_{seed}.tflite"
@@ -240,7 +239,7 @@ def main(argv: list[str]) -> None:
     say = Say()
     dataset = load(DATA.value)
     for spec in (TEACHER.value, student_spec(dataset)):
-        build(spec, dataset)  # a wrong name is found now, not after the teacher's training
+        build(spec, dataset)  # reports a wrong name before the training of the teacher
     out = pathlib.Path(OUT.value or pathlib.Path("saved_models", dataset.name))
     out.mkdir(parents=True, exist_ok=True)
     say(repr(dataset))
@@ -263,7 +262,7 @@ def main(argv: list[str]) -> None:
     table = dataclasses.replace(table, notes=notes, curves={"test accuracy (%)": curves})
     table.save(out)
     print(table)
-    say(f"wrote {out}; look at the runs with: tensorboard --logdir {out / 'logs'}")
+    say(f"wrote {out}; view the runs with: tensorboard --logdir {out / 'logs'}")
 
 
 if __name__ == "__main__":

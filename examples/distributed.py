@@ -1,27 +1,27 @@
-"""A student distilled by several processes, on one machine or on many.
+"""Distributed distillation by several worker processes, on one machine or on many.
 
     python examples/distributed.py                                  # two workers, here
     python examples/distributed.py --kill-worker=1 --kill-at-step=30
     python examples/distributed.py --curriculum --decay=0.5 --workers=2
 
 Started as above, this is a launcher: it starts `--workers` copies of itself, each with
-a TF_CONFIG that names them all, joined over loopback. It watches them: when one dies it
-stops the others and starts all of them again, at most `--restarts` times, and training
-goes on from the last epoch that was backed up. `--kill-worker` shows just that.
+a TF_CONFIG that names them all, connected over loopback. If one dies, the launcher
+stops the others and restarts all of them, at most `--restarts` times; training resumes
+from the last epoch that was backed up. `--kill-worker` demonstrates this.
 
 With TF_CONFIG set, as on a cluster, this file is one worker: start it on every machine
-with the same options and an `--out` that all machines share. Whatever started it there
-(Kubernetes, Slurm) does the restarting. See examples/DISTRIBUTED.md.
+with the same options and an `--out` that all machines share. The scheduler there
+(Kubernetes, Slurm) restarts failed workers. See examples/DISTRIBUTED.md.
 
-What a worker does:
-  1. The chief (worker 0) trains a teacher and writes it; the others wait for the file.
-  2. Each worker runs the teacher on its own part of the images: one TeacherCache.
-  3. All train the student under MultiWorkerMirroredStrategy. A worker reads its own
-     share of each batch alone; batches are a function of (seed, step), so that after
-     a restart an epoch sees what it would have seen.
-  4. The chief alone writes logs, the backup, the student and result.json.
+Steps of a worker:
+  1. The chief (worker 0) trains and saves a teacher; the others wait for the file.
+  2. Each worker runs the teacher on its part of the images: one shared TeacherCache.
+  3. All train the student under MultiWorkerMirroredStrategy. A worker reads only its
+     share of each batch; batches are a function of (seed, step), so that an epoch sees
+     the same batches after a restart.
+  4. Only the chief writes logs, the backup, the student and result.json.
 
-Bundled digits, 450 to learn from as in examples/digits.py.
+The data are the bundled digits with 450 training images, as in examples/digits.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tfkd  # before TensorFlow: it asks for Keras 2
+import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import tensorflow as tf
@@ -51,28 +51,28 @@ from tfkd import artifacts, checks, pruning, replicas, schedules
 from tfkd.curriculum import Curriculum, difficulty
 
 WORKERS = flags.DEFINE_integer("workers", 2, "processes to start")
-RESTARTS = flags.DEFINE_integer("restarts", 3, "how often all are started again at most")
+RESTARTS = flags.DEFINE_integer("restarts", 3, "largest number of restarts")
 OUT = flags.DEFINE_string("out", "saved_models/distributed", "folder that all workers share")
 EPOCHS = flags.DEFINE_integer("epochs", 40, "passes for the student")
 TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 40, "passes for the teacher")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images a step, over all workers")
-UNITS = flags.DEFINE_integer("units", 64, "of the student's hidden layer")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images per step, over all workers")
+UNITS = flags.DEFINE_integer("units", 64, "units of the student's hidden layer")
 CURRICULUM = flags.DEFINE_bool("curriculum", False, "easy images first")
-DECAY = flags.DEFINE_float("decay", 0.0, "share of the student's units that decay and are cut")
+DECAY = flags.DEFINE_float("decay", 0.0, "fraction of the student's units to decay and remove")
 WAIT = flags.DEFINE_float("wait", 600.0, "seconds to wait for the files of other workers")
 KILL_WORKER = flags.DEFINE_integer("kill-worker", -1, "worker that dies, in the first attempt")
 KILL_AT_STEP = flags.DEFINE_integer("kill-at-step", 30, "step after which it dies")
 ATTEMPT = flags.DEFINE_integer("attempt", 0, "set by the launcher: restarts so far")
 
 TEMPERATURE, STUDENT_WEIGHT, RATE = 4.0, 0.1, 1e-2
-MEASURED = 50  # batches, and all-reduces, that are timed alone
+MEASURED = 50  # batches, and all-reduces, that are timed separately
 
 
 # ------------------------------------------------------------------ the launcher
 
 
 def launch(arguments: list[str]) -> int:
-    """Starts the workers until all end well; returns how often they were started again."""
+    """Starts the workers until all succeed; returns the number of restarts."""
     for attempt in range(RESTARTS.value + 1):
         dead = watch(start(arguments, attempt))
         if dead is None:
@@ -85,7 +85,7 @@ def launch(arguments: list[str]) -> int:
 
 
 def start(arguments: list[str], attempt: int) -> list[subprocess.Popen]:
-    """The workers, joined over loopback on ports that are free now."""
+    """Starts the workers, connected over loopback on free ports."""
     addresses = [f"localhost:{port}" for port in free_ports(WORKERS.value)]
     threads = max((os.cpu_count() or 1) // WORKERS.value, 1)
     folder = pathlib.Path(OUT.value) / "workers"
@@ -105,7 +105,7 @@ def start(arguments: list[str], attempt: int) -> list[subprocess.Popen]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
+    """Distinct ports on which nothing listens."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("localhost", 0))
@@ -116,9 +116,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def watch(workers: list[subprocess.Popen]) -> int | None:
-    """Waits until all end well; or until one dies, and returns which, the others stopped.
+    """Waits until all workers succeed; or until one dies, stops the others, and returns it.
 
-    A worker whose peer died waits for it in an all-reduce: it is no use to ask it to end.
+    A worker whose peer died is blocked in an all-reduce, so it is killed, not terminated.
     """
     try:
         while any(worker.poll() is None for worker in workers):
@@ -137,8 +137,8 @@ def watch(workers: list[subprocess.Popen]) -> int | None:
 
 
 def work() -> None:
-    """Trains, as one of the workers that TF_CONFIG names."""
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else is made
+    """Trains as one of the workers that TF_CONFIG names."""
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before any TensorFlow operation
     resolver = strategy.cluster_resolver
     index, count = resolver.task_id, strategy.num_replicas_in_sync
     workers = len(resolver.cluster_spec().as_dict()["worker"])
@@ -153,7 +153,7 @@ def work() -> None:
     digits = tfkd.data.digits(test_fraction=0.75)
     teacher = the_teacher(out / "teacher.keras", digits, chief)
     if not chief:
-        wait_for(out / "cache" / "cache.json")  # one worker alone must begin the folder
+        wait_for(out / "cache" / "cache.json")  # only one worker may create the cache
     cache = tfkd.TeacherCache.build(
         out / "cache", teacher, digits.x_train, preprocess=digits.preprocess,
         shard_size=-(-len(digits.x_train) // (4 * workers)), part=(index, workers),
@@ -164,7 +164,7 @@ def work() -> None:
 
 
 def the_teacher(path: pathlib.Path, digits: Any, chief: bool) -> Any:
-    """The trained teacher: the chief makes the file, the others wait for it."""
+    """The trained teacher: the chief writes the file, the others wait for it."""
     if chief and not path.exists():
         keras.utils.set_random_seed(0)
         model = tfkd.models.resnet(8, input_shape=digits.image_shape, widths=(16, 32))
@@ -199,11 +199,11 @@ def build(image_shape: tuple[int, ...], classes: int) -> keras.Model:
 
 
 def train(strategy, digits, teacher, cache, out, say) -> None:
-    """Trains the student from the last backup on; evaluates, measures, writes."""
+    """Trains the student from the last backup; evaluates, measures and saves it."""
     steps = tfkd.data.steps_per_epoch(len(digits.x_train), BATCH_SIZE.value)
     done = finished_epochs(out / "backup")
     if done:
-        say(f"going on after {done} epochs")
+        say(f"resuming after {done} epochs")
     keras.utils.set_random_seed(1)
     with strategy.scope():
         student = build(digits.image_shape, digits.num_classes)
@@ -231,7 +231,7 @@ def train(strategy, digits, teacher, cache, out, say) -> None:
 
 
 def shares(digits, teacher, cache, steps, start_step):
-    """What makes a worker's share of each batch from a step on; and the curriculum."""
+    """The function that makes a worker's share of each batch from a step on; the curriculum."""
     x, y, batch = digits.x_train, digits.y_train, BATCH_SIZE.value
     if not CURRICULUM.value:
         return lambda context: cache.batches(
@@ -245,7 +245,7 @@ def shares(digits, teacher, cache, steps, start_step):
 
 
 def finished_epochs(folder: pathlib.Path) -> int:
-    """How many epochs the backup has behind it: the data go on from there."""
+    """Number of finished epochs of the backup, from which the data continue."""
     latest = tf.train.latest_checkpoint(str(folder / "chief"))
     if latest is None:
         return 0
@@ -254,7 +254,7 @@ def finished_epochs(folder: pathlib.Path) -> int:
 
 
 def decay_of(student: keras.Model, steps: int) -> Any:
-    """Lets the units that the student can spare decay until half of the training is over."""
+    """Filter decay of the least important units during the first half of the training."""
     if not DECAY.value:
         return None
     end = max(steps * EPOCHS.value // 2, 1)
@@ -264,14 +264,14 @@ def decay_of(student: keras.Model, steps: int) -> Any:
 
 
 def callbacks(out: pathlib.Path, decay: Any, paced: Any, start_step: int) -> list[Any]:
-    """Decay and curriculum, logs, the backup; and the end of a worker that is to die."""
+    """Callbacks: decay, curriculum, logs, backup, and the simulated death of a worker."""
     found: list[Any] = [] if decay is None else [DecayState(decay, out / "decay"), decay]
     logs = str(out / "logs")
     if paced is not None:
         update = tfkd.callbacks.CurriculumUpdate(paced, start_step=start_step, log_dir=logs)
         found.append(update)
     found.append(tfkd.callbacks.TensorBoard(logs, write_graph=False))
-    # Behind all that changes the model at the end of an epoch.
+    # After all callbacks that change the model at the end of an epoch.
     found.append(keras.callbacks.BackupAndRestore(str(out / "backup"), save_freq="epoch"))
     task = json.loads(os.environ["TF_CONFIG"])["task"]
     if task["index"] == KILL_WORKER.value and not ATTEMPT.value:
@@ -280,7 +280,7 @@ def callbacks(out: pathlib.Path, decay: Any, paced: Any, start_step: int) -> lis
 
 
 class Dies(keras.callbacks.Callback):
-    """Ends the process without a word, as a machine does that is switched off."""
+    """Ends the process without cleanup, as a power failure would."""
 
     def __init__(self, step: int):
         super().__init__()
@@ -293,9 +293,9 @@ class Dies(keras.callbacks.Callback):
 
 
 class DecayState(keras.callbacks.Callback):
-    """Keeps the state of a FilterDecay beside the backup, which holds weights alone.
+    """Saves the state of a FilterDecay beside the backup, which holds only weights.
 
-    A file for each epoch, named by the step: the one that fits the backup is read.
+    One file per epoch, named by the step, so that the one of the backup is found.
     """
 
     def __init__(self, decay: Any, folder: pathlib.Path):
@@ -318,7 +318,7 @@ class DecayState(keras.callbacks.Callback):
 
 
 class StepTimes(keras.callbacks.Callback):
-    """Milliseconds a step: the median over epochs, without the first, which traces."""
+    """Milliseconds per step: the median over epochs except the first, which traces."""
 
     def __init__(self, steps: int):
         super().__init__()
@@ -336,14 +336,14 @@ class StepTimes(keras.callbacks.Callback):
 
 
 def input_time(make: Any, strategy: Any) -> float:
-    """Milliseconds to make a worker's share of a batch, the teacher's outputs included."""
+    """Milliseconds to load a worker's share of a batch with the teacher's outputs."""
     index, count = strategy.cluster_resolver.task_id, strategy.num_replicas_in_sync
     batches = iter(make(tf.distribute.InputContext(count, index, count)))
     return timed(lambda: next(batches))
 
 
 def exchange_time(strategy: Any, variables: list[Any]) -> float:
-    """Milliseconds to add up gradients of these variables over all workers."""
+    """Milliseconds to all-reduce gradients of these variables over all workers."""
 
     def add_up():
         gradients = [tf.ones(variable.shape) for variable in variables]
@@ -355,8 +355,8 @@ def exchange_time(strategy: Any, variables: list[Any]) -> float:
 
 
 def timed(function: Any) -> float:
-    """Milliseconds a call, the mean of many, after some that do not count."""
-    for _ in range(10):  # traces, and takes what was made ahead
+    """Milliseconds per call: the mean of many calls after a warm-up."""
+    for _ in range(10):  # traces, and consumes prefetched elements
         function()
     began = time.perf_counter()
     for _ in range(MEASURED):
@@ -365,9 +365,9 @@ def timed(function: Any) -> float:
 
 
 def save(student: keras.Model, out: pathlib.Path) -> None:
-    """Writes the student; on workers other than the chief to where nobody looks.
+    """Saves the student; workers other than the chief write to a temporary folder.
 
-    They take part, since a variable may have to be put together from all workers.
+    They must take part, since reading a variable may be a collective operation.
     """
     if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0:
         with artifacts.atomic_path(out / "student.keras") as path:
@@ -396,9 +396,9 @@ def main(argv: list[str]) -> None:
     times = result["milliseconds"]
     rest = max(times["step"] - times["input"] - times["all-reduce"], 0.0)
     print(
-        f"a step: {times['step']:.1f} ms; alone, its input takes {times['input']:.1f} ms (made "
-        f"ahead) and the all-reduce of its gradients {times['all-reduce']:.1f} ms; the rest, "
-        f"{rest:.1f} ms or more, is computing, metrics and waiting"
+        f"a step: {times['step']:.1f} ms; separately, its input takes {times['input']:.1f} ms "
+        f"(prefetched) and the all-reduce of its gradients {times['all-reduce']:.1f} ms; the rest, "
+        f"{rest:.1f} ms or more, is computation, metrics and waiting"
     )
     print(f"the student, the logs and result.json are in {out}")
 

@@ -1,4 +1,4 @@
-"""Half of a network's work, gone: filters decay, are cut out, and the rest is trained on.
+"""Gradual filter pruning by filter decay with self-distillation (FD-SKD): half of the MACs.
 
     python examples/filter_decay.py
     python examples/filter_decay.py --method=hard
@@ -7,20 +7,20 @@
 
 The recipe is that of filter decay with self-knowledge distillation (FD-SKD):
 
-1. Train a network to its end: the base. A copy of it becomes the teacher, so
-   what it has not learned by now holds the pruned network back.
-2. Plan how many filters of each layer go.
-3. Train on for half of the epochs while, once an epoch, the filters that count
-   least are multiplied by a number that falls from 1 to 0. The base teaches.
-4. Cut out the filters that are zero now. The smaller network is the same function.
-5. Train the smaller network for the other half. The base still teaches.
-6. Measure both: accuracy, multiply-accumulates, parameters, time in LiteRT.
+1. Train a network to convergence: the base. A copy of it becomes the teacher, so an
+   undertrained base limits the pruned network.
+2. Plan how many filters of each layer to remove.
+3. Train for half of the epochs with the base as teacher while, once per epoch, the
+   least important filters are multiplied by a factor that falls from 1 to 0.
+4. Remove the filters that are zero. The smaller network computes the same function.
+5. Train the smaller network for the other half, with the base as teacher.
+6. Measure both: accuracy, multiply-accumulates, parameters, latency in LiteRT.
 
-`--method` does the same in other ways, for the same number of steps: `fd` without
-the teacher; `soft` zeroes filters at once each epoch and lets them come back until
-the cut; `hard` cuts at the start; `none` does not prune. Writes the models,
-TensorBoard logs, a table and plots into `--out`. All numbers are those of the last
-epoch.
+`--method` selects a variant with the same number of steps: `fd` without the teacher;
+`soft` zeroes filters each epoch and lets them recover until they are removed (soft
+filter pruning); `hard` removes them at the start; `none` does not prune. Writes the
+models, TensorBoard logs, a table and plots to `--out`. All scores are those of the
+last epoch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tfkd  # before TensorFlow: it asks for Keras 2
+import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import numpy as np
@@ -48,22 +48,22 @@ DATA = flags.DEFINE_string("data", "digits", "digits, a Keras name, a .npz file 
 OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/filter_decay_DATA")
 LOGS = flags.DEFINE_string("tensorboard", None, "folder of the logs; default logs in --out")
 MODEL = flags.DEFINE_string("model", "resnet14", "vgg16, or resnetDEPTH[:width,width,...]")
-METHOD = flags.DEFINE_enum("method", "fd-skd", METHODS, "how the filters go")
-MACS_REDUCTION = flags.DEFINE_float("macs-reduction", 0.5, "share of the work that is to go")
+METHOD = flags.DEFINE_enum("method", "fd-skd", METHODS, "how filters are removed")
+MACS_REDUCTION = flags.DEFINE_float("macs-reduction", 0.5, "fraction of the MACs to remove")
 RESIDUAL = flags.DEFINE_enum(
-    "residual", "inner", ("inner", "coupled"), "inner: leave the sums of residual blocks as wide"
+    "residual", "inner", ("inner", "coupled"), "inner: keep the width of residual sums"
 )
 CRITERION = flags.DEFINE_enum(
-    "criterion", "l2", ("l1", "l2", "geometric_median", "random"), "what filters are judged by"
+    "criterion", "l2", ("l1", "l2", "geometric_median", "random"), "importance of a filter"
 )
 BASE_EPOCHS = flags.DEFINE_integer("base-epochs", 60, "passes that train the base")
-EPOCHS = flags.DEFINE_integer("epochs", 40, "passes after that: decay and training of the cut net")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images a step")
-SEED = flags.DEFINE_integer("seed", 0, "of the weights and of the batches")
+EPOCHS = flags.DEFINE_integer("epochs", 40, "passes after that: filter decay and fine-tuning")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images per step")
+SEED = flags.DEFINE_integer("seed", 0, "seed of the weights and of the batches")
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "softens both models' probabilities")
-WEIGHT = flags.DEFINE_float("weight", 1.0, "λ: the weight of what the teacher says")
+WEIGHT = flags.DEFINE_float("weight", 1.0, "λ: the weight of the distillation loss")
 
-DIGITS_TEST_FRACTION = 0.75  # the digits are easy: with more to learn from, all get them right
+DIGITS_TEST_FRACTION = 0.75  # the digits are easy: with more images every model is perfect
 BASE_RATE, PRUNING_RATE = 0.1, 0.02  # peaks of the learning rate
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -94,7 +94,7 @@ def build(dataset: data.Dataset) -> keras.Model:
 
 
 class Trainer:
-    """Trains models on one data set; each call of `fit` goes on where the last one stopped.
+    """Trains models on one data set; each call of `fit` continues after the last one.
 
     Args:
         dataset: the images.
@@ -118,7 +118,7 @@ class Trainer:
     def fit(self, model, until: int, name: str, teacher=None, callbacks=()) -> None:
         """Trains `model` up to epoch `until`, alone or with a teacher."""
         dataset, first = self.dataset, len(self.curve)
-        # Moved copies of the images, digits not mirrored; the same in every run of a seed.
+        # Random shifts, and flips except for digits; the same in every run of a seed.
         flip = dataset.name not in ("digits", "mnist")
         train = data.batches(
             dataset.x_train,
@@ -142,10 +142,10 @@ class Trainer:
         self.curve += [100 * value for value in history.history["val_accuracy"]]
 
     def compile(self, model, teacher):
-        """The model, or a Distiller around it: minimises cross-entropy + λ · T²KL.
+        """The model, or a Distiller for it: minimizes cross-entropy + λ · T²KL.
 
-        A Distiller mixes, w · (loss on the labels) + (1 − w) · (distillation).
-        With w = ½, twice the one and 2λ times the other give just that sum.
+        A Distiller minimizes w · (loss on the labels) + (1 − w) · (distillation loss):
+        with w = ½, weights of 2 and 2λ of the two losses give this sum.
         """
         if teacher is None:
             model.compile(self.optimizer, LOSS, metrics=["accuracy"])
@@ -162,7 +162,7 @@ class Trainer:
 
 
 def make_plan(model) -> pruning.Plan:
-    """How many filters of each layer go. Which ones is decided again at each interval."""
+    """Plans the number of filters to remove per layer; the selection is updated each epoch."""
     return pruning.plan(
         model,
         macs_reduction=MACS_REDUCTION.value,
@@ -173,7 +173,7 @@ def make_plan(model) -> pruning.Plan:
 
 
 def decay_filters(model, plan, trainer: Trainer, teacher, say: Say) -> pruning.Selection:
-    """Lets the least filters decay during the first half of the epochs; says which they are."""
+    """Decays the least important filters in the first half of the epochs; returns them."""
     half = EPOCHS.value // 2
     schedule = pruning.AnnealedFilterDecay(
         target_sparsity=MACS_REDUCTION.value,
@@ -190,17 +190,17 @@ def decay_filters(model, plan, trainer: Trainer, teacher, say: Say) -> pruning.S
 
 
 def cut_out(model, selection, trainer: Trainer, x_test, out: pathlib.Path, say: Say):
-    """Cuts the selected filters out; shows that nothing else has changed."""
+    """Removes the selected filters, and verifies that nothing else has changed."""
     masked = tfkd.frozen_copy(model)
     pruning.apply_selection(masked, selection)  # full size, the same filters zero
     small = pruning.shrink(model, selection, verify=x_test[:64])
-    # The same training goes on: at the same step, with the momentum of the filters that stay.
+    # Training continues at the same step, with the momentum of the remaining filters.
     trainer.optimizer = pruning.shrink_optimizer(trainer.optimizer, model, small, selection)
     before, after = masked.predict(x_test, verbose=0), small.predict(x_test, verbose=0)
     difference = float(np.abs(before - after).max() / np.ptp(before))
     say(
-        f"cut out {selection.count} filters: {model.count_params():,} parameters are "
-        f"{small.count_params():,} now. Largest difference to the network in which they are only "
+        f"removed {selection.count} filters: {model.count_params():,} parameters are "
+        f"{small.count_params():,} now. Largest difference from the network in which they are only "
         f"zero: {difference:.1e} of the range of its outputs"
     )
     masked.save(out / "masked.keras")
@@ -266,8 +266,8 @@ def check_flags() -> None:
     for flag in (BASE_EPOCHS, EPOCHS, BATCH_SIZE):
         checks.positive_int(flag.name, flag.value)
     if EPOCHS.value < 2:
-        mend = "One half of them is for the decay, the other for the cut network."
-        raise checks.value_error("epochs", "at least 2", EPOCHS.value, mend)
+        fix = "One half is for the filter decay, the other for the pruned network."
+        raise checks.value_error("epochs", "at least 2", EPOCHS.value, fix)
 
 
 def main(argv: list[str]) -> None:
@@ -279,7 +279,7 @@ def main(argv: list[str]) -> None:
     options = {"test_fraction": DIGITS_TEST_FRACTION} if DATA.value == "digits" else {}
     dataset = data.load(DATA.value, **options)
     checks.instance("data", dataset, data.Dataset, "images (for texts: progressive.py)")
-    make_plan(build(dataset))  # a target that cannot be met is found now
+    make_plan(build(dataset))  # reports an unreachable target before training
     out = pathlib.Path(OUT.value or f"saved_models/filter_decay_{dataset.name}")
     out.mkdir(parents=True, exist_ok=True)
     logs = pathlib.Path(LOGS.value or out / "logs")
@@ -292,10 +292,10 @@ def main(argv: list[str]) -> None:
     small.save(out / f"{name}.keras")
     say(f"{name}: {curve[-1]:.2f} %, base: {base_curve[-1]:.2f} %")
     if METHOD.value == "fd-skd" and curve[-1] > base_curve[-1]:
-        say("it has passed its teacher; a smaller --weight may take it further")
+        say("it is better than its teacher; a smaller --weight may improve it further")
     curves = {"base": base_curve, name: curve}
     measure({"base": base, name: small}, curves, dataset, x_test, out, say)
-    say(f"wrote {out}; look at the runs with: tensorboard --logdir {logs}")
+    say(f"wrote {out}; view the runs with: tensorboard --logdir {logs}")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""Easy first, hard later, the teacher saying which is which: a student trained in stages.
+"""Curriculum distillation in stages: easy examples first, by the teacher's loss.
 
     python examples/progressive.py
     python examples/progressive.py --noise=0.4
     python examples/progressive.py --data=folder_with_tsv --epochs=10 --teacher-epochs=5
     python examples/progressive.py --data=cifar10.npz --noise=0.4 --student=resnet8
 
-1. Train a teacher on the training labels, as right or wrong as they are (`--noise` makes a
-   share of them wrong; the test labels stay right).
-2. Score every example by the teacher's loss on its label: what it finds hard comes late.
-3. Train small students with the same number of steps: alone; distilled; and in stages: at
-   first the easiest part of the data at a high temperature, then more and more of it, at
-   last with a smaller learning rate. With wrong labels the hardest part stays out for
-   good: that is where most of them are.
-4. One table, and precision, recall and F1 of each class for the progressive student.
+1. Train a teacher on the training labels, of which `--noise` makes a fraction wrong (the
+   test labels stay clean).
+2. Score the difficulty of every example by the teacher's loss on its label.
+3. Train small students with the same number of steps: alone; distilled; and in stages:
+   first the easiest part of the data at a high temperature, then more and more of it,
+   finally with a smaller learning rate. With label noise the hardest part is never used,
+   as it contains most of the wrong labels.
+4. Print one table, and precision, recall and F1 of each class for the progressive student.
 
 Images (the bundled digits, a Keras name, a .npz file, a folder) or texts (a folder with
 train.tsv and test.tsv). Writes models, difficulty scores, TensorBoard logs, the table and
-plots into `--out`. All numbers are those of the last epoch.
+plots to `--out`. All scores are those of the last epoch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tfkd  # before TensorFlow: it asks for Keras 2
+import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import numpy as np
@@ -41,19 +41,19 @@ from tfkd.curriculum import Curriculum, Stage
 
 DATA = flags.DEFINE_string("data", "digits", "digits, a Keras name, a .npz file or a folder")
 OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/progressive_DATA")
-NOISE = flags.DEFINE_float("noise", 0.0, "share of wrong training labels, in [0, 1)")
+NOISE = flags.DEFINE_float("noise", 0.0, "fraction of wrong training labels, in [0, 1)")
 STUDENT = flags.DEFINE_string(
     "student", None, "mlp:units or resnetDEPTH[:width,...]; default mlp:64, resnet8 for photographs"
 )
 TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 40, "passes that train the teacher")
 EPOCHS = flags.DEFINE_integer("epochs", 40, "passes for each student")
 SEEDS = flags.DEFINE_integer("seeds", 3, "students of each kind")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "examples a step")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "examples per step")
 RATE = flags.DEFINE_float("rate", 3e-3, "peak of Adam's learning rate")
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "softens both models' probabilities")
 STUDENT_WEIGHT = flags.DEFINE_float("student-weight", 0.3, "weight of the labels")
-START = flags.DEFINE_float("start", 0.3, "share of the data in play at first")
-END = flags.DEFINE_float("end", None, "share in play at last; default 1 − noise")
+START = flags.DEFINE_float("start", 0.3, "fraction of the data used at first")
+END = flags.DEFINE_float("end", None, "fraction used at last; default 1 − noise")
 
 DIGITS_TEST_FRACTION = 0.75
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -71,7 +71,7 @@ class Say:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Arrays to learn from and to be tested on, and the models for them."""
+    """Training and test arrays, and the models for them."""
 
     source: Any
     x_train: np.ndarray
@@ -99,7 +99,7 @@ class Task:
         return tfkd.models.resnet(14, self.source.num_classes, self.source.image_shape, widths)
 
     def student(self) -> keras.Model:
-        """What --student says, or what suits the data."""
+        """The model of --student, or a default for the data."""
         small = self.is_text or self.source.image_shape[0] < 16
         spec = STUDENT.value or ("mlp:64" if small else "resnet8")
         name, _, sizes = spec.partition(":")
@@ -132,7 +132,7 @@ class Task:
 
 
 def load() -> Task:
-    """The data, with wrong training labels where --noise asks for them."""
+    """The data, with label noise if --noise is given."""
     options = {"test_fraction": DIGITS_TEST_FRACTION} if DATA.value == "digits" else {}
     source: Any = data.load(DATA.value, **options)
     if isinstance(source, data.TextDataset):
@@ -153,7 +153,7 @@ class Bench:
         self.test = data.eval_batches(task.x_test, task.y_test, 500, preprocess=task.preprocess)
 
     def optimizer(self, epochs: int) -> keras.optimizers.Optimizer:
-        """Adam along half a cosine."""
+        """Adam with cosine decay of the learning rate."""
         rate = keras.optimizers.schedules.CosineDecay(RATE.value, self.steps * epochs)
         return keras.optimizers.Adam(rate)
 
@@ -200,7 +200,7 @@ class Bench:
         return student, self.fit(staged, self.paced(scores, seed), name)
 
     def stages(self) -> list[Stage]:
-        """The easiest part at a high temperature; more and more; the last epochs on all of it."""
+        """The easiest part at a high temperature; a growing part; the final part."""
         first = max(EPOCHS.value // 8, 1)
         last = max(EPOCHS.value // 4, 1)
         middle = EPOCHS.value - first - last
@@ -213,7 +213,7 @@ class Bench:
         ]
 
     def paced(self, scores, seed: int) -> Curriculum:
-        """The data, easiest first; the stages set the pace."""
+        """The data ordered by difficulty; the stages set the pacing."""
         task = self.task
         return Curriculum(
             (task.x_train, task.y_train), scores, 1.0, self.batch, seed=seed,
@@ -226,7 +226,7 @@ def end_fraction() -> float:
 
 
 def score(bench: Bench, teacher, out: pathlib.Path, say: Say):
-    """Step 2: what the teacher finds hard; how many of the easy labels are right."""
+    """Step 2: difficulty scores by the teacher's loss; how many easy labels are correct."""
     task = bench.task
     scores = curriculum.difficulty.teacher_loss(
         teacher,
@@ -241,12 +241,14 @@ def score(bench: Bench, teacher, out: pathlib.Path, say: Say):
         easy = np.argsort(np.asarray(scores))[: len(scores) // 2]
         right = 100 * np.mean(task.y_train[easy] == task.source.y_train[easy])
         all_right = 100 - 100 * NOISE.value
-        say(f"{right:.0f} % of the easiest half's labels are right, of all {all_right:.0f} %")
+        say(
+            f"{right:.0f} % of the labels of the easiest half are correct, {all_right:.0f} % of all"
+        )
     return scores
 
 
 def check_flags() -> None:
-    """Finds bad numbers before anything is trained."""
+    """Checks the flags before anything is trained."""
     for flag in (TEACHER_EPOCHS, SEEDS, BATCH_SIZE):
         checks.positive_int(flag.name, flag.value)
     checks.integer("epochs", EPOCHS.value, 3, "at least 3 epochs, one for each stage")
@@ -286,7 +288,7 @@ def main(argv: list[str]) -> None:
     check_flags()
     say = Say()
     task = load()
-    task.student()  # a wrong name is found now
+    task.student()  # reports a wrong name before training
     out = pathlib.Path(OUT.value or f"saved_models/progressive_{task.source.name}")
     out.mkdir(parents=True, exist_ok=True)
     bench = Bench(task, out)
@@ -305,7 +307,7 @@ def main(argv: list[str]) -> None:
             say(f"{kind}, seed {seed}: {curve[-1]:.1f} %")
     say("measuring")
     measure(bench, teacher, runs, curves, out)
-    say(f"wrote {out}; look at the runs with: tensorboard --logdir {bench.logs}")
+    say(f"wrote {out}; view the runs with: tensorboard --logdir {bench.logs}")
 
 
 if __name__ == "__main__":

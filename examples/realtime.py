@@ -1,21 +1,22 @@
-"""Answers in well under a millisecond: cut a transformer's layers, distil, quantize, cache.
+"""Sub-millisecond inference: prune a transformer's layers, distil, quantize, cache results.
 
     python examples/realtime.py
     python examples/realtime.py --data=folder_with_tsv
     python examples/realtime.py --data=folder_with_tsv --answers=bert.npz
 
-1. Train a transformer of four layers: the original. The digits are read as sequences, each
-   pixel a token; `--data` takes texts, a folder with `train.tsv` and `test.tsv`.
-   With `--answers` a model from anywhere teaches it: a `.npz` file with `logits_train`
-   (N, C), one row for each training text, made in PyTorch or on another machine.
-2. Write down what the original says of the training data: a `TeacherCache`. From here on no
-   teacher runs.
-3. Cut the original to a half and to a quarter of its layers, those that it can best spare,
-   and distil each from the cache.
-4. Quantize each while it is taught, and export it: float32, float16, dynamic, int8.
-5. Serve the smallest with `runtime.Predictor`: answers that were given before come from a
-   cache of results, and calls from several threads are answered together.
-6. One table of all of it, and a page: table.html.
+1. Train a transformer with four layers: the original. The digits are read as sequences,
+   each pixel a token; `--data` takes texts, a folder with `train.tsv` and `test.tsv`.
+   With `--answers` it is distilled from an external model: a `.npz` file with
+   `logits_train` (N, C), one row per training text, from PyTorch or another machine.
+2. Store the outputs of the original for the training data in a `TeacherCache`. From here
+   on no teacher runs.
+3. Remove the least important half and three quarters of the original's layers, and distil
+   each of the two from the cache.
+4. Quantize each (quantization-aware distillation), and export it: float32, float16,
+   dynamic, int8.
+5. Serve the smallest with `runtime.Predictor`: repeated inputs are answered from a cache of
+   results, and calls from several threads are batched.
+6. Print one table of all models, and write a page: table.html.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tfkd  # before TensorFlow: it asks for Keras 2
+import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import numpy as np
@@ -40,7 +41,7 @@ from tfkd import checks, data, export, models, pruning, quantization, report, ru
 from tfkd.losses import LogitsDistillation
 
 DATA = flags.DEFINE_string("data", "digits", "digits, or a folder with train.tsv and test.tsv")
-ANSWERS = flags.DEFINE_string("answers", None, ".npz with logits_train of a teacher from anywhere")
+ANSWERS = flags.DEFINE_string("answers", None, ".npz with logits_train of an external teacher")
 OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/realtime_DATA")
 LAYERS = flags.DEFINE_integer("layers", 4, "encoder layers of the original")
 WIDTH = flags.DEFINE_integer("width", None, "its width; default 48 for digits, 128 for texts")
@@ -49,12 +50,12 @@ CHOICE = flags.DEFINE_enum(
 )
 TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", None, "passes that train the original")
 EPOCHS = flags.DEFINE_integer("epochs", None, "passes that distil each cut model")
-QUANTIZE_EPOCHS = flags.DEFINE_integer("quantize-epochs", 2, "passes with rounding, after that")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "examples a step")
-WEIGHT = flags.DEFINE_float("weight", 0.3, "of the loss on the labels; the rest is the teacher's")
+QUANTIZE_EPOCHS = flags.DEFINE_integer("quantize-epochs", 2, "quantization-aware passes")
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "examples per step")
+WEIGHT = flags.DEFINE_float("weight", 0.3, "weight of the loss on the labels, in [0, 1]")
 TEMPERATURE = flags.DEFINE_float("temperature", 2.0, "softens both models' probabilities")
-SECONDS = flags.DEFINE_float("seconds", 2.0, "how long eight threads ask the server")
-SEED = flags.DEFINE_integer("seed", 0, "of the weights and of the batches")
+SECONDS = flags.DEFINE_float("seconds", 2.0, "duration of the server test with eight threads")
+SEED = flags.DEFINE_integer("seed", 0, "seed of the weights and of the batches")
 
 VOCABULARY, LENGTH = 14_000, 48
 RATES = {False: 2e-3, True: 5e-4}  # peak of the learning rate: pixels, texts
@@ -91,7 +92,7 @@ def load(name: str) -> Sequences:
 
 
 class Bench:
-    """The data, and how every model is trained and judged."""
+    """The data, and the training and evaluation of all models."""
 
     def __init__(self, sequences: Sequences, out: pathlib.Path, seed: int):
         self.data, self.out, self.seed = sequences, out, seed
@@ -119,7 +120,7 @@ class Bench:
         )  # fmt: skip
 
     def fit(self, model: Any, batches: Any, epochs: int, slower: float = 1.0) -> None:
-        """One cosine cycle of Adam."""
+        """Trains with Adam and cosine decay of the learning rate."""
         rate = RATES[self.is_text] / slower
         decay = keras.optimizers.schedules.CosineDecay(rate, self.steps * epochs)
         model.compile(keras.optimizers.Adam(decay, clipnorm=1.0), LOSS)
@@ -131,7 +132,7 @@ class Bench:
     def distil(
         self, cache: tfkd.TeacherCache, student: Any, epochs: int, slower: float = 1.0
     ) -> None:
-        """Trains with what is written in the cache."""
+        """Distils from the cache."""
         soft = LogitsDistillation(TEMPERATURE.value)
         distiller = tfkd.Distiller(cache, student, soft, student_loss_weight=WEIGHT.value)
         batches = cache.batches(
@@ -141,7 +142,7 @@ class Bench:
 
 
 def train_original(bench: Bench, layers: int, epochs: int, answers: str | None) -> keras.Model:
-    """Step 1: from the labels, or with the help of a teacher from anywhere."""
+    """Step 1: trains on the labels, or distils from an external teacher."""
     original = bench.transformer(layers)
     if answers is None:
         bench.fit(original, bench.plain(), epochs)
@@ -151,22 +152,22 @@ def train_original(bench: Bench, layers: int, epochs: int, answers: str | None) 
     cache = tfkd.TeacherCache.from_predictions(
         bench.out / "answers", logits, bench.x_train, source=answers, overwrite=True
     )
-    bench.say(f"a teacher from elsewhere: {cache}")
+    bench.say(f"an external teacher: {cache}")
     bench.distil(cache, original, epochs)
     return original
 
 
 def write_down(bench: Bench, original: keras.Model) -> tfkd.TeacherCache:
-    """Step 2."""
+    """Step 2: caches the outputs of the original."""
     cache = tfkd.TeacherCache.build(
         bench.out / "cache", original, bench.x_train, overwrite=True, progress=False
     )
-    bench.say(f"wrote down what the original says: {cache}")
+    bench.say(f"cached the outputs of the original: {cache}")
     return cache
 
 
 def cut(bench: Bench, original: keras.Model, share: float, by: str) -> keras.Model:
-    """Step 3, before training: the original without the layers that it can best spare."""
+    """Step 3, before training: the original without its least important layers."""
     rows = np.random.default_rng(bench.seed).permutation(len(bench.x_train))[:256]
     examples = None if by == "position" else bench.x_train[rows]
     choice = pruning.choose_layers(original, share, by, examples, granularity="layer")
@@ -175,7 +176,7 @@ def cut(bench: Bench, original: keras.Model, share: float, by: str) -> keras.Mod
 
 
 def quantized(bench: Bench, cache: Any, model: keras.Model, epochs: int) -> Any:
-    """Step 4: 8-bit integers, learned to live with."""
+    """Step 4: quantization-aware distillation."""
     made = quantization.quantize(model, target="tflite")
     quantization.calibrate(made, bench.x_train[:300])
     bench.distil(cache, made, epochs, slower=5.0)
@@ -183,14 +184,14 @@ def quantized(bench: Bench, cache: Any, model: keras.Model, epochs: int) -> Any:
 
 
 def write(bench: Bench, model: Any, name: str, mode: str | None = None) -> pathlib.Path:
-    """A file, run and compared with its model; with an open batch, for many at once."""
+    """Writes a file with a dynamic batch size, and compares it with its model."""
     path = bench.out / f"{name}.tflite"
     export.to_tflite(model, path, mode=mode, batch_size=None, verify=bench.data.x_test[:200])
     return path
 
 
 def serve(bench: Bench, path: pathlib.Path, seconds: float) -> None:
-    """Step 5: eight threads ask one predictor, and every answer is compared."""
+    """Step 5: eight threads share one predictor, and all outputs are verified."""
     x = bench.data.x_test
     expected = runtime.Predictor(path)(x)
     with runtime.Predictor(path, batch=8) as server:
@@ -211,11 +212,11 @@ def serve(bench: Bench, path: pathlib.Path, seconds: float) -> None:
         for thread in threads:
             thread.join()
     rate = sum(asked) / seconds
-    bench.say(f"8 threads, one at a time each: {rate:,.0f} answers a second, {sum(wrong)} wrong")
+    bench.say(f"8 threads, one example per call: {rate:,.0f} per second, {sum(wrong)} wrong")
 
 
 def repeated(bench: Bench, path: pathlib.Path) -> Any:
-    """What a predictor is that has given all answers of the test before."""
+    """A predictor whose cache of results holds all test examples."""
     predictor = runtime.Predictor(path, cache_size=len(bench.data.x_test))
     predictor(bench.data.x_test)
     return lambda x: predictor(x)
@@ -224,7 +225,7 @@ def repeated(bench: Bench, path: pathlib.Path) -> Any:
 def measure(
     bench: Bench, found: dict[str, Any], like: dict[str, keras.Model], notes: list[str]
 ) -> report.Table:
-    """Step 6."""
+    """Step 6: the comparison table."""
     table = report.compare(found, (bench.data.x_test, bench.data.y_test), like=like)
     table = dataclasses.replace(table, notes=[*notes, *table.notes])
     table.save(bench.out)
@@ -248,7 +249,7 @@ def run(bench: Bench, answers: str | None) -> report.Table:
         small = cut(bench, original, share, CHOICE.value)
         before = bench.accuracy(small)
         bench.distil(cache, small, epochs)
-        bench.say(f"{name}: {before:.2f} % after the cut, {bench.accuracy(small):.2f} % distilled")
+        bench.say(f"{name}: {before:.2f} % when cut, {bench.accuracy(small):.2f} % distilled")
         found[name] = small
         files = {"float16": "float16", "dynamic": "dynamic"} if name == "quarter" else {}
         for mode in files:
@@ -263,7 +264,7 @@ def run(bench: Bench, answers: str | None) -> report.Table:
     notes = [
         f"{bench.data.name}: {len(bench.x_train):,} training and {len(bench.data.x_test):,} test "
         f"sequences of {bench.x_train.shape[1]} tokens; seed {bench.seed}, last epoch.",
-        "seen before: `quarter, int8` where the answer is in the cache of results.",
+        "seen before: `quarter, int8` with all outputs in the cache of results.",
     ]
     return measure(bench, found, like, notes)
 

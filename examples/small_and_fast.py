@@ -1,17 +1,17 @@
-"""The whole way: prune a trained network, quantize it while it is taught, export it twice.
+"""The full pipeline: prune a trained network, quantize it with distillation, export it.
 
     python examples/small_and_fast.py
     python examples/small_and_fast.py --data=cifar10.npz --model=resnet56 --base-epochs=100 \
         --epochs=60 --quantize-epochs=10 --batch-size=128
 
-1. Train a network to its end: the base. Its frozen copy is the teacher from now on.
-2. Let filters decay and cut them out, as `filter_decay.py` does (its flags work here too).
-3. Quantize the cut network for phones (TFLite) and for TensorRT at once, calibrate it on
-   training images, and train it on for a few epochs with the base as its teacher, so that
-   it learns to live with rounding.
+1. Train a network to convergence: the base. Its frozen copy is the teacher from now on.
+2. Prune it by filter decay, as `filter_decay.py` does (its flags work here too).
+3. Quantize the pruned network for phones (TFLite) and for TensorRT at once, calibrate it
+   on training images, and train it for a few more epochs with fake quantization and the
+   base as its teacher (quantization-aware distillation).
 4. Write an int8 TFLite file and an ONNX file. Each is run and compared with the model, and
    the ONNX file is checked against TensorRT's rules.
-5. One table of what each station cost and gained.
+5. Print one table of the accuracy and cost of each step.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tfkd import checks, data, export, quantization, report
 QUANTIZE_EPOCHS = flags.DEFINE_integer(
     "quantize-epochs", 10, "passes with rounding in the forward pass"
 )
-CALIBRATE = flags.DEFINE_integer("calibrate", 300, "training images that set the ranges")
+CALIBRATE = flags.DEFINE_integer("calibrate", 300, "training images for calibration")
 
 QUANTIZE_RATE = 0.005  # peak of the learning rate
 
@@ -40,7 +40,7 @@ def quantize(small, base, dataset, x_train, logs: pathlib.Path, say: pruned.Say)
     quantized = quantization.quantize(small, target="both", freeze_batch_norm=False)
     print(quantized.report)
     quantization.calibrate(quantized, x_train)
-    say(f"quantized; training on with the base as teacher for {QUANTIZE_EPOCHS.value} epochs")
+    say(f"quantized; distilling from the base for {QUANTIZE_EPOCHS.value} more epochs")
     trainer = pruned.Trainer(dataset, logs, QUANTIZE_RATE, QUANTIZE_EPOCHS.value)
     trainer.fit(quantized, QUANTIZE_EPOCHS.value, "quantized", tfkd.frozen_copy(base))
     return quantized, trainer.curve
@@ -62,7 +62,7 @@ def write(quantized, x_test, out: pathlib.Path, say: pruned.Say) -> pathlib.Path
 
 
 def measure(base, small, file, curves, dataset, x_test, out: pathlib.Path) -> None:
-    """Step 5: the table, and how far the last station is from the first."""
+    """Step 5: the table, and a comparison of the final file with the base."""
     models: dict[str, Any] = {"base": base, "pruned": small, "pruned, int8": str(file)}
     table = report.compare(models, (x_test, dataset.y_test), like={"pruned, int8": small})
     notes = [f"{dataset!r}; {pruned.METHOD.value}, seed {pruned.SEED.value}, last epoch."]
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
     options = {"test_fraction": pruned.DIGITS_TEST_FRACTION} if name == "digits" else {}
     dataset = data.load(name, **options)
     checks.instance("data", dataset, data.Dataset, "images (for texts: progressive.py)")
-    pruned.make_plan(pruned.build(dataset))  # a target that cannot be met is found now
+    pruned.make_plan(pruned.build(dataset))  # reports an unreachable target before training
     out = pathlib.Path(pruned.OUT.value or f"saved_models/small_and_fast_{dataset.name}")
     out.mkdir(parents=True, exist_ok=True)
     logs = pathlib.Path(pruned.LOGS.value or out / "logs")
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> None:
     say("measuring")
     curves = {"base": base_curve, "pruned": curve, "quantized": aware_curve}
     measure(base, small, file, curves, dataset, x_test, out)
-    say(f"wrote {out}; look at the runs with: tensorboard --logdir {logs}")
+    say(f"wrote {out}; view the runs with: tensorboard --logdir {logs}")
 
 
 if __name__ == "__main__":

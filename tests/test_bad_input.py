@@ -383,7 +383,7 @@ CASES = {
     "features of another rank": (
         lambda: tfkd.Distiller(images(True), images(False), hint("pooled", "map")),
         V,
-        r"one rank.*\(None, 4\).*\(None, 4, 4, 4\).*pooling",
+        r"same rank.*\(None, 4\).*\(None, 4, 4, 4\).*pooling",
     ),
     "features of another width without projector": (
         lambda: fit_layers(hint(projector=None), net(width=7)),

@@ -395,7 +395,7 @@ def test_memory_maps_are_passed_on_unread(tmp_path):
 def test_data_that_shuffle_have_no_places():
     data = tf.data.Dataset.from_tensor_slices(X)
     example_inputs.in_order("data", data.batch(2))
-    with pytest.raises(ValueError, match="by their place"):
+    with pytest.raises(ValueError, match="to examples by index"):
         example_inputs.in_order("data", data.shuffle(3).batch(2))
 
 

@@ -306,7 +306,6 @@ KERAS_ATTRIBUTES = {
     "tfkd/distillation/output_kinds.py": {"_fn_kwargs"},
     "tfkd/distillation/saving.py": {"_index_dict", "_var_key"},
     "tfkd/distillation/targets.py": {"_fn_kwargs"},
-    "tfkd/distillation/validation.py": {"_fn_kwargs"},
     "tfkd/progressive/carrying.py": {"_learning_rate"},
     "tfkd/pruning/optimizers.py": {
         "_compile_config",

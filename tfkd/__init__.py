@@ -49,7 +49,7 @@ _MODULES = (
     "schedules",
     "teacher_cache",
 )
-# These never touch Keras: they load whatever `tf.keras` is.
+# These do not use Keras, so they load whether `tf.keras` is Keras 2 or Keras 3.
 _FREE_OF_KERAS = frozenset(
     {"artifacts", "checks", "example_inputs", "results", "runtime", "schedules"}
 )

@@ -1,10 +1,10 @@
-"""Files that are whole or absent, and manifests that say what is in them.
+"""Atomic file writes, and manifests with the SHA-256 checksum and origin of each artifact.
 
-A file is written under a temporary name in its own folder, flushed to the
-disk and then renamed, which is atomic: a reader, or a run that is killed, sees
-the old file or the new one and never a part. Beside an artifact `m.tflite`
-stands `m.tflite.manifest.json` with its SHA-256, its size, the versions that
-made it and the recipe; `verify` checks the one against the other.
+A file is written under a temporary name in the target folder, flushed to disk and
+then renamed, which is atomic: a reader sees the old file or the new one, never part
+of one, even if the writer is killed. The manifest of `m.tflite` is
+`m.tflite.manifest.json`: its SHA-256, size, recipe and the package versions that
+made it. `verify` checks the file against its manifest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tfkd import __version__, checks
 MANIFEST_SUFFIX = ".manifest.json"
 
 _CHUNK = 1 << 20
-# Distributions whose versions decide what a file holds.
+# Distributions whose versions determine the content of exported files.
 _PACKAGES = (
     "tensorflow",
     "tf_keras",
@@ -49,13 +49,13 @@ def _path(name: str, path: Any) -> Path:
 
 
 def _cannot_write(path: Path, error: OSError) -> OSError:
-    """The same error (and its class, through errno) with what it means here."""
+    """The same error, with its errno (hence its class) and a message that names the path."""
     text = f"cannot write {path}: {error.strerror or error}. The folder must exist or be one that "
     return OSError(error.errno, text + "can be made and written to; nothing was changed")
 
 
 def _fsync(path: Path) -> None:
-    # A folder cannot be opened on every system; there the rename is all there is.
+    # Windows cannot open a folder: there the rename is not flushed separately.
     flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) if path.is_dir() else os.O_RDWR
     try:
         handle = os.open(path, flags)
@@ -71,17 +71,17 @@ def _fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path that becomes `path` when the block ends well.
+    """Yields a temporary path that is renamed to `path` when the block succeeds.
 
-    For files that another library writes. The temporary path has the same
-    folder (which is made if need be) and the same ending. If the block raises,
-    the old file stays and the temporary one is removed.
+    For files that another library writes. The temporary path is in the same
+    folder (created if missing) and has the same suffix. If the block raises,
+    the old file is kept and the temporary one is removed.
 
     Args:
-        path: the file to make or replace.
+        path: the file to create or replace.
 
     Yields:
-        The temporary path; nothing is there yet.
+        The temporary path; no file exists there yet.
 
     Raises:
         ValueError: if `path` is a folder, or the block wrote nothing.
@@ -99,7 +99,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     final = _path("path", path)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        # Found out now, rather than at the end of a long export.
+        # Fail now rather than at the end of a long export.
         temporary = final.parent / f".{final.stem}.{secrets.token_hex(8)}.tmp{final.suffix}"
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         os.unlink(temporary)
@@ -124,10 +124,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> Path:
-    """Writes `data` to `path`, wholly or not at all.
+    """Writes `data` to `path` atomically.
 
     Args:
-        path: the file to make or replace; its folder is made if need be.
+        path: the file to create or replace; its folder is created if missing.
         data: bytes, bytearray or memoryview.
 
     Returns:
@@ -135,7 +135,7 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> Path:
 
     Raises:
         TypeError: if `data` is not bytes.
-        OSError: if the file cannot be written; the old one stays.
+        OSError: if the file cannot be written; the old one is kept.
     """
     checks.instance("data", data, (bytes, bytearray, memoryview), "bytes")
     with atomic_path(path) as temporary:
@@ -155,8 +155,8 @@ def write_json(path: str | os.PathLike, value: Any) -> Path:
     NumPy numbers and arrays are written as numbers and lists, paths as text.
 
     Raises:
-        TypeError: if something in `value` has no form in JSON.
-        ValueError: if it holds NaN or infinity, which JSON does not have.
+        TypeError: if `value` holds something that JSON cannot represent.
+        ValueError: if it holds NaN or infinity, which JSON does not allow.
 
     Example:
         >>> import pathlib, tempfile
@@ -187,7 +187,7 @@ def _plain(value: Any) -> Any:
 
 
 def _digest(path: Path) -> tuple[str, int]:
-    """Returns (SHA-256 in hexadecimal, size in bytes), from one reading."""
+    """Returns (SHA-256 in hexadecimal, size in bytes), reading the file once."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -213,7 +213,7 @@ def _existing(path: str | os.PathLike) -> Path:
 
 
 def _versions() -> dict[str, str | None]:
-    # From the packages' metadata: importing TensorFlow takes seconds.
+    # Read from package metadata, since importing TensorFlow takes seconds.
     versions: dict[str, str | None] = {"tfkd": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -224,7 +224,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def manifest_path(path: str | os.PathLike) -> Path:
-    """Returns where the manifest of `path` stands: `<path>.manifest.json`."""
+    """Returns the path of the manifest of `path`: `<path>.manifest.json`."""
     path = Path(path)
     return path.with_name(path.name + MANIFEST_SUFFIX)
 
@@ -234,16 +234,16 @@ def write_manifest(path: str | os.PathLike, recipe: Mapping[str, Any], **extra: 
 
     Args:
         path: the file, already written.
-        recipe: how it was made, fit for JSON.
-        **extra: more entries, for example `parity={...}`, fit for JSON.
+        recipe: how it was made, as JSON values.
+        **extra: more entries as JSON values, for example `parity={...}`.
 
     Returns:
-        What was written: file, sha256, bytes, created (UTC), versions, recipe
+        The manifest: file, sha256, bytes, created (UTC), versions, recipe
         and `extra`.
 
     Raises:
         ValueError: if there is no such file or `extra` has a reserved name.
-        TypeError: if `recipe` is not a dictionary or does not fit into JSON.
+        TypeError: if `recipe` is not a dictionary or cannot be written as JSON.
 
     Example:
         >>> import pathlib, tempfile
@@ -280,20 +280,20 @@ def read_manifest(path: str | os.PathLike) -> dict:
         ValueError: if the manifest is missing or cannot be read.
     """
     where = manifest_path(_path("path", path))
-    mend = "Make the file again, or write its manifest with `tfkd.artifacts.write_manifest`."
+    fix = "Make the file again, or write its manifest with `tfkd.artifacts.write_manifest`."
     expected = "a file with a readable manifest beside it"
     try:
         manifest = json.loads(where.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise checks.value_error(
-            "path", expected, str(path), f"{where} is missing. {mend}"
+            "path", expected, str(path), f"{where} is missing. {fix}"
         ) from None
     except (OSError, ValueError) as error:
-        problem = f"{where} cannot be read: {error}. {mend}"
+        problem = f"{where} cannot be read: {error}. {fix}"
         raise checks.value_error("path", expected, str(path), problem) from error
     missing = [f for f in _FIELDS if not isinstance(manifest, dict) or f not in manifest]
     if missing:
-        problem = f"{where} lacks {', '.join(missing)}. {mend}"
+        problem = f"{where} lacks {', '.join(missing)}. {fix}"
         raise checks.value_error("path", expected, str(path), problem)
     return manifest
 
@@ -305,19 +305,19 @@ def verify(path: str | os.PathLike) -> dict:
         The manifest.
 
     Raises:
-        ValueError: if the file is missing, has another size or content than
+        ValueError: if the file is missing, has a different size or content than
             when the manifest was written, or has no readable manifest.
     """
     found = _existing(path)
     manifest = read_manifest(found)
     digest, size = _digest(found)
-    mend = "It was truncated, damaged or changed: copy or make it again."
+    fix = "It was truncated, damaged or changed: copy or make it again."
     if size != manifest["bytes"]:
         expected = f"a file of {manifest['bytes']} bytes, as its manifest says (it has {size})"
-        raise checks.value_error("path", expected, str(found), mend)
+        raise checks.value_error("path", expected, str(found), fix)
     if digest != manifest["sha256"]:
         expected = (
             f"a file with SHA-256 {manifest['sha256']}, as its manifest says (it has {digest})"
         )
-        raise checks.value_error("path", expected, str(found), mend)
+        raise checks.value_error("path", expected, str(found), fix)
     return manifest

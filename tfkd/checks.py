@@ -1,12 +1,12 @@
-"""Argument checks with one form of message.
+"""Argument validation with uniform error messages, and warnings at the caller's line.
 
-Every error that tfkd raises for a bad argument says four things: what the
-argument is, what was expected, what was received, and how to mend it. The
-checks here return the value that they accepted, so that a constructor reads
+Every error that tfkd raises for a bad argument says four things: the argument's
+name, what was expected, what was received, and how to fix it. The checks return
+the accepted value, so a constructor reads
 
     self.margin = checks.non_negative("margin", margin)
 
-Nothing here imports TensorFlow: a check must be cheap.
+Nothing here imports TensorFlow, so checks stay cheap.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-MAX_REPR = 120
+MAX_REPR = 120  # characters of a value shown in a message
+# Top-level packages whose frames `warn` skips to find the user's own line.
+_INTERNAL = ("tfkd", "tf_keras", "tensorflow", "contextlib")
 
 
 def describe(value: Any) -> str:
-    """Returns a short text for `value`: its repr, cut, and type; arrays by shape."""
+    """Returns a short description of `value`: shape and dtype of arrays, else repr and type."""
     shape = getattr(value, "shape", None)
     dtype = getattr(value, "dtype", None)
     try:
@@ -35,27 +37,27 @@ def describe(value: Any) -> str:
         if shape is not None and dtype is not None and len(tuple(shape)) > 0:
             return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
         text = re.sub(r"\s*\n\s*", " ", repr(value))
-    except Exception:  # a user's own class must not hide the error that is to be told
+    except Exception:  # a broken __repr__ of a user's class must not hide the actual error
         text = "a value without a repr"
     if len(text) > MAX_REPR:
         text = text[: MAX_REPR - 3] + "..."
     return f"{text} ({type(value).__name__})"
 
 
-def message(name: str, expected: str, received: Any, mend: str | None = None) -> str:
-    """Formats the one message: `name: expected …, received …. mend`."""
+def message(name: str, expected: str, received: Any, fix: str | None = None) -> str:
+    """Formats an error message: "`name`: expected …, received …. fix"."""
     text = f"`{name}`: expected {expected}, received {describe(received)}."
-    return f"{text} {mend}" if mend else text
+    return f"{text} {fix}" if fix else text
 
 
-def value_error(name: str, expected: str, received: Any, mend: str | None = None) -> ValueError:
+def value_error(name: str, expected: str, received: Any, fix: str | None = None) -> ValueError:
     """Returns (does not raise) the `ValueError` for argument `name`."""
-    return ValueError(message(name, expected, received, mend))
+    return ValueError(message(name, expected, received, fix))
 
 
-def type_error(name: str, expected: str, received: Any, mend: str | None = None) -> TypeError:
+def type_error(name: str, expected: str, received: Any, fix: str | None = None) -> TypeError:
     """Returns (does not raise) the `TypeError` for argument `name`."""
-    return TypeError(message(name, expected, received, mend))
+    return TypeError(message(name, expected, received, fix))
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -116,7 +118,7 @@ def non_negative_int(name: str, value: Any) -> int:
 
 
 def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
-    """Accepts one of `choices`; a near miss is named in the error."""
+    """Accepts one of `choices`; the error suggests close matches."""
     choices = tuple(choices)
     if value not in choices:
         expected = "one of " + ", ".join(repr(c) for c in choices)
@@ -132,14 +134,14 @@ def instance(name: str, value: Any, types: type | tuple[type, ...], expected: st
 
 
 def function(name: str, value: Any) -> Any:
-    """Accepts anything that can be called."""
+    """Accepts any callable."""
     if not callable(value):
         raise type_error(name, "a callable", value)
     return value
 
 
 def near(value: Any, choices: Iterable[Any], count: int = 3) -> str | None:
-    """Returns "Did you mean …?" with the nearest of `choices`, or None."""
+    """Returns "Did you mean …?" with the closest of `choices`, or None if none is close."""
     names = list(dict.fromkeys(str(c) for c in choices))
     found = difflib.get_close_matches(str(value), names, n=count, cutoff=0.5)
     if not found:
@@ -155,13 +157,13 @@ def listing(choices: Iterable[Any]) -> str:
 
 
 def near_or_all(value: Any, choices: Iterable[Any]) -> str:
-    """Returns "Did you mean …?", or `listing` where nothing is near."""
+    """Returns "Did you mean …?", or `listing` if no choice is close."""
     choices = list(choices)
     return near(value, choices) or listing(choices)
 
 
 def known_name(name: str, value: str, choices: Iterable[str], where: str) -> str:
-    """Accepts a name that exists in `where`; the error lists near matches."""
+    """Accepts a layer name that exists in `where`; the error lists close matches."""
     choices = list(choices)
     if value in choices:
         return value
@@ -169,16 +171,20 @@ def known_name(name: str, value: str, choices: Iterable[str], where: str) -> str
     raise value_error(name, expected, value, near_or_all(value, choices))
 
 
-def warn(text: str) -> None:
-    """Warns once; the line that is shown is the user's own, the first outside of tfkd."""
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warns at the user's line: the innermost frame outside tfkd, Keras and TensorFlow."""
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("tfkd."):
+    while frame.f_back is not None and _is_internal(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=level)
+    warnings.warn(text, category, stacklevel=level)
 
 
-def whole_model_path(callbacks: Any) -> Any:
-    """Where a ModelCheckpoint among Keras callbacks saves the whole model; None if none does."""
+def _is_internal(module: str) -> bool:
+    return module.split(".")[0] in _INTERNAL
+
+
+def whole_model_path(callbacks: Any) -> str | None:
+    """The path to which a ModelCheckpoint in `callbacks` saves the whole model, or None."""
     if callbacks is None:
         return None
     several = getattr(callbacks, "callbacks", callbacks)

@@ -1,8 +1,8 @@
-"""What scores were made from, as SHA-256: data, models, functions, settings.
+"""Fingerprints: content hashes (SHA-256) of data, models, functions and settings.
 
-Equal fingerprints let a file of scores stand for a pass over the data, so that
-whatever changes the scores has to change the fingerprint. Names that Keras makes up
-(`model_1`, `dense_7`) are left out: they differ between two runs of one program.
+Cached results are reused if the fingerprint of their inputs is unchanged, so
+everything that can change a result must change the fingerprint. Names that Keras
+generates (`model_1`, `dense_7`) are left out: they differ between runs of one program.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import numpy as np
 from tfkd.networks.layer_parts import flat_layers
 
 _CHUNK = 1 << 22  # bytes read at once
-_DEPTH = 12
-# What these hold is known by its name: the version is in the manifest.
+_DEPTH = 12  # levels of nested objects and functions that are followed
+# Code of these libraries is identified by name: manifests record the versions.
 _LIBRARIES = ("tensorflow", "tf_keras", "keras", "numpy", "tfkd", "builtins", "functools")
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a value in hexadecimal: the same in every process.
+    """SHA-256 of a value in hexadecimal, the same in every process.
 
     Args:
         value: arrays (their bytes, shapes and dtypes), numbers, text, dicts, lists and
             tuples of these; models (their weights, and the settings of their layers);
-            functions (their code, and what it refers to).
+            functions (their code, and the values that it refers to).
 
     Returns:
         64 hexadecimal digits.
@@ -54,10 +54,10 @@ def digest(value: Any) -> str:
 class _Hasher:
     def __init__(self):
         self.sha = hashlib.sha256()
-        self._known: set[int] = set()  # a function may refer to itself
+        self._known: set[int] = set()  # ids already hashed: functions may be recursive
 
     def text(self, *parts: Any) -> None:
-        """Each with its length, so that ("ab", "c") is not ("a", "bc")."""
+        """Hashes each part with its length, so that ("ab", "c") differs from ("a", "bc")."""
         for part in parts:
             data = part if isinstance(part, bytes) else str(part).encode("utf-8")
             self.sha.update(f"{len(data)}:".encode())
@@ -101,7 +101,7 @@ class _Hasher:
             return
         if isinstance(array, np.ndarray) or not hasattr(array, "__getitem__"):
             array = np.asarray(array)
-        row = max(1, int(np.prod(shape[1:])) * 8)
+        row = max(1, int(np.prod(shape[1:])) * 8)  # bytes, at 8 bytes a number
         rows = max(1, _CHUNK // row)
         for start in range(0, shape[0], rows):
             self._values(np.asarray(array[start : start + rows]))
@@ -139,11 +139,11 @@ class _Hasher:
         if callable(value):
             self.add(cls.__call__, depth)
 
-    def _function(self, function: Any, depth: int) -> None:
+    def _function(self, function: types.FunctionType, depth: int) -> None:
         self.text("function", function.__module__, function.__qualname__)
         inner = inspect.unwrap(function)
         if str(function.__module__).split(".")[0] in _LIBRARIES:
-            # Two closures of one library function differ in what they hold.
+            # Closures of one library function differ in the values that they capture.
             self.add(_cells(inner), depth)
             return
         names = sorted(_names(inner.__code__))
@@ -161,25 +161,25 @@ class _Hasher:
         if cls.__module__.split(".")[0] not in _LIBRARIES:
             self.add([getattr(cls, name, None) for name in ("call", "__call__")], depth)
         for layer in flat_layers(model):
-            if not hasattr(layer, "layers"):  # a nested model: its config is all names
+            if not hasattr(layer, "layers"):  # the config of a nested model holds names only
                 self.text(type(layer).__qualname__, _settings(layer))
         self.add([_value(variable) for variable in _variables(model)], depth)
 
 
-def _cells(function: Any) -> dict[str, Any]:
-    """What a function holds from where it was defined."""
+def _cells(function: types.FunctionType) -> dict[str, Any]:
+    """Values that a closure captures, by variable name."""
     found = {}
     names = function.__code__.co_freevars
     for name, cell in zip(names, function.__closure__ or (), strict=True):
         try:
             found[name] = cell.cell_contents
-        except ValueError:  # not filled yet
+        except ValueError:  # the enclosing function has not assigned it yet
             continue
     return found
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Global names that a function, or one defined in it, may use."""
+    """Global names that a function, or a function defined in it, may use."""
     found = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -196,7 +196,7 @@ def _is_model(value: Any) -> bool:
 def _variables(model: Any) -> list[Any]:
     try:
         found = list(getattr(model, "variables", None) or ())
-    except ValueError:  # not built yet
+    except ValueError:  # a model that is not built
         found = []
     if not found and getattr(model, "signatures", None):
         found = [v for name in sorted(model.signatures) for v in model.signatures[name].variables]
@@ -204,7 +204,7 @@ def _variables(model: Any) -> list[Any]:
 
 
 def _value(variable: Any) -> Any:
-    # Keras lists the words of a lookup layer among its weights, as an object that holds them.
+    # Keras lists the vocabulary table of a lookup layer among its weights.
     words = getattr(variable, "get_tensors", None)
     return np.asarray(variable) if words is None else [np.asarray(part) for part in words()]
 
@@ -214,6 +214,6 @@ def _settings(layer: Any) -> str:
         config = dict(layer.get_config())
     except NotImplementedError:
         return ""
-    for key in ("name", "trainable"):  # a frozen model computes the same
+    for key in ("name", "trainable"):  # neither changes what the layer computes
         config.pop(key, None)
     return json.dumps(config, sort_keys=True, default=lambda value: type(value).__qualname__)

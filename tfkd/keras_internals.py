@@ -1,8 +1,7 @@
 """Every private symbol of tf_keras, TensorFlow and tfmot that tfkd uses, in one table.
 
-A new version of one of them that moves a symbol is a change of its line here. A module
-is imported when one of its symbols is first asked for, so that `import tfkd.runtime`
-stays free of Keras:
+If a new version moves a symbol, only its line here changes. A module is imported when
+one of its symbols is first used, so that `import tfkd.runtime` does not load Keras:
 
     >>> from tfkd.keras_internals import TFOpLambda
     >>> TFOpLambda.__name__
@@ -20,7 +19,7 @@ SYMBOLS = {
     "CustomScaleLayer": "tf_keras.src.applications.inception_resnet_v2",
     "LayerScale": "tf_keras.src.applications.convnext",
     "StochasticDepth": "tf_keras.src.applications.convnext",
-    # Layers that Keras makes of TensorFlow's operations, add_loss and add_metric.
+    # Layers that Keras creates for TensorFlow operations, add_loss and add_metric.
     "AddLoss": "tf_keras.src.engine.base_layer",
     "AddMetric": "tf_keras.src.engine.base_layer",
     "SlicingOpLambda": "tf_keras.src.layers.core.tf_op_layer",
@@ -55,7 +54,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(module, name)
     except AttributeError:
-        # A module of a package that does not import it.
+        # A submodule that its package does not import.
         value = importlib.import_module(f"{SYMBOLS[name]}.{name}")
     globals()[name] = value
     return value

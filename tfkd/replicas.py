@@ -1,8 +1,8 @@
-"""Means over the global batch, when a `tf.distribute` strategy splits it.
+"""Distributed training: means over the global batch of a `tf.distribute` strategy.
 
-Every replica computes its share of the mean: its own sum, divided by the count
-over all replicas. The optimizer adds the shares up, so that N replicas make the
-update that one replica would make on the whole batch.
+Each replica computes its share of the mean: its local sum divided by the count
+over all replicas. The optimizer sums the shares, so N replicas make the same
+update as one replica would on the whole batch.
 """
 
 from __future__ import annotations
@@ -11,33 +11,34 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+import tf_keras as keras
 
 from tfkd import checks
 
 
 def count() -> int:
-    """How many replicas train in step; 1 without a strategy."""
+    """Number of replicas in sync; 1 without a strategy."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def global_sum(value: Any) -> Any:
-    """Sum of a scalar tensor over the replicas."""
+def global_sum(value: tf.Tensor) -> tf.Tensor:
+    """All-reduced sum of a scalar tensor over the replicas."""
     if count() == 1:
         return value
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
 def can_merge() -> bool:
-    """Whether `merged_sum` has something to do: in a step on several replicas."""
+    """Whether `merged_sum` can be used: in a step on several replicas."""
     return count() > 1 and not tf.__internal__.distribute.strategy_supports_no_merge_call()
 
 
-def merged_sum(values: Any) -> Any:
-    """Sum of a tensor over the replicas, as one tensor that all of them share.
+def merged_sum(values: tf.Tensor) -> tf.Tensor:
+    """Sum of a tensor over the replicas, computed in merge context as one shared tensor.
 
-    For what a step returns: of the results of `global_sum` all but the first would not
-    be asked for.
+    For the values that a step returns, of which Keras fetches only the first replica's:
+    the all-reduce of `global_sum` would wait for replicas whose result is never fetched.
     """
 
     def add(strategy: Any, parts: Any) -> Any:
@@ -46,7 +47,7 @@ def merged_sum(values: Any) -> Any:
     return tf.distribute.get_replica_context().merge_call(add, args=(values,))
 
 
-def share_of_batch(size: Any) -> Any:
+def share_of_batch(size: tf.Tensor) -> tf.Tensor:
     """This replica's part of the global batch, in (0, 1]: size / global size."""
     if count() == 1:
         return tf.constant(1.0)
@@ -54,10 +55,10 @@ def share_of_batch(size: Any) -> Any:
 
 
 def rows_of_worker(context: tf.distribute.InputContext | None, batch_size: int) -> tuple[int, int]:
-    """First row, and number of rows, of this worker's share of a global batch.
+    """First row and number of rows of this worker's share of a global batch.
 
     Raises:
-        ValueError: if the batch does not divide by the workers.
+        ValueError: if `batch_size` is not divisible by the number of workers.
     """
     checks.positive_int("batch_size", batch_size)
     if context is None:
@@ -69,38 +70,41 @@ def rows_of_worker(context: tf.distribute.InputContext | None, batch_size: int) 
     return size * context.input_pipeline_id, size
 
 
-def writes(model: Any) -> bool:
-    """Whether this process writes logs and files: of several workers one does, the chief.
+def writes(model: keras.Model) -> bool:
+    """Whether this process writes logs and files: of several workers, only the chief does.
 
-    The others must still read what the chief reads: the statistics of a batch
-    normalization are the mean over all workers, and to read one waits for them all.
+    The other workers must still read every variable that the chief reads: moving
+    statistics of a batch normalization are averaged over the workers on each read,
+    which is a collective operation that waits for all of them.
 
     Args:
-        model: a model that was made in the scope of its strategy.
+        model: a model created in the scope of its strategy.
     """
     strategy = getattr(model, "distribute_strategy", None)
     return bool(getattr(getattr(strategy, "extended", None), "should_save_summary", True))
 
 
 def distributed(
-    make: Callable[[Any], tf.data.Dataset], batch_size: int, strategy: Any = None
-) -> Any:
-    """Batches for `fit`, of which each worker makes its own share alone.
+    make: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+    batch_size: int,
+    strategy: tf.distribute.Strategy | None = None,
+) -> tf.distribute.DistributedDataset:
+    """Distributed dataset for `fit` in which each worker loads only its share of a batch.
 
-    `strategy.distribute_datasets_from_function` hands whole batches to the replicas of a
-    worker, one to each: with two of them a worker's share of a batch would be half of
-    what a step sees. Here it is cut, so that a step sees `batch_size` examples however
-    many workers there are and however many replicas each has.
+    `strategy.distribute_datasets_from_function` gives each replica of a worker a whole
+    element of its dataset, so with two replicas a step would see twice the worker's
+    share. The elements are rebatched here, so that a step sees `batch_size` examples
+    for any number of workers and of replicas on each.
 
     Args:
-        make: a function from an input context to a worker's share of each batch, such as
+        make: function from an input context to the worker's share of each batch, such as
             `lambda context: cache.batches(x, y, 64, input_context=context)`, or the same
-            of `Curriculum.batches`.
-        batch_size: examples a step, over all replicas and workers.
-        strategy: that of the training; the current one by default.
+            with `Curriculum.batches`.
+        batch_size: global batch size: examples per step over all replicas and workers.
+        strategy: the training strategy; default: the current one.
 
     Raises:
-        ValueError: if the batch does not divide by the replicas.
+        ValueError: if `batch_size` is not divisible by the number of replicas.
 
     Example:
         >>> import numpy as np, tensorflow as tf
@@ -120,7 +124,7 @@ def distributed(
     if batch_size % replicas:
         raise checks.value_error("batch_size", f"a multiple of the {replicas} replicas", batch_size)
 
-    def own(context: Any) -> tf.data.Dataset:
+    def own(context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = make(context)
         if context.num_replicas_in_sync == context.num_input_pipelines:
             return dataset

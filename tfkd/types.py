@@ -1,12 +1,12 @@
-"""Types that public signatures share: tensors, nested structures of them, data, paths.
+"""Type aliases of public signatures: tensors, nested structures of them, data, paths.
 
-TensorFlow and Keras are named for readers and type checkers alone: nothing is imported.
+TensorFlow and Keras are imported for type checkers only, never at run time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ Structure: TypeAlias = "Tensor | Sequence[Structure] | Mapping[str, Structure]"
 
 # Examples as users have them: see `tfkd.example_inputs` for how each form is read.
 Data: TypeAlias = "Structure | tf.data.Dataset | keras.utils.Sequence | Iterable[Structure]"
+
+# A model, a restored SavedModel or a function of tensors, or several; or a `tfkd.TeacherCache`.
+Teacher: TypeAlias = "keras.Model | Callable[..., Structure] | Sequence[Teacher]"
 
 # A name, a path such as "backbone/block3" or a pattern such as "stage1_*"; several; or layers.
 Layers: TypeAlias = "str | keras.layers.Layer | Iterable[str | keras.layers.Layer]"

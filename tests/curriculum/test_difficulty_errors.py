@@ -36,7 +36,7 @@ CASES = {
     "a data set that shuffles": (
         lambda: loss_of(net(), tf.data.Dataset.from_tensor_slices(X).shuffle(9).batch(4), Y),
         V,
-        "`data`: .*by their place: pass it without",
+        "`data`: .*to examples by index: pass it without",
     ),
     "a data set without an end": (
         lambda: loss_of(net(), tf.data.Dataset.from_tensors(X).repeat(), Y),

@@ -157,7 +157,7 @@ NAN = float("nan")
         ({"boxes": BOXES[:2]}, ValueError, "`boxes_train`: expected 3 entries"),
         ({"classes": 3}, TypeError, "`classes_train`"),
         ({"boxes": [[BOX[:3]], [], []], "classes": [[0], [], []]}, ValueError, "image 0"),
-        ({"classes": [[1], [], [0]]}, ValueError, "2 classes, one a box.*image 2"),
+        ({"classes": [[1], [], [0]]}, ValueError, "2 classes, one per box.*image 2"),
         ({"classes": [[1.0], [], [0, 1]]}, TypeError, "integer classes"),
         ({"boxes": [[BOX], None, []], "classes": [[1], [], []]}, ValueError, "None in both"),
         ({"classes": [[-3], [], [0, 1]]}, ValueError, "-2 for an image"),

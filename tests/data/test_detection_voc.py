@@ -392,7 +392,7 @@ def test_a_turn_that_the_size_does_not_tell_is_said(folder, note, size, is_said)
         warnings.simplefilter("always")
         made = folder.load()
     assert [f.kind for f in made.findings] == ["orientation"] * is_said
-    assert ["note of the camera to turn them" in str(w.message) for w in caught] == [True] * is_said
+    assert ["have an EXIF orientation" in str(w.message) for w in caught] == [True] * is_said
     np.testing.assert_allclose(made.boxes_train[1, 0], [0.1, 0.1, 0.6, 0.6], atol=1e-7)
 
 

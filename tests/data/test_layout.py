@@ -221,7 +221,7 @@ def test_images_of_no_class_and_of_kinds_that_are_not_read(paint):
     made, said = paint.load(test_fraction=0.5)
     assert len(made.x_train) + len(made.x_test) == 4
     assert "'0.png', '1.png' (images beside the class folders: 2)" in said[0]
-    assert "1 pictures of a kind that is not read (.heic)" in said[1]
+    assert "1 images in formats that are not supported (.heic)" in said[1]
 
 
 def test_files_with_several_pictures_are_said(paint):

@@ -138,7 +138,7 @@ def test_integer_labels_are_ordered_as_numbers_and_can_be_named(tmp_path):
         ({"test": lines([("x", "7")])}, "The training part has 'bad', 'good'"),
         ({"train": lines(ROWS[:1] * 3)}, "two or more classes.*'good' alone"),
         ({"train": lines(ROWS).encode("utf-16")}, "UTF-8.*line 1 of"),
-        ({"train": lines(ROWS[:4]).encode("utf-16-le")}, "zero: is it UTF-16"),
+        ({"train": lines(ROWS[:4]).encode("utf-16-le")}, "null bytes: is it UTF-16"),
         ({"test": lines(ROWS).encode("latin-1")}, r"UTF-8.*line 5 of .*test\.tsv"),
         ({"train": lines([(f"text {i}", f"id {i}") for i in range(12)])}, "labels that repeat"),
         ({"train": lines([("a", "b", "c")] * 2, order=(0, 1, 2))}, "`columns`.*3 columns"),

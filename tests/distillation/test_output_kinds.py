@@ -314,7 +314,7 @@ def test_a_cache_of_probabilities_in_the_place_of_scores_is_found(tmp_path):
     document = tmp_path / "cache.json"
     assert '"activation"' in document.read_text()
     object.__setattr__(stored._document, "settings", {"source": "s", "dtype": "float32"})
-    layout, words = said(stored._told)
+    layout, words = said(stored._with_inferred_kinds)
     assert layout.finals[0].squash == "Probability" and "Build it again" in words[0]
     stored.layout = layout
     distiller = tfkd.Distiller(stored, net(seed=2), LogitsDistillation(2.0))

@@ -16,7 +16,7 @@ def test_a_worker_dies_and_the_training_goes_on(tmp_path):
     done = scripts.run("examples/distributed.py", *SMALL, *kill, f"--out={out}")
     errors = "".join(path.read_text()[-2000:] for path in (out / "workers").iterdir())
     assert done.returncode == 0, done.stderr[-2000:] + errors
-    assert "worker 1 died" in done.stdout and "going on after 1 epochs" in done.stdout
+    assert "worker 1 died" in done.stdout and "resuming after 1 epochs" in done.stdout
     assert "1 restarts" in done.stdout
     result = json.loads((out / "result.json").read_text())
     assert 10 < result["accuracy"] <= 100 and result["replicas"] == 2

@@ -80,7 +80,7 @@ def test_what_compare_says_of_it(model, unchanged):
     text = table.text()
     assert "converted is a Keras 3 model, converted by tfkd.from_keras3." in text
     assert "own is a Keras 3 model that tfkd.from_keras3 did not convert" in text
-    assert "training, bound: functions of Python, timed as they are." in text
+    assert "training, bound: Python functions, timed as they are." in text
     sentences = {one.model: str(one) for one in table.against()}
     assert sentences["bound"].endswith("(the times are those of a Python function and LiteRT)")
     assert "Python" not in sentences["own"]
@@ -114,7 +114,7 @@ def test_times_of_it(model, unchanged):
     table = report.latency_table({"a": model, "b": lambda x: x}, X, runs=2)
     assert [(row.threads, row.latency.runs) for row in table.rows] == [(1, 2), (None, 2)]
     assert "converted by tfkd.from_keras3" in table.text()
-    assert "b: a function of Python, timed as it is." in table.text()
+    assert "b: a Python function, timed as it is." in table.text()
 
 
 def test_what_names_the_way_out(model):

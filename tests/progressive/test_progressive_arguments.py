@@ -98,7 +98,7 @@ def test_fit_runs_the_stages_once():
 
 
 def test_a_legacy_optimizer_is_refused():
-    with pytest.raises(TypeError, match="legacy ones are not taken"):
+    with pytest.raises(TypeError, match="legacy: those are not supported"):
         make().compile(keras.optimizers.legacy.SGD(0.1), CROSSENTROPY)
 
 

@@ -195,7 +195,7 @@ def test_several_labels_and_numbers_have_their_own_columns(file):
     assert len([w for w in caught if "multi-label" in str(w.message)]) == 1
     assert [row.subset_accuracy.mean for row in table.rows] == [75.0, 75.0, 0.0, 75.0]
     assert table.head[1:3] == ("subset accuracy %", "mAP %")
-    assert "4 examples; an output says yes above 0." in table.text()
+    assert "4 examples; an output above 0 is positive." in table.text()
 
 
 def test_names_weights_and_places(file):

@@ -171,9 +171,9 @@ def test_the_table_is_saved(tmp_path):
 
 
 def test_bad_rows():
-    with pytest.raises(TypeError, match="one a seed"):
+    with pytest.raises(TypeError, match="one per seed"):
         report.DetectionRow("x", 0.5)
-    with pytest.raises(TypeError, match="one a seed"):
+    with pytest.raises(TypeError, match="one per seed"):
         report.DetectionRow("x", [])
     with pytest.raises(ValueError, match="seed 1"):
         report.DetectionRow("x", [SOME, scores(names=("a", "c"))])

@@ -49,7 +49,7 @@ def test_a_module_is_compiled_and_keeps_its_variables():
         table = report.compare(models, (X, Y), runs=2, throughput_batch=None)
     assert [row.accuracy.mean for row in table.rows] == [100.0] * 4
     assert {row.runtime for row in table.rows} == {"TensorFlow"}
-    assert "compiled functions of TensorFlow." in table.text()
+    assert "compiled TensorFlow functions." in table.text()
     assert module.calls.numpy() == 0
     np.testing.assert_array_equal(module.norm.moving_mean, SHIFT)
 
@@ -145,7 +145,7 @@ def test_dropout_in_training_mode_is_said():
     x, y = np.ones((64, 8), np.float32), np.zeros(64, int)
     layers = [keras.layers.Dense(16), keras.layers.Dropout(0.5), keras.layers.Dense(3)]
     model = keras.Sequential([keras.Input((8,)), *layers])
-    with pytest.warns(UserWarning, match=r"models\['a'\].*other answers.*training=False"):
+    with pytest.warns(UserWarning, match=r"models\['a'\].*other outputs.*training=False"):
         report.compare({"a": lambda x: model(x, training=True)}, (x, y), runs=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

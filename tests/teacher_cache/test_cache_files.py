@@ -146,14 +146,14 @@ def damage(how, path):
     ("how", "words"),
     [
         ("truncated", "has .* bytes, not"),
-        ("flipped", "another content"),
+        ("flipped", "has changed since"),
         ("missing", "is missing"),
         ("record", "can't be read"),
         ("document", "was changed"),
         ("no document", "There is no"),
     ],
 )
-def test_damage_is_found_and_mended(tmp_path, how, words):
+def test_damage_is_found_and_fixed(tmp_path, how, words):
     rows = np.arange(20)
     expected = build(tmp_path).lookup(rows)["final_output"]
     damage(how, tmp_path)

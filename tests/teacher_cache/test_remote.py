@@ -161,7 +161,7 @@ def test_a_service_that_is_not_there():
         ({"dtype": "int8"}, ValueError, "float16"),
         ({"job_name": 3}, TypeError, "job_name"),
         ({"x": "x"}, TypeError, "batch of inputs"),
-        ({"x": tf.TensorSpec((None, None))}, ValueError, "known but for the batch"),
+        ({"x": tf.TensorSpec((None, None))}, ValueError, "known except for the batch"),
         ({"x": tf.TensorSpec(())}, ValueError, "first axis is the batch"),
         ({"teacher": 3}, ValueError, "teacher"),
     ],

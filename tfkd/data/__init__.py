@@ -1,4 +1,4 @@
-"""Data sets in, batches out; batches are a function of (seed, step)."""
+"""Data sets for training and evaluation: loaders, augmentation, reproducible batches."""
 
 from tfkd.data.augment import shift_and_flip
 from tfkd.data.batches import batches, eval_batches, steps_per_epoch

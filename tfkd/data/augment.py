@@ -1,16 +1,19 @@
-"""Augmentations of image batches: pure functions of (images, seed)."""
+"""Image augmentation for classification: random crop and flip as a function of the seed."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from tfkd import checks
+from tfkd.types import Tensor
 
 
-def shift_and_flip(padding: int = 4, flip: bool = True):
-    """The usual CIFAR augmentation: pad, crop at random, mirror at random.
+def shift_and_flip(padding: int = 4, flip: bool = True) -> Callable[[Tensor, Tensor], tf.Tensor]:
+    """The usual CIFAR augmentation: reflection padding, random crop, horizontal flip.
+
+    Reference: He et al. 2016, section 4.2, https://arxiv.org/abs/1512.03385
 
     Args:
         padding: pixels of reflected border on each side; the crop's offset is
@@ -20,12 +23,12 @@ def shift_and_flip(padding: int = 4, flip: bool = True):
 
     Returns:
         `augment(images, seed)`: (B, H, W, C) and an int32 seed of shape (2,) →
-        (B, H, W, C), each image moved on its own. The same images and seed
-        give the same result in every process.
+        (B, H, W, C), with a crop and flip drawn for each image. The same images
+        and seed give the same result in every process.
 
     Raises:
-        ValueError: if `padding` is negative; or, when called, if images are no
-            (B, H, W, C) with sizes above `padding` (a border is reflected).
+        ValueError: if `padding` is negative; or, when called, if the images are not
+            (B, H, W, C) with sides longer than `padding`, as reflection requires.
 
     Example:
         >>> import tensorflow as tf
@@ -36,7 +39,7 @@ def shift_and_flip(padding: int = 4, flip: bool = True):
     """
     checks.non_negative_int("padding", padding)
 
-    def augment(images: Any, seed: Any) -> Any:
+    def augment(images: Tensor, seed: Tensor) -> tf.Tensor:
         images, seed = tf.convert_to_tensor(images), tf.convert_to_tensor(seed)
         sizes = images.shape[1:3].as_list() if images.shape.rank == 4 else []
         if not sizes or None in sizes or min(sizes) <= padding:
@@ -55,6 +58,7 @@ def shift_and_flip(padding: int = 4, flip: bool = True):
             images = tf.gather(padded, rows, axis=1, batch_dims=1)
             images = tf.gather(images, columns, axis=2, batch_dims=1)
         if flip:
+            # A seed of its own, so that flips do not depend on the offsets of the crops.
             other = seed + tf.constant([1_000_003, 0], seed.dtype)
             mirrored = tf.random.stateless_uniform((batch,), other) < 0.5
             images = tf.where(mirrored[:, None, None, None], images[:, :, ::-1], images)

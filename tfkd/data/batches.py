@@ -1,8 +1,8 @@
-"""Batches as a pure function of (seed, step).
+"""Reproducible training batches: shuffling and augmentation as a function of (seed, step).
 
-Shuffling and augmentation draw from counters, not from a generator with a
-state: batch number `step` of seed `s` is the same array in every process, so a
-run can start again at any step and see what it would have seen.
+Stateless random numbers are used in place of a stateful generator: batch number
+`step` of a seed is the same array in every process, so a run that resumes at any
+step sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import tensorflow as tf
 
 from tfkd import checks
 from tfkd.data import pipelines
+from tfkd.types import Tensor
 
+# (batch of images, int32 seed of shape (2,)) → batch of images
 Augment = Callable[[Any, Any], Any]
 
 
@@ -40,8 +42,8 @@ def _check_functions(**functions) -> None:
 
 
 def batches(
-    x: Any,
-    y: Any | None,
+    x: Tensor,
+    y: Tensor | None,
     batch_size: int,
     *,
     seed: int = 0,
@@ -50,26 +52,26 @@ def batches(
     epochs: int | None = None,
     start_step: int = 0,
 ) -> tf.data.Dataset:
-    """Endless (or `epochs` long) shuffled training batches of arrays in memory.
+    """Shuffled training batches of arrays in memory, endless or for `epochs` passes.
 
     Args:
         x: (N, ...) array of examples.
         y: (N, ...) array of labels, or None for batches of x alone.
-        batch_size: examples a batch; the rest of each epoch (fewer than a
-            batch) is left out, so that every step has the same size.
-        seed: which shuffling and augmentation.
+        batch_size: examples per batch; the incomplete last batch of each epoch is
+            dropped, so that every step has the same size.
+        seed: determines shuffling and augmentation.
         augment: `augment(batch, seed)` → batch, with `seed` an int32 tensor of
             shape (2,) to be used with `tf.random.stateless_*`.
         preprocess: `preprocess(batch)` → batch, after `augment`.
-        epochs: how many passes; None: without end.
-        start_step: first step to yield, to go on after an interruption.
+        epochs: number of passes; None: endless.
+        start_step: first step to yield, for resuming after an interruption.
 
     Returns:
         A `tf.data.Dataset` of x or (x, y). An epoch has
-        `steps_per_epoch(N, batch_size)` batches: pass it to `fit`.
+        `steps_per_epoch(N, batch_size)` batches: pass that number to `fit`.
 
     Raises:
-        ValueError: if there is no example, lengths differ, or N < batch_size.
+        ValueError: if there are no examples, lengths differ, or N < batch_size.
 
     Example:
         >>> import numpy as np
@@ -107,7 +109,7 @@ def batches(
 def with_length(
     dataset: tf.data.Dataset, steps: int, epochs: int | None, start_step: int
 ) -> tf.data.Dataset:
-    """Says how many batches are left of `epochs` of so many steps; None: endless."""
+    """Asserts the cardinality: the batches left of `epochs` of so many steps; None: endless."""
     left = tf.data.INFINITE_CARDINALITY
     if epochs is not None:
         left = max(epochs * steps - start_step, 0)
@@ -117,10 +119,10 @@ def with_length(
 def shuffled_rows(
     count: int, batch_size: int, seed: int, epochs: int | None, start_step: int
 ) -> tf.data.Dataset:
-    """Which examples stand in each batch of shuffled epochs, as a function of (seed, step).
+    """Row indices of each batch of shuffled epochs, as a function of (seed, step).
 
     Args:
-        count: examples.
+        count: number of examples.
         batch_size, seed, epochs, start_step: as in `batches`.
 
     Returns:
@@ -156,18 +158,18 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 def eval_batches(
-    x: Any,
-    y: Any | None,
+    x: Tensor,
+    y: Tensor | None,
     batch_size: int,
     *,
     preprocess: Callable[[Any], Any] | None = None,
 ) -> tf.data.Dataset:
-    """Every example once and in order, the last batch as small as it comes.
+    """Batches of every example once and in order; the last batch may be smaller.
 
     Args:
         x: (N, ...) array of examples.
         y: (N, ...) array of labels, or None.
-        batch_size: examples a batch.
+        batch_size: examples per batch.
         preprocess: `preprocess(batch)` → batch.
 
     Returns:

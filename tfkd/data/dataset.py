@@ -1,4 +1,4 @@
-"""One labelled image data set in memory, checked once where it enters."""
+"""Image classification data sets in memory, validated on construction."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd import checks
-from tfkd.data import doubts
+from tfkd.data import quality
+from tfkd.types import Tensor
 
-_CHUNK = 1024
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_CHUNK = 1024  # images converted to float at a time
 
 
 def _images(name: str, value: Any) -> np.ndarray:
@@ -40,8 +44,8 @@ def _images(name: str, value: Any) -> np.ndarray:
     if value.dtype != np.uint8:
         low, high = int(value.min()), int(value.max())
         if low < 0 or high > 255:
-            mend = f"Pixels run from {low} to {high}: scale them to 0..255, or to float in [0, 1]."
-            raise checks.value_error(name, "integer pixels in 0..255", value, mend)
+            fix = f"Pixels run from {low} to {high}: scale them to 0..255, or to float in [0, 1]."
+            raise checks.value_error(name, "integer pixels in 0..255", value, fix)
     return value.astype(np.uint8, copy=False)
 
 
@@ -53,8 +57,8 @@ def _labels(name: str, value: Any, count: int) -> np.ndarray:
     if value.ndim == 2 and value.shape[1] == 1:
         value = value[:, 0]
     if value.ndim != 1:
-        mend = "One-hot labels? Pass their `argmax(axis=1)`." if value.ndim == 2 else None
-        raise checks.value_error(name, "labels of shape (N,) or (N, 1)", value, mend)
+        fix = "One-hot labels? Pass their `argmax(axis=1)`." if value.ndim == 2 else None
+        raise checks.value_error(name, "labels of shape (N,) or (N, 1)", value, fix)
     if len(value) != count:
         raise checks.value_error(name, f"{count} labels, one for each image", value)
     if value.dtype.kind not in "iu":
@@ -67,7 +71,7 @@ def _labels(name: str, value: Any, count: int) -> np.ndarray:
 
 
 def _check_classes(y_train: np.ndarray, y_test: np.ndarray) -> int:
-    """Returns the number of classes; every one of 0..max must be in train."""
+    """Returns the number of classes; every label from 0 to the largest must be in `y_train`."""
     counts = np.bincount(y_train)
     missing = np.flatnonzero(counts == 0)
     if missing.size:
@@ -78,33 +82,33 @@ def _check_classes(y_train: np.ndarray, y_test: np.ndarray) -> int:
             f"Labels without an example: {missing[:10].tolist()}. Number the classes 0, 1, 2, ...",
         )
     if y_test.max() >= len(counts):
-        mend = f"The training part has the labels 0 to {len(counts) - 1}."
-        raise checks.value_error("y_test", "labels that are in y_train", int(y_test.max()), mend)
+        fix = f"The training part has the labels 0 to {len(counts) - 1}."
+        raise checks.value_error("y_test", "labels that are in y_train", int(y_test.max()), fix)
     return len(counts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Labelled images, split in a training and a test part.
+    """Labelled images, split into a training and a test part.
 
-    It warns of images that are in both parts, and of equal images with different
+    Warns about images that are in both parts, and about equal images with different
     labels.
 
     Args:
         x_train: (N, H, W, C) or (N, H, W) images: uint8 (other integers within
-            0..255 are converted), or float, taken as it is and kept as float32.
+            0..255 are converted), or float, converted to float32 and not rescaled.
         y_train: (N,) or (N, 1) integer labels; each of 0..K-1 at least once.
-        x_test: (M, H, W, C) images of the same size and kind.
+        x_test: (M, H, W, C) images of the same size and dtype.
         y_test: (M,) integer labels within 0..K-1.
         class_names: K names; default "0", "1", ...
-        name: what reports call the data set.
-        places: where each image comes from, such as its file, those of training first;
-            only warnings name them.
+        name: name of the data set in reports.
+        places: source of each image, such as its file name, training images first;
+            used in warnings only.
 
     Raises:
-        TypeError: if something is no array or of the wrong kind.
-        ValueError: if shapes, lengths, pixels or labels do not fit, or an image
-            holds NaN.
+        TypeError: if an argument is not an array, or of the wrong dtype.
+        ValueError: if shapes, lengths, pixel values or labels are inconsistent, or an
+            image holds NaN.
 
     Example:
         >>> import numpy as np
@@ -135,18 +139,18 @@ class Dataset:
         classes = _check_classes(y_train, y_test)
         names = tuple(str(n) for n in self.class_names) or tuple(map(str, range(classes)))
         if len(names) != classes:
-            raise checks.value_error("class_names", f"{classes} names, one a class", names)
+            raise checks.value_error("class_names", f"{classes} names, one per class", names)
         fixed = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
         for field, value in {**fixed, "class_names": names}.items():
             object.__setattr__(self, field, value)
-        doubts.pixels(self.name, x_train, x_test)
+        quality.pixels(self.name, x_train, x_test)
         count = len(x_train)
         named = (None, None) if places is None else (places[:count], places[count:])
         parts = {
-            "train": doubts.Part(x_train, y_train, named[0]),
-            "test": doubts.Part(x_test, y_test, named[1]),
+            "train": quality.Part(x_train, y_train, named[0]),
+            "test": quality.Part(x_test, y_test, named[1]),
         }
-        doubts.repeated(self.name, "images", parts, names)
+        quality.repeated(self.name, "images", parts, names)
 
     def __repr__(self) -> str:
         return (
@@ -171,7 +175,7 @@ class Dataset:
 
     @functools.cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation per channel, float64, in chunks, two passes."""
+        """Mean and standard deviation per channel, in float64 and two passes over chunks."""
         x, starts = self.x_train, range(0, len(self.x_train), _CHUNK)
         count = x[..., 0].size
 
@@ -195,11 +199,11 @@ class Dataset:
         """(C,) standard deviation of the training images, after division by `scale`."""
         return self._moments[1]
 
-    def preprocess(self, images: Any) -> Any:
-        """Images in the data set's own units → float32, (pixel / scale - mean) / std.
+    def preprocess(self, images: Tensor) -> tf.Tensor:
+        """Standardizes images: (pixel / scale - mean) / std, in float32.
 
-        Made for `data.batches(..., preprocess=dataset.preprocess)`. A channel
-        that is constant in training is only shifted.
+        For `data.batches(..., preprocess=dataset.preprocess)`. A channel that is
+        constant in the training images is only shifted.
 
         Args:
             images: (B, H, W, C) array or tensor, as in `x_train`.
@@ -213,22 +217,22 @@ class Dataset:
         return (tf.cast(images, tf.float32) / self.scale - self.mean) / std
 
     def subset(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
-        """A smaller data set with as many images of one class as of another.
+        """A smaller, class-balanced data set.
 
-        The same seed gives nested subsets: 100 images lie within 200. The
-        order of the images is kept.
+        Subsets of one seed are nested: the 100 images are among the 200. The order
+        of the images is kept.
 
         Args:
             train: number of training images; None: all.
             test: number of test images; None: all.
-            seed: which images.
+            seed: determines which images are taken.
 
         Returns:
-            A `Dataset`; classes differ by at most one image in size.
+            A `Dataset`; class sizes differ by at most one image.
 
         Raises:
-            ValueError: if a class has too few images, or there would be none
-                of a class in training.
+            ValueError: if a class has too few images, or a class would have no
+                training image.
 
         Example:
             >>> import numpy as np
@@ -248,7 +252,7 @@ class Dataset:
             "x_test": self.x_test[kept_test],
             "y_test": self.y_test[kept_test],
         }
-        # Not by the constructor: what it checks and warns of has been seen.
+        # Bypasses the constructor, which would repeat its checks and warnings.
         small = copy.copy(self)
         vars(small).pop("_moments", None)
         vars(small).update(fields)
@@ -256,7 +260,7 @@ class Dataset:
 
 
 def _balanced(name: str, labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    """Sorted indices of `count` examples, the classes of `labels` in equal parts."""
+    """Sorted indices of `count` examples with equally many of each class of `labels`."""
     if count is None:
         return np.arange(len(labels))
     checks.positive_int(name, count)
@@ -280,9 +284,9 @@ def _balanced(name: str, labels: np.ndarray, count: int | None, seed: int) -> np
 def stratified_split(
     labels: np.ndarray, test_fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (train, test), both sorted, `test_fraction` of each class in test.
+    """Stratified split: sorted indices (train, test), with `test_fraction` of each class in test.
 
-    Each class has at least one example on both sides.
+    Each class has at least one example in both parts.
 
     Raises:
         ValueError: if `test_fraction` is not between 0 and 1, or a class has

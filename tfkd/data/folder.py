@@ -1,4 +1,4 @@
-"""A folder of images, one sub-folder a class, read with Pillow alone."""
+"""Image folders with one sub-folder per class, read with Pillow."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ def image_folder(
 ) -> Dataset:
     """Loads a folder with one sub-folder of images for each class.
 
-    Two layouts: `path/CLASS/*.png`, which is split here, or
-    `path/train/CLASS/*.png` with `path/test` beside it, or where there is none
-    `val`. Case does not matter, and "training", "testing", "valid",
-    "validation", "dev", "train_images", "val2017" and the like are understood.
-    Folders called so are parts only if they hold folders of images; else they
-    are classes. Images are grey where every file is grey, else RGB;
-    transparency is dropped, the camera's orientation is honoured. Hidden files
-    and folders at any depth (`.ipynb_checkpoints`, `__MACOSX`, `._1.png`) and
-    files that are no images by their extension are passed over. Folders whose
-    names differ in their Unicode form alone are one class. Symbolic links are
-    followed within `path`.
+    Two layouts are supported: `path/CLASS/*.png`, which is split here, or
+    `path/train/CLASS/*.png` with `path/test` (or else `path/val`) beside it. Case
+    is ignored, and names such as "training", "testing", "valid", "validation",
+    "dev", "train_images" and "val2017" are recognized. Folders with such names are
+    splits only if they contain folders of images; otherwise they are classes.
 
-    It warns of images that are in both parts, or twice with different labels
-    (by their pixels), of classes without a test image, and of folders of images
-    that it leaves out.
+    Images are greyscale if every file is, else RGB; transparency is dropped and the
+    EXIF orientation is applied. Hidden files and folders at any depth
+    (`.ipynb_checkpoints`, `__MACOSX`, `._1.png`) and files without an image
+    extension are ignored. Folders whose names differ only in their Unicode
+    normalization are one class. Symbolic links are followed within `path`.
+
+    Warns about images that are in both parts or that occur twice with different
+    labels (compared by pixels), about classes without a test image, and about
+    folders of images that are left out.
 
     Args:
         path: the folder.
-        size: height and width in pixels to resize to (one number for a
-            square), not keeping the ratio; None: the files must agree.
-        test_fraction: part of each class that becomes the test part, for the
+        size: height and width in pixels to resize to (one number for a square),
+            ignoring the aspect ratio; None: all files must have one size.
+        test_fraction: fraction of each class that becomes the test part, for the
             first layout.
-        seed: which images those are.
+        seed: determines which images those are.
 
     Returns:
-        A `Dataset` of uint8 images; classes in the order of their names.
+        A `Dataset` of uint8 images, with classes in alphabetical order.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -115,7 +115,7 @@ def _read(files: list[pathlib.Path], size: tuple[int, int] | None) -> np.ndarray
         raise ImportError(
             "tfkd.data.image_folder needs Pillow. Install it with `pip install tfkd[demo]`."
         ) from error
-    # Headers first: cheap, and the number of channels is one for all files.
+    # Headers first, which is cheap: all files must have the same number of channels.
     mode = "L" if _modes(Image, files) <= {"1", "L", "LA"} else "RGB"
     images = np.empty((len(files), 0, 0, 0), np.uint8)
     for index, file in enumerate(_progress(files)):
@@ -140,7 +140,7 @@ def _broken(file: pathlib.Path, error: Exception) -> ValueError:
 
 
 def _modes(image_module: Any, files: list[pathlib.Path]) -> set[str]:
-    """Modes of all files; warns of those with several pictures, of which the first is read."""
+    """Pillow modes of all files; warns of files with several frames, of which one is read."""
     modes, several = set(), []
     for file in files:
         try:
@@ -148,11 +148,11 @@ def _modes(image_module: Any, files: list[pathlib.Path]) -> set[str]:
                 mode = image.mode
                 if getattr(image, "n_frames", 1) > 1:
                     several.append(file)
-        except Exception as error:  # each of Pillow's decoders has errors of its own
+        except Exception as error:  # each of Pillow's decoders raises its own errors
             raise _broken(file, error) from error
         if mode.startswith(("I", "F")):
-            mend = "Save it with 8 bits a channel."
-            raise checks.value_error("path", "8 bits a channel", f"{file} with mode {mode}", mend)
+            fix = "Save it with 8 bits per channel."
+            raise checks.value_error("path", "8 bits per channel", f"{file} with mode {mode}", fix)
         modes.add(mode)
     if several:
         checks.warn(

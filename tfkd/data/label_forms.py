@@ -1,20 +1,21 @@
-"""Labels, outputs and masks as arrays: what they may be made of, and names as numbers."""
+"""Conversion and validation of label, output and mask arrays; class names to class indices."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 
 _FORMS = "class numbers, one-hot rows, a 0/1 matrix, names of classes or numbers to be predicted"
 
 
-_MENDS = {
+_FIXES = {
     "text": "Number the classes and keep their names: `names, y = np.unique(y, "
     "return_inverse=True)`; or keras.layers.StringLookup in `dataset.map`.",
     "objects": "Make an array of numbers of them: `np.asarray(y.tolist())`.",
@@ -22,27 +23,27 @@ _MENDS = {
 
 
 def check_numbers(argument: str, values: Any, text: bool = False) -> None:
-    """Refuses labels or weights that are text or objects; what else they are is not looked at.
+    """Rejects labels or weights that are text or objects; nothing else is checked.
 
     Args:
-        argument: name of `values`, for messages.
-        values: an array, a tensor, the spec of one, or a Python number or text.
-        text: whether text will do.
+        argument: name of `values` in messages.
+        values: an array, a tensor, a tensor spec, or a Python number or string.
+        text: whether text is accepted.
 
     Raises:
-        TypeError: if they are.
+        TypeError: if the values are objects, or text that is not accepted.
     """
     kind = _kind(values)
     if kind == "objects" or (kind == "text" and not text):
-        mend = _MENDS[kind] if argument == "y" else "Convert them: `.astype('float32')`."
-        raise checks.type_error(argument, f"numbers, not {kind}", values, mend)
+        fix = _FIXES[kind] if argument == "y" else "Convert them: `.astype('float32')`."
+        raise checks.type_error(argument, f"numbers, not {kind}", values, fix)
 
 
 def _kind(values: Any) -> str | None:
-    """ "text", "objects", or None for anything else, such as numbers."""
+    """Returns "text", "objects", or None for anything else, such as numbers."""
     dtype = getattr(values, "dtype", None)
     if isinstance(values, (str, bytes)) or getattr(dtype, "name", None) == "string":
-        return "text"  # the latter: of TensorFlow or pandas
+        return "text"  # "string" is a dtype of TensorFlow and of pandas
     if dtype is None or hasattr(dtype, "as_numpy_dtype"):
         return None
     array = np.asarray(values)
@@ -52,59 +53,59 @@ def _kind(values: Any) -> str | None:
     return "text" if all(isinstance(one, (str, bytes)) for one in flat) else "objects"
 
 
-def names(class_names: Any, classes: int) -> tuple[str, ...]:
-    """The names of the classes, "0", "1", ... for None; raises ValueError for another number."""
+def names(class_names: Sequence[str] | None, classes: int) -> tuple[str, ...]:
+    """Class names, by default "0", "1", ...; raises ValueError unless there is one per class."""
     if class_names is None:
         return tuple(map(str, range(classes)))
     is_one = isinstance(class_names, (str, bytes)) or not hasattr(class_names, "__len__")
     if is_one or len(class_names) != classes:
-        raise checks.value_error("class_names", f"{classes} names, one a class", class_names)
+        raise checks.value_error("class_names", f"{classes} names, one per class", class_names)
     return tuple(_text(name) for name in class_names)
 
 
 def one_hot_rows(rows: np.ndarray) -> np.ndarray:
-    """(M,) bools: the row (M, C) holds one 1, and 0 otherwise."""
+    """(M,) bools: which rows of (M, C) are one-hot."""
     return np.isin(rows, (0, 1)).all(-1) & (rows.sum(-1) == 1)
 
 
 def class_numbers(argument: str, values: Any, count: int) -> np.ndarray:
-    """Labels without outputs as int64 (N,).
+    """Class labels as int64 (N,), where no outputs are given to compare them with.
 
     Args:
-        argument: name of `values`, for messages.
+        argument: name of `values` in messages.
         values: class numbers (N,) or (N, 1), or one-hot rows (N, C).
         count: N.
 
     Raises:
-        TypeError, ValueError: if they are none of these, or negative.
+        TypeError, ValueError: if the values are neither, or negative.
     """
     expected = f"{count} class numbers, (N,) or (N, 1), or one-hot rows (N, C)"
     if values is None or hasattr(values, "element_spec"):
         raise checks.type_error(argument, expected, values)
     array = np.asarray(values)
     if array.dtype.kind not in "iubf":
-        mend = None
+        fix = None
         if array.dtype.kind in "USO":
-            mend = (
+            fix = (
                 f"Number the classes: `names, {argument} = np.unique({argument}, "
-                f"return_inverse=True)`. Of numbers as objects: `{argument}.astype(int)`."
+                f"return_inverse=True)`. For numbers as objects: `{argument}.astype(int)`."
             )
-        raise checks.type_error(argument, expected, values, mend)
+        raise checks.type_error(argument, expected, values, fix)
     if array.ndim not in (1, 2) or len(array) != count:
         raise checks.value_error(argument, expected, array)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     elif array.ndim == 2:
         if not one_hot_rows(array).all():
-            mend = "Of soft labels pass the argmax, or write a function for from_function."
+            fix = "For soft labels pass the argmax, or write a function for from_function."
             expected = "one-hot rows, if not class numbers"
-            raise checks.value_error(argument, expected, array, mend)
+            raise checks.value_error(argument, expected, array, fix)
         array = array.argmax(1)
     bad = (array != np.rint(array)) | (array < 0) | ~np.isfinite(array)
     if bad.any():
         first = int(np.argmax(bad))
-        mend = f"That of example {first} is {array[first]}."
-        raise checks.value_error(argument, "class numbers from 0", array, mend)
+        fix = f"The label of example {first} is {array[first]}."
+        raise checks.value_error(argument, "class numbers from 0", array, fix)
     return array.astype(np.int64)
 
 
@@ -113,16 +114,16 @@ def _array(argument: str, values: Any) -> np.ndarray:
         array = np.asarray(values)
     except ValueError as error:
         raise checks.value_error(argument, "an array", values, f"NumPy says: {error}") from error
-    if array.dtype.name in ("bfloat16", "float16"):  # NumPy does not know how to compare bfloat16
+    if array.dtype.name in ("bfloat16", "float16"):  # NumPy cannot compare bfloat16
         array = array.astype(np.float32)
     return array
 
 
-def numbers(argument: str, values: Any) -> np.ndarray:
-    """An array of numbers that is not empty; 16-bit floats as float32.
+def numbers(argument: str, values: ArrayLike) -> np.ndarray:
+    """A non-empty array of numbers; 16-bit floats become float32.
 
     Raises:
-        TypeError, ValueError: if it is none.
+        TypeError, ValueError: if the values are not such an array.
     """
     array = _array(argument, values)
     if array.dtype.kind not in "fiu":
@@ -132,42 +133,42 @@ def numbers(argument: str, values: Any) -> np.ndarray:
     return array
 
 
-def as_numbers(values: Any, class_names: Any) -> np.ndarray:
-    """Labels as numbers of any shape.
+def as_numbers(values: ArrayLike, class_names: Sequence[str] | None) -> np.ndarray:
+    """Labels as numbers of any shape; text is looked up in the class names.
 
     Args:
         values: numbers, or text that is in `class_names`.
         class_names: names of the classes, or None.
 
     Raises:
-        ValueError: for bools, objects, and text that names no class.
+        ValueError: for bools, objects, and text that is not a class name.
     """
     array = _array("labels", values)
     flat = array.reshape(-1)
     if array.dtype.kind in "USO" and all(isinstance(one, (str, bytes)) for one in flat):
         return _by_name(array, class_names)
     if array.dtype.kind == "O":
-        mend = "Make an array of numbers or of text of them: `np.asarray(labels.tolist())`."
-        raise checks.value_error("labels", _FORMS, array, mend)
+        fix = "Make an array of numbers or of text of them: `np.asarray(labels.tolist())`."
+        raise checks.value_error("labels", _FORMS, array, fix)
     if array.dtype.kind == "b":
-        mend = "Write them as 0 and 1: `labels.astype(int)`."
-        raise checks.value_error("labels", _FORMS, array, mend)
+        fix = "Write them as 0 and 1: `labels.astype(int)`."
+        raise checks.value_error("labels", _FORMS, array, fix)
     if array.dtype.kind not in "fiu":
         raise checks.value_error("labels", _FORMS, array)
     return array
 
 
 def _text(value: Any) -> str:
-    """One form of a name: é may be one character, or e and an accent."""
+    """A name in Unicode NFC: é may be one character, or e and a combining accent."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     return unicodedata.normalize("NFC", text)
 
 
 def _by_name(array: np.ndarray, class_names: Any) -> np.ndarray:
     if class_names is None:
-        mend = "Pass `class_names=[...]`, in the order of the outputs."
+        fix = "Pass `class_names=[...]`, in the order of the outputs."
         raise checks.value_error(
-            "labels", "class numbers, if the classes have no names", array, mend
+            "labels", "class numbers, if the classes have no names", array, fix
         )
     known = [_text(name) for name in class_names]
     numbers = {name: i for i, name in enumerate(known)}
@@ -177,14 +178,14 @@ def _by_name(array: np.ndarray, class_names: Any) -> np.ndarray:
     found = [_text(one) for one in array.reshape(-1)]
     for i, name in enumerate(found):
         if name not in numbers:
-            mend = checks.near(name, known) or f"There are: {', '.join(map(repr, known[:12]))}."
-            mend = f"That of example {i}. {mend}"
-            raise checks.value_error("labels", "names that are in `class_names`", name, mend)
+            fix = checks.near(name, known) or f"There are: {', '.join(map(repr, known[:12]))}."
+            fix = f"This is the label of example {i}. {fix}"
+            raise checks.value_error("labels", "names that are in `class_names`", name, fix)
     return np.array([numbers[name] for name in found], np.int64).reshape(array.shape)
 
 
-def kept(mask: Any, lead: tuple[int, ...]) -> np.ndarray:
-    """(M,) bools: what counts."""
+def kept(mask: ArrayLike | None, lead: tuple[int, ...]) -> np.ndarray:
+    """(M,) bools: the positions that the mask keeps, all without a mask."""
     if mask is None:
         return np.ones(math.prod(lead), bool)
     array = _array("mask", mask)
@@ -198,12 +199,12 @@ def kept(mask: Any, lead: tuple[int, ...]) -> np.ndarray:
 
 
 def check_finite(argument: str, values: np.ndarray, example: Callable[[int], int]) -> None:
-    """Raises ValueError for NaN or infinity, with the number of the example.
+    """Raises ValueError for NaN or infinity and names the example.
 
     Args:
-        argument: name of `values`, for messages.
-        values: (K, ...), those that count.
-        example: row → the number of its example.
+        argument: name of `values` in messages.
+        values: (K, ...), masked positions removed.
+        example: maps a row to the index of its example.
     """
     if values.dtype.kind != "f":
         return
@@ -211,5 +212,5 @@ def check_finite(argument: str, values: np.ndarray, example: Callable[[int], int
     if broken.any():
         row = int(np.argmax(broken))
         what = "NaN" if np.isnan(values[row]).any() else "infinity"
-        mend = f"Example {example(row)} holds {what}."
-        raise checks.value_error(argument, f"{argument} without NaN and infinity", values, mend)
+        fix = f"Example {example(row)} holds {what}."
+        raise checks.value_error(argument, f"{argument} without NaN and infinity", values, fix)

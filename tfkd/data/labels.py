@@ -1,10 +1,10 @@
-"""What kind of task labels and outputs belong to, and both in one form.
+"""Task inference from labels and outputs: classification, multi-label or regression.
 
-Labels come as class numbers, names, one-hot or soft rows, 0 and 1 for a single unit,
-a 0/1 matrix of several labels an example, or numbers to be predicted; for whole
-examples, or for each place of a sequence or image. `read` is the one place that
-tells them apart: by their values, unless the task is named. What it can't tell
-apart with certainty it decides, and says so; what makes no sense it refuses.
+Labels may be class numbers, names, one-hot or soft rows, 0 and 1 for a single output
+unit, a 0/1 matrix with several labels per example, or regression targets; per example,
+or per position of a sequence or image. `read` is the only function that distinguishes
+these forms: by the values, unless the task is given. If the values are ambiguous it
+decides and reports the ambiguity; inconsistent labels are an error.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 from tfkd.data.label_forms import as_numbers, check_finite, kept, names, numbers, one_hot_rows
 
 CLASSIFICATION, MULTI_LABEL, REGRESSION = TASKS = ("classification", "multi_label", "regression")
-Example = Callable[[int], int]  # the number of the example that a row of labels belongs to
-# How far a probability may be outside [0, 1]: files of 8-bit numbers round.
+Example = Callable[[int], int]  # index of the example that a row of labels belongs to
+# How far a probability may lie outside [0, 1]: int8 models round to steps of 1/256.
 _ROUNDING = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Labels and outputs of M examples (or places), in the form of their task.
+    """Labels and outputs of M examples (or positions) in a normalized form.
 
     Attributes:
         task: "classification", "multi_label" or "regression".
         labels: (M,) class numbers; (M, C) of 0 and 1; or (M, D) float64 numbers.
         outputs: (M, C) scores, one unit for two classes; or (M, D) float64 numbers.
-        threshold: above it, an output says yes; None where the largest one counts.
-        doubt: what was decided though it could be otherwise, and what settles it.
+        threshold: an output above it is positive; None where the argmax is taken.
+        doubt: an ambiguity that was decided by the values, and the argument that
+            resolves it; "" if there is none.
     """
 
     task: str
@@ -45,12 +46,12 @@ class Examples:
 
     @property
     def classes(self) -> int:
-        """Number of classes; two for a single unit."""
+        """Number of classes; two for a single output unit."""
         return max(2, self.outputs.shape[1])
 
     @property
-    def answers(self) -> np.ndarray:
-        """(M,) class numbers, or (M, C) of 0 and 1: what the outputs say."""
+    def predictions(self) -> np.ndarray:
+        """Predictions: (M,) class numbers, or (M, C) of 0 and 1."""
         if self.threshold is None:
             return self.outputs.argmax(-1)
         above = (self.outputs > self.threshold).astype(np.int64)
@@ -58,41 +59,42 @@ class Examples:
 
     @property
     def right(self) -> np.ndarray:
-        """(M,) bools: the class, or each of the labels, is the right one."""
-        same = self.answers == self.labels
+        """(M,) bools: the predicted class, or every predicted label, is correct."""
+        same = self.predictions == self.labels
         return same.all(-1) if self.task == MULTI_LABEL else same
 
 
 def read(
-    labels: Any,
-    outputs: Any,
+    labels: ArrayLike,
+    outputs: ArrayLike,
     *,
     task: str | None = None,
     class_names: Sequence[str] | None = None,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     ignore_class: int | None = None,
     threshold: float | None = None,
 ) -> Examples:
-    """Finds out what labels and outputs are, and brings them into one form.
+    """Infers the task of labels and outputs, and normalizes both.
 
     Args:
         labels: for outputs (..., C): class numbers or names, (...) or (..., 1); one-hot
-            or soft rows, 0/1 matrices or numbers to be predicted, (..., C).
-        outputs: (N, C) scores; (N, 1) or (N,) of one unit; (N, ..., C) for each place.
-        task: "classification", "multi_label" or "regression"; None: by the values.
-        class_names: C names, of which labels as text are made; two for one unit.
-        mask: (N,) or (...), 0 or False where an example or place does not count.
-        ignore_class: class number of what does not count, such as -1 or 255.
-        threshold: above it, an output of a single unit or of several labels says yes;
+            or soft rows, 0/1 matrices or regression targets, (..., C).
+        outputs: (N, C) scores; (N, 1) or (N,) of one unit; (N, ..., C) per position.
+        task: "classification", "multi_label" or "regression"; None: inferred.
+        class_names: C names, by which labels given as text are looked up; two names for
+            a single unit.
+        mask: (N,) or (...), 0 or False where an example or position is ignored.
+        ignore_class: class number of labels to ignore, such as -1 or 255.
+        threshold: an output of a single unit or of several labels above it is positive;
             None: 0.5 if all outputs are in [0, 1], else 0.
 
     Returns:
         `Examples`.
 
     Raises:
-        TypeError: if outputs are no numbers.
-        ValueError: if labels and outputs do not belong together, hold NaN or infinity,
-            are outside the classes, have no meaning that can be told, or are none.
+        TypeError: if the outputs are not numbers.
+        ValueError: if labels and outputs are inconsistent, hold NaN or infinity, are
+            outside the classes, fit no task, or are empty.
 
     Example:
         >>> from tfkd.data import labels
@@ -105,14 +107,8 @@ def read(
         checks.one_of("task", task, TASKS)
     if threshold is not None:
         checks.finite("threshold", threshold)
-    scores = numbers("outputs", outputs)
-    scores = scores[:, None] if scores.ndim == 1 else scores
-    truth = as_numbers(labels, class_names)
+    truth, scores = _aligned(labels, outputs, class_names)
     lead, units = scores.shape[:-1], scores.shape[-1]
-    if truth.shape == (*scores.shape, 1):
-        truth = truth[..., 0]
-    if truth.shape not in (lead, (*lead, 1), scores.shape):
-        raise _of_another_shape(truth, scores)
     is_matrix = units > 1 and truth.shape == scores.shape
     keep = kept(mask, lead)
     truth = truth.reshape(-1, units) if is_matrix else truth.reshape(-1)
@@ -146,17 +142,27 @@ def read(
 
 
 def is_probability(outputs: np.ndarray) -> bool:
-    """True if all values are in [0, 1], but for rounding."""
+    """True if all values are in [0, 1] up to rounding."""
     return bool(outputs.min() >= -_ROUNDING and outputs.max() <= 1 + _ROUNDING)
 
 
-def _of_another_shape(truth: np.ndarray, scores: np.ndarray) -> ValueError:
-    places = scores.shape[:-1]
-    expected = (
-        f"class numbers {places} or rows {scores.shape} for {len(scores)} examples, "
-        f"as the outputs are of shape {scores.shape}"
-    )
-    return checks.value_error("labels", expected, truth)
+def _aligned(
+    labels: ArrayLike, outputs: ArrayLike, class_names: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and outputs (..., C) as arrays; raises ValueError if their shapes do not match."""
+    scores = numbers("outputs", outputs)
+    scores = scores[:, None] if scores.ndim == 1 else scores
+    truth = as_numbers(labels, class_names)
+    if truth.shape == (*scores.shape, 1):
+        truth = truth[..., 0]
+    lead = scores.shape[:-1]
+    if truth.shape not in (lead, (*lead, 1), scores.shape):
+        expected = (
+            f"class numbers {lead} or rows {scores.shape} for {len(scores)} examples, "
+            f"as the outputs are of shape {scores.shape}"
+        )
+        raise checks.value_error("labels", expected, truth)
+    return truth, scores
 
 
 def _of_one_unit(
@@ -165,19 +171,19 @@ def _of_one_unit(
     """(task, doubt) of labels (M,) for outputs (M, 1)."""
     is_binary = np.isin(truth, (0, 1)).all()
     if task == MULTI_LABEL:
-        mend = 'One unit tells two classes apart: pass task="classification".'
-        raise checks.value_error("outputs", "several units for task='multi_label'", scores, mend)
+        fix = 'A single unit distinguishes two classes: pass task="classification".'
+        raise checks.value_error("outputs", "several units for task='multi_label'", scores, fix)
     if task is not None:
         if task != REGRESSION and not is_binary:
             bad = int(np.argmin(np.isin(truth, (0, 1))))
             received = truth[bad].item()
-            mend = f"That of example {example(bad)}."
-            raise checks.value_error("labels", "0 and 1 for outputs of one unit", received, mend)
+            fix = f"This is the label of example {example(bad)}."
+            raise checks.value_error("labels", "0 and 1 for outputs of one unit", received, fix)
         return task, ""
     if is_binary:
         if not scores.any():
-            mend = 'Outputs of one unit that are all 0 answer nothing. Pass task="classification".'
-            raise checks.value_error("outputs", "probabilities or logits", scores, mend)
+            fix = 'All outputs of the single unit are 0. Pass task="classification" if so meant.'
+            raise checks.value_error("outputs", "probabilities or logits", scores, fix)
         return CLASSIFICATION, ""
     _check_no_code(truth)
     return REGRESSION, (
@@ -199,17 +205,17 @@ def _of_numbers(
     broken = truth != np.rint(truth)
     if broken.any():
         bad = int(np.argmax(broken))
-        mend = f"That of example {example(bad)} is {truth[bad]}."
-        raise checks.value_error("labels", f"class numbers for {classes} outputs", truth, mend)
+        fix = f"The label of example {example(bad)} is {truth[bad]}."
+        raise checks.value_error("labels", f"class numbers for {classes} outputs", truth, fix)
     low, high = int(truth.min()), int(truth.max())
     if low < 0 or high >= classes:
         outside = low if low < 0 else high
         if (low, high) == (1, classes):
-            mend = "Classes count from 0: pass `labels - 1`."
+            fix = "Classes count from 0: pass `labels - 1`."
         else:
             where = int(np.argmax(truth == outside))
-            mend = f"That of example {example(where)}. If it does not count: `ignore_class`."
-        raise checks.value_error("labels", f"labels from 0 to {classes - 1}", outside, mend)
+            fix = f"It is that of example {example(where)}. To ignore it, pass `ignore_class`."
+        raise checks.value_error("labels", f"labels from 0 to {classes - 1}", outside, fix)
     return CLASSIFICATION, ""
 
 
@@ -224,38 +230,33 @@ def _of_matrix(
         fits = {CLASSIFICATION: hot | is_soft, MULTI_LABEL: is_zero_one}.get(task)
         if fits is not None and not fits.all():
             rows = "one-hot or soft rows" if task == CLASSIFICATION else "rows of 0 and 1"
-            mend = f"That of example {example(int(np.argmin(fits)))} is none."
-            raise checks.value_error("labels", f"{rows} for task={task!r}", truth, mend)
+            fix = f"The row of example {example(int(np.argmin(fits)))} is not."
+            raise checks.value_error("labels", f"{rows} for task={task!r}", truth, fix)
         return task, ""
     bounded = is_probability(scores)
     off = np.abs(scores.sum(-1) - 1).max()
     if hot.all():
-        # 8-bit probabilities of many classes don't sum to 1 either.
+        # Each int8 probability is off by up to half a step of 1/256, so sums drift with C.
         if not bounded or off <= 0.02 + scores.shape[1] / 512:
             return CLASSIFICATION, ""
         return CLASSIFICATION, (
-            "each row of the labels holds one 1, so the largest output was taken for the answer; "
+            "each row of the labels is one-hot, so the largest output was taken as the prediction; "
             "but the outputs are probabilities that don't sum to 1. Pass "
-            'task="multi_label" if each output is a label of its own, or task="classification"'
+            'task="multi_label" if each output is a separate label, or task="classification"'
         )
     if is_zero_one.all():
         if bounded and off <= 1e-3:
             bad = int(np.argmin(hot))
-            mend = (
-                f"That of example {example(bad)} holds {int(truth[bad].sum())} ones, but the "
-                "outputs are those of a softmax, for one class each. If that is meant, pass "
-                'task="multi_label".'
-            )
-            raise checks.value_error("labels", "one-hot rows", truth, mend)
+            raise _not_one_hot(truth, bad, example(bad))
         return MULTI_LABEL, (
-            "the labels are rows of 0 and 1 that hold other than one 1, so this was scored as "
-            "multi-label: the subset accuracy (all labels of an example are right), at a threshold "
+            "the labels are rows of 0 and 1 that are not all one-hot, so this was scored as "
+            "multi-label: the subset accuracy (all labels of an example correct), at a threshold "
             'of {threshold:g}. Pass task="multi_label" if that is right'
         )
     if is_soft.all():
         return CLASSIFICATION, (
-            "the rows of the labels sum to 1, so they were taken for soft labels, and the largest "
-            'for the class. Pass task="classification" if that is right, or task="regression"'
+            "the rows of the labels sum to 1, so they were taken as soft labels, and the argmax as "
+            'the class. Pass task="classification" if that is right, or task="regression"'
         )
     _check_no_code(truth)
     return REGRESSION, (
@@ -265,13 +266,22 @@ def _of_matrix(
     )
 
 
+def _not_one_hot(truth: np.ndarray, row: int, example: int) -> ValueError:
+    fix = (
+        f"The row of example {example} holds {int(truth[row].sum())} ones, but the outputs are "
+        "those of a softmax, for one class each. If that is intended, pass "
+        'task="multi_label".'
+    )
+    return checks.value_error("labels", "one-hot rows", truth, fix)
+
+
 def _check_no_code(truth: np.ndarray) -> None:
-    """Refuses two whole numbers: classes that are written as -1 and 1, 1 and 2, 0 and 255."""
+    """Rejects labels of two integers other than 0 and 1: -1 and 1, 1 and 2, 0 and 255."""
     values = np.unique(truth)
     if truth.size > 2 and len(values) == 2 and (values == np.rint(values)).all():
         received = [value.item() for value in values]
-        mend = 'Write classes as 0 and 1. If these are numbers to predict: task="regression".'
-        raise checks.value_error("labels", "labels of 0 and 1, if of two values", received, mend)
+        fix = 'Write classes as 0 and 1. If these are numbers to predict: task="regression".'
+        raise checks.value_error("labels", "labels of 0 and 1, if of two values", received, fix)
 
 
 def _formed(

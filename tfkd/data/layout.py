@@ -1,4 +1,4 @@
-"""What the folders of an image data set are: its parts, or its classes."""
+"""Directory layout of image data sets: distinguishes split folders from class folders."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ EXTENSIONS = frozenset({
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
     ".tif", ".tiff", ".webp",
 })  # fmt: skip
-# Pictures that Pillow does not open by itself.
+# Image formats that Pillow cannot open without plugins.
 _UNREAD = frozenset({".avif", ".heic", ".heif", ".jp2", ".jxl", ".svg", ".dng", ".cr2", ".nef"})
 
 
 class _Top:
-    """The folders of a root, and what is in each.
+    """The top-level folders of a data set and their content.
 
     Attributes:
-        within: folder -> its own folders that hold images, in one Unicode form.
-        count: folder -> images at any depth.
+        within: folder -> its sub-folders that contain images, as NFC names.
+        count: folder -> number of images at any depth.
     """
 
     def __init__(self, root: pathlib.Path):
@@ -37,19 +37,19 @@ class _Top:
             self.count[name] = len(files)
 
     def called(self, part: str, loosely: bool = False) -> list[tuple[int, str]]:
-        """(rank, folder) of those that are called after a part and hold folders of images."""
+        """Sorted (rank, folder) of those named after a split that contain folders of images."""
         found = [(names.part_of(name, loosely), name) for name in self.within if self.within[name]]
         return sorted((where[1], name) for where, name in found if where and where[0] == part)
 
 
 def layout(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
-    """Tells parts from classes, by their names and by what is in them.
+    """Distinguishes split folders from class folders, by name and content.
 
     Returns:
-        (training root, test root or None to split).
+        (training root, test root); the test root is None if the data are to be split.
 
     Raises:
-        ValueError: where two folders may be the same part, or a part has no classes.
+        ValueError: if two folders may be the same split, or a split has no classes.
     """
     top = _Top(root)
     train, test = top.called("train"), top.called("test") or top.called("dev")
@@ -57,30 +57,30 @@ def layout(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
         loose = [top.called(part, True) for part in ("train", "test", "dev")]
         if loose[0] and (loose[1] or loose[2]):
             pair = loose[0], loose[1] or loose[2]
-            # Other words beside it, as in "train_station": the classes must be the same ones.
+            # "train_station" may be a class: both folders must have classes in common.
             if top.within[pair[0][0][1]] & top.within[pair[1][0][1]]:
                 train, test = pair
     if train and test:
         chosen = [_only(root, found) for found in (train, test)]
-        _say_left_out(root, top, chosen)
+        _warn_left_out(root, top, chosen)
         return root / chosen[0], root / chosen[1]
     _check_parts(root, top, [name for _, name in train])
-    _say_doubts(root, top)
+    _warn_ambiguous(root, top)
     return root, None
 
 
 def _only(root: pathlib.Path, found: Sequence[tuple[int, str]]) -> str:
-    """The folder of the first rank."""
+    """The folder of the best rank, which must be unique."""
     first = [name for rank, name in found if rank == found[0][0]]
     if len(first) > 1:
         shown = " and ".join(map(repr, first))
-        mend = "Both may be the same part: rename one, or move it elsewhere."
-        raise checks.value_error("path", f"one folder of each part in {root}", shown, mend)
+        fix = "Both may be the same part: rename one, or move it elsewhere."
+        raise checks.value_error("path", f"one folder of each part in {root}", shown, fix)
     return first[0]
 
 
-def _say_left_out(root: pathlib.Path, top: _Top, chosen: Sequence[str]) -> None:
-    """Folders of images beside the parts; a validation part beside a test part is known."""
+def _warn_left_out(root: pathlib.Path, top: _Top, chosen: Sequence[str]) -> None:
+    """Warns of folders of images beside the splits, other than a further split such as "val"."""
     others = {
         name: count
         for name, count in top.count.items()
@@ -95,7 +95,7 @@ def _say_left_out(root: pathlib.Path, top: _Top, chosen: Sequence[str]) -> None:
 
 
 def _check_parts(root: pathlib.Path, top: _Top, train: Sequence[str]) -> None:
-    """Refuses parts, and nothing that may be a class beside them, that are not whole."""
+    """Rejects folders named after splits that lack class folders, if no folder can be a class."""
     filled = [name for name, count in top.count.items() if count]
     called = [name for name in filled if names.part_of(name)]
     parts = {part[0] for part in map(names.part_of, called) if part}
@@ -104,15 +104,15 @@ def _check_parts(root: pathlib.Path, top: _Top, train: Sequence[str]) -> None:
     if not is_split or not all(map(names.is_aside, others)):
         return
     flat = [name for name in called if not top.within[name]]
-    mend = f"There are no class folders in {_listed(flat)}. " if flat else ""
+    fix = f"There are no class folders in {_listed(flat)}. " if flat else ""
     if train:
-        mend += f"To split the training part, pass {str(root / train[0])!r}."
+        fix += f"To split the training part, pass {str(root / train[0])!r}."
     expected = "a training and a test part with a folder for each class in both"
-    raise checks.value_error("path", expected, f"{root} with {_listed(filled)}", mend)
+    raise checks.value_error("path", expected, f"{root} with {_listed(filled)}", fix)
 
 
-def _say_doubts(root: pathlib.Path, top: _Top) -> None:
-    """Warns of classes that may be parts."""
+def _warn_ambiguous(root: pathlib.Path, top: _Top) -> None:
+    """Warns of folders that are taken for classes but may be splits."""
     filled = [name for name, count in top.count.items() if count]
     called = [name for name in filled if names.part_of(name)]
     if len({part[0] for part in map(names.part_of, called) if part}) > 1:
@@ -125,7 +125,7 @@ def _say_doubts(root: pathlib.Path, top: _Top) -> None:
     if len({part[0] for part in map(names.part_of, common) if part}) > 1:
         checks.warn(
             f"{root}: each of its classes holds {_listed(common)}, whose images are mixed and "
-            "split anew. To keep the parts, turn the folders around: train/CLASS, test/CLASS."
+            "split anew. To keep the parts, swap the folder levels: train/CLASS, test/CLASS."
         )
     elif len(filled) > 1 and len(common) > 1:
         checks.warn(
@@ -140,7 +140,7 @@ def _listed(items: Sequence[str], most: int = 5) -> str:
 
 
 def class_folders(root: pathlib.Path, fewest: int = 2) -> dict[str, list[pathlib.Path]]:
-    """Class -> its folders: more than one where they differ in their Unicode form alone.
+    """Class -> its folders; several if their names differ only in Unicode normalization.
 
     Raises:
         ValueError: if there are fewer classes than `fewest`.
@@ -152,22 +152,22 @@ def class_folders(root: pathlib.Path, fewest: int = 2) -> dict[str, list[pathlib
     if len(found) < fewest:
         number = {1: "one or more", 2: "two or more"}[fewest]
         received = f"{root} with {there or 'no sub-folder'}"
-        mend = "Put the images of each class in a sub-folder of their own."
+        fix = "Put the images of each class in a sub-folder of their own."
         if len(there) == 1 and names.folders_in(root / there[0]):
-            mend += f" If they are in {there[0]!r}, pass {str(root / there[0])!r}."
-        raise checks.value_error("path", f"a folder with {number} classes", received, mend)
+            fix += f" If they are in {there[0]!r}, pass {str(root / there[0])!r}."
+        raise checks.value_error("path", f"a folder with {number} classes", received, fix)
     folders = {name: found[name] for name in sorted(found)}
-    _say_names(root, folders)
+    _warn_names(root, folders)
     return folders
 
 
-def _say_names(root: pathlib.Path, folders: Mapping[str, Sequence[pathlib.Path]]) -> None:
-    """Names that may be meant as one, and images beside the folders."""
+def _warn_names(root: pathlib.Path, folders: Mapping[str, Sequence[pathlib.Path]]) -> None:
+    """Warns of class names that may be the same class, and of images outside class folders."""
     spaced = sorted(f.name for found in folders.values() for f in found if f.name != f.name.strip())
     merged = [name for name in spaced if len(folders[names.nfc(name)]) > 1]
     if merged:
         checks.warn(f"{root}: {_listed(merged)} and the same name without spaces are one class.")
-    names.say_alike(str(root), folders)
+    names.warn_case(str(root), folders)
     beside = [p.name for p in root.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file()]
     beside = sorted(name for name in beside if not names.is_hidden(name))
     if beside:
@@ -197,7 +197,7 @@ def same_classes(
     if missing:
         checks.warn(
             f"{test_root}: no images of {len(missing)} of the {len(classes)} classes, "
-            f"{_listed(missing)}: scores say nothing about them."
+            f"{_listed(missing)}: test scores do not cover them."
         )
 
 
@@ -218,14 +218,14 @@ def list_files(
         found = [file for file in below if file.suffix.lower() in EXTENSIONS]
         unread += [file for file in below if file.suffix.lower() in _UNREAD]
         if not found:
-            mend = f"Known extensions: {', '.join(sorted(EXTENSIONS))}."
-            raise checks.value_error("path", "images in every class", str(places[0]), mend)
+            fix = f"Known extensions: {', '.join(sorted(EXTENSIONS))}."
+            raise checks.value_error("path", "images in every class", str(places[0]), fix)
         files += found
         labels += [classes.index(name)] * len(found)
     if unread:
         shown = ", ".join(sorted({file.suffix.lower() for file in unread}))
         checks.warn(
-            f"{len(unread)} pictures of a kind that is not read ({shown}) are left out, the first "
-            f"is {unread[0]}. Convert them, to PNG or JPEG."
+            f"{len(unread)} images in formats that are not supported ({shown}) are left out, the "
+            f"first is {unread[0]}. Convert them to PNG or JPEG."
         )
     return files, np.array(labels, np.int32)

@@ -1,4 +1,4 @@
-"""Names of files, folders and classes: one form for each, and what they say a part is for."""
+"""File, folder and class names: Unicode normalization, hidden files, names of splits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 from tfkd import checks
 
-# What systems and tools leave in a folder, beside names that begin with a dot.
+# Folders that operating systems and tools create, besides names that begin with a dot.
 _SYSTEM = frozenset({
     "__macosx", "__pycache__", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle",
     "#snapshot", "$recycle.bin", "system volume information", "lost+found",
 })  # fmt: skip
 
-# Word -> part. Those of one rank are the same part under two names.
+# (split, its names); of several names in a data set the one listed first is taken.
 _RANKS = (
     ("train", ("train", "training")),
     ("train", ("trainval",)),
@@ -26,7 +26,7 @@ _RANKS = (
 )
 _PARTS = {word: (part, rank) for rank, (part, words) in enumerate(_RANKS) for word in words}
 _FILLERS = ("images", "image", "imgs", "img", "dataset", "data", "split", "set", "part")
-# Images without labels; what stands beside images.
+# Names of folders with unlabelled images, or with files that accompany images.
 _ASIDE = frozenset({
     "unlabeled", "unlabelled", "unlabled", "unsupervised", "unsup", "predict", "prediction",
     "predictions", "pred", "inference", "submission", "extra", "labels", "masks", "annotations",
@@ -34,12 +34,12 @@ _ASIDE = frozenset({
 
 
 def nfc(text: str) -> str:
-    """Text in the one form in which "ä" is a single character, without spaces around it."""
+    """Text in Unicode NFC, in which "ä" is a single character, stripped of outer spaces."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or a system's own and not the user's."""
+    """Whether a file or folder is hidden, or belongs to the operating system."""
     return name.startswith(".") or name.casefold() in _SYSTEM
 
 
@@ -49,40 +49,40 @@ def folders_in(root: pathlib.Path) -> list[str]:
 
 
 def leads_out(root: pathlib.Path, path: pathlib.Path) -> bool:
-    """Whether a path ends outside of a folder: by "..", as an absolute path, or by a link."""
+    """Whether a path leaves a folder: by "..", as an absolute path, or by a link."""
     return not real(path).is_relative_to(real(root))
 
 
 def real(path: pathlib.Path) -> pathlib.Path:
-    """Where a path ends when links are followed; one that no disk can have, as it is."""
+    """The path with links resolved; an invalid path is returned unchanged."""
     try:
         return pathlib.Path(os.path.realpath(path))
-    except ValueError:  # a zero in the name
+    except ValueError:  # a null character in the name
         return path
 
 
 def inside(root: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-    """Accepts a path that stays in a data folder, links included.
+    """Accepts a path that stays in a data folder once links are resolved.
 
     Raises:
-        ValueError: if it leads out.
+        ValueError: if it leaves the folder.
     """
     if leads_out(root, path):
-        mend = f"It leads to {real(path)}. Copy that into the folder, or pass one that holds both."
+        fix = f"It leads to {real(path)}. Copy that into the folder, or pass one that holds both."
         expected = f"files and links that stay in {root}"
-        raise checks.value_error("path", expected, str(path.relative_to(root)), mend)
+        raise checks.value_error("path", expected, str(path.relative_to(root)), fix)
     return path
 
 
 def files_below(
     root: pathlib.Path, folder: pathlib.Path, extensions: Iterable[str]
 ) -> list[pathlib.Path]:
-    """The files with these extensions at any depth, in order, without what is hidden.
+    """Sorted files with these extensions at any depth, hidden ones excluded.
 
     Args:
-        root: the data folder: links are followed within it.
-        folder: where to look, in `root`.
-        extensions: such as ".png", in small letters.
+        root: the data folder, within which links are followed.
+        folder: the folder in `root` to search.
+        extensions: such as ".png", in lower case.
 
     Raises:
         ValueError: if a link leads out of `root`.
@@ -95,7 +95,7 @@ def files_below(
         path = pathlib.Path(place, name)
         if is_hidden(name) or not path.is_symlink():
             return not is_hidden(name)
-        # A link to a folder that the walk came through would be walked without end.
+        # A link to a parent folder would make the walk endless.
         target = real(inside(root, path))
         return not any(real(parent).is_relative_to(target) for parent in path.parents)
 
@@ -109,7 +109,7 @@ def files_below(
 
 
 def _words(name: str) -> list[str]:
-    """Words of a name that say something: "Train_images2" -> ["train"]."""
+    """Words of a name without digits and fillers: "Train_images2" -> ["train"]."""
     words = re.split(r"[\W\d_]+", nfc(name).casefold())
     for n, word in enumerate(words):
         for filler in _FILLERS:
@@ -122,15 +122,15 @@ def _words(name: str) -> list[str]:
 
 
 def part_of(name: str, loosely: bool = False) -> tuple[str, int] | None:
-    """The part of a data set that a file or folder is called after.
+    """The split that a file or folder is named after.
 
     Args:
         name: such as "Training", "val2017", "test_images".
-        loosely: whether other words may stand beside it, as in "seg_train".
+        loosely: whether other words may be in the name, as in "seg_train".
 
     Returns:
-        ("train", "test" or "dev", rank): of two names of one rank neither goes before the
-        other. None if the name is that of no part.
+        ("train", "test" or "dev", rank), lower ranks taking precedence; None if the name
+        is not that of a split.
 
     Example:
         >>> from tfkd.data import names
@@ -147,13 +147,13 @@ def part_of(name: str, loosely: bool = False) -> tuple[str, int] | None:
 
 
 def is_aside(name: str) -> bool:
-    """Whether a folder is called after images without labels, or what stands beside images."""
+    """Whether a folder's name says unlabelled images, or files that accompany images."""
     words = _words(name)
     return bool(words) and all(word in _ASIDE for word in words)
 
 
-def say_alike(source: str, classes: Iterable[str]) -> None:
-    """Warns of classes whose names differ in case alone; "a" and "A" are two letters."""
+def warn_case(source: str, classes: Iterable[str]) -> None:
+    """Warns of class names that differ only in case, except single letters such as "a" and "A"."""
     by_case = defaultdict(list)
     for name in classes:
         if len(name) > 1:
@@ -167,10 +167,10 @@ def say_alike(source: str, classes: Iterable[str]) -> None:
 
 
 class OnDisk:
-    """Finds files by name, in whatever Unicode form the disk has the name.
+    """Finds files by name regardless of the Unicode normalization of names on disk.
 
     Args:
-        root: the folder that names start from.
+        root: the folder that names are relative to.
 
     Example:
         >>> import pathlib, tempfile
@@ -186,7 +186,7 @@ class OnDisk:
         self._known: dict[pathlib.Path, dict[str, str]] = {}
 
     def find(self, name: str) -> pathlib.Path:
-        """The path of a file; that of `name` itself where there is none."""
+        """The path of the file on disk, or `root / name` if there is none."""
         asked = self.root / name
         if asked.exists():
             return asked
@@ -205,7 +205,7 @@ class OnDisk:
 
 
 def by_stem(files: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
-    """Stem -> file, as it is written and in the one form of `nfc`; the first of a name."""
+    """Stem -> file, for stems as written and in NFC; the first file of each stem."""
     files = list(files)
     found: dict[str, pathlib.Path] = {}
     for form in (str, nfc):

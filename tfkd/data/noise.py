@@ -1,28 +1,30 @@
-"""Wrong labels, for experiments."""
+"""Symmetric label noise for experiments."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 
 
-def noisy_labels(labels: Any, fraction: float, num_classes: int, seed: int = 0) -> np.ndarray:
-    """Returns a copy of which a share is wrong: any other class, each as likely.
+def noisy_labels(labels: ArrayLike, fraction: float, num_classes: int, seed: int = 0) -> np.ndarray:
+    """Replaces a fraction of the labels by another class, uniformly drawn.
 
-    "Symmetric" label noise, as in Zhang and Sabuncu 2018,
+    Symmetric label noise as in Zhang and Sabuncu 2018,
     https://arxiv.org/abs/1805.07836
 
     Args:
         labels: (N,) class numbers from 0 to num_classes − 1.
-        fraction: share that is made wrong, in [0, 1]; rounded to whole labels.
+        fraction: fraction to replace, in [0, 1]; rounded to whole labels.
         num_classes: at least 2.
-        seed: which labels, and what they become.
+        seed: determines which labels change, and to which class.
+
+    Returns:
+        A changed copy of the labels.
 
     Raises:
-        TypeError: if labels are no integers.
+        TypeError: if the labels are not integers.
         ValueError: for labels outside the classes, or a fraction outside [0, 1].
 
     Example:

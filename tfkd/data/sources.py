@@ -1,4 +1,4 @@
-"""Where data sets come from: bundled digits, `.npz` files, Keras's own, and `load`."""
+"""Loaders of data sets: bundled digits, `.npz` files, Keras's data sets, and `load`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfkd.data.tsv import holds_texts, tsv
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
-# Keras names -> class names, where the classes have a name other than a number.
+# Keras data set -> class names; empty if the classes are named by their numbers.
 KERAS_NAMES: dict[str, tuple[str, ...]] = {
     "mnist": (),
     "fashion_mnist": (
@@ -34,17 +34,17 @@ KERAS_NAMES: dict[str, tuple[str, ...]] = {
 def digits(test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """Scikit-learn's bundled handwritten digits: 1,797 images of 8×8, 10 classes.
 
-    Real handwriting of 43 people, nothing is downloaded. Do not mirror them in
-    augmentation: `shift_and_flip(1, flip=False)`.
+    Handwriting of 43 people; nothing is downloaded. Do not mirror digits in
+    augmentation: use `shift_and_flip(1, flip=False)`.
 
     Reference: Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80
 
     Args:
-        test_fraction: part of each class that goes to the test part.
-        seed: which images those are.
+        test_fraction: fraction of each class that becomes the test part.
+        seed: determines which images those are.
 
     Returns:
-        A `Dataset` of uint8 images (N, 8, 8, 1), the 17 grey levels spread over
+        A `Dataset` of uint8 images (N, 8, 8, 1), the 17 grey levels scaled to
         0..255.
 
     Raises:
@@ -81,8 +81,8 @@ def npz(path: str | os.PathLike) -> Dataset:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no `.npz` file, lacks an array, holds pickled
-            objects (never opened), or its arrays are not usable as they are.
+        ValueError: if it is not a `.npz` file, lacks an array, holds pickled
+            objects (which are never loaded), or its arrays do not make a `Dataset`.
 
     Example:
         >>> import os, tempfile, numpy as np
@@ -122,7 +122,7 @@ def _read_npz(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
             )  # fmt: skip
         try:
             return packed["x_train"], packed["y_train"], packed["x_test"], packed["y_test"]
-        except Exception as error:  # zlib, zipfile and NumPy each have their own
+        except Exception as error:  # zlib, zipfile and NumPy each raise their own errors
             raise checks.value_error(
                 "path", "readable arrays without pickled objects", path, f"NumPy says: {error}"
             ) from error
@@ -131,7 +131,7 @@ def _read_npz(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 def keras_dataset(name: str) -> Dataset:
     """Loads one of Keras's own data sets.
 
-    It is downloaded at the first use and kept in Keras's cache (`~/.keras`).
+    It is downloaded on first use and cached by Keras (in `~/.keras`).
 
     Args:
         name: "mnist", "fashion_mnist", "cifar10" or "cifar100" (fine labels).
@@ -151,18 +151,18 @@ def keras_dataset(name: str) -> Dataset:
     except Exception as error:  # Keras raises a bare Exception for a failed download
         raise OSError(
             f"Keras could not load {name!r}: {error}. It is downloaded at the first use: check the "
-            "network, or pass a .npz file or an image folder instead."
+            "network connection, or pass a .npz file or an image folder instead."
         ) from error
     return Dataset(x_train, y_train, x_test, y_test, KERAS_NAMES[name], name)
 
 
 def load(spec: str | os.PathLike, **options: Any) -> Dataset | TextDataset:
-    """Loads the data set that `spec` names, as on a command line.
+    """Loads a data set by name or path, for example from a command-line argument.
 
     Args:
-        spec: "digits"; a Keras name ("mnist", "fashion_mnist", "cifar10",
-            "cifar100"); the path of a `.npz` file; a folder of images; or a
-            folder with `train.tsv` and `test.tsv`, or one `.tsv` file, of texts.
+        spec: "digits"; the name of a Keras data set ("mnist", "fashion_mnist",
+            "cifar10", "cifar100"); the path of a `.npz` file; a folder of images; or,
+            for texts, a folder with `train.tsv` and `test.tsv`, or one `.tsv` file.
         **options: passed on to `digits`, `npz`, `keras_dataset`,
             `image_folder` or `tsv`.
 
@@ -195,7 +195,7 @@ def load(spec: str | os.PathLike, **options: Any) -> Dataset | TextDataset:
         f"one of {', '.join(map(repr, names))}, a path to a .npz or .tsv file, an image folder, or "
         "a folder with train.tsv and test.tsv"
     )
-    mend = checks.near(spec, names) or "There is no file or folder of this name."
+    fix = checks.near(spec, names) or "There is no file or folder of this name."
     if os.path.isfile(spec):
-        mend = "It is a file, but not a .npz file or a .tsv file."
-    raise checks.value_error("spec", expected, spec, mend)
+        fix = "It is a file, but not a .npz file or a .tsv file."
+    raise checks.value_error("spec", expected, spec, fix)

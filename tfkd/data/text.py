@@ -1,4 +1,4 @@
-"""Labelled texts in memory, checked once where they enter, and their token ids."""
+"""Text classification data sets in memory, and tokenization to word ids."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.data import doubts
+from tfkd.data import quality
 
 _CHUNK = 4096
 _STANDARDIZE = "lower_and_strip_punctuation"
 
 
 def _texts(name: str, value: Any, one_form: bool = True) -> np.ndarray:
-    """Returns `value` as an object array (N,) of str, N at least 1, in one Unicode form."""
+    """Returns `value` as an object array (N,) of str, N at least 1, by default in NFC."""
     if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
         raise checks.type_error(name, "a sequence of texts", value, "One text? Pass [text].")
     for index, text in enumerate(value):
@@ -44,38 +44,38 @@ def _labels(name: str, value: Any, count: int) -> np.ndarray:
 
 
 def _check_classes(labels: dict[str, np.ndarray]) -> int:
-    """Returns the number of classes; every one of 0..max must be in y_train."""
+    """Returns the number of classes; every label from 0 to the largest must be in `y_train`."""
     counts = np.bincount(labels["y_train"])
     missing = np.flatnonzero(counts == 0)
     if missing.size:
         expected = f"every label from 0 to {len(counts) - 1} at least once"
-        mend = f"Labels without a text: {missing[:10].tolist()}. Number the classes 0, 1, 2, ..."
-        raise checks.value_error("y_train", expected, labels["y_train"], mend)
+        fix = f"Labels without a text: {missing[:10].tolist()}. Number the classes 0, 1, 2, ..."
+        raise checks.value_error("y_train", expected, labels["y_train"], fix)
     for name, values in labels.items():
         if values.max() >= len(counts):
-            mend = f"The training part has the labels 0 to {len(counts) - 1}."
-            raise checks.value_error(name, "labels that are in y_train", int(values.max()), mend)
+            fix = f"The training part has the labels 0 to {len(counts) - 1}."
+            raise checks.value_error(name, "labels that are in y_train", int(values.max()), fix)
     return len(counts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TextDataset:
-    """Labelled texts, split in a training and a test part, maybe with a third.
+    """Labelled texts, split into a training, a test and optionally a validation part.
 
-    It warns of texts that are in two parts, and of equal texts with different labels.
-    Letters with accents are brought into one Unicode form (NFC).
+    Warns about texts that are in two parts, and about equal texts with different labels.
+    Texts are normalized to Unicode NFC.
 
     Args:
         x_train: N texts: a list or an array of `str`.
         y_train: (N,) integer labels; each of 0..K-1 at least once.
         x_test, y_test: M texts and their labels, within 0..K-1.
         class_names: K names; default "0", "1", ...
-        name: what reports call the data set.
-        x_dev, y_dev: a part to choose settings by; both or none.
+        name: name of the data set in reports.
+        x_dev, y_dev: a validation part, for choosing hyperparameters; both or neither.
 
     Raises:
-        TypeError: if something is no text or no integer label.
-        ValueError: if a part is empty, or lengths or labels do not fit.
+        TypeError: if an entry is not text, or a label not an integer.
+        ValueError: if a part is empty, or lengths or labels are inconsistent.
 
     Example:
         >>> from tfkd import data
@@ -114,10 +114,10 @@ class TextDataset:
             raise checks.type_error("class_names", "a sequence of names", self.class_names)
         names = tuple(str(n) for n in self.class_names) or tuple(map(str, range(classes)))
         if len(names) != classes:
-            raise checks.value_error("class_names", f"{classes} names, one a class", names)
+            raise checks.value_error("class_names", f"{classes} names, one per class", names)
         object.__setattr__(self, "class_names", names)
-        parts = {p: doubts.Part(getattr(self, f"x_{p}"), labels[f"y_{p}"]) for p in self.parts}
-        doubts.repeated(self.name, "texts", parts, names)
+        parts = {p: quality.Part(getattr(self, f"x_{p}"), labels[f"y_{p}"]) for p in self.parts}
+        quality.repeated(self.name, "texts", parts, names)
 
     def __repr__(self) -> str:
         dev = "" if self.x_dev is None else f" + {len(self.x_dev)}"
@@ -135,21 +135,21 @@ class TextDataset:
         return len(self.class_names)
 
     def vectorize(self, vocab_size: int = 10_000, max_length: int = 64) -> TokenDataset:
-        """The texts as token ids; the vocabulary is that of the training texts alone.
+        """Tokenizes the texts with the vocabulary of the training part.
 
-        Words are what spaces separate, in lower case and without punctuation
-        (`keras.layers.TextVectorization`). Id 0 is padding, 1 any unknown word,
-        then the words from the most frequent on.
+        Texts are lower-cased, stripped of punctuation and split at white space
+        (`keras.layers.TextVectorization`). Id 0 is padding, id 1 any unknown word;
+        words follow by decreasing frequency.
 
         Args:
-            vocab_size: the largest number of ids, at least 3.
-            max_length: tokens of a text, L: longer ones lose their end.
+            vocab_size: largest number of ids, at least 3.
+            max_length: tokens per text, L: longer texts are truncated.
 
         Returns:
-            A `TokenDataset`, with as many ids as there are words up to `vocab_size`.
+            A `TokenDataset` with at most `vocab_size` ids.
 
         Raises:
-            ValueError: if a size is too small, or the training texts hold no word.
+            ValueError: if a size is too small, or the training texts contain no word.
         """
         expected = "an integer of at least 3: padding, unknown, and words"
         checks.integer("vocab_size", vocab_size, 3, expected)
@@ -170,11 +170,11 @@ class TextDataset:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Texts → token ids, by a vocabulary.
+    """Tokenizer: texts → word ids of a fixed vocabulary.
 
     Args:
         vocabulary: word of each id; the first two are "" (padding) and "[UNK]".
-        max_length: tokens of a text, L.
+        max_length: tokens per text, L.
 
     Example:
         >>> from tfkd import data
@@ -207,18 +207,18 @@ class Encoder:
             vocabulary=list(self.vocabulary[2:]),
         )
 
-    def __call__(self, texts: Any) -> np.ndarray:
+    def __call__(self, texts: Sequence[str] | np.ndarray) -> np.ndarray:
         """Encodes N texts.
 
         Args:
             texts: a list or an array of `str`.
 
         Returns:
-            (N, L) int32 token ids; 0 where a text has ended.
+            (N, L) int32 token ids, padded with 0.
 
         Raises:
-            TypeError: if `texts` is a single text or holds something else.
-            ValueError: if there is none.
+            TypeError: if `texts` is a single text, or holds anything but texts.
+            ValueError: if `texts` is empty.
         """
         import tensorflow as tf
 
@@ -230,14 +230,14 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TokenDataset:
-    """A `TextDataset` as token ids; made by `TextDataset.vectorize`.
+    """A tokenized `TextDataset`, made by `TextDataset.vectorize`.
 
     Attributes:
-        encode: texts → ids, for texts to come: `tokens.encode(["a new one"])`.
-        x_train, x_test, x_dev: (N, L) int32 token ids, 0 where a text has ended.
-        y_train, y_test, y_dev: (N,) int32 labels; dev is None where there is none.
+        encode: the `Encoder`, for new texts: `tokens.encode(["a new one"])`.
+        x_train, x_test, x_dev: (N, L) int32 token ids, padded with 0.
+        y_train, y_test, y_dev: (N,) int32 labels; the dev part may be None.
         class_names: names of the classes.
-        name: what reports call the data set.
+        name: name of the data set in reports.
     """
 
     encode: Encoder
@@ -268,7 +268,7 @@ class TokenDataset:
 
     @property
     def max_length(self) -> int:
-        """Tokens of a text, L."""
+        """Tokens per text, L."""
         return self.encode.max_length
 
     @property

@@ -1,4 +1,4 @@
-"""Texts and labels from tab-separated files, each fault named with its line."""
+"""Reader of labelled texts in tab-separated files (TSV); errors name file and line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfkd.data.text import TextDataset
 ENDING = ".tsv"
 TEXT_NAMES = ("sentence", "text", "review", "comment", "content", "phrase", "document")
 LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "target")
-# Labels that are guessed to be labels must come again; few rows say nothing.
+# From this many rows on, a column that is guessed to hold labels must repeat values.
 _ENOUGH_ROWS = 10
 
 Row = tuple[int, list[str]]
@@ -35,33 +35,34 @@ def tsv(
 ) -> TextDataset:
     """Loads labelled texts from tab-separated files in UTF-8.
 
-    Two layouts: a folder with `train.tsv` and `test.tsv`, and maybe `dev.tsv` (or
-    `val`, `valid`, `validation`; case does not matter); where there is no test file,
-    that one is the test part. Or one file, which is split here. A row is a text and a
-    label, in either order: the label is the column with fewer different values. A
-    quotation mark is a character like any other; empty lines are passed over. The
+    Two layouts are supported. A folder with `train.tsv`, `test.tsv` and optionally
+    `dev.tsv` (or `val`, `valid`, `validation`; case is ignored); without a test file
+    the dev file is the test part. Or a single file, which is split here. Each row
+    holds a text and a label in either order: the label is the column with fewer
+    distinct values. Quotation marks are not special, and empty lines are skipped. The
     classes are the labels of the training file, in numerical order if all are
-    integers, else in that of their names.
+    integers, else in alphabetical order.
 
     Args:
         path: the folder or the file.
-        columns: (text, label), as numbers from 0 or as names in the header;
-            needed where there are more than two columns without known names.
-        header: whether the first row names the columns; None: it does if it holds
-            a known name of each kind, such as "sentence" and "label".
-        class_names: what reports call the classes, in their order; default: the
-            labels as they are written.
-        test_fraction: part of each class that becomes the test part, for one file.
-        seed: which rows those are.
+        columns: (text, label), as indices from 0 or as names in the header; needed
+            if there are more than two columns without known names.
+        header: whether the first row is a header; None: it is if it holds a known
+            name for each of the two columns, such as "sentence" and "label".
+        class_names: names of the classes in reports, in their order; default: the
+            labels as written.
+        test_fraction: fraction of each class that becomes the test part of a single
+            file.
+        seed: determines which rows those are.
 
     Returns:
         A `TextDataset` named after the folder or the file.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
-        ValueError: if a file is empty or not UTF-8, a row has another number of
-            columns or no text, columns can't be told apart, a label of the test
-            part is unknown, or there is only one class; file and line are named.
+        ValueError: if a file is empty or not UTF-8, a row has a different number of
+            columns or no text, the label column cannot be determined, a label of the
+            test part is unknown, or there is only one class; file and line are named.
 
     Example:
         >>> import pathlib, tempfile
@@ -96,7 +97,7 @@ def tsv(
 
 
 def holds_texts(folder: str | os.PathLike) -> bool:
-    """Whether a folder is one of texts: a train.tsv, or .tsv files and no sub-folder."""
+    """Whether a folder holds texts: a train.tsv, or .tsv files and no sub-folder."""
     entries = [p for p in pathlib.Path(folder).iterdir() if not naming.is_hidden(p.name)]
     found = [p.name.lower() for p in entries if p.suffix.lower() == ENDING and p.is_file()]
     return "train.tsv" in found or bool(found and not any(p.is_dir() for p in entries))
@@ -104,12 +105,12 @@ def holds_texts(folder: str | os.PathLike) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where text and label stand in a row.
+    """Columns of a TSV file.
 
     Attributes:
-        text, label: numbers of the columns.
-        width: columns of a row.
-        head: the header, in small letters; () if there is none.
+        text, label: indices of the columns.
+        width: columns per row.
+        head: the header in lower case; () if there is none.
     """
 
     text: int
@@ -133,7 +134,7 @@ class Layout:
 
 
 def _place_of(file: pathlib.Path) -> str:
-    """The file with its name first: a message may lose the end of a long path."""
+    """The file with its name first, since messages truncate long paths at the end."""
     return f"{file.name} in {file.parent}"
 
 
@@ -142,7 +143,7 @@ def _line(file: pathlib.Path, number: int) -> str:
 
 
 def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Part → file: "train" alone if there is one file."""
+    """Split → file; only "train" for a single file."""
     if root.is_file():
         return {"train": root}
     if not root.is_dir():
@@ -165,23 +166,23 @@ def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _only(found: list[tuple[int, pathlib.Path]]) -> pathlib.Path:
-    """The file of a part."""
+    """The file of a split with the best rank, which must be unique."""
     first = [file for rank, file in found if rank == min(found)[0]]
     if len(first) > 1:
         shown = " and ".join(file.name for file in first)
-        mend = "Both may be the same part: rename one, or move it elsewhere."
-        raise checks.value_error("path", "one file of each part", shown, mend)
+        fix = "Both may be the same part: rename one, or move it elsewhere."
+        raise checks.value_error("path", "one file of each part", shown, fix)
     return first[0]
 
 
 def _read(file: pathlib.Path) -> list[Row]:
-    """The rows that are not empty, with their line numbers, from 1."""
+    """The non-empty rows with their line numbers, from 1."""
     raw = file.read_bytes()
     try:
         content = unicodedata.normalize("NFC", raw.decode("utf-8-sig"))
         fault = content.find("\0")
         line = content.count("\n", 0, fault) + 1 if fault >= 0 else 0
-        said = "It holds a zero: is it UTF-16?"
+        said = "It contains null bytes: is it UTF-16?"
     except UnicodeDecodeError as error:
         line, said = raw.count(b"\n", 0, error.start) + 1, f"Python says: {error.reason}."
     if line:
@@ -197,13 +198,13 @@ def _read(file: pathlib.Path) -> list[Row]:
 
 
 def _first_file(file: pathlib.Path, columns: Any, header: Any) -> tuple[Layout, list[Row]]:
-    """The layout that the training file has, and its rows without the header."""
+    """The layout of the training file, and its rows without the header."""
     rows = _read(file)
     first = rows[0][1]
     if len(first) < 2:
-        mend = "Columns are separated by tabs, not by commas or spaces."
+        fix = "Columns are separated by tabs, not by commas or spaces."
         received = f"1 in {_line(file, rows[0][0])}"
-        raise checks.value_error("path", "at least two columns", received, mend)
+        raise checks.value_error("path", "at least two columns", received, fix)
     columns = _check_columns(columns)
     small = [name.lower() for name in first]
     by_name = [next((n for n in k if n in small), None) for k in (TEXT_NAMES, LABEL_NAMES)]
@@ -237,7 +238,7 @@ def _check_columns(columns: Any) -> tuple[int | str, int | str] | None:
 
 
 def _place(file: pathlib.Path, column: int | str, width: int, head: Sequence[str]) -> int:
-    """The number of a column that is given by number or name."""
+    """The index of a column given by index or name."""
     if not isinstance(column, str):
         if column >= width:
             expected = f"numbers below {width}, the columns of {file.name}"
@@ -245,29 +246,29 @@ def _place(file: pathlib.Path, column: int | str, width: int, head: Sequence[str
         return int(column)
     column = naming.nfc(column)
     if column.lower() not in head:
-        mend = f"It has: {', '.join(map(repr, head))}." if head else "It has no header."
-        raise checks.value_error("columns", f"a name in the header of {file.name}", column, mend)
+        fix = f"It has: {', '.join(map(repr, head))}." if head else "It has no header."
+        raise checks.value_error("columns", f"a name in the header of {file.name}", column, fix)
     return list(head).index(column.lower())
 
 
 def _guess(file: pathlib.Path, rows: Sequence[Row], width: int) -> tuple[int, int]:
-    """(text, label) of two columns: labels are those that come again."""
-    mend = "Say which they are: columns=(text, label), numbers from 0 or names in the header."
+    """(text, label) of two columns: the labels are the one with fewer distinct values."""
+    fix = "Say which they are: columns=(text, label), numbers from 0 or names in the header."
     if width != 2:
         received = f"{width} columns in {_place_of(file)}"
-        raise checks.value_error("columns", "given, where there are not two", received, mend)
+        raise checks.value_error("columns", "given, where there are not two", received, fix)
     seen = [len({row[i] for _, row in rows if i < len(row)}) for i in (0, 1)]
     text, label = (0, 1) if seen[1] <= seen[0] else (1, 0)
     if len(rows) >= _ENOUGH_ROWS and 2 * seen[label] > len(rows):
         received = (
             f"{seen[0]} and {seen[1]} different values in {len(rows)} rows of {_place_of(file)}"
         )
-        raise checks.value_error("columns", "one column of labels that repeat", received, mend)
+        raise checks.value_error("columns", "one column of labels that repeat", received, fix)
     return text, label
 
 
 def _other_file(file: pathlib.Path, layout: Layout) -> list[tuple[int, str, str]]:
-    """Reads a file beside the training file; with a header, its columns may be ordered anew."""
+    """Reads another file than the training file; with a header, its column order may differ."""
     rows = _read(file)
     if layout.head:
         head = tuple(name.lower() for name in rows[0][1])
@@ -290,7 +291,7 @@ def _class_names(file: pathlib.Path, pairs: Sequence[tuple[int, str, str]]) -> t
         raise checks.value_error(
             "path", "two or more classes", f"{names[0]!r} alone in {_place_of(file)}"
         )
-    naming.say_alike(_place_of(file), names)
+    naming.warn_case(_place_of(file), names)
     return tuple(names)
 
 
@@ -302,9 +303,9 @@ def _numbers(
     for number, _, label in pairs:
         if label not in index:
             shown = ", ".join(map(repr, names[:10]))
-            mend = checks.near(label, names) or f"The training part has {shown}."
+            fix = checks.near(label, names) or f"The training part has {shown}."
             received = f"{label!r} in {_line(file, number)}"
-            raise checks.value_error("path", "labels of the training part", received, mend)
+            raise checks.value_error("path", "labels of the training part", received, fix)
     return np.array([index[label] for _, _, label in pairs], np.int32)
 
 

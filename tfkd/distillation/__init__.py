@@ -1,10 +1,14 @@
-"""Training a student with a teacher's help; the namespace of `keras.distillation`.
+"""Knowledge distillation: the Distiller, with the interface of `keras.distillation`.
 
-distiller.py    the Distiller: constructor, compile, train_step, test_step
-terms.py        what one step computes: each loss's share of the global batch
-projectors.py   the trained map between features of different shape
-validation.py   what must hold before a step runs
-saving.py       files and checkpoints
+distiller.py     the Distiller: constructor, compile, train_step, test_step
+terms.py         loss terms of a step: each replica's share of the global mean
+output_kinds.py  whether models return logits or probabilities
+projectors.py    trained projections between features of different shape
+targets.py       checks of labels and sample weights
+validation.py    checks of models, losses and data before the first step
+drift.py         warning when a student loses its agreement with the teacher
+sample.py        which data sets can be read a second time
+saving.py        files and checkpoints
 """
 
 from tfkd.distillation.distiller import Distiller

@@ -1,14 +1,15 @@
-"""The Distiller: a Keras model whose training step teaches a student.
+"""The Distiller: a Keras model whose training step distils a teacher into a student.
 
     total = w · student_loss + (1 − w) · Σ wᵢ · KDᵢ
-    loss  = total + the student's own regularizers
+    loss  = total + the student's own regularization losses
 
-It has the constructor, attributes and metric names of `keras.distillation` in
-Keras 3.15. The student runs once a step and each teacher at most once.
+Constructor, attributes and metric names are those of `keras.distillation` in
+Keras 3.15. In each step the student runs once and each teacher at most once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -19,33 +20,35 @@ from tfkd.distillation import drift, output_kinds, targets, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
+from tfkd.losses.base import DistillationLoss
 from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import flat_layers
+from tfkd.schedules import Schedule
 from tfkd.teachers.features import FINAL, Taps
 from tfkd.teachers.forward import Teachers, as_list, freeze
 from tfkd.teachers.precomputed import split
+from tfkd.types import Data, Structure, Teacher
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class Distiller(Saving):
-    """Trains a student model with the help of a frozen teacher.
+    """Trains a student on the soft targets and features of a frozen teacher.
 
     Args:
-        teacher: a trained model, or a list of several (their outputs are
-            averaged: class scores in probability, anything else in value). A
-            tf_keras or Keras 3 model, a restored SavedModel, or a callable on
-            tensors. It is frozen, runs with `training=False`, and is left out of
-            checkpoints. Or a `tfkd.TeacherCache`: then no teacher runs, and the data
-            are its batches.
+        teacher: a trained model, or a list of several, whose outputs are averaged:
+            class scores as probabilities, other outputs as they are. A tf_keras or
+            Keras 3 model, a restored SavedModel, or a callable on tensors. It is
+            frozen, runs with `training=False`, and is not saved in checkpoints. Or a
+            `tfkd.TeacherCache`: then no teacher runs, and the data are the cache's
+            batches.
         student: the `tf_keras` model to train. It stays a plain model:
             `distiller.student` is what you export.
         distillation_losses: one `tfkd.losses.DistillationLoss` or a list.
-        distillation_loss_weights: one number or schedule for each loss; 1 each
-            by default.
+        distillation_loss_weights: a number or schedule for each loss; default: 1.
         student_loss_weight: w in [0, 1], a number or a schedule: the weight of
-            the loss on the labels. 0 needs no labels, 1 does not run the teacher.
-            Numbers are fixed when a step is first traced: to change one during
-            training, make it a schedule.
+            the loss on the labels. At 0 no labels are needed, at 1 the teacher does
+            not run. Numbers become constants when the step is traced: use a schedule
+            for a weight that changes during training.
         name: name of the model.
         **kwargs: passed to `keras.Model`.
 
@@ -55,22 +58,24 @@ class Distiller(Saving):
         student_loss_weight: w.
 
     Raises:
-        ValueError: for models that are none, share weights, differ in input or
-            number of classes, or hold NaN; for weights of the wrong length, NaN
-            or negative; for layer names that do not exist.
+        ValueError: if an argument is not a model; if teacher and student share weights,
+            differ in input or number of classes, or hold NaN; if weights are of the
+            wrong number, NaN or negative; for layer names that do not exist.
 
     Warns:
-        UserWarning: in use, where only the values of an output show whether it holds class
-            scores or probabilities, or where they go against the loss given to `compile`. It
-            is decided once, from the first examples of arrays (for other data from made-up
-            inputs of their form), and then fixed.
+        UserWarning: during `fit` or `evaluate`, if only the values of an output show
+            whether it holds logits or probabilities, or if they contradict the loss given
+            to `compile`. This is decided once, from the first examples of arrays (for other
+            data from random inputs of the same shape), and then fixed.
 
-    Logs: `loss` (what is minimised), `total_loss`, `student_loss`,
-    `distillation_loss` (Σ wᵢ · KDᵢ), each loss under its own name (unweighted),
-    `agreement` (share of examples on which both models choose the same class),
-    and the metrics given to `compile`. In training they are taken in training mode, with
-    dropout and statistics of the batch: how the student will do in inference is what
-    `val_agreement` and the other numbers of `validation_data` say.
+    Logs: `loss` (the minimized total with regularization), `total_loss`,
+    `student_loss`, `distillation_loss` (Σ wᵢ · KDᵢ), each loss under its own name
+    (unweighted), `agreement` (fraction of examples for which teacher and student
+    predict the same class), and the metrics given to `compile`. Training logs are
+    computed in training mode, with dropout and batch statistics; `val_agreement` and
+    the other logs of `validation_data` measure the student in inference mode.
+
+    Reference: Hinton et al. 2015, https://arxiv.org/abs/1503.02531
 
     Example:
         >>> import numpy as np, tf_keras as keras, tfkd
@@ -90,17 +95,19 @@ class Distiller(Saving):
 
     def __init__(
         self,
-        teacher: Any,
+        teacher: Teacher,
         student: keras.Model,
-        distillation_losses: Any,
-        distillation_loss_weights: Any = None,
-        student_loss_weight: Any = 0.5,
+        distillation_losses: DistillationLoss | Sequence[DistillationLoss],
+        distillation_loss_weights: float
+        | schedules.Schedule
+        | Sequence[float | schedules.Schedule]
+        | None = None,
+        student_loss_weight: Schedule | float = 0.5,
         name: str = "distiller",
         **kwargs: Any,
     ):
         super().__init__(name=name, **kwargs)
-        # Logs of a step are the same on all replicas; by default Keras adds them up over
-        # workers, and `evaluate` without the teacher's terms keeps that.
+        # The logs of a step are already reduced over the replicas: Keras must not sum them.
         self.distribute_reduction_method = "first"
         teachers = as_list(teacher)
         validation.check_student(student)
@@ -112,7 +119,7 @@ class Distiller(Saving):
         losses, weights = validation.check_losses(distillation_losses, distillation_loss_weights)
 
         self.student = student
-        # Set past Keras's tracking: not part of a checkpoint, not trained.
+        # Bypasses Keras's attribute tracking: neither trained nor saved in checkpoints.
         self._set_untracked("_teacher", teacher)
         self._set_untracked("_teacher_seen", False)
         self._set_untracked("distillation_losses", losses)
@@ -126,7 +133,7 @@ class Distiller(Saving):
         for one in teachers:
             freeze(one)
         self._make_trackers()
-        # Keras names losses and metrics of several outputs by these.
+        # Keras uses these to name the losses and metrics of several outputs.
         self._set_untracked("output_names", getattr(student, "output_names", None))
         self.built = student.built
 
@@ -137,9 +144,9 @@ class Distiller(Saving):
         losses = self.distillation_losses
         theirs = [n.teacher_layer_name for n in losses if n.teacher_layer_name]
         mine = [n.student_layer_name for n in losses if n.student_layer_name]
-        riding = validation.riding(teachers, losses)
-        forward = riding.forward(theirs) if riding else Teachers(teachers, theirs)
-        self._set_untracked("_riding_teacher", riding)
+        precomputed = validation.precomputed(teachers, losses)
+        forward = precomputed.forward(theirs) if precomputed else Teachers(teachers, theirs)
+        self._set_untracked("_precomputed_teacher", precomputed)
         self._set_untracked("_teacher_feature_extractor", forward)
         self._set_untracked("_student_feature_extractor", Taps(self.student, mine, "student"))
         for loss in losses:
@@ -149,7 +156,7 @@ class Distiller(Saving):
             )
 
     def _make_terms(self) -> None:
-        """One term a loss; its projector is built where the shapes are known."""
+        """One term per loss; its projector is built if the shapes are known already."""
         names = unique_names(self.distillation_losses)
         pairs = zip(self.distillation_losses, names, strict=True)
         terms = [Term(loss, name, self._projector_of(loss, name)) for loss, name in pairs]
@@ -171,7 +178,7 @@ class Distiller(Saving):
         return projector
 
     def _make_trackers(self) -> None:
-        """Means of the epoch. Untracked: they are no weights of the model."""
+        """Metrics for the means over an epoch; untracked, as they are not model weights."""
         names = ("loss", "total_loss", "student_loss", "distillation_loss")
         for name in names:
             attribute = "_loss_tracker" if name == "loss" else f"{name}_tracker"
@@ -183,7 +190,7 @@ class Distiller(Saving):
         self._set_untracked("_agreement_tracker", agreement)
 
     @property
-    def teacher(self) -> Any:
+    def teacher(self) -> Teacher:
         """The teacher, or the list of teachers, as passed."""
         return self._teacher
 
@@ -197,14 +204,14 @@ class Distiller(Saving):
         """The Distiller's own trackers, then the metrics of `compile`."""
         own = self._own_trackers()
         seen = {id(metric) for metric in own}
-        # Keras's own "loss" is the student's alone: ours is what is minimised.
+        # Keras's "loss" metric is the student's loss; ours is the minimized total.
         if self.compiled_loss is not None:
             seen.update(id(m) for m in self.compiled_loss.metrics if m.name == "loss")
         return own + [m for m in super().metrics if id(m) not in seen]
 
     def compile(
         self,
-        optimizer: Any = "adam",
+        optimizer: str | keras.optimizers.Optimizer = "adam",
         loss: Any = None,
         metrics: Any = None,
         *args: Any,
@@ -213,12 +220,12 @@ class Distiller(Saving):
         """Configures training, as in `keras.Model.compile`.
 
         Args:
-            optimizer: trains the student (and projectors).
+            optimizer: trains the student and the projectors.
             loss: the student's loss on the labels: a string, function or
                 instance, or a list or dict of them for several outputs. May be
                 None only if `student_loss_weight` is 0.
             metrics: list, tuple or dict of metrics of the student's outputs.
-            *args, **kwargs: anything else that `keras.Model.compile` takes, in its order.
+            *args, **kwargs: the other arguments of `keras.Model.compile`, in its order.
 
         Raises:
             ValueError: for a missing loss, or metrics of the wrong type.
@@ -229,10 +236,10 @@ class Distiller(Saving):
                 "without labels pass student_loss_weight=0 to the Distiller."
             )
         if metrics is not None and not isinstance(metrics, (list, tuple, dict)):
-            mend = f"Pass [{metrics!r}]." if isinstance(metrics, str) else None
-            raise checks.value_error("metrics", "a list, tuple or dict of metrics", metrics, mend)
+            fix = f"Pass [{metrics!r}]." if isinstance(metrics, str) else None
+            raise checks.value_error("metrics", "a list, tuple or dict of metrics", metrics, fix)
         validation.warn_of_logits(loss, self.student)
-        self._set_untracked("_decided", False)  # the loss on the labels is evidence
+        self._set_untracked("_decided", False)  # output kinds depend on the loss: decide again
         self._set_untracked("_label_kinds", None)
         super().compile(optimizer, loss, metrics, *args, **kwargs)
         if _is_float16(self.student) and not isinstance(
@@ -240,37 +247,42 @@ class Distiller(Saving):
         ):
             self.optimizer = keras.mixed_precision.LossScaleOptimizer(self.optimizer)
 
-    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+    def call(self, inputs: Structure, training: bool | None = None, **kwargs: Any) -> Structure:
         """The student's outputs."""
         return self.student(split(inputs)[0], training=training, **kwargs)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.fit`, after a look at the data.
+    def fit(
+        self, x: Data | None = None, y: Structure | None = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
+        """`keras.Model.fit` with additional checks of the data.
 
-        Warns once if the student, in inference mode, is further from its teacher after an
-        epoch than it was before the first, where it began near it. That is measured on up
-        to 256 examples of `validation_data` or `x`, if they are arrays or a data set that
-        can be read twice: no generator, and none that shuffles, caches or draws numbers.
+        Warns once if the student starts close to its teacher but, in inference mode, is
+        further from it after an epoch than before training. This is measured on up to 256
+        examples of `validation_data` or `x`, if these are arrays or a data set that can be
+        read twice: not a generator, nor a data set that shuffles, caches or draws random
+        numbers.
 
         Raises:
-            ValueError: for no data at all, labels outside the classes, a student with
-                nothing to train, or a ModelCheckpoint whose file could not be loaded again.
+            ValueError: for empty data, labels outside the classes, a student without
+                trainable weights, or a ModelCheckpoint whose file could not be loaded.
         """
         validation.check_trainable(self.student)
         self._check_data(x, y, kwargs.get("sample_weight"))
         held_out = kwargs.get("validation_data", args[5] if len(args) > 5 else None)
         if isinstance(held_out, (list, tuple)) and len(held_out) > 1:
-            # Keras converts these before `evaluate` sees them.
+            # Checked here, since Keras converts them before it calls `evaluate`.
             targets.check(held_out[1], None, getattr(self, "loss", None))
         known_faults.warn_of_overflow(self.student)
         self.check_checkpoints(kwargs.get("callbacks", args[3] if len(args) > 3 else None))
-        if self._riding_teacher is not None and not _is_one(self.student_loss_weight):
-            validation.check_riding(self._riding_teacher, x)
+        if self._precomputed_teacher is not None and not _is_one(self.student_loss_weight):
+            validation.check_precomputed(self._precomputed_teacher, x)
         args, kwargs = drift.watched(self, (x, y, *args), kwargs)
         return super().fit(*args, **kwargs)
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.evaluate`, after a look at the data. Changes no weight."""
+    def evaluate(
+        self, x: Data | None = None, y: Structure | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """`keras.Model.evaluate` with additional checks of the data. Changes no weight."""
         self._check_data(x, y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, *args, **kwargs)
 
@@ -279,34 +291,34 @@ class Distiller(Saving):
         shape = self._student_feature_extractor.static_shape(FINAL)
         classes, loss = shape[-1] if shape else None, getattr(self, "loss", None)
         validation.check_fit_data(x, y, sample_weight, classes, loss)
-        runs = self._riding_teacher is None and not _is_one(self.student_loss_weight)
+        runs = self._precomputed_teacher is None and not _is_one(self.student_loss_weight)
         if runs and not self._teacher_seen:
             forward = self._teacher_feature_extractor
             validation.check_float16(as_list(self._teacher), forward, x)
             self._set_untracked("_teacher_seen", True)
         output_kinds.decide(self, x)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
-        """One step: teacher outside the tape, student once inside it."""
+    def train_step(self, data: Structure) -> dict[str, Any]:
+        """One training step: the teacher runs outside the gradient tape, the student inside."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, stored = split(x)
         taught = self._teach(x, stored)
         with tf.GradientTape() as tape:
             outputs = self._student_feature_extractor(x, training=True)
             loss = self._objective(x, y, sample_weight, outputs, taught)
-        self.built = True  # the student is, now; this method is traced once
+        self.built = True  # the first call has built the student
         self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
         return self.compute_metrics(x, y, outputs[FINAL], sample_weight)
 
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """The same losses with `training=False`; nothing changes but metrics.
+    def test_step(self, data: Structure) -> dict[str, Any]:
+        """The losses with `training=False`; only metrics are updated.
 
-        With a cache as teacher, and data without its outputs: the student's loss alone.
+        With a cache as teacher and data without its outputs, the student's loss alone.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, stored = split(x)
         outputs = self._student_feature_extractor(x, training=False)
-        if stored is None and self._riding_teacher is not None:
+        if stored is None and self._precomputed_teacher is not None:
             self._objective(x, y, sample_weight, outputs, None)
             logs = self.compute_metrics(x, y, outputs[FINAL], sample_weight)
             unknown = (self.distillation_loss_tracker, *self._term_trackers)
@@ -315,20 +327,22 @@ class Distiller(Saving):
         self._objective(x, y, sample_weight, outputs, self._teach(x, stored))
         return self.compute_metrics(x, y, outputs[FINAL], sample_weight)
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any]:
-        """Updates the metrics of `compile` (where there are labels); returns all logs."""
+    def compute_metrics(
+        self, x: Structure, y: Structure | None, y_pred: Structure, sample_weight: Structure | None
+    ) -> dict[str, Any]:
+        """Updates the metrics of `compile`, if there are labels; returns all logs."""
         container = self.compiled_metrics
         chosen = tf.nest.flatten([container._user_metrics, container._user_weighted_metrics])
-        # Without metrics the targets need not have the structure of the outputs.
+        # Targets need the structure of the outputs only if there are metrics.
         if y is not None and any(metric is not None for metric in chosen):
             y = self._ranks(y, y_pred, getattr(self, "loss", None))
             container.update_state(y, y_pred, sample_weight)
         return self.get_metrics_result()
 
     def get_metrics_result(self) -> dict[str, Any]:
-        """All logs; in a step on several replicas the own means come by one all-reduce.
+        """All logs; on several replicas the Distiller's means share one all-reduce.
 
-        Keras makes two for each mean, and each is a round over all workers.
+        Keras does two per mean, each a round of communication between all workers.
         """
         if not replicas.can_merge():
             return super().get_metrics_result()
@@ -345,16 +359,16 @@ class Distiller(Saving):
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Structure | None = None,
+        y: Structure | None = None,
+        y_pred: Structure | None = None,
+        sample_weight: Structure | None = None,
         training: bool = True,
-    ) -> Any:
-        """Runs both models on x and returns what a step would minimise.
+    ) -> tf.Tensor:
+        """Runs both models on x and returns the loss that a step would minimize.
 
-        `y_pred` is accepted for the sake of Keras's signature; the student runs
-        here, since losses on layers need what it computes on the way.
+        `y_pred` is ignored and only there for Keras's signature: losses on features need
+        the outputs of the student's layers, so the student runs here.
         """
         x, y, sample_weight = (_tensors(value) for value in (x, y, sample_weight))
         x, stored = split(x)
@@ -362,7 +376,7 @@ class Distiller(Saving):
         return self._objective(x, y, sample_weight, outputs, self._teach(x, stored))
 
     def _teach(self, x: Any, stored: Any) -> Any:
-        """The teachers' outputs, or None where they weigh nothing.
+        """The teachers' outputs, or None if their weight is 0.
 
         Args:
             x: inputs of the student.
@@ -370,14 +384,14 @@ class Distiller(Saving):
         """
         if _is_one(self.student_loss_weight):
             return None
-        if self._riding_teacher is None:
+        if self._precomputed_teacher is None:
             return self._teacher_feature_extractor(x)
         if stored is None:
-            validation.check_riding(self._riding_teacher, x)
+            validation.check_precomputed(self._precomputed_teacher, x)
         return self._teacher_feature_extractor(stored)
 
     def _objective(self, x, y, sample_weight, outputs, taught):
-        """This replica's share of the loss; the trackers see the local mean."""
+        """This replica's share of the loss; the trackers are updated with the local mean."""
         output_kinds.decide(self, x, in_step=True)
         size = tf.cast(tf.shape(tf.nest.flatten(outputs[FINAL])[0])[0], tf.float32)
         share = replicas.share_of_batch(size)
@@ -390,15 +404,15 @@ class Distiller(Saving):
             known = self._known(y, sample_weight, outputs[FINAL], step, shared)
             distillation_loss = self._distillation(taught, outputs, known, share, size)
         total = distillation_loss
-        if taught is None and self._riding_teacher is not None:
+        if taught is None and self._precomputed_teacher is not None:
             total = student_loss
         elif not _is_zero(self.student_loss_weight):
             weight = schedules.value_at(self.student_loss_weight, step)
             total = weight * student_loss + (1.0 - weight) * distillation_loss
         loss = total
         if self.losses:
-            # Kernels have one penalty, activities the mean of the local batch:
-            # both add up to what one replica has.
+            # A kernel's penalty is the same on all replicas, that of activities a mean over
+            # the local batch: weighted by `share`, both sum to the value of one replica.
             loss += tf.add_n([tf.cast(value, tf.float32) for value in self.losses]) * share
         for tracker, value in (
             (self.student_loss_tracker, student_loss),
@@ -409,8 +423,8 @@ class Distiller(Saving):
             tracker.update_state(tf.math.divide_no_nan(value, share), sample_weight=size)
         return loss
 
-    def _step(self) -> Any:
-        """Steps that the optimizer has made: what every schedule is a function of."""
+    def _step(self) -> tf.Tensor:
+        """The optimizer's step count, the argument of every schedule."""
         if getattr(self, "optimizer", None) is None:
             return tf.constant(0, tf.int64)
         return tf.convert_to_tensor(self.optimizer.iterations)
@@ -431,7 +445,7 @@ class Distiller(Saving):
         )
 
     def _known(self, y, sample_weight, y_pred, step, shared):
-        """What a distillation loss may ask for, in the structure of the student's outputs."""
+        """Optional arguments of distillation losses, in the structure of the student's outputs."""
         conform = self.compiled_loss._conform_to_outputs
         y = conform(y_pred, y) if tf.nest.is_nested(y) else y
         sample_weight = (
@@ -440,7 +454,7 @@ class Distiller(Saving):
         return {"y": y, "sample_weight": sample_weight, "step": step, "shared": shared}
 
     def _distillation(self, taught, outputs, known, share, size):
-        """Σ wᵢ · KDᵢ, this replica's share of it."""
+        """This replica's share of Σ wᵢ · KDᵢ."""
         result, agreement_from = tf.constant(0.0), self._agreement_term()
         for index, term in enumerate(self._terms):
             teacher, student = term.pair(*taught, outputs)
@@ -455,14 +469,14 @@ class Distiller(Saving):
         return result
 
     def _agreement_term(self) -> Term | None:
-        """The term whose scores tell whether both models choose the same class."""
+        """The first term on class scores, from which the agreement is computed."""
         return next((term for term in self._terms if term.on_scores), None)
 
     def scheduled_values(self, step: int | None = None) -> dict[str, float]:
-        """Every weight and temperature at a step, as numbers.
+        """Values of all scheduled weights and temperatures at a step.
 
         Args:
-            step: the optimizer's step; now by default.
+            step: the optimizer's step; default: the current one.
 
         Returns:
             {"student_loss_weight": w, "weight/<loss>": wᵢ, "temperature/<loss>": T}.
@@ -478,7 +492,7 @@ class Distiller(Saving):
 
 
 def _tensors(values: Any) -> Any:
-    """Arrays as tensors, however nested; None stays None."""
+    """Converts a nested structure of arrays to tensors; None stays None."""
     return tf.nest.map_structure(lambda v: None if v is None else tf.convert_to_tensor(v), values)
 
 

@@ -1,17 +1,15 @@
-"""Says when a student is further from its teacher after an epoch than before the first.
+"""Drift warning: detects that training moves a student away from its teacher.
 
-A trained student that is distilled on a few hundred images can lose what it knew while
-the logs get better: they are taken in training mode, with statistics of the batch, and
-what is lost shows in inference, with moving statistics that have followed few images.
-So teacher and student are compared in inference mode, on a small sample that is read
-once, before training.
+A trained student that is distilled on a few hundred images can get worse while its
+training logs improve: these use batch statistics, whereas inference uses the moving
+statistics of batch normalization, which then follow few images. So teacher and student
+are compared in inference mode, on a small sample that is read once before training.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,33 +17,37 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd import checks
 from tfkd.distillation.sample import is_repeatable
 from tfkd.distillation.terms import sigmoids
 from tfkd.losses.base import mask_of
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import split
+from tfkd.types import Structure
 
 EXAMPLES, FEWEST, BATCH = 256, 32, 64
-BYTES = 64 << 20
-# A student that begins further off than this, 1 being no better than chance, has nothing to lose.
+BYTES = 64 << 20  # largest sample kept in memory, 64 MiB
+# Only students that start closer than this are watched; at 1 they are no better than chance.
 _NEAR = 0.5
+# Smallest loss of agreement, or increase of the relative distance, that is warned of.
 _MARGIN = 0.02
 
 
 class Distance(NamedTuple):
-    """How far a student is from its teacher.
+    """Distance of a student from its teacher.
 
     Attributes:
-        relative: divergence from the teacher's scores, over that of equal scores for all
-            classes; of other outputs the squared error over the teacher's variance.
-        agreement: share of examples on which both choose the same class, or None.
+        relative: KL divergence from the teacher's distribution, divided by that of the
+            uniform distribution; for other outputs the squared error divided by the
+            teacher's variance.
+        agreement: fraction of examples for which both predict the same class, or None.
     """
 
     relative: float
     agreement: float | None
 
     def is_beyond(self, start: Distance, count: int) -> bool:
-        """Whether this is further than `start`, by more than single examples."""
+        """Whether this is significantly further than `start`: by more than a few examples."""
         if self.agreement is None or start.agreement is None:
             return self.relative > max(start.relative + _MARGIN, 1.25 * start.relative)
         lost = start.agreement - self.agreement
@@ -53,41 +55,41 @@ class Distance(NamedTuple):
 
 
 class Watch(keras.callbacks.Callback):
-    """Compares the two before training, and after some epochs until it has warned.
+    """Measures the distance before training and after some epochs, and warns at most once.
 
     Args:
         owner: the Distiller.
-        sample: inputs as its steps take them, with the outputs of a cached teacher.
+        sample: inputs of its steps, with the outputs of a precomputed teacher.
     """
 
-    def __init__(self, owner: Any, sample: Any):
+    def __init__(self, owner: Any, sample: Structure):
         super().__init__()
         self._owner, self._sample = owner, sample
         self._taught: list[Any] = []
         self._start: Distance | None = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Where the student begins."""
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Measures the initial distance."""
         start = self._measure()
         if start is not None and start.relative < _NEAR:
             self._start = start
         else:
             self._sample, self._taught = None, []
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """After the first four epochs, 8, 16, 32 ..., and the last one."""
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Measures after epochs 1 to 4, 8, 16, 32, ... and the last one."""
         number = epoch + 1
         last = number == (self.params or {}).get("epochs")
         if self._start is None or not (number <= 4 or last or number & (number - 1) == 0):
             return
         now, count = self._measure(), len(tf.nest.flatten(self._sample)[0])
         if now is not None and now.is_beyond(self._start, count):
-            self._owner._set_untracked("_said_distance", True)
+            self._owner._set_untracked("_drift_warned", True)
             _warn(self._start, now, number)
             self._start = None
 
     def _measure(self) -> Distance | None:
-        """None where it can't be told; a check must not end a training."""
+        """The current distance; None if it fails, since a check must not abort training."""
         try:
             with _unchanged(self._owner):
                 return _distance(self._owner, self._batches())
@@ -95,7 +97,7 @@ class Watch(keras.callbacks.Callback):
             return None
 
     def _batches(self) -> Iterator[tuple[Any, Any]]:
-        """Inputs, and what the teachers say of them, which does not change."""
+        """Batches of inputs with the teachers' outputs, which are computed only once."""
         count = len(tf.nest.flatten(self._sample)[0])
         for number, first in enumerate(range(0, count, BATCH)):
             part = slice(first, first + BATCH)
@@ -107,7 +109,7 @@ class Watch(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def _unchanged(owner: Any) -> Iterator[None]:
-    """Puts back what layers that count or draw numbers note when they are called."""
+    """Restores non-trainable variables, such as counters and seeds, that a call changes."""
     models = [owner.student, *as_list(owner.teacher)]
     noted = [
         (variable, variable.numpy())
@@ -126,20 +128,20 @@ def _unchanged(owner: Any) -> Iterator[None]:
 def watched(
     owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of `fit` with a `Watch` among the callbacks, where there is a sample."""
+    """The arguments of `fit` with a `Watch` added to the callbacks, if a sample can be read."""
     strategy = owner.distribute_strategy.extended
-    if getattr(owner, "_said_distance", False) or strategy._in_multi_worker_mode():
+    if getattr(owner, "_drift_warned", False) or strategy._in_multi_worker_mode():
         return args, kwargs
     bound = inspect.signature(keras.Model.fit).bind(owner, *args, **kwargs)
     given = bound.arguments
     callbacks = given.get("callbacks") or []
     callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
-    # Filters that decay take the student away from its teacher on purpose.
+    # Filter decay moves the student away from its teacher on purpose.
     odd = (keras.callbacks.CallbackList,)
     if any(isinstance(c, odd) or getattr(c, "changes_weights", False) for c in callbacks):
         return args, kwargs
     for data in (given.get("validation_data"), (given.get("x"), None)):
-        sample = _sample(data, owner._riding_teacher is not None)
+        sample = _sample(data, owner._precomputed_teacher is not None)
         if sample is not None:
             given["callbacks"] = [*callbacks, Watch(owner, sample)]
             return bound.args[1:], bound.kwargs
@@ -147,11 +149,11 @@ def watched(
 
 
 def _sample(data: Any, stored: bool) -> Any:
-    """Some inputs of arrays or of a data set that can be read twice; None if they can't be had.
+    """A sample of inputs from arrays or a data set that can be read twice, else None.
 
     Args:
         data: (x, ...) or a data set, as `fit` takes validation data.
-        stored: they must come with the outputs of a teacher.
+        stored: whether the inputs must come with the outputs of a precomputed teacher.
     """
     x = data[0] if isinstance(data, (tuple, list)) and data else data
     if isinstance(x, tf.data.Dataset):
@@ -196,7 +198,7 @@ def _inputs(batch: Any) -> Any:
 
 
 def _distance(owner: Any, batches: Iterator[tuple[Any, Any]]) -> Distance | None:
-    """Over all batches, from the term on class scores, or that on final outputs."""
+    """Distance over all batches, by the first term on class scores or else on final outputs."""
     terms = [term for term in owner._terms if term.on_scores] or [
         term
         for term in owner._terms
@@ -234,7 +236,7 @@ def _distance(owner: Any, batches: Iterator[tuple[Any, Any]]) -> Distance | None
 
 
 def _divergences(teacher: Any, student: Any, is_sigmoid: bool) -> np.ndarray:
-    """(from the student, from equal scores) of the teacher, summed."""
+    """Sums of KL(teacher ‖ student) and KL(teacher ‖ uniform)."""
     mask = mask_of(student)
     t, s = (tf.cast(z, tf.float64) for z in (teacher, student))
     if is_sigmoid:
@@ -250,7 +252,7 @@ def _divergences(teacher: Any, student: Any, is_sigmoid: bool) -> np.ndarray:
 
 
 def _error(teachers: list[list[Any]], students: list[list[Any]]) -> float:
-    """Squared error over the teacher's variance, the mean of all outputs."""
+    """Squared error divided by the teacher's variance, averaged over the outputs."""
     shares = []
     for theirs, mine in zip(zip(*teachers, strict=True), zip(*students, strict=True), strict=True):
         t, s = (np.concatenate(each).astype(np.float64) for each in (theirs, mine))
@@ -265,14 +267,13 @@ def _warn(start: Distance, now: Distance, epochs: int) -> None:
     else:
         shown = f"it agrees on {100 * now.agreement:.1f} % of a sample, and did on "
         shown += f"{100 * start.agreement:.1f} %"
-    warnings.warn(
+    checks.warn(
         f"Distiller: in inference mode the student is further from its teacher after {epochs} "
         f"epoch{'' if epochs == 1 else 's'} than it was before the first: {shown}. (`agreement` "
-        "in the logs of training is taken in training mode.) Where it was trained on more data "
-        "than these, the moving statistics of its batch normalizations follow the few images: "
+        "in the training logs is computed in training mode.) If the student was trained on more "
+        "data than this, its batch-normalization statistics now follow the few images: "
         "freeze them (`layer.trainable = False` for each BatchNormalization before compile; "
-        "tfkd.quantization.quantize does it unless freeze_batch_norm=False), and take a lower "
-        "learning rate, such as Adam(1e-5). A student that is to learn something else from its "
-        "labels may well leave its teacher.",
-        stacklevel=2,
+        "tfkd.quantization.quantize does it unless freeze_batch_norm=False), and use a lower "
+        "learning rate, such as Adam(1e-5). Ignore this if the student is meant to learn "
+        "something else from its labels."
     )

@@ -1,4 +1,4 @@
-"""What teacher and student return, logits or probabilities: decided once for a Distiller."""
+"""Decides, once per Distiller, whether teacher and student return logits or probabilities."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from tfkd.losses.logits import BINARY, LogitsDistillation, is_a
 from tfkd.losses.wrapped import per_output
 from tfkd.teachers import output_kinds
 from tfkd.teachers.precomputed import PROBABILITY
+from tfkd.types import Data, Structure
 
 _STORED = {"Softmax": "softmax", PROBABILITY: "softmax", "Sigmoid": "sigmoid", None: "logits"}
 
 
 @tf.autograph.experimental.do_not_convert
-def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
-    """Settles for each term what the outputs are that it compares, if that is not done.
+def decide(distiller: Any, x: Data, in_step: bool = False) -> None:
+    """Determines for each term the kinds of the outputs that it compares, once.
 
     Args:
-        distiller: a Distiller. One whose models have no weights yet is left for its first
-            step.
-        x: the data of `fit`, or a batch, of which the first examples are taken; or what has
-            the form of a batch (a data set, symbolic tensors): then inputs are made up.
-        in_step: x is a batch; there is no later chance.
+        distiller: a Distiller. If its models are not built yet, the decision is left to the
+            first step.
+        x: the data of `fit`, or a batch, whose first examples are used; or a data set or
+            symbolic tensors, for which random inputs of their shape are used.
+        in_step: x is the batch of a step, so the decision cannot be postponed.
     """
     terms = [term for term in distiller._terms if term.on_scores]
     on_labels = _expected_errors(distiller)
     if distiller._decided or not (terms or any(on_labels)):
         return
     student, teachers = distiller.student, distiller._teacher_feature_extractor
-    riding = distiller._riding_teacher
-    models = [student, *([] if riding else [taps.model for taps in teachers.taps])]
+    precomputed = distiller._precomputed_teacher
+    models = [student, *([] if precomputed else [taps.model for taps in teachers.taps])]
     if not all(getattr(model, "built", True) for model in models):
         return
     with tf.init_scope():
@@ -51,7 +52,7 @@ def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
     with tf.init_scope():
         mine = output_kinds.look(student, lambda x: student(x, training=False), sample)
         theirs = []
-        if terms and not riding:
+        if terms and not precomputed:
             runs = [teachers.runner(number) for number in range(len(teachers.taps))]
             theirs = [output_kinds.look(*one, sample) for one in zip(models[1:], runs, strict=True)]
     _settle(distiller, terms, mine, theirs)
@@ -60,10 +61,10 @@ def decide(distiller: Any, x: Any, in_step: bool = False) -> None:
 def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> None:
     if mine is None:
         return
-    riding, from_logits = distiller._riding_teacher, _said(distiller, mine)
+    precomputed, from_logits = distiller._precomputed_teacher, _expects_logits(distiller, mine)
     each = {}
     for term in terms:
-        # Terms that read the outputs alike share what was settled, and warn once.
+        # Terms that read the outputs in the same way share the result, and warn once.
         wants = tuple(wants_of(term.loss, mine))
         if wants not in each:
             many = len(theirs) > 1
@@ -73,8 +74,8 @@ def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> 
                 [output_kinds.settle(s, one, wants) for s, one in zip(sides, theirs, strict=True)],
             )
         term.student_kinds, term.teacher_kinds = each[wants]
-        if riding is not None:
-            term.teacher_kinds = _stored(riding.layout)
+        if precomputed is not None:
+            term.teacher_kinds = _stored(precomputed.layout)
     sizes = output_kinds.by_size(mine)
     asked = _expected_errors(distiller, len(sizes))
     wants = tuple(size if there else None for size, there in zip(sizes, asked, strict=True))
@@ -88,8 +89,8 @@ def _covers(key: tuple[Any, ...], wants: tuple[Any, ...]) -> bool:
     return all(b is None or a == b for a, b in zip(key, wants, strict=True))
 
 
-def wants_of(loss: Any, outputs: Any) -> list[str | None]:
-    """How a loss on class scores reads each output: "softmax", "sigmoid", or not at all."""
+def wants_of(loss: Any, outputs: Structure) -> list[str | None]:
+    """How a loss on class scores reads each output: "softmax", "sigmoid", or None if unused."""
     flat = tf.nest.flatten(outputs)
     if isinstance(loss, LogitsDistillation):
         kinds = tf.nest.flatten(per_output(loss.loss, outputs))
@@ -105,20 +106,20 @@ def wants_of(loss: Any, outputs: Any) -> list[str | None]:
 
 
 def _stored(layout: Any) -> list[list[str | None]]:
-    """What the finals of each teacher are whose outputs ride along."""
+    """Kinds of the stored final outputs of each precomputed teacher."""
     return [
         [_STORED[layout.finals[leaf].squash] for leaf in tf.nest.flatten(part)]
         for part in layout.structure
     ]
 
 
-def _said(distiller: Any, outputs: Any) -> list[bool | None]:
-    """For each output, whether the loss given to `compile` takes it for logits, if it says."""
+def _expects_logits(distiller: Any, outputs: Any) -> list[bool | None]:
+    """For each output, whether the loss given to `compile` expects logits; None: unknown."""
     return [_takes_logits(loss) for loss in _losses(distiller, len(tf.nest.flatten(outputs)))]
 
 
 def _losses(distiller: Any, count: int) -> list[Any]:
-    """The losses on labels, one an output."""
+    """The losses on labels, one per output."""
     losses = getattr(distiller, "loss", None)
     names = getattr(distiller.student, "output_names", None)
     if isinstance(losses, dict) and names and set(losses) <= set(names) and len(names) == count:
@@ -142,8 +143,8 @@ def _expected_errors(distiller: Any, count: int = 0) -> list[bool]:
     return [isinstance(loss, ExpectedErrorLoss) for loss in losses]
 
 
-def mark(distiller: Any, y_pred: Any) -> None:
-    """Tells losses on the labels that read scores what the student's outputs are."""
+def mark(distiller: Any, y_pred: Structure) -> None:
+    """Marks the student's outputs with their kinds, for losses on the labels that need them."""
     if distiller._label_kinds is not None:
         for tensor, kind in zip(tf.nest.flatten(y_pred), distiller._label_kinds, strict=True):
             note(tensor, kind)

@@ -1,4 +1,4 @@
-"""The trained map between a student's features and a teacher's."""
+"""Projectors: trained regressors from student features to teacher features (hints)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from tfkd.losses.features import common_size, resize_to
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class Projector(keras.layers.Layer):
-    """Brings student features to the teacher's width, and both to one size.
+    """Projects student features to the teacher's channels, and resizes both to one size.
 
-    Width: a linear map of the channels (a 1×1 convolution, for features of any
-    rank), made only where widths differ unless `mode` is "always". Size: the
-    larger of the two is brought down to the smaller. Arithmetic is in float32.
+    Channels: a linear map (a 1×1 convolution, for features of any rank), created only
+    if the channels differ unless `mode` is "always". Size: the larger of the two is
+    reduced to the smaller. Computes in float32.
+
+    Reference: Romero et al. 2015, "FitNets", https://arxiv.org/abs/1412.6550
 
     Args:
         mode: "auto" or "always".
         layer: a Keras layer to use in place of the linear map, or None.
     """
 
-    def __init__(self, mode: str = "auto", layer: Any = None, **kwargs: Any):
+    def __init__(self, mode: str = "auto", layer: keras.layers.Layer | None = None, **kwargs: Any):
         super().__init__(dtype="float32", **kwargs)
         self.supports_masking = True
         self.mode = mode
@@ -30,11 +32,11 @@ class Projector(keras.layers.Layer):
         self.shapes: list[list[int | None]] | None = None
 
     def build(self, input_shape):
-        """Makes the map for [teacher shape, student shape], batch axis included."""
+        """Creates the weights for [teacher shape, student shape], batch axis included."""
         teacher, student = (list(shape) for shape in input_shape)
         if len(teacher) != len(student):
             raise ValueError(
-                "features of teacher and student must have one rank to be compared: the "
+                "features of teacher and student must have the same rank: the "
                 f"teacher's shape is {tuple(teacher)}, the student's {tuple(student)}. Name "
                 "layers of one kind, both before or both after pooling."
             )
@@ -42,16 +44,16 @@ class Projector(keras.layers.Layer):
             self.layer = keras.layers.Dense(teacher[-1], dtype="float32", name="linear")
         if self.layer is not None and not self.layer.built:
             self.layer.build(student)
-        # Past Keras's tracking: shapes are no state of a checkpoint.
+        # Bypasses Keras's tracking: shapes are not part of a checkpoint.
         object.__setattr__(self, "shapes", [teacher, student])
         super().build(input_shape)
 
     def compute_mask(self, inputs, mask=None):
-        """None: whether a mask still fits is for the caller to say."""
+        """None: the caller decides whether the mask still applies to the resized features."""
         return None
 
     def call(self, inputs):
-        """[teacher features, student features] → both in one shape."""
+        """[teacher features, student features] → both with the same shape."""
         teacher, student = inputs
         if len(teacher.shape) > 2 and teacher.shape[1:-1] != student.shape[1:-1]:
             size = common_size(teacher, student)

@@ -1,4 +1,4 @@
-"""Whether a data set can be read once more without anybody noticing."""
+"""Repeatability of `tf.data` pipelines: whether reading one again has side effects."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import tensorflow as tf
 
-# What only arranges the elements of its input, or makes them from constants.
+# Data sets that only rearrange the elements of their input, or make them from constants.
 _PURE = re.compile(
     r"_?(Parallel)?(TensorSlice|Tensor|Range|Map|FlatMap|Batch|PaddedBatch|Prefetch|Take|Skip|"
     r"Repeat|Zip|Concatenate|Options|AssertCardinality|Enumerate|Shard|Rebatch|Filter|Unbatch)"
     r"(Dataset)?(V\d)?"
 )
-# Elements that a shuffle may read before it gives the first one.
+# Largest buffer of a shuffle, which is filled before the first element is returned.
 _BUFFER = 4096
-# They hand out something else each time, or change what others read.
+# Operations that return something else each time, or have side effects.
 _IMPURE = re.compile(
     r"(Eager)?PyFunc|GeneratorDataset.*|.*Shuffle.*Dataset.*|Random\w*|Stateful\w*|"
     r"TruncatedNormal|ParameterizedTruncatedNormal|Multinomial|Rng\w*|Assign\w*|.*Cache.*|"
@@ -25,14 +25,14 @@ _IMPURE = re.compile(
 
 
 def is_repeatable(dataset: tf.data.Dataset) -> bool:
-    """True if another iterator over a data set changes nothing for those of its owner.
+    """True if an additional iterator over a data set does not affect later iterators.
 
-    Not where it shuffles by a seed and anew each time (a counter moves on) or in a large
-    buffer, reads a generator (which may end), caches, draws random numbers with a state
-    or calls Python.
+    False for seeded shuffling that changes each time (its counter would advance) or has a
+    large buffer, generators (which may be exhausted), caching, stateful random numbers,
+    and Python functions.
 
     Args:
-        dataset: any; it is looked at, not read.
+        dataset: any data set; its pipeline is inspected, no element is read.
     """
     todo = [dataset]
     while todo:
@@ -47,7 +47,7 @@ def is_repeatable(dataset: tf.data.Dataset) -> bool:
 
 
 def _shuffles_harmlessly(dataset: Any) -> bool:
-    """A small shuffle in an order that is the same each time, or that no seed tells."""
+    """Whether a shuffle has a small buffer, and an order that is fixed or has no seed."""
     if type(dataset).__name__ != "_ShuffleDataset" or int(dataset._buffer_size) > _BUFFER:
         return False
     unseeded = int(dataset._seed) == int(dataset._seed2) == 0
@@ -55,7 +55,7 @@ def _shuffles_harmlessly(dataset: Any) -> bool:
 
 
 def _operations(dataset: Any) -> Iterator[str]:
-    """Types of the operations in the functions that a data set maps."""
+    """Types of the operations in the functions of a data set, such as that of `map`."""
     for value in vars(dataset).values():
         graph = getattr(getattr(value, "function", None), "graph", None)
         if graph is None:

@@ -1,9 +1,8 @@
-"""What a Distiller writes to files and reads back.
+"""Saving and loading of Distillers: `.keras` files, weight files and checkpoints.
 
-A `.keras` file holds both models: it can be loaded anywhere and goes on
-training. The teacher is in it as a function: what it was once compiled and trained
-with is left out. Weights files and checkpoints hold what training changes, so the
-frozen teacher is left out of them.
+A `.keras` file holds both models, so that training can be resumed from it; the
+teacher is saved without its optimizer and compile settings. Weight files and
+checkpoints hold only what training changes, which excludes the frozen teacher.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from tfkd import checks, schedules
 from tfkd.networks import layer_state
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.forward import as_list
-from tfkd.teachers.precomputed import RidingTeacher
+from tfkd.teachers.precomputed import PrecomputedTeacher
 
 
 class Saving(keras.Model):
@@ -28,25 +27,29 @@ class Saving(keras.Model):
     _hide_teacher = False
 
     def save(
-        self, filepath: Any, overwrite: bool = True, save_format: Any = None, **kwargs: Any
+        self,
+        filepath: str | os.PathLike[str],
+        overwrite: bool = True,
+        save_format: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        """`keras.Model.save` to a `.keras` file, without what the teacher was trained with.
+        """`keras.Model.save` to a `.keras` file, without the teacher's optimizer.
 
         Raises:
             ValueError: if the file could not be loaded again: a model is quantized, a
-                teacher is not a tf_keras model, or it is no `.keras` file.
+                teacher is not a tf_keras model, or the path does not end in `.keras`.
         """
         self._check_whole_file(filepath, save_format)
         with _uncompiled(self._compiled_for_nothing()):
             super().save(filepath, overwrite, save_format, **kwargs)
 
     def _compiled_for_nothing(self) -> list[keras.Model]:
-        """Models whose optimizer has no place in a file: the Distiller's own goes on."""
+        """Models whose optimizers are not saved: training resumes with the Distiller's own."""
         teachers = [model for one in as_list(self.teacher) for model in _models_in(one)]
         return teachers + [model for model in _models_in(self.student) if _is_stale(model)]
 
     def check_checkpoints(self, callbacks: Any) -> None:
-        """Looks, before training, whether what callbacks will save can be loaded again.
+        """Checks, before training, that the files of checkpoint callbacks can be loaded.
 
         Args:
             callbacks: those of `fit`.
@@ -63,7 +66,7 @@ class Saving(keras.Model):
         if not path.endswith(".keras") or save_format not in (None, "keras"):
             raise ValueError(
                 f"`filepath`: expected a path that ends in .keras, received {path!r} for a whole "
-                "Distiller: read from another format it would not distil. Save to .keras, the "
+                "Distiller: loaded from another format it would not distil. Save to .keras, the "
                 "weights alone (save_weights, or save_weights_only=True), or distiller.student."
             )
         self._check_models(path)
@@ -89,7 +92,7 @@ class Saving(keras.Model):
                     "tfkd.quantization.save(distiller.student, path) and load(path) for the "
                     "quantized model."
                 )
-            if not isinstance(model, (keras.Model, RidingTeacher)):
+            if not isinstance(model, (keras.Model, PrecomputedTeacher)):
                 raise checks.value_error(
                     side,
                     "a tf_keras model or a TeacherCache, to be saved with the Distiller",
@@ -103,13 +106,13 @@ class Saving(keras.Model):
             return super().save_weights(*args, **kwargs)
 
     def load_weights(self, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.load_weights` of what `save_weights` wrote."""
+        """`keras.Model.load_weights` of a file written by `save_weights`."""
         with self._without_teacher():
             return super().load_weights(*args, **kwargs)
 
     @contextlib.contextmanager
     def _without_teacher(self):
-        """Keras saves what `dir` lists; a whole `.keras` file needs the teacher."""
+        """Hides the teacher from `dir`, by which Keras finds the objects to save."""
         self._hide_teacher = True
         try:
             yield
@@ -121,7 +124,7 @@ class Saving(keras.Model):
         return [name for name in super().__dir__() if name not in hidden]
 
     def get_config(self) -> dict[str, Any]:
-        """Both models, the losses and the weights, as JSON.
+        """Both models, the losses and their weights, as JSON values.
 
         Raises:
             ValueError: if a model is quantized, or a teacher is not a tf_keras model.
@@ -144,7 +147,9 @@ class Saving(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Saving:
         """Makes the Distiller that `get_config` described."""
 
         def read(item):
@@ -153,7 +158,7 @@ class Saving(keras.Model):
         config = dict(config)
         many = isinstance(config["teacher"], list)
         items = config["teacher"] if many else [config["teacher"]]
-        # Files of earlier versions say how the teacher was compiled.
+        # The teacher's optimizer is not needed: do not restore its compile settings.
         teachers = [read({**item, "compile_config": None}) for item in items]
         config["teacher"] = teachers if many else teachers[0]
         config["student"] = read(config["student"])
@@ -165,19 +170,19 @@ class Saving(keras.Model):
         return cls(**config)
 
     def get_build_config(self) -> dict[str, Any]:
-        """Shapes of the projectors' inputs."""
+        """Input shapes of the projectors."""
         return {"projectors": [projector.shapes for projector in self.projectors]}
 
     def build_from_config(self, config: dict[str, Any]) -> None:
-        """Makes the projectors' weights, so that a file's weights find their place."""
+        """Creates the projectors' weights before the weights are loaded."""
         for projector, shapes in zip(self.projectors, config["projectors"], strict=True):
             if shapes is not None and not projector.built:
                 projector.build(shapes)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles as the saved Distiller was, with the optimizer's variables made.
+        """Compiles as the saved Distiller was, and creates the optimizer's variables.
 
-        Keras leaves this out for a model with a `compile` of its own.
+        Keras does not do this for models that override `compile`.
         """
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and isinstance(self.optimizer, keras.optimizers.Optimizer):
@@ -185,19 +190,19 @@ class Saving(keras.Model):
 
 
 def _is_quantized(model: keras.Model) -> bool:
-    """Whether layers of tfmot, or tfkd's on top of them, are anywhere in it."""
+    """Whether a model contains quantization layers of tfmot or tfkd."""
     marks = ("check_calibrated", "quantize_config", "quantizer")
     return any(hasattr(layer, mark) for layer in flat_layers(model) for mark in marks)
 
 
 def _models_in(model: Any) -> list[keras.Model]:
-    """A model and those nested in it; none if it is something else."""
+    """A model and those nested in it; [] for anything but a Keras model."""
     layers = flat_layers(model) if isinstance(model, keras.Model) else ()
     return [layer for layer in layers if isinstance(layer, keras.Model)]
 
 
 def _is_stale(model: keras.Model) -> bool:
-    """Whether its optimizer knows other variables than are trained now: Keras can't read that."""
+    """Whether the optimizer was built for other variables, which Keras cannot load again."""
     optimizer: Any = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     known: Any = getattr(optimizer, "_index_dict", None)
@@ -208,7 +213,7 @@ def _is_stale(model: keras.Model) -> bool:
 
 @contextlib.contextmanager
 def _uncompiled(models: list[keras.Model]) -> Iterator[None]:
-    """Models as if they had never been compiled: Keras saves an optimizer where it sees one."""
+    """Temporarily removes the optimizers of models, so that Keras does not save them."""
     names = ("optimizer", "_is_compiled")
     kept = [(vars(m), {n: vars(m)[n] for n in names if n in vars(m)}) for m in models]
     try:

@@ -1,4 +1,4 @@
-"""Labels and sample weights as `fit` is given them: what they are made of, and their rank."""
+"""Checks of labels and sample weights: dtype, range of class numbers, rank."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import tensorflow as tf
 
 from tfkd.data.label_forms import check_numbers
 from tfkd.losses.joint import JointLoss
+from tfkd.types import Structure
 
 
-def check(y: Any, num_classes: int | None, loss: Any) -> None:
+def check(y: Structure | None, num_classes: int | None, loss: Any) -> None:
     """Checks labels before a step is traced.
 
     Args:
-        y: targets of `fit`, of any structure, arrays or tensors or their specs; or None.
-        num_classes: classes that the student scores, or None if not known.
+        y: targets of `fit`: nested arrays, tensors or tensor specs; or None.
+        num_classes: number of classes of the student, or None if not known.
         loss: the student's loss, as given to `compile`.
 
     Raises:
-        TypeError: for text, or objects, where the loss takes numbers.
+        TypeError: for text or objects where the loss takes numbers.
         ValueError: for labels outside [0, classes).
     """
     if isinstance(loss, JointLoss):
-        return  # reads what it knows of a dict
+        return  # reads the entries that it needs from a dict of targets
     losses = [one for one in tf.nest.flatten(loss) if one is not None]
     for leaf in tf.nest.flatten(y):
         check_numbers("y", leaf, text=all(map(takes_text, losses)))
@@ -32,14 +33,14 @@ def check(y: Any, num_classes: int | None, loss: Any) -> None:
         _check_range(np.asarray(y), num_classes, getattr(loss, "_fn_kwargs", {}))
 
 
-def check_weights(sample_weight: Any) -> None:
+def check_weights(sample_weight: Structure | None) -> None:
     """Raises TypeError for sample weights that are text or objects."""
     for leaf in tf.nest.flatten(sample_weight):
         check_numbers("sample_weight", leaf)
 
 
 def takes_text(loss: Any) -> bool:
-    """Whether a loss is a user's own, which may read text."""
+    """Whether a loss is user-defined, and so may take text."""
     of_keras = getattr(loss, "__module__", "").startswith("tf_keras")
     return not (isinstance(loss, str) or of_keras or _is_ours(loss))
 
@@ -49,7 +50,7 @@ def _is_ours(loss: Any) -> bool:
 
 
 def takes_class_numbers(loss: Any) -> bool:
-    """Whether a loss is one of Keras's on class numbers."""
+    """Whether a loss is one of Keras's sparse losses, which take class numbers."""
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
     return "sparse" in (name or "")
 
@@ -69,22 +70,22 @@ def _check_range(labels: np.ndarray, num_classes: int, options: dict[str, Any]) 
 
 
 class Ranks:
-    """Gives targets the rank that they had before, where the graph does not know it.
+    """Restores the static rank of targets where the graph has lost it.
 
-    Keras relaxes the shapes of a step where they change from one `fit` to the next: labels
-    (N,) and then (N, 1) are enough. Its losses and metrics ask for the rank. Where it was
-    never known, as in a generator without shapes, the loss and the outputs tell it.
+    Keras relaxes the shapes of a step that change from one `fit` to the next, such as labels
+    (N,) and then (N, 1), but its losses and metrics need the rank. If the rank was never
+    known, as for a generator without shapes, it is inferred from the loss and the outputs.
     """
 
     def __init__(self) -> None:
         self._known: dict[int, int] = {}
 
-    def __call__(self, y: Any, y_pred: Any, loss: Any) -> Any:
+    def __call__(self, y: Structure, y_pred: Structure, loss: Any) -> Structure:
         """Targets in the structure of `y`.
 
         Args:
             y: targets of a step.
-            y_pred: the outputs that they are held against.
+            y_pred: the outputs that they are compared with.
             loss: as given to `compile`, one or nested.
         """
         leaves, outputs = tf.nest.flatten(y), tf.nest.flatten(y_pred)
@@ -106,7 +107,7 @@ class Ranks:
             rank = self._known[place]
             shape = tf.concat([tf.shape(y), tf.ones([rank], tf.int32)], 0)[:rank]
         elif loss is None or takes_text(loss) or (_is_ours(loss) and y_pred.shape[-1] != 1):
-            return y  # a user's own reads what it is given, ours reads any rank
+            return y  # user-defined losses are left alone, and those of tfkd take any rank
         else:
             rank = y_pred.shape.rank - takes_class_numbers(loss)
             shape = tf.shape(y_pred)[:rank]

@@ -1,7 +1,7 @@
-"""The parts of a Distiller's loss: one term for each distillation loss, and the labels'.
+"""Terms of the Distiller's loss: one per distillation loss, and the loss on the labels.
 
-Each returns this replica's share of a mean over the global batch: the shares of
-all replicas add up to what one replica would compute on the whole batch.
+Each returns this replica's share of the mean over the global batch: the shares of
+all replicas sum to the value that one replica would compute on the whole batch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import mean_probability, mean_value, to_logits
 from tfkd.teachers.layout import TopK
 from tfkd.teachers.top_k import agreement, bucketed
+from tfkd.types import Structure
 
-# Names in logs that a loss may not take.
+# Log names that a loss must not use.
 _RESERVED = ("loss", "total_loss", "student_loss", "distillation_loss", "agreement")
 
 
 def unique_names(losses: list[DistillationLoss]) -> list[str]:
-    """Names of terms: a, a, b → a, a_1, b; loss → loss_1."""
+    """Distinct names of the terms in logs: a, a, b → a, a_1, b; loss → loss_1."""
     taken = list(_RESERVED)
     for loss in losses:
         fresh, count = loss.name, 0
@@ -44,14 +45,14 @@ def unique_names(losses: list[DistillationLoss]) -> list[str]:
 
 @dataclasses.dataclass
 class Term:
-    """A distillation loss in its place in a Distiller.
+    """A distillation loss as used in a Distiller.
 
     Attributes:
-        loss: what is compared, and how.
+        loss: the distillation loss.
         name: its name in logs, unique in the Distiller.
-        projector: the trained map of the student's features, or None.
-        student_kinds: what each output of the student is, one of `heads.KINDS`; None: nobody
-            has looked.
+        projector: the trained projection of the student's features, or None.
+        student_kinds: kind of each output of the student, one of `heads.KINDS`; None: not
+            determined.
         teacher_kinds: the same for each teacher.
     """
 
@@ -63,15 +64,15 @@ class Term:
 
     @property
     def on_scores(self) -> bool:
-        """Whether it compares the class scores at the end of both models."""
+        """Whether the loss compares the class scores of the models' final outputs."""
         loss = self.loss
         return loss.on_logits and not (loss.teacher_layer_name or loss.student_layer_name)
 
     def pair(self, finals: list[Any], features: dict[str, Any], outputs: dict[str, Any]) -> Any:
-        """What is compared: (teacher's, student's).
+        """The (teacher, student) tensors that the loss compares.
 
         Args:
-            finals: final outputs, one a teacher.
+            finals: final outputs, one per teacher.
             features: outputs of the teachers' layers, by name.
             outputs: the student's outputs, `taps.FINAL` and layers.
         """
@@ -97,28 +98,28 @@ class Term:
         return teacher, student
 
     def _best(self, teacher: TopK, student: Any) -> tuple[Any, Any]:
-        """Both over the teacher's best classes and one more, all others."""
+        """Both scores over the teacher's top-k classes and one bucket for all others."""
         mask = mask_of(student)
         teacher_z, student_z = bucketed(teacher, student, self.loss.temperature)  # type: ignore[attr-defined]
         if mask is not None:
             student_z._keras_mask = mask
-        # What agreement is told from.
+        # The agreement cannot be computed from the buckets.
         student_z._tfkd_agreement = agreement(teacher, student)
         return teacher_z, student_z
 
     def value(
-        self, teacher: Any, student: Any, known: dict[str, Any], share: Any
+        self, teacher: Structure, student: Structure, known: dict[str, Any], share: tf.Tensor
     ) -> tuple[Any, list[Any] | None]:
-        """This replica's share of the loss, and its elements where it has any.
+        """This replica's share of the loss, and the elements of an ElementwiseLoss.
 
         Args:
-            teacher, student: what `pair` returned.
+            teacher, student: the result of `pair`.
             known: y, sample_weight and step, for the loss.
-            share: this replica's part of the global batch.
+            share: this replica's fraction of the global batch.
         """
         loss = self.loss
         if tf.nest.is_nested(known["sample_weight"]) and loss.student_layer_name is not None:
-            # Weights of single outputs say nothing of a layer.
+            # Sample weights per output do not apply to features of a layer.
             known = {**known, "sample_weight": None}
         loss.validate_outputs(teacher, student)
         if type(loss).compute_loss is ElementwiseLoss.compute_loss:
@@ -139,9 +140,9 @@ class Term:
         return tf.where(share > 0.0, value, 0.0) * share, None
 
     def agreement(
-        self, teacher: Any, student: Any, parts: list[Any] | None
+        self, teacher: Structure, student: Structure, parts: list[Any] | None
     ) -> Iterator[tuple[Any, Any]]:
-        """For each output that is compared: where both models choose alike, and its mask."""
+        """For each compared output: 1 where both models predict the same class, and its mask."""
         triples = zip(
             tf.nest.flatten(teacher),
             tf.nest.flatten(student),
@@ -162,8 +163,8 @@ class Term:
             yield same, None if mask is None else tf.cast(mask, tf.float32)
 
 
-def sigmoids(loss: DistillationLoss, outputs: Any) -> list[bool]:
-    """For each output: whether its scores are sigmoids of their own, not one softmax."""
+def sigmoids(loss: DistillationLoss, outputs: Structure) -> list[bool]:
+    """For each output, whether its scores are independent sigmoids rather than a softmax."""
     flat = tf.nest.flatten(outputs)
     if isinstance(loss, LogitsDistillation):
         kinds = tf.nest.flatten(per_output(loss.loss, outputs))
@@ -172,31 +173,36 @@ def sigmoids(loss: DistillationLoss, outputs: Any) -> list[bool]:
 
 
 def shared_by(losses: list[DistillationLoss], container: Any, taught: Any) -> Shared:
-    """What the losses of one step share.
+    """Values shared by the losses of one step.
 
     Args:
         losses: the distillation losses.
         container: `compiled_loss` of the Distiller.
-        taught: what the teachers returned, or None; a joint loss on the labels may look at it.
+        taught: the teachers' outputs, or None; a joint loss on the labels may use them.
     """
     looks = isinstance(container, JointLoss) and taught is not None
     return Shared([*losses, container], mean_value(taught[0]) if looks else None)
 
 
 def loss_on_labels(
-    container: Any, y: Any, y_pred: Any, sample_weight: Any, share: Any, shared: Shared
-) -> Any:
+    container: Any,
+    y: Structure,
+    y_pred: Structure,
+    sample_weight: Structure | None,
+    share: tf.Tensor,
+    shared: Shared,
+) -> tf.Tensor:
     """The loss given to `compile`: this replica's share of it.
 
-    Keras divides every replica's own mean by the number of replicas, which is
-    not the mean over the global batch where batches or masks are uneven. The
-    weight of each output is where that is put right; its logs do not see it.
+    Keras divides each replica's mean by the number of replicas, which differs from
+    the mean over the global batch if batches or masks are uneven. This is corrected
+    in the weights of the outputs, which do not affect their logs.
 
     Args:
         container: `compiled_loss` of a Keras model.
-        y, y_pred, sample_weight: as Keras hands them on.
-        share: this replica's part of the global batch.
-        shared: what the losses of this step work out once.
+        y, y_pred, sample_weight: as Keras passes them.
+        share: this replica's fraction of the global batch.
+        shared: values shared by the losses of this step.
     """
     if isinstance(container, JointLoss):
         return container.share(y, y_pred, sample_weight, shared)

@@ -1,8 +1,7 @@
-"""What must hold between teacher, student, losses and data before a step runs."""
+"""Checks of teacher, student, losses and data before the first step of a Distiller."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import tensorflow as tf
@@ -16,16 +15,17 @@ from tfkd.networks.accept import ANY, check_model
 from tfkd.networks.layer_weights import FLOAT16_ENDS
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import computes_in_float16
-from tfkd.teachers.precomputed import RidingTeacher, split
+from tfkd.teachers.precomputed import PrecomputedTeacher, split
 from tfkd.teachers.top_k import check_top_k
+from tfkd.types import Data, Structure
 
 
 def check_losses(losses: Any, weights: Any) -> tuple[list[Any], list[Any]]:
-    """Accepts one loss or several, and a weight for each: two lists of one length.
+    """Accepts one or several losses and their weights; returns two lists of one length.
 
     Raises:
-        TypeError: for what is no DistillationLoss, or no weight.
-        ValueError: for no loss at all, weights of another number, NaN or negative.
+        TypeError: if a loss is not a DistillationLoss, or a weight not a number or schedule.
+        ValueError: if there is no loss, or weights are of the wrong number, NaN or negative.
     """
     if losses is None:
         raise ValueError(
@@ -51,14 +51,14 @@ def check_losses(losses: Any, weights: Any) -> tuple[list[Any], list[Any]]:
     return losses, [schedules.get(name, weight, checks.non_negative) for weight in weights]
 
 
-def riding(teachers: list[Any], losses: list[Any]) -> RidingTeacher | None:
-    """The teacher whose outputs come with the data, if it is one.
+def precomputed(teachers: list[Any], losses: list[Any]) -> PrecomputedTeacher | None:
+    """The precomputed teacher among the teachers, or None.
 
     Raises:
-        ValueError: if it stands beside others, or holds only the best scores and a loss
-            needs more.
+        ValueError: if there are other teachers, or it holds only the top-k scores and a
+            loss needs all of them.
     """
-    found = [teacher for teacher in teachers if isinstance(teacher, RidingTeacher)]
+    found = [teacher for teacher in teachers if isinstance(teacher, PrecomputedTeacher)]
     if not found:
         return None
     if len(teachers) > 1:
@@ -75,15 +75,15 @@ def riding(teachers: list[Any], losses: list[Any]) -> RidingTeacher | None:
     return found[0]
 
 
-def check_riding(teacher: RidingTeacher, x: Any) -> None:
-    """Raises ValueError for data that carry no outputs of the teacher."""
+def check_precomputed(teacher: PrecomputedTeacher, x: Data) -> None:
+    """Raises ValueError for data without the outputs of the precomputed teacher."""
     spec = getattr(x, "element_spec", None)
     if spec is not None:
         part = spec[0] if isinstance(spec, tuple) else spec
         if split(part)[1] is not None:
             return
     elif not tf.nest.is_nested(x) and not hasattr(x, "shape"):
-        return  # a generator or a creator of data sets: seen when it is traced
+        return  # a generator or a function that makes data sets: checked when traced
     raise ValueError(
         f"`x`: expected batches with the outputs of {teacher.where}, received "
         f"{checks.describe(x)} without. Pass {teacher.how}."
@@ -106,7 +106,7 @@ def check_student(student: Any) -> None:
         raise ValueError(str(error)) from None
 
 
-def check_apart(teachers: list[Any], student: Any) -> None:
+def check_apart(teachers: list[Any], student: keras.Model) -> None:
     """Raises ValueError if a teacher shares variables with the student."""
     mine = {id(v) for v in _variables(student)}
     for teacher in teachers:
@@ -118,22 +118,22 @@ def check_apart(teachers: list[Any], student: Any) -> None:
 
 
 def _variables(model: Any) -> list[Any]:
-    """The variables of a model, none if it has not been built."""
+    """The variables of a model; [] if it is not built."""
     try:
         return list(getattr(model, "variables", None) or ())
     except ValueError:
         return []
 
 
-_FIRST = 64
+_FIRST = 64  # examples on which float16 teachers are checked
 
 
 def check_float16(teachers: list[Any], forward: Any, x: Any) -> None:
-    """Raises ValueError if teachers in float16 leave its range on the first examples.
+    """Raises ValueError if float16 teachers overflow on the first examples.
 
     Args:
-        teachers: as passed.
-        forward: runs them, and returns all that the losses see.
+        teachers: as passed to the Distiller.
+        forward: runs them, and returns the outputs that the losses use.
         x: data of `fit`.
     """
     if not any(computes_in_float16(one) for one in teachers):
@@ -154,7 +154,7 @@ def _all_finite(values: Any) -> bool:
 
 
 def _first_examples(x: Any) -> Any:
-    """The inputs of the first examples; None if they can't be had without using them up."""
+    """The inputs of the first examples; None if reading would consume them."""
     if isinstance(x, tf.data.Dataset):
         batch = next(iter(x.take(1)), None)
         x = None if batch is None else keras.utils.unpack_x_y_sample_weight(batch)[0]
@@ -166,8 +166,8 @@ def _first_examples(x: Any) -> Any:
     return tf.nest.map_structure(lambda leaf: tf.convert_to_tensor(leaf[:_FIRST]), split(x)[0])
 
 
-def check_inputs(teachers: list[Any], student: Any) -> None:
-    """Raises ValueError if the models can't take the same input."""
+def check_inputs(teachers: list[Any], student: keras.Model) -> None:
+    """Raises ValueError if the input shapes of the models are incompatible."""
     mine = getattr(student, "inputs", None)
     for teacher in teachers:
         theirs = getattr(teacher, "inputs", None)
@@ -189,30 +189,36 @@ def _compatible(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
 
 
 def check_final_outputs(loss: Any, teachers: Any, student: Any) -> None:
-    """Raises ValueError if a loss on scores can't work on the models' final outputs."""
+    """Raises ValueError if the models' final outputs do not suit a loss on class scores."""
     if not loss.on_logits or loss.teacher_layer_name or loss.student_layer_name:
         return
     mine = student.static_shape(FINAL)
     for theirs in (taps.static_shape(FINAL) for taps in teachers.taps):
         if theirs and mine:
-            binary = mine[-1] == 1  # which binary loss it is, the loss itself checks
+            binary = mine[-1] == 1  # the loss itself checks whether it is a binary loss
             check_scores(_Shaped(theirs), _Shaped(mine), binary=binary)
 
 
 class _Shaped:
-    """Something with a shape: what `check_scores` looks at."""
+    """An object with a shape, as `check_scores` needs."""
 
     def __init__(self, shape):
         self.shape = shape
 
 
-def check_fit_data(x: Any, y: Any, sample_weight: Any, num_classes: int | None, loss: Any) -> None:
-    """Checks what can be seen of the data before `fit` or `evaluate` begins.
+def check_fit_data(
+    x: Data,
+    y: Structure | None,
+    sample_weight: Structure | None,
+    num_classes: int | None,
+    loss: Any,
+) -> None:
+    """Checks the data as far as possible before `fit` or `evaluate` begins.
 
     Args:
         x: arrays, a `tf.data.Dataset`, or anything else that Keras takes.
         y, sample_weight: targets and weights, or None.
-        num_classes: classes that the student scores, or None if not known.
+        num_classes: number of classes of the student, or None if not known.
         loss: the student's loss, as given to `compile`.
 
     Raises:
@@ -223,16 +229,16 @@ def check_fit_data(x: Any, y: Any, sample_weight: Any, num_classes: int | None, 
     if isinstance(x, tf.data.Dataset):
         if int(x.cardinality()) == 0:
             raise ValueError(
-                "`x`: expected at least one batch, received an empty Dataset. Look at what "
-                "filters or splits it."
+                "`x`: expected at least one batch, received an empty Dataset. Check how it is "
+                "filtered or split."
             )
         _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(x.element_spec)
     else:
         _check_examples(x)
         if y is None and sample_weight is not None:
-            expected = "none without labels: Keras hands weights on beside `y` alone"
-            mend = "Pass any `y`, such as np.zeros(len(x)): no loss on the labels, no use of it."
-            raise checks.value_error("sample_weight", expected, sample_weight, mend)
+            expected = "none without labels: Keras passes weights on only together with `y`"
+            fix = "Pass any `y`, such as np.zeros(len(x)): without a loss on it, it is not used."
+            raise checks.value_error("sample_weight", expected, sample_weight, fix)
     targets.check(y, num_classes, loss)
     targets.check_weights(sample_weight)
 
@@ -243,7 +249,7 @@ def _check_examples(x: Any) -> None:
         raise checks.value_error("x", "at least one example", x, "Pass arrays or a Dataset.")
     for array in arrays:
         if hasattr(array, "shape") and len(array.shape) > 0 and array.shape[0] == 0:
-            raise checks.value_error("x", "at least one example", array, "Look at what splits it.")
+            raise checks.value_error("x", "at least one example", array, "Check how it is split.")
 
 
 PROBABILITY_LOSSES = (
@@ -253,23 +259,22 @@ PROBABILITY_LOSSES = (
 )
 
 
-def warn_of_logits(loss: Any, student: Any) -> None:
-    """Warns where a loss expects probabilities and the student returns logits."""
+def warn_of_logits(loss: Any, student: keras.Model) -> None:
+    """Warns if a loss expects probabilities but the student returns logits."""
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
     layers = getattr(student, "layers", None)
     if name not in PROBABILITY_LOSSES or not layers:
         return
     if getattr(layers[-1], "activation", None) is keras.activations.linear:
-        warnings.warn(
+        checks.warn(
             f"loss={name!r} takes probabilities, but the student's last layer "
             f"{layers[-1].name!r} has no activation, so it returns logits. Pass the loss as an "
-            "instance with from_logits=True.",
-            stacklevel=3,
+            "instance with from_logits=True."
         )
 
 
-def check_trainable(student: Any) -> None:
-    """Raises if every weight of the student is frozen: `fit` would change nothing."""
+def check_trainable(student: keras.Model) -> None:
+    """Raises ValueError if all weights of the student are frozen: `fit` would change nothing."""
     if student.built and student.weights and not student.trainable_weights:
         raise ValueError(
             f"`student`: expected a model that can be trained, received {student.name!r}, all of "
@@ -278,9 +283,9 @@ def check_trainable(student: Any) -> None:
         )
 
 
-def check_calibrated(student: Any) -> None:
-    """Raises if the student is quantized and has no ranges yet.
+def check_calibrated(student: keras.Model) -> None:
+    """Raises if the student is quantized but not calibrated.
 
-    Before anything is traced: Keras can't trace a step again whose first trace failed.
+    This is checked before tracing: Keras cannot retrace a step whose first trace failed.
     """
     getattr(student, "check_calibrated", lambda: None)()

@@ -1,4 +1,4 @@
-"""The forms of data: what is one batch, what are batches, and where reading ends."""
+"""Forms of example data: distinguishes one batch from an iterable of batches; read limits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from tfkd import checks
 from tfkd.example_inputs.nests import FORMS, is_array, leaves
 
-ENDLESS = 1000
-_CHUNK = 256
+ENDLESS = 1000  # examples read of data without a known end
+_CHUNK = 256  # examples preprocessed at a time
 
 
 class Batch(NamedTuple):
-    """Examples with their labels and weights, or None for these."""
+    """Examples with their labels and sample weights, which may be None."""
 
     x: Any
     y: Any = None
@@ -23,10 +23,12 @@ class Batch(NamedTuple):
 
 
 def split(name: str, batch: Any, count: int | None) -> Batch:
-    """One batch as inputs, labels and weights; the rule for tuples is that of this module.
+    """Splits a batch into inputs, labels and weights; see the package for tuples.
 
     Args:
-        count: inputs of the model; None: not known.
+        name: name of the argument, for messages.
+        batch: one batch in any form.
+        count: number of inputs of the model; None: not known.
     """
     if isinstance(batch, Batch):
         return batch
@@ -40,13 +42,13 @@ def split(name: str, batch: Any, count: int | None) -> Batch:
 
 
 def _plain(value: Any) -> Any:
-    """A list of numbers or texts as an array; anything else as it is."""
+    """Converts a list of numbers or texts to an array; returns anything else unchanged."""
     listed = isinstance(value, list) and value and not any(map(is_array, leaves(value)))
     return np.asarray(value) if listed else value
 
 
 def is_batch(data: Any, count: int | None) -> bool:
-    """True for examples, with labels or without; False for batches of them."""
+    """True for examples, with or without labels; False for an iterable of batches."""
     if is_array(data) or isinstance(data, (Mapping, Batch)):
         return True
     if not isinstance(data, (tuple, list)) or not data:
@@ -59,7 +61,7 @@ def is_batch(data: Any, count: int | None) -> bool:
 
 
 def opened(name: str, data: Any, part: str, prepared: bool) -> Any:
-    """Data that are examples or an iterable of batches; sets of `tfkd.data` become such."""
+    """Examples or an iterable of batches; data sets of `tfkd.data` are converted to these."""
     if is_array(data) or isinstance(data, Mapping):
         return data
     if hasattr(data, "x_train") and hasattr(data, "x_test"):
@@ -68,7 +70,7 @@ def opened(name: str, data: Any, part: str, prepared: bool) -> Any:
             return Batch(x, y)
         chunks = (slice(start, start + _CHUNK) for start in range(0, len(x), _CHUNK))
         return (Batch(data.preprocess(x[c]), None if y is None else y[c]) for c in chunks)
-    # A PyDataset of Keras 3 has a length and items alone.
+    # A PyDataset of Keras 3 is not an Iterable: it only has a length and items.
     readable = isinstance(data, Iterable) or hasattr(data, "__getitem__")
     if isinstance(data, (str, bytes)) or not readable or _plain(data) is not data:
         raise checks.type_error(name, FORMS, data)
@@ -78,33 +80,34 @@ def opened(name: str, data: Any, part: str, prepared: bool) -> Any:
 def limit_of(
     name: str, data: Any, max_examples: int | None, again: bool, whole: bool
 ) -> int | None:
-    """How many examples are read of an iterable of batches; None: all."""
+    """Number of examples to read of an iterable of batches; None: all."""
     once = isinstance(data, Iterator)
     if again and once:
-        mend = "Pass arrays, a list of batches or a tf.data.Dataset."
-        raise checks.type_error(name, "batches that can be read again", data, mend)
+        fix = "Pass arrays, a list of batches or a tf.data.Dataset."
+        raise checks.type_error(name, "batches that can be read again", data, fix)
     cardinality = getattr(data, "cardinality", None)
     endless = callable(cardinality) and int(cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
     if endless and whole:
-        mend = "Use `.take(n)` on the data set."
-        raise checks.value_error(name, "batches that come to an end", data, mend)
+        fix = "Use `.take(n)` on the data set."
+        raise checks.value_error(name, "batches that come to an end", data, fix)
     if max_examples is None and not whole and (endless or once):
         return ENDLESS
     return max_examples
 
 
 def elements(source: Any) -> Iterable[Any]:
+    """The elements of an iterable, Sequence or PyDataset, which may lack an `__iter__`."""
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):  # a Keras Sequence too
         return (source[index] for index in range(len(source)))
     return source
 
 
 def in_order(name: str, data: Any) -> None:
-    """Refuses a `tf.data.Dataset` that shuffles: results belong to examples by their place."""
+    """Rejects a `tf.data.Dataset` that shuffles: results are matched to examples by index."""
     todo = [data] if hasattr(data, "_inputs") else []
     while todo:
         one = todo.pop()
         if "Shuffle" in type(one).__name__:
-            mend = "Results belong to examples by their place: pass it without `.shuffle`."
-            raise checks.value_error(name, "examples in an order that stays", data, mend)
+            fix = "Results are matched to examples by index: pass it without `.shuffle`."
+            raise checks.value_error(name, "examples in a fixed order", data, fix)
         todo += one._inputs()

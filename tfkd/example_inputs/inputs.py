@@ -1,4 +1,4 @@
-"""What the inputs of a model or file are, and whether arrays fit them."""
+"""Input specs of models and exported files, and checks of arrays against them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _ONE = "One example? Add the batch axis: `x[None]`, or `.batch(32)` to a data se
 
 
 class Input(NamedTuple):
-    """One input of a model or file: name, shape of one example (-1: open), dtype.
+    """Spec of one input: name, shape of one example (-1: any size), dtype.
 
-    A quantized input takes real numbers, or codes of its dtype.
+    A quantized input takes real numbers, or quantized values of its dtype.
     """
 
     name: str
@@ -27,19 +27,19 @@ class Input(NamedTuple):
 
     @classmethod
     def of(cls, name: str, spec: Any) -> Input:
-        """From a tensor, or the spec of one, whose first axis is the batch."""
+        """The spec of a tensor or tensor spec, whose first axis is the batch."""
         shape = tuple(-1 if size is None else size for size in spec.shape[1:])
         return cls(name, shape, np.dtype(spec.dtype.as_numpy_dtype))
 
 
 def inputs_of(model: Any) -> tuple[Input, ...]:
-    """What a Keras model takes; () if it does not say, as a subclassed one."""
+    """Input specs of a Keras model; () if they are unknown, as for a subclassed model."""
     names, tensors = getattr(model, "input_names", None), getattr(model, "inputs", None)
     return tuple(map(Input.of, names, tensors)) if names and tensors else ()
 
 
 def packed(model: Any, x: Any) -> Any:
-    """Inputs by name in the structure in which the model takes them."""
+    """Converts inputs by name to the input structure of the model."""
     if not inputs_of(model):
         return x
     import tensorflow as tf
@@ -60,17 +60,17 @@ def by_name(name: str, x: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
             raise checks.type_error(name, f"a dict of arrays with the inputs {names}", x)
         return {names[0]: x}
     if set(x) != set(names):
-        # Names in files are identifiers; those of layers may hold other signs.
+        # Names in files are identifiers; names of layers may hold other characters.
         plain = {re.sub(r"\W", "_", str(key)): value for key, value in x.items()}
         if set(plain) == set(names) and len(plain) == len(x):
             return plain
-        mend = checks.near(next((key for key in x if key not in names), ""), names)
-        raise checks.value_error(name, f"the inputs {names}", sorted(map(str, x)), mend)
+        fix = checks.near(next((key for key in x if key not in names), ""), names)
+        raise checks.value_error(name, f"the inputs {names}", sorted(map(str, x)), fix)
     return x
 
 
 def checked_array(name: str, value: Any, spec: Input, strict: bool) -> np.ndarray:
-    """Checks one array against one input."""
+    """Checks an array against an input spec, and casts it to the dtype."""
     if not is_array(value):
         raise checks.type_error(name, f"an array for input {spec.name!r}", value)
     value = np.asarray(value)
@@ -98,13 +98,14 @@ def _of_type(name: str, value: np.ndarray, spec: Input, strict: bool) -> np.ndar
         return value.astype(spec.dtype, copy=False)
     if wanted in "iub" and not spec.quantized:
         raise checks.type_error(name, f"integers ({spec.dtype}) for input {spec.name!r}", value)
-    mend = "Scale the images as the model was trained: `dataset.preprocess(images)`."
+    fix = "Scale the images as the model was trained: `dataset.preprocess(images)`."
     codes = f", or {spec.dtype}," if spec.quantized else ""
-    raise checks.type_error(name, f"float values{codes} for input {spec.name!r}", value, mend)
+    raise checks.type_error(name, f"float values{codes} for input {spec.name!r}", value, fix)
 
 
 def check_finite(name: str, value: np.ndarray, first: int) -> None:
+    """Raises ValueError for NaN or infinity; `first` is the index of the first example."""
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         bad = first + int(np.argmin(np.isfinite(value).reshape(len(value), -1).all(1)))
-        mend = f"Example {bad} holds NaN or infinity."
-        raise checks.value_error(name, "finite values", value, mend)
+        fix = f"Example {bad} holds NaN or infinity."
+        raise checks.value_error(name, "finite values", value, fix)

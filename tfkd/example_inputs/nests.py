@@ -1,4 +1,4 @@
-"""Nests: arrays in dicts, lists and tuples. `tf.nest` without TensorFlow."""
+"""Nested structures of arrays in dicts, lists and tuples: `tf.nest` without TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tfkd import checks
+from tfkd.types import Structure, Tensor
 
 FORMS = "an array (N, ...), a dict or list of arrays, (x, y), or batches of these"
 
@@ -15,8 +16,8 @@ def is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def leaves(x: Any) -> Iterator[Any]:
-    """The arrays of a nest of dicts, lists and tuples."""
+def leaves(x: Structure | None) -> Iterator[Any]:
+    """The arrays of a nested structure of dicts, lists and tuples."""
     if isinstance(x, Mapping):
         x = list(x.values())
     if isinstance(x, (list, tuple)):
@@ -27,7 +28,7 @@ def leaves(x: Any) -> Iterator[Any]:
 
 
 def mapped(function: Callable[..., Any], *nests: Any) -> Any:
-    """Applies a function to the arrays of nests of one structure; None stays None."""
+    """Maps a function over the arrays of equal nested structures; None stays None."""
     first = nests[0]
     if isinstance(first, Mapping):
         return {key: mapped(function, *(nest[key] for nest in nests)) for key in first}
@@ -37,17 +38,17 @@ def mapped(function: Callable[..., Any], *nests: Any) -> Any:
     return None if first is None else function(*nests)
 
 
-def take(x: Any, rows: Any) -> Any:
-    """Some of the examples of a nest, by index or slice."""
+def take(x: Structure, rows: slice | Tensor) -> Any:
+    """Selects examples of a nested structure, by index or slice."""
     return mapped(lambda array: array[rows], x)
 
 
-def length(name: str, x: Any) -> int:
-    """How many examples the arrays of a nest hold; raises unless all hold as many."""
+def length(name: str, x: Structure) -> int:
+    """Number of examples in a nested structure; raises unless all arrays agree."""
     found = list(leaves(x))
     if not found or not all(is_array(leaf) and len(leaf.shape) for leaf in found):
         wrong = next((leaf for leaf in found if not is_array(leaf) or not len(leaf.shape)), x)
-        raise checks.type_error(name, FORMS, wrong, "Of a data set pass batches: `.batch(32)`.")
+        raise checks.type_error(name, FORMS, wrong, "Batch a data set first: `.batch(32)`.")
     counts = [int(leaf.shape[0]) for leaf in found]
     if len(set(counts)) > 1:
         raise checks.value_error(name, "as many examples for each input and label", counts)

@@ -1,4 +1,4 @@
-"""Reads data in any form, batch by batch or whole, checked."""
+"""Reads and validates example data in any form, batch by batch or as whole arrays."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from tfkd import checks
 from tfkd.example_inputs.forms import Batch, elements, is_batch, limit_of, opened, split
 from tfkd.example_inputs.inputs import Input, by_name, check_finite, checked_array
 from tfkd.example_inputs.nests import FORMS, leaves, length, mapped, take
+from tfkd.types import Data
 
 
 def batches(
     name: str,
-    data: Any,
+    data: Data,
     inputs: Sequence[Input] = (),
     *,
     batch_size: int | None = None,
@@ -29,28 +30,28 @@ def batches(
     whole: bool = False,
     convert: Callable[[Any], Any] | None = None,
 ) -> Iterator[Batch]:
-    """Reads data batch by batch, checked.
+    """Reads and validates data batch by batch.
 
     Args:
-        name: the argument, for errors.
-        data: in a form of this module.
-        inputs: what the model takes; (): not known, and x stays as it is given.
-        batch_size: examples a batch, where data are arrays; None: all in one.
-        max_examples: as this module says.
-        labels: whether labels and weights are wanted; else they are not even looked at.
-        part: of a data set of `tfkd.data`: "train" or "test".
-        strict: refuse integers for a float input, which images without scaling are.
-        finite: refuse NaN and infinity.
-        again: data must be such that can be read more than once.
-        whole: all examples are wanted, so that an endless data set is an error.
-        convert: applied to each array of x before it is checked.
+        name: name of the argument, for messages.
+        data: in a form of `tfkd.example_inputs`.
+        inputs: input specs of the model; (): not known, x keeps its structure.
+        batch_size: examples per batch of arrays; None: all in one batch.
+        max_examples: limit, see `tfkd.example_inputs`.
+        labels: whether to read labels and weights; otherwise they are ignored.
+        part: "train" or "test", for a data set of `tfkd.data`.
+        strict: reject integers for a float input, such as unscaled images.
+        finite: reject NaN and infinity.
+        again: reject data that can be read only once.
+        whole: read all examples: an endless data set is an error.
+        convert: function applied to each array of x before the checks.
 
     Returns:
         Batches; x is {input name: array of its dtype} where `inputs` are known.
 
     Raises:
-        TypeError: if values are of the wrong kind.
-        ValueError: if there is no example, a name or shape is wrong, or a value is NaN
+        TypeError: if values are of the wrong type.
+        ValueError: if there are no examples, a name or shape is wrong, or a value is NaN
             or infinite.
     """
     count = len(inputs) or None
@@ -71,8 +72,10 @@ def batches(
     return _read(name, (split(name, one, count) for one in elements(source)), check, limit)
 
 
-def collect(name: str, data: Any, inputs: Sequence[Input], **options: Any) -> dict[str, np.ndarray]:
-    """All inputs in one checked array each: {input name: (N, ...)}.
+def collect(
+    name: str, data: Data, inputs: Sequence[Input], **options: Any
+) -> dict[str, np.ndarray]:
+    """Reads all inputs into one array each: {input name: (N, ...)}.
 
     Args:
         name, data, inputs, options: as for `batches`.
@@ -83,7 +86,7 @@ def collect(name: str, data: Any, inputs: Sequence[Input], **options: Any) -> di
 
 def arrays(
     name: str,
-    data: Any,
+    data: Data,
     count: int | None = None,
     *,
     labels: bool = True,
@@ -92,21 +95,21 @@ def arrays(
     part: str = "train",
     prepared: bool = False,
 ) -> Batch:
-    """All examples with labels and weights, in their own structure; no model checks them.
+    """All examples with labels and weights, in their own structure, without input specs.
 
-    Arrays that are given as such are passed on unread, memory maps too.
+    Arrays are returned as they are, without reading memory maps.
 
     Args:
         name, data, part: as for `batches`.
-        count: inputs of the model, if known.
-        labels: False: drop labels and weights, unread.
-        pairs: whether a tuple is (x, y) where `count` is not known, or else the inputs.
-        stack: what a data set holds are single examples, not batches.
+        count: number of inputs of the model, if known.
+        labels: False to drop labels and weights unread.
+        pairs: whether a tuple is (x, y) rather than the inputs, if `count` is not known.
+        stack: whether the elements of a data set are single examples, not batches.
         prepared: pass the images of a data set of `tfkd.data` through its `preprocess`.
 
     Raises:
-        TypeError, ValueError: if there is no array or no example, lengths differ, or a
-            data set has no end.
+        TypeError, ValueError: if there are no arrays or examples, lengths differ, or a
+            data set is endless.
     """
     source = opened(name, data, part, prepared)
     if not pairs and count is None and type(source) is tuple:
@@ -127,8 +130,10 @@ def arrays(
     return found
 
 
-def to_verify(verify: Any, inputs: Sequence[Input], **options: Any) -> Any:
-    """What `verify` says: True, False, or examples of the inputs, {input name: (N, ...)}."""
+def to_verify(
+    verify: bool | Data, inputs: Sequence[Input], **options: Any
+) -> bool | dict[str, np.ndarray]:
+    """Reads a `verify` argument: True, False, or examples as {input name: (N, ...)}."""
     if isinstance(verify, (bool, np.bool_)):
         return bool(verify)
     if verify is None or isinstance(verify, (str, bytes)):
@@ -159,8 +164,8 @@ def _joined(parts: Sequence[Any], stack: bool, name: str) -> Any:
     try:
         return mapped(lambda *arrays: join([np.asarray(array) for array in arrays]), *parts)
     except ValueError as error:
-        mend = f"NumPy says: {error}. Pad them{'; batches are made here.' if stack else '.'}"
-        raise checks.value_error(name, "examples of one shape", parts[0], mend) from error
+        fix = f"NumPy says: {error}. Pad them{'; batches are made here.' if stack else '.'}"
+        raise checks.value_error(name, "examples of one shape", parts[0], fix) from error
 
 
 def _checked(
@@ -173,7 +178,7 @@ def _checked(
     batch: Batch,
     first: int,
 ) -> Batch:
-    """A batch with its arrays checked; `first` is the number of its first example."""
+    """A validated batch; `first` is the index of its first example."""
     if convert is not None:
         batch = batch._replace(x=mapped(convert, batch.x))
     if not inputs:

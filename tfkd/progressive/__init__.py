@@ -1,15 +1,15 @@
-"""One training in stages, which change values, data and structure.
+"""Progressive distillation: one training in stages that change settings, data and structure.
 
 distiller.py    the ProgressiveDistiller: runs the stages
-settings.py     losses and weights that follow the stage
-values.py       numbers that follow the stage without a new compilation
+settings.py     losses and loss weights that depend on the stage
+values.py       scheduled values that depend on the stage, without recompiling
 structure.py    Prune, CutLayers, Quantize, Decay
-freezing.py     layers that are not trained for a while
-carrying.py     optimizers that outlive a change of structure
-feeding.py      what a stage trains on
+freezing.py     layers frozen in a stage
+carrying.py     transfer of the optimizer's state to a changed student
+stage_data.py   training data of a stage
 watching.py     logs and promotion
-rehearsing.py   all stages tried on a copy, before training
-backup.py       a training that can be killed
+rehearsing.py   dry run of all stages on a copy, before training
+backup.py       checkpoints for resuming an interrupted training
 """
 
 from tfkd.progressive.distiller import ProgressiveDistiller

@@ -1,8 +1,8 @@
-"""Keeps a progressive training after each epoch, and takes it up again.
+"""Checkpoints of a progressive training after each epoch, and resumption from them.
 
-A folder holds, at any moment, one whole state: `state.json`, written last and in one
-piece, names a checkpoint (weights, optimizer, pace) and, where the structure is no
-longer that of the student as it was passed, a file with the student.
+At any time the folder holds one complete state: `state.json`, written atomically and
+last, names a checkpoint (weights, optimizer, curriculum) and, if the structure of the
+student has changed, a file with the student.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -24,17 +25,17 @@ _FORMAT = 1
 
 
 class Backup(keras.callbacks.Callback):
-    """Saves at the end of each epoch; must stand behind all other callbacks.
+    """Saves at the end of each epoch; must be the last of the callbacks.
 
     Args:
         owner: the ProgressiveDistiller.
-        folder: where.
+        folder: the folder of the backup.
 
     Raises:
-        TypeError, ValueError: if it is no folder.
+        TypeError, ValueError: if it is not a folder.
     """
 
-    def __init__(self, owner: Any, folder: Any):
+    def __init__(self, owner: Any, folder: str | os.PathLike[str]):
         super().__init__()
         checks.instance("backup_dir", folder, (str, os.PathLike), "a folder, or None")
         if os.path.isfile(folder):
@@ -47,20 +48,20 @@ class Backup(keras.callbacks.Callback):
         self._pending: dict[str, Any] | None = None
 
     def watch(self, decay: Any, curriculum: Any) -> None:
-        """What belongs to the stage that begins; gets its state back after a restore."""
+        """Sets the objects of a new stage to save; after a restore, loads their state."""
         self._decay, self._curriculum = decay, curriculum
         pending, self._pending = self._pending, None
         if pending is None:
             return
         if decay is not None and pending["decay"] is not None:
-            # A plan made of decayed weights may be another one.
+            # A plan computed from decayed weights might differ from the original one.
             decay.plan = dataclasses.replace(decay.plan, remove=pending["decay"]["remove"])
             decay.load_state_dict(pending["decay"]["state"])
         if curriculum is not None:
             path = str(self.folder / pending["checkpoint"])
             tf.train.Checkpoint(curriculum=curriculum).restore(path).expect_partial()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.owner.student is not self._saved_student:
@@ -111,7 +112,7 @@ class Backup(keras.callbacks.Callback):
         }
 
     def _sweep(self, checkpoint: str) -> None:
-        """Removes the files of earlier states."""
+        """Deletes the files of earlier states."""
         keep = {_STATE, self._student_file, f"{self._student_file}.manifest.json"}
         for path in self.folder.iterdir():
             ours = path.name.startswith(("checkpoint-", "student-"))
@@ -119,10 +120,10 @@ class Backup(keras.callbacks.Callback):
                 path.unlink()
 
     def restore(self) -> bool:
-        """Takes up the training that the folder holds; False if it holds none.
+        """Restores the training that the folder holds; returns False if it holds none.
 
         Raises:
-            ValueError: if it is that of other stages, or can't be read.
+            ValueError: if it belongs to other stages, or cannot be read.
         """
         state = self._read()
         if state is None:
@@ -149,15 +150,15 @@ class Backup(keras.callbacks.Callback):
         path = self.folder / _STATE
         if not path.exists():
             return None
-        mend = "Delete the folder to begin anew, or pass another one."
+        fix = "Delete the folder to start again, or pass another one."
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             stages = state["stages"] if state["format"] == _FORMAT else None
         except (ValueError, KeyError, TypeError) as error:
-            raise checks.value_error("backup_dir", "a readable backup", str(path), mend) from error
+            raise checks.value_error("backup_dir", "a readable backup", str(path), fix) from error
         if stages != _fingerprint(self.owner.stages):
             expected = "the backup of a training with these stages"
-            raise checks.value_error("backup_dir", expected, str(self.folder), mend)
+            raise checks.value_error("backup_dir", expected, str(self.folder), fix)
         return state
 
     def _load_student(self, name: str) -> keras.Model:
@@ -167,7 +168,7 @@ class Backup(keras.callbacks.Callback):
         return keras.models.load_model(path, compile=False)
 
     def delete(self) -> None:
-        """Removes what this has written: the training has ended."""
+        """Deletes the backup at the end of the training."""
         if self.folder.exists():
             for path in self.folder.iterdir():
                 if path.name == _STATE or path.name.startswith(("checkpoint-", "student-")):
@@ -177,7 +178,7 @@ class Backup(keras.callbacks.Callback):
 
 
 def _fingerprint(stages: Any) -> list[list[Any]]:
-    """What must be alike for a training to go on."""
+    """The properties of stages that must be the same for a training to be resumed."""
     return [
         [stage.name, stage.epochs, bool(stage.structure), bool(stage.decay)] for stage in stages
     ]

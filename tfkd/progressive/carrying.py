@@ -1,8 +1,8 @@
-"""Optimizers that go on after the student has changed.
+"""Transfers optimizer state (step, momenta) to a student whose structure has changed.
 
-A Keras optimizer knows the variables of its first step and no others. So a student
-with a new structure gets a new optimizer, to which the step, and the state of every
-variable that is still there, are carried.
+A Keras optimizer supports only the variables of its first step. So a student with a
+new structure gets a new optimizer, to which the step and the slot variables of all
+remaining weights are copied.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from tfkd import checks
 from tfkd.pruning.optimizers import slots_of
 
 
-def check_optimizer(optimizer: Any) -> Any:
-    """Accepts what `keras.optimizers.get` makes an optimizer of; returns that.
+def check_optimizer(optimizer: str | keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Returns an optimizer from anything that `keras.optimizers.get` accepts.
 
     Raises:
-        TypeError: for a legacy optimizer, whose state can't be carried over.
+        TypeError: for a legacy optimizer, whose state cannot be transferred.
     """
     optimizer = keras.optimizers.get(optimizer)
     if not isinstance(optimizer, keras.optimizers.Optimizer):
-        mend = "Take the one of the same name in tf_keras.optimizers; legacy ones are not taken."
-        raise checks.type_error("optimizer", "a tf_keras optimizer", optimizer, mend)
+        fix = "Use tf_keras.optimizers, not tf_keras.optimizers.legacy: those are not supported."
+        raise checks.type_error("optimizer", "a tf_keras optimizer", optimizer, fix)
     return optimizer
 
 
-def inner(optimizer: Any) -> Any:
+def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer inside a LossScaleOptimizer."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def rate_of(optimizer: Any) -> Any:
-    """Its learning rate: a number or a Keras schedule."""
+    """The learning rate of an optimizer: a number or a Keras schedule."""
     rate = inner(optimizer)._learning_rate
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return rate
     return float(rate.numpy())
 
 
-def successor(optimizer: Any, rate: Any) -> Any:
-    """A new optimizer with the same settings and another learning rate, without state.
+def successor(optimizer: keras.optimizers.Optimizer, rate: Any) -> keras.optimizers.Optimizer:
+    """A new optimizer with the same settings and a different learning rate, without state.
 
-    The scale of a LossScaleOptimizer is kept as it is now.
+    The current scale of a LossScaleOptimizer is kept.
     """
     config = inner(optimizer).get_config()
     config["learning_rate"] = rate
@@ -64,10 +64,10 @@ def successor(optimizer: Any, rate: Any) -> Any:
 
 
 @contextlib.contextmanager
-def weights_kept(optimizer: Any) -> Iterator[None]:
-    """Within, the end of a `fit` does not put averages (`use_ema`) in place of the weights.
+def weights_kept(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Context in which the end of `fit` does not replace weights by averages (`use_ema`).
 
-    The next stage trains on what the last one has trained, as one long `fit` does.
+    The next stage then continues from the trained weights, as within one long `fit`.
     """
     averaging = inner(optimizer)
     averaging.finalize_variable_values = lambda variables: None
@@ -77,16 +77,21 @@ def weights_kept(optimizer: Any) -> Iterator[None]:
         del averaging.finalize_variable_values
 
 
-def carry(old: Any, before: Sequence[Any], new: Any, variables: list[Any]) -> None:
-    """Builds `new` for the variables, with the step and the state of `old` where it has any.
+def carry(
+    old: keras.optimizers.Optimizer,
+    before: Sequence[Any],
+    new: keras.optimizers.Optimizer,
+    variables: list[Any],
+) -> None:
+    """Builds `new` for the variables, and copies the step and slot variables of `old`.
 
-    A variable's partner is itself, or the one variable of its name and shape.
+    Variables are matched by identity, or else by name and shape if the match is unique.
 
     Args:
-        old: the optimizer that has trained so far.
+        old: the optimizer used so far.
         before: variables that it may have trained.
         new: a `successor`.
-        variables: what that will train.
+        variables: the variables that `new` will train.
     """
     old, new = inner(old), inner(new)
     new.build(variables)

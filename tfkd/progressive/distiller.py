@@ -1,11 +1,10 @@
-"""The ProgressiveDistiller: one `fit`, stage after stage."""
+"""The ProgressiveDistiller: distillation in stages within one `fit`."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -17,6 +16,7 @@ from tfkd.callbacks.filter_decay import FilterDecay
 from tfkd.curriculum import Stage
 from tfkd.distillation import validation
 from tfkd.distillation.distiller import Distiller
+from tfkd.losses.base import DistillationLoss
 from tfkd.progressive import carrying, freezing, settings, structure
 from tfkd.progressive.backup import Backup
 from tfkd.progressive.rehearsing import rehearse
@@ -24,42 +24,45 @@ from tfkd.progressive.stage_data import Feed, feed
 from tfkd.progressive.values import Position, RateOfStage
 from tfkd.progressive.watching import Watch
 from tfkd.pruning.optimizers import fresh
+from tfkd.schedules import Schedule
+from tfkd.types import Data, Path, Structure, Teacher
 
 
 class ProgressiveDistiller:
-    """Distils in stages: hints first, then logits; easy examples, then all; then smaller.
+    """Distils in stages: for example hints first, then logits; easy examples, then all.
 
-    Each `tfkd.curriculum.Stage` may change the data in play, temperatures, weights of
-    losses, learning rate, frozen layers, and the structure of the student. Around one
-    student there is one `tfkd.Distiller`; it is compiled once for all stages that only
-    change values, and anew where layers are frozen or the structure changes. The
-    optimizer's step and, where the weights are still there, its state go on.
+    Each `tfkd.curriculum.Stage` may change the data, temperatures, loss weights,
+    learning rate, frozen layers, and the structure of the student (pruning,
+    quantization). A `tfkd.Distiller` trains the student; it is recompiled only where
+    frozen layers or the structure change. The optimizer's step and the state of
+    remaining weights are kept from stage to stage.
 
-    Before anything is trained, all stages are tried on a copy of the student, so that
-    stages that do not fit together are found at once.
+    Before training starts, all stages are tried on a copy of the student, so that
+    incompatible stages fail at once.
 
     Args:
         teacher: as for `tfkd.Distiller`.
         student: the `tf_keras` model to train.
         stages: a list of `tfkd.curriculum.Stage`.
         distillation_losses, distillation_loss_weights, student_loss_weight: as for
-            `tfkd.Distiller`; what a stage does not change.
+            `tfkd.Distiller`; defaults for stages that do not change them.
         name: name of the model.
 
     Attributes:
-        student: the student as it is now: what you export.
-        distiller: the `tfkd.Distiller` around it.
-        stages: the list.
-        stage: index of the stage that runs, or ran last.
+        student: the current student, which you export.
+        distiller: the `tfkd.Distiller` that trains it.
+        stages: the list of stages.
+        stage: index of the current or last stage.
         logs: the logs of each epoch, a list of dicts.
 
     Raises:
         TypeError, ValueError: as `tfkd.Distiller`, and for stages that name losses or
-            layers that are not there.
+            layers that do not exist.
 
     Reference:
-        Bengio et al. 2009, "Curriculum learning"; Romero et al. 2015, "FitNets", whose
-        hints are a stage before the others: https://arxiv.org/abs/1412.6550
+        Bengio et al. 2009, "Curriculum learning",
+        https://doi.org/10.1145/1553374.1553380; Romero et al. 2015, "FitNets", which
+        trains on hints in a first stage: https://arxiv.org/abs/1412.6550
 
     Example:
         >>> import numpy as np, tf_keras as keras, tfkd
@@ -81,12 +84,12 @@ class ProgressiveDistiller:
 
     def __init__(
         self,
-        teacher: Any,
+        teacher: Teacher,
         student: keras.Model,
         stages: Sequence[Stage],
-        distillation_losses: Any,
-        distillation_loss_weights: Any = None,
-        student_loss_weight: Any = 0.5,
+        distillation_losses: DistillationLoss | Sequence[DistillationLoss],
+        distillation_loss_weights: float | Schedule | Sequence[float | Schedule] | None = None,
+        student_loss_weight: float | Schedule = 0.5,
         name: str = "progressive_distiller",
     ):
         self.stages = settings.check_stages(stages)
@@ -104,12 +107,12 @@ class ProgressiveDistiller:
         self._frozen: tuple[str, ...] = ()
         self._compiled: dict[str, Any] | None = None
         self.stage = 0
-        self.steps = 0  # made by all stages so far
-        self.stage_begin = 0  # `steps` where the stage began
+        self.steps = 0  # steps of all stages so far
+        self.stage_begin = 0  # value of `steps` at the beginning of the stage
         self.logs: list[dict[str, float]] = []
 
     def around(self, student: keras.Model) -> Distiller:
-        """A Distiller around a student, with the values of all stages."""
+        """A Distiller for a student, with the scheduled values of all stages."""
         return Distiller(
             self.teacher,
             student,
@@ -121,19 +124,23 @@ class ProgressiveDistiller:
 
     @property
     def student(self) -> keras.Model:
-        """The student as it is now."""
+        """The current student."""
         return self.distiller.student
 
     def compile(
-        self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        loss: Any = None,
+        metrics: Any = None,
+        **kwargs: Any,
     ) -> None:
         """As `tfkd.Distiller.compile`.
 
         Args:
-            optimizer: a name or a tf_keras optimizer. Where a stage sets a learning rate,
-                a copy with the rates of the stages is used. With `use_ema` the averages
-                take the place of the weights once, at the end of the last stage; weights
-                that a structural step makes anew are averaged from there.
+            optimizer: a name or a tf_keras optimizer. If a stage sets a learning rate, a
+                copy with the rates of the stages is used. With `use_ema` the averages
+                replace the weights once, at the end of the last stage; averages of weights
+                that a structural step creates start at that step.
             loss, metrics, **kwargs: as for `tfkd.Distiller.compile`.
 
         Raises:
@@ -151,62 +158,63 @@ class ProgressiveDistiller:
 
     def _compile(self, optimizer: Any) -> None:
         arguments = dict(self._compiled or {})
-        # Metrics and losses that were given as objects hold state: take fresh ones.
+        # Metric and loss objects hold state, so each compilation uses fresh copies.
         for name in ("loss", "metrics", "weighted_metrics"):
             arguments[name] = fresh(arguments.get(name))
         self.distiller.compile(optimizer, **arguments)
 
     def fit(
         self,
-        x: Any,
-        y: Any = None,
+        x: Data | Callable[[int], tf.data.Dataset],
+        y: Structure | None = None,
         *,
         batch_size: int | None = None,
         steps_per_epoch: int | None = None,
         callbacks: Sequence[Any] = (),
-        backup_dir: Any = None,
+        backup_dir: Path | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Trains stage after stage.
+        """Trains all stages in order.
 
-        Each stage is one `fit` of Keras: callbacks see `on_train_begin` and `on_train_end`
-        once a stage, and one that sets `stop_training` (EarlyStopping) ends the stage.
+        Each stage is one Keras `fit`: `on_train_begin` and `on_train_end` of callbacks are
+        called once per stage, and a callback that sets `stop_training` (EarlyStopping)
+        ends the stage.
 
         Args:
-            x: a `Curriculum`; or a `tf.data.Dataset`; a function of the start step that
-                returns one (as `data.batches` does); or arrays with `y`.
+            x: a `Curriculum`; a `tf.data.Dataset`; a function from the start step to a
+                data set (such as `data.batches`); or arrays with `y`.
             y: labels, with arrays.
-            batch_size: with arrays, 32 by default.
-            steps_per_epoch: that of a Curriculum by default; needed for endless data.
-            callbacks: Keras callbacks. Where TensorBoard is one, a histogram of the
-                difficulty of what each epoch has seen goes to its folder too.
-            backup_dir: a folder in which the training is kept after each epoch: student,
-                optimizer, stage and pace. A training that was killed goes on from there
-                when it is started again with the same arguments. It is emptied in the end.
-            **kwargs: of `keras.Model.fit`, such as validation_data and verbose.
+            batch_size: batch size for arrays; default: 32.
+            steps_per_epoch: default: that of a Curriculum; needed for endless data.
+            callbacks: Keras callbacks. If TensorBoard is among them, a histogram of the
+                difficulty of the examples of each epoch is written to its folder.
+            backup_dir: a folder in which the state is saved after each epoch: student,
+                optimizer, stage and curriculum. An interrupted training is resumed when it
+                is started again with the same arguments. The folder is emptied at the end.
+            **kwargs: arguments of `keras.Model.fit`, such as validation_data and verbose.
 
         Returns:
-            A History with the logs of all epochs, `stage` and (of a Curriculum) `fraction`
-            among them. A value that a stage does not log is NaN.
+            A History with the logs of all epochs, including `stage` and, for a Curriculum,
+            `fraction`. Values that a stage does not log are NaN.
 
         Raises:
-            RuntimeError: if `compile` has not been called, or `fit` has been before.
-            TypeError, ValueError: for bad data, and stages that do not fit together.
+            RuntimeError: if `compile` has not been called, or `fit` was called before.
+            TypeError, ValueError: for invalid data, and for incompatible stages.
         """
         if self._compiled is None:
             raise RuntimeError("ProgressiveDistiller: call `compile` before `fit`.")
         if self.logs:
             raise RuntimeError(
                 f"ProgressiveDistiller: its stages have been trained ({len(self.logs)} epochs). "
-                "Train the student on with `.distiller.fit`, or make a new ProgressiveDistiller; "
-                "with `backup_dir` a new one goes on where a training was stopped."
+                "Train the student further with `.distiller.fit`, or make a new "
+                "ProgressiveDistiller, which with `backup_dir` resumes an interrupted training."
             )
         for name in ("epochs", "initial_epoch"):
             if name in kwargs:
-                mend = "Each Stage has epochs of its own."
-                raise checks.type_error(name, "to be left out", kwargs[name], mend)
+                fix = "Each Stage has epochs of its own."
+                raise checks.type_error(name, "to be left out", kwargs[name], fix)
         source = {"data": (x, y), "batch_size": batch_size, "steps_per_epoch": steps_per_epoch}
-        for stage in self.stages:  # all data are looked at before anything is trained
+        for stage in self.stages:  # check the data of all stages before training
             made = self._feed(stage, source)
             if stage.decay is not None:
                 made.known_steps()
@@ -227,7 +235,7 @@ class ProgressiveDistiller:
         return feed(stage, **source, begin=self.stage_begin, start=self.steps)
 
     def _begin(self, number: int) -> None:
-        """Structure, position and frozen layers of a stage."""
+        """Sets the structure, position and frozen layers of a stage."""
         self.stage, self.stage_begin = number, self.steps
         stage = self.stages[number]
         with self._strategy.scope():
@@ -241,30 +249,31 @@ class ProgressiveDistiller:
             self.set_frozen(stage.freeze)
 
     def set_frozen(self, patterns: Iterable[Any]) -> None:
-        """Freezes layers; the step is compiled anew where others were frozen before."""
+        """Freezes layers, and recompiles if others were frozen before."""
         patterns = tuple(patterns)
         if patterns == self._frozen:
             return
-        # An optimizer knows the variables of its first step and no others.
+        # An optimizer supports only the variables of its first build.
         carrying.inner(self.distiller.optimizer).build(self.all_trained())
         freezing.freeze(self.student, patterns, self.trained)
         self._frozen = patterns
         self._compile(self.distiller.optimizer)
 
     def all_trained(self) -> list[Any]:
-        """The variables that any stage trains: what the optimizer has to know."""
+        """The variables that any stage may train, for which the optimizer is built."""
         now = freezing.trained(self.student)
         freezing.freeze(self.student, (), self.trained)
         variables = list(self.distiller.trainable_variables)
         freezing.freeze(self.student, (), now)
         return variables
 
-    def adopt(self, student: keras.Model, optimizer: Any) -> None:
-        """Goes on with another student; what the optimizer knows is carried over.
+    def adopt(self, student: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        """Replaces the student, and transfers the optimizer's state to the new one.
 
         Args:
-            student: the new one.
-            optimizer: one that has trained the old student, or knows the new one already.
+            student: the new student.
+            optimizer: the optimizer of the old student, or one whose state already belongs
+                to the new student.
         """
         old, new = self.distiller, self.around(student)
         for before, after in zip(old.projectors, new.projectors, strict=True):
@@ -282,7 +291,7 @@ class ProgressiveDistiller:
     def _train(
         self, number: int, source: dict[str, Any], callbacks: list[Any], backup: Any, kwargs: Any
     ) -> bool:
-        """Runs a stage to its end; False if the whole training has to stop."""
+        """Trains a stage; returns False if the whole training has to stop."""
         stage = self.stages[number]
         watch, made = Watch(self, stage, number), self._feed(stage, source)
         decay = watch.decay = self._decay(stage, made)
@@ -308,10 +317,9 @@ class ProgressiveDistiller:
         elif is_last and getattr(carrying.inner(optimizer), "_built", False):
             optimizer.finalize_variable_values(self.distiller.trainable_variables)
         if self.logs and math.isnan(self.logs[-1].get("loss", 0.0)):
-            warnings.warn(
-                f"ProgressiveDistiller: the loss is NaN in {stage.title(number)}; the stages "
-                "after it are left out.",
-                stacklevel=3,
+            checks.warn(
+                f"ProgressiveDistiller: the loss is NaN in {stage.title(number)}; the remaining "
+                "stages are skipped."
             )
             return False
         self._cut(stage, number, decay)
@@ -330,10 +338,9 @@ class ProgressiveDistiller:
         if decay is None:
             return
         if not decay.frozen:
-            warnings.warn(
+            checks.warn(
                 f"ProgressiveDistiller: {stage.title(number)} was stopped before its filters had "
-                "decayed to zero, so none is cut out.",
-                stacklevel=4,
+                "decayed to zero, so none are removed."
             )
             return
         with self._strategy.scope():
@@ -351,15 +358,15 @@ class ProgressiveDistiller:
         return history
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """`tfkd.Distiller.evaluate` of the student as it is now."""
+        """`tfkd.Distiller.evaluate` of the current student."""
         return self.distiller.evaluate(*args, **kwargs)
 
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, *args: Any, **kwargs: Any) -> Structure:
         """The student's outputs, as `keras.Model.predict`."""
         return self.distiller.predict(*args, **kwargs)
 
 
 def _log_dir(callbacks: list[Any]) -> str | None:
-    """Where a TensorBoard callback among them writes, if there is one."""
+    """The log folder of the first TensorBoard callback, or None."""
     boards = [one for one in callbacks if isinstance(one, keras.callbacks.TensorBoard)]
     return boards[0].log_dir if boards else None

@@ -1,29 +1,29 @@
-"""Layers that are not trained in a stage, by name or pattern."""
+"""Freezes layers in a stage, by name or pattern."""
 
 from __future__ import annotations
 
-from typing import Any
+import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks.paths import Entries, leaves, matching
 
 
-def trained(model: Any) -> dict[str, bool]:
-    """path → whether the layer is trained now."""
+def trained(model: keras.Model) -> dict[str, bool]:
+    """path → whether the layer is currently trainable."""
     return {path: layer.trainable for path, layer in leaves(model)}
 
 
-def freeze(model: Any, patterns: Entries, otherwise: dict[str, bool]) -> None:
-    """Freezes the layers that an entry names, and puts the others back.
+def freeze(model: keras.Model, patterns: Entries, otherwise: dict[str, bool]) -> None:
+    """Freezes the layers that match an entry, and restores the others.
 
     Args:
         model: the student.
-        patterns: one entry of `networks.paths` or several: names, paths
+        patterns: one or several entries as in `networks.paths`: names, paths
             ("backbone/conv1"), nested models, patterns, or layers.
-        otherwise: what `trained` said of the student as it was given.
+        otherwise: path → trainable, as `trained` returned for the original student.
 
     Raises:
-        ValueError: for an entry that names no layer, or if nothing is left to train.
+        ValueError: if an entry matches no layer, or no trainable weight is left.
     """
     found = dict(leaves(model))
     expected = "names of layers of the student"

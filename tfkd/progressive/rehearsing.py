@@ -1,4 +1,4 @@
-"""Tries all stages on a copy of the student, before anything is trained."""
+"""Dry run: applies all stages to a copy of the student before training."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tfkd.progressive import freezing, structure
 
 
 def rehearse(owner: Any, callbacks: Any = None) -> None:
-    """Goes through the structure and the frozen layers of the stages that are left.
+    """Applies the structural steps and frozen layers of the remaining stages to a copy.
 
     Args:
         owner: the ProgressiveDistiller.
-        callbacks: those of `fit`: what they save of each stage must be readable.
+        callbacks: callbacks of `fit`, whose checkpoints of each stage must be loadable.
 
     Raises:
-        TypeError, ValueError, RuntimeError: what a stage would raise, with its name.
+        TypeError, ValueError, RuntimeError: the error of a stage, with its name.
     """
     stages = list(enumerate(owner.stages))[owner.stage :]
     if not any(stage.structure or stage.decay or stage.freeze for _, stage in stages):
@@ -45,7 +45,7 @@ def _copy(student: keras.Model) -> keras.Model:
     def clone(layer: Any) -> Any:
         return type(layer).from_config(layer_state.complete(layer.get_config(), layer))
 
-    # Of other students Keras makes a copy of their own class, and takes no function.
+    # Keras copies subclassed models by their config, and then accepts no clone_function.
     learned = layer_state.learned_first(student) and is_network(student)
     copy = keras.models.clone_model(student, clone_function=clone if learned else None)
     layer_state.copy(student, copy)
@@ -53,13 +53,13 @@ def _copy(student: keras.Model) -> keras.Model:
 
 
 def _check_distiller(owner: Any, student: keras.Model) -> Distiller:
-    """Layers that losses name, shapes of outputs, inputs."""
+    """A Distiller for the student; checks layers of losses, output shapes and inputs."""
     return owner.around(student)
 
 
 @contextlib.contextmanager
 def _named(title: str) -> Iterator[None]:
-    """Puts the stage's name before an error."""
+    """Prefixes errors with the name of the stage."""
     try:
         yield
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Losses and weights of a Distiller, as they change from stage to stage."""
+"""Losses and loss weights of a Distiller that depend on the stage."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def check_stages(stages: Any) -> list[Stage]:
 
 
 def staged(values: Sequence[Any], default: Any, position: Position) -> Any:
-    """A value that follows the stage, or the default where no stage changes it."""
+    """A value that depends on the stage, or the default if no stage sets it."""
     if all(value is None for value in values):
         return default
     return OfStage(list(values), default, position)
 
 
 def losses_of(stages: Sequence[Stage], losses: list[Any], position: Position) -> list[Any]:
-    """Copies of the losses, whose temperatures follow the stage.
+    """Copies of the losses, whose temperatures depend on the stage.
 
     Raises:
-        ValueError: if a stage names a loss that is not there, or none has a temperature.
+        ValueError: if a stage names an unknown loss, or no loss has a temperature.
     """
     names = unique_names(losses)
     warm = [name for name, loss in zip(names, losses, strict=True) if hasattr(loss, "temperature")]
@@ -57,10 +57,10 @@ def losses_of(stages: Sequence[Stage], losses: list[Any], position: Position) ->
 def weights_of(
     stages: Sequence[Stage], losses: list[Any], weights: list[Any], position: Position
 ) -> list[Any]:
-    """The losses' weights, which follow the stage.
+    """The weights of the losses, which depend on the stage.
 
     Raises:
-        ValueError: for a list of another length, or a name that is not there.
+        ValueError: for a list of the wrong length, or an unknown name.
     """
     names = unique_names(losses)
     rows = [_row(stage, number, names) for number, stage in enumerate(stages)]
@@ -90,12 +90,12 @@ def _check_names(
 ) -> None:
     for name in given:
         if name not in known:
-            mend = checks.near(name, known) or f"There are: {', '.join(known) or 'none'}."
+            fix = checks.near(name, known) or f"There are: {', '.join(known) or 'none'}."
             expected = f"names of losses in {stage.title(number)}"
-            raise checks.value_error(argument, expected, name, mend)
+            raise checks.value_error(argument, expected, name, fix)
 
 
 def student_weight_of(stages: Sequence[Stage], weight: Any, position: Position) -> Any:
-    """The weight of the loss on the labels, which follows the stage."""
+    """The weight of the loss on the labels, which depends on the stage."""
     values = [stage.student_loss_weight for stage in stages]
     return staged(values, validation.check_student_weight(weight), position)

@@ -1,4 +1,4 @@
-"""What a stage trains on, in any form that `fit` takes."""
+"""Training data of a stage: curricula, data sets, functions or arrays as arguments of `fit`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Feed:
 
     Attributes:
         arguments: x, y, batch_size and steps_per_epoch, for Keras.
-        steps: steps an epoch, or None if not known.
-        curriculum: the curriculum with the stage's pace, or None.
+        steps: steps per epoch, or None if not known.
+        curriculum: the curriculum with the pacing function of the stage, or None.
     """
 
     arguments: dict[str, Any]
@@ -29,7 +29,7 @@ class Feed:
     curriculum: Curriculum | None = None
 
     def known_steps(self) -> int:
-        """Steps an epoch, which a decay must know.
+        """Steps per epoch, which a filter decay needs.
 
         Raises:
             ValueError: if they are not known.
@@ -48,17 +48,17 @@ def feed(
     begin: int,
     start: int,
 ) -> Feed:
-    """Makes the data of a stage.
+    """Prepares the data of a stage.
 
     Args:
-        stage: the stage, whose own data go first.
-        data: (x, y) as `fit` got them.
-        batch_size, steps_per_epoch: as `fit` got them, or None.
-        begin: the step at which the stage begins: its pace counts from there.
+        stage: the stage, whose own data take precedence.
+        data: (x, y) as passed to `fit`.
+        batch_size, steps_per_epoch: as passed to `fit`, or None.
+        begin: the step at which the stage begins, from which its pacing counts.
         start: the step of the first batch; later than `begin` after an interruption.
 
     Raises:
-        TypeError, ValueError: for data of the wrong kind, a fraction without a
+        TypeError, ValueError: for data of the wrong type, a fraction without a
             Curriculum, or a missing steps_per_epoch.
     """
     x, y = data
@@ -69,8 +69,8 @@ def feed(
         steps = steps_per_epoch or paced.steps_per_epoch
         return Feed({"x": paced.batches(start), "steps_per_epoch": steps}, steps, paced)
     if stage.fraction is not None:
-        mend = "Wrap the data: tfkd.curriculum.Curriculum((x, y), difficulty, 1.0, batch_size)."
-        raise checks.type_error("x", "a Curriculum, since the stage sets a fraction", x, mend)
+        fix = "Wrap the data: tfkd.curriculum.Curriculum((x, y), difficulty, 1.0, batch_size)."
+        raise checks.type_error("x", "a Curriculum, since the stage sets a fraction", x, fix)
     if callable(x) and not isinstance(x, tf.data.Dataset):
         if steps_per_epoch is None:
             expected = "a number, for data made by a function of the start step"
@@ -84,8 +84,8 @@ def feed(
 def _of_dataset(x: tf.data.Dataset, steps: int | None) -> Feed:
     size = int(x.cardinality())
     if steps is None and size == tf.data.INFINITE_CARDINALITY:
-        mend = "An endless data set says nothing of its epochs."
-        raise checks.value_error("steps_per_epoch", "a number", steps, mend)
+        fix = "The length of an epoch of an endless data set is not known."
+        raise checks.value_error("steps_per_epoch", "a number", steps, fix)
     known = steps or (size if size > 0 else None)
     return Feed({"x": x, "steps_per_epoch": steps}, known)
 

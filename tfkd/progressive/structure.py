@@ -1,10 +1,10 @@
-"""What may be done to a student between two stages."""
+"""Structural steps between stages: pruning, layer removal, quantization, filter decay."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -12,29 +12,30 @@ import tf_keras as keras
 
 from tfkd import checks, pruning, quantization
 from tfkd.pruning.shrinking import random_inputs
+from tfkd.types import Data
 
 
 class Changed(NamedTuple):
-    """A student after a structural step, and an optimizer with what is left of its state."""
+    """A student after a structural step, and an optimizer with the state of remaining weights."""
 
     student: keras.Model
     optimizer: Any = None
 
 
 class Structural:
-    """A structural step: `step(student)` → the new student, which shares nothing with it."""
+    """A structural step: `step(student)` → a new student that shares no weights with the old."""
 
     def __call__(self, student: keras.Model) -> keras.Model:
         """Returns the changed student."""
         return self.change(student, None).student
 
-    def change(self, student: keras.Model, optimizer: Any) -> Changed:
-        """Changes the student; where it can, carries the optimizer's state over."""
+    def change(self, student: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> Changed:
+        """Changes the student, and transfers the optimizer's state if possible."""
         raise NotImplementedError(f"{type(self).__name__} does not implement `change`")
 
 
 class _WithOptions(Structural):
-    """A step whose options are those of a function of tfkd, checked where they enter."""
+    """A step that passes its options to a function of tfkd."""
 
     def __init__(self, **options: Any):
         self.options = options
@@ -45,10 +46,10 @@ class _WithOptions(Structural):
 
 
 class Prune(_WithOptions):
-    """Cuts the filters with the lowest scores out at once.
+    """One-shot filter pruning: removes the filters with the lowest scores.
 
     Args:
-        **options: of `tfkd.pruning.plan`, such as `macs_reduction=0.5`.
+        **options: arguments of `tfkd.pruning.plan`, such as `macs_reduction=0.5`.
 
     Example:
         >>> import tfkd
@@ -57,23 +58,24 @@ class Prune(_WithOptions):
         True
     """
 
-    def change(self, student, optimizer):
+    def change(self, student: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> Changed:
         """Plans, selects and shrinks."""
         selection = pruning.select(student, pruning.plan(student, **self.options))
         return cut_out(student, selection, optimizer)
 
 
 class CutLayers(_WithOptions):
-    """Cuts whole blocks out: residual blocks, transformer layers.
+    """Depth pruning: removes whole residual blocks or transformer layers.
 
     Args:
-        choose: options of `tfkd.pruning.choose_layers`, such as `{"keep": 0.5, "by":
-            "damage", "data": x}`: the blocks are chosen on the student of that moment.
-        **options: in its place those of `tfkd.pruning.cut_layers`: `keep=` or `drop=`.
+        choose: arguments of `tfkd.pruning.choose_layers`, such as `{"keep": 0.5, "by":
+            "damage", "data": x}`: the blocks are chosen when the stage begins.
+        **options: without `choose`, arguments of `tfkd.pruning.cut_layers`: `keep=` or
+            `drop=`.
 
     Raises:
-        TypeError: if `choose` is no dict.
-        ValueError: if it is not the only option, has no `keep`, or an unknown option.
+        TypeError: if `choose` is not a dict.
+        ValueError: if it is not the only option, lacks `keep`, or has an unknown option.
 
     Example:
         >>> import tfkd
@@ -91,16 +93,16 @@ class CutLayers(_WithOptions):
             return
         checks.instance("choose", choose, Mapping, "a dict of options of choose_layers")
         if options:
-            mend = "It says which blocks stay by itself."
-            raise checks.value_error("choose", "no `keep` or `drop` beside it", options, mend)
+            fix = "`choose` alone decides which blocks are kept."
+            raise checks.value_error("choose", "no `keep` or `drop` beside it", options, fix)
         known = list(inspect.signature(pruning.choose_layers).parameters)[1:]
         for name in choose:
             checks.one_of("choose", name, known)
         if "keep" not in choose:
-            raise checks.value_error("choose", "how many blocks stay, as 'keep'", list(choose))
+            raise checks.value_error("choose", "the number of blocks as 'keep'", list(choose))
 
-    def change(self, student, optimizer):
-        """Cuts the blocks; the rest keeps its weights."""
+    def change(self, student: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> Changed:
+        """Removes the blocks; the others keep their weights."""
         if "choose" not in self.options:
             return Changed(pruning.cut_layers(student, **self.options))
         choice = pruning.choose_layers(student, **self.options["choose"])
@@ -108,13 +110,13 @@ class CutLayers(_WithOptions):
 
 
 class Quantize(_WithOptions):
-    """Makes the student compute as 8-bit integers will, from here to the end.
+    """Quantization-aware training (fake quantization to 8 bits) from this stage on.
 
     Args:
-        data: examples that set the ranges, as for `tfkd.quantization.calibrate`.
-        method: of `calibrate`: "minmax", "percentile" or "mse".
-        **options: of `tfkd.quantization.quantize`, such as `target="both"`;
-            `freeze_batch_norm=False` trains the batch normalizations on.
+        data: calibration examples, as for `tfkd.quantization.calibrate`.
+        method: calibration method: "minmax", "percentile" or "mse".
+        **options: arguments of `tfkd.quantization.quantize`, such as `target="both"`;
+            with `freeze_batch_norm=False` batch normalizations stay trainable.
 
     Example:
         >>> import numpy as np, tfkd
@@ -124,11 +126,11 @@ class Quantize(_WithOptions):
         True
     """
 
-    def __init__(self, data: Any, method: str = "minmax", **options: Any):
+    def __init__(self, data: Data, method: str = "minmax", **options: Any):
         super().__init__(**options)
         self.data, self.method = data, method
 
-    def change(self, student, optimizer):
+    def change(self, student: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> Changed:
         """Quantizes and calibrates."""
         quantized = quantization.quantize(student, **self.options)
         quantization.calibrate(quantized, self.data, method=self.method)
@@ -137,17 +139,19 @@ class Quantize(_WithOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Decay:
-    """Filters decay during a stage, and are cut out at its end (`tfkd.callbacks.FilterDecay`).
+    """Gradual filter pruning: filters decay to zero during a stage and are removed at its end.
+
+    See `tfkd.callbacks.FilterDecay`.
 
     Args:
-        options: of `tfkd.pruning.plan`, such as `{"macs_reduction": 0.5}`.
-        end: at which part of the stage's steps the rate is zero, in (0, 1]; from there
-            the cut model trains on, at full size.
-        every: steps between decays; None: once an epoch.
-        anneal: of `tfkd.pruning.AnnealedFilterDecay`, how the rate falls.
+        options: arguments of `tfkd.pruning.plan`, such as `{"macs_reduction": 0.5}`.
+        end: fraction of the stage's steps after which the filters are zero, in (0, 1]; the
+            remaining steps train the others before the zero filters are removed.
+        every: steps between decays; None: once per epoch.
+        anneal: how the rate falls, see `tfkd.pruning.AnnealedFilterDecay`.
 
     Raises:
-        TypeError, ValueError: for an argument that is none of these.
+        TypeError, ValueError: for invalid arguments.
 
     Example:
         >>> import tfkd
@@ -168,14 +172,16 @@ class Decay:
         if self.every is not None:
             checks.positive_int("every", self.every)
 
-    def schedule(self, plan: pruning.Plan, begin: int, steps: int, epoch: int) -> Any:
-        """The decay rate by the optimizer's step.
+    def schedule(
+        self, plan: pruning.Plan, begin: int, steps: int, epoch: int
+    ) -> pruning.AnnealedFilterDecay:
+        """The schedule of the decay rate over the optimizer's steps.
 
         Args:
-            plan: what goes.
+            plan: the pruning plan, with the filters to remove.
             begin: the step at which the stage begins.
-            steps: of the stage.
-            epoch: steps an epoch.
+            steps: steps of the stage.
+            epoch: steps per epoch.
         """
         every = self.every or epoch
         length = max(int(self.end * steps) // every, 1) * every
@@ -188,8 +194,10 @@ class Decay:
         )
 
 
-def cut_out(student: keras.Model, selection: pruning.Selection, optimizer: Any) -> Changed:
-    """Shrinks the student, and its optimizer's state where it can be."""
+def cut_out(
+    student: keras.Model, selection: pruning.Selection, optimizer: keras.optimizers.Optimizer | None
+) -> Changed:
+    """Removes the selected filters from the student and, if possible, the optimizer's state."""
     texts = any(tensor.dtype == tf.string for tensor in student.inputs)
     small = pruning.shrink(student, selection, random_inputs(student) if texts else True)
     if isinstance(optimizer, keras.optimizers.Optimizer):
@@ -199,11 +207,15 @@ def cut_out(student: keras.Model, selection: pruning.Selection, optimizer: Any) 
     return Changed(small, optimizer)
 
 
-def apply(step: Any, student: keras.Model, optimizer: Any = None) -> Changed:
+def apply(
+    step: Callable[[keras.Model], keras.Model],
+    student: keras.Model,
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> Changed:
     """Applies a structural step, or a user's function from a model to a model.
 
     Raises:
-        TypeError: if a function returns something else than a model.
+        TypeError: if a function does not return a model.
     """
     if isinstance(step, Structural):
         return step.change(student, optimizer)

@@ -1,4 +1,4 @@
-"""Values that follow the stage, without compiling the training step anew."""
+"""Scheduled values that depend on the stage, without recompiling the training step."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import schedules
+from tfkd.types import Tensor
 
 
 class Position:
-    """Where a training stands: which stage, and the optimizer's step at its beginning.
+    """Current stage of a training, and the optimizer's step at its beginning.
 
-    In variables, which a compiled step reads: to begin a stage is to assign them.
+    Both are variables that the compiled step reads, so a new stage needs only assignments.
     """
 
     def __init__(self, stage: int = 0, begin: int = 0):
@@ -24,7 +25,7 @@ class Position:
         self.begin = tf.Variable(begin, dtype=tf.int64, trainable=False, name="begin")
 
     def move(self, stage: int, begin: int) -> None:
-        """The stage begins at the optimizer's step `begin`."""
+        """Sets the stage and the optimizer's step at which it begins."""
         self.stage.assign(stage)
         self.begin.assign(begin)
 
@@ -32,12 +33,12 @@ class Position:
 @schedules.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class OfStage(schedules.Schedule):
-    """One value or schedule for each stage; schedules count from their stage's beginning.
+    """A value or schedule for each stage; schedules count steps from the stage's beginning.
 
     Args:
         values: a number or schedule for each stage; None: `default`.
-        default: a number or schedule of the whole training's step.
-        position: which stage it is.
+        default: a number, or a schedule over the whole training.
+        position: the current stage.
     """
 
     values: Sequence[Any]
@@ -71,7 +72,7 @@ class OfStage(schedules.Schedule):
         return tuple(ends)
 
     def get_config(self):
-        """With the stage that it is now: a file goes on in it."""
+        """Includes the current stage, in which a loaded schedule continues."""
         return {
             "values": [None if v is None else schedules.serialize(v) for v in self.values],
             "default": schedules.serialize(self.default),
@@ -86,20 +87,21 @@ class OfStage(schedules.Schedule):
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class RateOfStage(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of each stage.
+    """Learning-rate schedule with a rate for each stage.
 
     Args:
-        rates: for each stage a number, a schedule of tfkd or of Keras that counts from
-            the stage's beginning, or None: `default`.
-        default: the optimizer's own, a number or a Keras schedule of the whole training.
-        position: which stage it is.
+        rates: for each stage a number, a schedule of tfkd or Keras that counts steps from
+            the stage's beginning, or None for `default`.
+        default: the optimizer's own rate: a number, or a Keras schedule over the whole
+            training.
+        position: the current stage.
     """
 
     def __init__(self, rates: Sequence[Any], default: Any, position: Position):
         self.rates, self.default, self.position = list(rates), default, position
 
-    def __call__(self, step: Any) -> Any:
-        """The rate at an optimizer's step."""
+    def __call__(self, step: Tensor) -> tf.Tensor:
+        """The learning rate at a step of the optimizer."""
         step = tf.cast(step, tf.int64)
         since = tf.maximum(step - self.position.begin, 0)
         each = [
@@ -108,7 +110,7 @@ class RateOfStage(keras.optimizers.schedules.LearningRateSchedule):
         return tf.gather(tf.stack([tf.cast(one, tf.float32) for one in each]), self.position.stage)
 
     def get_config(self):
-        """With the stage that it is now: a file goes on in it."""
+        """Includes the current stage, in which a loaded schedule continues."""
         return {
             "rates": [_serialize(rate) for rate in self.rates],
             "default": _serialize(self.default),
@@ -117,7 +119,7 @@ class RateOfStage(keras.optimizers.schedules.LearningRateSchedule):
 
     @classmethod
     def from_config(cls, config):
-        """Makes the schedule that `get_config` described."""
+        """Creates the schedule from the result of `get_config`."""
         rates = [_deserialize(rate) for rate in config["rates"]]
         return cls(rates, _deserialize(config["default"]), Position(*config["position"]))
 

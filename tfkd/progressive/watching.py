@@ -1,7 +1,8 @@
-"""Follows a stage: logs it, and ends it when its promotion rule says so."""
+"""Callbacks of a stage: log the stage, and end it when its promotion rule is met."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -9,11 +10,11 @@ import tf_keras as keras
 
 
 class Watch(keras.callbacks.Callback):
-    """Stands before the user's callbacks, so that they see the stage in the logs.
+    """Callback before the user's callbacks, so that these see the stage in the logs.
 
     Args:
         owner: the ProgressiveDistiller.
-        stage, number: the stage that runs.
+        stage, number: the current stage and its index.
     """
 
     def __init__(self, owner: Any, stage: Any, number: int):
@@ -28,22 +29,22 @@ class Watch(keras.callbacks.Callback):
         """The logs of the stage so far."""
         return [logs for logs in self.owner.logs if logs["stage"] == self.number]
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Counts the steps of this epoch."""
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Resets the step count of the epoch."""
         self._seen = 0
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Counts; `batch` is the last one of an execution of several."""
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Counts steps; with steps_per_execution, `batch` is the last of several."""
         self._seen = batch + 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Names the stage in the logs."""
+        """Adds the stage to the logs."""
         self.owner.steps += self._seen
         if logs is not None:
             logs["stage"] = self.number
 
     def promoted(self) -> bool:
-        """Whether the rule ends the stage; not before decaying filters are zero."""
+        """Whether the promotion rule ends the stage; never before decaying filters are zero."""
         logs = self.logs
         if self.stage.promote is None or not logs:
             return False
@@ -53,14 +54,14 @@ class Watch(keras.callbacks.Callback):
 
 
 class _Last(keras.callbacks.Callback):
-    """Stands after the user's callbacks: what they put in the logs is kept too."""
+    """Callback after the user's callbacks, so that values that they log are kept."""
 
     def __init__(self, watch: Watch):
         super().__init__()
         self._watch = watch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Keeps the logs; ends the stage if its rule says so."""
+        """Stores the logs, and ends the stage if its promotion rule is met."""
         self._watch.owner.logs.append({name: _number(v) for name, v in (logs or {}).items()})
         if self._watch.promoted():
             self.model.stop_training = True

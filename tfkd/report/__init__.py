@@ -1,4 +1,4 @@
-"""What a model costs and what it is worth: counts, latency, accuracy, tables, plots."""
+"""Model evaluation: parameters and MACs, latency, accuracy, mAP, comparison tables, plots."""
 
 from tfkd.costs import rules as rules
 from tfkd.costs.rules import LayerCall, register

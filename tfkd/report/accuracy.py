@@ -1,13 +1,13 @@
-"""Scores of predictions, each by the measure of its task; their mean and spread over seeds."""
+"""Accuracy, mean average precision or error by task; mean and standard deviation over seeds."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 from tfkd.data.labels import MULTI_LABEL, REGRESSION, read
@@ -24,7 +24,7 @@ from tfkd.results import Result
 
 @dataclasses.dataclass(frozen=True)
 class SeedStats(Result):
-    """Mean and spread of one number over several seeds.
+    """Mean and standard deviation of a number over several seeds.
 
     Attributes:
         mean: arithmetic mean.
@@ -42,18 +42,19 @@ class SeedStats(Result):
         return text if self.sd is None else f"{text} ± {self.sd:.{digits}f}"
 
     def parts(self) -> list[str]:
-        """Mean and spread."""
+        """Mean and standard deviation as text."""
         return [self.format()]
 
 
-def seed_stats(values: Any) -> SeedStats:
+def seed_stats(values: ArrayLike) -> SeedStats:
     """Returns mean ± sample standard deviation (n − 1) of a number over seeds.
 
     Args:
-        values: one number, or a sequence of numbers, one a seed.
+        values: one number, or a sequence of numbers, one per seed.
 
     Raises:
-        ValueError: if there is none or one is not finite.
+        TypeError: if the values are not numbers.
+        ValueError: if there are none, or one is not finite.
 
     Example:
         >>> from tfkd import report
@@ -63,7 +64,7 @@ def seed_stats(values: Any) -> SeedStats:
     try:
         array = np.atleast_1d(np.asarray(values, np.float64))
     except (TypeError, ValueError):
-        raise checks.type_error("values", "numbers, one a seed", values) from None
+        raise checks.type_error("values", "numbers, one per seed", values) from None
     if array.ndim != 1 or array.size == 0:
         raise checks.value_error("values", "at least one number, in one dimension", values)
     if not np.isfinite(array).all():
@@ -74,17 +75,17 @@ def seed_stats(values: Any) -> SeedStats:
 
 @dataclasses.dataclass(frozen=True)
 class Score(Result):
-    """What a model is worth on labelled examples; made by `score`. None: not of its task.
+    """Score of a model on labelled examples, from `score`; measures of other tasks are None.
 
     Attributes:
         task: "classification", "multi_label" or "regression".
-        examples: number of examples, or of places in sequences or images, that count.
-        accuracy: percentage of examples whose class was found.
-        subset_accuracy: percentage of examples of which every label was found.
-        average_precision: mean over the labels, in percent.
+        examples: number of scored examples, or positions in sequences or images.
+        accuracy: percentage of examples with the correct class.
+        subset_accuracy: percentage of examples with all labels correct.
+        average_precision: mean average precision over the labels, in percent.
         mean_absolute_error: in the unit of the labels; lower is better.
-        threshold: above it an output said yes; None where the largest one counted.
-        doubt: what was decided by values though it could be otherwise; "" if nothing.
+        threshold: outputs above it are positive; None where the argmax is taken.
+        doubt: an ambiguity that was decided by the values; "" if there is none.
     """
 
     task: str
@@ -98,7 +99,7 @@ class Score(Result):
 
     @property
     def value(self) -> float:
-        """The score that models are ranked by: the first that is not None."""
+        """The score by which models are ranked: the first that is not None."""
         return next(value for value in self._values().values())
 
     def _values(self) -> dict[Measure, float]:
@@ -106,7 +107,7 @@ class Score(Result):
         return {measure: value for measure, value in pairs if value is not None}
 
     def parts(self) -> list[str]:
-        """The scores, in one sentence."""
+        """The scores in one sentence."""
         parts = [
             f"{measure.name} {measure.format(seed_stats(value))}{' %' if measure.percent else ''}"
             for measure, value in self._values().items()
@@ -115,45 +116,46 @@ class Score(Result):
 
 
 def score(
-    labels: Any,
-    outputs: Any,
+    labels: ArrayLike,
+    outputs: ArrayLike,
     *,
     task: str | None = None,
     class_names: Sequence[str] | None = None,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     ignore_class: int | None = None,
     threshold: float | None = None,
 ) -> Score:
-    """Scores outputs by the measure of their task, which labels and outputs show.
+    """Scores outputs by the measure of their task, inferred from labels and outputs.
 
-    - Classification: class numbers or names, one-hot or soft rows, or 0 and 1 for
-      outputs of one unit: accuracy.
-    - Several labels an example, rows of 0 and 1: the subset accuracy, for which every
-      label of an example must be right, and the mean average precision.
+    - Classification: class numbers or names, one-hot or soft rows, or 0 and 1 for a
+      single output unit: accuracy.
+    - Multi-label classification, rows of 0 and 1: the subset accuracy, for which all
+      labels of an example must be correct, and the mean average precision.
     - Regression, any other numbers of the outputs' shape: the mean absolute error.
 
     Labels and outputs may have more axes (words of sentences, pixels of images): each
-    place then counts as one example.
+    position then counts as one example.
 
     Args:
         labels: for outputs (..., C): class numbers or names, (...) or (..., 1); one-hot
-            or soft rows, rows of 0 and 1, or numbers to be predicted, (..., C).
+            or soft rows, rows of 0 and 1, or regression targets, (..., C).
         outputs: (N, C) logits, probabilities or numbers; (N, 1) or (N,) of one unit;
-            (N, ..., C) for each place.
-        task: "classification", "multi_label" or "regression"; None: by the values.
-        class_names: C names, by which labels as text are matched; two for one unit.
-        mask: (N,) or (...), 0 or False where an example or place does not count.
-        ignore_class: class number of what does not count, such as -1 or 255.
-        threshold: above it an output of a single unit or of several labels says yes;
-            None: 0.5 if all outputs are in [0, 1], else 0, for logits.
+            (N, ..., C) per position.
+        task: "classification", "multi_label" or "regression"; None: inferred.
+        class_names: C names, by which labels given as text are looked up; two names for
+            a single unit.
+        mask: (N,) or (...), 0 or False where an example or position is ignored.
+        ignore_class: class number of labels to ignore, such as -1 or 255.
+        threshold: an output of a single unit or of several labels above it is positive;
+            None: 0.5 if all outputs are in [0, 1], else 0, as for logits.
 
     Returns:
-        A `Score`. Its `doubt` says what was decided by values alone.
+        A `Score`. Its `doubt` names an ambiguity that was decided by the values.
 
     Raises:
-        TypeError: if outputs are no numbers.
-        ValueError: if labels and outputs do not belong together, hold NaN or infinity,
-            are outside the classes, have no meaning that can be told, or are none.
+        TypeError: if the outputs are not numbers.
+        ValueError: if labels and outputs are inconsistent, hold NaN or infinity, are
+            outside the classes, fit no task, or are empty.
 
     Example:
         >>> from tfkd import report
@@ -179,28 +181,27 @@ def score(
 
 
 def accuracy(
-    labels: Any,
-    outputs: Any,
+    labels: ArrayLike,
+    outputs: ArrayLike,
     *,
     task: str | None = None,
     class_names: Sequence[str] | None = None,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     ignore_class: int | None = None,
     threshold: float | None = None,
 ) -> float:
-    """Percentage of examples that are right; the mean absolute error of a regression.
+    """Accuracy in percent; for a regression the mean absolute error.
 
-    The one number of `score`: the accuracy of a classification, the subset accuracy of
-    several labels an example, or the mean absolute error, which is no percentage. What
-    is none of a classification by class numbers or one-hot rows is said in a warning,
-    unless `task` names it.
+    The first measure of `score`: the accuracy of a classification, the subset accuracy
+    of a multi-label classification, or the mean absolute error, which is not a
+    percentage. Warns if an inferred task is ambiguous, unless `task` is given.
 
     Args:
-        labels: (N,) or (N, 1) class numbers or names, (N, C) one-hot or soft labels;
-            and all that `score` takes.
-        outputs: (N, C) logits or probabilities; and all that `score` takes.
-        task: "classification", "multi_label" or "regression"; None: by the values.
-        class_names: C names, by which labels as text are matched.
+        labels: (N,) or (N, 1) class numbers or names, (N, C) one-hot or soft labels,
+            or any other form that `score` accepts.
+        outputs: (N, C) logits or probabilities, or any other form that `score` accepts.
+        task: "classification", "multi_label" or "regression"; None: inferred.
+        class_names: C names, by which labels given as text are looked up.
         mask: as in `score`.
         ignore_class: as in `score`.
         threshold: as in `score`.
@@ -223,19 +224,19 @@ def accuracy(
         ignore_class=ignore_class, threshold=threshold,
     )  # fmt: skip
     if found.doubt:
-        warnings.warn(f"`labels`: {found.doubt}.", stacklevel=2)
+        checks.warn(f"`labels`: {found.doubt}.")
     return found.value
 
 
 class Judge:
-    """Scores of all models on one set of labels, by the measure of one task."""
+    """Scores several models on the same labels, by the measure of one task."""
 
     def __init__(self, y: np.ndarray, **options: Any):
         self._y, self._options = y, options
         self._found: dict[str, list[Score]] = {}
 
     def take(self, name: str, outputs: Iterable[np.ndarray]) -> None:
-        """Scores the outputs of one model, or of several seeds."""
+        """Scores the outputs of a model, one array per seed."""
         self._found[name] = []
         for one in outputs:
             try:
@@ -244,13 +245,13 @@ class Judge:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 raise kind(f"`models[{name!r}]` can't be scored on `data`. {error}") from error
             if found.doubt:
-                warnings.warn(f"`data`: {found.doubt}.", stacklevel=3)
-            # What was decided for the first model holds for all.
+                checks.warn(f"`data`: {found.doubt}.")
+            # The task inferred for the first model applies to all.
             self._options["task"] = found.task
             self._found[name].append(found)
 
     def scores(self, name: str) -> dict[str, Any]:
-        """Fields of `Row`."""
+        """The scores of a model as fields of `Row`."""
         found = self._found[name]
         return {
             measure.key: seed_stats([getattr(one, measure.key) for one in found])
@@ -258,7 +259,7 @@ class Judge:
         }
 
     def notes(self) -> list[str]:
-        """Sentences on what was scored, where it is not the accuracy of examples."""
+        """Sentences on the measure, unless it is the plain accuracy of examples."""
         first = next(iter(self._found.values()))[0]
         (measure, *_) = of_rows([first])
         limits = {name: found[0].threshold for name, found in self._found.items()}
@@ -267,12 +268,12 @@ class Judge:
             return [f"Mean absolute error: in the unit of the labels, {count}; lower is better."]
         if None in limits.values():
             places = first.examples > len(self._y)
-            return [f"Accuracy: of {count}, each place is one."] if places else []
+            return [f"Accuracy: of {count}, each position is one."] if places else []
         if measure == ACCURACY:
-            text = f"Accuracy: of {count} of two classes, told by one output"
+            text = f"Accuracy: of {count} of two classes, from one output"
         else:
-            text = f"Subset accuracy: all labels of an example are right, {count}"
+            text = f"Subset accuracy: all labels of an example are correct, {count}"
         alike = len(set(limits.values())) == 1
         by_model = ", ".join(f"{name}: {limit:g}" for name, limit in limits.items())
         above = f"{limits[next(iter(limits))]:g}" if alike else by_model
-        return [f"{text}; an output says yes above {above}."]
+        return [f"{text}; an output above {above} is positive."]

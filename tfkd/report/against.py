@@ -1,4 +1,4 @@
-"""How far a model is from the one it was made of, in one sentence."""
+"""Comparison of a model with its original in one sentence: accuracy, speed, size, MACs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclasses.dataclass(frozen=True)
 class Against(Result):
-    """One row of a `Table` against another; None where one of them has no number.
+    """Comparison of two rows of a `Table`; None where one of them has no value.
 
     Attributes:
-        model: name.
-        original: name of what it is compared with.
+        model: name of the model.
+        original: name of the model that it is compared with.
         points: accuracy minus the original's, in percentage points; None for errors.
-        faster: the original's median latency over the model's; above 1 is faster.
-        smaller: the original's size over the model's; above 1 is smaller.
-        macs: share of the original's multiply-accumulates, between 0 and 1 if fewer.
-        score: name of what `points` or `error` compare, such as "subset accuracy".
+        faster: speed-up: the original's median latency divided by the model's.
+        smaller: compression: the original's size divided by the model's.
+        macs: multiply-accumulates as a fraction of the original's.
+        score: name of the measure of `points` or `error`, such as "subset accuracy".
         error: mean absolute error minus the original's; below 0 is better.
-        timing: what was timed, where one of the two is a Python function and the other
-            is not: "a Python function and LiteRT". Their ratio says little of the models.
+        timing: the timed runtimes, if one is a Python function and the other is not: "a
+            Python function and LiteRT". Their ratio then says little about the models.
 
     Example:
         >>> from tfkd.report import Against
@@ -68,7 +68,7 @@ class Against(Result):
 
     @property
     def known(self) -> bool:
-        """Whether there is anything to say."""
+        """Whether any value is known."""
         numbers = (self.points, self.error, self.faster, self.smaller, self.macs)
         return any(v is not None for v in numbers)
 
@@ -102,7 +102,7 @@ def _ratio(above: float | None, below: float | None) -> float | None:
 
 
 def _timing(row: Any, original: Any) -> str:
-    """What was timed, if it is a function of Python against something that is compiled."""
+    """The two runtimes, if a Python function is compared with something compiled."""
     kinds = [one.runtime for one in (row, original)]
     if "Python" not in kinds or kinds[0] == kinds[1]:
         return ""

@@ -1,4 +1,4 @@
-"""Writes a table for TensorBoard: text, pictures, and a number for each model."""
+"""TensorBoard summaries of a table: text, plots, and scalars for each model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from tfkd import checks
 from tfkd.report.measures import MEASURES
+from tfkd.types import Path
 
 
-def write(table: Any, logdir: Any, step: int, plots: bool) -> None:
-    """Does what `Table.to_tensorboard` says."""
+def write(table: Any, logdir: Path, step: int, plots: bool) -> None:
+    """Implements `Table.to_tensorboard`."""
     import tensorflow as tf
 
     checks.instance("logdir", logdir, (str, os.PathLike), "a folder, as string or path")
@@ -36,7 +37,7 @@ def write(table: Any, logdir: Any, step: int, plots: bool) -> None:
 
 
 def _scalars(row: Any) -> dict[str, float | None]:
-    """The numbers that are worth a curve, by their group in TensorBoard."""
+    """The scalars of a row, by their group in TensorBoard."""
     times = row.latency
     scores = {measure.key: getattr(row, measure.key) for measure in MEASURES}
     return {

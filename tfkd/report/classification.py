@@ -1,13 +1,13 @@
-"""Precision, recall and F1 of each class: where a classifier errs, not only how often."""
+"""Per-class precision, recall and F1 of a classifier."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 from tfkd.data.label_forms import names
@@ -24,12 +24,12 @@ class ClassScores:
     """Scores of one class, or their mean over classes, in percent.
 
     Attributes:
-        name: of the class.
-        precision: how many of the examples that were given this class are of it; 0
+        name: class name.
+        precision: fraction of the examples predicted as this class that belong to it; 0
             if there are none.
-        recall: how many of the examples of this class were given it; 0 if there are
-            none.
-        f1: 2 · precision · recall / (precision + recall); 0 if both are.
+        recall: fraction of the examples of this class that are predicted as it; 0 if
+            there are none.
+        f1: 2 · precision · recall / (precision + recall); 0 if both are 0.
         support: number of examples of the class.
     """
 
@@ -42,16 +42,16 @@ class ClassScores:
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Result, file_name="classes"):
-    """How well each class is told from the others; made by `classification`.
+    """Per-class scores of a classifier, from `classification`.
 
     Attributes:
         classes: the scores of each class, in order.
-        accuracy: percentage of examples whose class was found; of several labels an
-            example, those of which every label was found.
-        macro: mean of the scores over classes, each counting the same.
-        weighted: mean of the scores, each class counting with its examples.
-        average_precision: mean over the labels, in percent, where an example may have
-            several; else None.
+        accuracy: percentage of examples with the correct class; with several labels per
+            example, with all labels correct.
+        macro: unweighted mean of the scores over classes.
+        weighted: mean of the scores over classes, weighted by their support.
+        average_precision: mean average precision over the labels, in percent, of a
+            multi-label classification; else None.
         multi_label: whether an example may have several labels.
     """
 
@@ -63,7 +63,7 @@ class Classification(Result, file_name="classes"):
     multi_label: bool = False
 
     def parts(self) -> list[Grid | str]:
-        """The scores of classes and their means; the accuracy."""
+        """A table of the scores of classes and their means, and the accuracy."""
         rows = [*self.classes, self.macro, self.weighted]
         return [Grid(HEAD, [*map(dataclasses.astuple, rows)], FORMATS, totals=2), self._note()]
 
@@ -75,7 +75,7 @@ class Classification(Result, file_name="classes"):
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, in full precision, fit for JSON."""
+        """All scores in full precision as JSON values."""
         fields = super().to_dict()
         precision, is_multi_label = fields.pop("average_precision"), fields.pop("multi_label")
         if is_multi_label:
@@ -85,31 +85,31 @@ class Classification(Result, file_name="classes"):
 
 
 def classification(
-    labels: Any,
-    outputs: Any,
+    labels: ArrayLike,
+    outputs: ArrayLike,
     class_names: Sequence[str] | None = None,
     *,
     task: str | None = None,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     ignore_class: int | None = None,
     threshold: float | None = None,
 ) -> Classification:
     """Precision, recall and F1 of each class, and their means.
 
     Computed by scikit-learn. All scores are percentages, like those of
-    `tfkd.report.accuracy`; a score that divides by no example is 0, and counts as
+    `tfkd.report.accuracy`; a score with a denominator of 0 is 0, and included as
     such in the means over classes.
 
     Reference: van Rijsbergen 1979, Information Retrieval, chapter 7.
 
     Args:
         labels: (N,) or (N, 1) class numbers, or names that are in `class_names`;
-            (N, C) one-hot or soft labels, or rows of 0 and 1 with several labels an
-            example; for outputs (N, ..., C) one for each place.
-        outputs: (N, C) logits or probabilities, the largest is the answer; or (N, 1)
-            of one unit for two classes.
+            (N, C) one-hot or soft labels, or rows of 0 and 1 with several labels per
+            example; for outputs (N, ..., C) one per position.
+        outputs: (N, C) logits or probabilities, whose argmax is the prediction; or
+            (N, 1) of one unit for two classes.
         class_names: C names; default "0", "1", ...
-        task: "classification" or "multi_label"; None: by the values.
+        task: "classification" or "multi_label"; None: inferred.
         mask: as in `tfkd.report.score`.
         ignore_class: as in `tfkd.report.score`.
         threshold: as in `tfkd.report.score`.
@@ -118,10 +118,10 @@ def classification(
         A `Classification`: `print` it, `.save(folder)` it.
 
     Raises:
-        TypeError: if the labels are no whole numbers.
-        ValueError: if the shapes do not belong together, there is no example, a
-            label is not among the C classes, an output is NaN or infinite, or
-            the labels are numbers to be predicted.
+        TypeError: if the labels are not integers.
+        ValueError: if shapes are inconsistent, there are no examples, a label is not
+            among the C classes, an output is NaN or infinite, or the labels are
+            regression targets.
         ImportError: if scikit-learn is not installed.
 
     Example:
@@ -140,7 +140,7 @@ def classification(
         Accuracy 75.0 % of 4 examples.
     """
     found = _examples(labels, outputs, class_names, task, mask, ignore_class, threshold)
-    truth, answers, classes = found.labels, found.answers, found.classes
+    truth, predicted, classes = found.labels, found.predictions, found.classes
     if found.task == MULTI_LABEL:
         classes = truth.shape[1]
     try:
@@ -153,7 +153,7 @@ def classification(
 
     def scores(average: str | None) -> Any:
         return precision_recall_fscore_support(
-            truth, answers, labels=range(classes), average=average, zero_division=0
+            truth, predicted, labels=range(classes), average=average, zero_division=0
         )
 
     def mean(name: str, average: str) -> ClassScores:
@@ -180,7 +180,7 @@ def _examples(
     labels: Any, outputs: Any, class_names: Any, task: str | None, mask: Any,
     ignore_class: int | None, threshold: float | None,
 ) -> Examples:  # fmt: skip
-    """Labels and outputs of a classification, or of several labels an example."""
+    """Normalized labels and outputs of a single- or multi-label classification."""
     if task == REGRESSION:
         expected = "'classification' or 'multi_label'"
         raise checks.value_error("task", expected, task, "Use `tfkd.report.score`.")
@@ -189,8 +189,8 @@ def _examples(
         ignore_class=ignore_class, threshold=threshold,
     )  # fmt: skip
     if found.task == REGRESSION:
-        mend = "Use `tfkd.report.score` for numbers that are predicted."
-        raise checks.value_error("labels", "labels of classes", np.asarray(labels), mend)
+        fix = "Use `tfkd.report.score` for regression."
+        raise checks.value_error("labels", "labels of classes", np.asarray(labels), fix)
     if found.doubt:
-        warnings.warn(f"`labels`: {found.doubt}.", stacklevel=3)
+        checks.warn(f"`labels`: {found.doubt}.")
     return found

@@ -1,4 +1,4 @@
-"""Fills a table from models and test data: each model as it would be deployed."""
+"""Comparison of models and exported files on one test set, each measured as deployed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from tfkd.report.accuracy import Judge
 from tfkd.report.latency import Latency, in_turns
 from tfkd.report.profile import profile
 from tfkd.report.table import Row, Table
+from tfkd.types import Data
 
 
 def compare(
     models: Mapping[str, Any],
-    data: Any,
+    data: Data,
     *,
     threads: int = 1,
     like: Mapping[str, keras.Model] | None = None,
@@ -37,54 +38,55 @@ def compare(
 ) -> Table:
     """Compares models and exported files on one test set, in one table.
 
-    The latency and the file size of a Keras model are those of its float32
-    TFLite file, made in a temporary folder, so that it is measured in the runtime
-    of the files, taking turns with them. Its accuracy is its own. A Keras 3 model is
-    converted by `tfkd.from_keras3`; where that can't be, and for TensorFlow modules and
-    layers, a compiled function is measured. Latency is that of one example in the
-    file's own type, the copying in and out of the interpreter included; a function
-    of Python is timed as it is, and the table says so.
+    Latency and file size of a Keras model are those of its float32 TFLite file, which
+    is exported to a temporary folder, so that all models are measured in the same kind
+    of runtime, in turns. Its accuracy is that of the Keras model. A Keras 3 model is
+    converted by `tfkd.from_keras3`; if that fails, and for TensorFlow modules and
+    layers, a compiled function is measured. Latency is the time for one example in the
+    file's input dtype, including the copies to and from the interpreter; a Python
+    function is timed as it is, and the table notes this.
 
-    Everything runs in inference mode: what takes `training` gets `training=False`.
-    Variables that change all the same get their values back, with a warning; a function
-    that trains the model that it calls is refused, as its scores would not be the model's.
+    Everything runs in inference mode: callables that take `training` get
+    `training=False`. Variables that change nevertheless are restored, with a warning; a
+    function that trains the model that it calls is an error, as its scores would not be
+    those of the model.
 
-    The score is the accuracy; for rows of 0 and 1 with several labels an example the
-    subset accuracy and the mean average precision; for numbers that are predicted the
-    mean absolute error. See `tfkd.report.score`.
+    The score is the accuracy; for a multi-label classification the subset accuracy and
+    the mean average precision; for a regression the mean absolute error. See
+    `tfkd.report.score`.
 
-    Throughput is examples per second, the batch over the mean time of a call, with
-    `throughput_batch` examples in a call. A file of a fixed batch takes its own
-    number instead; if that is not 1, the file has no latency of one example. A Keras
-    model is exported once more, for that batch.
+    Throughput, in examples per second, is the batch size divided by the mean time of a
+    call with `throughput_batch` examples. A file with a fixed batch size uses that
+    size; if it is not 1, the file has no latency for one example. A Keras model is
+    exported a second time for that batch size.
 
     Args:
         models: name → built `tf_keras` or Keras 3 model, path of any file that
             `tfkd.runtime.Predictor` runs, `Predictor`, or callable x → outputs; or a
-            list of one kind: the same model from several seeds, whose score
-            is shown as mean ± standard deviation. The first one stands for all
-            in the other columns.
+            list of one kind: the same model trained with several seeds, whose score is
+            shown as mean ± standard deviation. The first of them is measured for the
+            other columns.
         data: (x, y) or (x, y, sample_weight), or batches of these, in any form of
             `tfkd.example_inputs`; of a data set of `tfkd.data` the test part. y are
-            labels as `tfkd.report.score` takes them: class numbers or names (N,),
-            one-hot (N, C), and others. A weight of 0 leaves an example or place out, and
-            others count alike.
-        threads: threads for one call. A `Predictor` or callable keeps its own, and
-            SavedModels and .keras files have those of the process.
-        like: name → Keras model whose parameters and MACs a file has.
+            labels in any form of `tfkd.report.score`: class numbers or names (N,),
+            one-hot (N, C), and others. Examples or positions with weight 0 are ignored,
+            all others have equal weight.
+        threads: threads of one call. A `Predictor` or callable keeps its own, and
+            SavedModels and .keras files use those of the process.
+        like: name → Keras model from which parameters and MACs of a file are counted.
         runs: measured runs of each model; a third of them, but at least 5, for the
             throughput.
-        seconds: stop measuring after this time, of latency and throughput each;
+        seconds: time limit of the latency and of the throughput measurement, each;
             None: no limit.
-        throughput_batch: examples in a call, for the throughput; None: one, the
-            throughput is then that of the latency's runs.
+        throughput_batch: examples per call, for the throughput; None: one, with the
+            throughput computed from the runs of the latency.
         original: name of the model that the others are compared with; None: the
             first.
-        task: "classification", "multi_label" or "regression"; None: by the values of
-            the labels and of the first model's outputs.
-        class_names: C names, by which labels as text are matched.
-        ignore_class: class number of what does not count, such as -1 or 255.
-        threshold: above it an output of a single unit or of several labels says yes;
+        task: "classification", "multi_label" or "regression"; None: inferred from the
+            labels and the first model's outputs.
+        class_names: C names, by which labels given as text are looked up.
+        ignore_class: class number of labels to ignore, such as -1 or 255.
+        threshold: an output of a single unit or of several labels above it is positive;
             None: 0.5 for a model whose outputs are all in [0, 1], else 0.
 
     Returns:
@@ -93,11 +95,10 @@ def compare(
 
     Raises:
         TypeError: if a model is none of these (of a Distiller pass the student), or a
-            file does not take `data`.
-        ValueError: for an empty dict or data set, a model of several outputs, labels
-            and outputs that don't belong together or have no meaning, a function that
-            changes the weights of its model, or names in `like` or `original` that are
-            not in `models`.
+            file does not accept `data`.
+        ValueError: for an empty dict or data set, a model with several outputs,
+            inconsistent labels and outputs, a function that changes the weights of its
+            model, or names in `like` or `original` that are not in `models`.
         ImportError: if the runtime of a file is not installed.
 
     Example:
@@ -165,7 +166,7 @@ def _check_names(groups: Mapping[str, Any], **arguments: Any) -> None:
 
 
 def _converted(groups: dict[str, list[Any]], x: Any) -> tuple[dict[str, list[Any]], list[str]]:
-    """The models with those of Keras 3 converted, and a sentence on each name."""
+    """The models with Keras 3 models converted, and notes on the conversions."""
     found, notes = {}, []
     for name, group in groups.items():
         pairs = [running.converted(name, model, x) for model in group]
@@ -177,7 +178,7 @@ def _converted(groups: dict[str, list[Any]], x: Any) -> tuple[dict[str, list[Any
 def _latencies(
     targets: Mapping[str, Any], x: Any, threads: int, runs: int, seconds: float | None
 ) -> tuple[dict[str, Latency], str]:
-    """Times of one example of those that take one, and a sentence."""
+    """Latency of one example for the models that accept one, and a note."""
     made = {name: running.call(name, target, x, 1) for name, target in targets.items()}
     calls = {name: call for name, call in made.items() if call is not None}
     times = in_turns(calls, runs=runs, seconds=seconds) if calls else {}
@@ -186,7 +187,7 @@ def _latencies(
     for name in targets:
         if name not in times:
             batch = running.fixed_batch(targets[name])
-            note += f" {name} takes {batch} examples a call, so it has no time of one."
+            note += f" {name} takes {batch} examples per call, so it has no latency of one."
     return times, note
 
 
@@ -198,7 +199,7 @@ def _throughputs(
     runs: int,
     seconds: float | None,
 ) -> tuple[dict[str, tuple[float, int]], str]:
-    """Name → (examples per second, examples in a call), and a sentence."""
+    """Name → (examples per second, examples per call), and a note."""
     batches = {name: running.fixed_batch(target) or batch for name, target in targets.items()}
     calls: dict[str, Any] = {
         name: running.call(name, targets[name], x, size)
@@ -219,7 +220,7 @@ def _throughputs(
 
 
 def _members(name: str, value: Any) -> list[Any]:
-    """One model or path, or a list of one kind → a list."""
+    """One model or path, or a list of one kind, as a list."""
     expected = f"{running.EXPECTED}, or a list of one kind"
     group = list(value) if isinstance(value, (list, tuple)) else [value]
     group = [running.checked_model(name, one, expected) for one in group]
@@ -233,7 +234,7 @@ def _members(name: str, value: Any) -> list[Any]:
 
 
 def _labelled(data: Any) -> tuple[Any, np.ndarray, np.ndarray | None]:
-    """Returns the examples, the labels, and what counts."""
+    """Returns the examples, the labels, and the mask of scored examples."""
     x, y, weight = running.examples(data)
     if y is None:
         raise checks.type_error("data", "labels with the examples: (x, y), or such batches", data)
@@ -245,7 +246,7 @@ def _labelled(data: Any) -> tuple[Any, np.ndarray, np.ndarray | None]:
 def _outputs(
     name: str, group: list[Any], first: Any, x: Any, threads: int, folder: pathlib.Path
 ) -> Iterator[np.ndarray]:
-    """Outputs of each model of a group; `first` is what has been opened for the first."""
+    """Outputs of each model of a group; `first` is the opened target of the first model."""
     for model in group:
         target = first
         if isinstance(model, keras.Model):
@@ -260,7 +261,7 @@ def _outputs(
 
 
 def _counts(model: Any) -> tuple[int | None, int | None]:
-    """(parameters, MACs); a file does not say."""
+    """(parameters, MACs); (None, None) for a file."""
     if not isinstance(model, keras.Model):
         return None, None
     counted = profile(model)

@@ -1,29 +1,36 @@
-"""What a detector is worth: COCO's scores of its detections, or of the model itself."""
+"""COCO evaluation of object detectors: mean average precision (mAP) and recall."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from numpy.typing import ArrayLike
+
+from tfkd.detection.anchors import Anchors
 from tfkd.detection.coco_evaluation import DetectionScores, coco_scores
 from tfkd.detection.detecting import check_images, detect
 from tfkd.detection.drawing import detection_pictures
+from tfkd.types import Tensor
+
+# Arrays by name, for a batch of images, or one such mapping per batch or image.
+Boxes = Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]]
 
 __all__ = ["DetectionScores", "detect", "detection", "detection_pictures", "evaluate_detector"]
 
 
 def detection(
-    detections: Any,
-    truth: Any,
+    detections: Boxes,
+    truth: Boxes,
     class_names: Sequence[str] | None = None,
-    image_size: Any = None,
+    image_size: ArrayLike | None = None,
 ) -> DetectionScores:
-    """COCO's scores of detections: mean average precision, recall, and their curves.
+    """COCO metrics of detections: mean average precision, recall, and precision-recall curves.
 
-    Computed by pycocotools, as by keras-cv's BoxCOCOMetrics (whose 0 for "nothing to be
-    found" is NaN here). An image's detections of a class are tried by falling score;
-    each takes the object of its class that it overlaps most, if by enough, and that no
-    better one has taken. Only the best 100 of an image and class count.
+    Computed by pycocotools, as in keras-cv's BoxCOCOMetrics (whose 0 for a class without
+    objects is NaN here). The detections of a class in an image are matched by falling
+    score, each to the unmatched object of its class with the largest IoU, if that reaches
+    the threshold. Only the 100 highest-scoring detections per image and class count.
 
     Reference: Lin et al. 2014, Microsoft COCO, https://arxiv.org/abs/1405.0312, and the
     evaluation at https://cocodataset.org/#detection-eval.
@@ -38,16 +45,16 @@ def detection(
             with class -1; or a list like that of `detections`.
         class_names: C names; default "0", "1", ...
         image_size: (height, width) in pixels, one number for both, or an array (N, 2)
-            of every image; for the scores of small, medium and large objects. Where the
-            model sees smaller images than the camera took, these are the camera's.
+            for every image; for the scores of small, medium and large objects. If the
+            model's input is a resized image, this is the size of the original.
 
     Returns:
-        `DetectionScores`: `print` it, `.save(folder)` it. All scores are in
-        0..1. A class without an object has NaN, and is left out of the means.
+        `DetectionScores`: `print` it, `.save(folder)` it. All scores are in 0..1. The
+        scores of a class without objects are NaN, and excluded from the means.
 
     Raises:
         TypeError, ValueError: for arrays of other shapes, NaN, classes that are not in
-            `class_names`, truth without area, and images that nobody has labelled.
+            `class_names`, ground truth without area, and unlabelled images.
         ImportError: if pycocotools is not installed.
 
     Example:
@@ -74,17 +81,17 @@ def detection(
 
 
 def evaluate_detector(
-    model: Any,
-    data: Any,
-    truth: Any,
-    anchors: Any,
+    model: Callable[..., Any],
+    data: Tensor,
+    truth: Boxes,
+    anchors: Anchors | Tensor,
     class_names: Sequence[str] | None = None,
-    image_size: Any = None,
+    image_size: ArrayLike | None = None,
     batch_size: int = 32,
     preprocess: Callable[[Any], Any] | None = None,
     **decode_options: Any,
 ) -> DetectionScores:
-    """Runs a detector over images and scores what it finds: `detect`, then `detection`.
+    """Runs a detector on images and scores its detections: `detect`, then `detection`.
 
     Args:
         model: a tf_keras model or a function; see `report.detect`.
@@ -93,15 +100,15 @@ def evaluate_detector(
         anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
         class_names: C names; default "0", "1", ...
         image_size: for the scores by size; see `report.detection`. Default: (H, W).
-        batch_size: images a batch.
+        batch_size: images per batch.
         preprocess: a function of a batch of images; None: pixels / 127.5 − 1 for uint8.
-        **decode_options: of `tfkd.detection.decode`.
+        **decode_options: arguments of `tfkd.detection.decode`.
 
     Returns:
         `DetectionScores`.
 
     Raises:
-        TypeError, ValueError: for a bad argument, and if the model's outputs are no
+        TypeError, ValueError: for an invalid argument, and if the model's outputs are not
             finite numbers.
         ImportError: if pycocotools is not installed.
 

@@ -1,4 +1,4 @@
-"""Precision against recall, of one detector by class, or of several side by side."""
+"""Precision-recall curves of one detector by class, or of several detectors."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from tfkd import checks
 from tfkd.detection.coco_evaluation import DetectionScores, score
 from tfkd.report.plots import COLOURS, new_axes, styled, write_figure
 
-# More panels than these would be too small to read.
+# Beyond this number of classes, panels would be too small to read.
 _MOST_CLASSES = 5
 _LINES = ("-", "--", "-.", ":")
 
 
-def precision_recall_plot(scores: Any, path: str | os.PathLike) -> pathlib.Path:
-    """Draws precision against recall at IoU 0.5.
+def precision_recall_plot(
+    scores: DetectionScores | Mapping[str, DetectionScores], path: str | os.PathLike
+) -> pathlib.Path:
+    """Draws precision-recall curves at IoU 0.5.
 
-    A dot is where scores pass 0.5: what an application gets that keeps these.
+    The dot on a curve is the operating point with a score threshold of 0.5.
 
     Args:
         scores: `DetectionScores`, drawn as a line for each class and one for their
-            mean; or a dict name → `DetectionScores` of the same classes, drawn as a
-            panel for the mean and one for each class (up to five), a line a detector.
+            mean; or a dict name → `DetectionScores` of the same classes, drawn as one
+            panel for the mean and one for each class (up to five), with a line for each
+            detector.
         path: the PNG to write.
 
     Returns:
         The path.
 
     Raises:
-        TypeError, ValueError: if it is neither, no class has an object, or detectors
-            have other classes.
+        TypeError, ValueError: for other types, if no class has an object, or if detectors
+            have different classes.
         ImportError: if matplotlib is not installed.
 
     Example:
@@ -77,7 +80,7 @@ def precision_recall_plot(scores: Any, path: str | os.PathLike) -> pathlib.Path:
         return write_figure(figure, path)
 
 
-def check_same_classes(models: Mapping[str, Any]) -> DetectionScores:
+def check_same_classes(models: Mapping[str, DetectionScores]) -> DetectionScores:
     """Accepts name → DetectionScores of the same classes and objects; returns the first."""
     first: Any = None
     for name, scores in models.items():
@@ -94,9 +97,9 @@ def check_same_classes(models: Mapping[str, Any]) -> DetectionScores:
 
 
 def _curve(axes: Any, scores: DetectionScores, kinds: list[int], label: str, **style: Any) -> None:
-    """The mean curve of some classes; of one class with its dot."""
+    """Draws the mean curve of some classes; that of a single class with its dot."""
     precision = scores.precision[kinds].mean(0)
-    # Where it has come down to the axis, it ends.
+    # The curve ends where precision reaches 0.
     end = int((precision > 0).sum()) + 1
     axes.plot(scores.recall[:end], precision[:end], label=label, **style)
     if len(kinds) == 1:
@@ -147,7 +150,7 @@ def _frame(axes: Any, title: str) -> None:
 
 
 def _legend(axes: Any) -> None:
-    """Names and AP50, where the fewest curves are."""
+    """A legend of names and AP50, placed where it covers the least."""
     columns = 1 + len(axes.get_legend_handles_labels()[0]) // 16
     axes.legend(
         title="AP50", loc="best", frameon=True, framealpha=0.9, edgecolor="none",

@@ -1,4 +1,4 @@
-"""Several detectors in one table: what each finds, and what it costs."""
+"""Comparison table of detectors: mAP by class, size, MACs and latency."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ COSTS: dict[str, Format] = {"parameters": ",", "MACs": si, "file": size_text, "p
 
 @dataclasses.dataclass(frozen=True)
 class DetectionRow:
-    """One detector in a `DetectionTable`; what is None shows as a dash.
+    """One detector in a `DetectionTable`; None is shown as a dash.
 
     Attributes:
-        model: name.
-        scores: `DetectionScores`, or several of them, one a seed, shown as mean ±
+        model: name of the model.
+        scores: `DetectionScores`, or a list of them, one per seed, shown as mean ±
             standard deviation.
         params: number of weights.
         macs: multiply-accumulates for one image.
-        size: bytes of the file that is deployed.
-        latency: time of one image: `tfkd.report.Latency`, or its median in ms.
+        size: bytes of the deployed file.
+        latency: time for one image: `tfkd.report.Latency`, or its median in ms.
     """
 
     model: str
@@ -43,7 +43,7 @@ class DetectionRow:
     def __post_init__(self):
         scores = [self.scores] if isinstance(self.scores, DetectionScores) else self.scores
         if not isinstance(scores, (list, tuple)) or not scores:
-            expected = "DetectionScores, or a list of them, one a seed"
+            expected = "DetectionScores, or a list of them, one per seed"
             raise checks.type_error("scores", expected, self.scores)
         check_same_classes({f"{self.model}, seed {i}": one for i, one in enumerate(scores)})
         object.__setattr__(self, "scores", tuple(scores))
@@ -52,13 +52,18 @@ class DetectionRow:
 
     @property
     def p50(self) -> float | None:
-        """Median time of one image in ms."""
+        """Median time for one image in ms."""
         return self.latency.p50 if isinstance(self.latency, Latency) else self.latency
 
     def stats(self, name: str, kind: int | None = None) -> SeedStats | None:
-        """Mean and spread over seeds of a score, as "map50", or of a class's, as "ap50".
+        """Mean and standard deviation of a score over seeds, such as "map50".
 
-        None if there is no such object.
+        Args:
+            name: attribute of `DetectionScores`.
+            kind: index of a class, for a score per class such as "ap50".
+
+        Returns:
+            `SeedStats`, or None if there are no objects to score.
         """
         values = [getattr(scores, name) for scores in self.scores]
         values = [float(value if kind is None else value[kind]) for value in values]
@@ -74,7 +79,7 @@ class DetectionTable(ModelTable, title="Detectors compared", file_name="detector
 
     Attributes:
         rows: the detectors, in order, all of them scored on the same data.
-        notes: sentences that stand below the table.
+        notes: sentences below the table.
         machine: where the latency was measured (`tfkd.report.machine()`).
 
     Example:
@@ -127,7 +132,7 @@ class DetectionTable(ModelTable, title="Detectors compared", file_name="detector
         return parts
 
     def plots(self) -> Iterator[Plot]:
-        """Precision against recall, if there is an object."""
+        """Precision-recall curves, if there are any objects."""
         if self._first.truth.any():
             curves = {row.model: row.scores[0] for row in self.rows}
             draw = functools.partial(precision_recall_plot, curves)

@@ -1,7 +1,7 @@
-"""Functions and models of any kind in inference mode, and left as they were.
+"""Runs models and functions in inference mode, and restores variables that change.
 
-What is measured must not learn from it: whatever knows the word gets `training=False`,
-and variables that change all the same get their values back.
+Measuring must not change a model: callables that take `training` get `training=False`,
+and variables that change nevertheless are restored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import functools
 import inspect
 import types
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,16 +17,18 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd import checks
 from tfkd.networks.accept import is_keras_3
 from tfkd.networks.layer_parts import flat_layers, parts
+from tfkd.types import Structure
 
-# What is looked at in search of the models that a function holds: how deep, how many
-# items of a list, how many objects in all.
+# Limits of the search for models that a function refers to: levels of nesting, items of a
+# container, objects in total.
 _DEPTH, _MANY, _MOST = 4, 100, 5000
 
 
 def knows_training(target: Any) -> bool:
-    """Whether a callable takes `training`, and has not been given it."""
+    """Whether a callable takes `training`, and the argument is not bound already."""
     if isinstance(target, functools.partial):
         return "training" not in target.keywords and knows_training(target.func)
     owner = getattr(target, "__self__", None)
@@ -36,7 +37,7 @@ def knows_training(target: Any) -> bool:
     if is_keras_3(target):
         return True
     asked = [target.call] if isinstance(target, keras.layers.Layer) else [target]
-    # Of a restored object only `__call__` knows the arguments.
+    # Of a restored SavedModel only `__call__` has the signature.
     asked += [getattr(target, "__call__", None)]  # noqa: B004
     return any("training" in _parameters(one) for one in asked)
 
@@ -50,26 +51,26 @@ def _parameters(function: Any) -> set[str]:
 
 
 def in_inference(target: Callable[..., Any]) -> Callable[..., Any]:
-    """The callable with `training=False`, if it knows the word; else as it is."""
+    """The callable with `training=False`, if it takes this argument."""
     return functools.partial(target, training=False) if knows_training(target) else target
 
 
 class Compiled:
-    """A TensorFlow module or a Keras layer or model, in one compiled function.
+    """A TensorFlow module or a Keras layer or model, compiled to one tf.function.
 
     Args:
-        target: what is called with a batch.
-        x: a batch, on which the compiled function must give what `target` gives.
+        target: a callable that takes a batch.
+        x: a batch, on which the outputs of compiled function and `target` must agree.
 
     Raises:
-        ValueError: if it does not, or can't be compiled.
+        ValueError: if they do not agree, or `target` cannot be compiled.
     """
 
     kind = "TensorFlow"
 
-    def __init__(self, target: Callable[..., Any], x: Any):
+    def __init__(self, target: Callable[..., Any], x: Structure):
         plain = in_inference(target)
-        expected = plain(_tensors(x))  # the first call may make variables
+        expected = plain(_tensors(x))  # eagerly, as the first call may create variables
         self._run = tf.function(plain, reduce_retracing=True)
         try:
             found = self(x)
@@ -79,7 +80,7 @@ class Compiled:
         except Exception as error:  # tracing fails in many ways
             raise ValueError("It can't be compiled.") from error
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Structure) -> Structure:
         return tf.nest.map_structure(np.asarray, self._run(_tensors(x)))
 
 
@@ -87,11 +88,11 @@ def _tensors(x: Any) -> Any:
     return tf.nest.map_structure(tf.convert_to_tensor, x)
 
 
-def prepared(target: Callable[..., Any], x: Any) -> Callable[..., Any]:
-    """What is called for a callable: in inference mode; modules compiled, if they can be.
+def prepared(target: Callable[..., Any], x: Structure) -> Callable[..., Any]:
+    """A callable in inference mode; modules are compiled if possible.
 
     Args:
-        target: a function, module, layer, or model of Keras 3.
+        target: a function, module, layer, or Keras 3 model.
         x: a small batch.
     """
     is_module = isinstance(target, tf.Module) or is_keras_3(target)
@@ -113,40 +114,38 @@ def _is_compiled(target: Any) -> bool:
 
 
 def warn_if_random(argument: str, one: np.ndarray, other: np.ndarray) -> None:
-    """Warns where a callable gave other answers to the same examples when asked again.
+    """Warns if a callable is not deterministic.
 
-    Dropout in training mode changes no variable, so nothing else shows it.
+    Dropout in training mode changes no variable, so only its outputs show it.
 
     Args:
         argument: name of the callable in messages.
-        one: its answers, an array.
-        other: those to the same examples.
+        one: its outputs, an array.
+        other: its outputs for the same examples in a second call.
     """
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
     largest = np.abs(one).max(initial=0)
     if not np.isfinite(largest) or np.allclose(one, other, rtol=1e-2, atol=1e-2 * largest):
         return
-    warnings.warn(
-        f"`{argument}` gives other answers to the same examples when asked again, so its accuracy "
-        "is that of one draw. Dropout or noise is on: pass the model, or a function that calls it "
-        "with training=False.",
-        stacklevel=5,
+    checks.warn(
+        f"`{argument}` gives other outputs for the same examples in a second call, so its accuracy "
+        "is that of one random sample. Dropout or noise is on: pass the model, or a function that "
+        "calls it with training=False."
     )
 
 
 def kind_of(target: Any) -> str:
-    """What runs it: "LiteRT", "TensorFlow", ...; "Python" for what is timed as it is."""
+    """The runtime of a target: "LiteRT", "TensorFlow", ...; "Python" for a plain function."""
     if _is_compiled(target):
         return "TensorFlow"
     return getattr(target, "kind", "Python")
 
 
 class Unchanged:
-    """Remembers the variables of models, and gives them their values back, at the latest
-    at the end of a `with` block.
+    """Context that restores the variables of models, at the latest at its end.
 
     Args:
-        models: name → models, or functions that may hold some.
+        models: name → models, or functions that may refer to models.
     """
 
     def __init__(self, models: Mapping[str, Iterable[Any]]):
@@ -169,7 +168,7 @@ class Unchanged:
             self.restore(name)
 
     def restore(self, name: str) -> list[Any]:
-        """Gives back what has changed; returns it, but for the states of recurrent layers."""
+        """Restores changed variables; returns them except for states of recurrent layers."""
         kept, states = self._kept[name]
         changed = []
         for variable, value in kept:
@@ -179,12 +178,12 @@ class Unchanged:
         return [one for one in changed if id(one) not in states]
 
     def check(self, argument: str, name: str, refuse: bool = False) -> None:
-        """Restores; warns if there was something, or raises ValueError.
+        """Restores changed variables, and warns or raises ValueError if there are any.
 
         Args:
             argument: name of the model in messages.
-            name: of the model.
-            refuse: whether numbers (not counters and seeds) that change are an error.
+            name: key of the model.
+            refuse: whether changed float variables (not counters and seeds) are an error.
         """
         changed = self.restore(name)
         if not changed:
@@ -192,25 +191,24 @@ class Unchanged:
         names = [getattr(one, "path", None) or one.name for one in changed]
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         text = f"{len(names)} of its variables changed while it ran ({shown})"
-        again = "They have their values again."
+        again = "Their values were restored."
         if refuse and any("float" in str(one.dtype) for one in changed):
             raise ValueError(
                 f"`{argument}`: expected a function that leaves its model as it is, but {text}. "
-                f"It runs in training mode, so its answers are not those of the model. {again} "
+                f"It runs in training mode, so its outputs are not those of the model. {again} "
                 "Pass the model, or a function that calls it with training=False."
             )
         if name not in self._said:
             self._said.add(name)
-            warnings.warn(
+            checks.warn(
                 f"`{argument}`: {text}. {again} Either it was called in training mode (pass the "
                 "model, or a function that calls it with training=False), or a layer of it "
-                "counts, draws random numbers or is always in training mode.",
-                stacklevel=4,
+                "counts, draws random numbers or is always in training mode."
             )
 
 
 def _value(variable: Any) -> Any:
-    """The value of now; TensorFlow's tensors share memory with the variable until it changes."""
+    """The current value; tensors of TensorFlow share memory with the variable until it changes."""
     inner = getattr(variable, "_value", variable) if is_variable_of_keras_3(variable) else variable
     return inner.read_value() if isinstance(inner, tf.Variable) else np.array(inner)
 
@@ -221,7 +219,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def is_variable_of_keras_3(value: Any) -> bool:
-    """True for a variable of Keras 3, of any backend."""
+    """True for a Keras 3 variable of any backend."""
     kinds = [kind for kind in type(value).__mro__ if kind.__module__.split(".")[0] == "keras"]
     return any(kind.__name__.endswith("Variable") for kind in kinds)
 
@@ -230,7 +228,7 @@ _PLAIN = (type, types.ModuleType, str, bytes, np.ndarray, tf.Tensor, type(None),
 
 
 def _variables(value: Any, seen: set[int], depth: int) -> Iterator[tuple[Any, bool]]:
-    """All variables that a model, or function, holds, and whether each is a recurrent state."""
+    """All variables that a model or function refers to, and whether each is a recurrent state."""
     if id(value) in seen or len(seen) > _MOST or isinstance(value, _PLAIN):
         return
     seen.add(id(value))
@@ -242,7 +240,7 @@ def _variables(value: Any, seen: set[int], depth: int) -> Iterator[tuple[Any, bo
         yield from _of_module(value)
     elif depth:
         held = []
-        with contextlib.suppress(Exception):  # objects may do anything when they are looked at
+        with contextlib.suppress(Exception):  # properties of arbitrary objects may raise
             held = _held(value)
         for one in held:
             yield from _variables(one, seen, depth - 1)
@@ -255,7 +253,7 @@ def _of_module(module: Any) -> Iterator[tuple[Any, bool]]:
         if getattr(part, "stateful", False):
             states |= {id(state) for state in tf.nest.flatten(getattr(part, "states", None))}
         for held in vars(part).values():
-            # Keras 2 keeps the generator of a random layer in an object of its own.
+            # Keras 2 wraps the generator of a random layer in a RandomGenerator object.
             generator = getattr(held, "_generator", held)
             if isinstance(generator, tf.random.Generator):
                 yield generator.state, False
@@ -268,7 +266,7 @@ def _of_module(module: Any) -> Iterator[tuple[Any, bool]]:
 
 
 def _held(value: Any) -> list[Any]:
-    """What may hold a model: elements, arguments, closures, globals that are named, attributes."""
+    """Objects that a value refers to: elements, arguments, closures, globals, attributes."""
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, types.MethodType):
@@ -289,5 +287,5 @@ def _held(value: Any) -> list[Any]:
 def _is_filled(cell: Any) -> bool:
     try:
         return cell.cell_contents is not None
-    except ValueError:  # named, but not made yet
+    except ValueError:  # declared, but not assigned yet
         return False

@@ -1,7 +1,7 @@
-"""Measures several callables against each other in one process, interleaved.
+"""Interleaved latency benchmark: median, percentiles and throughput of callables.
 
-A machine's speed drifts: clocks change, neighbours come and go. Runs that take
-turns meet the same drift, so their ratio holds even where the times do not.
+The speed of a machine drifts with clock frequency and other load. Interleaved runs
+are exposed to the same drift, so their ratios hold even if the times do not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 
@@ -24,7 +25,7 @@ _PACKAGES = ("tfkd", "tensorflow", "tf_keras", "numpy", "ai-edge-litert", "onnxr
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """Time of one call, over all measured runs.
+    """Latency of one call over all measured runs.
 
     Percentiles interpolate linearly between the two nearest runs (NumPy's
     `method="linear"`): with n sorted times, percentile q lies at index
@@ -45,7 +46,7 @@ class Latency:
     runs: int
 
     @classmethod
-    def of(cls, milliseconds: Any) -> Latency:
+    def of(cls, milliseconds: ArrayLike) -> Latency:
         """Summarises measured times in milliseconds.
 
         Example:
@@ -60,7 +61,7 @@ class Latency:
         return cls(float(p50), float(p90), float(p99), float(times.mean()), int(times.size))
 
     def throughput(self, batch: int = 1) -> float:
-        """Examples per second, if a call takes `batch` of them: batch / mean.
+        """Examples per second for calls with `batch` examples: batch / mean.
 
         Example:
             >>> from tfkd.report import Latency
@@ -80,20 +81,20 @@ def latency(
 ) -> dict[str, Latency]:
     """Times callables in turns: a, b, c, then b, c, a, then c, a, b, ...
 
-    Each round calls every runner once and starts with another one, so that no
-    runner always finds the caches that a certain other one left. Python's
-    garbage collector is off while times are taken. A runner that takes `training` gets
-    `training=False`. Variables that change while a model runs get their values back,
-    and a warning says so.
+    Each round calls every runner once and starts with another one, so that no runner
+    always finds the CPU caches as the same other runner left them. Python's garbage
+    collector is off during the measurement. A runner that takes `training` gets
+    `training=False`. Variables that change while a model runs are restored, with a
+    warning.
 
     Args:
-        runners: name → callable. A model or layer is called by Python, step by step:
-            `latency_table` measures it as it would be deployed.
-        x: what every runner is called with; None: they take no argument.
-        warmup: rounds before the measuring, not counted.
+        runners: name → callable. Models and layers are called eagerly in Python: to
+            measure them as deployed, use `latency_table`.
+        x: the argument of every runner; None: they are called without arguments.
+        warmup: unmeasured rounds before the measurement.
         runs: measured rounds.
-        seconds: stop earlier, after the first round that ends later than this
-            many seconds of measuring; None: no limit.
+        seconds: time limit: stop after the round in which it is exceeded; None: no
+            limit.
 
     Returns:
         Name → `Latency`, all with the same number of runs.
@@ -134,7 +135,7 @@ def in_turns(
     runs: int = 200,
     seconds: float | None = None,
 ) -> dict[str, Latency]:
-    """Does what `latency` says, with runners that have been looked at."""
+    """Implements `latency` for runners that are already checked and in inference mode."""
     if not runners:
         raise checks.value_error("runners", "at least one callable", runners)
     checks.non_negative_int("warmup", warmup)
@@ -168,7 +169,7 @@ def in_turns(
 
 
 def per_second_text(rate: float) -> str:
-    """Formats examples per second: whole numbers, below 100 three digits.
+    """Formats examples per second: as integers, below 100 with three digits.
 
     Example:
         >>> from tfkd.report.latency import per_second_text
@@ -179,7 +180,7 @@ def per_second_text(rate: float) -> str:
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """One sentence of `machine()`: processor, cores, versions."""
+    """Describes `machine()` in one sentence: processor, cores, versions."""
     versions = machine.get("versions", {})
     parts = [f"{name} {version}" for name, version in versions.items()]
     where = f"{machine.get('processor')}, {machine.get('cores')} cores"
@@ -187,12 +188,12 @@ def machine_line(machine: Mapping[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Describes where a measurement was made, as far as it can be compared.
+    """Describes the machine and software of a measurement.
 
     Returns:
-        `processor`, `cores` (that this process may use), `os`, `python`, and
-        `versions` of tfkd, tensorflow, tf_keras, numpy, ai-edge-litert and
-        onnxruntime (those that are installed).
+        `processor`, `cores` (available to this process), `os`, `python`, and `versions`
+        of tfkd, tensorflow, tf_keras, numpy, ai-edge-litert and onnxruntime, as far as
+        they are installed.
 
     Example:
         >>> from tfkd import report
@@ -232,5 +233,5 @@ def _versions():
         try:
             yield package, importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            if package == "tfkd":  # run from a checkout that is not installed
+            if package == "tfkd":  # imported from a source tree without being installed
                 yield package, tfkd.__version__

@@ -1,4 +1,4 @@
-"""Times models at several numbers of threads and batch sizes, all in turns."""
+"""Latency table of models for several numbers of threads and batch sizes, interleaved."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tfkd.report import inference, targets
 from tfkd.report.latency import Latency, in_turns, machine_line, per_second_text
 from tfkd.report.model_table import ModelTable
 from tfkd.results import Format, Grid, Lines
+from tfkd.types import Data
 
 TIMES = ("p50", "p90", "p99", "mean")
 HEAD = ("model", "threads", "batch", *(f"{time} ms" for time in TIMES), "examples/s")
@@ -24,10 +25,10 @@ class LatencyRow:
     """One model at one number of threads and one batch size.
 
     Attributes:
-        model: name.
-        threads: threads within a call; None for a callable that does not say.
-        batch: examples in a call.
-        latency: time of a call; None if the file does not take so many examples.
+        model: name of the model.
+        threads: threads of a call; None for a callable, where they are not known.
+        batch: examples per call.
+        latency: time of a call; None if the file does not support the batch size.
     """
 
     model: str
@@ -41,23 +42,23 @@ class LatencyRow:
         return None if self.latency is None else self.latency.throughput(self.batch)
 
     def values(self) -> tuple[Any, ...]:
-        """The row, in the order of the table's head."""
+        """The values in the order of the table's columns."""
         times = (getattr(self.latency, name, None) for name in TIMES)
         return (self.model, self.threads, self.batch, *times, self.throughput)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row fit for JSON."""
+        """The row as JSON values."""
         return dataclasses.asdict(self) | {"throughput": self.throughput}
 
 
 @dataclasses.dataclass(frozen=True)
 class LatencyTable(ModelTable, title="Latency", file_name="latency"):
-    """What `latency_table` measured; a `tfkd.results.Result`.
+    """The result of `latency_table`; a `tfkd.results.Result`.
 
     Attributes:
-        rows: every combination of model, threads and batch size.
-        notes: sentences that stand below the table.
-        machine: where it was measured (`tfkd.report.machine()`).
+        rows: one `LatencyRow` per combination of model, threads and batch size.
+        notes: sentences below the table.
+        machine: description of the machine (`tfkd.report.machine()`).
 
     Example:
         >>> from tfkd import report
@@ -80,7 +81,7 @@ class LatencyTable(ModelTable, title="Latency", file_name="latency"):
 
 def latency_table(
     models: Mapping[str, Any],
-    data: Any,
+    data: Data,
     *,
     threads: int | Sequence[int] = (1,),
     batch_sizes: int | Sequence[int] = (1,),
@@ -90,39 +91,39 @@ def latency_table(
 ) -> LatencyTable:
     """Measures every model at every number of threads and batch size, in one process.
 
-    All combinations take turns, after all have been warmed, as in `latency`. A file
-    is run on examples in its own type, without checks and conversions around it. A
-    Keras model is measured as its float32 TFLite file, exported for each batch size;
-    pass `model.__call__` to time Keras itself. A Keras 3 model is converted by
-    `tfkd.from_keras3`; where that can't be, and for TensorFlow modules, a compiled
-    function is measured. A callable has the threads that it has, so it is measured
-    once for each batch size; it gets `training=False` if it takes the word. Variables
-    that change while a model runs get their values back, and a warning says so.
+    After a warm-up, all combinations are measured in turns, as in `latency`. A file is
+    run on examples in its input dtype, without checks and conversions. A Keras model is
+    measured as its float32 TFLite file, exported for each batch size; pass
+    `model.__call__` to time Keras itself. A Keras 3 model is converted by
+    `tfkd.from_keras3`; if that fails, and for TensorFlow modules, a compiled function is
+    measured. The threads of a callable cannot be set, so it is measured once for each
+    batch size; it gets `training=False` if it takes this argument. Variables that change
+    while a model runs are restored, with a warning.
 
     Args:
         models: name → path of any file that `tfkd.runtime.Predictor` runs, built
-            `tf_keras` or Keras 3 model, or callable x → outputs. Also a `Predictor`, with the
-            threads that it has, and at one batch size only if its file's is open.
-        data: examples, in any form of `tfkd.example_inputs`. A batch is the first of
-            them, repeated where there are fewer.
-        threads: threads within one call: a number, or several. TensorFlow, which runs
+            `tf_keras` or Keras 3 model, or callable x → outputs. Also a `Predictor`, with
+            its own threads, and for a single batch size if its file's is not fixed.
+        data: examples, in any form of `tfkd.example_inputs`. A batch consists of the
+            first of them, repeated if there are fewer.
+        threads: number or numbers of threads of one call. TensorFlow, which runs
             SavedModels and .keras files, has one setting for the process instead.
-        batch_sizes: examples in one call: a number, or several. A file of a fixed
-            batch size is measured at that alone; at others the table has a dash.
-        warmup: rounds before the measuring, not counted.
+        batch_sizes: number or numbers of examples per call. A file with a fixed batch
+            size is measured at that size only; other sizes show a dash.
+        warmup: unmeasured rounds before the measurement.
         runs: measured rounds.
-        seconds: stop earlier, after the first round that ends later than this
-            many seconds of measuring; None: no limit.
+        seconds: time limit: stop after the round in which it is exceeded; None: no
+            limit.
 
     Returns:
-        A `LatencyTable`: `print` it, `.save(folder)` it; its `rows` are sorted
-        by model, threads and batch size as they were given.
+        A `LatencyTable`: `print` it, `.save(folder)` it; its `rows` are in the order of
+        the given models, threads and batch sizes.
 
     Raises:
         TypeError: if a model is none of these (of a Distiller pass the student), or a
-            file does not take `data`.
-        ValueError: if a number is out of range, there is no model or example, or no
-            file takes any of the batch sizes.
+            file does not accept `data`.
+        ValueError: if a number is out of range, there are no models or examples, or no
+            file supports any of the batch sizes.
         ImportError: if the runtime of a file is not installed.
 
     Example:
@@ -172,22 +173,22 @@ def _calls(name: str, model: Any, x: Any, threads: list[int], batches: list[int]
         predictor = targets.is_predictor(model)
         counts = [getattr(model, "threads", None) if predictor else None]
         if predictor and len(batches) > 1 and targets.fixed_batch(model) is None:
-            mend = "It holds one batch size at a time. Pass its path."
-            raise checks.type_error(f"models[{name!r}]", "a path, for several batches", model, mend)
+            fix = "It holds one batch size at a time. Pass its path."
+            raise checks.type_error(f"models[{name!r}]", "a path, for several batches", model, fix)
     for count in counts:
         for batch in batches:
             if isinstance(model, keras.Model):
-                # Threads are the interpreter's; the file is the same.
+                # Threads are set in the interpreter, so they share a file.
                 if batch not in files:
                     files[batch] = targets.opened(model, count, folder, batch).path
                 path = files[batch]
-            # Each has a target of its own: an open batch is resized only once.
+            # A target for each combination, so that inputs are resized only once.
             target = targets.opened(path, count or 1, folder, x=x)
             yield count, batch, target, targets.call(name, target, x, batch)
 
 
 def _numbers(argument: str, values: Any) -> list[int]:
-    """One positive integer, or several → those that differ, in order."""
+    """One or several positive integers as a list without duplicates, in order."""
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         values = [values]
     numbers = [checks.positive_int(argument, value) for value in values]

@@ -1,4 +1,4 @@
-"""The scores that a model can have: their names, units, and which way is better."""
+"""Evaluation measures: names, units and direction; mean average precision of labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One kind of score.
+    """An evaluation measure.
 
     Attributes:
-        key: the attribute of `Row` and `Score` that holds it, and its name in files.
-        name: in sentences.
-        head: of its column.
-        percent: whether it is one, else it has the unit of the labels.
+        key: attribute of `Row` and `Score` that holds it, and its name in files.
+        name: name in sentences.
+        head: head of its column.
+        percent: whether it is a percentage, else it has the unit of the labels.
     """
 
     key: str
@@ -28,25 +28,25 @@ class Measure:
 
     @property
     def higher_is_better(self) -> bool:
-        """Errors are better where they are low."""
+        """True for percentages, False for errors."""
         return self.percent
 
     @property
     def axis(self) -> str:
-        """Label of an axis in a plot."""
+        """Axis label in a plot."""
         return f"{self.name} (%)" if self.percent else f"{self.name} (lower is better)"
 
     @property
     def title(self) -> str:
-        """The name at the beginning of a sentence."""
+        """The capitalized name."""
         return self.name[0].upper() + self.name[1:]
 
-    def gain(self, values: Any) -> Any:
-        """Values of which the larger one is better."""
+    def gain(self, values: np.ndarray) -> np.ndarray:
+        """Values with the sign for which larger is better."""
         return values if self.higher_is_better else -values
 
     def format(self, stats: Any) -> str:
-        """A `SeedStats` as text: percentages with one digit, others with three figures."""
+        """A `SeedStats` as text: percentages with one decimal, errors with three digits."""
         return stats.format(1 if self.percent else decimals(stats.mean))
 
 
@@ -56,19 +56,19 @@ AVERAGE_PRECISION = Measure("average_precision", "mean average precision", "mAP 
 ABSOLUTE_ERROR = Measure(
     "mean_absolute_error", "mean absolute error", "mean absolute error", percent=False
 )
-# Of several that a model has, the first one is what it is ranked by.
+# Models are ranked by the first measure that they have.
 MEASURES = (ACCURACY, SUBSET_ACCURACY, AVERAGE_PRECISION, ABSOLUTE_ERROR)
 
 
 def of_rows(rows: Iterable[Any]) -> tuple[Measure, ...]:
-    """The measures that at least one row has; accuracy if there is none."""
+    """The measures that at least one row has; accuracy if there are none."""
     rows = list(rows)
     found = [m for m in MEASURES if any(getattr(row, m.key) is not None for row in rows)]
     return tuple(found) or (ACCURACY,)
 
 
 def decimals(value: float) -> int:
-    """Decimal places that show three figures of a number.
+    """Decimal places that show a number with three significant digits.
 
     Example:
         >>> from tfkd.report.measures import decimals
@@ -81,19 +81,19 @@ def decimals(value: float) -> int:
 
 
 def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Mean over labels of Σ (Rₙ − Rₙ₋₁)·Pₙ, in percent.
+    """Mean over labels of the average precision Σ (Rₙ − Rₙ₋₁)·Pₙ, in percent.
 
-    Precision Pₙ and recall Rₙ are those of all examples that score at least as much as
-    the n-th highest score. A label that no example has is left out.
+    Precision Pₙ and recall Rₙ are those at the threshold of the n-th highest score.
+    Labels without a positive example are left out.
 
     Reference: Zhu 2004, "Recall, precision and average precision".
 
     Args:
         labels: (M, C) of 0 and 1.
-        scores: (M, C) numbers, higher for yes.
+        scores: (M, C) numbers, higher for positive.
 
     Returns:
-        A number from 0 to 100; None if no example has a label.
+        A number from 0 to 100; None if there are no positive examples.
 
     Example:
         >>> import numpy as np
@@ -113,7 +113,7 @@ def _average_precision(labels: np.ndarray, scores: np.ndarray) -> float | None:
     hits = np.cumsum(labels[order])
     if hits[-1] == 0:
         return None
-    # Equal scores are taken together: their last place counts for all of them.
+    # Equal scores share a threshold, so only the last of them counts.
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))

@@ -1,4 +1,4 @@
-"""What all tables of models have: rows of one type, notes, and where they were measured."""
+"""Base class of tables of models: rows of one type, notes, and the machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tfkd.results import Result, plain
 
 @dataclasses.dataclass(frozen=True)
 class ModelTable(Result):
-    """A row for each model; at least one.
+    """A table with one or more rows.
 
     Attributes:
         rows: the rows, in order.
-        notes: sentences that stand below the table.
+        notes: sentences below the table.
         machine: where the latency was measured (`tfkd.report.machine()`).
     """
 
@@ -38,6 +38,6 @@ class ModelTable(Result):
         object.__setattr__(self, "notes", tuple(self.notes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything in full precision, with the values of every seed, fit for JSON."""
+        """All values in full precision, including those of every seed, as JSON values."""
         rows = [{k: v for k, v in row.items() if v not in (None, "")} for row in plain(self.rows)]
         return super().to_dict() | {"rows": rows}

@@ -1,20 +1,25 @@
-"""What the pictures of a report share, and curves over epochs.
+"""Shared style of the plots, and training curves over epochs.
 
-Colours and markers are told apart by colour-blind readers.
-matplotlib is imported only when something is drawn, and draws to files alone.
-Palette: Okabe and Ito, https://jfly.uni-koeln.de/color/
+The palette is safe for colour-blind readers: Okabe and Ito,
+https://jfly.uni-koeln.de/color/. matplotlib is imported only when a plot is drawn, and
+only writes files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd import artifacts, checks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vP*"
@@ -30,8 +35,8 @@ _STYLE = {
 }
 
 
-def new_axes():
-    """A figure of its own and its axes; pyplot's global state is not touched."""
+def new_axes() -> tuple[Figure, Axes]:
+    """A new figure and its axes; pyplot's global state is not used."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -44,8 +49,8 @@ def new_axes():
     return figure, figure.subplots()
 
 
-def styled():
-    """A context in which figures have the house style."""
+def styled() -> contextlib.AbstractContextManager[None]:
+    """A context in which figures have the style of tfkd."""
     try:
         import matplotlib
     except ImportError as error:
@@ -55,8 +60,8 @@ def styled():
     return matplotlib.rc_context(_STYLE)
 
 
-def write_figure(figure, path: str | os.PathLike) -> pathlib.Path:
-    """Writes a PNG, whole or not at all; returns its path."""
+def write_figure(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
+    """Writes a PNG atomically; returns its path."""
     with artifacts.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.15)
     return pathlib.Path(path)
@@ -65,10 +70,10 @@ def write_figure(figure, path: str | os.PathLike) -> pathlib.Path:
 def training_curves(
     curves: Mapping[str, Any], path: str | os.PathLike, quantity: str = "accuracy"
 ) -> pathlib.Path:
-    """Draws one quantity over the epochs: mean over seeds, and the band min–max.
+    """Draws a quantity over the epochs: the mean over seeds, with a band from min to max.
 
-    The axis begins where the slowest curve is after a fifth of its epochs, so
-    that the end, where curves differ, is not pressed flat.
+    The limits of the axis ignore the first fifth of the epochs, so that differences
+    at the end of training stay visible.
 
     Args:
         curves: name → (seeds, epochs) values, or one curve (epochs,).
@@ -79,7 +84,7 @@ def training_curves(
         The path.
 
     Raises:
-        ValueError: if there is no curve, one is empty, or seeds differ in length.
+        ValueError: if there are no curves, one is empty, or seeds differ in length.
         ImportError: if matplotlib is not installed.
     """
     arrays = {name: _curve(name, values) for name, values in curves.items()}

@@ -1,22 +1,22 @@
-"""Counts parameters, multiply-accumulates and FLOPs of a model, layer by layer.
+"""Layer profile of a model: parameters, multiply-accumulates (MACs) and FLOPs.
 
-The model is traced once on a batch of one example, and every layer call is
-noted with its shapes. Nothing is run. A layer's rule says how many numbers it
-makes and how many products each of them sums; `macs` is terms × outputs.
+The model is traced once for a batch of one example, and every layer call is recorded
+with its shapes; nothing is executed. The rule of a layer gives the number of its output
+values and the number of products (terms) summed in each; MACs are terms × outputs.
 
-FLOPs follow the filter-pruning papers, H·W·(2·Cin·K² − 1)·Cout for a
-convolution: each output number takes `terms` products and `terms − 1` sums;
-the bias is left out. Batch normalization counts 0: in a deployed model it is
-folded into the convolution before it. Elementwise layers and pooling count 0.
+FLOPs follow the filter-pruning papers (Li et al. 2017, https://arxiv.org/abs/1608.08710),
+H·W·(2·Cin·K² − 1)·Cout for a convolution: each output value takes `terms` products and
+`terms − 1` sums; the bias is ignored. Batch normalization counts 0, since it is folded
+into the preceding convolution for deployment. Elementwise layers and pooling count 0.
 
-A layer whose cost is not known is shown as unknown and makes the totals
-unknown: it is never counted as 0. `register` teaches a new rule.
+A layer whose cost is not known is shown as unknown and makes the totals unknown: it is
+never counted as 0. `register` adds a rule.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tf_keras as keras
@@ -26,6 +26,8 @@ from tfkd.networks import layer_weights
 from tfkd.networks.accept import BUILT, check_model
 from tfkd.results import Grid, Result
 
+# Shape of one input, or shapes in the structure of the inputs.
+Shapes = Sequence[Any] | Mapping[str, Any]
 UNKNOWN = "unknown"
 HEAD = ("layer", "type", "output", "calls", "params", "MACs", "FLOPs")
 
@@ -39,7 +41,7 @@ class LayerProfile:
         kind: class name of the layer.
         output_shape: shape of its (first) output for one example, without the
             batch axis; None where it depends on the input's values.
-        params: weights that no earlier layer has, trained or not.
+        params: number of weights, trainable or not, except those shared with earlier layers.
         macs: multiply-accumulates for one example over all calls; None: unknown.
         flops: the papers' FLOPs for one example over all calls; None: unknown.
         calls: how often the model calls the layer.
@@ -56,7 +58,7 @@ class LayerProfile:
 
 @dataclasses.dataclass(frozen=True)
 class Profile(Result):
-    """What a model costs for one example: one row per layer, and the totals.
+    """Cost of a model for one example: one row per layer, and the totals.
 
     Attributes:
         model: name of the model.
@@ -78,7 +80,7 @@ class Profile(Result):
 
     @property
     def known_macs(self) -> int:
-        """Multiply-accumulates of the layers that are known: a lower bound."""
+        """Multiply-accumulates of the layers with known cost: a lower bound."""
         return sum(row.macs or 0 for row in self.rows)
 
     @property
@@ -92,14 +94,14 @@ class Profile(Result):
         return None if self.unknown else sum(row.flops or 0 for row in self.rows)
 
     def parts(self) -> list[Grid | str]:
-        """The layers and the totals, and what is unknown."""
+        """A table of the layers and the totals, and the layers of unknown cost."""
         total = ("total", "", "", "", self.params, _known(self.macs), _known(self.flops))
         rows = [*(_values(row) for row in self.rows), total]
         parts: list[Grid | str] = [Grid(HEAD, rows, left=3, totals=1)]
         if self.unknown:
             parts.append(
                 f"MACs unknown for: {', '.join(self.unknown)}; at least {self.known_macs:,} in "
-                "all. Teach a rule with tfkd.report.register."
+                "all. Add a rule with tfkd.report.register."
             )
         return parts
 
@@ -141,7 +143,7 @@ def _rows(model: keras.Model, entries: Sequence[trace.Entry]) -> Iterator[LayerP
         yield LayerProfile("(other weights)", "", (), layer_weights.count(left), None, None, 0)
 
 
-def profile(model: keras.Model, input_shape: Any = None) -> Profile:
+def profile(model: keras.Model, input_shape: Shapes | None = None) -> Profile:
     """Counts the parameters, MACs and FLOPs of a built model.
 
     Functional, Sequential, subclassed and nested models; the layers of a nested
@@ -152,14 +154,14 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
         model: a built `tf_keras` model.
         input_shape: shape of one example without the batch axis, (H, W, C); for
             several inputs a list or dict of shapes, as the model takes them.
-            Needed only if the model leaves its input shape open.
+            Needed only if the model's input shape is not fully defined.
 
     Returns:
         A `Profile`: `.params`, `.macs`, `.flops`, `.rows`; `print` it, `.save(folder)` it.
 
     Raises:
         TypeError: if `model` is not a `tf_keras` model, or is a Distiller.
-        ValueError: if it is not built, or its input shape is open.
+        ValueError: if it is not built, or its input shape is not fully defined.
 
     Example:
         >>> import tf_keras as keras

@@ -1,4 +1,4 @@
-"""The one table that every run ends with: what a model is worth and what it costs."""
+"""Comparison table of models: score, parameters, MACs, size, latency, Pareto front."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ COSTS: dict[str, Format] = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One model in a `Table`; what is None shows as a dash.
+    """One model in a `Table`; None is shown as a dash.
 
     Attributes:
-        model: name.
-        accuracy: percent, over seeds.
+        model: name of the model.
+        accuracy: accuracy in percent, over seeds.
         params: number of weights.
         macs: multiply-accumulates for one example.
-        size: bytes of the file that is deployed.
-        latency: time of one example.
-        made_by: how the model came about, for the JSON alone.
+        size: bytes of the deployed file.
+        latency: time for one example.
+        made_by: how the model was made; only written to the JSON file.
         throughput: examples per second.
-        throughput_batch: examples in a call when the throughput was measured.
-        subset_accuracy: of several labels an example: percent, over seeds.
-        average_precision: mean over such labels: percent, over seeds.
-        mean_absolute_error: of a regression, over seeds; lower is better.
-        runtime: what was timed: "LiteRT", "TensorFlow", ...; "Python" for a function
-            that is timed as it is.
+        throughput_batch: examples per call in the measurement of the throughput.
+        subset_accuracy: multi-label subset accuracy in percent, over seeds.
+        average_precision: multi-label mean average precision in percent, over seeds.
+        mean_absolute_error: regression error, over seeds; lower is better.
+        runtime: the timed runtime: "LiteRT", "TensorFlow", ...; "Python" for a plain
+            function.
     """
 
     model: str
@@ -74,18 +74,18 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table(ModelTable, title="Models compared"):
-    """Rows of models; a `tfkd.results.Result` that also draws plots and writes logs.
+    """Comparison of models; a `tfkd.results.Result` with plots and TensorBoard summaries.
 
-    `save` writes `table.md`, `table.json`, `table.html`, and the pictures
-    `accuracy_latency.png` and `accuracy_size.png`, if at least one row has both numbers
-    (another score gives them its own name, for example `mean_absolute_error_size.png`),
-    and one for each of `curves`: "accuracy (%)" goes to `accuracy_curves.png`.
+    `save` writes `table.md`, `table.json`, `table.html`, the plots
+    `accuracy_latency.png` and `accuracy_size.png`, if at least one row has both values
+    (named after the score if it is another one, such as `mean_absolute_error_size.png`),
+    and one plot for each of `curves`: "accuracy (%)" becomes `accuracy_curves.png`.
 
     Attributes:
         rows: the models, in order.
-        notes: sentences that stand below the table.
+        notes: sentences below the table.
         machine: where the latency was measured (`tfkd.report.machine()`).
-        curves: quantity → model → one curve a seed, to be plotted by `save`.
+        curves: quantity → model → one curve per seed, plotted by `save`.
         original: name of the row that the others are compared with; None: the first.
 
     Example:
@@ -115,12 +115,12 @@ class Table(ModelTable, title="Models compared"):
     def _row(self, argument: str, name: Any) -> Row:
         found = {row.model: row for row in reversed(tuple(self.rows))}
         if name not in found:
-            mend = checks.near(name, found)
-            raise checks.value_error(argument, f"one of the models {list(found)}", name, mend)
+            fix = checks.near(name, found)
+            raise checks.value_error(argument, f"one of the models {list(found)}", name, fix)
         return found[name]
 
     def against(self, original: str | None = None) -> tuple[Against, ...]:
-        """How far each other row is from the original: score, time, size, MACs.
+        """Compares each other row with the original: score, latency, size, MACs.
 
         Args:
             original: name of a row; None: the table's `original`.
@@ -148,7 +148,7 @@ class Table(ModelTable, title="Models compared"):
 
     @property
     def measure(self) -> Measure:
-        """The score that models are compared by: the first that a row has."""
+        """The score by which models are compared: the first that a row has."""
         return self.measures[0]
 
     @property
@@ -157,12 +157,12 @@ class Table(ModelTable, title="Models compared"):
         return ("model", *(measure.head for measure in self.measures), *COSTS)
 
     def pareto(self) -> tuple[str, ...]:
-        """Names of the rows that no other row beats in score and median latency.
+        """Names of the rows on the Pareto front of score and median latency.
 
-        The score is the accuracy, or what stands for it: the subset accuracy of several
-        labels an example, the mean absolute error of a regression (lower is better). A
-        row beats another if it is strictly better in one and at least equal in the
-        other. Rows without score or latency do not take part.
+        The score is the accuracy, the multi-label subset accuracy, or the mean absolute
+        error of a regression (lower is better). A row dominates another if it is strictly
+        better in one and at least equal in the other. Rows without score or latency are
+        ignored.
 
         Returns:
             The names, in the order of the rows.
@@ -186,9 +186,9 @@ class Table(ModelTable, title="Models compared"):
         return tuple(pairs[i][0] for i in unbeaten(times, gains))
 
     def subtitle(self) -> str:
-        """How many models there are."""
+        """The number of models."""
         count = len(tuple(self.rows))
-        return f"{count} model{'s' * (count > 1)}: what each is worth, and what it costs."
+        return f"{count} model{'s' * (count > 1)}: scores and costs."
 
     def parts(self) -> list[Grid | Lines]:
         """The table, the sentences of `against`, the notes, and the machine."""
@@ -209,7 +209,7 @@ class Table(ModelTable, title="Models compared"):
         ]
 
     def plots(self) -> Iterator[Plot]:
-        """Score against latency and size, where there are numbers; and the curves."""
+        """Score against latency and size, if known, and the curves."""
         measure = self.measure
         scored = [row for row in self.rows if getattr(row, measure.key) is not None]
         if any(row.latency is not None for row in scored):
@@ -224,7 +224,7 @@ class Table(ModelTable, title="Models compared"):
             yield Plot(f"{word}_curves", f"{quantity} over the epochs", draw)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, with the value of every seed, fit for JSON."""
+        """All values, including those of every seed, as JSON values."""
         return {
             **super().to_dict(),
             "score": self.measure.name,
@@ -233,22 +233,22 @@ class Table(ModelTable, title="Models compared"):
         }
 
     def to_tensorboard(self, logdir: str | os.PathLike, step: int = 0, plots: bool = True) -> None:
-        """Writes the table into a log for TensorBoard.
+        """Writes TensorBoard summaries of the table.
 
-        As text: the Markdown, "table". As images: the pictures of `save`,
-        "table/accuracy_latency" and so on. As scalars, one for each model:
-        "accuracy/NAME" (or "mean_absolute_error/NAME" and so on), "p50_ms/NAME",
-        "p99_ms/NAME", "examples_per_second/NAME" and "size_bytes/NAME". With one
-        `step` after the other they are curves.
+        Text: the Markdown, as "table". Images: the plots of `save`, as
+        "table/accuracy_latency" and so on. Scalars for each model: "accuracy/NAME" (or
+        "mean_absolute_error/NAME" and so on), "p50_ms/NAME", "p99_ms/NAME",
+        "examples_per_second/NAME" and "size_bytes/NAME", which are curves over
+        successive values of `step`.
 
         Args:
             logdir: folder of the log.
-            step: where on the axis.
-            plots: False to leave the pictures, and matplotlib, out.
+            step: step of the summaries.
+            plots: False to omit the plots, for which matplotlib is needed.
 
         Raises:
-            TypeError, ValueError: if `logdir` is no folder, or `step` negative.
-            ImportError: if there is something to plot and no matplotlib.
+            TypeError, ValueError: if `logdir` is not a folder, or `step` is negative.
+            ImportError: if there are plots and matplotlib is not installed.
 
         Example:
             >>> import tempfile

@@ -1,4 +1,4 @@
-"""Opens whatever can be measured, and makes calls of it that take no argument.
+"""Benchmark targets: opens models and files, and prepares calls for timing and scoring.
 
 A model is a `tf_keras` model, the path of a file that `tfkd.runtime.Predictor`
 runs, a `Predictor`, a Keras 3 model, which is converted, or any other callable from
@@ -24,14 +24,15 @@ from tfkd.networks.accept import is_keras_3, refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.report import inference
 from tfkd.runtime.inputs import arrays_for
+from tfkd.types import Data, Structure
 
-CHUNK = 256  # examples in a call when all outputs are wanted
+CHUNK = 256  # examples per call when all outputs are computed
 
 EXPECTED = "a tf_keras model, a path, a Predictor or a callable"
 
 
 def checked_models(models: Any) -> Mapping[str, Any]:
-    """Accepts a dict of name → model that is not empty."""
+    """Accepts a non-empty dict of name → model."""
     checks.instance("models", models, Mapping, "a dict of name → model or path")
     if not models:
         raise checks.value_error("models", "at least one model", models)
@@ -41,7 +42,7 @@ def checked_models(models: Any) -> Mapping[str, Any]:
 
 
 def checked_model(name: str, model: Any, expected: str = EXPECTED) -> Any:
-    """Accepts one model; a string becomes a path, which has to exist."""
+    """Accepts one model; a string becomes a path, which must exist."""
     if isinstance(model, (str, os.PathLike)):
         path = pathlib.Path(model)
         if not path.exists():
@@ -53,18 +54,17 @@ def checked_model(name: str, model: Any, expected: str = EXPECTED) -> Any:
     return model
 
 
-def examples(data: Any) -> example_inputs.Batch:
-    """Examples that a model is measured on, in the structure in which it is called."""
+def examples(data: Data) -> example_inputs.Batch:
+    """The examples for measuring a model, in the structure of its inputs."""
     found = example_inputs.arrays("data", data, part="test", prepared=True)
     return found._replace(x=example_inputs.mapped(np.asarray, found.x))
 
 
-def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
-    """A model that LiteRT can run, and a sentence; what needs no change as it is, and "".
+def converted(name: str, model: Any, x: Structure) -> tuple[Any, str]:
+    """A model that LiteRT can run, and a note ("" if nothing had to be converted).
 
-    Of a Keras 3 model one of tf_keras, of one in float64 a copy in float32.
-
-    Where it can't be converted, it stays what it is, and the sentence says why.
+    Keras 3 models are converted to tf_keras, and float64 models to float32. A model that
+    cannot be converted is returned unchanged, with the reason in the note.
     """
     import tfkd
 
@@ -78,8 +78,8 @@ def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
     _refuse_stateful(model)
     try:
         made = tfkd.from_keras3(model, verify=take(x, slice(8)))
-        check_exportable(made)  # that there can be a file of it
-    except Exception as error:  # models of Keras 3 differ in many ways
+        check_exportable(made)
+    except Exception as error:  # conversion of arbitrary Keras 3 models can fail in any way
         why = textwrap.shorten(str(error), 300, placeholder=" ...")
         return model, (
             f"{name} is a Keras 3 model that tfkd.from_keras3 did not convert to one that LiteRT "
@@ -89,17 +89,21 @@ def converted(name: str, model: Any, x: Any) -> tuple[Any, str]:
 
 
 def opened(
-    model: Any, threads: int, folder: pathlib.Path, batch: int | None = 1, x: Any = None
+    model: Any,
+    threads: int,
+    folder: pathlib.Path,
+    batch: int | None = 1,
+    x: Structure | None = None,
 ) -> Any:
-    """What is called for a model: a `Predictor`, or the callable, in inference mode.
+    """The target to call for a model: a `Predictor`, or the callable in inference mode.
 
     Args:
         model: from `checked_model`.
-        threads: of a Predictor that is made here.
-        folder: where the file of a Keras model goes: float32 TFLite, or int8 for a
+        threads: threads of a Predictor that is created here.
+        folder: folder for the file of a Keras model: float32 TFLite, or int8 for a
             `QuantizedModel`.
-        batch: of that file.
-        x: examples, which a module is tried on before it is compiled.
+        batch: batch size of that file.
+        x: examples, with which a compiled module is verified.
     """
     from tfkd import export, runtime
 
@@ -115,35 +119,35 @@ def opened(
 
 
 def _refuse_stateful(model: Any) -> None:
-    """Raises ValueError for recurrent layers, of Keras 2 or 3, that go on from call to call."""
+    """Raises ValueError for stateful recurrent layers of Keras 2 or 3."""
     for layer in flat_layers(model):
         recurrent = hasattr(layer, "return_sequences")
         if recurrent and getattr(layer, "stateful", False):
-            mend = (
-                "Its answers depend on what was asked before, so nothing can be compared. Build it "
-                "with stateful=False and copy the weights."
+            fix = (
+                "Its outputs depend on earlier calls, so nothing can be compared. Build it with "
+                "stateful=False and copy the weights."
             )
-            raise checks.value_error("model", "layers with stateful=False", layer.name, mend)
+            raise checks.value_error("model", "layers with stateful=False", layer.name, fix)
 
 
 def is_predictor(target: Any) -> bool:
-    """True for what has a path to time that checks and converts nothing."""
+    """True for a `Predictor`, whose `run_one` can be timed without checks and conversions."""
     return hasattr(target, "run_one") and hasattr(target, "inputs")
 
 
 def fixed_batch(target: Any) -> int | None:
-    """How many examples a call takes; None: any number."""
+    """The batch size that a target requires; None: any."""
     if not is_predictor(target):
         return None
     sizes = [port.shape[0] for port in target.inputs if len(port.shape)]
     return next((int(size) for size in sizes if size > 0), None)
 
 
-def call(name: str, target: Any, x: Any, batch: int) -> Callable[[], Any] | None:
-    """One run on the first `batch` examples; None if the file takes another number.
+def call(name: str, target: Any, x: Structure, batch: int) -> Callable[[], Any] | None:
+    """A call without arguments on the first `batch` examples; None if the batch size is fixed.
 
-    They are already in the file's own type, and repeated where there are fewer. The
-    target is called once, which resizes an open batch, and finds wrong input.
+    The examples are converted to the file's input dtype beforehand, and repeated if there
+    are fewer. The target is called once, to resize its inputs and to detect invalid ones.
     """
     if fixed_batch(target) not in (None, batch):
         return None
@@ -156,7 +160,7 @@ def call(name: str, target: Any, x: Any, batch: int) -> Callable[[], Any] | None
 
 
 def _run(name: str, target: Any, x: Any) -> Any:
-    """Calls the target; a Predictor's complaint about its input gets the model's name."""
+    """Calls the target; input errors of a Predictor are prefixed with the model's name."""
     try:
         return target(x)
     except (TypeError, ValueError) as error:
@@ -166,8 +170,8 @@ def _run(name: str, target: Any, x: Any) -> Any:
         raise kind(f"`models[{name!r}]` does not run on these examples. {error}") from error
 
 
-def outputs(name: str, target: Any, x: Any) -> np.ndarray:
-    """The only output of all examples, computed some hundred at a time."""
+def outputs(name: str, target: Any, x: Structure) -> np.ndarray:
+    """The only output for all examples, computed in chunks."""
     if isinstance(target, keras.Model):
         return _only(name, target.predict(x, batch_size=CHUNK, verbose=0))
     parts = []
@@ -187,13 +191,13 @@ def _only(name: str, found: Any) -> np.ndarray:
         values = list(found)
     if len(values) != 1:
         received = list(found) if isinstance(found, Mapping) else f"{len(values)} outputs"
-        mend = "Pass a function that returns the one with the scores of the classes."
-        raise checks.value_error(f"models[{name!r}]", "a model of one output", received, mend)
+        fix = "Pass a function that returns only the class scores."
+        raise checks.value_error(f"models[{name!r}]", "a model with one output", received, fix)
     return np.asarray(values[0])
 
 
 def size_of(target: Any) -> int | None:
-    """Bytes of the file, or of all files in the folder, that is run; None for a callable."""
+    """Size in bytes of the file, or of all files in the folder; None for a callable."""
     path = getattr(target, "path", None) if is_predictor(target) else None
     if path is None:
         return None
@@ -203,11 +207,11 @@ def size_of(target: Any) -> int | None:
 
 
 def kind_notes(kinds: Mapping[str, str], models: Mapping[str, Any]) -> list[str]:
-    """Sentences on what was timed otherwise than as a file.
+    """Notes on targets that were not timed as files.
 
     Args:
-        kinds: name → what runs it, of `inference.kind_of`.
-        models: name → the model, or function.
+        kinds: name → runtime, from `inference.kind_of`.
+        models: name → model or function.
     """
     own = {
         name: kind
@@ -216,10 +220,10 @@ def kind_notes(kinds: Mapping[str, str], models: Mapping[str, Any]) -> list[str]
     }
     said = {
         "Python": (
-            "a function of Python, timed as it is",
-            "functions of Python, timed as they are",
+            "a Python function, timed as it is",
+            "Python functions, timed as they are",
         ),
-        "TensorFlow": ("a compiled function of TensorFlow", "compiled functions of TensorFlow"),
+        "TensorFlow": ("a compiled TensorFlow function", "compiled TensorFlow functions"),
     }
     notes = []
     for kind, (one, several) in said.items():

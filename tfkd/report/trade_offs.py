@@ -1,4 +1,4 @@
-"""Pictures of accuracy, or another score, against costs, with the Pareto front."""
+"""Trade-off plots: score against latency or size, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tfkd.report.plots import COLOURS, MARKERS, new_axes, styled, write_figure
 def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
     """Draws accuracy (mean ± sd) against median latency, with the Pareto front.
 
-    Where the table has another score than accuracy, that is drawn. A model is on the
-    front, and its name bold, if no other one is as fast and better, or faster and at
-    least as good.
+    If the table has another score than accuracy, that is drawn. A model is on the front,
+    and its name bold, if no other model is as fast and better, or faster and at least as
+    good.
 
     Args:
-        table: a `Table`; rows without accuracy or latency are left out.
+        table: a `Table`; rows without score or latency are left out.
         path: the PNG to write.
 
     Returns:
@@ -53,10 +53,10 @@ def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
 def accuracy_size(table: Any, path: str | os.PathLike) -> pathlib.Path:
     """Draws accuracy (mean ± sd) against the size of the file, with the Pareto front.
 
-    Where the table has another score than accuracy, that is drawn.
+    If the table has another score than accuracy, that is drawn.
 
     Args:
-        table: a `Table`; rows without accuracy or size are left out.
+        table: a `Table`; rows without score or size are left out.
         path: the PNG to write.
 
     Returns:
@@ -90,10 +90,10 @@ def _scored(table: Any) -> list[Any]:
 
 
 def unbeaten(x: np.ndarray, y: np.ndarray) -> list[int]:
-    """Indices of all points that no other beats: smaller x, larger y; in their order.
+    """Indices, in order, of all points that no other dominates: smaller x, larger y.
 
-    A point beats another if it is better in one and at least equal in the other,
-    so equal points do not beat each other.
+    A point dominates another if it is better in one and at least equal in the other,
+    so equal points do not dominate each other.
 
     Example:
         >>> import numpy as np
@@ -107,7 +107,7 @@ def unbeaten(x: np.ndarray, y: np.ndarray) -> list[int]:
 
 
 def pareto(x: np.ndarray, y: np.ndarray) -> list[int]:
-    """Indices of the points that no other beats, by x; of equal ones the first.
+    """Pareto front: indices of the points that no other dominates, by x; the first of equals.
 
     Example:
         >>> import numpy as np
@@ -122,7 +122,7 @@ def pareto(x: np.ndarray, y: np.ndarray) -> list[int]:
 def _scatter(
     rows: Sequence[Any], measure: Measure, x: np.ndarray, cost: tuple[str, str], path
 ) -> pathlib.Path:
-    """One picture; `cost` is (word, label of the axis)."""
+    """Draws one plot; `cost` is (word, axis label)."""
     stats = [getattr(row, measure.key) for row in rows]
     y = np.array([one.mean for one in stats])
     spread = np.array([one.sd or 0.0 for one in stats])
@@ -142,7 +142,7 @@ def _scatter(
 
 
 def log_axis(axes, x: np.ndarray) -> None:
-    """Log scale with plain numbers at 1, 2 and 5, and room for labels at the sides."""
+    """Sets a log scale with plain numbers at 1, 2 and 5, and margins for point labels."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     axes.set_xscale("log")
@@ -156,13 +156,13 @@ def log_axis(axes, x: np.ndarray) -> None:
 def label_points(
     figure, axes, x, y, spread, names: Sequence[str], measure: Measure = ACCURACY
 ) -> None:
-    """Puts each name beside its point, where it covers no point, bar, line or other name.
+    """Places each name beside its point, where it overlaps the fewest other elements.
 
-    Names of points that no other beats are bold.
+    Names of points on the Pareto front are bold.
     """
     axes.margins(y=0.18)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the axes stay where the labels were fitted to
+    figure.set_layout_engine("none")  # a new layout would move the axes under the labels
     gain = measure.gain(y)
     taken = _obstacles(figure, axes, x, y, spread, pareto(x, gain))
     front = set(unbeaten(x, gain))
@@ -189,7 +189,7 @@ def label_points(
 
 
 def _obstacles(figure, axes, x, y, spread, front) -> list[Any]:
-    """Boxes in pixels: each point with its bar, a little larger than drawn, and the front."""
+    """Bounding boxes in pixels of each point with its error bar, padded, and of the front."""
     from matplotlib.transforms import Bbox
 
     to_pixels = axes.transData.transform
@@ -205,7 +205,7 @@ def _obstacles(figure, axes, x, y, spread, front) -> list[Any]:
 
 
 def _places():
-    """Offsets in points, near ones first: right, left, above, below, corners."""
+    """Label offsets in points, nearest first: right, left, above, below, corners."""
     for reach in (11, 18, 28, 42):
         yield reach, 0, "left", "center"
         yield -reach, 0, "right", "center"

@@ -1,8 +1,8 @@
-"""One class behind everything that prints itself, is saved, or becomes a page.
+"""Base class of results: text, Markdown, HTML and JSON output from one description.
 
-A `Result` says what it consists of (`parts`): tables (`Grid`), sentences (`Lines`, or
-plain strings) and pictures (`Plot`). From that come plain text, GitHub's Markdown, an
-HTML page that loads nothing, values for JSON, and the files of `save`.
+A `Result` lists its `parts`: tables (`Grid`), sentences (`Lines`, or plain strings) and
+plots (`Plot`). From these it generates plain text, GitHub Markdown, a self-contained
+HTML page, JSON values, and the files of `save`.
 """
 
 from tfkd.results.formats import NONE, Format, cell, si, size_text

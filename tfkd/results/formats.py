@@ -1,4 +1,4 @@
-"""Numbers as text: cells of tables, counts with a prefix, sizes of files."""
+"""Number formatting: table cells, counts with SI prefixes, file sizes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-NONE = "–"  # where there is no number
+NONE = "–"  # shown for a missing number
 
 Format = str | Callable[[Any], str]
 
 
 def cell(value: Any, form: Format = "") -> str:
-    """One value as text on one line; None and NaN are a dash, whole numbers have commas.
+    """Formats a value on one line; None and NaN as a dash, integers with commas.
 
     Example:
         >>> from tfkd.results import cell
@@ -30,7 +30,7 @@ def cell(value: Any, form: Format = "") -> str:
 
 
 def si(value: float | None, unit: str = "") -> str:
-    """Formats a count with three digits and a prefix: 41_300_000 → "41.3 M".
+    """Formats a count with three digits and an SI prefix: 41_300_000 → "41.3 M".
 
     Example:
         >>> from tfkd.results import si
@@ -40,7 +40,7 @@ def si(value: float | None, unit: str = "") -> str:
     if value is None:
         return NONE
     for scale, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= scale * 0.9995:
+        if abs(value) >= scale * 0.9995:  # rounds to 1.00 of this prefix
             return f"{value / scale:#.3g}".rstrip(".") + f" {prefix}{unit}"
     return f"{value:,.0f}" + (f" {unit}" if unit else "")
 

@@ -1,4 +1,4 @@
-"""The look of the pages: each is one file that loads nothing."""
+"""HTML template and style sheet of result pages, which are self-contained files."""
 
 from __future__ import annotations
 
@@ -61,12 +61,13 @@ PAGE = """<!DOCTYPE html>
 
 
 def element(tag: str, inside: str, attributes: Mapping[str, str] | None = None) -> str:
-    """HTML; `inside` is escaped already, and empty attributes are left out."""
+    """An HTML element; `inside` must be escaped already, empty attributes are omitted."""
     shown = [f' {k}="{html.escape(v)}"' for k, v in (attributes or {}).items() if v]
     return f"<{tag}{''.join(shown)}>{inside}</{tag}>\n"
 
 
 def figure(title: str, path: pathlib.Path) -> str:
+    """A section with a PNG embedded as a data URL."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     return element(
         "section", f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'

@@ -1,4 +1,4 @@
-"""What a result consists of: tables, sentences, pictures; each as text, Markdown and HTML."""
+"""Parts of a result: tables and sentences, rendered as text, Markdown and HTML; plots."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from tfkd.results.formats import Format, cell
 from tfkd.results.pages import element
 
-WIDTH = 100  # columns of a terminal
-NAME_WIDTH = 12  # names are folded down to this width
+WIDTH = 100  # largest width of a table in characters
+NAME_WIDTH = 12  # smallest width to which the first column is wrapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Grid:
     """A table.
 
     Attributes:
-        head: names of the columns; empty for rows of a name and what it is.
-        rows: values, made to text by `cell`.
-        formats: column → a format, such as ".3f", or a function from value to text.
-        left: how many columns, from the first, hold text, or the indices of those that
-            do; the others are numbers, aligned to the right.
-        totals: how many rows at the end are set apart.
-        tags: row → (word, explanation or "") pairs that a page shows with its name.
+        head: names of the columns; empty for rows of (name, value).
+        rows: values, formatted by `cell`.
+        formats: column → format specification, such as ".3f", or a function value → text.
+        left: number of leading columns that hold text, or the indices of such columns; the
+            others are numbers and right-aligned.
+        totals: number of rows at the end below a rule.
+        tags: row → (word, explanation or "") pairs that a page shows beside its name.
 
     Example:
         >>> from tfkd.results.parts import Grid
@@ -47,7 +47,7 @@ class Grid:
     tags: Mapping[int, Sequence[tuple[str, str]]] = dataclasses.field(default_factory=dict)
 
     def cells(self) -> list[list[str]]:
-        """The rows as text, without the head."""
+        """The rows as formatted text, without the head."""
         forms = [self.formats.get(name, "") for name in self.head]
         return [
             [cell(value, form) for value, form in zip(row, forms or [""] * len(row), strict=True)]
@@ -58,7 +58,7 @@ class Grid:
         return column < self.left if isinstance(self.left, int) else column in self.left
 
     def text(self) -> str:
-        """Aligned columns; names are folded where the table would be wider than `WIDTH`."""
+        """Aligned columns; names are wrapped if the table would be wider than `WIDTH`."""
         lines = [[cell(name) for name in self.head]] if self.head else []
         lines += self.cells()
         if not lines:
@@ -108,7 +108,7 @@ class Grid:
 
 
 def _folded(lines: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[int]]:
-    """Rows of which long names take several lines, and the last line of each row."""
+    """Lines of a table with long names wrapped, and the index of the last line of each row."""
     others = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)][1:]
     room = max(NAME_WIDTH, WIDTH - sum(others))
     folded, ends = [], []
@@ -121,7 +121,7 @@ def _folded(lines: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[int]]
 
 
 def _escaped(text: str) -> str:
-    """A cell for Markdown: without bars that end it and tags that a browser would read."""
+    """Escapes a Markdown cell: bars, which would end it, and HTML tags."""
     return re.sub(r"(\\*)([|<])", r"\1\1\\\2", text)
 
 
@@ -130,9 +130,9 @@ class Lines:
     """Sentences.
 
     Attributes:
-        lines: one a line in plain text, each a paragraph in Markdown and on a page.
-        title: above them on a page, where they are then a list, as in Markdown.
-        printed: False leaves them to files and pages.
+        lines: one per line in plain text, one paragraph each in Markdown and HTML.
+        title: heading on a page; with a title, Markdown and HTML show a list.
+        printed: whether plain text includes them; files and pages always do.
     """
 
     lines: Sequence[str]
@@ -161,12 +161,12 @@ class Lines:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A picture, drawn only where it is wanted.
+    """A plot, drawn on demand.
 
     Attributes:
-        name: of its file, without the ending.
-        title: what it shows.
-        draw: writes a PNG to a path.
+        name: file name without suffix.
+        title: title of the plot.
+        draw: function that writes a PNG to a path.
     """
 
     name: str

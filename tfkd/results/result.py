@@ -1,4 +1,4 @@
-"""The class that prints, saves and becomes a page, and values made fit for JSON."""
+"""`Result`, the base class of printable and savable results, and conversion to JSON values."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tfkd.results.parts import Grid, Lines, Plot
 
 
 class Result:
-    """What `print` shows as a table, and `save` writes as Markdown, JSON and a page.
+    """A result that `print` shows as text, and `save` writes as Markdown, JSON and HTML.
 
-    A subclass, mostly a frozen dataclass, gives its `parts`, and `to_dict` if its fields
-    are not all that is to be known. `title` is that of the page, `file_name` that of the
-    files without their ending; both are made of the class's name unless they are given.
+    Subclasses, usually frozen dataclasses, override `parts`, and `to_dict` if the JSON
+    output needs more than the fields. `title` is the title of the page, `file_name` the
+    file name without suffix; by default both are derived from the class name.
 
     Example:
         >>> import dataclasses
@@ -49,17 +49,17 @@ class Result:
     file_name: ClassVar[str]
 
     def __init_subclass__(cls, title: str = "", file_name: str = "") -> None:
-        """Names the page and the files: `LayerChoice`, "Layer choice", `layer_choice.md`."""
+        """Sets title and file name: `LayerChoice` → "Layer choice", `layer_choice.md`."""
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__).lower()
         cls.title = title or words.capitalize()
         cls.file_name = file_name or words.replace(" ", "_")
 
     def parts(self) -> Iterable[Grid | Lines | str]:
-        """What there is to read, in order; a string is a paragraph. By default, the fields."""
+        """Tables and sentences in order; a string is a paragraph. Default: the fields."""
         return [Grid((), [*self.to_dict().items()], left=2)]
 
     def plots(self) -> Iterable[Plot]:
-        """What there is to draw."""
+        """Plots of the result."""
         return ()
 
     def subtitle(self) -> str:
@@ -67,10 +67,9 @@ class Result:
         return ""
 
     def to_dict(self) -> dict[str, Any]:
-        """All that is known, in full precision, of what JSON can hold; NaN is None.
+        """The result in full precision as JSON values, with None for NaN.
 
-        By default these are the fields of the dataclass, without those that its `repr`
-        leaves out.
+        By default these are the fields of the dataclass, except those with `repr=False`.
         """
         return _fields(self)
 
@@ -84,23 +83,23 @@ class Result:
     __str__ = text
 
     def markdown(self) -> str:
-        """GitHub's Markdown."""
+        """GitHub Markdown."""
         return "\n\n".join(filter(None, (part.markdown() for part in self._parts()))) + "\n"
 
     def html(self, plots: bool = True) -> str:
-        """A page for a browser, one file that loads nothing.
+        """A self-contained HTML page.
 
         Args:
-            plots: False to leave the pictures, and matplotlib, out.
+            plots: False to omit the plots, for which matplotlib is needed.
 
         Raises:
-            ImportError: if there is something to plot and no matplotlib.
+            ImportError: if there are plots and matplotlib is not installed.
         """
         with tempfile.TemporaryDirectory() as folder:
             return self._page(self.draw(folder) if plots else {})
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML that notebooks show."""
         return element("div", element("style", STYLE) + self._body(), {"class": "tfkd"})
 
     def _page(self, figures: Mapping[str, pathlib.Path]) -> str:
@@ -114,7 +113,7 @@ class Result:
         return "".join(part.html() for part in self._parts())
 
     def draw(self, folder: str | os.PathLike) -> dict[str, pathlib.Path]:
-        """Draws the `plots` as PNGs into a folder; returns what each shows → its file."""
+        """Draws the `plots` as PNGs into a folder; returns title → file."""
         found = {}
         for plot in self.plots():
             found[plot.title] = pathlib.Path(folder) / f"{plot.name}.png"
@@ -122,19 +121,19 @@ class Result:
         return found
 
     def save(self, folder: str | os.PathLike, plots: bool = True) -> pathlib.Path:
-        """Writes Markdown, JSON, a page and the pictures, each file whole or not at all.
+        """Writes Markdown, JSON, an HTML page and the plots, each file atomically.
 
-        The page holds the pictures too, so that it can be sent alone.
+        The plots are also embedded in the page, which can be shared on its own.
 
         Args:
-            folder: made if need be. The files are named by `file_name`.
-            plots: False to leave the pictures, and matplotlib, out.
+            folder: created if missing. The files are named by `file_name`.
+            plots: False to omit the plots, for which matplotlib is needed.
 
         Returns:
             The folder.
 
         Raises:
-            ImportError: if there is something to plot and no matplotlib.
+            ImportError: if there are plots and matplotlib is not installed.
         """
         path = pathlib.Path(folder) / self.file_name
         artifacts.write_text(path.with_name(f"{self.file_name}.md"), self.markdown())
@@ -150,10 +149,11 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """`value` as what JSON can hold.
+    """Converts a value to JSON values.
 
-    What has `to_dict`, and dataclasses, become dicts, sequences and arrays lists, NumPy's
-    numbers Python's, NaN and infinity None, and all else (paths, types, functions) text.
+    Dataclasses and objects with `to_dict` become dicts, sequences and arrays lists, NumPy
+    scalars Python numbers, NaN and infinity None; anything else (paths, types, functions)
+    becomes text.
     """
     if hasattr(value, "to_dict") and not isinstance(value, type):
         return value.to_dict()

@@ -1,15 +1,15 @@
-"""What a teacher says of a data set: computed once, kept on disk, read in training.
+"""Teacher cache: teacher outputs (soft targets, features) computed once and kept on disk.
 
 cache.py        TeacherCache: build, open, batches
-building.py     makes what is missing of the files
-labelling.py    the pass over the data
-predictions.py  outputs that were made elsewhere
-batches.py      batches with the outputs beside them
+building.py     creates the missing shards of a cache
+labelling.py    runs the teacher over the data
+predictions.py  imports outputs that were computed elsewhere
+batches.py      tf.data batches with the teacher's outputs
 views.py        augmentation as a function of (example, view)
-keys.py         examples known by their content
-shards.py       files, each whole or absent, read by memory map
-document.py     what a cache was made from
-remote.py       RemoteTeacher: labels made on the workers of a tf.data service
+keys.py         content hashes that identify examples
+shards.py       memory-mapped .npy files, written atomically
+document.py     cache.json: the origin and layout of a cache
+remote.py       RemoteTeacher: a teacher on the workers of a tf.data service
 """
 
 from tfkd.teacher_cache.cache import TeacherCache

@@ -1,4 +1,4 @@
-"""Batches with what the teacher said of them, as `tf.data`."""
+"""tf.data pipelines of training batches with the cached teacher outputs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from tfkd import checks, example_inputs, replicas
 from tfkd.data import label_forms, pipelines
 from tfkd.data.batches import shuffled_rows, steps_per_epoch, with_length
 from tfkd.teacher_cache import views as view_making
+from tfkd.types import Structure, Tensor
 
 
 class Values(NamedTuple):
-    """Keyed examples, labels and weights, each an array or a nest of arrays."""
+    """Keyed examples, labels and sample weights, each an array or nested arrays."""
 
     keyed: Mapping[str, Any]
     y: Any
     sample_weight: Any
 
     def checked(self) -> tuple[Any, int]:
-        """As tensors, and the number of examples.
+        """The values as tensors, and the number of examples.
 
         Raises:
             TypeError: for labels that are objects, weights that are objects or text.
@@ -42,26 +43,32 @@ class Values(NamedTuple):
 
 
 class Attach:
-    """From a keyed batch to the student's inputs with the teacher's outputs.
+    """Maps a keyed batch to the student's inputs with the teacher's outputs.
 
     Args:
         cache: a `TeacherCache`.
-        augment, preprocess: what the cache was built with.
-        seed: of the augmentation.
+        augment, preprocess: the functions that the cache was built with.
+        seed: seed of the augmentation.
     """
 
     def __init__(self, cache: Any, augment: Any, preprocess: Any, seed: int):
         self._cache = cache
         self._augment, self._preprocess, self._seed = augment, preprocess, seed
 
-    def __call__(self, batch: Mapping[str, Any], seed: Any = None) -> dict[str, Any]:
-        """Args: {"inputs", "index"[, "view"]}, and a seed, int32 (2,), to draw a view from."""
+    def __call__(self, batch: Mapping[str, Any], seed: Tensor | None = None) -> dict[str, Any]:
+        """Attaches the outputs.
+
+        Args:
+            batch: {"inputs", "index"}, optionally with "view" (B,).
+            seed: int32 (2,), from which views are drawn if the batch has none.
+        """
         view = self._view(batch, seed)
         x = self._seen(batch["inputs"], batch["index"], view)
         spec = self._cache.layout.spec()
         dtypes = [form.dtype for form in spec.values()]
         read = tf.numpy_function(self._cache.read, [batch["index"], view], dtypes, stateful=False)
-        read = read if isinstance(read, (list, tuple)) else [read]  # eagerly, one comes alone
+        # In eager mode numpy_function returns a single output without a list.
+        read = read if isinstance(read, (list, tuple)) else [read]
         size = batch["index"].shape[0]
         outputs = {}
         for (name, form), value in zip(spec.items(), read, strict=True):
@@ -69,8 +76,8 @@ class Attach:
             outputs[name] = value
         return self._cache.attached(x, outputs)
 
-    def inputs(self, batch: Mapping[str, Any], seed: Any = None) -> Any:
-        """The same inputs without the outputs."""
+    def inputs(self, batch: Mapping[str, Any], seed: Tensor | None = None) -> Structure:
+        """The student's inputs without the teacher's outputs."""
         return self._seen(batch["inputs"], batch["index"], self._view(batch, seed))
 
     def _seen(self, x: Any, index: Any, view: Any) -> Any:
@@ -107,9 +114,9 @@ def batches(
     seed: int,
     epochs: int | None,
     start_step: int,
-    input_context: Any,
+    input_context: tf.distribute.InputContext | None,
 ) -> tf.data.Dataset:
-    """What `TeacherCache.batches` says."""
+    """Implements `TeacherCache.batches`."""
     tensors, count = values.checked()
     steps = steps_per_epoch(count, batch_size)
     checks.integer("seed", seed, 0, "an integer of at least 0")
@@ -132,7 +139,7 @@ def batches(
 
 
 def in_order(attach: Callable[[Any], Any], values: Values, batch_size: int) -> tf.data.Dataset:
-    """What `TeacherCache.eval_batches` says."""
+    """Implements `TeacherCache.eval_batches`."""
     tensors, _ = values.checked()
     checks.positive_int("batch_size", batch_size)
 

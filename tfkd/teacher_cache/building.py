@@ -1,4 +1,4 @@
-"""Makes the files of a cache, or what is missing of them."""
+"""Builds the files of a teacher cache, or resumes an incomplete one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from tfkd.teacher_cache.labelling import Labeller, progress_bar
 from tfkd.teacher_cache.predictions import check_repeats, predicted
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.layout import Layout
+from tfkd.types import Data, Structure, Teacher
 
 DTYPES = ("float16", "float32")
 
 
 @dataclasses.dataclass(frozen=True)
 class Making:
-    """How outputs are made and what is kept of them: arguments of `TeacherCache.build`."""
+    """Settings of the outputs and their storage: arguments of `TeacherCache.build`."""
 
     layers: Any
     dtype: str
@@ -62,24 +63,24 @@ class Making:
                 "temperature",
                 "the temperature of the loss, with top_k",
                 None,
-                "The rest bucket is right at one temperature: pass that of LogitsDistillation.",
+                "The rest bucket holds at one temperature: pass that of LogitsDistillation.",
             )
         checks.positive("temperature", self.temperature)
 
-    def labeller(self, teacher: Any) -> Labeller:
-        """What runs the teacher."""
+    def labeller(self, teacher: Teacher) -> Labeller:
+        """The `Labeller` that runs the teacher."""
         return Labeller(
             as_list(teacher), self.layers, self.dtype, self.top_k, self.temperature,
             self.augment, self.preprocess, self.seed,
         )  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
-        """What of this stands in cache.json as it is."""
+        """The settings that cache.json records as values."""
         names = ("dtype", "layers", "top_k", "temperature", "seed")
         return {name: getattr(self, name) for name in names}
 
-    def digests(self, teacher: Any, data: str) -> dict[str, str | None]:
-        """The SHA-256 of the rest, and of what it is applied to."""
+    def digests(self, teacher: Teacher, data: str) -> dict[str, str | None]:
+        """The SHA-256 fingerprints that cache.json records: teacher, data and functions."""
         return {
             "teacher": fingerprints.digest([teacher, self.layers]),
             "data": data,
@@ -90,8 +91,8 @@ class Making:
 
 def build(
     path: str | os.PathLike,
-    teacher: Any,
-    data: Any,
+    teacher: Teacher,
+    data: Data,
     making: Making,
     *,
     batch_size: int,
@@ -124,8 +125,8 @@ def build(
 
 def write_predictions(
     path: str | os.PathLike,
-    outputs: Any,
-    data: Any,
+    outputs: Structure,
+    data: Data | None,
     source: str,
     activation: str | None,
     layers: Mapping[str, Any],
@@ -133,8 +134,8 @@ def write_predictions(
     views: int,
     overwrite: bool,
 ) -> None:
-    """Writes outputs that are there already; see `TeacherCache.from_predictions`."""
-    checks.instance("source", source, str, "words that say what made the outputs")
+    """Writes outputs that exist already; see `TeacherCache.from_predictions`."""
+    checks.instance("source", source, str, "text that describes what made the outputs")
     layout, arrays, count = predicted(outputs, activation, layers, dtype, views)
     leaves: list[Any] = []
     if data is not None:
@@ -166,12 +167,12 @@ def write_predictions(
 
 
 def forms(layout: Layout) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name → shape and type of what is stored for one view of an example."""
+    """Name → shape and dtype of the arrays stored for one view of an example."""
     return {name: (tuple(spec.shape[1:]), spec.dtype.name) for name, spec in layout.spec().items()}
 
 
 def shards_of(folder: Path, known: Document) -> shards.Shards:
-    """The files that a document speaks of."""
+    """The shards that a document describes."""
     return shards.Shards(
         folder, known.count, known.shard_size, forms(known.layout), known.views, known.fingerprint
     )
@@ -184,10 +185,10 @@ def _keys(leaves: list[Any], count: int) -> np.ndarray:
 
 
 def _prepare(path: str | os.PathLike, wanted: Document, overwrite: bool) -> shards.Shards:
-    """The files of a folder, for what is wanted, or for the same that is there already.
+    """Opens a folder for the cache that is wanted, which may exist there in part.
 
     Raises:
-        ValueError: if what is there is of something else.
+        ValueError: if the folder holds a cache with another origin.
     """
     folder = shards.make_folder(path)
     known = document.read(folder) if (folder / document.NAME).exists() and not overwrite else None
@@ -198,7 +199,7 @@ def _prepare(path: str | os.PathLike, wanted: Document, overwrite: bool) -> shar
             "a folder without a cache, or one of the same teacher, data and settings",
             str(folder),
             f"The cache there was made from another {' and another '.join(names)}: it is stale. "
-            "Pass overwrite=True to make it anew, or another path.",
+            "Pass overwrite=True to rebuild it, or another path.",
         )
     if known is None:
         wanted.write(folder)

@@ -1,17 +1,18 @@
-"""TeacherCache: what a teacher says of a data set, computed once and read in training."""
+"""TeacherCache: soft targets and features of a teacher, computed once and read in training."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from numpy.typing import ArrayLike
 
 from tfkd import checks, fingerprints
 from tfkd.teacher_cache import batches as feeding
@@ -20,33 +21,35 @@ from tfkd.teacher_cache.keys import keys, places, read
 from tfkd.teachers import output_kinds
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.layout import Layout, TopK, put
-from tfkd.teachers.precomputed import PROBABILITY, RidingTeacher
+from tfkd.teachers.precomputed import PROBABILITY, PrecomputedTeacher
+from tfkd.types import Data, Structure, Teacher
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
-class TeacherCache(RidingTeacher):
-    """A teacher's outputs for a data set, on disk; a teacher for `tfkd.Distiller`.
+class TeacherCache(PrecomputedTeacher):
+    """The outputs of a teacher for a data set, on disk; a teacher for `tfkd.Distiller`.
 
     `TeacherCache.build` runs the teacher over the data once; `TeacherCache(path)` opens
-    what it wrote. In training no teacher is in memory and none runs: `cache.batches(x, y,
-    batch_size)` yields batches together with the teacher's outputs for just these
-    examples, and `Distiller(cache, student, ...)` takes them from there. Examples are
-    known by their content, so that any subset in any order finds its own outputs.
+    the cache. No teacher is in memory during training: `cache.batches(x, y, batch_size)`
+    yields batches with the teacher's outputs for their examples, from which
+    `Distiller(cache, student, ...)` learns. Examples are identified by a hash of their
+    content, so that any subset in any order gets its outputs.
 
-    Augmented data: the teacher sees `views` fixed versions of each example, each a
-    function of (example, view), and training shows the student the same ones. Training
-    with more epochs than views shows views again.
+    With augmentation the teacher sees `views` fixed versions of each example, each a
+    function of (example, view), and the student is trained on the same ones (Beyer et
+    al. 2022, https://arxiv.org/abs/2106.05237, call this consistent teaching). Training
+    for more epochs than views repeats views.
 
-    Files are read by memory map: memory does not grow with the data.
+    Files are memory-mapped: memory use does not grow with the data.
 
     Args:
         path: the folder of a finished cache.
-        checksums: compare all files with their SHA-256, which reads them once; else only
-            their sizes.
+        checksums: verify the SHA-256 of all files, which reads them once; otherwise only
+            their sizes are checked.
         wait: seconds to wait for shards that other processes are still writing.
 
     Raises:
-        ValueError: if it is no cache, unfinished, damaged or truncated.
+        ValueError: if the folder holds no cache, or one that is unfinished or damaged.
 
     Example:
         >>> import numpy as np, tempfile, tf_keras as keras, tfkd
@@ -73,10 +76,12 @@ class TeacherCache(RidingTeacher):
         self._document = document.read(self.path)
         self._shards = building.shards_of(self.path, self._document)
         self._check_whole(checksums, time.monotonic() + wait)
-        super().__init__(self._told(), self._document.identity, f"the teacher cache {self.path}")
+        super().__init__(
+            self._with_inferred_kinds(), self._document.identity, f"the teacher cache {self.path}"
+        )
 
-    def _told(self) -> Layout:
-        """The layout, with probabilities that were stored as scores known to be such."""
+    def _with_inferred_kinds(self) -> Layout:
+        """The layout, in which outputs stored as logits are marked if they are probabilities."""
         layout = self._document.layout
         if layout.top_k is not None or self._document.settings.get("activation") == "linear":
             return layout
@@ -87,10 +92,10 @@ class TeacherCache(RidingTeacher):
                 output_kinds.see(evidence, self._shards.gather(slot.name, first, 0 * first))
             if evidence.seen == "one":
                 slot = dataclasses.replace(slot, squash=PROBABILITY)
-                output_kinds.warn(
-                    f"the teacher cache {self.path} holds probabilities in the place of scores "
-                    f"({slot.name}: all in [0, 1], and every row sums to 1). They are taken as "
-                    "such. Build it again to store the scores, which are more exact."
+                checks.warn(
+                    f"the teacher cache {self.path} holds probabilities in place of logits "
+                    f"({slot.name}: all in [0, 1], and every row sums to 1). They are used as "
+                    "probabilities. Build it again to store logits, which are more precise."
                 )
             finals.append(slot)
         return dataclasses.replace(layout, finals=tuple(finals))
@@ -99,21 +104,21 @@ class TeacherCache(RidingTeacher):
         while self._shards.missing() and time.monotonic() < until:
             time.sleep(0.05)
         missing = self._shards.missing()
-        mend = "Call TeacherCache.build again with the same arguments: it makes what is missing."
+        fix = "Call TeacherCache.build again with the same arguments: it makes what is missing."
         if missing:
-            what = f"{len(missing)} of {self._shards.number} shards are not finished. {mend}"
+            what = f"{len(missing)} of {self._shards.number} shards are not finished. {fix}"
             raise checks.value_error("path", "a finished teacher cache", str(self.path), what)
         for number in range(self._shards.number):
             problem = self._shards.problem(number, checksums)
             if problem is not None:
                 expected = "an undamaged teacher cache"
-                raise checks.value_error("path", expected, str(self.path), f"{problem}. {mend}")
+                raise checks.value_error("path", expected, str(self.path), f"{problem}. {fix}")
 
     def __repr__(self) -> str:
         finals = [f"{slot.shape} {slot.dtype}" for slot in self.layout.finals]
         shown = f"final output {', '.join(finals)}"
         if self.layout.top_k is not None:
-            shown += f", the best {self.layout.top_k}"
+            shown += f", top {self.layout.top_k}"
         layers = "".join(f", {n} {slot.shape}" for n, slot in self.layout.features.items())
         views = "1 view" if self.views == 1 else f"{self.views} views"
         return (
@@ -126,22 +131,22 @@ class TeacherCache(RidingTeacher):
 
     @property
     def views(self) -> int:
-        """Versions of each example."""
+        """Number of augmented versions of each example."""
         return self._document.views
 
     @property
     def bytes_per_example(self) -> int:
-        """Bytes on disk for an example with all its views, its key included."""
+        """Bytes on disk per example, with all views and its key."""
         return self._shards.bytes_per_example
 
     @classmethod
     def build(
         cls,
         path: str | os.PathLike,
-        teacher: Any,
-        data: Any,
+        teacher: Teacher,
+        data: Data,
         *,
-        layers: Any = (),
+        layers: str | Sequence[str] = (),
         dtype: str = "float16",
         top_k: int | None = None,
         temperature: float | None = None,
@@ -156,45 +161,45 @@ class TeacherCache(RidingTeacher):
         overwrite: bool = False,
         progress: bool = True,
     ) -> TeacherCache:
-        """Runs a teacher over data and writes its outputs; goes on where it was killed.
+        """Runs a teacher over data and writes its outputs; resumes an interrupted build.
 
-        A cache that is there already is used if it was made from the same teacher, data,
-        augmentation and settings, and refused if not. It warns of a teacher, or an
-        `augment`, that gives other outputs when it is asked again.
+        An existing cache is reused if it was made from the same teacher, data, augmentation
+        and settings, and is an error otherwise. Warns if the teacher or `augment` is not
+        deterministic.
 
         Args:
-            path: a folder, made if need be.
+            path: a folder, created if missing.
             teacher: as for `tfkd.Distiller`: a model, a SavedModel, a function, or a list
                 of these.
-            data: the examples, in any form of `tfkd.example_inputs`; where it can't be
-                told how many inputs the teacher takes, a tuple of arrays is several.
-                NumPy's memory maps are read shard by shard, batches are read into memory
-                first. An array of file names will do, if `preprocess` reads them.
-            layers: names of teacher layers whose outputs are kept, for losses on features.
-            dtype: "float16" or "float32", of everything but integers.
-            top_k: keep only the k highest scores, and the rest as one; for
-                `LogitsDistillation` alone, with the `temperature` given here.
-            temperature: needed with `top_k`.
-            views: versions of each example that `augment` makes.
-            augment: `augment(batch, seed)` → batch, as in `tfkd.data.batches`; it is run on
-                each example by itself.
-            preprocess: `preprocess(batch)` → batch, after it.
-            seed: which augmentation.
-            batch_size: examples a forward pass.
-            shard_size: examples a shard; by default at most 65,536 and 64 MiB.
-            part: (i, n): make only every n-th shard, from the i-th, so that n processes
+            data: the examples, in any form of `tfkd.example_inputs`; if the number of the
+                teacher's inputs is not known, a tuple of arrays is the inputs. NumPy memory
+                maps are read shard by shard, batches are first read into memory. An array
+                of file names works if `preprocess` reads them.
+            layers: names of teacher layers whose outputs to store, for losses on features.
+            dtype: "float16" or "float32", the stored dtype of floats.
+            top_k: store only the k highest scores and one bucket for the others; for
+                `LogitsDistillation` with the `temperature` given here only.
+            temperature: temperature of the loss, needed with `top_k`.
+            views: number of augmented versions of each example.
+            augment: `augment(batch, seed)` → batch, as in `tfkd.data.batches`; applied to
+                each example separately.
+            preprocess: `preprocess(batch)` → batch, applied after `augment`.
+            seed: seed of the augmentation.
+            batch_size: examples per forward pass.
+            shard_size: examples per shard; by default at most 65,536 and 64 MiB.
+            part: (i, n): build only every n-th shard from the i-th, so that n processes
                 share the work in one folder.
-            wait: with `part`, seconds to wait for the shards of the others.
-            overwrite: remove another cache at `path`, instead of refusing.
-            progress: whether to show a bar.
+            wait: with `part`, seconds to wait for the shards of the other processes.
+            overwrite: replace a different cache at `path` instead of raising an error.
+            progress: whether to show a progress bar.
 
         Returns:
             The opened cache.
 
         Raises:
-            ValueError: for a bad argument, outputs that are NaN or do not fit `dtype`, or
-                a cache at `path` that was made from something else (it says what).
-            OSError: if the disk is full. Finished shards stay, and are not made again.
+            ValueError: for an invalid argument, outputs that are NaN or overflow `dtype`, or
+                a cache at `path` with another origin; the message names the difference.
+            OSError: if the disk is full. Finished shards are kept and reused.
         """
         building.build(
             path,
@@ -213,8 +218,8 @@ class TeacherCache(RidingTeacher):
     def from_predictions(
         cls,
         path: str | os.PathLike,
-        outputs: Any,
-        data: Any = None,
+        outputs: Structure,
+        data: Data | None = None,
         *,
         source: str,
         activation: str | None = None,
@@ -223,27 +228,27 @@ class TeacherCache(RidingTeacher):
         views: int = 1,
         overwrite: bool = False,
     ) -> TeacherCache:
-        """Writes outputs that were made anywhere: by PyTorch, on another machine, by people.
+        """Stores outputs computed elsewhere: by PyTorch, on another machine, by annotators.
 
         Args:
-            path: a folder, made if need be.
+            path: a folder, created if missing.
             outputs: the final output for each example, (N, ...) or with views (N, views,
                 ...); or a dict, list or tuple of such arrays.
             data: the examples that they belong to, row by row, as for `build`. None:
-                rows are taken on trust, and data of another length refused.
-            source: what made them, in words ("all-MiniLM-L6-v2, head of 3 May"): caches
-                of one source have one teacher.
-            activation: what class scores went through: "linear" for logits, "softmax" or
-                "sigmoid" for probabilities; None: told by their values, with a warning where
-                they are probabilities.
+                examples are matched by row number, and only data of length N are accepted.
+            source: description of the teacher ("all-MiniLM-L6-v2, head of 3 May"): caches
+                with the same source have the same teacher.
+            activation: activation of class scores: "linear" for logits, "softmax" or
+                "sigmoid" for probabilities; None: inferred from the values, with a warning
+                if they are probabilities.
             layers: name → (N, ...) outputs of layers, for losses on features.
-            dtype: "float16" or "float32".
-            views: of each example.
-            overwrite: remove another cache at `path`, instead of refusing.
+            dtype: "float16" or "float32", the stored dtype of floats.
+            views: number of views of each example.
+            overwrite: replace a different cache at `path` instead of raising an error.
 
         Raises:
-            ValueError: if lengths differ, a number is NaN or does not fit `dtype`, or two
-                examples of the same content have different outputs; the rows are named.
+            ValueError: if lengths differ, a number is NaN or overflows `dtype`, or two
+                examples with the same content have different outputs; the rows are named.
 
         Example:
             >>> import numpy as np, tempfile, tfkd
@@ -258,19 +263,19 @@ class TeacherCache(RidingTeacher):
         )
         return cls(path, checksums=False)
 
-    def lookup(self, index: Any, view: Any = 0) -> dict[str, Any]:
+    def lookup(self, index: ArrayLike, view: ArrayLike = 0) -> dict[str, Any]:
         """Reads outputs, as NumPy arrays.
 
         Args:
-            index: (B,) places of examples in the data that the cache was made from.
-            view: a number, or (B,).
+            index: (B,) indices of examples in the data that the cache was made from.
+            view: index of the view, a number or (B,).
 
         Returns:
-            {"final_output": class scores or what else, in the structure of the model's
-            outputs (a list of these for several teachers), layer name: features}.
+            {"final_output": outputs in the structure of the model's (a list of these for
+            several teachers), layer name: features}; logits for class scores.
 
         Raises:
-            ValueError: for a place or view that is not in the cache.
+            ValueError: for an index or view that is not in the cache.
         """
         index, view = self._check_places(index, view)
         read = {name: self._shards.gather(name, index, view) for name in self._shards.forms}
@@ -287,7 +292,7 @@ class TeacherCache(RidingTeacher):
     def _check_places(self, index: Any, view: Any) -> tuple[np.ndarray, np.ndarray]:
         index = np.asarray(index)
         view = np.broadcast_to(np.asarray(view), index.shape)
-        for name, value, limit, mend in (
+        for name, value, limit, fix in (
             ("index", index, len(self), "The data has changed: build the cache again."),
             ("view", view, self.views, "Build with more views, or use fewer in training."),
         ):
@@ -295,20 +300,18 @@ class TeacherCache(RidingTeacher):
                 raise checks.type_error(name, "integers (B,)", value)
             bad = (value < 0) | (value >= limit)
             if bad.any():
-                raise checks.value_error(
-                    name, f"numbers from 0 to {limit - 1}", value[bad][0], mend
-                )
+                raise checks.value_error(name, f"numbers from 0 to {limit - 1}", value[bad][0], fix)
         return index, view
 
-    def keyed(self, data: Any) -> dict[str, Any]:
-        """Data that know their places in the cache: {"inputs": x, "index": (N,) int32}.
+    def keyed(self, data: Data) -> dict[str, Any]:
+        """Data with their indices in the cache: {"inputs": x, "index": (N,) int32}.
 
-        For `Curriculum((cache.keyed(x), y), ..., preprocess=cache.attach())`, and any
-        `tf.data` pipeline of your own; `batches` does it by itself.
+        For `Curriculum((cache.keyed(x), y), ..., preprocess=cache.attach())` and custom
+        `tf.data` pipelines; `batches` does this itself.
 
         Args:
-            data: examples that the cache was made from: all, or some, in any order;
-                in any form of `build`.
+            data: all or some of the examples that the cache was made from, in any order
+                and any form of `build`.
 
         Raises:
             ValueError: for an example that is not in the cache.
@@ -338,11 +341,11 @@ class TeacherCache(RidingTeacher):
         augment: Callable[[Any, Any], Any] | None = None,
         preprocess: Callable[[Any], Any] | None = None,
     ) -> feeding.Attach:
-        """A function from keyed batches to batches with the teacher's outputs.
+        """A function that adds the teacher's outputs to keyed batches.
 
-        `attach()(batch, seed=None)`: `batch` is {"inputs", "index"} and, if you choose it,
-        "view" (B,); else the view is drawn from `seed`, and with one view is that.
-        For `Dataset.map`, and as `augment` or `preprocess` of `Curriculum`.
+        `attach()(batch, seed=None)`: `batch` is {"inputs", "index"} and optionally "view"
+        (B,); otherwise views are drawn with `seed`, which a cache with one view does not
+        need. For `Dataset.map`, and as `augment` or `preprocess` of `Curriculum`.
 
         Args:
             augment, preprocess: the functions that the cache was built with.
@@ -369,11 +372,11 @@ class TeacherCache(RidingTeacher):
 
     def batches(
         self,
-        x: Any,
-        y: Any,
+        x: Data,
+        y: Structure | None,
         batch_size: int,
         *,
-        sample_weight: Any = None,
+        sample_weight: Structure | None = None,
         seed: int = 0,
         augment: Callable[[Any, Any], Any] | None = None,
         preprocess: Callable[[Any], Any] | None = None,
@@ -382,30 +385,30 @@ class TeacherCache(RidingTeacher):
         outputs: bool = True,
         input_context: tf.distribute.InputContext | None = None,
     ) -> tf.data.Dataset:
-        """Shuffled training batches with the teacher's outputs, a function of (seed, step).
+        """Shuffled training batches with the teacher's outputs, as a function of (seed, step).
 
-        In epoch e example i is shown in view (e + i) mod views.
+        In epoch e, example i is shown in view (e + i) mod views.
 
         Args:
-            x: examples that the cache was made from: all, or some, in any order.
-            y: labels (N, ...) or a dict, list or tuple of such; None for none.
-            batch_size: examples a step, over all replicas and workers.
-            sample_weight: (N,) or like y; None for none.
-            seed: which shuffling.
+            x: all or some of the examples that the cache was made from, in any order.
+            y: labels (N, ...), or a dict, list or tuple of these; None without labels.
+            batch_size: global batch size: examples per step over all replicas and workers.
+            sample_weight: (N,) or in the structure of y; None without weights.
+            seed: determines the shuffling.
             augment, preprocess: the functions that the cache was built with.
-            epochs: how many passes; None: without end.
-            start_step: first step to yield, to go on after an interruption.
-            outputs: False: the same batches without the outputs, for a live teacher.
-            input_context: for `strategy.distribute_datasets_from_function`: this worker's
-                share of each batch alone is made and read.
+            epochs: number of passes; None: endless.
+            start_step: first step to yield, for resuming after an interruption.
+            outputs: False for the same batches without the outputs, for a live teacher.
+            input_context: from `strategy.distribute_datasets_from_function`: only this
+                worker's share of each batch is read.
 
         Returns:
             A `tf.data.Dataset`, to be passed to `fit` of a Distiller with
             `steps_per_epoch = N // batch_size`.
 
         Raises:
-            ValueError: for data that is not in the cache, other functions, or a batch
-                that does not divide by the workers.
+            ValueError: for data that are not in the cache, other functions, or a
+                `batch_size` that is not divisible by the number of workers.
         """
         values = feeding.Values(self.keyed(x), y, sample_weight)
         attach = self.attach(augment, preprocess)
@@ -416,18 +419,18 @@ class TeacherCache(RidingTeacher):
 
     def eval_batches(
         self,
-        x: Any,
-        y: Any,
+        x: Data,
+        y: Structure | None,
         batch_size: int,
         *,
-        sample_weight: Any = None,
+        sample_weight: Structure | None = None,
         augment: Callable[[Any, Any], Any] | None = None,
         preprocess: Callable[[Any], Any] | None = None,
     ) -> tf.data.Dataset:
-        """Every example once and in order, in view 0, with the teacher's outputs.
+        """Batches of every example once, in order and in view 0, with the teacher's outputs.
 
-        For `validation_data`: without the teacher's outputs `evaluate` reports the
-        student's loss and metrics alone.
+        For `validation_data`: without the teacher's outputs `evaluate` reports only the
+        student's loss and metrics.
 
         Args:
             x, y, batch_size, sample_weight, augment, preprocess: as in `batches`.
@@ -441,7 +444,7 @@ class TeacherCache(RidingTeacher):
         return [self._shards.gather(name, index, view) for name in self.layout.spec()]
 
     def get_config(self) -> dict[str, Any]:
-        """The folder, and what a Distiller that is loaded must find there."""
+        """The folder, and the fingerprint that the cache must have when it is loaded."""
         return {"path": str(self.path), "fingerprint": self.fingerprint}
 
     @classmethod
@@ -449,15 +452,15 @@ class TeacherCache(RidingTeacher):
         """Opens the cache again.
 
         Raises:
-            ValueError: if another cache stands there now.
+            ValueError: if the folder now holds another cache.
         """
         found = cls(config["path"], checksums=False)
         if found.fingerprint != config["fingerprint"]:
             expected = "the teacher cache that the Distiller was saved with"
-            raise checks.value_error("path", expected, config["path"], "It was made anew since.")
+            raise checks.value_error("path", expected, config["path"], "It has been rebuilt since.")
         return found
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that the outputs depend on."""
+        """SHA-256 of everything that the outputs depend on."""
         return fingerprints.digest([dict(self._document.parts), dict(self._document.settings)])

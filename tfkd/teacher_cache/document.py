@@ -1,4 +1,4 @@
-"""cache.json: what a cache was made from, and how to say that it is another."""
+"""cache.json: layout and provenance of a teacher cache, and comparison of two."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _EXPECTED = "the folder of a teacher cache, as TeacherCache.build makes it"
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """What is written in cache.json.
+    """Content of cache.json.
 
     Attributes:
-        count: examples.
-        views: of each.
-        shard_size: examples a shard.
-        layout: of the outputs.
-        parts: what the outputs depend on → SHA-256, or None where it is not known.
-        settings: numbers and names that they depend on.
+        count: number of examples.
+        views: number of views of each example.
+        shard_size: examples per shard.
+        layout: layout of the outputs.
+        parts: teacher, data and functions → SHA-256, or None if it is not known.
+        settings: settings that the outputs depend on.
     """
 
     count: int
@@ -38,31 +38,31 @@ class Document:
 
     @property
     def identity(self) -> str:
-        """12 hexadecimal digits of the teacher, whatever the data."""
+        """The first 12 hexadecimal digits of the teacher's fingerprint."""
         return str(self.parts["teacher"])[:12]
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of the content."""
         return fingerprints.digest(self._content())
 
     def _content(self) -> dict[str, Any]:
         return json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}))
 
     def write(self, folder: Path) -> None:
-        """Writes the file, whole or not at all."""
+        """Writes the file atomically."""
         content = self._content()
         artifacts.write_json(folder / NAME, {**content, "check": fingerprints.digest(content)})
 
 
 def read(folder: Path) -> Document:
-    """Reads what `write` wrote.
+    """Reads the file that `write` wrote.
 
     Raises:
-        ValueError: if there is none, it is damaged, or of another format.
+        ValueError: if it is missing, damaged, or of another format.
     """
     path = folder / NAME
-    mend = "Build the cache again."
+    fix = "Build the cache again."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         check = content.pop("check")
@@ -70,18 +70,18 @@ def read(folder: Path) -> Document:
         problem = f"There is no {path}. Make one with TeacherCache.build."
         raise checks.value_error("path", _EXPECTED, str(folder), problem) from None
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        problem = f"{path} can't be read ({error}). {mend}"
+        problem = f"{path} can't be read ({error}). {fix}"
         raise checks.value_error("path", _EXPECTED, str(folder), problem) from error
     if check != fingerprints.digest(content):
-        raise checks.value_error("path", _EXPECTED, str(folder), f"{path} was changed. {mend}")
+        raise checks.value_error("path", _EXPECTED, str(folder), f"{path} was changed. {fix}")
     if content.pop("format") != FORMAT:
-        problem = f"{path} is of another format than {FORMAT!r}. {mend}"
+        problem = f"{path} is of another format than {FORMAT!r}. {fix}"
         raise checks.value_error("path", _EXPECTED, str(folder), problem)
     return Document(**{**content, "layout": Layout.from_dict(content["layout"])})
 
 
 def differences(known: Document, wanted: Document) -> list[str]:
-    """Names of what two documents do not share; parts that one does not know are left out."""
+    """Names of the differences between two documents, ignoring fingerprints that are None."""
     names = []
     for name in dict.fromkeys([*known.parts, *wanted.parts]):
         values = (known.parts.get(name), wanted.parts.get(name))

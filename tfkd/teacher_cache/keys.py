@@ -1,4 +1,4 @@
-"""What an example is known by: a digest of its content, so that rows find their outputs."""
+"""Content hashes (BLAKE2b) that identify the examples of a teacher cache."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd import example_inputs
+from tfkd.types import Data
 
-SIZE = 16  # bytes: two of 10^9 examples are alike by chance in 1 of 10^20 cases
+SIZE = 16  # bytes: among 10^9 examples a collision has a probability of about 10^-21
 
 
-def read(data: Any, count: int | None = None) -> tuple[Any, list[Any], int]:
-    """The examples, the arrays of which they consist, and their number.
+def read(data: Data, count: int | None = None) -> tuple[Any, list[Any], int]:
+    """The examples, a flat list of their arrays, and their number.
 
     Args:
         data: in any form of `tfkd.example_inputs`.
-        count: inputs of the teacher, if known; else a tuple of arrays is the inputs.
+        count: number of inputs of the teacher; None: a tuple of arrays is the inputs.
     """
     x = example_inputs.arrays("data", data, count, labels=False, pairs=False).x
     return x, tf.nest.flatten(x), example_inputs.length("data", x)
@@ -28,7 +29,7 @@ def keys(leaves: list[Any], rows: range) -> np.ndarray:
     """uint8 (n, 16): a digest of each example's type, shape and bytes.
 
     Args:
-        leaves: arrays (N, ...); what is read of them are these rows.
+        leaves: arrays (N, ...), of which only `rows` are read.
         rows: a range of rows.
     """
     parts = [np.ascontiguousarray(np.asarray(leaf[rows.start : rows.stop])) for leaf in leaves]
@@ -52,7 +53,7 @@ def _bytes(value: Any) -> Any:
 
 
 def places(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each wanted key its row in the known ones, −1 where there is none."""
+    """Row of each wanted key among the known keys, −1 if it is not there."""
     if known.shape == wanted.shape and (known == wanted).all():
         return np.arange(len(known))
     table: dict[bytes, int] = {}
@@ -62,7 +63,7 @@ def places(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def firsts(known: np.ndarray) -> np.ndarray:
-    """For each key the first row that has it."""
+    """The first row with the same key, for each row."""
     table: dict[bytes, int] = {}
     return np.array([table.setdefault(n, row) for row, n in enumerate(_names(known))], np.int64)
 

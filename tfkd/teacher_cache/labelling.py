@@ -1,4 +1,4 @@
-"""The pass over the data: what a teacher says of each view of each example."""
+"""Runs teachers over all views of all examples, and collects the outputs to store."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from tfkd.teachers.forward import Teachers, computes_in_float16
 from tfkd.teachers.layout import Layout, Slot, take, top_k_forms
 from tfkd.teachers.precomputed import scores_of
 from tfkd.teachers.top_k import top_k
+from tfkd.types import Structure
 
-# Float16 rounds to 1/2048 of a number; what is random is off by far more.
+# Relative difference of outputs that counts as random: float16 rounds to 1/2048.
 _AGAIN = 1e-2
 
 
 class Labeller:
-    """Runs teachers on batches and gives what is stored of their outputs.
+    """Runs teachers on batches and returns the arrays to store.
 
     Args:
         teachers: list of teachers.
-        layers: names of layers to keep the outputs of.
-        dtype: "float16" or "float32", of all numbers but integers.
-        best: scores to keep, or None for all.
-        temperature: of the rest, with `best`.
-        augment, preprocess, seed: how a view is made, as in `tfkd.data.batches`.
+        layers: names of layers whose outputs to store.
+        dtype: "float16" or "float32", the stored dtype of floats.
+        best: number of highest scores to store, or None for all.
+        temperature: temperature of the bucket for the other scores, with `best`.
+        augment, preprocess, seed: make a view, as in `tfkd.data.batches`.
     """
 
     def __init__(
@@ -56,14 +57,15 @@ class Labeller:
         self._kinds: list[str | None] = []
         self._function: Any = None
 
-    def layout(self, x: Any, sample: Any = None) -> Layout:
-        """What the outputs look like, from a first batch.
+    def layout(self, x: Structure, sample: Structure | None = None) -> Layout:
+        """The layout of the outputs, from a first batch.
 
         Args:
             x: at least one example.
-            sample: more examples, to see what the outputs are; the first of x by default.
+            sample: examples from which the kinds of outputs are inferred; default: those
+                of x.
         """
-        self._tell(output_kinds.examples(x) if sample is None else sample)
+        self._infer_kinds(output_kinds.examples(x) if sample is None else sample)
         first = tf.nest.map_structure(lambda array: array[:2], x)
         count = len(tf.nest.flatten(first)[0])
         made = self._run(first, range(count), 0)
@@ -90,23 +92,23 @@ class Labeller:
         )  # fmt: skip
 
     def _check_again(self, made: dict[str, np.ndarray], again: dict[str, np.ndarray]) -> None:
-        """A cache keeps one answer: says so if there are others."""
+        """Warns if the teacher is not deterministic, since a cache stores a single output."""
         for name in made:
             one, other = (np.asarray(v[name], np.float64) for v in (made, again))
             scale = max(float(np.abs(one).max(initial=0)), 1e-30)
             if np.isfinite(one).all() and not np.allclose(one, other, 0.0, _AGAIN * scale):
                 what = "the teacher or `augment`" if self._augment else "the teacher"
                 checks.warn(
-                    f"TeacherCache: {what} gives other outputs for the same examples when asked "
-                    f"again (off by {np.abs(one - other).max() / scale:.1%} of the largest, in "
+                    f"TeacherCache: {what} gives other outputs for the same examples in a second "
+                    f"run (off by {np.abs(one - other).max() / scale:.1%} of the largest, in "
                     f"{name}): something in it is random without a seed, such as dropout with "
-                    "training=True. The cache keeps what is drawn once. Turn it off, or average "
+                    "training=True. The cache stores one random sample. Turn it off, or average "
                     "several passes and pass them to TeacherCache.from_predictions."
                 )
                 return
 
-    def _tell(self, sample: Any) -> None:
-        """Finds out what each final output is, logits or probabilities."""
+    def _infer_kinds(self, sample: Any) -> None:
+        """Determines whether each final output is logits or probabilities."""
         self._kinds = []
         for number, taps in enumerate(self._teachers.taps):
             teach = self._teachers.runner(number)
@@ -124,11 +126,18 @@ class Labeller:
     def _feature_names(self) -> dict[str, str]:
         return {layer: f"feature.{number}" for number, layer in enumerate(self._layers)}
 
-    def shard(self, shards: Shards, number: int, x: Any, batch_size: int, bar: Any) -> dict:
-        """All arrays of a shard: (n, views, ...) by name, and the keys.
+    def shard(
+        self,
+        shards: Shards,
+        number: int,
+        x: Structure,
+        batch_size: int,
+        bar: keras.utils.Progbar | None,
+    ) -> dict:
+        """All arrays of a shard by name: outputs (n, views, ...), and the keys.
 
         Raises:
-            ValueError: if an output is NaN or infinite, or changes its shape.
+            ValueError: if an output is NaN or infinite, or its shape varies.
         """
         rows = shards.rows(number)
         arrays = {
@@ -157,16 +166,16 @@ class Labeller:
                 )
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 bad = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(1)))
-                mend = "Look at its input and at the teacher's weights"
+                fix = "Check its input and the teacher's weights"
                 if self._in_float16:
-                    mend += ", or make it in bfloat16: float16 ends at 65504."
+                    fix += ", or compute in bfloat16: float16 ends at 65504."
                 elif self._dtype == "float16":
-                    mend += ", or store float32: float16 ends at 65504."
+                    fix += ", or store float32: float16 ends at 65504."
                 else:
-                    mend += "."
+                    fix += "."
                 raise ValueError(
                     f"`teacher`: expected finite outputs, received NaN or infinity in {name} of "
-                    f"example {part.start + bad}, view {view}. {mend}"
+                    f"example {part.start + bad}, view {view}. {fix}"
                 )
             target[...] = values
 
@@ -183,7 +192,7 @@ class Labeller:
         return {name: value.numpy() for name, value in made.items()}
 
     def _inputs(self, x: Any, index: Any, view: Any) -> Any:
-        """What the teachers see of a batch."""
+        """The inputs of the teachers: augmented and preprocessed."""
         if self._augment is not None:
             x = views.augmented(self._augment, x, index, tf.fill(tf.shape(index), view), self._seed)
         if self._preprocess is not None:
@@ -227,12 +236,14 @@ class Labeller:
 
 
 def _single(tensor: Any) -> Any:
-    """NumPy's float64 as float32, as Keras's own `fit` and `predict` do."""
+    """Casts float64 to float32, as Keras's `fit` and `predict` do."""
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
 
 
-def progress_bar(shards: Shards, todo: list[int], batch_size: int, wanted: bool) -> Any:
-    """A bar of forward passes, or None."""
+def progress_bar(
+    shards: Shards, todo: list[int], batch_size: int, wanted: bool
+) -> keras.utils.Progbar | None:
+    """A progress bar over the forward passes, or None."""
     if not wanted or not todo:
         return None
     passes = sum(-(-len(shards.rows(number)) // batch_size) for number in todo)

@@ -1,4 +1,4 @@
-"""Outputs that were made elsewhere, brought into the form in which a cache stores them."""
+"""Imports teacher outputs computed elsewhere into the stored form of a cache."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import numpy as np
 from tfkd import checks
 from tfkd.teachers import output_kinds
 from tfkd.teachers.layout import Layout, Slot, take
+from tfkd.types import Structure
 
-_TINY = 1e-30
-# How far apart outputs for one example may be, of the largest: float16 and other batches.
+_TINY = 1e-30  # smallest probability, which keeps logarithms finite
+# Relative tolerance for outputs of equal examples, which differ by batching and float16.
 _CLOSE = 1e-3
 _SQUASHES = {"linear": None, "softmax": "Softmax", "sigmoid": "Sigmoid"}
 
 
 def predicted(
-    outputs: Any, activation: str | None, layers: Mapping[str, Any], dtype: str, views: int
+    outputs: Structure, activation: str | None, layers: Mapping[str, Any], dtype: str, views: int
 ) -> tuple[Layout, dict[str, np.ndarray], int]:
-    """The layout, the arrays (N, views, ...) by slot, and N.
+    """The layout, the arrays (N, views, ...) by name of their slot, and N.
 
     Args:
         outputs, activation, layers, dtype, views: as in `TeacherCache.from_predictions`.
 
     Raises:
-        TypeError, ValueError: if an array is none, or lengths, views or numbers are wrong.
+        TypeError, ValueError: if an entry is not an array of numbers, or lengths, views or
+            values are invalid.
     """
     checks.one_of("activation", activation, (None, *_SQUASHES))
     checks.one_of("dtype", dtype, ("float16", "float32"))
@@ -53,15 +55,15 @@ def predicted(
     return Layout(structure, tuple(finals), features), arrays, len(arrays["final.0"])
 
 
-def check_repeats(outputs: Any, layers: Mapping[str, Any], first: np.ndarray) -> None:
-    """Refuses two examples of one content whose outputs are not the same.
+def check_repeats(outputs: Structure, layers: Mapping[str, Any], first: np.ndarray) -> None:
+    """Rejects equal examples with different outputs, since outputs are found by content.
 
     Args:
-        outputs, layers: as they were given.
-        first: (N,) the first row with the content of each.
+        outputs, layers: as in `TeacherCache.from_predictions`.
+        first: (N,) the first row with the same content, for each row.
 
     Raises:
-        ValueError: with both rows. Rows may differ by a thousandth, as those of two batches do.
+        ValueError: if outputs differ by more than a thousandth; both rows are named.
     """
     rows = np.flatnonzero(first != np.arange(len(first)))
     if not rows.size:
@@ -81,16 +83,16 @@ def check_repeats(outputs: Any, layers: Mapping[str, Any], first: np.ndarray) ->
         if bad.any():
             row = rows[int(np.argmax(bad))]
             received = f"other numbers in row {row} than in row {first[row]}"
-            mend = (
+            fix = (
                 f"x[{row}] and x[{first[row]}] have the same content, and an example is found by "
-                f"its content ({int(bad.sum())} such rows). Give each example once, or both rows "
-                "their mean."
+                f"its content ({int(bad.sum())} such rows). Pass each example once, or the mean of "
+                "the outputs in both rows."
             )
-            raise checks.value_error(name, "equal outputs for equal examples", received, mend)
+            raise checks.value_error(name, "equal outputs for equal examples", received, fix)
 
 
 def _seen(array: np.ndarray, number: int) -> str:
-    """What outputs are of which nothing was said; warns where it is not logits."""
+    """Infers the activation from the values; warns if they are probabilities."""
     evidence = output_kinds.Evidence()
     if array.dtype.kind == "f" and array.ndim > 1 and len(array):
         output_kinds.see(evidence, array)
@@ -98,10 +100,10 @@ def _seen(array: np.ndarray, number: int) -> str:
     kind = kinds.get(evidence.seen or "", "linear")
     if kind != "linear":
         rows = ", and every row sums to 1" if kind == "softmax" else ""
-        output_kinds.warn(
+        checks.warn(
             f"`activation`: output {number} is all in [0, 1]{rows}, so it is taken for the "
             f"probabilities of a {kind}. Pass activation={kind!r} to say so, or "
-            'activation="linear" if these are logits, or no scores of classes.'
+            'activation="linear" if these are logits, or not class scores.'
         )
     return kind
 
@@ -112,18 +114,18 @@ def _array(name: str, value: Any) -> np.ndarray:
     except (TypeError, ValueError):
         raise checks.type_error(name, "arrays of numbers", value) from None
     if array.dtype.kind not in "fiub" or array.ndim == 0:
-        mend = "Of a PyTorch tensor pass `tensor.cpu().numpy()`."
-        raise checks.type_error(name, "arrays of numbers, (N, ...)", value, mend)
+        fix = "For a PyTorch tensor pass `tensor.cpu().numpy()`."
+        raise checks.type_error(name, "arrays of numbers, (N, ...)", value, fix)
     return array
 
 
 def _scores(array: np.ndarray, activation: str) -> np.ndarray:
-    """Probabilities as the scores that give them."""
+    """Logits of probabilities: log p, or log(p / (1 − p)) for a sigmoid."""
     if activation == "linear" or array.dtype.kind != "f":
         return array
     p = array.astype(np.float64)
     in_range = ((p >= 0) & (p <= 1 + 1e-3)).all()
-    sums = p.sum(-1)[(p != 0).any(-1)]  # what is masked may be zero
+    sums = p.sum(-1)[(p != 0).any(-1)]  # masked positions may be zero
     sum_to_one = sums.size > 0 and np.allclose(sums, 1, atol=1e-2)
     if not in_range or (activation == "softmax" and not sum_to_one):
         expected = f"probabilities, since activation is {activation!r}"
@@ -145,6 +147,6 @@ def _stored(name: str, array: np.ndarray, dtype: str, views: int) -> np.ndarray:
     bad = ~np.isfinite(stored)
     if bad.any():
         row = int(np.argmax(bad.reshape(len(bad), -1).any(1)))
-        mend = f"Row {row} holds NaN, infinity, or more than float16 can hold: look at it, or pass "
-        raise checks.value_error(name, f"finite {dtype} numbers", array, mend + 'dtype="float32".')
+        fix = f"Row {row} holds NaN, infinity, or more than float16 can hold: check it, or pass "
+        raise checks.value_error(name, f"finite {dtype} numbers", array, fix + 'dtype="float32".')
     return stored

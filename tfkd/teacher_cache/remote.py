@@ -1,8 +1,9 @@
-"""Teachers on other machines: `tf.data` service labels the batches on its way to training."""
+"""Remote teachers: the workers of a `tf.data` service add teacher outputs to the batches."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -15,41 +16,42 @@ from tfkd.networks.paths import names_of
 from tfkd.teacher_cache.labelling import Labeller
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import as_list
-from tfkd.teachers.precomputed import RidingTeacher
+from tfkd.teachers.precomputed import PrecomputedTeacher
+from tfkd.types import Structure, Teacher
 
 Sharding = tf.data.experimental.service.ShardingPolicy
-# A graph is sent as one protocol buffer, which ends at 2 GiB.
+# A graph is sent as one protocol buffer of at most 2 GiB; 64 MiB are left for its nodes.
 _MOST = (2 << 30) - (64 << 20)
-_PATIENCE = 10.0  # seconds
+_TIMEOUT = 10.0  # seconds to wait for the dispatcher
 _DTYPES = ("float16", "float32")
 
 
-class RemoteTeacher(RidingTeacher):
-    """A teacher that runs in the data's pipeline, on the workers of a `tf.data` service.
+class RemoteTeacher(PrecomputedTeacher):
+    """A teacher that runs in the input pipeline, on the workers of a `tf.data` service.
 
-    For teachers whose outputs can't be kept (data without end, an augmentation that is
-    never the same) and that are too slow for the machines that train. `attach(dataset)`
-    puts the teacher, its weights frozen to constants, into the pipeline and hands the
-    pipeline to the service: a worker there needs TensorFlow alone, no tfkd and no file.
-    `Distiller(remote, student, ...)` trains on what comes back.
+    For teachers whose outputs cannot be cached (endless data, fresh random augmentation)
+    and that are too slow for the training machines. `attach(dataset)` adds the teacher to
+    the pipeline, with its weights frozen to constants, and distributes the pipeline to the
+    service, whose workers need only TensorFlow: no tfkd and no model file.
+    `Distiller(remote, student, ...)` trains on the batches that it returns.
 
     Start one dispatcher (`tf.data.experimental.service.DispatchServer`) and any number of
-    workers (`WorkerServer`), beside the teacher's accelerators.
+    workers (`WorkerServer`) on the machines with the teacher's accelerators.
 
     Args:
         teacher: as for `tfkd.Distiller`: a model, a SavedModel, a function, or a list.
-        x: what a batch of inputs is: an example batch (B, ...), a `tf.TensorSpec` whose
-            first axis is the batch, or a dict, list or tuple of these.
+        x: spec of the inputs: an example batch (B, ...), a `tf.TensorSpec` whose first axis
+            is the batch, or a dict, list or tuple of these.
         service: "grpc://host:port" of the dispatcher; None: the teacher runs in the local
             pipeline.
-        layers: names of teacher layers whose outputs losses ask for.
-        dtype: "float16" or "float32": how outputs travel.
-        job_name: data sets of one name share one pass over the data: each batch goes to
-            one of those that ask. None: each has its own.
+        layers: names of teacher layers whose outputs the losses need.
+        dtype: "float16" or "float32": dtype in which outputs are transferred.
+        job_name: data sets with the same name share one pass over the data, so that each
+            batch goes to one consumer only. None: each has its own pass.
 
     Raises:
-        TypeError, ValueError: for a bad argument, a layer that is not there, or a teacher
-            of more than 2 GiB, which a pipeline can't hold.
+        TypeError, ValueError: for an invalid argument, a layer that does not exist, or a
+            teacher of more than 2 GiB, which a pipeline cannot hold.
 
     Example:
         >>> import numpy as np, tensorflow as tf, tf_keras as keras, tfkd
@@ -71,11 +73,11 @@ class RemoteTeacher(RidingTeacher):
 
     def __init__(
         self,
-        teacher: Any,
-        x: Any,
+        teacher: Teacher,
+        x: Structure,
         service: str | None = None,
         *,
-        layers: Any = (),
+        layers: str | Sequence[str] = (),
         dtype: str = "float32",
         job_name: str | None = None,
     ):
@@ -86,13 +88,13 @@ class RemoteTeacher(RidingTeacher):
             checks.instance("job_name", job_name, str, "a name, or None")
         self.job_name = job_name
         teachers = as_list(teacher)
-        if any(isinstance(one, RidingTeacher) for one in teachers):
+        if any(isinstance(one, PrecomputedTeacher) for one in teachers):
             expected = "a model or function that runs: a cache needs no service"
             raise checks.value_error("teacher", expected, teacher)
         self._spec = tf.nest.map_structure(_spec_of, x)
         labeller = Labeller(teachers, layers, dtype, None, None, None, None, 0)
         layout = labeller.layout(tf.nest.map_structure(_two_of, x), output_kinds.examples(x))
-        identity = fingerprints.digest([teacher, layers])[:12]  # as that of a cache
+        identity = fingerprints.digest([teacher, layers])[:12]  # as in `Document.identity`
         super().__init__(layout, identity, "a RemoteTeacher")
         self._function = _frozen(labeller, self._spec, list(layout.spec()))
 
@@ -102,24 +104,23 @@ class RemoteTeacher(RidingTeacher):
         """Batches with the teacher's outputs.
 
         Args:
-            dataset: of batches x, (x, y) or (x, y, sample_weight). With a service it is
-                made there: it may hold arrays, files that the workers can read, and
-                functions of TensorFlow, but no Python functions. Variables travel with
-                the value that they have now: an adaptive `Curriculum` stays as it is.
+            dataset: data set of batches x, (x, y) or (x, y, sample_weight). A service runs
+                the pipeline on its workers: it may contain arrays, files that the workers
+                can read, and TensorFlow functions, but no Python functions. Variables are
+                sent with their current value, so an adaptive `Curriculum` stays constant.
             processing_mode: how the workers of the service share the data, a
                 `tf.data.experimental.service.ShardingPolicy`. OFF: each worker yields all
-                of it; with one worker in order, so that training is what it would be with
-                the teacher at hand. DYNAMIC: each batch comes from one worker, in no
-                order; for several workers.
+                of the data; with one worker in order, so that training is the same as with
+                a local teacher. DYNAMIC, for several workers: each batch comes from one of
+                them, in no particular order.
 
         Returns:
-            A `tf.data.Dataset` to be passed to `fit`, with `steps_per_epoch` where it has
-            no end.
+            A `tf.data.Dataset` to pass to `fit`, with `steps_per_epoch` if it is endless.
 
         Raises:
-            TypeError, ValueError: for data of another form than `x`, or that can't be
-                made on another machine.
-            ConnectionError: if nobody answers at `service`.
+            TypeError, ValueError: for data with another spec than `x`, or a pipeline that
+                cannot run on another machine.
+            ConnectionError: if there is no dispatcher at `service`.
         """
         checks.instance("dataset", dataset, tf.data.Dataset, "a tf.data.Dataset of batches")
         self._check_spec(dataset.element_spec)
@@ -165,9 +166,9 @@ class RemoteTeacher(RidingTeacher):
         pairs = zip(tf.nest.flatten(x), tf.nest.flatten(self._spec), strict=True)
         for found, wanted in pairs:
             if not wanted.shape.is_compatible_with(found.shape):
-                mend = "Batch it, or make the RemoteTeacher with an example of these data."
+                fix = "Batch it, or make the RemoteTeacher with an example of these data."
                 expected = f"batches whose inputs are {self._spec}"
-                raise checks.value_error("dataset", expected, element, mend)
+                raise checks.value_error("dataset", expected, element, fix)
 
 
 def _check_service(service: Any) -> str | None:
@@ -182,7 +183,7 @@ def _check_service(service: Any) -> str | None:
 
 
 def _check_travels(dataset: tf.data.Dataset) -> None:
-    """Raises ValueError for Python functions: only this process has them."""
+    """Raises ValueError for Python functions in the pipeline, which other processes lack."""
     ignore = ExternalStatePolicy.IGNORE
     text = dataset._as_serialized_graph(external_state_policy=ignore).numpy()
     graph = tf.compat.v1.GraphDef.FromString(text)
@@ -199,22 +200,22 @@ def _check_travels(dataset: tf.data.Dataset) -> None:
 
 
 def _check_there(service: str) -> None:
-    """Raises ConnectionError where nobody listens: TensorFlow would try again for ever."""
+    """Raises ConnectionError if nothing listens there: TensorFlow would retry forever."""
     protocol, _, address = service.partition("://")
     host, _, port = address.rpartition(":")
     if protocol != "grpc":
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT).close()
     except OSError as error:
         raise ConnectionError(
             f"`service`: expected a tf.data dispatcher at {service}, received no answer ({error}). "
-            "Start it with tf.data.experimental.service.DispatchServer, or look at the address."
+            "Start it with tf.data.experimental.service.DispatchServer, or check the address."
         ) from error
 
 
 def _spec_of(value: Any) -> tf.TensorSpec:
-    """A batch of any size."""
+    """The spec of an input, with a batch axis of any size."""
     if not isinstance(value, tf.TensorSpec):
         if not hasattr(value, "shape") or not hasattr(value, "dtype"):
             expected = "a batch of inputs, or a tf.TensorSpec of one"
@@ -226,17 +227,17 @@ def _spec_of(value: Any) -> tf.TensorSpec:
 
 
 def _two_of(value: Any) -> Any:
-    """Two examples, to see what the outputs look like."""
+    """Two examples, from which the layout of the outputs is determined."""
     if not isinstance(value, tf.TensorSpec):
         return value[:2]
     if None in value.shape[1:]:
-        mend = "Pass an example batch instead."
-        raise checks.value_error("x", "a shape that is known but for the batch", value, mend)
+        fix = "Pass an example batch instead."
+        raise checks.value_error("x", "a shape that is known except for the batch", value, fix)
     return tf.zeros((2, *value.shape[1:]), value.dtype)
 
 
 def _frozen(labeller: Labeller, spec: Any, names: list[str]) -> Any:
-    """The forward pass with all weights as constants: leaves of x → outputs, in a list."""
+    """The forward pass with weights frozen to constants: leaves of x → list of outputs."""
 
     def forward(*leaves):
         made = labeller._outputs(tf.nest.pack_sequence_as(spec, leaves), None, None)

@@ -1,12 +1,12 @@
-"""The files of a cache: shards of `.npy` files, each whole or absent, read by memory map.
+"""Shards of a teacher cache: `.npy` files, written atomically and read as memory maps.
 
-    cache.json            what it was made from, the layout, the size of a shard
-    00000.json            written last, once all files of a shard are there: their SHA-256
-    00000.keys.npy        (n, 16) uint8: what each example is known by
+    cache.json            origin, layout and shard size
+    00000.json            record of a finished shard, written last: SHA-256 of its files
+    00000.keys.npy        (n, 16) uint8: content hashes of the examples
     00000.final.0.npy     (n, views, ...): the outputs
 
-Any NumPy can read them. A shard that was being written when the machine failed has no
-record, and is made again.
+Any NumPy version reads them. A shard whose writing was interrupted has no record, and
+is built again.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from tfkd import artifacts, checks
 
 KEYS = "keys"
 _RECORD = re.compile(r"\d{5,}\.json")
-_SHOWN = 1 << 23  # bytes read by the map before its pages are given back
+_RELEASE = 1 << 23  # bytes read from memory maps before their pages are released
 
 
 class Shards:
-    """Where the files of a cache stand, and how its rows are spread over them.
+    """The files of a cache, and the distribution of its rows over them.
 
     Args:
-        folder: of the cache.
-        count: examples.
-        size: examples a shard.
+        folder: folder of the cache.
+        count: number of examples.
+        size: examples per shard.
         forms: name → (shape of one view of an example, dtype).
-        views: of an example.
-        of: what tells this cache from all others; shards of another one are not finished.
+        views: views of each example.
+        of: fingerprint of the cache; shards with another one count as not finished.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Shards:
 
     @property
     def bytes_per_example(self) -> int:
-        """Bytes on disk of all views of an example, its key included."""
+        """Bytes on disk per example, with all views and its key."""
         return 16 + self.views * sum(
             dtype.itemsize * int(np.prod(shape)) for shape, dtype in self.forms.values()
         )
@@ -76,7 +76,7 @@ class Shards:
         return self.folder / f"{shard:05d}.{name}.npy"
 
     def record_path(self, shard: int) -> Path:
-        """The file that says that a shard is whole."""
+        """The file whose existence marks a shard as finished."""
         return self.folder / f"{shard:05d}.json"
 
     def missing(self) -> list[int]:
@@ -84,7 +84,7 @@ class Shards:
         return [shard for shard in range(self.number) if not self.record_path(shard).is_file()]
 
     def check_space(self, shards: int) -> None:
-        """Raises OSError, before anything is computed, if so many shards do not fit."""
+        """Raises OSError, before anything is computed, if the disk cannot hold so many shards."""
         needed = shards * min(self.size, self.count) * self.bytes_per_example
         free = shutil.disk_usage(self.folder).free
         if needed > free:
@@ -98,7 +98,7 @@ class Shards:
         """Writes all files of a shard, and its record last.
 
         Raises:
-            OSError: if the disk is full or can't be written to: what is finished stays.
+            OSError: if the disk is full or not writable; finished shards are kept.
         """
         files = {}
         try:
@@ -123,8 +123,8 @@ class Shards:
         """What is wrong with a shard, or None.
 
         Args:
-            shard: which.
-            content: compare SHA-256 too, which reads all of it; else sizes alone.
+            shard: index of the shard.
+            content: verify SHA-256 too, which reads all files; otherwise sizes only.
         """
         path = self.record_path(shard)
         try:
@@ -142,7 +142,7 @@ class Shards:
                 if file.stat().st_size != known["bytes"]:
                     return f"{file} has {file.stat().st_size} bytes, not {known['bytes']}"
                 if content and artifacts.sha256(file) != known["sha256"]:
-                    return f"{file} has another content than when it was written"
+                    return f"{file} has changed since it was written"
         except FileNotFoundError:
             return f"{path} is missing: the shard is not finished"
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -157,12 +157,12 @@ class Shards:
         """Reads one output of some examples.
 
         Args:
-            name: of the output.
-            index: (B,) examples.
-            view: (B,) their views.
+            name: name of the output.
+            index: (B,) indices of the examples.
+            view: (B,) indices of their views.
 
         Returns:
-            (B, ...) in the stored type.
+            (B, ...) in the stored dtype.
         """
         shape, dtype = self.forms[name]
         shards, rows = np.divmod(index, self.size)
@@ -175,12 +175,12 @@ class Shards:
                 mine = shards == shard
                 found[mine] = self._map(int(shard), name)[rows[mine], view[mine]]
         self._read += found.nbytes + len(index) * mmap.PAGESIZE
-        if self._read > _SHOWN:
+        if self._read > _RELEASE:
             self._release()
         return found
 
     def _map(self, shard: int, name: str) -> np.ndarray:
-        """One file, opened when it is first read; a damaged header is an error here."""
+        """The memory map of a file, opened on first use; its header is checked."""
         found = self._maps.get((shard, name))
         if found is None:
             shape, dtype = self.forms[name]
@@ -194,7 +194,7 @@ class Shards:
         return found
 
     def _release(self) -> None:
-        """Gives the pages that were read back to the system, which may keep them as cache."""
+        """Releases the pages that were read, so that they do not count as process memory."""
         self._read = 0
         for found in self._maps.values():
             _advise(found, "MADV_DONTNEED")
@@ -207,9 +207,9 @@ def _advise(array: Any, advice: str) -> None:
 
 
 def free(folder: Path, of: str) -> None:
-    """Removes the shards of other caches; nothing else in the folder.
+    """Removes the shards of other caches, and nothing else, from the folder.
 
-    Those of this one stay: another process may have begun them just now.
+    Shards of this cache are kept: another process may just have written them.
     """
     for record in sorted(folder.iterdir()):
         if not _RECORD.fullmatch(record.name):
@@ -220,22 +220,22 @@ def free(folder: Path, of: str) -> None:
                 continue
             names = [name for name in content["files"] if Path(name).name == name]
         except (OSError, ValueError, KeyError, TypeError):
-            names = []  # damaged: its files are written over
+            names = []  # a damaged record: its files will be overwritten
         record.unlink(missing_ok=True)
         for name in names:
             (folder / name).unlink(missing_ok=True)
 
 
 def shard_size(count: int, views: int, forms: Mapping[str, tuple[tuple[int, ...], str]]) -> int:
-    """Examples a shard: 64 MiB or 65,536, whichever is less."""
+    """Examples per shard: 64 MiB or 65,536 examples, whichever is less."""
     row = 16 + views * sum(
         np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in forms.values()
     )
     return int(min(count, 65_536, max(1, (64 << 20) // row)))
 
 
-def make_folder(path: Any) -> Path:
-    """Accepts a folder, or the path of one that can be made."""
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Accepts a folder, and creates it if missing."""
     checks.instance("path", path, (str, os.PathLike), "the path of a folder")
     folder = Path(path)
     if folder.exists() and not folder.is_dir():

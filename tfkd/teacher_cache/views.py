@@ -1,9 +1,9 @@
-"""Views: an augmentation that is a function of (example, view) alone.
+"""Views: augmentation as a function of (example, view) only.
 
-An augmentation of a batch draws its numbers for the batch: the same image is moved
-otherwise beside other images. What a teacher said of it can be read back only if the
-image looks the same again, so each example is augmented by itself, with a seed made of
-its place in the data and the number of the view.
+Batch augmentation draws its random numbers per batch, so the same image changes with
+the batch that it is in. Cached teacher outputs apply only if the image looks the same
+again, so each example is augmented separately, with a seed made of its index and the
+index of the view.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfkd.types import Structure, Tensor
+
 Augment = Callable[[Any, Any], Any]
-_PRIME = 1_000_033
+_PRIME = 1_000_033  # keeps the seeds of (view, seed) pairs apart for seeds below it
 
 
-def seeds(index: Any, view: Any, seed: int) -> Any:
+def seeds(index: Tensor, view: Tensor, seed: int) -> tf.Tensor:
     """int32 (B, 2): one seed for each (example, view)."""
     index, view = tf.cast(index, tf.int32), tf.cast(view, tf.int32)
     return tf.stack([index, view * _PRIME + seed], axis=-1)
 
 
-def augmented(augment: Augment, x: Any, index: Any, view: Any, seed: int) -> Any:
-    """Augments each example of a batch by itself.
+def augmented(augment: Augment, x: Structure, index: Tensor, view: Tensor, seed: int) -> Structure:
+    """Augments each example of a batch separately.
 
     Args:
         augment: `augment(batch, seed)` → batch, as in `tfkd.data.batches`.
         x: a batch, (B, ...) or a dict, list or tuple of such.
-        index: (B,) places of the examples in the data.
-        view: (B,) numbers of their views.
-        seed: which augmentation.
+        index: (B,) indices of the examples in the data.
+        view: (B,) indices of their views.
+        seed: seed of the augmentation.
     """
 
     def one(example, key):

@@ -1,8 +1,9 @@
-"""Teachers of any kind as something to call, each run once a step and never trained.
+"""Frozen teachers of any kind behind one interface, run at most once per step.
 
-forward.py  models, SavedModels, functions, several at once; a softmax at the end undone
-riding.py   outputs that come with the data: of a cache, or from another machine
-telling.py  logits or probabilities: told once, from the graph or by values
-top_k.py    the best scores and one bucket for the rest
-taps.py     a model run once, with the outputs of named layers
+forward.py       models, SavedModels, functions and ensembles; logits behind a softmax
+precomputed.py   outputs that come with the data, from a cache or another machine
+layout.py        which tensors precomputed outputs consist of
+output_kinds.py  whether outputs are logits or probabilities
+top_k.py         the k highest scores and one bucket for all others
+features.py      outputs of intermediate layers in one forward pass (hints)
 """

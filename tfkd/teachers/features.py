@@ -1,9 +1,9 @@
-"""Runs a model once and keeps what chosen layers returned on the way.
+"""Feature extraction: outputs of intermediate layers in one forward pass (hints).
 
-A second model over the same layers can't enter nested models without adding
-nodes to the user's layers, and can't enter subclassed models at all. So the
-chosen layers' `call` is wrapped while the model runs (in graph mode: while it
-is traced), and put back after it: nothing of the user's model is changed.
+A second functional model over the same layers would add nodes to the user's layers
+to reach into nested models, and cannot reach into subclassed models. So `call` of
+the chosen layers is wrapped while the model runs (in graph mode, while it is traced)
+and restored afterwards: the user's model is not changed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfkd.networks.paths import (
-    find_layer,
-)
+from tfkd.networks.paths import find_layer
+from tfkd.types import Structure
 
 FINAL = "final_output"
 
@@ -32,7 +31,7 @@ class Taps:
         side: "teacher" or "student", for messages.
 
     Raises:
-        ValueError: for a name that is not there; near matches are listed.
+        ValueError: for a layer that does not exist; close matches are listed.
     """
 
     def __init__(self, model: Any, names: Iterable[str], side: str):
@@ -42,11 +41,11 @@ class Taps:
 
     @property
     def outputs(self) -> list[str]:
-        """Names of what a call returns: the final output, then the layers."""
+        """Names of the returned outputs: the final output, then the layers."""
         return [FINAL, *self.layers]
 
     def static_shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Shape of an output, if it is one tensor and known before the model runs."""
+        """Shape of an output, or None if it is nested or not known before the model runs."""
         source = self.model if name == FINAL else self.layers[name]
         try:
             shape = source.output_shape
@@ -55,7 +54,7 @@ class Taps:
         is_one = isinstance(shape, tuple) and all(d is None or isinstance(d, int) for d in shape)
         return shape if is_one else None
 
-    def __call__(self, x: Any, **kwargs: Any) -> dict[str, Any]:
+    def __call__(self, x: Structure, **kwargs: Any) -> dict[str, Any]:
         """Runs the model once; returns {"final_output": ..., name: ...}."""
         if not self.layers:
             return {FINAL: self.model(x, **kwargs)}
@@ -77,11 +76,10 @@ class Taps:
 
 
 class _Record:
-    """What the layers returned in one forward pass, by id(layer).
+    """Outputs of the layers in one forward pass, by id(layer).
 
-    Calls in another graph do not belong to it: Keras calls layers on
-    placeholders when it builds a model from data, and what a tf.function holds
-    can't be used outside.
+    Calls in other graphs are ignored: Keras calls layers on placeholders when it
+    builds a model from data, and tensors inside a tf.function can't be used outside.
     """
 
     def __init__(self, layers):
@@ -98,7 +96,7 @@ def _current_graph() -> Any:
 
 
 class _Active(threading.local):
-    """Records of this thread: replicas of a strategy run in threads of their own."""
+    """Active records of this thread: the replicas of a strategy run in separate threads."""
 
     def __init__(self):
         self.records: list[_Record] = []
@@ -106,7 +104,7 @@ class _Active(threading.local):
 
 _ACTIVE = _Active()
 _LOCK = threading.Lock()
-# id(layer) -> (how many forward passes want it, its own `call` attribute or None)
+# id(layer) -> (number of active forward passes, `call` in the instance's dict or None)
 _WRAPPED: dict[int, tuple[int, Any]] = {}
 
 
@@ -139,7 +137,7 @@ def _wrap(layer: Any) -> None:
                     record.add(layer, outputs)
                 return outputs
 
-            # Past Keras's own attribute tracking: this is not part of the layer.
+            # Bypasses Keras's attribute tracking: the wrapper is not part of the layer.
             vars(layer)["call"] = call
         _WRAPPED[id(layer)] = (users + 1, own)
 

@@ -1,8 +1,8 @@
-"""Teachers of any kind behind one interface: a frozen forward pass.
+"""Frozen forward passes of teachers, and averages over teacher ensembles.
 
 A teacher is a tf_keras model, a Keras 3 model, a restored SavedModel or any
-callable on tensors, or a list of these. It runs with `training=False` (where it
-knows the word) and no gradient flows into it.
+callable on tensors, or a list of these. It runs with `training=False` (if it takes
+this argument), and no gradient flows into it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from tfkd.losses.heads import scores_behind
 from tfkd.networks.accept import refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.features import FINAL, Taps
-from tfkd.teachers.precomputed import RidingTeacher
+from tfkd.teachers.precomputed import PrecomputedTeacher
+from tfkd.types import Structure, Teacher
 
 
-def as_list(teacher: Any, side: str = "teacher") -> list[Any]:
-    """One teacher, or model on another side, or several as a list, each checked.
+def as_list(teacher: Teacher, side: str = "teacher") -> list[Any]:
+    """One or several teachers (or models of another `side`) as a list, each checked.
 
     Raises:
         TypeError: if one is a Distiller.
@@ -34,23 +35,25 @@ def as_list(teacher: Any, side: str = "teacher") -> list[Any]:
         raise checks.value_error(side, "a model or a non-empty list of models", teacher)
     for one in teachers:
         refuse_distiller(side, one)
-        known = callable(one) or isinstance(one, RidingTeacher) or getattr(one, "signatures", None)
+        known = (
+            callable(one) or isinstance(one, PrecomputedTeacher) or getattr(one, "signatures", None)
+        )
         if not known:
-            mend = "Load it first: keras.models.load_model(path)." if isinstance(one, str) else None
+            fix = "Load it first: keras.models.load_model(path)." if isinstance(one, str) else None
             raise checks.value_error(
-                side, "a Keras model, a SavedModel, a callable, or a list of these", one, mend
+                side, "a Keras model, a SavedModel, a callable, or a list of these", one, fix
             )
     return teachers
 
 
-def freeze(teacher: Any) -> None:
-    """Sets `trainable = False` where the teacher has it."""
+def freeze(teacher: Teacher) -> None:
+    """Sets `trainable = False` if the teacher has this attribute."""
     if hasattr(teacher, "trainable"):
         teacher.trainable = False
 
 
-def forward(teacher: Any) -> Any:
-    """The teacher as something to call: a model as it is, a SavedModel by its signature."""
+def forward(teacher: Any) -> Callable[..., Any]:
+    """The teacher as a callable: a model itself, a SavedModel by its serving signature."""
     if callable(teacher):
         return teacher
     signatures = teacher.signatures
@@ -77,8 +80,8 @@ class Teachers:
 
     Args:
         teachers: list of teachers.
-        names: layers to keep. With several teachers a layer is taken from the
-            first teacher that has it.
+        names: layers whose outputs to return; of several teachers, those of the
+            first that has the layer.
     """
 
     def __init__(self, teachers: list[Any], names: list[str]):
@@ -93,23 +96,23 @@ class Teachers:
 
     @property
     def outputs(self) -> list[str]:
-        """Names of what a call returns."""
+        """Names of the returned outputs."""
         return [FINAL, *(n for taps in self.taps for n in taps.layers)]
 
     def static_shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Shape of an output, where it is known before the teacher runs."""
+        """Shape of an output, or None if it is not known before the teacher runs."""
         for taps in self.taps:
             if name == FINAL or name in taps.layers:
                 return taps.static_shape(name)
         return None
 
     def runner(self, number: int) -> Callable[[Any], Any]:
-        """x → the final output of one teacher, as a call runs it."""
+        """The function x → final output of one teacher."""
         model, kwargs = self.taps[number].model, self._kwargs[number]
         return lambda x: model(x, **kwargs)
 
-    def __call__(self, x: Any) -> tuple[list[Any], dict[str, Any]]:
-        """Returns the final outputs, one a teacher, and the features by layer name."""
+    def __call__(self, x: Structure) -> tuple[list[Any], dict[str, Any]]:
+        """Returns the final outputs, one per teacher, and the features by layer name."""
         finals, features = [], {}
         for taps, kwargs in zip(self.taps, self._kwargs, strict=True):
             outputs = tf.nest.map_structure(_stop, taps(x, **kwargs))
@@ -127,7 +130,7 @@ def _has(teacher: Any, name: str) -> bool:
 
 
 def computes_in_float16(model: Any) -> bool:
-    """Whether a layer of a model computes in float16, which ends at 65504."""
+    """Whether a layer of a model computes in float16, whose largest number is 65504."""
     layers = flat_layers(model)
     return any(getattr(layer, "compute_dtype", None) == "float16" for layer in layers)
 
@@ -165,7 +168,7 @@ def same_shapes(outputs: list[Any]) -> None:
             )
 
 
-def mean_value(outputs: list[Any]) -> Any:
+def mean_value(outputs: list[Any]) -> Structure:
     """The mean of several teachers' outputs, output by output."""
     if len(outputs) == 1:
         return outputs[0]
@@ -175,14 +178,14 @@ def mean_value(outputs: list[Any]) -> Any:
     )
 
 
-def mean_probability(logits: list[Any], sigmoids: list[bool]) -> Any:
-    """Scores of the mean of several teachers' probabilities, output by output.
+def mean_probability(logits: list[Any], sigmoids: list[bool]) -> Structure:
+    """Logits of the mean of several teachers' probabilities, output by output.
 
     Softmax: log((1/n) Σ softmax(z_i)). Sigmoid: the log-odds of (1/n) Σ σ(z_i).
 
     Args:
         logits: the final outputs of each teacher.
-        sigmoids: for each output, whether its scores are sigmoids of their own.
+        sigmoids: for each output, whether its scores are independent sigmoids.
     """
     if len(logits) == 1:
         return logits[0]
@@ -208,12 +211,12 @@ def _log_odds(scores: list[Any]) -> Any:
     return on - _log_mean([tf.math.log_sigmoid(-_float(z)) for z in scores])
 
 
-def to_logits(outputs: Any, kinds: list[str | None] | None = None) -> Any:
-    """Undoes a softmax or sigmoid at a model's end, in every output.
+def to_logits(outputs: Structure, kinds: list[str | None] | None = None) -> Any:
+    """Logits of every output, those behind a final softmax or sigmoid.
 
     Args:
-        outputs: of a model.
-        kinds: what each is, as `telling.settle` gives it; None: nobody has looked.
+        outputs: outputs of a model.
+        kinds: kind of each, from `output_kinds.settle`; None: not determined.
     """
     leaves = tf.nest.flatten(outputs)
     if kinds is None or len(kinds) != len(leaves):

@@ -1,4 +1,4 @@
-"""Layout of precomputed teacher outputs: which tensor holds what, and top-k scores."""
+"""Layout of precomputed teacher outputs: names, shapes and dtypes of the stored tensors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import tensorflow as tf
 
 
 class TopK(NamedTuple):
-    """The highest class scores of a teacher, and what is left in one bucket.
+    """The k highest class scores of a teacher, and one bucket for all other classes.
 
     Attributes:
         values: (..., k) scores, highest first.
-        indices: (..., k) int32, their classes.
+        indices: (..., k) int32, the class of each score.
         rest: (..., 1) T · log Σ exp(z / T) over all other classes.
     """
 
@@ -25,14 +25,14 @@ class TopK(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """One tensor of a teacher's outputs.
+    """One stored tensor of a teacher's outputs.
 
     Attributes:
-        name: "final.0" for the first leaf of the final output, else "feature.<layer>".
-        shape: of one example.
-        dtype: as it is stored.
-        squash: "Softmax" or "Sigmoid" where that is the model's end; the scores behind it
-            are stored.
+        name: "final.0" for the first leaf of the final output, else "feature.0" and so on.
+        shape: shape for one example.
+        dtype: stored dtype.
+        squash: "Softmax" or "Sigmoid" if the model ends in one; the logits before it are
+            stored.
     """
 
     name: str
@@ -43,16 +43,16 @@ class Slot:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What a teacher gives for one example.
+    """The stored outputs of a teacher for one example.
 
     Attributes:
-        structure: of the final output: a leaf is the number of its slot. JSON: dicts,
-            lists, numbers.
+        structure: list of the final output of each teacher, as nested dicts and lists whose
+            leaves are indices into `finals`.
         finals: a slot for each leaf.
         features: layer name → slot.
-        top_k: how many scores are stored of each final output; None: all.
-        temperature: T of the rest bucket.
-        teachers: several teachers stand in `structure` as a list.
+        top_k: number of scores stored of each final output; None: all.
+        temperature: T of the bucket for the other classes.
+        teachers: number of teachers.
     """
 
     structure: Any
@@ -64,7 +64,7 @@ class Layout:
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> Layout:
-        """Reads what `dataclasses.asdict` gave."""
+        """The inverse of `dataclasses.asdict`."""
         config = dict(config)
         config["finals"] = tuple(slot_of(slot) for slot in config["finals"])
         config["features"] = {name: slot_of(slot) for name, slot in config["features"].items()}
@@ -83,7 +83,7 @@ class Layout:
 
 
 def top_k_forms(slot: Slot, k: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Part → shape and type: the scores, their classes, the rest."""
+    """Shape and dtype of the parts of top-k scores: values, indices, rest."""
     index = "uint16" if slot.shape[-1] <= 1 << 16 else "int32"
     outer = slot.shape[:-1]
     return {
@@ -98,7 +98,7 @@ def slot_of(config: dict[str, Any]) -> Slot:
 
 
 def take(structure: Any, leaves: list[Any]) -> Any:
-    """A nest of tensors as JSON: dicts, lists, and numbers into `leaves`, which grows."""
+    """A nested structure with tensors replaced by indices into `leaves`, which is appended to."""
     if isinstance(structure, Mapping):
         return {key: take(structure[key], leaves) for key in sorted(structure)}
     if isinstance(structure, (list, tuple)):
@@ -108,7 +108,7 @@ def take(structure: Any, leaves: list[Any]) -> Any:
 
 
 def put(structure: Any, leaves: list[Any]) -> Any:
-    """The nest of which `take` gave the structure."""
+    """The inverse of `take`: the nested structure with indices replaced by leaves."""
     if isinstance(structure, Mapping):
         return {key: put(part, leaves) for key, part in structure.items()}
     if isinstance(structure, list):

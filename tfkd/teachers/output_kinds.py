@@ -1,14 +1,12 @@
-"""What a model returns, logits or probabilities: told once, before it is used.
+"""Determines once, before use, whether a model returns logits or probabilities.
 
-The graph proves most ends (`tfkd.losses.heads.proof`). Where it does not, a few examples
-are run and their outputs looked at; what was found then holds for the whole run.
+The graph proves it for most models (`tfkd.losses.heads.proof`). Otherwise a few examples
+are run and their outputs inspected; the result then holds for the whole run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,33 +14,35 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd import checks
 from tfkd.losses.heads import DECLARED_LOGITS, proof
 from tfkd.losses.ranges import in_unit
 from tfkd.networks.call_graph import maker_of
 from tfkd.networks.layer_parts import input_form, output_form
 from tfkd.teachers.precomputed import split
+from tfkd.types import Data, Structure
 
-EXAMPLES = 32
-_FEW = 16
+EXAMPLES = 32  # examples whose outputs are inspected
+_FEW = 16  # examples generated, or below which given ones are augmented
 _FUNCTIONAL = (keras.Sequential.__bases__[0], keras.Sequential)
-_WAY_OUT = (
-    "tfkd.losses.declare_outputs(model, kind), with kind 'logits', 'softmax' or 'sigmoid', says "
-    "for certain what they are."
+_DECLARE = (
+    "Declare what they are with tfkd.losses.declare_outputs(model, kind), where kind is 'logits', "
+    "'softmax' or 'sigmoid'."
 )
 
 
 @dataclasses.dataclass
 class Evidence:
-    """What is known of one output.
+    """Evidence for the kind of one output.
 
     Attributes:
-        shape: of the output, the batch first.
-        declared: what the user said, one of `heads.KINDS`, or None.
-        proved: what the graph shows, one of `heads.KINDS`, or None.
-        in_unit: whether the graph shows that it can't leave [0, 1].
-        seen: of the values: "one" (rows are distributions), "unit" (all in [0, 1]),
-            "zero", "other", or None where none were seen.
-        oddity: how rows of probabilities fail to be one distribution, or None.
+        shape: shape of the output with the batch axis.
+        declared: the kind declared by the user, one of `heads.KINDS`, or None.
+        proved: the kind that the graph proves, one of `heads.KINDS`, or None.
+        in_unit: whether the graph proves values in [0, 1].
+        seen: kind of the values: "one" (rows are distributions), "unit" (all in [0, 1]),
+            "zero", "other", or None if no values were inspected.
+        oddity: why rows of probabilities are not a distribution, or None.
     """
 
     shape: tuple[int | None, ...] = ()
@@ -53,12 +53,12 @@ class Evidence:
     oddity: str | None = None
 
 
-def look(model: Any, run: Callable[[Any], Any], sample: Any) -> Any:
-    """Evidence for each output, in the structure of the outputs; None if it can't be run.
+def look(model: Any, run: Callable[[Any], Any], sample: Structure | None) -> Any:
+    """Evidence for each output, in the structure of the outputs; None if the model fails.
 
     Args:
-        model: what is looked at.
-        run: x → its outputs; is traced once, and run once if the graph leaves anything open.
+        model: the model.
+        run: x → its outputs; traced once, and run once if the graph proves too little.
         sample: a batch of inputs, or None.
     """
     said = getattr(model, "_tfkd_outputs", None)
@@ -66,7 +66,7 @@ def look(model: Any, run: Callable[[Any], Any], sample: Any) -> Any:
     if found is None and sample is not None:
         try:
             found = _traced(run, sample)
-        except Exception:  # whatever ails it is told where it is really run
+        except Exception:  # the error is raised again when the model is run in earnest
             return None
     if found is None or said is None:
         return found
@@ -78,7 +78,7 @@ def look(model: Any, run: Callable[[Any], Any], sample: Any) -> Any:
 
 
 def _plain(model: Any) -> Any:
-    """Evidence for a model whose last layers say it all; None: it has to be traced."""
+    """Evidence from the last layers of a functional model; None: it has to be traced."""
     if type(model) not in _FUNCTIONAL or not getattr(model, "outputs", None):
         return None
     kinds = [_of_layer(maker_of(tensor)) for tensor in model.outputs]
@@ -131,7 +131,7 @@ def _shown(tensor: Any) -> Evidence:
 
 
 def see(evidence: Evidence, values: np.ndarray) -> None:
-    """Writes down what the values of some examples, (N, ..., C), show."""
+    """Adds the evidence of the values of some examples, (N, ..., C)."""
     if values.ndim < 2:
         values = values[:, None]
     whole = np.asarray(values, np.float64)
@@ -139,7 +139,7 @@ def see(evidence: Evidence, values: np.ndarray) -> None:
     rows = rows[np.isfinite(rows).all(-1)]
     if not rows.size:
         return
-    rows = rows[(rows != 0).any(-1)]  # what is masked may be zero
+    rows = rows[(rows != 0).any(-1)]  # masked positions may be zero
     evidence.seen = "unit" if rows.size else "zero"
     if not rows.size:
         return
@@ -147,7 +147,7 @@ def see(evidence: Evidence, values: np.ndarray) -> None:
         evidence.seen = "other"
         return
     classes, sums = rows.shape[-1], rows.sum(-1)
-    # Probabilities in steps of 1/256, of a file in int8: each is off by half a step.
+    # Outputs of int8 models are multiples of 1/256, each off by up to half a step: 1/512.
     in_steps = np.abs(rows * 256 - np.rint(rows * 256)).max() < 1e-3
     room = max(1e-2, min(classes / 512, 0.5)) if in_steps else 1e-2
     if classes < 2:
@@ -155,7 +155,8 @@ def see(evidence: Evidence, values: np.ndarray) -> None:
     if np.abs(sums - 1).max() < room:
         evidence.seen = "one"
     elif np.abs(sums - np.rint(sums[0])).max() < 1e-2 and 2 <= np.rint(sums[0]) <= classes / 2:
-        evidence.oddity = f"each row sums to {int(np.rint(sums[0]))}, as several side by side do"
+        count = int(np.rint(sums[0]))
+        evidence.oddity = f"each row sums to {count}, as {count} concatenated distributions do"
     elif np.isfinite(whole).all():
         others = range(1, whole.ndim - 1)
         axis = next((a for a in others if np.abs(whole.sum(a) - 1).max() < 1e-2), None)
@@ -164,7 +165,7 @@ def see(evidence: Evidence, values: np.ndarray) -> None:
 
 
 def by_size(evidence: Any) -> list[str]:
-    """How outputs are read where nothing else says it: one score is that of a sigmoid."""
+    """Default kinds by the number of scores: a single one is a sigmoid, several a softmax."""
     if evidence is None:
         return []
     return [
@@ -176,17 +177,18 @@ def by_size(evidence: Any) -> list[str]:
 def settle(
     side: str, evidence: Any, wants: Sequence[str | None], from_logits: Sequence[bool | None] = ()
 ) -> list[str | None]:
-    """What each output is taken to be, one of `heads.KINDS`; None: to be tested in each batch.
+    """Decides the kind of each output, one of `heads.KINDS`; None: tested in each batch.
 
     Args:
         side: "teacher" or "student", for messages.
-        evidence: what `look` gave.
-        wants: for each output how it will be read: "softmax", "sigmoid", "either", or None
-            where it is not.
-        from_logits: for each output what the loss on the labels takes it for; None: not known.
+        evidence: the result of `look`.
+        wants: for each output how it will be used: "softmax", "sigmoid", "either", or None
+            if it is not.
+        from_logits: for each output whether the loss on the labels expects logits; None:
+            not known.
 
     Warns:
-        UserWarning: where values have decided, or go against what is proved or said.
+        UserWarning: if the values decide, or contradict the graph or the loss.
     """
     leaves = [None] * len(wants) if evidence is None else tf.nest.flatten(evidence)
     said = [*from_logits, *[None] * len(wants)]
@@ -213,72 +215,60 @@ def _settled(name: str, one: Evidence, want: str | None, from_logits: bool | Non
     if one.seen in ("unit", "one"):
         return _as_sigmoid(name, from_logits)
     if one.seen == "other" and want == "sigmoid" and from_logits is False:
-        warn(
+        checks.warn(
             f"{name}: its outputs leave [0, 1], so they are taken for logits, but the loss given "
             f"to `compile` takes them for probabilities. Pass it as an instance with "
-            f"from_logits=True. {_WAY_OUT}"
+            f"from_logits=True. {_DECLARE}"
         )
     return None if one.seen is None else "logits"
 
 
 def _as_softmax(name: str, one: Evidence, from_logits: bool | None) -> str:
     if one.oddity is not None:
-        warn(
+        checks.warn(
             f"{name}: its outputs are probabilities, but not of one distribution over the last "
             f"axis: {one.oddity}. Their logarithms are compared over the last axis all the same. "
             "Give the model one output for each distribution, with its classes on the last axis."
         )
     elif one.proved == "logits" or from_logits:
         against = "its graph ends in" if one.proved else "the loss given to `compile` expects"
-        warn(
+        checks.warn(
             f"{name}: {against} logits, but its outputs are probabilities: all in [0, 1], and "
-            f"every row sums to 1. They are taken for what they are (scores log p). {_WAY_OUT}"
+            f"every row sums to 1. They are taken as probabilities (scores log p). {_DECLARE}"
         )
     else:
-        warn(
+        checks.warn(
             f"{name}: the graph does not show a softmax at its end, but its outputs are "
             "probabilities: all in [0, 1], and every row sums to 1. They are taken as such "
-            f"(scores log p). {_WAY_OUT}"
+            f"(scores log p). {_DECLARE}"
         )
     return "softmax"
 
 
 def _as_sigmoid(name: str, from_logits: bool | None) -> str:
     if from_logits:
-        warn(
+        checks.warn(
             f"{name}: its outputs look like probabilities (all in [0, 1]), but the loss given to "
-            f"`compile` has from_logits=True, so they are taken for logits. {_WAY_OUT}"
+            f"`compile` has from_logits=True, so they are taken for logits. {_DECLARE}"
         )
         return "logits"
-    warn(
+    checks.warn(
         f"{name}: the graph does not show a sigmoid at its end, but its outputs are all in [0, 1]. "
-        f"They are taken for probabilities (scores log p − log(1 − p)). {_WAY_OUT}"
+        f"They are taken for probabilities (scores log p − log(1 − p)). {_DECLARE}"
     )
     return "sigmoid"
 
 
-def warn(text: str) -> None:
-    """Warns at the user's call."""
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and _is_inside(frame.f_globals.get("__name__", "")):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=level)
-
-
-def _is_inside(module: str) -> bool:
-    return module.split(".")[0] in ("tfkd", "tf_keras", "tensorflow", "contextlib")
-
-
-def examples(x: Any, model: Any = None) -> Any:
-    """A small batch of inputs: the first of `x`, or made up where `x` must not be read.
+def examples(x: Data, model: Any = None) -> Structure | None:
+    """A small batch of inputs: the first of `x`, or random ones if `x` must not be read.
 
     Args:
-        x: arrays or tensors, however nested; a data set, of which the form is taken (its
-            order may change when it is read); or anything else.
-        model: says the form where `x` does not.
+        x: nested arrays or tensors; a data set, of which only the spec is used (reading it
+            might change its order); or anything else.
+        model: gives the input spec if `x` does not.
 
     Returns:
-        Inputs of some examples, or None.
+        Inputs of some examples, or None if no spec is known.
     """
     x = split(x)[0]
     leaves = tf.nest.flatten(x)
@@ -313,13 +303,13 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _single(array: Any) -> Any:
-    """As a tensor; float64 as float32, as Keras's own `fit` and `predict` do."""
+    """Converts to a tensor, float64 to float32, as Keras's `fit` and `predict` do."""
     tensor = tf.convert_to_tensor(array)
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
 
 
 def _more(x: Any) -> Any:
-    """A few real numbers are made more: the more examples, the surer."""
+    """Adds scaled and negated copies of few float examples, for more evidence."""
     leaves = tf.nest.flatten(x)
     if len(leaves[0]) >= _FEW or not all(leaf.dtype.is_floating for leaf in leaves):
         return x

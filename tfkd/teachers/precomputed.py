@@ -1,9 +1,9 @@
-"""Teachers that do not run in the step: their outputs ride along with the data.
+"""Precomputed teachers: their outputs come with the batches, and no teacher runs in the step.
 
-A batch x becomes {"tfkd_inputs": x, "tfkd_teacher": {identity: {...}}}; what made the
-outputs, a cache on disk or a teacher on another machine, is behind one interface. In a step they
-are put together as if the teacher had run: `(finals, features)`, with the scores behind
-a softmax at hand.
+A batch x becomes {"tfkd_inputs": x, "tfkd_teacher": {identity: {...}}}, whether the
+outputs come from a cache on disk or a teacher on another machine. In a step they are
+returned in the form of a forward pass: `(finals, features)`, with the logits behind a
+softmax attached.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from tfkd import checks
 from tfkd.losses.heads import DECLARED_LOGITS, proof, scores_behind
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.layout import Layout, Slot, TopK, put
+from tfkd.types import Structure, Tensor
 
 INPUTS, OUTPUTS = "tfkd_inputs", "tfkd_teacher"
-# In the place of a squash: the probabilities themselves are stored.
+# Value of `Slot.squash` if probabilities are stored in place of logits.
 PROBABILITY = "Probability"
 _SQUASHES = {"Softmax": tf.nn.softmax, "Sigmoid": tf.sigmoid}
 
 
-class RidingTeacher:
-    """Base of teachers whose outputs come with the batches of data.
+class PrecomputedTeacher:
+    """Base class of teachers whose outputs come with the batches of data.
 
     Args:
-        layout: what they give.
-        identity: of the teacher: outputs of one teacher for several data sets share it.
-        where: what it is, for messages.
+        layout: the tensors of its outputs.
+        identity: id of the teacher, shared by its outputs for different data sets.
+        where: description of the teacher for messages.
 
     Attributes:
-        how: what a user calls to get batches with its outputs, for messages.
+        how: the call that makes batches with its outputs, for messages.
     """
 
     how = "cache.batches(x, y, batch_size), with steps_per_epoch"
@@ -45,15 +46,15 @@ class RidingTeacher:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers whose outputs there are."""
+        """Names of the layers whose outputs are stored."""
         return tuple(self.layout.features)
 
-    def attached(self, x: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    def attached(self, x: Structure, outputs: Mapping[str, Tensor]) -> dict[str, Structure]:
         """A batch of inputs together with the teacher's outputs."""
         return {INPUTS: x, OUTPUTS: {self.identity: dict(outputs)}}
 
     def own(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What `attached` put in, checked to be of this teacher.
+        """The outputs of this teacher in a batch made by `attached`.
 
         Raises:
             ValueError: for outputs of another teacher.
@@ -66,39 +67,39 @@ class RidingTeacher:
             )
         return outputs[self.identity]
 
-    def forward(self, names: list[str]) -> Riding:
-        """The place of a forward pass in a Distiller.
+    def forward(self, names: list[str]) -> PrecomputedForward:
+        """The replacement of the teacher's forward pass in a Distiller.
 
         Args:
-            names: layers that losses ask for.
+            names: layers whose features the losses need.
 
         Raises:
-            ValueError: for a layer whose outputs there are not.
+            ValueError: for a layer whose outputs are not stored.
         """
         for name in names:
             if name not in self.layout.features:
                 shown = ", ".join(map(repr, self.layers)) or "no layers"
-                mend = f"Make it with layers=[{name!r}, ...]."
+                fix = f"Make it with layers=[{name!r}, ...]."
                 raise checks.value_error(
-                    "teacher_layer_name", f"a layer that {self.where} holds ({shown})", name, mend
+                    "teacher_layer_name", f"a layer that {self.where} holds ({shown})", name, fix
                 )
-        return Riding(self, names)
+        return PrecomputedForward(self, names)
 
 
-class Riding:
-    """Gives what rode along in the form in which a forward pass gives it."""
+class PrecomputedForward:
+    """Turns the stored outputs of a batch into the result of a forward pass."""
 
-    def __init__(self, teacher: RidingTeacher, names: list[str]):
+    def __init__(self, teacher: PrecomputedTeacher, names: list[str]):
         self.teacher = teacher
         self._names = list(dict.fromkeys(names))
 
     @property
     def taps(self) -> list[Any]:
-        """What stands in the place of one teacher's taps: its static shapes."""
+        """Stands in for the `Taps` of one teacher, for its static shapes."""
         return [self]
 
     def static_shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Shape of an output, if it is one tensor."""
+        """Shape of an output, or None if it is nested."""
         layout = self.teacher.layout
         if name == FINAL:
             one = layout.structure[0]
@@ -106,7 +107,7 @@ class Riding:
         return (None, *layout.features[name].shape)
 
     def __call__(self, outputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """The final outputs, one a teacher, and the features by layer name."""
+        """The final outputs, one per teacher, and the features by layer name."""
         outputs, layout = self.teacher.own(outputs), self.teacher.layout
         leaves = [self._final(slot, outputs) for slot in layout.finals]
         finals = [put(part, leaves) for part in layout.structure]
@@ -128,24 +129,24 @@ class Riding:
 
 
 def _real(tensor: Any) -> Any:
-    """Half precision as float32; nothing flows back into what was stored."""
+    """Casts floats to float32, and stops the gradient into stored outputs."""
     tensor = tf.convert_to_tensor(tensor)
     return tf.stop_gradient(tf.cast(tensor, tf.float32) if tensor.dtype.is_floating else tensor)
 
 
 def split(x: Any) -> tuple[Any, Any]:
-    """Inputs, and the teacher's outputs that ride along with them, or None."""
+    """Splits a batch into the inputs and the teacher's outputs, or None if there are none."""
     if isinstance(x, Mapping) and INPUTS in x and OUTPUTS in x:
         return x[INPUTS], x[OUTPUTS]
     return x, None
 
 
-def scores_of(tensor: Any, kind: str | None) -> tuple[Any, str | None]:
-    """A final output as it is stored: the scores behind its squash, and which that is.
+def scores_of(tensor: tf.Tensor, kind: str | None) -> tuple[Any, str | None]:
+    """The stored form of a final output: its logits, and "Softmax", "Sigmoid" or None.
 
     Args:
-        tensor: of a graph.
-        kind: what it was found to be, as `telling.settle` gives it.
+        tensor: a tensor of a graph.
+        kind: its kind, from `output_kinds.settle`.
     """
     if not tensor.dtype.is_floating:
         return tensor, None

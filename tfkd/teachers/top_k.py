@@ -1,9 +1,9 @@
-"""Many classes in few bytes: the k highest scores, and all others in one bucket.
+"""Top-k logits: the k highest scores, and one bucket for all other classes.
 
-With the others left out, a student would take the teacher to be surer than it is.
-Instead both distributions are compared over k + 1 outcomes: each of the k classes, and
-"any other". By the data processing inequality that KL is at most the whole one, and it
-is 0 only if the student agrees on the k classes and on what is left for the rest.
+Dropping the other classes would overstate the teacher's confidence. Instead, both
+distributions are compared over k + 1 outcomes: each of the k classes, and "any other".
+By the data processing inequality this KL divergence is at most that over all classes;
+it is 0 only if the student agrees on the k classes and on the total of the others.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import tensorflow as tf
 from tfkd import checks
 from tfkd.losses.logits import KL, LogitsDistillation, is_a
 from tfkd.teachers.layout import TopK
+from tfkd.types import Tensor
 
 
-def top_k(scores: Any, k: int, temperature: float) -> TopK:
-    """Takes the k highest scores apart from the rest.
+def top_k(scores: Tensor, k: int, temperature: float) -> TopK:
+    """Splits scores into the k highest and a bucket for the others.
 
     Args:
         scores: (..., C) logits.
-        k: how many, below C.
-        temperature: T of the rest, T · log Σ exp(z / T) over the classes left out.
+        k: number of scores to keep, below C.
+        temperature: T of the bucket, T · log Σ exp(z / T) over the other classes.
 
     Returns:
         A `TopK`; `rest` is (..., 1).
@@ -48,11 +49,11 @@ def top_k(scores: Any, k: int, temperature: float) -> TopK:
     return TopK(values, indices, _rest(scores, indices, temperature))
 
 
-def bucketed(teacher: TopK, student: Any, temperature: float) -> tuple[Any, Any]:
-    """Both as scores of k + 1 outcomes, of which softmax(z / T) is right at this T.
+def bucketed(teacher: TopK, student: Tensor, temperature: float) -> tuple[Any, Any]:
+    """Scores of teacher and student over k + 1 outcomes, for softmax(z / T) at this T only.
 
     Args:
-        teacher: what `top_k` gave.
+        teacher: the result of `top_k`.
         student: (..., C) logits.
         temperature: the T of `teacher.rest`.
 
@@ -67,31 +68,31 @@ def bucketed(teacher: TopK, student: Any, temperature: float) -> tuple[Any, Any]
 
 
 def check_top_k(loss: Any, temperature: float | None) -> None:
-    """Raises ValueError unless a loss on class scores can work with the best of them.
+    """Raises ValueError unless a loss on class scores supports top-k scores.
 
     Args:
         loss: a distillation loss on the models' final outputs.
-        temperature: T of the rest.
+        temperature: T of the bucket for the other classes.
     """
     kind = getattr(loss, "loss", None)
     if not isinstance(loss, LogitsDistillation) or tf.nest.is_nested(kind) or not is_a(kind, KL):
         raise checks.value_error(
             "distillation_losses",
-            "LogitsDistillation with its KL divergence, since the cache holds only the best scores",
+            "LogitsDistillation with its KL divergence, since the cache holds only top-k scores",
             loss,
             "Build the cache without top_k for other losses.",
         )
     if loss.temperature != temperature:
         raise checks.value_error(
             "temperature",
-            f"{temperature}, that of the cache: its rest bucket is right at that one alone",
+            f"{temperature}, that of the cache: its rest bucket holds at that one only",
             loss.temperature,
             "Build the cache with the temperature of the loss.",
         )
 
 
-def agreement(teacher: TopK, student: Any) -> Any:
-    """1 where the student's highest score is at the teacher's class, else 0; float32."""
+def agreement(teacher: TopK, student: Tensor) -> tf.Tensor:
+    """Float32: 1 where teacher and student predict the same class, else 0."""
     mine = tf.argmax(student, -1, output_type=tf.int32)
     return tf.cast(teacher.indices[..., 0] == mine, tf.float32)
 
@@ -99,6 +100,6 @@ def agreement(teacher: TopK, student: Any) -> Any:
 def _rest(scores: Any, indices: Any, temperature: float) -> Any:
     """T · log Σ exp(z / T) over the classes that are not in `indices`."""
     taken = tf.reduce_any(tf.one_hot(indices, tf.shape(scores)[-1], True, False, dtype=tf.bool), -2)
-    # A finite number: −inf would make the gradient of those left out NaN.
+    # A large finite number in place of −inf, whose gradient would be NaN.
     others = tf.where(taken, -1e30, scores / temperature)
     return temperature * tf.reduce_logsumexp(others, -1, keepdims=True)

@@ -1,1 +1,1 @@
-"""Images with boxes: data sets, readers of annotations, batches and augmentation."""
+"""Object-detection data: data sets, annotation readers, batches and augmentation."""

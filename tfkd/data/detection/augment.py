@@ -1,4 +1,4 @@
-"""Augmentations that move boxes with their images: pure functions of (images, targets, seed)."""
+"""Augmentation for object detection: geometric and photometric, with boxes kept in step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import tensorflow as tf
 
 from tfkd import checks
 
-# Weights of red, green and blue in the brightness that an eye sees (ITU-R BT.601).
+# Weights of red, green and blue in luma (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)
 FILLS = ("zero", "mean")
 
 
 class _Draws(NamedTuple):
-    """Uniform numbers in [0, 1), (B,) each; an option draws its own, whatever the others are."""
+    """Uniform numbers in [0, 1), (B,) each: one per option, independent of other options."""
 
     flip: Any
     flip_vertical: Any
@@ -31,7 +31,7 @@ class _Draws(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """Where output position p comes from along one axis: scale · p + offset, (B,) each, in 0..1."""
+    """Inverse map along one axis: output position p in 0..1 samples scale · p + offset; (B,)."""
 
     scale: Any
     offset: Any
@@ -49,36 +49,38 @@ def augment_boxes(
     fill: str = "zero",
     keep: float = 0.4,
 ) -> Callable[[Any, Any, Any], Any]:
-    """Mirrors, moves, scales and re-lights each image, and its boxes with it.
+    """Random flip, shift, zoom and colour jitter of images, with their boxes transformed.
 
-    Boxes are clipped to the image. One of which too little is left is dropped: its
-    class and its box become -1. Images that nobody has labelled (class -2) stay so.
+    Boxes are clipped to the image. A box of which less than `keep` remains is dropped:
+    its class and coordinates become -1. Unlabelled images (class -2) stay unlabelled.
 
     Args:
         flip: mirror half of the images left to right; not for digits or letters.
-        flip_vertical: turn half of them upside down too, for images without an up,
-            such as those of a microscope.
-        shift: move by up to this part of width and height, each way, by whole pixels.
-        zoom: range (low, high) of the factor by which objects grow, or one number z
-            for (1 / z, z); 2 shows a quarter of the image, 0.5 the whole in a quarter.
-            None: none. Bilinear, the slowest part by far.
-        brightness: add up to this much, either way; pixels go from -1 to 1.
-        contrast: multiply by 1 ± up to this much, about mid-grey.
-        saturation: the same for the distance of each pixel from its grey.
-        fill: what comes in from outside: "zero", mid-grey, or "mean", the image's
-            mean colour.
-        keep: the part of its area that a box must keep.
+        flip_vertical: also flip half of them upside down, for images without a
+            preferred orientation, such as microscope images.
+        shift: largest shift in each direction, as a fraction of width and height; by
+            whole pixels unless images are zoomed.
+        zoom: range (low, high) of the scale factor of objects, or one number z for
+            (1 / z, z); at 2 a quarter of the image fills the output, at 0.5 the whole
+            image fills a quarter of it. None: no zoom. Bilinear resampling, by far the
+            slowest operation.
+        brightness: largest offset added to all pixels, which range from -1 to 1.
+        contrast: pixels are scaled about mid-grey by a factor of up to 1 ± this.
+        saturation: the distance of each pixel from its grey is scaled likewise.
+        fill: value of pixels from outside the image: "zero" for mid-grey, or "mean"
+            for the mean colour of the image.
+        keep: smallest remaining fraction of a box's area for which the box is kept.
 
     Returns:
         `augment(images, targets, seed)` → (images, targets), with float images
         (B, H, W, 3) in [-1, 1], {"boxes": (B, M, 4), "classes": (B, M)} and an int32
         seed of shape (2,). The same input gives the same result in every process.
-        Pixels may get a little beyond [-1, 1].
+        Pixels may leave [-1, 1] slightly, as they are not clipped.
 
     Raises:
-        ValueError: if a strength is negative or a range is none; or, when called, if
-            images are no (B, H, W, 3) of fixed size.
-        TypeError: when called with integer images, or with targets of another kind.
+        ValueError: if a strength is negative or a range is invalid; or, when called, if
+            the images are not (B, H, W, 3) of fixed size.
+        TypeError: when called with integer images, or with targets of another type.
 
     Example:
         >>> import tensorflow as tf
@@ -127,7 +129,7 @@ def augment_boxes(
 
 
 def _check_zoom(zoom: Any) -> tuple[float, float] | None:
-    """Returns (low, high), or None for no zoom at all."""
+    """Returns (low, high), or None for no zoom."""
     if zoom is None:
         return None
     expected = "a number from 1, or a range (low, high) of numbers above 0"
@@ -151,8 +153,8 @@ def _check_call(images: Any, targets: Any) -> tuple[Any, Any, Any]:
     if not fixed or images.shape[3] != 3:
         raise checks.value_error("images", "images (B, H, W, 3) of fixed size", images)
     if not images.dtype.is_floating:
-        mend = "Use pixels / 127.5 - 1, as `dataset.preprocess` does."
-        raise checks.type_error("images", "float images in [-1, 1]", images, mend)
+        fix = "Use pixels / 127.5 - 1, as `dataset.preprocess` does."
+        raise checks.type_error("images", "float images in [-1, 1]", images, fix)
     if not isinstance(targets, dict) or not {"boxes", "classes"} <= set(targets):
         raise checks.type_error("targets", 'a dict with "boxes" and "classes"', targets)
     boxes = tf.convert_to_tensor(targets["boxes"], tf.float32)
@@ -160,7 +162,7 @@ def _check_call(images: Any, targets: Any) -> tuple[Any, Any, Any]:
 
 
 def _axis(u: Any, shift: float, factor: Any, u_zoom: Any, size: int, whole: bool) -> _Axis:
-    """Scale about a window that lies at random, inside the image or around it; then the shift."""
+    """The map of a random window, smaller or larger than the image, followed by the shift."""
     if whole:
         most = round(shift * size)
         moved = (tf.floor(u * (2 * most + 1)) - most) / size
@@ -170,19 +172,19 @@ def _axis(u: Any, shift: float, factor: Any, u_zoom: Any, size: int, whole: bool
 
 
 def _mirrored(axis: _Axis, u: Any) -> _Axis:
-    """Takes p from where 1 − p comes from, in half of the images."""
+    """Replaces p by 1 − p, a flip, in half of the images."""
     flipped = u < 0.5
     scale = tf.where(flipped, -axis.scale, axis.scale)
     return _Axis(scale, tf.where(flipped, axis.scale + axis.offset, axis.offset))
 
 
 def _starts(axis: _Axis, size: int) -> Any:
-    """(B,) where the middle of output pixel 0 comes from, counted in input pixels."""
+    """(B,) input coordinate, in pixels, sampled by the centre of output pixel 0."""
     return 0.5 * axis.scale + size * axis.offset - 0.5
 
 
 def _sample_pixels(images: Any, rows: _Axis, columns: _Axis, fill: str) -> Any:
-    """Mirrors and whole shifts: one gather of pixels, outside ones from a list of fills."""
+    """Flips and whole-pixel shifts by one gather; outside pixels index appended fill values."""
     height, width = images.shape[1:3]
     batch = tf.shape(images)[0]
     places = []
@@ -199,7 +201,7 @@ def _sample_pixels(images: Any, rows: _Axis, columns: _Axis, fill: str) -> Any:
 
 
 def _sample_between(images: Any, rows: _Axis, columns: _Axis, fill: str) -> Any:
-    """Scaling too: bilinear."""
+    """Flips, shifts and zooms by bilinear resampling."""
     height, width = images.shape[1:3]
     nothing = tf.zeros_like(rows.scale)
     across = [columns.scale, nothing, _starts(columns, width)]
@@ -217,7 +219,7 @@ def _sample_between(images: Any, rows: _Axis, columns: _Axis, fill: str) -> Any:
 
 
 def _move_boxes(boxes: Any, classes: Any, rows: _Axis, columns: _Axis, keep: float) -> Any:
-    """Boxes where their pixels have gone, clipped; -1 in box and class of what is lost."""
+    """Transforms and clips boxes; dropped boxes get -1 as coordinates and class."""
     scale = tf.stack([columns.scale, rows.scale], axis=1)[:, None]
     offset = tf.stack([columns.offset, rows.offset], axis=1)[:, None]
     one, other = (boxes[..., :2] - offset) / scale, (boxes[..., 2:] - offset) / scale

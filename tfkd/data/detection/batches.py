@@ -1,4 +1,4 @@
-"""Batches of images with boxes: a function of (seed, step), and all of one shape."""
+"""Reproducible object-detection batches of fixed shape, as a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from tfkd import checks
 from tfkd.data.batches import batches, eval_batches
 from tfkd.data.detection import targets
 from tfkd.data.detection.dataset import DetectionDataset, check_images, scaled
+from tfkd.types import Structure, Tensor
 
 Augment = Callable[[Any, Any, Any], Any]
 
 
 def _take(x: np.ndarray, boxes: np.ndarray, classes: np.ndarray) -> Callable[[Any], Any]:
     """`take(rows)` → scaled images and targets of these rows."""
-    # On the processor: that is where tf.data runs, on a machine with a GPU too.
+    # On the CPU, where tf.data runs even on a machine with a GPU.
     with tf.device("CPU"):
         held = [tf.convert_to_tensor(array) for array in (x, boxes, classes)]
 
@@ -39,30 +40,30 @@ def detection_batches(
     start_step: int = 0,
     split: str = "train",
 ) -> tf.data.Dataset:
-    """Endless (or `epochs` long) shuffled training batches of images with boxes.
+    """Shuffled training batches of images with boxes, endless or for `epochs` passes.
 
     Batch number `step` of a seed is the same in every process, augmentation
     included; see `tfkd.data.batches`.
 
     Args:
         dataset: a `DetectionDataset`.
-        batch_size: images a batch, B; the rest of each epoch (fewer than a batch) is
-            left out.
-        seed: which shuffling and augmentation.
+        batch_size: images per batch, B; the incomplete last batch of each epoch is
+            dropped.
+        seed: determines shuffling and augmentation.
         augment: `augment(images, targets, seed)` → (images, targets), such as
             `dataset.augment` or what `tfkd.data.augment_boxes` returns; None: none.
-        epochs: how many passes; None: without end, then pass `steps_per_epoch` to `fit`.
-        start_step: first step to yield, to go on after an interruption.
+        epochs: number of passes; None: endless, so `fit` needs `steps_per_epoch`.
+        start_step: first step to yield, for resuming after an interruption.
         split: "train" or "test".
 
     Returns:
         A `tf.data.Dataset` of (images, targets): float32 (B, H, W, 3), pixels / 127.5 − 1,
-        and {"boxes": float32 (B, M, 4), "classes": int32 (B, M)}, -1 where there is no
-        box. M is the same for all batches.
+        and {"boxes": float32 (B, M, 4), "classes": int32 (B, M)}, padded with -1. M is
+        the same for all batches.
 
     Raises:
-        TypeError: if `dataset` is something else, or `augment` no function.
-        ValueError: if there are fewer images than a batch has.
+        TypeError: if `dataset` is not a DetectionDataset, or `augment` not callable.
+        ValueError: if there are fewer images than `batch_size`.
 
     Example:
         >>> from tfkd import data
@@ -89,21 +90,23 @@ def detection_batches(
 
 
 def detection_eval_batches(
-    dataset: DetectionDataset | tuple[Any, Any, Any], batch_size: int, split: str = "test"
+    dataset: DetectionDataset | tuple[Tensor, Structure, Structure],
+    batch_size: int,
+    split: str = "test",
 ) -> tf.data.Dataset:
-    """Every image once and in order, the last batch as small as it comes.
+    """Batches of every image once and in order; the last batch may be smaller.
 
     Args:
         dataset: a `DetectionDataset`; or a tuple of images (N, H, W, 3), boxes and
             classes, as `DetectionDataset` takes them.
-        batch_size: images a batch.
+        batch_size: images per batch.
         split: "train" or "test" of a `DetectionDataset`.
 
     Returns:
         A `tf.data.Dataset` of (images, targets), as from `detection_batches`.
 
     Raises:
-        TypeError, ValueError: if arrays do not fit, see `DetectionDataset`.
+        TypeError, ValueError: if the arrays are invalid, see `DetectionDataset`.
 
     Example:
         >>> from tfkd import data

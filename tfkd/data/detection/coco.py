@@ -1,4 +1,4 @@
-"""Images with boxes in the format of COCO: one JSON file for all images."""
+"""Reader of object-detection annotations in COCO format: one JSON file for all images."""
 
 from __future__ import annotations
 
@@ -31,44 +31,45 @@ def coco(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> DetectionDataset:
-    """Loads images with boxes in the format of COCO (instances), into memory.
+    """Loads images and boxes in COCO format (instances) into memory.
 
-    Everything is read before anything is said about it, so that one run shows all
-    that is wrong. Category numbers may have gaps. Ids, sizes, boxes and `iscrowd` may be
-    numbers or the same numbers as text ("7", "0"); names and files are found in either
-    Unicode form. A width or height that is null, empty, 0 or below counts as not said.
-    A category without objects above another of its own name, as some tools write for a
-    root, is that one. Crowds (`iscrowd`) are left out and counted among `findings`.
+    All annotations are read before any fault is reported, so that one run shows every
+    fault. Category ids may have gaps. Ids, sizes, boxes and `iscrowd` may be numbers or
+    numeric strings ("7", "0"); names and files match in any Unicode normalization. A
+    width or height that is null, empty, or not above 0 counts as missing. A category
+    without objects that is the supercategory of another one with the same name, as some
+    tools write for a root, is merged into it. Crowds (`iscrowd`) are left out and
+    counted in `findings`.
 
     Reference: Lin et al. 2014, https://arxiv.org/abs/1405.0312;
     https://cocodataset.org/#format-data
 
     Args:
         path: the JSON file of the training part, or of all images.
-        images: folder that its `file_name`s start from.
-        size: height and width in pixels to resize to (one number for a square), by
-            Pillow, bilinear, not keeping the ratio.
-        test_path: the JSON file of the test part; None: a part of `path`.
-        test_images: its folder; None: the same one.
-        class_names: the categories to take, in their order; objects of others are left
-            out. None: all of `path`, in the order of their numbers.
-        on_error: "raise" every fault as one error, or "skip" the objects and images
-            that are faulty, with one warning that counts them.
-        test_fraction: without `test_path`: part of the images for the test part.
-        seed: which images those are.
+        images: folder that its `file_name`s are relative to.
+        size: height and width in pixels to resize to (one number for a square), with
+            Pillow's bilinear filter, ignoring the aspect ratio.
+        test_path: the JSON file of the test part; None: `path` is split.
+        test_images: folder of the test images; None: `images`.
+        class_names: the categories to load, in their order; objects of others are left
+            out. None: all of `path`, ordered by id.
+        on_error: "raise" all faults as one error, or "skip" faulty objects and images
+            with one warning that counts them.
+        test_fraction: without `test_path`: fraction of the images for the test part.
+        seed: determines which images those are.
 
     Returns:
-        A `DetectionDataset` named after `path`. Its `findings` say what was wrong and,
-        as notes, which images have no object and what was left out; see `AnnotationFinding`.
+        A `DetectionDataset` named after `path`. Its `findings` list the faults and, as
+        notes, images without objects and what was left out; see `AnnotationFinding`.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
-        ValueError: if `class_names` has a name that is no category.
-        AnnotationError: a `ValueError` with `.findings`: broken JSON, entries that
+        ValueError: if `class_names` holds a name that is not a category.
+        AnnotationError: a `ValueError` with `.findings`: invalid JSON, entries that
             lack a value, images that are missing, undecodable, of another size,
             listed twice or outside of their folder (links followed), boxes without area
             or outside the image (by more than a pixel), unknown images and categories.
-            Each with the file, the line where the entry's id stands, and its index.
+            Each with the file, the line of the entry's id, and its index.
 
     Example:
         >>> import json, pathlib, tempfile
@@ -97,12 +98,12 @@ def coco(
     if test_path is not None:
         documents.append(_Document(test_path, test_images or images, found))
     if any(document.broken for document in documents):
-        raise found.error(str(path), "Mend the file: nothing in it can be used.")
+        raise found.error(str(path), "Fix the file: no entry of it can be used.")
     names = wanted or documents[0].names()
     for name in names:
         if name not in documents[0].categories.values():
-            mend = checks.near(name, documents[0].names())
-            raise checks.value_error("class_names", f"categories of {path}", name, mend)
+            fix = checks.near(name, documents[0].names())
+            raise checks.value_error("class_names", f"categories of {path}", name, fix)
     pictures, *rest = [document.pictures(wanted) for document in documents]
     if rest:
         test = reading.apart(pictures, rest[0], found)
@@ -113,7 +114,7 @@ def coco(
 
 
 class _Document:
-    """One JSON file and the folder of its images; faults go to `found`."""
+    """One JSON file and the folder of its images; faults are added to `found`."""
 
     def __init__(self, path: Any, images: Any, found: AnnotationLog):
         self.path = pathlib.Path(checks.instance("path", path, (str, os.PathLike), "a path"))
@@ -133,7 +134,7 @@ class _Document:
             self._read_categories()
 
     def _read(self) -> bool:
-        """Fills `sections`; returns whether that was possible."""
+        """Fills `sections`; returns False if the file is invalid."""
         try:
             sections = parsing.json_sections(self.path.read_text("utf-8-sig"), SECTIONS)
         except json.JSONDecodeError as error:
@@ -153,7 +154,7 @@ class _Document:
         return len(self.sections) == len(SECTIONS)
 
     def _read_categories(self) -> None:
-        """Fills `categories`, number → name, and `roots`."""
+        """Fills `categories`, id → name, and `roots`, ids of duplicate supercategories."""
         parents: dict[Any, str] = {}
         for index, (value, line) in enumerate(self.sections["categories"]):
             number, name = self._values("categories", index, value, line, "id", "name")
@@ -175,10 +176,10 @@ class _Document:
             self.categories[number], parents[number] = name, parent
 
     def _root(self, name: str, first: tuple[Any, str], second: tuple[Any, str]) -> Any:
-        """Which of two categories (number, supercategory) of one name stands above the other.
+        """Which of two categories (id, supercategory) of one name is the other's supercategory.
 
-        The one that the other alone names as its supercategory, or the first where no object
-        is of it. None: neither.
+        It is the one that only the other names as its supercategory; or the first, if it has
+        no objects. None: neither.
         """
         (one, above_one), (other, above_other) = first, second
         if one == other:
@@ -189,18 +190,18 @@ class _Document:
 
     @functools.cached_property
     def _used(self) -> set[Any]:
-        """Numbers of the categories that objects are of."""
+        """Ids of the categories that have objects."""
         values = [value for value, _ in self.sections["annotations"] if isinstance(value, dict)]
         numbers = [value.get("category_id") for value in values]
         return {_id(number) for number in numbers if isinstance(number, (int, float, str))}
 
     def names(self) -> tuple[str, ...]:
-        """Names of the categories in the order of their numbers, roots left out."""
+        """Names of the categories ordered by id, roots left out."""
         numbers = sorted(set(self.categories) - self.roots, key=lambda n: (isinstance(n, str), n))
         return tuple(self.categories[number] for number in numbers)
 
     def _values(self, section: str, index: int, value: Any, line: int, *keys: str) -> list[Any]:
-        """What stands under `keys`, numbers or texts; None, and a finding, where nothing does."""
+        """Values of `keys`, numbers or text; a missing one is None and adds a finding."""
         if not isinstance(value, dict):
             expected, received = f'an object as entry {index} of "{section}"', repr(value)[:60]
             self.add("missing value", line=line, expected=expected, received=received)
@@ -217,7 +218,7 @@ class _Document:
         return values
 
     def pictures(self, wanted: Sequence[str] | None) -> list[reading.Picture]:
-        """All images with their objects, of the categories `wanted` or of all."""
+        """All images with their objects of the categories `wanted`; None: all categories."""
         images: dict[Any, tuple[str, Any, int]] = {}
         files: set[str] = set()
         unsized = set()
@@ -251,7 +252,7 @@ class _Document:
         ]
 
     def _objects(self, images: Any, wanted: Sequence[str] | None) -> dict[Any, list[Any]]:
-        """Objects of each image, by its number."""
+        """Objects of each image, by image id."""
         objects: dict[Any, list[reading.Object]] = {number: [] for number in images}
         for index, (value, line) in enumerate(self.sections["annotations"]):
             keys = ("image_id", "category_id")
@@ -272,7 +273,7 @@ class _Document:
                 received = f"category {category!r} {shown}"
                 say("unknown class", expected="a category of the file", received=received)
             elif wanted is not None and name not in wanted:
-                say("other class", expected="the classes asked for", received=f"{name!r} {shown}")
+                say("other class", expected="the requested classes", received=f"{name!r} {shown}")
             else:
                 box = _box(value.get("bbox"))
                 shown = f"bbox {value.get('bbox')!r:.60} {shown}"
@@ -284,7 +285,7 @@ class _Document:
 
 
 def _id(value: Any) -> Any:
-    """A number that is written as text is that number: files mix both."""
+    """An id as int, even if written as text: some files mix both."""
     if isinstance(value, str):
         value = value.strip()
         return int(value) if value.isdecimal() and str(int(value)) == value else value

@@ -1,25 +1,29 @@
-"""One data set of images with boxes in memory, checked once where it enters."""
+"""Object-detection data sets in memory, validated on construction."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd import checks
-from tfkd.data import doubts
+from tfkd.data import quality
 from tfkd.data.detection import targets
 from tfkd.data.detection.augment import augment_boxes
-from tfkd.data.detection.findings import SHARED, AnnotationFinding, AnnotationFindings, say_notes
+from tfkd.data.detection.findings import SHARED, AnnotationFinding, AnnotationFindings, warn_notes
 from tfkd.detection import UNLABELLED
+from tfkd.types import Tensor
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 SPLITS = ("train", "test")
 
 
-def scaled(images: Any) -> Any:
-    """uint8 pixels → float32 in [-1, 1], as models of tfkd take them: pixels / 127.5 − 1."""
+def scaled(images: Tensor) -> tf.Tensor:
+    """uint8 pixels → float32 in [-1, 1], the input range of tfkd's models: pixels / 127.5 − 1."""
     import tensorflow as tf
 
     return tf.cast(images, tf.float32) / 127.5 - 1.0
@@ -28,50 +32,50 @@ def scaled(images: Any) -> Any:
 def check_images(name: str, value: Any) -> np.ndarray:
     """Returns `value` as uint8 of shape (N, H, W, 3), N at least 1."""
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        advice = "They must be of one size: resize them, then use `np.stack(images)`."
-        raise checks.type_error(name, "one array of images (N, H, W, 3)", value, advice)
+        fix: str | None = "They must be of one size: resize them, then use `np.stack(images)`."
+        raise checks.type_error(name, "one array of images (N, H, W, 3)", value, fix)
     value = np.asarray(value)
     if value.ndim != 4 or 0 in value.shape or value.shape[-1] != 3:
         grey = value.ndim == 3 or (value.ndim == 4 and value.shape[-1] == 1)
-        mend = "Grey? Use `np.stack([images] * 3, axis=-1)` on (N, H, W)." if grey else None
-        raise checks.value_error(name, "at least one image, as (N, H, W, 3)", value, mend)
+        fix = "Greyscale? Use `np.stack([images] * 3, axis=-1)` on (N, H, W)." if grey else None
+        raise checks.value_error(name, "at least one image, as (N, H, W, 3)", value, fix)
     if value.dtype.kind not in "iu":
-        mend = "In [0, 1]? Use `np.rint(255 * images).astype('uint8')`."
-        raise checks.type_error(name, "uint8 images", value, mend)
+        fix = "In [0, 1]? Use `np.rint(255 * images).astype('uint8')`."
+        raise checks.type_error(name, "uint8 images", value, fix)
     if value.dtype != np.uint8 and (value.min() < 0 or value.max() > 255):
-        mend = f"Pixels run from {value.min()} to {value.max()}."
-        raise checks.value_error(name, "integer pixels in 0..255", value, mend)
+        fix = f"Pixels run from {value.min()} to {value.max()}."
+        raise checks.value_error(name, "integer pixels in 0..255", value, fix)
     return value.astype(np.uint8, copy=False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DetectionDataset:
-    """Images with boxes, split in a training and a test part.
+    """Images with bounding boxes, split into a training and a test part.
 
     Boxes are relative corners (x1, y1, x2, y2) in 0..1, keras-cv's "rel_xyxy". Every
-    image has M rows of boxes and classes; what it does not need is -1. An image that
-    nobody has labelled has -2 in all its classes (`tfkd.detection.UNLABELLED`), which
-    is another thing than an image without objects.
+    image has M rows of boxes and classes, padded with -1. An unlabelled image has -2 in
+    all its classes (`tfkd.detection.UNLABELLED`), unlike a labelled image without
+    objects, whose classes are all -1.
 
     Args:
         x_train: (N, H, W, 3) images, uint8 or other integers in 0..255.
-        boxes_train: (N, M, 4) boxes, or a list of N arrays (n, 4), n from 0; None in
-            the list for an image that nobody has labelled.
+        boxes_train: (N, M, 4) boxes, or a list of N arrays (n, 4) with n >= 0; None in
+            the list for an unlabelled image.
         classes_train: (N, M) integers, or a list of N arrays (n,): class numbers from
             0, and -1 and -2 as above.
         x_test: images of the same size.
         boxes_test, classes_test: their boxes and classes.
         class_names: C names; default "0", "1", ... up to the largest class.
-        name: what reports call the data set.
-        findings: what was wrong in the files it comes from, see `tfkd.data.voc`. Images
-            that are in both parts are added, and warned of.
-        augment: `augment(images, targets, seed)` that suits these images; default:
+        name: name of the data set in reports.
+        findings: faults in the annotation files, see `tfkd.data.voc`. Images that are
+            in both parts are added to them, with a warning.
+        augment: `augment(images, targets, seed)` suitable for these images; default:
             `tfkd.data.augment_boxes()`.
 
     Raises:
-        TypeError: if something is no array or of the wrong kind.
-        ValueError: if shapes, lengths, pixels or classes do not fit, or a box is not
-            finite, not in 0..1 or without area; image and box are named.
+        TypeError: if an argument is not an array, or of the wrong dtype.
+        ValueError: if shapes, lengths, pixels or classes are inconsistent, or a box is
+            not finite, not in 0..1 or without area; image and box are named.
 
     Example:
         >>> import numpy as np
@@ -123,17 +127,17 @@ class DetectionDataset:
             object.__setattr__(self, field, value)
 
     def _shared(self, train: np.ndarray, test: np.ndarray) -> list[AnnotationFinding]:
-        """Images in both parts; said, unless a reader of files has said so."""
+        """Images in both parts, with a warning; none if a file reader has already found them."""
         if any(finding.kind == SHARED for finding in self.findings):
             return []
         found = [
             AnnotationFinding(
                 SHARED, "x_test", None, "new images", f"x_test[{row}] is x_train[{place}]"
             )
-            for part, row, earlier, place in doubts.repeats({"train": train, "test": test})
+            for part, row, earlier, place in quality.repeats({"train": train, "test": test})
             if part != earlier
         ]
-        say_notes(self.name, found)
+        warn_notes(self.name, found)
         return found
 
     def _names(self, fields: dict[str, Any]) -> tuple[str, ...]:
@@ -143,12 +147,12 @@ class DetectionDataset:
         largest = max(int(fields[f"classes_{split}"].max()) for split in SPLITS)
         names = tuple(str(n) for n in self.class_names) or tuple(map(str, range(largest + 1)))
         if not names:
-            raise checks.value_error("class_names", "names, where no image has an object", names)
+            raise checks.value_error("class_names", "names, since no image has an object", names)
         if len(set(names)) != len(names):
             raise checks.value_error("class_names", "names that differ", names)
         if largest >= len(names):
-            mend = "Classes are numbered from 0, without one for the background."
-            raise checks.value_error("class_names", f"{largest + 1} names or more", names, mend)
+            fix = "Classes are numbered from 0, without one for the background."
+            raise checks.value_error("class_names", f"{largest + 1} names or more", names, fix)
         return names
 
     def __repr__(self) -> str:
@@ -171,15 +175,15 @@ class DetectionDataset:
 
     @property
     def max_boxes(self) -> int:
-        """Rows of boxes of every image, M: the most objects that an image has."""
+        """M, the rows of boxes of every image: the largest number of objects in one."""
         return self.classes_train.shape[1]
 
     @property
     def unlabelled(self) -> int:
-        """How many training images nobody has labelled."""
+        """Number of unlabelled training images."""
         return int((self.classes_train[:, 0] == UNLABELLED).sum())
 
-    def preprocess(self, images: Any) -> Any:
+    def preprocess(self, images: Tensor) -> tf.Tensor:
         """(B, H, W, 3) pixels in 0..255 → float32 tensor, pixels / 127.5 − 1."""
         return scaled(images)
 
@@ -191,23 +195,23 @@ class DetectionDataset:
         return x, boxes, classes
 
     def object_counts(self, split: str = "train") -> np.ndarray:
-        """(N,) labelled objects in each image; 0 in one that nobody has labelled."""
+        """(N,) number of labelled objects of each image; 0 for an unlabelled image."""
         return (self.arrays(split)[2] >= 0).sum(axis=1)
 
     def subset(
         self, count: int | None = None, seed: int = 0, *, test: int | None = None
     ) -> DetectionDataset:
-        """A smaller data set of images drawn at random, in their old order.
+        """A smaller data set of randomly drawn images, whose order is kept.
 
-        The same seed gives nested subsets: 100 images lie within 200.
+        Subsets of one seed are nested: the 100 images are among the 200.
 
         Args:
             count: number of training images; None: all.
-            seed: which images.
+            seed: determines which images are taken.
             test: number of test images; None: all.
 
         Raises:
-            ValueError: if there are fewer images than asked for.
+            ValueError: if there are fewer images than requested.
         """
         fields: dict[str, Any] = {}
         for number, (split, wanted) in enumerate((("train", count), ("test", test))):
@@ -219,13 +223,13 @@ class DetectionDataset:
         return dataclasses.replace(self, **fields)
 
     def unlabel(self, keep: int, seed: int = 0) -> DetectionDataset:
-        """Labels on `keep` training images alone; all others become unlabelled.
+        """Removes the labels of all but `keep` training images, for semi-supervised experiments.
 
-        For experiments with few labels. The same seed gives nested choices.
+        Choices of one seed are nested.
 
         Args:
             keep: number of images that keep their labels.
-            seed: which images.
+            seed: determines which images those are.
 
         Raises:
             ValueError: if there are fewer labelled images than `keep`.
@@ -245,11 +249,11 @@ class DetectionDataset:
         return dataclasses.replace(self, boxes_train=boxes, classes_train=classes)
 
     def drop_boxes(self, fraction: float, seed: int = 0) -> DetectionDataset:
-        """A share of the training boxes gone, the images kept: labels that miss objects.
+        """Removes a fraction of the training boxes, to simulate missing annotations.
 
         Args:
-            fraction: share of all training boxes, in [0, 1]; rounded to whole boxes.
-            seed: which boxes.
+            fraction: fraction of all training boxes, in [0, 1]; rounded to whole boxes.
+            seed: determines which boxes are removed.
         """
         checks.fraction("fraction", fraction)
         checks.non_negative_int("seed", seed)

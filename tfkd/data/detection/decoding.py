@@ -1,4 +1,4 @@
-"""Pictures on disk → pixels of one size, which way up they are, and why one can't be read."""
+"""Image decoding and resizing with Pillow, EXIF orientation, and reasons for failure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from tfkd.data import names as naming
 
-# EXIF orientation → number of Pillow's transposition that undoes it.
+# EXIF orientation → the PIL.Image.Transpose that inverts it.
 _BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
 
 
 class LeadsOut(ValueError):
-    """An image that lies outside of the data folder."""
+    """An image outside of the data folder."""
 
 
 def hint(image: pathlib.Path) -> str:
-    """What may be wrong with the name of a file that is not there."""
+    """A likely reason why a file was not found: a Windows path in the annotation."""
     windows = pathlib.PureWindowsPath(image.name)
     if len(windows.parts) < 2:
         return ""
@@ -31,19 +31,19 @@ def hint(image: pathlib.Path) -> str:
 
 
 def _orientation(image: Any) -> int:
-    """What the camera notes of how to show an image, 1 to 8; 1: as it is."""
+    """EXIF orientation of an image, 1 to 8; 1: as stored."""
     try:
         return int(image.getexif().get(0x0112, 1))
-    except Exception:  # a broken note is none
+    except Exception:  # invalid EXIF data count as no orientation
         return 1
 
 
 def decoder(size: tuple[int, int]) -> Any:
-    """`decode(picture)` → pixels (H, W, 3), (width, height), and a doubt; or the error.
+    """`decode(picture)` → pixels (H, W, 3), (width, height), is_ambiguous; or the error.
 
     `picture` is a `reading.Picture`; LeadsOut is returned for one outside of its folder.
-    The doubt: whether the camera's note says to turn the picture, and it is not known if its
-    boxes are those of the turned one.
+    An orientation is ambiguous if EXIF says to rotate or flip the image and the annotation
+    does not show whether its boxes refer to the image as stored or as displayed.
     """
     try:
         from PIL import Image, ImageOps
@@ -59,23 +59,24 @@ def decoder(size: tuple[int, int]) -> Any:
             with Image.open(picture.image) as image:
                 if image.mode.startswith(("I", "F")):
                     return ValueError(f"mode {image.mode}, save it with 8 bits a channel")
-                note = _orientation(image)
+                orientation = _orientation(image)
                 chosen = image
-                if image.format == "TIFF" and note in _BACK:  # Pillow turns these as it reads them
-                    chosen = image.transpose(_BACK[note])
-                # Some tools annotate the picture as a viewer shows it, turned by the camera's
-                # note; the size that they wrote down tells.
-                doubt = False
+                if image.format == "TIFF" and orientation in _BACK:  # Pillow applies it on load
+                    chosen = image.transpose(_BACK[orientation])
+                # Some tools annotate the image as displayed, with the EXIF orientation
+                # applied: the annotated size shows which of the two they used.
+                is_ambiguous = False
                 if not picture.fits(chosen.size):
                     chosen = ImageOps.exif_transpose(image)
                 elif picture.objects:
-                    # The size tells of a quarter turn, unless the picture is a square.
-                    told = note >= 5 and not picture.fits(chosen.size[::-1])
-                    doubt = note in _BACK and not told
+                    # Orientations 5 to 8 swap width and height, which shows in the size of
+                    # any image that is not square.
+                    is_clear = orientation >= 5 and not picture.fits(chosen.size[::-1])
+                    is_ambiguous = orientation in _BACK and not is_clear
                 rgb = chosen.convert("RGB")
                 small = rgb.resize(size[::-1], Image.Resampling.BILINEAR)
-                return np.asarray(small, np.uint8), rgb.size, doubt
-        except Exception as error:  # each of Pillow's decoders has errors of its own
+                return np.asarray(small, np.uint8), rgb.size, is_ambiguous
+        except Exception as error:  # each of Pillow's decoders raises its own errors
             return error
 
     return decode

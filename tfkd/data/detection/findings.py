@@ -1,4 +1,4 @@
-"""What is wrong in annotation files: gathered over all of them, then said at once."""
+"""Annotation faults and notes: collected over all files, then raised or warned of at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 20
 ON_ERROR = ("raise", "skip")
 SHARED = "same image"
 
-# Kind of finding -> what "skip" does about it. Notes are no faults: they raise nothing.
+# Kind of fault -> what on_error="skip" does about it.
 ACTIONS = {
     "broken file": "file left out",
     "no annotation": "image left out",
@@ -33,6 +33,7 @@ ACTIONS = {
     "outside": "box clipped",
     "off the image": "object left out",
 }
+# Kind of note -> what was done; notes are not faults and never raise.
 NOTES = {
     "no object": "kept, an image without objects",
     "crowd": "left out",
@@ -41,27 +42,27 @@ NOTES = {
     SHARED: "kept in both parts",
     "orientation": "taken as it is stored, not turned",
 }
-# Notes that one would not want to miss: number, what the first one is.
-_SAID = {
+# Notes that are also warned of; the text is formatted with their number and the first one.
+_WARNED = {
     SHARED: "{} images of the test part are in the training part too, by content; the "
-    "first: {}. A score on images that were trained on says nothing about new ones: remove them "
-    "from one of the lists.",
-    "orientation": "{} images hold a note of the camera to turn them, and it can't be known "
-    "whether their boxes are for the picture as it is stored, as they are taken, or for the "
-    "turned one; the first: {}. Look at one, and save turned images without the note.",
+    "first: {}. Scores on images that were trained on do not measure generalization: remove "
+    "them from one of the lists.",
+    "orientation": "{} images have an EXIF orientation, and it is not known whether their boxes "
+    "refer to the image as stored, which is assumed, or as displayed; the first: {}. Check one "
+    "of them, and save the images rotated and without EXIF orientation.",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class AnnotationFinding:
-    """One thing that is wrong in an annotation file, or worth a note.
+    """A fault in an annotation file, or a note.
 
     Attributes:
         kind: "no area", "outside", "unknown class", "missing image", ...
-        file: the file, as it was given or from the data set's folder.
-        line: line in it, from 1; None where it is about the file as a whole.
-        expected: what should stand there.
-        received: what stands there.
+        file: the file, as given or relative to the data set's folder.
+        line: line number from 1; None if the finding concerns the whole file.
+        expected: the expected content.
+        received: the actual content.
     """
 
     kind: str
@@ -72,7 +73,7 @@ class AnnotationFinding:
 
     @property
     def is_note(self) -> bool:
-        """Whether it is no fault: an image without objects, an object left out on purpose."""
+        """Whether it is not a fault: an image without objects, an object left out on purpose."""
         return self.kind in NOTES
 
     @property
@@ -89,18 +90,18 @@ class AnnotationFindings(Result, tuple):
     """A tuple of `AnnotationFinding`s, which `print` shows as a table."""
 
     def parts(self) -> list[Grid | str]:
-        """A row for each finding, and what was done about it."""
+        """A table with a row for each finding and what was done about it."""
         rows = [(f.file, f.line, f.kind, f.expected, f.received, f.action) for f in self]
         head = ("file", "line", "kind", "expected", "received", "done")
         return [Grid(head, rows, {"line": "d"}, left=(0, 2, 3, 4, 5)) if rows else "no findings"]
 
     def to_dict(self) -> dict[str, Any]:
-        """The findings, fit for JSON."""
+        """The findings as JSON values."""
         return {"findings": plain(list(self))}
 
 
 class AnnotationError(ValueError):
-    """Annotations that can't be used as they are.
+    """Annotations with faults.
 
     Attributes:
         findings: list of every `AnnotationFinding`, notes included.
@@ -112,7 +113,7 @@ class AnnotationError(ValueError):
 
 
 class AnnotationLog:
-    """Gathers findings; `settle` raises or warns once, at the end."""
+    """Collects findings; `settle` raises or warns once, at the end."""
 
     def __init__(self) -> None:
         self.all: list[AnnotationFinding] = []
@@ -120,7 +121,7 @@ class AnnotationLog:
     def add(
         self, kind: str, file: str | os.PathLike, line: int | None, expected: str, received: str
     ) -> None:
-        """Notes one finding."""
+        """Adds a finding."""
         if kind not in ACTIONS and kind not in NOTES:
             raise checks.value_error("kind", "a known kind of finding", kind)
         path = os.fspath(file).replace(os.sep, "/")
@@ -128,11 +129,11 @@ class AnnotationLog:
 
     @property
     def faults(self) -> list[AnnotationFinding]:
-        """Those that are no notes, in order."""
+        """The findings that are not notes, in order."""
         return [finding for finding in self.ordered() if not finding.is_note]
 
     def ordered(self) -> list[AnnotationFinding]:
-        """By file and line: images are read after all annotations, so this is not the old order."""
+        """All findings by file and line; they are added in another order, annotations first."""
         return sorted(self.all, key=lambda finding: (finding.file, finding.line or 0))
 
     def counts(self) -> str:
@@ -151,29 +152,30 @@ class AnnotationLog:
         )
         return ", ".join(f"{n} × {kind}" for kind, n in kinds.most_common())
 
-    def error(self, source: str, mend: str) -> AnnotationError:
+    def error(self, source: str, fix: str) -> AnnotationError:
         """All faults as one error that lists the first of them."""
         faults = self.faults
         lines = [f"  {finding}" for finding in faults[:SHOWN]]
         if len(faults) > SHOWN:
             lines.append(f"  ... and {len(faults) - SHOWN} more, all in the error's `findings`")
         head = [f"{source}: {self.counts()}."] if faults else [f"{source}:"]
-        return AnnotationError("\n".join([*head, *lines, mend]), self.ordered())
+        return AnnotationError("\n".join([*head, *lines, fix]), self.ordered())
 
     def settle(self, source: str, on_error: str) -> AnnotationFindings:
-        """Raises what was found, or warns with the counts; returns all findings."""
+        """Raises the faults or warns with their counts; returns all findings."""
         if self.faults and on_error == "raise":
-            raise self.error(source, 'Mend the files, or pass on_error="skip" to do as said above.')
+            fix = 'Fix the files, or pass on_error="skip" for the actions in parentheses.'
+            raise self.error(source, fix)
         if self.faults:
             checks.warn(f"{source}: {self.counts()}. See `dataset.findings`.")
-        say_notes(source, self.ordered())
+        warn_notes(source, self.ordered())
         return AnnotationFindings(self.ordered())
 
 
-def say_notes(source: str, findings: Iterable[AnnotationFinding]) -> None:
-    """Warns of notes that one would not want to miss."""
+def warn_notes(source: str, findings: Iterable[AnnotationFinding]) -> None:
+    """Warns of images in both parts and of ambiguous orientations."""
     findings = list(findings)
-    for kind, text in _SAID.items():
+    for kind, text in _WARNED.items():
         found = [finding for finding in findings if finding.kind == kind]
         if found:
             shown = text.format(len(found), found[0].received)

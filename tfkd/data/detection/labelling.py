@@ -1,4 +1,4 @@
-"""Labels that are missing, written once by a teacher."""
+"""Pseudo-labels: a teacher detector labels training images once, before training."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ def teacher_labels(
     boxes: TeacherBoxes,
     batch_size: int = 32,
 ) -> DetectionDataset:
-    """Adds what a teacher sees in the training images to their labels, once.
+    """Adds a teacher's detections in the training images to their labels (pseudo-labels).
 
-    The images are shown as they are, whole and not augmented; the boxes then go through
-    augmentation with them. On blood cells that gave better students than detecting anew
-    in every augmented batch (`MultiBoxSelection(teacher_boxes=...)`), and the steps take
-    no longer; it needs the data in memory.
+    The teacher sees whole images without augmentation; the boxes are then augmented with
+    their images. On the BCCD blood-cell images this gave better students than running the
+    teacher on every augmented batch (`MultiBoxSelection(teacher_boxes=...)`), and it adds
+    nothing to the time of a step; it needs the data in memory.
 
     Args:
-        dataset: images with labels, or with some, or none; see `DetectionDataset.unlabel`.
-        teacher: a detector, images (B, H, W, 3) scaled by `dataset.preprocess` → the dict
+        dataset: fully, partly or not labelled images; see `DetectionDataset.unlabel`.
+        teacher: a detector: images (B, H, W, 3) scaled by `dataset.preprocess` → the dict
             of outputs that `boxes` decodes.
-        boxes: `tfkd.detection.TeacherBoxes`, which says where boxes are wanted
-            (in unlabelled images, wherever a box is missing, everywhere) and from which
-            score.
-        batch_size: images a batch.
+        boxes: `tfkd.detection.TeacherBoxes`, which sets where boxes are added (in
+            unlabelled images, wherever a box is missing, everywhere) and the lowest score.
+        batch_size: images per batch.
 
     Returns:
-        A `DetectionDataset` with other training labels. No image is unlabelled.
+        A `DetectionDataset` with new training labels, in which no image is unlabelled.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if the teacher's outputs do not fit.
+        TypeError: if an argument is of the wrong type.
+        ValueError: if `boxes` cannot decode the teacher's outputs.
 
     Example:
         >>> from tfkd import data, detection, models
@@ -76,7 +75,7 @@ def teacher_labels(
 
 
 def _packed(boxes: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Objects to the front of their rows, and no more rows than the fullest image needs."""
+    """Moves objects before the padding, and trims it to the image with the most objects."""
     is_object = classes >= 0
     order = np.argsort(~is_object, axis=1, kind="stable")
     width = max(int(is_object.sum(1).max()), 1)

@@ -1,6 +1,6 @@
-"""XML and JSON read with the lines where things stand, so that a fault can name its own.
+"""XML and JSON parsers that keep line numbers, so that faults can be located.
 
-Numbers and flags may be written as text in both.
+Numbers and flags may be written as text in both formats.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ID = re.compile(r'"id"\s*:')
 
 @dataclasses.dataclass
 class Element:
-    """One element of an XML file, with the line where it begins."""
+    """An element of an XML file, with the line on which it begins."""
 
     tag: str
     line: int
@@ -35,11 +35,11 @@ class Element:
 
 
 def xml(content: bytes) -> Element:
-    """The top element of an XML file.
+    """The root element of an XML file.
 
     Raises:
-        expat.ExpatError: if it is no XML; it has `lineno`.
-        LookupError, ValueError: for an encoding that expat does not know.
+        expat.ExpatError: if it is not XML; the error has `lineno`.
+        LookupError, ValueError: for an encoding that expat does not support.
 
     Example:
         >>> from tfkd.data.detection import parsing
@@ -67,14 +67,14 @@ def xml(content: bytes) -> Element:
 
 
 class Entry(NamedTuple):
-    """One element of a JSON list, and the line where its id stands, or where it begins."""
+    """An element of a JSON list, and the line of its id or else of its beginning."""
 
     value: Any
     line: int
 
 
 class _Json:
-    """Walks a JSON object; what lies deeper is left to Python's own decoder."""
+    """Walks the top level of a JSON object; nested values are left to Python's decoder."""
 
     def __init__(self, text: str, sections: Sequence[str]):
         self.text, self.sections = text, sections
@@ -82,12 +82,12 @@ class _Json:
         self.decode = json.JSONDecoder().raw_decode
 
     def skip(self, at: int) -> int:
-        """The next place that is no white space."""
+        """The next position that is not white space."""
         match = _SPACE.match(self.text, at)
         return match.end() if match else at
 
     def expect(self, characters: str, at: int) -> int:
-        """The next place that is no white space, if it holds one of `characters`."""
+        """The next position that is not white space; it must hold one of `characters`."""
         at = self.skip(at)
         if self.text[at : at + 1] not in tuple(characters):
             named = " or ".join(map(repr, characters))
@@ -95,7 +95,7 @@ class _Json:
         return at
 
     def elements(self, at: int) -> tuple[list[Entry], int]:
-        """The list that begins at `at`, and where it ends."""
+        """The list that begins at `at`, and the position of its end."""
         entries: list[Entry] = []
         at = self.skip(at + 1)
         if self.text[at : at + 1] == "]":
@@ -111,7 +111,7 @@ class _Json:
             at = self.skip(at + 1)
 
     def members(self) -> dict[str, list[Entry] | None]:
-        """The sections of the object that is all of the text."""
+        """The sections of the object that spans the text."""
         found: dict[str, list[Entry] | None] = {}
         at = self.expect("{", 0)
         end = self.skip(at + 1)
@@ -133,11 +133,11 @@ class _Json:
 
 
 def json_sections(text: str, sections: Sequence[str]) -> dict[str, list[Entry] | None]:
-    """The lists of a JSON object that are under these names; None for what is no list.
+    """The lists of a JSON object under these keys; None for a value that is not a list.
 
     Raises:
-        json.JSONDecodeError: if it is no JSON object; it has `lineno`.
-        RecursionError: if something is nested too deeply.
+        json.JSONDecodeError: if it is not a JSON object; the error has `lineno`.
+        RecursionError: if values are nested too deeply.
 
     Example:
         >>> from tfkd.data.detection import parsing
@@ -148,8 +148,9 @@ def json_sections(text: str, sections: Sequence[str]) -> dict[str, list[Entry] |
 
 
 def number(text: Any) -> float | None:
-    """A finite number, also where it is text, or None where there is none."""
-    if isinstance(text, bool) or (isinstance(text, str) and "_" in text):  # Python's 1_000
+    """A finite number, possibly written as text, or None if it is not one."""
+    # float() accepts the underscores of Python literals such as 1_000, which JSON does not.
+    if isinstance(text, bool) or (isinstance(text, str) and "_" in text):
         return None
     try:
         value = float(text)
@@ -158,17 +159,17 @@ def number(text: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# What tools write for a value that they don't have.
-_NOT_SAID = frozenset({"", "nan", "none", "null"})
+# What annotation tools write for a missing value.
+_MISSING = frozenset({"", "nan", "none", "null"})
 
 
 def length(value: Any) -> int | None:
-    """A side in pixels; None where it is not said: empty, 0 or below.
+    """A side in pixels; None if it is missing: empty, or not above 0.
 
     Raises:
-        ValueError: if it is something else than a number.
+        ValueError: if it is not a number.
     """
-    if value is None or str(value).strip().lower() in _NOT_SAID:
+    if value is None or str(value).strip().lower() in _MISSING:
         return None
     found = number(value)
     if found is None:
@@ -177,7 +178,7 @@ def length(value: Any) -> int | None:
 
 
 def flag(value: Any) -> bool | None:
-    """A yes or no: true, false, 0, 1, the same as text, null for no. None: it is neither."""
+    """A boolean: true, false, 0, 1, or these as text; null is False. None: not a boolean."""
     if isinstance(value, str):
         return {"0": False, "false": False, "1": True, "true": True}.get(value.strip().lower())
     if value is None or isinstance(value, (bool, int, float)):

@@ -1,4 +1,4 @@
-"""Annotated pictures on disk → arrays; every fault is a finding. For all formats alike."""
+"""Loads annotated images into arrays, for all annotation formats; faults become findings."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkd import checks
-from tfkd.data import doubts
 from tfkd.data import names as naming
+from tfkd.data import quality
 from tfkd.data.detection import decoding
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import SHARED, AnnotationLog
 
-# Rounding and counting from 1 put a box this far outside; it is clipped without a word.
+# Rounding and 1-based coordinates put boxes up to this far outside: clipped without a finding.
 _SLACK_PIXELS = 1.0
 
 
 class Object(NamedTuple):
-    """One object of a picture.
+    """One annotated object of an image.
 
     Attributes:
-        name: of its class.
+        name: class name.
         box: (x1, y1, x2, y2) in pixels of the file.
-        shown: the box as its file has it, for findings.
-        name_line, box_line: where these stand.
+        shown: the box as written in its file, for findings.
+        name_line, box_line: line numbers of the two.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Object(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One picture and what its annotation says.
+    """One image file and its annotation.
 
     Attributes:
-        image: its file.
-        root: the data folder, which the file must lie in.
-        source: the annotation's file, as findings name it.
-        line: where it stands there.
-        objects: its objects; None if nobody has labelled it.
-        size: (width, height) by the annotation, None where it says nothing.
-        size_line: where that stands.
+        image: the image file.
+        root: the data folder, which must contain the file.
+        source: the annotation file, as findings name it.
+        line: line of the image in the annotation file.
+        objects: its objects; None if it is unlabelled.
+        size: annotated (width, height), None for a side that is missing.
+        size_line: line of the size in the annotation file.
     """
 
     image: pathlib.Path
@@ -62,14 +62,14 @@ class Picture:
     size_line: int | None = None
 
     def fits(self, size: tuple[int, int]) -> bool:
-        """Whether an image of this size is as the annotation says, as far as it says it."""
-        return all(said in (None, side) for said, side in zip(self.size, size, strict=True))
+        """Whether an image size agrees with the annotated size, as far as that is given."""
+        return all(noted in (None, side) for noted, side in zip(self.size, size, strict=True))
 
 
 class Arrays(NamedTuple):
-    """Images (N, H, W, 3) and, of each, boxes (n, 4) and classes (n,), None if unlabelled.
+    """Images (N, H, W, 3) with boxes (n, 4) and classes (n,) of each, None if unlabelled.
 
-    `pictures` are those that could be read.
+    `pictures` are those that could be decoded.
     """
 
     images: np.ndarray
@@ -88,7 +88,7 @@ def check_size(size: Any) -> tuple[int, int]:
 
 
 def check_names(names: Any) -> tuple[str, ...] | None:
-    """Returns class names that differ, or None."""
+    """Returns class names, which must be distinct, or None."""
     if names is None:
         return None
     if isinstance(names, str) or not isinstance(names, Iterable):
@@ -100,12 +100,12 @@ def check_names(names: Any) -> tuple[str, ...] | None:
 
 
 def class_names(pictures: Iterable[Picture]) -> tuple[str, ...]:
-    """The names of all objects, in the order of the alphabet."""
+    """The class names of all objects, sorted."""
     return tuple(sorted({o.name for p in pictures for o in p.objects or ()}))
 
 
 def split(count: int, test_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (train, test), both sorted, drawn at random; each has one or more."""
+    """Random split: sorted indices (train, test), neither empty."""
     checks.fraction("test_fraction", test_fraction)
     checks.non_negative_int("seed", seed)
     wanted = round(count * test_fraction)
@@ -117,7 +117,7 @@ def split(count: int, test_fraction: float, seed: int) -> tuple[np.ndarray, np.n
 
 
 def apart(train: Sequence[Picture], test: Sequence[Picture], found: AnnotationLog) -> list[Picture]:
-    """The test part without images that are in the training part too."""
+    """The test part without images that are also in the training part."""
     known = {naming.real(picture.image) for picture in train}
     apart = []
     for picture in test:
@@ -132,7 +132,7 @@ def apart(train: Sequence[Picture], test: Sequence[Picture], found: AnnotationLo
 def read(
     pictures: Sequence[Picture], names: Sequence[str], size: tuple[int, int], found: AnnotationLog
 ) -> Arrays:
-    """Decodes and resizes pictures; what does not fit is left out and added to `found`."""
+    """Decodes and resizes images; faulty ones are left out and added to `found`."""
     decode = decoding.decoder(size)
     numbers = {name: number for number, name in enumerate(names)}
     images = np.empty((len(pictures), *size, 3), np.uint8)
@@ -144,9 +144,9 @@ def read(
             if isinstance(decoded, Exception):
                 _add_unread(picture, decoded, found)
                 continue
-            pixels, (width, height), is_turned = decoded
-            if is_turned:
-                expected = "no note of the camera to turn the picture"
+            pixels, (width, height), is_ambiguous = decoded
+            if is_ambiguous:
+                expected = "no EXIF orientation"
                 received = f"one in {picture.image.name}, and a size that fits both ways"
                 found.add("orientation", picture.source, picture.line, expected, received)
             if not picture.fits((width, height)):
@@ -178,19 +178,19 @@ def dataset(
     on_error: str,
     name: str,
 ) -> DetectionDataset:
-    """Reads both parts, then raises or warns about all that was found."""
+    """Loads both parts, then raises or warns of all findings."""
     parts = [read(pictures, names, size, found) for pictures in (train, test)]
     for part, arrays in zip(("training", "test"), parts, strict=True):
-        if not arrays.boxes:  # nothing to go on with, whatever `on_error` says
-            raise found.error(name, f"No image of the {part} part can be used. Mend the files.")
+        if not arrays.boxes:  # an error even with on_error="skip"
+            raise found.error(name, f"No image of the {part} part can be used. Fix the files.")
     _add_shared(parts[0], parts[1], found)
-    naming.say_alike(name, names)
+    naming.warn_case(name, names)
     objects = [sum(len(b) for b in arrays.boxes if b is not None) for arrays in parts]
     labelled = any(b is not None for b in parts[0].boxes)
     if labelled and not objects[0] and found.left_out():
         raise found.error(
             name,
-            f"No object of the training part is left: {found.left_out()}. Mend the files, or ask "
+            f"No object of the training part is left: {found.left_out()}. Fix the files, or ask "
             "for objects that are there.",
         )
     findings = found.settle(name, on_error)
@@ -205,9 +205,9 @@ def dataset(
 
 
 def _add_shared(train: Arrays, test: Arrays, found: AnnotationLog) -> None:
-    """Adds test images that have the pixels of a training image."""
+    """Adds a finding for each test image with the pixels of a training image."""
     images = {"train": train.images, "test": test.images}
-    for part, row, earlier, place in doubts.repeats(images):
+    for part, row, earlier, place in quality.repeats(images):
         if part != earlier:
             picture, known = test.pictures[row], train.pictures[place]
             received = f"{picture.image.name} with the pixels of {known.image.name}"
@@ -216,7 +216,7 @@ def _add_shared(train: Arrays, test: Arrays, found: AnnotationLog) -> None:
 
 
 def _add_unread(picture: Picture, error: Exception, found: AnnotationLog) -> None:
-    """Adds why an image could not be read."""
+    """Adds the finding for an image that could not be decoded."""
     name = picture.image.name
     if isinstance(error, decoding.LeadsOut):
         kind, expected = "leads out", f"an image in {picture.root}, links included"
@@ -266,7 +266,7 @@ def _object(
 
 
 def _has_area(box: tuple[float, float, float, float], width: int, height: int) -> bool:
-    """Whether there is something in a box, in the precision that boxes are kept in."""
+    """Whether a box has an area in float32, in which boxes are stored."""
     sides = np.array([width, height, width, height])
     x1, y1, x2, y2 = (np.array(box) / sides).astype(np.float32)
     return bool(x1 < x2 and y1 < y2)

@@ -1,4 +1,4 @@
-"""Scenes of handwritten digits: real strokes in places that are known, for quick detectors."""
+"""Synthetic detection scenes of handwritten digits, for training detectors within minutes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from tfkd.data.sources import digits
 
 # Side of a digit's 8×8 image, relative to the shorter side of the scene.
 _SCALES = (0.15, 0.45)
-# A pixel belongs to the stroke from this much ink on.
+# Ink, in 0..1, from which a pixel belongs to the stroke.
 _INK = 0.3
-# Two boxes share at most this part of the smaller one: an IoU of 0.3 / 1.7 < 0.2.
+# Largest intersection over the smaller box: for equal boxes an IoU of 0.3 / 1.7 < 0.2.
 _SHARED = 0.3
-# Digits that are tried for a place, and places that are tried for each.
+# Digits tried for a place in a scene, and positions tried for each digit.
 _TRIES, _PLACES = 10, 20
-_NOISE = 10.0
+_NOISE = 10.0  # standard deviation in grey levels of 0..255
 
 
 class _Stroke(NamedTuple):
-    """A digit cut out tightly: ink (h, w) in 0..1, and which digit it is."""
+    """A tightly cropped digit: ink (h, w) in 0..1, and its class."""
 
     ink: np.ndarray
     label: int
 
 
 class _Digits:
-    """Digits (N, 8, 8, 1) of which enlarged ones are drawn."""
+    """Digits (N, 8, 8, 1) from which enlarged ones are drawn."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
         border = ((0, 0), (1, 1), (1, 1))  # for strokes that end at the edge
@@ -40,7 +40,7 @@ class _Digits:
         self.labels = labels
 
     def draw(self, rng: np.random.Generator, side: float) -> _Stroke:
-        """A digit whose 8×8 pixels get `side`, cut to its stroke."""
+        """A random digit, enlarged from 8×8 to `side` pixels and cropped to its stroke."""
         index = int(rng.integers(len(self.ink)))
         weights = _enlarging(self.ink.shape[1], round(side * self.ink.shape[1] / 8))
         large = weights @ self.ink[index] @ weights.T
@@ -57,26 +57,26 @@ def digit_scenes(
     objects: tuple[int, int] = (1, 6),
     seed: int = 0,
 ) -> DetectionDataset:
-    """Scenes of several handwritten digits, to learn and test detection within minutes.
+    """Synthetic scenes of several handwritten digits, for detection within minutes.
 
-    Scikit-learn's 8×8 digits (`tfkd.data.digits`), enlarged to 15 to 45 % of the scene,
-    bright on a dark or dark on a bright noisy grey. Boxes fit tightly around the
-    strokes; two boxes overlap by an IoU below 0.2. Digits of the test scenes are in no
-    training scene, whatever the seed. Nothing is downloaded.
+    Scikit-learn's 8×8 digits (`tfkd.data.digits`) are enlarged to 15 to 45 % of the scene
+    and drawn on a noisy grey background, brighter on dark and darker on bright ones.
+    Boxes fit tightly around the strokes; the IoU of two boxes is below 0.2. Digits of
+    test scenes never occur in training scenes, for any seed. Nothing is downloaded.
 
     Args:
-        count: training scenes.
-        test_count: test scenes.
+        count: number of training scenes.
+        test_count: number of test scenes.
         size: height and width in pixels, or one number for a square; 48 or more.
-        objects: the fewest and the most digits of a scene, each number as likely.
-        seed: which scenes. Scene number i of a seed is the same whatever `count` is.
+        objects: smallest and largest number of digits per scene, uniformly drawn.
+        seed: determines the scenes. Scene i of a seed does not depend on `count`.
 
     Returns:
         A `DetectionDataset` of 10 classes, "0" to "9". Its `augment` does not mirror.
 
     Raises:
         ImportError: if scikit-learn is not installed.
-        ValueError: if a number is too small, or a scene has no room for so many.
+        ValueError: if a number is too small, or the digits do not fit into a scene.
 
     Example:
         >>> from tfkd import data
@@ -126,7 +126,7 @@ def _check_objects(objects: Any) -> tuple[int, int]:
 def _scene(
     rng: np.random.Generator, strokes: _Digits, size: tuple[int, int], wanted: int, fewest: int
 ) -> tuple[np.ndarray, list[list[int]], list[int]]:
-    """One scene: grey pixels (H, W), corners in pixels and labels of its digits."""
+    """One scene: grey pixels (H, W), and the corners in pixels and classes of its digits."""
     ground = rng.uniform(50, 205)
     away = 1 if ground < 127.5 else -1
     canvas = np.full(size, ground, np.float32)
@@ -136,10 +136,8 @@ def _scene(
         placed = _place(rng, strokes, size, boxes)
         if placed is None:
             if len(boxes) < fewest:
-                mend = "Use a larger `size`."
-                raise checks.value_error(
-                    "objects", f"digits that {size} has room for", wanted, mend
-                )
+                fix = "Use a larger `size`."
+                raise checks.value_error("objects", f"digits that {size} has room for", wanted, fix)
             break
         stroke, box = placed
         x1, y1, x2, y2 = box
@@ -155,7 +153,7 @@ def _scene(
 def _place(
     rng: np.random.Generator, strokes: _Digits, size: tuple[int, int], boxes: list[list[int]]
 ) -> tuple[_Stroke, list[int]] | None:
-    """A digit and a place where it covers no other too much; None if none was found."""
+    """A digit and a box for it that overlaps no other too much; None if none was found."""
     low, high = np.log(_SCALES)
     for _ in range(_TRIES):
         side = min(size) * float(np.exp(rng.uniform(low, high)))
@@ -171,14 +169,14 @@ def _place(
 
 
 def _enlarging(size: int, to: int) -> np.ndarray:
-    """(to, size) weights of bilinear enlarging."""
+    """(to, size) weights of bilinear interpolation along one axis."""
     places = np.clip((np.arange(to) + 0.5) * size / to - 0.5, 0, size - 1)
     apart = np.abs(places[:, None] - np.arange(size)[None])
     return np.maximum(1 - apart, 0).astype(np.float32)
 
 
 def _shared(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(K,) the largest part of the smaller box that a place shares with any of `boxes`."""
+    """(K,) largest intersection with any of `boxes`, divided by the area of the smaller box."""
     if not len(boxes):
         return np.zeros(len(places))
     first = np.maximum(places[:, None, :2], boxes[None, :, :2])

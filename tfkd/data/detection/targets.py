@@ -1,4 +1,4 @@
-"""Boxes and classes of many images as two arrays of one width, checked."""
+"""Detection targets: padding of ragged boxes and classes to arrays, and validation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tfkd import checks
 from tfkd.detection import UNLABELLED
 
 PAD = -1
-# How far beyond 0..1 a box may reach by rounding alone; it is clipped.
+# Largest excess of a box over 0..1 that is taken for rounding and clipped.
 _SLACK = 1e-3
 
 Names = tuple[str, str]
 
 
 def widen(values: np.ndarray, rows: int) -> np.ndarray:
-    """Pads (N, M, ...) along M to `rows`: with -2 in classes that are -2, else with -1."""
+    """Pads (N, M, ...) along M to `rows`: classes of unlabelled images with -2, else with -1."""
     if values.shape[1] == rows:
         return values
     shape = (values.shape[0], rows, *values.shape[2:])
@@ -29,12 +29,12 @@ def widen(values: np.ndarray, rows: int) -> np.ndarray:
 
 
 def pad(names: Names, boxes: Any, classes: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays, or lists of one array an image → float32 (N, M, 4) and int32 (N, M), copied."""
+    """Arrays, or lists of one array per image → new arrays float32 (N, M, 4) and int32 (N, M)."""
     for name, value in zip(names, (boxes, classes), strict=True):
         if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__"):
-            raise checks.type_error(name, "an array, or a list of one array an image", value)
+            raise checks.type_error(name, "an array, or a list of one array per image", value)
         if len(value) != count:
-            raise checks.value_error(name, f"{count} entries, one an image", len(value))
+            raise checks.value_error(name, f"{count} entries, one per image", len(value))
     if _regular(boxes, 3) and _regular(classes, 2):
         return _arrays(names, np.asarray(boxes), np.asarray(classes))
     pairs = [_image(names, i, boxes[i], classes[i]) for i in range(count)]
@@ -55,7 +55,7 @@ def _arrays(names: Names, boxes: np.ndarray, classes: np.ndarray) -> tuple[np.nd
     if boxes.shape[2] != 4 or boxes.shape[1] == 0 or boxes.dtype.kind not in "fiu":
         raise checks.value_error(names[0], "boxes (N, M, 4), M at least 1", boxes)
     if classes.shape != boxes.shape[:2]:
-        raise checks.value_error(names[1], f"one class a box, {boxes.shape[:2]}", classes)
+        raise checks.value_error(names[1], f"one class per box, {boxes.shape[:2]}", classes)
     if classes.dtype.kind not in "iu":
         raise checks.type_error(names[1], "integer classes", classes)
     return boxes.astype(np.float32), classes.astype(np.int32)
@@ -77,13 +77,16 @@ def _image(names: Names, index: int, boxes: Any, classes: Any) -> tuple[np.ndarr
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "fiu":
         raise checks.value_error(names[0], "numbers (n, 4) for each image", boxes, where)
     if classes.shape != boxes.shape[:1]:
-        expected = f"{len(boxes)} classes, one a box"
+        expected = f"{len(boxes)} classes, one per box"
         raise checks.value_error(names[1], expected, classes, where)
     return boxes, classes
 
 
 def check(names: Names, boxes: np.ndarray, classes: np.ndarray) -> None:
-    """Checks padded boxes and classes; sets to -1 what is no box, all of an image to -2."""
+    """Validates padded boxes and classes; in place, sets padding to -1 and clips boxes to 0..1.
+
+    All classes of an unlabelled image are set to -2.
+    """
     if classes.min() < UNLABELLED:
         expected = "classes from 0; -1 for no box, -2 for an image that is not labelled"
         raise checks.value_error(names[1], expected, int(classes.min()))
@@ -107,11 +110,11 @@ def check(names: Names, boxes: np.ndarray, classes: np.ndarray) -> None:
         if len(bad):
             image, row = bad[0]
             box = [round(float(v), 4) for v in boxes[image, row]]
-            raise checks.value_error(names[0], expected, box, _mend(expected, box, image, row))
+            raise checks.value_error(names[0], expected, box, _fix(expected, box, image, row))
     boxes[real] = np.clip(boxes[real], 0, 1)
 
 
-def _mend(expected: str, box: list[float], image: int, row: int) -> str:
+def _fix(expected: str, box: list[float], image: int, row: int) -> str:
     where = f"It is box {row} of image {image}."
     if "relative" in expected and max(box) > 2:
         return f"{where} Pixels? Divide x by the width and y by the height."

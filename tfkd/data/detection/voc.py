@@ -1,4 +1,4 @@
-"""Images with boxes in the layout of PASCAL VOC: one XML file an image."""
+"""Reader of object-detection annotations in PASCAL VOC layout: one XML file per image."""
 
 from __future__ import annotations
 
@@ -32,37 +32,38 @@ def voc(
 ) -> DetectionDataset:
     """Loads a folder in the layout of PASCAL VOC.
 
-    `Annotations/ID.xml`, `JPEGImages/ID.jpg` (or .png, ...), and lists of IDs, one a
-    line, in `ImageSets/Main/*.txt`. All files are read before anything is said about
-    them, so that one run shows all that is wrong. A width or height that is empty, 0 or
-    below counts as not said. Coordinates are taken as they are:
-    that PASCAL's own files count pixels from 1 is not made up for.
+    The folder holds `Annotations/ID.xml`, `JPEGImages/ID.jpg` (or .png, ...), and lists
+    of IDs, one per line, in `ImageSets/Main/*.txt`. All annotations are read before any
+    fault is reported, so that one run shows every fault. A width or height that is empty
+    or not above 0 counts as missing. Coordinates are used as written, although PASCAL's
+    own files count pixels from 1.
 
-    Reference: Everingham et al. 2010, The PASCAL Visual Object Classes (VOC) Challenge
+    Reference: Everingham et al. 2010, The PASCAL Visual Object Classes (VOC) Challenge,
+    https://doi.org/10.1007/s11263-009-0275-4
 
     Args:
         path: the folder.
-        size: height and width in pixels to resize to (one number for a square), by
-            Pillow, bilinear, not keeping the ratio.
-        train, test: names of the lists; `test=None`: a part of `train`.
-        class_names: the classes, in their order; None: the names of all objects of
-            the training part, in the order of the alphabet.
-        on_error: "raise" every fault as one error, or "skip" the objects and images
-            that are faulty, with one warning that counts them.
-        test_fraction: for `test=None`: part of the images that becomes the test part.
-        seed: which images those are.
+        size: height and width in pixels to resize to (one number for a square), with
+            Pillow's bilinear filter, ignoring the aspect ratio.
+        train, test: names of the lists; with `test=None` `train` is split.
+        class_names: the classes, in their order; None: the class names of all objects
+            of the training part, sorted.
+        on_error: "raise" all faults as one error, or "skip" faulty objects and images
+            with one warning that counts them.
+        test_fraction: with `test=None`: fraction of the images for the test part.
+        seed: determines which images those are.
         difficult: whether to keep objects that are marked as difficult.
-        unlabelled: whether a training image without an XML file is an image that
-            nobody has labelled; else it is a fault.
+        unlabelled: whether a training image without an XML file is an unlabelled image;
+            otherwise it is a fault.
 
     Returns:
-        A `DetectionDataset` named after the folder. Its `findings` say what was wrong
-        and, as notes, which images have no object; see `AnnotationFinding`.
+        A `DetectionDataset` named after the folder. Its `findings` list the faults and,
+        as notes, the images without objects; see `AnnotationFinding`.
 
     Raises:
         FileNotFoundError: if there is no such folder or list.
         ValueError: if a list leads out of the folder.
-        AnnotationError: a `ValueError` with `.findings`: broken XML, images that are
+        AnnotationError: a `ValueError` with `.findings`: invalid XML, images that are
             missing, undecodable, of another size or listed twice, IDs without an
             annotation, files and links that lead out of the folder, boxes without area
             or outside the image (by more than a pixel), unknown classes. Each with file and line.
@@ -107,14 +108,14 @@ def voc(
 
 
 class _Reader:
-    """Reads the lists and XML files of one folder; faults go to `found`."""
+    """Reads the lists and XML files of one folder; faults are added to `found`."""
 
     def __init__(self, root: pathlib.Path, difficult: bool, found: AnnotationLog):
         self.root, self.difficult, self.found = root, difficult, found
         folder = root / "JPEGImages"
         if not folder.is_dir():
             raise FileNotFoundError(f"`path`: there is no folder {str(folder)!r}.")
-        # Of an image that is there in two formats, take the one that comes first: .jpg.
+        # If an image exists in two formats, the .jpg file is taken.
         files = sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() != ".jpg", p.name))
         self.images = naming.by_stem(
             file
@@ -131,8 +132,8 @@ class _Reader:
         file = naming.inside(self.root, self.root / "ImageSets" / "Main" / f"{name}.txt")
         if not file.is_file():
             there = sorted(p.stem for p in file.parent.glob("*.txt"))
-            mend = checks.near(name, there) or f"There are: {', '.join(there) or 'none'}."
-            raise FileNotFoundError(f"There is no list {str(file)!r}. {mend}")
+            fix = checks.near(name, there) or f"There are: {', '.join(there) or 'none'}."
+            raise FileNotFoundError(f"There is no list {str(file)!r}. {fix}")
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
@@ -154,7 +155,7 @@ class _Reader:
         return ids
 
     def pictures(self, name: str, unlabelled: bool) -> list[reading.Picture]:
-        """What the annotations of one list say."""
+        """The images of one list with their annotations."""
         checks.instance("train or test", name, str, "the name of a list in ImageSets/Main")
         listed = f"ImageSets/Main/{name}.txt"
         pictures = []
@@ -172,7 +173,7 @@ class _Reader:
         return pictures
 
     def image(self, key: str, named: str | None) -> pathlib.Path:
-        """The file of an image: by its ID, else by the name that the annotation gives."""
+        """The file of an image: by its ID, else by the file name in the annotation."""
         found = self.images.get(key) or self.images.get(naming.nfc(key))
         if found is None and named:
             found = self.disk.find(named)
@@ -181,7 +182,7 @@ class _Reader:
         return found or self.disk.root / f"{key}.jpg"
 
     def picture(self, key: str, file: pathlib.Path) -> reading.Picture | None:
-        """What one XML file says, or None if it is broken."""
+        """The image that an XML file annotates, or None if the file is invalid."""
         place = file.relative_to(self.root).as_posix()
         if naming.leads_out(self.root, file):
             expected, received = f"a file in {self.root}, links included", str(naming.real(file))
@@ -192,7 +193,7 @@ class _Reader:
         except expat.ExpatError as error:
             self.found.add("broken file", place, error.lineno, "XML", str(error))
             return None
-        except (LookupError, ValueError) as error:  # an encoding that expat does not know
+        except (LookupError, ValueError) as error:  # an encoding that expat does not support
             self.found.add("broken file", place, 1, "XML", str(error))
             return None
         if top.tag != "annotation":
@@ -217,7 +218,7 @@ class _Reader:
     def size(
         self, stated: parsing.Element | None, place: str
     ) -> tuple[int | None, int | None] | None:
-        """(width, height), None for a side that is not said; None if one is no number."""
+        """(width, height), None for a missing side; None if a side is not a number."""
         sides = [stated.find(tag) if stated else None for tag in ("width", "height")]
         texts = [side.text.strip() if side else None for side in sides]
         try:
@@ -230,7 +231,7 @@ class _Reader:
         return width, height
 
     def object(self, element: parsing.Element, place: str) -> reading.Object | None:
-        """One object, or None if it lacks something or is not wanted."""
+        """One object, or None if a value is missing or it is left out as difficult."""
         name = element.find("name")
         if name is None or not name.text.strip():
             received = "none" if name is None else "an empty one"

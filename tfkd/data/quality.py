@@ -1,4 +1,4 @@
-"""What a data set may hold unmeant: an example in two parts, two labels, pixels in two units."""
+"""Data-quality warnings: duplicates across splits (leakage), label conflicts, pixel ranges."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 
 from tfkd import checks
 
-_LONG = 60
-_OTHER_UNITS = 50  # a division by 127.5 or 255, not a darker picture
+_LONG = 60  # characters of a text shown in a warning
+# Ratio of pixel ranges that only rescaling by 127.5 or 255 explains, not darker images.
+_OTHER_UNITS = 50
 
 
 class Part(NamedTuple):
-    """Examples with their labels, and what messages call each.
+    """Examples of one split with their labels and names.
 
     Attributes:
         examples: (N, ...) array, or (N,) texts.
         labels: (N,) class numbers.
-        places: N names, or None: "x_train[3]".
+        places: N names of the examples for messages; None: "x_train[3]" and so on.
     """
 
     examples: np.ndarray
@@ -28,23 +29,23 @@ class Part(NamedTuple):
 
 
 def repeats(parts: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int, str, int]]:
-    """(part, row, earlier part, earlier row) of each example whose content has been before.
+    """Duplicates: (part, row, earlier part, earlier row) of each repeated example.
 
     Args:
         parts: "train", "test", ... -> examples, arrays of one dtype or texts.
 
     Example:
         >>> import numpy as np
-        >>> from tfkd.data import doubts
+        >>> from tfkd.data import quality
         >>> x = np.eye(3)
-        >>> list(doubts.repeats({"train": x, "test": x[2:]}))
+        >>> list(quality.repeats({"train": x, "test": x[2:]}))
         [('test', 0, 'train', 2)]
     """
     first: dict[Any, tuple[str, int]] = {}
     for part, examples in parts.items():
         is_text = examples.dtype.kind == "O"
         for row, example in enumerate(examples):
-            # A hash takes little room and time; what it finds is compared.
+            # Hashes keep memory small; candidates are then compared by content.
             key = example if is_text else hash(example.tobytes())
             earlier, place = first.setdefault(key, (part, row))
             is_new = (earlier, place) == (part, row)
@@ -53,11 +54,11 @@ def repeats(parts: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int, str, in
 
 
 def repeated(name: str, noun: str, parts: Mapping[str, Part], class_names: Sequence[str]) -> None:
-    """Says how many examples are in two parts, and how many have two labels.
+    """Warns of examples that are in two parts, and of equal examples with different labels.
 
     Args:
-        name: of the data set.
-        noun: what its examples are, such as "images".
+        name: name of the data set.
+        noun: word for its examples, such as "images".
         parts: "train", "test", ... -> its examples.
         class_names: names of the labels.
     """
@@ -75,8 +76,8 @@ def repeated(name: str, noun: str, parts: Mapping[str, Part], class_names: Seque
         checks.warn(
             f"{name}: {count} {noun} of the {_named(part)} part {verb} in the {_named(earlier)} "
             f"part too, by content; the first: {_shown(parts, part, row)} is "
-            f"{_shown(parts, earlier, place)}. A score on {noun} that were trained on says "
-            "nothing about new ones: remove them from one of the parts."
+            f"{_shown(parts, earlier, place)}. Scores on {noun} that were trained on do not "
+            "measure generalization: remove them from one of the parts."
         )
     if unlike:
         part, row, earlier, place = unlike[0]
@@ -108,7 +109,7 @@ def _shown(parts: Mapping[str, Part], part: str, row: int) -> str:
 
 
 def pixels(name: str, train: np.ndarray, test: np.ndarray) -> None:
-    """Warns of images that are of the right kind but do not look it."""
+    """Warns of images that seem to be channels-first, or scaled differently in the two parts."""
     _, height, width, channels = train.shape
     if height in (1, 3) and width > 4 and channels > 4:
         checks.warn(
