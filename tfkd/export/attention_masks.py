@@ -83,7 +83,7 @@ def moderated(graph: NamedFunction, examples: dict[str, np.ndarray]) -> NamedFun
 
 
 def problems(path: str | os.PathLike) -> list[str]:
-    """What masks of −10⁹ did to an int8 file, and how to mend it; empty if nothing."""
+    """What masks of −10⁹ did to an int8 file, and how to fix it; empty if nothing."""
     details = litert.open_interpreter(path, delegate=False).get_tensor_details()
     names = [row["name"] for row in details if 255 * row["quantization"][0] > _ENDLESS]
     if not names:

@@ -36,13 +36,13 @@ def check_exportable(model: Any) -> None:
         if isinstance(layer, keras.layers.RNN) and layer.stateful
     ]
     if remembering:
-        mend = (
+        fix = (
             "A file answers each call by itself. Build them with stateful=False (the weights "
             "fit); where calls are to go on from one another, make the states inputs and outputs "
             "of the model: `initial_state` and `return_state=True`."
         )
         expected, received = "recurrent layers with stateful=False", ", ".join(remembering)
-        raise checks.value_error("model", expected, received, mend)
+        raise checks.value_error("model", expected, received, fix)
     low = sorted(
         {
             layer.compute_dtype
@@ -52,11 +52,11 @@ def check_exportable(model: Any) -> None:
         }
     )
     if low:
-        mend = (
+        fix = (
             "Build it again under the policy 'float32' and copy the weights: "
             "`plain.set_weights(model.get_weights())`."
         )
-        raise checks.value_error("model", "a model that computes in float32", low[0], mend)
+        raise checks.value_error("model", "a model that computes in float32", low[0], fix)
     texts = [spec.name for spec in _flat(model.save_spec()[0][0]) if spec.dtype.name == "string"]
     if texts:
         raise checks.value_error("model", "inputs of numbers", f"text in {texts[0]!r}", _SPLIT)

@@ -110,8 +110,8 @@ def _target(path: str | os.PathLike) -> pathlib.Path:
     folder = pathlib.Path(path)
     taken = folder.exists() and not (folder / GRAPH_FILE).is_file()
     if not folder.name or (taken and not (folder.is_dir() and not any(folder.iterdir()))):
-        mend = "Something else is there; it is left alone."
-        raise checks.value_error("path", "a new folder or a SavedModel", str(path), mend)
+        fix = "Something else is there; it is left alone."
+        raise checks.value_error("path", "a new folder or a SavedModel", str(path), fix)
     return folder
 
 

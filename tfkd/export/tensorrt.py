@@ -95,8 +95,8 @@ def build_engine(
     gpu = gpu_name()
     findings = lint_model(model, ".".join(str(trt.__version__).split(".")[:2]))
     if findings.errors:
-        mend = "TensorRT would refuse it:\n" + findings.text()
-        raise checks.value_error("onnx", "a file without lint errors", os.fspath(onnx), mend)
+        fix = "TensorRT would refuse it:\n" + findings.text()
+        raise checks.value_error("onnx", "a file without lint errors", os.fspath(onnx), fix)
     digest = artifacts.sha256(onnx)
     recipe = {
         "format": "tensorrt",
@@ -141,9 +141,9 @@ def _open_shapes(model: Any, batches: tuple[int, int, int]) -> dict[str, list[tu
             continue
         sizes = [d.dim_value or -1 for d in port.type.tensor_type.shape.dim]
         if -1 in sizes[1:]:
-            mend = "Give the Keras model's input its sizes and export it again."
+            fix = "Give the Keras model's input its sizes and export it again."
             expected = f"fixed sizes but for the batch in input {port.name!r}"
-            raise checks.value_error("onnx", expected, sizes, mend)
+            raise checks.value_error("onnx", expected, sizes, fix)
         if sizes[:1] == [-1]:
             shapes[port.name] = [(batch, *sizes[1:]) for batch in batches]
     return shapes
@@ -213,8 +213,8 @@ def _build(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx.read_bytes()):
         errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        mend = f"It says: {errors}"
-        raise checks.value_error("onnx", "a file that TensorRT's parser takes", str(onnx), mend)
+        fix = f"It says: {errors}"
+        raise checks.value_error("onnx", "a file that TensorRT's parser takes", str(onnx), fix)
     config = builder.create_builder_config()
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)

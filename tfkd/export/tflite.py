@@ -223,17 +223,17 @@ def _check_options(mode: str, io: str, data: Any, batch_size: int | None, quanti
     if quantized:
         _check_quantized(mode, data)
     if io != "float32" and mode != "int8":
-        mend = "Only a file that is integer throughout takes integers: use mode='int8'."
-        raise checks.value_error("io", f"'float32' with mode={mode!r}", io, mend)
+        fix = "Only a file that is integer throughout takes integers: use mode='int8'."
+        raise checks.value_error("io", f"'float32' with mode={mode!r}", io, fix)
     if mode == "int8" and data is None and not quantized:
-        mend = (
+        fix = (
             "The ranges of activations are read off them: 100 to 500 normalised training images. "
             "Or train with them: tfkd.quantization.quantize."
         )
-        raise checks.value_error("data", "example inputs with mode='int8'", None, mend)
+        raise checks.value_error("data", "example inputs with mode='int8'", None, fix)
     if mode != "int8" and data is not None:
-        mend = "Or use mode='int8'."
-        raise checks.value_error("data", f"None with mode={mode!r}", data, mend)
+        fix = "Or use mode='int8'."
+        raise checks.value_error("data", f"None with mode={mode!r}", data, fix)
     if batch_size is not None:
         checks.positive_int("batch_size", batch_size)
 
@@ -241,11 +241,11 @@ def _check_options(mode: str, io: str, data: Any, batch_size: int | None, quanti
 def _check_quantized(mode: str, data: Any) -> None:
     """What can't be asked of a quantized model."""
     if mode != "int8":
-        mend = "It computes in 8 bits. For other files export the float model it was made from."
-        raise checks.value_error("mode", "'int8' or None with a quantized model", mode, mend)
+        fix = "It computes in 8 bits. For other files export the float model it was made from."
+        raise checks.value_error("mode", "'int8' or None with a quantized model", mode, fix)
     if data is not None:
-        mend = "It has its ranges already: leave `data` out."
-        raise checks.value_error("data", "None with a quantized model", data, mend)
+        fix = "It has its ranges already: leave `data` out."
+        raise checks.value_error("data", "None with a quantized model", data, fix)
 
 
 def _failed(failed: list[str], end: str) -> ValueError:
@@ -284,24 +284,24 @@ def _convert(
     except CrashingLoops as error:
         expected = "'float32', 'float16' or 'dynamic' for a model with loops inside"
         where = ", ".join(error.loops if any("/" in n for n in error.loops) else _rolled(graph))
-        mend = f"TensorFlow's int8 calibration crashes on those in {where}. {_WAY_OUT}"
-        raise checks.value_error("mode", expected, mode, mend) from error
+        fix = f"TensorFlow's int8 calibration crashes on those in {where}. {_WAY_OUT}"
+        raise checks.value_error("mode", expected, mode, fix) from error
     except converter.ConverterCrash as error:
-        mend = f" Has it loops or branches? {_WAY_OUT}" if calibration is not None else ""
+        fix = f" Has it loops or branches? {_WAY_OUT}" if calibration is not None else ""
         raise ValueError(
             f"`model`: TensorFlow's converter crashed on {graph.model.name!r}: {error}. It ran in "
-            f"a process of its own: this one goes on, and no file was written.{mend}"
+            f"a process of its own: this one goes on, and no file was written.{fix}"
         ) from error
     except Exception as error:  # the converter has errors of many kinds
         text = str(error)
         text = text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
-        mend = ""
+        fix = ""
         if mode == "int8":
-            mend = " An operation without an integer form? mode='dynamic' leaves such in float."
+            fix = " An operation without an integer form? mode='dynamic' leaves such in float."
         if batch_size is None and "TensorListReserve" in text:
-            mend = " Its loops need a batch of a fixed size: pass batch_size=1, or unroll=True."
+            fix = " Its loops need a batch of a fixed size: pass batch_size=1, or unroll=True."
         raise ValueError(
-            f"`model`: TFLite's converter refuses {graph.model.name!r}.{mend} It says: {text}"
+            f"`model`: TFLite's converter refuses {graph.model.name!r}.{fix} It says: {text}"
         ) from error
 
 

@@ -108,15 +108,15 @@ class DetectorPredictor:
         """What the file computes, as it is: float32 arrays by name of the output."""
         images = np.asarray(example_inputs.arrays("data", data, 1, labels=False, part="test").x)
         if images.dtype != np.uint8 and images.dtype.kind != "f":
-            mend = "Pixels are uint8; floats are taken as scaled already."
-            raise checks.type_error("data", "uint8 or floating-point images", images, mend)
+            fix = "Pixels are uint8; floats are taken as scaled already."
+            raise checks.type_error("data", "uint8 or floating-point images", images, fix)
         if images.shape[1:] != self.size:
-            mend = "One image? Add the batch axis: `images[None]`."
+            fix = "One image? Add the batch axis: `images[None]`."
             raise checks.value_error(
                 "data",
                 f"at least one image, of shape (N, {', '.join(map(str, self.size))})",
                 images,
-                mend if images.shape == self.size else "Resize them.",
+                fix if images.shape == self.size else "Resize them.",
             )
         found = [self._run(image) for image in np.split(self.recipe.fed(images), len(images))]
         return {name: np.concatenate([row[name] for row in found]) for name in found[0]}

@@ -96,8 +96,8 @@ def check_scaling(
     if len(found[0]) != len(found[1]):
         raise checks.value_error("std", f"as many numbers as `mean` has, {len(found[0])}", std)
     if pixels and (len({*found[0]}) > 1 or len({*found[1]}) > 1):
-        mend = "An integer tensor has one scale: use io='float32'."
-        raise checks.value_error("mean", "one number with io='uint8'", mean, mend)
+        fix = "An integer tensor has one scale: use io='float32'."
+        raise checks.value_error("mean", "one number with io='uint8'", mean, fix)
     return found[0], found[1], pixels
 
 
@@ -138,8 +138,8 @@ def read(path: str | os.PathLike) -> DetectorRecipe:
                 priors = np.load(io.BytesIO(file.read(_PRIORS)), allow_pickle=False)
         return _from_json(values, priors)
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        mend = f"Its labels and settings can't be read: {error}."
-        raise checks.value_error("path", expected, os.fspath(path), mend) from error
+        fix = f"Its labels and settings can't be read: {error}."
+        raise checks.value_error("path", expected, os.fspath(path), fix) from error
 
 
 def _from_json(values: Mapping[str, Any], priors: np.ndarray) -> DetectorRecipe:

@@ -29,8 +29,8 @@ def verify_saved_model(path: str | os.PathLike) -> dict[str, Any]:
     wrong = sorted(k for k in {*found, *listed} if found.get(k) != listed.get(k))
     if wrong:
         expected = "a folder with the files of its manifest"
-        mend = f"These differ: {', '.join(wrong)}. Copy or make it again."
-        raise checks.value_error("path", expected, str(folder), mend)
+        fix = f"These differ: {', '.join(wrong)}. Copy or make it again."
+        raise checks.value_error("path", expected, str(folder), fix)
     return manifest
 
 

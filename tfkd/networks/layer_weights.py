@@ -95,12 +95,12 @@ def check_float32(name: str, model: Any, reader: str) -> None:
     """
     layer = in_float64(model)
     if layer is not None:
-        mend = (
+        fix = (
             f"{reader} takes float32 alone. Make a copy: keras.backend.set_floatx('float32'), "
             "then tfkd.frozen_copy(model, dtype='float32'); to train it, set its trainable = True."
         )
         expected, received = "layers that compute in float32", f"{layer} in float64"
-        raise checks.value_error(name, expected, received, mend)
+        raise checks.value_error(name, expected, received, fix)
 
 
 def _owner(model: Any, weight: Any) -> str:

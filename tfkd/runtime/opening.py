@@ -60,11 +60,11 @@ def kind_of(path: pathlib.Path) -> str:
             if file.read(8)[4:] == b"TFL3":
                 return "tflite"
         known = ", ".join(ENDINGS)
-        mend = None
+        fix = None
         if path.suffix.lower() in (".h5", ".hdf5"):
-            mend = "Load it with tf_keras and save it as .keras."
+            fix = "Load it with tf_keras and save it as .keras."
         expected = f"a file that ends in {known}, or the folder of a SavedModel"
-        raise checks.value_error("path", expected, os.fspath(path), mend)
+        raise checks.value_error("path", expected, os.fspath(path), fix)
     return kind
 
 
@@ -102,8 +102,8 @@ def _fits(kind: str, options: Options) -> None:
     if options.providers is not None and (kind != "onnx" or options.tensorrt):
         raise checks.value_error("providers", "None for what isn't run by ONNX Runtime", kind)
     if options.tensorrt and kind != "onnx":
-        mend = "An engine that is built already is taken as it is."
-        raise checks.value_error("tensorrt", "True for an .onnx file only", kind, mend)
+        fix = "An engine that is built already is taken as it is."
+        raise checks.value_error("tensorrt", "True for an .onnx file only", kind, fix)
     if options.jit_compile and kind not in ("keras", "saved_model"):
         expected = "True for a .keras file or a SavedModel only"
         raise checks.value_error("jit_compile", expected, kind)

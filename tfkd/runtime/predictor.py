@@ -159,8 +159,8 @@ class Predictor:
             self._run(arrays)
         except Exception as error:  # each runtime has errors of its own
             expected = f"a file that {self._kind} can run"
-            mend = f"On a batch of zeros it says: {error}"
-            raise checks.value_error("path", expected, os.fspath(self.path), mend) from error
+            fix = f"On a batch of zeros it says: {error}"
+            raise checks.value_error("path", expected, os.fspath(self.path), fix) from error
 
     def __repr__(self) -> str:
         text = f"Predictor({str(self.path)!r}, threads={self.threads}"

@@ -138,9 +138,9 @@ def load_keras(path: pathlib.Path, custom_objects: Any = None) -> Any:
             os.fspath(path), custom_objects=custom_objects, compile=False, safe_mode=True
         )
     except Exception as error:  # damage shows in many ways
-        mend = f"It says: {error} Layers of your own go into `custom_objects`."
+        fix = f"It says: {error} Layers of your own go into `custom_objects`."
         raise checks.value_error(
-            "path", "a .keras file that tf_keras can load", os.fspath(path), mend
+            "path", "a .keras file that tf_keras can load", os.fspath(path), fix
         ) from error
 
 

@@ -39,11 +39,11 @@ class TensorRT:
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             said = "; ".join(self._logger.errors) or "nothing"
-            mend = (
+            fix = (
                 "An engine fits the version of TensorRT and the GPU that it was built with: "
                 f"build it here with `tfkd.export.build_engine`. It says: {said}"
             )
-            raise checks.value_error("path", "an engine for this machine", os.fspath(path), mend)
+            raise checks.value_error("path", "an engine for this machine", os.fspath(path), fix)
         self._engine = engine
         self._context = engine.create_execution_context()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]

@@ -115,8 +115,8 @@ def detector_to_onnx(
     target = target or ("tensorrt" if nms == "efficient_nms" else "onnxruntime")
     record = export.check_options(target, precision, layout, opset, batch_size, int8_weights)
     if nms == "efficient_nms" and target != "tensorrt":
-        mend = "ONNX Runtime does not know the plugin: use nms='onnx'."
-        raise checks.value_error("target", "'tensorrt' with nms='efficient_nms'", target, mend)
+        fix = "ONNX Runtime does not know the plugin: use nms='onnx'."
+        raise checks.value_error("target", "'tensorrt' with nms='efficient_nms'", target, fix)
     source, plain, mode = export.deployable(model, precision)
     scaling = mean, std, False
     recipe = make_recipe(source, anchors, "raw", labels, scaling, decode_options)

@@ -226,8 +226,8 @@ def build(
     pairs = any(n.op_type == "QuantizeLinear" for n in wiring.nodes)
     if precision == "float16" and pairs:
         if opset is not None and opset < _HALF_PAIRS:
-            mend = "QuantizeLinear takes float16 from there on only. Leave `opset` out."
-            raise checks.value_error("opset", f"{_HALF_PAIRS} with float16", opset, mend)
+            fix = "QuantizeLinear takes float16 from there on only. Leave `opset` out."
+            raise checks.value_error("opset", f"{_HALF_PAIRS} with float16", opset, fix)
         wanted = _HALF_PAIRS
         wiring = convert(graph, NEWEST, batch_size, layout == "nchw")
     wiring.name_weighted(f"{graph.model.name}/")

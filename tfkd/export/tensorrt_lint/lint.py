@@ -1,7 +1,7 @@
 """An ONNX file held against TensorRT's rules, without TensorRT.
 
 TensorRT refuses some files, and takes others and then runs slowly, without a
-word. Each rule here has a name, a level and a mend:
+word. Each rule here has a name, a level and a fix:
 
 - "error": TensorRT refuses the file, or computes something else;
 - "warning": it may, depending on the version or on what is done with the file;
@@ -29,8 +29,8 @@ RULES = (*qdq_rules.RULES, *operator_rules.RULES)
 
 
 def rules_table() -> str:
-    """The rules as text: level, name, mend."""
-    return "\n".join(f"{r.level:<12} {r.name:<26} {r.mend}" for r in RULES)
+    """The rules as text: level, name, fix."""
+    return "\n".join(f"{r.level:<12} {r.name:<26} {r.fix}" for r in RULES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Finding:
         level: "error", "warning" or "performance".
         node: name of the node, or of the input.
         what: what is the matter there.
-        mend: what to do about it.
+        fix: what to do about it.
     """
 
     rule: str
     level: str
     node: str
     what: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
         return f"[{self.rule}] {self.node}: {self.what}"
@@ -87,9 +87,9 @@ class Findings(Result):
         return ", ".join(f"{n} {level}" for n, level in counts if n) or "no findings"
 
     def parts(self) -> list[str]:
-        """One finding a paragraph, with its mend; how many of each level."""
+        """One finding a paragraph, with its fix; how many of each level."""
         rows = [
-            f"{f.level:<12} {f.rule:<26} {f.node}\n{'':<13}{f.what}\n{'':<13}-> {f.mend}"
+            f"{f.level:<12} {f.rule:<26} {f.node}\n{'':<13}{f.what}\n{'':<13}-> {f.fix}"
             for f in self.found
         ]
         return [*rows, self.summary()]
@@ -126,7 +126,7 @@ def lint_model(model: Any, version: str | None = None) -> Findings:
     """`lint_tensorrt` for an `onnx.ModelProto`."""
     view = View(model, operator_rules.newest_opset(version))
     found = [
-        Finding(rule.name, rule.level, node, what, rule.mend)
+        Finding(rule.name, rule.level, node, what, rule.fix)
         for rule in RULES
         for node, what in rule.check(view)
     ]

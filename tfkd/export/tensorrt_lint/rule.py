@@ -69,15 +69,15 @@ class Rule:
 
     name: str
     level: str
-    mend: str
+    fix: str
     check: Callable[[View], Iterable[tuple[str, str]]]
 
 
-def register(rules: list[Rule], name: str, level: str, mend: str) -> Callable:
+def register(rules: list[Rule], name: str, level: str, fix: str) -> Callable:
     """Decorator: makes a rule of a function and appends it to `rules`."""
 
     def decorate(check: Callable[[View], Found]) -> Callable[[View], Found]:
-        rules.append(Rule(name, level, mend, check))
+        rules.append(Rule(name, level, fix, check))
         return check
 
     return decorate
