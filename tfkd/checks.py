@@ -1,7 +1,7 @@
 """Argument checks with one form of message.
 
 Every error that tfkd raises for a bad argument says four things: what the
-argument is, what was expected, what was received, and how to mend it. The
+argument is, what was expected, what was received, and how to fix it. The
 checks here return the value that they accepted, so that a constructor reads
 
     self.margin = checks.non_negative("margin", margin)
@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 MAX_REPR = 120
+# Top-level packages whose frames `warn` skips to find the user's own line.
+_INTERNAL = ("tfkd", "tf_keras", "tensorflow", "contextlib")
 
 
 def describe(value: Any) -> str:
@@ -42,20 +44,20 @@ def describe(value: Any) -> str:
     return f"{text} ({type(value).__name__})"
 
 
-def message(name: str, expected: str, received: Any, mend: str | None = None) -> str:
-    """Formats the one message: `name: expected …, received …. mend`."""
+def message(name: str, expected: str, received: Any, fix: str | None = None) -> str:
+    """Formats the one message: `name: expected …, received …. fix`."""
     text = f"`{name}`: expected {expected}, received {describe(received)}."
-    return f"{text} {mend}" if mend else text
+    return f"{text} {fix}" if fix else text
 
 
-def value_error(name: str, expected: str, received: Any, mend: str | None = None) -> ValueError:
+def value_error(name: str, expected: str, received: Any, fix: str | None = None) -> ValueError:
     """Returns (does not raise) the `ValueError` for argument `name`."""
-    return ValueError(message(name, expected, received, mend))
+    return ValueError(message(name, expected, received, fix))
 
 
-def type_error(name: str, expected: str, received: Any, mend: str | None = None) -> TypeError:
+def type_error(name: str, expected: str, received: Any, fix: str | None = None) -> TypeError:
     """Returns (does not raise) the `TypeError` for argument `name`."""
-    return TypeError(message(name, expected, received, mend))
+    return TypeError(message(name, expected, received, fix))
 
 
 def is_number(value: Any) -> bool:
@@ -169,12 +171,16 @@ def known_name(name: str, value: str, choices: Iterable[str], where: str) -> str
     raise value_error(name, expected, value, near_or_all(value, choices))
 
 
-def warn(text: str) -> None:
-    """Warns once; the line that is shown is the user's own, the first outside of tfkd."""
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warns at the user's line: the innermost frame outside tfkd, Keras and TensorFlow."""
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("tfkd."):
+    while frame.f_back is not None and _is_internal(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=level)
+    warnings.warn(text, category, stacklevel=level)
+
+
+def _is_internal(module: str) -> bool:
+    return module.split(".")[0] in _INTERNAL
 
 
 def whole_model_path(callbacks: Any) -> Any:

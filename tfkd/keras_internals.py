@@ -1,8 +1,8 @@
-"""Every private symbol of tf_keras, TensorFlow and tfmot that tfkd uses, in one table.
+"""All private symbols of tf_keras, TensorFlow and tfmot that tfkd imports, in one table.
 
-A new version of one of them that moves a symbol is a change of its line here. A module
-is imported when one of its symbols is first asked for, so that `import tfkd.runtime`
-stays free of Keras:
+If a new version of these libraries moves a symbol, change its line here. Modules are
+imported lazily, when one of their symbols is first accessed, so that `import tfkd.runtime`
+does not import Keras:
 
     >>> from tfkd.keras_internals import TFOpLambda
     >>> TFOpLambda.__name__
@@ -14,22 +14,22 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-# Symbol -> the module that holds it; a module maps to the package that holds it.
+# Symbol → the module that defines it; for a module, the package that contains it.
 SYMBOLS = {
-    # A layer of tf.keras.applications that Keras does not export.
+    # Layers of tf.keras.applications that Keras does not export.
     "CustomScaleLayer": "tf_keras.src.applications.inception_resnet_v2",
     "LayerScale": "tf_keras.src.applications.convnext",
     "StochasticDepth": "tf_keras.src.applications.convnext",
-    # Layers that Keras makes of TensorFlow's operations, add_loss and add_metric.
+    # Layers in which Keras wraps TensorFlow operations, add_loss and add_metric.
     "AddLoss": "tf_keras.src.engine.base_layer",
     "AddMetric": "tf_keras.src.engine.base_layer",
     "SlicingOpLambda": "tf_keras.src.layers.core.tf_op_layer",
     "TFOpLambda": "tf_keras.src.layers.core.tf_op_layer",
-    # Base classes that isinstance needs.
+    # Base classes for isinstance checks.
     "BatchNormalizationBase": "tf_keras.src.layers.normalization.batch_normalization",
     "Functional": "tf_keras.src.engine.functional",
     "KerasTensor": "tf_keras.src.engine.keras_tensor",
-    # Functions of Keras's engine and of its saving.
+    # Functions and classes of Keras's engine and serialization.
     "LossesContainer": "tf_keras.src.engine.compile_utils",
     "SafeModeScope": "tf_keras.src.saving.serialization_lib",
     "_should_skip_first_node": "tf_keras.src.engine.functional",
@@ -38,7 +38,7 @@ SYMBOLS = {
     # tfmot's wrappers.
     "quantize_layer": "tensorflow_model_optimization.python.core.quantization.keras",
     "quantize_wrapper": "tensorflow_model_optimization.python.core.quantization.keras",
-    # TensorFlow's graphs, converter and build.
+    # TensorFlow's graphs, TFLite converter and build information.
     "Calibrator": "tensorflow.lite.python.optimize.calibrator",
     "ExternalStatePolicy": "tensorflow.python.data.ops.options",
     "Interpreter": "tensorflow.lite.python.interpreter",
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(module, name)
     except AttributeError:
-        # A module of a package that does not import it.
+        # A submodule that its package does not import itself.
         value = importlib.import_module(f"{SYMBOLS[name]}.{name}")
     globals()[name] = value
     return value
