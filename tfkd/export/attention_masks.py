@@ -82,7 +82,7 @@ def moderated(graph: NamedFunction, examples: dict[str, np.ndarray]) -> NamedFun
     return Moderated(graph.model, {key: value + MARGIN for key, value in excess.items()})
 
 
-def problems(path: str | os.PathLike) -> list[str]:
+def problems(path: str | os.PathLike[str]) -> list[str]:
     """What masks of −10⁹ did to an int8 file, and how to fix it; empty if nothing."""
     details = litert.open_interpreter(path, delegate=False).get_tensor_details()
     names = [row["name"] for row in details if 255 * row["quantization"][0] > _ENDLESS]

@@ -43,7 +43,7 @@ class SavedModelReport(ExportReport):
 
 def to_saved_model(
     model: Any,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     verify: Any = True,
     *,
     thresholds: Mapping[str, float] | None = None,
@@ -105,7 +105,7 @@ def to_saved_model(
     return SavedModelReport(folder, size, mode, "float32", numbers)
 
 
-def _target(path: str | os.PathLike) -> pathlib.Path:
+def _target(path: str | os.PathLike[str]) -> pathlib.Path:
     checks.instance("path", path, (str, os.PathLike), "a path")
     folder = pathlib.Path(path)
     taken = folder.exists() and not (folder / GRAPH_FILE).is_file()

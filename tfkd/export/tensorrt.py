@@ -50,10 +50,10 @@ class EngineReport(Result):
 
 
 def build_engine(
-    onnx: str | os.PathLike,
-    path: str | os.PathLike,
+    onnx: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
-    timing_cache: str | os.PathLike | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
     workspace: int | None = None,
     min_batch: int = 1,
     opt_batch: int = 8,
@@ -188,7 +188,7 @@ def gpu_name() -> str:
     return name.value.decode(errors="replace")
 
 
-def _same(path: str | os.PathLike, recipe: dict[str, Any]) -> dict[str, Any] | None:
+def _same(path: str | os.PathLike[str], recipe: dict[str, Any]) -> dict[str, Any] | None:
     """The manifest of an engine at `path` that was made the same way and is whole."""
     with contextlib.suppress(ValueError):
         manifest = artifacts.verify(path)

@@ -41,7 +41,7 @@ _WAY_OUT = (
 
 def to_tflite(
     model: Any,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     mode: str | None = None,
     io: str = "float32",
     data: Any = None,
@@ -256,7 +256,7 @@ def _failed(failed: list[str], end: str) -> ValueError:
 
 
 def compare(
-    graph: NamedFunction, path: str | os.PathLike, images: dict[str, np.ndarray]
+    graph: NamedFunction, path: str | os.PathLike[str], images: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Runs file and Keras model on the same images; returns (numbers, rank of each output)."""
     expected = graph.predict(images)

@@ -1,20 +1,24 @@
-"""Small handles on ONNX: its package, its files, the attributes of a node."""
+"""ONNX helpers: optional imports, loading of files, node attributes, subgraphs."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from tfkd import checks
 
+if TYPE_CHECKING:
+    import onnx
 
-def require(package: str) -> Any:
+
+def require(package: str) -> ModuleType:
     """Imports an optional package of the extra `tensorrt`.
 
     Raises:
-        ImportError: that names the extra.
+        ImportError: if the package is missing; the message names the extra.
     """
     try:
         return importlib.import_module(package)
@@ -25,7 +29,7 @@ def require(package: str) -> Any:
 
 
 def attribute(node: Any, name: str, default: Any = None) -> Any:
-    """Value of one attribute of a node; text as `str`."""
+    """Value of one attribute of a node, with text as `str`; `default` if it has none."""
     onnx = require("onnx")
     for item in node.attribute:
         if item.name == name:
@@ -43,7 +47,7 @@ def set_attribute(node: Any, name: str, value: Any) -> None:
 
 
 def subgraphs(node: Any) -> Iterator[Any]:
-    """The graphs that a node holds: branches of If, bodies of Loop and Scan."""
+    """The subgraphs of a node: branches of If, bodies of Loop and Scan."""
     for item in node.attribute:
         if item.HasField("g"):
             yield item.g
@@ -51,7 +55,7 @@ def subgraphs(node: Any) -> Iterator[Any]:
 
 
 def all_nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph and of the graphs inside them."""
+    """The nodes of a graph and of all its subgraphs."""
     for node in graph.node:
         yield node
         for inner in subgraphs(node):
@@ -59,7 +63,7 @@ def all_nodes(graph: Any) -> Iterator[Any]:
 
 
 def needs(node: Any) -> list[str]:
-    """Tensors a node reads, those that a graph inside it takes from outside included."""
+    """The tensors that a node reads, including outer tensors that its subgraphs read."""
     names = [name for name in node.input if name]
     for inner in subgraphs(node):
         own = {i.name for i in (*inner.input, *inner.initializer)}
@@ -69,12 +73,13 @@ def needs(node: Any) -> list[str]:
     return names
 
 
-def load(path: Any) -> Any:
+def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Reads an ONNX file.
 
     Raises:
+        TypeError: if `path` is not a path.
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no ONNX file.
+        ValueError: if it is not an ONNX file.
         ImportError: if onnx is not installed.
     """
     checks.instance("path", path, (str, os.PathLike), "the path of an .onnx file")
@@ -84,7 +89,7 @@ def load(path: Any) -> Any:
     onnx = require("onnx")
     try:
         model = onnx.load(path)
-    except Exception as error:  # protobuf has errors of its own
+    except Exception as error:  # Protobuf raises its own DecodeError.
         raise checks.value_error("path", "an ONNX file", path, f"It says: {error}") from error
     if not model.graph.node and not model.graph.output:
         raise checks.value_error("path", "an ONNX file", path, "It holds no graph.")

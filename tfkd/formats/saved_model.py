@@ -1,4 +1,4 @@
-"""SavedModel folders: their signature, and the check of their files by SHA-256."""
+"""SavedModel folders: name of the signature, verification of all files by SHA-256."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any
 from tfkd import artifacts, checks
 
 SIGNATURE = "serving_default"
-
-
 GRAPH_FILE = "saved_model.pb"
 
 
-def verify_saved_model(path: str | os.PathLike) -> dict[str, Any]:
+def verify_saved_model(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Checks every file of a SavedModel against the manifest inside it.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: if the manifest is missing, or a file is missing, changed or new.
+        ValueError: if the manifest is missing, or a file is missing, changed or not in
+            the manifest.
     """
     folder = pathlib.Path(path)
     manifest = artifacts.verify(folder / GRAPH_FILE)
@@ -35,7 +34,7 @@ def verify_saved_model(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def file_hashes(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """{path in the folder: size and SHA-256} of all files but the manifest."""
+    """Size and SHA-256 of all files except the manifest, by path within the folder."""
     manifest = artifacts.manifest_path(folder / GRAPH_FILE)
     return {
         file.relative_to(folder).as_posix(): {

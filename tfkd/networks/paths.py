@@ -24,7 +24,6 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.networks import layer_weights
 
-
 Entry: TypeAlias = str | keras.layers.Layer
 Entries: TypeAlias = Entry | Iterable[Entry]
 

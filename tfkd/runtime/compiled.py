@@ -62,7 +62,7 @@ class Compiled:
         # Freed quietly, also where nobody calls `close`: its C++ code writes at its end.
         self._closing = weakref.finalize(self, _forget, self._opened)
         self._opened[self.sizes[0]] = self._sized(self.sizes[0])
-        forks.tell(self)
+        forks.register(self)
 
     def after_fork(self) -> None:
         """In the child of a fork: the models are not freed, not even at its end."""

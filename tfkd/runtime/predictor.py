@@ -94,13 +94,13 @@ class Predictor:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         threads: int = 1,
         cache_size: int = 0,
         batch: int | None = None,
         *,
         warmup: int = 1,
-        artifacts_dir: str | os.PathLike | None = None,
+        artifacts_dir: str | os.PathLike[str] | None = None,
         providers: Sequence[str] | None = None,
         jit_compile: bool = False,
         tensorrt: bool = False,
@@ -141,7 +141,7 @@ class Predictor:
         except BaseException:
             self.close()
             raise
-        forks.tell(self)
+        forks.register(self)
 
     def _warm(self, runs: int, sizes: tuple[int, ...] | None) -> None:
         """Runs zeros."""

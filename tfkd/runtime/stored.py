@@ -57,7 +57,7 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r})"
 
-    def digest(self, path: str | os.PathLike) -> str:
+    def digest(self, path: str | os.PathLike[str]) -> str:
         """The SHA-256 of a file, read again only if the file has changed."""
         path = pathlib.Path(path).absolute()
         key = hashlib.blake2b(os.fsencode(path), digest_size=16).hexdigest()
@@ -75,7 +75,7 @@ class Store:
                 artifacts.write_json(note, {"path": str(path), "stamp": now, "sha256": found})
         return found
 
-    def verify(self, path: str | os.PathLike) -> dict[str, Any]:
+    def verify(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Checks a file against its manifest, as `tfkd.artifacts.verify` does."""
         manifest = artifacts.read_manifest(path)
         if self.digest(path) != manifest["sha256"]:

@@ -56,7 +56,7 @@ class OnnxDetectorReport(OnnxReport, title="ONNX detector report"):
 
 def detector_to_onnx(
     model: Any,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     anchors: Any,
     nms: str = "none",
     *,

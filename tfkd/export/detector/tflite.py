@@ -52,7 +52,7 @@ class DetectorReport(ExportReport):
 
 def detector_to_tflite(
     model: Any,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     anchors: Any,
     *,
     heads: str = "postprocess",

@@ -76,7 +76,7 @@ class OnnxReport(ExportReport, title="ONNX report"):
 
 def to_onnx(
     model: Any,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     target: str = "onnxruntime",
     *,
     precision: str = "float32",
@@ -281,7 +281,7 @@ def check_file(path: pathlib.Path) -> None:
 
 def compare(
     graph: NamedFunction,
-    path: str | os.PathLike | bytes,
+    path: str | os.PathLike[str] | bytes,
     images: dict[str, np.ndarray],
     layout: str = "nhwc",
     fuse: bool = True,

@@ -95,7 +95,7 @@ class Findings(Result):
         return [*rows, self.summary()]
 
 
-def lint_tensorrt(path: str | os.PathLike, version: str | None = None) -> Findings:
+def lint_tensorrt(path: str | os.PathLike[str], version: str | None = None) -> Findings:
     """Holds an ONNX file against TensorRT's rules for explicit quantization and more.
 
     Args:
