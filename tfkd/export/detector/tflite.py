@@ -276,7 +276,6 @@ def check_detector(
         verifying.thresholds_for(kind, None),
         numbers,
         lambda found, _: parity.failures(found["detections"], check.limits),
-        depth=4,
     )
 
 
