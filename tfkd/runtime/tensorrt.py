@@ -32,8 +32,8 @@ class TensorRT:
     shared = False
 
     def __init__(self, path: pathlib.Path):
-        trt = engines._tensorrt()
-        self._logger = engines._logger(trt)
+        trt = engines.require_tensorrt()
+        self._logger = engines.error_logger(trt)
         self._cuda = Cuda()
         self._runtime = trt.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
@@ -112,7 +112,7 @@ def engine_for(path: pathlib.Path, store: Store, batch: int | None) -> pathlib.P
     """
     if not path.is_file():
         raise FileNotFoundError(f"`path`: there is no file {os.fspath(path)!r}.")
-    version, gpu = str(engines._tensorrt().__version__), engines.gpu_name()
+    version, gpu = str(engines.require_tensorrt().__version__), engines.gpu_name()
     text = f"{store.digest(path)}\n{version}\n{gpu}\n{batch}"
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     engine = store.folder / f"{path.stem}-{key}.engine"
