@@ -145,7 +145,7 @@ def _convolutions(model: keras.Model) -> Iterator[tuple[Any, list[Any]]]:
             continue
         depthwise = hasattr(layer, "depthwise_kernel")
         if depthwise or not layer.built or not layer.trainable or layer.groups != 1:
-            continue  # Keras computes grouped convolutions with XLA on processors.
+            continue  # Keras compiles grouped convolutions with XLA, which avoids oneDNN.
         place = layer
         while id(place) in wrappers:
             place = wrappers[id(place)]

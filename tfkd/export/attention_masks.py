@@ -138,7 +138,8 @@ def _softmax(layer: Any, original: Any, change: _Change) -> Any:
     def call(inputs: Any, mask: Any = None) -> Any:
         if mask is None:
             return original(inputs)
-        # Keras's threshold of a float mask: robust masking rounds it, else 1 − mask must be 0.
+        # As in Keras: robust masking keeps masks above 0.5; otherwise anything below 1 is
+        # pushed down by (1 − mask)·10⁹.
         limit = 0.5 if layer.robust_masking else 1.0 - 1e-6
         allowed = mask if mask.dtype == tf.bool else tf.cast(mask, inputs.dtype) > limit
         axes = list(layer.axis) if isinstance(layer.axis, (tuple, list)) else [layer.axis]
