@@ -1,4 +1,4 @@
-"""TensorRT engines (`.engine`, `.plan`) on an NVIDIA GPU.
+"""Backend for TensorRT engines (`.engine`, `.plan`) on an NVIDIA GPU.
 
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/python-api-docs.html
 """
@@ -24,7 +24,7 @@ from tfkd.runtime.stored import Store
 class TensorRT:
     """An engine; see `tfkd.runtime.backend.Backend`.
 
-    Memory on the GPU is taken once, for the largest batch of the engine's profile.
+    GPU memory is allocated once, for the largest batch of the engine's profile.
     """
 
     kind = "TensorRT"
@@ -40,7 +40,7 @@ class TensorRT:
         if engine is None:
             said = "; ".join(self._logger.errors) or "nothing"
             fix = (
-                "An engine fits the version of TensorRT and the GPU that it was built with: "
+                "An engine works only with the TensorRT version and the GPU of its build: "
                 f"build it here with `tfkd.export.build_engine`. It says: {said}"
             )
             raise checks.value_error("path", "an engine for this machine", os.fspath(path), fix)
@@ -58,7 +58,7 @@ class TensorRT:
         if fixed == -1:
             least, _, most = engine.get_tensor_profile_shape(self.inputs[0].name, 0)
             self.most = int(most[0])
-            if int(least[0]) > 1:  # fewer are filled up
+            if int(least[0]) > 1:  # Smaller batches are padded.
                 self.sizes = tuple(range(int(least[0]), self.most + 1))
         largest = self.most or fixed
         self._memory: dict[str, int] = {}
@@ -96,7 +96,7 @@ class TensorRT:
         return results
 
     def close(self) -> None:
-        """Frees the GPU's memory."""
+        """Frees the GPU memory and the engine."""
         self._cuda.enter()
         while self._memory:
             self._cuda.free(self._memory.popitem()[1])
@@ -105,10 +105,10 @@ class TensorRT:
 
 
 def engine_for(path: pathlib.Path, store: Store, batch: int | None) -> pathlib.Path:
-    """The engine of an ONNX file for this GPU, built if need be.
+    """The engine of an ONNX file for this GPU, built if necessary.
 
-    The engine and TensorRT's measurements are kept in the store, by the SHA-256 of
-    the file, the version of TensorRT and the GPU.
+    The engine and TensorRT's timing cache are kept in the store by the SHA-256 of the
+    file, the version of TensorRT and the GPU.
     """
     if not path.is_file():
         raise FileNotFoundError(f"`path`: there is no file {os.fspath(path)!r}.")
