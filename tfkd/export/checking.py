@@ -8,13 +8,11 @@ and as errors only if rounding can't explain them.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import tf_keras as keras
 
 from tfkd import checks
 from tfkd.example_inputs import to_verify
@@ -103,26 +101,12 @@ def _made_up(
     for size in made_up.SIZES if is_open else made_up.SIZES[:1]:
         try:
             arrays = make() if make else made_up.made_up(plain, size)
-            with _unchanged(graph.model):
+            with graph.unchanged():
                 graph.predict(arrays)
             return Examples(graph, MADE_UP, arrays)
         except Exception as error:  # A model may raise anything for inputs that don't fit.
             reason = reason or f"the model takes no made-up inputs ({_first_line(error)})"
     return Examples(graph, NOTHING, None, reason)
-
-
-@contextlib.contextmanager
-def _unchanged(model: keras.Model) -> Iterator[None]:
-    """Restores the non-trainable variables that a model updates when it is called."""
-    trained = {id(v) for v in model.trainable_variables}
-    kept = [v for v in model.variables if id(v) not in trained and hasattr(v, "assign")]
-    before = [variable.numpy() for variable in kept]
-    try:
-        yield
-    finally:
-        for variable, value in zip(kept, before, strict=True):
-            if not np.array_equal(variable.numpy(), value, equal_nan=value.dtype.kind == "f"):
-                variable.assign(value)
 
 
 def _first_line(error: Exception) -> str:
@@ -166,7 +150,7 @@ def checked(
         check["reason"] = found.reason
         return []
     try:
-        with _unchanged(found.graph.model):
+        with found.graph.unchanged():
             new, ranks = compare(found.arrays)
     except Exception as error:  # A package is missing, or the runtime fails.
         check |= {"on": NOTHING, "reason": _first_line(error)}

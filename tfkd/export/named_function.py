@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import keyword
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from tfkd.types import Structure
 
 _CHUNK = 64
 _SPLIT = (
-    "Split the model behind the layer that reads words: look them up in Python, and pass "
+    "Split the model after the layer that reads words: look them up in Python, and pass "
     "keras.Model(model.get_layer(NEXT).input, model.outputs), where NEXT is the layer after it."
 )
 
@@ -174,6 +175,19 @@ class NamedFunction:
             names = [f"output_{i}" for i in range(len(flat))]
         self.outputs = _unique_names(names)
         return dict(zip(self.outputs, flat, strict=True))
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Restores non-trainable variables that the model updates when it is called."""
+        trained = {id(v) for v in self.model.trainable_variables}
+        kept = [v for v in self.model.variables if id(v) not in trained and hasattr(v, "assign")]
+        before = [variable.numpy() for variable in kept]
+        try:
+            yield
+        finally:
+            for variable, value in zip(kept, before, strict=True):
+                if not np.array_equal(variable.numpy(), value, equal_nan=value.dtype.kind == "f"):
+                    variable.assign(value)
 
     def predict(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the Keras model on (N, ...) arrays by input name; returns float32 by output name.

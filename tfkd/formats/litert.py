@@ -12,11 +12,14 @@ import dataclasses
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd import checks
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
 
 _MAGIC = b"TFL3"
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
@@ -104,7 +107,9 @@ def _port(name: str, details: dict[str, Any]) -> Port:
     )  # fmt: skip
 
 
-def open_interpreter(path: str | os.PathLike[str], threads: int = 1, delegate: bool = True) -> Any:
+def open_interpreter(
+    path: str | os.PathLike[str], threads: int = 1, delegate: bool = True
+) -> Interpreter:
     """Opens a `.tflite` file in LiteRT.
 
     Args:
@@ -150,7 +155,7 @@ def open_interpreter(path: str | os.PathLike[str], threads: int = 1, delegate: b
     return interpreter
 
 
-def ports(interpreter: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+def ports(interpreter: Interpreter) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Returns (inputs, outputs), by the names of the signature where there is one."""
     signatures = interpreter.get_signature_list()
     if len(signatures) == 1:
@@ -166,7 +171,7 @@ def ports(interpreter: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 
 
 def run(
-    interpreter: Any,
+    interpreter: Interpreter,
     inputs: Sequence[Port],
     outputs: Sequence[Port],
     feeds: Mapping[str, np.ndarray],
@@ -200,7 +205,7 @@ def has_variables(path: str | os.PathLike[str]) -> bool:
         return found
 
 
-def run_all(interpreter: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_all(interpreter: Interpreter, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Runs (N, ...) arrays of any N through a file of any batch size.
 
     An open batch is resized to N, other open sizes to those of the arrays. With a fixed

@@ -28,7 +28,7 @@ def require(package: str) -> ModuleType:
         ) from error
 
 
-def attribute(node: Any, name: str, default: Any = None) -> Any:
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """Value of one attribute of a node, with text as `str`; `default` if it has none."""
     onnx = require("onnx")
     for item in node.attribute:
@@ -38,7 +38,7 @@ def attribute(node: Any, name: str, default: Any = None) -> Any:
     return default
 
 
-def set_attribute(node: Any, name: str, value: Any) -> None:
+def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
     """Adds or replaces one attribute of a node."""
     onnx = require("onnx")
     kept = [item for item in node.attribute if item.name != name]
@@ -46,7 +46,7 @@ def set_attribute(node: Any, name: str, value: Any) -> None:
     node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
 
 
-def subgraphs(node: Any) -> Iterator[Any]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The subgraphs of a node: branches of If, bodies of Loop and Scan."""
     for item in node.attribute:
         if item.HasField("g"):
@@ -54,7 +54,7 @@ def subgraphs(node: Any) -> Iterator[Any]:
         yield from item.graphs
 
 
-def all_nodes(graph: Any) -> Iterator[Any]:
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a graph and of all its subgraphs."""
     for node in graph.node:
         yield node
@@ -62,7 +62,7 @@ def all_nodes(graph: Any) -> Iterator[Any]:
             yield from all_nodes(inner)
 
 
-def needs(node: Any) -> list[str]:
+def needs(node: onnx.NodeProto) -> list[str]:
     """The tensors that a node reads, including outer tensors that its subgraphs read."""
     names = [name for name in node.input if name]
     for inner in subgraphs(node):

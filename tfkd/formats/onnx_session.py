@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfkd import checks
 from tfkd.formats.onnx_nodes import require
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 CPU = ("CPUExecutionProvider",)
 _CHUNK = 64
@@ -27,7 +30,7 @@ def open_session(
     *,
     fuse: bool = True,
     write: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> onnxruntime.InferenceSession:
     """Opens an ONNX file.
 
     Args:
@@ -72,7 +75,9 @@ def open_session(
         ) from error
 
 
-def run_all(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_all(
+    session: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Runs (N, ...) arrays through a session of any batch size.
 
     An open batch is run with two sizes, 1 and up to 64, so that a file which works with

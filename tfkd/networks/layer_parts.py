@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tf_keras as keras
 
+    from tfkd.types import Structure
+
 
 def parts(layer: keras.layers.Layer) -> tuple[Any, ...]:
     """`layer.submodules`, also for layers on which that property fails.
@@ -42,32 +44,34 @@ def flat_layers(layer: object, include_self: bool = True, deep: bool = True) -> 
     return list(flatten(include_self=include_self, recursive=deep)) if flatten else []
 
 
-def calls_anywhere(layer: Any) -> list[Any]:
+def calls_anywhere(layer: keras.layers.Layer) -> list[Any]:
     """The nodes of all calls of a layer of Keras 2 or 3, in any model."""
     return layer._inbound_nodes
 
 
-def inputs_in_order(model: Any, inputs: Any) -> list[Any]:
+def inputs_in_order(model: keras.Model, inputs: Structure) -> list[Any]:
     """The arguments of a functional model's call, flattened in the order of `model.inputs`."""
     return model._flatten_to_reference_inputs(inputs)
 
 
-def input_form(model: Any) -> Any:
+def input_form(model: keras.Model) -> Structure | None:
     """The nested structure of a functional model's input tensors; None for other models."""
     return getattr(model, "_nested_inputs", None)
 
 
-def output_form(model: Any) -> Any:
+def output_form(model: keras.Model) -> Structure | None:
     """The nested structure of a functional model's output tensors; None for other models."""
     return getattr(model, "_nested_outputs", None)
 
 
-def takes_mask(layer: Any) -> bool:
+def takes_mask(layer: keras.layers.Layer) -> bool:
     """True if a layer's `call` has the argument `mask`."""
     return layer._call_spec.expects_mask_arg
 
 
-def passed(layer: Any, name: str, args: Any, kwargs: Any) -> Any:
+def passed(
+    layer: keras.layers.Layer, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """The value of the argument `name` in a call of a layer; None if it is not passed."""
     spec = layer._call_spec
     if not spec.arg_was_passed(name, args, kwargs, inputs_in_args=True):
@@ -75,7 +79,12 @@ def passed(layer: Any, name: str, args: Any, kwargs: Any) -> Any:
     return spec.get_arg_value(name, args, kwargs, inputs_in_args=True)
 
 
-def with_training(layer: Any, training: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+def with_training(
+    layer: keras.layers.Layer,
+    training: bool | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call with `training` set, if the layer accepts it and it is missing."""
     spec = layer._call_spec
     if not spec.expects_training_arg or passed(layer, "training", args, kwargs) is not None:
@@ -83,7 +92,7 @@ def with_training(layer: Any, training: Any, args: Any, kwargs: Any) -> tuple[An
     return spec.set_arg_value("training", training, args, kwargs, inputs_in_args=True)
 
 
-def held_objects(layer: Any) -> dict[str, Any]:
+def held_objects(layer: keras.layers.Layer) -> dict[str, Any]:
     """The custom classes and functions that a layer or model holds, by name.
 
     These are activations, regularizers, layers and the like that a user wrote. In a custom

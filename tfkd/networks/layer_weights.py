@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -57,8 +56,12 @@ def check_finite(name: str, model: object, but: Iterable[tf.Variable] = ()) -> N
         ValueError: `model`: expected finite weights, received NaN or infinity in 'kernel:0' ...
     """
     spared = {id(weight) for weight in but}
-    for weight in _variables(model):
-        if id(weight) in spared:
+    try:
+        variables = list(getattr(model, "variables", None) or ())
+    except ValueError:  # Keras raises it for a model that is not built.
+        return
+    for weight in variables:
+        if id(weight) in spared or not hasattr(weight, "shape"):
             continue
         value = tf.convert_to_tensor(weight)
         if not value.dtype.is_floating or not hasattr(value, "numpy"):
@@ -104,16 +107,7 @@ def check_float32(name: str, model: keras.Model, reader: str) -> None:
         raise checks.value_error(name, expected, received, fix)
 
 
-def _owner(model: Any, weight: Any) -> str:
+def _owner(model: object, weight: tf.Variable) -> str:
     """Text that names the innermost layer that holds a weight; "" if none is found."""
     names = [part.name for part in flat_layers(model) if any(weight is own for own in part.weights)]
     return f", a weight of {names[-1]!r}" if names else ""
-
-
-def _variables(model: Any) -> list[Any]:
-    """The variables of a model; an empty list if it is not built."""
-    try:
-        found = list(getattr(model, "variables", None) or ())
-    except ValueError:
-        return []
-    return [variable for variable in found if hasattr(variable, "shape")]

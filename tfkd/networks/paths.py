@@ -68,7 +68,7 @@ def leaves(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
 
 def entries(
     argument: str,
-    given: Any,
+    given: object,
     also: tuple[type, ...] = (),
     expected: str = "names of layers or patterns",
 ) -> list[Any]:
@@ -95,7 +95,7 @@ def entries(
     return found
 
 
-def names_of(argument: str, given: Any) -> list[str]:
+def names_of(argument: str, given: Entries) -> list[str]:
     """`entries` for lookups later on: a layer is replaced by its name."""
     return [getattr(entry, "name", entry) for entry in entries(argument, given)]
 

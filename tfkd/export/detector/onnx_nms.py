@@ -12,13 +12,17 @@ https://github.com/NVIDIA/TensorRT/tree/main/plugin/efficientNMSPlugin
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from tfkd.formats.detector_numpy import MAX_LOG_SIZE
 from tfkd.formats.detector_recipe import DetectorRecipe
 from tfkd.formats.onnx_nodes import require
+
+if TYPE_CHECKING:
+    import onnx
 
 PLUGIN = "EfficientNMS_TRT"
 # onnx.checker skips nodes of foreign domains; TensorRT finds plugins by name in any domain.
@@ -36,7 +40,7 @@ class Tail:
         names: names of the network's outputs, in the order of the model's outputs.
     """
 
-    def __init__(self, model: Any, recipe: DetectorRecipe, names: list[str]):
+    def __init__(self, model: onnx.ModelProto, recipe: DetectorRecipe, names: list[str]):
         self.model, self.recipe, self.options = model, recipe, recipe.options
         self.count = 0
         ports = dict(zip(names, model.graph.output, strict=True))
@@ -49,7 +53,7 @@ class Tail:
             node.output[:] = [self.inner.get(name, name) for name in node.output]
         del model.graph.output[:]
 
-    def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
+    def constant(self, name: str, value: ArrayLike, dtype: DTypeLike = np.float32) -> str:
         """Adds a constant; returns its name."""
         onnx = require("onnx")
         name = f"detections/{name}"
@@ -116,7 +120,7 @@ class Tail:
         return self.node("Clip", self.node("Concat", *ends, axis=2), *limits)
 
 
-def add_efficient_nms(model: Any, recipe: DetectorRecipe, names: list[str]) -> None:
+def add_efficient_nms(model: onnx.ModelProto, recipe: DetectorRecipe, names: list[str]) -> None:
     """Appends EfficientNMS_TRT to the network."""
     onnx = require("onnx")
     tail, options = Tail(model, recipe, names), recipe.options
@@ -141,7 +145,7 @@ def add_efficient_nms(model: Any, recipe: DetectorRecipe, names: list[str]) -> N
         tail.output(name, shape, name in ("num_detections", "detection_classes"))
 
 
-def without_plugin(model: Any) -> Any:
+def without_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without EfficientNMS_TRT, whose outputs are the plugin's boxes and scores."""
     onnx = require("onnx")
     copy = type(model).FromString(model.SerializeToString())
@@ -154,7 +158,7 @@ def without_plugin(model: Any) -> Any:
     return copy
 
 
-def add_standard_nms(model: Any, recipe: DetectorRecipe, names: list[str]) -> None:
+def add_standard_nms(model: onnx.ModelProto, recipe: DetectorRecipe, names: list[str]) -> None:
     """Appends ONNX's NonMaxSuppression to the network, with outputs of a fixed size."""
     tail, options = Tail(model, recipe, names), recipe.options
     number, priors = len(recipe.labels), len(recipe.priors)

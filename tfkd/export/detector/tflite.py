@@ -9,7 +9,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -270,8 +270,22 @@ def examples_for(
     return checking.examples(verify, graph, None, calibration, make, least=1, convert=convert)
 
 
+class DetectorCheck(Protocol):
+    """Compares a detector's file with its Keras model on images."""
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """Thresholds of `tfkd.export.detector.parity`."""
+
+    def given(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Compares detections on images that the user gave."""
+
+    def made_up(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Compares the network's outputs, since synthetic images need not contain objects."""
+
+
 def check_detector(
-    examples: checking.Examples, check: Any, kind: str, numbers: dict[str, Any]
+    examples: checking.Examples, check: DetectorCheck, kind: str, numbers: dict[str, Any]
 ) -> list[str]:
     """`checking.checked` by detections on given images, by the network's outputs on others."""
     return checking.checked(

@@ -12,11 +12,14 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd.formats.onnx_nodes import attribute, needs, require, subgraphs
+
+if TYPE_CHECKING:
+    import onnx
 
 _COUNTER = re.compile(r"__\d+")
 # Names of the operands of an operation, in order, from which constants get their names.
@@ -56,7 +59,7 @@ class Wiring:
         constants: arrays of initializers and Constant nodes by tensor name.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: onnx.ModelProto):
         onnx = require("onnx")
         self.model = model
         to_array = onnx.numpy_helper.to_array
@@ -161,7 +164,7 @@ class Wiring:
         )
         self.nodes = list(graph.node)
 
-    def close(self, ports: Mapping[str, str], prefix: str = "") -> Any:
+    def close(self, ports: Mapping[str, str], prefix: str = "") -> onnx.ModelProto:
         """Writes the graph back, in its order and with its names.
 
         Args:

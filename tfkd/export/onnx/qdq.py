@@ -13,12 +13,15 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quan
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd.export.onnx.graph import Wiring
 from tfkd.formats.onnx_nodes import attribute, set_attribute
+
+if TYPE_CHECKING:
+    import onnx
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Operations that TensorRT runs in int8 if their input comes from a DequantizeLinear.
@@ -195,7 +198,7 @@ def quantize_weights(wiring: Wiring, int8: bool) -> None:
         node.input[1] = done[key]
 
 
-def weight_axis(node: Any, rank: int) -> int:
+def weight_axis(node: onnx.NodeProto, rank: int) -> int:
     """The axis of the output channels in a node's weight."""
     if node.op_type == "Conv":
         return 0

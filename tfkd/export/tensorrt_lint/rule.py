@@ -52,7 +52,7 @@ class View:
         """All QuantizeLinear and DequantizeLinear nodes."""
         return self.of("QuantizeLinear", "DequantizeLinear")
 
-    def dequantized(self, name: str) -> Any:
+    def dequantized(self, name: str) -> onnx.NodeProto | None:
         """The DequantizeLinear that produces a tensor, or None."""
         maker = self.makers.get(name)
         return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
@@ -86,6 +86,6 @@ def register(rules: list[Rule], name: str, level: str, fix: str) -> Callable:
     return decorate
 
 
-def label(node: Any) -> str:
+def label(node: onnx.NodeProto) -> str:
     """The name by which a finding refers to a node."""
     return node.name or (node.output[0] if node.output else node.op_type)
