@@ -29,7 +29,7 @@ _Change = Callable[[Any, Any, Any, list[int]], Any]
 MARGIN = 20.0
 # A range wider than this comes from a mask: scores and features are never so large.
 _MASK_RANGE = 1e6
-_BATCH = 32
+_BATCH = 32  # Examples per call while the scores are measured, which limits memory.
 
 
 class Moderated(NamedFunction):

@@ -315,7 +315,7 @@ def _how(code: int) -> str:
 
 
 def _crash(end: _Ended) -> str:
-    killed = end.code == -9
+    killed = end.code == -9  # SIGKILL, which the system's out-of-memory killer sends.
     text = f"it ended by {_how(end.code)}"
     if killed:
         text += ", as the system does when memory runs out: convert on a machine with more of it"

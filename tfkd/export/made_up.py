@@ -20,7 +20,7 @@ from tfkd.export.named_function import NamedFunction
 from tfkd.networks.call_graph import Call, CallGraph, Ref, graph_of
 from tfkd.networks.layer_parts import parts
 
-COUNT = 8
+COUNT = 8  # Enough to see whether outputs depend on the input, at little cost.
 # Values for open dimensions, in the order in which they are tried.
 SIZES = (32, 128, 8, 1)
 # Upper limit of the numbers in all examples together; there are two examples at least.

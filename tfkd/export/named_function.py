@@ -21,7 +21,7 @@ from tfkd.networks.call_graph import CallGraph, graph_of
 from tfkd.networks.layer_parts import parts
 from tfkd.types import Structure
 
-_CHUNK = 64
+_CHUNK = 64  # Examples per call of the Keras model, which limits memory.
 _SPLIT = (
     "Split the model after the layer that reads words: look them up in Python, and pass "
     "keras.Model(model.get_layer(NEXT).input, model.outputs), where NEXT is the layer after it."

@@ -103,6 +103,7 @@ def _agreements(expected: np.ndarray, received: np.ndarray) -> tuple[float, floa
     same = expected.argmax(-1) == received.argmax(-1)
     best = np.sort(expected.astype(np.float64), -1)[..., -2:]
     error = np.abs(received.astype(np.float64) - expected).mean()
+    # An error of that size on each of the two best classes can't swap them.
     decided = best[..., 1] - best[..., 0] > 2 * error
     return float(same.mean()), float(same[decided].mean()) if decided.any() else 1.0
 
@@ -122,7 +123,7 @@ def _measure_one(
         agreement, decided = _agreements(expected, received)
     clipped = 0.0
     if limits is not None:
-        first, last, step = limits
+        first, last, step = limits  # Values within half a step of the last code are rounded.
         below = (received <= first + step / 2) & (expected < first - step / 2)
         above = (received >= last - step / 2) & (expected > last + step / 2)
         clipped = float((below | above).mean())

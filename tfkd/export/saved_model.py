@@ -138,6 +138,7 @@ def _atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         raise OSError(error.errno, text) from error
     try:
         yield temporary
+        # The data must be on disk before the rename, or a power failure may leave empty files.
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb+") as handle:

@@ -34,7 +34,7 @@ MODES = ("float32", "float16", "dynamic", "int8")
 # Key of THRESHOLDS for a quantized model, whose ranges the converter need not estimate.
 _AWARE = "quantized"
 IO = ("float32", "int8", "uint8")
-_LONGEST_MESSAGE = 1500
+_LONGEST_MESSAGE = 1500  # characters; the converter's messages may contain whole graphs
 _WAY_OUT = (
     "Build recurrent layers with `unroll=True` (the weights fit), which avoids loops; or use "
     "quantization-aware training: tfkd.quantization.quantize."

@@ -143,7 +143,7 @@ def open_interpreter(
     kind = litert.OpResolverType
     resolver = kind.AUTO if delegate else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
-        with quiet_stderr():
+        with quiet_stderr():  # Loading XNNPACK logs to standard error.
             interpreter = litert.Interpreter(
                 path, num_threads=threads, experimental_op_resolver_type=resolver
             )

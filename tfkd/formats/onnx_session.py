@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 CPU = ("CPUExecutionProvider",)
-_CHUNK = 64
+_CHUNK = 64  # Examples per call, which limits memory.
 _SHOWN = 3
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Operations that may give infinity from finite numbers in any precision.

@@ -104,6 +104,7 @@ def _inherits_call(norm: Any) -> bool:
 def _is_affine(norm: Any, rank: int) -> bool:
     """Whether the layer's outputs on random inputs equal its scale and offset applied."""
     scale, offset = scale_and_offset(norm)
+    # Spread enough to reveal clipping and other nonlinearities.
     x = np.random.default_rng(0).normal(0, 3, (4, *[1] * (rank - 2), scale.size))
     try:
         with tf.init_scope():

@@ -83,7 +83,7 @@ def _put_name(config: dict[str, Any], layer: Any) -> None:
             config["name"] = layer.name
 
 
-def learned_first(model: keras.Model) -> bool:
+def has_adaptable_layers(model: keras.Model) -> bool:
     """True for a model with layers whose config `complete` extends by adapted state."""
     kinds = (keras.layers.Discretization, keras.layers.TextVectorization, *_Lookups)
     return any(isinstance(part, kinds) for part in model._flatten_layers())
@@ -176,7 +176,7 @@ def check_file(model: keras.Model) -> None:
             raise _not_copied(old, f"which keeps {name!r} beside them")
 
 
-def forgotten(model: keras.Model) -> keras.layers.Layer | None:
+def lost_in_keras_file(model: keras.Model) -> keras.layers.Layer | None:
     """The first layer whose adapted state Keras's `.keras` files would lose, or None.
 
     A `Discretization` is loaded without its boundaries, and Keras calls `finalize_state`
@@ -185,7 +185,7 @@ def forgotten(model: keras.Model) -> keras.layers.Layer | None:
     Example:
         >>> bins = keras.layers.Discretization(num_bins=2, name="bins")
         >>> bins.adapt(np.arange(10.0)[:, None])
-        >>> forgotten(keras.Sequential([keras.Input((1,)), bins])).name
+        >>> lost_in_keras_file(keras.Sequential([keras.Input((1,)), bins])).name
         'bins'
     """
     for part in model._flatten_layers():

@@ -124,7 +124,7 @@ class Combiner:
         return group
 
     def _serve(self, group: list[_Request]) -> None:
-        """Gives each request its results or its error."""
+        """Runs requests as one batch; sets the results or the error of each."""
         try:
             if len(group) == 1:
                 results = self._run(group[0].arrays)
@@ -135,7 +135,7 @@ class Combiner:
             if len(group) == 1:
                 group[0].error, group[0].done = error, True
                 return
-            for request in group:  # whose fault it is shows when each runs alone
+            for request in group:  # One by one, so that only faulty requests fail.
                 self._serve([request])
             return
         start = 0

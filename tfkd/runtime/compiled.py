@@ -132,7 +132,7 @@ def open_compiled(
             "processor": stored.processor(),
         }
         weights = store.name(path.stem, recipe, ".weights")
-        manifest = store.there(weights, recipe)
+        manifest = store.find(weights, recipe)
         if manifest is not None and not litert.has_variables(path):
             return Compiled(path, weights, _read(manifest["ports"]), threads, batch)
         plain = TFLite(path, threads)
@@ -148,10 +148,10 @@ def open_compiled(
                 made.close()
             return {"ports": [[_plain(port) for port in some] for some in ports]}
 
-        store.keep(weights, recipe, make)
+        store.create(weights, recipe, make)
         return Compiled(path, weights, ports, threads, batch)
     except (ImportError, RuntimeError, OSError, ValueError, TypeError) as error:
-        stored.without(path, error)
+        stored.warn_uncached(path, error)
         return None
 
 

@@ -36,7 +36,8 @@ class Cuda:
         # TensorRT works in the primary context.
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         self.enter()
-        self._call("cuStreamCreate", ctypes.byref(stream), 1)
+        non_blocking = 1  # CU_STREAM_NON_BLOCKING: no synchronization with the default stream.
+        self._call("cuStreamCreate", ctypes.byref(stream), non_blocking)
         self._device, self._stream = device, stream
         self.stream = stream.value or 0
 

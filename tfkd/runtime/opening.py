@@ -159,7 +159,7 @@ def _optimized(
     }
     kept = store.name(path.stem, recipe, ".onnx")
     try:
-        if store.there(kept, recipe) is None:
+        if store.find(kept, recipe) is None:
             if _external(path):
                 raise ValueError("its weights are in separate files")
 
@@ -168,10 +168,10 @@ def _optimized(
                 check_agreement(plain, Onnx(temporary, threads, providers, fuse=False), _TOLERANCE)
                 return {}
 
-            store.keep(kept, recipe, make)
+            store.create(kept, recipe, make)
         return kept
     except (OSError, ValueError, RuntimeError) as error:
-        stored.without(path, error)
+        stored.warn_uncached(path, error)
         return None
 
 
@@ -206,7 +206,7 @@ def _keras(path: pathlib.Path, options: Options) -> Backend:
             _settle(folder, store)
             return tensorflow.open_saved_model(*opened)
         except (OSError, ValueError, KeyError) as error:
-            stored.again(folder, str(error))
+            stored.warn_recreated(folder, str(error))
             shutil.rmtree(folder, ignore_errors=True)
     model = tensorflow.load_keras(path)
     plain = tensorflow.open_keras(model, batch, jit_compile)
@@ -223,7 +223,7 @@ def _keras(path: pathlib.Path, options: Options) -> Backend:
             raise
         return found
     except (OSError, ValueError, RuntimeError) as error:
-        stored.without(path, error)
+        stored.warn_uncached(path, error)
         return plain
 
 

@@ -87,7 +87,7 @@ class Store:
         text = json.dumps(recipe, sort_keys=True)
         return self.folder / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:32]}{ending}"
 
-    def there(self, path: pathlib.Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    def find(self, path: pathlib.Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
         """The manifest of an intact artefact with this recipe; else None, with a warning."""
         if not path.exists():
             return None
@@ -98,10 +98,10 @@ class Store:
             problem = "its manifest names another recipe"
         except (ValueError, OSError) as error:
             problem = str(error)
-        again(path, problem)
+        warn_recreated(path, problem)
         return None
 
-    def keep(
+    def create(
         self,
         path: pathlib.Path,
         recipe: Mapping[str, Any],
@@ -122,13 +122,13 @@ class Store:
         return manifest
 
 
-def again(path: pathlib.Path, problem: str) -> None:
+def warn_recreated(path: pathlib.Path, problem: str) -> None:
     """Warns that an artefact is created again."""
     text = f"The artefact {path} is stale or damaged and is made again: {problem}"
     checks.warn(text, RuntimeWarning)
 
 
-def without(path: pathlib.Path, error: Exception) -> None:
+def warn_uncached(path: pathlib.Path, error: Exception) -> None:
     """Warns that a model is opened without an artefact."""
     text = f"No artefact was kept for {path}, which is opened without: {error}"
     checks.warn(text, RuntimeWarning)

@@ -28,7 +28,7 @@ class Function:
     See `tfkd.runtime.backend.Backend`.
     """
 
-    call_cost = 8.0
+    call_cost = 8.0  # Dispatch takes as long as several examples of a small network.
     shared = True
 
     def __init__(

@@ -28,7 +28,7 @@ class TensorRT:
     """
 
     kind = "TensorRT"
-    call_cost = 8.0
+    call_cost = 8.0  # A GPU runs a small batch in about the time of one example.
     shared = False
 
     def __init__(self, path: pathlib.Path):
@@ -121,9 +121,9 @@ def engine_for(path: pathlib.Path, store: Store, batch: int | None) -> pathlib.P
             manifest = store.verify(engine)
             if manifest["recipe"].get("onnx_sha256") == store.digest(path):
                 return engine
-            stored.again(engine, "its manifest names another model")
+            stored.warn_recreated(engine, "its manifest names another model")
         except (ValueError, OSError) as error:
-            stored.again(engine, str(error))
+            stored.warn_recreated(engine, str(error))
             artifacts.manifest_path(engine).unlink(missing_ok=True)
     sizes = {} if batch is None else {"opt_batch": batch, "max_batch": batch}
     engines.build_engine(path, engine, timing_cache=store.folder / "timings", **sizes)

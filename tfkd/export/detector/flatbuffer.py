@@ -71,6 +71,7 @@ def take_pixels(model: Any, mean: float, std: float) -> None:
             "`io`: TFLite's converter put no QUANTIZE after the input, so that it can't accept "
             "raw pixels. Use io='float32'."
         )
+    # (pixel − mean) / std = scale · (pixel − zero point)
     quantization = graph.tensors[index].quantization
     quantization.scale = np.array([1.0 / std], np.float32)
     quantization.zeroPoint = np.array([int(np.floor(mean + 0.5))], np.int64)

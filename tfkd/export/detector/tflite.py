@@ -33,7 +33,7 @@ from tfkd.formats.detector_numpy import Detections
 from tfkd.formats.detector_recipe import HEADS, DetectorRecipe
 from tfkd.types import Data
 
-_CHUNK = 16
+_CHUNK = 16  # Images that are decoded at a time: thousands of priors each take memory.
 
 
 @dataclasses.dataclass(frozen=True)

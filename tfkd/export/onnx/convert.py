@@ -27,7 +27,7 @@ NEWEST = 18
 _NO_INLINE = ("_XlaMustCompile", "_noinline")
 # merge_duplication depends on the order of Python sets; `Wiring.close` merges instead.
 _LEFT_OUT = ("q_dq_optimizer", "const_dequantize_optimizer", "merge_duplication")
-_LONGEST_MESSAGE = 1500
+_LONGEST_MESSAGE = 1500  # characters; tf2onnx's messages may contain whole graphs
 
 
 class _Errors(logging.Handler):

@@ -149,6 +149,7 @@ class Wiring:
         onnx = require("onnx")
         self.sort()
         graph = self.model.graph
+        # Copies, since clearing graph.node frees the nodes that live in it.
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(nodes)
