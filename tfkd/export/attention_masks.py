@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ import tf_keras as keras
 
 from tfkd.export.named_function import NamedFunction
 from tfkd.formats import litert
-from tfkd.types import Structure
+from tfkd.types import Path, Structure
 
 _Change = Callable[[Any, Any, Any, list[int]], Any]
 # A masked key's weight is at most e^−20 times that of the best unmasked key.
@@ -83,7 +82,7 @@ def moderated(graph: NamedFunction, examples: dict[str, np.ndarray]) -> NamedFun
     return Moderated(graph.model, {key: value + MARGIN for key, value in excess.items()})
 
 
-def problems(path: str | os.PathLike[str]) -> list[str]:
+def problems(path: Path) -> list[str]:
     """Describes the damage that masks of −10⁹ did to an int8 file; empty if there is none."""
     details = litert.open_interpreter(path, delegate=False).get_tensor_details()
     names = [row["name"] for row in details if 255 * row["quantization"][0] > _MASK_RANGE]

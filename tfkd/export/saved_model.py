@@ -25,7 +25,7 @@ from tfkd.export import checking
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
-from tfkd.types import Data
+from tfkd.types import Data, Path
 
 # Batch size for running the reloaded model.
 _CHUNK = 64
@@ -46,7 +46,7 @@ class SavedModelReport(ExportReport):
 
 def to_saved_model(
     model: keras.Model,
-    path: str | os.PathLike[str],
+    path: Path,
     verify: Data | bool = True,
     *,
     thresholds: Mapping[str, float] | None = None,
@@ -108,7 +108,7 @@ def to_saved_model(
     return SavedModelReport(folder, size, mode, "float32", numbers)
 
 
-def _target(path: str | os.PathLike[str]) -> pathlib.Path:
+def _target(path: Path) -> pathlib.Path:
     checks.instance("path", path, (str, os.PathLike), "a path")
     folder = pathlib.Path(path)
     taken = folder.exists() and not (folder / GRAPH_FILE).is_file()

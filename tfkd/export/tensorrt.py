@@ -25,6 +25,7 @@ from tfkd import artifacts, checks
 from tfkd.export.tensorrt_lint.lint import lint_model
 from tfkd.formats.onnx_nodes import load
 from tfkd.results import Result
+from tfkd.types import Path
 
 _NAME_BYTES = 256
 
@@ -51,10 +52,10 @@ class EngineReport(Result):
 
 
 def build_engine(
-    onnx: str | os.PathLike[str],
-    path: str | os.PathLike[str],
+    onnx: Path,
+    path: Path,
     *,
-    timing_cache: str | os.PathLike[str] | None = None,
+    timing_cache: Path | None = None,
     workspace: int | None = None,
     min_batch: int = 1,
     opt_batch: int = 8,
@@ -194,7 +195,7 @@ def gpu_name() -> str:
     return name.value.decode(errors="replace")
 
 
-def _existing(path: str | os.PathLike[str], recipe: dict[str, Any]) -> dict[str, Any] | None:
+def _existing(path: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
     """The manifest of an intact engine at `path` with the same recipe, or None."""
     with contextlib.suppress(ValueError):
         manifest = artifacts.verify(path)

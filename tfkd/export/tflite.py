@@ -28,7 +28,7 @@ from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure, thresholds_for
 from tfkd.formats import litert
 from tfkd.networks import layer_weights
-from tfkd.types import Data
+from tfkd.types import Data, Path
 
 MODES = ("float32", "float16", "dynamic", "int8")
 # Key of THRESHOLDS for a quantized model, whose ranges the converter need not estimate.
@@ -43,7 +43,7 @@ _WAY_OUT = (
 
 def to_tflite(
     model: keras.Model,
-    path: str | os.PathLike[str],
+    path: Path,
     mode: str | None = None,
     io: str = "float32",
     data: Data | None = None,
@@ -260,7 +260,7 @@ def _failed(failed: list[str], end: str) -> ValueError:
 
 
 def compare(
-    graph: NamedFunction, path: str | os.PathLike[str], images: dict[str, np.ndarray]
+    graph: NamedFunction, path: Path, images: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Runs file and Keras model on the same inputs; returns (numbers, rank of each output)."""
     expected = graph.predict(images)

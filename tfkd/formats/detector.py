@@ -12,7 +12,7 @@ from tfkd import artifacts, checks, example_inputs
 from tfkd.formats import detector_numpy, detector_recipe, forks, litert
 from tfkd.formats.detector_numpy import Detections
 from tfkd.formats.detector_recipe import OUTPUTS
-from tfkd.types import Data
+from tfkd.types import Data, Path
 
 
 class DetectorPredictor:
@@ -40,7 +40,7 @@ class DetectorPredictor:
         ImportError: if ai-edge-litert is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: int = 1):
+    def __init__(self, path: Path, threads: int = 1):
         checks.instance("path", path, (str, os.PathLike), "the path of a .tflite file")
         self.path = pathlib.Path(path)
         self.threads = checks.positive_int("threads", threads)
@@ -132,7 +132,7 @@ class DetectorPredictor:
         return litert.run(self._interpreter, [self._input], self._outputs, feeds)
 
 
-def load_detector(path: str | os.PathLike[str], threads: int = 1) -> DetectorPredictor:
+def load_detector(path: Path, threads: int = 1) -> DetectorPredictor:
     """Opens a detector's `.tflite` file.
 
     Args:

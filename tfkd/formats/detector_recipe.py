@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.types import Path
 
 OPERATION = "TFLite_Detection_PostProcess"
 # Boxes, classes, scores and count, named as in TensorFlow's own detectors.
@@ -122,7 +123,7 @@ def with_archive(data: bytes, recipe: DetectorRecipe) -> bytes:
     return stream.getvalue()
 
 
-def read(path: str | os.PathLike[str]) -> DetectorRecipe:
+def read(path: Path) -> DetectorRecipe:
     """Reads the recipe that is appended to a file.
 
     Raises:

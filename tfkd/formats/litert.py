@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.types import Path
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
@@ -107,9 +108,7 @@ def _port(name: str, details: dict[str, Any]) -> Port:
     )  # fmt: skip
 
 
-def open_interpreter(
-    path: str | os.PathLike[str], threads: int = 1, delegate: bool = True
-) -> Interpreter:
+def open_interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Interpreter:
     """Opens a `.tflite` file in LiteRT.
 
     Args:
@@ -187,7 +186,7 @@ def run(
     return {port.name: port.decode(interpreter.get_tensor(port.index)) for port in outputs}
 
 
-def has_variables(path: str | os.PathLike[str]) -> bool:
+def has_variables(path: Path) -> bool:
     """Whether a file has variable tensors, which keep their values from run to run.
 
     They hold the state of an LSTM or of an SVDF filter. Resource variables, in which a
@@ -241,7 +240,7 @@ def run_all(interpreter: Interpreter, feeds: Mapping[str, np.ndarray]) -> dict[s
     return {name: np.concatenate(value)[:count] for name, value in parts.items()}
 
 
-def operations(path: str | os.PathLike[str]) -> dict[str, int]:
+def operations(path: Path) -> dict[str, int]:
     """Counts the operations of a file and those that compute in float.
 
     Returns:
@@ -258,7 +257,7 @@ def operations(path: str | os.PathLike[str]) -> dict[str, int]:
     }
 
 
-def in_float(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+def in_float(path: Path) -> list[dict[str, str]]:
     """Lists the operations of a file that compute in float.
 
     Returns:
@@ -272,7 +271,7 @@ def in_float(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     ]
 
 
-def _operations(path: str | os.PathLike[str]) -> list[tuple[dict[str, Any], str]]:
+def _operations(path: Path) -> list[tuple[dict[str, Any], str]]:
     """LiteRT's details of each operation of a file, with the name of its first result."""
     interpreter = open_interpreter(path, delegate=False)
     names = {d["index"]: d["name"] for d in interpreter.get_tensor_details()}
@@ -286,7 +285,7 @@ def _is_float(details: dict[str, Any]) -> bool:
     return any(np.dtype(t).kind == "f" for t in details["result_types"])
 
 
-def output_limits(path: str | os.PathLike[str]) -> dict[str, tuple[float, float, float] | None]:
+def output_limits(path: Path) -> dict[str, tuple[float, float, float] | None]:
     """(smallest, largest, step) of the codes of each output; None for a float output.
 
     If the last operation dequantizes a float output, the codes before it are meant.

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tfkd import checks
+from tfkd.types import Path
 
 if TYPE_CHECKING:
     import onnx
@@ -73,7 +74,7 @@ def needs(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
+def load(path: Path) -> onnx.ModelProto:
     """Reads an ONNX file.
 
     Raises:

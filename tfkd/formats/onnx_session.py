@@ -11,6 +11,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.formats.onnx_nodes import require
+from tfkd.types import Path
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -24,12 +25,12 @@ _INFINITE = ("Div", "Reciprocal", "Log", "Where")
 
 
 def open_session(
-    path: str | os.PathLike[str] | bytes,
+    path: Path | bytes,
     threads: int = 1,
     providers: Sequence[str] = CPU,
     *,
     fuse: bool = True,
-    write: str | os.PathLike[str] | None = None,
+    write: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Opens an ONNX file.
 
@@ -109,9 +110,7 @@ def run_all(
     return {name: np.concatenate(value)[:count] for name, value in parts.items()}
 
 
-def overflows(
-    path: str | os.PathLike[str] | bytes, feeds: Mapping[str, np.ndarray], count: int = 8
-) -> list[str]:
+def overflows(path: Path | bytes, feeds: Mapping[str, np.ndarray], count: int = 8) -> list[str]:
     """Finds operations of a float16 file whose results overflow; describes the first few.
 
     On processors ONNX Runtime fuses operations and computes in float32 between them, so

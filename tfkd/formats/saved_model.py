@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from typing import Any
 
 from tfkd import artifacts, checks
+from tfkd.types import Path
 
 SIGNATURE = "serving_default"
 GRAPH_FILE = "saved_model.pb"
 
 
-def verify_saved_model(path: str | os.PathLike[str]) -> dict[str, Any]:
+def verify_saved_model(path: Path) -> dict[str, Any]:
     """Checks every file of a SavedModel against the manifest inside it.
 
     Returns:

@@ -21,7 +21,7 @@ from tfkd.runtime.combining import Combiner, split
 from tfkd.runtime.inputs import arrays_for
 from tfkd.runtime.result_cache import CacheInfo, ResultCache
 from tfkd.runtime.stored import Store, folder_for
-from tfkd.types import Data
+from tfkd.types import Data, Path
 
 
 class Predictor:
@@ -96,13 +96,13 @@ class Predictor:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Path,
         threads: int = 1,
         cache_size: int = 0,
         batch: int | None = None,
         *,
         warmup: int = 1,
-        artifacts_dir: str | os.PathLike[str] | None = None,
+        artifacts_dir: Path | None = None,
         providers: Sequence[str] | None = None,
         jit_compile: bool = False,
         tensorrt: bool = False,

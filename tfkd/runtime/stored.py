@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfkd import artifacts, checks
+from tfkd.types import Path
 
 # Resolutions of file times in nanoseconds: 20 ms covers the kernel's clock tick, 2.1 s
 # file systems with whole seconds (FAT: 2 s).
@@ -31,7 +32,7 @@ _COARSE = 2_100_000_000
 _SECOND = 1_000_000_000
 
 
-def folder_for(artifacts_dir: str | os.PathLike[str] | None) -> pathlib.Path | None:
+def folder_for(artifacts_dir: Path | None) -> pathlib.Path | None:
     """The folder that the argument `artifacts_dir` selects; None if it is None.
 
     Raises:
@@ -57,7 +58,7 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r})"
 
-    def digest(self, path: str | os.PathLike[str]) -> str:
+    def digest(self, path: Path) -> str:
         """The SHA-256 of a file, computed again only if the file's metadata have changed."""
         path = pathlib.Path(path).absolute()
         key = hashlib.blake2b(os.fsencode(path), digest_size=16).hexdigest()
@@ -75,7 +76,7 @@ class Store:
                 artifacts.write_json(note, {"path": str(path), "stamp": now, "sha256": found})
         return found
 
-    def verify(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+    def verify(self, path: Path) -> dict[str, Any]:
         """Checks a file against its manifest, as `tfkd.artifacts.verify` does."""
         manifest = artifacts.read_manifest(path)
         if self.digest(path) != manifest["sha256"]:

@@ -9,7 +9,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -31,7 +31,7 @@ from tfkd.formats import detector_recipe, litert
 from tfkd.formats.detector import DetectorPredictor
 from tfkd.formats.detector_numpy import Detections
 from tfkd.formats.detector_recipe import HEADS, DetectorRecipe
-from tfkd.types import Data
+from tfkd.types import Data, Path
 
 _CHUNK = 16  # Images that are decoded at a time: thousands of priors each take memory.
 
@@ -59,7 +59,7 @@ class DetectorReport(ExportReport):
 
 def detector_to_tflite(
     model: keras.Model,
-    path: str | os.PathLike[str],
+    path: Path,
     anchors: Anchors | ArrayLike,
     *,
     heads: str = "postprocess",
@@ -270,18 +270,19 @@ def examples_for(
     return checking.examples(verify, graph, None, calibration, make, least=1, convert=convert)
 
 
-class DetectorCheck(Protocol):
-    """Compares a detector's file with its Keras model on images."""
+class DetectorCheck:
+    """Compares a detector's file with its Keras model on images; the formats derive from it."""
 
-    @property
-    def limits(self) -> Mapping[str, float]:
-        """Thresholds of `tfkd.export.detector.parity`."""
-
-    def given(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
-        """Compares detections on images that the user gave."""
+    limits: Mapping[str, float]
+    given: checking.Compare
+    network_outputs: checking.Compare
 
     def made_up(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
         """Compares the network's outputs, since synthetic images need not contain objects."""
+        numbers, ranks = self.network_outputs(images)
+        detections = self.given(images)[0]["detections"]
+        doubts = parity.doubts(detections, self.limits)
+        return {**numbers, "detections": detections, "doubts": doubts}, ranks
 
 
 def check_detector(
@@ -298,7 +299,7 @@ def check_detector(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Check:
+class _Check(DetectorCheck):
     """Compares a TFLite file with its Keras model on images.
 
     Attributes:
@@ -331,12 +332,11 @@ class _Check:
             )
         return numbers, {}
 
-    def made_up(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
-        """Compares the network's outputs, since synthetic images need not contain objects."""
+    def network_outputs(
+        self, images: dict[str, np.ndarray]
+    ) -> tuple[dict[str, Any], dict[str, int]]:
+        """Compares the network's outputs, from a file without post-processing."""
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "network.tflite"
             path.write_bytes(self.network)
-            numbers, ranks = tflite.compare(self.source.graph, path, images)
-        detections = self.given(images)[0]["detections"]
-        doubts = parity.doubts(detections, self.limits)
-        return {**numbers, "detections": detections, "doubts": doubts}, ranks
+            return tflite.compare(self.source.graph, path, images)

@@ -26,7 +26,7 @@ from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
 from tfkd.networks import layer_weights
 from tfkd.results import Grid
-from tfkd.types import Data
+from tfkd.types import Data, Path
 
 TARGETS = ("onnxruntime", "tensorrt")
 PRECISIONS = ("float32", "float16")
@@ -77,7 +77,7 @@ class OnnxReport(ExportReport, title="ONNX report"):
 
 def to_onnx(
     model: keras.Model,
-    path: str | os.PathLike[str],
+    path: Path,
     target: str = "onnxruntime",
     *,
     precision: str = "float32",
@@ -284,7 +284,7 @@ def check_file(path: pathlib.Path) -> None:
 
 def compare(
     graph: NamedFunction,
-    path: str | os.PathLike[str] | bytes,
+    path: Path | bytes,
     images: dict[str, np.ndarray],
     layout: str = "nhwc",
     fuse: bool = True,

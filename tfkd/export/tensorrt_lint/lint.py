@@ -14,7 +14,6 @@ A file without findings is no guarantee that the engine builds: only TensorRT ca
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from tfkd.export.tensorrt_lint import operator_rules, qdq_rules
 from tfkd.export.tensorrt_lint.rule import View
 from tfkd.formats.onnx_nodes import load
 from tfkd.results import Result
+from tfkd.types import Path
 
 if TYPE_CHECKING:
     import onnx
@@ -98,7 +98,7 @@ class Findings(Result):
         return [*rows, self.summary()]
 
 
-def lint_tensorrt(path: str | os.PathLike[str], version: str | None = None) -> Findings:
+def lint_tensorrt(path: Path, version: str | None = None) -> Findings:
     """Checks an ONNX file against TensorRT's rules for quantization, operators and shapes.
 
     Args:
