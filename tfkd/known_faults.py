@@ -1,14 +1,13 @@
-"""Faults of TensorFlow that tfkd can't get round, and what meets them.
+"""Known bugs of TensorFlow that tfkd can't work around, and warnings for affected models.
 
-oneDNN, with which TensorFlow computes on x86 processors, writes past its workspace in
-the weight gradient of a convolution with a 1×1 kernel and a stride, where there are
-fewer input channels than numbers in a vector register. It copies every stride-th
-position into a workspace of `positions · channels` numbers, but addresses it with
-`position · register`. What follows stands in other memory: Python ends by a signal,
-hangs, or the gradient is wrong. A copy that begins at an image's first position fits,
-so an image must have more positions than are copied as one block, which is as many as
-a register has numbers. Which blocks begin a copy depends on the batch and the number
-of threads as well, which no one knows beforehand.
+oneDNN, TensorFlow's backend on x86 processors, has a buffer overflow in the weight
+gradient of strided convolutions with a 1×1 kernel and fewer input channels than a
+vector register holds numbers. It copies every stride-th position into a workspace of
+`positions · channels` numbers, but addresses it as `position · register width`, and so
+writes into other memory: Python crashes or hangs, or the gradient is wrong. A copy that
+begins at an image's first position still fits, so an image must have more positions
+than one block copies, which is the register width. Which blocks begin a copy also
+depends on the batch size and the number of threads, which are not known beforehand.
 
 Seen with TensorFlow 2.21 (oneDNN 3.7.3): https://github.com/uxlfoundation/oneDNN/issues/6035
 """
@@ -20,7 +19,6 @@ import os
 import pathlib
 import platform
 import sys
-import warnings
 import weakref
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -28,18 +26,20 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd import checks
 from tfkd.networks.layer_parts import calls_anywhere, flat_layers
 
 _AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
+# The dtypes of the affected kernels by register width; bfloat16 ones need AVX-512.
 _DTYPES = {16: ("float32", "bfloat16"), 8: ("float32",)}
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def register_width(flags: Collection[str], limit: str = "") -> int:
-    """Float32 numbers in the registers that oneDNN's convolutions use.
+    """Number of float32 values in the vector registers that oneDNN's convolutions use.
 
     Args:
-        flags: of the processor, as in /proc/cpuinfo.
+        flags: feature flags of the processor, as in /proc/cpuinfo.
         limit: value of the environment variable ONEDNN_MAX_CPU_ISA.
 
     Returns:
@@ -68,10 +68,10 @@ def overflows(
     """Whether oneDNN may write past its workspace in a convolution's weight gradient.
 
     Args:
-        kernel_size, strides: of the convolution, one number for each axis.
-        channels: of its input (of a transposed convolution: of its output).
-        size: height and width of that; None where it is open, which may be any.
-        dtype: in which it computes.
+        kernel_size, strides: of the convolution, one number per spatial axis.
+        channels: channels of its input (of its output if it is transposed).
+        size: height and width of the same tensor; None where it is open and may be any.
+        dtype: dtype of the computation.
         width: see `register_width`.
 
     Example:
@@ -86,14 +86,14 @@ def overflows(
         return False
     axes = list(zip(size, strides, strict=True))
     if any(length is not None and length % stride for length, stride in axes):
-        return False  # another way of computing it
+        return False  # oneDNN chooses another kernel if the stride does not divide the size.
     if None in size:
         return True
     return math.prod(length // stride for length, stride in axes if length) > width
 
 
 def environment_width() -> int:
-    """`register_width` of this process; 0 where its convolutions don't come from oneDNN."""
+    """`register_width` for this process; 0 if its convolutions are not computed by oneDNN."""
     if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
         return 0
     if not _uses_onednn() or tf.config.list_physical_devices("GPU"):
@@ -103,7 +103,7 @@ def environment_width() -> int:
 
 
 def _uses_onednn() -> bool:
-    """What TensorFlow decided when it was loaded, from TF_ENABLE_ONEDNN_OPTS and the processor."""
+    """TensorFlow's choice at import, which depends on TF_ENABLE_ONEDNN_OPTS and the processor."""
     try:
         from tfkd.keras_internals import _pywrap_util_port
     except ImportError:
@@ -120,7 +120,7 @@ def _cpu_flags() -> set[str]:
 
 
 def overflowing_layers(model: keras.Model, width: int) -> dict[str, str]:
-    """{name: what it is} of the trainable convolutions of a model whose gradient `overflows`."""
+    """Name → description of the trainable convolutions whose weight gradient `overflows`."""
     found = {}
     for layer, shapes in _convolutions(model):
         channels = int(layer.kernel.shape[-2])
@@ -136,16 +136,16 @@ def overflowing_layers(model: keras.Model, width: int) -> dict[str, str]:
 
 
 def _convolutions(model: keras.Model) -> Iterator[tuple[Any, list[Any]]]:
-    """The trainable convolutions, and the shapes on which their kernels work."""
+    """Yields the trainable convolutions with the shapes that their kernels slide over."""
     layers = flat_layers(model, include_self=False)
-    # A wrapped layer has no place in the graph: its wrapper has.
+    # A wrapped layer has no nodes in the graph; its wrapper has.
     wrappers = {id(w.layer): w for w in layers if isinstance(w, keras.layers.Wrapper)}
     for layer in layers:
         if not isinstance(layer, (keras.layers.Conv1D, keras.layers.Conv2D)):
             continue
         depthwise = hasattr(layer, "depthwise_kernel")
         if depthwise or not layer.built or not layer.trainable or layer.groups != 1:
-            continue  # groups are computed by XLA
+            continue  # Keras compiles grouped convolutions with XLA, which avoids oneDNN.
         place = layer
         while id(place) in wrappers:
             place = wrappers[id(place)]
@@ -155,14 +155,14 @@ def _convolutions(model: keras.Model) -> Iterator[tuple[Any, list[Any]]]:
 
 
 def _size(shape: Any, axes: int, channels_last: bool) -> tuple[int | None, ...]:
-    """Height and width, however many axes stand before them; open if nothing is known."""
+    """The spatial sizes in a shape with any number of leading axes; None where unknown."""
     if shape is None or not isinstance(shape, (tuple, tf.TensorShape)) or len(shape) < axes + 2:
         return (None,) * axes
     return tuple(shape)[-axes - 1 : -1] if channels_last else tuple(shape)[-axes:]
 
 
-def warn_of_overflow(model: keras.Model, stacklevel: int = 3) -> None:
-    """Warns, once for each model, where training it may corrupt memory in this process."""
+def warn_of_overflow(model: keras.Model) -> None:
+    """Warns, once per model, if training it may corrupt memory in this process."""
     if model in _warned:
         return
     width = environment_width()
@@ -172,7 +172,7 @@ def warn_of_overflow(model: keras.Model, stacklevel: int = 3) -> None:
     _warned.add(model)
     shown = [f"{name!r} ({what})" for name, what in list(layers.items())[:3]]
     more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
-    warnings.warn(
+    checks.warn(
         f"Training {model.name!r} may end Python with a segmentation fault, or give wrong "
         "gradients: TensorFlow's oneDNN writes past its memory in the gradient of convolutions "
         f"with a 1×1 kernel, strides, and fewer than {width} input channels (of a transposed one: "
@@ -180,5 +180,4 @@ def warn_of_overflow(model: keras.Model, stacklevel: int = 3) -> None:
         f"Here: {', '.join(shown)}{more}. Set the environment variable TF_ENABLE_ONEDNN_OPTS=0 "
         f"before TensorFlow is imported, or give the layer {width} input channels or more.",
         RuntimeWarning,
-        stacklevel=stacklevel,
     )

@@ -9,6 +9,7 @@ from toys import CROSSENTROPY, randomize
 import tfkd
 from tfkd.export import attention_masks, to_tflite
 from tfkd.export.named_function import NamedFunction
+from tfkd.networks.layer_parts import parts
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -89,7 +90,7 @@ def test_moderate_masks_change_nothing_in_float(layer):
     seen = allowed.any(-1, keepdims=True)
     weights = weights.reshape(40, -1, 8, 8)
     assert np.where((seen & ~allowed)[:, None], weights, 0.0).max() < 1e-7
-    masking = [part for part, _ in attention_masks._masking(model)]
+    masking = [part for part, _ in attention_masks._masking(parts(model))]
     assert masking and not any({"call", "_apply_scores"} & set(vars(part)) for part in masking)
 
 

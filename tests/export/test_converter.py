@@ -187,7 +187,7 @@ def test_where_no_process_starts_it_is_said_once(monkeypatch, tmp_path, dense, e
         warnings.simplefilter("error")
         export.to_tflite(dense, tmp_path / "m.tflite")
     monkeypatch.setattr(sys, "executable", "/usr/bin/blender")
-    assert "no Python" in converter._unfit()
+    assert "no Python" in converter._why_no_child()
 
 
 def test_in_process_on_request_gives_the_same_bytes(monkeypatch, tmp_path):

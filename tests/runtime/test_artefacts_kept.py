@@ -176,7 +176,7 @@ def test_weights_in_other_files_are_not_covered_by_a_digest(files):
     onnx.save_model(
         model, folder / "out.onnx", save_as_external_data=True, size_threshold=0, location="w.bin"
     )
-    with pytest.warns(RuntimeWarning, match="files of their own"):
+    with pytest.warns(RuntimeWarning, match="separate files"):
         predictor = Predictor(folder / "out.onnx", artifacts_dir=folder / "kept")
     np.testing.assert_allclose(predictor(X), want, atol=1e-5)
 

@@ -71,7 +71,7 @@ class Saving(keras.Model):
             )
         self._check_models(path)
         for model in (self.student, *as_list(self.teacher)):
-            lost = layer_state.forgotten(model) if isinstance(model, keras.Model) else None
+            lost = layer_state.lost_in_keras_file(model) if isinstance(model, keras.Model) else None
             if lost is not None:
                 raise ValueError(
                     f"`filepath`: expected weights alone, received {path!r} for a Distiller with "

@@ -1,4 +1,4 @@
-"""Keras models out to other formats; every export is run again and compared."""
+"""Export of Keras models to TFLite, ONNX, TensorRT and SavedModel, verified in their runtimes."""
 
 from tfkd.export.detector.onnx import OnnxDetectorReport, detector_to_onnx
 from tfkd.export.detector.tflite import DetectorReport, detector_to_tflite

@@ -1,67 +1,67 @@
-"""Attention masks that leave 8 bits to the scores.
+"""Attention masks with moderate offsets, so that int8 quantization preserves the scores.
 
-Keras forbids a query to look at a place by subtracting 10⁹ from its score before the
-softmax. In float that is exact. Quantized after training, the tensor of the scores gets
-one range for all it has seen, [−10⁹, 10]: 256 codes that are four million apart, so
-that every score is 0 and attention the same everywhere. What it takes is far less:
-e^−20 is 2·10⁻⁹. So a model is converted with masks that subtract 20 more than the
-scores themselves need, which changes no output by more than that.
+Keras masks a key by subtracting 10⁹ from its attention score before the softmax. In
+float that is exact. In post-training quantization, however, the tensor of scores gets
+one range for all its values, [−10⁹, 10]: neighbouring codes are four million apart, all
+scores round to 0, and attention becomes uniform. Far less suffices, since
+e^−20 = 2·10⁻⁹. So the model is converted with masks that subtract 20 more than the
+spread of the scores, which changes no attention weight by more than 2·10⁻⁹.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+import tf_keras as keras
 
 from tfkd.export.named_function import NamedFunction
 from tfkd.formats import litert
-from tfkd.networks.layer_parts import parts
+from tfkd.types import Path, Structure
 
-# A masked place weighs less than e^−20 times the best one that is not.
+_Change = Callable[[Any, Any, Any, list[int]], Any]
+# A masked key's weight is at most e^−20 times that of the best unmasked key.
 MARGIN = 20.0
-# No score or feature is that large, but what a mask adds is.
-_ENDLESS = 1e6
-_BATCH = 32
+# A range wider than this comes from a mask: scores and features are never so large.
+_MASK_RANGE = 1e6
+_BATCH = 32  # Examples per call while the scores are measured, which limits memory.
 
 
 class Moderated(NamedFunction):
-    """A model in inference whose masks subtract `offsets` in place of 10⁹.
+    """A model in inference mode whose masks subtract `offsets` in place of 10⁹.
 
     Args:
         model: the model.
-        offsets: id of a layer that masks scores → what it subtracts.
+        offsets: what a layer subtracts from masked scores, by the layer's id.
     """
 
-    def __init__(self, model: Any, offsets: dict[int, float]):
+    def __init__(self, model: keras.Model, offsets: dict[int, float]):
         self._offsets = offsets
         super().__init__(model)
 
-    def call(self, inputs: Any) -> Any:
-        """The model's outputs; its layers are as they were when it returns."""
+    def call(self, inputs: Sequence[tf.Tensor]) -> Structure:
+        """The model's outputs; the layers are patched only while it runs."""
 
         def moderate(layer: Any, scores: Any, allowed: Any, axes: list[int]) -> Any:
-            import tensorflow as tf
-
-            # A query that may look at nothing looks at all alike, as after −10⁹.
+            # A fully masked query attends to all keys uniformly, as after subtracting 10⁹.
             some = tf.reduce_any(allowed, axes, keepdims=True)
             offset = self._offsets[id(layer)] * (1.0 - tf.cast(allowed, scores.dtype))
             return scores * tf.cast(some, scores.dtype) - offset
 
-        with _replaced(self.model, moderate, self._offsets):
+        with _replaced(self.layers, moderate, self._offsets):
             return super().call(inputs)
 
 
 def moderated(graph: NamedFunction, examples: dict[str, np.ndarray]) -> NamedFunction:
-    """The graph to convert: with moderate masks, if the model has masks that can be.
+    """The function to convert: with moderate masks, if the model masks attention scores.
 
     Args:
-        graph: of a float model.
-        examples: {input name: (N, ...)}, which show how far its scores lie apart.
+        graph: a float model.
+        examples: inputs (N, ...) by name, on which the spread of the scores is measured.
     """
     excess: dict[int, float] = {}
 
@@ -72,9 +72,9 @@ def moderated(graph: NamedFunction, examples: dict[str, np.ndarray]) -> NamedFun
         most = float((hidden - best)[both].max()) if both.any() else 0.0
         excess[id(layer)] = max(excess.get(id(layer), 0.0), most)
 
-    if not _masking(graph.model):
+    if not _masking(graph.layers):
         return graph
-    with _replaced(graph.model, measure):
+    with _replaced(graph.layers, measure):
         for start in range(0, len(next(iter(examples.values()))), _BATCH):
             graph.call([examples[i.name][start : start + _BATCH] for i in graph.inputs])
     if not excess:
@@ -82,64 +82,63 @@ def moderated(graph: NamedFunction, examples: dict[str, np.ndarray]) -> NamedFun
     return Moderated(graph.model, {key: value + MARGIN for key, value in excess.items()})
 
 
-def problems(path: str | os.PathLike) -> list[str]:
-    """What masks of −10⁹ did to an int8 file, and how to mend it; empty if nothing."""
+def problems(path: Path) -> list[str]:
+    """Describes the damage that masks of −10⁹ did to an int8 file; empty if there is none."""
     details = litert.open_interpreter(path, delegate=False).get_tensor_details()
-    names = [row["name"] for row in details if 255 * row["quantization"][0] > _ENDLESS]
+    names = [row["name"] for row in details if 255 * row["quantization"][0] > _MASK_RANGE]
     if not names:
         return []
     return [
-        f"the 8 bits of {len(names)} tensors ({names[0]!r} first) span numbers as large as those "
-        "that attention masks add (−10⁹), and the scores beside them are lost. The masks of "
+        f"the 8-bit ranges of {len(names)} tensors ({names[0]!r} first) include the offsets of "
+        "attention masks (−10⁹), so that the scores are lost in rounding. The masks of "
         "Keras's own attention and Softmax layers are moderated, others are not: let them add "
         "−30, or train with tfkd.quantization.quantize, or use mode='dynamic'"
     ]
 
 
-def _masking(model: Any) -> list[tuple[Any, str]]:
-    """The layers that mask scores, and the method of each that does."""
-    import tf_keras as keras
-
-    layers = keras.layers
+def _masking(layers: Iterable[keras.layers.Layer]) -> list[tuple[keras.layers.Layer, str]]:
+    """The layers that mask scores, each with the name of the method that does so."""
     methods = {
-        layers.Softmax: "call",
-        layers.Attention: "_apply_scores",
-        layers.AdditiveAttention: "_apply_scores",
+        keras.layers.Softmax: "call",
+        keras.layers.Attention: "_apply_scores",
+        keras.layers.AdditiveAttention: "_apply_scores",
     }
-    return [(part, methods[type(part)]) for part in parts(model) if type(part) in methods]
+    return [(layer, methods[type(layer)]) for layer in layers if type(layer) in methods]
 
 
 @contextlib.contextmanager
-def _replaced(model: Any, change: Any, only: Any = None) -> Iterator[None]:
-    """Scores go through `change(layer, scores, allowed, axes)` where they are masked.
+def _replaced(
+    layers: Iterable[keras.layers.Layer], change: _Change, only: Container[int] | None = None
+) -> Iterator[None]:
+    """Replaces masking by `change(layer, scores, allowed, axes)`, which returns new scores.
 
-    If it returns None, they are masked as ever. The layers are as before afterwards.
+    If it returns None, the scores are masked as usual. The layers are restored at the end.
     """
-    found = [(part, name) for part, name in _masking(model) if only is None or id(part) in only]
-    # One that a wrapper holds is found twice.
-    found = list({id(part): (part, name) for part, name in found}.values())
-    kept = [(part, name, vars(part).get(name)) for part, name in found]
-    for part, name in found:
+    found = [(layer, name) for layer, name in _masking(layers) if only is None or id(layer) in only]
+    # A layer inside a wrapper is listed twice.
+    found = list({id(layer): (layer, name) for layer, name in found}.values())
+    kept = [(layer, name, vars(layer).get(name)) for layer, name in found]
+    for layer, name in found:
         wrap = _softmax if name == "call" else _apply_scores
-        # Past Keras's own attribute tracking.
-        vars(part)[name] = wrap(part, getattr(part, name), change)
+        # `vars` bypasses Keras's attribute tracking.
+        vars(layer)[name] = wrap(layer, getattr(layer, name), change)
     try:
         yield
     finally:
-        for part, name, own in kept:
+        for layer, name, own in kept:
             if own is None:
-                vars(part).pop(name)
+                vars(layer).pop(name)
             else:
-                vars(part)[name] = own
+                vars(layer)[name] = own
 
 
-def _softmax(layer: Any, original: Any, change: Any) -> Any:
-    import tensorflow as tf
-
+def _softmax(layer: Any, original: Any, change: _Change) -> Any:
     @functools.wraps(original)
     def call(inputs: Any, mask: Any = None) -> Any:
         if mask is None:
             return original(inputs)
+        # As in Keras: robust masking keeps masks above 0.5; otherwise anything below 1 is
+        # pushed down by (1 − mask)·10⁹.
         limit = 0.5 if layer.robust_masking else 1.0 - 1e-6
         allowed = mask if mask.dtype == tf.bool else tf.cast(mask, inputs.dtype) > limit
         axes = list(layer.axis) if isinstance(layer.axis, (tuple, list)) else [layer.axis]
@@ -149,9 +148,7 @@ def _softmax(layer: Any, original: Any, change: Any) -> Any:
     return tf.autograph.experimental.do_not_convert(call)
 
 
-def _apply_scores(layer: Any, original: Any, change: Any) -> Any:
-    import tensorflow as tf
-
+def _apply_scores(layer: Any, original: Any, change: _Change) -> Any:
     @functools.wraps(original)
     def apply(scores: Any, value: Any, scores_mask: Any = None, training: Any = None) -> Any:
         if scores_mask is not None:

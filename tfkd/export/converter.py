@@ -1,13 +1,13 @@
-"""TensorFlow's TFLite converter in a process of its own, which may crash.
+"""TensorFlow's TFLite converter in a child process, so that its crashes become exceptions.
 
-The converter is native code, and some models end the process that it runs in, with all
-that was trained there. So it runs in a child process: a crash there is an error here,
-and what memory it leaks is given back. Importing TensorFlow takes seconds: one child
-serves all conversions of a process, and loads while the model is traced. It ends with
-this process, after five idle minutes, or once it has grown beyond 1.5 GiB.
+The converter is native code, and some models crash it, which would lose all that was
+trained in the same process. In a child process a crash is an exception in the parent,
+and leaked memory is freed with the child. Since importing TensorFlow takes seconds, one
+child serves all conversions of a process, and starts while the model is traced. It ends
+with its parent, after five idle minutes, or once it uses more than 1.5 GiB.
 
 With the environment variable TFKD_CONVERT_IN_PROCESS=1 no child is started: for
-debugging, and where a process may start no other.
+debugging, and where a process must not start others.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
+from tfkd import checks
 from tfkd.export import converter_child
 from tfkd.export.converter_child import SIGNATURE, CrashingLoops
 from tfkd.formats import litert
 
 _IN_PROCESS = "TFKD_CONVERT_IN_PROCESS"
-_MOST_BYTES = 3 << 29
+_MOST_BYTES = 3 << 29  # 1.5 GiB
 _LAST_LINES = 5
-# The child imports what this process would, and nothing of the user's program.
+# The child uses this process's search path, but does not import the user's main module.
 _START = (
     "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "runpy.run_path(sys.argv[2], run_name='__main__')"
@@ -44,33 +46,33 @@ _START = (
 
 
 class ConverterError(Exception):
-    """The converter refused a model; its text is the converter's."""
+    """The converter rejected a model; the text is the converter's message."""
 
 
 class ConverterCrash(Exception):
-    """The converter's process ended while it converted; its text says how."""
+    """The converter's process died during a conversion; the text tells how."""
 
 
 class _NoChild(Exception):
-    """No process could be started; its text says why."""
+    """No child process could be started; the text tells why."""
 
 
 class _Ended(Exception):
-    """The process ended; `code` as `subprocess` has it, `said` its last words."""
+    """The child ended with the return code `code`; `output` is the end of its stderr."""
 
-    def __init__(self, code: int, said: str):
-        super().__init__(code, said)
-        self.code, self.said = code, said
+    def __init__(self, code: int, output: str):
+        super().__init__(code, output)
+        self.code, self.output = code, output
 
 
 class _Child:
-    """A running process."""
+    """A running child process."""
 
     def __init__(self) -> None:
-        reason = _unfit()
+        reason = _why_no_child()
         if reason is not None:
             raise _NoChild(reason)
-        self._said: Any = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the child)
+        self._stderr: Any = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the child)
         paths = json.dumps([path for path in sys.path if isinstance(path, str)])
         command = [sys.executable, "-c", _START, paths, converter_child.__file__]
         try:
@@ -78,28 +80,29 @@ class _Child:
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._said,
-                # The parent may hold all memory of the GPU. And its Ctrl-C is its own.
+                stderr=self._stderr,
+                # No GPU: the parent may have allocated all its memory. A session of its own:
+                # Ctrl-C in the parent must not reach the child.
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            self._said.close()
+            self._stderr.close()
             raise _NoChild(str(error)) from error
         self._ready = False
 
     def ask(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        """Has a task done.
+        """Sends a task to the child and waits for its answer.
 
         Raises:
-            _NoChild: if the process did not even start.
-            _Ended: if it ended.
+            _NoChild: if the child did not start.
+            _Ended: if the child ended.
         """
         if not self._ready:
             try:
                 self._ready = bool(self._read())
             except _Ended as end:
-                raise _NoChild(f"it ended at once ({_how(end.code)}): {end.said}") from None
+                raise _NoChild(f"it ended at once ({_how(end.code)}): {end.output}") from None
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(task).encode("ascii") + b"\n")
@@ -118,23 +121,23 @@ class _Child:
     def _end(self) -> _Ended:
         code = self.process.wait()
         with contextlib.suppress(OSError, ValueError):
-            size = self._said.seek(0, os.SEEK_END)
-            self._said.seek(max(size - 4000, 0))
-        text = self._said.read().decode(errors="replace")
+            size = self._stderr.seek(0, os.SEEK_END)
+            self._stderr.seek(max(size - 4000, 0))  # The last lines are enough.
+        text = self._stderr.read().decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return _Ended(code, "; ".join(lines[-_LAST_LINES:]))
 
     def close(self) -> None:
-        """Ends the process."""
+        """Kills the child."""
         self.process.kill()
         self.process.wait()
         self.forget()
 
     def forget(self) -> None:
-        """Lets go of a process that has ended, or is another's."""
+        """Closes the pipes to a child that has ended, or that belongs to the forking process."""
         if self.process.returncode is None:
-            self.process.returncode = 0  # so that nobody waits for what is no child of ours
-        for file in (self.process.stdin, self.process.stdout, self._said):
+            self.process.returncode = 0  # Keeps `Popen` from waiting for another's child.
+        for file in (self.process.stdin, self.process.stdout, self._stderr):
             with contextlib.suppress(OSError):
                 if file is not None:
                     file.close()
@@ -146,20 +149,20 @@ _given_up = False
 
 
 def start() -> None:
-    """Starts the process ahead, if there is none: it loads TensorFlow meanwhile."""
-    if _asked_for() or _given_up or not _lock.acquire(blocking=False):
+    """Starts the child in advance, so that it loads TensorFlow in the background."""
+    if _in_process() or _given_up or not _lock.acquire(blocking=False):
         return
     try:
         _running()
     except _NoChild:
-        pass  # said when it is needed
+        pass  # `convert` warns of it.
     finally:
         _lock.release()
 
 
 def convert(
-    module: Any,
-    function: Any,
+    module: tf.Module,
+    function: Callable[..., Any],
     mode: str,
     types: tuple[str, str] = ("float32", "float32"),
     calibration: Mapping[str, np.ndarray] | None = None,
@@ -169,24 +172,22 @@ def convert(
     """Converts a function.
 
     Args:
-        module: a `tf.Module` that holds the function and what it uses.
-        function: a `tf.function` with an input signature, of tensors to a dict.
-        mode: of `to_tflite`.
-        types: of inputs and of outputs, for mode "int8".
-        calibration: {input name: examples} for post-training quantization.
-        batch: of the examples.
-        custom_ops: whether the file may hold operations that TFLite does not have.
+        module: a `tf.Module` that tracks the function and its variables.
+        function: a `tf.function` with an input signature that returns a dict of tensors.
+        mode: mode of `to_tflite`.
+        types: dtypes of the inputs and of the outputs, for mode "int8".
+        calibration: examples by input name for post-training quantization.
+        batch: batch size of the calibration.
+        custom_ops: whether the file may contain operations that TFLite lacks.
 
     Returns:
         The bytes of the file.
 
     Raises:
         CrashingLoops: if TensorFlow's calibration is known to crash on the model.
-        ConverterError: if the converter refuses it.
-        ConverterCrash: if the converter's process ends.
+        ConverterError: if the converter rejects it.
+        ConverterCrash: if the converter's process dies.
     """
-    import tensorflow as tf
-
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name).absolute()
         with quiet():
@@ -207,7 +208,7 @@ def convert(
 
 
 def _run(task: Mapping[str, Any]) -> None:
-    if not (_asked_for() or _given_up):
+    if not (_in_process() or _given_up):
         try:
             return _in_child(task)
         except _NoChild as error:
@@ -217,7 +218,7 @@ def _run(task: Mapping[str, Any]) -> None:
             converter_child.convert(task)
     except CrashingLoops:
         raise
-    except Exception as error:  # the converter has errors of many kinds
+    except Exception as error:  # The converter raises exceptions of many types.
         raise ConverterError(str(error)) from error
 
 
@@ -230,11 +231,11 @@ def _in_child(task: Mapping[str, Any]) -> None:
                 _stop()
                 if end.code:
                     raise
-                answer = _running().ask(task)  # it had been idle for long
+                answer = _running().ask(task)  # The old child ended after its idle time.
         except _Ended as end:
             _stop()
             raise ConverterCrash(_crash(end)) from None
-        except BaseException:  # interrupted: what it does now is of no use
+        except BaseException:  # After an interrupt its answer would be out of step.
             _stop()
             raise
         if answer.get("memory", 0) > _MOST_BYTES:
@@ -246,7 +247,7 @@ def _in_child(task: Mapping[str, Any]) -> None:
 
 
 def _running() -> _Child:
-    """The process; a new one where it has ended."""
+    """The child process; a new one if the last has ended."""
     global _child
     if _child is not None and _child.process.poll() is not None:
         _stop()
@@ -263,7 +264,7 @@ def _stop() -> None:
 
 
 def _forked() -> None:
-    """In the child of a fork: the process, and who holds the lock, are the parent's."""
+    """Runs in the child of a fork: the converter's process and the lock are the parent's."""
     global _child, _lock
     _lock = threading.Lock()
     child, _child = _child, None
@@ -276,12 +277,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def _asked_for() -> bool:
+def _in_process() -> bool:
     return os.environ.get(_IN_PROCESS, "").strip() not in ("", "0")
 
 
-def _unfit() -> str | None:
-    """Why no process can be started; None if one can."""
+def _why_no_child() -> str | None:
+    """The reason why no child can be started; None if one can."""
     if getattr(sys, "frozen", False):
         return "this program is frozen into an executable file"
     name = os.path.basename(sys.executable or "").lower()
@@ -300,7 +301,7 @@ def _warn(reason: str) -> None:
             "TensorFlow's converter runs in this process, since it could not be given one of its "
             f"own: {reason}. If it crashes, so does this process."
         )
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        checks.warn(text, RuntimeWarning)
 
 
 def _how(code: int) -> str:
@@ -314,15 +315,15 @@ def _how(code: int) -> str:
 
 
 def _crash(end: _Ended) -> str:
-    killed = end.code == -9
+    killed = end.code == -9  # SIGKILL, which the system's out-of-memory killer sends.
     text = f"it ended by {_how(end.code)}"
     if killed:
         text += ", as the system does when memory runs out: convert on a machine with more of it"
-    return f"{text}. Its last words: {end.said or 'none'}"
+    return f"{text}. Its last output: {end.output or 'none'}"
 
 
 def _saved(calibration: Mapping[str, np.ndarray], folder: pathlib.Path) -> dict[str, str]:
-    """Paths of the examples by input name, written as files that the child maps."""
+    """Writes the examples to .npy files, which the child maps; returns paths by input name."""
     paths = {}
     for number, (name, array) in enumerate(calibration.items()):
         paths[name] = os.fspath(folder / f"samples_{number}.npy")
@@ -332,9 +333,7 @@ def _saved(calibration: Mapping[str, np.ndarray], folder: pathlib.Path) -> dict[
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences TensorFlow's chatter: C++ on standard error, logging, warnings."""
-    import tensorflow as tf
-
+    """Silences TensorFlow: C++ output on standard error, logging, Python warnings."""
     loggers = [tf.get_logger(), logging.getLogger("absl")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), litert.quiet_stderr():

@@ -1,8 +1,8 @@
-"""TensorFlow's TFLite converter, told by plain data: a SavedModel in, a file out.
+"""The child process of `tfkd.export.converter`: converts SavedModels to TFLite files.
 
-Run as a script it is the process that `tfkd.export.converter` starts, which loads
-nothing but TensorFlow: it reads tasks from its standard input, a line of JSON each, and
-answers likewise on what was its standard output.
+Run as a script it imports nothing but TensorFlow, reads tasks as lines of JSON from
+standard input, and answers in lines of JSON on standard output. It also works around
+bugs in TensorFlow's int8 calibration.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from typing import Any
 from unittest import mock
 
 SIGNATURE = "serving_default"
-# A process that has had no task for so long ends, and gives its memory back.
+# The child ends after this idle time, to free its memory.
 _IDLE_SECONDS = 300.0
-_LOOK_SECONDS = 2.0
-# LSTM and UNIDIRECTIONAL_SEQUENCE_LSTM in TFLite's schema, and which input is the cell state.
+_POLL_SECONDS = 2.0
+# Codes of LSTM and UNIDIRECTIONAL_SEQUENCE_LSTM in TFLite's schema; index of the cell state
+# among their inputs.
 _LSTMS = (16, 44)
 _CELL_STATE = 19
-_CELL = 0.51
+# The smallest range of a cell state: its scale, a power of two, then covers ±1.
+_CELL_RANGE = 0.51
 
 
 class CrashingLoops(ValueError):
-    """A model on which TensorFlow's calibration would crash; `loops` are names in it."""
+    """TensorFlow's calibration would crash on the model; `loops` names its loops."""
 
     def __init__(self, loops: list[str]):
         super().__init__("loops that read a tensor from outside: " + ", ".join(loops))
@@ -38,10 +40,11 @@ def convert(task: Mapping[str, Any]) -> None:
     """Converts a SavedModel and writes the file.
 
     Args:
-        task: "folder": of the SavedModel, whose signature is `serving_default`;
-            "result": where to write; "mode": of `to_tflite`; "types": of inputs and of
-            outputs, for mode "int8"; "samples": {input name: path of an .npy file} or
-            None; "batch": of the samples; "custom_ops": whether they are allowed.
+        task: "folder": path of the SavedModel, whose signature is `serving_default`;
+            "result": path of the file to write; "mode": mode of `to_tflite`; "types":
+            dtypes of inputs and outputs, for mode "int8"; "samples": path of an .npy
+            file by input name, or None; "batch": batch size of the calibration;
+            "custom_ops": whether custom operations are allowed.
 
     Raises:
         CrashingLoops: if TensorFlow's calibration would crash on the model.
@@ -64,7 +67,7 @@ def convert(task: Mapping[str, Any]) -> None:
         into, out = map(tf.as_dtype, task["types"])
         converter.inference_input_type, converter.inference_output_type = into, out
     if mode == "int8" and samples is None:
-        # A Dense layer of a quantized model has one scale, which older LiteRT needs.
+        # A quantized model's Dense layers have per-tensor scales, which older LiteRT requires.
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     data = converter.convert()
     with open(task["result"], "wb") as file:
@@ -72,7 +75,7 @@ def convert(task: Mapping[str, Any]) -> None:
 
 
 def _feed(samples: Mapping[str, str], batch: int) -> Iterator[dict[str, Any]]:
-    """Whole batches by input name; the last one is filled up from the beginning."""
+    """Yields full batches by input name; the last one is filled up with the first examples."""
     import numpy as np
 
     arrays = {name: np.load(path, mmap_mode="r") for name, path in samples.items()}
@@ -83,11 +86,11 @@ def _feed(samples: Mapping[str, str], batch: int) -> Iterator[dict[str, Any]]:
 
 
 def _guarded(quantize: Callable) -> Callable:
-    """The converter's step from a float file to an int8 one, without its faults.
+    """Wraps the converter's post-training quantization with work-arounds for three bugs.
 
-    Its calibration crashes on some loops. It carries the state of an LSTM over from one
-    sample to the next, so that ranges depend on the order of the samples. And it makes
-    LSTMs that compute nonsense where the cell state is small.
+    Calibration crashes on some loops. It carries the state of an LSTM over from one
+    sample to the next, so that ranges depend on the order of the samples. And LSTMs with
+    a small cell state compute wrong results.
     """
 
     def run(data: bytes, *args: Any, **kwargs: Any) -> bytes:
@@ -107,7 +110,7 @@ def _guarded(quantize: Callable) -> Callable:
 
 
 def _calibrate_anew(calibrator: Any, samples: Callable) -> bytes:
-    """`Calibrator.calibrate` that resets variable tensors before each sample."""
+    """`Calibrator.calibrate`, except that variable tensors are reset before each sample."""
     from tfkd.keras_internals import Interpreter
 
     calibrator._interpreter = Interpreter(model_content=calibrator._model_content)
@@ -119,10 +122,10 @@ def _calibrate_anew(calibrator: Any, samples: Callable) -> bytes:
 
 
 def _with_wide_cells(data: bytes) -> bytes:
-    """A calibrated file in which the cell state of each LSTM reaches beyond ±0.5.
+    """Widens the calibrated range of each LSTM's cell state beyond ±0.5.
 
-    Its scale is a power of two. TFLite's integer LSTM has no tanh for a range below ±1:
-    it leaves out the operation without a word.
+    The scale is a power of two, so that the range becomes ±1. For smaller ranges
+    TFLite's integer LSTM silently omits the tanh.
     """
     import numpy as np
 
@@ -138,18 +141,18 @@ def _with_wide_cells(data: bytes) -> bytes:
             found = graph.Tensors(operator.Inputs(_CELL_STATE)).Quantization()
             if found is not None and found.MinLength() and found.MaxLength():
                 low, high = found.MinAsNumpy(), found.MaxAsNumpy()  # views of `changed`
-                low[:], high[:] = np.minimum(low, -_CELL), np.maximum(high, _CELL)
+                low[:], high[:] = np.minimum(low, -_CELL_RANGE), np.maximum(high, _CELL_RANGE)
     return bytes(changed)
 
 
 def crashing_loops(graphs: Any) -> list[str]:
-    """Names of results of the loops on which TensorFlow's calibration crashes.
+    """Names the loops on which TensorFlow's calibration crashes, by their first result.
 
-    Those are the WHILE operations whose condition or body reads a float tensor that goes
-    through the loop unchanged, as the inputs of every recurrent layer do.
+    They are the WHILE operations whose condition or body reads a loop-invariant float
+    tensor, as the inputs of every recurrent layer are.
 
     Args:
-        graphs: subgraphs of a file, as objects of its schema.
+        graphs: subgraphs of a file, as objects of TFLite's schema.
     """
     found = []
     for graph in graphs:
@@ -177,23 +180,23 @@ def _reads(graph: Any, tensor: int) -> bool:
 
 
 class _Clock:
-    """When the process last had something to do."""
+    """Ends an idle or orphaned process."""
 
     def __init__(self) -> None:
         self.busy = False
         self.since = time.monotonic()
 
     def watch(self, parent: int) -> None:
-        """Ends the process when its parent is gone, or when it has been idle for long."""
+        """Ends the process when its parent is gone or it has been idle for too long."""
         while True:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
             idle = not self.busy and time.monotonic() - self.since > _IDLE_SECONDS
             if idle or (os.name == "posix" and os.getppid() != parent):
                 os._exit(0)
 
 
 def memory() -> int:
-    """Bytes that this process holds; 0 where that is not known."""
+    """Resident memory of this process in bytes; 0 if it is not known."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -205,14 +208,14 @@ def main() -> None:
     """Answers tasks until standard input ends."""
     tasks = os.fdopen(os.dup(0), encoding="ascii")
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # what anything prints does not get among the answers
+    os.dup2(2, 1)  # Anything printed goes to standard error and not among the answers.
     clock = _Clock()
     threading.Thread(target=clock.watch, args=(os.getppid(),), daemon=True).start()
 
     def answer(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
-    import tensorflow  # noqa: F401  (so that the first task finds it loaded)
+    import tensorflow  # noqa: F401  (loaded before the first task arrives)
 
     answer(ready=True)
     for line in tasks:
@@ -222,11 +225,11 @@ def main() -> None:
             answer(memory=memory())
         except CrashingLoops as error:
             answer(loops=error.loops, memory=memory())
-        except Exception as error:  # the converter has errors of many kinds
+        except Exception as error:  # The converter raises exceptions of many types.
             answer(error=f"{error}" or type(error).__name__, memory=memory())
         clock.busy, clock.since = False, time.monotonic()
     sys.stderr.flush()
-    os._exit(0)  # TensorFlow has nothing to put away
+    os._exit(0)  # Skips TensorFlow's slow destructors.
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Example inputs made up for a model: in the range that its first layers expect.
+"""Synthetic example inputs for a model, in the range that its first layers expect.
 
-A network that scales pixels, looks words up or subtracts a mean says with its first
-layers what it is fed with. They are followed from each input on: what only moves
-numbers is passed, what scales them is undone, and the first that knows a range ends it.
+The first layers of a network reveal its input range: they rescale pixels, look up
+embeddings or subtract a mean. Starting at each input, layers that only move values are
+skipped, scales and offsets are accumulated, and the first layer with a known input range
+ends the search.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from tfkd.export.named_function import NamedFunction
 from tfkd.networks.call_graph import Call, CallGraph, Ref, graph_of
 from tfkd.networks.layer_parts import parts
 
-COUNT = 8
-# For sizes that a model leaves open, in the order in which they are tried.
+COUNT = 8  # Enough to see whether outputs depend on the input, at little cost.
+# Values for open dimensions, in the order in which they are tried.
 SIZES = (32, 128, 8, 1)
-# More numbers than this in all, and there are fewer examples; but two at least.
+# Upper limit of the numbers in all examples together; there are two examples at least.
 _MOST = 2_000_000
+# Layers that move, drop or average values but keep their range.
 _PASSES = re.compile(
     r"InputLayer|.*Dropout.*|Gaussian.*|Masking|Reshape|Flatten|Permute|RepeatVector|ZeroPadding.*"
     r"|Cropping.*|UpSampling.*|MaxPooling.*|AveragePooling.*|Resizing|CenterCrop|Random.*"
@@ -35,7 +37,7 @@ _LOOKUPS = ("gather", "embedding_lookup")
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """What an input expects: numbers from `low` to `high`, or whole ones with `whole`."""
+    """The range [low, high] of an input's values, which are integers if `whole`."""
 
     low: Any
     high: Any
@@ -43,42 +45,47 @@ class Range:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Way:
-    """How a tensor comes from the input: scale · input + offset."""
+class _Affine:
+    """A tensor as an affine function of the input: scale · input + offset."""
 
     scale: Any = 1.0
     offset: Any = 0.0
 
-    def then(self, scale: Any, offset: Any) -> _Way:
-        return _Way(self.scale * scale, self.offset * scale + offset)
+    def then(self, scale: Any, offset: Any) -> _Affine:
+        """Composition with a further scale and offset."""
+        return _Affine(self.scale * scale, self.offset * scale + offset)
 
-    def back(self, found: Range) -> Range:
+    def invert(self, found: Range) -> Range:
+        """The input range for which the tensor has the range `found`."""
         ends = [(np.asarray(e) - self.offset) / self.scale for e in (found.low, found.high)]
         return Range(np.minimum(*ends), np.maximum(*ends), found.whole)
 
-    def end(self) -> Range | None:
-        """What is expected where no layer says more: behind a scale 0 … 1; behind an
-        offset below 0 as much above 0.
+    def guess(self) -> Range | None:
+        """The input range if no later layer tells more; None if there was no scaling at all.
+
+        The tensor is assumed to span [0, 1] after a scale alone, and a symmetric range
+        after a negative offset: (x − 127.5) / 127.5 gives [−1, 1].
         """
         scale, offset = np.asarray(self.scale), np.asarray(self.offset)
         if not scale.all() or ((scale == 1).all() and (offset == 0).all()):
             return None
         low = np.where(offset > 0, offset - 1, offset)
-        return self.back(Range(low, np.where(offset < 0, -offset, offset + 1)))
+        return self.invert(Range(low, np.where(offset < 0, -offset, offset + 1)))
 
 
 def made_up(graph: NamedFunction, size: int = SIZES[0]) -> dict[str, np.ndarray]:
-    """Makes inputs for a model, the same at every call.
+    """Makes synthetic inputs for a model; they are the same at every call.
 
     Args:
         graph: the model.
-        size: of dimensions that it leaves open.
+        size: value for open dimensions.
 
     Returns:
-        {input name: (N, ...) of the input's dtype}, 8 examples, or fewer of large ones.
+        Arrays (N, ...) of each input's dtype by name, with 8 examples, or fewer if they
+        are large.
 
     Raises:
-        ValueError: if an input takes neither numbers nor truth values.
+        ValueError: if an input takes neither numbers nor booleans.
 
     Example:
         >>> import tf_keras as keras
@@ -99,7 +106,7 @@ def made_up(graph: NamedFunction, size: int = SIZES[0]) -> dict[str, np.ndarray]
 
 
 def pixels(shape: tuple[int, ...]) -> np.ndarray:
-    """Images (8, height, width, channels) of uint8, or fewer of large ones."""
+    """Random uint8 images (8, height, width, channels), or fewer if they are large."""
     count = int(np.clip(_MOST // int(np.prod(shape)), 2, COUNT))
     one = Input("pixels", shape, np.dtype("uint8"))
     return _values(one, (count, *shape), Range(0, 255), np.random.default_rng(0))
@@ -109,7 +116,7 @@ def _values(one: Input, shape: tuple[int, ...], found: Range | None, rng: Any) -
     if one.dtype.kind == "b":
         values = rng.uniform(size=shape) < 0.75
         if len(shape) > 1 and shape[1] > 1:
-            values[:, 0] = True  # of a mask: there is always something to look at
+            values[:, 0] = True  # It is probably a mask: leave one element unmasked.
         return values
     if one.dtype.kind not in "iuf":
         kind = "strings" if one.dtype.kind in "OSU" else one.dtype
@@ -119,7 +126,7 @@ def _values(one: Input, shape: tuple[int, ...], found: Range | None, rng: Any) -
     low, high = _broadcast(found.low, shape, min), _broadcast(found.high, shape, max)
     if found.whole:
         return rng.integers(np.rint(low), np.rint(high) + 1, shape).astype(one.dtype)
-    # Each example has its own brightness, so that what a network averages differs too.
+    # Each example gets its own brightness, or global averages would be nearly equal.
     shares = 0.5 * (rng.uniform(size=shape) + _for_each(shape, rng.uniform))
     values = low + shares * (high - low)
     if one.dtype.kind in "iu":
@@ -129,21 +136,22 @@ def _values(one: Input, shape: tuple[int, ...], found: Range | None, rng: Any) -
 
 
 def _spread(shape: tuple[int, ...], rng: Any) -> np.ndarray:
-    """Normal numbers of mean 0 and variance 1; of images each has its own tint."""
+    """Normal numbers of mean 0 and variance 1; images have a random tint per channel."""
     if len(shape) < 3:
         return rng.normal(size=shape)
+    # 0.6² + 0.8² = 1
     return 0.6 * rng.normal(size=shape) + 0.8 * _for_each(shape, rng.normal)
 
 
 def _for_each(shape: tuple[int, ...], draw: Callable[..., np.ndarray]) -> np.ndarray:
-    """A number for each example and channel."""
+    """Draws one number per example and channel, broadcastable to `shape`."""
     if len(shape) < 3:
         return draw(size=shape)
     return draw(size=(shape[0], *(1 for _ in shape[1:-1]), shape[-1]))
 
 
 def _broadcast(end: Any, shape: tuple[int, ...], pick: Callable[..., Any]) -> Any:
-    """An end of a range for values of this shape; one for all where it does not fit."""
+    """An end of a range, broadcastable to `shape`; reduced to a scalar if it is not."""
     end = np.asarray(end, np.float64)
     try:
         np.broadcast_to(end, shape)
@@ -153,69 +161,67 @@ def _broadcast(end: Any, shape: tuple[int, ...], pick: Callable[..., Any]) -> An
 
 
 def expected_ranges(graph: NamedFunction) -> list[Range | None]:
-    """For each input of a model what its first layers expect; None: they don't say."""
-    model = graph.model
-    calls = graph_of(model)
-    if calls is not None and len(model.inputs) == len(graph.inputs):
-        found = [_follow(calls, calls.ref(tensor), _Way()) for tensor in model.inputs]
+    """The value range of each input, by the model's first layers; None if it is unknown."""
+    calls = graph.calls
+    if calls is not None and len(calls.model.inputs) == len(graph.inputs):
+        found = [_follow(calls, calls.ref(tensor), _Affine()) for tensor in calls.model.inputs]
     else:
-        found = [_chain(model) if len(graph.inputs) == 1 else None for _ in graph.inputs]
+        found = [_chain(graph) if len(graph.inputs) == 1 else None for _ in graph.inputs]
     return [
-        _of_type(one.dtype, model) if known is None else known
+        _of_type(one.dtype, graph) if known is None else known
         for one, known in zip(graph.inputs, found, strict=True)
     ]
 
 
-def _of_type(dtype: np.dtype, model: Any) -> Range | None:
-    """The range of integers of which nothing else is known."""
+def _of_type(dtype: np.dtype, graph: NamedFunction) -> Range | None:
+    """The range of an integer input about which nothing else is known."""
     if dtype.kind not in "iu":
         return None
     if dtype.itemsize == 1:
         return Range(np.iinfo(dtype).min, np.iinfo(dtype).max, True)
-    sizes = [m.input_dim for m in parts(model) if type(m).__name__ == "Embedding"]
-    return Range(0, min(sizes, default=2) - 1, True)
+    return _vocabulary(graph.layers) or Range(0, 1, True)
 
 
-def _chain(model: Any) -> Range | None:
-    """What the first layers of a model expect that is no graph, in the order of its layers."""
-    way = _Way()
-    for layer in getattr(model, "layers", ()):
+def _chain(graph: NamedFunction) -> Range | None:
+    """The input range of a subclassed model, if its layers run in the order of `layers`."""
+    affine = _Affine()
+    for layer in getattr(graph.model, "layers", ()):
         inner = graph_of(layer)
         if inner is not None:
-            return _follow(inner, inner.ref(layer.inputs[0]), way)
+            return _follow(inner, inner.ref(layer.inputs[0]), affine)
         linear, known = _layer(layer)
         if known is not None:
-            return way.back(known)
+            return affine.invert(known)
         if linear is None:
             break
-        way = way.then(*linear)
-    return way.end()
+        affine = affine.then(*linear)
+    return affine.guess()
 
 
-def _follow(calls: CallGraph, ref: Ref, way: _Way) -> Range | None:
-    """What the readers of a tensor expect, as a range of the input; None: they don't say."""
+def _follow(calls: CallGraph, ref: Ref, affine: _Affine) -> Range | None:
+    """The input range by the readers of a tensor; None if it is unknown."""
     readers = [calls.calls[key] for key in calls.readers[ref]]
-    found = [one for call in readers if (one := _by_call(calls, call, ref, way))]
+    found = [one for call in readers if (one := _by_call(calls, call, ref, affine))]
     whole = [one for one in found if one.whole]
-    if whole:  # of two tables the smaller one holds for both
+    if whole:  # If several tables read the input, indices must fit the smallest.
         return min(whole, key=lambda one: float(np.max(one.high)))
-    return found[0] if found else way.end()
+    return found[0] if found else affine.guess()
 
 
-def _by_call(calls: CallGraph, call: Call, ref: Ref, way: _Way) -> Range | None:
-    """What one reader expects, or those behind it."""
+def _by_call(calls: CallGraph, call: Call, ref: Ref, affine: _Affine) -> Range | None:
+    """The input range by one reader of a tensor, or by the readers after it."""
     layer = call.layer
     symbolic = hasattr(layer, "symbol")
     linear, known = _operation(call, calls.tensors[ref]) if symbolic else _layer(layer)
     if known is not None:
-        return way.back(known)
+        return affine.invert(known)
     inner = calls.nested.get(call.name)
     if inner is not None:
         tensor = inner.model.inputs[call.inputs.index(ref)]
-        return _follow(inner, inner.ref(tensor), way)
+        return _follow(inner, inner.ref(tensor), affine)
     if linear is not None and len(call.outputs) == 1:
-        return _follow(calls, call.outputs[0], way.then(*linear))
-    return way.end()
+        return _follow(calls, call.outputs[0], affine.then(*linear))
+    return affine.guess()
 
 
 _SAME = (1.0, 0.0)
@@ -223,7 +229,7 @@ _Linear = tuple[Any, Any]
 
 
 def _layer(layer: Any) -> tuple[_Linear | None, Range | None]:
-    """(scale and offset of a layer that only moves numbers, what a layer expects)."""
+    """(scale and offset of a layer that is affine, input range that a layer expects)."""
     if type(layer).__name__ in ("TimeDistributed", "Bidirectional"):
         layer = layer.layer
     kind = type(layer).__name__
@@ -231,11 +237,11 @@ def _layer(layer: Any) -> tuple[_Linear | None, Range | None]:
         return (np.asarray(layer.scale, float), np.asarray(layer.offset, float)), None
     if _PASSES.fullmatch(kind):
         return _SAME, None
-    return None, _KNOWN[kind](layer) if kind in _KNOWN else _table(layer)
+    return None, _KNOWN[kind](layer) if kind in _KNOWN else _vocabulary(parts(layer))
 
 
 def _normal(layer: Any) -> Range | None:
-    """Two standard deviations around the mean that a layer subtracts."""
+    """The mean that a Normalization subtracts, plus and minus two standard deviations."""
     if getattr(layer, "invert", False) or getattr(layer, "mean", None) is None:
         return None
     mean, spread = np.asarray(layer.mean), np.sqrt(np.asarray(layer.variance))
@@ -243,6 +249,7 @@ def _normal(layer: Any) -> Range | None:
 
 
 def _batch_normal(layer: Any) -> Range:
+    """The moving mean plus and minus two standard deviations."""
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     shape = np.ones(layer.input_spec.ndim or 1 - min(axes), int)
     mean, spread = layer.moving_mean.numpy(), np.sqrt(layer.moving_variance.numpy())
@@ -252,7 +259,7 @@ def _batch_normal(layer: Any) -> Range:
 
 
 def _numbers(layer: Any) -> Range | None:
-    """From the least to the largest number of a vocabulary."""
+    """From the smallest to the largest integer of a vocabulary."""
     known = [int(v) for v in layer.get_vocabulary(include_special_tokens=False)]
     return Range(min(known), max(known), True) if known else None
 
@@ -262,9 +269,9 @@ def _bins(layer: Any) -> Range | None:
     return Range(min(edges) - 1.0, max(edges) + 1.0) if edges else None
 
 
-def _table(layer: Any) -> Range | None:
-    """The words of a table somewhere inside a layer; of several the fewest."""
-    sizes = [m.input_dim for m in parts(layer) if type(m).__name__ == "Embedding"]
+def _vocabulary(layers: Iterable[Any]) -> Range | None:
+    """The valid indices of the smallest Embedding among some layers; None without one."""
+    sizes = [layer.input_dim for layer in layers if type(layer).__name__ == "Embedding"]
     return Range(0, min(sizes) - 1, True) if sizes else None
 
 
@@ -282,7 +289,7 @@ _KNOWN: dict[str, Callable[[Any], Range | None]] = {
 
 
 def _operation(call: Call, tensor: Any) -> tuple[_Linear | None, Range | None]:
-    """As `_layer`, for an operation of TensorFlow that was called on a Keras tensor."""
+    """As `_layer`, for a TensorFlow operation that was called on a symbolic Keras tensor."""
     name = call.layer.symbol.rsplit(".", 1)[-1]
     if name in _PASSING or type(call.layer).__name__ == "SlicingOpLambda":
         return _SAME, None
@@ -308,7 +315,7 @@ def _operation(call: Call, tensor: Any) -> tuple[_Linear | None, Range | None]:
 
 
 def _constant(value: Any) -> np.ndarray | None:
-    """A number or an array of numbers; None for everything else."""
+    """A numeric argument as a float array; None for everything else."""
     if isinstance(value, (bool, str)) or value is None or hasattr(value, "node"):
         return None
     try:

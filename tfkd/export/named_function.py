@@ -1,91 +1,91 @@
-"""A Keras model as a plain function from named inputs to named outputs."""
+"""Keras models as `tf.function`s of named tensors, and the checks of models before export."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+import tf_keras as keras
 
 from tfkd import checks
 from tfkd.example_inputs import Input
 from tfkd.formats.forks import check_tensorflow
+from tfkd.networks import accept, layer_state, layer_weights
+from tfkd.networks.call_graph import CallGraph, graph_of
 from tfkd.networks.layer_parts import parts
+from tfkd.types import Structure
 
-_CHUNK = 64
+_CHUNK = 64  # Examples per call of the Keras model, which limits memory.
 _SPLIT = (
-    "Split the model behind the layer that reads words: look them up in Python, and pass "
+    "Split the model after the layer that reads words: look them up in Python, and pass "
     "keras.Model(model.get_layer(NEXT).input, model.outputs), where NEXT is the layer after it."
 )
 
 
-def check_exportable(model: Any) -> None:
-    """Raises if `model` is no built Keras 2 model in float32, or remembers earlier calls."""
-    import tf_keras as keras
+def check_exportable(model: keras.Model) -> keras.Model:
+    """Checks that a model is a built tf_keras model in float32 without state, and returns it.
 
-    from tfkd.networks import accept
-
-    accept.check_model("model", model, accept.BUILT)
+    Raises:
+        TypeError: if it is not a tf_keras model.
+        ValueError: if it is not built, has stateful recurrent layers, computes in half
+            precision, or takes text.
+    """
+    model = accept.check_model("model", model, accept.BUILT)
     if model.save_spec() is None:
         raise accept.unbuilt("model", model)
-    remembering = [
-        layer.name
-        for layer in parts(model)
-        if isinstance(layer, keras.layers.RNN) and layer.stateful
-    ]
-    if remembering:
-        mend = (
+    layers = [part for part in parts(model) if isinstance(part, keras.layers.Layer)]
+    stateful = [one.name for one in layers if isinstance(one, keras.layers.RNN) and one.stateful]
+    if stateful:
+        fix = (
             "A file answers each call by itself. Build them with stateful=False (the weights "
-            "fit); where calls are to go on from one another, make the states inputs and outputs "
-            "of the model: `initial_state` and `return_state=True`."
+            "fit); to carry the state from call to call, make it an input and an output of the "
+            "model: `initial_state` and `return_state=True`."
         )
-        expected, received = "recurrent layers with stateful=False", ", ".join(remembering)
-        raise checks.value_error("model", expected, received, mend)
-    low = sorted(
-        {
-            layer.compute_dtype
-            for layer in parts(model)
-            if isinstance(layer, keras.layers.Layer)
-            and layer.compute_dtype in ("float16", "bfloat16")
-        }
-    )
+        expected, received = "recurrent layers with stateful=False", ", ".join(stateful)
+        raise checks.value_error("model", expected, received, fix)
+    low = sorted({one.compute_dtype for one in layers} & {"float16", "bfloat16"})
     if low:
-        mend = (
+        fix = (
             "Build it again under the policy 'float32' and copy the weights: "
             "`plain.set_weights(model.get_weights())`."
         )
-        raise checks.value_error("model", "a model that computes in float32", low[0], mend)
-    texts = [spec.name for spec in _flat(model.save_spec()[0][0]) if spec.dtype.name == "string"]
+        raise checks.value_error("model", "a model that computes in float32", low[0], fix)
+    specs = tf.nest.flatten(model.save_spec()[0][0])
+    texts = [spec.name for spec in specs if spec.dtype.name == "string"]
     if texts:
         raise checks.value_error("model", "inputs of numbers", f"text in {texts[0]!r}", _SPLIT)
+    return model
 
 
-def is_quantized(model: Any) -> bool:
-    """True for a `QuantizedModel`; told by name, so that float models need no tfmot."""
+def is_quantized(model: object) -> bool:
+    """True for a `QuantizedModel`; told by class name, so that float models don't need tfmot."""
     return any(c.__name__ == "QuantizedModel" for c in type(model).__mro__)
 
 
-def exportable(model: Any, target: str) -> tuple[NamedFunction, NamedFunction]:
-    """Accepts a model; returns it, to compare a file with, and what is converted.
+def exportable(model: keras.Model, target: str) -> tuple[NamedFunction, NamedFunction]:
+    """Checks a model; returns the function to compare a file with, and that to convert.
 
-    They are the same, but for a quantized model, for which its plain form is converted.
+    They are the same, except that a quantized model is converted in its deployed form.
 
     Args:
         model: what the user passed.
-        target: of a quantized model, "tflite" or "tensorrt".
+        target: target of a quantized model, "tflite" or "tensorrt".
 
     Raises:
-        TypeError, ValueError: if there can be no file of it: for weights that are no numbers,
-            tables of words, a quantized model that is not calibrated or made for another
-            target; and in a child that was forked after TensorFlow was used, where tracing
-            would never end.
+        TypeError, ValueError: as `check_exportable`; if a weight is NaN or infinite; if a
+            layer has a lookup table; if a quantized model is not calibrated or was made
+            for another target.
+        RuntimeError: if TensorFlow was used before this process was forked: tracing
+            would hang.
     """
-    from tfkd.networks import layer_state, layer_weights
-
     check_tensorflow()
-    check_exportable(model)
+    model = check_exportable(model)
     layer_weights.check_finite("model", model)
     for layer in layer_state.tables(model):
         received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
@@ -99,14 +99,8 @@ def exportable(model: Any, target: str) -> tuple[NamedFunction, NamedFunction]:
     return NamedFunction(model), NamedFunction(plain)
 
 
-def _flat(structure: Any) -> list[Any]:
-    import tensorflow as tf
-
-    return tf.nest.flatten(structure)
-
-
 def _unique_names(names: Sequence[str]) -> list[str]:
-    """Names fit for a signature, whose inputs are Python arguments; no two alike."""
+    """Turns names into unique Python identifiers, as the arguments of a signature must be."""
     found: list[str] = []
     for name in names:
         name = re.sub(r"\W", "_", name)
@@ -120,18 +114,27 @@ def _unique_names(names: Sequence[str]) -> list[str]:
 
 
 class NamedFunction:
-    """`model` with inputs and outputs by name, in inference.
+    """A model in inference mode as a function from named inputs to named outputs.
+
+    Args:
+        model: a model that `check_exportable` accepts.
 
     Attributes:
-        inputs: tuple of `Input`.
-        outputs: output names.
+        model: the model.
+        layers: all layers and other submodules of the model, nested ones included.
+        inputs: the inputs with name, shape and dtype.
+        outputs: names of the outputs.
+
+    Example:
+        >>> dense = keras.layers.Dense(3, name="logits")
+        >>> graph = NamedFunction(keras.Sequential([keras.Input((4,), name="x"), dense]))
+        >>> graph.predict({"x": np.ones((5, 4), "float32")})["logits"].shape
+        (5, 3)
     """
 
-    def __init__(self, model: Any):
-        """Takes a model that `check_exportable` holds for."""
-        import tensorflow as tf
-
+    def __init__(self, model: keras.Model):
         self.model = model
+        self.layers = parts(model)
         args, _ = model.save_spec()
         self._structure = args[0]
         specs = tf.nest.flatten(self._structure)
@@ -142,10 +145,13 @@ class NamedFunction:
         self._open = self.function(None)
         self._open.get_concrete_function()
 
-    def function(self, batch_size: int | None) -> Any:
-        """A `tf.function` of the inputs in order that returns a dict of outputs."""
-        import tensorflow as tf
+    @functools.cached_property
+    def calls(self) -> CallGraph | None:
+        """The graph of the model's calls; None for a subclassed model."""
+        return graph_of(self.model)
 
+    def function(self, batch_size: int | None) -> tf.types.experimental.PolymorphicFunction:
+        """A `tf.function` of the inputs in order that returns a dict of outputs."""
         signature = [
             tf.TensorSpec([batch_size, *(None if s < 0 else s for s in i.shape)], i.dtype, i.name)
             for i in self.inputs
@@ -157,15 +163,11 @@ class NamedFunction:
 
         return forward
 
-    def call(self, inputs: Sequence[Any]) -> Any:
-        """The model's outputs for its inputs, in order."""
-        import tensorflow as tf
-
+    def call(self, inputs: Sequence[tf.Tensor]) -> Structure:
+        """The model's outputs, in its own structure, for its inputs in order."""
         return self.model(tf.nest.pack_sequence_as(self._structure, inputs), training=False)
 
     def _named(self, outputs: Any) -> dict[str, Any]:
-        import tensorflow as tf
-
         flat = tf.nest.flatten(outputs)
         names = getattr(self.model, "output_names", None)
         if isinstance(outputs, dict) and len(outputs) == len(flat):
@@ -175,8 +177,21 @@ class NamedFunction:
         self.outputs = _unique_names(names)
         return dict(zip(self.outputs, flat, strict=True))
 
-    def predict(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs Keras on (N, ...) arrays by input name; float32 out, by output name.
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Restores non-trainable variables that the model updates when it is called."""
+        trained = {id(v) for v in self.model.trainable_variables}
+        kept = [v for v in self.model.variables if id(v) not in trained and hasattr(v, "assign")]
+        before = [variable.numpy() for variable in kept]
+        try:
+            yield
+        finally:
+            for variable, value in zip(kept, before, strict=True):
+                if not np.array_equal(variable.numpy(), value, equal_nan=value.dtype.kind == "f"):
+                    variable.assign(value)
+
+    def predict(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the Keras model on (N, ...) arrays by input name; returns float32 by output name.
 
         Raises:
             ValueError: if an output holds NaN or infinity.

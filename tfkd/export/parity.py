@@ -1,14 +1,14 @@
-"""An exported file against its Keras model, in numbers, and what is good enough.
+"""Numerical parity of an exported file with its Keras model: metrics, thresholds, report.
 
 Argmax agreement alone hides clipping: a file can agree on every image and be
-wrong by a third of the range. So errors are counted too, relative to the range
+wrong by a third of the range. So errors are measured too, relative to the range
 of the Keras output (its maximum minus its minimum over all examples).
 
-And it says as much of the model as of the file: where two classes are nearly equal,
-the last bit decides. So the agreement that a file must reach is that of the decided
-examples, in which the best class leads by more than twice the mean error: the mean
-error, on both classes, does not turn them. What is left out of it is bounded by the
-threshold of the mean error itself.
+Agreement also depends on the model: where two classes are nearly tied, the last bit
+decides. So the threshold applies to the agreement on decided examples, in which the
+best class leads by more than twice the mean error, so that an error of that size on
+both classes can't swap them. Errors on the other examples are bounded by the threshold
+of the mean error.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ import numpy as np
 from tfkd import checks
 from tfkd.results import Grid, Result, size_text
 
-# What an export must reach unless it is told otherwise. Errors are parts of the range.
+# Default thresholds by mode. Errors are fractions of the output's range.
 THRESHOLDS: dict[str, dict[str, float]] = {
     "float32": {"max_error": 1e-4, "min_agreement": 0.99},
     "float16": {"max_error": 1e-2, "min_agreement": 0.98},
     "dynamic": {"max_error": 0.1, "min_agreement": 0.95},
     "int8": {"max_error": 0.25, "min_agreement": 0.9},
-    # The Keras model rounds as the file does, but for sums that lie between two codes.
+    # The Keras model rounds as the file does, except for sums halfway between two codes.
     "quantized": {"max_error": 0.15, "max_mean_error": 0.02, "min_agreement": 0.95},
 }
 _SHARED = {"max_mean_error": 0.05, "max_clipped": 0.05, "min_dependence": 1e-3}
 
 
 def thresholds_for(mode: str, changes: Mapping[str, float] | None) -> dict[str, float]:
-    """Returns the thresholds of `mode` with `changes` on top, checked."""
+    """Returns the thresholds of `mode`, updated by `changes`, which are checked."""
     limits = {**_SHARED, **THRESHOLDS[mode]}
     if changes is None:
         return limits
@@ -55,21 +55,25 @@ def measure(
     """Compares outputs by name.
 
     Args:
-        expected: {name: (N, ...)} from Keras.
-        received: the same from the file, real numbers.
-        limits: {name: (smallest, largest, step) of the output's codes, or None
-            for a float output}.
+        expected: outputs (N, ...) of the Keras model by name.
+        received: outputs of the file by name, as real numbers.
+        limits: (smallest, largest, step) of each output's codes, by name; None for a
+            float output.
 
     Returns:
-        `examples`; over all outputs the worst `argmax_agreement` (None if no
-        output has a class axis), `decided_agreement` (the same, of the decided
-        examples), `max_error`, `mean_error`, `clipped`, `dependence`; and
-        `outputs`, the same for each. `clipped` is the share
-        of elements that sit at the first or last code while the Keras value
-        lies beyond it. `not_finite` is the share of elements that are NaN or infinite in
-        the file; each counts as an error of the whole range. `dependence` is how far an
-        element moves from example to example, as a part of the range: near 0 the
-        comparison is blind. `file_dependence` is the same of the file.
+        The number of `examples`, the following metrics for each output in `outputs`,
+        and their worst values over all outputs:
+
+        * `argmax_agreement`: fraction of equal argmax; None without a class axis.
+        * `decided_agreement`: the same on decided examples.
+        * `max_error`, `mean_error`: as fractions of the range.
+        * `clipped`: fraction of elements at the first or last code whose Keras value lies
+          beyond it.
+        * `not_finite`: fraction of elements that are NaN or infinite in the file; each
+          counts as an error of the whole range.
+        * `dependence`: how much an element varies between examples, as a fraction of the
+          range; near 0 the comparison proves nothing. `file_dependence`: the same for the
+          file.
     """
     outputs = {
         name: _measure_one(expected[name], received[name], limits.get(name)) for name in expected
@@ -95,10 +99,11 @@ def _least(values: Iterable[float | None]) -> float | None:
 
 
 def _agreements(expected: np.ndarray, received: np.ndarray) -> tuple[float, float]:
-    """Shares of equal argmax: over all positions, and over the decided ones (1 if none is)."""
+    """Fractions of equal argmax on all positions and on the decided ones (1 if there are none)."""
     same = expected.argmax(-1) == received.argmax(-1)
     best = np.sort(expected.astype(np.float64), -1)[..., -2:]
     error = np.abs(received.astype(np.float64) - expected).mean()
+    # An error of that size on each of the two best classes can't swap them.
     decided = best[..., 1] - best[..., 0] > 2 * error
     return float(same.mean()), float(same[decided].mean()) if decided.any() else 1.0
 
@@ -108,7 +113,7 @@ def _measure_one(
 ) -> dict[str, Any]:
     low, high = float(expected.min()), float(expected.max())
     span = high - low
-    # A constant output has no range: errors are then absolute, and dependence is 0.
+    # A constant output has no range: its errors are absolute, and its dependence is 0.
     unit = span or 1.0
     finite = np.isfinite(received)
     received = np.where(finite, received, 0)
@@ -118,7 +123,7 @@ def _measure_one(
         agreement, decided = _agreements(expected, received)
     clipped = 0.0
     if limits is not None:
-        first, last, step = limits
+        first, last, step = limits  # Values within half a step of the last code are rounded.
         below = (received <= first + step / 2) & (expected < first - step / 2)
         above = (received >= last - step / 2) & (expected > last + step / 2)
         clipped = float((below | above).mean())
@@ -139,10 +144,10 @@ def _measure_one(
 def failures(
     numbers: Mapping[str, Any], limits: Mapping[str, float], ranks: Mapping[str, int]
 ) -> list[str]:
-    """What falls short, one sentence each.
+    """Lists the thresholds that are missed, one sentence each.
 
-    Agreement must be reached by outputs of rank 2, (batch, classes), only: the
-    last axis of a detector's boxes is no class axis.
+    The agreement of outputs of other ranks than 2, (batch, classes), is not judged: the
+    last axis of a detector's boxes, for example, is not a class axis.
     """
     found = []
     for name, row in numbers["outputs"].items():
@@ -179,19 +184,18 @@ def failures(
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport(Result):
-    """What was written, and how it compares with the Keras model.
+    """An exported file and how it compares with its Keras model.
 
     Attributes:
         path: the file.
         bytes: its size.
         mode: "float32", "float16", "dynamic" or "int8".
-        io: type of its inputs and outputs.
-        numbers: `operations` and `float_operations` of the file, and of an int8
-            TFLite file `in_float`, the latter by name; where it was verified, what
-            `tfkd.export.parity.measure` returns; and where it was not, `check`: the
-            same of the small check that runs then, with `on`, what it ran on
-            ("made-up inputs", "calibration examples" or "nothing"), the `reason` if
-            it is nothing, and `warnings`, what was found.
+        io: dtype of its inputs and outputs.
+        numbers: counts of `operations` and `float_operations`; `in_float`, the names of
+            the latter in an int8 TFLite file. If the file was verified, the results of
+            `tfkd.export.parity.measure`. Otherwise `check`, the results of the small
+            check: with `on`, its examples ("made-up inputs", "calibration examples" or
+            "nothing"), the `reason` if there were none, and `warnings`.
     """
 
     place: ClassVar[str] = "file"
@@ -204,12 +208,12 @@ class ExportReport(Result):
 
     @property
     def verified(self) -> bool:
-        """Whether the file was run and compared on the examples of `verify`."""
+        """Whether the file was compared with the model on the examples given as `verify`."""
         return "examples" in self.numbers
 
     @property
     def compared_on(self) -> str:
-        """What the file was compared with the Keras model on: "200 given examples", ..."""
+        """The examples on which file and model were compared: "200 given examples", ..."""
         if self.verified:
             return f"{self.numbers['examples']} given examples"
         check = self.numbers.get("check", {"on": "nothing", "reason": "verify=False"})
@@ -218,7 +222,7 @@ class ExportReport(Result):
         return f"nothing: {check['reason']}"
 
     def _checked(self) -> list[tuple[str, str]]:
-        """Rows of a file that is not verified."""
+        """Table rows of a file that is not verified."""
         check = self.numbers.get("check", {})
         text = self.compared_on
         if "max_error" in check:
@@ -227,13 +231,13 @@ class ExportReport(Result):
         return rows + [("warning", warning) for warning in check.get("warnings", ())]
 
     def parts(self) -> list[Grid]:
-        """What was written, and how it compares."""
+        """A table of the file's properties and its parity with the model."""
         rows = [(self.place, str(self.path)), ("size", size_text(self.bytes)), *self._about()]
         rows += self._compared() if self.verified else self._checked()
         return [Grid((), rows, left=2)]
 
     def _about(self) -> list[tuple[str, str]]:
-        """Rows on what is in the file."""
+        """Table rows on the file's content."""
         rows = [("mode, io", f"{self.mode}, {self.io}"), ("operations", self._operations())]
         if self.numbers.get("in_float"):
             rows.append(("in float", _summary(self.numbers["in_float"])))
@@ -243,13 +247,13 @@ class ExportReport(Result):
         return f"{self.numbers['operations']} ({self.numbers['float_operations']} in float)"
 
     def _compared(self) -> list[tuple[str, str]]:
-        """Rows of a file that is verified."""
+        """Table rows of a file that is verified."""
         rows = compared_rows(self.numbers)
         return [*rows, ("outputs clipped", f"{self.numbers['clipped']:.2%}")]
 
 
 def compared_rows(numbers: Mapping[str, Any], where: str = "") -> list[tuple[str, str]]:
-    """The numbers of `measure` as rows of a table."""
+    """The results of `measure` as rows of a table."""
     return [
         ("verified on", f"{numbers['examples']} examples{where}"),
         ("argmax agreement", agreement_text(numbers)),
@@ -259,7 +263,7 @@ def compared_rows(numbers: Mapping[str, Any], where: str = "") -> list[tuple[str
 
 
 def agreement_text(numbers: Mapping[str, Any]) -> str:
-    """ "93.00% (97.80% of the decided)"; the second only where it differs."""
+    """Agreement as "93.00% (97.80% of the decided)"; the latter only where it differs."""
     every, decided = numbers["argmax_agreement"], numbers["decided_agreement"]
     if every is None:
         return "-"
@@ -267,7 +271,7 @@ def agreement_text(numbers: Mapping[str, Any]) -> str:
 
 
 def _summary(in_float: Sequence[Mapping[str, str]]) -> str:
-    """Operations by kind, each with how many there are and the tensor of the first."""
+    """Float operations by type, each with their number and the result tensor of the first."""
     kinds: dict[str, list[str]] = {}
     for row in in_float:
         kinds.setdefault(row["operation"], []).append(row["tensor"])

@@ -1,7 +1,7 @@
-"""Keras to a SavedModel for serving: plain TensorFlow operations, no Keras needed.
+"""Export to a SavedModel for serving: plain TensorFlow operations, without Keras.
 
-A folder is written under a temporary name and renamed when it is whole. TensorFlow
-Serving wants numbered versions: write to `models/flowers/1`, then `models/flowers/2`.
+The folder is written under a temporary name and renamed once it is complete. TensorFlow
+Serving expects numbered versions: write to `models/flowers/1`, then `models/flowers/2`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+import tf_keras as keras
 
 from tfkd import artifacts, checks
 from tfkd.export import checking
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
+from tfkd.types import Data, Path
 
-# Examples that one call of the reloaded model gets.
+# Batch size for running the reloaded model.
 _CHUNK = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedModelReport(ExportReport):
-    """An `ExportReport` of a SavedModel; `path` is the folder, `bytes` of all its files."""
+    """An `ExportReport` of a SavedModel; `path` is the folder, `bytes` the size of its files."""
 
     place = "folder"
 
@@ -42,36 +45,36 @@ class SavedModelReport(ExportReport):
 
 
 def to_saved_model(
-    model: Any,
-    path: str | os.PathLike,
-    verify: Any = True,
+    model: keras.Model,
+    path: Path,
+    verify: Data | bool = True,
     *,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
 ) -> SavedModelReport:
-    """Writes `model` as a SavedModel and, with `verify`, proves it as TensorFlow loads it.
+    """Exports `model` as a SavedModel and, with `verify`, verifies it in TensorFlow.
 
-    The signature `serving_default` takes inputs and gives outputs by their names
-    in the model; the batch is open. The folder loads with `tf.saved_model.load`
-    and in TensorFlow Serving, without tfkd and without Keras. A quantized model
-    is written with its ranges as fake-quantization in float, and needs no scope.
-    A manifest inside the folder holds the SHA-256 of every file.
+    The signature `serving_default` has the input and output names of the model and
+    an open batch size. The folder loads with `tf.saved_model.load` and in TensorFlow
+    Serving, without tfkd and Keras. A quantized model is exported with fake
+    quantization in float. A manifest in the folder holds the SHA-256 of every file.
 
     Args:
         model: a built `tf_keras.Model`, or a calibrated model of
             `tfkd.quantization`.
-        path: the folder to make. A SavedModel that is there is replaced once the
-            new one is whole.
-        verify: True, False or examples, at least two; see `to_tflite`.
-        thresholds: changes to what `verify` must reach; see `to_tflite`.
-        keep_failed: leave a folder that failed in place, and raise all the same.
+        path: the folder to create. An existing SavedModel is replaced once the new
+            one is complete.
+        verify: True, False or at least two examples; see `to_tflite`.
+        thresholds: changes to the thresholds of `verify`; see `to_tflite`.
+        keep_failed: whether to keep a folder that fails verification; the error is
+            raised in either case.
 
     Returns:
         A `SavedModelReport`.
 
     Raises:
-        TypeError: if `model` is no plain Keras 2 model.
-        ValueError: if an argument is wrong, `path` holds something else, or the
+        TypeError: if `model` is not a plain tf_keras model.
+        ValueError: if an argument is wrong, there is something else at `path`, or the
             folder fails its verification.
         OSError: if `path` cannot be written.
 
@@ -105,18 +108,18 @@ def to_saved_model(
     return SavedModelReport(folder, size, mode, "float32", numbers)
 
 
-def _target(path: str | os.PathLike) -> pathlib.Path:
+def _target(path: Path) -> pathlib.Path:
     checks.instance("path", path, (str, os.PathLike), "a path")
     folder = pathlib.Path(path)
     taken = folder.exists() and not (folder / GRAPH_FILE).is_file()
     if not folder.name or (taken and not (folder.is_dir() and not any(folder.iterdir()))):
-        mend = "Something else is there; it is left alone."
-        raise checks.value_error("path", "a new folder or a SavedModel", str(path), mend)
+        fix = "Something else is there; it is left alone."
+        raise checks.value_error("path", "a new folder or a SavedModel", str(path), fix)
     return folder
 
 
-def _servable(model: Any) -> tuple[NamedFunction, NamedFunction, str]:
-    """Returns (what to compare with, what to write, mode of the thresholds)."""
+def _servable(model: keras.Model) -> tuple[NamedFunction, NamedFunction, str]:
+    """Returns (function to compare with, function to save, mode of the thresholds)."""
     target = "tensorrt" if getattr(model, "target", None) == "tensorrt" else "tflite"
     graph, plain = exportable(model, target)
     return graph, plain, "quantized" if is_quantized(model) else "float32"
@@ -124,7 +127,7 @@ def _servable(model: Any) -> tuple[NamedFunction, NamedFunction, str]:
 
 @contextlib.contextmanager
 def _atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder beside `folder` that takes its place when the block ends well."""
+    """Yields a temporary folder that replaces `folder` if the block ends without an error."""
     token = secrets.token_hex(8)
     temporary = folder.parent / f".{folder.name}.{token}.tmp"
     old = folder.parent / f".{folder.name}.{token}.old"
@@ -135,6 +138,7 @@ def _atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         raise OSError(error.errno, text) from error
     try:
         yield temporary
+        # The data must be on disk before the rename, or a power failure may leave empty files.
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb+") as handle:
@@ -153,11 +157,9 @@ def _atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _save(graph: NamedFunction, folder: pathlib.Path) -> None:
-    import tensorflow as tf
-
     module = tf.Module()
     module.forward = graph.function(None)
-    # Variables alone: saving the Keras model itself would bring Keras's metadata along.
+    # Only the variables: tracking the Keras model would also save Keras's metadata.
     module.kept = list(graph.model.variables)
     tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: module.forward})
 
@@ -165,8 +167,7 @@ def _save(graph: NamedFunction, folder: pathlib.Path) -> None:
 def _compare(
     graph: NamedFunction, folder: pathlib.Path, images: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    import tensorflow as tf
-
+    """Runs SavedModel and Keras model on the same inputs; returns (numbers, output ranks)."""
     expected = graph.predict(images)
     loaded = tf.saved_model.load(os.fspath(folder))
     serve = loaded.signatures[SIGNATURE]

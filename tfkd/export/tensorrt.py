@@ -1,10 +1,10 @@
-"""ONNX to a TensorRT engine, on a machine with an NVIDIA GPU and TensorRT.
+"""Building of TensorRT engines from ONNX files, on a machine with an NVIDIA GPU and TensorRT.
 
-The network is strongly typed: what runs in int8 or float16 is what the ONNX file
-says, by its QuantizeLinear and DequantizeLinear and its types, and nothing else.
-An engine fits one GPU and one version of TensorRT. So its manifest holds both
-and the SHA-256 of the ONNX file, and an engine that is there already is built
-again only if one of them, or an argument, has changed.
+The network is strongly typed: precision is determined by the tensor types and the
+QuantizeLinear and DequantizeLinear nodes of the ONNX file alone. An engine works on one
+type of GPU and with one version of TensorRT only. So its manifest records both and the
+SHA-256 of the ONNX file, and an existing engine is rebuilt only if one of them, or an
+argument, has changed.
 
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/python-api-docs.html
 """
@@ -18,27 +18,29 @@ import hashlib
 import os
 import pathlib
 import sys
+from types import ModuleType
 from typing import Any
 
 from tfkd import artifacts, checks
 from tfkd.export.tensorrt_lint.lint import lint_model
 from tfkd.formats.onnx_nodes import load
 from tfkd.results import Result
+from tfkd.types import Path
 
 _NAME_BYTES = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineReport(Result):
-    """What `build_engine` made.
+    """An engine that `build_engine` built or found.
 
     Attributes:
         path: the engine.
         bytes: its size.
-        key: of ONNX file, GPU and TensorRT version; names the timing cache.
+        key: digest of ONNX file, GPU and TensorRT version; names the timing cache.
         gpu: name of the GPU.
-        version: of TensorRT.
-        reused: whether it was there already.
+        version: version of TensorRT.
+        reused: whether an existing engine was kept.
     """
 
     path: pathlib.Path
@@ -50,10 +52,10 @@ class EngineReport(Result):
 
 
 def build_engine(
-    onnx: str | os.PathLike,
-    path: str | os.PathLike,
+    onnx: Path,
+    path: Path,
     *,
-    timing_cache: str | os.PathLike | None = None,
+    timing_cache: Path | None = None,
     workspace: int | None = None,
     min_batch: int = 1,
     opt_batch: int = 8,
@@ -61,29 +63,30 @@ def build_engine(
 ) -> EngineReport:
     """Builds a TensorRT engine from an ONNX file.
 
-    The file is held against `lint_tensorrt` first. The engine appears at `path`
-    only when it was built, with a manifest beside it. Precision is that of the
-    file: `to_onnx(..., precision="float16")` and quantized models.
+    The file is first checked with `lint_tensorrt`. The engine is written to `path`
+    once it is complete, with a manifest beside it. Its precision is that of the file:
+    use `to_onnx(..., precision="float16")` or a quantized model.
 
     Args:
-        onnx: the ONNX file, best from `to_onnx(target="tensorrt")`.
-        path: where to write the engine; the folder is made if need be.
-        timing_cache: a folder for TensorRT's measurements, which make the next
-            build of the same file much shorter; None keeps none.
-        workspace: bytes that a layer may use while it runs; None for all there is.
-        min_batch: smallest batch, where the file leaves it open.
-        opt_batch: the one the engine is tuned for.
-        max_batch: the largest.
+        onnx: the ONNX file, preferably from `to_onnx(target="tensorrt")`.
+        path: where to write the engine; missing folders are created.
+        timing_cache: a folder for TensorRT's kernel timings, which make further builds
+            of the same file much faster; None: no cache.
+        workspace: limit of a layer's scratch memory in bytes; None: no limit.
+        min_batch: smallest batch size of the optimization profile. The three sizes are
+            used only if the file has an open batch.
+        opt_batch: the batch size for which the engine is tuned.
+        max_batch: the largest batch size.
 
     Returns:
         An `EngineReport`.
 
     Raises:
         ImportError: if NVIDIA's `tensorrt` package is not installed.
-        RuntimeError: if there is no GPU, or TensorRT fails to build.
+        RuntimeError: if there is no GPU, or the build fails.
         FileNotFoundError: if there is no ONNX file.
         ValueError: if an argument is wrong, the file breaks a rule of TensorRT, or
-            its parser refuses it.
+            its parser rejects it.
         OSError: if `path` cannot be written.
     """
     if workspace is not None:
@@ -91,12 +94,12 @@ def build_engine(
     batches = _batches(min_batch, opt_batch, max_batch)
     model = load(onnx)
     shapes = _open_shapes(model, batches)
-    trt = _tensorrt()
+    trt = require_tensorrt()
     gpu = gpu_name()
     findings = lint_model(model, ".".join(str(trt.__version__).split(".")[:2]))
     if findings.errors:
-        mend = "TensorRT would refuse it:\n" + findings.text()
-        raise checks.value_error("onnx", "a file without lint errors", os.fspath(onnx), mend)
+        fix = "TensorRT would refuse it:\n" + findings.text()
+        raise checks.value_error("onnx", "a file without lint errors", os.fspath(onnx), fix)
     digest = artifacts.sha256(onnx)
     recipe = {
         "format": "tensorrt",
@@ -108,18 +111,17 @@ def build_engine(
         "batch": list(batches) if shapes else None,
     }
     key = hashlib.sha256(f"{digest}\n{gpu}\n{trt.__version__}".encode()).hexdigest()[:32]
-    there = _same(path, recipe)
-    if there is None:
+    manifest = _existing(path, recipe)
+    reused = manifest is not None
+    if manifest is None:
         cache = None
         if timing_cache is not None:
             cache = pathlib.Path(timing_cache) / f"{key}.timing"
         with artifacts.atomic_path(path) as temporary:
             temporary.write_bytes(_build(trt, pathlib.Path(onnx), shapes, cache, workspace))
         manifest = artifacts.write_manifest(path, recipe, key=key)
-    else:
-        manifest = there
     return EngineReport(
-        pathlib.Path(path), manifest["bytes"], key, gpu, str(trt.__version__), there is not None
+        pathlib.Path(path), manifest["bytes"], key, gpu, str(trt.__version__), reused
     )
 
 
@@ -133,7 +135,7 @@ def _batches(least: int, best: int, most: int) -> tuple[int, int, int]:
 
 
 def _open_shapes(model: Any, batches: tuple[int, int, int]) -> dict[str, list[tuple[int, ...]]]:
-    """{input with an open batch: its smallest, usual and largest shape}."""
+    """Minimum, optimum and maximum shape of each input with an open batch, by name."""
     shapes = {}
     weights = {i.name for i in model.graph.initializer}
     for port in model.graph.input:
@@ -141,15 +143,20 @@ def _open_shapes(model: Any, batches: tuple[int, int, int]) -> dict[str, list[tu
             continue
         sizes = [d.dim_value or -1 for d in port.type.tensor_type.shape.dim]
         if -1 in sizes[1:]:
-            mend = "Give the Keras model's input its sizes and export it again."
+            fix = "Give the Keras model's input its sizes and export it again."
             expected = f"fixed sizes but for the batch in input {port.name!r}"
-            raise checks.value_error("onnx", expected, sizes, mend)
+            raise checks.value_error("onnx", expected, sizes, fix)
         if sizes[:1] == [-1]:
             shapes[port.name] = [(batch, *sizes[1:]) for batch in batches]
     return shapes
 
 
-def _tensorrt() -> Any:
+def require_tensorrt() -> ModuleType:
+    """Imports NVIDIA's `tensorrt` package.
+
+    Raises:
+        ImportError: if it is missing or a stub.
+    """
     try:
         import tensorrt
     except ImportError as error:
@@ -164,7 +171,7 @@ def _tensorrt() -> Any:
 
 
 def gpu_name() -> str:
-    """Name of the first NVIDIA GPU, from its driver.
+    """Name of the first NVIDIA GPU, as its driver reports it.
 
     Raises:
         RuntimeError: if there is none.
@@ -188,8 +195,8 @@ def gpu_name() -> str:
     return name.value.decode(errors="replace")
 
 
-def _same(path: str | os.PathLike, recipe: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest of an engine at `path` that was made the same way and is whole."""
+def _existing(path: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of an intact engine at `path` with the same recipe, or None."""
     with contextlib.suppress(ValueError):
         manifest = artifacts.verify(path)
         if manifest["recipe"] == recipe:
@@ -205,16 +212,16 @@ def _build(
     workspace: int | None,
 ) -> bytes:
     """Returns the serialized engine."""
-    logger = _logger(trt)
+    logger = error_logger(trt)
     builder = trt.Builder(logger)
-    # Later versions know no other networks, and may drop the flag.
+    # Later versions build strongly typed networks only and may drop the flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx.read_bytes()):
         errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        mend = f"It says: {errors}"
-        raise checks.value_error("onnx", "a file that TensorRT's parser takes", str(onnx), mend)
+        fix = f"It says: {errors}"
+        raise checks.value_error("onnx", "a file that TensorRT's parser takes", str(onnx), fix)
     config = builder.create_builder_config()
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
@@ -226,7 +233,7 @@ def _build(
     timings = None
     if cache is not None:
         timings = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
-        if not config.set_timing_cache(timings, False):  # of another build: start anew
+        if not config.set_timing_cache(timings, False):  # It belongs to another GPU or version.
             timings = config.create_timing_cache(b"")
             config.set_timing_cache(timings, False)
     plan = builder.build_serialized_network(network, config)
@@ -238,8 +245,8 @@ def _build(
     return bytes(plan)
 
 
-def _logger(trt: Any) -> Any:
-    """A logger that keeps errors and prints nothing."""
+def error_logger(trt: Any) -> Any:
+    """A TensorRT logger that collects errors in its list `errors` and prints nothing."""
 
     class Errors(trt.ILogger):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Keras to TFLite: converted by TensorFlow, run and compared in LiteRT.
+"""Export to TFLite: conversion, post-training quantization, verification in LiteRT.
 
 Sizes of a ResNet-20, for orientation: float32 1100 KB, float16 564 KB, dynamic
 302 KB, int8 309 KB; int8 is also about three times as fast on one thread.
@@ -13,10 +13,12 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+import tf_keras as keras
 
 from tfkd import artifacts, checks
 from tfkd.example_inputs import collect
@@ -26,90 +28,87 @@ from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure, thresholds_for
 from tfkd.formats import litert
 from tfkd.networks import layer_weights
-from tfkd.networks.layer_parts import parts
+from tfkd.types import Data, Path
 
 MODES = ("float32", "float16", "dynamic", "int8")
-# Key of THRESHOLDS for a quantized model, whose int8 file has nothing to guess.
+# Key of THRESHOLDS for a quantized model, whose ranges the converter need not estimate.
 _AWARE = "quantized"
 IO = ("float32", "int8", "uint8")
-_LONGEST_MESSAGE = 1500
+_LONGEST_MESSAGE = 1500  # characters; the converter's messages may contain whole graphs
 _WAY_OUT = (
-    "Build recurrent layers with `unroll=True` (the weights fit), which leaves no loop; or train "
-    "the model quantized: tfkd.quantization.quantize."
+    "Build recurrent layers with `unroll=True` (the weights fit), which avoids loops; or use "
+    "quantization-aware training: tfkd.quantization.quantize."
 )
 
 
 def to_tflite(
-    model: Any,
-    path: str | os.PathLike,
+    model: keras.Model,
+    path: Path,
     mode: str | None = None,
     io: str = "float32",
-    data: Any = None,
-    verify: Any = True,
+    data: Data | None = None,
+    verify: Data | bool = True,
     *,
     batch_size: int | None = 1,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
 ) -> ExportReport:
-    """Writes `model` as a `.tflite` file and, with `verify`, proves it in LiteRT.
+    """Exports `model` as a `.tflite` file and, with `verify`, verifies it in LiteRT.
 
-    The file appears at `path` only when all went well, with a manifest
-    `<path>.manifest.json` beside it that holds the numbers. Inputs and outputs
-    keep the names of the model (of its dict, its input layers, its output
-    layers).
+    The file is written to `path` only if everything succeeds, with the numbers in a
+    manifest `<path>.manifest.json` beside it. Inputs and outputs keep their names: those
+    of the model's dicts, input layers or output layers.
 
-    A `tfkd.quantization.QuantizedModel` is written as it computes: its weights
-    become the very integers that it was trained with, and its ranges those of
-    the file. It is made plain for that by `tfkd.quantization.deploying.deployed`,
-    which says how; the model itself is not changed.
+    A `tfkd.quantization.QuantizedModel` is exported exactly as it computes: with the
+    integer weights and the ranges that it was trained with. It is converted to plain
+    layers by `tfkd.quantization.deploying.deployed`; the model itself is not changed.
 
-    TensorFlow's converter runs in a process of its own, so that a crash of it is an
-    error here: `tfkd.export.converter`. The state of an LSTM starts at zero in each run
-    that tfkd makes of a file; who runs it otherwise calls `reset_all_variables()`.
+    TensorFlow's converter runs in a child process, so that a crash becomes an
+    exception: see `tfkd.export.converter`. tfkd resets the state of an LSTM before each
+    run of a file. In your own code call the interpreter's `reset_all_variables()`.
 
     Args:
-        model: a built `tf_keras.Model`; several inputs and outputs are fine. Or a
+        model: a built `tf_keras.Model` with any number of inputs and outputs, or a
             calibrated `QuantizedModel` with target "tflite" or "both".
-        path: where to write; the folder is made if need be.
-        mode: "float32"; "float16": weights in 16 bits; "dynamic": weights in 8
-            bits (those of 1024 numbers or more), activations quantized while it
-            runs; "int8": integers throughout, from a float model by post-training
-            quantization (attention masks are moderated for it, see
-            `tfkd.export.attention_masks`; loops, as a GRU is one without `unroll=True`,
-            are refused). None: "int8" for a quantized model, which has no other,
-            else "float32".
-        io: type of inputs and outputs, "int8" and "uint8" with mode "int8"
-            only.
-        data: examples as the model takes them (normalised), in any form of
-            `tfkd.example_inputs`; needed for "int8" from a float model, which sets its
-            ranges by them. 100 to 500 are usual. Not for a quantized model: it has its
-            ranges.
-        verify: True: a small check on eight of the calibration examples, or on made-up
-            inputs in the range that the first layers expect. What it finds is a warning;
-            an error only outputs that are not finite, or a mean error above a tenth of
-            their range. Examples, in any form of `tfkd.example_inputs` and at least two:
-            the file must reach the thresholds on these, against `model` in inference:
-            with a quantized model as it rounds. Not the same as `data`, if the numbers
-            are to mean something. False: no check.
-        batch_size: of the file. 1 gives the simplest graph; None leaves the
-            batch open.
-        thresholds: changes to what `verify` must reach: `max_error`,
-            `max_mean_error` (parts of the range of the Keras output),
-            `min_agreement` (argmax, of the examples that rounding can't turn, see
-            `tfkd.export.parity`; outputs (batch, classes) only),
-            `max_clipped`, `min_dependence`. Defaults by mode, and "quantized":
+        path: where to write the file; missing folders are created.
+        mode: "float32"; "float16": weights in 16 bits; "dynamic": weights with 1024
+            elements or more in 8 bits, activations quantized at run time; "int8":
+            integers throughout, from a float model by post-training quantization.
+            Attention masks are moderated for that, see `tfkd.export.attention_masks`;
+            models with loops, such as a GRU without `unroll=True`, are rejected. None:
+            "int8" for a quantized model, which supports no other mode, else "float32".
+        io: dtype of inputs and outputs; "int8" and "uint8" need mode "int8".
+        data: calibration examples, preprocessed as in training, in any form of
+            `tfkd.example_inputs`. They determine the activation ranges in mode "int8" of
+            a float model and are required there; 100 to 500 are usual. Not for a
+            quantized model, which has its ranges.
+        verify: Examples, at least two, in any form of `tfkd.example_inputs`: on them the
+            file must reach the thresholds, compared with `model` in inference mode (a
+            quantized model includes its rounding). Use other examples than `data` for
+            meaningful numbers. True: a small check on eight of the calibration examples
+            or on synthetic inputs in the range that the first layers expect. It warns of
+            deviations; only non-finite outputs or a mean error above a tenth of their
+            range are errors. False: no check.
+        batch_size: batch size of the file. 1 gives the simplest graph; None leaves it
+            open.
+        thresholds: changes to the thresholds of `verify`: `max_error` and
+            `max_mean_error` (fractions of the range of the Keras output),
+            `min_agreement` (argmax on decided examples, see `tfkd.export.parity`; only
+            for outputs (batch, classes)), `max_clipped` and `min_dependence`. The
+            defaults by mode, or for "quantized" models, are in
             `tfkd.export.parity.THRESHOLDS`.
-        keep_failed: leave a file that failed in place, and raise all the same.
+        keep_failed: whether to keep a file that fails verification; the error is raised
+            in either case.
 
     Returns:
-        An `ExportReport`; `print(report)`. In an int8 file, operations that
-        stayed float are in `report.numbers["in_float"]`, and so in the manifest.
+        An `ExportReport`; `print(report)`. The operations of an int8 file that
+        stayed in float are in `report.numbers["in_float"]` and in the manifest.
 
     Raises:
-        TypeError: if `model` is no plain Keras 2 model (for a Distiller pass
-            `distiller.student`), or examples are of the wrong kind.
-        ValueError: if an argument is wrong, a quantized model is not calibrated or
-            made for TensorRT alone, the converter refuses the model or crashes on it,
+        TypeError: if `model` is not a plain tf_keras model (for a Distiller, pass
+            `distiller.student`), or examples have the wrong type.
+        ValueError: if an argument is wrong, a quantized model is not calibrated or was
+            made for TensorRT only, the converter rejects the model or crashes on it,
             or the file fails its verification.
         OSError: if `path` cannot be written.
 
@@ -137,7 +136,7 @@ def to_tflite(
         if failed and mode == "int8":
             failed = [*failed, *attention_masks.problems(temporary)]
         if failed and mode == "float16":
-            failed = [*failed, *tflite_float16.problems(graph.model)]
+            failed = [*failed, *tflite_float16.problems(graph)]
         if failed and not keep_failed:
             raise _failed(failed, "No file was left.")
     recipe = {
@@ -158,14 +157,14 @@ def to_tflite(
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A model on its way into a file.
+    """A checked model and how it is to be converted.
 
     Attributes:
-        graph: the model, which the file is compared with.
-        plain: what is converted.
-        mode: of `to_tflite`.
+        graph: the model, with which the file is compared.
+        plain: the function that is converted.
+        mode: mode of `to_tflite`.
         quantized: whether the model is a `QuantizedModel`.
-        calibration: {input name: examples}, or None.
+        calibration: calibration examples by input name, or None.
     """
 
     graph: NamedFunction
@@ -176,38 +175,43 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """Key of the thresholds: the mode, or "quantized"."""
+        """Key of the default thresholds: the mode, or "quantized"."""
         return _AWARE if self.quantized else self.mode
 
     @property
     def calibrated_on(self) -> int | None:
-        """Number of examples."""
+        """Number of calibration examples."""
         return None if self.calibration is None else len(next(iter(self.calibration.values())))
 
     def convert(self, io: str, batch_size: int | None, float_outputs: bool = False) -> bytes:
-        """The bytes of the file; `io` is for the inputs alone with `float_outputs`."""
+        """Converts to the bytes of a file; with `float_outputs`, `io` applies to inputs only."""
         types = io, "float32" if float_outputs else io
         data = _convert(self.plain, self.mode, types, self.calibration, batch_size)
         if self.mode == "float16":
             data = tflite_float16.keep_large(
                 data,
                 lambda: _convert(self.plain, "float32", types, None, batch_size),
-                tflite_float16.large_weights(self.graph.model),
+                tflite_float16.large_weights(self.graph),
             )
         return data
 
 
 def prepare(
-    model: Any, mode: str | None, io: str, data: Any, batch_size: int | None, convert: Any = None
+    model: keras.Model,
+    mode: str | None,
+    io: str,
+    data: Data | None,
+    batch_size: int | None,
+    convert: Callable[[Any], Any] | None = None,
 ) -> Source:
-    """Checks a model and how it is to be written; arguments as in `to_tflite`.
+    """Checks a model and its export options; arguments as in `to_tflite`.
 
     `convert` is applied to the arrays of `data`.
     """
     quantized = is_quantized(model)
     mode = mode or ("int8" if quantized else "float32")
     _check_options(mode, io, data, batch_size, quantized)
-    converter.start()  # loads while the model is traced
+    converter.start()  # The child imports TensorFlow while the model is traced.
     graph, plain = exportable(model, "tflite")
     layer_weights.check_float32("model", model, "LiteRT")
     calibration = None
@@ -221,18 +225,18 @@ def _check_options(mode: str, io: str, data: Any, batch_size: int | None, quanti
     checks.one_of("mode", mode, MODES)
     checks.one_of("io", io, IO)
     if quantized and mode != "int8":
-        mend = "It computes in 8 bits. For other files export the float model it was made from."
-        raise checks.value_error("mode", "'int8' or None with a quantized model", mode, mend)
+        fix = "It computes in 8 bits. For other files export the float model it was made from."
+        raise checks.value_error("mode", "'int8' or None with a quantized model", mode, fix)
     if io != "float32" and mode != "int8":
-        mend = "Only a file that is integer throughout takes integers: use mode='int8'."
-        raise checks.value_error("io", f"'float32' with mode={mode!r}", io, mend)
+        fix = "Integer inputs and outputs need an integer-only file: use mode='int8'."
+        raise checks.value_error("io", f"'float32' with mode={mode!r}", io, fix)
     calibrated = mode == "int8" and not quantized
     if calibrated and data is None:
-        mend = (
-            "The ranges of activations are read off them: 100 to 500 normalised training images. "
-            "Or train with them: tfkd.quantization.quantize."
+        fix = (
+            "They calibrate the activation ranges: 100 to 500 normalised training images. "
+            "Or use quantization-aware training: tfkd.quantization.quantize."
         )
-        raise checks.value_error("data", "example inputs with mode='int8'", None, mend)
+        raise checks.value_error("data", "example inputs with mode='int8'", None, fix)
     if data is not None and not calibrated:
         kind = "a quantized model, which has its ranges" if quantized else f"mode={mode!r}"
         raise checks.value_error("data", f"None with {kind}", data, "Leave `data` out.")
@@ -248,9 +252,9 @@ def _failed(failed: list[str], end: str) -> ValueError:
 
 
 def compare(
-    graph: NamedFunction, path: str | os.PathLike, images: dict[str, np.ndarray]
+    graph: NamedFunction, path: Path, images: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Runs file and Keras model on the same images; returns (numbers, rank of each output)."""
+    """Runs file and Keras model on the same inputs; returns (numbers, rank of each output)."""
     expected = graph.predict(images)
     received = litert.run_all(litert.open_interpreter(path), images)
     numbers = measure(expected, received, litert.output_limits(path))
@@ -264,40 +268,38 @@ def _convert(
     calibration: dict[str, np.ndarray] | None,
     batch_size: int | None,
 ) -> bytes:
-    """Returns the bytes of the file; `types` are those of inputs and of outputs."""
-    import tensorflow as tf
-
+    """Converts to the bytes of a file; `types` are the dtypes of inputs and of outputs."""
     module = tf.Module()
     module.forward = graph.function(batch_size)
-    # Variables alone: saving the Keras model itself would trace every layer again.
+    # Only the variables: tracking the Keras model would trace every layer again.
     module.kept = list(graph.model.variables)
     try:
         return converter.convert(module, module.forward, mode, types, calibration, batch_size or 1)
     except CrashingLoops as error:
         expected = "'float32', 'float16' or 'dynamic' for a model with loops inside"
         where = ", ".join(error.loops if any("/" in n for n in error.loops) else _rolled(graph))
-        mend = f"TensorFlow's int8 calibration crashes on those in {where}. {_WAY_OUT}"
-        raise checks.value_error("mode", expected, mode, mend) from error
+        fix = f"TensorFlow's int8 calibration crashes on those in {where}. {_WAY_OUT}"
+        raise checks.value_error("mode", expected, mode, fix) from error
     except converter.ConverterCrash as error:
-        mend = f" Has it loops or branches? {_WAY_OUT}" if calibration is not None else ""
+        fix = f" Does it have loops or branches? {_WAY_OUT}" if calibration is not None else ""
         raise ValueError(
             f"`model`: TensorFlow's converter crashed on {graph.model.name!r}: {error}. It ran in "
-            f"a process of its own: this one goes on, and no file was written.{mend}"
+            f"a process of its own: this one goes on, and no file was written.{fix}"
         ) from error
-    except Exception as error:  # the converter has errors of many kinds
+    except Exception as error:  # The converter raises exceptions of many types.
         text = str(error)
         text = text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
-        mend = ""
+        fix = ""
         if mode == "int8":
-            mend = " An operation without an integer form? mode='dynamic' leaves such in float."
+            fix = " mode='dynamic' leaves operations without an integer form in float."
         if batch_size is None and "TensorListReserve" in text:
-            mend = " Its loops need a batch of a fixed size: pass batch_size=1, or unroll=True."
+            fix = " Its loops need a batch of a fixed size: pass batch_size=1, or unroll=True."
         raise ValueError(
-            f"`model`: TFLite's converter refuses {graph.model.name!r}.{mend} It says: {text}"
+            f"`model`: TFLite's converter refuses {graph.model.name!r}.{fix} It says: {text}"
         ) from error
 
 
 def _rolled(graph: NamedFunction) -> list[str]:
-    """Names of the recurrent layers that are written as loops."""
-    layers = parts(graph.model)
+    """Names of the recurrent layers that are converted to loops."""
+    layers = graph.layers
     return sorted({layer.name for layer in layers if getattr(layer, "unroll", None) is False})

@@ -1,34 +1,34 @@
-"""TFLite files in float16: what float16 can't hold stays in float32.
+"""Float16 range checks: weights that overflow, and TFLite files that keep them in float32.
 
-The converter cuts numbers off at ±65504, float16's largest, without a word.
+TensorFlow's converter silently clips weights to ±65504, the largest float16 number.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
+from tfkd import checks
 from tfkd.export.detector import flatbuffer
-from tfkd.networks.layer_parts import parts
+from tfkd.export.named_function import NamedFunction
 
 LARGEST = float(np.finfo(np.float16).max)
-# Below it numbers lose digits, and there are none below 6e-8.
+# Smaller numbers lose precision (subnormal), down to 2⁻²⁴ ≈ 6e-8.
 _NORMAL = float(np.finfo(np.float16).smallest_normal)
 _SHOWN = 3
 
 
 def cut_off(values: np.ndarray, weights: Collection[float] = ()) -> bool:
-    """Whether float16 can't hold these numbers, and that matters.
+    """Whether clipping a constant to float16's range would change what a model computes.
 
-    It does not where all that is too large is one and the same negative number, which
-    is in no weight: it stands for "less than anything", as −1e9 in the masks of attention.
+    Clipping is harmless if all large numbers are the same negative number and it occurs in
+    no weight: it then stands for −∞, as −1e9 in attention masks.
 
     Args:
         values: a constant of a graph.
-        weights: the `large_weights` of its model.
+        weights: the `large_weights` of the model.
     """
     large = values[np.abs(values) > LARGEST]
     if not large.size:
@@ -36,13 +36,13 @@ def cut_off(values: np.ndarray, weights: Collection[float] = ()) -> bool:
     return bool(large[0] >= 0 or (large != large[0]).any() or float(-large[0]) in weights)
 
 
-def large_weights(model: Any) -> set[float]:
-    """Sizes of the numbers in what a Keras model has learned that float16 can't hold.
+def large_weights(graph: NamedFunction) -> set[float]:
+    """Absolute values of the numbers in a model's weights that float16 can't hold.
 
-    A mean may stand in a graph with the other sign: so sizes alone.
+    They are absolute because a graph may hold the mean of a normalization negated.
     """
-    learned = [weight for weight in model.weights if hasattr(weight, "numpy")]
-    given = (getattr(one, "input_mean", None) for one in parts(model))
+    learned = [weight for weight in graph.model.weights if hasattr(weight, "numpy")]
+    given = (getattr(one, "input_mean", None) for one in graph.layers)
     found: set[float] = set()
     for one in (*learned, *(mean for mean in given if mean is not None)):
         values = np.abs(np.asarray(one))
@@ -51,10 +51,10 @@ def large_weights(model: Any) -> set[float]:
     return found
 
 
-def problems(model: Any) -> list[str]:
-    """Weights of a Keras model that float16 holds badly, one sentence each."""
+def problems(graph: NamedFunction) -> list[str]:
+    """Describes weights of a model that overflow or underflow in float16, one sentence each."""
     found = []
-    for weight in model.weights:
+    for weight in graph.model.weights:
         values = np.abs(np.asarray(weight)) if hasattr(weight, "numpy") else np.zeros(1)
         if values.dtype.kind != "f" or not values.size or not np.isfinite(values).all():
             continue
@@ -68,15 +68,18 @@ def problems(model: Any) -> list[str]:
 
 
 def keep_large(data: bytes, convert: Callable[[], bytes], weights: Collection[float] = ()) -> bytes:
-    """Puts weights that were cut off back into a file, in float32; warns of them.
+    """Restores clipped weights of a float16 file in float32, and warns of them.
 
     Args:
-        data: a float16 file.
-        convert: makes the same file in float32; called only if need be.
-        weights: the `large_weights` of its model.
+        data: the bytes of a float16 file.
+        convert: converts the same model to float32; called only if a weight was clipped.
+        weights: the `large_weights` of the model.
+
+    Returns:
+        The bytes of the corrected file.
 
     Raises:
-        ValueError: if such a weight can't be kept.
+        ValueError: if such a weight can't be restored.
     """
     model = flatbuffer.opened(data)
     halves = [one for one in _constants(model, np.float16) if (np.abs(one[2]) == LARGEST).any()]
@@ -95,11 +98,10 @@ def keep_large(data: bytes, convert: Callable[[], bytes], weights: Collection[fl
                 raise _refused(name, f"numbers up to {np.abs(same[0]).max():.3g}")
     if not kept:
         return data
-    warnings.warn(
-        f"`mode`: float16 ends at 65504; these weights stay in float32: {', '.join(kept)}. A "
-        "processor that computes in float16 can still overflow behind them; 'dynamic' and "
-        "'float32' can't.",
-        stacklevel=4,
+    checks.warn(
+        f"`mode`: float16 ends at 65504; these weights stay in float32: {', '.join(kept)}. On "
+        "hardware that computes in float16 their results can still overflow; with mode='dynamic' "
+        "or 'float32' they can't."
     )
     return flatbuffer.packed(model)
 
@@ -116,7 +118,7 @@ def _half(values: np.ndarray) -> np.ndarray:
 
 
 def _constants(model: Any, dtype: Any) -> list[tuple[Any, int, np.ndarray]]:
-    """(subgraph, number of the tensor, values) of all constants of a type."""
+    """(subgraph, index of the tensor, values) of all constants of a dtype."""
     kinds = flatbuffer.schema().TensorType
     wanted = kinds.FLOAT16 if dtype == np.float16 else kinds.FLOAT32
     found = []
@@ -131,7 +133,7 @@ def _constants(model: Any, dtype: Any) -> list[tuple[Any, int, np.ndarray]]:
 
 
 def _weighs(model: Any, graph: Any, index: int) -> bool:
-    """Whether a constant is, behind a DEQUANTIZE or not, a weight of a layer by its place."""
+    """Whether a constant is the weight operand of a layer, directly or through a DEQUANTIZE."""
     codes = [code.builtinCode for code in model.operatorCodes]
     known = flatbuffer.schema().BuiltinOperator
     kernels = (known.CONV_2D, known.DEPTHWISE_CONV_2D, known.FULLY_CONNECTED, known.CONV_3D)
@@ -144,7 +146,7 @@ def _weighs(model: Any, graph: Any, index: int) -> bool:
 
 
 def _replace(model: Any, graph: Any, index: int, values: np.ndarray) -> bool:
-    """Makes a constant float32, and leaves out the DEQUANTIZE behind it; False: it has none."""
+    """Makes a constant float32 and removes the DEQUANTIZE after it; False if that fails."""
     names = flatbuffer.schema()
     codes = [code.builtinCode for code in model.operatorCodes]
     readers = [op for op in graph.operators if index in np.asarray(op.inputs)]

@@ -1,1 +1,1 @@
-"""Readers of exported files: TFLite, ONNX, SavedModel, and files of detectors."""
+"""Readers of exported files: TFLite, ONNX, SavedModel, and detectors as TFLite files."""

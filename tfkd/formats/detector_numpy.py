@@ -1,6 +1,6 @@
-"""Decoding a detector's outputs where there is no TensorFlow: on a device, in NumPy.
+"""Box decoding and non-maximum suppression in NumPy, for devices without TensorFlow.
 
-The same as `tfkd.detection.decode`, which says what it computes and how.
+It computes the same as `tfkd.detection.decode`, which documents the algorithm.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# As in tfkd.detection.boxes.
+# Upper limit of log(box size / prior size), as in tfkd.detection.boxes: keeps exp finite.
 MAX_LOG_SIZE = np.float32(np.log(1000.0 / 16.0))
 
 Detections = dict[str, np.ndarray]
@@ -19,15 +19,15 @@ Detections = dict[str, np.ndarray]
 def decode(
     outputs: Mapping[str, np.ndarray], priors: np.ndarray, options: Mapping[str, Any]
 ) -> Detections:
-    """Detections of a batch.
+    """Decodes a detector's outputs for a batch of images.
 
     Args:
-        outputs: offsets (B, P, 4) and logits (B, P, C) by name.
-        priors: (P, 4), as (cx, cy, w, h).
+        outputs: box offsets (B, P, 4) and class logits (B, P, C) by output name.
+        priors: anchor boxes (P, 4) as (cx, cy, w, h).
         options: all options of `tfkd.detection.decode`.
 
     Returns:
-        As of `tfkd.detection.decode`, in NumPy.
+        NumPy arrays in the form of `tfkd.detection.decode`.
     """
     scores = activated(outputs[options["classes"]], options["background"])
     rows = [
@@ -38,10 +38,10 @@ def decode(
 
 
 def activated(logits: np.ndarray, background: bool) -> np.ndarray:
-    """Scores of the objects' classes: softmax less the background, or sigmoid."""
+    """Class scores from logits: softmax without the background class (class 0), or sigmoid."""
     logits = np.asarray(logits, np.float32)
     if not background:
-        # exp of what is not positive only: it does not overflow.
+        # exp(-|x|) can't overflow.
         e = np.exp(-np.abs(logits))
         return np.where(logits >= 0, 1 / (1 + e), e / (1 + e))
     e = np.exp(logits - logits.max(-1, keepdims=True))
@@ -49,7 +49,11 @@ def activated(logits: np.ndarray, background: bool) -> np.ndarray:
 
 
 def corners(offsets: np.ndarray, priors: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
-    """Boxes (..., 4) as corners within the image."""
+    """Boxes (..., 4) decoded from offsets to corners, clipped to the image.
+
+    c = offset · variance · prior size + prior center, size = exp(offset · variance) ·
+    prior size, as in SSD: Liu et al. 2016, https://arxiv.org/abs/1512.02325
+    """
     offsets = np.asarray(offsets, np.float32) * np.array(options["variances"], np.float32)
     if options["order"] == "yxhw":
         offsets = offsets[..., [1, 0, 3, 2]]
@@ -59,7 +63,7 @@ def corners(offsets: np.ndarray, priors: np.ndarray, options: Mapping[str, Any])
 
 
 def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersections over unions (N, M) of boxes (N, 4) and (M, 4)."""
+    """Intersection over union (N, M) of the boxes (N, 4) and (M, 4), given as corners."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     both = np.prod(np.maximum(high - low, 0), -1)
@@ -74,14 +78,14 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 def _decode_one(
     offsets: np.ndarray, scores: np.ndarray, priors: np.ndarray, options: Mapping[str, Any]
 ) -> Rows:
-    """(boxes, scores, classes) of one image, the best first."""
+    """(boxes, scores, classes) of one image by descending score."""
     prior, kind = _candidates(scores, options)
     boxes = corners(offsets[prior], priors[prior], options)
     return _suppressed(boxes, scores[prior, kind], kind, options)
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, options: Mapping[str, Any]) -> Detections:
-    """Detections of a batch of boxes (B, P, 4) as corners, with their scores (B, P, C)."""
+    """Non-maximum suppression of a batch of corner boxes (B, P, 4) with scores (B, P, C)."""
     rows = []
     for corner, row in zip(boxes, scores, strict=True):
         prior, kind = _candidates(row, options)
@@ -90,7 +94,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, options: Mapping[str, Any]) 
 
 
 def _candidates(scores: np.ndarray, options: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers of the priors, classes) of the best scores above the threshold."""
+    """(indices of priors, classes) of the highest scores above the threshold."""
     flat = scores.reshape(-1)
     above = np.flatnonzero(flat > options["score_threshold"])
     best = above[np.argsort(-flat[above], kind="stable")][: options["candidates"]]
@@ -100,11 +104,14 @@ def _candidates(scores: np.ndarray, options: Mapping[str, Any]) -> tuple[np.ndar
 def _suppressed(
     boxes: np.ndarray, scores: np.ndarray, kind: np.ndarray, options: Mapping[str, Any]
 ) -> Rows:
+    """Greedy non-maximum suppression of one image's candidates, sorted by score."""
     valid = (boxes[:, 2:] > boxes[:, :2]).all(-1)
     boxes, scores, kind = boxes[valid], scores[valid], kind[valid]
+    # over[i, j]: box i, which has the higher score, suppresses box j if it is kept itself.
     over = np.triu(overlaps(boxes, boxes) > options["iou_threshold"], 1)
     if not options["class_agnostic"]:
         over &= kind[:, None] == kind[None]
+    # Iterating to the fixed point gives the result of the greedy loop.
     kept, before = np.ones(len(kind), bool), None
     while before is None or (kept != before).any():
         kept, before = ~(over & kept[:, None]).any(0), kept
@@ -113,7 +120,7 @@ def _suppressed(
 
 
 def padded(rows: list[Rows], count: int) -> Detections:
-    """Rows of each image, of any number, as arrays filled up with -1."""
+    """Stacks the detections of all images, padded with -1 to `count` rows each."""
     found: Detections = {
         "boxes": np.full((len(rows), count, 4), -1, np.float32),
         "confidence": np.zeros((len(rows), count), np.float32),

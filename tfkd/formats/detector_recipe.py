@@ -1,9 +1,8 @@
-"""What has to be known of a detector besides its network: anchors, labels, thresholds.
+"""Metadata of a detector's `.tflite` file: anchors, labels, input scaling, decoding options.
 
-A file that is to be of use alone carries it along, as a zip archive behind its last
-byte: TFLite reads from the front and does not see it, and every unzip program does.
-This is where Android's and MediaPipe's tasks look for labels, too. Nothing here
-imports TensorFlow.
+They are appended to the file as a zip archive, which TFLite ignores and every unzip
+program can read. Android's and MediaPipe's task libraries look for labels there, too.
+Nothing here imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,7 +18,11 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.types import Path
 
+OPERATION = "TFLite_Detection_PostProcess"
+# Boxes, classes, scores and count, named as in TensorFlow's own detectors.
+OUTPUTS = (OPERATION, f"{OPERATION}:1", f"{OPERATION}:2", f"{OPERATION}:3")
 HEADS = ("postprocess", "raw")
 LABELS = "labels.txt"
 _RECIPE = "tfkd_detector.json"
@@ -29,17 +32,17 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class DetectorRecipe:
-    """All that is needed to feed a detector's network and to read its outputs.
+    """All that is needed to feed a detector's network and to decode its outputs.
 
     Attributes:
-        heads: "raw": the network's two outputs; "postprocess": detections.
-        labels: name of each class, without the background.
+        heads: what the file outputs: "raw", offsets and logits, or "postprocess", detections.
+        labels: name of each class except the background.
         size: height, width and channels of the images.
-        mean, std: the network takes (pixels − mean) / std; one number, or one for
-            each channel.
-        pixels: the file takes pixels as they are, in uint8.
+        mean, std: the network's input is (pixels − mean) / std; one number, or one per
+            channel.
+        pixels: whether the file's input is uint8 pixels without scaling.
         options: all options of `tfkd.detection.decode`.
-        priors: float32 (P, 4).
+        priors: anchor boxes, float32 (P, 4) as (cx, cy, w, h).
     """
 
     heads: str
@@ -52,7 +55,7 @@ class DetectorRecipe:
     priors: np.ndarray
 
     def fed(self, images: np.ndarray) -> np.ndarray:
-        """Images, uint8 or scaled in float, as the file takes them."""
+        """Converts images, uint8 or scaled floats, to the input that the file expects."""
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         integers = images.dtype == np.uint8
         if self.pixels and not integers:
@@ -62,14 +65,14 @@ class DetectorRecipe:
         return ((images.astype(np.float32) - mean) / std).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """All but the priors, fit for JSON."""
+        """Everything except the priors in a form that JSON can hold."""
         values = dataclasses.asdict(self)
         del values["priors"]
         return {"format": _FORMAT, **values}
 
 
-def check_labels(labels: Any, count: int) -> tuple[str, ...]:
-    """Accepts `count` different names on one line each; None: the numbers."""
+def check_labels(labels: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    """Checks that there are `count` unique labels of one line each; None: class indices."""
     if labels is None:
         return tuple(str(i) for i in range(count))
     if isinstance(labels, str) or not isinstance(labels, Sequence):
@@ -84,25 +87,25 @@ def check_labels(labels: Any, count: int) -> tuple[str, ...]:
 
 
 def check_scaling(
-    mean: Any, std: Any, pixels: bool, channels: int
+    mean: float | Sequence[float], std: float | Sequence[float], pixels: bool, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
-    """Accepts numbers, or one for each channel; returns (mean, std, pixels)."""
+    """Checks `mean` and `std`, scalars or one number per channel; returns (mean, std, pixels)."""
     found: list[tuple[float, ...]] = []
     for name, value, check in (("mean", mean, checks.finite), ("std", std, checks.positive)):
-        values = [value] if checks.is_number(value) else value
+        values: Any = [value] if checks.is_number(value) else value
         if not isinstance(values, (list, tuple, np.ndarray)) or len(values) not in (1, channels):
             raise checks.value_error(name, f"a number, or {channels} of them", value)
         found.append(tuple(float(check(name, float(v))) for v in values))
     if len(found[0]) != len(found[1]):
         raise checks.value_error("std", f"as many numbers as `mean` has, {len(found[0])}", std)
     if pixels and (len({*found[0]}) > 1 or len({*found[1]}) > 1):
-        mend = "An integer tensor has one scale: use io='float32'."
-        raise checks.value_error("mean", "one number with io='uint8'", mean, mend)
+        fix = "An integer tensor has one scale: use io='float32'."
+        raise checks.value_error("mean", "one number with io='uint8'", mean, fix)
     return found[0], found[1], pixels
 
 
 def with_archive(data: bytes, recipe: DetectorRecipe) -> bytes:
-    """A file with the archive behind it."""
+    """Appends the archive to the bytes of a file."""
     members = {
         LABELS: ("\n".join(recipe.labels) + "\n").encode(),
         _RECIPE: json.dumps(recipe.to_json(), indent=2, ensure_ascii=False).encode(),
@@ -112,20 +115,20 @@ def with_archive(data: bytes, recipe: DetectorRecipe) -> bytes:
         np.save(stream, recipe.priors, allow_pickle=False)
         members[_PRIORS] = stream.getvalue()
     stream = io.BytesIO(data)
-    # Stored, not compressed: MediaPipe maps the members into memory as they lie.
+    # Not compressed, since MediaPipe maps the members into memory.
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as file:
         for name, member in members.items():
-            # A fixed date: the same model gives the same bytes.
+            # A fixed date makes exports reproducible byte for byte; 1980 is zip's earliest.
             file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), member)
     return stream.getvalue()
 
 
-def read(path: str | os.PathLike) -> DetectorRecipe:
-    """Reads the recipe behind a file.
+def read(path: Path) -> DetectorRecipe:
+    """Reads the recipe that is appended to a file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there is none behind it, or it cannot be read.
+        ValueError: if the file has no recipe, or the recipe can't be read.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"`path`: there is no file {os.fspath(path)!r}.")
@@ -138,8 +141,8 @@ def read(path: str | os.PathLike) -> DetectorRecipe:
                 priors = np.load(io.BytesIO(file.read(_PRIORS)), allow_pickle=False)
         return _from_json(values, priors)
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        mend = f"Its labels and settings can't be read: {error}."
-        raise checks.value_error("path", expected, os.fspath(path), mend) from error
+        fix = f"Its labels and settings can't be read: {error}."
+        raise checks.value_error("path", expected, os.fspath(path), fix) from error
 
 
 def _from_json(values: Mapping[str, Any], priors: np.ndarray) -> DetectorRecipe:
@@ -156,10 +159,3 @@ def _from_json(values: Mapping[str, Any], priors: np.ndarray) -> DetectorRecipe:
         dict(values["options"]),
         priors,
     )
-
-
-OPERATION = "TFLite_Detection_PostProcess"
-
-
-# As every detector of TensorFlow's names them: boxes, classes, scores, count.
-OUTPUTS = (OPERATION, f"{OPERATION}:1", f"{OPERATION}:2", f"{OPERATION}:3")

@@ -1,8 +1,8 @@
-"""What a fork does to native code: its threads are gone in the child, its locks stay.
+"""Fork safety of native runtimes: in the child of a fork their threads are gone.
 
-What was opened before a fork may wait in the child for threads that are not there, and
-so may its freeing. LiteRT and ONNX Runtime can open a file anew there. TensorFlow, once
-it has run anything, and a GPU can't be used at all.
+Objects opened before a fork, and also their destructors, may wait in the child for
+threads that no longer exist. LiteRT and ONNX Runtime can open a file again there.
+TensorFlow, once it has run anything, and GPUs can't be used at all.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ WAY_OUT = (
 )
 
 
-class _Forked(Protocol):
+class _ForkAware(Protocol):
     def after_fork(self) -> None:
         """Called in the child, whose only thread is the one that forked."""
 
 
-_living: weakref.WeakSet[Any] = weakref.WeakSet()
-_tensorflow_is_dead = False
+_registered: weakref.WeakSet[Any] = weakref.WeakSet()
+_tensorflow_unusable = False
 
 
-def tell(what: _Forked) -> None:
-    """Has `what.after_fork()` called in the child of each fork, as long as it lives."""
-    _living.add(what)
+def register(target: _ForkAware) -> None:
+    """Registers an object: `target.after_fork()` is called in the child of every fork."""
+    _registered.add(target)
 
 
-def keep_forever(what: Any) -> None:
-    """Lets an object never be freed: its destructor would wait for threads that are gone."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(what))
+def keep_forever(target: object) -> None:
+    """Leaks an object on purpose: its destructor would wait for threads that are gone."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(target))
 
 
 def check_tensorflow() -> None:
-    """Raises RuntimeError where TensorFlow was used before this process was forked."""
-    if _tensorflow_is_dead:
+    """Raises RuntimeError if TensorFlow was used before this process was forked."""
+    if _tensorflow_unusable:
         raise RuntimeError(
             "TensorFlow was used before this process was forked, and has lost its threads: it "
             f"would wait for ever. {WAY_OUT}"
@@ -48,12 +48,13 @@ def check_tensorflow() -> None:
 
 
 def _after_fork() -> None:
-    global _tensorflow_is_dead
+    global _tensorflow_unusable
+    # Only an initialized eager context has threads; importing TensorFlow starts none.
     context = getattr(sys.modules.get("tensorflow.python.eager.context"), "_context", None)
     if context is not None and getattr(context, "_initialized", True):
-        _tensorflow_is_dead = True
-    for what in list(_living):
-        what.after_fork()
+        _tensorflow_unusable = True
+    for target in list(_registered):
+        target.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

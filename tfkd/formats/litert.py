@@ -1,7 +1,7 @@
-"""The LiteRT interpreter behind one small door: open, feed by name, read back.
+"""TFLite files in the LiteRT interpreter: opening, running by tensor name, op statistics.
 
 Nothing here imports TensorFlow, so that a device needs `ai-edge-litert` alone.
-An int8 or uint8 tensor stands for real numbers: r = scale · (code - zero_point),
+An int8 or uint8 tensor represents real numbers as r = scale · (code − zero_point):
 https://ai.google.dev/edge/litert/models/quantization_spec
 """
 
@@ -11,12 +11,16 @@ import contextlib
 import dataclasses
 import mmap
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd import checks
+from tfkd.types import Path
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
 
 _MAGIC = b"TFL3"
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
@@ -24,11 +28,11 @@ _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Sends what C++ code writes to standard error nowhere, for the whole process."""
+    """Discards what C++ code writes to standard error, in the whole process."""
     with contextlib.ExitStack() as stack:
         try:
             kept = os.dup(2)
-        except OSError:  # no standard error, as under some services: nothing to silence
+        except OSError:  # Some services run without standard error.
             yield
             return
         stack.callback(os.close, kept)
@@ -41,15 +45,21 @@ def quiet_stderr() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Port:
-    """One input or output of a file.
+    """One input or output tensor of a file.
 
     Attributes:
         name: name in the file's signature.
-        shape: with the batch; -1 where the size is open.
-        dtype: what the file stores: float32, int8, uint8, int32, ...
-        scale: of the quantization; 0 for none.
-        zero_point: code that stands for 0.
-        index: number of the tensor in the interpreter.
+        shape: shape including the batch axis; -1 where the size is open.
+        dtype: dtype in the file: float32, int8, uint8, int32, ...
+        scale: quantization scale; 0 if the tensor is not quantized.
+        zero_point: the code that represents 0.0.
+        index: index of the tensor in the interpreter.
+
+    Example:
+        >>> port = Port("x", (1, 2), np.dtype("int8"), 0.5, -1, 0)
+        >>> codes = port.encode(np.float32([0.5, 1000]))
+        >>> codes.tolist(), port.decode(codes).tolist(), port.limits
+        ([0, 127], [0.5, 64.0], (-63.5, 64.0))
     """
 
     name: str
@@ -61,11 +71,11 @@ class Port:
 
     @property
     def quantized(self) -> bool:
-        """Whether codes stand for real numbers."""
+        """Whether the tensor holds integer codes of real numbers."""
         return self.scale > 0 and self.dtype.kind in "iu"
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Real numbers → codes: clip(round(r / scale) + zero_point); codes stay."""
+        """Quantizes real numbers: clip(round(r / scale) + zero_point); codes are unchanged."""
         if not self.quantized or values.dtype == self.dtype:
             return values.astype(self.dtype, copy=False)
         limits = np.iinfo(self.dtype)
@@ -73,14 +83,14 @@ class Port:
         return np.clip(codes, limits.min, limits.max).astype(self.dtype)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Codes → real numbers in float32; other numbers are only cast."""
+        """Dequantizes codes to float32; the values of other tensors are only cast."""
         if not self.quantized:
             return codes.astype(np.float32, copy=False)
         return (codes.astype(np.float32) - self.zero_point) * np.float32(self.scale)
 
     @property
     def limits(self) -> tuple[float, float] | None:
-        """The smallest and the largest real number there is a code for."""
+        """The smallest and largest real number that a code represents; None for floats."""
         if not self.quantized:
             return None
         info = np.iinfo(self.dtype)
@@ -98,14 +108,14 @@ def _port(name: str, details: dict[str, Any]) -> Port:
     )  # fmt: skip
 
 
-def open_interpreter(path: str | os.PathLike, threads: int = 1, delegate: bool = True) -> Any:
+def open_interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Interpreter:
     """Opens a `.tflite` file in LiteRT.
 
     Args:
         path: the file.
-        threads: threads for one call.
-        delegate: False: the built-in kernels alone, without XNNPACK, so that
-            the operations are those of the file.
+        threads: number of threads within one call.
+        delegate: whether XNNPACK may replace operations. Without it the interpreter
+            has exactly the operations of the file.
 
     Returns:
         An allocated `ai_edge_litert.interpreter.Interpreter`.
@@ -113,7 +123,7 @@ def open_interpreter(path: str | os.PathLike, threads: int = 1, delegate: bool =
     Raises:
         ImportError: if ai-edge-litert is not installed.
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no TFLite file or LiteRT cannot run it.
+        ValueError: if it is not a TFLite file or LiteRT cannot run it.
     """
     checks.positive_int("threads", threads)
     path = os.fspath(path)
@@ -132,7 +142,7 @@ def open_interpreter(path: str | os.PathLike, threads: int = 1, delegate: bool =
     kind = litert.OpResolverType
     resolver = kind.AUTO if delegate else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
-        with quiet_stderr():
+        with quiet_stderr():  # Loading XNNPACK logs to standard error.
             interpreter = litert.Interpreter(
                 path, num_threads=threads, experimental_op_resolver_type=resolver
             )
@@ -144,7 +154,7 @@ def open_interpreter(path: str | os.PathLike, threads: int = 1, delegate: bool =
     return interpreter
 
 
-def ports(interpreter: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+def ports(interpreter: Interpreter) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Returns (inputs, outputs), by the names of the signature where there is one."""
     signatures = interpreter.get_signature_list()
     if len(signatures) == 1:
@@ -159,10 +169,15 @@ def ports(interpreter: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     )
 
 
-def run(interpreter: Any, inputs: Any, outputs: Any, feeds: dict[str, np.ndarray]) -> dict:
-    """Runs one batch: real numbers by input name in, float32 by output name out.
+def run(
+    interpreter: Interpreter,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    feeds: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Runs one batch of real numbers by input name; returns float32 by output name.
 
-    Variable tensors, such as the state of an LSTM, start at zero, as in the model.
+    Variable tensors, such as the state of an LSTM, start at zero, as in the Keras model.
     """
     for port in inputs:
         interpreter.set_tensor(port.index, np.ascontiguousarray(port.encode(feeds[port.name])))
@@ -171,11 +186,11 @@ def run(interpreter: Any, inputs: Any, outputs: Any, feeds: dict[str, np.ndarray
     return {port.name: port.decode(interpreter.get_tensor(port.index)) for port in outputs}
 
 
-def has_variables(path: str | os.PathLike) -> bool:
-    """Whether a file has tensors that keep their values from one run to the next.
+def has_variables(path: Path) -> bool:
+    """Whether a file has variable tensors, which keep their values from run to run.
 
-    The state of an LSTM is one, that of an SVDF filter another. Resource variables, in
-    which a Keras layer with `stateful=True` remembers on purpose, are none.
+    They hold the state of an LSTM or of an SVDF filter. Resource variables, in which a
+    Keras layer with `stateful=True` keeps its state on purpose, don't count.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -185,23 +200,23 @@ def has_variables(path: str | os.PathLike) -> bool:
         model = schema.Model.GetRootAs(data, 0)
         graphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
         found = any(g.Tensors(i).IsVariable() for g in graphs for i in range(g.TensorsLength()))
-        del model, graphs  # they hold the map
+        del model, graphs  # Their views of `data` would keep the map from being closed.
         return found
 
 
-def run_all(interpreter: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_all(interpreter: Interpreter, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Runs (N, ...) arrays of any N through a file of any batch size.
 
-    An open batch is resized to N, other open sizes to those of the arrays. A fixed batch
-    of B is fed B examples at a time; the last is filled up by repeating, and what is too
-    many cut off.
+    An open batch is resized to N, other open sizes to those of the arrays. With a fixed
+    batch size B the arrays are fed B examples at a time; the last batch is padded by
+    repeating its last example, and the surplus results are dropped.
 
     Args:
         interpreter: from `open_interpreter`.
-        feeds: {input name: (N, ...) real numbers}.
+        feeds: real numbers (N, ...) by input name.
 
     Returns:
-        {output name: (N, ...) float32}.
+        float32 arrays (N, ...) by output name.
     """
     inputs, outputs = ports(interpreter)
     count = len(feeds[inputs[0].name])
@@ -225,14 +240,13 @@ def run_all(interpreter: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndar
     return {name: np.concatenate(value)[:count] for name, value in parts.items()}
 
 
-def operations(path: str | os.PathLike) -> dict[str, int]:
-    """Counts the operations of a file, and those that compute in float.
+def operations(path: Path) -> dict[str, int]:
+    """Counts the operations of a file and those that compute in float.
 
     Returns:
-        {"operations": all but conversions between types and scales,
-        "float_operations": those of them with a float32 or float16 result,
-        "conversions": the conversions, of which an int8 file with float inputs
-        and outputs needs one for each}.
+        "operations": all except QUANTIZE and DEQUANTIZE; "float_operations": those of
+        them with a float32 or float16 result; "conversions": QUANTIZE and DEQUANTIZE,
+        of which an int8 file needs one per float input and output.
     """
     found = [details for details, _ in _operations(path)]
     computing = [details for details in found if details["op_name"] not in _CONVERSIONS]
@@ -243,12 +257,12 @@ def operations(path: str | os.PathLike) -> dict[str, int]:
     }
 
 
-def in_float(path: str | os.PathLike) -> list[dict[str, str]]:
-    """Names the operations of a file that compute in float.
+def in_float(path: Path) -> list[dict[str, str]]:
+    """Lists the operations of a file that compute in float.
 
     Returns:
-        For each, in the order of the file, {"operation": its kind, "tensor": the
-        name of its result, in which the layer's name occurs}.
+        For each, in the order of the file, "operation", its type, and "tensor", the
+        name of its result, which contains the layer's name.
     """
     return [
         {"operation": details["op_name"], "tensor": tensor}
@@ -257,8 +271,8 @@ def in_float(path: str | os.PathLike) -> list[dict[str, str]]:
     ]
 
 
-def _operations(path: str | os.PathLike) -> list[tuple[dict[str, Any], str]]:
-    """LiteRT's details of each operation of a file, and the name of its first result."""
+def _operations(path: Path) -> list[tuple[dict[str, Any], str]]:
+    """LiteRT's details of each operation of a file, with the name of its first result."""
     interpreter = open_interpreter(path, delegate=False)
     names = {d["index"]: d["name"] for d in interpreter.get_tensor_details()}
     return [
@@ -271,10 +285,10 @@ def _is_float(details: dict[str, Any]) -> bool:
     return any(np.dtype(t).kind == "f" for t in details["result_types"])
 
 
-def output_limits(path: str | os.PathLike) -> dict[str, tuple[float, float, float] | None]:
-    """For each output (smallest, largest, step) of its codes; None for a float output.
+def output_limits(path: Path) -> dict[str, tuple[float, float, float] | None]:
+    """(smallest, largest, step) of the codes of each output; None for a float output.
 
-    A float output may be a dequantized one: then the codes before it count.
+    If the last operation dequantizes a float output, the codes before it are meant.
     """
     interpreter = open_interpreter(path, delegate=False)
     tensors = {d["index"]: d for d in interpreter.get_tensor_details()}

@@ -1,20 +1,25 @@
-"""Small handles on ONNX: its package, its files, the attributes of a node."""
+"""ONNX helpers: optional imports, loading of files, node attributes, subgraphs."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from tfkd import checks
+from tfkd.types import Path
+
+if TYPE_CHECKING:
+    import onnx
 
 
-def require(package: str) -> Any:
+def require(package: str) -> ModuleType:
     """Imports an optional package of the extra `tensorrt`.
 
     Raises:
-        ImportError: that names the extra.
+        ImportError: if the package is missing; the message names the extra.
     """
     try:
         return importlib.import_module(package)
@@ -24,8 +29,8 @@ def require(package: str) -> Any:
         ) from error
 
 
-def attribute(node: Any, name: str, default: Any = None) -> Any:
-    """Value of one attribute of a node; text as `str`."""
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """Value of one attribute of a node, with text as `str`; `default` if it has none."""
     onnx = require("onnx")
     for item in node.attribute:
         if item.name == name:
@@ -34,7 +39,7 @@ def attribute(node: Any, name: str, default: Any = None) -> Any:
     return default
 
 
-def set_attribute(node: Any, name: str, value: Any) -> None:
+def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
     """Adds or replaces one attribute of a node."""
     onnx = require("onnx")
     kept = [item for item in node.attribute if item.name != name]
@@ -42,24 +47,24 @@ def set_attribute(node: Any, name: str, value: Any) -> None:
     node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
 
 
-def subgraphs(node: Any) -> Iterator[Any]:
-    """The graphs that a node holds: branches of If, bodies of Loop and Scan."""
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The subgraphs of a node: branches of If, bodies of Loop and Scan."""
     for item in node.attribute:
         if item.HasField("g"):
             yield item.g
         yield from item.graphs
 
 
-def all_nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph and of the graphs inside them."""
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of all its subgraphs."""
     for node in graph.node:
         yield node
         for inner in subgraphs(node):
             yield from all_nodes(inner)
 
 
-def needs(node: Any) -> list[str]:
-    """Tensors a node reads, those that a graph inside it takes from outside included."""
+def needs(node: onnx.NodeProto) -> list[str]:
+    """The tensors that a node reads, including outer tensors that its subgraphs read."""
     names = [name for name in node.input if name]
     for inner in subgraphs(node):
         own = {i.name for i in (*inner.input, *inner.initializer)}
@@ -69,12 +74,13 @@ def needs(node: Any) -> list[str]:
     return names
 
 
-def load(path: Any) -> Any:
+def load(path: Path) -> onnx.ModelProto:
     """Reads an ONNX file.
 
     Raises:
+        TypeError: if `path` is not a path.
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no ONNX file.
+        ValueError: if it is not an ONNX file.
         ImportError: if onnx is not installed.
     """
     checks.instance("path", path, (str, os.PathLike), "the path of an .onnx file")
@@ -84,7 +90,7 @@ def load(path: Any) -> Any:
     onnx = require("onnx")
     try:
         model = onnx.load(path)
-    except Exception as error:  # protobuf has errors of its own
+    except Exception as error:  # Protobuf raises its own DecodeError.
         raise checks.value_error("path", "an ONNX file", path, f"It says: {error}") from error
     if not model.graph.node and not model.graph.output:
         raise checks.value_error("path", "an ONNX file", path, "It holds no graph.")

@@ -1,43 +1,47 @@
-"""ONNX files in ONNX Runtime: opened, fed by name, read back."""
+"""ONNX files in ONNX Runtime: opening sessions, running by name, float16 overflow detection."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfkd import checks
 from tfkd.formats.onnx_nodes import require
+from tfkd.types import Path
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 CPU = ("CPUExecutionProvider",)
-_CHUNK = 64
+_CHUNK = 64  # Examples per call, which limits memory.
 _SHOWN = 3
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-# From finite numbers these make infinite ones in any precision.
+# Operations that may give infinity from finite numbers in any precision.
 _INFINITE = ("Div", "Reciprocal", "Log", "Where")
 
 
 def open_session(
-    path: str | os.PathLike | bytes,
+    path: Path | bytes,
     threads: int = 1,
     providers: Sequence[str] = CPU,
     *,
     fuse: bool = True,
-    write: str | os.PathLike | None = None,
-) -> Any:
+    write: Path | None = None,
+) -> onnxruntime.InferenceSession:
     """Opens an ONNX file.
 
     Args:
-        path: the file, or what would stand in it.
-        threads: threads for one call.
-        providers: ONNX Runtime's execution providers, the preferred one first.
-        fuse: False: every operation runs as the file says, as it should in a file that is
-            optimized already. ONNX Runtime then merges no Q/DQ pair into an integer kernel
-            of its own.
-        write: where ONNX Runtime leaves the optimized file.
+        path: the file, or its content as bytes.
+        threads: number of threads within one call.
+        providers: ONNX Runtime's execution providers in order of preference.
+        fuse: whether ONNX Runtime optimizes the graph. Without it every operation runs as
+            it stands in the file: no Q/DQ pair is fused into an integer kernel. For files
+            that are optimized already.
+        write: where ONNX Runtime writes the optimized file.
 
     Returns:
         An `onnxruntime.InferenceSession`.
@@ -66,25 +70,28 @@ def open_session(
         options.optimized_model_filepath = os.fspath(write)
     try:
         return runtime.InferenceSession(path, options, providers=list(providers))
-    except Exception as error:  # it has a class of error for each status
+    except Exception as error:  # ONNX Runtime has one exception class per status code.
         raise checks.value_error(
             "path", "an ONNX file that ONNX Runtime can run", path, f"It says: {error}"
         ) from error
 
 
-def run_all(session: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_all(
+    session: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Runs (N, ...) arrays through a session of any batch size.
 
-    An open batch is run in two sizes, 1 and up to 64, so that a file that works
-    with one size only is found out. A fixed one of B is fed B examples at a time;
-    the last batch is filled up by repeating, and what is too many cut off.
+    An open batch is run with two sizes, 1 and up to 64, so that a file which works with
+    one size only fails. With a fixed batch size B the arrays are fed B examples at a
+    time; the last batch is padded by repeating its last example, and the surplus results
+    are dropped.
 
     Args:
         session: from `open_session`.
-        feeds: {input name: (N, ...)}.
+        feeds: arrays (N, ...) by input name.
 
     Returns:
-        {output name: (N, ...) float32}.
+        float32 arrays (N, ...) by output name.
     """
     names = [output.name for output in session.get_outputs()]
     count = len(next(iter(feeds.values())))
@@ -103,18 +110,20 @@ def run_all(session: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     return {name: np.concatenate(value)[:count] for name, value in parts.items()}
 
 
-def overflows(
-    path: str | os.PathLike | bytes, feeds: dict[str, np.ndarray], count: int = 8
-) -> list[str]:
-    """Where a file in float16 leaves float16's range, one sentence for each of the first few.
+def overflows(path: Path | bytes, feeds: Mapping[str, np.ndarray], count: int = 8) -> list[str]:
+    """Finds operations of a float16 file whose results overflow; describes the first few.
 
-    On the processor ONNX Runtime computes in float32 from one operation to the next, so
-    that the outputs don't show it: what lies between is asked for.
+    On processors ONNX Runtime fuses operations and computes in float32 between them, so
+    that the outputs don't show an overflow. Therefore all intermediate tensors are
+    requested as outputs.
 
     Args:
-        path: the file, or what would stand in it.
-        feeds: {input name: (N, ...)}.
-        count: of the examples, from the first.
+        path: the file, or its content as bytes.
+        feeds: arrays (N, ...) by input name.
+        count: number of examples to run, from the first.
+
+    Returns:
+        One sentence per operation.
     """
     onnx = require("onnx")
     content = path if isinstance(path, bytes) else pathlib.Path(path).read_bytes()
@@ -137,7 +146,7 @@ def overflows(
             before = [made[one] for one in node.input if one in made]
             if np.isfinite(value).all() or node.op_type in _INFINITE:
                 continue
-            # Less than anything may be infinite: a mask that is added to scores.
+            # −∞ is fine where a mask of −1e9 is added to scores, but not after a weight.
             large = np.isinf(value) if node.op_type in _WEIGHTED else np.isposinf(value)
             if large.any() and all(np.isfinite(one).all() for one in before):
                 found[node.name or name] = None

@@ -1,27 +1,26 @@
-"""SavedModel folders: their signature, and the check of their files by SHA-256."""
+"""SavedModel folders: name of the signature, verification of all files by SHA-256."""
 
 from __future__ import annotations
 
-import os
 import pathlib
 from typing import Any
 
 from tfkd import artifacts, checks
+from tfkd.types import Path
 
 SIGNATURE = "serving_default"
-
-
 GRAPH_FILE = "saved_model.pb"
 
 
-def verify_saved_model(path: str | os.PathLike) -> dict[str, Any]:
+def verify_saved_model(path: Path) -> dict[str, Any]:
     """Checks every file of a SavedModel against the manifest inside it.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: if the manifest is missing, or a file is missing, changed or new.
+        ValueError: if the manifest is missing, or a file is missing, changed or not in
+            the manifest.
     """
     folder = pathlib.Path(path)
     manifest = artifacts.verify(folder / GRAPH_FILE)
@@ -29,13 +28,13 @@ def verify_saved_model(path: str | os.PathLike) -> dict[str, Any]:
     wrong = sorted(k for k in {*found, *listed} if found.get(k) != listed.get(k))
     if wrong:
         expected = "a folder with the files of its manifest"
-        mend = f"These differ: {', '.join(wrong)}. Copy or make it again."
-        raise checks.value_error("path", expected, str(folder), mend)
+        fix = f"These differ: {', '.join(wrong)}. Copy or make it again."
+        raise checks.value_error("path", expected, str(folder), fix)
     return manifest
 
 
 def file_hashes(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """{path in the folder: size and SHA-256} of all files but the manifest."""
+    """Size and SHA-256 of all files except the manifest, by path within the folder."""
     manifest = artifacts.manifest_path(folder / GRAPH_FILE)
     return {
         file.relative_to(folder).as_posix(): {

@@ -1,1 +1,3 @@
-"""A functional Keras model as a graph of calls: check, read, find layers, copy, rebuild, fold."""
+"""Functional Keras models as graphs of layer calls: validation, traversal, layer lookup by name,
+copying, rebuilding and batch-norm folding.
+"""

@@ -1,37 +1,36 @@
-"""The check that a Keras model can be worked on, and its messages, the same everywhere."""
+"""Validation of model arguments: functional or Sequential, built, float, tf_keras."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import tf_keras as keras
 
 from tfkd import checks
 from tfkd.keras_internals import Functional
 
-# What a caller needs of a model, the most first.
-CONNECTED = "connected"  # functional or Sequential: which layer reads what is known
-BUILT = "built"  # its weights exist, and it can be called
+# What a caller requires of a model, from the most to the least.
+CONNECTED = "connected"  # functional or Sequential: the connections between layers are known
+BUILT = "built"  # its weights exist and it can be called
 ANY = "any"  # a tf_keras model, built or not
 
 _EXPECTED = "a tf_keras model"
 
 
-def check_model(name: str, model: Any, needs: str = CONNECTED) -> Any:
-    """Accepts a tf_keras model of which is known what `needs` says; returns it.
+def check_model(name: str, model: object, needs: str = CONNECTED) -> keras.Model:
+    """Checks that `model` is a tf_keras model that meets `needs`, and returns it.
 
     Args:
-        name: the argument, for the message.
+        name: name of the argument, for the message.
         model: what the user passed.
-        needs: `CONNECTED`: a built functional or Sequential model in float, whose layers
-            can be followed; `BUILT`: any built model, also a subclassed or quantized one;
-            `ANY`: any model.
+        needs: `CONNECTED`: a built functional or Sequential float model, whose graph can
+            be traversed; `BUILT`: any built model, including subclassed and quantized
+            ones; `ANY`: any model.
 
     Raises:
-        TypeError: for what is no tf_keras model; a Distiller is none, nor is a path.
-        ValueError: for a model that is not built, or subclassed or quantized where layers
-            are followed.
+        TypeError: if `model` is not a tf_keras model. A Distiller or a path is not one.
+        ValueError: if the model is not built; with `CONNECTED`, also if it is subclassed
+            or quantized.
     """
     refuse_distiller(name, model)
     refuse_keras_3(name, model, _EXPECTED)
@@ -60,7 +59,7 @@ def _check_connected(name: str, model: keras.Model) -> None:
 
 
 def unbuilt(name: str, model: keras.Model) -> ValueError:
-    """Returns the error for a model that has no weights or no input shape yet."""
+    """Returns the error for a model without weights or without an input shape."""
     without, fix = "without weights", ""
     if isinstance(model, keras.Sequential):
         without, fix = "without an input shape", ", or give it a keras.Input as its first layer"
@@ -71,15 +70,18 @@ def unbuilt(name: str, model: keras.Model) -> ValueError:
 
 
 def quantized(name: str, part: str) -> ValueError:
-    """Returns the error for a model of which `part`, or all, is quantized."""
+    """Returns the error for a model whose layer `part` (or the whole model) is quantized."""
     return ValueError(
         f"`{name}`: expected a float model, received {part!r}, quantized already. Pass the model "
         "that it was made from."
     )
 
 
-def is_network(layer: Any) -> bool:
-    """True for a model whose layers and connections are known, and that adds nothing to them."""
+def is_network(layer: object) -> bool:
+    """True for a functional or Sequential model that does not override `call`.
+
+    Only then does the graph of its layers describe all that it computes.
+    """
     return (
         isinstance(layer, keras.Model)
         and bool(getattr(layer, "_is_graph_network", False))
@@ -87,15 +89,15 @@ def is_network(layer: Any) -> bool:
     )
 
 
-def is_keras_3(target: Any) -> bool:
-    """True for a layer or model of Keras 3, which is not imported for this."""
+def is_keras_3(target: object) -> bool:
+    """True for a layer or model of Keras 3; told by module name, without importing Keras 3."""
     modules = [kind.__module__ for kind in type(target).__mro__]
     of_keras = any(f"{module}.".startswith("keras.") for module in modules)
     return of_keras and callable(target) and hasattr(target, "variables")
 
 
-def refuse_distiller(name: str, model: Any) -> None:
-    """Raises TypeError for a Distiller of any kind: what holds a student."""
+def refuse_distiller(name: str, model: object) -> None:
+    """Raises TypeError for a Distiller of any kind, which is told by its `student`."""
     if callable(getattr(model, "student", None)):
         raise TypeError(
             f"`{name}`: expected a plain model, received a {type(model).__name__}, which trains "
@@ -103,8 +105,8 @@ def refuse_distiller(name: str, model: Any) -> None:
         )
 
 
-def refuse_keras_3(name: str, model: Any, expected: str) -> None:
-    """Raises TypeError for a model or layer of Keras 3, and names the way out."""
+def refuse_keras_3(name: str, model: object, expected: str) -> None:
+    """Raises TypeError for a model or layer of Keras 3, and suggests the conversion."""
     if is_keras_3(model):
         fix = "This is a Keras 3 model: convert it with tfkd.from_keras3(model)."
         raise checks.type_error(name, expected, model, fix)

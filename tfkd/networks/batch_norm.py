@@ -1,9 +1,9 @@
-"""Batch normalization and its kin as one scale and offset for each channel, and their folding.
+"""Batch-norm folding: normalization layers as a per-channel affine map, merged into a convolution.
 
-In inference a batch normalization is y = k·x + o with one k = γ/√(σ² + ε) and
-one o = β − μ·k for each channel. Behind a convolution whose kernel is s·q, with
-integers q and one s for each output channel, it is the same convolution with
-the kernel (s·k)·q: other scales, and the very same integers.
+In inference a batch normalization is y = k·x + o with k = γ/√(σ² + ε) and
+o = β − μ·k per channel. After a convolution whose kernel is s·q, with integers q
+and one scale s per output channel, the folded kernel is (s·k)·q: the scales change,
+the integers do not.
 
 Reference: Jacob et al. 2018, Quantization and Training of Neural Networks for
 Efficient Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877
@@ -17,21 +17,22 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from numpy.typing import ArrayLike
 
 from tfkd.keras_internals import BatchNormalizationBase, LayerScale
 
 layers = keras.layers
 
 
-def scale_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(k, o) of a layer that computes k·x + o with one k and one o for each channel.
+def scale_and_offset(norm: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Scale k and offset o of a layer that computes k·x + o per channel.
 
     Args:
-        norm: a built layer that `is_per_channel` holds true for: a batch normalization
+        norm: a built layer for which `is_per_channel` is true: a batch normalization
             or Normalization over the last axis, a LayerScale, or a Rescaling.
 
     Returns:
-        Arrays of shape (channels,), of a Rescaling by numbers (), in float64.
+        (k, o) in float64, of shape (channels,), or () for a Rescaling by scalars.
     """
     if isinstance(norm, BatchNormalizationBase):
         variance = float64_array(norm.moving_variance) + norm.epsilon
@@ -41,7 +42,7 @@ def scale_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
         return scale, beta - float64_array(norm.moving_mean) * scale
     if isinstance(norm, layers.Normalization):
         mean = float64_array(norm.mean).reshape(-1)
-        # Keras divides by no less than this.
+        # Keras clips the standard deviation at epsilon before it divides.
         deviation = np.maximum(
             np.sqrt(float64_array(norm.variance)), keras.backend.epsilon()
         ).reshape(-1)
@@ -52,25 +53,26 @@ def scale_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
         gamma = float64_array(norm.gamma)
         return gamma, np.zeros_like(gamma)
     scale, offset = (np.asarray(value, np.float64) for value in (norm.scale, norm.offset))
-    # (1, 1, C) counts as (C,).
+    # A Rescaling may hold its numbers as (1, 1, C) for broadcasting.
     return scale.reshape(scale.shape[-1:]), offset.reshape(offset.shape[-1:])
 
 
-def float64_array(value: Any) -> np.ndarray:
+def float64_array(value: ArrayLike) -> np.ndarray:
+    """An array or variable as a float64 array, so that folding rounds once only, at its end."""
     return np.asarray(value, np.float64)
 
 
-def is_per_channel(norm: Any, shape: Sequence[int | None]) -> bool:
-    """True for a layer that computes k·x + o with one k and one o for each channel.
+def is_per_channel(norm: keras.layers.Layer, shape: Sequence[int | None]) -> bool:
+    """True for a layer that computes k·x + o with one scale k and offset o per channel.
 
     Args:
         norm: a built layer of any kind.
-        shape: of what it reads, with the batch; channels are the last axis.
+        shape: shape of its input, including the batch axis; channels come last.
     """
     if isinstance(norm, (BatchNormalizationBase, layers.Normalization)):
         axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
         last = all(axis is None or axis % len(shape) == len(shape) - 1 for axis in axes)
-        return last and (_inherits_call(norm) or _computes_so(norm, len(shape)))
+        return last and (_inherits_call(norm) or _is_affine(norm, len(shape)))
     if type(norm) is LayerScale:
         return tuple(norm.gamma.shape) == (shape[-1],)
     if type(norm) is layers.Rescaling:
@@ -78,8 +80,8 @@ def is_per_channel(norm: Any, shape: Sequence[int | None]) -> bool:
     return False
 
 
-def is_norm_elsewhere(norm: Any, shape: Sequence[int | None]) -> bool:
-    """True for one of Keras's batch normalizations over other axes than the last."""
+def is_norm_elsewhere(norm: keras.layers.Layer, shape: Sequence[int | None]) -> bool:
+    """True for one of Keras's batch normalizations over an axis other than the last."""
     return (
         isinstance(norm, BatchNormalizationBase)
         and _inherits_call(norm)
@@ -87,37 +89,40 @@ def is_norm_elsewhere(norm: Any, shape: Sequence[int | None]) -> bool:
     )
 
 
-def _is_row(value: Any, shape: Sequence[int | None]) -> bool:
-    """One number, or one for each channel, however many axes of size 1 stand before."""
+def _is_row(value: ArrayLike, shape: Sequence[int | None]) -> bool:
+    """True for a scalar, or one number per channel after any number of axes of size 1."""
     sizes = np.shape(value)
     outer = all(size == 1 for size in sizes[:-1])
     return len(sizes) <= len(shape) and outer and (not sizes or sizes[-1] in (1, shape[-1]))
 
 
 def _inherits_call(norm: Any) -> bool:
-    """False for a user's class with a `call` of its own, which may do anything."""
+    """False for a subclass that overrides `call` and may compute anything."""
     return type(norm).call in (BatchNormalizationBase.call, layers.Normalization.call)
 
 
-def _computes_so(norm: Any, rank: int) -> bool:
-    """Whether the layer's values are those of its scale and offset."""
+def _is_affine(norm: Any, rank: int) -> bool:
+    """Whether the layer's outputs on random inputs equal its scale and offset applied."""
     scale, offset = scale_and_offset(norm)
+    # Spread enough to reveal clipping and other nonlinearities.
     x = np.random.default_rng(0).normal(0, 3, (4, *[1] * (rank - 2), scale.size))
     try:
         with tf.init_scope():
             made = norm(tf.constant(x, norm.compute_dtype), training=False)
         return bool(np.allclose(made, x * scale + offset, rtol=1e-3, atol=1e-3))
-    except Exception:  # It asks for another shape, or more arguments: nothing is known of it.
+    except Exception:  # A custom layer may want another shape or more arguments.
         return False
 
 
-def as_rescaling(norm: Any, rank: int, name: str) -> Any:
-    """A batch normalization over any axes as a Rescaling, which every converter takes.
+def as_rescaling(
+    norm: keras.layers.BatchNormalization, rank: int, name: str
+) -> keras.layers.Rescaling:
+    """A batch normalization over any axes as a Rescaling, which every converter accepts.
 
     Args:
-        norm: built, with Keras's own `call`.
-        rank: of what it reads, with the batch.
-        name: of the new layer.
+        norm: a built layer with Keras's own `call`.
+        rank: rank of its input, including the batch axis.
+        name: name of the new layer.
     """
     axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
     axes = [axis % rank for axis in axes]
@@ -127,27 +132,31 @@ def as_rescaling(norm: Any, rank: int, name: str) -> Any:
 
 
 def folded(
-    layer: Any, kernel: np.ndarray, bias: np.ndarray | None, norm: Any
+    layer: keras.layers.Layer,
+    kernel: np.ndarray,
+    bias: np.ndarray | None,
+    norm: keras.layers.Layer,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias of `layer` that hold a batch normalization or the like after it, too.
+    """Folds the normalization that follows a layer into the layer's kernel and bias.
 
     Args:
-        layer: a convolution (also depthwise or transposed) or Dense layer.
+        layer: a convolution (regular, depthwise or transposed) or a Dense layer.
         kernel: its kernel.
-        bias: its bias (filters,), or None.
-        norm: a layer that `scale_and_offset` takes.
+        bias: its bias of shape (filters,), or None.
+        norm: the normalization, a layer that `scale_and_offset` accepts.
 
     Returns:
-        (kernel of the same shape, bias (filters,)), float32.
+        (kernel of the same shape, bias of shape (filters,)), both float32.
     """
     filters = _filters(layer, kernel)
     scale, offset = (np.broadcast_to(one, filters) for one in scale_and_offset(norm))
     if bias is not None:
         offset = offset + float64_array(bias) * scale
     if isinstance(layer, layers.DepthwiseConv2D):
-        factor = scale.reshape(kernel.shape[2:])  # output channel c·m + j
+        # Kernel (h, w, channels, multiplier m); output channel c·m + j is its [..., c, j].
+        factor = scale.reshape(kernel.shape[2:])
     elif isinstance(layer, layers.Conv2DTranspose):
-        factor = scale[:, None]  # (h, w, filters, channels)
+        factor = scale[:, None]  # The kernel is (h, w, filters, channels).
     else:
         factor = scale
     return (float64_array(kernel) * factor).astype(np.float32), offset.astype(np.float32)

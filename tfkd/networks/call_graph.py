@@ -1,8 +1,8 @@
-"""A functional Keras model as a graph of calls: what each reads, makes, and who reads that.
+"""The dataflow graph of a functional Keras model: layer calls, tensors, producers and consumers.
 
 A layer can be called several times and a call can return several tensors, so a
-tensor is named as Keras names it in a config: (layer, number of its call,
-number of the output). The graph is read once; whoever needs it is handed it.
+tensor is identified as in a Keras config: (layer name, call index, output index).
+Build a `CallGraph` once per model and pass it on.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Visit = Callable[["Call", tuple[Any, ...], dict[str, Any]], Any]
 
 @dataclasses.dataclass(eq=False)
 class Call:
-    """One call of a layer: the tensors that it reads and those that it makes.
+    """One call of a layer: a node of the graph.
 
     Attributes:
-        layer: the layer; a nested model is one like any other.
-        number: of this call among those of the layer, as a config counts them.
+        layer: the layer, which may be a nested model.
+        number: index of this call among the layer's calls, as a config counts them.
         inputs: the tensors that it reads.
-        outputs: the tensors that it makes.
-        node: Keras's record of the call.
+        outputs: the tensors that it produces.
+        node: Keras's own record of the call.
     """
 
     layer: Any
@@ -47,56 +47,65 @@ class Call:
 
     @property
     def key(self) -> Key:
-        """What tells it from other calls of the model."""
+        """Identifies the call within the model: (layer name, call index)."""
         return self.layer.name, self.number
 
     @property
     def is_input(self) -> bool:
-        """True if it stands for an input of the model."""
+        """True for the call of an InputLayer."""
         return self.node.is_input
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """The arguments by position, with Keras's tensors in them."""
+        """The positional arguments, with Keras's symbolic tensors in them."""
         return self.node.call_args
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """The arguments by name."""
+        """The keyword arguments."""
         return self.node.call_kwargs
 
     @property
     def reads(self) -> list[Any]:
-        """Keras's tensors for `inputs`."""
+        """Keras's symbolic tensors for `inputs`."""
         return self.node.keras_inputs
 
     @property
     def makes(self) -> list[Any]:
-        """Keras's tensors for `outputs`."""
+        """Keras's symbolic tensors for `outputs`."""
         return tf.nest.flatten(self.node.outputs)
 
 
 class Spec(NamedTuple):
-    """Shape and type of a tensor."""
+    """Shape (including the batch axis; None where a size is open) and dtype of a tensor."""
 
     shape: tuple[int | None, ...]
     dtype: str
 
 
 class CallGraph:
-    """The calls of one model, and of the models nested in it.
+    """The calls of one model and of the models nested in it.
 
     Args:
-        model: a model that `is_network` holds true for; not changed.
+        model: a model for which `is_network` is true; it is not changed.
 
     Attributes:
         model: the model.
-        layers: name → layer, also those of inputs.
-        calls: key → `Call`; a call stands after those that it reads from.
-        tensors: tensor → the tensor of Keras.
-        readers: tensor → keys of the calls that read it.
+        layers: layer by name, including input layers.
+        calls: `Call` by key, in topological order.
+        tensors: Keras's symbolic tensor by tensor reference.
+        readers: for each tensor, the keys of the calls that read it.
         outputs: the tensors that the model returns.
-        nested: name of a nested model → its graph.
+        nested: graph of each nested model, by the model's name.
+
+    Example:
+        >>> x = keras.Input((4,), name="x")
+        >>> y = keras.layers.Dense(2, name="dense")(x)
+        >>> graph = CallGraph(keras.Model(x, keras.layers.ReLU(name="act")(y)))
+        >>> list(graph.calls), graph.outputs
+        ([('x', 0), ('dense', 0), ('act', 0)], (('act', 0, 0),))
+        >>> graph.only_reader(("dense", 0, 0)).name
+        'act'
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -129,20 +138,20 @@ class CallGraph:
             self.readers[ref].append(call.key)
 
     def ref(self, tensor: Any) -> Ref:
-        """The name of one of Keras's tensors."""
+        """The reference of one of Keras's symbolic tensors."""
         return self._refs[id(tensor)]
 
     def spec(self, ref: Ref) -> Spec:
-        """Shape and type of a tensor."""
+        """Shape and dtype of a tensor."""
         tensor = self.tensors[ref]
         return Spec(tuple(tensor.shape), str(tensor.dtype.name))
 
     def maker(self, ref: Ref) -> Call:
-        """The call that makes a tensor."""
+        """The call that produces a tensor."""
         return self.calls[ref[:2]]
 
     def only_reader(self, ref: Ref) -> Call | None:
-        """The call that alone reads a tensor, once; None if there are more, or the user does."""
+        """The only consumer of a tensor; None if it is read more than once or is an output."""
         readers = [self.calls[key] for key in self.readers[ref]]
         alone = len(readers) == 1 and readers[0].inputs.count(ref) == 1
         return readers[0] if alone and ref not in self.outputs else None
@@ -152,39 +161,39 @@ class CallGraph:
         return [call for call in self.calls.values() if call.name == layer]
 
     def levels(self, prefix: str = "") -> dict[str, CallGraph]:
-        """This graph, under "", and those of the models nested in it, under "backbone/"."""
+        """This graph under "" and those of nested models under their path, as "backbone/"."""
         found = {prefix: self}
         for name, graph in self.nested.items():
             found.update(graph.levels(f"{prefix}{name}/"))
         return found
 
     def follow(self, values: Sequence[Any], visit: Visit) -> list[Any]:
-        """Passes values through the model, call by call.
+        """Interprets the graph: propagates values from the inputs to the outputs.
 
         Args:
-            values: one for each of the model's inputs.
-            visit: `visit(call, args, kwargs)` → what the call makes of its arguments, in
-                which values stand in place of tensors; in the structure of its outputs,
-                or as a flat list.
+            values: one value per model input.
+            visit: called as `visit(call, args, kwargs)`, with values in place of tensors
+                among the arguments; returns the values of the call's outputs, in their
+                structure or as a flat list.
 
         Returns:
-            One value for each of the model's outputs.
+            One value per model output.
         """
         known = {id(old): new for old, new in zip(self.model.inputs, values, strict=True)}
 
-        def put(value: Any) -> Any:
+        def substitute(value: Any) -> Any:
             return known.get(id(value), value)
 
         for call in self.calls.values():
             if call.is_input or any(id(tensor) not in known for tensor in call.reads):
                 continue
-            args, kwargs = tf.nest.map_structure(put, (call.args, call.kwargs))
+            args, kwargs = tf.nest.map_structure(substitute, (call.args, call.kwargs))
             made = tf.nest.flatten(visit(call, tuple(args), dict(kwargs)))
             known.update({id(old): new for old, new in zip(call.makes, made, strict=True)})
         return [known[id(tensor)] for tensor in self.model.outputs]
 
     def after(self, ref: Ref) -> set[Key]:
-        """All calls that depend on a tensor."""
+        """All calls that depend on a tensor, directly or not."""
         found: set[Key] = set()
         for call in self.calls.values():
             if any(used == ref or used[:2] in found for used in call.inputs):
@@ -192,13 +201,17 @@ class CallGraph:
         return found
 
     def upto(self, key: Key) -> set[Key]:
-        """All calls that a call depends on, and itself."""
+        """All calls that a call depends on, including itself."""
         return self._reach([key], {})
 
     def alive(self, moved: Mapping[Ref, Ref], gone: Iterable[Key]) -> set[Key]:
-        """The calls still needed when readers of `moved` tensors read others and `gone` go.
+        """The calls still needed once some tensors are replaced and some calls removed.
 
-        Inputs stay, and so do calls that nothing reads (losses added to the model).
+        Inputs stay, and so do calls that nothing reads: losses added to the model.
+
+        Args:
+            moved: tensor → the tensor that is read in its place.
+            gone: keys of the removed calls.
         """
         gone = set(gone)
         roots = [resolve(ref, moved)[:2] for ref in self.outputs]
@@ -219,38 +232,38 @@ class CallGraph:
         return found
 
 
-def graph_of(model: Any) -> CallGraph | None:
-    """The graph of a layer or model; None if it has none that says all."""
+def graph_of(model: object) -> CallGraph | None:
+    """The graph of a layer or model; None if no graph describes all that it computes."""
     return CallGraph(model) if is_network(model) else None
 
 
 def resolve(ref: Ref, moved: Mapping[Ref, Ref]) -> Ref:
-    """The tensor read in place of `ref`; consecutive cuts lead further up."""
+    """The tensor that is read in place of `ref`, through consecutive replacements."""
     while ref in moved:
         ref = moved[ref]
     return ref
 
 
-def first_number(layer: Any) -> int:
-    """The number of a layer's first call: a nested model's own input layer takes the number 0."""
+def first_number(layer: keras.layers.Layer) -> int:
+    """Index of a layer's first call in a config: 1 for nested models, whose input layer is 0."""
     return int(_should_skip_first_node(layer))
 
 
 def nodes_of(model: Any) -> list[Any]:
-    """The calls of a functional model as nodes of Keras 2 or 3, each after those it reads from."""
+    """The nodes of a functional model of Keras 2 or 3 in topological order."""
     by_depth = model._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
 def maker_of(tensor: Any) -> Any:
-    """The layer or operation that made a symbolic tensor of Keras 2 or 3."""
+    """The layer or operation that produced a symbolic tensor of Keras 2 or 3."""
     return tensor._keras_history[0]
 
 
 def _numbered(model: keras.Model) -> list[tuple[Any, int]]:
-    """Keras's nodes of a model, in order, with their numbers in its config.
+    """Keras's nodes of a model in topological order, each with its call index in the config.
 
-    A layer may have been called in other models too; a config skips these calls.
+    A layer may have been called in other models too; a config skips those calls.
     """
     nodes = nodes_of(model)
     inside = {id(node) for node in nodes}

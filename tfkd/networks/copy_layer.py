@@ -1,8 +1,9 @@
-"""A copy of one layer: its config first, its weights once they are there."""
+"""Copying of single layers: first from the config, then the weights once both are built."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import tf_keras as keras
@@ -12,24 +13,31 @@ from tfkd.networks import layer_state
 from tfkd.networks.layer_parts import held_objects
 
 
-def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
-    """A layer of the same class and arguments, without weights as yet.
+def copy_layer(
+    layer: keras.layers.Layer, name: str | None = None, **changes: Any
+) -> keras.layers.Layer:
+    """Makes an unbuilt layer of the same class with the same arguments.
 
     Args:
-        layer: of any class with a `get_config`; not changed.
-        name: of the copy; None: that of `layer`.
-        changes: arguments of the layer to set otherwise, as its config holds them.
+        layer: a layer of any class with a `get_config`; it is not changed.
+        name: name of the copy; None: that of `layer`.
+        **changes: constructor arguments to change, in the form in which a config holds them.
 
     Returns:
-        The new layer, not built. `copy_state` brings the weights, once it is.
+        The new layer. Once it is built, `copy_state` copies the weights.
 
     Raises:
-        ValueError: if it can't be built from its config.
+        ValueError: if the layer can't be built from its config.
+
+    Example:
+        >>> dense = copy_layer(keras.layers.Dense(3, name="logits"), use_bias=False)
+        >>> dense.units, dense.use_bias, dense.name
+        (3, False, 'logits')
     """
     kind = type(layer)
     name = name or layer.name
     try:
-        # A Lambda's own function: its code in a config would lose the names it uses.
+        # Keep a Lambda's function object: serialized code loses the globals that it uses.
         if kind is keras.layers.Lambda:
             return _copy_lambda(layer, name)
         if isinstance(layer, TFOpLambda):
@@ -49,7 +57,7 @@ def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
 
 
 def _functions(layer: Any) -> dict[str, Any]:
-    """The activation functions of one of Keras' own layers, which take them as they are."""
+    """The activation functions of one of Keras's own layers, whose constructors accept them."""
     if not type(layer).__module__.startswith("tf_keras."):
         return {}
     found = {key: getattr(layer, key, None) for key in ("activation", "recurrent_activation")}
@@ -77,11 +85,15 @@ def _not_built(layer: Any, reason: str) -> ValueError:
     )
 
 
-def copy_state(layer: Any, parts: list[Any]) -> None:
-    """Gives built layers the weights of `layer`, in order, and its `trainable` flags.
+def copy_state(layer: keras.layers.Layer, parts: Sequence[keras.layers.Layer]) -> None:
+    """Copies the weights and `trainable` flags of `layer` into the layers that replace it.
+
+    Args:
+        layer: the original.
+        parts: built layers that together hold the same weights, in the same order.
 
     Raises:
-        ValueError: if they have other weights.
+        ValueError: if the number or the shapes of the weights differ.
     """
     if len(parts) == 1:
         layer_state.copy(layer, parts[0], fixed=True)

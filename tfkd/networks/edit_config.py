@@ -1,4 +1,4 @@
-"""A model built again from its config, with calls left out or sizes changed, and its weights."""
+"""Model surgery on configs: rebuild a model with calls removed or sizes changed, copy weights."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _APPLICATIONS = "tf_keras.src.applications."
 def rebuild(
     graph: CallGraph, edit: Callable[[Config], Config], change: Callable[[Any], Any] | None = None
 ) -> keras.Model:
-    """Makes a model again from its config, edited.
+    """Rebuilds a model from its edited config.
 
     Args:
-        graph: of the model; it is not changed.
-        edit: the complete config of the model → that of the new one.
-        change: weight of the model → the value that its copy gets; None: the same.
+        graph: graph of the model, which is not changed.
+        edit: maps the complete config of the model to that of the new one.
+        change: maps a weight of the model to the value that its copy gets; None: the same.
 
     Returns:
-        A model of the same class, with the same layer names, sharing nothing.
+        A model of the same class with the same layer names that shares no layer with it.
 
     Raises:
         ValueError: if a layer belongs to two models, or the model can't be built from a config.
@@ -41,19 +41,19 @@ def rebuild(
 
 
 def complete_config(model: keras.Model) -> Config:
-    """The config of a model, to be edited; with what its layers learned.
+    """The config of a model with the state that its layers adapted, ready to be edited.
 
     Raises:
-        ValueError: if it can't be made, or does not list the layers.
+        ValueError: if there is no config, or it does not list the layers.
     """
     try:
         config = layer_state.complete(model.get_config(), model)
     except (NotImplementedError, ValueError, TypeError) as error:
         raise _not_built_again(model, error) from error
-    return _listing(config, model)
+    return _check_lists_layers(config, model)
 
 
-def _listing(config: Config, model: keras.Model) -> Config:
+def _check_lists_layers(config: Config, model: keras.Model) -> Config:
     if "layers" not in config:
         raise ValueError(
             f"`model`: expected a model whose get_config lists its layers, received the "
@@ -64,19 +64,20 @@ def _listing(config: Config, model: keras.Model) -> Config:
 
 
 def from_config(model: keras.Model, config: Config) -> keras.Model:
-    """A new model of the class of `model` from a config, with the classes that its layers hold.
+    """Builds a model of the class of `model` from a config, with its custom objects in scope.
 
     Raises:
         ValueError: if Keras can't build it.
     """
-    # Keras does not register the layers that its applications alone have. The others must not
-    # be named: of what it finds here it also builds weights, outside of the layers' name scopes.
+    # Keras does not register the layers that only its applications use, so they are named here.
+    # Other layers of Keras must not be: for those in the scope Keras also creates the weights,
+    # outside of the layers' name scopes.
     kinds = {type(layer) for layer in model._flatten_layers()}
     hidden = {k.__name__: k for k in kinds if k.__module__.startswith(_APPLICATIONS)}
-    # What the user registered under a name comes before what a layer holds.
+    # An object that the user registered takes precedence over one that a layer holds.
     known = {**hidden, **held_objects(model), **keras.utils.get_custom_objects()}
     try:
-        # The code of a Lambda layer is already in this process.
+        # Safe mode guards against code from files; a Lambda's code is in this process already.
         with keras.utils.custom_object_scope(known), SafeModeScope(safe_mode=False):
             return type(model).from_config(config)
     except Exception as error:
@@ -93,7 +94,7 @@ def _not_built_again(model: keras.Model, error: Exception) -> ValueError:
 
 
 def refuse_ties(graph: CallGraph) -> None:
-    """Raises ValueError if two models hold one layer: from its config Keras makes two."""
+    """Raises ValueError if two models share a layer: from the config Keras would make two."""
     places: dict[int, str] = {}
     for prefix, level in graph.levels().items():
         for name, layer in level.layers.items():
@@ -108,10 +109,10 @@ def refuse_ties(graph: CallGraph) -> None:
 
 
 def layer_configs(config: Config, prefix: str = "") -> Iterator[tuple[str, Config]]:
-    """Path and config of every layer of a model's config, nested models entered.
+    """Path and config of every layer in a model's config, including those of nested models.
 
     Raises:
-        ValueError: if the config of a layer does not hold its name.
+        ValueError: if the config of a layer lacks its name.
     """
     for item in config["layers"]:
         if "name" not in item["config"]:
@@ -140,15 +141,15 @@ def without_calls(
     """Returns a model's config without the calls that are no longer needed.
 
     Args:
-        config: of the model at `prefix`; not changed.
-        graph: of the same model.
-        moved: for each prefix, tensor → the tensor to read in its place.
-        gone: for each prefix, the calls that are cut.
-        prefix: path of the model with a slash, "" for the outermost.
+        config: config of the model at `prefix`; not changed.
+        graph: graph of the same model.
+        moved: for each prefix, tensor → the tensor that is read in its place.
+        gone: for each prefix, the keys of the removed calls.
+        prefix: path of the model with a trailing slash; "" for the outermost model.
     """
-    config, here = _listing(config, graph.model), moved.get(prefix, {})
+    config, here = _check_lists_layers(config, graph.model), moved.get(prefix, {})
     alive = graph.alive(here, gone.get(prefix, ()))
-    # Keras counts the calls of a layer in the order of its config: close the gaps.
+    # Call indices in a config are consecutive, so the remaining calls are renumbered.
     numbers: dict[Key, int] = {}
     for name, layer in graph.layers.items():
         old = sorted(number for owner, number in alive if owner == name)
@@ -181,12 +182,12 @@ def without_calls(
 
 
 def _map_refs(value: Any, rewire: Callable[[Ref], Ref]) -> Any:
-    """A copy of a part of a config where each [layer, call, output, …] is rewired."""
+    """Copies a part of a config and rewires each tensor reference [layer, call, output, …]."""
     if isinstance(value, dict):
         return {key: _map_refs(item, rewire) for key, item in value.items()}
     if not isinstance(value, (list, tuple)):
         return value
-    # Keras takes every list of 3 or 4 that begins with a string for a tensor.
+    # Keras reads every list of length 3 or 4 that begins with a string as a tensor reference.
     if isinstance(value, list) and len(value) in (3, 4) and isinstance(value[0], str):
         arguments = [_map_refs(item, rewire) for item in value[3:]]
         if value[0] == "_CONSTANT_VALUE":
@@ -195,20 +196,23 @@ def _map_refs(value: Any, rewire: Callable[[Ref], Ref]) -> Any:
     return type(value)(_map_refs(item, rewire) for item in value)
 
 
-def pairs(source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
-    """Each layer of `source` that `target` has by that name, and the layer there.
+def pairs(
+    source: keras.Model, target: keras.Model
+) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
+    """Pairs the layers of two models by name; functional models inside are entered.
 
-    Functional models inside are left to their layers.
+    Yields:
+        (layer of `source`, layer of `target`) for each layer of `target`.
 
     Raises:
-        ValueError: if a layer of `target` has a name that `source` does not know.
+        ValueError: if a layer of `target` has a name that `source` lacks.
     """
     layers = {layer.name: layer for layer in source.layers}
     for layer in target.layers:
         if layer.name not in layers:
             raise _unnamed(type(layer).__name__, f"copy is named {layer.name!r}")
         before = layers[layer.name]
-        # A nested model with a config of its own is whole, but may name its layers anew.
+        # A nested model that builds its layers itself may name them anew; it is one pair then.
         known = {part.name for part in getattr(before, "layers", ())}
         if is_network(layer) and known.issuperset(part.name for part in layer.layers):
             yield from pairs(before, layer)

@@ -1,9 +1,8 @@
-"""A frozen copy of a model: the teacher of self-distillation, or a faster teacher."""
+"""Frozen copies of models, in half precision or with folded batch norms: teachers, mostly."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,8 @@ from tfkd.networks.layer_parts import calls_anywhere, flat_layers
 DTYPES = ("float32", "float16", "bfloat16")
 _FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
 _NESTED = ("Functional", "Sequential", "Model")
-# What reads raw inputs: half precision would move them into other words, bins and means.
+# Preprocessing layers, which read raw inputs: half precision would map them to other words or
+# bins.
 _KEEP_TYPE = (
     "InputLayer",
     "Normalization",
@@ -43,31 +43,31 @@ def frozen_copy(
 ) -> keras.Model:
     """Copies a model with its weights and freezes the copy.
 
-    The copy shares no variable with the model, so the model can go on training
+    The copy shares no variable with the model, so the model can continue training
     with the copy as its teacher.
 
     Args:
         model: a built `tf_keras` model. Functional and Sequential models (also
             nested) for `dtype` and `fold_batch_norm`; any model otherwise.
-        dtype: "bfloat16" or "float16": weights and arithmetic of every layer
-            but the last ones, whose outputs are the model's, are in this type.
-            Layers that read raw inputs (`Normalization`, lookups) keep theirs.
-            Faster on processors that have it; the outputs stay float32. float16
-            ends at 65504, bfloat16 where float32 does. "float32" makes a copy that
-            LiteRT takes of a model in float64. None: as in the model.
-        fold_batch_norm: multiply each batch normalization that follows a
-            convolution or dense layer into its weights, which gives the same
-            function in inference with fewer operations.
-        name: name of the copy; the model's own by default.
+        dtype: "bfloat16" or "float16": the dtype of the weights and the arithmetic
+            of every layer except the output layers, so that outputs stay float32.
+            Preprocessing layers (`Normalization`, lookups) keep theirs, too. It is
+            faster on processors that support it. The largest float16 number is
+            65504; bfloat16 has the range of float32. "float32" turns a float64
+            model into one that LiteRT accepts. None: as in the model.
+        fold_batch_norm: fold each batch normalization that follows a convolution
+            or dense layer into its weights, which computes the same function in
+            inference with fewer operations.
+        name: name of the copy; None: the model's own.
 
     Returns:
         A `tf_keras` model with `trainable = False`.
 
     Raises:
-        TypeError: if `model` is no tf_keras model.
-        ValueError: if it has no weights yet, or some that are NaN or infinite, or too
-            large for `dtype`; or can't be rebuilt from its config and `dtype` or
-            `fold_batch_norm` asks for that.
+        TypeError: if `model` is not a tf_keras model.
+        ValueError: if the model is not built, or holds weights that are NaN,
+            infinite or too large for `dtype`; or if `dtype` or `fold_batch_norm`
+            needs it to be rebuilt from its config, and that fails.
 
     Example:
         >>> import numpy as np
@@ -94,7 +94,7 @@ def frozen_copy(
 
 
 def _warn_of_batch_statistics(model: keras.Model) -> None:
-    """Warns of batch norms called with `training=True`: frozen ones ignore that."""
+    """Warns of batch norms called with `training=True`, which a frozen layer ignores."""
     kind = keras.layers.BatchNormalization
     layers = [part for part in flat_layers(model) if isinstance(part, kind)]
     nodes = [(layer.name, node) for layer in layers for node in calls_anywhere(layer)]
@@ -117,7 +117,8 @@ def _plain_copy(model: keras.Model) -> keras.Model:
     try:
         frozen = copy.deepcopy(model)
         if len(frozen.weights) == len(model.weights):
-            layer_state.copy(model, frozen)  # Keras forgets the bounds of bins.
+            # deepcopy loses the bin boundaries of Discretization layers.
+            layer_state.copy(model, frozen)
             return frozen
         frozen = model.__class__.from_config(model.get_config())
         frozen.build_from_config(model.get_build_config())
@@ -132,7 +133,7 @@ def _plain_copy(model: keras.Model) -> keras.Model:
 
 
 def _is_graph(model: Any) -> bool:
-    """True for a model that is made again from its config, whatever its `call` adds."""
+    """True for a model that is rebuilt from its config, even if it overrides `call`."""
     return isinstance(model, keras.Sequential) or _is_followed(model)
 
 
@@ -146,7 +147,7 @@ def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
             "`model`: expected a functional or Sequential model for dtype or fold_batch_norm, "
             f"received the subclassed {type(model).__name__}. Leave both out for a plain copy."
         )
-    # Through an exact copy, so that a shared layer object is never touched.
+    # Work on an exact copy, so that layers shared with other models are not touched.
     source = _plain_copy(model)
     config = edit_config.complete_config(source)
     folds: dict[int, Any] = {}
@@ -164,7 +165,7 @@ def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
 def _without_batch_norms(
     config: edit_config.Config, graph: CallGraph
 ) -> tuple[edit_config.Config, dict[int, Any]]:
-    """The config without each foldable batch norm, and id of a convolution → its batch norm."""
+    """The config without foldable batch norms, and the batch norm of each convolution's id."""
     moved: dict[str, dict[Ref, Ref]] = {}
     gone: dict[str, set[Key]] = {}
     folds: dict[int, Any] = {}
@@ -200,7 +201,7 @@ def _output_names(config: dict[str, Any]) -> set[str]:
 
 
 def _flat_refs(refs: Any) -> list[list[Any]]:
-    """["name", node, tensor] triples of a functional config, however nested."""
+    """The ["name", node, tensor] triples of a functional config, from any nesting."""
     if isinstance(refs, dict):
         return [ref for value in refs.values() for ref in _flat_refs(value)]
     if isinstance(refs, (list, tuple)):
@@ -211,7 +212,7 @@ def _flat_refs(refs: Any) -> list[list[Any]]:
 
 
 def _set_dtype(config: dict[str, Any], dtype: str, keep: set[str]) -> None:
-    """Sets the type of every layer, but for the layers in `keep` and inputs."""
+    """Sets the dtype of every layer except inputs, preprocessing and the layers in `keep`."""
     for layer in config["layers"]:
         inner = layer["config"]
         held = inner.get("layer")  # of a wrapper
@@ -226,7 +227,10 @@ def _set_dtype(config: dict[str, Any], dtype: str, keep: set[str]) -> None:
 
 
 def _start_at_zero(config: Any) -> None:
-    """Lets weights start at 0 that TensorFlow can't make orthogonal in bfloat16: all are copied."""
+    """Replaces orthogonal initializers by zeros: TensorFlow has no bfloat16 QR decomposition.
+
+    All weights are copied afterwards.
+    """
     if isinstance(config, dict):
         for key, value in config.items():
             if isinstance(value, dict) and str(value.get("class_name")).startswith("Orthogonal"):
@@ -239,9 +243,9 @@ def _start_at_zero(config: Any) -> None:
 
 
 def _transfer(before: Any, layer: Any, norm: Any) -> None:
-    """Copies the weights of a layer, with the batch norm behind it multiplied in, if it has one."""
+    """Copies the weights of a layer, with the batch norm that follows it folded in."""
     if norm is None:
-        # Bins that were learned have the weights of the others only once they are copied.
+        # First, since adapted bins have the same weights as the original only after it.
         layer_state.copy(before, layer)
         values: Sequence[Any] = layer_weights.arrays(before)
     else:
@@ -254,7 +258,7 @@ def _transfer(before: Any, layer: Any, norm: Any) -> None:
 
 
 def _check_fits(variable: Any, value: Any) -> None:
-    """Raises where float16 makes infinity of a weight, and warns where it makes 0 of all."""
+    """Raises if a weight overflows in float16; warns if all of it underflows to 0."""
     if variable.dtype != tf.float16:
         return
     largest = float(np.abs(np.asarray(value, np.float32)).max(initial=0))
@@ -265,11 +269,10 @@ def _check_fits(variable: Any, value: Any) -> None:
             f"'bfloat16' for a model whose weight {variable.name!r} holds numbers up to "
             f"{largest:.3g}",
             "float16",
-            "float16 ends at 65504; bfloat16 and float32 hold it.",
+            "The largest float16 number is 65504; bfloat16 and float32 hold it.",
         )
     if largest > 0 and not cast.any():
-        warnings.warn(
+        checks.warn(
             f"`dtype`: the weight {variable.name!r}, up to {largest:.3g}, is 0 in float16, whose "
-            "smallest number is 6e-08. Use 'bfloat16', unless the layer does nothing.",
-            stacklevel=5,
+            "smallest number is 6e-08. Use 'bfloat16', unless the layer does nothing."
         )

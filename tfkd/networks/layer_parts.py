@@ -1,17 +1,22 @@
-"""What layers and models are made of: their parts, layers and calls, as Keras keeps them."""
+"""Introspection of Keras layers: sublayers, nodes, call arguments, custom objects."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tf_keras as keras
+
+    from tfkd.types import Structure
 
 
-def parts(layer: Any) -> tuple[Any, ...]:
-    """Returns what `layer.submodules` does, for layers too on which that fails.
+def parts(layer: keras.layers.Layer) -> tuple[Any, ...]:
+    """`layer.submodules`, also for layers on which that property fails.
 
-    TensorFlow looks through everything that a module holds, and can't look through what
-    a recurrent layer with `recurrent_dropout` remembers once it was called in two graphs.
-    Keras's own list of parts leaves such things out.
+    TensorFlow traverses every attribute of a module, and fails on the dropout masks that
+    a recurrent layer with `recurrent_dropout` caches once it was called in two graphs.
+    Keras's own list of submodules leaves those out.
 
     Args:
         layer: a `tf_keras` layer or model.
@@ -27,64 +32,71 @@ def parts(layer: Any) -> tuple[Any, ...]:
         return tuple(layer._flatten_modules(include_self=False))
 
 
-def flat_layers(layer: Any, include_self: bool = True, deep: bool = True) -> list[Any]:
-    """A layer or model and all layers in it, to any depth; of anything else nothing.
+def flat_layers(layer: object, include_self: bool = True, deep: bool = True) -> list[Any]:
+    """A layer or model and all layers in it; an empty list for anything else.
 
     Args:
-        layer: of Keras 2 or 3.
-        include_self: False: without `layer` itself.
-        deep: False: only the layers right inside of it.
+        layer: a layer or model of Keras 2 or 3.
+        include_self: whether `layer` itself is listed.
+        deep: whether layers inside of layers are listed, to any depth.
     """
     flatten = getattr(layer, "_flatten_layers", None)
     return list(flatten(include_self=include_self, recursive=deep)) if flatten else []
 
 
-def calls_anywhere(layer: Any) -> list[Any]:
-    """All calls of a layer of Keras 2 or 3 as nodes, in whatever model."""
+def calls_anywhere(layer: keras.layers.Layer) -> list[Any]:
+    """The nodes of all calls of a layer of Keras 2 or 3, in any model."""
     return layer._inbound_nodes
 
 
-def inputs_in_order(model: Any, inputs: Any) -> list[Any]:
-    """What a functional model is called with, in the order of `model.inputs`."""
+def inputs_in_order(model: keras.Model, inputs: Structure) -> list[Any]:
+    """The arguments of a functional model's call, flattened in the order of `model.inputs`."""
     return model._flatten_to_reference_inputs(inputs)
 
 
-def input_form(model: Any) -> Any:
-    """The tensors that a functional model takes, in their structure; None of another model."""
+def input_form(model: keras.Model) -> Structure | None:
+    """The nested structure of a functional model's input tensors; None for other models."""
     return getattr(model, "_nested_inputs", None)
 
 
-def output_form(model: Any) -> Any:
-    """The tensors that a functional model returns, in their structure; None of another model."""
+def output_form(model: keras.Model) -> Structure | None:
+    """The nested structure of a functional model's output tensors; None for other models."""
     return getattr(model, "_nested_outputs", None)
 
 
-def takes_mask(layer: Any) -> bool:
+def takes_mask(layer: keras.layers.Layer) -> bool:
     """True if a layer's `call` has the argument `mask`."""
     return layer._call_spec.expects_mask_arg
 
 
-def passed(layer: Any, name: str, args: Any, kwargs: Any) -> Any:
-    """What a call of a layer passes as its argument `name`; None if nothing."""
+def passed(
+    layer: keras.layers.Layer, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """The value of the argument `name` in a call of a layer; None if it is not passed."""
     spec = layer._call_spec
     if not spec.arg_was_passed(name, args, kwargs, inputs_in_args=True):
         return None
     return spec.get_arg_value(name, args, kwargs, inputs_in_args=True)
 
 
-def with_training(layer: Any, training: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """The arguments of a call with `training` set, if the layer takes it and none is passed."""
+def with_training(
+    layer: keras.layers.Layer,
+    training: bool | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with `training` set, if the layer accepts it and it is missing."""
     spec = layer._call_spec
     if not spec.expects_training_arg or passed(layer, "training", args, kwargs) is not None:
         return args, kwargs
     return spec.set_arg_value("training", training, args, kwargs, inputs_in_args=True)
 
 
-def held_objects(layer: Any) -> dict[str, Any]:
-    """Classes and functions that a layer or model holds and Keras does not know, by name.
+def held_objects(layer: keras.layers.Layer) -> dict[str, Any]:
+    """The custom classes and functions that a layer or model holds, by name.
 
-    Activations, regularizers, layers and the like that a user wrote; in a custom object
-    scope the layer can be made again without their being registered.
+    These are activations, regularizers, layers and the like that a user wrote. In a custom
+    object scope with them the layer can be rebuilt although they are not registered.
     """
     found = {}
     for part in (*parts(layer), layer):

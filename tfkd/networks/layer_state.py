@@ -1,9 +1,9 @@
-"""What a layer knows: its weights, and what it keeps beside them.
+"""Copying of layer state: weights, and what preprocessing layers keep beside them.
 
 Keras copies weights. Some layers compute with more: `Normalization` with constants
-that `finalize_state` makes of its weights, lookup layers with a table, `Discretization`
-with a list of bounds that its config leaves out. Whatever copies layers does
-it here, so that none of this is left behind.
+that `finalize_state` derives from its weights, lookup layers with a table, and
+`Discretization` with bin boundaries that its config omits. All copying of layers
+goes through this module, so that none of this is lost.
 """
 
 from __future__ import annotations
@@ -18,28 +18,31 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.networks.layer_weights import arrays
+from tfkd.types import Tensor
 
 _Preprocessing = keras.layers.experimental.preprocessing.PreprocessingLayer
 _Lookups = (keras.layers.StringLookup, keras.layers.IntegerLookup)
 _TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable)
-# Weights of layers that can be adapted; those with fixed bounds or words don't have them.
+# Weights that only adaptable layers have, not those with a given vocabulary or boundaries.
 _FOR_ADAPTING = ("summary", "num_documents")
-# What `complete` gives a layer on purpose.
+# Attributes that differ from the original's on purpose, because `complete` sets them.
 _GIVEN = ("input_bin_boundaries", "num_bins", "input_vocabulary", "input_idf_weights")
 
 
-def complete(config: dict[str, Any], layer: Any, fixed: bool = False) -> dict[str, Any]:
-    """Puts into a config what the layer learned and a copy must know when it is first called.
+def complete(
+    config: dict[str, Any], layer: keras.layers.Layer, fixed: bool = False
+) -> dict[str, Any]:
+    """Adds the adapted state to a config that a copy needs before its first call.
 
-    The width of a `Discretization` is that of its bounds, which Keras leaves out. `copy`
-    makes the new layer one that can be adapted again.
+    The output width of a `Discretization` depends on its boundaries, which Keras omits.
+    `copy` makes the new layer adaptable again.
 
     Args:
-        config: what `layer.get_config()` gave; changed in place.
+        config: result of `layer.get_config()`; changed in place.
         layer: a layer or model.
-        fixed: put words in too, so that the config says all that the layer knows, also
-            in another process. Bounds and words of the new layer are then arguments, as if
-            they had been given.
+        fixed: also add vocabularies, so that the config holds all of the state, for
+            another process too. Boundaries and vocabularies of the new layer are then
+            constructor arguments, as if the user had given them.
 
     Returns:
         The config.
@@ -61,34 +64,34 @@ def complete(config: dict[str, Any], layer: Any, fixed: bool = False) -> dict[st
         if layer.input_bin_boundaries is None and layer.bin_boundaries:
             config.update(bin_boundaries=[float(b) for b in layer.bin_boundaries], num_bins=None)
     elif isinstance(layer, keras.layers.Rescaling):
-        # Arrays, which Keras writes into a model's config and can't read from there.
+        # Keras serializes arrays into a model's config but can't deserialize them.
         for key in ("scale", "offset"):
             config[key] = np.asarray(getattr(layer, key)).tolist()
     elif isinstance(layer, (*_Lookups, keras.layers.TextVectorization)):
         words = getattr(layer, "_lookup_layer", layer)
-        # The file that words were read from may be gone.
+        # The vocabulary file may no longer exist.
         if fixed or isinstance(words.input_vocabulary, str):
             _put_words(config, words)
     return config
 
 
 def _put_name(config: dict[str, Any], layer: Any) -> None:
-    """Gives a layer without a `get_config` its name, if it takes one: copies go by names."""
+    """Adds the name to the config of a layer without a `get_config`: copies match by name."""
     if "name" not in config:
         takes = inspect.signature(type(layer).__init__).parameters.values()
         if any(one.name == "name" or one.kind is one.VAR_KEYWORD for one in takes):
             config["name"] = layer.name
 
 
-def learned_first(model: Any) -> bool:
-    """True for a model with layers that `complete` has something to say about."""
+def has_adaptable_layers(model: keras.Model) -> bool:
+    """True for a model with layers whose config `complete` extends by adapted state."""
     kinds = (keras.layers.Discretization, keras.layers.TextVectorization, *_Lookups)
     return any(isinstance(part, kinds) for part in model._flatten_layers())
 
 
 def _put_words(config: dict[str, Any], layer: Any) -> None:
     if not int(layer.lookup_table.size()):
-        return  # it was never adapted
+        return  # The layer was never adapted.
     words = layer.get_vocabulary()
     config["vocabulary"] = [w.item() if isinstance(w, np.generic) else w for w in words]
     if layer.output_mode == "tf_idf":
@@ -96,19 +99,22 @@ def _put_words(config: dict[str, Any], layer: Any) -> None:
 
 
 def copy(
-    source: Any, target: Any, change: Callable[[Any], Any] | None = None, fixed: bool = False
+    source: keras.layers.Layer,
+    target: keras.layers.Layer,
+    change: Callable[[tf.Variable], Tensor] | None = None,
+    fixed: bool = False,
 ) -> None:
-    """Gives a layer or model what another one knows: weights, tables, bounds, constants.
+    """Copies the state of a layer or model: weights, tables, boundaries, constants.
 
     Args:
-        source: a built layer or model; not changed.
-        target: another that was built from its config (see `complete`).
-        change: weight of `source` → the value that its copy gets; None: the same.
+        source: a built layer or model; it is not changed.
+        target: another one that was built from its config (see `complete`).
+        change: maps a weight of `source` to the value of its copy; None: the same.
         fixed: as for `complete`.
 
     Raises:
-        ValueError: if they have other weights, or `source` keeps something that can't be
-            copied; the layer is named.
+        ValueError: if the weights differ in number, or `source` has state that can't be
+            copied; the message names the layer.
 
     Example:
         >>> bins = keras.layers.Discretization(num_bins=2)
@@ -144,14 +150,14 @@ def copy(
         _copy_rest(old, new, resized)
 
 
-def check_file(model: Any) -> None:
-    """Raises if a layer keeps what neither its config nor its weights hold: a file has no more.
+def check_file(model: keras.Model) -> None:
+    """Raises if a layer has state that a file would lose: neither in its config nor in weights.
 
     Args:
-        model: a built model, whose own layers were made with `complete(..., fixed=True)`.
+        model: a built model, whose Keras layers were made with `complete(..., fixed=True)`.
 
     Raises:
-        ValueError: that names the layer.
+        ValueError: if a custom layer has such state; the message names the layer.
     """
     for old in model._flatten_layers():
         if not _has_state(old) or type(old).__module__.startswith("tf_keras."):
@@ -159,7 +165,7 @@ def check_file(model: Any) -> None:
         try:
             new = type(old).from_config(old.get_config())
             new.build(old._build_input_shape)
-            new.built = True  # Keras says it after a call; a build of one's own may not.
+            new.built = True  # A user's `build` may not set it; Keras does so in `__call__`.
             for weight, value in zip(arrays(new), arrays(old), strict=True):
                 weight.assign(value)
             finalize(new)
@@ -170,16 +176,16 @@ def check_file(model: Any) -> None:
             raise _not_copied(old, f"which keeps {name!r} beside them")
 
 
-def forgotten(model: Any) -> Any:
-    """A layer of which Keras's own `.keras` files lose what it learned, or None.
+def lost_in_keras_file(model: keras.Model) -> keras.layers.Layer | None:
+    """The first layer whose adapted state Keras's `.keras` files would lose, or None.
 
-    A `Discretization` comes back without its bounds, and Keras calls `finalize_state` after
-    reading only for layers whose `load_own_variables` does it.
+    A `Discretization` is loaded without its boundaries, and Keras calls `finalize_state`
+    after loading only for layers whose `load_own_variables` does so.
 
     Example:
         >>> bins = keras.layers.Discretization(num_bins=2, name="bins")
         >>> bins.adapt(np.arange(10.0)[:, None])
-        >>> forgotten(keras.Sequential([keras.Input((1,)), bins])).name
+        >>> lost_in_keras_file(keras.Sequential([keras.Input((1,)), bins])).name
         'bins'
     """
     for part in model._flatten_layers():
@@ -194,14 +200,14 @@ def forgotten(model: Any) -> Any:
     return None
 
 
-def tables(model: Any) -> list[Any]:
+def tables(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers of a model that look words or numbers up in a table."""
 
     def has_table(part: Any) -> bool:
         return any(isinstance(value, _TABLES) for value in vars(part).values())
 
     flat = list(model._flatten_layers())
-    # A TextVectorization holds a StringLookup, which the user knows nothing of.
+    # The StringLookup inside a TextVectorization is a detail that users don't see.
     inside = {id(getattr(part, "_lookup_layer", None)) for part in flat}
     return [
         part
@@ -210,14 +216,14 @@ def tables(model: Any) -> list[Any]:
     ]
 
 
-def finalize(layer: Any) -> None:
-    """Lets layers make of their weights what they compute with, after these were assigned."""
+def finalize(layer: keras.layers.Layer) -> None:
+    """Calls `finalize_state` on all layers, after their weights were assigned."""
     for part in layer._flatten_layers():
         part.finalize_state()
 
 
 def _with_state(source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
-    """The layers in a layer that know more than their weights, and their copies."""
+    """Pairs the sublayers that have state beside their weights with their copies."""
     olds = [part for part in source._flatten_layers() if _has_state(part)]
     if olds:
         news = [part for part in target._flatten_layers() if _has_state(part)]
@@ -241,10 +247,10 @@ def _not_copied(layer: Any, reason: str) -> ValueError:
 
 
 def _copy_tables(old: Any, new: Any) -> None:
-    """Lookup tables, which can't be changed once they are filled."""
+    """Replaces static lookup tables, which can't be changed once they are initialized."""
     for name, table in list(vars(old).items()):
         if not isinstance(table, tf.lookup.StaticHashTable) or not int(table.size()):
-            continue  # Words that were never adapted.
+            continue  # The layer was never adapted.
         known = getattr(new, name, None)
         if not isinstance(known, tf.lookup.StaticHashTable):
             raise _not_copied(old, f"whose copy has no table {name!r}")
@@ -254,7 +260,7 @@ def _copy_tables(old: Any, new: Any) -> None:
 
 
 def _make_adaptable(old: Any, new: Any) -> None:
-    """Makes of bounds that were given bounds that were learned, with the weight they are of."""
+    """Turns boundaries that `complete` gave into adapted ones, with the weight behind them."""
     bins = isinstance(old, keras.layers.Discretization)
     if bins and old.input_bin_boundaries is None and new.input_bin_boundaries is not None:
         new.input_bin_boundaries, new.num_bins = None, old.num_bins
@@ -263,7 +269,7 @@ def _make_adaptable(old: Any, new: Any) -> None:
 
 
 def _copy_rest(old: Any, new: Any, resized: bool) -> None:
-    """What a layer that makes something of its weights keeps beside them."""
+    """Copies the attributes in which a layer keeps state beside its weights."""
     if isinstance(old, _Preprocessing):
         new._is_adapted = old._is_adapted
     for name, value, known in [] if resized else list(_differences(old, new)):
@@ -278,16 +284,16 @@ def _copy_rest(old: Any, new: Any, resized: bool) -> None:
 
 
 def _differences(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Attributes of a layer that its copy does not have as it does: name, value, the other."""
+    """Attributes in which a layer and its copy differ: (name, value, value of the copy)."""
     keras_own = type(old).__module__.startswith("tf_keras.")
     for name, value in vars(old).items():
         known = vars(new).get(name)
         if isinstance(value, _TABLES):
-            # A layer with fixed words counts none.
+            # A layer with a given vocabulary has no table of word counts.
             if not (keras_own and known is None) and not _same_table(value, known):
                 yield name, value, known
             continue
-        # Keras's own attributes of other kinds are not what a layer learned.
+        # Of Keras's own layers, only arrays and tables can be adapted state.
         others = not (keras_own or name.startswith("_") or callable(value))
         learned = _is_array(value) or (others and (_is_plain(value) or known is None))
         if learned and name not in _GIVEN and not _same(value, known):
@@ -307,14 +313,14 @@ def _same_table(value: Any, known: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    """True for an array or a tensor with values; not for a variable."""
+    """True for an array or an eager tensor of numbers or text; not for a variable."""
     if isinstance(value, tf.Variable) or not hasattr(value, "numpy"):
         return isinstance(value, np.ndarray)
     return tf.is_tensor(value) and value.dtype not in (tf.resource, tf.variant)
 
 
 def _is_plain(value: Any) -> bool:
-    """True for numbers, text and arrays, and lists and dicts of these."""
+    """True for numbers, text, arrays, and lists and dicts of these."""
     if isinstance(value, dict):
         return all(_is_plain(item) for item in value.values())
     if isinstance(value, (list, tuple)):
@@ -324,7 +330,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _same(value: Any, known: Any) -> bool:
-    """True for equal arrays and plain values; what can't be compared is taken as equal."""
+    """True for equal arrays and plain values; values that can't be compared count as equal."""
     if _is_array(value) and _is_array(known):
         a, b = np.asarray(value), np.asarray(known)
         return a.shape == b.shape and bool((a.astype(b.dtype) == b).all())

@@ -1,14 +1,14 @@
-"""Layers of a model found by name, by path through nested models, or by pattern.
+"""Layer lookup by name, by path through nested models, or by glob pattern.
 
 Every argument that names layers (`ignore`, `skip`, `drop`, `keep`, `freeze`, the layers of
-losses and caches) is read here, so that an entry means the same in all of them. It is
+losses and caches) is read here, so that an entry means the same in all of them. An entry is
 
-* a name: "conv1", of a layer or nested model, at any depth;
-* a path: "backbone/block2/conv1", or an end of one: "block2/conv1";
-* a pattern of these with `*`, `?` or `[…]`, where `*` also stands for slashes: "stage1_*";
+* a name of a layer or nested model at any depth: "conv1";
+* a path "backbone/block2/conv1", or the end of one: "block2/conv1";
+* a pattern of these with `*`, `?` or `[…]`, in which `*` also matches slashes: "stage1_*";
 * or the layer itself.
 
-A nested model stands for all layers in it, and tfmot's wrapper for the layer it wraps.
+A nested model selects all layers in it, and a wrapper of tfmot the layer that it wraps.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Entry: TypeAlias = str | keras.layers.Layer
 Entries: TypeAlias = Entry | Iterable[Entry]
 
 
-def layers_by_path(model: Any, prefix: str = "") -> dict[str, Any]:
-    """All layers of a functional or Sequential model by path, nested models entered."""
+def layers_by_path(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.Layer]:
+    """All layers of a functional or Sequential model by path, including those nested in it."""
     found = {}
     for layer in model.layers:
         path = prefix + layer.name
@@ -39,8 +39,8 @@ def layers_by_path(model: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def fingerprint(model: Any) -> str:
-    """SHA-256 of a model's layer names, classes and weight shapes (not of its values)."""
+def fingerprint(model: keras.Model) -> str:
+    """SHA-256 of a model's layer names, classes and weight shapes, but not of its values."""
     rows = [
         (path, type(layer).__name__, [list(w.shape) for w in layer_weights.arrays(layer)])
         for path, layer in layers_by_path(model).items()
@@ -48,19 +48,19 @@ def fingerprint(model: Any) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-# tfmot's wrappers rename what they wrap: the user asks by the original name.
+# tfmot's wrappers prefix the names of the layers they wrap; users ask by the original name.
 WRAPPER_PREFIXES = ("quant_", "prune_low_magnitude_")
 
 
-def walk(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, layer) of all layers of any model; whatever lists `layers` is entered."""
+def walk(model: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (path, layer) for all layers of any model; objects with `layers` are entered."""
     for layer in getattr(model, "layers", ()):
         yield prefix + layer.name, layer
         yield from walk(layer, f"{prefix}{layer.name}/")
 
 
-def leaves(model: Any) -> Iterator[tuple[str, Any]]:
-    """(path, layer) of every layer that holds no others; wrappers go by what they wrap."""
+def leaves(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (path, layer) for every layer without sublayers; paths lack wrapper prefixes."""
     for path, layer in walk(model):
         if not getattr(layer, "layers", None):
             yield _unwrapped(path), layer
@@ -68,14 +68,20 @@ def leaves(model: Any) -> Iterator[tuple[str, Any]]:
 
 def entries(
     argument: str,
-    given: Any,
+    given: object,
     also: tuple[type, ...] = (),
     expected: str = "names of layers or patterns",
 ) -> list[Any]:
-    """One entry or several as a list: strings, layers, or of a type in `also`.
+    """Reads one or several entries as a list of strings, layers and objects of types `also`.
+
+    Args:
+        argument: name of the argument, for the message.
+        given: what the user passed.
+        also: further types that an entry may have.
+        expected: description of an entry, for the message.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: if an entry has another type.
     """
     kinds = (str, keras.layers.Layer, *also)
     if isinstance(given, (*kinds, bool)):
@@ -89,19 +95,21 @@ def entries(
     return found
 
 
-def names_of(argument: str, given: Any) -> list[str]:
-    """`entries` for what is stored and looked up later: a layer stands for its name."""
+def names_of(argument: str, given: Entries) -> list[str]:
+    """`entries` for lookups later on: a layer is replaced by its name."""
     return [getattr(entry, "name", entry) for entry in entries(argument, given)]
 
 
-def fitting(entry: Any, paths: Iterable[str], model: Any = None, inside: bool = True) -> list[str]:
-    """Those of `paths` that an entry names, in their order.
+def fitting(
+    entry: Entry, paths: Iterable[str], model: keras.Model | None = None, inside: bool = True
+) -> list[str]:
+    """The elements of `paths` that an entry names, in their order.
 
     Args:
         entry: a name, path, pattern or layer.
-        paths: paths of layers, or of what is named like them.
-        model: where a layer is looked for.
-        inside: a nested model that is named stands for the paths inside it.
+        paths: paths of layers, or of anything with such paths.
+        model: the model in which an entry that is a layer is looked up.
+        inside: whether the name of a nested model also selects the paths inside it.
     """
     if isinstance(entry, str):
         return [path for path in paths if _goes_by(path, entry, inside)]
@@ -115,16 +123,16 @@ def fitting(entry: Any, paths: Iterable[str], model: Any = None, inside: bool = 
 
 def matching(
     argument: str,
-    given: Any,
+    given: Entries,
     paths: Iterable[str],
-    model: Any = None,
+    model: keras.Model | None = None,
     expected: str = "names of layers or patterns",
 ) -> list[str]:
-    """Those of `paths` that one or several entries name, in their order.
+    """The elements of `paths` that one or several entries name, in their order.
 
     Raises:
-        TypeError: for what is no entry.
-        ValueError: for an entry that names none; near matches are listed.
+        TypeError: if something given is not an entry.
+        ValueError: if an entry matches nothing; the message lists near matches.
     """
     paths = list(paths)
     found: set[str] = set()
@@ -136,8 +144,8 @@ def matching(
     return [path for path in paths if path in found]
 
 
-def unmatched(argument: str, expected: str, entry: Any, paths: Iterable[str]) -> ValueError:
-    """Returns the error for an entry that names nothing, with near matches."""
+def unmatched(argument: str, expected: str, entry: Entry, paths: Iterable[str]) -> ValueError:
+    """Returns the error for an entry that matches nothing, with near matches."""
     if isinstance(entry, keras.layers.Layer):
         received = f"the layer {entry.name!r}, which is not one of them"
         fix = checks.near_or_all(entry.name, paths)
@@ -145,16 +153,21 @@ def unmatched(argument: str, expected: str, entry: Any, paths: Iterable[str]) ->
     return checks.value_error(argument, expected, entry, checks.near_or_all(entry, paths))
 
 
-def find_layer(model: Any, name: str, side: str) -> Any:
-    """Finds the one layer that an entry names.
+def find_layer(model: keras.Model, name: str, side: str) -> keras.layers.Layer:
+    """Finds the single layer that a name, path or pattern selects.
 
-    A layer at that very path comes before those deeper down that also go by the name. Where
-    there is none, the attribute of a model may hold it: models that are made inside a
-    constructor name their layers anew each time, but not the attributes that hold them
+    A layer at exactly that path takes precedence over deeper ones that match. If no layer
+    matches, an attribute of the model by that name may hold it: layers made in a model's
+    constructor get new names each time, the attributes that hold them do not
     (`feature_pyramid` of keras-cv's RetinaNet).
 
+    Args:
+        model: any model.
+        name: a name, path or pattern.
+        side: "teacher" or "student", for the message.
+
     Raises:
-        ValueError: if there is none, or more than one; near matches are listed.
+        ValueError: if no layer or more than one matches; the message lists near matches.
     """
     layers = dict(walk(model))
     found = (
@@ -178,7 +191,7 @@ def find_layer(model: Any, name: str, side: str) -> Any:
 
 
 def _unwrapped(path: str) -> str:
-    """The path without the prefixes of wrappers."""
+    """The path without the prefixes of tfmot's wrappers."""
     names = path.split("/")
     for prefix in WRAPPER_PREFIXES:
         names = [name.removeprefix(prefix) for name in names]
@@ -186,12 +199,13 @@ def _unwrapped(path: str) -> str:
 
 
 def _holders(path: str, inside: bool) -> list[str]:
-    """The path, and, if `inside`, those of the models that hold the layer."""
+    """The path itself and, if `inside`, the paths of the models that contain the layer."""
     names = path.split("/")
     return ["/".join(names[:end]) for end in range(1 if inside else len(names), len(names) + 1)]
 
 
 def _goes_by(path: str, entry: str, inside: bool) -> bool:
+    """Whether an entry matches a path, or an end of it, with or without wrapper prefixes."""
     holders = {h for form in (path, _unwrapped(path)) for h in _holders(form, inside)}
     names = (holder.split("/") for holder in holders)
     ends = ("/".join(parts[start:]) for parts in names for start in range(len(parts)))

@@ -1,8 +1,8 @@
-"""Builds a functional model anew, call by call, with other layers where they are wanted.
+"""Rebuilding of functional models call by call, with some layers replaced.
 
-To put other layers into a model, every call of its graph is made again in the same
-order, on new tensors; what a caller returns in place of a call's result is what later
-calls read. So nothing is edited, and the model at hand is never changed.
+Every call of the graph is repeated in topological order on new tensors. What a visitor
+returns in place of a call's result is what later calls read. The original model is
+never changed.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from tfkd.networks.call_graph import Call, CallGraph, Visit
 from tfkd.networks.copy_layer import copy_layer, copy_state
 from tfkd.networks.layer_parts import input_form, output_form
 
-# Losses and metrics added to a functional model, which Keras keeps as layers of it.
+# Keras represents losses and metrics added to a functional model as layers of these classes.
 ADDED = (AddLoss, AddMetric)
 
 
 class Parts(list[Any]):
-    """New layers that stand for one, in the order of its weights, one called after the other."""
+    """The layers, called in sequence, that replace one layer, in the order of its weights."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the one layer returns."""
+        """Calls the layers in sequence; only the first gets further arguments."""
         first, *others = self
         made = first(*args, **kwargs)
         for part in others:
             made = part(made)
         return made
 
-    def take(self, layer: Any) -> None:
-        """Sets weights and flags to those of the one layer; all have been called by now."""
+    def take(self, layer: keras.layers.Layer) -> None:
+        """Copies weights and `trainable` flags from the replaced layer; all must be built."""
         copy_state(layer, self)
 
 
 class Rebuilder:
-    """Makes the calls of a model again, with one copy of each layer however often it is called.
+    """Repeats the calls of a model with one copy of each layer, however often it is called.
 
     Args:
-        names: id of a layer → name of its copy; any other keeps its own.
-        split: `split(layer, name)` → the new layers that do what `layer` does; or None,
-            to copy it.
+        names: name of a layer's copy by the layer's id; other layers keep their names.
+        split: called as `split(layer, name)`; returns the layers that replace `layer`, or
+            None to copy it.
 
     Example:
         >>> x = keras.Input((2,))
@@ -76,20 +76,21 @@ class Rebuilder:
         kind: type[keras.Model] = keras.Model,
         keep_losses: bool = True,
     ) -> keras.Model:
-        """Returns a new model; the weights of copies are those of their layers.
+        """Returns a new model whose copied layers have the weights of the originals.
 
         Args:
-            graph: of the model; it is not changed.
-            visit: called as `visit(call, args, kwargs)` for every call but those of inputs
-                and added losses; the arguments hold the new tensors. Returns the new
-                tensors, in the structure of the layer's own output.
-            start: `start(call, tensor)` → what is read in place of a new input.
+            graph: graph of the model, which is not changed.
+            visit: called as `visit(call, args, kwargs)` for every call except those of
+                inputs and added losses, with the new tensors among the arguments. Returns
+                the new outputs, in the structure of the layer's own output.
+            start: called as `start(call, tensor)` for each new input; returns the tensor
+                that is read in its place.
             kind: class of the new model.
-            keep_losses: add the losses and metrics to it that were added to the model.
+            keep_losses: whether losses and metrics that were added to the model are kept.
 
         Returns:
-            A `kind` with the inputs, input and output structure and name of the model, on
-            layers of its own. New layers must have names that no other layer has.
+            A `kind` with the name and the input and output structure of the model, and
+            with layers of its own. New layers need unique names.
 
         Raises:
             ValueError: if a layer can't be built again from its config.
@@ -107,8 +108,8 @@ class Rebuilder:
             tf.nest.pack_sequence_as(output_form(model), outputs),
             name=model.name,
         )
-        # Keras would name the outputs after the layers, and `compile` finds losses by these names.
-        # Not tracked: a model with a list among what it tracks takes no added losses.
+        # `compile` finds losses by output names, which Keras would derive from the new layers.
+        # Bypass Keras's attribute tracking: a model that tracks a list can't have added losses.
         object.__setattr__(new, "output_names", list(model.output_names))
         if keep_losses:
             self._give_losses(new)
@@ -117,32 +118,32 @@ class Rebuilder:
         return new
 
     def follow(self, graph: CallGraph, tensors: list[Any], visit: Visit) -> list[Any]:
-        """Makes the calls of a graph, which may be nested, on new tensors."""
+        """Repeats the calls of a graph, which may be nested, on new tensors."""
 
-        def again(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def repeat(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if isinstance(call.layer, ADDED):
                 self._added.append((call.layer, args[0]))
                 return args[0]
-            # A variable among the arguments would stay the user's own.
+            # A variable among the arguments would stay shared with the original model.
             args, kwargs = tf.nest.map_structure(_constant, (args, kwargs))
             return visit(call, args, kwargs)
 
-        return graph.follow(tensors, again)
+        return graph.follow(tensors, repeat)
 
     def copy(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a call returns on new tensors."""
+        """Repeats a call on new tensors with the copy of its layer."""
         return self.of(call.layer)(*args, **kwargs)
 
-    def of(self, layer: Any) -> Parts:
-        """The layers that stand for `layer`; made with the first call."""
+    def of(self, layer: keras.layers.Layer) -> Parts:
+        """The layers that replace `layer`, created on first use."""
         if id(layer) not in self._made:
             name = self._names.get(id(layer), layer.name)
             parts = self._split(layer, name) if self._split else None
             self._made[id(layer)] = layer, parts or Parts([copy_layer(layer, name)])
         return self._made[id(layer)][1]
 
-    def made(self) -> Iterator[tuple[Any, Parts]]:
-        """Each layer that was called, and what stands for it."""
+    def made(self) -> Iterator[tuple[keras.layers.Layer, Parts]]:
+        """Yields each layer that was called, with its replacement."""
         yield from self._made.values()
 
     def _give_losses(self, model: keras.Model) -> None:

@@ -46,7 +46,7 @@ def _copy(student: keras.Model) -> keras.Model:
         return type(layer).from_config(layer_state.complete(layer.get_config(), layer))
 
     # Keras copies subclassed models by their config, and then accepts no clone_function.
-    learned = layer_state.learned_first(student) and is_network(student)
+    learned = layer_state.has_adaptable_layers(student) and is_network(student)
     copy = keras.models.clone_model(student, clone_function=clone if learned else None)
     layer_state.copy(student, copy)
     return copy

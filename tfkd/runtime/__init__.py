@@ -1,8 +1,8 @@
-"""Loads and runs what was exported, on a device without TensorFlow if need be.
+"""Inference with exported files, also on devices without TensorFlow.
 
-`from tfkd.runtime import Predictor` needs NumPy alone; a `.tflite` file needs
-`ai-edge-litert` besides, an `.onnx` file `onnxruntime`. `DetectorPredictor` is for the
-files of detectors.
+`from tfkd.runtime import Predictor` needs only NumPy; running a `.tflite` file also
+needs `ai-edge-litert`, an `.onnx` file `onnxruntime`. `DetectorPredictor` runs
+detectors.
 """
 
 from tfkd.formats.detector import DetectorPredictor

@@ -1,4 +1,4 @@
-"""What a runtime must offer to stand behind `Predictor`, and the sizes of batches."""
+"""The interface of inference backends, and the planning of batch sizes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tfkd.formats.litert import Port
 
 
 class Backend(Protocol):
-    """An opened file.
+    """A file opened in its runtime.
 
     Attributes:
-        kind: what runs it, for people: "LiteRT", "ONNX Runtime", ...
-        inputs: its inputs, in the order in which `run` takes arrays.
-        outputs: its outputs, in the order in which `run` gives them.
-        sizes: the batch sizes that it runs, rising; None: any size.
-        most: the largest batch; None: no limit.
-        call_cost: what a call costs besides its examples, in examples: whether 7 are
-            better run as 4 + 2 + 1 or filled up to 8.
-        shared: whether several threads may call `run` at once.
+        kind: human-readable name of the runtime: "LiteRT", "ONNX Runtime", ...
+        inputs: the inputs, in the order in which `run` takes arrays.
+        outputs: the outputs, in the order in which `run` returns them.
+        sizes: the supported batch sizes in ascending order; None: any size.
+        most: the largest batch size; None: no limit.
+        call_cost: the fixed cost of a call, measured in examples. It decides whether 7
+            examples are run as 4 + 2 + 1 or padded to 8.
+        shared: whether `run` is thread-safe.
     """
 
     kind: str
@@ -34,23 +34,23 @@ class Backend(Protocol):
     shared: bool
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Runs one batch of a size that it runs.
+        """Runs one batch of a supported size.
 
         Args:
-            arrays: one for each input, of its dtype, contiguous, batch first.
+            arrays: one contiguous array per input, of its dtype, batch first.
 
         Returns:
-            One array for each output, which the next call leaves alone.
+            One array per output, which later calls do not overwrite.
         """
         ...
 
     def close(self) -> None:
-        """Lets go of the file; `run` is not called again."""
+        """Releases the file; `run` is not called again."""
         ...
 
 
 def powers(most: int) -> tuple[int, ...]:
-    """1, 2, 4, ... up to `most`, which is always there.
+    """Powers of two up to `most`, and `most` itself.
 
     Example:
         >>> from tfkd.runtime.backend import powers
@@ -65,14 +65,14 @@ def powers(most: int) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def plan(sizes: tuple[int, ...], count: int, call_cost: float) -> tuple[int, ...]:
-    """The batches in which `count` examples cost least; the last may be filled up.
+    """The cheapest batch sizes for `count` examples; the last batch may be padded.
 
-    A batch costs as many examples as it has room for, and `call_cost` more.
+    A batch of size s costs s + `call_cost`. The optimum is found by dynamic programming.
 
     Args:
-        sizes: the batches that can be run, rising.
-        count: up to the largest of them.
-        call_cost: of each batch, in examples.
+        sizes: the supported batch sizes in ascending order.
+        count: number of examples, at most the largest size.
+        call_cost: the fixed cost of a batch, in examples.
 
     Example:
         >>> from tfkd.runtime.backend import plan
@@ -93,31 +93,32 @@ def plan(sizes: tuple[int, ...], count: int, call_cost: float) -> tuple[int, ...
 
 
 def filled(array: np.ndarray, size: int) -> np.ndarray:
-    """The array with its last example repeated until there are `size`."""
+    """Pads an array to `size` examples by repeating its last one."""
     short = size - len(array)
     return np.concatenate([array, np.repeat(array[-1:], short, 0)]) if short else array
 
 
 def zeros(ports: Sequence[Port], size: int) -> list[np.ndarray]:
-    """A batch of zeros for each input; open axes have one place."""
+    """A batch of zeros per input; other open axes get the size 1."""
     return [np.zeros((size, *(max(s, 1) for s in p.shape[1:])), p.dtype) for p in ports]
 
 
 def check_agreement(one: Backend, other: Backend, tolerance: float) -> None:
-    """Raises RuntimeError unless two backends of one model give the same for noise.
+    """Raises RuntimeError unless two backends of one model agree on random inputs.
 
-    Where more than the batch is open nothing is known that must run, and nothing is run.
+    If axes other than the batch are open, no valid input shape is known, and nothing is
+    checked.
 
     Args:
-        one: what is trusted.
-        other: with inputs and outputs of the same names.
-        tolerance: as a part of the largest output, or of 1.
+        one: the reference.
+        other: the backend to check, with the same input and output names.
+        tolerance: allowed absolute error, relative to max(1, largest absolute output).
     """
     if any(map(open_shape, one.inputs)):
         return
     rng, feeds = np.random.default_rng(0), {}
     for port, array in zip(one.inputs, zeros(one.inputs, (one.sizes or (2,))[0]), strict=True):
-        whole = port.dtype.kind != "f"  # 0 and 1 are in every vocabulary
+        whole = port.dtype.kind != "f"  # 0 and 1 are valid indices of any vocabulary.
         drawn = rng.integers(0, 2, array.shape) if whole else rng.normal(size=array.shape)
         feeds[port.name] = drawn.astype(port.dtype)
     received = _named(other, feeds)
@@ -133,5 +134,5 @@ def _named(backend: Backend, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarr
 
 
 def open_shape(port: Port) -> bool:
-    """Whether more than the batch is open."""
+    """Whether an axis other than the batch is open."""
     return min(port.shape[1:], default=1) < 1

@@ -1,4 +1,4 @@
-"""Batches of any size through a backend that runs some."""
+"""Splitting and padding of batches to the sizes that a backend supports; locking; reopening."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tfkd.runtime.combining import split
 
 
 class Batches:
-    """Runs checked arrays: split, filled up, one thread at a time where it must be.
+    """Runs arrays of any batch size, one thread at a time if the backend requires it.
 
     Args:
-        backend: what runs them.
-        rows: whether each output must have the batch first, so that its rows are
-            those of the examples.
+        backend: the backend.
+        rows: whether every output must have the batch as its first axis, so that its
+            rows belong to examples.
     """
 
     def __init__(self, backend: Backend, rows: bool):
@@ -31,13 +31,13 @@ class Batches:
         self.most = self._sizes[-1] if self._sizes else backend.most
         self._lock = None if backend.shared else threading.Lock()
         self._one = self._sizes is None or self._sizes[0] == 1
-        # What is float32 already needs no decoding.
+        # Float32 outputs need no decoding.
         plain = all(port.dtype == np.float32 for port in backend.outputs)
         self._decode = None if plain else [port.decode for port in backend.outputs]
         self.closed = False
 
     def __call__(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Runs (N, ...) arrays of the file's types; returns float32 outputs."""
+        """Runs (N, ...) arrays of the file's dtypes; returns float32 outputs."""
         count = len(arrays[0])
         if count == 1 and self._one:
             results = self.raw(arrays)
@@ -52,14 +52,14 @@ class Batches:
         return [decode(r) for decode, r in zip(self._decode, results, strict=True)]
 
     def raw(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Runs the backend once."""
+        """Runs the backend once, without splitting, padding or decoding."""
         if self._lock is None:
             return self._run(arrays)
         with self._lock:
             return self._run(arrays)
 
     def _planned(self, arrays: Sequence[np.ndarray], count: int) -> Sequence[np.ndarray]:
-        """Runs up to `most` examples in the sizes that the backend runs."""
+        """Runs up to `most` examples in batches of supported sizes."""
         sizes: tuple[int, ...] = (count,)
         if self._sizes is not None:
             sizes = plan(self._sizes, count, self._call_cost)
@@ -86,13 +86,13 @@ class Batches:
                 )
 
     def after_fork(self, reopen: Callable[[], Backend]) -> None:
-        """In the child of a fork: the next call opens the file anew.
+        """Runs in the child of a fork: makes the next call open the file again.
 
         Args:
-            reopen: gives a new backend.
+            reopen: returns a new backend.
         """
         if self._backend is None:
-            return  # closed
+            return  # It is closed.
         keep_forever(self._backend)
         ports, lock = (self._backend.inputs, self._backend.outputs), threading.Lock()
         self._lock = None if self._lock is None else threading.Lock()
@@ -110,12 +110,12 @@ class Batches:
         self._backend = _Gone()
 
     def check_open(self) -> None:
-        """Raises ValueError once it is closed."""
+        """Raises ValueError if it is closed."""
         if self.closed:
             _closed(())
 
     def close(self) -> None:
-        """Closes the backend; where it runs one call at a time, after the one that runs."""
+        """Closes the backend; with a lock, after the running call has ended."""
         with self._lock or contextlib.nullcontext():
             backend, self._backend, self._run = self._backend, None, _closed
             if backend is not None:
@@ -124,10 +124,10 @@ class Batches:
 
 
 class _Gone:
-    """In place of a backend that a fork has left behind."""
+    """Placeholder for a backend from before a fork."""
 
     def close(self) -> None:
-        """Nothing: its destructor must not run."""
+        """Does nothing, since the backend's destructor could hang."""
 
 
 def _closed(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:

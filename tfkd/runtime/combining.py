@@ -1,8 +1,8 @@
-"""Calls of several threads run together, without a thread of its own and without waiting.
+"""Dynamic batching of concurrent calls, without a worker thread and without delays.
 
-Who finds nobody running becomes the leader, takes what has queued up, runs it as one
-batch, hands the results out, and soon passes the lead on. A caller alone runs at once; under
-load batches grow by themselves, since calls queue up while one is running.
+A thread that finds no leader becomes the leader: it takes the queued calls, runs them as
+one batch, distributes the results, and soon passes the lead on. A single caller runs at
+once; under load batches grow by themselves, since calls queue up while one is running.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-# One thread leads for so many batches.
+# A thread leads for at most this many batches, so that its own caller is not delayed.
 _BATCHES = 4
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
 class _Request:
-    """One caller's arrays, and what comes of them."""
+    """A call that is queued: its arrays, and later its results or error."""
 
     __slots__ = ("arrays", "count", "done", "error", "gate", "gone", "lead", "results", "shapes")
 
@@ -32,16 +32,16 @@ class _Request:
         self.results: Sequence[np.ndarray] = ()
         self.error: Exception | None = None
         self.done = self.lead = self.gone = False
-        self.gate = threading.Lock()  # closed until it is done or is to lead
+        self.gate = threading.Lock()  # Released when the call is done or is to lead.
         self.gate.acquire()
 
 
 class Combiner:
-    """Runs what several threads submit, up to `most` examples at once.
+    """Combines the calls of several threads into batches of up to `most` examples.
 
     Args:
-        run: arrays of a batch → results; called by one thread at a time.
-        most: examples in one batch.
+        run: maps the arrays of a batch to results; called by one thread at a time.
+        most: largest number of examples in one batch.
     """
 
     def __init__(self, run: Run, most: int):
@@ -51,7 +51,7 @@ class Combiner:
         self._led = False
 
     def submit(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Runs checked arrays of up to `most` examples; raises what their run raises."""
+        """Runs arrays of up to `most` examples; raises the exception of their run."""
         with self._lock:
             alone = not self._led
             if alone:
@@ -79,11 +79,11 @@ class Combiner:
         return request.results
 
     def _lead(self, own: _Request | None = None) -> None:
-        """Runs what has queued up, a few batches long, and passes the lead on.
+        """Runs queued calls for a few batches, then passes the lead on.
 
-        A batch that this thread runs at once after the last costs no change of threads,
-        in which nothing would run: the callers of the last one wake up meanwhile. After
-        a few it goes back to its own caller, who has waited for the others.
+        Running several batches in one thread saves thread switches, during which nothing
+        would run: the callers of the last batch wake up meanwhile. After a few batches
+        the thread returns to its own caller, who has been waiting.
         """
         group: list[_Request] = []
         try:
@@ -105,7 +105,7 @@ class Combiner:
         self._pass_on()
 
     def _take(self) -> list[_Request]:
-        """The next batch; where there is none, nobody leads any more."""
+        """Takes the next batch from the queue; if there is none, gives up the lead."""
         group: list[_Request] = []
         total = 0
         with self._lock:
@@ -124,7 +124,7 @@ class Combiner:
         return group
 
     def _serve(self, group: list[_Request]) -> None:
-        """Gives each request its results or its error."""
+        """Runs requests as one batch; sets the results or the error of each."""
         try:
             if len(group) == 1:
                 results = self._run(group[0].arrays)
@@ -135,7 +135,7 @@ class Combiner:
             if len(group) == 1:
                 group[0].error, group[0].done = error, True
                 return
-            for request in group:  # whose fault it is shows when each runs alone
+            for request in group:  # One by one, so that only faulty requests fail.
                 self._serve([request])
             return
         start = 0
@@ -148,7 +148,7 @@ class Combiner:
             start = end
 
     def _pass_on(self, left: Sequence[_Request] = ()) -> None:
-        """Makes the head of the queue the leader; `left` were taken and not served."""
+        """Makes the head of the queue the leader; puts back `left`, which were not served."""
         with self._lock:
             self._queue.extendleft(reversed(left))
             while self._queue and self._queue[0].gone:
@@ -161,7 +161,7 @@ class Combiner:
                 self._led = False
 
     def _leave(self, request: _Request) -> None:
-        """Takes out a request whose thread was interrupted while it waited."""
+        """Withdraws a request whose thread was interrupted while it waited."""
         with self._lock:
             request.gone = True
             lead = request.lead and not request.done
@@ -170,7 +170,7 @@ class Combiner:
 
 
 def split(arrays: Sequence[np.ndarray], most: int, run: Run) -> list[Any]:
-    """Runs (N, ...) arrays `most` examples at a time; returns the results joined."""
+    """Runs (N, ...) arrays `most` examples at a time; returns the concatenated results."""
     count = len(arrays[0])
     parts = [run([a[s : s + most] for a in arrays]) for s in range(0, count, most)]
     return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -1,10 +1,10 @@
-"""`.tflite` files in LiteRT's `CompiledModel`, which can keep XNNPACK's packed weights.
+"""`.tflite` files in LiteRT's `CompiledModel` with XNNPACK's weight cache, for a fast start.
 
-XNNPACK lays weights out anew for the processor each time that a file is opened. Its
-weight cache keeps them in a file, which the next start maps into memory. The
-interpreter has no door to it, `CompiledModel` has. It resizes a batch once only, so
-that there is one model for each batch size; they share the mapped weights. When
-Python ends, LiteRT writes two lines to standard error, which nothing can stop.
+XNNPACK repacks the weights for the processor each time a file is opened. Its weight
+cache keeps the packed weights in a file, which the next start maps into memory. Only
+`CompiledModel` supports it, not the interpreter. A `CompiledModel` can be resized only
+once, so there is one per batch size; they share the mapped weights. When Python exits,
+LiteRT writes two lines to standard error, which can't be suppressed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tfkd.runtime.backend import check_agreement, open_shape, powers, zeros
 from tfkd.runtime.stored import Store
 from tfkd.runtime.tflite import TFLite
 
-# Below this size the interpreter opens as fast: what is measured is in the benchmark.
+# For files below 8 MiB the interpreter opens as fast, as the benchmark of start times shows.
 LEAST_BYTES = 8 << 20
-_ALIGNED = 64
-_MOST = 16
+_ALIGNED = 64  # LiteRT's required alignment of host buffers in bytes.
+_MOST = 16  # Largest batch of a file with an open batch, unless the user asks for another.
 _TOLERANCE = 1e-5
 
 
@@ -59,13 +59,13 @@ class Compiled:
         options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
         self._opened: dict[int, tuple] = {}
         self._open = lambda: CompiledModel.from_file(os.fspath(path), options=options)
-        # Freed quietly, also where nobody calls `close`: its C++ code writes at its end.
+        # A finalizer, since the destructors write to standard error, also without `close`.
         self._closing = weakref.finalize(self, _forget, self._opened)
         self._opened[self.sizes[0]] = self._sized(self.sizes[0])
-        forks.tell(self)
+        forks.register(self)
 
     def after_fork(self) -> None:
-        """In the child of a fork: the models are not freed, not even at its end."""
+        """Runs in the child of a fork: keeps the models from being freed, even at exit."""
         forks.keep_forever(self._opened)
         self._closing.detach()
 
@@ -82,7 +82,7 @@ class Compiled:
         return [result.copy() for result in results]
 
     def _sized(self, size: int) -> tuple:
-        """A model for one batch size: it, its inputs, all its buffers, its results."""
+        """Opens a model for one batch size: (model, input buffers, all buffers, results)."""
         from ai_edge_litert.tensor_buffer import TensorBuffer
 
         with litert.quiet_stderr():
@@ -94,7 +94,7 @@ class Compiled:
                     model.resize_input_tensor(index, [size, *port.shape[1:]])
             ordered = model.create_input_buffers(0)
             into = [ordered[signature["inputs"].index(port.name)] for port in self.inputs]
-            # Outputs that LiteRT makes itself would have the size of the file's batch.
+            # Output buffers that LiteRT creates would keep the batch size of the file.
             results = [_aligned((size, *port.shape[1:]), port.dtype) for port in self.outputs]
             made = {
                 port.name: TensorBuffer.create_from_host_memory(result.reshape(-1))
@@ -102,7 +102,7 @@ class Compiled:
             }
             out = [made[name] for name in signature["outputs"]]
             for buffer, array in zip(into, zeros(self.inputs, size), strict=True):
-                buffer.write(array)  # the first one opens, loudly, what LiteRT shares
+                buffer.write(array)  # The first write loads LiteRT's libraries, which log.
         return model, into, (ordered, out), results
 
     def close(self) -> None:
@@ -113,14 +113,14 @@ class Compiled:
 def open_compiled(
     path: pathlib.Path, store: Store, threads: int, batch: int | None
 ) -> Compiled | None:
-    """Opens a file with its packed weights, which are made if need be.
+    """Opens a file with cached packed weights, which are created if necessary.
 
-    What is made is held against the interpreter first.
+    A new cache is checked against the interpreter's outputs first.
 
     Returns:
-        The backend; None where the file is better opened in the interpreter: it is
-        small, has more than the batch open, or state, which `CompiledModel` can't reset;
-        or something does not work here, of which a warning tells.
+        The backend; None if the file should be opened in the interpreter: it is small,
+        has open axes other than the batch, has variable tensors, which `CompiledModel`
+        can't reset, or opening failed, which is warned of.
     """
     if os.path.getsize(path) < LEAST_BYTES:
         return None
@@ -132,7 +132,7 @@ def open_compiled(
             "processor": stored.processor(),
         }
         weights = store.name(path.stem, recipe, ".weights")
-        manifest = store.there(weights, recipe)
+        manifest = store.find(weights, recipe)
         if manifest is not None and not litert.has_variables(path):
             return Compiled(path, weights, _read(manifest["ports"]), threads, batch)
         plain = TFLite(path, threads)
@@ -148,15 +148,15 @@ def open_compiled(
                 made.close()
             return {"ports": [[_plain(port) for port in some] for some in ports]}
 
-        store.keep(weights, recipe, make)
+        store.create(weights, recipe, make)
         return Compiled(path, weights, ports, threads, batch)
     except (ImportError, RuntimeError, OSError, ValueError, TypeError) as error:
-        stored.without(path, error)
+        stored.warn_uncached(path, error)
         return None
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array where LiteRT may write: at a multiple of 64 bytes."""
+    """An array of zeros at an address that is a multiple of 64 bytes."""
     count = int(np.prod(shape)) * dtype.itemsize
     raw = np.zeros(count + 2 * _ALIGNED, np.uint8)
     start = -raw.ctypes.data % _ALIGNED

@@ -1,6 +1,6 @@
-"""The few calls of NVIDIA's driver that running an engine takes, by ctypes.
+"""Minimal ctypes bindings to the CUDA driver API: memory, copies and one stream.
 
-No other package is needed: libcuda comes with the driver.
+No CUDA package is needed: libcuda comes with NVIDIA's driver.
 https://docs.nvidia.com/cuda/cuda-driver-api/
 """
 
@@ -14,10 +14,10 @@ import numpy as np
 
 
 class Cuda:
-    """The first GPU: its memory, and one stream.
+    """The first GPU with one stream.
 
     Raises:
-        RuntimeError: if there is no GPU with its driver, or a call fails.
+        RuntimeError: if there is no GPU or no driver, or a call fails.
     """
 
     def __init__(self) -> None:
@@ -33,47 +33,48 @@ class Cuda:
         device, self._context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuInit", 0)
         self._call("cuDeviceGet", ctypes.byref(device), 0)
-        # The primary context is the one that TensorRT works in.
+        # TensorRT works in the primary context.
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         self.enter()
-        self._call("cuStreamCreate", ctypes.byref(stream), 1)
+        non_blocking = 1  # CU_STREAM_NON_BLOCKING: no synchronization with the default stream.
+        self._call("cuStreamCreate", ctypes.byref(stream), non_blocking)
         self._device, self._stream = device, stream
         self.stream = stream.value or 0
 
     def enter(self) -> None:
-        """Makes the GPU that of this thread; before the other calls."""
+        """Makes the GPU's context current in this thread, which other calls require."""
         self._call("cuCtxSetCurrent", self._context)
 
     def allocate(self, count: int) -> int:
-        """Address of `count` new bytes on the GPU."""
+        """Allocates `count` bytes on the GPU; returns their address."""
         address = ctypes.c_uint64()
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(count, 1)))
         return address.value
 
     def free(self, address: int) -> None:
-        """Gives bytes back."""
+        """Frees an allocation."""
         self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
     def upload(self, address: int, array: np.ndarray) -> None:
-        """Copies an array to the GPU, in the stream."""
+        """Copies an array to the GPU asynchronously, in the stream."""
         self._call(
             "cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), ctypes.c_void_p(array.ctypes.data),
             ctypes.c_size_t(array.nbytes), self._stream,
         )  # fmt: skip
 
     def download(self, array: np.ndarray, address: int) -> None:
-        """Copies from the GPU into an array, in the stream."""
+        """Copies from the GPU into an array asynchronously, in the stream."""
         self._call(
             "cuMemcpyDtoHAsync_v2", ctypes.c_void_p(array.ctypes.data), ctypes.c_uint64(address),
             ctypes.c_size_t(array.nbytes), self._stream,
         )  # fmt: skip
 
     def wait(self) -> None:
-        """Waits for the stream."""
+        """Waits for all work in the stream."""
         self._call("cuStreamSynchronize", self._stream)
 
     def close(self) -> None:
-        """Lets go of the stream and the GPU."""
+        """Releases the stream and the context."""
         self.enter()
         self._call("cuStreamDestroy_v2", self._stream)
         self._call("cuDevicePrimaryCtxRelease_v2", self._device)

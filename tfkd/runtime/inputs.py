@@ -1,25 +1,25 @@
-"""What a caller gives a `Predictor`, checked against the file's inputs."""
+"""Checks of a `Predictor`'s input data, and their conversion to the file's dtypes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from tfkd import example_inputs
 from tfkd.formats.litert import Port
+from tfkd.types import Data
 
 
-def arrays_for(ports: Sequence[Port], data: Any) -> list[np.ndarray]:
-    """Checks `data`; returns what the file stores, one array for each input in order.
+def arrays_for(ports: Sequence[Port], data: Data) -> list[np.ndarray]:
+    """Checks `data`; returns one array of the file's dtype per input, in order.
 
     Raises:
-        TypeError: if an array is of the wrong kind.
+        TypeError: if an array has the wrong dtype.
         ValueError: if a name or shape is wrong, there is no example, or a float
-            that becomes an integer is not finite.
+            that is quantized is not finite.
     """
     inputs = [example_inputs.Input(p.name, p.shape[1:], p.dtype, p.quantized) for p in ports]
-    # NaN is an answer of a float network as any other; in integers it has no code.
+    # A float network may be given NaN; only for integers there is no code of it.
     x = example_inputs.collect("data", data, inputs, part="test", finite=False, whole=True)
     return [np.ascontiguousarray(port.encode(x[port.name])) for port in ports]

@@ -1,4 +1,4 @@
-"""`.onnx` files in ONNX Runtime."""
+"""Backend for `.onnx` files: ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ _TYPES = {
 
 
 class Onnx:
-    """A file in ONNX Runtime, which any number of threads may call at once.
-
-    See `tfkd.runtime.backend.Backend`.
-    """
+    """A file in ONNX Runtime, which is thread-safe; see `tfkd.runtime.backend.Backend`."""
 
     kind = "ONNX Runtime"
     call_cost = 1.0
@@ -47,7 +44,7 @@ class Onnx:
         return self._session.run(self._wanted, dict(zip(self._names, arrays, strict=True)))
 
     def close(self) -> None:
-        """Nothing: the session is freed when the last call that runs has ended."""
+        """Does nothing: the session is freed after the last running call."""
 
 
 def _port(value: Any, index: int) -> Port:

@@ -1,4 +1,4 @@
-"""Which runtime opens a file, and what is kept on disk for the next time."""
+"""Selection of the backend for a file, and the artefacts on disk that speed up the next start."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfkd import __version__, artifacts, checks
+from tfkd.formats.saved_model import GRAPH_FILE
 from tfkd.networks.layer_parts import parts
 from tfkd.runtime import stored
 from tfkd.runtime.backend import Backend, check_agreement
@@ -24,15 +25,15 @@ ENDINGS = {
     ".engine": "tensorrt",
     ".plan": "tensorrt",
 }
-# What optimizing may change, as a part of the largest output.
+# Allowed error of optimized graphs, relative to the largest output.
 _TOLERANCE = 1e-4
-# How a tensor says in an ONNX file that its values are in another file.
+# Protobuf encoding of the key "location" in a tensor's external_data: field 1, 8 bytes long.
 _EXTERNAL = b"\x0a\x08location"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `Predictor` was asked for, checked."""
+    """The checked options of a `Predictor`."""
 
     threads: int
     batch: int | None
@@ -44,11 +45,11 @@ class Options:
 
 
 def kind_of(path: pathlib.Path) -> str:
-    """The kind of file: "tflite", "onnx", "keras", "tensorrt" or "saved_model".
+    """The format of a file: "tflite", "onnx", "keras", "tensorrt" or "saved_model".
 
     Raises:
-        FileNotFoundError: if nothing is there.
-        ValueError: if it is something else.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it has another format.
     """
     if path.is_dir():
         return "saved_model"
@@ -60,11 +61,11 @@ def kind_of(path: pathlib.Path) -> str:
             if file.read(8)[4:] == b"TFL3":
                 return "tflite"
         known = ", ".join(ENDINGS)
-        mend = None
+        fix = None
         if path.suffix.lower() in (".h5", ".hdf5"):
-            mend = "Load it with tf_keras and save it as .keras."
+            fix = "Load it with tf_keras and save it as .keras."
         expected = f"a file that ends in {known}, or the folder of a SavedModel"
-        raise checks.value_error("path", expected, os.fspath(path), mend)
+        raise checks.value_error("path", expected, os.fspath(path), fix)
     return kind
 
 
@@ -72,9 +73,9 @@ def open_backend(path: pathlib.Path, options: Options) -> Backend:
     """Opens a file in its runtime.
 
     Raises:
-        FileNotFoundError: if nothing is there.
-        ValueError: if it is damaged or no file that a runtime here can run, or an
-            option does not belong to it.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged or has an unknown format, its runtime can't
+            run it, or an option does not apply to its format.
         ImportError: if its runtime is not installed.
         RuntimeError: if it needs a GPU and there is none.
     """
@@ -98,12 +99,12 @@ def open_backend(path: pathlib.Path, options: Options) -> Backend:
 
 
 def _fits(kind: str, options: Options) -> None:
-    """Raises unless the options belong to the kind of file."""
+    """Raises if an option does not apply to the format."""
     if options.providers is not None and (kind != "onnx" or options.tensorrt):
         raise checks.value_error("providers", "None for what isn't run by ONNX Runtime", kind)
     if options.tensorrt and kind != "onnx":
-        mend = "An engine that is built already is taken as it is."
-        raise checks.value_error("tensorrt", "True for an .onnx file only", kind, mend)
+        fix = "An engine is used as it was built."
+        raise checks.value_error("tensorrt", "True for an .onnx file only", kind, fix)
     if options.jit_compile and kind not in ("keras", "saved_model"):
         expected = "True for a .keras file or a SavedModel only"
         raise checks.value_error("jit_compile", expected, kind)
@@ -145,7 +146,7 @@ def _onnx(path: pathlib.Path, options: Options) -> Backend:
 def _optimized(
     path: pathlib.Path, store: Store, threads: int, providers: Sequence[str]
 ) -> pathlib.Path | None:
-    """The optimized ONNX file, made if need be; None, with a warning, where that fails."""
+    """The optimized ONNX file, created if necessary; None, with a warning, if that fails."""
     from tfkd.formats.onnx_nodes import require
     from tfkd.runtime.onnx import Onnx
 
@@ -158,24 +159,24 @@ def _optimized(
     }
     kept = store.name(path.stem, recipe, ".onnx")
     try:
-        if store.there(kept, recipe) is None:
+        if store.find(kept, recipe) is None:
             if _external(path):
-                raise ValueError("its weights stand in files of their own")
+                raise ValueError("its weights are in separate files")
 
             def make(temporary: pathlib.Path) -> dict[str, Any]:
                 plain = Onnx(path, threads, providers, write=temporary)
                 check_agreement(plain, Onnx(temporary, threads, providers, fuse=False), _TOLERANCE)
                 return {}
 
-            store.keep(kept, recipe, make)
+            store.create(kept, recipe, make)
         return kept
     except (OSError, ValueError, RuntimeError) as error:
-        stored.without(path, error)
+        stored.warn_uncached(path, error)
         return None
 
 
 def _external(path: pathlib.Path) -> bool:
-    """Whether an ONNX file keeps weights in other files, which its SHA-256 does not cover."""
+    """Whether an ONNX file has weights in separate files, which its SHA-256 does not cover."""
     if not os.path.getsize(path):
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -205,14 +206,14 @@ def _keras(path: pathlib.Path, options: Options) -> Backend:
             _settle(folder, store)
             return tensorflow.open_saved_model(*opened)
         except (OSError, ValueError, KeyError) as error:
-            stored.again(folder, str(error))
+            stored.warn_recreated(folder, str(error))
             shutil.rmtree(folder, ignore_errors=True)
     model = tensorflow.load_keras(path)
     plain = tensorflow.open_keras(model, batch, jit_compile)
-    if _own_layers(model):
-        return plain  # a change of their code would not be seen
+    if _has_custom_layers(model):
+        return plain  # Changes in the code of custom layers would not be detected.
     try:
-        to_saved_model(model, folder, verify=False)  # it is compared below
+        to_saved_model(model, folder, verify=False)  # It is compared below.
         _settle(folder, store)
         found = tensorflow.open_saved_model(*opened)
         try:
@@ -222,21 +223,19 @@ def _keras(path: pathlib.Path, options: Options) -> Backend:
             raise
         return found
     except (OSError, ValueError, RuntimeError) as error:
-        stored.without(path, error)
+        stored.warn_uncached(path, error)
         return plain
 
 
 def _settle(folder: pathlib.Path, store: Store) -> None:
-    """Holds the files of a kept SavedModel against its manifest."""
-    from tfkd.runtime.tensorflow import GRAPH
-
-    for name, entry in store.verify(folder / GRAPH)["files"].items():
+    """Checks the files of a stored SavedModel against its manifest."""
+    for name, entry in store.verify(folder / GRAPH_FILE)["files"].items():
         if store.digest(folder / name) != entry["sha256"]:
             raise ValueError(f"{name} has another SHA-256 than its manifest says")
 
 
-def _own_layers(model: Any) -> bool:
-    """Whether a model has layers that neither tf_keras nor tfkd wrote."""
+def _has_custom_layers(model: Any) -> bool:
+    """Whether a model has layers that are neither from tf_keras nor from tfkd."""
     return any(
         hasattr(layer, "get_config")
         and type(layer).__module__.split(".")[0] not in ("tf_keras", "tfkd")

@@ -1,4 +1,4 @@
-"""One interface to every kind of file."""
+"""`Predictor`: thread-safe inference with exported files of any format."""
 
 from __future__ import annotations
 
@@ -21,52 +21,54 @@ from tfkd.runtime.combining import Combiner, split
 from tfkd.runtime.inputs import arrays_for
 from tfkd.runtime.result_cache import CacheInfo, ResultCache
 from tfkd.runtime.stored import Store, folder_for
+from tfkd.types import Data, Path
 
 
 class Predictor:
     """Runs a `.tflite`, `.onnx`, `.keras` or TensorRT file or a SavedModel.
 
-    A call takes real numbers and gives real numbers in float32, whatever the
-    file stores: int8 and uint8 are quantized and dequantized with its scale and
-    zero point. Batches of any size are taken: an open batch is run as it is, a fixed
-    one is fed its own size at a time.
+    Calls take real numbers and return float32, whatever the file stores: inputs and
+    outputs in int8 and uint8 are quantized and dequantized with their scale and zero
+    point. Batches of any size are accepted: an open batch is run as it is; for a fixed
+    batch size the examples are split and padded.
 
-    Any number of threads may call one `Predictor`. LiteRT and TensorRT run one call at
-    a time; with `batch` the calls that wait are run together. ONNX Runtime and
-    TensorFlow run calls side by side.
+    A `Predictor` is thread-safe. LiteRT and TensorRT run one call at a time; with
+    `batch`, waiting calls are combined into one batch. ONNX Runtime and TensorFlow run
+    calls concurrently.
 
-    A `Predictor` can be pickled, and so passed to other processes: the file is opened
-    anew there. In the child of a fork LiteRT and ONNX Runtime open it anew at the first
-    call; TensorFlow and a GPU can't be used there, and the call raises RuntimeError.
+    A `Predictor` can be pickled and so passed to other processes, which open the file
+    again. After a fork, LiteRT and ONNX Runtime open the file again at the child's first
+    call; TensorFlow and GPUs can't be used in the child, and the call raises
+    RuntimeError.
 
     Args:
-        path: the file, or the folder of a SavedModel. If a manifest stands beside it,
+        path: the file, or the folder of a SavedModel. If there is a manifest beside it,
             the file is checked against it first.
-        threads: threads within one call; 1 is the setting in which latencies compare.
-            TensorFlow has one setting for the whole process, which is left alone.
-        cache_size: how many examples' results are kept; those that were seen are
-            answered without a run. Only the same bytes are the same example. 0: none.
-        batch: how many examples of concurrent callers are run together; None: each
-            call by itself. It adds no thread, and no waiting where one caller is alone.
-        warmup: runs on zeros while opening, with `batch` of each size that is run, so
-            that the first call is as fast as later ones.
-        artifacts_dir: a folder in which is kept what makes the next start faster;
-            "auto" for `~/.cache/tfkd` (in XDG_CACHE_HOME, if that is set); None keeps
-            nothing. What is kept: XNNPACK's weights for .tflite files from 8 MiB, the
-            optimized graph for .onnx, a SavedModel for .keras, the engine for TensorRT.
-            It is checked before use, and made again with a warning if it isn't as it
-            was made. The folder may be deleted at any time.
-        providers: ONNX Runtime's execution providers, the preferred one first; None:
-            the processor.
-        jit_compile: compile a .keras file or SavedModel with XLA, once for each batch
-            size; so sizes are rounded up to powers of two.
-        tensorrt: build an engine from an .onnx file and run that.
-        custom_objects: layers of your own that a .keras file holds, by name.
+        threads: number of threads within one call; latencies are comparable at 1.
+            TensorFlow has a setting for the whole process, which is not changed.
+        cache_size: number of examples whose results are cached, so that they are not
+            computed again. Examples are the same if their bytes are. 0: no cache.
+        batch: largest number of examples of concurrent calls that are combined; None:
+            calls are not combined. It adds no thread, and no delay for a single caller.
+        warmup: number of runs on zeros at opening, for each batch size if `batch` is
+            given, so that the first call is as fast as later ones.
+        artifacts_dir: a folder for artefacts that speed up the next start; "auto":
+            `~/.cache/tfkd` (or in XDG_CACHE_HOME, if that is set); None: none. They are
+            XNNPACK's packed weights for .tflite files from 8 MiB, the optimized graph
+            for .onnx, a SavedModel for .keras, and the engine for TensorRT. They are
+            verified before use and created again, with a warning, if they are stale or
+            damaged. The folder may be deleted at any time.
+        providers: ONNX Runtime's execution providers in order of preference; None: the
+            CPU.
+        jit_compile: whether to compile a .keras file or SavedModel with XLA. Since it is
+            compiled once per batch size, batches are padded to powers of two.
+        tensorrt: whether to build a TensorRT engine from an .onnx file and run that.
+        custom_objects: custom layers in a .keras file, by name.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no file of a known kind, is damaged, or its runtime cannot
-            run it; if an argument is wrong or doesn't belong to this kind of file.
+        ValueError: if the file has an unknown format, is damaged, or its runtime can't
+            run it; if an argument is wrong or does not apply to the format.
         ImportError: if the runtime is not installed.
         RuntimeError: if an engine is to be run without an NVIDIA GPU.
 
@@ -82,7 +84,7 @@ class Predictor:
         >>> [(port.name, port.shape) for port in predictor.outputs]
         [('logits', (1, 3))]
 
-        Results that are kept, and a file that is closed at the end:
+        With a result cache, and closed at the end:
 
         >>> x = np.eye(4, dtype="float32")
         >>> with runtime.Predictor(report.path, cache_size=100) as predictor:
@@ -94,13 +96,13 @@ class Predictor:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: Path,
         threads: int = 1,
         cache_size: int = 0,
         batch: int | None = None,
         *,
         warmup: int = 1,
-        artifacts_dir: str | os.PathLike | None = None,
+        artifacts_dir: Path | None = None,
         providers: Sequence[str] | None = None,
         jit_compile: bool = False,
         tensorrt: bool = False,
@@ -132,7 +134,7 @@ class Predictor:
         self._compute = self._run if self._combiner is None else self._combined
         self._cache = ResultCache(cache_size) if cache_size else None
         self._one_output = len(self._outputs) == 1
-        # What needs no further check: the type and shape of the only input.
+        # Dtype and shape of a single input, for a fast path without further checks.
         self._dtype = self._rest = None
         if len(self._inputs) == 1 and len(self._inputs[0].shape) > 1:
             self._dtype, self._rest = self._inputs[0].dtype, self._inputs[0].shape[1:]
@@ -141,14 +143,14 @@ class Predictor:
         except BaseException:
             self.close()
             raise
-        forks.tell(self)
+        forks.register(self)
 
     def _warm(self, runs: int, sizes: tuple[int, ...] | None) -> None:
-        """Runs zeros."""
+        """Runs batches of zeros of each size."""
         sizes = sizes or powers(self.batch or 1)
         with contextlib.ExitStack() as stack:
             if any(map(open_shape, self._inputs)):
-                # Zeros of the smallest shape may be too small for the model.
+                # The model may not accept open axes of size 1.
                 stack.enter_context(contextlib.suppress(Exception))
             for size in sizes if self.batch else sizes[:1]:
                 for _ in range(runs):
@@ -157,10 +159,10 @@ class Predictor:
     def _first(self, arrays: Sequence[np.ndarray]) -> None:
         try:
             self._run(arrays)
-        except Exception as error:  # each runtime has errors of its own
+        except Exception as error:  # Each runtime raises exceptions of its own types.
             expected = f"a file that {self._kind} can run"
-            mend = f"On a batch of zeros it says: {error}"
-            raise checks.value_error("path", expected, os.fspath(self.path), mend) from error
+            fix = f"On a batch of zeros it says: {error}"
+            raise checks.value_error("path", expected, os.fspath(self.path), fix) from error
 
     def __repr__(self) -> str:
         text = f"Predictor({str(self.path)!r}, threads={self.threads}"
@@ -178,12 +180,12 @@ class Predictor:
 
     @property
     def kind(self) -> str:
-        """What runs the file: "LiteRT", "ONNX Runtime", ..."""
+        """The runtime of the file: "LiteRT", "ONNX Runtime", ..."""
         return self._kind
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        """The file's inputs: name, shape with the batch, dtype, scale, zero point."""
+        """The file's inputs: name, shape with the batch axis, dtype, scale, zero point."""
         return self._inputs
 
     @property
@@ -191,33 +193,33 @@ class Predictor:
         """The file's outputs, likewise."""
         return self._outputs
 
-    def predict(self, data: Any) -> Any:
+    def predict(self, data: Data) -> np.ndarray | dict[str, np.ndarray]:
         """Runs a batch.
 
         Args:
-            data: examples in any form of `tfkd.example_inputs`: an array (N, ...), for
-                a file with several inputs a dict of arrays by name, or batches, which
-                are answered as one. Floats are real numbers. Integers are taken where
-                the file takes integers: for a quantized input they are codes of its
-                type as they are.
+            data: examples in any form of `tfkd.example_inputs`: an array (N, ...), a dict
+                of arrays by name for a file with several inputs, or batches, which are
+                concatenated. Floats are real numbers. Integers are accepted where the
+                file has integer inputs; for a quantized input they are taken as codes.
 
         Returns:
-            (N, ...) float32 array; for several outputs a dict by name. It is the
-            caller's own.
+            A float32 array (N, ...), or a dict of them by name for several outputs. The
+            caller owns them.
 
         Raises:
-            TypeError: if an array is of the wrong kind.
-            ValueError: if a name or shape is wrong, `data` are empty, or hold
-                NaN where integers are computed; if this `Predictor` is closed.
+            TypeError: if an array has the wrong dtype.
+            ValueError: if a name or shape is wrong, `data` are empty, or a quantized
+                input gets NaN or infinity; if this `Predictor` is closed.
         """
+        array: Any = data
         if (
-            type(data) is np.ndarray
-            and data.dtype == self._dtype
-            and data.shape[1:] == self._rest
-            and data.size
-            and data.flags.c_contiguous
+            type(array) is np.ndarray
+            and array.dtype == self._dtype
+            and array.shape[1:] == self._rest
+            and array.size
+            and array.flags.c_contiguous
         ):
-            arrays: Sequence[np.ndarray] = (data,)
+            arrays: Sequence[np.ndarray] = (array,)
         else:
             arrays = arrays_for(self._inputs, data)
         if self._cache is None:
@@ -231,18 +233,16 @@ class Predictor:
 
     __call__ = predict
 
-    def run_one(self, *arrays: np.ndarray) -> Any:
-        """Runs the file once with nothing around it: the path to time.
-
-        Nothing is checked, converted, dequantized or looked up.
+    def run_one(self, *arrays: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Runs the file once without checks, conversions and cache, for latency measurements.
 
         Args:
-            *arrays: one for each of `inputs`, of exactly its shape and dtype
-                (`inputs[0].encode(x)` makes codes of real numbers).
+            *arrays: one per input, of exactly its shape and dtype (`inputs[0].encode(x)`
+                quantizes real numbers).
 
         Returns:
-            What the file gives: an array, or a tuple in the order of `outputs`
-            (`outputs[0].decode(codes)` makes real numbers of codes).
+            The raw output, or a tuple of them in the order of `outputs`
+            (`outputs[0].decode(codes)` dequantizes).
         """
         if len(arrays) != len(self._inputs):
             expected = f"{len(self._inputs)} arrays, one for each input"
@@ -251,25 +251,25 @@ class Predictor:
         return results[0] if self._one_output else tuple(results)
 
     def cache_info(self) -> CacheInfo:
-        """Hits, misses, size, max_size and hit_rate of the kept results."""
+        """Hits, misses, size, max_size and hit_rate of the result cache."""
         return CacheInfo(0, 0, 0, 0) if self._cache is None else self._cache.info()
 
     def cache_clear(self) -> None:
-        """Forgets the kept results, and counts from 0."""
+        """Empties the result cache and resets its counters."""
         if self._cache is not None:
             self._cache.clear()
 
     def close(self) -> None:
-        """Frees the file once the calls that run have ended; later ones raise ValueError."""
+        """Closes the file after the running calls have ended; later calls raise ValueError."""
         self._run.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as path and arguments: where it is unpickled, the file is opened anew."""
+        """Pickles path and arguments; unpickling opens the file again."""
         self._run.check_open()
         return _opened, (type(self), os.path.abspath(self.path), self._again)
 
     def after_fork(self) -> None:
-        """In the child of a fork, where the threads of the runtime are gone."""
+        """Runs in the child of a fork, where the runtime's threads are gone."""
         self._run.after_fork(self._reopened)
         if self._combiner is not None:
             assert self.batch is not None
@@ -278,7 +278,7 @@ class Predictor:
             self._cache.after_fork()
 
     def _reopened(self) -> Backend:
-        """A new backend, in a process that was forked after this was opened."""
+        """Opens a new backend in a process that was forked after this one was opened."""
         on_gpu = self._options.tensorrt or set(self._options.providers or CPU) != set(CPU)
         if on_gpu or not self._kind.startswith(("LiteRT", "ONNX")):
             raise RuntimeError(
@@ -288,7 +288,7 @@ class Predictor:
         return opening.open_backend(self.path, self._options)
 
     def _combined(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Runs together with what other threads run now."""
+        """Runs arrays in a batch with the concurrent calls of other threads."""
         assert self._combiner is not None and self.batch is not None
         if len(arrays[0]) > self.batch:
             return split(arrays, self.batch, self._combiner.submit)
@@ -296,5 +296,5 @@ class Predictor:
 
 
 def _opened(kind: type[Predictor], path: str, arguments: dict[str, Any]) -> Predictor:
-    """Unpickles a Predictor."""
+    """Makes a Predictor from its pickled arguments."""
     return kind(path, **arguments)

@@ -1,4 +1,4 @@
-"""Results of examples that were seen before: the least recently used go first."""
+"""LRU cache of inference results by the content of examples."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-# Up to here an example is its own key; beyond, its digest of 256 bits is.
+# Examples of up to 512 bytes are their own keys; larger ones are keyed by their digest.
 _BYTES = 512
-_DIGEST = 32
+_DIGEST = 32  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheInfo:
-    """What the result cache has done.
+    """Statistics of the result cache.
 
     Attributes:
-        hits: examples whose result was there.
-        misses: examples that were run.
-        size: results that are kept now.
-        max_size: results that are kept at most.
+        hits: number of examples whose results were cached.
+        misses: number of examples that were run.
+        size: number of results in the cache.
+        max_size: capacity of the cache.
     """
 
     hits: int
@@ -34,18 +34,18 @@ class CacheInfo:
 
     @property
     def hit_rate(self) -> float:
-        """Hits as a part of all examples; 0 before the first."""
+        """Fraction of hits among all examples; 0 before the first."""
         total = self.hits + self.misses
         return self.hits / total if total else 0.0
 
 
 def key_of(rows: Sequence[np.ndarray]) -> Hashable:
-    """What tells one example from all others: shape and bytes of each of its inputs.
+    """The cache key of an example: shape and bytes of each input.
 
-    Its types are those of the file. Large inputs stand by their BLAKE2b digest.
+    Large inputs are replaced by their BLAKE2b digest. Dtypes are fixed by the file.
 
     Args:
-        rows: one contiguous array for each input.
+        rows: one contiguous array per input.
     """
     if len(rows) == 1:
         return _key(rows[0])
@@ -59,7 +59,7 @@ def _key(row: np.ndarray) -> Hashable:
 
 
 class ResultCache:
-    """Keeps the results of up to `max_size` examples; for any number of threads."""
+    """A thread-safe cache for the results of up to `max_size` examples."""
 
     def __init__(self, max_size: int):
         self._max = max_size
@@ -71,14 +71,14 @@ class ResultCache:
     def answer(
         self, arrays: Sequence[np.ndarray], compute: Callable[[Sequence[np.ndarray]], Any]
     ) -> Sequence[np.ndarray]:
-        """Results of a batch: what is kept, and the others computed together.
+        """Returns the results of a batch; examples that are not cached are run together.
 
         Args:
-            arrays: (N, ...) for each input.
-            compute: arrays of the examples that were not found → their results.
+            arrays: an array (N, ...) per input.
+            compute: maps the arrays of the examples that are not cached to their results.
 
         Returns:
-            (N, ...) for each output, the caller's own.
+            An array (N, ...) per output, owned by the caller.
         """
         count = len(arrays[0])
         if count == 1:
@@ -133,16 +133,16 @@ class ResultCache:
                 self._kept.popitem(last=False)
 
     def after_fork(self) -> None:
-        """In the child of a fork: the lock may be held by a thread that is gone."""
+        """Runs in the child of a fork, where a thread that is gone may hold the lock."""
         self._lock = threading.Lock()
 
     def info(self) -> CacheInfo:
-        """Returns what was done since the last `clear`."""
+        """Statistics since the last `clear`."""
         with self._lock:
             return CacheInfo(self._hits, self._misses, len(self._kept), self._max)
 
     def clear(self) -> None:
-        """Forgets all results, and counts from 0."""
+        """Empties the cache and resets the counters."""
         with self._lock:
             self._kept.clear()
             self._hits = self._misses = 0

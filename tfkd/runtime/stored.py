@@ -1,14 +1,14 @@
-"""What a start has worked out, kept on disk for the next one.
+"""On-disk store of artefacts that speed up the next start, verified by manifests.
 
-An artefact stands in the folder under a name that holds a digest of its recipe:
-the SHA-256 of the model file, versions, providers, processor. Beside it stands its
-manifest. It is used only if it is what the manifest says; else it is made again,
-with a warning. The folder may be deleted at any time.
+The name of an artefact contains a digest of its recipe: the SHA-256 of the model file,
+versions, providers, processor. Its manifest is beside it. An artefact that does not
+match its manifest is created again, with a warning. The folder may be deleted at any
+time.
 
-Hashing a large file may take longer than opening it. So the SHA-256 of a file is
-kept with what the file system says of it (size, inode, times of change), and the
-file is read again only when that has changed. A program that writes to the file
-changes it: the time of the last change of a file can't be set.
+Hashing a large file may take longer than opening it. So the SHA-256 of a file is stored
+with its metadata in the file system (size, inode, modification and change times), and
+the file is hashed again only if they differ. Every write updates the change time
+(ctime), which programs can't set.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ import json
 import os
 import pathlib
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfkd import artifacts, checks
+from tfkd.types import Path
 
-# A clock of a file system may stand still for so long, in nanoseconds.
+# Resolutions of file times in nanoseconds: 20 ms covers the kernel's clock tick, 2.1 s
+# file systems with whole seconds (FAT: 2 s).
 _TICK = 20_000_000
 _COARSE = 2_100_000_000
 _SECOND = 1_000_000_000
 
 
-def folder_for(artifacts_dir: Any) -> pathlib.Path | None:
-    """The folder that the argument `artifacts_dir` means; None for none.
+def folder_for(artifacts_dir: Path | None) -> pathlib.Path | None:
+    """The folder that the argument `artifacts_dir` selects; None if it is None.
 
     Raises:
         TypeError: if it is neither None nor a path.
@@ -43,13 +44,13 @@ def folder_for(artifacts_dir: Any) -> pathlib.Path | None:
     if artifacts_dir != "auto":
         return pathlib.Path(artifacts_dir)
     home = os.environ.get("XDG_CACHE_HOME", "")
-    # As its specification has it, a relative path there does not count.
+    # The XDG Base Directory Specification: relative paths must be ignored.
     base = pathlib.Path(home) if os.path.isabs(home) else pathlib.Path.home() / ".cache"
     return base / "tfkd"
 
 
 class Store:
-    """A folder of artefacts."""
+    """A folder of artefacts with manifests."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
@@ -57,8 +58,8 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r})"
 
-    def digest(self, path: str | os.PathLike) -> str:
-        """The SHA-256 of a file, read again only if the file has changed."""
+    def digest(self, path: Path) -> str:
+        """The SHA-256 of a file, computed again only if the file's metadata have changed."""
         path = pathlib.Path(path).absolute()
         key = hashlib.blake2b(os.fsencode(path), digest_size=16).hexdigest()
         note = self.folder / "seen" / f"{key}.json"
@@ -71,24 +72,24 @@ class Store:
         now = _stamp(path)
         found = artifacts.sha256(path)
         if settled and _stamp(path) == now:
-            with contextlib.suppress(OSError, ValueError):  # without a note it is read again
+            with contextlib.suppress(OSError, ValueError):  # Without it the file is hashed again.
                 artifacts.write_json(note, {"path": str(path), "stamp": now, "sha256": found})
         return found
 
-    def verify(self, path: str | os.PathLike) -> dict[str, Any]:
+    def verify(self, path: Path) -> dict[str, Any]:
         """Checks a file against its manifest, as `tfkd.artifacts.verify` does."""
         manifest = artifacts.read_manifest(path)
         if self.digest(path) != manifest["sha256"]:
-            return artifacts.verify(path)  # which raises, and says what is wrong
+            return artifacts.verify(path)  # It raises with the reason.
         return manifest
 
     def name(self, stem: str, recipe: Mapping[str, Any], ending: str) -> pathlib.Path:
-        """Where the artefact of a recipe stands."""
+        """The path of the artefact for a recipe."""
         text = json.dumps(recipe, sort_keys=True)
         return self.folder / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:32]}{ending}"
 
-    def there(self, path: pathlib.Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The manifest of an artefact that is whole and of this recipe; None if it isn't."""
+    def find(self, path: pathlib.Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The manifest of an intact artefact with this recipe; else None, with a warning."""
         if not path.exists():
             return None
         try:
@@ -98,22 +99,22 @@ class Store:
             problem = "its manifest names another recipe"
         except (ValueError, OSError) as error:
             problem = str(error)
-        again(path, problem)
+        warn_recreated(path, problem)
         return None
 
-    def keep(
+    def create(
         self,
         path: pathlib.Path,
         recipe: Mapping[str, Any],
         make: Callable[[pathlib.Path], Mapping[str, Any]],
     ) -> dict[str, Any]:
-        """Makes an artefact; returns its manifest.
+        """Creates an artefact; returns its manifest.
 
         Args:
-            path: where it will stand.
-            recipe: what it is made of.
-            make: writes it to the path that it is given; what it returns stands in
-                the manifest too.
+            path: path of the artefact.
+            recipe: recipe of the artefact.
+            make: writes the artefact to the temporary path that it is given; what it
+                returns is added to the manifest.
         """
         with artifacts.atomic_path(path) as temporary:
             extra = make(temporary)
@@ -122,20 +123,20 @@ class Store:
         return manifest
 
 
-def again(path: pathlib.Path, problem: str) -> None:
-    """Warns that an artefact is made again."""
+def warn_recreated(path: pathlib.Path, problem: str) -> None:
+    """Warns that an artefact is created again."""
     text = f"The artefact {path} is stale or damaged and is made again: {problem}"
-    warnings.warn(text, RuntimeWarning, stacklevel=3)
+    checks.warn(text, RuntimeWarning)
 
 
-def without(path: pathlib.Path, error: Exception) -> None:
-    """Warns that a model is opened without its artefact."""
+def warn_uncached(path: pathlib.Path, error: Exception) -> None:
+    """Warns that a model is opened without an artefact."""
     text = f"No artefact was kept for {path}, which is opened without: {error}"
-    warnings.warn(text, RuntimeWarning, stacklevel=3)
+    checks.warn(text, RuntimeWarning)
 
 
 def processor() -> str:
-    """A digest of the processor's name and abilities, which compiled code depends on."""
+    """A digest of the processor's model and features, on which compiled code depends."""
     import platform
 
     lines: list[str] = []
@@ -144,19 +145,19 @@ def processor() -> str:
             if line.startswith(("model name", "flags", "Features", "CPU part")):
                 lines.append(line)
             if not line.strip() and lines:
-                break  # the first processor
+                break  # The first processor stands for all.
     text = "".join(lines) or platform.processor()
     return hashlib.sha256(f"{platform.machine()}\n{text}".encode()).hexdigest()[:16]
 
 
 def _stamp(path: pathlib.Path) -> list[int]:
-    """What changes when a file does."""
+    """The metadata of a file that change with its content."""
     stat = os.stat(path)
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
 
 
 def _settled(path: pathlib.Path) -> bool:
-    """Waits until a later change gets a later time; False if that takes too long."""
+    """Waits until a later write would change the file's times; False if that takes too long."""
     stat = os.stat(path)
     coarse = not stat.st_mtime_ns % _SECOND and not stat.st_ctime_ns % _SECOND
     age = time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns)

@@ -1,32 +1,34 @@
-"""SavedModel folders and `.keras` files in TensorFlow."""
+"""Backend for SavedModel folders and `.keras` files: TensorFlow, with XLA on request."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.formats.forks import check_tensorflow
 from tfkd.formats.litert import Port
-from tfkd.formats.saved_model import SIGNATURE, verify_saved_model
+from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, verify_saved_model
 from tfkd.runtime.backend import powers
 
-GRAPH = "saved_model.pb"
-# XLA compiles anew for each size: so there are few, and none is larger.
+if TYPE_CHECKING:
+    import tf_keras as keras
+
+# XLA compiles once per batch size, so there are few sizes: powers of two up to this one.
 _COMPILED_MOST = 64
 
 
 class Function:
-    """A `tf.function` of named tensors that gives a dict of them.
+    """A function of arrays that returns a dict of tensors; it is thread-safe.
 
-    Any number of threads may call it at once; see `tfkd.runtime.backend.Backend`.
+    See `tfkd.runtime.backend.Backend`.
     """
 
-    call_cost = 8.0
+    call_cost = 8.0  # Dispatch takes as long as several examples of a small network.
     shared = True
 
     def __init__(
@@ -57,15 +59,15 @@ class Function:
         return [results[name].numpy() for name in self._wanted]
 
     def close(self) -> None:
-        """Nothing: the function is freed when the last call that runs has ended."""
+        """Does nothing: the function is freed after the last running call."""
 
 
 def require() -> Any:
-    """TensorFlow.
+    """Imports TensorFlow.
 
     Raises:
         ImportError: if it is not installed.
-        RuntimeError: if this process was forked after it was used.
+        RuntimeError: if TensorFlow was used before this process was forked.
     """
     check_tensorflow()
     try:
@@ -81,22 +83,22 @@ def require() -> Any:
 def open_saved_model(
     path: pathlib.Path, batch: int | None, jit_compile: bool, verify: bool = True
 ) -> Function:
-    """Opens the signature of a SavedModel; with `verify`, after a look at its manifest.
+    """Opens the signature of a SavedModel; with `verify`, its manifest is checked first.
 
     Raises:
         ImportError: if TensorFlow is not installed.
-        ValueError: if the folder is no SavedModel, is damaged, differs from the
-            manifest inside it, or has no signature that can be told from others.
+        ValueError: if the folder is not a SavedModel, is damaged, differs from its
+            manifest, or has several signatures but no `serving_default`.
     """
-    if not (path / GRAPH).is_file():
-        expected = f"a SavedModel: a folder with a {GRAPH}"
+    if not (path / GRAPH_FILE).is_file():
+        expected = f"a SavedModel: a folder with a {GRAPH_FILE}"
         raise checks.value_error("path", expected, os.fspath(path))
-    if verify and artifacts.manifest_path(path / GRAPH).is_file():
+    if verify and artifacts.manifest_path(path / GRAPH_FILE).is_file():
         verify_saved_model(path)
     tf = require()
     try:
         loaded = tf.saved_model.load(os.fspath(path))
-    except Exception as error:  # damage shows in many ways
+    except Exception as error:  # Damaged files raise exceptions of many types.
         raise checks.value_error(
             "path", "a SavedModel that TensorFlow can load", os.fspath(path), f"It says: {error}"
         ) from error
@@ -119,11 +121,11 @@ def open_saved_model(
     def forward(arrays: Sequence[np.ndarray]) -> Any:
         return run(*[tf.constant(array) for array in arrays])
 
-    forward.kept = loaded  # type: ignore[attr-defined]  # its variables live as long as it does
+    forward.kept = loaded  # type: ignore[attr-defined]  # It keeps the variables alive.
     return Function("TensorFlow", forward, inputs, outputs, batch, jit_compile)
 
 
-def load_keras(path: pathlib.Path, custom_objects: Any = None) -> Any:
+def load_keras(path: pathlib.Path, custom_objects: Mapping[str, Any] | None = None) -> keras.Model:
     """Loads a `.keras` file, in Keras's safe mode.
 
     Raises:
@@ -137,15 +139,15 @@ def load_keras(path: pathlib.Path, custom_objects: Any = None) -> Any:
         return keras.models.load_model(
             os.fspath(path), custom_objects=custom_objects, compile=False, safe_mode=True
         )
-    except Exception as error:  # damage shows in many ways
-        mend = f"It says: {error} Layers of your own go into `custom_objects`."
+    except Exception as error:  # Damaged files raise exceptions of many types.
+        fix = f"It says: {error} Layers of your own go into `custom_objects`."
         raise checks.value_error(
-            "path", "a .keras file that tf_keras can load", os.fspath(path), mend
+            "path", "a .keras file that tf_keras can load", os.fspath(path), fix
         ) from error
 
 
-def open_keras(model: Any, batch: int | None, jit_compile: bool) -> Function:
-    """A loaded Keras model as a backend; its ports have the names of its exports."""
+def open_keras(model: keras.Model, batch: int | None, jit_compile: bool) -> Function:
+    """Makes a backend of a Keras model; inputs and outputs are named as in its exports."""
     import tensorflow as tf
 
     from tfkd.export.named_function import NamedFunction, check_exportable

@@ -1,4 +1,4 @@
-"""TensorRT engines (`.engine`, `.plan`) on an NVIDIA GPU.
+"""Backend for TensorRT engines (`.engine`, `.plan`) on an NVIDIA GPU.
 
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/python-api-docs.html
 """
@@ -24,26 +24,26 @@ from tfkd.runtime.stored import Store
 class TensorRT:
     """An engine; see `tfkd.runtime.backend.Backend`.
 
-    Memory on the GPU is taken once, for the largest batch of the engine's profile.
+    GPU memory is allocated once, for the largest batch of the engine's profile.
     """
 
     kind = "TensorRT"
-    call_cost = 8.0
+    call_cost = 8.0  # A GPU runs a small batch in about the time of one example.
     shared = False
 
     def __init__(self, path: pathlib.Path):
-        trt = engines._tensorrt()
-        self._logger = engines._logger(trt)
+        trt = engines.require_tensorrt()
+        self._logger = engines.error_logger(trt)
         self._cuda = Cuda()
         self._runtime = trt.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             said = "; ".join(self._logger.errors) or "nothing"
-            mend = (
-                "An engine fits the version of TensorRT and the GPU that it was built with: "
+            fix = (
+                "An engine works only with the TensorRT version and the GPU of its build: "
                 f"build it here with `tfkd.export.build_engine`. It says: {said}"
             )
-            raise checks.value_error("path", "an engine for this machine", os.fspath(path), mend)
+            raise checks.value_error("path", "an engine for this machine", os.fspath(path), fix)
         self._engine = engine
         self._context = engine.create_execution_context()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
@@ -58,7 +58,7 @@ class TensorRT:
         if fixed == -1:
             least, _, most = engine.get_tensor_profile_shape(self.inputs[0].name, 0)
             self.most = int(most[0])
-            if int(least[0]) > 1:  # fewer are filled up
+            if int(least[0]) > 1:  # Smaller batches are padded.
                 self.sizes = tuple(range(int(least[0]), self.most + 1))
         largest = self.most or fixed
         self._memory: dict[str, int] = {}
@@ -96,7 +96,7 @@ class TensorRT:
         return results
 
     def close(self) -> None:
-        """Frees the GPU's memory."""
+        """Frees the GPU memory and the engine."""
         self._cuda.enter()
         while self._memory:
             self._cuda.free(self._memory.popitem()[1])
@@ -105,14 +105,14 @@ class TensorRT:
 
 
 def engine_for(path: pathlib.Path, store: Store, batch: int | None) -> pathlib.Path:
-    """The engine of an ONNX file for this GPU, built if need be.
+    """The engine of an ONNX file for this GPU, built if necessary.
 
-    The engine and TensorRT's measurements are kept in the store, by the SHA-256 of
-    the file, the version of TensorRT and the GPU.
+    The engine and TensorRT's timing cache are kept in the store by the SHA-256 of the
+    file, the version of TensorRT and the GPU.
     """
     if not path.is_file():
         raise FileNotFoundError(f"`path`: there is no file {os.fspath(path)!r}.")
-    version, gpu = str(engines._tensorrt().__version__), engines.gpu_name()
+    version, gpu = str(engines.require_tensorrt().__version__), engines.gpu_name()
     text = f"{store.digest(path)}\n{version}\n{gpu}\n{batch}"
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     engine = store.folder / f"{path.stem}-{key}.engine"
@@ -121,9 +121,9 @@ def engine_for(path: pathlib.Path, store: Store, batch: int | None) -> pathlib.P
             manifest = store.verify(engine)
             if manifest["recipe"].get("onnx_sha256") == store.digest(path):
                 return engine
-            stored.again(engine, "its manifest names another model")
+            stored.warn_recreated(engine, "its manifest names another model")
         except (ValueError, OSError) as error:
-            stored.again(engine, str(error))
+            stored.warn_recreated(engine, str(error))
             artifacts.manifest_path(engine).unlink(missing_ok=True)
     sizes = {} if batch is None else {"opt_batch": batch, "max_batch": batch}
     engines.build_engine(path, engine, timing_cache=store.folder / "timings", **sizes)

@@ -1,4 +1,4 @@
-"""`.tflite` files in LiteRT's interpreter."""
+"""Backend for `.tflite` files: LiteRT's interpreter."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from tfkd.formats import litert
 from tfkd.runtime.backend import powers
 
-# An interpreter for each batch size, where all of them together stay below this.
+# There is one interpreter per batch size if all files together stay below 64 MiB.
 _INTERPRETERS_BYTES = 64 << 20
 
 
 class TFLite:
     """A file in the interpreter; see `tfkd.runtime.backend.Backend`.
 
-    With `batch`, an open batch is run in a few sizes only. Each has an interpreter
-    of its own where the file is small; else one is resized, which costs a tenth of
-    a millisecond or two. Either way memory stops growing once each size was run.
+    With `batch`, an open batch is run in a few sizes only. For small files each has an
+    interpreter of its own; otherwise one is resized, which takes 0.1 to 0.2 ms. Either
+    way memory stops growing once each size was run.
     """
 
     kind = "LiteRT"
     most: int | None = None
-    call_cost = 0.25  # its kernels take as long for each example of a batch
+    call_cost = 0.25  # Small, since its kernels gain little from larger batches.
     shared = False
 
     def __init__(self, path: pathlib.Path, threads: int = 1, batch: int | None = None):
@@ -50,11 +50,11 @@ class TFLite:
         self._fixed = first if fixed != -1 else None  # set_tensor refuses other shapes
         self.signed = len(first.get_signature_list()) == 1
         self._only = len(self._into) == len(self._out) == 1
-        # Asked once: a call that does nothing takes as long as half a small network.
+        # Looked up once: an unnecessary reset takes half as long as a small network.
         self.remembers = litert.has_variables(path)
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Runs a batch; the state of an LSTM starts at zero, as in the model."""
+        """Runs a batch; the state of an LSTM starts at zero, as in the Keras model."""
         interpreter = self._fixed
         if interpreter is None:
             shapes = tuple([array.shape for array in arrays])
@@ -71,14 +71,14 @@ class TFLite:
         return [interpreter.get_tensor(index) for index in self._out]
 
     def _sized(self, shapes: tuple) -> Any:
-        """An interpreter for these shapes: a new one, or the one there is, resized."""
+        """An interpreter for these shapes: a new one, or an existing one that is resized."""
         new = self._several and len(self._opened) < len(self.sizes or ())
         if new:
             interpreter = litert.open_interpreter(self._path, self._threads)
         else:
             interpreter = self._opened.pop(next(iter(self._opened)))
         before = dict(self._opened)
-        self._opened.clear()  # if the resize fails, the interpreter is of no use
+        self._opened.clear()  # If resizing fails, the interpreter is unusable.
         try:
             for index, shape in zip(self._into, shapes, strict=True):
                 interpreter.resize_tensor_input(index, shape)

@@ -241,13 +241,13 @@ def test_what_breaks_a_rule_is_found_at_its_node(tmp_path, rule, build, node, op
     findings = lint_file(tmp_path, build, opset)
     found = {f.node: f for f in findings if f.rule == rule}
     assert node in found, str(findings)
-    assert found[node].what and found[node].mend
-    assert rule in str(findings) and node in str(findings) and found[node].mend in str(findings)
+    assert found[node].what and found[node].fix
+    assert rule in str(findings) and node in str(findings) and found[node].fix in str(findings)
 
 
 def test_every_rule_is_broken_above_and_listed():
     assert {r.name for r in lint.RULES} == {row[0] for row in BROKEN}
-    assert all(r.name in lint.rules_table() and r.mend in lint.rules_table() for r in lint.RULES)
+    assert all(r.name in lint.rules_table() and r.fix in lint.rules_table() for r in lint.RULES)
     assert {r.level for r in lint.RULES} == set(lint.LEVELS)
 
 

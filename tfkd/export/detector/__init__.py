@@ -1,1 +1,1 @@
-"""Export of detectors with decoding and non-maximum suppression inside the file."""
+"""Export of detectors with box decoding and non-maximum suppression inside the file."""

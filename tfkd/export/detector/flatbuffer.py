@@ -1,4 +1,4 @@
-"""A TFLite file opened for changes, by the classes that TensorFlow has for its format."""
+"""Reading, editing and writing TFLite flatbuffers with TensorFlow's generated schema classes."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from typing import Any
 import numpy as np
 
 _IDENTIFIER = b"TFL3"
-_ALIGNMENT = 16  # of weights: the schema asks for it, and Python's writer forgets it
+# TFLite's schema requires this alignment of weights in bytes; the generated Python code
+# does not apply it.
+_ALIGNMENT = 16
 
 
 def schema() -> ModuleType:
-    """TensorFlow's classes for the parts of a file."""
+    """TensorFlow's generated classes for TFLite's schema."""
     from tfkd.keras_internals import schema_py_generated
 
     return schema_py_generated
 
 
 def opened(data: bytes) -> Any:
-    """The file as an object, to be changed."""
+    """Unpacks a file into a mutable `ModelT` object."""
     return schema().ModelT.InitFromPackedBuf(data)
 
 
 def packed(model: Any) -> bytes:
-    """The bytes of a file."""
-    import flatbuffers  # comes with TensorFlow
+    """Packs a `ModelT` object into the bytes of a file."""
+    import flatbuffers  # A dependency of TensorFlow.
 
     model.buffers = [_Aligned(buffer) for buffer in model.buffers]
     builder = flatbuffers.Builder(1024)
@@ -34,13 +36,13 @@ def packed(model: Any) -> bytes:
 
 
 class _Aligned:
-    """A buffer that packs itself at a multiple of 16 bytes."""
+    """A buffer that is packed at a multiple of 16 bytes."""
 
     def __init__(self, buffer: Any):
         self.data = None if buffer.data is None else bytes(bytearray(buffer.data))
 
     def Pack(self, builder: Any) -> int:
-        """Called by the generated code."""
+        """Called by the generated code for each buffer."""
         parts = schema()
         start = None
         if self.data is not None:
@@ -55,10 +57,10 @@ class _Aligned:
 
 
 def take_pixels(model: Any, mean: float, std: float) -> None:
-    """Lets a uint8 input stand for pixels: scale 1/std and zero point mean.
+    """Makes a uint8 input accept raw pixels: scale 1/std and zero point mean.
 
-    The converter gives it the range that it saw in the examples. Behind it stands a
-    QUANTIZE to int8, which goes from any scale to any other.
+    The converter derives its scale from the calibration examples. The QUANTIZE to int8
+    after the input requantizes from any scale to any other.
     """
     parts, graph = schema(), model.subgraphs[0]
     (index,) = graph.inputs
@@ -66,9 +68,10 @@ def take_pixels(model: Any, mean: float, std: float) -> None:
     codes = {model.operatorCodes[op.opcodeIndex].builtinCode for op in readers}
     if codes != {parts.BuiltinOperator.QUANTIZE}:
         raise ValueError(
-            "`io`: TFLite's converter has put no QUANTIZE behind the input, so that it can't take "
-            "pixels as they are. Use io='float32'."
+            "`io`: TFLite's converter put no QUANTIZE after the input, so that it can't accept "
+            "raw pixels. Use io='float32'."
         )
+    # (pixel − mean) / std = scale · (pixel − zero point)
     quantization = graph.tensors[index].quantization
     quantization.scale = np.array([1.0 / std], np.float32)
     quantization.zeroPoint = np.array([int(np.floor(mean + 0.5))], np.int64)

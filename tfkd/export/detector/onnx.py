@@ -1,4 +1,4 @@
-"""Detectors as ONNX files: the network alone, or with its suppression of doubles."""
+"""Export of detectors to ONNX, with or without non-maximum suppression (NMS) in the file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tf_keras as keras
+from numpy.typing import ArrayLike
 
 from tfkd import artifacts, checks
+from tfkd.detection import Anchors
 from tfkd.export.detector import onnx_nms, parity
 from tfkd.export.detector.tflite import (
+    DetectorCheck,
     check_detector,
     examples_for,
     failure,
@@ -28,6 +32,7 @@ from tfkd.export.onnx.export import OnnxReport
 from tfkd.export.tensorrt_lint.lint import lint_model
 from tfkd.formats import detector_numpy, onnx_session
 from tfkd.formats.detector_recipe import DetectorRecipe
+from tfkd.types import Data, Path
 
 NMS = ("none", "onnx", "efficient_nms")
 
@@ -37,7 +42,7 @@ class OnnxDetectorReport(OnnxReport, title="ONNX detector report"):
     """An `OnnxReport` of a detector.
 
     Attributes:
-        nms: "none", "onnx" or "efficient_nms".
+        nms: the non-maximum suppression in the file: "none", "onnx" or "efficient_nms".
         labels: name of each class.
     """
 
@@ -55,58 +60,58 @@ class OnnxDetectorReport(OnnxReport, title="ONNX detector report"):
 
 
 def detector_to_onnx(
-    model: Any,
-    path: str | os.PathLike,
-    anchors: Any,
+    model: keras.Model,
+    path: Path,
+    anchors: Anchors | ArrayLike,
     nms: str = "none",
     *,
     target: str | None = None,
-    labels: Any = None,
-    mean: Any = 127.5,
-    std: Any = 127.5,
+    labels: Sequence[str] | None = None,
+    mean: float | Sequence[float] = 127.5,
+    std: float | Sequence[float] = 127.5,
     precision: str = "float32",
     layout: str = "nhwc",
     opset: int | None = None,
     batch_size: int | None = None,
     int8_weights: bool = False,
-    verify: Any = True,
+    verify: Data | bool = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
     **decode_options: Any,
 ) -> OnnxDetectorReport:
-    """Writes a detector as an ONNX file and, with `verify`, proves it in ONNX Runtime.
+    """Exports a detector as an ONNX file and, with `verify`, verifies it in ONNX Runtime.
 
-    With `nms="none"` the file is that of `to_onnx`: the network's two outputs. With
-    "onnx" it gives detections, named and shaped as those of `tfkd.detection.decode`
-    (with at most `candidates` rows), by the standard operator. With "efficient_nms" it
-    gives TensorRT's num_detections (B, 1), detection_boxes (B, N, 4) as
-    (x1, y1, x2, y2), detection_scores and detection_classes (B, N), by the plugin
-    EfficientNMS_TRT; rows beyond num_detections mean nothing. Only TensorRT runs it,
-    so that the check runs all before it and suppresses in NumPy; the plugin looks at
-    4,096 candidates whatever `candidates` says.
+    With `nms="none"` the file is that of `to_onnx`: it has the network's two outputs.
+    With "onnx" it outputs detections by the standard operator NonMaxSuppression, with
+    names and shapes as in `tfkd.detection.decode` (with at most `candidates` rows). With
+    "efficient_nms" it outputs num_detections (B, 1), detection_boxes (B, N, 4) as
+    (x1, y1, x2, y2), detection_scores (B, N) and detection_classes (B, N) by TensorRT's
+    plugin EfficientNMS_TRT; rows after num_detections are undefined. Since only TensorRT
+    can run the plugin, verification runs the graph before it and suppresses in NumPy. The
+    plugin considers 4,096 candidates regardless of `candidates`.
 
-    Labels and settings stand in the file as metadata, "labels" and "tfkd_detector", in
-    JSON. The network takes images scaled by `mean` and `std`, which the file does not do.
+    Labels and settings are stored in the file as metadata, "labels" and "tfkd_detector",
+    in JSON. Images must be scaled by `mean` and `std` before they are fed.
 
     Args:
-        model: as for `detector_to_tflite`; a quantized model is one for TensorRT.
-        path: where to write; the folder is made if need be.
+        model: as for `detector_to_tflite`; a quantized model must be one for TensorRT.
+        path: where to write the file; missing folders are created.
         anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
         nms: "none", "onnx" or "efficient_nms".
         target: as for `to_onnx`; None: "tensorrt" with "efficient_nms", else
             "onnxruntime".
         labels, mean, std: as for `detector_to_tflite`.
-        precision, layout, opset, batch_size, int8_weights: as for `to_onnx`. What comes
-            behind the network is in float32.
+        precision, layout, opset, batch_size, int8_weights: as for `to_onnx`. Decoding
+            and suppression are always in float32.
         verify, thresholds, keep_failed: as for `detector_to_tflite`.
-        **decode_options: of `tfkd.detection.decode`.
+        **decode_options: options of `tfkd.detection.decode`.
 
     Returns:
         An `OnnxDetectorReport`; `print(report)`.
 
     Raises:
-        TypeError, ValueError: if an argument is wrong, the model is no such detector,
-            tf2onnx refuses it, or the file breaks a rule of TensorRT or fails its
+        TypeError, ValueError: if an argument is wrong, the model is not such a detector,
+            tf2onnx rejects it, or the file breaks a rule of TensorRT or fails its
             verification.
         ImportError: if onnx, tf2onnx or onnxruntime is missing.
         OSError: if `path` cannot be written.
@@ -115,8 +120,8 @@ def detector_to_onnx(
     target = target or ("tensorrt" if nms == "efficient_nms" else "onnxruntime")
     record = export.check_options(target, precision, layout, opset, batch_size, int8_weights)
     if nms == "efficient_nms" and target != "tensorrt":
-        mend = "ONNX Runtime does not know the plugin: use nms='onnx'."
-        raise checks.value_error("target", "'tensorrt' with nms='efficient_nms'", target, mend)
+        fix = "ONNX Runtime does not know the plugin: use nms='onnx'."
+        raise checks.value_error("target", "'tensorrt' with nms='efficient_nms'", target, fix)
     source, plain, mode = export.deployable(model, precision)
     scaling = mean, std, False
     recipe = make_recipe(source, anchors, "raw", labels, scaling, decode_options)
@@ -151,7 +156,7 @@ def detector_to_onnx(
 
 
 def _add(proto: Any, recipe: DetectorRecipe, nms: str, names: list[str]) -> int:
-    """Adds what comes behind the network, and the metadata; returns the number of nodes."""
+    """Appends the suppression and the metadata; returns the number of added nodes."""
     before = len(proto.graph.node)
     if nms == "onnx":
         onnx_nms.add_standard_nms(proto, recipe, names)
@@ -164,8 +169,8 @@ def _add(proto: Any, recipe: DetectorRecipe, nms: str, names: list[str]) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Check:
-    """Runs a file and Keras on the same images."""
+class _Check(DetectorCheck):
+    """Compares an ONNX file with its Keras model on images."""
 
     graph: NamedFunction
     recipe: DetectorRecipe
@@ -177,17 +182,14 @@ class _Check:
     options: Mapping[str, bool]
     limits: Mapping[str, float]
 
-    def made_up(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
-        """Compares the network's outputs: on made-up images there need be no objects."""
-        numbers, ranks = export.compare(
-            self.graph, self.network, images, self.layout, **self.options
-        )
-        detections = self.given(images)[0]["detections"]
-        doubts = parity.doubts(detections, self.limits)
-        return {**numbers, "detections": detections, "doubts": doubts}, ranks
+    def network_outputs(
+        self, images: dict[str, np.ndarray]
+    ) -> tuple[dict[str, Any], dict[str, int]]:
+        """Compares the network's outputs, from the file without suppression."""
+        return export.compare(self.graph, self.network, images, self.layout, **self.options)
 
     def given(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
-        """Compares detections, and the outputs where they are seen."""
+        """Compares detections, and the network's outputs where the file has them."""
         expected = self.graph.predict(images)
         feeds = export.feeds_of(images, self.layout)
         if self.nms == "efficient_nms":
@@ -204,7 +206,7 @@ class _Check:
         return {"examples": len(next(iter(images.values()))), **numbers}, {}
 
     def _whole(self, results: dict[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> Any:
-        """Detections of the file, and how the network's outputs compare where they are seen."""
+        """(detections of the file, comparison of the network's outputs if the file has them)."""
         if self.nms == "onnx":
             integers = ("classes", "num_detections")
             return {k: v.astype(np.int32) if k in integers else v for k, v in results.items()}, {}
@@ -216,7 +218,7 @@ class _Check:
     def _before_plugin(
         self, feeds: dict[str, np.ndarray], expected: Mapping[str, np.ndarray]
     ) -> Any:
-        """What the plugin reads, and the detections that NumPy makes of it."""
+        """(detections by NumPy, comparison of the plugin's inputs)."""
         options = self.recipe.options
         part = onnx_nms.without_plugin(self.proto).SerializeToString()
         session = onnx_session.open_session(part, fuse=self.options["fuse"])

@@ -1,42 +1,46 @@
-"""ONNX nodes that make detections of a detector's two outputs.
+"""Box decoding and non-maximum suppression as ONNX nodes after a detector's two outputs.
 
-"onnx" ends in the standard operator NonMaxSuppression, as `tfkd.detection.decode`
-computes: the best candidates of an image are picked first, so that the rest works on
-a few hundred boxes.
+"onnx" ends in the standard operator NonMaxSuppression and computes the same as
+`tfkd.detection.decode`: the best candidates of an image are selected first, so that
+the rest works on a few hundred boxes.
 
 "efficient_nms" ends in EfficientNMS_TRT, a plugin that comes with TensorRT. It gets
-boxes that are decoded and cut at the image's border already, which its own decoder
-would not do, and scores without the background, so that classes count from 0:
+boxes that are already decoded and clipped to the image, since its own decoder does not
+clip, and scores without the background, so that classes count from 0:
 https://github.com/NVIDIA/TensorRT/tree/main/plugin/efficientNMSPlugin
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from tfkd.formats.detector_numpy import MAX_LOG_SIZE
 from tfkd.formats.detector_recipe import DetectorRecipe
 from tfkd.formats.onnx_nodes import require
 
+if TYPE_CHECKING:
+    import onnx
+
 PLUGIN = "EfficientNMS_TRT"
-# Any but ONNX's own: onnx.checker leaves it alone then, and TensorRT looks at the name.
+# onnx.checker skips nodes of foreign domains; TensorRT finds plugins by name in any domain.
 _DOMAIN = "TRT"
 EFFICIENT = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
 STANDARD = ("boxes", "confidence", "classes", "num_detections")
 
 
 class Tail:
-    """Nodes behind the two outputs of a network; the model is changed in place.
+    """Builder of nodes after the two outputs of a network; changes the model in place.
 
     Args:
-        model: an `onnx.ModelProto` with the outputs of the network.
-        recipe: of the detector.
-        names: the network's outputs in the order of the model's.
+        model: the `onnx.ModelProto` of the network.
+        recipe: the detector's recipe.
+        names: names of the network's outputs, in the order of the model's outputs.
     """
 
-    def __init__(self, model: Any, recipe: DetectorRecipe, names: list[str]):
+    def __init__(self, model: onnx.ModelProto, recipe: DetectorRecipe, names: list[str]):
         self.model, self.recipe, self.options = model, recipe, recipe.options
         self.count = 0
         ports = dict(zip(names, model.graph.output, strict=True))
@@ -49,7 +53,7 @@ class Tail:
             node.output[:] = [self.inner.get(name, name) for name in node.output]
         del model.graph.output[:]
 
-    def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
+    def constant(self, name: str, value: ArrayLike, dtype: DTypeLike = np.float32) -> str:
         """Adds a constant; returns its name."""
         onnx = require("onnx")
         name = f"detections/{name}"
@@ -59,7 +63,7 @@ class Tail:
         return name
 
     def nodes(self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
-        """Adds a node with outputs of given names."""
+        """Adds a node with the given output names."""
         onnx = require("onnx")
         name = f"detections/{kind}_{self.count}"
         self.count += 1
@@ -74,6 +78,7 @@ class Tail:
         return output
 
     def integers(self, *values: int) -> str:
+        """Adds an int64 vector, such as axes or a shape; returns its name."""
         return self.constant("integers_" + "_".join(map(str, values)), values, np.int64)
 
     def part(self, value: str, start: int, end: int) -> str:
@@ -81,7 +86,7 @@ class Tail:
         return self.node("Slice", value, self.integers(start), self.integers(end), self.integers(2))
 
     def output(self, name: str, shape: list[int], integers: bool = False) -> None:
-        """Declares an output; the batch comes first."""
+        """Declares a graph output of a shape without the batch axis."""
         onnx = require("onnx")
         kind = onnx.TensorProto.INT32 if integers else onnx.TensorProto.FLOAT
         batch = self.batch.dim_param or self.batch.dim_value
@@ -89,14 +94,20 @@ class Tail:
         self.model.graph.output.append(port)
 
     def scores(self) -> str:
-        """(B, P, C), without the background."""
+        """Adds nodes for the class scores (B, P, C) without the background."""
         if not self.options["background"]:
             return self.node("Sigmoid", self.classes)
         number = len(self.recipe.labels) + 1
         return self.part(self.node("Softmax", self.classes, axis=-1), 1, number)
 
     def corners(self, offsets: str, low: str, sides: str) -> str:
-        """Boxes within the image, from offsets and (center, size) of their priors."""
+        """Adds nodes that decode offsets to clipped corner boxes.
+
+        Args:
+            offsets: the offsets (B, K, 4).
+            low: centers of the priors, broadcastable to (B, K, 2).
+            sides: sizes of the priors, likewise.
+        """
         scaled = self.node("Mul", offsets, self.constant("variances", self.options["variances"]))
         if self.options["order"] == "yxhw":
             scaled = self.node("Gather", scaled, self.integers(1, 0, 3, 2), axis=2)
@@ -109,8 +120,8 @@ class Tail:
         return self.node("Clip", self.node("Concat", *ends, axis=2), *limits)
 
 
-def add_efficient_nms(model: Any, recipe: DetectorRecipe, names: list[str]) -> None:
-    """Puts EfficientNMS_TRT behind the network."""
+def add_efficient_nms(model: onnx.ModelProto, recipe: DetectorRecipe, names: list[str]) -> None:
+    """Appends EfficientNMS_TRT to the network."""
     onnx = require("onnx")
     tail, options = Tail(model, recipe, names), recipe.options
     centers = tail.constant("centers", recipe.priors[None, :, :2])
@@ -125,7 +136,7 @@ def add_efficient_nms(model: Any, recipe: DetectorRecipe, names: list[str]) -> N
         "score_activation": 0,
         "box_coding": 0,
     }
-    if options["class_agnostic"]:  # of TensorRT 8.6 and later
+    if options["class_agnostic"]:  # The attribute exists since TensorRT 8.6.
         attributes["class_agnostic"] = 1
     tail.nodes(PLUGIN, inputs, list(EFFICIENT), domain=_DOMAIN, **attributes)
     model.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
@@ -134,8 +145,8 @@ def add_efficient_nms(model: Any, recipe: DetectorRecipe, names: list[str]) -> N
         tail.output(name, shape, name in ("num_detections", "detection_classes"))
 
 
-def without_plugin(model: Any) -> Any:
-    """A copy that ends where EfficientNMS_TRT begins: with its boxes and scores."""
+def without_plugin(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without EfficientNMS_TRT, whose outputs are the plugin's boxes and scores."""
     onnx = require("onnx")
     copy = type(model).FromString(model.SerializeToString())
     (plugin,) = [node for node in copy.graph.node if node.op_type == PLUGIN]
@@ -147,14 +158,15 @@ def without_plugin(model: Any) -> Any:
     return copy
 
 
-def add_standard_nms(model: Any, recipe: DetectorRecipe, names: list[str]) -> None:
-    """Puts ONNX's NonMaxSuppression behind the network, with outputs of a fixed size."""
+def add_standard_nms(model: onnx.ModelProto, recipe: DetectorRecipe, names: list[str]) -> None:
+    """Appends ONNX's NonMaxSuppression to the network, with outputs of a fixed size."""
     tail, options = Tail(model, recipe, names), recipe.options
     number, priors = len(recipe.labels), len(recipe.priors)
     pool = min(options["candidates"], priors * number)
     count = min(options["max_detections"], pool)
     flat = tail.node("Reshape", tail.scores(), tail.integers(0, priors * number))
     tail.nodes("TopK", [flat, tail.integers(pool)], ["detections/score", "detections/pair"], axis=1)
+    # Index in the flat scores = prior · number of classes + class.
     each = tail.constant("number", number, np.int64)
     prior, kind = (tail.node(op, "detections/pair", each) for op in ("Div", "Mod"))
     offsets = _picked(tail, tail.boxes, prior)
@@ -175,14 +187,14 @@ def add_standard_nms(model: Any, recipe: DetectorRecipe, names: list[str]) -> No
 
 
 def _picked(tail: Tail, values: str, rows: str) -> str:
-    """(B, N, 4) and (B, K) numbers of rows → (B, K, 4)."""
+    """Gathers rows: values (B, N, 4) and row indices (B, K) give (B, K, 4)."""
     return tail.node(
         "GatherND", values, tail.node("Unsqueeze", rows, tail.integers(2)), batch_dims=1
     )
 
 
 def _of_some_area(tail: Tail, boxes: str, scores: str) -> str:
-    """Scores (B, K), 0 for boxes without area."""
+    """Scores (B, K), set to 0 for boxes without area."""
     sides = tail.node("Sub", tail.part(boxes, 2, 4), tail.part(boxes, 0, 2))
     area = tail.node("Mul", tail.part(sides, 0, 1), tail.part(sides, 1, 2))
     some = tail.node("Greater", area, tail.constant("zero", 0))
@@ -191,7 +203,7 @@ def _of_some_area(tail: Tail, boxes: str, scores: str) -> str:
 
 
 def _kept(tail: Tail, boxes: str, scores: str, kind: str) -> str:
-    """(B, K): 1 for what the suppression keeps."""
+    """A mask (B, K) with 1 for the boxes that the suppression keeps."""
     options = tail.options
     rows = tail.node("Unsqueeze", scores, tail.integers(1))
     if not options["class_agnostic"]:
@@ -219,7 +231,7 @@ def _kept(tail: Tail, boxes: str, scores: str, kind: str) -> str:
 
 
 def _write(tail: Tail, real: str, boxes: str, kind: str) -> None:
-    """The outputs, with -1 where there is no detection."""
+    """Adds the outputs, padded with -1 after the last detection."""
     row = "detections/row"
     found = _picked(tail, boxes, row)
     shaped = tail.node("Unsqueeze", real, tail.integers(2))

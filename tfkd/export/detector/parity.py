@@ -1,9 +1,9 @@
-"""A detector's file against its Keras model: are the same objects found?
+"""Parity of an exported detector with its Keras model: do both detect the same objects?
 
-Of a thousand priors nearly all are background, and most numbers of a detector's
-outputs are never looked at. So what is judged is what comes out in the end: of the
-objects that the one finds with a clear score, how many the other finds too, as the same
-class and in nearly the same box, and with what score; in both directions.
+Nearly all of a detector's priors are background, and most of its outputs are never
+used. So the final detections are compared: of the objects that one detects with a
+clear score, how many does the other detect as the same class in nearly the same box,
+and how much do the scores differ? This is measured in both directions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tfkd import checks
 from tfkd.export.parity import measure
 from tfkd.formats.detector_numpy import Detections, activated, overlaps
 
-SCORE = 0.3
-IOU = 0.9
-# A detection this close to the score threshold may fall below it by rounding.
+SCORE = 0.3  # the smallest score of a clear detection
+IOU = 0.9  # the smallest overlap of boxes that count as the same
+# A score this close to the score threshold may fall below it by rounding.
 _MARGIN = 0.05
 
-# What a file must reach unless it is told otherwise, by mode of `to_tflite`.
+# Default thresholds by mode of `to_tflite`.
 THRESHOLDS: dict[str, dict[str, float]] = {
     "float32": {"min_found": 0.99, "max_score_difference": 1e-3},
     "float16": {"min_found": 0.98, "max_score_difference": 1e-2},
@@ -33,7 +33,7 @@ THRESHOLDS: dict[str, dict[str, float]] = {
 
 
 def thresholds_for(mode: str, changes: Mapping[str, float] | None) -> dict[str, float]:
-    """Returns the thresholds of `mode` with `changes` on top, checked."""
+    """Returns the thresholds of `mode`, updated by `changes`, which are checked."""
     limits = dict(THRESHOLDS[mode])
     if changes is None:
         return limits
@@ -50,17 +50,18 @@ def compare(
     """Compares detections.
 
     Args:
-        expected: of the Keras model, as `tfkd.detection.decode` gives them.
-        received: of the file.
-        score_threshold: with which both were decoded.
+        expected: detections of the Keras model, as from `tfkd.detection.decode`.
+        received: detections of the file.
+        score_threshold: the score threshold with which both were decoded.
 
     Returns:
-        `objects` and `objects_in_file`: detections with a score above 0.3 (or 0.05
-        above the score threshold, if that is more); `found`: share of the former that
-        the file has, with any score, as the same class and with a box of
-        intersection over union 0.9 at least; `confirmed`: share of the latter that
-        Keras has; `score_difference` (mean) and `max_score_difference`, `box_iou`
-        (mean), of the pairs. None where there is nothing to compare.
+        `examples`, the number of images; `objects` and `objects_in_file`: numbers of
+        detections with a score above 0.3 (or above the score threshold + 0.05, if that
+        is more); `found`: fraction of the former that the file detects with any score,
+        as the same class and with an intersection over union of at least 0.9;
+        `confirmed`: fraction of the latter that Keras detects; of the matched pairs
+        `score_difference` (mean), `max_score_difference` and `box_iou` (mean). None
+        where there is nothing to compare.
     """
     score = max(SCORE, score_threshold + _MARGIN)
     there, pairs = _matches(expected, received, score)
@@ -81,14 +82,14 @@ def compare(
 def _matches(
     first: Detections, second: Detections, score: float
 ) -> tuple[list[bool], list[tuple[float, float, float]]]:
-    """For each clear detection of `first` whether `second` has it; and (score, score, iou)."""
+    """(whether `second` has each clear detection of `first`, (score, score, IoU) of pairs)."""
     found, pairs = [], []
     for i in range(len(first["boxes"])):
         rows = np.flatnonzero(first["confidence"][i] > score)
         others = np.flatnonzero(second["classes"][i] >= 0)
         fit = overlaps(first["boxes"][i, rows], second["boxes"][i, others])
         fit[first["classes"][i, rows][:, None] != second["classes"][i, others][None]] = 0
-        # The best first; each of the others serves once.
+        # Greedy matching by descending score; each detection is matched once at most.
         for row, detection in enumerate(rows):
             best = int(fit[row].argmax()) if len(others) else 0
             found.append(bool(len(others)) and bool(fit[row, best] >= IOU))
@@ -106,13 +107,13 @@ def compare_heads(
     limits: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Compares the network's outputs, and apart those at priors where Keras sees an object.
+    """Compares the network's outputs, in total and at priors with an object.
 
     Returns:
-        What `tfkd.export.parity.measure` returns, and `object_priors`: how many have a
-        score above 0.3 in Keras; `object_agreement`: share of them with the same best
-        class in the file; `object_offset_error`: mean error of their offsets, of which
-        1 is a tenth or a fifth of the prior's size; None where there are none.
+        The results of `tfkd.export.parity.measure`, and `object_priors`: the number of
+        priors with a score above 0.3 in Keras; of those, `object_agreement`: the fraction
+        with the same best class in the file, and `object_offset_error`: the mean absolute
+        error of their offsets, in units of variance · prior size. None if there are none.
     """
     numbers = measure(expected, received, limits)
     classes, boxes = options["classes"], options["boxes"]
@@ -127,7 +128,7 @@ def compare_heads(
 
 
 def failures(numbers: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
-    """What falls short, one sentence each."""
+    """Lists the thresholds that are missed, one sentence each."""
     if not numbers["objects"]:
         return [
             f"the Keras model finds no object with a score above {SCORE:g} in the examples, so "
@@ -149,17 +150,14 @@ def failures(numbers: Mapping[str, Any], limits: Mapping[str, float]) -> list[st
 
 
 def doubts(numbers: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
-    """What is wrong on images that no one chose: half of what is wanted will do there.
-
-    Without objects there is nothing to say.
-    """
+    """`failures` for synthetic images, with half of `min_found`; none without objects."""
     if not numbers["objects"]:
         return []
     return failures(numbers, {**limits, "min_found": limits["min_found"] / 2})
 
 
 def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The numbers as lines of a table."""
+    """The results of `compare` as rows of a table."""
 
     def share(value: float | None) -> str:
         return "-" if value is None else f"{value:.2%}"

@@ -1,4 +1,4 @@
-"""Detectors as TFLite files: with their post-processing, or as the network alone."""
+"""Export of detectors to TFLite, with post-processing in the file or with raw outputs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import inspect
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from numpy.typing import ArrayLike
 
 from tfkd import artifacts, checks
+from tfkd.detection import Anchors
+from tfkd.detection import boxes as box_math
+from tfkd.detection.decoding import decode
 from tfkd.export import checking, made_up, tflite, tflite_float16
 from tfkd.export import parity as verifying
 from tfkd.export.detector import flatbuffer, parity
@@ -25,8 +31,9 @@ from tfkd.formats import detector_recipe, litert
 from tfkd.formats.detector import DetectorPredictor
 from tfkd.formats.detector_numpy import Detections
 from tfkd.formats.detector_recipe import HEADS, DetectorRecipe
+from tfkd.types import Data, Path
 
-_CHUNK = 16
+_CHUNK = 16  # Images that are decoded at a time: thousands of priors each take memory.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +41,7 @@ class DetectorReport(ExportReport):
     """An `ExportReport` of a detector.
 
     Attributes:
-        heads: "postprocess" or "raw"; in an ONNX file the kind of suppression.
+        heads: "postprocess" or "raw": what the file outputs.
         labels: name of each class.
     """
 
@@ -51,72 +58,73 @@ class DetectorReport(ExportReport):
 
 
 def detector_to_tflite(
-    model: Any,
-    path: str | os.PathLike,
-    anchors: Any,
+    model: keras.Model,
+    path: Path,
+    anchors: Anchors | ArrayLike,
     *,
     heads: str = "postprocess",
     mode: str | None = None,
     io: str = "float32",
-    labels: Any = None,
-    mean: Any = 127.5,
-    std: Any = 127.5,
-    data: Any = None,
-    verify: Any = True,
+    labels: Sequence[str] | None = None,
+    mean: float | Sequence[float] = 127.5,
+    std: float | Sequence[float] = 127.5,
+    data: Data | None = None,
+    verify: Data | bool = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
     **decode_options: Any,
 ) -> DetectorReport:
-    """Writes a detector as a `.tflite` file and, with `verify`, proves it in LiteRT.
+    """Exports a detector as a `.tflite` file and, with `verify`, verifies it in LiteRT.
 
-    The file stands alone: `tfkd.export.load_detector` reads it without the model, and
-    finds labels, anchors and thresholds in it. It takes one image at a time.
+    The file is self-contained: it includes labels, anchors and thresholds, and
+    `tfkd.export.load_detector` opens it without the model. It takes one image at a time.
 
-    With `heads="postprocess"` the file gives detections, by TFLite's own
-    TFLite_Detection_PostProcess in float, whatever the network in front of it computes
-    in. Outputs are named and ordered as those of TensorFlow's detectors: boxes
-    (1, N, 4) as (ymin, xmin, ymax, xmax), classes (1, N), scores (1, N), count (1,).
-    Labels and scaling stand in the file as TFLite metadata, so that MediaPipe's object
-    detector takes it (`io` "float32" or "uint8").
+    With `heads="postprocess"` the file outputs detections, by TFLite's own operation
+    TFLite_Detection_PostProcess, in float whatever the mode of the network. Outputs are
+    named and ordered as in TensorFlow's own detectors: boxes (1, N, 4) as
+    (ymin, xmin, ymax, xmax), classes (1, N), scores (1, N), count (1,). TFLite metadata
+    with labels and scaling make it a model for MediaPipe's object detector (with `io`
+    "float32" or "uint8").
 
-    With `heads="raw"` the file gives the network's outputs, by the names of the model,
+    With `heads="raw"` the file has the network's outputs with the names of the model,
     and `load_detector` decodes them in NumPy as `tfkd.detection.decode` does.
 
     Args:
-        model: a built `tf_keras.Model` of one input, images, whose output is a dict
-            of offsets and logits, as those of `tfkd.models.ssd`; or such a model,
-            quantized by `tfkd.quantization` for TFLite, and calibrated.
-        path: where to write; the folder is made if need be.
+        model: a built `tf_keras.Model` with one input, images, and a dict of offsets and
+            logits as output, like that of `tfkd.models.ssd`; or such a model quantized by
+            `tfkd.quantization` for TFLite and calibrated.
+        path: where to write the file; missing folders are created.
         anchors: the model's `tfkd.detection.Anchors`, or its priors (P, 4).
-        heads: "postprocess" or "raw".
+        heads: what the file outputs, "postprocess" or "raw".
         mode: as in `to_tflite`: "float32", "float16", "dynamic" or "int8".
-        io: type of the input, "uint8" and "int8" with mode "int8" only; with "raw" of
-            the outputs too. "uint8" takes the pixels as they are (its zero point is the
-            rounded mean), which no `to_tflite` can promise.
-        labels: names of the classes, without the background; None: their numbers.
-        mean, std: the network takes (pixels − mean) / std: a number, or one for each
+        io: dtype of the input and, with "raw", of the outputs; "uint8" and "int8" need
+            mode "int8". A "uint8" input takes raw pixels: its scale is 1/std, its zero
+            point the rounded mean.
+        labels: names of the classes without the background; None: class indices.
+        mean, std: the network expects (pixels − mean) / std: scalars, or one number per
             channel.
-        data: images for "int8" from a float model, in any form of `tfkd.example_inputs`:
-            uint8 pixels, or scaled as in training.
-        verify: True: a small check of the network, on made-up images; images, likewise,
-            with objects in them: what the file detects is compared with what `model`
-            detects (decoded by `tfkd.detection.decode`); False: no check. See
-            `to_tflite`.
-        thresholds: changes to what `verify` must reach: `min_found`, the share of
-            objects of each that the other must find, and `max_score_difference`, mean.
-            Defaults by mode: `tfkd.export.detector.parity.THRESHOLDS`.
-        keep_failed: leave a file that failed in place, and raise all the same.
-        **decode_options: of `tfkd.detection.decode`: score_threshold, iou_threshold,
-            max_detections, variances, background, names of the outputs, ...
+        data: calibration images for "int8" from a float model, in any form of
+            `tfkd.example_inputs`: uint8 pixels, or floats scaled as in training.
+        verify: images with objects in them, in the same forms: the detections of the file
+            are compared with those of `model` (by `tfkd.detection.decode`). True: a small
+            check of the network on synthetic images; False: no check. See `to_tflite`.
+        thresholds: changes to the thresholds of `verify`: `min_found`, the fraction of
+            the objects of either side that the other must detect, and
+            `max_score_difference`, a mean. The defaults by mode are in
+            `tfkd.export.detector.parity.THRESHOLDS`.
+        keep_failed: whether to keep a file that fails verification; the error is raised
+            in either case.
+        **decode_options: options of `tfkd.detection.decode`: score_threshold,
+            iou_threshold, max_detections, variances, background, output names, ...
 
     Returns:
-        A `DetectorReport`; `print(report)`. `report.numbers["detections"]` is
-        what `tfkd.export.detector.parity.compare` returns; with "raw",
-        `numbers["heads"]` compares the outputs themselves.
+        A `DetectorReport`; `print(report)`. `report.numbers["detections"]` holds the
+        results of `tfkd.export.detector.parity.compare`; with "raw", `numbers["heads"]`
+        compares the network's outputs.
 
     Raises:
-        TypeError, ValueError: if an argument is wrong, the model is no such detector,
-            the converter refuses it, or the file fails its verification.
+        TypeError, ValueError: if an argument is wrong, the model is not such a detector,
+            the converter rejects it, or the file fails its verification.
         OSError: if `path` cannot be written.
 
     Example:
@@ -151,7 +159,7 @@ def detector_to_tflite(
         check = _Check(source, recipe, temporary, network, limits)
         failed = check_detector(examples, check, source.kind, numbers)
         if failed and source.mode == "float16":
-            failed = [*failed, *tflite_float16.problems(source.graph.model)]
+            failed = [*failed, *tflite_float16.problems(source.graph)]
         if failed and not keep_failed:
             raise failure(failed, "No file was left.")
     record = {
@@ -173,7 +181,7 @@ def detector_to_tflite(
 
 
 def _written(data: bytes, recipe: DetectorRecipe) -> bytes:
-    """The bytes of the file, from those of the network alone."""
+    """Adds input scaling, post-processing and recipe to the bytes of the network's file."""
     if recipe.pixels or recipe.heads == "postprocess":
         model = flatbuffer.opened(data)
         if recipe.pixels:
@@ -185,15 +193,15 @@ def _written(data: bytes, recipe: DetectorRecipe) -> bytes:
 
 
 def failure(failed: list[str], end: str) -> ValueError:
-    """The error of a file that is not good enough."""
+    """Returns the error for a file that fails verification."""
     return ValueError(
         "The exported file does not detect what the Keras model does: " + "; ".join(failed)
         + f". {end} `thresholds` sets what is good enough."
     )  # fmt: skip
 
 
-def scaled(images: Any, mean: Any, std: Any) -> Any:
-    """uint8 pixels as the network takes them; everything else is left to `collect`."""
+def scaled(images: Any, mean: float | Sequence[float], std: float | Sequence[float]) -> Any:
+    """Scales uint8 pixels to the network's input; returns everything else as it is."""
     if getattr(images, "dtype", None) != np.uint8:
         return images
     return ((np.asarray(images, np.float32) - np.float32(mean)) / np.float32(std)).astype("float32")
@@ -201,18 +209,13 @@ def scaled(images: Any, mean: Any, std: Any) -> Any:
 
 def make_recipe(
     graph: NamedFunction,
-    anchors: Any,
+    anchors: Anchors | ArrayLike,
     heads: str,
-    labels: Any,
-    scaling: tuple[Any, Any, bool],
+    labels: Sequence[str] | None,
+    scaling: tuple[float | Sequence[float], float | Sequence[float], bool],
     options: Mapping[str, Any],
 ) -> DetectorRecipe:
-    """Holds a model against its anchors, labels and options; `scaling` is mean, std, pixels."""
-    import tensorflow as tf
-
-    from tfkd.detection import boxes as box_math
-    from tfkd.detection.decoding import decode
-
+    """Checks that anchors, labels and options fit a model; `scaling` is (mean, std, pixels)."""
     known = {
         key: parameter.default
         for key, parameter in inspect.signature(decode).parameters.items()
@@ -227,7 +230,7 @@ def make_recipe(
         raise checks.value_error("model", expected, shown)
     outputs = graph.function(1).get_concrete_function().structured_outputs
     empty = {k: tf.zeros([1 if s is None else s for s in v.shape]) for k, v in outputs.items()}
-    decode(empty, anchors, **options)  # its checks are all that is wanted
+    decode(empty, anchors, **options)  # Only for its checks of the arguments.
     classes = outputs[options["classes"]].shape[-1] - int(options["background"])
     options["variances"] = [float(v) for v in options["variances"]]
     size = graph.inputs[0].shape
@@ -242,9 +245,7 @@ def make_recipe(
 
 
 def keras_detections(outputs: Mapping[str, np.ndarray], recipe: DetectorRecipe) -> Detections:
-    """What a model's outputs detect, by `tfkd.detection.decode`."""
-    from tfkd.detection.decoding import decode
-
+    """Decodes a model's outputs to detections with `tfkd.detection.decode`."""
     count = len(outputs[recipe.options["boxes"]])
     parts = []
     for start in range(0, count, _CHUNK):
@@ -254,9 +255,12 @@ def keras_detections(outputs: Mapping[str, np.ndarray], recipe: DetectorRecipe) 
 
 
 def examples_for(
-    verify: Any, graph: NamedFunction, calibration: Any, convert: Callable[[Any], Any]
+    verify: Data | bool,
+    graph: NamedFunction,
+    calibration: Mapping[str, np.ndarray] | None,
+    convert: Callable[[Any], Any],
 ) -> checking.Examples:
-    """What a detector's file is compared on; made-up images are pixels, scaled."""
+    """`checking.examples` for a detector, whose synthetic inputs are scaled random pixels."""
     (image,) = graph.inputs
 
     def make() -> dict[str, np.ndarray]:
@@ -266,29 +270,43 @@ def examples_for(
     return checking.examples(verify, graph, None, calibration, make, least=1, convert=convert)
 
 
+class DetectorCheck:
+    """Compares a detector's file with its Keras model on images; the formats derive from it."""
+
+    limits: Mapping[str, float]
+    given: checking.Compare
+    network_outputs: checking.Compare
+
+    def made_up(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Compares the network's outputs, since synthetic images need not contain objects."""
+        numbers, ranks = self.network_outputs(images)
+        detections = self.given(images)[0]["detections"]
+        doubts = parity.doubts(detections, self.limits)
+        return {**numbers, "detections": detections, "doubts": doubts}, ranks
+
+
 def check_detector(
-    examples: checking.Examples, check: Any, kind: str, numbers: dict[str, Any]
+    examples: checking.Examples, check: DetectorCheck, kind: str, numbers: dict[str, Any]
 ) -> list[str]:
-    """`checking.checked`: by what is detected on given images, else by the network's outputs."""
+    """`checking.checked` by detections on given images, by the network's outputs on others."""
     return checking.checked(
         examples,
         check.given if examples.source == checking.GIVEN else check.made_up,
         verifying.thresholds_for(kind, None),
         numbers,
         lambda found, _: parity.failures(found["detections"], check.limits),
-        depth=4,
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Check:
-    """Runs the file and Keras on the same images.
+class _Check(DetectorCheck):
+    """Compares a TFLite file with its Keras model on images.
 
     Attributes:
         source, recipe: the model.
-        path: of the file.
-        network: the bytes of a file of the network alone.
-        limits: of `detection_matching`.
+        path: path of the file.
+        network: the bytes of a TFLite file of the network without post-processing.
+        limits: thresholds of `tfkd.export.detector.parity`.
     """
 
     source: Source
@@ -298,7 +316,7 @@ class _Check:
     limits: Mapping[str, float]
 
     def given(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
-        """Compares detections, and the outputs where they are seen."""
+        """Compares detections, and the network's outputs where the file has them."""
         expected = self.source.graph.predict(images)
         predictor = DetectorPredictor(self.path)
         (arrays,) = images.values()
@@ -314,12 +332,11 @@ class _Check:
             )
         return numbers, {}
 
-    def made_up(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
-        """Compares the network's outputs: on made-up images there need be no objects."""
+    def network_outputs(
+        self, images: dict[str, np.ndarray]
+    ) -> tuple[dict[str, Any], dict[str, int]]:
+        """Compares the network's outputs, from a file without post-processing."""
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "network.tflite"
             path.write_bytes(self.network)
-            numbers, ranks = tflite.compare(self.source.graph, path, images)
-        detections = self.given(images)[0]["detections"]
-        doubts = parity.doubts(detections, self.limits)
-        return {**numbers, "detections": detections, "doubts": doubts}, ranks
+            return tflite.compare(self.source.graph, path, images)

@@ -1,9 +1,8 @@
-"""TFLite metadata of a detector: how to scale its images, what its outputs are.
+"""TFLite metadata of a detector: input scaling, output tensors, labels.
 
-A flatbuffer of its own inside the file, under the name TFLITE_METADATA. It is what
-Android's and MediaPipe's object detector read before they take a file. Written here by
-slot numbers, as they stand in the schema, since the package that has a writer for it
-is MediaPipe itself:
+It is a flatbuffer inside the file under the name TFLITE_METADATA, which Android's and
+MediaPipe's object detectors require. It is written by the slot numbers of the schema,
+since only MediaPipe itself has a writer for it:
 https://github.com/google-ai-edge/mediapipe/blob/master/mediapipe/tasks/metadata/metadata_schema.fbs
 """
 
@@ -16,22 +15,22 @@ from tfkd.formats.detector_recipe import LABELS, DetectorRecipe
 
 NAME = "TFLITE_METADATA"
 _IDENTIFIER = b"M001"
-# The first that knows groups of output tensors.
+# The first metadata parser version that supports groups of output tensors.
 _PARSER = "1.2.0"
 _RGB, _GRAYSCALE = 1, 2
 _IMAGE, _BOXES, _FEATURES = 2, 3, 1  # members of the union ContentProperties
-_NORMALIZATION = 1  # of the union ProcessUnitOptions
-_VALUE_LABELS = 3  # TENSOR_VALUE_LABELS: line i names the value i
-_BOUNDARIES = 1  # BoundingBoxType; the coordinates are ratios, which is 0, the default
-_LEFT_TOP_RIGHT_BOTTOM = (1, 0, 3, 2)  # where they are in (ymin, xmin, ymax, xmax)
+_NORMALIZATION = 1  # member of the union ProcessUnitOptions
+_VALUE_LABELS = 3  # TENSOR_VALUE_LABELS: line i of the labels names the value i
+_BOUNDARIES = 1  # BoundingBoxType; CoordinateType stays at its default 0, ratios
+_LEFT_TOP_RIGHT_BOTTOM = (1, 0, 3, 2)  # their positions in (ymin, xmin, ymax, xmax)
 _NAMES = ("location", "category", "score", "number of detections")
 
 
 class _Writer:
-    """Tables of a flatbuffer by slot numbers; innermost first."""
+    """Writes the tables of a flatbuffer by slot number, inner tables before outer ones."""
 
     def __init__(self) -> None:
-        import flatbuffers  # comes with TensorFlow
+        import flatbuffers  # A dependency of TensorFlow.
 
         self.builder = flatbuffers.Builder(1024)
 
@@ -51,7 +50,7 @@ class _Writer:
         return int(self.builder.EndVector())
 
     def table(self, offsets: dict[int, int], **numbers: dict[int, int]) -> int:
-        """Adds a table: {slot: offset}, and by type of number {slot: value}."""
+        """Adds a table of references {slot: offset} and numbers {slot: value} by type."""
         slots = [*offsets, *(slot for row in numbers.values() for slot in row)]
         self.builder.StartObject(max(slots, default=-1) + 1)
         for slot, offset in offsets.items():
@@ -67,7 +66,7 @@ class _Writer:
 
 
 def metadata(recipe: DetectorRecipe) -> bytes:
-    """The flatbuffer."""
+    """The metadata of a detector as the bytes of a flatbuffer."""
     writer = _Writer()
     outputs = _outputs(writer)
     group = writer.table(
@@ -90,7 +89,7 @@ def metadata(recipe: DetectorRecipe) -> bytes:
 
 
 def _image(writer: _Writer, recipe: DetectorRecipe) -> int:
-    """TensorMetadata of the input: an image, and how its pixels are scaled."""
+    """TensorMetadata of the input: color space, normalization and value range of the image."""
     color = _GRAYSCALE if recipe.size[2] == 1 else _RGB
     image = writer.table({}, Int8={0: color})
     content = writer.table({1: image}, Uint8={0: _IMAGE})
@@ -128,7 +127,7 @@ def _outputs(writer: _Writer) -> list[int]:
             kind, properties = _BOXES, boxes
         content: dict[int, Any] = {1: properties or writer.table({})}
         if name != _NAMES[3]:
-            # The values belong to axis 2 of the group: one row an object.
+            # ValueRange from axis 2 to 2: one row per object.
             content[2] = writer.table({}, Int32={0: 2, 1: 2})
         slots[3] = writer.table(content, Uint8={0: kind})
         found.append(writer.table(slots))

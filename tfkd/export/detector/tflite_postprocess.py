@@ -1,13 +1,13 @@
-"""TFLite's detection post-processing behind a network that is converted already.
+"""Appending TFLite's post-processing (decoding and NMS) to a converted detector.
 
-TFLite_Detection_PostProcess suppresses doubles, in float. The network in front of it is
-the file that `to_tflite` writes, byte for byte its tensors and operations: so whatever
-quantizes it leaves the post-processing alone, above all the softmax, whose 8-bit form
-has a last step of 1/256 and makes ties of scores.
+TFLite_Detection_PostProcess does non-maximum suppression in float. The tensors and
+operations of the network before it are exactly those of the file that `to_tflite`
+writes. So quantization does not affect the post-processing, in particular not the
+softmax, whose 8-bit form has steps of 1/256 and produces tied scores.
 
-The operation decodes boxes too, but does not cut them at the image's border before it
-suppresses, as `tfkd.detection.decode` does. So boxes are cut in front of it, and reach
-it as the offsets of what is left of them.
+The operation decodes boxes, too, but does not clip them to the image before it
+suppresses, as `tfkd.detection.decode` does. So boxes are decoded, clipped, and encoded
+again as offsets before it.
 
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/kernels/detection_postprocess.cc
 """
@@ -16,30 +16,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import tensorflow as tf
+
+from tfkd.detection import boxes as box_math
 from tfkd.export import converter
 from tfkd.export.detector import flatbuffer, tflite_metadata
 from tfkd.formats.detector_recipe import OPERATION, OUTPUTS, DetectorRecipe
 
-# A score that is none: the operation takes what lies at the threshold.
+# The smallest score threshold: the operation keeps scores equal to it, and 0 marks no object.
 _SMALLEST = 1e-6
 # (x, y, w, h) to (y, x, h, w), and back.
 _Y_FIRST = [1, 0, 3, 2]
 
 
 def add_postprocess(model: Any, recipe: DetectorRecipe) -> None:
-    """Adds the operation to a network, and the metadata.
+    """Appends the operation and the metadata to a network.
 
     Args:
-        model: of `detection_flatbuffer.opened`, with float outputs, batch size 1 and one
-            signature. It is changed.
-        recipe: of the detector.
+        model: a file from `flatbuffer.opened` with float outputs, batch size 1 and one
+            signature; changed in place.
+        recipe: the detector's recipe.
     """
     schema = flatbuffer.schema()
     tail = flatbuffer.opened(_tail(recipe))
     ends = {entry.name.decode(): entry.tensorIndex for entry in model.signatureDefs[0].outputs}
-    # The signature of the tail gives its inputs by name; in the file they have any order.
+    # The tail's inputs are found by name in its signature, since their order is arbitrary.
     starts = {entry.name.decode(): entry.tensorIndex for entry in tail.signatureDefs[0].inputs}
-    # A constant from now on. As one of the tail, the converter would write parts of it anew.
+    # The anchors become a constant only here: the converter would duplicate parts of it.
     buffer = schema.BufferT()
     buffer.data = recipe.priors[:, _Y_FIRST].tobytes()
     tail.subgraphs[0].tensors[starts["anchors"]].buffer = len(tail.buffers)
@@ -51,11 +54,7 @@ def add_postprocess(model: Any, recipe: DetectorRecipe) -> None:
 
 
 def _tail(recipe: DetectorRecipe) -> bytes:
-    """The post-processing alone, as a TFLite file."""
-    import tensorflow as tf
-
-    from tfkd.detection import boxes as box_math
-
+    """The post-processing alone as the bytes of a TFLite file."""
     options = recipe.options
     count = len(recipe.priors)
     classes = len(recipe.labels) + int(options["background"])
@@ -63,7 +62,7 @@ def _tail(recipe: DetectorRecipe) -> bytes:
 
     @tf.function(experimental_implements=_operation(recipe))
     def operation(boxes: Any, scores: Any, anchors: Any) -> Any:
-        return (tf.constant(0.0),) * 4  # the converter puts the operation here
+        return (tf.constant(0.0),) * 4  # The converter replaces the call by the operation.
 
     @tf.function(
         input_signature=[
@@ -77,7 +76,7 @@ def _tail(recipe: DetectorRecipe) -> bytes:
         boxes = box_math.decode_offsets(boxes, priors, options["variances"], options["order"])
         boxes = box_math.clip(boxes)
         scores = tf.nn.softmax(classes) if options["background"] else tf.sigmoid(classes)
-        # What lies outside the image is nothing.
+        # A box outside the image has no area after clipping, and gets the score 0.
         sides = tf.reduce_min(boxes[..., 2:] - boxes[..., :2], -1, keepdims=True)
         scores *= tf.cast(sides > 0, tf.float32)
         offsets = tf.gather(box_math.encode(boxes, priors, variances), _Y_FIRST, axis=-1)
@@ -89,20 +88,20 @@ def _tail(recipe: DetectorRecipe) -> bytes:
 
 
 def _variances(recipe: DetectorRecipe) -> list[float]:
-    """Of x, y, width and height, whatever their order in the outputs."""
+    """The variances of x, y, width and height, in this order."""
     values = recipe.options["variances"]
     return [values[i] for i in _Y_FIRST] if recipe.options["order"] == "yxhw" else list(values)
 
 
 def _operation(recipe: DetectorRecipe) -> str:
-    """The operation and its attributes as the converter wants to be told."""
+    """The operation and its attributes in the text format of `experimental_implements`."""
     options = recipe.options
     agnostic = options["class_agnostic"]
     numbers: dict[str, Any] = {
         "max_detections": options["max_detections"],
         "max_classes_per_detection": 1,
         "detections_per_class": options["max_detections"],
-        # The fast way looks at the best class of each box and suppresses across classes.
+        # Fast NMS considers the best class of each box only and suppresses across classes.
         "use_regular_nms": not agnostic,
         "nms_score_threshold": max(float(options["score_threshold"]), _SMALLEST),
         "nms_iou_threshold": float(options["iou_threshold"]),
@@ -119,15 +118,15 @@ def _operation(recipe: DetectorRecipe) -> str:
 
 
 def _append(model: Any, tail: Any, joined: dict[int, int]) -> list[int]:
-    """Appends graph `tail` to `model`, its inputs joined; returns the new outputs."""
+    """Appends graph `tail` to `model`, with its inputs connected; returns the new outputs."""
     graph, added = model.subgraphs[0], tail.subgraphs[0]
     codes, buffers = len(model.operatorCodes), len(model.buffers)
     model.operatorCodes.extend(tail.operatorCodes)
     model.buffers.extend(tail.buffers)
-    place = {-1: -1, **joined}  # -1: an optional input that is not there
+    place = {-1: -1, **joined}  # −1 marks an omitted optional input.
     for index, tensor in enumerate(added.tensors):
         if index not in place:
-            # Buffer 0 is empty, and stands for no constant.
+            # Buffer 0 is empty by convention: the tensor is not constant.
             tensor.buffer = tensor.buffer + buffers if tensor.buffer else 0
             tensor.name = b"postprocess/" + (tensor.name or b"")
             place[index] = len(graph.tensors)
@@ -144,7 +143,7 @@ def _append(model: Any, tail: Any, joined: dict[int, int]) -> list[int]:
 
 
 def _name_outputs(schema: Any, model: Any, outputs: list[int], recipe: DetectorRecipe) -> None:
-    """Names the four outputs, in the graph and in the signature, and gives them shapes."""
+    """Sets names and shapes of the four outputs, in the graph and in the signature."""
     graph = model.subgraphs[0]
     count = recipe.options["max_detections"]
     shapes = ([1, count, 4], [1, count], [1, count], [1])

@@ -1,9 +1,9 @@
-"""A Keras model as an ONNX graph, through tf2onnx, with what tf2onnx leaves undone.
+"""Conversion of Keras models to ONNX graphs by tf2onnx, with work-arounds for its gaps.
 
-Keras runs a grouped convolution in a function of its own, marked for XLA, which
-TensorFlow does not inline and tf2onnx only logs: the mark is taken off before.
-Two of tf2onnx's optimizers are left out: they move or fold QuantizeLinear and
-DequantizeLinear, which is what TensorRT reads the quantization from.
+Keras runs grouped convolutions in a function marked for XLA, which TensorFlow does not
+inline and tf2onnx can't convert: the mark is removed first. Two optimizers of tf2onnx
+are disabled because they move or fold QuantizeLinear and DequantizeLinear nodes, from
+which TensorRT reads the quantization.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfkd.export.named_function import NamedFunction
 from tfkd.export.onnx.graph import Wiring
 from tfkd.formats.litert import quiet_stderr
 from tfkd.formats.onnx_nodes import all_nodes, require
 
-# The newest that tf2onnx writes.
+# The newest opset that tf2onnx writes.
 NEWEST = 18
 _NO_INLINE = ("_XlaMustCompile", "_noinline")
-# Merging keeps whichever node a Python set gives first: `Wiring.close` does it instead.
+# merge_duplication depends on the order of Python sets; `Wiring.close` merges instead.
 _LEFT_OUT = ("q_dq_optimizer", "const_dequantize_optimizer", "merge_duplication")
-_LONGEST_MESSAGE = 1500
+_LONGEST_MESSAGE = 1500  # characters; tf2onnx's messages may contain whole graphs
 
 
 class _Errors(logging.Handler):
-    """Keeps what a library logs as an error."""
+    """A logging handler that collects error messages."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -42,9 +43,7 @@ class _Errors(logging.Handler):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[_Errors]:
-    """Silences TensorFlow and tf2onnx; yields what they log as errors."""
-    import tensorflow as tf
-
+    """Silences TensorFlow and tf2onnx; yields the collector of the errors that they log."""
     errors = _Errors()
     loggers = [tf.get_logger(), logging.getLogger("absl"), logging.getLogger("tf2onnx")]
     before = [(logger.level, logger.propagate, logger.handlers) for logger in loggers]
@@ -66,17 +65,17 @@ def convert(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool
 
     Args:
         graph: the model.
-        opset: of the result, at most `NEWEST`.
-        batch_size: None for an open one.
-        nchw: inputs of rank 4 come as (batch, channels, height, width).
+        opset: opset of the result, at most `NEWEST`.
+        batch_size: batch size; None leaves it open.
+        nchw: whether inputs of rank 4 are (batch, channels, height, width).
 
     Returns:
-        The graph for editing, not yet named. Its inputs and outputs stand in the
-        order of `graph.inputs` and `graph.outputs`.
+        The editable graph, before naming. Its inputs and outputs are in the order of
+        `graph.inputs` and `graph.outputs`.
 
     Raises:
-        ValueError: if tf2onnx refuses the model, or leaves an operation of
-            TensorFlow behind.
+        ValueError: if tf2onnx rejects the model, or leaves TensorFlow operations in
+            the result.
         ImportError: if onnx or tf2onnx is missing.
     """
     require("onnx")
@@ -86,7 +85,7 @@ def convert(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool
         with _quiet() as errors:
             messages = errors.messages
             model = _run(graph, opset, batch_size, nchw)
-    except Exception as error:  # tf2onnx has errors of many kinds
+    except Exception as error:  # tf2onnx raises exceptions of many types.
         raise _refused(graph, [str(error), *messages]) from error
     left = _foreign(model, opset)
     if left:
@@ -105,7 +104,6 @@ def _refused(graph: NamedFunction, messages: list[str]) -> ValueError:
 
 
 def _run(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool) -> Any:
-    import tensorflow as tf
     from tf2onnx import optimizer
     from tf2onnx.tfonnx import process_tf_graph
 
@@ -134,7 +132,7 @@ def _run(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool) -
 
 
 def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
-    """Teaches tf2onnx erfc(x) = 1 - erf(x), which Keras's gelu is made of."""
+    """Conversion handler for erfc(x) = 1 − erf(x), which Keras's gelu uses."""
     from tf2onnx.utils import make_name
 
     shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
@@ -148,8 +146,7 @@ def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
 
 
 def _freeze(graph: NamedFunction, batch_size: int | None) -> tuple[Any, list[str], list[str]]:
-    """Returns (frozen graph without calls, input tensors, output tensors), in order."""
-    import tensorflow as tf
+    """Returns (frozen graph without function calls, names of inputs, names of outputs)."""
     from tf2onnx import tf_loader
 
     from tfkd.keras_internals import convert_variables_to_constants_v2
@@ -160,7 +157,7 @@ def _freeze(graph: NamedFunction, batch_size: int | None) -> tuple[Any, list[str
     frozen = convert_variables_to_constants_v2(
         concrete, lower_control_flow=False, aggressive_inlining=True
     )
-    # Those of `concrete` count constants of the model among them.
+    # The inputs of `concrete` would include captured constants of the model.
     inputs = [t.name for t in frozen.inputs]
     definition = frozen.graph.as_graph_def(add_shapes=True)
     for holder in (*definition.node, *definition.library.function):
@@ -173,7 +170,7 @@ def _freeze(graph: NamedFunction, batch_size: int | None) -> tuple[Any, list[str
 
 
 def _foreign(model: Any, opset: int) -> list[str]:
-    """Operations of the result that ONNX does not have, each with its node."""
+    """Operation types in the result that ONNX lacks, each with the name of a node."""
     onnx = require("onnx")
     found: dict[str, str] = {}
     for node in all_nodes(model.graph):

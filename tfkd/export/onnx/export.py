@@ -1,4 +1,4 @@
-"""Keras to ONNX, for ONNX Runtime and for TensorRT: converted, run again, compared."""
+"""Export to ONNX for ONNX Runtime and TensorRT: conversion, Q/DQ placement, verification."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tf_keras as keras
 
 from tfkd import __version__, artifacts, checks
 from tfkd.export import checking
@@ -24,16 +25,16 @@ from tfkd.export.tflite_float16 import large_weights, problems
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
 from tfkd.networks import layer_weights
-from tfkd.networks.layer_parts import parts
 from tfkd.results import Grid
+from tfkd.types import Data, Path
 
 TARGETS = ("onnxruntime", "tensorrt")
 PRECISIONS = ("float32", "float16")
 LAYOUTS = ("nhwc", "nchw")
-# 17 is what TensorRT 8.5 and later read.
-_OPSET = 17
-_OLDEST = 13  # the first with a scale for each channel
-# The first in which Q and DQ take float16; from 18 on it only adds types.
+_OPSET = 17  # TensorRT 8.5 and later can read it.
+_OLDEST = 13  # The first opset with per-channel quantization scales.
+# The first opset whose Q and DQ accept float16. After 18, the newest that tf2onnx writes, it
+# only adds dtypes, so that the version number alone can be raised.
 _HALF_PAIRS = 19
 
 
@@ -43,8 +44,8 @@ class OnnxReport(ExportReport, title="ONNX report"):
 
     Attributes:
         target: "onnxruntime" or "tensorrt".
-        opset: of the file.
-        findings: of `lint_tensorrt`, with target "tensorrt".
+        opset: opset of the file.
+        findings: findings of `lint_tensorrt`, with target "tensorrt"; else None.
     """
 
     target: str
@@ -66,7 +67,7 @@ class OnnxReport(ExportReport, title="ONNX report"):
         return compared_rows(self.numbers, " in ONNX Runtime")
 
     def parts(self) -> list[Grid]:
-        """What was written, how it compares, and what TensorRT's rules say."""
+        """A table of the file's properties, its parity with the model, and lint findings."""
         (table,) = super().parts()
         if self.findings is None:
             return [table]
@@ -75,8 +76,8 @@ class OnnxReport(ExportReport, title="ONNX report"):
 
 
 def to_onnx(
-    model: Any,
-    path: str | os.PathLike,
+    model: keras.Model,
+    path: Path,
     target: str = "onnxruntime",
     *,
     precision: str = "float32",
@@ -84,42 +85,43 @@ def to_onnx(
     opset: int | None = None,
     batch_size: int | None = None,
     int8_weights: bool = False,
-    verify: Any = True,
+    verify: Data | bool = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,
 ) -> OnnxReport:
-    """Writes `model` as an ONNX file and, with `verify`, proves it in ONNX Runtime.
+    """Exports `model` as an ONNX file and, with `verify`, verifies it in ONNX Runtime.
 
-    The file appears at `path` only when all went well, with a manifest
-    `<path>.manifest.json` beside it that holds the numbers. The same model gives
-    the same bytes. Inputs and outputs keep their names. A quantized model becomes
-    a graph with explicit QuantizeLinear and DequantizeLinear, as TensorRT wants it.
+    The file is written to `path` only if everything succeeds, with the numbers in a
+    manifest `<path>.manifest.json` beside it. Exports are reproducible byte for byte.
+    Inputs and outputs keep their names. A quantized model becomes a graph with explicit
+    QuantizeLinear and DequantizeLinear nodes, as TensorRT requires.
 
     Args:
-        model: a built `tf_keras.Model`, or a model of `tfkd.quantization`,
-            calibrated.
-        path: where to write; the folder is made if need be.
-        target: "tensorrt": the graph is also held against TensorRT's rules
-            (`lint_tensorrt`), and an error among the findings is an error here.
-        precision: "float16": constants and activations in half precision, with
-            Cast at inputs and outputs, which stay float32.
-        layout: of inputs of rank 4: "nhwc" as in Keras, "nchw" as in TensorRT,
-            which saves a transpose.
-        opset: 13 to 18; None for 17, which TensorRT 8.5 and later read (19 where
-            quantized tensors are in float16, which needs it).
-        batch_size: None leaves the batch open.
-        int8_weights: store quantized weights as integers: a quarter of the size.
-        verify: True, False or examples, at least two; see `to_tflite`.
-        thresholds: changes to what `verify` must reach; see `to_tflite`.
-        keep_failed: leave a file that failed in place, and raise all the same.
+        model: a built `tf_keras.Model`, or a calibrated model of `tfkd.quantization`.
+        path: where to write the file; missing folders are created.
+        target: "onnxruntime", or "tensorrt": the graph is also checked against
+            TensorRT's rules (`lint_tensorrt`), and findings of level "error" raise.
+        precision: "float32", or "float16": constants and activations in half precision,
+            with a Cast at inputs and outputs, which stay float32.
+        layout: layout of inputs of rank 4: "nhwc" as in Keras, or "nchw" as in
+            TensorRT, which saves a transpose.
+        opset: 13 to 18; None: 17, which TensorRT 8.5 and later can read, or 19 for
+            quantized models in float16, which need it.
+        batch_size: batch size of the file; None leaves it open.
+        int8_weights: whether quantized weights are stored as integers, which takes a
+            quarter of the size.
+        verify: True, False or at least two examples; see `to_tflite`.
+        thresholds: changes to the thresholds of `verify`; see `to_tflite`.
+        keep_failed: whether to keep a file that fails verification; the error is raised
+            in either case.
 
     Returns:
         An `OnnxReport`; `print(report)`.
 
     Raises:
-        TypeError: if `model` is no plain Keras 2 model, or examples are of the
-            wrong kind.
-        ValueError: if an argument is wrong, tf2onnx refuses the model, or the file
+        TypeError: if `model` is not a plain tf_keras model, or examples have the wrong
+            type.
+        ValueError: if an argument is wrong, tf2onnx rejects the model, or the file
             breaks a rule of TensorRT or fails its verification.
         ImportError: if onnx, tf2onnx or onnxruntime is missing.
         OSError: if `path` cannot be written.
@@ -154,7 +156,7 @@ def to_onnx(
         )
         differs = checking.checked(examples, compare_on, limits, numbers)
         if differs and precision == "float16":
-            differs = [*differs, *problems(source.model)]
+            differs = [*differs, *problems(source)]
         failed += differs
         numbers["failures"] = failed
         if failed and not keep_failed:
@@ -178,7 +180,7 @@ def check_options(
     batch_size: int | None,
     int8_weights: bool,
 ) -> dict[str, Any]:
-    """Returns the arguments, checked, as entries of the recipe."""
+    """Checks the arguments; returns them as entries of the manifest's recipe."""
     checks.one_of("target", target, TARGETS)
     checks.one_of("precision", precision, PRECISIONS)
     checks.one_of("layout", layout, LAYOUTS)
@@ -200,15 +202,15 @@ def check_options(
     }
 
 
-def deployable(model: Any, precision: str) -> tuple[NamedFunction, NamedFunction, str]:
-    """Returns (what to compare with, what to convert, mode of the thresholds)."""
+def deployable(model: keras.Model, precision: str) -> tuple[NamedFunction, NamedFunction, str]:
+    """Returns (function to compare with, function to convert, mode of the thresholds)."""
     graph, plain = exportable(model, "tensorrt")
     if precision == "float16":
         layer_weights.check_float32("model", model, "The conversion to float16")
     if is_quantized(model):
-        # A model for both targets clips and rounds where the file, with fewer ranges, does not.
+        # A model for both targets also quantizes tensors that stay float in the ONNX file.
         return graph, plain, "quantized" if model.target == "tensorrt" else "int8"
-    fixed = any(type(m).__name__ == "FixedQuantize" for m in parts(model))
+    fixed = any(type(layer).__name__ == "FixedQuantize" for layer in graph.layers)
     return graph, plain, "quantized" if fixed else precision
 
 
@@ -226,8 +228,8 @@ def build(
     pairs = any(n.op_type == "QuantizeLinear" for n in wiring.nodes)
     if precision == "float16" and pairs:
         if opset is not None and opset < _HALF_PAIRS:
-            mend = "QuantizeLinear takes float16 from there on only. Leave `opset` out."
-            raise checks.value_error("opset", f"{_HALF_PAIRS} with float16", opset, mend)
+            fix = "Older versions of QuantizeLinear don't accept float16. Leave `opset` out."
+            raise checks.value_error("opset", f"{_HALF_PAIRS} with float16", opset, fix)
         wanted = _HALF_PAIRS
         wiring = convert(graph, NEWEST, batch_size, layout == "nchw")
     wiring.name_weighted(f"{graph.model.name}/")
@@ -240,12 +242,12 @@ def build(
     qdq.quantize_weights(wiring, int8_weights)
     numbers: dict[str, Any] = dict(qdq.count(wiring))
     if precision == "float16":
-        to_float16(wiring, large_weights(graph.model))
+        to_float16(wiring, large_weights(graph))
     return _finish(wiring, graph, wanted), numbers
 
 
 def _finish(wiring: Wiring, graph: NamedFunction, opset: int) -> Any:
-    """Names, versions, open sizes: all that does not compute."""
+    """Sets names, versions and open dimensions: everything that does not affect the results."""
     onnx = require("onnx")
     model = wiring.model
     ports = {p.name: i.name for p, i in zip(model.graph.input, graph.inputs, strict=True)}
@@ -253,7 +255,7 @@ def _finish(wiring: Wiring, graph: NamedFunction, opset: int) -> Any:
     wiring.separate_outputs()
     taken = set(ports.values())
     for port, name in zip(model.graph.output, graph.outputs, strict=True):
-        # A name may serve an input and an output in Keras, not in ONNX.
+        # In Keras an input and an output may have the same name; in ONNX they may not.
         ports[port.name] = name if name not in taken else f"{name}_output"
     model = wiring.close(ports, f"{graph.model.name}/")
     for port in (*model.graph.input, *model.graph.output):
@@ -270,10 +272,11 @@ def _finish(wiring: Wiring, graph: NamedFunction, opset: int) -> Any:
 
 
 def check_file(path: pathlib.Path) -> None:
+    """Runs onnx.checker on a file; raises ValueError if it does not pass."""
     onnx = require("onnx")
     try:
         onnx.checker.check_model(os.fspath(path), full_check=True)
-    except Exception as error:  # it has errors of several kinds
+    except Exception as error:  # The checker raises exceptions of several types.
         raise ValueError(
             f"`model`: the ONNX file does not pass onnx.checker, which says: {error}"
         ) from error
@@ -281,15 +284,15 @@ def check_file(path: pathlib.Path) -> None:
 
 def compare(
     graph: NamedFunction,
-    path: str | os.PathLike | bytes,
+    path: Path | bytes,
     images: dict[str, np.ndarray],
     layout: str = "nhwc",
     fuse: bool = True,
     half: bool = False,
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Runs file and Keras model on the same images; returns (numbers, rank of each output).
+    """Runs file and Keras model on the same inputs; returns (numbers, rank of each output).
 
-    With `half`, a file in float16, the numbers hold `overflows`.
+    For a float16 file, `half`, the numbers include `overflows`.
     """
     expected = graph.predict(images)
     session = onnx_session.open_session(path, fuse=fuse)
@@ -303,7 +306,7 @@ def compare(
 
 
 def feeds_of(images: dict[str, np.ndarray], layout: str) -> dict[str, np.ndarray]:
-    """Images as a file with this layout takes them."""
+    """Transposes images to the layout of a file's inputs."""
     return {
         k: v.transpose(0, 3, 1, 2) if layout == "nchw" and v.ndim == 4 else v
         for k, v in images.items()
@@ -313,5 +316,5 @@ def feeds_of(images: dict[str, np.ndarray], layout: str) -> dict[str, np.ndarray
 def _failed(failed: list[str], end: str) -> ValueError:
     return ValueError(
         "The exported file is not good enough: " + "; ".join(failed) + f". {end} "
-        "`thresholds` sets what must be reached against the Keras model."
+        "`thresholds` sets how close to the Keras model it must be."
     )

@@ -1,7 +1,7 @@
-"""An ONNX graph in float16: constants and activations, with Cast at inputs and outputs.
+"""Conversion of an ONNX graph to float16, with a Cast at inputs and outputs.
 
-TensorRT builds strongly typed networks: what is to run in half precision says so
-in the graph. What a user feeds and reads stays float32.
+TensorRT builds strongly typed networks, in which the graph determines what runs in half
+precision. Inputs and outputs of the file stay float32.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from tfkd.export.onnx.graph import Wiring
 from tfkd.export.tflite_float16 import LARGEST, cut_off
 from tfkd.formats.onnx_nodes import attribute, require, set_attribute, subgraphs
 
-# Inputs that ONNX allows in float32 only.
+# Operands that must be float32 by ONNX's specification.
 _FLOAT32_ONLY = {"Resize": (1, 2), "Upsample": (1,), "NonMaxSuppression": (0, 1, 3, 4)}
-# Operations on a weight; what else is constant may stand for "more than anything".
+# Operations on weights; constants of other operations may stand for ±∞.
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Gather", "PRelu")
 _KERNELS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-# By a large positive number they are no masks: `(1 - mask) * -1e9` is one.
+# A large positive factor is no mask; masks are built as (1 − mask) · (−1e9).
 _SCALING = ("Mul", "Div")
+# The largest relative rounding error of a quantization scale: 1 %.
 _COARSE = 1e-2
 
 
 def to_float16(wiring: Wiring, weights: AbstractSet[float] = frozenset()) -> None:
-    """Turns every float32 of the graph into float16.
+    """Converts all float32 constants and tensors of the graph to float16.
 
-    Numbers beyond ±65504 are cut off at it: constants such as -1e9 stand for
-    "less than anything". Weights are not.
+    Constants beyond ±65504, such as −1e9 for −∞, are clipped. Weights beyond it raise.
 
     Args:
         wiring: the graph, changed in place.
-        weights: the `tflite_half.large_weights` of its model.
+        weights: the `tflite_float16.large_weights` of the model.
 
     Raises:
         ValueError: if a weight is too large for float16, the scale of a quantized
@@ -74,14 +74,14 @@ def _half(values: np.ndarray) -> np.ndarray:
 
 
 def _check_weights(wiring: Wiring, weights: AbstractSet[float]) -> None:
-    """Refuses weights, and arrays of different numbers, that would be cut off."""
+    """Raises for weights, and for arrays of different numbers, that would be clipped."""
     for node in wiring.nodes:
         for slot, name in enumerate(node.input):
             value = wiring.constants.get(name)
             if value is None or value.dtype != np.float32:
                 continue
             if slot == 1 and node.op_type in _KERNELS:
-                value = np.abs(value)  # what multiplies is no mask
+                value = np.abs(value)  # A kernel is no mask, whatever the sign.
             if not cut_off(value, weights):
                 continue
             large = value[np.abs(value) > LARGEST]
@@ -96,6 +96,7 @@ def _check_weights(wiring: Wiring, weights: AbstractSet[float]) -> None:
 
 
 def _check_scales(wiring: Wiring) -> None:
+    """Raises for quantization scales that float16 can't represent accurately."""
     for node in wiring.nodes:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
@@ -109,7 +110,7 @@ def _check_scales(wiring: Wiring) -> None:
 
 
 def _keep_float32(wiring: Wiring) -> None:
-    """Casts back what a node takes in float32 only and another node makes."""
+    """Casts computed operands back to float32 where a node accepts nothing else."""
     onnx = require("onnx")
     makers = wiring.makers()
     for node in list(wiring.nodes):

@@ -1,9 +1,9 @@
-"""An ONNX model opened for editing: who makes a tensor, who reads it, what is constant.
+"""An editable ONNX graph: producers, consumers and constants; reproducible order and names.
 
 What a converter writes depends on counters and on the order of Python sets. So
-`Wiring.close` orders and names everything by the structure alone: the same
-model gives the same bytes. Nodes keep the path of the Keras layer they come
-from ("block1/conv/Conv2D"), so that a finding can be traced back.
+`Wiring.close` orders and names everything by structure alone: the same model gives the
+same bytes. Node names keep the path of the Keras layer from which they come
+("block1/conv/Conv2D"), so that findings can be traced back.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd.formats.onnx_nodes import attribute, needs, require, subgraphs
 
+if TYPE_CHECKING:
+    import onnx
+
 _COUNTER = re.compile(r"__\d+")
-# Names of inputs in the order of the operation, for those of constants.
+# Names of the operands of an operation, in order, from which constants get their names.
 _SLOTS = {
     "Conv": ("x", "weight", "bias"),
     "ConvTranspose": ("x", "weight", "bias"),
@@ -33,7 +36,7 @@ _SLOTS = {
 }
 _PAIR = {"QuantizeLinear": "Quantize", "DequantizeLinear": "Dequantize"}
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
-# Last parts of TensorFlow's names within a layer.
+# Names of TensorFlow operations within a layer's name scope.
 _OPERATIONS = (
     "Conv2D",
     "MatMul",
@@ -53,10 +56,10 @@ class Wiring:
 
     Attributes:
         nodes: the nodes, in any order until `close`.
-        constants: {tensor name: array}; initializers and Constant nodes.
+        constants: arrays of initializers and Constant nodes by tensor name.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: onnx.ModelProto):
         onnx = require("onnx")
         self.model = model
         to_array = onnx.numpy_helper.to_array
@@ -71,11 +74,11 @@ class Wiring:
         self._fresh = 0
 
     def makers(self) -> dict[str, Any]:
-        """{tensor: the node that makes it}, as of now."""
+        """The node that produces each tensor, by tensor name, in the graph's current state."""
         return {name: node for node in self.nodes for name in node.output}
 
     def readers(self) -> dict[str, list[Any]]:
-        """{tensor: nodes that read it}; an output of the graph has the reader None."""
+        """The nodes that read each tensor, by name; None among them marks a graph output."""
         found: dict[str, list[Any]] = defaultdict(list)
         for node in self.nodes:
             for name in needs(node):
@@ -85,7 +88,7 @@ class Wiring:
         return found
 
     def fresh(self, base: str) -> str:
-        """A tensor name that nothing has yet."""
+        """A tensor name that is not in use."""
         self._fresh += 1
         return f"{base}__{self._fresh}__tfkd"
 
@@ -106,13 +109,13 @@ class Wiring:
         return output
 
     def reroute(self, old: str, new: str, only: Callable[[Any], bool] = lambda node: True) -> None:
-        """Lets the nodes that read `old` read `new`."""
+        """Makes the nodes that read `old`, and fulfil `only`, read `new`."""
         for node in self.nodes:
             if old in node.input and only(node):
                 node.input[:] = [new if name == old else name for name in node.input]
 
     def ranks(self) -> dict[str, int]:
-        """{tensor: rank} as far as shape inference finds it."""
+        """Ranks by tensor name, as far as ONNX's shape inference finds them."""
         onnx = require("onnx")
         self._write()
         inferred = onnx.shape_inference.infer_shapes(self.model).graph
@@ -123,7 +126,7 @@ class Wiring:
         }
 
     def sort(self) -> None:
-        """Orders the nodes by depth first from the outputs; what nothing reads goes."""
+        """Orders the nodes topologically, depth first from the outputs; drops unused nodes."""
         makers = self.makers()
         done: set[int] = set()
         ordered: list[Any] = []
@@ -146,6 +149,7 @@ class Wiring:
         onnx = require("onnx")
         self.sort()
         graph = self.model.graph
+        # Copies, since clearing graph.node frees the nodes that live in it.
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(nodes)
@@ -161,12 +165,12 @@ class Wiring:
         )
         self.nodes = list(graph.node)
 
-    def close(self, ports: Mapping[str, str], prefix: str = "") -> Any:
+    def close(self, ports: Mapping[str, str], prefix: str = "") -> onnx.ModelProto:
         """Writes the graph back, in its order and with its names.
 
         Args:
-            ports: {tensor: name} of the graph's inputs and outputs.
-            prefix: what to cut off the front of node names.
+            ports: names of the graph's inputs and outputs by tensor name.
+            prefix: prefix to remove from node names.
 
         Returns:
             The model.
@@ -196,7 +200,7 @@ class Wiring:
         return self.model
 
     def _base(self, node: Any, prefix: str, makers: Mapping[str, Any]) -> str:
-        """A name for a node: its layer's path and what it does."""
+        """The name of a node before numbering: the path of its layer and its operation."""
         if node.op_type in _PAIR and "weight" not in node.name:
             source = node.input[0]
             while source in makers and makers[source].op_type in _PAIR:
@@ -212,7 +216,7 @@ class Wiring:
         return (base or node.op_type).replace("__tfkd", "")
 
     def name_weighted(self, prefix: str) -> None:
-        """Names operations with weights after the layer that holds the weight."""
+        """Names operations with weights after the layers that hold the weights."""
         for node in self.nodes:
             if node.op_type in ("Conv", "ConvTranspose", "MatMul"):
                 names = (*node.input[1:], *node.output)
@@ -222,7 +226,7 @@ class Wiring:
                     node.name = f"{layer}/{node.op_type}"
 
     def separate_outputs(self) -> None:
-        """An output that is an input, a constant or another output gets a node of its own."""
+        """Adds an Identity to outputs that are also an input, a constant or another output."""
         seen = {i.name for i in self.model.graph.input} | set(self.constants)
         for output in self.model.graph.output:
             if output.name in seen:
@@ -230,7 +234,7 @@ class Wiring:
             seen.add(output.name)
 
     def _merge_constants(self) -> None:
-        """Constants of the same content become one, whatever the converter shared."""
+        """Merges constants of equal content, dtype and shape."""
         first: dict[Any, str] = {}
         same: dict[str, str] = {}
         for node in self.nodes:
@@ -243,7 +247,7 @@ class Wiring:
             _apply(node, same)
 
     def _merge_nodes(self) -> None:
-        """Of nodes that compute the same from the same, the first stays."""
+        """Common-subexpression elimination: of equal nodes with equal inputs the first stays."""
         outputs = {output.name for output in self.model.graph.output}
         first: dict[Any, Any] = {}
         same: dict[str, str] = {}
@@ -276,7 +280,7 @@ def _unique(base: str, taken: set[str]) -> str:
 
 
 def _rename_made(node: Any, base: str, renamed: dict[str, str], taken: set[str]) -> None:
-    """Finds names for what a node makes, and for all that graphs inside it hold."""
+    """Chooses names for the outputs of a node and for everything in its subgraphs."""
     for index, name in enumerate(node.output):
         if name and name not in renamed:
             renamed[name] = _unique(f"{base}:{index}", taken)
@@ -290,7 +294,7 @@ def _rename_made(node: Any, base: str, renamed: dict[str, str], taken: set[str])
 
 
 def _apply(node: Any, renamed: Mapping[str, str]) -> None:
-    """Renames tensors in a node and in the graphs inside it."""
+    """Renames tensors in a node and its subgraphs."""
     node.input[:] = [renamed.get(name, name) for name in node.input]
     node.output[:] = [renamed.get(name, name) for name in node.output]
     for inner in subgraphs(node):

@@ -1,38 +1,42 @@
-"""QuantizeLinear and DequantizeLinear where TensorRT looks for them.
+"""Q/DQ placement for TensorRT: QuantizeLinear and DequantizeLinear pairs in an ONNX graph.
 
-An 8-bit tensor is written as the pair Q/DQ: QuantizeLinear(x, s) = clip(round(x/s))
-to int8, DequantizeLinear(q, s) = s·q. A convolution whose input and whose weight
-come from a DequantizeLinear each runs in integers. tf2onnx writes the pairs of
-activations; here the weights get theirs, and what stands between a pair and its
-convolution moves in front of it.
+An 8-bit tensor is represented by a Q/DQ pair: QuantizeLinear(x, s) = clip(round(x/s))
+to int8, DequantizeLinear(q, s) = s·q. A convolution runs in integers if its input and
+its weight both come from a DequantizeLinear. tf2onnx writes the pairs of activations;
+this module adds those of weights, and moves nodes that stand between a pair and its
+convolution in front of the pair.
 
-Weights must lie on their grid already: with s = max|w|/127 for each output
-channel, w/s is a whole number, and s·round(w/s) is w again.
+Weights must be fake-quantized already: with s = max|w|/127 per output channel, w/s is
+an integer, and s·round(w/s) is w again.
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd.export.onnx.graph import Wiring
 from tfkd.formats.onnx_nodes import attribute, set_attribute
 
+if TYPE_CHECKING:
+    import onnx
+
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-# Run in int8 if their input comes from a DequantizeLinear.
+# Operations that TensorRT runs in int8 if their input comes from a DequantizeLinear.
 CONSUMERS = (*WEIGHTED, "AveragePool", "GlobalAveragePool", "ReduceMean")
-# Put values elsewhere and change none: quantizing before or after is the same.
+# They only rearrange values, so that they commute with per-tensor quantization.
 MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 _LARGEST = ("MaxPool", "GlobalMaxPool")
 _READERS = (*CONSUMERS, *MOVES, *_LARGEST)
-_LEVELS = 127
+_LEVELS = 127  # Symmetric int8: codes from −127 to 127.
+# The largest distance of w/s from an integer, for rounding errors in float32.
 _OFF_GRID = 1e-2
 
 
 def pair_constants(wiring: Wiring) -> None:
-    """Gives every Q and DQ on an activation a scalar scale and its own int8 zero point."""
+    """Gives every per-tensor Q and DQ a scalar scale and an int8 zero point of its own."""
     for node in wiring.nodes:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             scale = np.asarray(wiring.constants[node.input[1]], np.float32)
@@ -43,11 +47,11 @@ def pair_constants(wiring: Wiring) -> None:
 
 
 def close_pairs(wiring: Wiring) -> None:
-    """x → Q → Transpose → DQ becomes x → Transpose → Q → DQ.
+    """Rewrites x → Q → Transpose → DQ to x → Transpose → Q → DQ.
 
-    tf2onnx moves a Transpose past Q towards what reads it. One scale for the whole
-    tensor does not care where a number stands, so any chain of `MOVES` may go back.
-    Each DQ gets its own chain and Q; other readers of the codes keep theirs.
+    tf2onnx moves a Transpose past Q towards its reader. With a per-tensor scale any chain
+    of `MOVES` commutes with Q, so it can be moved back. Each DQ gets its own chain and Q;
+    other readers of the codes keep theirs.
     """
     makers = wiring.makers()
     for node in list(wiring.nodes):
@@ -68,7 +72,7 @@ def close_pairs(wiring: Wiring) -> None:
 
 
 def _copied(wiring: Wiring, node: Any, source: str) -> str:
-    """Adds a node like `node` that reads `source` first; returns its output."""
+    """Adds a copy of `node` with `source` as its first input; returns its output."""
     copy = type(node).FromString(node.SerializeToString())
     copy.input[0], copy.output[0] = source, wiring.fresh(node.name)
     wiring.nodes.append(copy)
@@ -76,7 +80,7 @@ def _copied(wiring: Wiring, node: Any, source: str) -> str:
 
 
 def move_pairs(wiring: Wiring) -> None:
-    """x → Q → DQ → Transpose → Conv becomes x → Transpose → Q → DQ → Conv."""
+    """Rewrites x → Q → DQ → Transpose → Conv to x → Transpose → Q → DQ → Conv."""
     changed = True
     while changed:
         changed = False
@@ -96,10 +100,10 @@ def move_pairs(wiring: Wiring) -> None:
 
 
 def drop_doubled(wiring: Wiring) -> None:
-    """x → Q → DQ → MaxPool → Q → DQ with one scale loses the first pair.
+    """Drops the first pair of x → Q → DQ → MaxPool → Q → DQ if both have the same scale.
 
-    Rounding rises with its argument, so that the largest of rounded numbers is the
-    largest, rounded: the values stay the same.
+    Rounding is monotonic, so that the maximum of rounded numbers is the rounded maximum:
+    the values don't change.
     """
     makers, readers = wiring.makers(), wiring.readers()
     for node in wiring.nodes:
@@ -114,14 +118,14 @@ def drop_doubled(wiring: Wiring) -> None:
 
 
 def _keeps_codes(node: Any) -> bool:
-    """Whether a node only picks among the values it reads."""
+    """Whether each output value of a node is one of its input values."""
     if node.op_type == "Resize":
         return attribute(node, "mode", "nearest") == "nearest"
     return node.op_type in (*MOVES, *_LARGEST) and len(node.output) == 1
 
 
 def _quantized_again(wiring: Wiring, readers: Any, node: Any, scale: np.ndarray) -> bool:
-    """Whether all that reads a node quantizes with `scale`, at once or after picking more."""
+    """Whether all readers of a node quantize with `scale`, directly or after such nodes."""
     for reader in readers[node.output[0]]:
         if reader is None:
             return False
@@ -139,7 +143,7 @@ def _feeds(node: Any, readers: dict[str, list[Any]], kinds: tuple[str, ...]) -> 
 
 
 def _swap(wiring: Wiring, quantize: Any, dequantize: Any, move: Any) -> None:
-    """Lets `move` read what `quantize` reads, and puts a new pair behind it."""
+    """Moves `move` in front of the pair: it reads the pair's input, and a new pair follows."""
     old = move.output[0]
     moved = wiring.fresh(move.name)
     move.input[0] = quantize.input[0]
@@ -149,7 +153,7 @@ def _swap(wiring: Wiring, quantize: Any, dequantize: Any, move: Any) -> None:
 
 
 def join_dense(wiring: Wiring) -> None:
-    """MatMul and the Add of a bias become one Gemm, where the input has rank 2."""
+    """Fuses MatMul and the Add of a bias into a Gemm, where the input has rank 2."""
     ranks = wiring.ranks()
     makers, readers = wiring.makers(), wiring.readers()
     for add in [n for n in wiring.nodes if n.op_type == "Add"]:
@@ -173,11 +177,12 @@ def join_dense(wiring: Wiring) -> None:
 
 
 def quantize_weights(wiring: Wiring, int8: bool) -> None:
-    """Hangs Q/DQ on each constant weight whose activation comes from a DQ.
+    """Adds Q/DQ to each constant weight whose activation comes from a DequantizeLinear.
 
     Args:
         wiring: the graph.
-        int8: store the integers, and DQ alone: a quarter of the size.
+        int8: whether to store int8 weights with a DQ only, which takes a quarter of the
+            size.
     """
     makers = wiring.makers()
     done: dict[tuple[str, int], str] = {}
@@ -193,8 +198,8 @@ def quantize_weights(wiring: Wiring, int8: bool) -> None:
         node.input[1] = done[key]
 
 
-def weight_axis(node: Any, rank: int) -> int:
-    """The axis of the output channels in the weight of a node."""
+def weight_axis(node: onnx.NodeProto, rank: int) -> int:
+    """The axis of the output channels in a node's weight."""
     if node.op_type == "Conv":
         return 0
     if node.op_type == "ConvTranspose":
@@ -209,7 +214,7 @@ def _quantize_weight(wiring: Wiring, base: str, name: str, axis: int, int8: bool
     scale = grid_scale(weight, axis)
     scales = wiring.constant("scale", scale)
     zeros = wiring.constant("zero_point", np.zeros(scale.shape, np.int8))
-    # Per tensor the attribute means nothing; its default may lie outside the rank.
+    # A scalar scale has no axis.
     where: dict[str, Any] = {"axis": axis} if scale.ndim else {}
     if int8:
         shape = [1] * weight.ndim
@@ -227,13 +232,13 @@ def _quantize_weight(wiring: Wiring, base: str, name: str, axis: int, int8: bool
 
 
 def grid_scale(weight: np.ndarray, axis: int) -> np.ndarray:
-    """Steps of the grid on which a weight lies: max|w|/127.
+    """The scale max|w|/127 of a fake-quantized weight, per tensor or per channel.
 
-    A matrix gets one step if all of it lies on one grid, as that of a dense layer
-    does; else one for each output channel. A channel of zeros gets 1/127.
+    A matrix gets one scale if all of it is quantized with it, as in dense layers; other
+    weights get one per output channel. For a channel of zeros it is 1/127.
 
     Returns:
-        float32, of shape () or (channels,), all positive.
+        Positive float32 numbers of shape () or (channels,).
     """
     if weight.ndim == 2:
         one = np.float32(np.abs(weight).max() or 1.0) / np.float32(_LEVELS)
@@ -246,10 +251,10 @@ def grid_scale(weight: np.ndarray, axis: int) -> np.ndarray:
 
 
 def plain_resize(wiring: Wiring) -> None:
-    """Rewrites tf2onnx's mode for nearest neighbours, which ONNX has dropped.
+    """Replaces tf2onnx's "tf_half_pixel_for_nn" in Resize, which ONNX has removed.
 
-    floor((i + ½)/s) is floor(i/s) for a whole s ("asymmetric"), and for any s what
-    "half_pixel" finds when it rounds ((i + ½)/s - ½) up at the half.
+    It computes floor((i + ½)/s). For an integer s that is floor(i/s), "asymmetric"; for
+    any s it is "half_pixel", (i + ½)/s − ½, with halves rounded up.
     """
     for node in wiring.nodes:
         if attribute(node, "coordinate_transformation_mode") != "tf_half_pixel_for_nn":
@@ -262,12 +267,12 @@ def plain_resize(wiring: Wiring) -> None:
 
 
 def count(wiring: Wiring) -> dict[str, int]:
-    """Counts operations, and those that multiply by weights.
+    """Counts operations, and among them convolutions and matrix products.
 
     Returns:
-        `operations`: all but QuantizeLinear, DequantizeLinear and Cast; `weighted`:
-        convolutions and matrix products; `quantized`: those of them with both
-        inputs from a DequantizeLinear; `float_operations`: the others of them.
+        `operations`: all except QuantizeLinear, DequantizeLinear and Cast; `weighted`:
+        convolutions and matrix products; `quantized`: those of them with both inputs
+        from a DequantizeLinear; `float_operations`: the rest of them.
     """
     makers = wiring.makers()
     conversions = ("QuantizeLinear", "DequantizeLinear", "Cast")

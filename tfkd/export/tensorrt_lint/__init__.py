@@ -1,1 +1,1 @@
-"""Static checks of an ONNX graph or a Keras model against what TensorRT accepts."""
+"""Static linting of ONNX graphs against the rules of TensorRT."""

@@ -1,36 +1,39 @@
-"""An ONNX file held against TensorRT's rules, without TensorRT.
+"""A static linter of ONNX files for TensorRT, which needs neither TensorRT nor a GPU.
 
-TensorRT refuses some files, and takes others and then runs slowly, without a
-word. Each rule here has a name, a level and a mend:
+TensorRT rejects some files, and silently runs others slowly. Each rule has a name, a
+level and a fix:
 
-- "error": TensorRT refuses the file, or computes something else;
-- "warning": it may, depending on the version or on what is done with the file;
-- "performance": it takes it, and gives away speed.
+- "error": TensorRT rejects the file or computes something else;
+- "warning": it may do so, depending on its version or on the use of the file;
+- "performance": it accepts the file but runs slower than necessary.
 
-A clean file is no proof that an engine builds: only TensorRT itself says that.
+A file without findings is no guarantee that the engine builds: only TensorRT can tell.
 `print(tfkd.export.tensorrt_lint.lint.rules_table())` lists the rules.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tfkd import checks
 from tfkd.export.tensorrt_lint import operator_rules, qdq_rules
 from tfkd.export.tensorrt_lint.rule import View
 from tfkd.formats.onnx_nodes import load
 from tfkd.results import Result
+from tfkd.types import Path
+
+if TYPE_CHECKING:
+    import onnx
 
 LEVELS = ("error", "warning", "performance")
 RULES = (*qdq_rules.RULES, *operator_rules.RULES)
 
 
 def rules_table() -> str:
-    """The rules as text: level, name, mend."""
-    return "\n".join(f"{r.level:<12} {r.name:<26} {r.mend}" for r in RULES)
+    """The rules as a text table of level, name and fix."""
+    return "\n".join(f"{r.level:<12} {r.name:<26} {r.fix}" for r in RULES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +43,16 @@ class Finding:
     Attributes:
         rule: name of the rule.
         level: "error", "warning" or "performance".
-        node: name of the node, or of the input.
-        what: what is the matter there.
-        mend: what to do about it.
+        node: name of the node or input.
+        what: description of the problem.
+        fix: how to fix it.
     """
 
     rule: str
     level: str
     node: str
     what: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
         return f"[{self.rule}] {self.node}: {self.what}"
@@ -57,7 +60,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Findings(Result):
-    """What `lint_tensorrt` found, errors first.
+    """The findings of `lint_tensorrt`, errors first.
 
     Attributes:
         found: the findings.
@@ -78,36 +81,36 @@ class Findings(Result):
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """The findings with which TensorRT refuses the file."""
+        """The findings of level "error", for which TensorRT rejects the file."""
         return self.level("error")
 
     def summary(self) -> str:
-        """One line: how many of each level."""
+        """The number of findings of each level, on one line."""
         counts = [(len(self.level(level)), level) for level in LEVELS]
         return ", ".join(f"{n} {level}" for n, level in counts if n) or "no findings"
 
     def parts(self) -> list[str]:
-        """One finding a paragraph, with its mend; how many of each level."""
+        """One paragraph per finding with its fix, and the summary."""
         rows = [
-            f"{f.level:<12} {f.rule:<26} {f.node}\n{'':<13}{f.what}\n{'':<13}-> {f.mend}"
+            f"{f.level:<12} {f.rule:<26} {f.node}\n{'':<13}{f.what}\n{'':<13}-> {f.fix}"
             for f in self.found
         ]
         return [*rows, self.summary()]
 
 
-def lint_tensorrt(path: str | os.PathLike, version: str | None = None) -> Findings:
-    """Holds an ONNX file against TensorRT's rules for explicit quantization and more.
+def lint_tensorrt(path: Path, version: str | None = None) -> Findings:
+    """Checks an ONNX file against TensorRT's rules for quantization, operators and shapes.
 
     Args:
-        path: an `.onnx` file, from wherever.
-        version: of the TensorRT it is for, such as "10.3"; None: the newest known.
+        path: an `.onnx` file from any exporter.
+        version: the version of TensorRT, such as "10.3"; None: the newest known one.
 
     Returns:
         The `Findings`; `print(findings)`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no ONNX file, or `version` is not known.
+        ValueError: if it is not an ONNX file, or `version` is not known.
         ImportError: if onnx is not installed.
 
     Example:
@@ -122,11 +125,11 @@ def lint_tensorrt(path: str | os.PathLike, version: str | None = None) -> Findin
     return lint_model(load(path), version)
 
 
-def lint_model(model: Any, version: str | None = None) -> Findings:
+def lint_model(model: onnx.ModelProto, version: str | None = None) -> Findings:
     """`lint_tensorrt` for an `onnx.ModelProto`."""
     view = View(model, operator_rules.newest_opset(version))
     found = [
-        Finding(rule.name, rule.level, node, what, rule.mend)
+        Finding(rule.name, rule.level, node, what, rule.fix)
         for rule in RULES
         for node, what in rule.check(view)
     ]

@@ -1,4 +1,4 @@
-"""What TensorRT's ONNX parser reads, one rule each: operators, types, sizes, opset.
+"""Lint rules on what TensorRT's ONNX parser supports: operators, dtypes, shapes, opsets.
 
 https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md
 """
@@ -13,9 +13,9 @@ from tfkd import checks
 from tfkd.export.tensorrt_lint.rule import Found, Rule, View, label, register
 from tfkd.formats.onnx_nodes import attribute, require
 
-# {first version: newest opset its parser reads}.
+# The newest opset that the parser reads, by the first version of TensorRT that does.
 _OPSETS = {(8, 0): 13, (8, 5): 17, (9, 0): 19, (10, 0): 20, (10, 15): 24, (11, 0): 25}
-# Of the ONNX operators, those that the parser of TensorRT 10.15 does not have.
+# The ONNX operators that the parser of TensorRT 10.15 lacks.
 UNSUPPORTED = frozenset(
     """AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad
     Col2Im Compress ConcatFromSequence ConvInteger DFT Det DynamicQuantizeLinear ImageDecoder
@@ -25,7 +25,7 @@ UNSUPPORTED = frozenset(
     SequenceMap SoftmaxCrossEntropyLoss SplitToSequence StringConcat StringNormalizer
     StringSplit TfIdfVectorizer Unique""".split()
 )
-# Plugins that come with TensorRT: its parser looks for them by name, in any domain.
+# Plugins that come with TensorRT; its parser finds them by name in any domain.
 PLUGINS = frozenset({"EfficientNMS_TRT"})
 _RESIZE = {
     "mode": {"nearest", "linear"},
@@ -39,7 +39,7 @@ _rule = functools.partial(register, RULES)
 
 
 def newest_opset(version: str | None) -> int:
-    """The newest opset of a TensorRT version; None for the newest known."""
+    """The newest opset that a TensorRT version reads; None: the newest known version."""
     if version is None:
         return max(_OPSETS.values())
     checks.instance("version", version, str, 'a version such as "10.3"')
@@ -67,7 +67,7 @@ def _operator_foreign(view: View) -> Found:
         own = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, "")
         if not own and node.op_type not in PLUGINS and (node.domain, node.op_type) not in local:
             where = f" of domain {node.domain!r}" if node.domain else ""
-            yield label(node), f"{node.op_type}{where} is no ONNX operator"
+            yield label(node), f"{node.op_type}{where} is not an ONNX operator"
 
 
 @_rule(
@@ -90,7 +90,7 @@ def _resize_mode(view: View) -> Found:
 
 
 def _inputs(view: View) -> Iterator[tuple[Any, str]]:
-    """Graph inputs that a user feeds, each with the name of its type."""
+    """The graph inputs that are fed, each with the name of its dtype."""
     kinds = require("onnx").TensorProto.DataType
     for port in view.model.graph.input:
         if port.name not in view.constants:
@@ -99,7 +99,7 @@ def _inputs(view: View) -> Iterator[tuple[Any, str]]:
 
 @_rule(
     "input-int64", "warning",
-    "Declare the input as int32: TensorRT before 9.0 casts down, later versions want 64 bits fed.",
+    "Declare the input as int32: TensorRT before 9.0 casts to it, later versions read int64 data.",
 )  # fmt: skip
 def _input_int64(view: View) -> Found:
     for port, kind in _inputs(view):
@@ -117,7 +117,7 @@ def _input_type(view: View) -> Found:
             yield port.name, f"the input is {kind}"
 
 
-@_rule("uint8-tensor", "error", "Cast it right behind the input: TensorRT knows uint8 there only.")
+@_rule("uint8-tensor", "error", "Cast it right after the input: TensorRT allows uint8 only there.")
 def _uint8_tensor(view: View) -> Found:
     for port, kind in _inputs(view):
         for reader in view.readers[port.name] if kind == "uint8" else ():
@@ -156,7 +156,7 @@ def _opset_too_new(view: View) -> Found:
 
 @_rule("opset-too-old", "warning", "Export with opset 13 or later.")
 def _opset_too_old(view: View) -> Found:
-    oldest = 13 if view.pairs else 9  # the first with a scale for each channel
+    oldest = 13 if view.pairs else 9  # 13 is the first with per-channel scales.
     for entry in view.model.opset_import:
         if entry.domain in ("", "ai.onnx") and entry.version < oldest:
             yield "(model)", f"opset {entry.version}"

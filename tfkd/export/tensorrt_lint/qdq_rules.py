@@ -1,4 +1,4 @@
-"""TensorRT's rules for explicit quantization, one function each.
+"""Lint rules on explicit quantization in TensorRT: zero points, scales, Q/DQ placement.
 
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
 """
@@ -110,7 +110,7 @@ def _weight_axis(view: View) -> Found:
 
 @_rule(
     "half-quantized", "warning",
-    "Quantize the other input too: with one alone the operation runs in float.",
+    "Quantize the other input, too: otherwise the operation runs in float.",
 )  # fmt: skip
 def _half_quantized(view: View) -> Found:
     for node in view.of(*WEIGHTED):
@@ -127,7 +127,7 @@ def _bias_quantized(view: View) -> Found:
             yield label(node), "the bias comes from a DequantizeLinear"
 
 
-@_rule("quantize-alone", "error", "Put a DequantizeLinear behind it.")
+@_rule("quantize-alone", "error", "Put a DequantizeLinear after it.")
 def _quantize_alone(view: View) -> Found:
     for node in view.of("QuantizeLinear"):
         reached = [node.output[0]]
@@ -148,10 +148,10 @@ def _between_pair(view: View) -> Found:
     for node in view.of("QuantizeLinear"):
         for reader in view.readers[node.output[0]]:
             if reader.op_type != "DequantizeLinear":
-                yield label(reader), f"{reader.op_type} stands between Q and DQ"
+                yield label(reader), f"{reader.op_type} is between Q and DQ"
 
 
-@_rule("pair-scales", "warning", "Give QuantizeLinear and its DequantizeLinear one scale.")
+@_rule("pair-scales", "warning", "Give QuantizeLinear and DequantizeLinear the same scale.")
 def _pair_scales(view: View) -> Found:
     for node in view.of("DequantizeLinear"):
         maker = view.makers.get(node.input[0])
@@ -159,25 +159,25 @@ def _pair_scales(view: View) -> Found:
             continue
         first, second = (view.constants.get(n.input[1]) for n in (maker, node))
         if first is not None and second is not None and not np.array_equal(first, second):
-            yield label(node), "its scale is not that of the QuantizeLinear before it"
+            yield label(node), "its scale differs from that of the QuantizeLinear before it"
 
 
 @_rule(
     "moved-dequantize", "performance",
-    "Put the pair behind it, right in front of the operation that is to run in int8.",
+    "Put the pair after it, directly before the operation that is to run in int8.",
 )  # fmt: skip
 def _moved_dequantize(view: View) -> Found:
     for node in view.of(*WEIGHTED):
         for name in node.input[:2]:
             maker = view.makers.get(name)
             if maker is not None and maker.op_type in MOVES and view.dequantized(maker.input[0]):
-                yield label(node), f"{maker.op_type} stands between DequantizeLinear and it"
+                yield label(node), f"{maker.op_type} is between DequantizeLinear and it"
 
 
 @_rule(
     "residual-both-quantized", "performance",
     "Leave one branch, a convolution that nothing else reads, without Q and DQ: then "
-    "TensorRT adds within that convolution.",
+    "TensorRT fuses the addition into that convolution.",
 )  # fmt: skip
 def _residual_both_quantized(view: View) -> Found:
     for node in view.of("Add"):
@@ -201,7 +201,7 @@ def _average_pool_float(view: View) -> Found:
 
 @_rule(
     "max-pool-quantized", "performance",
-    "Take the pair out in front of max pooling: it needs none, and moves behind it by itself.",
+    "Remove the pair before max pooling, which needs none: TensorRT moves pairs past it.",
 )  # fmt: skip
 def _max_pool_quantized(view: View) -> Found:
     for node in view.of("MaxPool", "GlobalMaxPool"):

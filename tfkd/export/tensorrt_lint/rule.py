@@ -1,31 +1,34 @@
-"""What the rules of `lint_tensorrt` look at, and what a rule is."""
+"""The view of an ONNX model that lint rules check, and the registration of rules."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfkd.formats.onnx_nodes import all_nodes, attribute, require
+
+if TYPE_CHECKING:
+    import onnx
 
 Found = Iterator[tuple[str, str]]
 
 
 class View:
-    """A model as the rules look at it.
+    """An indexed ONNX model.
 
     Attributes:
         model: the `onnx.ModelProto`.
         newest: the newest opset allowed.
-        nodes: all nodes, those inside loops and branches too.
-        constants: {tensor: array}.
-        makers: {tensor: node}.
-        readers: {tensor: nodes}.
-        pairs: whether anything is quantized.
+        nodes: all nodes, including those in loops and branches.
+        constants: arrays by tensor name.
+        makers: the node that produces each tensor, by name.
+        readers: the nodes that read each tensor, by name.
+        pairs: whether there is any QuantizeLinear or DequantizeLinear.
     """
 
-    def __init__(self, model: Any, newest: int):
+    def __init__(self, model: onnx.ModelProto, newest: int):
         to_array = require("onnx").numpy_helper.to_array
         self.model, self.newest = model, newest
         self.nodes = list(all_nodes(model.graph))
@@ -42,20 +45,20 @@ class View:
         self.pairs = any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in self.nodes)
 
     def of(self, *kinds: str) -> list[Any]:
-        """The nodes of some kinds."""
+        """The nodes of some operation types."""
         return [node for node in self.nodes if node.op_type in kinds]
 
     def conversions(self) -> list[Any]:
-        """All QuantizeLinear and DequantizeLinear."""
+        """All QuantizeLinear and DequantizeLinear nodes."""
         return self.of("QuantizeLinear", "DequantizeLinear")
 
-    def dequantized(self, name: str) -> Any:
-        """The DequantizeLinear that makes a tensor, or None."""
+    def dequantized(self, name: str) -> onnx.NodeProto | None:
+        """The DequantizeLinear that produces a tensor, or None."""
         maker = self.makers.get(name)
         return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
 
     def source(self, name: str) -> str:
-        """The tensor before a pair of Q and DQ."""
+        """The tensor before a Q/DQ pair; the tensor itself if there is none."""
         for kind in ("DequantizeLinear", "QuantizeLinear"):
             maker = self.makers.get(name)
             if maker is not None and maker.op_type == kind:
@@ -65,23 +68,24 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A rule: `check` yields (node, what is the matter) for each place that breaks it."""
+    """A rule; `check` yields (node, description of the problem) for each violation."""
 
     name: str
     level: str
-    mend: str
+    fix: str
     check: Callable[[View], Iterable[tuple[str, str]]]
 
 
-def register(rules: list[Rule], name: str, level: str, mend: str) -> Callable:
-    """Decorator: makes a rule of a function and appends it to `rules`."""
+def register(rules: list[Rule], name: str, level: str, fix: str) -> Callable:
+    """Decorator that turns a function into a rule and appends it to `rules`."""
 
     def decorate(check: Callable[[View], Found]) -> Callable[[View], Found]:
-        rules.append(Rule(name, level, mend, check))
+        rules.append(Rule(name, level, fix, check))
         return check
 
     return decorate
 
 
-def label(node: Any) -> str:
+def label(node: onnx.NodeProto) -> str:
+    """The name by which a finding refers to a node."""
     return node.name or (node.output[0] if node.output else node.op_type)
