@@ -467,7 +467,7 @@ def test_weights_behind_a_relu_that_hides_them_are_refused():
         tfkd.curriculum.difficulty.teacher_entropy(model, X)
 
 
-def test_lost_statistics_are_mended_by_recalibrate():
+def test_lost_statistics_are_restored_by_recalibrate():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, L.BatchNormalization(momentum=0.5)(inputs))
     model.layers[1].moving_variance.assign([1, np.nan, 1, np.inf])
