@@ -222,7 +222,7 @@ class FilterDecay(keras.callbacks.Callback):
                 f"FilterDecay: training ended at step {self._steps_made()}, before the schedule's "
                 f"end_step {self.schedule.end_step}. The selected filters are not zero yet, and "
                 "cutting them out would change what the model computes. Train on with the same "
-                "callback, or give the schedule an earlier end_step.",
+                "callback, or give the schedule an earlier end_step."
             )
 
     def sparsity(self) -> float:
@@ -256,7 +256,7 @@ class FilterDecay(keras.callbacks.Callback):
                 f"FilterDecay: starts at step {step}, between begin_step {schedule.begin_step} and "
                 f"end_step {schedule.end_step}, without the state of earlier intervals, which are "
                 "taken as done. For an exact resume save state_dict() with the weights and call "
-                "load_state_dict before fit.",
+                "load_state_dict before fit."
             )
         self._advance(step)
         if self.frozen:

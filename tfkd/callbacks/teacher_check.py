@@ -107,7 +107,7 @@ class TeacherCheck(keras.callbacks.Callback):
                 f"TeacherCheck: after epoch {epoch + 1} the student is better than its teacher, "
                 f"{student:.4g} against {teacher:.4g}. From here on the teacher may hold it back. "
                 "Train the teacher to its end first, or give the distillation less weight "
-                "(student_loss_weight, distillation_loss_weights: a schedule can do it).",
+                "(student_loss_weight, distillation_loss_weights: a schedule can do it)."
             )
 
     def _teacher_outputs(self, x: tf.Tensor) -> tf.Tensor:

@@ -146,7 +146,7 @@ class Curriculum(tf.Module):
             checks.warn(
                 f"the pace {self.pace!r} never reaches 1: the {self.count - sizes.max()} "
                 f"{'easiest' if self.order == 'hardest_first' else 'hardest'} of {self.count} "
-                "examples are never seen. Pass partial=True if that is meant (wrong labels).",
+                "examples are never seen. Pass partial=True if that is meant (wrong labels)."
             )
 
     def update_difficulty(self, difficulty: ArrayLike | Difficulty) -> None:

@@ -136,11 +136,7 @@ class FeatureDistillation(FeatureLoss):
         projector = self.projector
         if isinstance(projector, keras.layers.Layer):
             projector = keras.saving.serialize_keras_object(projector)
-        return {
-            **super().get_config(),
-            "loss": serialize_loss(self.loss),
-            "projector": projector,
-        }
+        return {**super().get_config(), "loss": serialize_loss(self.loss), "projector": projector}
 
     @classmethod
     def from_config(cls, config):

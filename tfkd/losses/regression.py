@@ -111,13 +111,7 @@ class BoundedRegression(ElementwiseLoss):
             )
 
     def elements(
-        self,
-        teacher_outputs,
-        student_outputs,
-        y=None,
-        sample_weight=None,
-        step=None,
-        shared=None,
+        self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None, shared=None
     ):
         """One loss per prediction, (B,) or (B, P), for the output that is compared."""
         selection = self.selection or getattr(shared, "selection", None)

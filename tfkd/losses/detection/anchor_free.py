@@ -15,14 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfkd import checks
-from tfkd.losses.base import (
-    Elements,
-    ElementwiseLoss,
-    at_step,
-    check_temperature,
-    only,
-    register,
-)
+from tfkd.losses.base import Elements, ElementwiseLoss, at_step, check_temperature, only, register
 from tfkd.losses.detection.terms import sigmoid_divergence
 from tfkd.schedules import Value, deserialize, serialize
 

@@ -209,13 +209,7 @@ class DenseLabelTerm(ElementwiseLoss):
         """Accepts any outputs: the teacher's are not used."""
 
     def elements(
-        self,
-        teacher_outputs,
-        student_outputs,
-        y=None,
-        sample_weight=None,
-        step=None,
-        shared=None,
+        self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None, shared=None
     ):
         """One loss for every point, (B, P), for one of the outputs."""
         assigned = self.assignment.once(shared, y, student_outputs)

@@ -42,13 +42,7 @@ class MultiBoxTerm(ElementwiseLoss):
         del teacher_outputs, student_outputs
 
     def elements(
-        self,
-        teacher_outputs,
-        student_outputs,
-        y=None,
-        sample_weight=None,
-        step=None,
-        shared=None,
+        self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None, shared=None
     ):
         """One loss for every prior, (B, P), for one of the outputs."""
         selection = selection_of(self, shared)
