@@ -35,8 +35,7 @@ def _check_common(vocab_size: int, num_classes: int, max_length: int, dropout: f
 
 def _words(tokens: tf.Tensor, vocab_size: int, width: int) -> tf.Tensor:
     """The embedding of each token, with the Keras mask of the padding."""
-    table = keras.layers.Embedding(vocab_size, width, mask_zero=True, name="words")
-    return table(tokens)
+    return keras.layers.Embedding(vocab_size, width, mask_zero=True, name="words")(tokens)
 
 
 def _mean(x: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
@@ -88,9 +87,8 @@ def text_mlp(
     """
     _check_common(vocab_size, num_classes, max_length, dropout)
     checks.positive_int("width", width)
-    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
-        raise checks.type_error("hidden", "a sequence of layer sizes, which may be empty", hidden)
-    sizes = tuple(checks.positive_int("hidden", units) for units in hidden)
+    expected = "a sequence of layer sizes, which may be empty"
+    sizes = parts.check_widths("hidden", hidden, expected)
     tokens = keras.Input((max_length,), dtype="int32", name="tokens")
     x = _mean(_words(tokens, vocab_size, width), tokens)
     x = keras.layers.Dropout(dropout, name="pool_dropout")(x)
