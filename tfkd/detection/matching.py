@@ -154,7 +154,7 @@ class Matcher:
         return cls(**{**config, "anchors": deserialize_anchors(config["anchors"])})
 
 
-def objects(y: Mapping[str, Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+def objects(y: Mapping[str, Tensor] | None) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns boxes float32 (B, M, 4) and classes int32 (B, M), M ≥ 1, padded with −1.
 
     Raises:

@@ -58,9 +58,8 @@ def weighted_sums(
     if len(weights) == 1:
         weights = weights * len(parts)
     if len(weights) != len(parts):
-        raise checks.value_error(
-            "sample_weight", f"one array, or one for each of {len(parts)} outputs", sample_weight
-        )
+        expected = f"one array, or one for each of {len(parts)} outputs"
+        raise checks.value_error("sample_weight", expected, sample_weight)
     leaves = tf.nest.flatten(outputs)
     leaves = leaves if len(leaves) == len(parts) else [None] * len(parts)
     return [

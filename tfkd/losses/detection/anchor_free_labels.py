@@ -7,8 +7,7 @@ predictions (task-aligned assignment: Feng et al. 2021, TOOD). Both terms are th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,13 +90,7 @@ class DenseAssignment(DenseHead):
         """Returns the assignment of this step, which the first loss that needs it computes."""
         if shared is None:
             return self(y, student)
-        return shared.once(self._key(), lambda: self(y, student))
-
-    def _key(self) -> Hashable:
-        try:
-            return json.dumps(["assigned", self.get_config()], sort_keys=True, default=str)
-        except ValueError:
-            return self
+        return shared.once(self, lambda: self(y, student))
 
     def __call__(
         self, y: Mapping[str, Tensor] | None, student: Mapping[str, tf.Tensor]
@@ -111,18 +104,12 @@ class DenseAssignment(DenseHead):
         points, strides = self._points()
         scores = self.scores(student, "student")
         corners = self._corners(student, points)
-        if y is None:
-            raise checks.value_error("y", "objects as {'boxes': ..., 'classes': ...}", y)
         boxes, classes, real = self._objects(y)
         # keras-cv's encoder takes lengths in pixels and classes as floats.
-        target, fit, _ = self.encoder(
-            tf.sigmoid(tf.stop_gradient(scores)),
-            tf.stop_gradient(corners) * strides,
-            points * strides,
-            tf.cast(classes, tf.float32),
-            boxes,
-            real[..., None],
-        )
+        p, predicted = tf.sigmoid(tf.stop_gradient(scores)), tf.stop_gradient(corners) * strides
+        kinds = tf.cast(classes, tf.float32)
+        args = (p, predicted, points * strides, kinds, boxes, real[..., None])
+        target, fit, _ = self.encoder(*args)
         fit = tf.stop_gradient(tf.cast(fit, tf.float32))
         weight = tf.reduce_sum(fit, -1)
         matched = (weight > 0.0)[..., None]
@@ -159,7 +146,7 @@ class DenseAssignment(DenseHead):
         distances = tf.reduce_sum(tf.nn.softmax(logits) * bins, -1)
         return tf.concat([points - distances[..., :2], points + distances[..., 2:]], -1)
 
-    def _objects(self, y: Mapping[str, Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _objects(self, y: Mapping[str, Tensor] | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Boxes in pixels, classes, and a mask of those that are objects, not padding."""
         boxes, classes = objects(y)
         real = (classes >= 0) & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
@@ -200,10 +187,12 @@ class DenseLabelTerm(ElementwiseLoss):
         name: name of the term in logs.
     """
 
+    arguments = ("assignment",)
+
     def __init__(self, assignment: DenseAssignment, name: str | None = None):
         super().__init__(name)
-        checks.instance("assignment", assignment, DenseAssignment, "a DenseAssignment")
-        self.assignment = assignment
+        kind = "a DenseAssignment"
+        self.assignment = checks.instance("assignment", assignment, DenseAssignment, kind)
 
     def validate_outputs(self, teacher_outputs, student_outputs):
         """Accepts any outputs: the teacher's are not used."""
@@ -220,17 +209,6 @@ class DenseLabelTerm(ElementwiseLoss):
     def _values(self, assigned, student):
         """Returns the name of the output that has this loss, and the losses (B, P)."""
         raise NotImplementedError
-
-    def get_config(self):
-        """Assignment and name, as JSON."""
-        assignment = keras.saving.serialize_keras_object(self.assignment)
-        return {**super().get_config(), "assignment": assignment}
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss that `get_config` described."""
-        assignment = keras.saving.deserialize_keras_object(config["assignment"])
-        return cls(**{**config, "assignment": assignment})
 
 
 @register
