@@ -75,9 +75,8 @@ class DetectionScores(Result, file_name="detection"):
 
     def parts(self) -> list[Grid | Lines]:
         """A table of the classes with their means, and notes with the other metrics."""
-        rows = [*zip(
-            self.class_names, self.ap, self.ap50, self.truth, self.detections, strict=True
-        )]  # fmt: skip
+        columns = (self.class_names, self.ap, self.ap50, self.truth, self.detections)
+        rows = [*zip(*columns, strict=True)]
         counts = (self.truth.sum(), self.detections.sum())
         rows.append(("mean", self.map, self.map50, *counts))
         return [Grid(HEAD, rows, FORMATS, totals=1), Lines(self._notes())]
@@ -217,10 +216,8 @@ def _annotations(flat: FlatBoxes, sizes: np.ndarray | None) -> list[dict[str, An
     if sizes is not None:
         boxes = boxes * np.tile(sizes[flat.images][:, ::-1], 2)
     areas = boxes[:, 2] * boxes[:, 3]
-    rows = zip(
-        flat.images.tolist(), flat.classes.tolist(), boxes.tolist(),
-        areas.tolist(), flat.scores.tolist(), strict=True,
-    )  # fmt: skip
+    columns = (flat.images, flat.classes, boxes, areas, flat.scores)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     # Numbers start at 1: pycocotools takes a match with annotation 0 for no match.
     return [
         {
