@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from numpy.typing import ArrayLike
 
 from tfkd import checks, example_inputs
 from tfkd.data.labels import REGRESSION, read
@@ -18,9 +19,6 @@ from tfkd.types import Data
 
 # "logits", "softmax", … of each output of a model, or None.
 Kinds: TypeAlias = list[str | None] | None
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 
 class TeacherCheck(keras.callbacks.Callback):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 from tfkd.detection.boxes import PADDING, UNLABELLED
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 # A padded batch of boxes, or a list of batches or of single images.
 Boxes: TypeAlias = "Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]]"

@@ -91,13 +91,8 @@ class TeacherBoxes:
         """Returns the objects of a batch together with the teacher's detections."""
         boxes, labels = objects(y)
         # Four candidates per kept box suffice; the cost of NMS is quadratic in their number.
-        found = decode(
-            teacher,
-            self.priors,
-            max_detections=self.max_boxes,
-            candidates=4 * self.max_boxes,
-            **self._options,
-        )
+        options = {**self._options, "candidates": 4 * self.max_boxes}
+        found = decode(teacher, self.priors, max_detections=self.max_boxes, **options)
         unlabelled = tf.reduce_any(labels == box_math.UNLABELLED, 1, keepdims=True)
         if self.where == "everywhere":
             wanted = tf.ones_like(found["classes"], tf.bool)
@@ -111,10 +106,8 @@ class TeacherBoxes:
                 shared = box_math.iou(found["boxes"], real)
                 wanted |= tf.reduce_max(shared, 2) < self.overlap
         kinds = tf.where(wanted, found["classes"], box_math.PADDING)
-        return {
-            "boxes": tf.concat([boxes, found["boxes"]], 1),
-            "classes": tf.concat([labels, kinds], 1),
-        }
+        boxes = tf.concat([boxes, found["boxes"]], 1)
+        return {"boxes": boxes, "classes": tf.concat([labels, kinds], 1)}
 
     def get_config(self) -> dict[str, Any]:
         """Anchors (as their config, or as numbers) and settings, as JSON."""

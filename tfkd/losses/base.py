@@ -279,9 +279,8 @@ def at_step(
 ) -> float | tf.Tensor:
     """Returns an argument's value at this step: the number, or the value of its schedule."""
     if step is None and not checks.is_number(value):
-        raise ValueError(
-            f"`step`: `{name}` is a schedule, so compute_loss needs step=, received None."
-        )
+        needs = f"`{name}` is a schedule, so compute_loss needs step="
+        raise ValueError(f"`step`: {needs}, received None.")
     return schedules.value_at(value, step)
 
 

@@ -130,9 +130,8 @@ def decoupled_kl(
     """
     teacher_rest = tf.where(true, _EXCLUDED, teacher)
     student_rest = tf.where(true, _EXCLUDED, student)
-    target = bernoulli_kl(
-        _target_logit(teacher, teacher_rest, true), _target_logit(student, student_rest, true)
-    )
+    pairs = ((teacher, teacher_rest), (student, student_rest))
+    target = bernoulli_kl(*(_target_logit(*pair, true) for pair in pairs))
     return target, kl_from_logits(teacher_rest, student_rest)
 
 

@@ -125,9 +125,8 @@ def expected_error(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None = None) 
         # A uniform distribution in place of padding passes the check below.
         y = tf.where(tf.cast(mask, tf.bool)[..., None], y, 1.0 / max(classes, 2))
     # The tolerance is for soft labels that were rounded, for example to bfloat16.
-    is_distribution = tf.reduce_all(y >= 0.0) & tf.reduce_all(
-        tf.abs(tf.reduce_sum(y, -1) - 1.0) < 1e-2
-    )
+    sums_to_one = tf.abs(tf.reduce_sum(y, -1) - 1.0) < 1e-2
+    is_distribution = tf.reduce_all(y >= 0.0) & tf.reduce_all(sums_to_one)
     _assert(is_distribution, max(classes, 2), ", or rows of probabilities that sum to 1")
     return tf.reduce_sum((1.0 - y) * p, -1)
 
@@ -191,10 +190,8 @@ def curriculum_objective(
         >>> [name for name in history if name.endswith(("error_loss", "logits_distillation"))]
         ['logits_distillation', 'expected_error_loss']
     """
-    weights = [
-        schedules.get("alpha", alpha, checks.non_negative),
-        schedules.get("beta", beta, checks.non_negative),
-    ]
+    given = {"alpha": alpha, "beta": beta}
+    weights = [schedules.get(name, v, checks.non_negative) for name, v in given.items()]
     if all(checks.is_number(weight) and weight == 0 for weight in weights):
         raise checks.value_error("beta", "alpha or beta above 0", beta)
     return {

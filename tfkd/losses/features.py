@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import tensorflow as tf
 import tf_keras as keras
 
@@ -10,8 +12,10 @@ from tfkd.losses.base import Elements, ElementwiseLoss, mask_of, register
 from tfkd.losses.resizing import common_size, resize_to
 from tfkd.losses.wrapped import Losses, apply_loss, each_output, is_sum, per_output, resolve_loss
 
+LayerName: TypeAlias = "str | keras.layers.Layer | None"
 
-def check_layer_name(name: str, value: str | keras.layers.Layer | None) -> str | None:
+
+def check_layer_name(name: str, value: LayerName) -> str | None:
     """Accepts a layer's name, a path "model/layer", a layer for its name, or None."""
     if isinstance(value, keras.layers.Layer):
         return value.name
@@ -27,10 +31,7 @@ class FeatureLoss(ElementwiseLoss):
     arguments: tuple[str, ...] = ("teacher_layer_name", "student_layer_name")
 
     def __init__(
-        self,
-        teacher_layer_name: str | None,
-        student_layer_name: str | None,
-        name: str | None = None,
+        self, teacher_layer_name: LayerName, student_layer_name: LayerName, name: str | None = None
     ):
         super().__init__(name)
         self.teacher_layer_name = check_layer_name("teacher_layer_name", teacher_layer_name)
@@ -78,8 +79,8 @@ class FeatureDistillation(FeatureLoss):
     def __init__(
         self,
         loss: Losses = "mse",
-        teacher_layer_name: str | None = None,
-        student_layer_name: str | None = None,
+        teacher_layer_name: LayerName = None,
+        student_layer_name: LayerName = None,
         projector: str | keras.layers.Layer | None = "auto",
         name: str | None = None,
     ):

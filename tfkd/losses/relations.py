@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfkd import checks
 from tfkd.losses.base import OneOutput, register, select_like
-from tfkd.losses.features import check_layer_name, flat, masked_features
+from tfkd.losses.features import FeatureLoss, check_layer_name, flat, masked_features
 from tfkd.losses.weighting import weights_like
 from tfkd.types import Structure
 
@@ -67,13 +67,7 @@ class RelationalDistillation(OneOutput):
         0.0
     """
 
-    arguments = (
-        "distance_weight",
-        "angle_weight",
-        "teacher_layer_name",
-        "student_layer_name",
-        "output",
-    )
+    arguments = ("distance_weight", "angle_weight", *FeatureLoss.arguments, "output")
 
     def __init__(
         self,
@@ -134,9 +128,8 @@ def angle_loss(
     error = _huber(_cosines(student) - _cosines(teacher))
     count = tf.shape(weight)[0]
     # `pairs` is 0 where j = k; where i = j or i = k both cosines are 0 already.
-    per_vertex = tf.linalg.matvec(
-        tf.reshape(error, [count, count * count]), tf.reshape(pairs, [count * count])
-    )
+    error, pairs = tf.reshape(error, [count, count * count]), tf.reshape(pairs, [count * count])
+    per_vertex = tf.linalg.matvec(error, pairs)
     examples = tf.cast(count, tf.float32)
     triples = examples * (examples - 1.0) * (examples - 2.0)
     return tf.math.divide_no_nan(tf.reduce_sum(weight * per_vertex), triples)

@@ -67,10 +67,6 @@ def logits(
     x: tf.Tensor, num_classes: int, regularizer: keras.regularizers.Regularizer | None
 ) -> tf.Tensor:
     """Adds the dense layer `logits`, in float32 also under a mixed-precision policy."""
-    return keras.layers.Dense(
-        num_classes,
-        dtype=output_dtype(),
-        kernel_initializer="he_normal",
-        kernel_regularizer=regularizer,
-        name="logits",
-    )(x)
+    options = {"kernel_initializer": "he_normal", "kernel_regularizer": regularizer}
+    layer = keras.layers.Dense(num_classes, dtype=output_dtype(), name="logits", **options)
+    return layer(x)

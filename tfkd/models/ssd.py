@@ -132,11 +132,7 @@ def _anchors(anchors: Anchors | None, size: tuple[int, int]) -> Anchors:
 
 
 def _heads(
-    levels: Sequence[tf.Tensor],
-    per_location: Sequence[int],
-    first: list[float],
-    name: str,
-    head: str,
+    levels: list[tf.Tensor], per_location: list[int], first: list[float], name: str, head: str
 ) -> tf.Tensor:
     """Adds one head per level; the layer `name` concatenates them to (B, P, K)."""
     dtype = parts.output_dtype()

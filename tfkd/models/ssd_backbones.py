@@ -38,9 +38,8 @@ def depthwise_separable(
     x: tf.Tensor, width: int, strides: int, name: str, out_name: str
 ) -> tf.Tensor:
     """3×3 depthwise and 1×1 convolution, each with batch norm and ReLU6 (MobileNet)."""
-    x = keras.layers.DepthwiseConv2D(
-        3, strides, padding="same", use_bias=False, name=f"{name}_depthwise"
-    )(x)
+    options = {"padding": "same", "use_bias": False, "name": f"{name}_depthwise"}
+    x = keras.layers.DepthwiseConv2D(3, strides, **options)(x)
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_depthwise_bn")(x)
     x = keras.layers.ReLU(_LIMIT, name=f"{name}_depthwise_relu")(x)
     x = parts.conv_norm(x, width, 1, name, padding="valid")

@@ -81,10 +81,8 @@ def _level(backbone: keras.Model, level: int | str) -> tf.Tensor:
         if level in pyramid:
             return pyramid[level]
         names = [layer.name for layer in backbone.layers]
-        layer = backbone.get_layer(
-            checks.known_name("feature_levels", level, [*names, *pyramid], backbone.name)
-        )
-        outputs = tf.nest.flatten(layer.output)
+        checks.known_name("feature_levels", level, [*names, *pyramid], backbone.name)
+        outputs = tf.nest.flatten(backbone.get_layer(level).output)
         if len(outputs) != 1 or len(outputs[0].shape) != 4:
             shape = [tuple(t.shape) for t in outputs]
             raise checks.value_error("feature_levels", f"{level!r} to be one map", shape)
@@ -105,9 +103,8 @@ def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[t
     maps = {tuple(tensor.shape[1:3]): tensor for tensor in _last_maps(backbone)}
     maps.update({tuple(t.shape[1:3]): t for t in _pyramid(backbone).values()})
     if tuple(sizes[0]) not in maps:
-        expected = "maps of a size that the backbone has: " + ", ".join(
-            f"{height}x{width}" for height, width in sorted(maps, reverse=True)
-        )
+        known = [f"{height}x{width}" for height, width in sorted(maps, reverse=True)]
+        expected = f"maps of a size that the backbone has: {', '.join(known)}"
         fix = "Make anchors of these feature_sizes."
         raise checks.value_error("anchors", expected, tuple(sizes[0]), fix)
     return [maps[size] for size in itertools.takewhile(maps.__contains__, map(tuple, sizes))]

@@ -93,10 +93,9 @@ def text_mlp(
     x = _mean(_words(tokens, vocab_size, width), tokens)
     x = keras.layers.Dropout(dropout, name="pool_dropout")(x)
     for index, units in enumerate(sizes, start=1):
-        x = keras.layers.Dense(
-            units, "relu", kernel_initializer="he_normal", name=f"hidden{index}"
-        )(x)
-        x = keras.layers.Dropout(dropout, name=f"hidden{index}_dropout")(x)
+        own = f"hidden{index}"
+        x = keras.layers.Dense(units, "relu", kernel_initializer="he_normal", name=own)(x)
+        x = keras.layers.Dropout(dropout, name=f"{own}_dropout")(x)
     return keras.Model(tokens, parts.logits(x, num_classes, None), name=name or "text_mlp")
 
 
@@ -187,9 +186,8 @@ def _encoder_layer(
 ) -> tf.Tensor:
     """Pre-norm encoder layer: x + attention(norm(x)), then x + mlp(norm(x))."""
     y = _norm(x, f"{name}_attention_norm")
-    y = keras.layers.MultiHeadAttention(
-        heads, width // heads, dropout=dropout, name=f"{name}_attention"
-    )(y, y)
+    options = {"dropout": dropout, "name": f"{name}_attention"}
+    y = keras.layers.MultiHeadAttention(heads, width // heads, **options)(y, y)
     y = keras.layers.Dropout(dropout, name=f"{name}_attention_dropout")(y)
     x = keras.layers.Add(name=f"{name}_attention_sum")([x, y])
     y = _norm(x, f"{name}_mlp_norm")

@@ -7,7 +7,7 @@ predictions (task-aligned assignment: Feng et al. 2021, TOOD). Both terms are th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from tfkd.detection.keras_cv_models import check_size, import_keras_cv
 from tfkd.detection.matching import objects
 from tfkd.losses.base import Elements, ElementwiseLoss, Shared, only, register
 from tfkd.losses.detection.anchor_free import DenseHead
-from tfkd.types import Tensor
+from tfkd.losses.detection.selection import Objects, Outputs
 
 STRIDES = (8, 16, 32)  # of the levels P3, P4 and P5, in pixels
 
@@ -81,20 +81,13 @@ class DenseAssignment(DenseHead):
         self.strides = tuple(checks.positive_int("strides", stride) for stride in strides)
         self._read_head(boxes, classes, from_logits)
 
-    def once(
-        self,
-        shared: Shared | None,
-        y: Mapping[str, Tensor] | None,
-        student: Mapping[str, tf.Tensor],
-    ) -> Assigned:
+    def once(self, shared: Shared | None, y: Objects | None, student: Outputs) -> Assigned:
         """Returns the assignment of this step, which the first loss that needs it computes."""
         if shared is None:
             return self(y, student)
         return shared.once(self, lambda: self(y, student))
 
-    def __call__(
-        self, y: Mapping[str, Tensor] | None, student: Mapping[str, tf.Tensor]
-    ) -> Assigned:
+    def __call__(self, y: Objects | None, student: Outputs) -> Assigned:
         """Assigns the objects of a batch.
 
         Args:
@@ -135,7 +128,7 @@ class DenseAssignment(DenseHead):
             sizes.append(np.full((height * width, 1), stride))
         return np.concatenate(rows).astype("float32"), np.concatenate(sizes).astype("float32")
 
-    def _corners(self, student: Mapping[str, tf.Tensor], points: np.ndarray) -> tf.Tensor:
+    def _corners(self, student: Outputs, points: np.ndarray) -> tf.Tensor:
         """Corners of the student's boxes, float32 (B, P, 4), in units of the stride."""
         logits = self.distances(student, "student")
         if logits.shape[1] not in (None, len(points)):
@@ -146,7 +139,7 @@ class DenseAssignment(DenseHead):
         distances = tf.reduce_sum(tf.nn.softmax(logits) * bins, -1)
         return tf.concat([points - distances[..., :2], points + distances[..., 2:]], -1)
 
-    def _objects(self, y: Mapping[str, Tensor] | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _objects(self, y: Objects | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Boxes in pixels, classes, and a mask of those that are objects, not padding."""
         boxes, classes = objects(y)
         real = (classes >= 0) & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)

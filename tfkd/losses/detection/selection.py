@@ -279,9 +279,8 @@ def hard_negatives(
     wanted = tf.minimum(wanted, tf.reduce_sum(tf.cast(background, tf.int32), 1))
     ranked = tf.where(background, losses, float("-inf"))
     # One sort finds the smallest selected loss; ranks would need a second one.
-    limit = tf.gather(
-        tf.sort(ranked, 1, "DESCENDING"), tf.maximum(wanted - 1, 0)[:, None], batch_dims=1
-    )
+    places = tf.maximum(wanted - 1, 0)[:, None]
+    limit = tf.gather(tf.sort(ranked, 1, "DESCENDING"), places, batch_dims=1)
     # Of the losses that equal the limit, only as many count as are still missing.
     above = (ranked > limit) & background
     left = wanted - tf.reduce_sum(tf.cast(above, tf.int32), 1)
