@@ -482,7 +482,7 @@ def test_an_untrained_model_proves_nothing(tmp_path):
         ({"labels": ["one"]}, "`labels`"),
         ({"labels": ["a", "a"]}, "`labels`"),
         ({"labels": ["a", "b\nc"]}, "`labels`"),
-        ({"anchors": PRIORS[:-1]}, "other anchors"),
+        ({"anchors": PRIORS[:-1]}, "anchors with which the model was built"),
         ({"mean": [1.0, 2.0]}, "`mean`"),
         ({"std": 0}, "`std`"),
         ({"score_treshold": 0.5}, "Did you mean 'score_threshold'"),
