@@ -44,10 +44,7 @@ def copy_layer(
             return kind(layer.function, name=name, dtype=layer.dtype)
         whole = layer_state.complete(layer.get_config(), layer, fixed=True)
         config = {**whole, **_functions(layer), "name": name, **changes}
-        with (
-            keras.utils.custom_object_scope(held_objects(layer)),
-            SafeModeScope(safe_mode=False),
-        ):
+        with keras.utils.custom_object_scope(held_objects(layer)), SafeModeScope(safe_mode=False):
             copy = kind.from_config(config)
     except Exception as error:
         raise _not_built(layer, repr(error)) from error

@@ -80,10 +80,7 @@ def passed(
 
 
 def with_training(
-    layer: keras.layers.Layer,
-    training: bool | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    layer: keras.layers.Layer, training: bool | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call with `training` set, if the layer accepts it and it is missing."""
     spec = layer._call_spec

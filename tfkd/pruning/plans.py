@@ -18,11 +18,7 @@ from tfkd.pruning import criteria, explaining, fitting
 from tfkd.pruning.graph import Graph, Group
 from tfkd.results import Grid, Result, plain
 
-MEASURES = {
-    "macs_reduction": "MACs",
-    "params_reduction": "parameters",
-    "filter_rate": "filters",
-}
+MEASURES = {"macs_reduction": "MACs", "params_reduction": "parameters", "filter_rate": "filters"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,11 +117,7 @@ _POOL_SYMBOLS = {"nn.avg_pool", "nn.avg_pool2d"}
 
 # TFLite prescribes the output ranges of these: scale 1/256 and zero point −128 for softmax
 # and sigmoid, scale 1/128 and zero point 0 for tanh. A symmetric range is [−1, 1] for all.
-_FIXED = {
-    "softmax": (0.0, 255 / 256),
-    "sigmoid": (0.0, 255 / 256),
-    "tanh": (-1.0, 127 / 128),
-}
+_FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,11 +167,7 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
         return _of_activation(keras.activations.serialize(layer.activation))
     if type(layer) is layers.Softmax:
         return Kind(COMPUTE, fixed=_FIXED["softmax"])
-    for kinds, role in (
-        ((layers.Add,), SUM),
-        ((layers.Concatenate,), CONCAT),
-        (_POOL, POOL),
-    ):
+    for kinds, role in (((layers.Add,), SUM), ((layers.Concatenate,), CONCAT), (_POOL, POOL)):
         if type(layer) in kinds:
             return Kind(role)
     if type(layer) is HeadAttention:
