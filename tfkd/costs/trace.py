@@ -126,8 +126,7 @@ class _Recorder:
 
     def _add(self, call: rules.LayerCall, products: rules.Products | None) -> None:
         shape = tuple(call.outputs[0])[1:] if call.outputs else ()
-        name = "/".join([*self._path, call.layer.name])
-        entry = Entry(call.layer, name, shape, [])
+        entry = Entry(call.layer, "/".join([*self._path, call.layer.name]), shape, [])
         self.entries.setdefault(id(call.layer), entry).products.append(products)
 
 
@@ -148,8 +147,7 @@ def _tensors(value: Any) -> list[Any]:
 
 def _shapes(value: Any) -> tuple[tuple[int | None, ...], ...]:
     """Shapes of all tensors in a nested structure, in order."""
-    tensors = _tensors(value)
-    return tuple(tuple(t.shape) if t.shape.rank is not None else () for t in tensors)
+    return tuple(tuple(t.shape) if t.shape.rank is not None else () for t in _tensors(value))
 
 
 def _arguments(
@@ -250,8 +248,7 @@ def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[En
     """
     specs = _specs(model, input_shape)
     recorder = _Recorder(model)
-    takes_training = "training" in inspect.signature(model.call).parameters
-    mode = {"training": False} if takes_training else {}
+    mode = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
     with _kept_save_spec(model), recorder.watch():
         tf.function(lambda x: model(x, **mode), autograph=False).get_concrete_function(specs)
     return list(recorder.entries.values())

@@ -98,10 +98,9 @@ def made_up(graph: NamedFunction, size: int = SIZES[0]) -> dict[str, np.ndarray]
     shapes = {i.name: tuple(size if s < 0 else s for s in i.shape) for i in graph.inputs}
     numbers = max(1, sum(int(np.prod(shape)) for shape in shapes.values()))
     count = int(np.clip(_MOST // numbers, 2, COUNT))
-    ranges = expected_ranges(graph)
     return {
         i.name: _values(i, (count, *shapes[i.name]), found, rng)
-        for i, found in zip(graph.inputs, ranges, strict=True)
+        for i, found in zip(graph.inputs, expected_ranges(graph), strict=True)
     }
 
 
@@ -217,8 +216,7 @@ def _by_call(calls: CallGraph, call: Call, ref: Ref, affine: _Affine) -> Range |
         return affine.invert(known)
     inner = calls.nested.get(call.name)
     if inner is not None:
-        tensor = inner.model.inputs[call.inputs.index(ref)]
-        return _follow(inner, inner.ref(tensor), affine)
+        return _follow(inner, inner.ref(inner.model.inputs[call.inputs.index(ref)]), affine)
     if linear is not None and len(call.outputs) == 1:
         return _follow(calls, call.outputs[0], affine.then(*linear))
     return affine.guess()

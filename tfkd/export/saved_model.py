@@ -169,11 +169,9 @@ def _compare(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Runs SavedModel and Keras model on the same inputs; returns (numbers, output ranks)."""
     expected = graph.predict(images)
-    loaded = tf.saved_model.load(os.fspath(folder))
-    serve = loaded.signatures[SIGNATURE]
+    serve = tf.saved_model.load(os.fspath(folder)).signatures[SIGNATURE]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in expected}
-    count = len(next(iter(images.values())))
-    for start in range(0, count, _CHUNK):
+    for start in range(0, len(next(iter(images.values()))), _CHUNK):
         feeds = {k: tf.constant(v[start : start + _CHUNK]) for k, v in images.items()}
         for name, value in serve(**feeds).items():
             parts[name].append(np.asarray(value, np.float32))

@@ -301,5 +301,4 @@ def _convert(
 
 def _rolled(graph: NamedFunction) -> list[str]:
     """Names of the recurrent layers that are converted to loops."""
-    layers = graph.layers
-    return sorted({layer.name for layer in layers if getattr(layer, "unroll", None) is False})
+    return sorted({layer.name for layer in graph.layers if getattr(layer, "unroll", None) is False})

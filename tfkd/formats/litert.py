@@ -228,8 +228,7 @@ def run_all(interpreter: Interpreter, feeds: Mapping[str, np.ndarray]) -> dict[s
     batch = inputs[0].shape[0]
     if any(-1 in port.shape for port in inputs):
         for port in inputs:
-            shape = (batch, *feeds[port.name].shape[1:])
-            interpreter.resize_tensor_input(port.index, shape)
+            interpreter.resize_tensor_input(port.index, (batch, *feeds[port.name].shape[1:]))
         interpreter.allocate_tensors()
     parts: dict[str, list[np.ndarray]] = {port.name: [] for port in outputs}
     for start in range(0, count, batch):

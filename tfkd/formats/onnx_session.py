@@ -97,8 +97,7 @@ def run_all(
     count = len(next(iter(feeds.values())))
     batch = session.get_inputs()[0].shape[0]
     if isinstance(batch, int):
-        starts = range(0, count, batch)
-        rows = [np.minimum(np.arange(s, s + batch), count - 1) for s in starts]
+        rows = [np.minimum(np.arange(s, s + batch), count - 1) for s in range(0, count, batch)]
     else:
         rows = [np.arange(1)]
         rows += [np.arange(s, min(s + _CHUNK, count)) for s in range(1, count, _CHUNK)]

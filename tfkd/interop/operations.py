@@ -27,11 +27,9 @@ def translate(call: Keras3Call) -> KerasTensor | list[KerasTensor]:
         Missing: if there is no counterpart, or none with these arguments.
     """
     name = type(call.op).__name__
-    known = type(call.op).__module__.startswith("keras.src.ops.")
-    if not known or name not in _RULES:
+    if not type(call.op).__module__.startswith("keras.src.ops.") or name not in _RULES:
         raise Missing("no counterpart for this operation")
-    given = tf.nest.map_structure(unmasked, call.args)
-    return _RULES[name](call._replace(args=given))
+    return _RULES[name](call._replace(args=tf.nest.map_structure(unmasked, call.args)))
 
 
 def unmasked(value: Any) -> Any:

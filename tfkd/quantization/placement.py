@@ -230,8 +230,7 @@ def _mark_tensorrt(places: Places, free: bool) -> None:
             spot.tensorrt = spot.output = True
 
     for call, spot in places.items():
-        is_int8 = spot.action == INT8
-        if is_int8 and call.kind.role in (layer_roles.WEIGHTED, layer_roles.POOL):
+        if spot.action == INT8 and call.kind.role in (layer_roles.WEIGHTED, layer_roles.POOL):
             for source in call.inputs:
                 mark(source)
     for call, spot in places.items():
@@ -268,8 +267,7 @@ def _keep_marked(places: Places) -> None:
     fast = (layer_roles.WEIGHTED, layer_roles.POOL, layer_roles.SUM, layer_roles.INPUT)
     for call, spot in places.items():
         spot.output = spot.tensorrt
-        first = spot.kernel or call
-        in_float = spot.action in (INT8, FUSED) and first.kind.role not in fast
+        in_float = spot.action in (INT8, FUSED) and (spot.kernel or call).kind.role not in fast
         if in_float or spot.action in (OUTPUT_ONLY, FLOAT):
             spot.action = OUTPUT_ONLY if spot.output else FLOAT
         if in_float:

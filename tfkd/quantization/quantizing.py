@@ -245,10 +245,9 @@ class _Builder:
         layer = operation.layer
         if id(layer) not in self.wrappers:
             weight, axes = WEIGHTS[type(layer)] if weighted else (None, ())
-            keep_zeros = self.recipe["preserve_sparsity"]
             config = LayerConfig(
                 weight,
-                WeightQuantizer(axes, keep_zeros) if weighted else None,
+                WeightQuantizer(axes, self.recipe["preserve_sparsity"]) if weighted else None,
                 self._range(operation) if inside else None,
             )
             if inside:

@@ -106,8 +106,7 @@ def _fits(kind: str, options: Options) -> None:
         fix = "An engine is used as it was built."
         raise checks.value_error("tensorrt", "True for an .onnx file only", kind, fix)
     if options.jit_compile and kind not in ("keras", "saved_model"):
-        expected = "True for a .keras file or a SavedModel only"
-        raise checks.value_error("jit_compile", expected, kind)
+        raise checks.value_error("jit_compile", "True for a .keras file or a SavedModel only", kind)
     if options.custom_objects is not None and kind != "keras":
         raise checks.value_error("custom_objects", "None for what is no .keras file", kind)
 

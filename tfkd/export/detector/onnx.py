@@ -50,8 +50,7 @@ class OnnxDetectorReport(OnnxReport, title="ONNX detector report"):
     labels: tuple[str, ...]
 
     def _kind(self) -> tuple[str, str]:
-        about = f"{self.target}, {self.mode}, {self.nms}, opset {self.opset}"
-        return "target, mode, nms", about
+        return "target, mode, nms", f"{self.target}, {self.mode}, {self.nms}, opset {self.opset}"
 
     def _compared(self) -> list[tuple[str, str]]:
         what = "without the plugin, " if self.nms == "efficient_nms" else ""
@@ -123,11 +122,9 @@ def detector_to_onnx(
         fix = "ONNX Runtime does not know the plugin: use nms='onnx'."
         raise checks.value_error("target", "'tensorrt' with nms='efficient_nms'", target, fix)
     source, plain, mode = export.deployable(model, precision)
-    scaling = mean, std, False
-    recipe = make_recipe(source, anchors, "raw", labels, scaling, decode_options)
+    recipe = make_recipe(source, anchors, "raw", labels, (mean, std, False), decode_options)
     limits = parity.thresholds_for(mode, thresholds)
-    convert = functools.partial(scaled, mean=mean, std=std)
-    examples = examples_for(verify, source, None, convert)
+    examples = examples_for(verify, source, None, functools.partial(scaled, mean=mean, std=std))
     with artifacts.atomic_path(path) as temporary:
         proto, numbers = export.build(plain, precision, layout, opset, batch_size, int8_weights)
         network = proto.SerializeToString()
@@ -196,8 +193,7 @@ class _Check(DetectorCheck):
             found, numbers = self._before_plugin(feeds, expected)
         else:
             session = onnx_session.open_session(self.path, fuse=self.options["fuse"])
-            results = onnx_session.run_all(session, feeds)
-            found, numbers = self._whole(results, expected)
+            found, numbers = self._whole(onnx_session.run_all(session, feeds), expected)
         threshold = self.recipe.options["score_threshold"]
         detections = keras_detections(expected, self.recipe)
         numbers["detections"] = parity.compare(detections, found, threshold)

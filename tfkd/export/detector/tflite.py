@@ -226,8 +226,7 @@ def make_recipe(
     options = {**known, **options}
     if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 3 or -1 in graph.inputs[0].shape:
         shown = [(i.name, i.shape) for i in graph.inputs]
-        expected = "a model of one input, images of a fixed size"
-        raise checks.value_error("model", expected, shown)
+        raise checks.value_error("model", "a model of one input, images of a fixed size", shown)
     outputs = graph.function(1).get_concrete_function().structured_outputs
     empty = {k: tf.zeros([1 if s is None else s for s in v.shape]) for k, v in outputs.items()}
     decode(empty, anchors, **options)  # Only for its checks of the arguments.

@@ -225,8 +225,7 @@ def build(
     """Returns the finished `onnx.ModelProto` and its counts; arguments as in `to_onnx`."""
     wanted = opset or _OPSET
     wiring = convert(graph, min(wanted, NEWEST), batch_size, layout == "nchw")
-    pairs = any(n.op_type == "QuantizeLinear" for n in wiring.nodes)
-    if precision == "float16" and pairs:
+    if precision == "float16" and any(n.op_type == "QuantizeLinear" for n in wiring.nodes):
         if opset is not None and opset < _HALF_PAIRS:
             fix = "Older versions of QuantizeLinear don't accept float16. Leave `opset` out."
             raise checks.value_error("opset", f"{_HALF_PAIRS} with float16", opset, fix)

@@ -104,8 +104,7 @@ class Wiring:
         """Adds a node with one output; returns the name of the output."""
         onnx = require("onnx")
         output = output or self.fresh(name)
-        made = onnx.helper.make_node(kind, inputs, [output], name=name, **attributes)
-        self.nodes.append(made)
+        self.nodes.append(onnx.helper.make_node(kind, inputs, [output], name=name, **attributes))
         return output
 
     def reroute(self, old: str, new: str, only: Callable[[Any], bool] = lambda node: True) -> None:
@@ -219,8 +218,7 @@ class Wiring:
         """Names operations with weights after the layers that hold the weights."""
         for node in self.nodes:
             if node.op_type in ("Conv", "ConvTranspose", "MatMul"):
-                names = (*node.input[1:], *node.output)
-                paths = [_layer(name, prefix) for name in names]
+                paths = [_layer(name, prefix) for name in (*node.input[1:], *node.output)]
                 layer = next((path for path in paths if path), None)
                 if layer and node.input[1] in self.constants:
                     node.name = f"{layer}/{node.op_type}"

@@ -73,8 +73,7 @@ class ChannelCall:
         """`at` for a layer that sums over channels; freezes those not zero when masked."""
         atoms = self.at(x, axis)
         if x.axis is not None and not x.zero.all():
-            reason = f"not zero where {self.path} mixes channels"
-            self.ledger.freeze(x.atoms[~x.zero], reason)
+            self.ledger.freeze(x.atoms[~x.zero], f"not zero where {self.path} mixes channels")
         return atoms
 
     def freeze(self, x: Channels, reason: str) -> None:

@@ -115,8 +115,7 @@ def _find_layers(graph: CallGraph, frozen: bool) -> dict[int, _Place]:
     while todo:
         graph, prefix, outer, frozen = todo.pop(0)
         for name, layer in graph.layers.items():
-            place = _Place(layer, prefix + name, outer, frozen)
-            known = found.get(id(layer), place)
+            known = found.get(id(layer), _Place(layer, prefix + name, outer, frozen))
             # A layer shared by two models trains if either of them is trainable.
             found[id(layer)] = known._replace(frozen=frozen and known.frozen)
             if name in graph.nested:
