@@ -18,6 +18,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.networks.layer_parts import keras_layers
 
 Shape = tuple[Any, ...]  # integers, or None for an open size
 Products = tuple[tuple[int, int], ...]
@@ -189,25 +190,17 @@ def _fill() -> None:
     layers = keras.layers
     table: dict[Rule, tuple[type, ...]] = {
         _conv: (layers.Conv1D, layers.Conv2D, layers.Conv3D),
-        _transposed: (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+        _transposed: keras_layers("Conv1DTranspose Conv2DTranspose Conv3DTranspose"),
         _depthwise: (layers.DepthwiseConv1D, layers.DepthwiseConv2D),
         _separable: (layers.SeparableConv1D, layers.SeparableConv2D),
         _dense: (layers.Dense,),
         _einsum_dense: (layers.EinsumDense,),
         _attention: (layers.MultiHeadAttention,),
         _wrapped: (layers.Wrapper,),
-        _nothing: (
-            layers.BatchNormalization,  # folded into the preceding convolution
-            layers.Embedding,
-            layers.LayerNormalization,
-            layers.GroupNormalization,
-            layers.Normalization,
-            layers.PReLU,
-            layers.StringLookup,
-            layers.IntegerLookup,
-            layers.TextVectorization,
-            layers.Discretization,
-            layers.CategoryEncoding,
+        # A batch normalization is folded into the preceding convolution.
+        _nothing: keras_layers(
+            "BatchNormalization Embedding LayerNormalization GroupNormalization Normalization "
+            "PReLU StringLookup IntegerLookup TextVectorization Discretization CategoryEncoding"
         ),
     }
     for rule, classes in table.items():

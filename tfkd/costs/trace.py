@@ -22,7 +22,7 @@ _LOCK = threading.Lock()  # one patch of `Layer.__call__` at a time
 
 
 @dataclasses.dataclass
-class Entry:
+class TracedLayer:
     """What a trace records about one layer.
 
     Attributes:
@@ -43,7 +43,7 @@ class _Recorder:
 
     def __init__(self, root: keras.Model):
         self.root = root
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[int, TracedLayer] = {}
         self._path: list[str] = []
         # For each container being traced: indices of the operations its children created.
         self._inside: list[list[int]] = []
@@ -126,7 +126,7 @@ class _Recorder:
 
     def _add(self, call: rules.LayerCall, products: rules.Products | None) -> None:
         shape = tuple(call.outputs[0])[1:] if call.outputs else ()
-        entry = Entry(call.layer, "/".join([*self._path, call.layer.name]), shape, [])
+        entry = TracedLayer(call.layer, "/".join([*self._path, call.layer.name]), shape, [])
         self.entries.setdefault(id(call.layer), entry).products.append(products)
 
 
@@ -231,7 +231,7 @@ def _one_shape(shape: Any) -> tuple[int, ...]:
     return tuple(checks.positive_int("input_shape", size) for size in shape)
 
 
-def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[Entry]:
+def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[TracedLayer]:
     """Traces `model` and returns its layers in the order of their first call.
 
     Args:
@@ -240,7 +240,7 @@ def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[En
             shapes for several inputs; None: the model's own input shape.
 
     Returns:
-        One `Entry` for each layer that has a cost rule or contains no layers.
+        One `TracedLayer` for each layer that has a cost rule or contains no layers.
 
     Raises:
         TypeError, ValueError: if the input shape is unknown and not given, or a given one

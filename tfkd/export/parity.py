@@ -33,6 +33,7 @@ THRESHOLDS: dict[str, dict[str, float]] = {
     "quantized": {"max_error": 0.15, "max_mean_error": 0.02, "min_agreement": 0.95},
 }
 _SHARED = {"max_mean_error": 0.05, "max_clipped": 0.05, "min_dependence": 1e-3}
+_WORST_IF_LARGE = ("max_error", "mean_error", "clipped", "not_finite")
 
 
 def thresholds_for(mode: str, changes: Mapping[str, float] | None) -> dict[str, float]:
@@ -81,14 +82,9 @@ def measure(
     rows = list(outputs.values())
     return {
         "examples": len(next(iter(expected.values()))),
-        "argmax_agreement": _least(r["argmax_agreement"] for r in rows),
-        "decided_agreement": _least(r["decided_agreement"] for r in rows),
-        "max_error": max(r["max_error"] for r in rows),
-        "mean_error": max(r["mean_error"] for r in rows),
-        "clipped": max(r["clipped"] for r in rows),
-        "not_finite": max(r["not_finite"] for r in rows),
-        "dependence": min(r["dependence"] for r in rows),
-        "file_dependence": min(r["file_dependence"] for r in rows),
+        **{key: _least(r[key] for r in rows) for key in ("argmax_agreement", "decided_agreement")},
+        **{key: max(r[key] for r in rows) for key in _WORST_IF_LARGE},
+        **{key: min(r[key] for r in rows) for key in ("dependence", "file_dependence")},
         "outputs": outputs,
     }
 

@@ -29,6 +29,7 @@ from tfkd.types import Data, Path
 
 # Batch size for running the reloaded model.
 _CHUNK = 64
+_WHAT = "The SavedModel does not match the Keras model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +99,12 @@ def to_saved_model(
         compare = functools.partial(_compare, source, temporary)
         failed = checking.checked(examples, compare, limits, numbers)
         if failed and not keep_failed:
-            raise _failed(failed, "Nothing was left.")
+            raise checking.failure(_WHAT, failed, "Nothing was left.")
         files = file_hashes(temporary)
         recipe = {"format": "saved_model", "model": source.model.name, "thresholds": limits}
         artifacts.write_manifest(temporary / GRAPH_FILE, recipe, files=files, numbers=numbers)
     if failed:
-        raise _failed(failed, f"The folder was kept: {folder}.")
+        raise checking.failure(_WHAT, failed, f"The folder was kept: {folder}.")
     size = sum(entry["bytes"] for entry in files.values())
     return SavedModelReport(folder, size, mode, "float32", numbers)
 
@@ -178,10 +179,3 @@ def _compare(
     received = {name: np.concatenate(value) for name, value in parts.items()}
     ranks = {name: value.ndim for name, value in expected.items()}
     return measure(expected, received, {}), ranks
-
-
-def _failed(failed: list[str], end: str) -> ValueError:
-    return ValueError(
-        "The SavedModel does not match the Keras model: " + "; ".join(failed) + f". {end} "
-        "`thresholds` sets what is good enough."
-    )

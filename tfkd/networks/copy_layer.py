@@ -62,15 +62,8 @@ def _functions(layer: Any) -> dict[str, Any]:
 
 
 def _copy_lambda(layer: Any, name: str) -> Any:
-    return keras.layers.Lambda(
-        layer.function,
-        output_shape=layer._output_shape,
-        mask=layer.mask,
-        arguments=layer.arguments,
-        name=name,
-        dtype=layer.dtype,
-        trainable=layer.trainable,
-    )
+    same = {key: getattr(layer, key) for key in ("mask", "arguments", "dtype", "trainable")}
+    return keras.layers.Lambda(layer.function, layer._output_shape, name=name, **same)
 
 
 def _not_built(layer: Any, reason: str) -> ValueError:

@@ -32,6 +32,13 @@ def parts(layer: keras.layers.Layer) -> tuple[Any, ...]:
         return tuple(layer._flatten_modules(include_self=False))
 
 
+def keras_layers(names: str) -> tuple[Any, ...]:
+    """Classes of tf_keras.layers, from their names with spaces between them."""
+    import tf_keras as keras
+
+    return tuple(getattr(keras.layers, name) for name in names.split())
+
+
 def flat_layers(layer: object, include_self: bool = True, deep: bool = True) -> list[Any]:
     """A layer or model and all layers in it; an empty list for anything else.
 

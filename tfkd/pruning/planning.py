@@ -89,18 +89,9 @@ def plan(
     checks.positive_int("min_channels", min_channels)
     graph = model if isinstance(model, Graph) else analyse(model)
     layer_weights.check_finite("model", graph.model)
-    empty = Plan(
-        graph,
-        {group.name: 0 for group in graph.groups},
-        target,
-        criterion,
-        scope,
-        residual,
-        round_to,
-        min_channels,
-        seed,
-        ignoring.ignored_groups(graph, ignore),
-    )
+    nothing = {group.name: 0 for group in graph.groups}
+    options = criterion, scope, residual, round_to, min_channels, seed
+    empty = Plan(graph, nothing, target, *options, ignoring.ignored_groups(graph, ignore))
     counts = _counts(empty)
     if not counts.any():
         checks.warn(

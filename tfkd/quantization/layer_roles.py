@@ -16,6 +16,7 @@ import tf_keras as keras
 from tfkd.keras_internals import BatchNormalizationBase, LayerScale, StochasticDepth
 from tfkd.networks.batch_norm import is_per_channel
 from tfkd.networks.call_graph import Call
+from tfkd.networks.layer_parts import keras_layers
 from tfkd.quantization.flattening.attention import HeadAttention
 from tfkd.quantization.flattening.hard_swish import HardSigmoid, HardSwish
 from tfkd.quantization.wrappers import WEIGHTS
@@ -27,92 +28,44 @@ layers = keras.layers
 INPUT, WEIGHTED, NORM, RELU = "input", "weighted", "norm", "relu"
 SUM, CONCAT, POOL, SAME, COMPUTE = "sum", "concat", "pool", "same", "compute"
 UNKNOWN, INTEGER = "unknown", "integer"
+# The range of their output may be chosen freely.
+OWN_RANGE = (WEIGHTED, NORM, RELU, SUM, COMPUTE)
 
 # The identity function in inference.
 IDENTITIES = (
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.AlphaDropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.ActivityRegularization,
+    *keras_layers(
+        "Dropout SpatialDropout1D SpatialDropout2D AlphaDropout GaussianDropout GaussianNoise "
+        "ActivityRegularization"
+    ),
     StochasticDepth,
 )
 # They rearrange, copy or drop values: output and input share scale and zero point.
-_SAME = (
-    *IDENTITIES,
-    layers.MaxPooling1D,
-    layers.MaxPooling2D,
-    layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D,
-    layers.Reshape,
-    layers.Flatten,
-    layers.Permute,
-    layers.RepeatVector,
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-    layers.Cropping1D,
-    layers.Cropping2D,
-    layers.UpSampling1D,
+_SAME = IDENTITIES + keras_layers(
+    "MaxPooling1D MaxPooling2D GlobalMaxPooling1D GlobalMaxPooling2D Reshape Flatten Permute "
+    "RepeatVector ZeroPadding1D ZeroPadding2D Cropping1D Cropping2D UpSampling1D"
 )
 _COMPUTE = (
-    layers.Multiply,
-    layers.Subtract,
-    layers.Average,
-    layers.Maximum,
-    layers.Minimum,
-    layers.PReLU,
-    layers.LeakyReLU,
-    layers.ELU,
+    *keras_layers("Multiply Subtract Average Maximum Minimum PReLU LeakyReLU ELU Normalization"),
     layers.ReLU,  # with a threshold, a slope or a maximum other than 6
-    layers.Normalization,
-    layers.UpSampling2D,
-    layers.Resizing,
-    HardSigmoid,
-    HardSwish,
+    *(layers.UpSampling2D, layers.Resizing, HardSigmoid, HardSwish),
 )
 _SCALINGS = (BatchNormalizationBase, LayerScale, layers.Rescaling, layers.Normalization)
-_POOL = (
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
-    layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
+_POOL = keras_layers(
+    "AveragePooling1D AveragePooling2D GlobalAveragePooling1D GlobalAveragePooling2D"
 )
 _ACTIVATIONS = ("swish", "silu", "gelu", "elu", "hard_sigmoid", "hard_swish", "leaky_relu")
 
 # Canonical names of TensorFlow functions that are called on Keras tensors.
-_SAME_SYMBOLS = {
-    "reshape",
-    "transpose",
-    "identity",
-    "expand_dims",
-    "squeeze",
-    "stop_gradient",
-    "tile",
-    "split",
-    "unstack",
-    "slice",
-    "strided_slice",
-    "__operators__.getitem",
-    "nn.max_pool",
-    "nn.max_pool2d",
-    "nn.space_to_depth",
-    "nn.depth_to_space",
-    "pad",
-}
+_SAME_SYMBOLS = frozenset(
+    "reshape transpose identity expand_dims squeeze stop_gradient tile split unstack slice "
+    "strided_slice __operators__.getitem nn.max_pool nn.max_pool2d nn.space_to_depth "
+    "nn.depth_to_space pad".split()
+)
 _SUM_SYMBOLS = {"math.add", "__operators__.add"}
-_COMPUTE_SYMBOLS = {
-    "math.multiply",
-    "math.subtract",
-    "math.maximum",
-    "math.minimum",
-    "math.reduce_mean",
-    "nn.silu",
-    "nn.swish",
-    "nn.leaky_relu",
-    "nn.elu",
-}
+_COMPUTE_SYMBOLS = frozenset(
+    "math.multiply math.subtract math.maximum math.minimum math.reduce_mean nn.silu nn.swish "
+    "nn.leaky_relu nn.elu".split()
+)
 _POOL_SYMBOLS = {"nn.avg_pool", "nn.avg_pool2d"}
 
 # TFLite prescribes the output ranges of these: scale 1/256 and zero point −128 for softmax

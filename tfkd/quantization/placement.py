@@ -38,15 +38,9 @@ class Place:
 
     def decision(self) -> Decision:
         """The decision in its current state."""
-        return Decision(
-            self.call.name,
-            type(self.call.layer).__name__,
-            self.action,
-            self.output,
-            self.tensorrt,
-            self.why,
-            self.call.index,
-        )
+        name, kind = self.call.name, type(self.call.layer).__name__
+        made = self.action, self.output, self.tensorrt, self.why
+        return Decision(name, kind, *made, self.call.index)
 
 
 Places = dict[Operation, Place]
@@ -175,14 +169,11 @@ def _share_grid(places: Places, concat: Operation) -> None:
         ):
             source, reader = source.inputs[0], source
         spot = places[source]
-        roles = (
-            layer_roles.WEIGHTED,
-            layer_roles.NORM,
-            layer_roles.RELU,
-            layer_roles.SUM,
-            layer_roles.COMPUTE,
-        )
-        if source.only_reader is not reader or source.kind.role not in roles or not spot.output:
+        if (
+            source.only_reader is not reader
+            or source.kind.role not in layer_roles.OWN_RANGE
+            or not spot.output
+        ):
             continue
         if spot.action in (INT8, FUSED) and not source.kind.fixed:
             spot.output = False

@@ -18,13 +18,8 @@ from tfkd.runtime import stored
 from tfkd.runtime.backend import Backend, check_agreement
 from tfkd.runtime.stored import Store
 
-ENDINGS = {
-    ".tflite": "tflite",
-    ".onnx": "onnx",
-    ".keras": "keras",
-    ".engine": "tensorrt",
-    ".plan": "tensorrt",
-}
+ENDINGS = {f".{kind}": kind for kind in ("tflite", "onnx", "keras")}
+ENDINGS |= {".engine": "tensorrt", ".plan": "tensorrt"}
 # Allowed error of optimized graphs, relative to the largest output.
 _TOLERANCE = 1e-4
 # Protobuf encoding of the key "location" in a tensor's external_data: field 1, 8 bytes long.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +13,15 @@ import numpy as np
 import tf_keras as keras
 from numpy.typing import ArrayLike
 
-from tfkd import artifacts, checks
+from tfkd import checks
 from tfkd.detection import Anchors
+from tfkd.export import checking
 from tfkd.export.detector import onnx_nms, parity
 from tfkd.export.detector.tflite import (
+    NOT_FOUND,
     DetectorCheck,
     check_detector,
     examples_for,
-    failure,
     keras_detections,
     make_recipe,
     scaled,
@@ -29,7 +29,6 @@ from tfkd.export.detector.tflite import (
 from tfkd.export.named_function import NamedFunction
 from tfkd.export.onnx import export
 from tfkd.export.onnx.export import OnnxReport
-from tfkd.export.tensorrt_lint.lint import lint_model
 from tfkd.formats import detector_numpy, onnx_session
 from tfkd.formats.detector_recipe import DetectorRecipe
 from tfkd.types import Data, Path
@@ -125,31 +124,21 @@ def detector_to_onnx(
     recipe = make_recipe(source, anchors, "raw", labels, (mean, std, False), decode_options)
     limits = parity.thresholds_for(mode, thresholds)
     examples = examples_for(verify, source, None, functools.partial(scaled, mean=mean, std=std))
-    with artifacts.atomic_path(path) as temporary:
-        proto, numbers = export.build(plain, precision, layout, opset, batch_size, int8_weights)
-        network = proto.SerializeToString()
-        numbers["operations"] += _add(proto, recipe, nms, plain.outputs)
-        findings = lint_model(proto) if target == "tensorrt" else None
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
-        failed = [f"TensorRT: {f}" for f in findings.errors] if findings else []
-        export.check_file(temporary)
-        options = {"fuse": target == "onnxruntime", "half": precision == "float16"}
-        check = _Check(source, recipe, nms, layout, proto, temporary, network, options, limits)
-        failed += check_detector(examples, check, mode, numbers)
-        numbers["failures"] = failed
-        if failed and not keep_failed:
-            raise failure(failed, "No file was left.")
-    numbers["findings"] = None if findings is None else [str(f) for f in findings]
+    numbers: dict[str, Any] = {}
     record |= {"format": "onnx detector", "model": source.model.name, "mode": mode, "nms": nms}
     record |= {"thresholds": limits, "detector": recipe.to_json()}
-    record["opset"] = reached = proto.opset_import[0].version
-    manifest = artifacts.write_manifest(path, record, numbers=numbers)
-    if failed:
-        raise failure(failed, f"The file was kept: {os.fspath(path)}.")
-    return OnnxDetectorReport(
-        pathlib.Path(path), manifest["bytes"], mode, "float32", numbers, target, reached,
-        findings, nms, recipe.labels,
-    )  # fmt: skip
+    with checking.written(path, record, numbers, NOT_FOUND, keep_failed) as (file, failed):
+        proto = export.build(plain, record, opset, numbers)
+        network = proto.SerializeToString()
+        numbers["operations"] += _add(proto, recipe, nms, plain.outputs)
+        findings = export.write(proto, file, record, numbers, failed)
+        options = {"fuse": target == "onnxruntime", "half": precision == "float16"}
+        check = _Check(source, recipe, nms, layout, proto, file, network, options, limits)
+        failed += check_detector(examples, check, mode, numbers)
+        numbers["failures"] = failed
+    path = pathlib.Path(path)
+    properties = path, path.stat().st_size, mode, "float32", numbers, target, record["opset"]
+    return OnnxDetectorReport(*properties, findings, nms, recipe.labels)
 
 
 def _add(proto: Any, recipe: DetectorRecipe, nms: str, names: list[str]) -> int:
@@ -183,7 +172,7 @@ class _Check(DetectorCheck):
         self, images: dict[str, np.ndarray]
     ) -> tuple[dict[str, Any], dict[str, int]]:
         """Compares the network's outputs, from the file without suppression."""
-        return export.compare(self.graph, self.network, images, self.layout, **self.options)
+        return export.compare_file(self.graph, self.network, images, self.layout, **self.options)
 
     def given(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
         """Compares detections, and the network's outputs where the file has them."""
@@ -196,7 +185,7 @@ class _Check(DetectorCheck):
             found, numbers = self._whole(onnx_session.run_all(session, feeds), expected)
         threshold = self.recipe.options["score_threshold"]
         detections = keras_detections(expected, self.recipe)
-        numbers["detections"] = parity.compare(detections, found, threshold)
+        numbers["detections"] = parity.compare_detections(detections, found, threshold)
         if self.options["half"]:
             numbers["overflows"] = onnx_session.overflows(self.network, feeds)
         return {"examples": len(next(iter(images.values()))), **numbers}, {}

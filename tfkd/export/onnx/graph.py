@@ -24,28 +24,17 @@ if TYPE_CHECKING:
 _COUNTER = re.compile(r"__\d+")
 # Names of the operands of an operation, in order, from which constants get their names.
 _SLOTS = {
-    "Conv": ("x", "weight", "bias"),
-    "ConvTranspose": ("x", "weight", "bias"),
-    "Gemm": ("x", "weight", "bias"),
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), ("x", "weight", "bias")),
     "MatMul": ("x", "weight"),
     "BatchNormalization": ("x", "gamma", "beta", "mean", "variance"),
-    "QuantizeLinear": ("x", "scale", "zero_point"),
-    "DequantizeLinear": ("x", "scale", "zero_point"),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), ("x", "scale", "zero_point")),
     "PRelu": ("x", "alpha"),
     "Clip": ("x", "min", "max"),
 }
 _PAIR = {"QuantizeLinear": "Quantize", "DequantizeLinear": "Dequantize"}
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
 # Names of TensorFlow operations within a layer's name scope.
-_OPERATIONS = (
-    "Conv2D",
-    "MatMul",
-    "depthwise",
-    "conv2d_transpose",
-    "Tensordot",
-    "Conv1D",
-    "BiasAdd",
-)
+_OPERATIONS = "Conv2D MatMul depthwise conv2d_transpose Tensordot Conv1D BiasAdd".split()
 
 
 class Wiring:

@@ -35,11 +35,8 @@ class ChannelCall:
         kwargs: Mapping[str, Any],
         shapes: Iterable[Iterable[int | None]],
     ):
-        self.ledger = ledger
-        self.layer = layer
-        self.path = path
-        self.args = args
-        self.kwargs = kwargs
+        self.ledger, self.layer, self.path = ledger, layer, path
+        self.args, self.kwargs = args, kwargs
         self.inputs = [x for x in flatten((args, kwargs)) if isinstance(x, Channels)]
         self.shapes = [tuple(shape) for shape in shapes]
 

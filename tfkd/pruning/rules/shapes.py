@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tf_keras as keras
 
+from tfkd.networks.layer_parts import keras_layers
 from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.channel_call import ChannelCall
 from tfkd.pruning.rules.kernels import channel_axis
@@ -14,13 +15,12 @@ layers = keras.layers
 
 
 # Elementwise layers with f(0) = 0.
+# GaussianNoise adds noise to masked channels as well, but in training only.
 @rule_for(
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-    layers.GaussianDropout,
-    layers.ActivityRegularization,
+    *keras_layers(
+        "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianDropout GaussianNoise "
+        "ActivityRegularization"
+    )
 )
 def _identity(call: ChannelCall) -> list[Channels]:
     return call.same(call.input)
@@ -32,12 +32,6 @@ def _masking(call: ChannelCall) -> list[Channels]:
     # removed channels are equivalent.
     if call.layer.mask_value != 0:
         return call.freeze_all(f"{call.path} compares all channels with a number that is not zero")
-    return call.same(call.input)
-
-
-# It adds noise to masked channels as well, but in training only.
-@rule_for(layers.GaussianNoise)
-def _noise(call: ChannelCall) -> list[Channels]:
     return call.same(call.input)
 
 

@@ -17,7 +17,7 @@ import tf_keras as keras
 
 from tfkd.keras_internals import CustomScaleLayer
 from tfkd.networks.copy_layer import copy_layer
-from tfkd.networks.layer_parts import calls_anywhere
+from tfkd.networks.layer_parts import calls_anywhere, keras_layers
 from tfkd.networks.rebuild import Parts
 from tfkd.quantization.flattening.attention import split_attention
 
@@ -28,16 +28,9 @@ SEPARABLE = {
     layers.SeparableConv1D: (layers.DepthwiseConv1D, layers.Conv1D),
     layers.SeparableConv2D: (layers.DepthwiseConv2D, layers.Conv2D),
 }
-ACTIVATED = (
-    layers.Dense,
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv3D,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-    layers.Conv1DTranspose,
-    layers.Conv2DTranspose,
-    layers.Conv3DTranspose,
+ACTIVATED = keras_layers(
+    "Dense Conv1D Conv2D Conv3D DepthwiseConv1D DepthwiseConv2D Conv1DTranspose Conv2DTranspose "
+    "Conv3DTranspose"
 )
 
 
@@ -132,19 +125,16 @@ def _adds_alike(layer: keras.layers.Layer) -> bool:
 
 def _pointwise_config(layer: keras.layers.Layer) -> dict[str, Any]:
     """Arguments of the pointwise step of a separable convolution, a 1×1 convolution."""
+    names = (
+        "filters data_format use_bias bias_regularizer bias_constraint activity_regularizer dtype"
+    )
     return {
-        "filters": layer.filters,
+        **{name: getattr(layer, name) for name in names.split()},
         "kernel_size": 1,
-        "data_format": layer.data_format,
-        "use_bias": layer.use_bias,
         "kernel_initializer": _again(layer.pointwise_initializer),
         "kernel_regularizer": layer.pointwise_regularizer,
         "kernel_constraint": layer.pointwise_constraint,
         "bias_initializer": _again(layer.bias_initializer),
-        "bias_regularizer": layer.bias_regularizer,
-        "bias_constraint": layer.bias_constraint,
-        "activity_regularizer": layer.activity_regularizer,
-        "dtype": layer.dtype,
     }
 
 
