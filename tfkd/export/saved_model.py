@@ -24,6 +24,7 @@ from tfkd import artifacts, checks
 from tfkd.export import checking
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
+from tfkd.formats.batching import chunks, joined
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
 from tfkd.types import Data, Path
 
@@ -171,11 +172,7 @@ def _compare(
     """Runs SavedModel and Keras model on the same inputs; returns (numbers, output ranks)."""
     expected = graph.predict(images)
     serve = tf.saved_model.load(os.fspath(folder)).signatures[SIGNATURE]
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in expected}
-    for start in range(0, len(next(iter(images.values()))), _CHUNK):
-        feeds = {k: tf.constant(v[start : start + _CHUNK]) for k, v in images.items()}
-        for name, value in serve(**feeds).items():
-            parts[name].append(np.asarray(value, np.float32))
-    received = {name: np.concatenate(value) for name, value in parts.items()}
+    parts = chunks(images, _CHUNK)
+    received = joined(serve(**{k: tf.constant(v) for k, v in part.items()}) for part in parts)
     ranks = {name: value.ndim for name, value in expected.items()}
     return measure(expected, received, {}), ranks

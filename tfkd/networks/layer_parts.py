@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ def parts(layer: keras.layers.Layer) -> tuple[Any, ...]:
         return tuple(layer.submodules)
     except ValueError:
         return tuple(layer._flatten_modules(include_self=False))
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name` if it is not taken, else the first of name_1, name_2, … that is not."""
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+    return next(one for one in names if one not in taken)
 
 
 def keras_layers(names: str) -> tuple[Any, ...]:

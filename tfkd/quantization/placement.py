@@ -169,11 +169,8 @@ def _share_grid(places: Places, concat: Operation) -> None:
         ):
             source, reader = source.inputs[0], source
         spot = places[source]
-        if (
-            source.only_reader is not reader
-            or source.kind.role not in layer_roles.OWN_RANGE
-            or not spot.output
-        ):
+        own = source.kind.role in layer_roles.OWN_RANGE and spot.output
+        if source.only_reader is not reader or not own:
             continue
         if spot.action in (INT8, FUSED) and not source.kind.fixed:
             spot.output = False

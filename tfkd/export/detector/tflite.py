@@ -27,6 +27,7 @@ from tfkd.export.named_function import NamedFunction
 from tfkd.export.parity import ExportReport
 from tfkd.export.tflite import Source
 from tfkd.formats import detector_recipe, litert
+from tfkd.formats.batching import chunks
 from tfkd.formats.detector import DetectorPredictor
 from tfkd.formats.detector_numpy import Detections
 from tfkd.formats.detector_recipe import HEADS, DetectorRecipe
@@ -223,11 +224,7 @@ def make_recipe(
 
 def keras_detections(outputs: Mapping[str, np.ndarray], recipe: DetectorRecipe) -> Detections:
     """Decodes a model's outputs to detections with `tfkd.detection.decode`."""
-    count = len(outputs[recipe.options["boxes"]])
-    parts = []
-    for start in range(0, count, _CHUNK):
-        part = {k: v[start : start + _CHUNK] for k, v in outputs.items()}
-        parts.append(decode(part, recipe.priors, **recipe.options))
+    parts = [decode(p, recipe.priors, **recipe.options) for p in chunks(outputs, _CHUNK)]
     return {key: np.concatenate([part[key].numpy() for part in parts]) for key in parts[0]}
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkd.formats.onnx_nodes import attribute, needs, require, subgraphs
+from tfkd.networks.layer_parts import free_name
 
 if TYPE_CHECKING:
     import onnx
@@ -258,10 +259,7 @@ def _layer(tensor: str, prefix: str) -> str:
 
 
 def _unique(base: str, taken: set[str]) -> str:
-    name, count = base, 0
-    while name in taken:
-        count += 1
-        name = f"{base}_{count}"
+    name = free_name(base, taken)
     taken.add(name)
     return name
 

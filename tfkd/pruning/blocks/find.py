@@ -10,21 +10,12 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd.networks.call_graph import Call, CallGraph, Key, Ref
+from tfkd.networks.layer_parts import keras_layers
 from tfkd.pruning.blocks.segment import Block, Found, Segment, changed, problem, segment_of, tapped
 
 _SUMS = frozenset({"__operators__.add", "math.add", "math.add_n"})
-_ACTIVATIONS = (
-    keras.layers.Activation,
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.ELU,
-    keras.layers.PReLU,
-)
-_NORMS = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-)
+_ACTIVATIONS = keras_layers("Activation ReLU LeakyReLU ELU PReLU")
+_NORMS = keras_layers("BatchNormalization GroupNormalization LayerNormalization")
 _SEPARATORS = "_-./"
 
 

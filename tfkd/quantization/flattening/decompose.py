@@ -73,20 +73,14 @@ class Splitter:
 
     def _depthwise(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
         """The depthwise step of a separable convolution."""
-        return SEPARABLE[type(layer)][0](
-            layer.kernel_size if layer.rank > 1 else layer.kernel_size[0],
-            strides=layer.strides if layer.rank > 1 else layer.strides[0],
-            padding=layer.padding,
-            depth_multiplier=layer.depth_multiplier,
-            data_format=layer.data_format,
-            dilation_rate=layer.dilation_rate if layer.rank > 1 else layer.dilation_rate[0],
-            use_bias=False,
-            depthwise_initializer=_again(layer.depthwise_initializer),
-            depthwise_regularizer=layer.depthwise_regularizer,
-            depthwise_constraint=layer.depthwise_constraint,
-            name=self._unique(f"{name}_depthwise"),
-            dtype=layer.dtype,
-        )
+        names = "padding depth_multiplier data_format dtype depthwise_regularizer".split()
+        config = {key: getattr(layer, key) for key in (*names, "depthwise_constraint")}
+        for key in ("kernel_size", "strides", "dilation_rate"):
+            size = getattr(layer, key)
+            config[key] = size if layer.rank > 1 else size[0]
+        config["depthwise_initializer"] = _again(layer.depthwise_initializer)
+        name = self._unique(f"{name}_depthwise")
+        return SEPARABLE[type(layer)][0](use_bias=False, name=name, **config)
 
     def _activation(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
         """The activation of a layer as a layer; an activation layer stays shared."""

@@ -19,7 +19,7 @@ from tfkd.keras_internals import TFOpLambda
 from tfkd.networks import layer_weights
 from tfkd.networks.accept import check_model, is_network, quantized
 from tfkd.networks.call_graph import Call, CallGraph
-from tfkd.networks.layer_parts import flat_layers, inputs_in_order, with_training
+from tfkd.networks.layer_parts import flat_layers, free_name, inputs_in_order, with_training
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.flattening.decompose import Splitter
@@ -180,9 +180,7 @@ class _Flattener:
 
     def unique(self, name: str) -> str:
         """Reserves and returns `name`, with a numeric suffix if it is taken."""
-        number, free = 1, name
-        while free in self._taken:
-            free, number = f"{name}_{number}", number + 1
+        free = free_name(name, self._taken)
         self._taken.add(free)
         return free
 
