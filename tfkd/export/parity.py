@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,13 +38,21 @@ _WORST_IF_LARGE = ("max_error", "mean_error", "clipped", "not_finite")
 
 def thresholds_for(mode: str, changes: Mapping[str, float] | None) -> dict[str, float]:
     """Returns the thresholds of `mode`, updated by `changes`, which are checked."""
-    limits = {**_SHARED, **THRESHOLDS[mode]}
+    return updated({**_SHARED, **THRESHOLDS[mode]}, changes, checks.non_negative)
+
+
+def updated(
+    limits: dict[str, float],
+    changes: Mapping[str, float] | None,
+    check: Callable[[str, float], float],
+) -> dict[str, float]:
+    """Returns thresholds, updated by `changes`, each of which must pass `check`."""
     if changes is None:
         return limits
     checks.instance("thresholds", changes, Mapping, "a dict of thresholds by name")
     for key, value in changes.items():
         checks.one_of("thresholds", key, limits)
-        checks.non_negative(f"thresholds[{key!r}]", value)
+        check(f"thresholds[{key!r}]", value)
     return {**limits, **changes}
 
 

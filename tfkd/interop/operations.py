@@ -205,6 +205,11 @@ def _snake(name: str) -> str:
 _ACTIVATIONS = (
     "Sigmoid Tanh Silu Selu Softplus Softsign LogSigmoid HardSigmoid HardSilu HardTanh TanhShrink"
 ).split()
+_SHAPES = (
+    "Reshape Ravel Transpose Squeeze Concatenate Stack Split Pad Take GetItem Flip Tile Repeat "
+    "Resize"
+).split()
+_REDUCTIONS = ("Sum", "Prod", "Max", "Min", "All", "Any", "Logsumexp")
 _MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 _RULES: dict[str, Rule] = {
     **{n: _binary(getattr(tf.math, n.lower()), getattr(keras.layers, n)) for n in _MERGES},
@@ -243,38 +248,21 @@ _RULES: dict[str, Rule] = {
     "Clip": _clip,
     "Where": _where,
     "Mean": _mean,
-    "Sum": _reduce(tf.reduce_sum),
-    "Prod": _reduce(tf.reduce_prod),
-    **{name: _reduce(tf.reduce_max) for name in ("Max", "Amax")},
-    **{name: _reduce(tf.reduce_min) for name in ("Min", "Amin")},
+    **{name: _reduce(getattr(tf, f"reduce_{name.lower()}")) for name in _REDUCTIONS},
+    "Amax": _reduce(tf.reduce_max),
+    "Amin": _reduce(tf.reduce_min),
     "Var": _reduce(tf.math.reduce_variance),
     "Std": _reduce(tf.math.reduce_std),
-    "Logsumexp": _reduce(tf.reduce_logsumexp),
-    "All": _reduce(tf.reduce_all),
-    "Any": _reduce(tf.reduce_any),
     "Argmax": _arg(tf.argmax),
     "Argmin": _arg(tf.argmin),
     "Cumsum": lambda call: call.run(tf.cumsum, call.cast(call.x), axis=call.one_axis()),
     "OneHot": _one_hot,
     "TopK": lambda call: call.run(tf.math.top_k, call.x, k=int(call.op.k), sorted=call.op.sorted),
-    "Reshape": shapes.reshape,
-    "Ravel": shapes.ravel,
-    "Transpose": shapes.transpose,
+    **{name: getattr(shapes, _snake(name)) for name in _SHAPES},
     "Swapaxes": shapes.swap_axes,
     "Moveaxis": shapes.move_axis,
     "ExpandDims": shapes.expand,
-    "Squeeze": shapes.squeeze,
-    "Concatenate": shapes.concatenate,
-    "Stack": shapes.stack,
     "Unstack": lambda call: call.run(tf.unstack, call.x, num=call.op.num, axis=call.one_axis()),
-    "Split": shapes.split,
-    "Pad": shapes.pad,
-    "Take": shapes.take,
-    "GetItem": shapes.get_item,
-    "Flip": shapes.flip,
-    "Tile": shapes.tile,
-    "Repeat": shapes.repeat,
-    "Resize": shapes.resize,
     "Matmul": _matmul,
     "Einsum": _einsum,
 }

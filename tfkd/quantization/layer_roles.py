@@ -55,18 +55,21 @@ _POOL = keras_layers(
 )
 _ACTIVATIONS = ("swish", "silu", "gelu", "elu", "hard_sigmoid", "hard_swish", "leaky_relu")
 
-# Canonical names of TensorFlow functions that are called on Keras tensors.
-_SAME_SYMBOLS = frozenset(
+_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod")
+# Roles by the canonical names of TensorFlow functions that are called on Keras tensors.
+_SYMBOLS = {"math.add": SUM, "__operators__.add": SUM, "concat": CONCAT}
+_SYMBOLS |= {"nn.avg_pool": POOL, "nn.avg_pool2d": POOL}
+_SYMBOLS |= dict.fromkeys(
     "reshape transpose identity expand_dims squeeze stop_gradient tile split unstack slice "
     "strided_slice __operators__.getitem nn.max_pool nn.max_pool2d nn.space_to_depth "
-    "nn.depth_to_space pad".split()
+    "nn.depth_to_space pad".split(),
+    SAME,
 )
-_SUM_SYMBOLS = {"math.add", "__operators__.add"}
-_COMPUTE_SYMBOLS = frozenset(
+_SYMBOLS |= dict.fromkeys(
     "math.multiply math.subtract math.maximum math.minimum math.reduce_mean nn.silu nn.swish "
-    "nn.leaky_relu nn.elu".split()
+    "nn.leaky_relu nn.elu".split(),
+    COMPUTE,
 )
-_POOL_SYMBOLS = {"nn.avg_pool", "nn.avg_pool2d"}
 
 # TFLite prescribes the output ranges of these: scale 1/256 and zero point −128 for softmax
 # and sigmoid, scale 1/128 and zero point 0 for tanh. A symmetric range is [−1, 1] for all.
@@ -100,11 +103,7 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
     if isinstance(layer, layers.InputLayer):
         return Kind(INPUT)
     symbol = getattr(layer, "symbol", None)
-    if hasattr(layer, "function") and type(layer).__name__ in (
-        "TFOpLambda",
-        "SlicingOpLambda",
-        "ClassMethod",
-    ):
+    if hasattr(layer, "function") and type(layer).__name__ in _FUNCTIONS:
         return _of_symbol(symbol or "")
     if type(layer) in WEIGHTS:
         return _of_weighted(layer)
@@ -168,15 +167,9 @@ def _of_symbol(symbol: str) -> Kind:
         return Kind(RELU)
     if short in _FIXED:
         return Kind(COMPUTE, fixed=_FIXED[short])
-    for symbols, role in (
-        (_SAME_SYMBOLS, SAME),
-        (_SUM_SYMBOLS, SUM),
-        (_POOL_SYMBOLS, POOL),
-        ({"concat"}, CONCAT),
-    ):
-        if symbol in symbols:
-            return Kind(role)
-    if symbol in _COMPUTE_SYMBOLS or short in ("add", "mul", "sub", "multiply", "subtract"):
+    if symbol in _SYMBOLS:
+        return Kind(_SYMBOLS[symbol])
+    if short in ("add", "mul", "sub", "multiply", "subtract"):
         return Kind(COMPUTE)
     return Kind(UNKNOWN, why=f"function {symbol or 'unknown'!r} has no form in 8-bit integers")
 

@@ -116,7 +116,11 @@ def detector_to_onnx(
     """
     checks.one_of("nms", nms, NMS)
     target = target or ("tensorrt" if nms == "efficient_nms" else "onnxruntime")
-    record = export.check_options(target, precision, layout, opset, batch_size, int8_weights)
+    record = export.check_options(
+        opset,
+        target=target, precision=precision, layout=layout,
+        batch_size=batch_size, int8_weights=int8_weights,
+    )  # fmt: skip
     if nms == "efficient_nms" and target != "tensorrt":
         fix = "ONNX Runtime does not know the plugin: use nms='onnx'."
         raise checks.value_error("target", "'tensorrt' with nms='efficient_nms'", target, fix)

@@ -137,7 +137,11 @@ def to_onnx(
         >>> report.verified, report.opset, report.numbers["max_error"] < 1e-5
         (True, 17, True)
     """
-    recipe = check_options(target, precision, layout, opset, batch_size, int8_weights)
+    recipe = check_options(
+        opset,
+        target=target, precision=precision, layout=layout,
+        batch_size=batch_size, int8_weights=int8_weights,
+    )  # fmt: skip
     source, plain, mode = deployable(model, precision)
     limits = thresholds_for(mode, thresholds)
     examples = checking.examples(verify, source, plain)
@@ -160,34 +164,19 @@ def to_onnx(
     return OnnxReport(path, size, mode, "float32", numbers, target, reached, findings)
 
 
-def check_options(
-    target: str,
-    precision: str,
-    layout: str,
-    opset: int | None,
-    batch_size: int | None,
-    int8_weights: bool,
-) -> dict[str, Any]:
-    """Checks the arguments; returns them as entries of the manifest's recipe."""
-    checks.one_of("target", target, TARGETS)
-    checks.one_of("precision", precision, PRECISIONS)
-    checks.one_of("layout", layout, LAYOUTS)
-    checks.instance("int8_weights", int8_weights, bool, "True or False")
-    if batch_size is not None:
-        checks.positive_int("batch_size", batch_size)
+def check_options(opset: int | None, **options: Any) -> dict[str, Any]:
+    """Checks the arguments of `to_onnx`; returns them as entries of the manifest's recipe."""
+    for name, known in (("target", TARGETS), ("precision", PRECISIONS), ("layout", LAYOUTS)):
+        checks.one_of(name, options[name], known)
+    checks.instance("int8_weights", options["int8_weights"], bool, "True or False")
+    if options["batch_size"] is not None:
+        checks.positive_int("batch_size", options["batch_size"])
     if opset is not None:
         wanted = f"an opset from {_OLDEST} to {_HALF_PAIRS}, or None"
         checks.integer("opset", opset, _OLDEST, wanted)
         if opset > _HALF_PAIRS:
             raise checks.value_error("opset", wanted, opset)
-    return {
-        "format": "onnx",
-        "target": target,
-        "precision": precision,
-        "layout": layout,
-        "batch_size": batch_size,
-        "int8_weights": int8_weights,
-    }
+    return {"format": "onnx", **options}
 
 
 def deployable(model: keras.Model, precision: str) -> tuple[NamedFunction, NamedFunction, str]:
