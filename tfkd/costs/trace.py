@@ -22,7 +22,7 @@ _LOCK = threading.Lock()  # one patch of `Layer.__call__` at a time
 
 
 @dataclasses.dataclass
-class Entry:
+class TracedLayer:
     """What a trace records about one layer.
 
     Attributes:
@@ -43,7 +43,7 @@ class _Recorder:
 
     def __init__(self, root: keras.Model):
         self.root = root
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[int, TracedLayer] = {}
         self._path: list[str] = []
         # For each container being traced: indices of the operations its children created.
         self._inside: list[list[int]] = []
@@ -126,8 +126,7 @@ class _Recorder:
 
     def _add(self, call: rules.LayerCall, products: rules.Products | None) -> None:
         shape = tuple(call.outputs[0])[1:] if call.outputs else ()
-        name = "/".join([*self._path, call.layer.name])
-        entry = Entry(call.layer, name, shape, [])
+        entry = TracedLayer(call.layer, "/".join([*self._path, call.layer.name]), shape, [])
         self.entries.setdefault(id(call.layer), entry).products.append(products)
 
 
@@ -148,8 +147,7 @@ def _tensors(value: Any) -> list[Any]:
 
 def _shapes(value: Any) -> tuple[tuple[int | None, ...], ...]:
     """Shapes of all tensors in a nested structure, in order."""
-    tensors = _tensors(value)
-    return tuple(tuple(t.shape) if t.shape.rank is not None else () for t in tensors)
+    return tuple(tuple(t.shape) if t.shape.rank is not None else () for t in _tensors(value))
 
 
 def _arguments(
@@ -233,7 +231,7 @@ def _one_shape(shape: Any) -> tuple[int, ...]:
     return tuple(checks.positive_int("input_shape", size) for size in shape)
 
 
-def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[Entry]:
+def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[TracedLayer]:
     """Traces `model` and returns its layers in the order of their first call.
 
     Args:
@@ -242,7 +240,7 @@ def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[En
             shapes for several inputs; None: the model's own input shape.
 
     Returns:
-        One `Entry` for each layer that has a cost rule or contains no layers.
+        One `TracedLayer` for each layer that has a cost rule or contains no layers.
 
     Raises:
         TypeError, ValueError: if the input shape is unknown and not given, or a given one
@@ -250,8 +248,7 @@ def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[En
     """
     specs = _specs(model, input_shape)
     recorder = _Recorder(model)
-    takes_training = "training" in inspect.signature(model.call).parameters
-    mode = {"training": False} if takes_training else {}
+    mode = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
     with _kept_save_spec(model), recorder.watch():
         tf.function(lambda x: model(x, **mode), autograph=False).get_concrete_function(specs)
     return list(recorder.entries.values())

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,17 +33,26 @@ THRESHOLDS: dict[str, dict[str, float]] = {
     "quantized": {"max_error": 0.15, "max_mean_error": 0.02, "min_agreement": 0.95},
 }
 _SHARED = {"max_mean_error": 0.05, "max_clipped": 0.05, "min_dependence": 1e-3}
+_WORST_IF_LARGE = ("max_error", "mean_error", "clipped", "not_finite")
 
 
 def thresholds_for(mode: str, changes: Mapping[str, float] | None) -> dict[str, float]:
     """Returns the thresholds of `mode`, updated by `changes`, which are checked."""
-    limits = {**_SHARED, **THRESHOLDS[mode]}
+    return updated({**_SHARED, **THRESHOLDS[mode]}, changes, checks.non_negative)
+
+
+def updated(
+    limits: dict[str, float],
+    changes: Mapping[str, float] | None,
+    check: Callable[[str, float], float],
+) -> dict[str, float]:
+    """Returns thresholds, updated by `changes`, each of which must pass `check`."""
     if changes is None:
         return limits
     checks.instance("thresholds", changes, Mapping, "a dict of thresholds by name")
     for key, value in changes.items():
         checks.one_of("thresholds", key, limits)
-        checks.non_negative(f"thresholds[{key!r}]", value)
+        check(f"thresholds[{key!r}]", value)
     return {**limits, **changes}
 
 
@@ -81,14 +90,9 @@ def measure(
     rows = list(outputs.values())
     return {
         "examples": len(next(iter(expected.values()))),
-        "argmax_agreement": _least(r["argmax_agreement"] for r in rows),
-        "decided_agreement": _least(r["decided_agreement"] for r in rows),
-        "max_error": max(r["max_error"] for r in rows),
-        "mean_error": max(r["mean_error"] for r in rows),
-        "clipped": max(r["clipped"] for r in rows),
-        "not_finite": max(r["not_finite"] for r in rows),
-        "dependence": min(r["dependence"] for r in rows),
-        "file_dependence": min(r["file_dependence"] for r in rows),
+        **{key: _least(r[key] for r in rows) for key in ("argmax_agreement", "decided_agreement")},
+        **{key: max(r[key] for r in rows) for key in _WORST_IF_LARGE},
+        **{key: min(r[key] for r in rows) for key in ("dependence", "file_dependence")},
         "outputs": outputs,
     }
 

@@ -44,10 +44,7 @@ def copy_layer(
             return kind(layer.function, name=name, dtype=layer.dtype)
         whole = layer_state.complete(layer.get_config(), layer, fixed=True)
         config = {**whole, **_functions(layer), "name": name, **changes}
-        with (
-            keras.utils.custom_object_scope(held_objects(layer)),
-            SafeModeScope(safe_mode=False),
-        ):
+        with keras.utils.custom_object_scope(held_objects(layer)), SafeModeScope(safe_mode=False):
             copy = kind.from_config(config)
     except Exception as error:
         raise _not_built(layer, repr(error)) from error
@@ -65,15 +62,8 @@ def _functions(layer: Any) -> dict[str, Any]:
 
 
 def _copy_lambda(layer: Any, name: str) -> Any:
-    return keras.layers.Lambda(
-        layer.function,
-        output_shape=layer._output_shape,
-        mask=layer.mask,
-        arguments=layer.arguments,
-        name=name,
-        dtype=layer.dtype,
-        trainable=layer.trainable,
-    )
+    same = {key: getattr(layer, key) for key in ("mask", "arguments", "dtype", "trainable")}
+    return keras.layers.Lambda(layer.function, layer._output_shape, name=name, **same)
 
 
 def _not_built(layer: Any, reason: str) -> ValueError:

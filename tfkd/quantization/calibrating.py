@@ -23,7 +23,7 @@ from tfkd.quantization.fake_quant import SMALLEST, observing
 from tfkd.quantization.norm_statistics import NormStatistics
 from tfkd.quantization.quantized_model import (
     QuantizedModel,
-    Range,
+    RangeVariables,
     check_quantized,
     range_variables,
 )
@@ -106,7 +106,7 @@ def calibrate(
     _assign(q, ends)
 
 
-def _by_key(q: QuantizedModel) -> dict[int, Range]:
+def _by_key(q: QuantizedModel) -> dict[int, RangeVariables]:
     return {id(range_.low): range_ for range_ in range_variables(q)}
 
 
@@ -168,7 +168,7 @@ def _histograms(
     return counts
 
 
-def _span(range_: Range, ends: tuple[float, float]) -> tuple[float, float]:
+def _span(range_: RangeVariables, ends: tuple[float, float]) -> tuple[float, float]:
     """The interval that the histogram of a range covers."""
     return (0.0, ends[1]) if range_.quantizer.symmetric else ends
 

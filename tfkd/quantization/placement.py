@@ -38,15 +38,9 @@ class Place:
 
     def decision(self) -> Decision:
         """The decision in its current state."""
-        return Decision(
-            self.call.name,
-            type(self.call.layer).__name__,
-            self.action,
-            self.output,
-            self.tensorrt,
-            self.why,
-            self.call.index,
-        )
+        name, kind = self.call.name, type(self.call.layer).__name__
+        made = self.action, self.output, self.tensorrt, self.why
+        return Decision(name, kind, *made, self.call.index)
 
 
 Places = dict[Operation, Place]
@@ -175,14 +169,8 @@ def _share_grid(places: Places, concat: Operation) -> None:
         ):
             source, reader = source.inputs[0], source
         spot = places[source]
-        roles = (
-            layer_roles.WEIGHTED,
-            layer_roles.NORM,
-            layer_roles.RELU,
-            layer_roles.SUM,
-            layer_roles.COMPUTE,
-        )
-        if source.only_reader is not reader or source.kind.role not in roles or not spot.output:
+        own = source.kind.role in layer_roles.OWN_RANGE and spot.output
+        if source.only_reader is not reader or not own:
             continue
         if spot.action in (INT8, FUSED) and not source.kind.fixed:
             spot.output = False
@@ -230,8 +218,7 @@ def _mark_tensorrt(places: Places, free: bool) -> None:
             spot.tensorrt = spot.output = True
 
     for call, spot in places.items():
-        is_int8 = spot.action == INT8
-        if is_int8 and call.kind.role in (layer_roles.WEIGHTED, layer_roles.POOL):
+        if spot.action == INT8 and call.kind.role in (layer_roles.WEIGHTED, layer_roles.POOL):
             for source in call.inputs:
                 mark(source)
     for call, spot in places.items():
@@ -268,8 +255,7 @@ def _keep_marked(places: Places) -> None:
     fast = (layer_roles.WEIGHTED, layer_roles.POOL, layer_roles.SUM, layer_roles.INPUT)
     for call, spot in places.items():
         spot.output = spot.tensorrt
-        first = spot.kernel or call
-        in_float = spot.action in (INT8, FUSED) and first.kind.role not in fast
+        in_float = spot.action in (INT8, FUSED) and (spot.kernel or call).kind.role not in fast
         if in_float or spot.action in (OUTPUT_ONLY, FLOAT):
             spot.action = OUTPUT_ONLY if spot.output else FLOAT
         if in_float:

@@ -121,7 +121,7 @@ def _values(row: LayerProfile) -> tuple[Any, ...]:
     return (row.name, row.kind, shape, row.calls, *costs)
 
 
-def _rows(model: keras.Model, entries: Sequence[trace.Entry]) -> Iterator[LayerProfile]:
+def _rows(model: keras.Model, entries: Sequence[trace.TracedLayer]) -> Iterator[LayerProfile]:
     counted: set[int] = set()
     for entry in entries:
         mine = [w for w in layer_weights.arrays(entry.layer) if id(w) not in counted]

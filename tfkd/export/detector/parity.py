@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.export.parity import measure
+from tfkd.export.parity import measure, updated
 from tfkd.formats.detector_numpy import Detections, activated, overlaps
 
 SCORE = 0.3  # the smallest score of a clear detection
@@ -34,17 +34,10 @@ THRESHOLDS: dict[str, dict[str, float]] = {
 
 def thresholds_for(mode: str, changes: Mapping[str, float] | None) -> dict[str, float]:
     """Returns the thresholds of `mode`, updated by `changes`, which are checked."""
-    limits = dict(THRESHOLDS[mode])
-    if changes is None:
-        return limits
-    checks.instance("thresholds", changes, Mapping, "a dict of thresholds by name")
-    for key, value in changes.items():
-        checks.one_of("thresholds", key, limits)
-        limits[key] = checks.fraction(f"thresholds[{key!r}]", value)
-    return limits
+    return updated(dict(THRESHOLDS[mode]), changes, checks.fraction)
 
 
-def compare(
+def compare_detections(
     expected: Detections, received: Detections, score_threshold: float = 0.0
 ) -> dict[str, Any]:
     """Compares detections.
@@ -157,7 +150,7 @@ def doubts(numbers: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]
 
 
 def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The results of `compare` as rows of a table."""
+    """The results of `compare_detections` as rows of a table."""
 
     def share(value: float | None) -> str:
         return "-" if value is None else f"{value:.2%}"
