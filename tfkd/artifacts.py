@@ -29,14 +29,7 @@ MANIFEST_SUFFIX = ".manifest.json"
 
 _CHUNK = 1 << 20
 # Distributions whose versions determine the content of exported files.
-_PACKAGES = (
-    "tensorflow",
-    "tf_keras",
-    "tensorflow-model-optimization",
-    "tf2onnx",
-    "onnx",
-    "numpy",
-)
+_PACKAGES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "tf2onnx", "onnx", "numpy")
 _FIELDS = ("file", "sha256", "bytes", "created", "versions", "recipe")
 
 

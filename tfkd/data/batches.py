@@ -158,11 +158,7 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 def eval_batches(
-    x: Tensor,
-    y: Tensor | None,
-    batch_size: int,
-    *,
-    preprocess: Callable[[Any], Any] | None = None,
+    x: Tensor, y: Tensor | None, batch_size: int, *, preprocess: Callable[[Any], Any] | None = None
 ) -> tf.data.Dataset:
     """Batches of every example once and in order; the last batch may be smaller.
 

@@ -114,12 +114,7 @@ class ProgressiveDistiller:
     def around(self, student: keras.Model) -> Distiller:
         """A Distiller for a student, with the scheduled values of all stages."""
         return Distiller(
-            self.teacher,
-            student,
-            self._losses,
-            self._weights,
-            self._student_weight,
-            name=self.name,
+            self.teacher, student, self._losses, self._weights, self._student_weight, name=self.name
         )
 
     @property

@@ -219,10 +219,7 @@ def kind_notes(kinds: Mapping[str, str], models: Mapping[str, Any]) -> list[str]
         if not isinstance(models[name], (keras.Model, pathlib.Path))
     }
     said = {
-        "Python": (
-            "a Python function, timed as it is",
-            "Python functions, timed as they are",
-        ),
+        "Python": ("a Python function, timed as it is", "Python functions, timed as they are"),
         "TensorFlow": ("a compiled TensorFlow function", "compiled TensorFlow functions"),
     }
     notes = []
