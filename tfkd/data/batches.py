@@ -151,9 +151,8 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     """
     checks.positive_int("batch_size", batch_size)
     if count < batch_size:
-        raise checks.value_error(
-            "batch_size", f"at most the number of examples, {count}", batch_size
-        )
+        expected = f"at most the number of examples, {count}"
+        raise checks.value_error("batch_size", expected, batch_size)
     return count // batch_size
 
 
@@ -182,8 +181,5 @@ def eval_batches(
     _check_functions(preprocess=preprocess)
     source = tf.data.Dataset.from_tensor_slices(x if y is None else (x, y)).batch(batch_size)
     if preprocess is not None:
-        if y is None:
-            source = source.map(preprocess)
-        else:
-            source = source.map(lambda a, b: (preprocess(a), b))
+        source = source.map(preprocess if y is None else lambda a, b: (preprocess(a), b))
     return pipelines.untuned(source.prefetch(2))

@@ -67,7 +67,6 @@ class Examples:
 def read(
     labels: ArrayLike,
     outputs: ArrayLike,
-    *,
     task: str | None = None,
     class_names: Sequence[str] | None = None,
     mask: ArrayLike | None = None,
@@ -135,9 +134,8 @@ def read(
     if class_names is not None:
         names(class_names, max(2, units))
         if found == REGRESSION:
-            raise checks.value_error(
-                "class_names", "None, as regression has no classes", class_names
-            )
+            expected = "None, as regression has no classes"
+            raise checks.value_error("class_names", expected, class_names)
     return _formed(found, truth, scores, threshold, "" if task else doubt)
 
 

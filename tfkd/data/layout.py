@@ -61,22 +61,13 @@ def layout(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
             if top.within[pair[0][0][1]] & top.within[pair[1][0][1]]:
                 train, test = pair
     if train and test:
-        chosen = [_only(root, found) for found in (train, test)]
+        expected = f"one folder of each part in {root}"
+        chosen = [names.best(found, expected) for found in (train, test)]
         _warn_left_out(root, top, chosen)
         return root / chosen[0], root / chosen[1]
     _check_parts(root, top, [name for _, name in train])
     _warn_ambiguous(root, top)
     return root, None
-
-
-def _only(root: pathlib.Path, found: Sequence[tuple[int, str]]) -> str:
-    """The folder of the best rank, which must be unique."""
-    first = [name for rank, name in found if rank == found[0][0]]
-    if len(first) > 1:
-        shown = " and ".join(map(repr, first))
-        fix = "Both may be the same part: rename one, or move it elsewhere."
-        raise checks.value_error("path", f"one folder of each part in {root}", shown, fix)
-    return first[0]
 
 
 def _warn_left_out(root: pathlib.Path, top: _Top, chosen: Sequence[str]) -> None:

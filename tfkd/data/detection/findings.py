@@ -119,7 +119,7 @@ class AnnotationLog:
         self.all: list[AnnotationFinding] = []
 
     def add(
-        self, kind: str, file: str | os.PathLike, line: int | None, expected: str, received: str
+        self, file: str | os.PathLike, kind: str, line: int | None, expected: str, received: str
     ) -> None:
         """Adds a finding."""
         if kind not in ACTIONS and kind not in NOTES:

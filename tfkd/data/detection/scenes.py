@@ -10,7 +10,7 @@ import numpy as np
 from tfkd import checks
 from tfkd.data.detection.augment import augment_boxes
 from tfkd.data.detection.dataset import DetectionDataset
-from tfkd.data.detection.reading import check_size
+from tfkd.data.folder import check_size
 from tfkd.data.sources import digits
 
 # Side of a digit's 8×8 image, relative to the shorter side of the scene.
