@@ -112,11 +112,9 @@ class Dataset(ImageSplits):
         quality.pixels(self.name, x_train, x_test)
         count = len(x_train)
         named = (None, None) if places is None else (places[:count], places[count:])
-        parts = {
-            "train": quality.Part(x_train, self.y_train, named[0]),
-            "test": quality.Part(x_test, self.y_test, named[1]),
-        }
-        quality.repeated(self.name, "images", parts, names)
+        train = quality.Part(x_train, self.y_train, named[0])
+        test = quality.Part(x_test, self.y_test, named[1])
+        quality.repeated(self.name, "images", {"train": train, "test": test}, names)
 
     def __repr__(self) -> str:
         return (

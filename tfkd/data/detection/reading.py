@@ -15,7 +15,7 @@ from tfkd import checks
 from tfkd.data import names as naming
 from tfkd.data import quality
 from tfkd.data.detection import decoding
-from tfkd.data.detection.dataset import DetectionDataset
+from tfkd.data.detection.dataset import SPLITS, DetectionDataset
 from tfkd.data.detection.findings import SHARED, AnnotationLog
 
 # Rounding and 1-based coordinates put boxes up to this far outside: clipped without a finding.
@@ -192,10 +192,9 @@ def dataset(
     for part, count in zip(("training", "test"), objects, strict=True):
         if not count and (labelled or part == "test"):
             checks.warn(f"{name}: no image of the {part} part has an object. Is its file whole?")
-    fields: dict[str, Any] = {}
-    for part, arrays in zip(("train", "test"), parts, strict=True):
-        names_of = (f"x_{part}", f"boxes_{part}", f"classes_{part}")
-        fields |= dict(zip(names_of, arrays[:3], strict=True))
+    columns = [f"{field}_{part}" for part in SPLITS for field in ("x", "boxes", "classes")]
+    values = (value for arrays in parts for value in arrays[:3])
+    fields: dict[str, Any] = dict(zip(columns, values, strict=True))
     return DetectionDataset(**fields, class_names=tuple(names), name=name, findings=findings)
 
 

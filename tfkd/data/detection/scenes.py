@@ -105,12 +105,8 @@ def digit_scenes(
             boxes.append(np.array(corners) / (width, height, width, height))
             classes.append(np.array(found))
         fields |= {f"x_{split}": images, f"boxes_{split}": boxes, f"classes_{split}": classes}
-    return DetectionDataset(
-        **fields,
-        class_names=tuple("0123456789"),
-        name="digit_scenes",
-        augment=augment_boxes(flip=False),
-    )
+    fields |= {"class_names": tuple("0123456789"), "augment": augment_boxes(flip=False)}
+    return DetectionDataset(**fields, name="digit_scenes")
 
 
 def _check_objects(objects: Any) -> tuple[int, int]:
