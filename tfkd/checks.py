@@ -18,7 +18,7 @@ import numbers
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -139,6 +139,11 @@ def function(name: str, value: Any) -> Any:
     if not callable(value):
         raise type_error(name, "a callable", value)
     return value
+
+
+def optional(check: Callable[..., Any], name: str, value: Any, *arguments: Any) -> Any:
+    """Accepts None, and what `check(name, value, *arguments)` accepts."""
+    return None if value is None else check(name, value, *arguments)
 
 
 @contextlib.contextmanager

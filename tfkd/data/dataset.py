@@ -134,10 +134,8 @@ class Dataset(ImageSplits):
         count = x[..., 0].size
 
         def total(function):
-            return sum(
-                function(x[s : s + _CHUNK].astype(np.float64) / self.scale).sum((0, 1, 2))
-                for s in starts
-            )
+            chunks = (x[s : s + _CHUNK].astype(np.float64) / self.scale for s in starts)
+            return sum(function(chunk).sum((0, 1, 2)) for chunk in chunks)
 
         mean = total(lambda chunk: chunk) / count
         variance = total(lambda chunk: (chunk - mean) ** 2) / count

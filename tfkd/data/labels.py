@@ -102,10 +102,8 @@ def read(
         >>> found.task, found.labels.tolist(), found.right.tolist()
         ('classification', [0, 1], [True, False])
     """
-    if task is not None:
-        checks.one_of("task", task, TASKS)
-    if threshold is not None:
-        checks.finite("threshold", threshold)
+    checks.optional(checks.one_of, "task", task, TASKS)
+    checks.optional(checks.finite, "threshold", threshold)
     truth, scores = _aligned(labels, outputs, class_names)
     lead, units = scores.shape[:-1], scores.shape[-1]
     is_matrix = units > 1 and truth.shape == scores.shape

@@ -138,8 +138,7 @@ def in_turns(
         raise checks.value_error("runners", "at least one callable", runners)
     checks.non_negative_int("warmup", warmup)
     checks.positive_int("runs", runs)
-    if seconds is not None:
-        checks.positive("seconds", seconds)
+    checks.optional(checks.positive, "seconds", seconds)
     names = list(runners)
     for _ in range(warmup):
         for name in names:

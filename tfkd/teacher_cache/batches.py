@@ -117,8 +117,7 @@ def batches(
     steps = steps_per_epoch(count, batch_size)
     checks.integer("seed", seed, 0, "an integer of at least 0")
     checks.non_negative_int("start_step", start_step)
-    if epochs is not None:
-        checks.positive_int("epochs", epochs)
+    checks.optional(checks.positive_int, "epochs", epochs)
     first, size = replicas.rows_of_worker(input_context, batch_size)
 
     def make(step, rows):

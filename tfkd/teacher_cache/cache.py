@@ -77,9 +77,8 @@ class TeacherCache(PrecomputedTeacher):
         self._document = document.read(self.path)
         self._shards = building.shards_of(self.path, self._document)
         self._check_whole(checksums, time.monotonic() + wait)
-        super().__init__(
-            self._with_inferred_kinds(), self._document.identity, f"the teacher cache {self.path}"
-        )
+        layout, where = self._with_inferred_kinds(), f"the teacher cache {self.path}"
+        super().__init__(layout, self._document.identity, where)
 
     def _with_inferred_kinds(self) -> Layout:
         """The layout, in which outputs stored as logits are marked if they are probabilities."""
@@ -251,9 +250,8 @@ class TeacherCache(PrecomputedTeacher):
             >>> cache.lookup([3, 0])["final_output"].tolist()
             [[6.0, 7.0], [0.0, 1.0]]
         """
-        building.write_predictions(
-            path, outputs, data, source, activation, layers or {}, dtype, views, overwrite
-        )
+        form = (source, activation, layers or {}, dtype, views, overwrite)
+        building.write_predictions(path, outputs, data, *form)
         return cls(path, checksums=False)
 
     def lookup(self, index: ArrayLike, view: ArrayLike = 0) -> dict[str, Any]:

@@ -47,8 +47,7 @@ class Making:
         checks.integer("seed", self.seed, 0, "an integer of at least 0")
         self._check_top_k()
         for name in ("augment", "preprocess"):
-            if getattr(self, name) is not None:
-                checks.function(name, getattr(self, name))
+            checks.optional(checks.function, name, getattr(self, name))
         if self.views > 1 and self.augment is None:
             expected = "1 without `augment`: all views would be the same"
             raise checks.value_error("views", expected, self.views, "Pass `augment`.")

@@ -81,8 +81,7 @@ class RemoteTeacher(PrecomputedTeacher):
     ):
         making = Making(layers, dtype)
         self.service = _check_service(service)
-        if job_name is not None:
-            checks.instance("job_name", job_name, str, "a name, or None")
+        checks.optional(checks.instance, "job_name", job_name, str, "a name, or None")
         self.job_name = job_name
         teachers = as_list(teacher)
         if any(isinstance(one, PrecomputedTeacher) for one in teachers):
@@ -133,10 +132,8 @@ class RemoteTeacher(PrecomputedTeacher):
             return labelled
         _check_travels(dataset)
         _check_there(self.service)
-        apart = tf.data.experimental.service.distribute(
-            processing_mode=processing_mode, service=self.service, job_name=self.job_name
-        )
-        found = labelled.apply(apart)
+        distribute = tf.data.experimental.service.distribute
+        found = labelled.apply(distribute(processing_mode, self.service, self.job_name))
         if processing_mode is Sharding.OFF and size == tf.data.INFINITE_CARDINALITY:
             found = found.apply(tf.data.experimental.assert_cardinality(size))
         return pipelines.untuned(found)
