@@ -188,8 +188,8 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _is_model(value: Any) -> bool:
-    places = ((type(value), "variables"), (type(value), "weights"))
-    return any(hasattr(*one) for one in (*places, (value, "variables"), (value, "signatures")))
+    by_type = any(hasattr(type(value), name) for name in ("variables", "weights"))
+    return by_type or any(hasattr(value, name) for name in ("variables", "signatures"))
 
 
 def _variables(model: Any) -> list[Any]:
