@@ -11,13 +11,14 @@ Nothing here imports TensorFlow, so checks stay cheap.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import numbers
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -138,6 +139,25 @@ def function(name: str, value: Any) -> Any:
     if not callable(value):
         raise type_error(name, "a callable", value)
     return value
+
+
+def optional(check: Callable[..., Any], name: str, value: Any, *arguments: Any) -> Any:
+    """Accepts None, and what `check(name, value, *arguments)` accepts."""
+    return None if value is None else check(name, value, *arguments)
+
+
+@contextlib.contextmanager
+def needed(what: str, extra: str) -> Iterator[None]:
+    """Context of imports, whose ImportError says what needs the package and how to get it.
+
+    Args:
+        what: "report.classification needs scikit-learn", for the message.
+        extra: the extra of tfkd that installs the package.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what}. Install it with `pip install tfkd[{extra}]`.") from error
 
 
 def near(value: Any, choices: Iterable[Any], count: int = 3) -> str | None:

@@ -45,7 +45,7 @@ def decide(distiller: Any, x: Data, in_step: bool = False) -> None:
         sample = output_kinds.examples(x, student)
     if sample is None and not in_step:
         return
-    distiller._set_untracked("_decided", True)
+    distiller._set_untracked(_decided=True)
     weight = distiller.student_loss_weight
     if checks.is_number(weight) and weight == 1:
         terms = []
@@ -82,7 +82,7 @@ def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> 
     if any(wants):
         known = next((kinds for key, (kinds, _) in each.items() if _covers(key, wants)), None)
         kinds = known or output_kinds.settle("student", mine, wants, from_logits)
-        distiller._set_untracked("_label_kinds", kinds)
+        distiller._set_untracked(_label_kinds=kinds)
 
 
 def _covers(key: tuple[Any, ...], wants: tuple[Any, ...]) -> bool:

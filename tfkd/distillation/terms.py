@@ -139,17 +139,16 @@ class Term:
         # A replica may get no example of the last batch: a mean over none is NaN.
         return tf.where(share > 0.0, value, 0.0) * share, None
 
+    def compared(self, teacher: Structure, student: Structure) -> Iterator[tuple[Any, Any, bool]]:
+        """For each output: the teacher's and the student's scores, and whether of sigmoids."""
+        each = (tf.nest.flatten(teacher), tf.nest.flatten(student), sigmoids(self.loss, student))
+        return zip(*each, strict=True)
+
     def agreement(
         self, teacher: Structure, student: Structure, parts: list[Any] | None
     ) -> Iterator[tuple[Any, Any]]:
         """For each compared output: 1 where both models predict the same class, and its mask."""
-        triples = zip(
-            tf.nest.flatten(teacher),
-            tf.nest.flatten(student),
-            sigmoids(self.loss, student),
-            strict=True,
-        )
-        for index, (theirs, mine, is_sigmoid) in enumerate(triples):
+        for index, (theirs, mine, is_sigmoid) in enumerate(self.compared(teacher, student)):
             if parts is not None and parts[index] is None:
                 continue
             same = getattr(mine, "_tfkd_agreement", None)
@@ -209,12 +208,8 @@ def loss_on_labels(
     if replicas.count() > 1:
         if not container.built:
             container.build(y_pred)
-        weights = [
-            _on_global_batch(loss, weight, output, share)
-            for loss, weight, output in zip(
-                container._losses, container._loss_weights, tf.nest.flatten(y_pred), strict=True
-            )
-        ]
+        parts = (container._losses, container._loss_weights, tf.nest.flatten(y_pred))
+        weights = [_on_global_batch(*each, share) for each in zip(*parts, strict=True)]
         container = copy.copy(container)
         container._loss_weights = weights
     return tf.cast(container(y, y_pred, sample_weight), tf.float32)

@@ -117,7 +117,10 @@ def compare(
     checks.positive_int("throughput_batch", batch)
     groups = {n: _members(n, value) for n, value in running.checked_models(models).items()}
     like = dict(like or {})
-    _check_names(groups, like=like, original=[original] if original else [])
+    named = [("like", name) for name in like] + [("original", original)] * bool(original)
+    for argument, name in named:
+        if name not in groups:
+            raise checks.value_error(argument, "names that are in `models`", name)
     x, y, mask = _labelled(data)
     judge = Judge(
         y, task=task, class_names=class_names, mask=mask, ignore_class=ignore_class,
@@ -146,23 +149,13 @@ def compare(
     rows = []
     for name in groups:
         params, macs = _counts(like.get(name, firsts[name]))
-        rate, per_call = rates[name]
-        rows.append(
-            Row(
-                name, params=params, macs=macs, size=sizes[name], latency=times.get(name),
-                throughput=rate, throughput_batch=per_call,
-                runtime=kinds[name], **judge.scores(name),
-            )
-        )  # fmt: skip
+        scores, (rate, per_call) = judge.scores(name), rates[name]
+        rows.append(Row(
+            name, params=params, macs=macs, size=sizes[name], latency=times.get(name),
+            throughput=rate, throughput_batch=per_call, runtime=kinds[name], **scores,
+        ))  # fmt: skip
     notes = [note, rate_note, *judge.notes(), *notes, *running.kind_notes(kinds, firsts)]
     return Table(rows, notes, original=original)
-
-
-def _check_names(groups: Mapping[str, Any], **arguments: Any) -> None:
-    for argument, names in arguments.items():
-        for name in names:
-            if name not in groups:
-                raise checks.value_error(argument, "names that are in `models`", name)
 
 
 def _converted(groups: dict[str, list[Any]], x: Any) -> tuple[dict[str, list[Any]], list[str]]:
@@ -181,7 +174,7 @@ def _latencies(
     """Latency of one example for the models that accept one, and a note."""
     made = {name: running.call(name, target, x, 1) for name, target in targets.items()}
     calls = {name: call for name, call in made.items() if call is not None}
-    times = in_turns(calls, runs=runs, seconds=seconds) if calls else {}
+    times = in_turns(calls, 10, runs, seconds) if calls else {}
     taken = next(iter(times.values())).runs if times else 0
     note = f"Latency: one example, {running.threads_text(threads)}, {taken} runs each, in turns."
     for name in targets:
@@ -207,7 +200,7 @@ def _throughputs(
         if size > 1 or name not in times
     }
     few = max(runs // 3, min(runs, 5))
-    found = in_turns(calls, warmup=3, runs=few, seconds=seconds) if calls else {}
+    found = in_turns(calls, 3, few, seconds) if calls else {}
     rates = {
         name: (found.get(name, times.get(name)).throughput(size), size)  # type: ignore[union-attr]
         for name, size in batches.items()

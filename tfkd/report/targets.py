@@ -89,11 +89,7 @@ def converted(name: str, model: Any, x: Structure) -> tuple[Any, str]:
 
 
 def opened(
-    model: Any,
-    threads: int,
-    folder: pathlib.Path,
-    batch: int | None = 1,
-    x: Structure | None = None,
+    model: Any, threads: int, folder: pathlib.Path, batch: int = 1, x: Structure | None = None
 ) -> Any:
     """The target to call for a model: a `Predictor`, or the callable in inference mode.
 
@@ -121,8 +117,7 @@ def opened(
 def _refuse_stateful(model: Any) -> None:
     """Raises ValueError for stateful recurrent layers of Keras 2 or 3."""
     for layer in flat_layers(model):
-        recurrent = hasattr(layer, "return_sequences")
-        if recurrent and getattr(layer, "stateful", False):
+        if hasattr(layer, "return_sequences") and getattr(layer, "stateful", False):
             fix = (
                 "Its outputs depend on earlier calls, so nothing can be compared. Build it with "
                 "stateful=False and copy the weights."
@@ -213,21 +208,14 @@ def kind_notes(kinds: Mapping[str, str], models: Mapping[str, Any]) -> list[str]
         kinds: name → runtime, from `inference.kind_of`.
         models: name → model or function.
     """
-    own = {
-        name: kind
-        for name, kind in kinds.items()
-        if not isinstance(models[name], (keras.Model, pathlib.Path))
-    }
+    own = [n for n, model in models.items() if not isinstance(model, (keras.Model, pathlib.Path))]
     said = {
-        "Python": (
-            "a Python function, timed as it is",
-            "Python functions, timed as they are",
-        ),
+        "Python": ("a Python function, timed as it is", "Python functions, timed as they are"),
         "TensorFlow": ("a compiled TensorFlow function", "compiled TensorFlow functions"),
     }
     notes = []
     for kind, (one, several) in said.items():
-        names = [name for name in own if own[name] == kind]
+        names = [name for name in own if kinds.get(name) == kind]
         if names:
             notes.append(f"{', '.join(names)}: {one if len(names) == 1 else several}.")
     return notes
