@@ -147,14 +147,11 @@ def distil(entry: Entry, folder: pathlib.Path) -> str:
     got, limit = value["logits_distillation"], 20 * limit_of(entry)
     if not entry.masked and not abs(got - wanted) <= limit * max(abs(wanted), 1e-12):
         raise Wrong(f"the loss is {got:.6g}, expected {wanted:.6g}")
-    weights = [np.array(weight) for weight in student.trainable_weights]
+    weights = student.get_weights()
     distiller.fit(x, batch_size=step, epochs=1, verbose=0)
     compare(before, computed(teacher, x, step), limit_of(entry))
-    moved = any(
-        (np.array(w) != old).any()
-        for w, old in zip(student.trainable_weights, weights, strict=True)
-    )
-    if weights and not moved:
+    moved = any((a != b).any() for a, b in zip(student.get_weights(), weights, strict=True))
+    if student.trainable_weights and not moved:
         raise Wrong("no weight of the student has changed")
     return ""
 
@@ -181,18 +178,10 @@ def freeze(entry: Entry, folder: pathlib.Path) -> str:
     x, step = entry.examples(model), entry.step(model)
     copy = tfkd.frozen_copy(model, fold_batch_norm=True)
     note = compare(computed(model, x, step), computed(copy, x, step), limit_of(entry))
-    shapes = [a.shape[1:] for a in tf.nest.flatten(x)]
-    given = (
-        tf.nest.pack_sequence_as(x, [tuple(shape) for shape in shapes])
-        if len(shapes) > 1
-        else shapes[0]
-    )
-    counted = tfkd.report.profile(model, given).params
-    weights = {id(w): int(np.prod(w.shape)) for w in model.weights}
-    if counted != sum(weights.values()):
-        raise Wrong(
-            f"the profile counts {counted} parameters, the model has {sum(weights.values())}"
-        )
+    counted = tfkd.report.profile(model, tf.nest.map_structure(lambda a: a.shape[1:], x)).params
+    parameters = sum({id(w): int(np.prod(w.shape)) for w in model.weights}.values())
+    if counted != parameters:
+        raise Wrong(f"the profile counts {counted} parameters, the model has {parameters}")
     return note
 
 

@@ -459,7 +459,9 @@ def keras3_cnn():
 
 @model("keras 3")
 def keras3_gru():
-    return keras_3(lambda k, l: k.Sequential([k.Input((6, 3)), l.GRU(4), l.Dense(3)]))
+    return keras_3(
+        lambda k, layers: k.Sequential([k.Input((6, 3)), layers.GRU(4), layers.Dense(3)])
+    )
 
 
 @model("keras 3")

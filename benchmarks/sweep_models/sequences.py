@@ -39,7 +39,7 @@ def simple_rnn():
     return stack((6, 3), L.SimpleRNN(5), L.Dense(3))
 
 
-@model("recurrent")
+@model("recurrent", heads="softmax")
 def lstm_relu_stacked():
     lower = L.LSTM(5, activation="relu", return_sequences=True)
     return stack((6, 3), lower, L.LSTM(4), L.Dense(3, "softmax"))
