@@ -106,7 +106,8 @@ def judged(error: Exception) -> Record:
     if text.startswith("in user code:"):  # raised while a graph was traced
         files += re.findall(r'File "([^"]+)"', text)
     last = pathlib.Path(files[-1])
-    ours = (ROOT / "tfkd") in last.parents
+    of_keras = text.startswith("Exception encountered when calling layer")
+    ours = (ROOT / "tfkd") in last.parents and not of_keras
     readable = isinstance(error, (ValueError, TypeError, ImportError)) and text.strip()
     refused = ours and readable and len(text) <= LONGEST_MESSAGE
     where = [f"{f.filename}:{f.lineno}" for f in frames if str(ROOT / "tfkd") in f.filename]

@@ -26,6 +26,7 @@ class Entry:
         size: what an open size of an input gets.
         batch: examples a step.
         scale: of the inputs.
+        whole: True if inputs are whole numbers though their type is float.
         low: True if it computes in 16 bits: the tolerances are wider.
         masked: True if a mask, or a state, decides what a loss counts.
         shape: of one example, for models that do not say it.
@@ -40,6 +41,7 @@ class Entry:
     size: int = 12
     batch: int = 4
     scale: float = 1.0
+    whole: bool = False
     low: bool = False
     masked: bool = False
     shape: tuple[int, ...] | None = None
@@ -81,7 +83,7 @@ class Entry:
             return rng.choice(np.array(WORDS, object), shape)
         if dtype == tf.bool:
             return rng.random(shape) < 0.7
-        if dtype.is_integer:
+        if dtype.is_integer or self.whole:
             return rng.integers(0, self.high, shape).astype(dtype.as_numpy_dtype)
         return (self.scale * rng.normal(size=shape)).astype(dtype.as_numpy_dtype)
 

@@ -109,7 +109,7 @@ def conv_lstm():
     return stack((3, 6, 6, 2), L.ConvLSTM2D(3, 3, padding="same"), L.Flatten(), L.Dense(3))
 
 
-@model("recurrent")
+@model("recurrent", whole=True)
 def char_rnn_open():
     return stack((None,), L.Embedding(10, 4), L.GRU(6, return_sequences=True), L.Dense(10))
 
@@ -146,7 +146,7 @@ def text_cnn():
     return keras.Model(x, L.Dense(3)(L.Dropout(0.5)(L.Concatenate()(pooled))))
 
 
-@model("temporal")
+@model("temporal", whole=True)
 def bag_of_words_open():
     return stack((None,), L.Embedding(10, 4), L.GlobalAveragePooling1D(), L.Dense(3))
 

@@ -235,6 +235,24 @@ def test_padded_positions_have_no_influence(eager):
     np.testing.assert_allclose(first["agreement"], same[kept].mean(), rtol=1e-6)
 
 
+def test_one_number_is_compared_by_mse():
+    teacher, student = (toys.net(classes=1, seed=seed) for seed in (1, 2))
+    x, _ = data()
+    distiller = tfkd.Distiller(
+        teacher, student, LogitsDistillation(2.0, loss="mse"), student_loss_weight=0.0
+    )
+    distiller.compile("sgd", None)
+    found = distiller.evaluate(x, verbose=0, return_dict=True)["logits_distillation"]
+    wanted = np.mean(np.square((teacher(x).numpy() - student(x).numpy()) / 2))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_one_class_is_refused_before_training():
+    teacher, student = (toys.net(classes=1, seed=seed) for seed in (1, 2))
+    with pytest.raises(ValueError, match="two classes.*binary_crossentropy.*mse"):
+        tfkd.Distiller(teacher, student, LogitsDistillation(2.0))
+
+
 def test_one_sigmoid_output():
     def binary(seed, last):
         return toys.net(classes=1, seed=seed, last=last)

@@ -11,7 +11,6 @@ import tf_keras as keras
 from tfkd import checks, schedules
 from tfkd.distillation import targets
 from tfkd.losses.base import DistillationLoss
-from tfkd.losses.logits import check_scores
 from tfkd.networks.accept import ANY, check_model
 from tfkd.networks.layer_weights import FLOAT16_ENDS
 from tfkd.teachers.features import FINAL
@@ -195,15 +194,7 @@ def check_final_outputs(loss: Any, teachers: Any, student: Any) -> None:
     mine = student.static_shape(FINAL)
     for theirs in (taps.static_shape(FINAL) for taps in teachers.taps):
         if theirs and mine:
-            binary = mine[-1] == 1  # which binary loss it is, the loss itself checks
-            check_scores(_Shaped(theirs), _Shaped(mine), binary=binary)
-
-
-class _Shaped:
-    """Something with a shape: what `check_scores` looks at."""
-
-    def __init__(self, shape):
-        self.shape = shape
+            loss.validate_outputs(tf.TensorSpec(theirs), tf.TensorSpec(mine))
 
 
 def check_fit_data(x: Any, y: Any, sample_weight: Any, num_classes: int | None, loss: Any) -> None:

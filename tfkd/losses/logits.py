@@ -95,6 +95,20 @@ class LogitsDistillation(ElementwiseLoss):
         for item in tf.nest.flatten(self.loss):
             _check_plain(item)
 
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Raises ValueError unless each output that has a loss fits it."""
+        super().validate_outputs(teacher_outputs, student_outputs)
+        for loss, teacher, student in zip(
+            tf.nest.flatten(per_output(self.loss, student_outputs)),
+            tf.nest.flatten(teacher_outputs),
+            tf.nest.flatten(student_outputs),
+            strict=True,
+        ):
+            if loss is not None:
+                # One value is no class, but a regression head that "mse" compares.
+                several = is_a(loss, KL) or is_a(loss, _CROSSENTROPY)
+                check_scores(teacher, student, binary=not several)
+
     def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
         """One loss per example, (B,) or (B, ...), for each output that has a loss."""
         self.validate_outputs(teacher_outputs, student_outputs)
@@ -110,7 +124,6 @@ class LogitsDistillation(ElementwiseLoss):
         ]
 
     def _one(self, loss, teacher, student, temperature):
-        check_scores(teacher, student, binary=is_a(loss, BINARY))
         teacher_z = tf.stop_gradient(tf.cast(teacher, tf.float32)) / temperature
         student_z = tf.cast(student, tf.float32) / temperature
         if not any(is_a(loss, kinds) for kinds in _EXACT):
@@ -185,5 +198,5 @@ def check_scores(teacher: Any, student: Any, binary: bool = False) -> None:
             "student",
             "at least two classes (the softmax of one score is always 1)",
             student,
-            'For a single sigmoid output pass loss="binary_crossentropy".',
+            'For a single sigmoid output pass loss="binary_crossentropy", for a regression "mse".',
         )
