@@ -13,6 +13,7 @@ table for each pair. A cell is
     BARE     another error: of NumPy, Keras or TensorFlow, or longer than a screen
     WRONG    another result, without a word
     CRASH    the process ended, or took longer than `--seconds`
+    none     Keras itself can't do what the cell begins with, such as to save the model
 
 The cells run in a process beside this one, so that a crash is a cell. Records are appended
 to `--out`, and what has one is not run again, unless `--retry` is given for those that are
@@ -44,7 +45,7 @@ CELLS = (
     *("distil", "prune", "freeze", "quantize", "keras", "saved_model", "onnx", "onnx int8"),
     *("tflite", "tflite int8", "tflite trained int8"),
 )
-GOOD = ("equal", "refused")
+GOOD = ("equal", "refused", "none")
 LONGEST_MESSAGE = 1500  # characters: a screen
 MODELS_A_PROCESS = 12  # TensorFlow does not give back all of its memory
 Record = dict[str, Any]
@@ -94,6 +95,8 @@ def run(cells: Any, name: str, cell: str) -> Record:
             record |= {"result": "equal", "text": note}
         except cells.Wrong as wrong:
             record |= {"result": "WRONG", "text": str(wrong)}
+        except cells.NotApplicable as why:
+            record |= {"result": "none", "text": str(why)}
         except Exception as error:
             record |= judged(error)
     return {**record, "seconds": round(time.monotonic() - started, 1)}
@@ -212,7 +215,7 @@ def missing(given: argparse.Namespace, asked: Any, records: Any) -> list[tuple[s
 
 def lines_of(records: Sequence[Record]) -> Iterator[str]:
     """The table, counts, and what is neither equal nor refused."""
-    results = ("equal", "refused", "BARE", "WRONG", "CRASH")
+    results = ("equal", "refused", "none", "BARE", "WRONG", "CRASH")
     models = list(dict.fromkeys(record["model"] for record in records))
     found = {(record["model"], record["cell"]): record["result"] for record in records}
     cells = [cell for cell in CELLS if any(record["cell"] == cell for record in records)]

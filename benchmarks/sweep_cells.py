@@ -28,6 +28,10 @@ class Wrong(Exception):
     """What came out is not what the model computes."""
 
 
+class NotApplicable(Exception):
+    """Keras itself can't do what the cell begins with."""
+
+
 def named(outputs: Any, names: Any = ()) -> Named:
     """Outputs of a model or file by name; the name of a single one is left out."""
     if isinstance(outputs, Mapping):
@@ -242,7 +246,11 @@ def keras_file(entry: Entry, folder: pathlib.Path) -> str:
     """The saved model, run by a Predictor."""
     model = entry.fresh(0)
     x = entry.examples(model)
-    model.save(folder / "m.keras")
+    try:
+        model.save(folder / "m.keras")
+        keras.models.load_model(folder / "m.keras", dict(entry.custom) or None, safe_mode=False)
+    except Exception as failed:
+        raise NotApplicable(f"Keras can't save or load it: {failed}"[:300]) from failed
     expected = computed(model, x, entry.step(model))
     return compare(expected, predicted(entry, folder / "m.keras", x), limit_of(entry))
 

@@ -266,7 +266,8 @@ def feature_pyramid():
 @model("images", heads="values")
 def keypoints_soft_argmax():
     x = keras.Input((8, 8, 1))
-    heat = L.Softmax(axis=1)(L.Reshape((64, 2))(L.Conv2D(2, 3, padding="same")(x)))
+    scores = L.Reshape((64, 2))(L.Rescaling(8.0)(L.Conv2D(2, 3, padding="same")(x)))
+    heat = L.Softmax(axis=1)(scores)
     grid = tf.constant([[i // 8, i % 8] for i in range(64)], "float32")
     return keras.Model(x, tf.einsum("bkp,kc->bpc", heat, grid))
 
@@ -290,7 +291,7 @@ def activations_of_many_kinds():
     return classifier(x, L.Concatenate()([L.Conv2D(2, 3, activation=kind)(x) for kind in kinds]))
 
 
-@model("images")
+@model("images", size=64)
 def mobilenet_v2_open():
     base = keras.applications.MobileNetV2(
         input_shape=(None, None, 3), alpha=0.35, include_top=False, weights=None

@@ -33,8 +33,9 @@ class Entry:
 class _Recorder:
     """Follows the layer calls of one trace; `watch` puts it in place."""
 
-    def __init__(self, root: keras.Model):
+    def __init__(self, root: keras.Model, batch: int):
         self.root = root
+        self.batch = batch
         self.entries: dict[int, Entry] = {}
         self._path: list[str] = []
         self._inside: list[list[int]] = []  # per open container: its children's operations
@@ -83,7 +84,7 @@ class _Recorder:
             with self._silence():
                 outputs = run()
             if isinstance(layer, keras.layers.TextVectorization):
-                _set_batch(outputs)
+                _set_batch(outputs, self.batch)
             mine = graph.get_operations()[begin:]
         if self._inside:
             self._inside[-1].extend(range(begin, len(graph.get_operations())))
@@ -114,14 +115,16 @@ class _Recorder:
     def _add(self, call: rules.LayerCall, products: rules.Products | None) -> None:
         shape = tuple(call.outputs[0])[1:] if call.outputs else ()
         name = "/".join([*self._path, call.layer.name])
+        if products is not None:
+            products = tuple((terms, outputs // self.batch) for terms, outputs in products)
         entry = Entry(call.layer, name, shape, [])
         self.entries.setdefault(id(call.layer), entry).products.append(products)
 
 
-def _set_batch(tensor: Any) -> None:
+def _set_batch(tensor: Any, batch: int) -> None:
     """Words of one text are of one example: TensorFlow forgets it when it splits them."""
     if isinstance(tensor, tf.Tensor) and tensor.shape.rank:
-        tensor.set_shape([1, *tensor.shape[1:]])
+        tensor.set_shape([batch, *tensor.shape[1:]])
 
 
 def _is_symbolic(args: Any, kwargs: Any) -> bool:
@@ -176,12 +179,17 @@ def _kept_save_spec(model: keras.Model) -> Iterator[None]:
             setattr(model, name, value)
 
 
-def _specs(model: keras.Model, input_shape: Any) -> Any:
-    """Returns the nested `TensorSpec`s of a batch of one example."""
+def _batch_of(model: keras.Model) -> int:
+    """How many examples a batch has: 1, unless the model takes no other than its own."""
+    return next((int(t.shape[0]) for t in getattr(model, "inputs", None) or () if t.shape[0]), 1)
+
+
+def _specs(model: keras.Model, input_shape: Any, batch: int) -> Any:
+    """Returns the nested `TensorSpec`s of a batch."""
     saved = model.save_spec()
     specs = None if saved is None else saved[0][0]
     if input_shape is not None:
-        return _given_specs(specs, input_shape)
+        return _given_specs(specs, input_shape, batch)
     if specs is None:
         raise checks.value_error(
             "input_shape",
@@ -198,23 +206,25 @@ def _specs(model: keras.Model, input_shape: Any) -> Any:
                 "Pass input_shape=(height, width, channels), without the batch axis.",
             )
     return tf.nest.map_structure(
-        lambda s: tf.TensorSpec((1, *tuple(s.shape)[1:]), s.dtype, name=None), specs
+        lambda s: tf.TensorSpec((batch, *tuple(s.shape)[1:]), s.dtype, name=None), specs
     )
 
 
-def _given_specs(specs: Any, input_shape: Any) -> Any:
+def _given_specs(specs: Any, input_shape: Any, batch: int) -> Any:
+    def given(shape: Any, dtype: Any) -> tf.TensorSpec:
+        return tf.TensorSpec((batch, *_one_shape(shape)), dtype)
+
     if specs is None or not isinstance(specs, (dict, list, tuple)):
-        dtype = tf.float32 if specs is None else specs.dtype
-        return tf.TensorSpec((1, *_one_shape(input_shape)), dtype)
+        return given(input_shape, tf.float32 if specs is None else specs.dtype)
     if isinstance(specs, dict):
         if not isinstance(input_shape, dict) or set(input_shape) != set(specs):
             expected = f"a dict with keys {sorted(specs)}"
             raise checks.value_error("input_shape", expected, input_shape)
-        return {k: tf.TensorSpec((1, *_one_shape(input_shape[k])), specs[k].dtype) for k in specs}
+        return {k: given(input_shape[k], specs[k].dtype) for k in specs}
     if not isinstance(input_shape, (list, tuple)) or len(input_shape) != len(specs):
         raise checks.value_error("input_shape", f"{len(specs)} shapes, one an input", input_shape)
     pairs = zip(specs, input_shape, strict=True)
-    return [tf.TensorSpec((1, *_one_shape(shape)), spec.dtype) for spec, shape in pairs]
+    return [given(shape, spec.dtype) for spec, shape in pairs]
 
 
 def _one_shape(shape: Any) -> tuple[int, ...]:
@@ -236,8 +246,9 @@ def follow(model: keras.Model, input_shape: Any = None) -> list[Entry]:
     Raises:
         ValueError: if the input shape is open and not given.
     """
-    specs = _specs(model, input_shape)
-    recorder = _Recorder(model)
+    batch = _batch_of(model)
+    specs = _specs(model, input_shape, batch)
+    recorder = _Recorder(model, batch)
     takes_training = "training" in inspect.signature(model.call).parameters
     mode = {"training": False} if takes_training else {}
     with _kept_save_spec(model), recorder.watch():
