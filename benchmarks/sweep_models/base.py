@@ -54,6 +54,8 @@ class Entry:
         model = self.build()
         rng = np.random.default_rng(seed)
         for weight in model.weights:
+            if not hasattr(weight, "name"):
+                continue  # the words of a TextVectorization
             name, shape = weight.name.split("/")[-1].split(":")[0], tuple(weight.shape)
             if name == "moving_mean":
                 weight.assign(rng.normal(0, 0.2, shape))

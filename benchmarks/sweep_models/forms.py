@@ -22,7 +22,7 @@ def shared_layer():
     return keras.Model(x, L.Dense(3)(shared(shared(x))))
 
 
-@model("forms", heads="values")
+@model("forms", heads="sigmoid")
 def siamese():
     tower = stack((8, 8, 1), L.Conv2D(4, 3, activation="relu"), L.Flatten(), L.Dense(5))
     a, b = keras.Input((8, 8, 1), name="a"), keras.Input((8, 8, 1), name="b")
@@ -275,24 +275,24 @@ def names_with_slashes():
 
 
 @model("forms")
-def names_with_spaces():
+def names_with_signs():
     x = keras.Input((4,), name="the input")
-    return keras.Model(
-        x, L.Dense(3, name="the output")(L.Dense(6, "relu", name="a b")(x)), name="a model"
-    )
+    y = L.Dense(6, "relu", name="a.b-c>d")(x)
+    return keras.Model(x, L.Dense(3, name="the-output.0")(y), name="a model")
 
 
 @model("forms")
 def names_in_unicode():
-    x = keras.Input((4,), name="größe")
-    return keras.Model(x, L.Dense(3, name="出力")(L.Dense(6, "relu", name="隠れ層")(x)))
+    x = {"größe": keras.Input((4,), name="größe"), "色": keras.Input((2,), name="色")}
+    y = L.Dense(6, "relu")(L.Concatenate()(list(x.values())))
+    return keras.Model(x, {"結果": L.Dense(3)(y), "ß": L.Dense(2)(y)}, name="模型")
 
 
 @model("forms", heads="values")
 def names_like_patterns():
     x = keras.Input((4,), name="x:0")
-    y = L.Dense(6, "relu", name="stage[1]*")(x)
-    return keras.Model(x, [L.Dense(3, name="out:0")(y), L.Dense(2, name="out?")(y)])
+    y = L.Dense(6, "relu")(x)
+    return keras.Model(x, {"out:0": L.Dense(3)(y), "out?": L.Dense(2)(y), "[a]*": y})
 
 
 @model("forms")
@@ -374,7 +374,7 @@ def half_precision_input():
 @model("types", heads="values")
 def complex_inside():
     x = keras.Input((8,))
-    spectrum = tf.abs(tf.signal.rfft(x))
+    spectrum = L.Lambda(lambda y: tf.abs(tf.signal.rfft(y)), name="spectrum")(x)
     return keras.Model(x, L.Dense(2)(spectrum))
 
 
@@ -424,7 +424,7 @@ def h5_of_2018():
     return through_h5(keras.Model(x, L.Dense(3, "linear")(y)), as_in_2018)
 
 
-@model("stored")
+@model("stored", whole=True)
 def h5_gru_of_2018():
     layers = [L.Embedding(10, 4), L.GRU(5, reset_after=False), L.Dense(3)]
     return through_h5(stack((6,), *layers), as_in_2018)

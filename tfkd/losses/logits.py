@@ -104,10 +104,11 @@ class LogitsDistillation(ElementwiseLoss):
             tf.nest.flatten(student_outputs),
             strict=True,
         ):
-            if loss is not None:
-                # One value is no class, but a regression head that "mse" compares.
-                several = is_a(loss, KL) or is_a(loss, _CROSSENTROPY)
-                check_scores(teacher, student, binary=not several)
+            exact = any(is_a(loss, kinds) for kinds in _EXACT)
+            scalars = len(teacher.shape) == len(student.shape) == 1
+            # What "mse" compares may be one number an example, (B,) or (B, 1).
+            if loss is not None and (exact or not scalars):
+                check_scores(teacher, student, binary=is_a(loss, BINARY) or not exact)
 
     def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
         """One loss per example, (B,) or (B, ...), for each output that has a loss."""
@@ -127,6 +128,8 @@ class LogitsDistillation(ElementwiseLoss):
         teacher_z = tf.stop_gradient(tf.cast(teacher, tf.float32)) / temperature
         student_z = tf.cast(student, tf.float32) / temperature
         if not any(is_a(loss, kinds) for kinds in _EXACT):
+            if len(student.shape) == 1:
+                teacher_z, student_z = teacher_z[:, None], student_z[:, None]
             return Elements(apply_loss(loss, teacher_z, student_z), mask_of(student), is_sum(loss))
         if is_a(loss, KL):
             values = kl_from_logits(teacher_z, student_z)

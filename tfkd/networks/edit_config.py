@@ -46,14 +46,10 @@ def complete_config(model: keras.Model) -> Config:
     Raises:
         ValueError: if it can't be made, or does not list the layers.
     """
-    try:
-        config = layer_state.complete(model.get_config(), model)
-    except (NotImplementedError, ValueError, TypeError) as error:
-        raise _not_built_again(model, error) from error
-    return _listing(config, model)
+    return _with_layers(learned_config(model), model)
 
 
-def _listing(config: Config, model: keras.Model) -> Config:
+def _with_layers(config: Config, model: keras.Model) -> Config:
     if "layers" not in config:
         raise ValueError(
             f"`model`: expected a model whose get_config lists its layers, received the "
@@ -61,6 +57,14 @@ def _listing(config: Config, model: keras.Model) -> Config:
             "keras.Model(model.inputs, model.outputs), or nest that in its place."
         )
     return config
+
+
+def learned_config(model: keras.Model) -> Config:
+    """The config of a model with what its layers learned; ValueError if it can't be made."""
+    try:
+        return layer_state.complete(model.get_config(), model)
+    except (NotImplementedError, ValueError, TypeError) as error:
+        raise _not_built_again(model, error) from error
 
 
 def from_config(model: keras.Model, config: Config) -> keras.Model:
@@ -84,9 +88,10 @@ def from_config(model: keras.Model, config: Config) -> keras.Model:
 
 
 def _not_built_again(model: keras.Model, error: Exception) -> ValueError:
+    says = (str(error).strip().splitlines() or [""])[0]
     return ValueError(
         "`model`: expected a model that can be built again from its config, received "
-        f"{model.name!r}, which can't ({error!r}). Give its custom layers get_config, use "
+        f"{model.name!r}, which can't ({type(error).__name__}: {says}). Give its custom layers get_config, use "
         "keras.utils.custom_object_scope for custom functions, and begin nested Sequential "
         "models with an Input."
     )
@@ -146,7 +151,7 @@ def without_calls(
         gone: for each prefix, the calls that are cut.
         prefix: path of the model with a slash, "" for the outermost.
     """
-    config, here = _listing(config, graph.model), moved.get(prefix, {})
+    config, here = _with_layers(config, graph.model), moved.get(prefix, {})
     alive = graph.alive(here, gone.get(prefix, ()))
     # Keras counts the calls of a layer in the order of its config: close the gaps.
     numbers: dict[Key, int] = {}
