@@ -253,7 +253,7 @@ class Net(keras.Model):
         return self.out(self.hidden(x))
 
     def get_config(self):
-        return {}
+        return {"name": self.name}
 
 
 @model("forms", shape=(5,))
@@ -444,6 +444,7 @@ def keras_3(build):
 
     import tfkd
 
+    keras3.utils.clear_session()  # the same names each time
     return tfkd.from_keras3(build(keras3, keras3.layers))
 
 
@@ -484,7 +485,7 @@ def keras3_two_heads():
     return keras_3(build)
 
 
-@model("keras 3")
+@model("keras 3", shape=(4,))
 def keras3_as_it_is():
     import keras as keras3
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import tf_keras as keras
 
+from tfkd import checks
 from tfkd.keras_internals import SafeModeScope
 from tfkd.networks import layer_state
 from tfkd.networks.accept import is_network
@@ -88,12 +89,11 @@ def from_config(model: keras.Model, config: Config) -> keras.Model:
 
 
 def _not_built_again(model: keras.Model, error: Exception) -> ValueError:
-    says = (str(error).strip().splitlines() or [""])[0]
     return ValueError(
         "`model`: expected a model that can be built again from its config, received "
-        f"{model.name!r}, which can't ({type(error).__name__}: {says}). Give its custom layers get_config, use "
-        "keras.utils.custom_object_scope for custom functions, and begin nested Sequential "
-        "models with an Input."
+        f"{model.name!r}, which can't ({checks.in_short(error)}). Give its custom layers "
+        "get_config, use keras.utils.custom_object_scope for custom functions, and begin nested "
+        "Sequential models with an Input."
     )
 
 
