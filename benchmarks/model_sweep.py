@@ -2,7 +2,7 @@
 
     python benchmarks/model_sweep.py                          # all of them
     python benchmarks/model_sweep.py --smallest               # five models, under a minute
-    python benchmarks/model_sweep.py --only 'lstm,keras3_*' --cells distil,prune
+    python benchmarks/model_sweep.py --only 'lookup,keras3_*' --cells distil,prune
     python benchmarks/model_sweep.py --table --json=sweep.json
 
 `sweep_models/` holds the models and `sweep_cells.py` what is done with each: a cell of the
@@ -54,7 +54,9 @@ Record = dict[str, Any]
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="*", help="names or patterns of models, by commas")
+    parser.add_argument(
+        "--only", default="*", help="names or patterns of models, or families, by commas"
+    )
     parser.add_argument("--cells", default=",".join(CELLS), help="columns, by commas")
     parser.add_argument("--smallest", action="store_true", help=f"only {', '.join(SMALLEST)}")
     parser.add_argument("--out", default="saved_models/model_sweep/records.jsonl")
@@ -172,23 +174,29 @@ class Worker:
             self.process = None
 
 
-def names_of_models() -> list[str]:
-    """All models, read from the syntax of their files: nothing is imported here."""
+def names_of_models() -> dict[str, str]:
+    """Name → family of all models, read from their files: nothing is imported here."""
     files = ("sequences", "images", "tables", "forms")
     text = "".join((FOLDER / "sweep_models" / f"{file}.py").read_text() for file in files)
-    return re.findall(r"^@model\(.*?\)\ndef (\w+)\(", text, flags=re.M)
+    found = re.findall(r'^@model\("([\w ]+)".*?\)\ndef (\w+)\(', text, flags=re.M)
+    return {name: family for family, name in found}
 
 
 def chosen(given: argparse.Namespace) -> list[tuple[str, str]]:
     """(model, cell) of all that is asked for, in the order in which they run."""
     every = names_of_models()
     patterns = SMALLEST if given.smallest else given.only.split(",")
-    unknown = [p for p in patterns if not fnmatch.filter(every, p)]
+    families = set(every.values())
+    unknown = [p for p in patterns if p not in families and not fnmatch.filter(every, p)]
     cells = given.cells.split(",")
     unknown += [cell for cell in cells if cell not in CELLS]
     if unknown:
         sys.exit(f"No model or cell is called {', '.join(unknown)}. Models: {', '.join(every)}.")
-    models = [name for name in every if any(fnmatch.fnmatch(name, p) for p in patterns)]
+    models = [
+        name
+        for name, family in every.items()
+        if family in patterns or any(fnmatch.fnmatch(name, p) for p in patterns)
+    ]
     return [(model, cell) for model in models for cell in CELLS if cell in cells]
 
 

@@ -278,14 +278,14 @@ def names_with_slashes():
 def names_with_signs():
     x = keras.Input((4,), name="the input")
     y = L.Dense(6, "relu", name="a.b-c>d")(x)
-    return keras.Model(x, L.Dense(3, name="the-output.0")(y), name="a model")
+    return keras.Model(x, L.Dense(3, name="the-output.0")(y), name="a-model")
 
 
 @model("forms")
 def names_in_unicode():
     x = {"größe": keras.Input((4,), name="größe"), "色": keras.Input((2,), name="色")}
     y = L.Dense(6, "relu")(L.Concatenate()(list(x.values())))
-    return keras.Model(x, {"結果": L.Dense(3)(y), "ß": L.Dense(2)(y)}, name="模型")
+    return keras.Model(x, {"結果": L.Dense(3)(y), "ß": L.Dense(2)(y)})
 
 
 @model("forms", heads="values")

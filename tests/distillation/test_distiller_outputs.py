@@ -248,6 +248,7 @@ def test_one_number_is_compared_by_mse(scalar):
     )
     distiller.compile("sgd", None)
     found = distiller.evaluate(x, verbose=0, return_dict=True)["logits_distillation"]
+    assert "agreement" not in distiller.metrics_names  # there are no classes
     wanted = np.square((teacher(x).numpy() - student(x).numpy()) / 2)
     np.testing.assert_allclose(found, wanted.mean(), rtol=1e-5)
     weights = np.linspace(0, 2, len(x))

@@ -18,7 +18,14 @@ from tfkd import checks, known_faults, replicas, schedules
 from tfkd.distillation import drift, output_kinds, targets, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
-from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
+from tfkd.distillation.terms import (
+    Term,
+    is_number,
+    loss_on_labels,
+    shared_by,
+    sigmoids,
+    unique_names,
+)
 from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.features import FINAL, Taps
@@ -456,7 +463,12 @@ class Distiller(Saving):
 
     def _agreement_term(self) -> Term | None:
         """The term whose scores tell whether both models choose the same class."""
-        return next((term for term in self._terms if term.on_scores), None)
+        shape = self._student_feature_extractor.static_shape(FINAL)
+        term = next((term for term in self._terms if term.on_scores), None)
+        if term is None or shape is None:
+            return term
+        output = tf.TensorSpec(shape)
+        return None if is_number(output, *sigmoids(term.loss, output)) else term
 
     def scheduled_values(self, step: int | None = None) -> dict[str, float]:
         """Every weight and temperature at a step, as numbers.

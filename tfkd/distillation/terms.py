@@ -141,7 +141,7 @@ class Term:
     def agreement(
         self, teacher: Any, student: Any, parts: list[Any] | None
     ) -> Iterator[tuple[Any, Any]]:
-        """For each output that is compared: where both models choose alike, and its mask."""
+        """For each output that has classes: where both models choose alike, and its mask."""
         triples = zip(
             tf.nest.flatten(teacher),
             tf.nest.flatten(student),
@@ -149,7 +149,7 @@ class Term:
             strict=True,
         )
         for index, (theirs, mine, is_sigmoid) in enumerate(triples):
-            if parts is not None and parts[index] is None:
+            if (parts is not None and parts[index] is None) or is_number(mine, is_sigmoid):
                 continue
             same = getattr(mine, "_tfkd_agreement", None)
             if same is not None:
@@ -169,6 +169,11 @@ def sigmoids(loss: DistillationLoss, outputs: Any) -> list[bool]:
         kinds = tf.nest.flatten(per_output(loss.loss, outputs))
         return [is_a(kind, BINARY) for kind in kinds]
     return [output.shape[-1] == 1 for output in flat]
+
+
+def is_number(output: Any, is_sigmoid: bool) -> bool:
+    """Whether an output is one number an example and no class score."""
+    return not is_sigmoid and (len(output.shape) < 2 or output.shape[-1] == 1)
 
 
 def shared_by(losses: list[DistillationLoss], container: Any, taught: Any) -> Shared:
