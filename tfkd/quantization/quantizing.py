@@ -6,6 +6,7 @@ Efficient Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -228,7 +229,7 @@ class _Builder:
     def _on_grid(self, operation: Operation, tensor: Any) -> Any:
         if not tensor.dtype.is_floating:
             return tensor
-        plain = name = f"{operation.name}_quantize"
+        plain = name = _layer_name(f"{operation.name}_quantize")
         count = 0
         while name in self.names:
             count, name = count + 1, f"{plain}_{count + 1}"
@@ -257,6 +258,12 @@ class _Builder:
             wrapper = QuantizedLayer(copy_layer(layer), config, name=operation.name)
             self.wrappers[id(layer)] = (layer, wrapper)
         return self.wrappers[id(layer)][1]
+
+
+def _layer_name(name: str) -> str:
+    """A name that TensorFlow takes for a layer, where an input may have any."""
+    name = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", name)
+    return name if re.match(r"[A-Za-z0-9.]", name) else f"input{name}"
 
 
 def _can_wrap(operation: Operation) -> bool:
