@@ -211,7 +211,8 @@ def quantize(entry: Entry, folder: pathlib.Path) -> str:
 
 def predicted(entry: Entry, path: pathlib.Path, x: Any) -> Named:
     """What a Predictor says of a file."""
-    with tfkd.runtime.Predictor(path, custom_objects=dict(entry.custom) or None) as predict:
+    custom = dict(entry.custom) if path.suffix == ".keras" else None
+    with tfkd.runtime.Predictor(path, custom_objects=custom or None) as predict:
         predict(data_of(x))
         return named(predict(data_of(x)))
 

@@ -77,6 +77,12 @@ def dict_inputs():
     return keras.Model(x, L.Dense(3)(L.Dense(6, "relu")(L.Concatenate()([x["b"], x["a"]]))))
 
 
+@model("forms")
+def inputs_out_of_order():
+    b, a = keras.Input((3,), name="b"), keras.Input((3,), name="a")
+    return keras.Model([b, a], L.Dense(3)(L.Dense(6, "relu")(b - 0.5 * a)))
+
+
 @model("forms", heads=["logits", "values"])
 def dict_outputs():
     x = keras.Input((4,))
