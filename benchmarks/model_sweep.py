@@ -10,7 +10,8 @@ table for each pair. A cell is
 
     equal    what came out is what Keras computes, compared here and not by tfkd
     refused  a ValueError, TypeError or ImportError that tfkd raised, shorter than a screen
-    BARE     another error: of NumPy, Keras or TensorFlow, or longer than a screen
+    BARE     another error: of NumPy, Keras or TensorFlow, or longer than a screen, or one
+             that passes on a compiler's words
     WRONG    another result, without a word
     CRASH    the process ended, or took longer than `--seconds`
     none     Keras itself can't do what the cell begins with, such as to save the model
@@ -47,6 +48,8 @@ CELLS = (
 )
 GOOD = ("equal", "refused", "none")
 LONGEST_MESSAGE = 1500  # characters: a screen
+# Words of compilers and kernels, which say nothing to who built the model.
+NATIVE = ("loc(callsite", "{{node", "untracked' resource", "failed to prepare")
 MODELS_A_PROCESS = 12  # TensorFlow does not give back all of its memory
 Record = dict[str, Any]
 
@@ -114,6 +117,7 @@ def judged(error: Exception) -> Record:
     of_keras = text.startswith("Exception encountered when calling layer")
     ours = (ROOT / "tfkd") in last.parents and not of_keras
     readable = isinstance(error, (ValueError, TypeError, ImportError)) and text.strip()
+    readable = readable and not any(words in text for words in NATIVE)
     refused = ours and readable and len(text) <= LONGEST_MESSAGE
     where = [f"{f.filename}:{f.lineno}" for f in frames if str(ROOT / "tfkd") in f.filename]
     return {
