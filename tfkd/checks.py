@@ -212,3 +212,17 @@ def whole_model_path(callbacks: Any) -> str | None:
         if getattr(one, "save_weights_only", None) is False and hasattr(one, "filepath"):
             return one.filepath
     return None
+
+
+def in_short(error: Exception) -> str:
+    """The kind and the first line of another's error, for a message that quotes it.
+
+    Example:
+        >>> from tfkd import checks
+        >>> checks.in_short(ValueError("no such layer\\nCall arguments: ..."))
+        'ValueError: no such layer'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Keras puts where before what.
+    lines = [line for line in lines if not line.startswith("Exception encountered when")] or lines
+    return ": ".join([type(error).__name__, *lines[:1]])

@@ -100,6 +100,8 @@ def zeros(*shape):
     [
         (LOGITS(), zeros(2, 3), zeros(2, 4), {}, "same classes.*3.*4"),
         (LOGITS(), zeros(2, 1), zeros(2, 1), {}, "two classes.*binary_crossentropy"),
+        (LOGITS(), zeros(2, 1), zeros(2, 1), {}, 'regression "mse"'),
+        (LOGITS(loss="mse"), zeros(2, 1), zeros(2, 3), {}, "same classes.*1.*3"),
         (LOGITS(), zeros(2), zeros(2), {}, "class scores of shape"),
         (LOGITS(), [zeros(2, 3)] * 2, zeros(2, 3), {}, "same structure"),
         (LOGITS(), {"a": zeros(2, 3)}, {"b": zeros(2, 3)}, {}, "same structure"),

@@ -46,6 +46,22 @@ def test_minmax_takes_all_values_of_all_batches(affine, symmetric):
     near(symmetric.ranges["relu"], (X.min(), -X.min()))
 
 
+@pytest.mark.parametrize("stateful", [False, True])
+def test_a_batch_of_fixed_size_is_kept(stateful):
+    layers = [L.GRU(3, stateful=stateful, name="gru"), L.Dense(2, name="out")]
+    model = keras.Sequential([keras.Input(batch_shape=(4, 5, 2)), *layers])
+    x = RNG.normal(size=(6, 5, 2)).astype("float32")
+    q = quantize(model)
+    calibrate(q, x)
+    model.reset_states()
+    first = model(x[:4]).numpy()
+    model.reset_states()
+    out = np.concatenate([first, model(x[[4, 5, 0, 1]]).numpy()])
+    near(q.ranges["out"], (min(out.min(), 0), max(out.max(), 0)), 0.05)
+    if stateful:
+        assert not any(np.any(state) for state in q.get_layer("gru").states)
+
+
 def test_percentile_leaves_the_tails_out(affine, symmetric):
     calibrate(affine, X, "percentile", percentile=99.0, batch_size=77)
     width = (40.0 - X.min()) / 4096

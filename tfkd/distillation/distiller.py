@@ -19,7 +19,14 @@ from tfkd import checks, known_faults, replicas, schedules
 from tfkd.distillation import drift, output_kinds, targets, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
-from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
+from tfkd.distillation.terms import (
+    Term,
+    is_number,
+    loss_on_labels,
+    shared_by,
+    sigmoids,
+    unique_names,
+)
 from tfkd.losses.base import DistillationLoss
 from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import flat_layers
@@ -459,7 +466,12 @@ class Distiller(Saving):
 
     def _agreement_term(self) -> Term | None:
         """The first term on class scores, from which the agreement is computed."""
-        return next((term for term in self._terms if term.on_scores), None)
+        shape = self._student_feature_extractor.static_shape(FINAL)
+        term = next((term for term in self._terms if term.on_scores), None)
+        if term is None or shape is None:
+            return term
+        output = tf.TensorSpec(shape)
+        return None if is_number(output, *sigmoids(term.loss, output)) else term
 
     def scheduled_values(self, step: int | None = None) -> dict[str, float]:
         """Values of all scheduled weights and temperatures at a step.

@@ -19,6 +19,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.distillation.sample import is_repeatable
+from tfkd.distillation.terms import is_number, sigmoids
 from tfkd.losses.base import mask_of
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import split
@@ -213,16 +214,20 @@ def _distance(owner: Any, batches: Iterator[tuple[Any, Any]]) -> Distance | None
             return None
         outputs = owner._student_feature_extractor(x, training=False)
         teacher, student = term.pair(*taught, outputs)
-        if not term.on_scores:
-            teachers.append(tf.nest.flatten(teacher))
-            students.append(tf.nest.flatten(student))
+        theirs, mine = tf.nest.flatten(teacher), tf.nest.flatten(student)
+        kinds = sigmoids(term.loss, student)
+        scores = term.on_scores and not all(map(is_number, mine, kinds))
+        if not scores:
+            teachers.append(theirs)
+            students.append(mine)
             continue
-        for each in term.compared(teacher, student):
-            sums += _divergences(*each)
+        for t, s, is_sigmoid in zip(theirs, mine, kinds, strict=True):
+            if not is_number(s, is_sigmoid):
+                sums += _divergences(t, s, is_sigmoid)
         for same, mask in term.agreement(teacher, student, None):
             same = np.asarray(same, np.float64)
             alike.append(same.ravel() if mask is None else same[np.asarray(mask) > 0])
-    if term.on_scores:
+    if alike:
         found = Distance(float(sums[0] / sums[1]), float(np.concatenate(alike).mean()))
     else:
         found = Distance(_error(teachers, students), None)

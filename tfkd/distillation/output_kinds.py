@@ -93,10 +93,11 @@ def wants_of(loss: Any, outputs: Structure) -> list[str | None]:
     """How a loss on class scores reads each output: "softmax", "sigmoid", or None if unused."""
     flat = tf.nest.flatten(outputs)
     if isinstance(loss, LogitsDistillation):
+        # One number that "mse" compares may lie in [0, 1] and be no probability.
         kinds = tf.nest.flatten(per_output(loss.loss, outputs))
         return [
-            None if kind is None else "sigmoid" if is_a(kind, BINARY) else size
-            for kind, size in zip(kinds, output_kinds.by_size(flat), strict=True)
+            None if kind is None else "sigmoid" if is_a(kind, BINARY) else "softmax"
+            for kind in kinds
         ]
     chosen = outputs if len(flat) == 1 else None
     if hasattr(loss, "output"):

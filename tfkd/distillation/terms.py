@@ -147,9 +147,9 @@ class Term:
     def agreement(
         self, teacher: Structure, student: Structure, parts: list[Any] | None
     ) -> Iterator[tuple[Any, Any]]:
-        """For each compared output: 1 where both models predict the same class, and its mask."""
+        """For each output of classes: 1 where both models predict the same one, and its mask."""
         for index, (theirs, mine, is_sigmoid) in enumerate(self.compared(teacher, student)):
-            if parts is not None and parts[index] is None:
+            if (parts is not None and parts[index] is None) or is_number(mine, is_sigmoid):
                 continue
             same = getattr(mine, "_tfkd_agreement", None)
             if same is not None:
@@ -169,6 +169,11 @@ def sigmoids(loss: DistillationLoss, outputs: Structure) -> list[bool]:
         kinds = tf.nest.flatten(per_output(loss.loss, outputs))
         return [is_a(kind, BINARY) for kind in kinds]
     return [output.shape[-1] == 1 for output in flat]
+
+
+def is_number(output: Any, is_sigmoid: bool) -> bool:
+    """Whether an output is one number an example and no class score."""
+    return not is_sigmoid and (len(output.shape) < 2 or output.shape[-1] == 1)
 
 
 def shared_by(losses: list[DistillationLoss], container: Any, taught: Any) -> Shared:

@@ -10,7 +10,6 @@ import tf_keras as keras
 from tfkd import checks, schedules
 from tfkd.distillation import targets
 from tfkd.losses.base import DistillationLoss
-from tfkd.losses.logits import check_scores
 from tfkd.networks.accept import ANY, check_model
 from tfkd.networks.layer_weights import FLOAT16_ENDS
 from tfkd.teachers.features import FINAL
@@ -187,8 +186,7 @@ def check_final_outputs(loss: Any, teachers: Any, student: Any) -> None:
     mine = student.static_shape(FINAL)
     for theirs in (taps.static_shape(FINAL) for taps in teachers.taps):
         if theirs and mine:
-            binary = mine[-1] == 1  # the loss itself checks whether it is a binary loss
-            check_scores(tf.TensorSpec(theirs), tf.TensorSpec(mine), binary=binary)
+            loss.validate_outputs(tf.TensorSpec(theirs), tf.TensorSpec(mine))
 
 
 def check_fit_data(

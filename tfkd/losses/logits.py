@@ -88,6 +88,11 @@ class LogitsDistillation(ElementwiseLoss):
         for item in tf.nest.flatten(self.loss):
             _check_plain(item)
 
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Raises ValueError unless each output that has a loss fits it."""
+        super().validate_outputs(teacher_outputs, student_outputs)
+        each_output(self.loss, teacher_outputs, student_outputs, _check_outputs)
+
     def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
         """One loss per example, (B,) or (B, ...), for each output that has a loss."""
         self.validate_outputs(teacher_outputs, student_outputs)
@@ -96,10 +101,11 @@ class LogitsDistillation(ElementwiseLoss):
         return each_output(self.loss, teacher_outputs, student_outputs, one)
 
     def _one(self, loss, teacher, student, temperature):
-        check_scores(teacher, student, binary=is_a(loss, BINARY))
         teacher_z = tf.stop_gradient(tf.cast(teacher, tf.float32)) / temperature
         student_z = tf.cast(student, tf.float32) / temperature
         if not any(is_a(loss, kinds) for kinds in _EXACT):
+            if len(student.shape) == 1:
+                teacher_z, student_z = teacher_z[:, None], student_z[:, None]
             return Elements(apply_loss(loss, teacher_z, student_z), mask_of(student), is_sum(loss))
         if is_a(loss, KL):
             values = kl_from_logits(teacher_z, student_z)
@@ -123,6 +129,15 @@ def bernoulli_kl(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     on = tf.math.log_sigmoid(teacher) - tf.math.log_sigmoid(student)
     off = tf.math.log_sigmoid(-teacher) - tf.math.log_sigmoid(-student)
     return tf.reduce_sum(p * on + (1.0 - p) * off, -1)
+
+
+def _check_outputs(loss: LossFunction, teacher: tf.Tensor, student: tf.Tensor) -> None:
+    """Raises ValueError unless the loss fits one output of each model."""
+    exact = any(is_a(loss, kinds) for kinds in _EXACT)
+    scalars = len(teacher.shape) == len(student.shape) == 1
+    # What "mse" compares may be one number per example, (B,) or (B, 1).
+    if exact or not scalars:
+        check_scores(teacher, student, binary=is_a(loss, BINARY) or not exact)
 
 
 def _check_plain(loss: LossFunction | None) -> None:
@@ -150,5 +165,5 @@ def check_scores(teacher: tf.Tensor, student: tf.Tensor, binary: bool = False) -
         )
     if classes == 1 and not binary:
         expected = "at least two classes (the softmax of one score is always 1)"
-        fix = 'For a single sigmoid output pass loss="binary_crossentropy".'
+        fix = 'For a single sigmoid output pass loss="binary_crossentropy", for a regression "mse".'
         raise checks.value_error("student", expected, student, fix)

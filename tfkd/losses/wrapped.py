@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.losses.base import Elements, same_structure
+from tfkd.losses.base import same_structure
 from tfkd.types import Structure
 
 # A loss as Keras takes it, or one for each of several outputs; None leaves an output out.
@@ -51,9 +51,12 @@ def per_output(loss: Any, outputs: Structure) -> Any:
     return loss
 
 
+Made = TypeVar("Made")
+
+
 def each_output(
-    loss: Any, teacher: Structure, student: Structure, function: Callable[..., Elements]
-) -> list[Elements | None]:
+    loss: Any, teacher: Structure, student: Structure, function: Callable[..., Made]
+) -> list[Made | None]:
     """Calls function(loss, teacher, student) for each output that has a loss."""
     structures = (per_output(loss, student), teacher, student)
     triples = zip(*map(tf.nest.flatten, structures), strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import tf_keras as keras
 
+from tfkd import checks
 from tfkd.keras_internals import SafeModeScope, TFOpLambda
 from tfkd.networks import layer_state
 from tfkd.networks.layer_parts import held_objects
@@ -47,7 +48,7 @@ def copy_layer(
         with keras.utils.custom_object_scope(held_objects(layer)), SafeModeScope(safe_mode=False):
             copy = kind.from_config(config)
     except Exception as error:
-        raise _not_built(layer, repr(error)) from error
+        raise _not_built(layer, checks.in_short(error)) from error
     if copy.name != name:
         raise _not_built(layer, f"its copy is named {copy.name!r}")
     return copy

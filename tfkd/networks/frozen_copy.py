@@ -103,7 +103,7 @@ def _warn_of_batch_statistics(model: keras.Model) -> None:
 
 def _plain_copy(model: keras.Model) -> keras.Model:
     if _is_graph(model):
-        frozen = edit_config.from_config(model, layer_state.complete(model.get_config(), model))
+        frozen = edit_config.from_config(model, edit_config.learned_config(model))
         layer_state.copy(model, frozen)
         return frozen
     try:

@@ -118,10 +118,15 @@ def _run(
 ) -> None:
     """Calls `see(key, tensor)` with every activation of every batch."""
     count = len(next(iter(arrays.values())))
+    fixed = next((tensor.shape[0] for tensor in q.inputs if tensor.shape[0]), None)
     with observing(lambda low, tensor: see(id(low), tensor)):
-        for start in range(0, count, batch_size):
-            batch = {k: tf.constant(v[start : start + batch_size]) for k, v in arrays.items()}
+        for start in range(0, count, fixed or batch_size):
+            rows = np.arange(start, start + fixed if fixed else min(start + batch_size, count))
+            # A batch of a fixed size is filled up from the beginning.
+            batch = {k: tf.constant(v[rows % count]) for k, v in arrays.items()}
+            q.reset_states()
             q(example_inputs.packed(q, batch), training=False)
+    q.reset_states()
 
 
 def _ends(q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int) -> Ends:

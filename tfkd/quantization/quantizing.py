@@ -6,6 +6,7 @@ Efficient Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -227,7 +228,7 @@ class _Builder:
     def _quantized(self, operation: Operation, tensor: Any) -> Any:
         if not tensor.dtype.is_floating:
             return tensor
-        name = free_name(f"{operation.name}_quantize", self.names)
+        name = free_name(_layer_name(f"{operation.name}_quantize"), self.names)
         self.names.add(name)
         self.places[name] = operation.call.key
         return QuantizedTensor(self._range(operation), name=name)(tensor)
@@ -252,6 +253,12 @@ class _Builder:
             wrapper = QuantizedLayer(copy_layer(layer), config, name=operation.name)
             self.wrappers[id(layer)] = (layer, wrapper)
         return self.wrappers[id(layer)][1]
+
+
+def _layer_name(name: str) -> str:
+    """A name that TensorFlow takes for a layer, where an input may have any."""
+    name = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", name)
+    return name if re.match(r"[A-Za-z0-9.]", name) else f"input{name}"
 
 
 def _can_wrap(operation: Operation) -> bool:
