@@ -356,17 +356,23 @@ def predicted(way: Way) -> Record:
 
 
 def tabled(way: Way) -> Record:
-    """`report.compare`: classes are those that the model itself gives."""
-    outputs = list(way.original.values())
-    truth = [
-        y.argmax(-1) if k == "classes" else y for y, k in zip(outputs, way.entry.kinds, strict=True)
-    ]
+    """`report.compare` of each output; classes are those that the model itself gives."""
     models = {"model": way.model, "int8": way.folder / "int8.tflite"}
-    table = tfkd.report.compare(models, (way.examples[1], truth[0] if len(truth) == 1 else truth),
-                                runs=CALLS, throughput_batch=None)  # fmt: skip
-    (measure, *_) = table.measures
-    scores = ", ".join(f"{r.model} {measure.format(getattr(r, measure.key))}" for r in table.rows)
-    return {"text": f"{measure.name}: {scores}"}
+    parts = []
+    for name, kind in zip(way.names, way.entry.kinds, strict=True):
+        truth = way.original[name]
+        table = tfkd.report.compare(
+            models,
+            (way.examples[1], truth.argmax(-1) if kind == "classes" else truth),
+            runs=CALLS,
+            throughput_batch=None,
+            output=name,
+            task="classification" if kind == "classes" else "regression",
+        )
+        (measure, *_) = table.measures
+        scores = [f"{r.model} {measure.format(getattr(r, measure.key))}" for r in table.rows]
+        parts.append(f"{name}: {measure.name} {', '.join(scores)}")
+    return {"text": "; ".join(parts)}
 
 
 STEPS: dict[str, Callable[[Way], Record]] = {
