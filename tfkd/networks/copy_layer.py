@@ -8,7 +8,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd.keras_internals import SafeModeScope, TFOpLambda
-from tfkd.networks import layer_state
+from tfkd.networks import layer_state, stored_function
 from tfkd.networks.layer_parts import held_objects
 
 
@@ -28,6 +28,8 @@ def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
     """
     kind = type(layer)
     name = name or layer.name
+    if stored_function.is_stored(layer):
+        return stored_function.copied(layer, name)
     try:
         # A Lambda's own function: its code in a config would lose the names it uses.
         if kind is keras.layers.Lambda:
@@ -36,8 +38,9 @@ def copy_layer(layer: Any, name: str | None = None, **changes: Any) -> Any:
             return kind(layer.function, name=name, dtype=layer.dtype)
         whole = layer_state.complete(layer.get_config(), layer, fixed=True)
         config = {**whole, **_functions(layer), "name": name, **changes}
+        held = {**held_objects(layer), **stored_function.sources(layer)}
         with (
-            keras.utils.custom_object_scope(held_objects(layer)),
+            keras.utils.custom_object_scope(held),
             SafeModeScope(safe_mode=False),
         ):
             copy = kind.from_config(config)

@@ -8,7 +8,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd.keras_internals import SafeModeScope
-from tfkd.networks import layer_state
+from tfkd.networks import layer_state, stored_function
 from tfkd.networks.accept import is_network
 from tfkd.networks.call_graph import CallGraph, Key, Ref, first_number, resolve
 from tfkd.networks.layer_parts import held_objects
@@ -75,6 +75,7 @@ def from_config(model: keras.Model, config: Config) -> keras.Model:
     hidden = {k.__name__: k for k in kinds if k.__module__.startswith(_APPLICATIONS)}
     # What the user registered under a name comes before what a layer holds.
     known = {**hidden, **held_objects(model), **keras.utils.get_custom_objects()}
+    known |= stored_function.sources(model)
     try:
         # The code of a Lambda layer is already in this process.
         with keras.utils.custom_object_scope(known), SafeModeScope(safe_mode=False):
