@@ -34,6 +34,8 @@ METHODS = ("minmax", "percentile", "mse")
 BINS = 4096
 CANDIDATES = 100
 _LEVELS = 255
+TIE = 1e-3  # of a step: nearer to the middle of two codes is between them
+MOST_TIES = 0.01
 
 Ends = dict[int, tuple[float, float]]  # id of a range's variable → (low, high)
 
@@ -105,6 +107,10 @@ def calibrate(
                 ends[key] = percentile_range(*args, percentile)
             else:
                 ends[key] = least_squares_range(*args)
+    for key, range_ in _by_key(q).items():
+        values = arrays.get(range_.place[0])
+        if values is not None and not range_.quantizer.symmetric:
+            ends[key] = beside_ties(values, *ends[key])
     _assign(q, ends)
 
 
@@ -233,6 +239,29 @@ def least_squares_range(
         error = float(np.sum(counts * (middles - (codes - zero) * scale) ** 2))
         if error < best:
             best, found = error, (part * low, part * high)
+    return found
+
+
+def beside_ties(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Widens a range by a few parts in 255 until few values lie between two of its codes.
+
+    Pixels of 8 bits scaled to −1 … 1 all do: (x − 127.5) / 128 are the halves of steps of
+    1/128. There each runtime rounds otherwise: fake quantization up, TFLite's kernels for
+    tests away from 0, and its fast ones to even codes, which lose the lowest bit.
+
+    Args:
+        values: what an input of the model takes.
+        low, high: its range, which holds 0.
+
+    Returns:
+        (low, high), the same for values that seldom lie between two codes.
+    """
+    found = low, high
+    for wider in range(5):
+        part = _LEVELS / (_LEVELS - wider)
+        steps = values.ravel().astype(np.float64) / max(part * (high - low) / _LEVELS, SMALLEST)
+        if np.mean(np.abs(steps - np.floor(steps) - 0.5) < TIE) <= MOST_TIES:
+            return part * low, part * high
     return found
 
 
