@@ -190,9 +190,8 @@ def test_the_range_of_an_input_leaves_no_pixel_between_two_codes():
     for scaled in (pixels / 255, pixels, (pixels - 127) / 128):
         whole = min(scaled.min(), 0.0), scaled.max()
         assert calibrating.beside_ties(scaled, *whole) == whole
-    halves = np.array([0.5, 0.5, 0.5, 255.0])  # nothing helps where there are few values
-    low, high = calibrating.beside_ties(halves, 0.0, 255.0)
-    assert (low, high) != (0.0, 255.0) and high < 260
+    for few in ([-1.0, 1.0], [0.0, 0.0], [-1.0, 0.0, 0.3, 1.0]):
+        assert calibrating.beside_ties(np.array(few), few[0], few[-1]) == (few[0], few[-1])
 
 
 def test_a_file_rounds_pixels_as_the_quantized_model_does(tmp_path):

@@ -256,13 +256,15 @@ def beside_ties(values: np.ndarray, low: float, high: float) -> tuple[float, flo
     Returns:
         (low, high), the same for values that seldom lie between two codes.
     """
-    found = low, high
+    # Its ends lie between two codes wherever they are as far from 0 as each other.
+    inside = values[(values > low) & (values < high)].astype(np.float64)
     for wider in range(5):
         part = _LEVELS / (_LEVELS - wider)
-        steps = values.ravel().astype(np.float64) / max(part * (high - low) / _LEVELS, SMALLEST)
-        if np.mean(np.abs(steps - np.floor(steps) - 0.5) < TIE) <= MOST_TIES:
+        steps = inside / max(part * (high - low) / _LEVELS, SMALLEST)
+        ties = np.abs(steps - np.floor(steps) - 0.5) < TIE
+        if not inside.size or ties.mean() <= MOST_TIES:
             return part * low, part * high
-    return found
+    return low, high
 
 
 def _assign(q: QuantizedModel, ends: Ends) -> None:
