@@ -455,6 +455,7 @@ def main() -> None:
             tfkd.artifacts.write_json(path, records[name])
             done = records[name][step]
             print(f"{name}, {step}: {done['outcome']} {done.get('text', '')}", flush=True)
+        records[name] = {step: records[name][step] for step in STEPS if step in records[name]}
         del way
         gc.collect()
     text = tables.text(records)
