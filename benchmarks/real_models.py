@@ -45,11 +45,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import real_loaders as loaders
 import real_tables as tables
+from real_inputs import caffe, chords, grey, scaled
+from real_runs import CALLS, Outputs, Record, against, run_onnx, run_tflite, timed
 
 MACS_REDUCTION = 0.3
-CALLS = 30  # of one example, of which the median is the latency
-Record = dict[str, Any]
-Outputs = dict[str, np.ndarray]
 
 
 class Entry:
@@ -66,60 +65,6 @@ class Entry:
         self, load: Callable[..., Any], data: Callable[..., Any], kinds: Iterable[str], count: int
     ):
         self.load, self.data, self.kinds, self.count = load, data, tuple(kinds), count
-
-
-def pictures(source: str | None, count: int, size: int) -> np.ndarray:
-    """Natural images (count, size, size, 3), 0 to 255."""
-    import tensorflow as tf
-
-    if source:
-        with np.load(source) as file:
-            images = file["x_test"][:count].astype("float32")
-        return np.clip(tf.image.resize(images, (size, size), "bicubic").numpy(), 0, 255)
-    from sklearn.datasets import load_sample_image
-
-    photos = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
-    rng = np.random.default_rng(0)
-    pieces = []
-    for index in range(count):
-        photo = photos[index % 2]
-        side = int(rng.integers(size, min(photo.shape[:2])))
-        top, left = (int(rng.integers(0, n - side)) for n in photo.shape[:2])
-        piece = photo[top : top + side, left : left + side].astype("float32")
-        pieces.append(tf.image.resize(piece, (size, size), antialias=True).numpy())
-    return np.stack(pieces)
-
-
-def scaled(size: int, source: str | None, count: int) -> np.ndarray:
-    """Images in -1 to 1, as MTCNN and EfficientNet-Lite0 take them."""
-    return (pictures(source, count, size) - 127.5) / 128
-
-
-def grey(size: int, source: str | None, count: int) -> np.ndarray:
-    """Images of one channel in -1 to 1."""
-    return scaled(size, source, count) @ np.float32([[0.299], [0.587], [0.114]])
-
-
-def caffe(size: int, source: str | None, count: int) -> np.ndarray:
-    """Images as VGG16 takes them: blue, green, red, less their means."""
-    images = pictures(source, count, size)[..., ::-1]
-    return (images - np.array([104.00699, 116.66877, 122.67892])).astype("float32")
-
-
-def chords(source: str | None, count: int) -> np.ndarray:
-    """Two seconds each (count, 43844, 1) at 22,050 Hz: notes with overtones that fade."""
-    del source
-    rng = np.random.default_rng(0)
-    seconds = np.arange(43844) / 22050
-    audio = 0.002 * rng.normal(size=(count, len(seconds)))
-    for one in audio:
-        for start in np.arange(0, 2, 0.5):
-            since = np.maximum(seconds - start, 0)
-            for note in rng.integers(36, 84, rng.integers(1, 4)):
-                pitch = 440 * 2 ** ((note - 69) / 12)
-                tone = sum(np.sin(2 * np.pi * k * pitch * since) / k for k in range(1, 7))
-                one += 0.15 * tone * np.exp(-4 * since) * (since > 0)
-    return audio[..., None].astype("float32")
 
 
 def made_here(folder: pathlib.Path) -> Any:
@@ -263,62 +208,6 @@ class Way:
     def onnx(self, file: str, model: Any, **how: Any) -> Record:
         """An `.onnx` file."""
         return self.exported(tfkd.export.to_onnx, run_onnx, file, model, **how)
-
-
-def against(expected: Outputs, received: Outputs, kinds: dict[str, str]) -> Record:
-    """Errors and agreement of the worst output, and of each."""
-    rows = {}
-    for name, kind in kinds.items():
-        want, have = expected[name].astype("float64"), received[name].astype("float64")
-        error = np.abs(have - want) / (np.ptp(want) or 1.0)
-        row: Record = {"mean_error": float(error.mean()), "max_error": float(error.max())}
-        if kind != "numbers":
-            if kind == "classes":
-                same = want.argmax(-1) == have.argmax(-1)
-            else:
-                same = (want > 0.5) == (have > 0.5)
-            row["agreement"] = float(same.mean())
-        rows[name] = row
-    worst: Record = {key: max(row[key] for row in rows.values()) for key in row if "error" in key}
-    agreements = [row["agreement"] for row in rows.values() if "agreement" in row]
-    return {**worst, "agreement": min(agreements, default=None), "outputs": rows}
-
-
-def run_tflite(path: pathlib.Path, x: np.ndarray) -> tuple[Outputs, float]:
-    """Outputs of a file by name, one example after the other, and milliseconds for one."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    signature = Interpreter(str(path), num_threads=1).get_signature_runner()
-    (name,) = signature.get_input_details()
-    return _one_by_one(lambda one: signature(**{name: one}), x)
-
-
-def run_onnx(path: pathlib.Path, x: np.ndarray) -> tuple[Outputs, float]:
-    """The same of an ONNX file."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    (name,) = (one.name for one in session.get_inputs())
-    names = [one.name for one in session.get_outputs()]
-    return _one_by_one(lambda one: dict(zip(names, session.run(None, {name: one}), strict=True)), x)
-
-
-def _one_by_one(call: Callable[[np.ndarray], Any], x: np.ndarray) -> tuple[Outputs, float]:
-    rows = [call(one[None]) for one in x]
-    found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    return found, timed(lambda: call(x[:1]))
-
-
-def timed(call: Callable[[], Any]) -> float:
-    """Milliseconds of a call, the median of some."""
-    times = []
-    for _ in range(CALLS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times) * 1e3)
 
 
 def load(way: Way) -> Record:

@@ -14,7 +14,7 @@ import scripts
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import real_loaders
-import real_models
+import real_runs
 
 
 def frame(*blocks):
@@ -84,7 +84,7 @@ def test_pickles_that_hold_more_are_refused():
 def test_numbers_of_the_worst_output():
     expected = {"p": np.array([[0.0, 1.0], [1.0, 0.0]]), "box": np.array([[0.0], [4.0]])}
     received = {"p": np.array([[0.0, 1.0], [0.2, 0.6]]), "box": np.array([[1.0], [4.0]])}
-    found = real_models.against(expected, received, {"p": "classes", "box": "numbers"})
+    found = real_runs.against(expected, received, {"p": "classes", "box": "numbers"})
     assert found["agreement"] == 0.5
     assert found["mean_error"] == pytest.approx((0.8 + 0.6) / 4)
     assert found["max_error"] == pytest.approx(0.8)
