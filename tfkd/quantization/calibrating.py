@@ -33,6 +33,9 @@ METHODS = ("minmax", "percentile", "mse")
 BINS = 4096  # of each histogram
 CANDIDATES = 100  # ranges tried by "mse"
 _LEVELS = 255  # steps between the lowest and the highest of 256 codes
+# Values within this part of a step of the middle between two codes are ties, and at most this
+# share of an input's values may be.
+TIE, MOST_TIES = 1e-3, 0.01
 
 Ends = dict[int, tuple[float, float]]  # id of the `low` variable of a range → (low, high)
 
@@ -103,6 +106,10 @@ def calibrate(
                 ends[key] = percentile_range(*args, percentile)
             else:
                 ends[key] = least_squares_range(*args)
+    for key, range_ in _by_key(q).items():
+        values = arrays.get(range_.place[0])
+        if values is not None and not range_.quantizer.symmetric:
+            ends[key] = beside_ties(values, *ends[key])
     _assign(q, ends)
 
 
@@ -244,6 +251,31 @@ def least_squares_range(
         if error < best:
             best, found = error, (part * low, part * high)
     return found
+
+
+def beside_ties(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Widens a range by a few parts in 255 until few values lie between two of its codes.
+
+    Pixels of 8 bits scaled to −1 … 1 all do: (x − 127.5) / 128 are the halves of steps of
+    1/128. There each runtime rounds otherwise: fake quantization up, TFLite's kernels for
+    tests away from 0, and its fast ones to even codes, which lose the lowest bit.
+
+    Args:
+        values: what an input of the model takes.
+        low, high: its range, which holds 0.
+
+    Returns:
+        (low, high), the same for values that seldom lie between two codes.
+    """
+    # Its ends lie between two codes wherever they are as far from 0 as each other.
+    inside = values[(values > low) & (values < high)].astype(np.float64)
+    for wider in range(5):
+        part = _LEVELS / (_LEVELS - wider)
+        steps = inside / max(part * (high - low) / _LEVELS, SMALLEST)
+        ties = np.abs(steps - np.floor(steps) - 0.5) < TIE
+        if not inside.size or ties.mean() <= MOST_TIES:
+            return part * low, part * high
+    return low, high
 
 
 def _assign(q: QuantizedModel, ends: Ends) -> None:

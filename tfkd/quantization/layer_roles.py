@@ -17,6 +17,7 @@ from tfkd.keras_internals import BatchNormalizationBase, LayerScale, StochasticD
 from tfkd.networks.batch_norm import is_per_channel
 from tfkd.networks.call_graph import Call
 from tfkd.networks.layer_parts import keras_layers
+from tfkd.quantization import moving
 from tfkd.quantization.flattening.attention import HeadAttention
 from tfkd.quantization.flattening.hard_swish import HardSigmoid, HardSwish
 from tfkd.quantization.wrappers import WEIGHTS
@@ -132,6 +133,9 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
         return Kind(SAME)
     if type(layer) in _COMPUTE:
         return Kind(COMPUTE)
+    # A range of its own behind a fixed one would be refused by TFLite's converter.
+    if len(call.reads) == 1 and not call.kwargs and moving.only_moves(layer, call.reads[0]):
+        return Kind(SAME)
     return Kind(UNKNOWN, why="has no form in 8-bit integers")
 
 

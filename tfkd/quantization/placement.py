@@ -74,6 +74,7 @@ def place(
         _fuse(places, call)
     for call in calls:
         _exclude_binned_input(places, call)
+        _spare_floats(places, call)
     if target != "tensorrt":
         for call in calls:
             if call.kind.role == layer_roles.CONCAT and places[call].output:
@@ -153,6 +154,29 @@ def _exclude_binned_input(places: Places, call: Operation) -> None:
         return
     if isinstance(reader.layer, keras.layers.Discretization):
         spot.action, spot.output, spot.why = FLOAT, False, f"only {reader.name!r} reads it, as bins"
+
+
+def _spare_floats(places: Places, call: Operation) -> None:
+    """Takes the range away between layers that all compute in float.
+
+    It would save nothing, and 8 bits don't hold what a logarithm reads next.
+    """
+    spot = places[call]
+    if spot.action == OUTPUT_ONLY and _only_floats_read(places, call):
+        spot.action, spot.output = FLOAT, False
+        spot.why += "; only layers without one read it"
+
+
+def _only_floats_read(places: Places, call: Operation) -> bool:
+    """True if the tensor, or what is moved of it, goes to layers without an integer form."""
+    if call.is_output or not call.readers:
+        return False
+    return all(
+        _only_floats_read(places, reader)
+        if reader.kind.role == layer_roles.SAME
+        else reader.kind.role == layer_roles.UNKNOWN
+        for reader in call.readers
+    )
 
 
 def _share_grid(places: Places, concat: Operation) -> None:
