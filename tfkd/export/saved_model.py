@@ -23,7 +23,8 @@ import tf_keras as keras
 from tfkd import artifacts, checks
 from tfkd.export import checking
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
-from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
+from tfkd.export.parity import ExportReport, compared_rows, measure
+from tfkd.export.thresholds import thresholds_for
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
 from tfkd.types import Data, Path
 
@@ -90,7 +91,7 @@ def to_saved_model(
     """
     folder = _target(path)
     source, plain, mode = _servable(model)
-    limits = thresholds_for(mode, thresholds)
+    limits = thresholds_for(mode, thresholds, source.outputs)
     examples = checking.examples(verify, source, plain)
     numbers: dict[str, Any] = {}
     with _atomic_folder(folder) as temporary:
@@ -100,7 +101,11 @@ def to_saved_model(
         if failed and not keep_failed:
             raise _failed(failed, "Nothing was left.")
         files = file_hashes(temporary)
-        recipe = {"format": "saved_model", "model": source.model.name, "thresholds": limits}
+        recipe = {
+            "format": "saved_model",
+            "model": source.model.name,
+            "thresholds": limits.recorded(),
+        }
         artifacts.write_manifest(temporary / GRAPH_FILE, recipe, files=files, numbers=numbers)
     if failed:
         raise _failed(failed, f"The folder was kept: {folder}.")

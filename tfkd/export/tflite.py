@@ -25,7 +25,8 @@ from tfkd.example_inputs import collect
 from tfkd.export import attention_masks, checking, converter, tflite_float16
 from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
-from tfkd.export.parity import ExportReport, measure, thresholds_for
+from tfkd.export.parity import ExportReport, measure
+from tfkd.export.thresholds import thresholds_for
 from tfkd.formats import litert
 from tfkd.networks import layer_weights
 from tfkd.types import Data, Path
@@ -124,7 +125,7 @@ def to_tflite(
     """
     source = prepare(model, mode, io, data, batch_size)
     graph, mode = source.graph, source.mode
-    limits = thresholds_for(source.kind, thresholds)
+    limits = thresholds_for(source.kind, thresholds, graph.outputs)
     examples = checking.examples(verify, graph, source.plain, source.calibration)
     with artifacts.atomic_path(path) as temporary:
         temporary.write_bytes(source.convert(io, batch_size))
@@ -147,7 +148,7 @@ def to_tflite(
         "io": io,
         "batch_size": batch_size,
         "calibrated_on": source.calibrated_on,
-        "thresholds": limits,
+        "thresholds": limits.recorded(),
     }
     manifest = artifacts.write_manifest(path, recipe, numbers=numbers)
     if failed:

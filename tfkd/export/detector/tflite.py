@@ -21,7 +21,7 @@ from tfkd.detection import Anchors
 from tfkd.detection import boxes as box_math
 from tfkd.detection.decoding import decode
 from tfkd.export import checking, made_up, tflite, tflite_float16
-from tfkd.export import parity as verifying
+from tfkd.export import thresholds as verifying
 from tfkd.export.detector import flatbuffer, parity
 from tfkd.export.detector.tflite_postprocess import add_postprocess
 from tfkd.export.named_function import NamedFunction

@@ -19,9 +19,10 @@ from tfkd.export.onnx import qdq
 from tfkd.export.onnx.convert import NEWEST, convert
 from tfkd.export.onnx.float16 import to_float16
 from tfkd.export.onnx.graph import Wiring
-from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
+from tfkd.export.parity import ExportReport, compared_rows, measure
 from tfkd.export.tensorrt_lint.lint import Findings, lint_model
 from tfkd.export.tflite_float16 import large_weights, problems
+from tfkd.export.thresholds import thresholds_for
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
 from tfkd.networks import layer_weights
@@ -138,7 +139,7 @@ def to_onnx(
     """
     recipe = check_options(target, precision, layout, opset, batch_size, int8_weights)
     source, plain, mode = deployable(model, precision)
-    limits = thresholds_for(mode, thresholds)
+    limits = thresholds_for(mode, thresholds, source.outputs)
     examples = checking.examples(verify, source, plain)
     with artifacts.atomic_path(path) as temporary:
         proto, numbers = build(plain, precision, layout, opset, batch_size, int8_weights)
@@ -162,7 +163,7 @@ def to_onnx(
         if failed and not keep_failed:
             raise _failed(failed, "No file was left.")
     numbers["findings"] = None if findings is None else [str(f) for f in findings]
-    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits}
+    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits.recorded()}
     recipe["opset"] = reached = proto.opset_import[0].version
     manifest = artifacts.write_manifest(path, recipe, numbers=numbers)
     if failed:
