@@ -15,6 +15,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.example_inputs import Input
+from tfkd.export.converter import quiet
 from tfkd.formats.forks import check_tensorflow
 from tfkd.networks import accept, layer_state, layer_weights
 from tfkd.networks.call_graph import CallGraph, graph_of
@@ -143,7 +144,8 @@ class NamedFunction:
         self.inputs = tuple(map(Input.of, names, specs))
         self.outputs: list[str] = []
         self._open = self.function(None)
-        self._open.get_concrete_function()
+        with quiet():
+            self._open.get_concrete_function()
 
     @functools.cached_property
     def calls(self) -> CallGraph | None:
@@ -199,7 +201,8 @@ class NamedFunction:
         count = len(next(iter(feeds.values())))
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
         for start in range(0, count, _CHUNK):
-            result = self._open(*(feeds[i.name][start : start + _CHUNK] for i in self.inputs))
+            with quiet():  # Compiling for XLA and retracing are logged.
+                result = self._open(*(feeds[i.name][start : start + _CHUNK] for i in self.inputs))
             for name, value in result.items():
                 parts[name].append(np.asarray(value, np.float32))
         whole = {name: np.concatenate(value) for name, value in parts.items()}

@@ -13,7 +13,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ import tf_keras as keras
 
 from tfkd import artifacts, checks
 from tfkd.export import checking
+from tfkd.export.converter import quiet
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, compared_rows, measure
-from tfkd.export.thresholds import thresholds_for
+from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
 from tfkd.types import Data, Path
 
@@ -50,7 +51,7 @@ def to_saved_model(
     path: Path,
     verify: Data | bool = True,
     *,
-    thresholds: Mapping[str, float] | None = None,
+    thresholds: Changes | None = None,
     keep_failed: bool = False,
 ) -> SavedModelReport:
     """Exports `model` as a SavedModel and, with `verify`, verifies it in TensorFlow.
@@ -166,7 +167,8 @@ def _save(graph: NamedFunction, folder: pathlib.Path) -> None:
     module.forward = graph.function(None)
     # Only the variables: tracking the Keras model would also save Keras's metadata.
     module.kept = list(graph.model.variables)
-    tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: module.forward})
+    with quiet():
+        tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: module.forward})
 
 
 def _compare(
@@ -174,13 +176,16 @@ def _compare(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Runs SavedModel and Keras model on the same inputs; returns (numbers, output ranks)."""
     expected = graph.predict(images)
-    loaded = tf.saved_model.load(os.fspath(folder))
+    with quiet():
+        loaded = tf.saved_model.load(os.fspath(folder))
     serve = loaded.signatures[SIGNATURE]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in expected}
     count = len(next(iter(images.values())))
     for start in range(0, count, _CHUNK):
         feeds = {k: tf.constant(v[start : start + _CHUNK]) for k, v in images.items()}
-        for name, value in serve(**feeds).items():
+        with quiet():
+            results = serve(**feeds)
+        for name, value in results.items():
             parts[name].append(np.asarray(value, np.float32))
     received = {name: np.concatenate(value) for name, value in parts.items()}
     ranks = {name: value.ndim for name, value in expected.items()}

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from tfkd.export import attention_masks, checking, converter, tflite_float16
 from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure
-from tfkd.export.thresholds import thresholds_for
+from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats import litert
 from tfkd.networks import layer_weights
 from tfkd.types import Data, Path
@@ -51,7 +51,7 @@ def to_tflite(
     verify: Data | bool = True,
     *,
     batch_size: int | None = 1,
-    thresholds: Mapping[str, float] | None = None,
+    thresholds: Changes | None = None,
     keep_failed: bool = False,
 ) -> ExportReport:
     """Exports `model` as a `.tflite` file and, with `verify`, verifies it in LiteRT.
@@ -94,10 +94,14 @@ def to_tflite(
             open.
         thresholds: changes to the thresholds of `verify`: `max_error` and
             `max_mean_error` (fractions of the range of the Keras output),
-            `min_agreement` (argmax on decided examples, see `tfkd.export.parity`; only
-            for outputs (batch, classes)), `max_clipped` and `min_dependence`. The
-            defaults by mode, or for "quantized" models, are in
-            `tfkd.export.parity.THRESHOLDS`.
+            `min_agreement` (argmax on decided examples, see `tfkd.export.parity`; for
+            outputs (batch, classes)), `max_clipped` and `min_dependence`; for one
+            output in a dict by its name: `{"landmarks": {"min_agreement": 0}}`. An
+            output that may be class scores or other numbers, such as one of a linear
+            layer, is judged by agreement if `min_agreement` is given; otherwise by its
+            errors, with a warning if few decided examples agree, and an error if very
+            few do. The rules and the defaults by mode, or for "quantized" models, are
+            in `tfkd.export.thresholds`.
         keep_failed: whether to keep a file that fails verification; the error is raised
             in either case.
 

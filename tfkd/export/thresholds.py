@@ -34,6 +34,8 @@ from typing import Any
 
 from tfkd import checks
 
+Changes = Mapping[str, float | Mapping[str, float]]
+
 # Default thresholds by mode. Errors are fractions of the output's range.
 THRESHOLDS: dict[str, dict[str, float]] = {
     "float32": {"max_error": 1e-4, "min_agreement": 0.99},
@@ -83,9 +85,7 @@ class Limits:
         return {"classes": True, "values": False}.get(row["kind"])
 
 
-def thresholds_for(
-    mode: str, changes: Mapping[str, Any] | None, outputs: Iterable[str] = ()
-) -> Limits:
+def thresholds_for(mode: str, changes: Changes | None, outputs: Iterable[str] = ()) -> Limits:
     """Returns the thresholds of `mode`, updated by `changes`, which are checked.
 
     Args:

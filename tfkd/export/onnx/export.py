@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from tfkd.export.onnx.graph import Wiring
 from tfkd.export.parity import ExportReport, compared_rows, measure
 from tfkd.export.tensorrt_lint.lint import Findings, lint_model
 from tfkd.export.tflite_float16 import large_weights, problems
-from tfkd.export.thresholds import thresholds_for
+from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
 from tfkd.networks import layer_weights
@@ -87,7 +86,7 @@ def to_onnx(
     batch_size: int | None = None,
     int8_weights: bool = False,
     verify: Data | bool = True,
-    thresholds: Mapping[str, float] | None = None,
+    thresholds: Changes | None = None,
     keep_failed: bool = False,
 ) -> OnnxReport:
     """Exports `model` as an ONNX file and, with `verify`, verifies it in ONNX Runtime.
