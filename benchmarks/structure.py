@@ -116,8 +116,8 @@ def reads_private(tree: ast.Module) -> bool:
         if isinstance(node, ast.Attribute) and node.attr in PRIVATE_ATTRIBUTES and not own:
             return True
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
-            name = node.args[1]
-            if isinstance(name, ast.Constant) and name.value in PRIVATE_ATTRIBUTES:
+            names = [name.value for name in node.args[1:2] if isinstance(name, ast.Constant)]
+            if PRIVATE_ATTRIBUTES.intersection(names):
                 return True
     return False
 

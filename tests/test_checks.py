@@ -140,3 +140,19 @@ def test_names_are_listed_once_and_at_most_twelve():
     assert checks.listing(range(14)).endswith("'11' and 2 more.")
     assert checks.near_or_all("conv", ["conv1", "conv1"]) == "Did you mean 'conv1'?"
     assert checks.near_or_all("zzz", ["conv1"]) == "There are: 'conv1'."
+
+
+def test_an_optional_value_may_be_none():
+    assert checks.optional(checks.positive_int, "n", None) is None
+    assert checks.optional(checks.one_of, "task", "b", ("a", "b")) == "b"
+    with pytest.raises(ValueError, match="`n`: expected an integer of at least 1"):
+        checks.optional(checks.positive_int, "n", 0)
+
+
+def test_a_missing_package_is_named_with_its_extra():
+    said = r"^Plots need matplotlib\. Install it with `pip install tfkd\[demo\]`\.$"
+    with pytest.raises(ImportError, match=said), checks.needed("Plots need matplotlib", "demo"):
+        raise ImportError("no module")
+    with checks.needed("Plots need matplotlib", "demo"):
+        import math as there
+    assert there is math

@@ -18,7 +18,7 @@ from tfkd import example_inputs
 from tfkd.curriculum import difficulty
 from tfkd.example_inputs import ENDLESS, Input
 from tfkd.export import checking
-from tfkd.export.named_function import Graph
+from tfkd.export.named_function import NamedFunction
 from tfkd.formats.litert import Port
 from tfkd.pruning.blocks.scores import read
 from tfkd.report.compare import _labelled
@@ -113,7 +113,7 @@ def dense():
 
 @pytest.fixture(scope="module")
 def graph():
-    return Graph(dense())
+    return NamedFunction(dense())
 
 
 @few

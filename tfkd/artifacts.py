@@ -29,14 +29,7 @@ MANIFEST_SUFFIX = ".manifest.json"
 
 _CHUNK = 1 << 20
 # Distributions whose versions determine the content of exported files.
-_PACKAGES = (
-    "tensorflow",
-    "tf_keras",
-    "tensorflow-model-optimization",
-    "tf2onnx",
-    "onnx",
-    "numpy",
-)
+_PACKAGES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "tf2onnx", "onnx", "numpy")
 _FIELDS = ("file", "sha256", "bytes", "created", "versions", "recipe")
 
 
@@ -108,9 +101,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         if not temporary.is_file():
-            raise checks.value_error(
-                "path", "one file, written to the temporary path", str(final), "None was written."
-            )
+            expected = "one file, written to the temporary path"
+            raise checks.value_error("path", expected, str(final), "None was written.")
         try:
             _fsync(temporary)
             os.replace(temporary, final)
@@ -172,9 +164,9 @@ def _to_json(value: Any) -> str:
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError as error:
-        raise checks.value_error(
-            "value", "finite numbers that JSON can hold", value, f"{error}. Write None instead."
-        ) from error
+        fix = f"{error}. Write None instead."
+        expected = "finite numbers that JSON can hold"
+        raise checks.value_error("value", expected, value, fix) from error
     return text + "\n"
 
 
@@ -285,9 +277,8 @@ def read_manifest(path: str | os.PathLike) -> dict:
     try:
         manifest = json.loads(where.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise checks.value_error(
-            "path", expected, str(path), f"{where} is missing. {fix}"
-        ) from None
+        problem = f"{where} is missing. {fix}"
+        raise checks.value_error("path", expected, str(path), problem) from None
     except (OSError, ValueError) as error:
         problem = f"{where} cannot be read: {error}. {fix}"
         raise checks.value_error("path", expected, str(path), problem) from error
@@ -316,8 +307,7 @@ def verify(path: str | os.PathLike) -> dict:
         expected = f"a file of {manifest['bytes']} bytes, as its manifest says (it has {size})"
         raise checks.value_error("path", expected, str(found), fix)
     if digest != manifest["sha256"]:
-        expected = (
-            f"a file with SHA-256 {manifest['sha256']}, as its manifest says (it has {digest})"
-        )
+        known = f"SHA-256 {manifest['sha256']}, as its manifest says (it has {digest})"
+        expected = f"a file with {known}"
         raise checks.value_error("path", expected, str(found), fix)
     return manifest

@@ -11,13 +11,14 @@ Nothing here imports TensorFlow, so checks stay cheap.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import numbers
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -140,6 +141,25 @@ def function(name: str, value: Any) -> Any:
     return value
 
 
+def optional(check: Callable[..., Any], name: str, value: Any, *arguments: Any) -> Any:
+    """Accepts None, and what `check(name, value, *arguments)` accepts."""
+    return None if value is None else check(name, value, *arguments)
+
+
+@contextlib.contextmanager
+def needed(what: str, extra: str) -> Iterator[None]:
+    """Context of imports, whose ImportError says what needs the package and how to get it.
+
+    Args:
+        what: "report.classification needs scikit-learn", for the message.
+        extra: the extra of tfkd that installs the package.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what}. Install it with `pip install tfkd[{extra}]`.") from error
+
+
 def near(value: Any, choices: Iterable[Any], count: int = 3) -> str | None:
     """Returns "Did you mean …?" with the closest of `choices`, or None if none is close."""
     names = list(dict.fromkeys(str(c) for c in choices))
@@ -192,3 +212,17 @@ def whole_model_path(callbacks: Any) -> str | None:
         if getattr(one, "save_weights_only", None) is False and hasattr(one, "filepath"):
             return one.filepath
     return None
+
+
+def in_short(error: Exception) -> str:
+    """The kind and the first line of another's error, for a message that quotes it.
+
+    Example:
+        >>> from tfkd import checks
+        >>> checks.in_short(ValueError("no such layer\\nCall arguments: ..."))
+        'ValueError: no such layer'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Keras puts where before what.
+    lines = [line for line in lines if not line.startswith("Exception encountered when")] or lines
+    return ": ".join([type(error).__name__, *lines[:1]])

@@ -188,9 +188,8 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _is_model(value: Any) -> bool:
-    return any(hasattr(type(value), name) for name in ("variables", "weights")) or any(
-        hasattr(value, name) for name in ("variables", "signatures")
-    )
+    by_type = any(hasattr(type(value), name) for name in ("variables", "weights"))
+    return by_type or any(hasattr(value, name) for name in ("variables", "signatures"))
 
 
 def _variables(model: Any) -> list[Any]:

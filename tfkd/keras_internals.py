@@ -28,6 +28,7 @@ SYMBOLS = {
     "BatchNormalizationBase": "tf_keras.src.layers.normalization.batch_normalization",
     "Functional": "tf_keras.src.engine.functional",
     "KerasTensor": "tf_keras.src.engine.keras_tensor",
+    "RevivedLayer": "tf_keras.src.saving.legacy.saved_model.load",
     # Functions of Keras's engine and of its saving.
     "LossesContainer": "tf_keras.src.engine.compile_utils",
     "SafeModeScope": "tf_keras.src.saving.serialization_lib",

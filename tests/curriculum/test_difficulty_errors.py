@@ -65,7 +65,7 @@ CASES = {
     "NaN from a teacher": (
         lambda: loss_of(nan_for_a_negative_input, POSITIVE, Y, batch_size=3),
         V,
-        "`teacher`: .*finite.*NaN or infinity for example 7. Look",
+        "`teacher`: .*finite.*NaN or infinity for example 7. Check its input",
     ),
     "NaN from a student": (
         lambda: quiet(difficulty.student_loss, nan_for_a_negative_input, POSITIVE, Y),

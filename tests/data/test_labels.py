@@ -153,7 +153,7 @@ NAN[2, 1], INF[1, 0] = np.nan, -np.inf
         (["a"] * 4, SCORES, {"class_names": ["a", "a", "b"]}, "`class_names`.*differ"),
         (["a"] * 4, SCORES, {"class_names": ["a", "b"]}, "`class_names`.*3 names"),
         (TRUTH, SCORES, {"task": "multilabel"}, "`task`.*multi_label"),
-        (np.zeros(3), np.zeros((3, 1)), {}, "`outputs`.*all 0"),
+        (np.zeros(3), np.zeros((3, 1)), {}, "`outputs`.*unit are 0"),
         ([[0, 1], [1, 9]], np.ones((2, 2, 3)), {"mask": [[0, 1], [0, 1]]}, "9.*example 1"),
     ],
 )  # fmt: skip

@@ -246,7 +246,7 @@ def test_names_and_an_object_with_priors():
     [
         ({"outputs": [1, 2]}, TypeError, "`outputs`"),
         ({"boxes": "boxs"}, ValueError, "Did you mean 'boxes'"),
-        ({"anchors": np.ones((5, 4), "f4")}, ValueError, "other anchors"),
+        ({"anchors": np.ones((5, 4), "f4")}, ValueError, "anchors with which the model was built"),
         ({"classes": "boxes", "boxes": "classes"}, ValueError, r"`outputs\['classes'\]`"),
         ({"score_threshold": 2}, ValueError, "`score_threshold`"),
         ({"iou_threshold": -1}, ValueError, "`iou_threshold`"),

@@ -140,7 +140,7 @@ def test_outputs_that_are_not_finite_are_refused():
         ({"data": photographs()[..., :1]}, "(N, H, W, 3)"),
         ({"data": np.full((1, 2, 2, 3), "a")}, "numbers"),
         ({"anchors": PRIORS[:, :3]}, "(P, 4)"),
-        ({"anchors": PRIORS[:2]}, "other anchors"),
+        ({"anchors": PRIORS[:2]}, "anchors with which the model was built"),
         ({"batch_size": 0}, "batch_size"),
         ({"preprocess": 3}, "preprocess"),
         ({"score_treshold": 0.1}, "'score_threshold'"),

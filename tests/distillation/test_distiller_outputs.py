@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -233,6 +235,48 @@ def test_padded_positions_have_no_influence(eager):
     )
     same = t.argmax(-1) == s.argmax(-1)
     np.testing.assert_allclose(first["agreement"], same[kept].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scalar", [False, True])
+def test_one_number_is_compared_by_mse(scalar):
+    teacher, student = (toys.net(classes=1, seed=seed) for seed in (1, 2))
+    if scalar:
+        teacher, student = (keras.Model(m.input, m.output[:, 0]) for m in (teacher, student))
+    x, _ = data()
+    distiller = tfkd.Distiller(
+        teacher, student, LogitsDistillation(2.0, loss="mse"), student_loss_weight=0.0
+    )
+    distiller.compile("sgd", None)
+    found = distiller.evaluate(x, verbose=0, return_dict=True)["logits_distillation"]
+    assert "agreement" not in distiller.metrics_names  # there are no classes
+    wanted = np.square((teacher(x).numpy() - student(x).numpy()) / 2)
+    np.testing.assert_allclose(found, wanted.mean(), rtol=1e-5)
+    weights = np.linspace(0, 2, len(x))
+    first = distiller.fit(x, x[:, 0], sample_weight=weights, batch_size=len(x), verbose=0)
+    weighted = np.average(wanted.ravel(), weights=weights)
+    np.testing.assert_allclose(first.history["logits_distillation"], weighted, rtol=1e-5)
+
+
+def test_numbers_between_0_and_1_are_no_probabilities_for_mse():
+    def ratio(seed):
+        plain = toys.net(classes=1, seed=seed)
+        return keras.Model(plain.input, plain.output * 1e-3 + 0.5)
+
+    teacher, student, (x, _) = ratio(1), ratio(2), data()
+    loss = LogitsDistillation(1.0, loss="mse")
+    distiller = tfkd.Distiller(teacher, student, loss, student_loss_weight=0.0)
+    distiller.compile("sgd", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = distiller.evaluate(x, verbose=0, return_dict=True)["logits_distillation"]
+    wanted = np.mean(np.square(teacher(x).numpy() - student(x).numpy()))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
+def test_one_class_is_refused_before_training():
+    teacher, student = (toys.net(classes=1, seed=seed) for seed in (1, 2))
+    with pytest.raises(ValueError, match="two classes.*binary_crossentropy.*mse"):
+        tfkd.Distiller(teacher, student, LogitsDistillation(2.0))
 
 
 def test_one_sigmoid_output():

@@ -157,7 +157,7 @@ def test_other_modes_find_nearly_the_same(detector, tmp_path, heads, mode, io_ty
     numbers = report.numbers["detections"]
     assert numbers["objects"] > 60 and min(numbers["found"], numbers["confirmed"]) > 0.9
     again = export.load_detector(report.path)(IMAGES)
-    again = parity.compare(keras_finds(detector, IMAGES), again)
+    again = parity.compare_detections(keras_finds(detector, IMAGES), again)
     assert again["found"] == pytest.approx(numbers["found"])
     in_float = [row["operation"] for row in report.numbers.get("in_float", [])]
     if heads == "postprocess":
@@ -434,7 +434,7 @@ def test_matching_counts_by_hand():
     far = (0.1, 0.1, 0.5, 0.44)  # IoU 0.85
     first = detections([(a, 0.9, 0), (b, 0.8, 1), (b, 0.2, 0)], [(a, 0.5, 0)])
     second = detections([(near, 0.7, 0), (b, 0.25, 1)], [(far, 0.5, 0)])
-    numbers = parity.compare(first, second)
+    numbers = parity.compare_detections(first, second)
     # Found: a as near; b with a score under 0.3. Not found: a as far.
     assert numbers["objects"] == 3 and numbers["objects_in_file"] == 2
     assert numbers["found"] == pytest.approx(2 / 3) and numbers["confirmed"] == pytest.approx(1 / 2)
@@ -442,15 +442,15 @@ def test_matching_counts_by_hand():
     assert numbers["max_score_difference"] == pytest.approx(0.55)
     assert numbers["box_iou"] == pytest.approx((0.95 + 1) / 2)
     other_class = detections([(a, 0.9, 1)], [])
-    assert parity.compare(first, other_class)["found"] == 0
+    assert parity.compare_detections(first, other_class)["found"] == 0
     twice = detections([(a, 0.9, 0), (near, 0.8, 0)], [])
     once = detections([(a, 0.9, 0)], [])
-    assert parity.compare(twice, once)["found"] == 0.5
+    assert parity.compare_detections(twice, once)["found"] == 0.5
     limits = {"min_found": 0.5, "max_score_difference": 0.4}
     assert len(parity.failures(numbers, limits)) == 0
     limits = {"min_found": 0.6, "max_score_difference": 0.3}
     assert len(parity.failures(numbers, limits)) == 2
-    nothing = parity.compare(detections([]), detections([]))
+    nothing = parity.compare_detections(detections([]), detections([]))
     assert "no object" in parity.failures(nothing, limits)[0]
 
 
@@ -482,7 +482,7 @@ def test_an_untrained_model_proves_nothing(tmp_path):
         ({"labels": ["one"]}, "`labels`"),
         ({"labels": ["a", "a"]}, "`labels`"),
         ({"labels": ["a", "b\nc"]}, "`labels`"),
-        ({"anchors": PRIORS[:-1]}, "other anchors"),
+        ({"anchors": PRIORS[:-1]}, "anchors with which the model was built"),
         ({"mean": [1.0, 2.0]}, "`mean`"),
         ({"std": 0}, "`std`"),
         ({"score_treshold": 0.5}, "Did you mean 'score_threshold'"),

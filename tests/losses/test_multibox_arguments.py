@@ -162,7 +162,7 @@ SIGMOID = MultiBoxSelection(MATCHER, None, scores="sigmoid")
             OTHER,
             OUT,
             Y,
-            r"one shape.*\(2, 9, 4\).*\(2, 8, 4\).*same anchors",
+            r"same shape.*\(2, 9, 4\).*\(2, 8, 4\).*same anchors",
         ),
         (
             MultiBoxConfidence(SELECTION),

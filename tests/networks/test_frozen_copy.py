@@ -453,6 +453,28 @@ def test_errors():
             tfkd.frozen_copy(subclassed, **options)
 
 
+class Tied(keras.layers.Layer):
+    """Holds another layer, which no config can name."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.embedding = embedding
+
+    def call(self, x):
+        return tf.matmul(x, self.embedding.embeddings, transpose_b=True)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("layer", [False, True])
+def test_weights_tied_past_the_config_are_refused_by_name(layer, fold):
+    embedding, x = keras.layers.Embedding(7, 4), keras.Input((3,))
+    y = keras.layers.Flatten()(keras.layers.Dense(4)(embedding(x)[:, :1]))
+    out = Tied(embedding)(y) if layer else tf.matmul(y, embedding.embeddings, transpose_b=True)
+    with pytest.raises(ValueError, match="`model`: expected a model that can be built again") as e:
+        tfkd.frozen_copy(keras.Model(x, out), fold_batch_norm=fold)
+    assert "get_config" in str(e.value) and len(str(e.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_recurrent_layers_are_copied_in_half_precision(dtype, wrapped):

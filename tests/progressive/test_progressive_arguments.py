@@ -58,7 +58,7 @@ def test_bad_constructors(arguments, words):
         (
             [Stage(1)],
             {"x": tf.data.Dataset.from_tensors((X, Y)).repeat()},
-            "`steps_per_epoch`.*An endless data set",
+            "`steps_per_epoch`.*an endless data set",
         ),
         (
             [Stage(1, decay=tfkd.progressive.Decay({"filter_rate": 0.5}))],

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.quantization import calibrate, quantize
+from tfkd.quantization import calibrate, calibrating, quantize
 
 L = keras.layers
 RNG = np.random.default_rng(3)
@@ -44,6 +44,22 @@ def test_minmax_takes_all_values_of_all_batches(affine, symmetric):
     calibrate(symmetric, X)
     near(symmetric.ranges["x_quantize"], (-40.0, 40.0))
     near(symmetric.ranges["relu"], (X.min(), -X.min()))
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_a_batch_of_fixed_size_is_kept(stateful):
+    layers = [L.GRU(3, stateful=stateful, name="gru"), L.Dense(2, name="out")]
+    model = keras.Sequential([keras.Input(batch_shape=(4, 5, 2)), *layers])
+    x = RNG.normal(size=(6, 5, 2)).astype("float32")
+    q = quantize(model)
+    calibrate(q, x)
+    model.reset_states()
+    first = model(x[:4]).numpy()
+    model.reset_states()
+    out = np.concatenate([first, model(x[[4, 5, 0, 1]]).numpy()])
+    near(q.ranges["out"], (min(out.min(), 0), max(out.max(), 0)), 0.05)
+    if stateful:
+        assert not any(np.any(state) for state in q.get_layer("gru").states)
 
 
 def test_percentile_leaves_the_tails_out(affine, symmetric):
@@ -173,3 +189,42 @@ def test_activations_that_are_not_finite_are_named():
     model.layers[0].bias.assign([np.inf, 0.0])
     with pytest.raises(ValueError, match="'dense'"):
         calibrate(quantize(model), X)
+
+
+def codes(values, low, high):
+    """By NumPy: how many of 256 codes are used where halves are rounded to even ones."""
+    return len(np.unique(np.round(values / ((high - low) / 255))))
+
+
+def test_the_range_of_an_input_leaves_no_pixel_between_two_codes():
+    pixels = np.arange(256.0)
+    for scaled in ((pixels - 127.5) / 128, pixels / 127.5 - 1):
+        assert codes(scaled, scaled.min(), scaled.max()) < 180  # by rounding of their own, at most
+        low, high = calibrating.beside_ties(scaled, scaled.min(), scaled.max())
+        assert codes(scaled, low, high) >= 254
+        assert 1 < high / scaled.max() < 1.02
+    for scaled in (pixels / 255, pixels, (pixels - 127) / 128):
+        whole = min(scaled.min(), 0.0), scaled.max()
+        assert calibrating.beside_ties(scaled, *whole) == whole
+    for few in ([-1.0, 1.0], [0.0, 0.0], [-1.0, 0.0, 0.3, 1.0]):
+        assert calibrating.beside_ties(np.array(few), few[0], few[-1]) == (few[0], few[-1])
+
+
+def test_a_file_rounds_pixels_as_the_quantized_model_does(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    from tfkd import export
+
+    x = ((np.arange(256).reshape(1, 16, 16, 1) - 127.5) / 128).astype("float32")
+    inputs = keras.Input((16, 16, 1))
+    q = quantize(keras.Model(inputs, keras.layers.Reshape((256,))(inputs)))
+    calibrate(q, x)
+    path = export.to_tflite(q, tmp_path / "m.tflite", verify=False).path
+    file = Interpreter(str(path))
+    file.allocate_tensors()
+    file.set_tensor(file.get_input_details()[0]["index"], x)
+    file.invoke()
+    received = file.get_tensor(file.get_output_details()[0]["index"])
+    np.testing.assert_allclose(received, q.predict(x, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(received, x.reshape(1, 256), atol=0.0041)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 
@@ -239,3 +240,26 @@ def test_functions_on_tensors_are_known():
     rows = decide(tf.math.cumsum(x, axis=1))
     actions = [row.action for row in rows.values()]
     assert actions == ["int8", "int8", "fused", "int8", "int8", "same grid", "output only"]
+
+
+class Logarithm(L.Layer):
+    def call(self, x):
+        return tf.math.log(1 + tf.square(x))
+
+
+def test_between_layers_that_all_compute_in_float_there_is_no_range():
+    """What a logarithm reads, as the power of a spectrum, has no room in 8 bits."""
+    power = Logarithm(name="power")(conv(image(), "conv"))
+    moved = L.Reshape((8, 8, 4), name="moved")(power)
+    rows = decide(conv(Logarithm(name="log")(moved), "last"))
+    assert ranges(rows) == ["image", "conv", "log", "last"]
+    assert [rows[name].action for name in ("power", "moved", "log")] == [
+        "float",
+        "float",
+        "output only",
+    ]
+    assert "only layers without one read it" in rows["power"].why
+    # What a convolution reads, too, or the model returns, is on a grid.
+    also = decide([conv(power, "other"), Logarithm(name="log")(moved)])
+    assert "power" in ranges(also) and also["power"].action == "output only"
+    assert "power" in ranges(decide([power, Logarithm(name="log")(moved)]))

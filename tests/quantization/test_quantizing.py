@@ -250,3 +250,15 @@ def test_models_that_cannot_be_quantized_are_refused(model, make, error, match):
 def test_bad_arguments_are_refused(model, kwargs, error, match):
     with pytest.raises(error, match=match):
         quantize(model, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["the input", "größe", "色", "x:0", "stage[1]*", "_x"])
+def test_inputs_may_have_names_that_layers_may_not(name):
+    inputs = {key: keras.Input((4,), name=key) for key in (name, "other")}
+    out = keras.layers.Dense(3)(inputs[name] + inputs["other"])
+    q = quantize(keras.Model(inputs, out))
+    x = {key: np.random.default_rng(1).normal(size=(8, 4)).astype("float32") for key in inputs}
+    calibrate(q, x)
+    assert set(q.input_names) == set(inputs)
+    ends = pytest.approx((x[name].min(), x[name].max()), rel=1e-6)
+    assert sum(found == ends for found in q.ranges.values()) == 2

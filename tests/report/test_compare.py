@@ -171,6 +171,46 @@ def test_outputs_that_are_no_scores(outputs, said):
         report.compare({"f": outputs}, (X, Y), runs=2)
 
 
+def two_outputs():
+    """x → 5·x as class scores in 2 classes, and the sum of x less 0.5."""
+    inputs = keras.Input((2,))
+    layers = [keras.layers.Dense(2, name="class-scores"), keras.layers.Dense(1, name="box")]
+    model = keras.Model(inputs, [layer(inputs) for layer in layers])
+    model.set_weights([5 * np.eye(2), np.zeros(2), np.ones((2, 1)), np.array([-0.5])])
+    return model
+
+
+def test_the_output_that_is_named(tmp_path):
+    from tfkd import export
+
+    model = two_outputs()
+    models = {"keras": model, "file": export.to_tflite(model, tmp_path / "m.tflite").path}
+    models |= {"dict": lambda x: {"class-scores": 1 - x, "box": x}, "one": lambda x: x}
+    told = {"runs": 2, "throughput_batch": None}
+    table = report.compare(models, (X, Y), output="class-scores", **told)
+    assert [row.accuracy.mean for row in table.rows] == [100.0, 100.0, 0.0, 100.0]
+    models = {name: models[name] for name in ("keras", "file")}
+    labels = {"class-scores": Y, "box": np.array([[1.0], [0.25], [0.5], [0.75]])}
+    table = report.compare(models, (X, labels), output="box", task="regression", **told)
+    errors = [row.mean_absolute_error.mean for row in table.rows]  # 0.5 less each label
+    assert errors == pytest.approx([0.25, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("labels", "output", "said"),
+    [
+        (Y, None, r"models\['m'\]`.*\['class-scores', 'box'\].*output='class-scores'"),
+        (Y, "class_score", r"`output`.*'class-scores', 'box'.*Did you mean 'class-scores'"),
+        ([Y, np.zeros((4, 1))], None, r"`data`.*labels for 2 outputs.*output="),
+        ({"class-scores": Y}, "box", r"`output`.*'class-scores'.*'box'"),
+        ({"class-scores": Y}, None, r"`output`.*'class-scores'.*None"),
+    ],
+)
+def test_an_output_that_is_not_named(labels, output, said):
+    with pytest.raises(ValueError, match=said):
+        report.compare({"m": two_outputs()}, (X, labels), runs=2, output=output)
+
+
 def test_one_output_in_a_dict():
     (row,) = report.compare({"f": lambda x: {"logits": x}}, (X, Y), runs=2).rows
     assert row.accuracy.mean == 100.0

@@ -318,6 +318,16 @@ def test_register_checks_its_arguments():
         report.register(Strange, 3)
 
 
+@pytest.mark.parametrize("stateful", [False, True])
+def test_a_batch_of_fixed_size_counts_one_example(stateful):
+    layers = [L.GRU(5, stateful=stateful), L.Dense(3)]
+    model = keras.Sequential([keras.Input(batch_shape=(4, 6, 3)), *layers])
+    assert report.profile(model).rows[-1].macs == 5 * 3
+    x = keras.Input(batch_shape=(4, 6))
+    parts = L.Dense(2, use_bias=False)(tf.reshape(x, (4, 2, 3)))
+    assert report.profile(keras.Model(x, parts)).macs == 2 * 3 * 2
+
+
 def test_a_sequential_model_that_was_built_on_one_batch():
     model = keras.Sequential([keras.layers.Conv2D(4, 3, name="conv"), keras.layers.Flatten()])
     model(np.zeros((5, 8, 8, 1), "float32"))

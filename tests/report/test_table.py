@@ -114,11 +114,11 @@ def test_labels_cover_neither_each_other_nor_points():
     """Boxes are compared in pixels, on a plot with three points nearly on top of each other."""
     pytest.importorskip("matplotlib")
     x, y = np.array([1.0, 1.02, 1.1, 9.0]), np.array([90.0, 90.2, 89.9, 95.0])
-    figure, axes = plots.new_axes()
-    axes.plot(x, y, "o", ms=10)
-    trade_offs.log_axis(axes, x)
     names = ["student alone", "student distilled", "student int8", "teacher"]
-    trade_offs.label_points(figure, axes, x, y, np.zeros(4), names)
+    with plots.new_figure() as (figure, axes):
+        axes.plot(x, y, "o", ms=10)
+        trade_offs.log_axis(axes, x)
+        trade_offs.label_points(figure, axes, x, y, np.zeros(4), names)
     renderer = figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in axes.texts]
     assert [text.get_text() for text in axes.texts] == names

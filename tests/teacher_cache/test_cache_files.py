@@ -466,7 +466,7 @@ def test_a_teacher_that_answers_otherwise_each_time_is_said(tmp_path):
 def test_reading_gives_pages_back(tmp_path, monkeypatch):
     cache = build(tmp_path)
     released = []
-    monkeypatch.setattr(shards, "_SHOWN", 3 * 4096 * 2)
+    monkeypatch.setattr(shards, "_RELEASE", 3 * 4096 * 2)
     monkeypatch.setattr(
         shards, "_advise", lambda array, advice: released.append(advice), raising=True
     )

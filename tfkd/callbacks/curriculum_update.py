@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
+from numpy.typing import ArrayLike
 
-from tfkd import checks, replicas
+from tfkd import checks
+from tfkd.callbacks.writing import WritingCallback
 from tfkd.curriculum import Curriculum, difficulty
 from tfkd.types import Path
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
-
-class CurriculumUpdate(keras.callbacks.Callback):
+class CurriculumUpdate(WritingCallback):
     """Updates an adaptive pace, rescores the examples, and logs the curriculum's state.
 
     At the end of an epoch it adds `fraction`, the share of the data in play, to the logs,
@@ -66,7 +62,7 @@ class CurriculumUpdate(keras.callbacks.Callback):
         start_step: int = 0,
         log_dir: Path | None = None,
     ):
-        super().__init__()
+        super().__init__(log_dir, "curriculum")
         kind = "a tfkd.curriculum.Curriculum"
         self.curriculum = checks.instance("curriculum", curriculum, Curriculum, kind)
         if refresh_every is not None:
@@ -77,12 +73,8 @@ class CurriculumUpdate(keras.callbacks.Callback):
         self.refresh_every = refresh_every
         self.score = checks.function("score", score or difficulty.student_loss)
         self._step = checks.non_negative_int("start_step", start_step)
-        if log_dir is not None:
-            checks.instance("log_dir", log_dir, (str, os.PathLike), "a folder, or None")
-        self.log_dir = log_dir
         self.history: list[tuple[int, float]] = []
         self._seen = 0
-        self._writer: tf.summary.SummaryWriter | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Resets the count of this epoch's batches."""
@@ -98,7 +90,7 @@ class CurriculumUpdate(keras.callbacks.Callback):
         self.history.append((epoch, fraction))
         if logs is not None:
             logs["fraction"] = fraction
-        if self.log_dir is not None and replicas.writes(self.model):
+        if self._writes():
             self._write(epoch, fraction)
         self._step += self._seen
         if self.curriculum.is_adaptive:
@@ -109,26 +101,16 @@ class CurriculumUpdate(keras.callbacks.Callback):
     def _refresh(self) -> None:
         x, *others = tf.nest.map_structure(np.asarray, self.curriculum.data)
         student = getattr(self.model, "student", self.model)
-        arrays = [x, *others[:1]]
-        preprocess = self.curriculum.preprocess
-        scores = self.score(student, *arrays, preprocess=preprocess, progress=False)
+        options = {"preprocess": self.curriculum.preprocess, "progress": False}
+        scores = self.score(student, x, *others[:1], **options)
         self.curriculum.update_difficulty(scores)
 
     def _write(self, epoch: int, fraction: float) -> None:
-        if self._writer is None:
-            folder = os.path.join(self.log_dir, "curriculum")  # type: ignore[arg-type]
-            self._writer = tf.summary.create_file_writer(folder)
         steps = range(self._step, self._step + self._seen)
         seen = np.concatenate([self.curriculum.indices(step) for step in steps] or [[]])
         scores = self.curriculum.difficulty[seen.astype(np.int64)]
-        with tf.summary.record_if(True), self._writer.as_default(step=epoch):
+        with self._summaries(epoch):
             tf.summary.histogram("curriculum/difficulty_seen", scores)
             tf.summary.scalar("curriculum/fraction", fraction)
             pool = self.curriculum.pool_size(self._step + max(self._seen - 1, 0))
             tf.summary.scalar("curriculum/pool", pool)
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Closes the log."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,9 +12,10 @@ import tensorflow as tf
 import tf_keras as keras
 from tensorboard.plugins.pr_curve import summary as pr_summary
 
-from tfkd import checks, replicas
+from tfkd import checks
+from tfkd.callbacks.writing import WritingCallback
 from tfkd.detection.boxes import HasPriors
-from tfkd.detection.coco_evaluation import DetectionScores, coco_scores, pycocotools
+from tfkd.detection.coco_evaluation import DetectionScores, ImageSize, coco_scores, pycocotools
 from tfkd.detection.detecting import Detecting, NotFinite, check_images
 from tfkd.detection.drawing import detection_pictures
 from tfkd.detection.flat_boxes import Boxes, flat_detections, flat_truth, names_of
@@ -25,7 +25,7 @@ from tfkd.types import Data, Path, Tensor
 _POINTS = 101  # score thresholds of a curve of precision and recall
 
 
-class DetectionReport(keras.callbacks.Callback):
+class DetectionReport(WritingCallback):
     """Adds COCO metrics of a detector to the logs, and its detections to TensorBoard.
 
     The model, or the student of a `tfkd.Distiller`, is evaluated on validation images. At
@@ -102,12 +102,12 @@ class DetectionReport(keras.callbacks.Callback):
         log_dir: Path | keras.callbacks.TensorBoard | None = None,
         prefix: str = "val_",
         picture_threshold: float = 0.5,
-        image_size: float | Sequence[float] | np.ndarray | None = None,
+        image_size: ImageSize = None,
         batch_size: int = 32,
         preprocess: Callable[[np.ndarray], Tensor] | None = None,
         **decode_options: Any,
     ):
-        super().__init__()
+        super().__init__(getattr(log_dir, "log_dir", log_dir), "validation")
         self.images = check_images(data)
         self._real = flat_truth(truth)
         if self._real.count != len(self.images):
@@ -123,10 +123,6 @@ class DetectionReport(keras.callbacks.Callback):
             raise checks.value_error("class_names", expected, list(self.class_names))
         self.frequency = checks.positive_int("frequency", frequency)
         self.pictures = checks.non_negative_int("pictures", pictures)
-        folder = getattr(log_dir, "log_dir", log_dir)
-        if folder is not None:
-            checks.instance("log_dir", folder, (str, os.PathLike), "a folder, or None")
-        self.log_dir = folder
         self.prefix = checks.instance("prefix", prefix, str, "a string")
         self.picture_threshold = checks.fraction("picture_threshold", picture_threshold)
         self.image_size = image_size
@@ -136,7 +132,6 @@ class DetectionReport(keras.callbacks.Callback):
         if self.log_dir is not None and self.pictures:
             self._draw(0, None)
         self.scores: DetectionScores | None = None
-        self._writer: tf.summary.SummaryWriter | None = None
         self._last_epoch, self._offset = -1, 0
         self._warned = False
 
@@ -163,7 +158,7 @@ class DetectionReport(keras.callbacks.Callback):
         names = list(self.class_names)
         self.scores = coco_scores(found, self.truth, names, self.image_size)
         self._put(logs, self.scores)
-        if self.log_dir is not None and replicas.writes(self.model):
+        if self._writes():
             self._write(found, self.scores)
 
     def _put(self, logs: dict[str, float] | None, scores: DetectionScores | None) -> None:
@@ -182,11 +177,8 @@ class DetectionReport(keras.callbacks.Callback):
         return [(kind, re.sub(r"\W+", "_", self.class_names[kind])) for kind in kinds]
 
     def _write(self, found: dict[str, np.ndarray], scores: DetectionScores) -> None:
-        if self._writer is None:
-            folder = os.path.join(self.log_dir, "validation")  # type: ignore[arg-type]
-            self._writer = tf.summary.create_file_writer(folder)
         step = self._last_epoch
-        with tf.summary.record_if(True), self._writer.as_default(step=step):
+        with self._summaries(step):
             for name in ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar100"):
                 value = getattr(scores, name)
                 if not math.isnan(value):
@@ -198,7 +190,6 @@ class DetectionReport(keras.callbacks.Callback):
                 page = self._draw(index, found)
                 tf.summary.image(f"detection/picture_{index}", page[None])
             self._write_curves(found, step)
-        self._writer.flush()
 
     def _draw(self, index: int, found: dict[str, np.ndarray] | None) -> np.ndarray:
         """Draws one image; `found` is None for a trial without detections."""
@@ -232,9 +223,3 @@ class DetectionReport(keras.callbacks.Callback):
                 display_name=name,
             )
             tf.summary.experimental.write_raw_pb(record.SerializeToString(), step=step)
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Closes the log."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None

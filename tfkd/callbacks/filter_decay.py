@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, replicas
+from tfkd import checks
+from tfkd.callbacks.writing import WritingCallback
 from tfkd.callbacks.zeroed import ExtendedStep, TrainedSlices, find_model
 from tfkd.networks.accept import BUILT, check_model
 from tfkd.pruning import criteria
@@ -23,7 +23,7 @@ from tfkd.types import Path
 DECAYS = ("compounding", "relative")
 
 
-class FilterDecay(keras.callbacks.Callback):
+class FilterDecay(WritingCallback):
     """Multiplies the lowest-scored filters by a rate that decreases to exactly zero.
 
     Every `schedule.frequency` steps the filters of each channel group are scored, and
@@ -95,7 +95,7 @@ class FilterDecay(keras.callbacks.Callback):
         log_scores: bool = True,
         warn_if_unfinished: bool = True,
     ):
-        super().__init__()
+        super().__init__(log_dir, "filter_decay")
         self._supports_tf_logs = True  # it only adds to the logs, so Keras need not sync them
         self.plan = checks.instance("plan", plan, Plan, "a tfkd.pruning.Plan, made by plan(model)")
         kind = "a tfkd.pruning.AnnealedFilterDecay"
@@ -104,15 +104,11 @@ class FilterDecay(keras.callbacks.Callback):
         if model is not None:
             check_model("model", model, BUILT)
         self._pruned = model
-        if log_dir is not None:
-            checks.instance("log_dir", log_dir, (str, os.PathLike), "a folder, or None")
-        self.log_dir = log_dir
         self.log_scores = checks.instance("log_scores", log_scores, bool, "a bool")
         checks.instance("warn_if_unfinished", warn_if_unfinished, bool, "a bool")
         self.warn_if_unfinished = warn_if_unfinished
         self._reset()
         self._graph: Any = None
-        self._writer: tf.summary.SummaryWriter | None = None
         self._step: ExtendedStep | None = None
 
     def _reset(self) -> None:
@@ -163,11 +159,7 @@ class FilterDecay(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Finds the model to prune, and adds the masks of zero filters to its training step."""
-        if self._steps_made() is None:
-            fix = "Compile the model with an optimizer of tf_keras."
-            raise ValueError(
-                "`model`: its optimizer has no `iterations`, which count steps. " + fix
-            )
+        self._steps_made()  # raises ValueError if the optimizer does not count them
         found = find_model(self.model, self._pruned, self.plan.graph.fingerprint)
         self._graph = analyse(found)
         self._slices = TrainedSlices(self._graph)
@@ -179,8 +171,6 @@ class FilterDecay(keras.callbacks.Callback):
         self._restore_step()  # an interrupted `fit` may have left the extended step
         self._step = ExtendedStep(self.model, self._slices.keep)
         self._started = False
-        if self.log_dir is not None and replicas.writes(self.model):
-            self._writer = tf.summary.create_file_writer(os.path.join(self.log_dir, "filter_decay"))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Starts from the optimizer's step, in the first epoch."""
@@ -214,15 +204,13 @@ class FilterDecay(keras.callbacks.Callback):
             # The optimizer may just have overwritten the weights by their moving average.
             self._slices.kill(self.selection.units(self._graph), self.model.optimizer)
         self._restore_step()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        super().on_train_end(logs)
         if self.warn_if_unfinished and not self.frozen:
             checks.warn(
                 f"FilterDecay: training ended at step {self._steps_made()}, before the schedule's "
                 f"end_step {self.schedule.end_step}. The selected filters are not zero yet, and "
                 "cutting them out would change what the model computes. Train on with the same "
-                "callback, or give the schedule an earlier end_step.",
+                "callback, or give the schedule an earlier end_step."
             )
 
     def sparsity(self) -> float:
@@ -256,7 +244,7 @@ class FilterDecay(keras.callbacks.Callback):
                 f"FilterDecay: starts at step {step}, between begin_step {schedule.begin_step} and "
                 f"end_step {schedule.end_step}, without the state of earlier intervals, which are "
                 "taken as done. For an exact resume save state_dict() with the weights and call "
-                "load_state_dict before fit.",
+                "load_state_dict before fit."
             )
         self._advance(step)
         if self.frozen:
@@ -305,9 +293,9 @@ class FilterDecay(keras.callbacks.Callback):
         self._slices.set_masks(removed)
 
     def _write(self, step: int, scores: np.ndarray) -> None:
-        if self._writer is None:
+        if not self._writes():
             return
-        with tf.summary.record_if(True), self._writer.as_default(step=step):
+        with self._summaries(step):
             tf.summary.scalar("filter_decay/decay_rate", self._rate)
             tf.summary.scalar("filter_decay/sparsity", self.sparsity())
             if self.log_scores:

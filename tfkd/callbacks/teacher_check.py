@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from numpy.typing import ArrayLike
 
 from tfkd import checks, example_inputs
 from tfkd.data.labels import REGRESSION, read
@@ -18,9 +19,6 @@ from tfkd.types import Data
 
 # "logits", "softmax", … of each output of a model, or None.
 Kinds: TypeAlias = list[str | None] | None
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 
 class TeacherCheck(keras.callbacks.Callback):
@@ -107,7 +105,7 @@ class TeacherCheck(keras.callbacks.Callback):
                 f"TeacherCheck: after epoch {epoch + 1} the student is better than its teacher, "
                 f"{student:.4g} against {teacher:.4g}. From here on the teacher may hold it back. "
                 "Train the teacher to its end first, or give the distillation less weight "
-                "(student_loss_weight, distillation_loss_weights: a schedule can do it).",
+                "(student_loss_weight, distillation_loss_weights: a schedule can do it)."
             )
 
     def _teacher_outputs(self, x: tf.Tensor) -> tf.Tensor:

@@ -31,8 +31,8 @@ from tfkd.callbacks import describe
 from tfkd.distillation.distiller import Distiller
 from tfkd.types import Path
 
-# Names and values of the HParams tab; None leaves a name out.
-HyperParameters: TypeAlias = dict[str, float | str | bool | None]
+# Names and values of the HParams tab; None leaves a name out. False: no such tab.
+HParams: TypeAlias = dict[str, float | str | bool | None] | Literal[False]
 
 _BY_STEP = "_by_step"
 
@@ -85,7 +85,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         self,
         log_dir: Path = "logs",
         per_step: bool | int = False,
-        hparams: HyperParameters | Literal[False] | None = None,
+        hparams: HParams | None = None,
         summary: bool | str = True,
         **kwargs: Any,
     ):
@@ -147,10 +147,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     def _implements_train_batch_hooks(self) -> bool:
         # The first batch determines the batch size, and builds the models for the text.
-        wanted = self.per_step or self.update_freq != "epoch"
-        return bool(
-            wanted or self._described is not self.model or super()._implements_train_batch_hooks()
-        )
+        wanted = self.per_step or self.update_freq != "epoch" or self._described is not self.model
+        return bool(wanted or super()._implements_train_batch_hooks())
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Starts to count steps from the optimizer's step."""
@@ -283,9 +281,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
 def _is_plain_mean(metric: keras.metrics.Metric) -> bool:
     """Whether a metric is total / count itself, not a function of it, such as its root."""
-    return isinstance(metric, keras.metrics.Mean) and (
-        type(metric).result is keras.metrics.Mean.result
-    )
+    mean = keras.metrics.Mean
+    return isinstance(metric, mean) and type(metric).result is mean.result
 
 
 def _check_log_dir(log_dir: Path) -> None:
@@ -309,9 +306,7 @@ def _check_keras_arguments(kwargs: dict[str, Any]) -> None:
         checks.integer("update_freq", freq, 1, "'epoch', 'batch' or an integer of at least 1")
 
 
-def _check_hparams(
-    hparams: HyperParameters | Literal[False] | None,
-) -> HyperParameters | Literal[False]:
+def _check_hparams(hparams: HParams | None) -> HParams:
     if hparams is None or hparams is False:
         return {} if hparams is None else False
     checks.instance("hparams", hparams, dict, "a dict of names and values, False or None")

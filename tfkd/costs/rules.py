@@ -18,6 +18,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.networks.layer_parts import keras_layers
 
 Shape = tuple[Any, ...]  # integers, or None for an open size
 Products = tuple[tuple[int, int], ...]
@@ -56,22 +57,21 @@ _RULES: dict[type, Rule] = {}
 def register(layer_class: type, rule: Rule) -> None:
     """Registers the cost rule of a layer class; a later rule replaces an earlier one.
 
-        Args:
-            layer_class: the class. The rule also applies to subclasses without their own.
-            rule: `rule(call)` → pairs (terms, outputs), where the layer computes `outputs`
-                values that are each a sum of `terms` products; `()` if it has no products
-                that count; None if the cost is unknown.
+    Args:
+        layer_class: the class. The rule also applies to subclasses without their own.
+        rule: `rule(call)` → pairs (terms, outputs), where the layer computes `outputs`
+            values that are each a sum of `terms` products; `()` if it has no products
+            that count; None if the cost is unknown.
 
-        Raises:
-            TypeError: if the class is not a Keras layer or the rule is not callable.
+    Raises:
+        TypeError: if the class is not a Keras layer or the rule is not callable.
 
-        Example:
-            >>> import tensorflow as tf
-    import tf_keras as keras
-            >>> from tfkd import report
-            >>> class Scale(keras.layers.Layer):
-            ...     pass
-            >>> report.register(Scale, lambda call: ())
+    Example:
+        >>> import tf_keras as keras
+        >>> from tfkd import report
+        >>> class Scale(keras.layers.Layer):
+        ...     pass
+        >>> report.register(Scale, lambda call: ())
     """
     if not isinstance(layer_class, type) or not issubclass(layer_class, keras.layers.Layer):
         raise checks.type_error("layer_class", "a subclass of tf_keras.layers.Layer", layer_class)
@@ -185,37 +185,23 @@ def _nothing(call: LayerCall) -> Products:
     return ()
 
 
-def _fill() -> None:
-    layers = keras.layers
-    table: dict[Rule, tuple[type, ...]] = {
-        _conv: (layers.Conv1D, layers.Conv2D, layers.Conv3D),
-        _transposed: (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
-        _depthwise: (layers.DepthwiseConv1D, layers.DepthwiseConv2D),
-        _separable: (layers.SeparableConv1D, layers.SeparableConv2D),
-        _dense: (layers.Dense,),
-        _einsum_dense: (layers.EinsumDense,),
-        _attention: (layers.MultiHeadAttention,),
-        _wrapped: (layers.Wrapper,),
-        _nothing: (
-            layers.BatchNormalization,  # folded into the preceding convolution
-            layers.Embedding,
-            layers.LayerNormalization,
-            layers.GroupNormalization,
-            layers.Normalization,
-            layers.PReLU,
-            layers.StringLookup,
-            layers.IntegerLookup,
-            layers.TextVectorization,
-            layers.Discretization,
-            layers.CategoryEncoding,
-        ),
-    }
-    for rule, classes in table.items():
-        for layer_class in classes:
-            register(layer_class, _closed(rule))
-
-
-_fill()
+_BY_RULE: dict[Rule, tuple[type, ...]] = {
+    _conv: keras_layers("Conv1D Conv2D Conv3D"),
+    _transposed: keras_layers("Conv1DTranspose Conv2DTranspose Conv3DTranspose"),
+    _depthwise: keras_layers("DepthwiseConv1D DepthwiseConv2D"),
+    _separable: keras_layers("SeparableConv1D SeparableConv2D"),
+    _dense: keras_layers("Dense"),
+    _einsum_dense: keras_layers("EinsumDense"),
+    _attention: keras_layers("MultiHeadAttention"),
+    _wrapped: keras_layers("Wrapper"),
+    # A batch normalization is folded into the preceding convolution.
+    _nothing: keras_layers(
+        "BatchNormalization Embedding LayerNormalization GroupNormalization Normalization PReLU "
+        "StringLookup IntegerLookup TextVectorization Discretization CategoryEncoding"
+    ),
+}
+for _rule, _classes in _BY_RULE.items():
+    _RULES.update(dict.fromkeys(_classes, _closed(_rule)))
 
 # Parts of operation types; loops and function calls may contain products.
 _PRODUCTS = ("MatMul", "Conv", "Einsum", "While", "PartitionedCall")

@@ -22,7 +22,7 @@ _LOCK = threading.Lock()  # one patch of `Layer.__call__` at a time
 
 
 @dataclasses.dataclass
-class Entry:
+class TracedLayer:
     """What a trace records about one layer.
 
     Attributes:
@@ -41,9 +41,10 @@ class Entry:
 class _Recorder:
     """Records the layer calls of one trace while `watch` is active."""
 
-    def __init__(self, root: keras.Model):
+    def __init__(self, root: keras.Model, batch: int):
         self.root = root
-        self.entries: dict[int, Entry] = {}
+        self.batch = batch
+        self.entries: dict[int, TracedLayer] = {}
         self._path: list[str] = []
         # For each container being traced: indices of the operations its children created.
         self._inside: list[list[int]] = []
@@ -94,7 +95,7 @@ class _Recorder:
             with self._silence():
                 outputs = run()
             if isinstance(layer, keras.layers.TextVectorization):
-                _set_batch(outputs)
+                _set_batch(outputs, self.batch)
             mine = graph.get_operations()[begin:]
         if self._inside:
             self._inside[-1].extend(range(begin, len(graph.get_operations())))
@@ -126,15 +127,17 @@ class _Recorder:
 
     def _add(self, call: rules.LayerCall, products: rules.Products | None) -> None:
         shape = tuple(call.outputs[0])[1:] if call.outputs else ()
-        name = "/".join([*self._path, call.layer.name])
-        entry = Entry(call.layer, name, shape, [])
+        path = "/".join([*self._path, call.layer.name])
+        if products is not None:
+            products = tuple((terms, outputs // self.batch) for terms, outputs in products)
+        entry = TracedLayer(call.layer, path, shape, [])
         self.entries.setdefault(id(call.layer), entry).products.append(products)
 
 
-def _set_batch(tensor: Any) -> None:
-    """Restores a batch size of 1, which TensorFlow loses when it splits text into tokens."""
+def _set_batch(tensor: Any, batch: int) -> None:
+    """Restores the batch size, which TensorFlow loses when it splits text into tokens."""
     if isinstance(tensor, tf.Tensor) and tensor.shape.rank:
-        tensor.set_shape([1, *tensor.shape[1:]])
+        tensor.set_shape([batch, *tensor.shape[1:]])
 
 
 def _is_symbolic(args: Any, kwargs: Any) -> bool:
@@ -148,8 +151,7 @@ def _tensors(value: Any) -> list[Any]:
 
 def _shapes(value: Any) -> tuple[tuple[int | None, ...], ...]:
     """Shapes of all tensors in a nested structure, in order."""
-    tensors = _tensors(value)
-    return tuple(tuple(t.shape) if t.shape.rank is not None else () for t in tensors)
+    return tuple(tuple(t.shape) if t.shape.rank is not None else () for t in _tensors(value))
 
 
 def _arguments(
@@ -191,12 +193,17 @@ def _kept_save_spec(model: keras.Model) -> Iterator[None]:
             setattr(model, name, value)
 
 
-def _specs(model: keras.Model, input_shape: InputShape | None) -> Any:
-    """Returns the nested `TensorSpec`s of a batch of one example."""
+def _batch_of(model: keras.Model) -> int:
+    """The batch size of the trace: 1, unless the model fixes its own."""
+    return next((int(t.shape[0]) for t in getattr(model, "inputs", None) or () if t.shape[0]), 1)
+
+
+def _specs(model: keras.Model, input_shape: InputShape | None, batch: int) -> Any:
+    """Returns the nested `TensorSpec`s of a batch."""
     saved = model.save_spec()
     specs = None if saved is None else saved[0][0]
     if input_shape is not None:
-        return _given_specs(specs, input_shape)
+        return _given_specs(specs, input_shape, batch)
     fix = "Pass input_shape=(height, width, channels), without the batch axis."
     if specs is None:
         expected = "the shape of one example, since the model was never called"
@@ -207,24 +214,26 @@ def _specs(model: keras.Model, input_shape: InputShape | None) -> Any:
             expected = f"the shape of one example, since the model leaves it open, {known}"
             raise checks.value_error("input_shape", expected, None, fix)
     return tf.nest.map_structure(
-        lambda s: tf.TensorSpec((1, *tuple(s.shape)[1:]), s.dtype, name=None), specs
+        lambda s: tf.TensorSpec((batch, *tuple(s.shape)[1:]), s.dtype, name=None), specs
     )
 
 
-def _given_specs(specs: Any, input_shape: Any) -> Any:
+def _given_specs(specs: Any, input_shape: Any, batch: int) -> Any:
+    def given(shape: Any, dtype: Any) -> tf.TensorSpec:
+        return tf.TensorSpec((batch, *_one_shape(shape)), dtype)
+
     if specs is None or not isinstance(specs, (dict, list, tuple)):
-        dtype = tf.float32 if specs is None else specs.dtype
-        return tf.TensorSpec((1, *_one_shape(input_shape)), dtype)
+        return given(input_shape, tf.float32 if specs is None else specs.dtype)
     if isinstance(specs, dict):
         if not isinstance(input_shape, dict) or set(input_shape) != set(specs):
             expected = f"a dict with keys {sorted(specs)}"
             raise checks.value_error("input_shape", expected, input_shape)
-        return {k: tf.TensorSpec((1, *_one_shape(input_shape[k])), specs[k].dtype) for k in specs}
+        return {k: given(input_shape[k], specs[k].dtype) for k in specs}
     if not isinstance(input_shape, (list, tuple)) or len(input_shape) != len(specs):
         expected = f"{len(specs)} shapes, one per input"
         raise checks.value_error("input_shape", expected, input_shape)
     pairs = zip(specs, input_shape, strict=True)
-    return [tf.TensorSpec((1, *_one_shape(shape)), spec.dtype) for spec, shape in pairs]
+    return [given(shape, spec.dtype) for spec, shape in pairs]
 
 
 def _one_shape(shape: Any) -> tuple[int, ...]:
@@ -233,7 +242,7 @@ def _one_shape(shape: Any) -> tuple[int, ...]:
     return tuple(checks.positive_int("input_shape", size) for size in shape)
 
 
-def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[Entry]:
+def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[TracedLayer]:
     """Traces `model` and returns its layers in the order of their first call.
 
     Args:
@@ -242,16 +251,16 @@ def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[En
             shapes for several inputs; None: the model's own input shape.
 
     Returns:
-        One `Entry` for each layer that has a cost rule or contains no layers.
+        One `TracedLayer` for each layer that has a cost rule or contains no layers.
 
     Raises:
         TypeError, ValueError: if the input shape is unknown and not given, or a given one
             does not match the model's inputs.
     """
-    specs = _specs(model, input_shape)
-    recorder = _Recorder(model)
-    takes_training = "training" in inspect.signature(model.call).parameters
-    mode = {"training": False} if takes_training else {}
+    batch = _batch_of(model)
+    specs = _specs(model, input_shape, batch)
+    recorder = _Recorder(model, batch)
+    mode = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
     with _kept_save_spec(model), recorder.watch():
         tf.function(lambda x: model(x, **mode), autograph=False).get_concrete_function(specs)
     return list(recorder.entries.values())

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from tfkd import checks
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 
 def lengths(data: ArrayLike, padding: int) -> np.ndarray:

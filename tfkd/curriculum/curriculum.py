@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from tfkd import checks, example_inputs, replicas
 from tfkd.curriculum import ordering
 from tfkd.curriculum.pace import AdaptivePace, accept, pool_sizes
-from tfkd.curriculum.scores import Difficulty
+from tfkd.curriculum.scores import Difficulty, check_scores
 from tfkd.data import pipelines
 from tfkd.data.batches import steps_per_epoch
 from tfkd.schedules import Schedule
 from tfkd.types import Data, Structure, Tensor
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 # Rounds of the cipher in RandomIndexShuffle. With TensorFlow's default, 4, permutations of
 # small pools are visibly not uniform; with 8 or more they are.
@@ -135,18 +132,15 @@ class Curriculum(tf.Module):
         sizes = pool_sizes(self.pace, self.count)
         self._sizes = tf.constant(sizes, tf.int64)
         if sizes.min() < self.batch_size:
-            raise checks.value_error(
-                "pace",
-                f"at least one batch of {self.batch_size} in play ({self.count} examples)",
-                self.pace,
-                f"Start at {self.batch_size / self.count:.3g} or more, or use smaller batches.",
-            )
+            expected = f"at least one batch of {self.batch_size} in play ({self.count} examples)"
+            fix = f"Start at {self.batch_size / self.count:.3g} or more, or use smaller batches."
+            raise checks.value_error("pace", expected, self.pace, fix)
         checks.instance("partial", partial, bool, "True or False")
         if sizes.max() < self.count and not partial:
             checks.warn(
                 f"the pace {self.pace!r} never reaches 1: the {self.count - sizes.max()} "
                 f"{'easiest' if self.order == 'hardest_first' else 'hardest'} of {self.count} "
-                "examples are never seen. Pass partial=True if that is meant (wrong labels).",
+                "examples are never seen. Pass partial=True if that is meant (wrong labels)."
             )
 
     def update_difficulty(self, difficulty: ArrayLike | Difficulty) -> None:
@@ -158,7 +152,7 @@ class Curriculum(tf.Module):
         Raises:
             ValueError: for scores of another length, or NaN.
         """
-        scores = ordering.check_scores("difficulty", difficulty, self.count)
+        scores = check_scores("difficulty", difficulty, self.count)
         self._difficulty.assign(scores)
         self._order.assign(ordering.ranked(scores, self._classes, self.order, self.seed))
 
@@ -277,9 +271,8 @@ class Curriculum(tf.Module):
             # The global batch is augmented, so that workers see what one process would.
             seed = tf.stack([tf.constant(self.seed, tf.int64), step])
             x = self._augment(x, tf.cast(seed, tf.int32))
-            x, *others = tf.nest.map_structure(
-                lambda value: value[first : first + size], (x, *others)
-            )
+            part = slice(first, first + size)
+            x, *others = tf.nest.map_structure(lambda value: value[part], (x, *others))
         if self.preprocess is not None:
             x = self.preprocess(x)
         return (x, *others) if others else x

@@ -7,12 +7,12 @@ a file, which a later run with the same data, model and settings reads instead.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from tfkd import checks, example_inputs
 from tfkd.curriculum import counting
@@ -20,10 +20,7 @@ from tfkd.curriculum.scores import Difficulty, scored
 from tfkd.curriculum.scoring import Measure, Models, Scorer
 from tfkd.data.label_forms import class_numbers
 from tfkd.teachers.forward import as_list
-from tfkd.types import Data, Tensor
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from tfkd.types import Data, Path, Tensor
 
 __all__ = [
     "Difficulty",
@@ -36,7 +33,7 @@ __all__ = [
     "teacher_margin",
 ]
 
-FilePath = str | os.PathLike[str] | None
+FilePath = Path | None
 Preprocess = Callable[[tf.Tensor], tf.Tensor] | None
 
 
@@ -337,9 +334,8 @@ def _crossentropy(log_p: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 def _margin(log_p: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     p = tf.exp(log_p)
-    others = tf.where(
-        tf.one_hot(labels, tf.shape(p)[-1], True, False), tf.constant(-1.0, p.dtype), p
-    )
+    own = tf.one_hot(labels, tf.shape(p)[-1], True, False)
+    others = tf.where(own, tf.constant(-1.0, p.dtype), p)
     return tf.reduce_max(others, -1) - tf.gather(p, labels, batch_dims=1)
 
 

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from tfkd import checks
 from tfkd.data.label_forms import one_hot_rows
 from tfkd.types import Tensor
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
 ORDERS = ("easiest_first", "hardest_first", "random")
-
-
-def check_scores(name: str, scores: ArrayLike, count: int) -> np.ndarray:
-    """Accepts one finite number per example; returns float64 (count,)."""
-    try:
-        scores = np.asarray(scores, np.float64)
-    except (TypeError, ValueError):
-        raise checks.type_error(name, "one number per example", scores) from None
-    if scores.shape != (count,):
-        fix = "Score the training examples themselves, in the same order."
-        raise checks.value_error(name, f"{count} scores, one per example", scores, fix)
-    finite = np.isfinite(scores)
-    if not finite.all():
-        bad = int(np.argmin(finite))
-        raise checks.value_error(
-            name, "finite scores", scores, f"That of example {bad} is {scores[bad]}."
-        )
-    return scores
 
 
 def class_numbers(labels: Tensor | None, count: int) -> np.ndarray:
@@ -48,9 +25,8 @@ def class_numbers(labels: Tensor | None, count: int) -> np.ndarray:
         labels = labels.argmax(1) if one_hot_rows(labels).all() else labels
     elif labels.ndim == 2:
         labels = labels[:, 0]
-    whole = labels.dtype.kind in "iub" or (
-        labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all())
-    )
+    kind = labels.dtype.kind
+    whole = kind in "iub" or (kind == "f" and bool((labels == np.rint(labels)).all()))
     if labels.shape != (count,) or not whole:
         expected = f"class numbers ({count},) or one-hot rows, to balance"
         raise checks.value_error("balance_classes", expected, labels, fix)

@@ -95,9 +95,8 @@ class AdaptivePace(tf.Module):
         self._best = tf.Variable(-math.inf, dtype=tf.float64, trainable=False, name="best")
 
     def __repr__(self) -> str:
-        return (
-            f"AdaptivePace(start={self.start}, growth={self.growth}, end={self.end}, now={self()})"
-        )
+        path = f"start={self.start}, growth={self.growth}, end={self.end}"
+        return f"AdaptivePace({path}, now={self()})"
 
     def __call__(self, step: Step | None = None) -> float:
         """Returns the current fraction; `step`, which schedules take, is ignored."""

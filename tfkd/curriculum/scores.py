@@ -8,14 +8,12 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from tfkd import artifacts, checks, fingerprints
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike
 
 FORMAT = "tfkd difficulty, 1"
 _EXPECTED = "a file of tfkd.curriculum.difficulty"
@@ -109,12 +107,15 @@ class Difficulty:
         return cls(scores, recipe["kind"], recipe["fingerprint"], recipe["parts"])
 
 
-def check_scores(name: str, scores: ArrayLike) -> np.ndarray:
+def check_scores(name: str, scores: ArrayLike, count: int | None = None) -> np.ndarray:
     """Accepts one finite number per example; returns a read-only float64 array."""
     try:
         array = np.array(scores, np.float64)
     except (TypeError, ValueError):
         raise checks.type_error(name, "one number per example, (N,)", scores) from None
+    if count is not None and array.shape != (count,):
+        fix = "Score the training examples themselves, in the same order."
+        raise checks.value_error(name, f"{count} scores, one per example", scores, fix)
     if array.ndim != 1 or not len(array):
         expected = "one number for each of at least one example, (N,)"
         raise checks.value_error(name, expected, scores)

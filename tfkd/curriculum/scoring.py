@@ -16,6 +16,7 @@ from tfkd.teachers.forward import Teachers, as_list, mean_probability, to_logits
 from tfkd.types import Structure, Tensor
 
 Measure: TypeAlias = "Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]"
+Preprocess: TypeAlias = "Callable[[Structure], Structure]"
 # A model or a function of a batch, or several whose probabilities are averaged.
 Model: TypeAlias = "keras.Model | Callable[..., Structure]"
 Models: TypeAlias = "Model | Sequence[Model]"
@@ -37,11 +38,7 @@ class Scorer:
     """
 
     def __init__(
-        self,
-        side: str,
-        models: Models,
-        measure: Measure,
-        preprocess: Callable[[Structure], Structure] | None = None,
+        self, side: str, models: Models, measure: Measure, preprocess: Preprocess | None = None
     ):
         self.side = side
         models = as_list(models, side)
@@ -177,6 +174,5 @@ def _check_labels(labels: np.ndarray, classes: int) -> None:
     if labels.max() >= classes:
         bad = int(np.argmax(labels >= classes))
         fix = f"That of example {bad} is {labels[bad]}. Number the classes from 0."
-        raise checks.value_error(
-            "labels", f"class numbers from 0 to {classes - 1}, as the model scores", labels, fix
-        )
+        expected = f"class numbers from 0 to {classes - 1}, as the model scores"
+        raise checks.value_error("labels", expected, labels, fix)

@@ -50,9 +50,8 @@ def shift_and_flip(padding: int = 4, flip: bool = True) -> Callable[[Tensor, Ten
         if padding:
             border = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
             padded = tf.pad(images, border, mode="REFLECT")
-            offsets = tf.random.stateless_uniform(
-                (2, batch), seed, maxval=2 * padding + 1, dtype=tf.int32
-            )
+            end = 2 * padding + 1
+            offsets = tf.random.stateless_uniform((2, batch), seed, maxval=end, dtype=tf.int32)
             rows = offsets[0][:, None] + tf.range(height)[None]
             columns = offsets[1][:, None] + tf.range(width)[None]
             images = tf.gather(padded, rows, axis=1, batch_dims=1)

@@ -35,12 +35,6 @@ def _check_arrays(x, y) -> int:
     return count
 
 
-def _check_functions(**functions) -> None:
-    for name, function in functions.items():
-        if function is not None:
-            checks.function(name, function)
-
-
 def batches(
     x: Tensor,
     y: Tensor | None,
@@ -86,9 +80,9 @@ def batches(
     steps = steps_per_epoch(count, batch_size)
     checks.integer("seed", seed, 0, "an integer of at least 0")
     checks.non_negative_int("start_step", start_step)
-    if epochs is not None:
-        checks.positive_int("epochs", epochs)
-    _check_functions(augment=augment, preprocess=preprocess)
+    checks.optional(checks.positive_int, "epochs", epochs)
+    checks.optional(checks.function, "augment", augment)
+    checks.optional(checks.function, "preprocess", preprocess)
 
     x = tf.convert_to_tensor(x)
     y = None if y is None else tf.convert_to_tensor(y)
@@ -133,9 +127,8 @@ def shuffled_rows(
     last_epoch = np.iinfo(np.int32).max if epochs is None else epochs
 
     def epoch_rows(epoch):
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(count), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
-        )
+        key = tf.stack([tf.cast(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
         rows = tf.reshape(order[: steps * batch_size], (steps, batch_size))
         step = epoch * steps + tf.range(steps, dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices((step, rows))
@@ -151,18 +144,13 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     """
     checks.positive_int("batch_size", batch_size)
     if count < batch_size:
-        raise checks.value_error(
-            "batch_size", f"at most the number of examples, {count}", batch_size
-        )
+        expected = f"at most the number of examples, {count}"
+        raise checks.value_error("batch_size", expected, batch_size)
     return count // batch_size
 
 
 def eval_batches(
-    x: Tensor,
-    y: Tensor | None,
-    batch_size: int,
-    *,
-    preprocess: Callable[[Any], Any] | None = None,
+    x: Tensor, y: Tensor | None, batch_size: int, *, preprocess: Callable[[Any], Any] | None = None
 ) -> tf.data.Dataset:
     """Batches of every example once and in order; the last batch may be smaller.
 
@@ -183,11 +171,8 @@ def eval_batches(
     """
     _check_arrays(x, y)
     checks.positive_int("batch_size", batch_size)
-    _check_functions(preprocess=preprocess)
+    checks.optional(checks.function, "preprocess", preprocess)
     source = tf.data.Dataset.from_tensor_slices(x if y is None else (x, y)).batch(batch_size)
     if preprocess is not None:
-        if y is None:
-            source = source.map(preprocess)
-        else:
-            source = source.map(lambda a, b: (preprocess(a), b))
+        source = source.map(preprocess if y is None else lambda a, b: (preprocess(a), b))
     return pipelines.untuned(source.prefetch(2))

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.data import quality
+from tfkd.data.splits import ImageSplits, named_classes, split_labels
 from tfkd.types import Tensor
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ def _images(name: str, value: Any) -> np.ndarray:
             finite = np.isfinite(value[start : start + _CHUNK]).all(axis=(1, 2, 3))
             if not finite.all():
                 bad = start + int(np.argmin(finite))
-                raise checks.value_error(
-                    name, "finite pixels", value, f"Image {bad} holds NaN or infinity: remove it."
-                )
+                fix = f"Image {bad} holds NaN or infinity: remove it."
+                raise checks.value_error(name, "finite pixels", value, fix)
         return value
     if value.dtype.kind not in "iu":
         raise checks.type_error(name, "uint8 or float images", value)
@@ -49,46 +49,8 @@ def _images(name: str, value: Any) -> np.ndarray:
     return value.astype(np.uint8, copy=False)
 
 
-def _labels(name: str, value: Any, count: int) -> np.ndarray:
-    """Returns `value` as int32 of shape (count,), all at least 0."""
-    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        raise checks.type_error(name, "an array of integer labels (N,)", value)
-    value = np.asarray(value)
-    if value.ndim == 2 and value.shape[1] == 1:
-        value = value[:, 0]
-    if value.ndim != 1:
-        fix = "One-hot labels? Pass their `argmax(axis=1)`." if value.ndim == 2 else None
-        raise checks.value_error(name, "labels of shape (N,) or (N, 1)", value, fix)
-    if len(value) != count:
-        raise checks.value_error(name, f"{count} labels, one for each image", value)
-    if value.dtype.kind not in "iu":
-        raise checks.type_error(
-            name, "integer labels", value, "If the numbers are whole, use `.astype('int32')`."
-        )
-    if value.min() < 0:
-        raise checks.value_error(name, "labels from 0", int(value.min()))
-    return value.astype(np.int32)
-
-
-def _check_classes(y_train: np.ndarray, y_test: np.ndarray) -> int:
-    """Returns the number of classes; every label from 0 to the largest must be in `y_train`."""
-    counts = np.bincount(y_train)
-    missing = np.flatnonzero(counts == 0)
-    if missing.size:
-        raise checks.value_error(
-            "y_train",
-            f"every label from 0 to {len(counts) - 1} at least once",
-            y_train,
-            f"Labels without an example: {missing[:10].tolist()}. Number the classes 0, 1, 2, ...",
-        )
-    if y_test.max() >= len(counts):
-        fix = f"The training part has the labels 0 to {len(counts) - 1}."
-        raise checks.value_error("y_test", "labels that are in y_train", int(y_test.max()), fix)
-    return len(counts)
-
-
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Dataset:
+class Dataset(ImageSplits):
     """Labelled images, split into a training and a test part.
 
     Warns about images that are in both parts, and about equal images with different
@@ -134,39 +96,31 @@ class Dataset:
         if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
             expected = f"images like x_train, {x_train.shape[1:]} of {x_train.dtype}"
             raise checks.value_error("x_test", expected, x_test)
-        y_train = _labels("y_train", self.y_train, len(x_train))
-        y_test = _labels("y_test", self.y_test, len(x_test))
-        classes = _check_classes(y_train, y_test)
-        names = tuple(str(n) for n in self.class_names) or tuple(map(str, range(classes)))
-        if len(names) != classes:
-            raise checks.value_error("class_names", f"{classes} names, one per class", names)
-        fixed = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-        for field, value in {**fixed, "class_names": names}.items():
-            object.__setattr__(self, field, value)
+        labels = {}
+        for name, images in (("y_train", x_train), ("y_test", x_test)):
+            value = getattr(self, name)
+            if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+                raise checks.type_error(name, "an array of integer labels (N,)", value)
+            value = np.asarray(value)
+            value = value[:, 0] if value.ndim == 2 and value.shape[1] == 1 else value
+            if value.ndim != 1:
+                fix = "One-hot labels? Pass their `argmax(axis=1)`." if value.ndim == 2 else None
+                raise checks.value_error(name, "labels of shape (N,) or (N, 1)", value, fix)
+            labels[name] = split_labels(name, value, len(images), "image")
+        names = named_classes(self.class_names, labels, "an example")
+        self._set({"x_train": x_train, "x_test": x_test, "class_names": names, **labels})
         quality.pixels(self.name, x_train, x_test)
         count = len(x_train)
         named = (None, None) if places is None else (places[:count], places[count:])
-        parts = {
-            "train": quality.Part(x_train, y_train, named[0]),
-            "test": quality.Part(x_test, y_test, named[1]),
-        }
-        quality.repeated(self.name, "images", parts, names)
+        train = quality.Part(x_train, self.y_train, named[0])
+        test = quality.Part(x_test, self.y_test, named[1])
+        quality.repeated(self.name, "images", {"train": train, "test": test}, names)
 
     def __repr__(self) -> str:
         return (
             f"Dataset({self.name!r}, {len(self.x_train)} + {len(self.x_test)} images "
             f"{self.image_shape} {self.x_train.dtype}, {self.num_classes} classes)"
         )
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K."""
-        return len(self.class_names)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of one image."""
-        return self.x_train.shape[1:]
 
     @property
     def scale(self) -> float:
@@ -180,10 +134,8 @@ class Dataset:
         count = x[..., 0].size
 
         def total(function):
-            return sum(
-                function(x[s : s + _CHUNK].astype(np.float64) / self.scale).sum((0, 1, 2))
-                for s in starts
-            )
+            chunks = (x[s : s + _CHUNK].astype(np.float64) / self.scale for s in starts)
+            return sum(function(chunk).sum((0, 1, 2)) for chunk in chunks)
 
         mean = total(lambda chunk: chunk) / count
         variance = total(lambda chunk: (chunk - mean) ** 2) / count
@@ -244,18 +196,13 @@ class Dataset:
         checks.non_negative_int("seed", seed)
         if train is not None and checks.positive_int("train", train) < self.num_classes:
             raise checks.value_error("train", f"at least one of {self.num_classes} classes", train)
-        kept = _balanced("train", self.y_train, train, seed)
-        kept_test = _balanced("test", self.y_test, test, seed)
-        fields = {
-            "x_train": self.x_train[kept],
-            "y_train": self.y_train[kept],
-            "x_test": self.x_test[kept_test],
-            "y_test": self.y_test[kept_test],
-        }
         # Bypasses the constructor, which would repeat its checks and warnings.
         small = copy.copy(self)
         vars(small).pop("_moments", None)
-        vars(small).update(fields)
+        for part, count in (("train", train), ("test", test)):
+            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            kept = _balanced(part, y, count, seed)
+            small._set({f"x_{part}": x[kept], f"y_{part}": y[kept]})
         return small
 
 
@@ -271,12 +218,9 @@ def _balanced(name: str, labels: np.ndarray, count: int | None, seed: int) -> np
         members = np.flatnonzero(labels == label)
         wanted = base + (rank < extra)
         if wanted > len(members):
-            raise checks.value_error(
-                name,
-                f"a number that every class can give its part of (class {label} has "
-                f"{len(members)} images, {wanted} are needed)",
-                count,
-            )
+            having = f"class {label} has {len(members)} images, {wanted} are needed"
+            expected = f"a number that every class can give its part of ({having})"
+            raise checks.value_error(name, expected, count)
         kept.append(np.random.default_rng([seed, int(label)]).permutation(members)[:wanted])
     return np.sort(np.concatenate(kept))
 
@@ -299,12 +243,8 @@ def stratified_split(
     parts = []
     for label, count in enumerate(np.bincount(labels)):
         if count < 2:
-            raise checks.value_error(
-                "labels",
-                "at least two examples of each class, to split",
-                labels,
-                f"Class {label} has {count}.",
-            )
+            expected = "at least two examples of each class, to split"
+            raise checks.value_error("labels", expected, labels, f"Class {label} has {count}.")
         members = np.flatnonzero(labels == label)
         wanted = int(np.clip(round(count * test_fraction), 1, count - 1))
         parts.append(np.random.default_rng([seed, label]).permutation(members)[:wanted])

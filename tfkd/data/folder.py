@@ -75,7 +75,7 @@ def image_folder(
     root = pathlib.Path(path)
     if not root.is_dir():
         raise FileNotFoundError(f"`path`: there is no folder {str(root)!r}.")
-    size = _check_size(size)
+    size = None if size is None else check_size(size)
     train_root, test_root = layout(root)
     folders = class_folders(train_root)
     classes = tuple(folders)
@@ -96,10 +96,8 @@ def image_folder(
     )
 
 
-def _check_size(size: Any) -> tuple[int, int] | None:
-    """Returns (height, width) or None."""
-    if size is None:
-        return None
+def check_size(size: Any) -> tuple[int, int]:
+    """Returns (height, width) of one number or two."""
     if checks.is_number(size):
         return (checks.positive_int("size", size),) * 2
     if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
@@ -109,12 +107,8 @@ def _check_size(size: Any) -> tuple[int, int] | None:
 
 def _read(files: list[pathlib.Path], size: tuple[int, int] | None) -> np.ndarray:
     """Decodes `files` into one uint8 array (N, H, W, 1 or 3)."""
-    try:
+    with checks.needed("tfkd.data.image_folder needs Pillow", "demo"):
         from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "tfkd.data.image_folder needs Pillow. Install it with `pip install tfkd[demo]`."
-        ) from error
     # Headers first, which is cheap: all files must have the same number of channels.
     mode = "L" if _modes(Image, files) <= {"1", "L", "LA"} else "RGB"
     images = np.empty((len(files), 0, 0, 0), np.uint8)
@@ -123,20 +117,16 @@ def _read(files: list[pathlib.Path], size: tuple[int, int] | None) -> np.ndarray
         if index == 0:
             images = np.empty((len(files), *image.shape), np.uint8)
         if image.shape != images.shape[1:]:
-            raise checks.value_error(
-                "size",
-                "a size to resize to, since the images differ in size",
-                None,
-                f"{files[0]} is {images.shape[1:3]}, {file} is {image.shape[:2]}.",
-            )
+            fix = f"{files[0]} is {images.shape[1:3]}, {file} is {image.shape[:2]}."
+            expected = "a size to resize to, since the images differ in size"
+            raise checks.value_error("size", expected, None, fix)
         images[index] = image
     return images
 
 
 def _broken(file: pathlib.Path, error: Exception) -> ValueError:
-    return checks.value_error(
-        "path", "images that can be read", str(file), f"Pillow says: {error}. Remove the file."
-    )
+    fix = f"Pillow says: {error}. Remove the file."
+    return checks.value_error("path", "images that can be read", str(file), fix)
 
 
 def _modes(image_module: Any, files: list[pathlib.Path]) -> set[str]:

@@ -147,14 +147,12 @@ def as_numbers(values: ArrayLike, class_names: Sequence[str] | None) -> np.ndarr
     flat = array.reshape(-1)
     if array.dtype.kind in "USO" and all(isinstance(one, (str, bytes)) for one in flat):
         return _by_name(array, class_names)
-    if array.dtype.kind == "O":
-        fix = "Make an array of numbers or of text of them: `np.asarray(labels.tolist())`."
-        raise checks.value_error("labels", _FORMS, array, fix)
-    if array.dtype.kind == "b":
-        fix = "Write them as 0 and 1: `labels.astype(int)`."
-        raise checks.value_error("labels", _FORMS, array, fix)
     if array.dtype.kind not in "fiu":
-        raise checks.value_error("labels", _FORMS, array)
+        fixes = {
+            "O": "Make an array of numbers or of text of them: `np.asarray(labels.tolist())`.",
+            "b": "Write them as 0 and 1: `labels.astype(int)`.",
+        }
+        raise checks.value_error("labels", _FORMS, array, fixes.get(array.dtype.kind))
     return array
 
 
@@ -167,9 +165,8 @@ def _text(value: Any) -> str:
 def _by_name(array: np.ndarray, class_names: Any) -> np.ndarray:
     if class_names is None:
         fix = "Pass `class_names=[...]`, in the order of the outputs."
-        raise checks.value_error(
-            "labels", "class numbers, if the classes have no names", array, fix
-        )
+        expected = "class numbers, if the classes have no names"
+        raise checks.value_error("labels", expected, array, fix)
     known = [_text(name) for name in class_names]
     numbers = {name: i for i, name in enumerate(known)}
     if len(numbers) < len(known):

@@ -67,7 +67,6 @@ class Examples:
 def read(
     labels: ArrayLike,
     outputs: ArrayLike,
-    *,
     task: str | None = None,
     class_names: Sequence[str] | None = None,
     mask: ArrayLike | None = None,
@@ -103,10 +102,8 @@ def read(
         >>> found.task, found.labels.tolist(), found.right.tolist()
         ('classification', [0, 1], [True, False])
     """
-    if task is not None:
-        checks.one_of("task", task, TASKS)
-    if threshold is not None:
-        checks.finite("threshold", threshold)
+    checks.optional(checks.one_of, "task", task, TASKS)
+    checks.optional(checks.finite, "threshold", threshold)
     truth, scores = _aligned(labels, outputs, class_names)
     lead, units = scores.shape[:-1], scores.shape[-1]
     is_matrix = units > 1 and truth.shape == scores.shape
@@ -135,9 +132,8 @@ def read(
     if class_names is not None:
         names(class_names, max(2, units))
         if found == REGRESSION:
-            raise checks.value_error(
-                "class_names", "None, as regression has no classes", class_names
-            )
+            expected = "None, as regression has no classes"
+            raise checks.value_error("class_names", expected, class_names)
     return _formed(found, truth, scores, threshold, "" if task else doubt)
 
 

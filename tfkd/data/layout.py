@@ -25,6 +25,7 @@ class _Top:
     Attributes:
         within: folder -> its sub-folders that contain images, as NFC names.
         count: folder -> number of images at any depth.
+        filled: folders with images; filled_parts: those of them named after a split.
     """
 
     def __init__(self, root: pathlib.Path):
@@ -35,6 +36,8 @@ class _Top:
             relative = [file.relative_to(root / name).parts for file in files]
             self.within[name] = {names.nfc(parts[0]) for parts in relative if len(parts) > 1}
             self.count[name] = len(files)
+        self.filled = [name for name, count in self.count.items() if count]
+        self.filled_parts = [name for name in self.filled if names.part_of(name)]
 
     def called(self, part: str, loosely: bool = False) -> list[tuple[int, str]]:
         """Sorted (rank, folder) of those named after a split that contain folders of images."""
@@ -61,22 +64,13 @@ def layout(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
             if top.within[pair[0][0][1]] & top.within[pair[1][0][1]]:
                 train, test = pair
     if train and test:
-        chosen = [_only(root, found) for found in (train, test)]
+        expected = f"one folder of each part in {root}"
+        chosen = [names.best(found, expected) for found in (train, test)]
         _warn_left_out(root, top, chosen)
         return root / chosen[0], root / chosen[1]
     _check_parts(root, top, [name for _, name in train])
     _warn_ambiguous(root, top)
     return root, None
-
-
-def _only(root: pathlib.Path, found: Sequence[tuple[int, str]]) -> str:
-    """The folder of the best rank, which must be unique."""
-    first = [name for rank, name in found if rank == found[0][0]]
-    if len(first) > 1:
-        shown = " and ".join(map(repr, first))
-        fix = "Both may be the same part: rename one, or move it elsewhere."
-        raise checks.value_error("path", f"one folder of each part in {root}", shown, fix)
-    return first[0]
 
 
 def _warn_left_out(root: pathlib.Path, top: _Top, chosen: Sequence[str]) -> None:
@@ -96,9 +90,8 @@ def _warn_left_out(root: pathlib.Path, top: _Top, chosen: Sequence[str]) -> None
 
 def _check_parts(root: pathlib.Path, top: _Top, train: Sequence[str]) -> None:
     """Rejects folders named after splits that lack class folders, if no folder can be a class."""
-    filled = [name for name, count in top.count.items() if count]
-    called = [name for name in filled if names.part_of(name)]
-    parts = {part[0] for part in map(names.part_of, called) if part}
+    filled, called = top.filled, top.filled_parts
+    parts = _parts_in(called)
     others = [name for name in filled if name not in called]
     is_split = train or len(parts) > 1 or ("train" in parts and others)
     if not is_split or not all(map(names.is_aside, others)):
@@ -113,16 +106,15 @@ def _check_parts(root: pathlib.Path, top: _Top, train: Sequence[str]) -> None:
 
 def _warn_ambiguous(root: pathlib.Path, top: _Top) -> None:
     """Warns of folders that are taken for classes but may be splits."""
-    filled = [name for name, count in top.count.items() if count]
-    called = [name for name in filled if names.part_of(name)]
-    if len({part[0] for part in map(names.part_of, called) if part}) > 1:
+    filled, called = top.filled, top.filled_parts
+    if len(_parts_in(called)) > 1:
         checks.warn(
             f"{root}: {_listed(filled)} are taken for classes, since not both of "
             f"{_listed(called)} hold class folders. If these are parts, put a folder for each "
             "class into both."
         )
     common = sorted(set.intersection(*(top.within[name] for name in filled))) if filled else []
-    if len({part[0] for part in map(names.part_of, common) if part}) > 1:
+    if len(_parts_in(common)) > 1:
         checks.warn(
             f"{root}: each of its classes holds {_listed(common)}, whose images are mixed and "
             "split anew. To keep the parts, swap the folder levels: train/CLASS, test/CLASS."
@@ -132,6 +124,11 @@ def _warn_ambiguous(root: pathlib.Path, top: _Top) -> None:
             f"{root}: {_listed(filled)} are taken for classes, but each holds the folders "
             f"{_listed(common)}. If they are parts, call them 'train' and 'test'."
         )
+
+
+def _parts_in(folders: Sequence[str]) -> set[str]:
+    """The splits that folders are named after."""
+    return {part[0] for part in map(names.part_of, folders) if part}
 
 
 def _listed(items: Sequence[str], most: int = 5) -> str:

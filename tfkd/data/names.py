@@ -7,7 +7,8 @@ import pathlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from tfkd import checks
 
@@ -144,6 +145,15 @@ def part_of(name: str, loosely: bool = False) -> tuple[str, int] | None:
     if len(set(known)) == 1:
         return known[0]
     return _PARTS["trainval"] if {part for part, _ in known} == {"train", "dev"} else None
+
+
+def best(found: Sequence[tuple[int, Any]], expected: str, show: Callable[[Any], str] = repr) -> Any:
+    """The entry of the best rank among (rank, entry); ValueError if it is not unique."""
+    first = [entry for rank, entry in found if rank == min(found)[0]]
+    if len(first) > 1:
+        fix = "Both may be the same part: rename one, or move it elsewhere."
+        raise checks.value_error("path", expected, " and ".join(map(show, first)), fix)
+    return first[0]
 
 
 def is_aside(name: str) -> bool:

@@ -72,7 +72,8 @@ def repeated(name: str, noun: str, parts: Mapping[str, Part], class_names: Seque
             unlike.append(found)
     for (earlier, part), pairs in shared.items():
         row, place = pairs[0]
-        count, verb = f"{len(pairs)} of the {len(parts[part].labels)}", _verb(pairs)
+        count = f"{len(pairs)} of the {len(parts[part].labels)}"
+        verb = "is" if len(pairs) == 1 else "are"
         checks.warn(
             f"{name}: {count} {noun} of the {_named(part)} part {verb} in the {_named(earlier)} "
             f"part too, by content; the first: {_shown(parts, part, row)} is "
@@ -89,10 +90,6 @@ def repeated(name: str, noun: str, parts: Mapping[str, Part], class_names: Seque
             f"{_shown(parts, earlier, place)} with label {labels[1]!r}. Correct the labels, or "
             "remove them."
         )
-
-
-def _verb(pairs: Sequence[Any]) -> str:
-    return "is" if len(pairs) == 1 else "are"
 
 
 def _named(part: str) -> str:

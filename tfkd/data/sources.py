@@ -55,13 +55,8 @@ def digits(test_fraction: float = 0.2, seed: int = 0) -> Dataset:
         >>> data.digits()
         Dataset('digits', 1438 + 359 images (8, 8, 1) uint8, 10 classes)
     """
-    try:
+    with checks.needed("tfkd.data.digits needs scikit-learn, which holds the images", "demo"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            "tfkd.data.digits needs scikit-learn, which holds the images. "
-            "Install it with `pip install tfkd[demo]`."
-        ) from error
     bundled = load_digits()
     images = np.rint(bundled.images[..., None] * (255 / 16)).astype(np.uint8)
     labels = bundled.target.astype(np.int32)
@@ -100,13 +95,13 @@ def npz(path: str | os.PathLike) -> Dataset:
     arrays = _read_npz(path)
     name = os.path.splitext(os.path.basename(path))[0]
     try:
-        return Dataset(*arrays, name=name)
+        return Dataset(**arrays, name=name)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _read_npz(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns x_train, y_train, x_test, y_test."""
+def _read_npz(path: str) -> dict[str, Any]:
+    """Returns the arrays x_train, y_train, x_test and y_test by name."""
     try:
         packed = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -116,16 +111,15 @@ def _read_npz(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     with packed:
         missing = [k for k in _KEYS if k not in packed.files]
         if missing:
-            raise checks.value_error(
-                "path", "a file with the arrays " + ", ".join(_KEYS), path,
-                f"Missing: {', '.join(missing)}. It holds: {', '.join(packed.files) or 'nothing'}.",
-            )  # fmt: skip
+            held = ", ".join(packed.files) or "nothing"
+            fix = f"Missing: {', '.join(missing)}. It holds: {held}."
+            expected = f"a file with the arrays {', '.join(_KEYS)}"
+            raise checks.value_error("path", expected, path, fix)
         try:
-            return packed["x_train"], packed["y_train"], packed["x_test"], packed["y_test"]
+            return {key: packed[key] for key in _KEYS}
         except Exception as error:  # zlib, zipfile and NumPy each raise their own errors
-            raise checks.value_error(
-                "path", "readable arrays without pickled objects", path, f"NumPy says: {error}"
-            ) from error
+            expected, fix = "readable arrays without pickled objects", f"NumPy says: {error}"
+            raise checks.value_error("path", expected, path, fix) from error
 
 
 def keras_dataset(name: str) -> Dataset:

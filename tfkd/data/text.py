@@ -12,6 +12,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.data import quality
+from tfkd.data.splits import Splits, named_classes, split_labels
 
 _CHUNK = 4096
 _STANDARDIZE = "lower_and_strip_punctuation"
@@ -31,35 +32,8 @@ def _texts(name: str, value: Any, one_form: bool = True) -> np.ndarray:
     return texts
 
 
-def _labels(name: str, value: Any, count: int) -> np.ndarray:
-    """Returns `value` as int32 of shape (count,), all at least 0."""
-    labels = np.asarray(value)
-    if labels.shape != (count,):
-        raise checks.value_error(name, f"{count} labels, one for each text", labels)
-    if labels.dtype.kind not in "iu":
-        raise checks.type_error(name, "integer labels", labels)
-    if labels.min() < 0:
-        raise checks.value_error(name, "labels from 0", int(labels.min()))
-    return labels.astype(np.int32)
-
-
-def _check_classes(labels: dict[str, np.ndarray]) -> int:
-    """Returns the number of classes; every label from 0 to the largest must be in `y_train`."""
-    counts = np.bincount(labels["y_train"])
-    missing = np.flatnonzero(counts == 0)
-    if missing.size:
-        expected = f"every label from 0 to {len(counts) - 1} at least once"
-        fix = f"Labels without a text: {missing[:10].tolist()}. Number the classes 0, 1, 2, ..."
-        raise checks.value_error("y_train", expected, labels["y_train"], fix)
-    for name, values in labels.items():
-        if values.max() >= len(counts):
-            fix = f"The training part has the labels 0 to {len(counts) - 1}."
-            raise checks.value_error(name, "labels that are in y_train", int(values.max()), fix)
-    return len(counts)
-
-
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class TextDataset:
+class TextDataset(Splits):
     """Labelled texts, split into a training, a test and optionally a validation part.
 
     Warns about texts that are in two parts, and about equal texts with different labels.
@@ -104,18 +78,14 @@ class TextDataset:
             raise checks.value_error(missing, "both x_dev and y_dev, or neither", None)
         labels = {}
         for part in self.parts:
-            texts = _texts(f"x_{part}", getattr(self, f"x_{part}"))
-            name = f"y_{part}"
-            labels[name] = _labels(name, getattr(self, name), len(texts))
-            object.__setattr__(self, f"x_{part}", texts)
-            object.__setattr__(self, name, labels[name])
-        classes = _check_classes(labels)
+            x, y = f"x_{part}", f"y_{part}"
+            texts = _texts(x, getattr(self, x))
+            labels[y] = split_labels(y, getattr(self, y), len(texts), "text")
+            self._set({x: texts, y: labels[y]})
         if isinstance(self.class_names, str):
             raise checks.type_error("class_names", "a sequence of names", self.class_names)
-        names = tuple(str(n) for n in self.class_names) or tuple(map(str, range(classes)))
-        if len(names) != classes:
-            raise checks.value_error("class_names", f"{classes} names, one per class", names)
-        object.__setattr__(self, "class_names", names)
+        names = named_classes(self.class_names, labels, "a text")
+        self._set({"class_names": names})
         parts = {p: quality.Part(getattr(self, f"x_{p}"), labels[f"y_{p}"]) for p in self.parts}
         quality.repeated(self.name, "texts", parts, names)
 
@@ -128,11 +98,6 @@ class TextDataset:
     def parts(self) -> tuple[str, ...]:
         """("train", "test"), and "dev" where there is one."""
         return ("train", "test") if self.x_dev is None else ("train", "test", "dev")
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K."""
-        return len(self.class_names)
 
     def vectorize(self, vocab_size: int = 10_000, max_length: int = 64) -> TokenDataset:
         """Tokenizes the texts with the vocabulary of the training part.
@@ -229,7 +194,7 @@ class Encoder:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class TokenDataset:
+class TokenDataset(Splits):
     """A tokenized `TextDataset`, made by `TextDataset.vectorize`.
 
     Attributes:
@@ -270,8 +235,3 @@ class TokenDataset:
     def max_length(self) -> int:
         """Tokens per text, L."""
         return self.encode.max_length
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K."""
-        return len(self.class_names)

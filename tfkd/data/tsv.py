@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import unicodedata
@@ -86,7 +87,7 @@ def tsv(
             pairs[part] = _other_file(file, layout)
     names = _class_names(files["train"], pairs["train"])
     labels = {part: _numbers(files[part], pairs[part], names) for part in pairs}
-    texts = {part: _column(pairs[part]) for part in pairs}
+    texts = {part: np.array([text for _, text, _ in pairs[part]], object) for part in pairs}
     if "test" not in pairs:
         train, test = stratified_split(labels["train"], test_fraction, seed)
         texts = {"train": texts["train"][train], "test": texts["train"][test]}
@@ -162,17 +163,8 @@ def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
                 "`path`: expected train.tsv and test.tsv, but there is no file "
                 f"{str(root / (part + ENDING))!r}. To split one file, pass its own path."
             )
-    return {part: _only(found[part]) for part in ("train", "test", "dev") if part in found}
-
-
-def _only(found: list[tuple[int, pathlib.Path]]) -> pathlib.Path:
-    """The file of a split with the best rank, which must be unique."""
-    first = [file for rank, file in found if rank == min(found)[0]]
-    if len(first) > 1:
-        shown = " and ".join(file.name for file in first)
-        fix = "Both may be the same part: rename one, or move it elsewhere."
-        raise checks.value_error("path", "one file of each part", shown, fix)
-    return first[0]
+    one = functools.partial(naming.best, expected="one file of each part", show=lambda f: f.name)
+    return {part: one(found[part]) for part in ("train", "test", "dev") if part in found}
 
 
 def _read(file: pathlib.Path) -> list[Row]:
@@ -191,9 +183,8 @@ def _read(file: pathlib.Path) -> list[Row]:
     lines = enumerate(content.split("\n"), start=1)
     rows = [(n, [f.strip() for f in text.split("\t")]) for n, text in lines if text.strip()]
     if not rows:
-        raise checks.value_error(
-            "path", "a file with rows of text and label", f"none in {_place_of(file)}"
-        )
+        expected = "a file with rows of text and label"
+        raise checks.value_error("path", expected, f"none in {_place_of(file)}")
     return rows
 
 
@@ -260,9 +251,8 @@ def _guess(file: pathlib.Path, rows: Sequence[Row], width: int) -> tuple[int, in
     seen = [len({row[i] for _, row in rows if i < len(row)}) for i in (0, 1)]
     text, label = (0, 1) if seen[1] <= seen[0] else (1, 0)
     if len(rows) >= _ENOUGH_ROWS and 2 * seen[label] > len(rows):
-        received = (
-            f"{seen[0]} and {seen[1]} different values in {len(rows)} rows of {_place_of(file)}"
-        )
+        where = f"{len(rows)} rows of {_place_of(file)}"
+        received = f"{seen[0]} and {seen[1]} different values in {where}"
         raise checks.value_error("columns", "one column of labels that repeat", received, fix)
     return text, label
 
@@ -288,9 +278,8 @@ def _class_names(file: pathlib.Path, pairs: Sequence[tuple[int, str, str]]) -> t
     except ValueError:
         names = sorted(labels)
     if len(names) < 2:
-        raise checks.value_error(
-            "path", "two or more classes", f"{names[0]!r} alone in {_place_of(file)}"
-        )
+        received = f"{names[0]!r} alone in {_place_of(file)}"
+        raise checks.value_error("path", "two or more classes", received)
     naming.warn_case(_place_of(file), names)
     return tuple(names)
 
@@ -307,8 +296,3 @@ def _numbers(
             received = f"{label!r} in {_line(file, number)}"
             raise checks.value_error("path", "labels of the training part", received, fix)
     return np.array([index[label] for _, _, label in pairs], np.int32)
-
-
-def _column(pairs: Sequence[tuple[int, str, str]]) -> np.ndarray:
-    """(N,) texts."""
-    return np.array([text for _, text, _ in pairs], object)

@@ -3,11 +3,7 @@
 from tfkd.detection.anchors import Anchors
 from tfkd.detection.boxes import PADDING, UNLABELLED, VARIANCES, iou
 from tfkd.detection.decoding import decode
-from tfkd.detection.keras_cv_models import (
-    RetinaNetAnchors,
-    keras_cv_objects,
-    retina_net_head,
-)
+from tfkd.detection.keras_cv_models import RetinaNetAnchors, keras_cv_objects, retina_net_head
 from tfkd.detection.matching import Matcher
 from tfkd.detection.teacher_boxes import TeacherBoxes
 

@@ -122,9 +122,8 @@ class Anchors:
         return found
 
     def __len__(self) -> int:
-        return sum(
-            h * w * n for (h, w), n in zip(self.feature_sizes, self.per_location, strict=True)
-        )
+        levels = zip(self.feature_sizes, self.per_location, strict=True)
+        return sum(h * w * n for (h, w), n in levels)
 
     def __repr__(self) -> str:
         levels = zip(self.feature_sizes, self.per_location, strict=True)
@@ -277,9 +276,7 @@ class Anchors:
 
 def _level(height: int, width: int, sizes: Sequence[tuple[float, float]]) -> np.ndarray:
     """Priors of one level, float64 (height · width · anchors, 4)."""
-    y, x = np.meshgrid(
-        (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij"
-    )
+    y, x = np.meshgrid(*((np.arange(n) + 0.5) / n for n in (height, width)), indexing="ij")
     found = np.empty((height, width, len(sizes), 4))
     found[..., 0], found[..., 1] = x[..., None], y[..., None]
     found[..., 2:] = np.asarray(sizes)

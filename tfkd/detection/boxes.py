@@ -69,12 +69,8 @@ def check_priors(priors: HasPriors | np.ndarray) -> np.ndarray:
     if values.ndim != 2 or values.shape[1] != 4 or not len(values):
         raise checks.value_error("priors", "at least one prior, as (P, 4)", values)
     if not np.isfinite(values).all() or (values[:, 2:] <= 0).any():
-        raise checks.value_error(
-            "priors",
-            "finite (cx, cy, w, h) with sides above 0",
-            values,
-            "Are they corners? tfkd.detection.boxes.to_centers turns corners into centers.",
-        )
+        fix = "Are they corners? tfkd.detection.boxes.to_centers turns corners into centers."
+        raise checks.value_error("priors", "finite (cx, cy, w, h) with sides above 0", values, fix)
     return values
 
 
@@ -85,9 +81,7 @@ def serialize_anchors(anchors: HasPriors | np.ndarray) -> dict[str, Any] | list[
     return check_priors(anchors).tolist()
 
 
-def deserialize_anchors(
-    config: dict[str, Any] | Sequence[Sequence[float]],
-) -> HasPriors | np.ndarray:
+def deserialize_anchors(config: dict[str, Any] | list[list[float]]) -> HasPriors | np.ndarray:
     """Restores what `serialize_anchors` returned."""
     if isinstance(config, dict):
         return keras.saving.deserialize_keras_object(config)

@@ -99,11 +99,8 @@ def k_means(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
             if before is not None and (nearest == before).all():
                 break
             before = nearest
-            centers = np.array(
-                [
-                    sizes[nearest == k].mean(0) if (nearest == k).any() else centers[k]
-                    for k in range(count)
-                ]
-            )
+            members = [sizes[nearest == k] for k in range(count)]
+            means = [own.mean(0) if len(own) else centers[k] for k, own in enumerate(members)]
+            centers = np.array(means)
     order = np.lexsort((best[:, 0], best.prod(1)))
     return best[order]

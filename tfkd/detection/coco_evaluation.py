@@ -7,7 +7,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from tfkd.results import Grid, Lines, Result, cell
 
 HEAD = ("class", "mAP", "AP50", "truth", "detections")
 FORMATS = dict.fromkeys(HEAD[1:3], ".3f")
+
+# (height, width) in pixels, one number for both, or an array (N, 2); None if not known.
+ImageSize: TypeAlias = float | Sequence[float] | np.ndarray | None
 
 # COCO's small objects have areas up to 32², its large ones from 96² square pixels.
 _SMALL, _LARGE = 32, 96
@@ -75,9 +78,8 @@ class DetectionScores(Result, file_name="detection"):
 
     def parts(self) -> list[Grid | Lines]:
         """A table of the classes with their means, and notes with the other metrics."""
-        rows = [*zip(
-            self.class_names, self.ap, self.ap50, self.truth, self.detections, strict=True
-        )]  # fmt: skip
+        columns = (self.class_names, self.ap, self.ap50, self.truth, self.detections)
+        rows = [*zip(*columns, strict=True)]
         counts = (self.truth.sum(), self.detections.sum())
         rows.append(("mean", self.map, self.map50, *counts))
         return [Grid(HEAD, rows, FORMATS, totals=1), Lines(self._notes())]
@@ -104,7 +106,7 @@ def coco_scores(
     detections: Boxes,
     truth: Boxes,
     class_names: Sequence[str] | None = None,
-    image_size: float | Sequence[float] | np.ndarray | None = None,
+    image_size: ImageSize = None,
 ) -> DetectionScores:
     """Computes COCO metrics; see `tfkd.report.detection`, which is this function."""
     found, real = flat_detections(detections), flat_truth(truth)
@@ -153,9 +155,7 @@ def _mean(values: np.ndarray) -> float:
     return round(float(values.mean()), 12) if values.size else math.nan
 
 
-def _sizes(
-    image_size: float | Sequence[float] | np.ndarray | None, count: int
-) -> np.ndarray | None:
+def _sizes(image_size: ImageSize, count: int) -> np.ndarray | None:
     """(count, 2) heights and widths in pixels, or None."""
     if image_size is None:
         return None
@@ -217,10 +217,8 @@ def _annotations(flat: FlatBoxes, sizes: np.ndarray | None) -> list[dict[str, An
     if sizes is not None:
         boxes = boxes * np.tile(sizes[flat.images][:, ::-1], 2)
     areas = boxes[:, 2] * boxes[:, 3]
-    rows = zip(
-        flat.images.tolist(), flat.classes.tolist(), boxes.tolist(),
-        areas.tolist(), flat.scores.tolist(), strict=True,
-    )  # fmt: skip
+    columns = (flat.images, flat.classes, boxes, areas, flat.scores)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     # Numbers start at 1: pycocotools takes a match with annotation 0 for no match.
     return [
         {

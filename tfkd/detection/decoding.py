@@ -101,13 +101,8 @@ def decode(
     scores = tf.nn.softmax(logits)[..., 1:] if background else tf.sigmoid(logits)
     # A score of NaN becomes 0 too: it is not above the threshold.
     scores, prior, kind = _best(tf.where(scores > score_threshold, scores, 0.0), pool)
-    found = box_math.decode_offsets(
-        tf.gather(offsets, prior, batch_dims=1),
-        tf.gather(tf.constant(priors), prior),
-        variances,
-        order,
-    )
-    found = box_math.clip(found)
+    offsets, priors = tf.gather(offsets, prior, batch_dims=1), tf.gather(tf.constant(priors), prior)
+    found = box_math.clip(box_math.decode_offsets(offsets, priors, variances, order))
     valid = (scores > 0) & (box_math.area(found) > 0)
     groups = tf.zeros_like(kind) if class_agnostic else kind
     kept = _suppress(found, groups, valid, iou_threshold)
@@ -131,9 +126,8 @@ def _heads(
     _check_shape(f"outputs[{boxes!r}]", offsets, len(priors), "4", offsets.shape[-1:] == [4])
     deep = (logits.shape[-1] if logits.shape.rank else None) or 0
     _check_shape(f"outputs[{classes!r}]", logits, len(priors), f"{least} or more", deep >= least)
-    return tf.ensure_shape(offsets, [None, len(priors), 4]), tf.ensure_shape(
-        logits, [None, len(priors), deep]
-    )
+    offsets = tf.ensure_shape(offsets, [None, len(priors), 4])
+    return offsets, tf.ensure_shape(logits, [None, len(priors), deep])
 
 
 def _best(scores: tf.Tensor, pool: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -153,11 +147,10 @@ def _best(scores: tf.Tensor, pool: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 
 
 def _check_shape(name: str, value: tf.Tensor, priors: int, last: str, fits: bool) -> None:
-    if value.shape.rank == 3 and value.shape[1] in (None, priors) and fits:
+    fits = fits and value.shape.rank == 3
+    if fits and value.shape[1] in (None, priors):
         return
-    fix = None
-    if value.shape.rank == 3 and fits:
-        fix = "Pass the anchors with which the model was built."
+    fix = "Pass the anchors with which the model was built." if fits else None
     raise checks.value_error(name, f"shape (batch, {priors} priors, {last})", value, fix)
 
 

@@ -121,11 +121,8 @@ class Detecting:
     def _check_weights(self) -> None:
         """Raises NotFinite for NaN in the weights, which a ReLU can hide from the outputs."""
         weights = self._model.weights if isinstance(self._model, keras.Model) else []
-        broken = [
-            weight.name
-            for weight in weights
-            if weight.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(weight)))
-        ]
+        floats = [weight for weight in weights if weight.dtype.is_floating]
+        broken = [w.name for w in floats if not bool(tf.reduce_all(tf.math.is_finite(w)))]
         if broken:
             raise NotFinite(
                 "`model`: expected finite weights, received NaN or infinity in "

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
 Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
+# (left edge, row, class or None, text) of the entries.
+Legend: TypeAlias = list[tuple[int, int, int | None, str]]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 _INK, _PAPER = "#202020", "#ffffff"
 _HALO = (0, 0, 0, 110)  # a dark edge around lines makes them visible on any image
@@ -263,7 +265,7 @@ def _on(ink: str) -> str:
 
 def _legend(
     font: Font, width: int, line: int, kinds: list[tuple[int, str]], with_truth: bool
-) -> list[tuple[int, int, int | None, str]]:
+) -> Legend:
     """Entries of the legend, broken into rows: (left, row, class or None, text)."""
     notes = ["solid: detected"]
     if with_truth:
@@ -280,13 +282,9 @@ def _legend(
 
 
 def _draw_legend(
-    draw: ImageDraw.ImageDraw,
-    font: Font,
-    top: int,
-    line: int,
-    entries: list[tuple[int, int, int | None, str]],
+    draw: ImageDraw.ImageDraw, font: Font, top: int, line: int, legend: Legend
 ) -> None:
-    for left, row, kind, text in entries:
+    for left, row, kind, text in legend:
         middle, half = top + (row + 0.5) * line, 0.28 * line
         if kind is not None:
             box = (left, middle - half, left + 2 * half, middle + half)

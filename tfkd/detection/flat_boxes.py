@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfkd import checks
 from tfkd.detection.boxes import PADDING, UNLABELLED
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 # A padded batch of boxes, or a list of batches or of single images.
 Boxes: TypeAlias = "Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]]"
@@ -38,9 +36,8 @@ class FlatBoxes:
 
     def only(self, keep: np.ndarray) -> FlatBoxes:
         """Returns the boxes where bool (K,) `keep` is True; the number of images stays."""
-        kept = (values[keep] for values in (self.images, self.boxes, self.classes, self.scores))
-        images, boxes, classes, scores = kept
-        return FlatBoxes(images, boxes, classes, scores, self.count)
+        names = ("images", "boxes", "classes", "scores")
+        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in names})
 
 
 def flat_detections(detections: Boxes) -> FlatBoxes:
@@ -83,26 +80,20 @@ def flat_truth(truth: Boxes) -> FlatBoxes:
     unlabelled = np.unique(flat.images[flat.classes == UNLABELLED])
     if len(unlabelled):
         shown = ", ".join(map(str, unlabelled[:5])) + (", ..." if len(unlabelled) > 5 else "")
-        raise checks.value_error(
-            "truth",
-            "images that are labelled",
-            f"{len(unlabelled)} of {flat.count} images without labels (class {UNLABELLED})",
-            f"Leave them out, with their detections: {shown}. A labelled image without objects "
-            f"has only classes {PADDING}.",
-        )
+        given = f"{len(unlabelled)} of {flat.count} images without labels (class {UNLABELLED})"
+        fix = f"Leave them out, with their detections: {shown}. A labelled image without objects "
+        fix += f"has only classes {PADDING}."
+        raise checks.value_error("truth", "images that are labelled", given, fix)
     if int(flat.classes.min(initial=0)) < 0:
         raise checks.value_error("truth['classes']", "class numbers from 0", flat.classes.min())
     sides = flat.boxes[:, 2:] - flat.boxes[:, :2]
     broken = ~np.isfinite(flat.boxes).all(1) | (sides <= 0).any(1)
     if broken.any():
-        first = int(np.argmax(broken))
-        raise checks.value_error(
-            "truth['boxes']",
-            "finite corners (x1, y1, x2, y2) with x1 < x2 and y1 < y2",
-            flat.boxes[first].tolist(),
-            f"It is a box of image {int(flat.images[first])}; {int(broken.sum())} boxes in all "
-            "are invalid: leave them out.",
-        )
+        first, count = int(np.argmax(broken)), int(broken.sum())
+        expected = "finite corners (x1, y1, x2, y2) with x1 < x2 and y1 < y2"
+        fix = f"It is a box of image {int(flat.images[first])}; {count} boxes in all are invalid: "
+        fix += "leave them out."
+        raise checks.value_error("truth['boxes']", expected, flat.boxes[first].tolist(), fix)
     return flat
 
 
@@ -181,10 +172,9 @@ def _array(value: Any) -> np.ndarray:
 def _joined(parts: list[FlatBoxes]) -> FlatBoxes:
     starts = np.cumsum([0, *(part.count for part in parts)])
     images = np.concatenate([p.images + start for p, start in zip(parts, starts, strict=False)])
-    boxes, classes, scores = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("boxes", "classes", "scores")
-    )
+    boxes = np.concatenate([part.boxes for part in parts])
+    classes = np.concatenate([part.classes for part in parts])
+    scores = np.concatenate([part.scores for part in parts])
     count = int(starts[-1])
     if not count:
         raise checks.value_error("images", "at least one image", count)

@@ -25,6 +25,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.detection.boxes import VARIANCES
 from tfkd.detection.matching import objects
+from tfkd.detection.prior_sizes import pair
 from tfkd.types import Tensor
 
 BOXES, CLASSES, ORDER = "box", "classification", "yxhw"
@@ -87,8 +88,7 @@ class RetinaNetAnchors:
     def __init__(
         self, image_size: Sequence[int], levels: Sequence[Mapping[str, Any]], clip: bool = True
     ):
-        height, width = check_size(image_size)
-        self.image_size = (height, width)
+        self.image_size = check_size(image_size)
         self.levels = [_check_level(level) for level in levels]
         if not self.levels:
             raise checks.value_error("levels", "at least one level", levels)
@@ -98,10 +98,8 @@ class RetinaNetAnchors:
     def feature_sizes(self) -> list[tuple[int, int]]:
         """(height, width) of each level's map."""
         height, width = self.image_size
-        return [
-            (math.ceil(height / level["stride"]), math.ceil(width / level["stride"]))
-            for level in self.levels
-        ]
+        strides = [level["stride"] for level in self.levels]
+        return [(math.ceil(height / stride), math.ceil(width / stride)) for stride in strides]
 
     @property
     def per_location(self) -> list[int]:
@@ -175,11 +173,7 @@ def _check_level(level: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_size(image_size: int | Sequence[int]) -> tuple[int, int]:
     """Accepts (height, width) in pixels, or one number for both."""
-    pair = image_size if isinstance(image_size, (list, tuple)) else (image_size,) * 2
-    if len(pair) != 2:
-        raise checks.value_error("image_size", "(height, width) in pixels", image_size)
-    height, width = (checks.positive_int("image_size", side) for side in pair)
-    return height, width
+    return pair("image_size", image_size)
 
 
 def image_size_of(
@@ -226,12 +220,8 @@ def retina_net_head(
         TypeError: if the model is not a RetinaNet.
         ValueError: if the image size is not known, or the anchors do not fit the model.
     """
-    checks.instance(
-        "model",
-        model,
-        import_keras_cv("tfkd.detection.retina_net_head").models.RetinaNet,
-        "a keras_cv.models.RetinaNet",
-    )
+    kind = import_keras_cv("tfkd.detection.retina_net_head").models.RetinaNet
+    checks.instance("model", model, kind, "a keras_cv.models.RetinaNet")
     size = image_size_of(model, image_size)
     variances = getattr(model.label_encoder, "box_variance", VARIANCES)
     return {
@@ -249,12 +239,9 @@ def _anchors(model: keras.Model, size: tuple[int, int]) -> RetinaNetAnchors | np
     from keras_cv import bounding_box
 
     generator, shape = model.anchor_generator, (*size, 3)
-    corners = bounding_box.convert_format(
-        tf.concat(list(generator(image_shape=shape).values()), 0),
-        source=generator.bounding_box_format,
-        target="rel_xyxy",
-        image_shape=shape,
-    ).numpy()
+    rows, form = list(generator(image_shape=shape).values()), generator.bounding_box_format
+    options = {"source": form, "target": "rel_xyxy", "image_shape": shape}
+    corners = bounding_box.convert_format(tf.concat(rows, 0), **options).numpy()
     own = np.concatenate([corners[:, :2] + corners[:, 2:], corners[:, 2:] - corners[:, :2]], 1)
     own[:, :2] /= 2
     outputs = model.output_shape[BOXES][1]
@@ -308,14 +295,9 @@ def keras_cv_objects(
         [[[0.0, 16.0, 16.0, 16.0], [-128.0, -64.0, 64.0, 32.0]]]
     """
     keras_cv = import_keras_cv("tfkd.detection.keras_cv_objects")
-    height, width = check_size(image_size)
     boxes, classes = objects(y)
     boxes = tf.where((classes >= 0)[..., None], boxes, tf.constant(_NOWHERE))
-    boxes = keras_cv.bounding_box.convert_format(
-        boxes,
-        source="rel_xyxy",
-        target=bounding_box_format,
-        image_shape=(height, width, 3),
-        dtype="float32",
-    )
+    options = {"image_shape": (*check_size(image_size), 3), "dtype": "float32"}
+    convert = keras_cv.bounding_box.convert_format
+    boxes = convert(boxes, source="rel_xyxy", target=bounding_box_format, **options)
     return {"boxes": boxes, "classes": tf.cast(tf.maximum(classes, -1), tf.float32)}

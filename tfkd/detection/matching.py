@@ -16,20 +16,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.detection.boxes import (
-    ORDERS,
-    PADDING,
-    UNLABELLED,
-    VARIANCES,
-    HasPriors,
-    check_priors,
-    check_variances,
-    deserialize_anchors,
-    encode,
-    iou,
-    serialize_anchors,
-    to_corners,
-)
+from tfkd.detection import boxes as box_math
 from tfkd.types import Tensor
 
 BACKGROUND = 0
@@ -83,27 +70,27 @@ class Matcher:
 
     def __init__(
         self,
-        anchors: HasPriors | np.ndarray,
+        anchors: box_math.HasPriors | np.ndarray,
         threshold: float = 0.5,
         ignore_from: float | None = None,
-        variances: Sequence[float] = VARIANCES,
+        variances: Sequence[float] = box_math.VARIANCES,
         every_object: bool = True,
         order: str = "xywh",
     ):
         self.anchors = anchors
-        self.priors = check_priors(anchors)
+        self.priors = box_math.check_priors(anchors)
         if checks.fraction("threshold", threshold) == 0:
             raise checks.value_error("threshold", "an overlap in (0, 1]", threshold)
         self.threshold = float(threshold)
-        if ignore_from is not None and not 0 < checks.fraction("ignore_from", ignore_from) <= (
-            threshold
-        ):
-            expected = f"None, or an overlap in (0, {threshold}], up to the threshold"
-            raise checks.value_error("ignore_from", expected, ignore_from)
-        self.ignore_from = None if ignore_from is None else float(ignore_from)
-        self.variances = check_variances(variances)
+        if ignore_from is not None:
+            ignore_from = float(checks.fraction("ignore_from", ignore_from))
+            if not 0 < ignore_from <= threshold:
+                expected = f"None, or an overlap in (0, {threshold}], up to the threshold"
+                raise checks.value_error("ignore_from", expected, ignore_from)
+        self.ignore_from = ignore_from
+        self.variances = box_math.check_variances(variances)
         self.every_object = checks.instance("every_object", every_object, bool, "True or False")
-        self.order = checks.one_of("order", order, ORDERS)
+        self.order = checks.one_of("order", order, box_math.ORDERS)
 
     def __call__(self, y: Mapping[str, Tensor]) -> dict[str, tf.Tensor]:
         """Returns a target for every prior, as described for the class."""
@@ -112,7 +99,7 @@ class Matcher:
             single = self({"boxes": boxes[None], "classes": classes[None]})
             return {name: value[0] for name, value in single.items()}
         given, overlap, positive = self._match(boxes, classes)
-        unknown = tf.reduce_any(classes == UNLABELLED, 1)[:, None]
+        unknown = tf.reduce_any(classes == box_math.UNLABELLED, 1)[:, None]
         positive &= ~unknown
         labels = tf.where(positive, tf.gather(classes, given, batch_dims=1) + 1, BACKGROUND)
         if self.ignore_from is not None:
@@ -120,14 +107,14 @@ class Matcher:
             labels = tf.where(between, IGNORED, labels)
         labels = tf.where(unknown, IGNORED, labels)
         nearest = tf.gather(boxes, given, batch_dims=1)
-        offsets = encode(nearest, self.priors, self.variances, self.order)
+        offsets = box_math.encode(nearest, self.priors, self.variances, self.order)
         return {"boxes": tf.where(positive[..., None], offsets, 0.0), "classes": labels}
 
     def _match(self, boxes, classes):
         """Object of each prior (B, P), IoU (B, M, P), and whether priors are matched (B, P)."""
         sides = boxes[..., 2:] - boxes[..., :2]
         valid = (classes >= 0) & tf.reduce_all(sides > 0.0, -1)
-        overlap = iou(boxes, to_corners(tf.constant(self.priors)))
+        overlap = box_math.iou(boxes, box_math.to_corners(tf.constant(self.priors)))
         overlap = tf.where(valid[..., None], overlap, -1.0)  # below every IoU
         nearest = tf.argmax(overlap, 1, output_type=tf.int32)
         positive = tf.reduce_max(overlap, 1) >= self.threshold
@@ -140,7 +127,7 @@ class Matcher:
     def get_config(self) -> dict[str, Any]:
         """Anchors (as their config, or as numbers) and thresholds, as JSON."""
         return {
-            "anchors": serialize_anchors(self.anchors),
+            "anchors": box_math.serialize_anchors(self.anchors),
             "threshold": self.threshold,
             "ignore_from": self.ignore_from,
             "variances": list(self.variances),
@@ -151,19 +138,18 @@ class Matcher:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Matcher:
         """Makes the matcher that `get_config` described."""
-        return cls(**{**config, "anchors": deserialize_anchors(config["anchors"])})
+        return cls(**{**config, "anchors": box_math.deserialize_anchors(config["anchors"])})
 
 
-def objects(y: Mapping[str, Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+def objects(y: Mapping[str, Tensor] | None) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns boxes float32 (B, M, 4) and classes int32 (B, M), M ≥ 1, padded with −1.
 
     Raises:
         ValueError: if y does not have both, or their shapes do not fit together.
     """
     if not isinstance(y, dict) or not {"boxes", "classes"} <= set(y):
-        raise checks.value_error(
-            "y", "objects as {'boxes': (B, M, 4), 'classes': (B, M)}", y, _fix_of(y)
-        )
+        expected = "objects as {'boxes': (B, M, 4), 'classes': (B, M)}"
+        raise checks.value_error("y", expected, y, _fix_of(y))
     boxes, classes = (_dense(y[name]) for name in ("boxes", "classes"))
     boxes, classes = tf.cast(boxes, tf.float32), tf.cast(classes, tf.int32)
     fits = len(boxes.shape) == len(classes.shape) + 1 and len(classes.shape) in (1, 2)
@@ -179,8 +165,8 @@ def objects(y: Mapping[str, Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     # A batch without any object: one row of padding keeps every reduction defined.
     missing = 1 if count == 0 else tf.maximum(1 - tf.shape(classes)[-1], 0)
     pads = [[0, 0]] * (len(classes.shape) - 1) + [[0, missing]]
-    boxes = tf.pad(boxes, [*pads, [0, 0]], constant_values=float(PADDING))
-    return boxes, tf.pad(classes, pads, constant_values=PADDING)
+    boxes = tf.pad(boxes, [*pads, [0, 0]], constant_values=float(box_math.PADDING))
+    return boxes, tf.pad(classes, pads, constant_values=box_math.PADDING)
 
 
 def _fix_of(y: object) -> str | None:
@@ -194,7 +180,7 @@ def _dense(value: Tensor) -> tf.Tensor:
         shape: list[int | None] = [None] * (value.shape.rank or 0)
         if value.shape.rank == 3:
             shape[-1] = 4
-        padding = float(PADDING) if value.dtype.is_floating else PADDING
+        padding = float(box_math.PADDING) if value.dtype.is_floating else box_math.PADDING
         return value.to_tensor(padding, shape=shape)
     return tf.convert_to_tensor(value)
 

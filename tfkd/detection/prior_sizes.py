@@ -76,9 +76,8 @@ def from_scales(
         if more is not None:
             pairs.append((more, 1.0))
         # A box of scale s has area s², whatever its shape.
-        sizes.append(
-            tuple((s * math.sqrt(r * aspect), s / math.sqrt(r * aspect)) for s, r in pairs)
-        )
+        roots = [(s, math.sqrt(r * aspect)) for s, r in pairs]
+        sizes.append(tuple((s * root, s / root) for s, root in roots))
     return tuple(sizes)
 
 
@@ -92,9 +91,6 @@ def given_sizes(sizes: Sequence[Sequence[Sequence[float]]], levels: int) -> Size
         pairs = [sequence("sizes", p, "(width, height)") for p in sequence("sizes", row, "pairs")]
         if any(len(p) != 2 for p in pairs):
             raise checks.value_error("sizes", "(width, height) pairs", row)
-        found.append(tuple((_side(w), _side(h)) for w, h in pairs))
+        w_h = ([float(checks.positive("sizes", side)) for side in p] for p in pairs)
+        found.append(tuple((w, h) for w, h in w_h))
     return tuple(found)
-
-
-def _side(value: float) -> float:
-    return float(checks.positive("sizes", value))

@@ -10,18 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.detection.boxes import (
-    ORDERS,
-    PADDING,
-    UNLABELLED,
-    VARIANCES,
-    HasPriors,
-    check_priors,
-    check_variances,
-    deserialize_anchors,
-    iou,
-    serialize_anchors,
-)
+from tfkd.detection import boxes as box_math
 from tfkd.detection.decoding import decode
 from tfkd.detection.matching import objects
 from tfkd.types import Tensor
@@ -69,7 +58,7 @@ class TeacherBoxes:
 
     def __init__(
         self,
-        anchors: HasPriors | np.ndarray,
+        anchors: box_math.HasPriors | np.ndarray,
         score_threshold: float = 0.5,
         where: str = "unlabelled",
         overlap: float = 0.5,
@@ -78,11 +67,11 @@ class TeacherBoxes:
         background: bool = True,
         boxes: str = "boxes",
         classes: str = "classes",
-        variances: Sequence[float] = VARIANCES,
+        variances: Sequence[float] = box_math.VARIANCES,
         order: str = "xywh",
     ):
         self.anchors = anchors
-        self.priors = check_priors(anchors)
+        self.priors = box_math.check_priors(anchors)
         self.where = checks.one_of("where", where, WHERE)
         self.overlap = float(checks.fraction("overlap", overlap))
         self._options = {
@@ -91,8 +80,8 @@ class TeacherBoxes:
             "background": checks.instance("background", background, bool, "True or False"),
             "boxes": checks.instance("boxes", boxes, str, "a name of an output"),
             "classes": checks.instance("classes", classes, str, "a name of an output"),
-            "variances": check_variances(variances),
-            "order": checks.one_of("order", order, ORDERS),
+            "variances": box_math.check_variances(variances),
+            "order": checks.one_of("order", order, box_math.ORDERS),
         }
         self.max_boxes = checks.positive_int("max_boxes", max_boxes)
 
@@ -102,35 +91,29 @@ class TeacherBoxes:
         """Returns the objects of a batch together with the teacher's detections."""
         boxes, labels = objects(y)
         # Four candidates per kept box suffice; the cost of NMS is quadratic in their number.
-        found = decode(
-            teacher,
-            self.priors,
-            max_detections=self.max_boxes,
-            candidates=4 * self.max_boxes,
-            **self._options,
-        )
-        unlabelled = tf.reduce_any(labels == UNLABELLED, 1, keepdims=True)
+        options = {**self._options, "candidates": 4 * self.max_boxes}
+        found = decode(teacher, self.priors, max_detections=self.max_boxes, **options)
+        unlabelled = tf.reduce_any(labels == box_math.UNLABELLED, 1, keepdims=True)
         if self.where == "everywhere":
             wanted = tf.ones_like(found["classes"], tf.bool)
-            labels = tf.fill(tf.shape(labels), PADDING)
+            labels = tf.fill(tf.shape(labels), box_math.PADDING)
         else:
-            labels = tf.where(unlabelled, PADDING, labels)
+            labels = tf.where(unlabelled, box_math.PADDING, labels)
             wanted = tf.broadcast_to(unlabelled, tf.shape(found["classes"]))
             if self.where == "missing":
                 # Padding becomes a box without area, which overlaps nothing.
-                shared = iou(found["boxes"], tf.where((labels >= 0)[..., None], boxes, -1.0))
+                real = tf.where((labels >= 0)[..., None], boxes, -1.0)
+                shared = box_math.iou(found["boxes"], real)
                 wanted |= tf.reduce_max(shared, 2) < self.overlap
-        kinds = tf.where(wanted, found["classes"], PADDING)
-        return {
-            "boxes": tf.concat([boxes, found["boxes"]], 1),
-            "classes": tf.concat([labels, kinds], 1),
-        }
+        kinds = tf.where(wanted, found["classes"], box_math.PADDING)
+        boxes = tf.concat([boxes, found["boxes"]], 1)
+        return {"boxes": boxes, "classes": tf.concat([labels, kinds], 1)}
 
     def get_config(self) -> dict[str, Any]:
         """Anchors (as their config, or as numbers) and settings, as JSON."""
         options = {**self._options, "variances": list(self._options["variances"])}
         return {
-            "anchors": serialize_anchors(self.anchors),
+            "anchors": box_math.serialize_anchors(self.anchors),
             "where": self.where,
             "overlap": self.overlap,
             "max_boxes": self.max_boxes,
@@ -140,4 +123,4 @@ class TeacherBoxes:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TeacherBoxes:
         """Makes the object that `get_config` described."""
-        return cls(**{**config, "anchors": deserialize_anchors(config["anchors"])})
+        return cls(**{**config, "anchors": box_math.deserialize_anchors(config["anchors"])})

@@ -19,7 +19,14 @@ from tfkd import checks, known_faults, replicas, schedules
 from tfkd.distillation import drift, output_kinds, targets, validation
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
-from tfkd.distillation.terms import Term, loss_on_labels, shared_by, unique_names
+from tfkd.distillation.terms import (
+    Term,
+    is_number,
+    loss_on_labels,
+    shared_by,
+    sigmoids,
+    unique_names,
+)
 from tfkd.losses.base import DistillationLoss
 from tfkd.networks import layer_weights
 from tfkd.networks.layer_parts import flat_layers
@@ -98,10 +105,7 @@ class Distiller(Saving):
         teacher: Teacher,
         student: keras.Model,
         distillation_losses: DistillationLoss | Sequence[DistillationLoss],
-        distillation_loss_weights: float
-        | schedules.Schedule
-        | Sequence[float | schedules.Schedule]
-        | None = None,
+        distillation_loss_weights: float | Schedule | Sequence[float | Schedule] | None = None,
         student_loss_weight: Schedule | float = 0.5,
         name: str = "distiller",
         **kwargs: Any,
@@ -120,25 +124,22 @@ class Distiller(Saving):
 
         self.student = student
         # Bypasses Keras's attribute tracking: neither trained nor saved in checkpoints.
-        self._set_untracked("_teacher", teacher)
-        self._set_untracked("_teacher_seen", False)
-        self._set_untracked("distillation_losses", losses)
-        self._set_untracked("distillation_loss_weights", weights)
+        self._set_untracked(_teacher=teacher, _teacher_seen=False, _ranks=targets.Ranks())
+        self._set_untracked(distillation_losses=losses, distillation_loss_weights=weights)
+        self._set_untracked(_decided=False, _label_kinds=None)
         self.student_loss_weight = validation.check_student_weight(student_loss_weight)
-        self._set_untracked("_decided", False)
-        self._set_untracked("_label_kinds", None)
-        self._set_untracked("_ranks", targets.Ranks())
         self._make_taps(teachers)
         self._make_terms()
         for one in teachers:
             freeze(one)
         self._make_trackers()
         # Keras uses these to name the losses and metrics of several outputs.
-        self._set_untracked("output_names", getattr(student, "output_names", None))
+        self._set_untracked(output_names=getattr(student, "output_names", None))
         self.built = student.built
 
-    def _set_untracked(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
+    def _set_untracked(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def _make_taps(self, teachers: list[Any]) -> None:
         losses = self.distillation_losses
@@ -146,21 +147,19 @@ class Distiller(Saving):
         mine = [n.student_layer_name for n in losses if n.student_layer_name]
         precomputed = validation.precomputed(teachers, losses)
         forward = precomputed.forward(theirs) if precomputed else Teachers(teachers, theirs)
-        self._set_untracked("_precomputed_teacher", precomputed)
-        self._set_untracked("_teacher_feature_extractor", forward)
-        self._set_untracked("_student_feature_extractor", Taps(self.student, mine, "student"))
+        own = Taps(self.student, mine, "student")
+        self._set_untracked(_precomputed_teacher=precomputed)
+        self._set_untracked(_teacher_feature_extractor=forward, _student_feature_extractor=own)
         for loss in losses:
             loss.validate_model_compatibility(self.teacher, self.student)
-            validation.check_final_outputs(
-                loss, self._teacher_feature_extractor, self._student_feature_extractor
-            )
+            validation.check_final_outputs(loss, forward, own)
 
     def _make_terms(self) -> None:
         """One term per loss; its projector is built if the shapes are known already."""
         names = unique_names(self.distillation_losses)
         pairs = zip(self.distillation_losses, names, strict=True)
         terms = [Term(loss, name, self._projector_of(loss, name)) for loss, name in pairs]
-        self._set_untracked("_terms", terms)
+        self._set_untracked(_terms=terms)
         self.projectors = [term.projector for term in terms if term.projector is not None]
 
     def _projector_of(self, loss: Any, name: str) -> Projector | None:
@@ -182,12 +181,11 @@ class Distiller(Saving):
         names = ("loss", "total_loss", "student_loss", "distillation_loss")
         for name in names:
             attribute = "_loss_tracker" if name == "loss" else f"{name}_tracker"
-            self._set_untracked(attribute, keras.metrics.Mean(name=name))
+            self._set_untracked(**{attribute: keras.metrics.Mean(name=name)})
         terms = [keras.metrics.Mean(name=term.name) for term in self._terms]
-        self._set_untracked("_term_trackers", terms)
         has_agreement = self._agreement_term() is not None
         agreement = keras.metrics.Mean(name="agreement") if has_agreement else None
-        self._set_untracked("_agreement_tracker", agreement)
+        self._set_untracked(_term_trackers=terms, _agreement_tracker=agreement)
 
     @property
     def teacher(self) -> Teacher:
@@ -239,13 +237,12 @@ class Distiller(Saving):
             fix = f"Pass [{metrics!r}]." if isinstance(metrics, str) else None
             raise checks.value_error("metrics", "a list, tuple or dict of metrics", metrics, fix)
         validation.warn_of_logits(loss, self.student)
-        self._set_untracked("_decided", False)  # output kinds depend on the loss: decide again
-        self._set_untracked("_label_kinds", None)
+        # The kinds of the outputs depend on the loss: decide again.
+        self._set_untracked(_decided=False, _label_kinds=None)
         super().compile(optimizer, loss, metrics, *args, **kwargs)
-        if _is_float16(self.student) and not isinstance(
-            self.optimizer, keras.mixed_precision.LossScaleOptimizer
-        ):
-            self.optimizer = keras.mixed_precision.LossScaleOptimizer(self.optimizer)
+        scaled = keras.mixed_precision.LossScaleOptimizer
+        if _is_float16(self.student) and not isinstance(self.optimizer, scaled):
+            self.optimizer = scaled(self.optimizer)
 
     def call(self, inputs: Structure, training: bool | None = None, **kwargs: Any) -> Structure:
         """The student's outputs."""
@@ -293,9 +290,9 @@ class Distiller(Saving):
         validation.check_fit_data(x, y, sample_weight, classes, loss)
         runs = self._precomputed_teacher is None and not _is_one(self.student_loss_weight)
         if runs and not self._teacher_seen:
-            forward = self._teacher_feature_extractor
-            validation.check_float16(as_list(self._teacher), forward, x)
-            self._set_untracked("_teacher_seen", True)
+            teachers = as_list(self._teacher)
+            validation.check_float16(teachers, self._teacher_feature_extractor, x)
+            self._set_untracked(_teacher_seen=True)
         output_kinds.decide(self, x)
 
     def train_step(self, data: Structure) -> dict[str, Any]:
@@ -448,9 +445,8 @@ class Distiller(Saving):
         """Optional arguments of distillation losses, in the structure of the student's outputs."""
         conform = self.compiled_loss._conform_to_outputs
         y = conform(y_pred, y) if tf.nest.is_nested(y) else y
-        sample_weight = (
-            conform(y_pred, sample_weight) if tf.nest.is_nested(sample_weight) else sample_weight
-        )
+        if tf.nest.is_nested(sample_weight):
+            sample_weight = conform(y_pred, sample_weight)
         return {"y": y, "sample_weight": sample_weight, "step": step, "shared": shared}
 
     def _distillation(self, taught, outputs, known, share, size):
@@ -470,7 +466,12 @@ class Distiller(Saving):
 
     def _agreement_term(self) -> Term | None:
         """The first term on class scores, from which the agreement is computed."""
-        return next((term for term in self._terms if term.on_scores), None)
+        shape = self._student_feature_extractor.static_shape(FINAL)
+        term = next((term for term in self._terms if term.on_scores), None)
+        if term is None or shape is None:
+            return term
+        output = tf.TensorSpec(shape)
+        return None if is_number(output, *sigmoids(term.loss, output)) else term
 
     def scheduled_values(self, step: int | None = None) -> dict[str, float]:
         """Values of all scheduled weights and temperatures at a step.

@@ -19,7 +19,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.distillation.sample import is_repeatable
-from tfkd.distillation.terms import sigmoids
+from tfkd.distillation.terms import is_number, sigmoids
 from tfkd.losses.base import mask_of
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import split
@@ -54,7 +54,7 @@ class Distance(NamedTuple):
         return self.relative > start.relative and lost >= max(_MARGIN, 3 / count) - 1e-9
 
 
-class Watch(keras.callbacks.Callback):
+class DriftWatch(keras.callbacks.Callback):
     """Measures the distance before training and after some epochs, and warns at most once.
 
     Args:
@@ -84,7 +84,7 @@ class Watch(keras.callbacks.Callback):
             return
         now, count = self._measure(), len(tf.nest.flatten(self._sample)[0])
         if now is not None and now.is_beyond(self._start, count):
-            self._owner._set_untracked("_drift_warned", True)
+            self._owner._set_untracked(_drift_warned=True)
             _warn(self._start, now, number)
             self._start = None
 
@@ -128,7 +128,7 @@ def _unchanged(owner: Any) -> Iterator[None]:
 def watched(
     owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of `fit` with a `Watch` added to the callbacks, if a sample can be read."""
+    """The arguments of `fit` with a `DriftWatch` among the callbacks, if a sample can be read."""
     strategy = owner.distribute_strategy.extended
     if getattr(owner, "_drift_warned", False) or strategy._in_multi_worker_mode():
         return args, kwargs
@@ -143,7 +143,7 @@ def watched(
     for data in (given.get("validation_data"), (given.get("x"), None)):
         sample = _sample(data, owner._precomputed_teacher is not None)
         if sample is not None:
-            given["callbacks"] = [*callbacks, Watch(owner, sample)]
+            given["callbacks"] = [*callbacks, DriftWatch(owner, sample)]
             return bound.args[1:], bound.kwargs
     return args, kwargs
 
@@ -214,21 +214,20 @@ def _distance(owner: Any, batches: Iterator[tuple[Any, Any]]) -> Distance | None
             return None
         outputs = owner._student_feature_extractor(x, training=False)
         teacher, student = term.pair(*taught, outputs)
-        if not term.on_scores:
-            teachers.append(tf.nest.flatten(teacher))
-            students.append(tf.nest.flatten(student))
+        theirs, mine = tf.nest.flatten(teacher), tf.nest.flatten(student)
+        kinds = sigmoids(term.loss, student)
+        scores = term.on_scores and not all(map(is_number, mine, kinds))
+        if not scores:
+            teachers.append(theirs)
+            students.append(mine)
             continue
-        for t, s, is_sigmoid in zip(
-            tf.nest.flatten(teacher),
-            tf.nest.flatten(student),
-            sigmoids(term.loss, student),
-            strict=True,
-        ):
-            sums += _divergences(t, s, is_sigmoid)
+        for t, s, is_sigmoid in zip(theirs, mine, kinds, strict=True):
+            if not is_number(s, is_sigmoid):
+                sums += _divergences(t, s, is_sigmoid)
         for same, mask in term.agreement(teacher, student, None):
             same = np.asarray(same, np.float64)
             alike.append(same.ravel() if mask is None else same[np.asarray(mask) > 0])
-    if term.on_scores:
+    if alike:
         found = Distance(float(sums[0] / sums[1]), float(np.concatenate(alike).mean()))
     else:
         found = Distance(_error(teachers, students), None)

@@ -45,7 +45,7 @@ def decide(distiller: Any, x: Data, in_step: bool = False) -> None:
         sample = output_kinds.examples(x, student)
     if sample is None and not in_step:
         return
-    distiller._set_untracked("_decided", True)
+    distiller._set_untracked(_decided=True)
     weight = distiller.student_loss_weight
     if checks.is_number(weight) and weight == 1:
         terms = []
@@ -82,7 +82,7 @@ def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> 
     if any(wants):
         known = next((kinds for key, (kinds, _) in each.items() if _covers(key, wants)), None)
         kinds = known or output_kinds.settle("student", mine, wants, from_logits)
-        distiller._set_untracked("_label_kinds", kinds)
+        distiller._set_untracked(_label_kinds=kinds)
 
 
 def _covers(key: tuple[Any, ...], wants: tuple[Any, ...]) -> bool:
@@ -93,10 +93,11 @@ def wants_of(loss: Any, outputs: Structure) -> list[str | None]:
     """How a loss on class scores reads each output: "softmax", "sigmoid", or None if unused."""
     flat = tf.nest.flatten(outputs)
     if isinstance(loss, LogitsDistillation):
+        # One number that "mse" compares may lie in [0, 1] and be no probability.
         kinds = tf.nest.flatten(per_output(loss.loss, outputs))
         return [
-            None if kind is None else "sigmoid" if is_a(kind, BINARY) else size
-            for kind, size in zip(kinds, output_kinds.by_size(flat), strict=True)
+            None if kind is None else "sigmoid" if is_a(kind, BINARY) else "softmax"
+            for kind in kinds
         ]
     chosen = outputs if len(flat) == 1 else None
     if hasattr(loss, "output"):

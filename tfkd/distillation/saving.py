@@ -93,12 +93,9 @@ class Saving(keras.Model):
                     "quantized model."
                 )
             if not isinstance(model, (keras.Model, PrecomputedTeacher)):
-                raise checks.value_error(
-                    side,
-                    "a tf_keras model or a TeacherCache, to be saved with the Distiller",
-                    model,
-                    "Save distiller.student, or the weights by save_weights, instead.",
-                )
+                expected = "a tf_keras model or a TeacherCache, to be saved with the Distiller"
+                fix = "Save distiller.student, or the weights by save_weights, instead."
+                raise checks.value_error(side, expected, model, fix)
 
     def save_weights(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.save_weights`, without the frozen teacher."""
@@ -131,18 +128,16 @@ class Saving(keras.Model):
         """
         self._check_models(self.name)
         serialize = keras.saving.serialize_keras_object
-        teachers = as_list(self.teacher)
         with _uncompiled(self._compiled_for_nothing()):
-            written = [serialize(one) for one in teachers]
+            written = [serialize(one) for one in as_list(self.teacher)]
             student = serialize(self.student)
+        weights = [schedules.serialize(weight) for weight in self.distillation_loss_weights]
         return {
             "name": self.name,
             "teacher": written if isinstance(self.teacher, (list, tuple)) else written[0],
             "student": student,
             "distillation_losses": [serialize(loss) for loss in self.distillation_losses],
-            "distillation_loss_weights": [
-                schedules.serialize(weight) for weight in self.distillation_loss_weights
-            ],
+            "distillation_loss_weights": weights,
             "student_loss_weight": schedules.serialize(self.student_loss_weight),
         }
 
@@ -163,9 +158,8 @@ class Saving(keras.Model):
         config["teacher"] = teachers if many else teachers[0]
         config["student"] = read(config["student"])
         config["distillation_losses"] = [read(item) for item in config["distillation_losses"]]
-        config["distillation_loss_weights"] = [
-            schedules.deserialize(item) for item in config["distillation_loss_weights"]
-        ]
+        weights = config["distillation_loss_weights"]
+        config["distillation_loss_weights"] = [schedules.deserialize(item) for item in weights]
         config["student_loss_weight"] = schedules.deserialize(config["student_loss_weight"])
         return cls(**config)
 
@@ -206,9 +200,8 @@ def _is_stale(model: keras.Model) -> bool:
     optimizer: Any = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     known: Any = getattr(optimizer, "_index_dict", None)
-    return bool(known) and set(known) != {
-        optimizer._var_key(variable) for variable in model.trainable_variables
-    }
+    wanted = model.trainable_variables if known else ()
+    return set(known or ()) != {optimizer._var_key(variable) for variable in wanted}
 
 
 @contextlib.contextmanager

@@ -139,18 +139,17 @@ class Term:
         # A replica may get no example of the last batch: a mean over none is NaN.
         return tf.where(share > 0.0, value, 0.0) * share, None
 
+    def compared(self, teacher: Structure, student: Structure) -> Iterator[tuple[Any, Any, bool]]:
+        """For each output: the teacher's and the student's scores, and whether of sigmoids."""
+        each = (tf.nest.flatten(teacher), tf.nest.flatten(student), sigmoids(self.loss, student))
+        return zip(*each, strict=True)
+
     def agreement(
         self, teacher: Structure, student: Structure, parts: list[Any] | None
     ) -> Iterator[tuple[Any, Any]]:
-        """For each compared output: 1 where both models predict the same class, and its mask."""
-        triples = zip(
-            tf.nest.flatten(teacher),
-            tf.nest.flatten(student),
-            sigmoids(self.loss, student),
-            strict=True,
-        )
-        for index, (theirs, mine, is_sigmoid) in enumerate(triples):
-            if parts is not None and parts[index] is None:
+        """For each output of classes: 1 where both models predict the same one, and its mask."""
+        for index, (theirs, mine, is_sigmoid) in enumerate(self.compared(teacher, student)):
+            if (parts is not None and parts[index] is None) or is_number(mine, is_sigmoid):
                 continue
             same = getattr(mine, "_tfkd_agreement", None)
             if same is not None:
@@ -170,6 +169,11 @@ def sigmoids(loss: DistillationLoss, outputs: Structure) -> list[bool]:
         kinds = tf.nest.flatten(per_output(loss.loss, outputs))
         return [is_a(kind, BINARY) for kind in kinds]
     return [output.shape[-1] == 1 for output in flat]
+
+
+def is_number(output: Any, is_sigmoid: bool) -> bool:
+    """Whether an output is one number an example and no class score."""
+    return not is_sigmoid and (len(output.shape) < 2 or output.shape[-1] == 1)
 
 
 def shared_by(losses: list[DistillationLoss], container: Any, taught: Any) -> Shared:
@@ -209,12 +213,8 @@ def loss_on_labels(
     if replicas.count() > 1:
         if not container.built:
             container.build(y_pred)
-        weights = [
-            _on_global_batch(loss, weight, output, share)
-            for loss, weight, output in zip(
-                container._losses, container._loss_weights, tf.nest.flatten(y_pred), strict=True
-            )
-        ]
+        parts = (container._losses, container._loss_weights, tf.nest.flatten(y_pred))
+        weights = [_on_global_batch(*each, share) for each in zip(*parts, strict=True)]
         container = copy.copy(container)
         container._loss_weights = weights
     return tf.cast(container(y, y_pred, sample_weight), tf.float32)

@@ -10,7 +10,6 @@ import tf_keras as keras
 from tfkd import checks, schedules
 from tfkd.distillation import targets
 from tfkd.losses.base import DistillationLoss
-from tfkd.losses.logits import check_scores
 from tfkd.networks.accept import ANY, check_model
 from tfkd.networks.layer_weights import FLOAT16_ENDS
 from tfkd.teachers.features import FINAL
@@ -62,12 +61,8 @@ def precomputed(teachers: list[Any], losses: list[Any]) -> PrecomputedTeacher | 
     if not found:
         return None
     if len(teachers) > 1:
-        raise checks.value_error(
-            "teacher",
-            "one cached teacher alone, or models",
-            teachers,
-            "To average several teachers build one cache: TeacherCache.build(path, [a, b], x).",
-        )
+        fix = "To average several teachers build one cache: TeacherCache.build(path, [a, b], x)."
+        raise checks.value_error("teacher", "one cached teacher alone, or models", teachers, fix)
     if found[0].layout.top_k is not None:
         for loss in losses:
             if not (loss.teacher_layer_name or loss.student_layer_name):
@@ -174,18 +169,14 @@ def check_inputs(teachers: list[Any], student: keras.Model) -> None:
         if not mine or not isinstance(theirs, (list, tuple)) or not theirs:
             continue
         a, b = [tuple(t.shape) for t in theirs], [tuple(t.shape) for t in mine]
-        if len(a) != len(b) or not all(_compatible(s, t) for s, t in zip(a, b, strict=True)):
+        pairs = zip(a, b, strict=False)
+        alike = all(tf.TensorShape(s).is_compatible_with(t) for s, t in pairs)
+        if len(a) != len(b) or not alike:
             raise ValueError(
                 f"teacher and student must take the same input: the teacher's shapes are {a}, "
                 f"the student's {b}. Where they really differ, pass as teacher a function that "
                 "changes the student's input and calls the model."
             )
-
-
-def _compatible(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    return len(a) == len(b) and all(
-        s is None or t is None or s == t for s, t in zip(a, b, strict=True)
-    )
 
 
 def check_final_outputs(loss: Any, teachers: Any, student: Any) -> None:
@@ -195,15 +186,7 @@ def check_final_outputs(loss: Any, teachers: Any, student: Any) -> None:
     mine = student.static_shape(FINAL)
     for theirs in (taps.static_shape(FINAL) for taps in teachers.taps):
         if theirs and mine:
-            binary = mine[-1] == 1  # the loss itself checks whether it is a binary loss
-            check_scores(_Shaped(theirs), _Shaped(mine), binary=binary)
-
-
-class _Shaped:
-    """An object with a shape, as `check_scores` needs."""
-
-    def __init__(self, shape):
-        self.shape = shape
+            loss.validate_outputs(tf.TensorSpec(theirs), tf.TensorSpec(mine))
 
 
 def check_fit_data(

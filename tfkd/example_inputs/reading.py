@@ -55,8 +55,7 @@ def batches(
             or infinite.
     """
     count = len(inputs) or None
-    if max_examples is not None:
-        checks.positive_int("max_examples", max_examples)
+    checks.optional(checks.positive_int, "max_examples", max_examples)
     check = functools.partial(_checked, name, inputs, labels, strict, finite, convert)
     source = opened(name, data, part, bool(inputs) and inputs[0].dtype.kind == "f")
     if is_batch(source, count):

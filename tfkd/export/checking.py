@@ -8,19 +8,22 @@ and as errors only if rounding can't explain them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tfkd import checks
+from tfkd import artifacts, checks
 from tfkd.example_inputs import to_verify
 from tfkd.export import made_up
 from tfkd.export.named_function import NamedFunction
 from tfkd.export.thresholds import Limits, doubts, failures
 from tfkd.teachers import output_kinds
-from tfkd.types import Data
+from tfkd.types import Data, Path
 
 GIVEN, CALIBRATION, MADE_UP = "given examples", "calibration examples", "made-up inputs"
 NOTHING = "nothing"
@@ -37,7 +40,7 @@ Compare = Callable[[dict[str, np.ndarray]], tuple[dict[str, Any], dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
+class VerifyData:
     """Inputs on which a file is compared with its model.
 
     Attributes:
@@ -61,7 +64,7 @@ def examples(
     make: Callable[[], dict[str, np.ndarray]] | None = None,
     least: int = 2,
     convert: Callable[[Any], Any] | None = None,
-) -> Examples:
+) -> VerifyData:
     """Chooses the examples on which a file is compared with its model.
 
     Args:
@@ -79,24 +82,24 @@ def examples(
     """
     given = to_verify(verify, graph.inputs, convert=convert)
     if given is False:
-        return Examples(graph, NOTHING, None, "verify=False")
+        return VerifyData(graph, NOTHING, None, "verify=False")
     if given is not True:
         if len(next(iter(given.values()))) < least:
             raise checks.value_error("verify", "at least two examples", verify)
-        return Examples(graph, GIVEN, given)
+        return VerifyData(graph, GIVEN, given)
     if any(getattr(layer, "stateful", False) for layer in graph.layers):
-        return Examples(graph, NOTHING, None, "the model keeps a state from call to call")
+        return VerifyData(graph, NOTHING, None, "the model keeps a state from call to call")
     if calibration is not None:
         count = len(next(iter(calibration.values())))
         rows = np.linspace(0, count - 1, min(count, made_up.COUNT)).astype(int)
         some = {name: array[rows] for name, array in calibration.items()}
-        return Examples(graph, CALIBRATION, some)
+        return VerifyData(graph, CALIBRATION, some)
     return _made_up(graph, plain or graph, make)
 
 
 def _made_up(
     graph: NamedFunction, plain: NamedFunction, make: Callable[[], Any] | None
-) -> Examples:
+) -> VerifyData:
     """Synthetic inputs of the first size that the model accepts, where it leaves sizes open."""
     is_open = any(-1 in one.shape for one in graph.inputs)
     reason = ""
@@ -105,18 +108,48 @@ def _made_up(
             arrays = make() if make else made_up.made_up(plain, size)
             with graph.unchanged():
                 graph.predict(arrays)
-            return Examples(graph, MADE_UP, arrays)
+            return VerifyData(graph, MADE_UP, arrays)
         except Exception as error:  # A model may raise anything for inputs that don't fit.
             reason = reason or f"the model takes no made-up inputs ({_first_line(error)})"
-    return Examples(graph, NOTHING, None, reason)
+    return VerifyData(graph, NOTHING, None, reason)
 
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".split("\n")[0][:200].rstrip(". ")
 
 
+def failure(what: str, failed: Iterable[str], end: str) -> ValueError:
+    """Returns the error for an export that fails verification."""
+    return ValueError(f"{what}: {'; '.join(failed)}. {end} `thresholds` sets what is good enough.")
+
+
+@contextlib.contextmanager
+def written(
+    path: Path, recipe: Mapping[str, Any], numbers: dict[str, Any], what: str, keep_failed: bool
+) -> Iterator[tuple[pathlib.Path, list[str]]]:
+    """Writes a file and its manifest if the block ends without an error.
+
+    Args:
+        path: where to write the file.
+        recipe, numbers: for the manifest; the block may change both.
+        what: begins the error that is raised for failures.
+        keep_failed: whether a file with failures is kept.
+
+    Yields:
+        The temporary file to write, and a list to which the block adds failures.
+    """
+    failed: list[str] = []
+    with artifacts.atomic_path(path) as temporary:
+        yield temporary, failed
+        if failed and not keep_failed:
+            raise failure(what, failed, "No file was left.")
+    artifacts.write_manifest(path, recipe, numbers=numbers)
+    if failed:
+        raise failure(what, failed, f"The file was kept: {os.fspath(path)}.")
+
+
 def checked(
-    found: Examples,
+    found: VerifyData,
     compare: Compare,
     limits: Limits,
     numbers: dict[str, Any],
@@ -177,7 +210,7 @@ def checked(
     return [f"{text} (on {new['examples']} {found.source})" for text in gross]
 
 
-def _compared(found: Examples, compare: Compare) -> tuple[dict[str, Any], dict[str, int]]:
+def _compared(found: VerifyData, compare: Compare) -> tuple[dict[str, Any], dict[str, int]]:
     """The results of `compare`, with the kinds of outputs that the user has declared."""
     assert found.arrays is not None
     numbers, ranks = compare(found.arrays)

@@ -285,8 +285,7 @@ def _why_no_child() -> str | None:
     """The reason why no child can be started; None if one can."""
     if getattr(sys, "frozen", False):
         return "this program is frozen into an executable file"
-    name = os.path.basename(sys.executable or "").lower()
-    if not name.startswith(("python", "pypy")):
+    if not os.path.basename(sys.executable or "").lower().startswith(("python", "pypy")):
         return f"sys.executable is {sys.executable!r}, which is no Python"
     if not os.path.isfile(converter_child.__file__):
         return f"there is no file {converter_child.__file__}"

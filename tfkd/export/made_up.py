@@ -36,7 +36,7 @@ _LOOKUPS = ("gather", "embedding_lookup")
 
 
 @dataclasses.dataclass(frozen=True)
-class Range:
+class ValueRange:
     """The range [low, high] of an input's values, which are integers if `whole`."""
 
     low: Any
@@ -55,12 +55,12 @@ class _Affine:
         """Composition with a further scale and offset."""
         return _Affine(self.scale * scale, self.offset * scale + offset)
 
-    def invert(self, found: Range) -> Range:
+    def invert(self, found: ValueRange) -> ValueRange:
         """The input range for which the tensor has the range `found`."""
         ends = [(np.asarray(e) - self.offset) / self.scale for e in (found.low, found.high)]
-        return Range(np.minimum(*ends), np.maximum(*ends), found.whole)
+        return ValueRange(np.minimum(*ends), np.maximum(*ends), found.whole)
 
-    def guess(self) -> Range | None:
+    def guess(self) -> ValueRange | None:
         """The input range if no later layer tells more; None if there was no scaling at all.
 
         The tensor is assumed to span [0, 1] after a scale alone, and a symmetric range
@@ -70,7 +70,7 @@ class _Affine:
         if not scale.all() or ((scale == 1).all() and (offset == 0).all()):
             return None
         low = np.where(offset > 0, offset - 1, offset)
-        return self.invert(Range(low, np.where(offset < 0, -offset, offset + 1)))
+        return self.invert(ValueRange(low, np.where(offset < 0, -offset, offset + 1)))
 
 
 def made_up(graph: NamedFunction, size: int = SIZES[0]) -> dict[str, np.ndarray]:
@@ -98,10 +98,9 @@ def made_up(graph: NamedFunction, size: int = SIZES[0]) -> dict[str, np.ndarray]
     shapes = {i.name: tuple(size if s < 0 else s for s in i.shape) for i in graph.inputs}
     numbers = max(1, sum(int(np.prod(shape)) for shape in shapes.values()))
     count = int(np.clip(_MOST // numbers, 2, COUNT))
-    ranges = expected_ranges(graph)
     return {
         i.name: _values(i, (count, *shapes[i.name]), found, rng)
-        for i, found in zip(graph.inputs, ranges, strict=True)
+        for i, found in zip(graph.inputs, expected_ranges(graph), strict=True)
     }
 
 
@@ -109,10 +108,10 @@ def pixels(shape: tuple[int, ...]) -> np.ndarray:
     """Random uint8 images (8, height, width, channels), or fewer if they are large."""
     count = int(np.clip(_MOST // int(np.prod(shape)), 2, COUNT))
     one = Input("pixels", shape, np.dtype("uint8"))
-    return _values(one, (count, *shape), Range(0, 255), np.random.default_rng(0))
+    return _values(one, (count, *shape), ValueRange(0, 255), np.random.default_rng(0))
 
 
-def _values(one: Input, shape: tuple[int, ...], found: Range | None, rng: Any) -> np.ndarray:
+def _values(one: Input, shape: tuple[int, ...], found: ValueRange | None, rng: Any) -> np.ndarray:
     if one.dtype.kind == "b":
         values = rng.uniform(size=shape) < 0.75
         if len(shape) > 1 and shape[1] > 1:
@@ -160,7 +159,7 @@ def _broadcast(end: Any, shape: tuple[int, ...], pick: Callable[..., Any]) -> An
     return end
 
 
-def expected_ranges(graph: NamedFunction) -> list[Range | None]:
+def expected_ranges(graph: NamedFunction) -> list[ValueRange | None]:
     """The value range of each input, by the model's first layers; None if it is unknown."""
     calls = graph.calls
     if calls is not None and len(calls.model.inputs) == len(graph.inputs):
@@ -173,16 +172,16 @@ def expected_ranges(graph: NamedFunction) -> list[Range | None]:
     ]
 
 
-def _of_type(dtype: np.dtype, graph: NamedFunction) -> Range | None:
+def _of_type(dtype: np.dtype, graph: NamedFunction) -> ValueRange | None:
     """The range of an integer input about which nothing else is known."""
     if dtype.kind not in "iu":
         return None
     if dtype.itemsize == 1:
-        return Range(np.iinfo(dtype).min, np.iinfo(dtype).max, True)
-    return _vocabulary(graph.layers) or Range(0, 1, True)
+        return ValueRange(np.iinfo(dtype).min, np.iinfo(dtype).max, True)
+    return _vocabulary(graph.layers) or ValueRange(0, 1, True)
 
 
-def _chain(graph: NamedFunction) -> Range | None:
+def _chain(graph: NamedFunction) -> ValueRange | None:
     """The input range of a subclassed model, if its layers run in the order of `layers`."""
     affine = _Affine()
     for layer in getattr(graph.model, "layers", ()):
@@ -198,7 +197,7 @@ def _chain(graph: NamedFunction) -> Range | None:
     return affine.guess()
 
 
-def _follow(calls: CallGraph, ref: Ref, affine: _Affine) -> Range | None:
+def _follow(calls: CallGraph, ref: Ref, affine: _Affine) -> ValueRange | None:
     """The input range by the readers of a tensor; None if it is unknown."""
     readers = [calls.calls[key] for key in calls.readers[ref]]
     found = [one for call in readers if (one := _by_call(calls, call, ref, affine))]
@@ -208,7 +207,7 @@ def _follow(calls: CallGraph, ref: Ref, affine: _Affine) -> Range | None:
     return found[0] if found else affine.guess()
 
 
-def _by_call(calls: CallGraph, call: Call, ref: Ref, affine: _Affine) -> Range | None:
+def _by_call(calls: CallGraph, call: Call, ref: Ref, affine: _Affine) -> ValueRange | None:
     """The input range by one reader of a tensor, or by the readers after it."""
     layer = call.layer
     symbolic = hasattr(layer, "symbol")
@@ -217,8 +216,7 @@ def _by_call(calls: CallGraph, call: Call, ref: Ref, affine: _Affine) -> Range |
         return affine.invert(known)
     inner = calls.nested.get(call.name)
     if inner is not None:
-        tensor = inner.model.inputs[call.inputs.index(ref)]
-        return _follow(inner, inner.ref(tensor), affine)
+        return _follow(inner, inner.ref(inner.model.inputs[call.inputs.index(ref)]), affine)
     if linear is not None and len(call.outputs) == 1:
         return _follow(calls, call.outputs[0], affine.then(*linear))
     return affine.guess()
@@ -228,7 +226,7 @@ _SAME = (1.0, 0.0)
 _Linear = tuple[Any, Any]
 
 
-def _layer(layer: Any) -> tuple[_Linear | None, Range | None]:
+def _layer(layer: Any) -> tuple[_Linear | None, ValueRange | None]:
     """(scale and offset of a layer that is affine, input range that a layer expects)."""
     if type(layer).__name__ in ("TimeDistributed", "Bidirectional"):
         layer = layer.layer
@@ -240,55 +238,55 @@ def _layer(layer: Any) -> tuple[_Linear | None, Range | None]:
     return None, _KNOWN[kind](layer) if kind in _KNOWN else _vocabulary(parts(layer))
 
 
-def _normal(layer: Any) -> Range | None:
+def _normal(layer: Any) -> ValueRange | None:
     """The mean that a Normalization subtracts, plus and minus two standard deviations."""
     if getattr(layer, "invert", False) or getattr(layer, "mean", None) is None:
         return None
     mean, spread = np.asarray(layer.mean), np.sqrt(np.asarray(layer.variance))
-    return Range(mean - 2 * spread, mean + 2 * spread)
+    return ValueRange(mean - 2 * spread, mean + 2 * spread)
 
 
-def _batch_normal(layer: Any) -> Range:
+def _batch_normal(layer: Any) -> ValueRange:
     """The moving mean plus and minus two standard deviations."""
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     shape = np.ones(layer.input_spec.ndim or 1 - min(axes), int)
     mean, spread = layer.moving_mean.numpy(), np.sqrt(layer.moving_variance.numpy())
     shape[axes] = mean.shape
     mean, spread = mean.reshape(shape), spread.reshape(shape)
-    return Range(mean - 2 * spread, mean + 2 * spread)
+    return ValueRange(mean - 2 * spread, mean + 2 * spread)
 
 
-def _numbers(layer: Any) -> Range | None:
+def _numbers(layer: Any) -> ValueRange | None:
     """From the smallest to the largest integer of a vocabulary."""
     known = [int(v) for v in layer.get_vocabulary(include_special_tokens=False)]
-    return Range(min(known), max(known), True) if known else None
+    return ValueRange(min(known), max(known), True) if known else None
 
 
-def _bins(layer: Any) -> Range | None:
+def _bins(layer: Any) -> ValueRange | None:
     edges = layer.bin_boundaries
-    return Range(min(edges) - 1.0, max(edges) + 1.0) if edges else None
+    return ValueRange(min(edges) - 1.0, max(edges) + 1.0) if edges else None
 
 
-def _vocabulary(layers: Iterable[Any]) -> Range | None:
+def _vocabulary(layers: Iterable[Any]) -> ValueRange | None:
     """The valid indices of the smallest Embedding among some layers; None without one."""
     sizes = [layer.input_dim for layer in layers if type(layer).__name__ == "Embedding"]
-    return Range(0, min(sizes) - 1, True) if sizes else None
+    return ValueRange(0, min(sizes) - 1, True) if sizes else None
 
 
-_KNOWN: dict[str, Callable[[Any], Range | None]] = {
+_KNOWN: dict[str, Callable[[Any], ValueRange | None]] = {
     "Normalization": _normal,
     "BatchNormalization": _batch_normal,
     "SyncBatchNormalization": _batch_normal,
-    "Embedding": lambda one: Range(int(one.mask_zero), one.input_dim - 1, True),
-    "CategoryEncoding": lambda one: Range(0, one.num_tokens - 1, True),
-    "Hashing": lambda one: Range(0, 999, True),
+    "Embedding": lambda one: ValueRange(int(one.mask_zero), one.input_dim - 1, True),
+    "CategoryEncoding": lambda one: ValueRange(0, one.num_tokens - 1, True),
+    "Hashing": lambda one: ValueRange(0, 999, True),
     "IntegerLookup": _numbers,
     "Discretization": _bins,
-    "FixedQuantize": lambda one: Range(one.low, one.high),
+    "FixedQuantize": lambda one: ValueRange(one.low, one.high),
 }
 
 
-def _operation(call: Call, tensor: Any) -> tuple[_Linear | None, Range | None]:
+def _operation(call: Call, tensor: Any) -> tuple[_Linear | None, ValueRange | None]:
     """As `_layer`, for a TensorFlow operation that was called on a symbolic Keras tensor."""
     name = call.layer.symbol.rsplit(".", 1)[-1]
     if name in _PASSING or type(call.layer).__name__ == "SlicingOpLambda":
@@ -300,9 +298,9 @@ def _operation(call: Call, tensor: Any) -> tuple[_Linear | None, Range | None]:
     if other is None:
         return None, None
     if name in _LOOKUPS and not first:
-        return None, Range(0, len(other) - 1, True)
+        return None, ValueRange(0, len(other) - 1, True)
     if name == "one_hot" and first:
-        return None, Range(0, int(other) - 1, True)
+        return None, ValueRange(0, int(other) - 1, True)
     if name in ("add", "bias_add"):
         return (1.0, other), None
     if name == "multiply":

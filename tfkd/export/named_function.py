@@ -16,10 +16,11 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.example_inputs import Input
 from tfkd.export.converter import quiet
+from tfkd.formats.batching import chunks, joined
 from tfkd.formats.forks import check_tensorflow
 from tfkd.networks import accept, layer_state, layer_weights
 from tfkd.networks.call_graph import CallGraph, graph_of
-from tfkd.networks.layer_parts import parts
+from tfkd.networks.layer_parts import free_name, parts
 from tfkd.types import Structure
 
 _CHUNK = 64  # Examples per call of the Keras model, which limits memory.
@@ -107,10 +108,7 @@ def _unique_names(names: Sequence[str]) -> list[str]:
         name = re.sub(r"\W", "_", name)
         if not name.isidentifier() or keyword.iskeyword(name):
             name = f"x_{name}"
-        count, plain = 1, name
-        while name in found:
-            count, name = count + 1, f"{plain}_{count}"
-        found.append(name)
+        found.append(free_name(name, found))
     return found
 
 
@@ -198,14 +196,10 @@ class NamedFunction:
         Raises:
             ValueError: if an output holds NaN or infinity.
         """
-        count = len(next(iter(feeds.values())))
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
-        for start in range(0, count, _CHUNK):
-            with quiet():  # Compiling for XLA and retracing are logged.
-                result = self._open(*(feeds[i.name][start : start + _CHUNK] for i in self.inputs))
-            for name, value in result.items():
-                parts[name].append(np.asarray(value, np.float32))
-        whole = {name: np.concatenate(value) for name, value in parts.items()}
+        parts = chunks({i.name: feeds[i.name] for i in self.inputs}, _CHUNK)
+        with quiet():  # Compiling for XLA and retracing are logged.
+            found = joined(self._open(*part.values()) for part in parts)
+        whole = {name: found[name] for name in self.outputs}
         for name, value in whole.items():
             if not np.isfinite(value).all():
                 raise checks.value_error(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +27,8 @@ from tfkd.teachers import output_kinds
 _SMALL_CLIP = 0.01
 # Rounding of float32 in sums of probabilities and in multiples of a step.
 _ROUNDING = 1e-3
+_WORST_IF_LARGE = ("max_error", "p99_error", "mean_error", "clipped", "not_finite")
+_WORST_IF_SMALL = ("argmax_agreement", "decided_agreement", "dependence", "file_dependence")
 
 
 def measure(
@@ -70,24 +72,16 @@ def measure(
     rows = list(outputs.values())
     return {
         "examples": len(next(iter(expected.values()))),
-        "argmax_agreement": _least(r["argmax_agreement"] for r in rows),
-        "decided_agreement": _least(r["decided_agreement"] for r in rows),
-        "max_error": max(r["max_error"] for r in rows),
-        "mean_error": max(r["mean_error"] for r in rows),
-        "p99_error": max(
-            (r["p99_error"] for r in rows if r["p99_error"] is not None), default=None
-        ),
-        "clipped": max(r["clipped"] for r in rows),
-        "not_finite": max(r["not_finite"] for r in rows),
-        "dependence": min(r["dependence"] for r in rows),
-        "file_dependence": min(r["file_dependence"] for r in rows),
+        **{key: _worst(max, [r[key] for r in rows]) for key in _WORST_IF_LARGE},
+        **{key: _worst(min, [r[key] for r in rows]) for key in _WORST_IF_SMALL},
         "outputs": outputs,
     }
 
 
-def _least(values: Iterable[float | None]) -> float | None:
+def _worst(choose: Callable[[list[float]], float], values: Iterable[float | None]) -> float | None:
+    """The largest or smallest value; None if an output has none."""
     known = [value for value in values if value is not None]
-    return min(known) if known else None
+    return choose(known) if known else None
 
 
 def _agreements(expected: np.ndarray, received: np.ndarray) -> tuple[float, float, int]:

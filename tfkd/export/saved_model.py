@@ -26,11 +26,13 @@ from tfkd.export.converter import quiet
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, compared_rows, measure
 from tfkd.export.thresholds import Changes, thresholds_for
+from tfkd.formats.batching import chunks, joined
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
 from tfkd.types import Data, Path
 
 # Batch size for running the reloaded model.
 _CHUNK = 64
+_WHAT = "The SavedModel does not match the Keras model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,7 @@ def to_saved_model(
         compare = functools.partial(_compare, source, temporary)
         failed = checking.checked(examples, compare, limits, numbers)
         if failed and not keep_failed:
-            raise _failed(failed, "Nothing was left.")
+            raise checking.failure(_WHAT, failed, "Nothing was left.")
         files = file_hashes(temporary)
         recipe = {
             "format": "saved_model",
@@ -109,7 +111,7 @@ def to_saved_model(
         }
         artifacts.write_manifest(temporary / GRAPH_FILE, recipe, files=files, numbers=numbers)
     if failed:
-        raise _failed(failed, f"The folder was kept: {folder}.")
+        raise checking.failure(_WHAT, failed, f"The folder was kept: {folder}.")
     size = sum(entry["bytes"] for entry in files.values())
     return SavedModelReport(folder, size, mode, "float32", numbers)
 
@@ -176,24 +178,9 @@ def _compare(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Runs SavedModel and Keras model on the same inputs; returns (numbers, output ranks)."""
     expected = graph.predict(images)
+    parts = chunks(images, _CHUNK)
     with quiet():
-        loaded = tf.saved_model.load(os.fspath(folder))
-    serve = loaded.signatures[SIGNATURE]
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in expected}
-    count = len(next(iter(images.values())))
-    for start in range(0, count, _CHUNK):
-        feeds = {k: tf.constant(v[start : start + _CHUNK]) for k, v in images.items()}
-        with quiet():
-            results = serve(**feeds)
-        for name, value in results.items():
-            parts[name].append(np.asarray(value, np.float32))
-    received = {name: np.concatenate(value) for name, value in parts.items()}
+        serve = tf.saved_model.load(os.fspath(folder)).signatures[SIGNATURE]
+        received = joined(serve(**{k: tf.constant(v) for k, v in part.items()}) for part in parts)
     ranks = {name: value.ndim for name, value in expected.items()}
     return measure(expected, received, {}), ranks
-
-
-def _failed(failed: list[str], end: str) -> ValueError:
-    return ValueError(
-        "The SavedModel does not match the Keras model: " + "; ".join(failed) + f". {end} "
-        "`thresholds` sets what is good enough."
-    )

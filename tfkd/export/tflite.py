@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import artifacts, checks
+from tfkd import checks
 from tfkd.example_inputs import collect
 from tfkd.export import attention_masks, checking, converter, tflite_float16
 from tfkd.export.converter_child import CrashingLoops
@@ -35,6 +34,7 @@ MODES = ("float32", "float16", "dynamic", "int8")
 # Key of THRESHOLDS for a quantized model, whose ranges the converter need not estimate.
 _AWARE = "quantized"
 IO = ("float32", "int8", "uint8")
+_WHAT = "The exported file does not match the Keras model"
 _LONGEST_MESSAGE = 1500  # characters; the converter's messages may contain whole graphs
 _WAY_OUT = (
     "Build recurrent layers with `unroll=True` (the weights fit), which avoids loops; or use "
@@ -131,33 +131,19 @@ def to_tflite(
     graph, mode = source.graph, source.mode
     limits = thresholds_for(source.kind, thresholds, graph.outputs)
     examples = checking.examples(verify, graph, source.plain, source.calibration)
-    with artifacts.atomic_path(path) as temporary:
-        temporary.write_bytes(source.convert(io, batch_size))
-        numbers: dict[str, Any] = {**litert.operations(temporary)}
-        if mode == "int8":
-            numbers["in_float"] = litert.in_float(temporary)
-        compare_on = functools.partial(compare, graph, temporary)
-        failed = checking.checked(examples, compare_on, limits, numbers)
+    numbers: dict[str, Any] = {}
+    recipe = {**source.recipe(io, limits.recorded()), "batch_size": batch_size}
+    with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
+        file.write_bytes(source.convert(io, batch_size))
+        source.count(file, numbers)
+        compare_on = functools.partial(compare_file, graph, file)
+        failed += checking.checked(examples, compare_on, limits, numbers)
         if failed and mode == "int8":
-            failed = [*failed, *attention_masks.problems(temporary)]
+            failed += attention_masks.problems(file)
         if failed and mode == "float16":
-            failed = [*failed, *tflite_float16.problems(graph)]
-        if failed and not keep_failed:
-            raise _failed(failed, "No file was left.")
-    recipe = {
-        "format": "tflite",
-        "model": model.name,
-        "mode": mode,
-        "quantized": source.quantized,
-        "io": io,
-        "batch_size": batch_size,
-        "calibrated_on": source.calibrated_on,
-        "thresholds": limits.recorded(),
-    }
-    manifest = artifacts.write_manifest(path, recipe, numbers=numbers)
-    if failed:
-        raise _failed(failed, f"The file was kept: {os.fspath(path)}.")
-    return ExportReport(pathlib.Path(path), manifest["bytes"], mode, io, numbers)
+            failed += tflite_float16.problems(graph)
+    path = pathlib.Path(path)
+    return ExportReport(path, path.stat().st_size, mode, io, numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +173,24 @@ class Source:
     def calibrated_on(self) -> int | None:
         """Number of calibration examples."""
         return None if self.calibration is None else len(next(iter(self.calibration.values())))
+
+    def recipe(self, io: str, limits: Mapping[str, Any]) -> dict[str, Any]:
+        """Entries of the manifest's recipe."""
+        return {
+            "format": "tflite",
+            "model": self.graph.model.name,
+            "mode": self.mode,
+            "quantized": self.quantized,
+            "io": io,
+            "calibrated_on": self.calibrated_on,
+            "thresholds": limits,
+        }
+
+    def count(self, path: pathlib.Path, numbers: dict[str, Any]) -> None:
+        """Adds the counts of a file's operations to `numbers`."""
+        numbers.update(litert.operations(path))
+        if self.mode == "int8":
+            numbers["in_float"] = litert.in_float(path)
 
     def convert(self, io: str, batch_size: int | None, float_outputs: bool = False) -> bytes:
         """Converts to the bytes of a file; with `float_outputs`, `io` applies to inputs only."""
@@ -249,14 +253,7 @@ def _check_options(mode: str, io: str, data: Any, batch_size: int | None, quanti
         checks.positive_int("batch_size", batch_size)
 
 
-def _failed(failed: list[str], end: str) -> ValueError:
-    return ValueError(
-        "The exported file does not match the Keras model: " + "; ".join(failed) + f". {end} "
-        "`thresholds` sets what is good enough."
-    )
-
-
-def compare(
+def compare_file(
     graph: NamedFunction, path: Path, images: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Runs file and Keras model on the same inputs; returns (numbers, rank of each output)."""
@@ -306,5 +303,4 @@ def _convert(
 
 def _rolled(graph: NamedFunction) -> list[str]:
     """Names of the recurrent layers that are converted to loops."""
-    layers = graph.layers
-    return sorted({layer.name for layer in layers if getattr(layer, "unroll", None) is False})
+    return sorted({layer.name for layer in graph.layers if getattr(layer, "unroll", None) is False})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.formats.batching import joined, padded_rows
 from tfkd.types import Path
 
 if TYPE_CHECKING:
@@ -163,10 +165,8 @@ def ports(interpreter: Interpreter) -> tuple[tuple[Port, ...], tuple[Port, ...]]
     else:
         into = {d["name"]: d for d in interpreter.get_input_details()}
         out = {d["name"]: d for d in interpreter.get_output_details()}
-    return (
-        tuple(_port(name, details) for name, details in into.items()),
-        tuple(_port(name, details) for name, details in out.items()),
-    )
+    inputs, outputs = (tuple(itertools.starmap(_port, some.items())) for some in (into, out))
+    return inputs, outputs
 
 
 def run(
@@ -228,16 +228,11 @@ def run_all(interpreter: Interpreter, feeds: Mapping[str, np.ndarray]) -> dict[s
     batch = inputs[0].shape[0]
     if any(-1 in port.shape for port in inputs):
         for port in inputs:
-            shape = (batch, *feeds[port.name].shape[1:])
-            interpreter.resize_tensor_input(port.index, shape)
+            interpreter.resize_tensor_input(port.index, (batch, *feeds[port.name].shape[1:]))
         interpreter.allocate_tensors()
-    parts: dict[str, list[np.ndarray]] = {port.name: [] for port in outputs}
-    for start in range(0, count, batch):
-        rows = np.minimum(np.arange(start, start + batch), count - 1)
-        result = run(interpreter, inputs, outputs, {k: v[rows] for k, v in feeds.items()})
-        for name, value in result.items():
-            parts[name].append(value)
-    return {name: np.concatenate(value)[:count] for name, value in parts.items()}
+    batches = ({k: v[rows] for k, v in feeds.items()} for rows in padded_rows(count, batch))
+    whole = joined(run(interpreter, inputs, outputs, one) for one in batches)
+    return {name: value[:count] for name, value in whole.items()}
 
 
 def operations(path: Path) -> dict[str, int]:

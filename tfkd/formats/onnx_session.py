@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfkd import checks
+from tfkd.formats.batching import joined, padded_rows
 from tfkd.formats.onnx_nodes import require
 from tfkd.types import Path
 
@@ -97,17 +98,13 @@ def run_all(
     count = len(next(iter(feeds.values())))
     batch = session.get_inputs()[0].shape[0]
     if isinstance(batch, int):
-        starts = range(0, count, batch)
-        rows = [np.minimum(np.arange(s, s + batch), count - 1) for s in starts]
+        rows = padded_rows(count, batch)
     else:
         rows = [np.arange(1)]
         rows += [np.arange(s, min(s + _CHUNK, count)) for s in range(1, count, _CHUNK)]
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for some in rows:
-        results = session.run(names, {k: v[some] for k, v in feeds.items()})
-        for name, value in zip(names, results, strict=True):
-            parts[name].append(np.asarray(value, np.float32))
-    return {name: np.concatenate(value)[:count] for name, value in parts.items()}
+    batches = ({k: v[some] for k, v in feeds.items()} for some in rows)
+    whole = joined(dict(zip(names, session.run(names, one), strict=True)) for one in batches)
+    return {name: value[:count] for name, value in whole.items()}
 
 
 def overflows(path: Path | bytes, feeds: Mapping[str, np.ndarray], count: int = 8) -> list[str]:

@@ -35,7 +35,7 @@ _HALF = ("float16", "bfloat16")
 _FUSED = {keras.layers.BatchNormalization: "fused", keras.layers.LayerNormalization: "_fused"}
 
 
-def compare(
+def compare_outputs(
     source: Any,
     made: keras.Model,
     given: Structure | None,

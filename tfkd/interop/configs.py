@@ -19,44 +19,32 @@ _UNNAMED = frozenset({"zero_output_for_mask"})
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 # Arguments that only Keras 3 has, with the value at which they have no effect.
 _NEUTRAL: dict[str, Any] = {
-    "antialias": False,
-    "bounding_box_format": None,
+    **dict.fromkeys(
+        "antialias optional pad_to_aspect_ratio renorm rms_scaling use_gate".split(), False
+    ),
+    **dict.fromkeys(
+        "bounding_box_format factor gptq_unpacked_column_size input_axes lora_alpha lora_rank "
+        "output_axes quantization_config sliding_window weights".split()
+    ),
     "data_format": "channels_last",
-    "factor": None,
-    "gptq_unpacked_column_size": None,
-    "input_axes": None,
-    "lora_alpha": None,
-    "lora_rank": None,
-    "optional": False,
-    "output_axes": None,
-    "pad_to_aspect_ratio": False,
-    "quantization_config": None,
-    "renorm": False,
-    "rms_scaling": False,
-    "sliding_window": None,
-    "use_gate": False,
-    "weights": None,
 }
 # These do not affect the outputs in inference, or do so only together with one above.
 _IGNORED = frozenset(
     "fill_mode fill_value flash_attention renorm_clipping renorm_momentum seed use_cudnn".split()
 )
 # Classes of the same name that contain code or tables that can't be converted.
+_LOOKUPS = ("StringLookup", "IntegerLookup", "TextVectorization")
 _REFUSED = {
+    **dict.fromkeys(_LOOKUPS, "its vocabulary can't be converted"),
     "Lambda": "a Python function written for Keras 3",
-    "StringLookup": "its vocabulary can't be converted",
-    "IntegerLookup": "its vocabulary can't be converted",
-    "TextVectorization": "its vocabulary can't be converted",
     "TFSMLayer": "a SavedModel inside",
 }
 _POLICIES = frozenset("float16 bfloat16 float32 float64 mixed_float16 mixed_bfloat16".split())
 # Custom layers of keras.applications, in both versions.
 _APPLICATIONS = {c.__name__: c for c in (LayerScale, StochasticDepth, CustomScaleLayer)}
 _HOLDERS = {
-    "keras.initializers": keras.initializers,
-    "keras.regularizers": keras.regularizers,
-    "keras.constraints": keras.constraints,
-    "keras.layers": keras.layers,
+    f"keras.{name}": getattr(keras, name)
+    for name in ("initializers", "regularizers", "constraints", "layers")
 }
 
 

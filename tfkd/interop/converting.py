@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
-from tfkd.interop.comparing import compare
+from tfkd.interop.comparing import compare_outputs
 from tfkd.interop.walking import Converter
 from tfkd.types import Data
 
@@ -76,7 +76,7 @@ def from_keras3(
     verify = example_inputs.to_verify(verify, example_inputs.inputs_of(made), strict=False)
     if verify is not False:
         batch = None if verify is True else example_inputs.packed(made, verify)
-        compare(model, made, batch, tolerance, lambda: _in_float64(model, module, custom))
+        compare_outputs(model, made, batch, tolerance, lambda: _in_float64(model, module, custom))
     return made
 
 

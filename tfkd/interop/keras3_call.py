@@ -43,8 +43,7 @@ class Keras3Call(NamedTuple):
 
     def layer(self, kind: type, inputs: Any, *args: Any, **config: Any) -> Any:
         """Calls a new layer of class `kind` in the dtype of the result."""
-        floating = tf.as_dtype(self.dtype).is_floating
-        dtype = {"dtype": self.dtype} if floating else {}
+        dtype = {"dtype": self.dtype} if tf.as_dtype(self.dtype).is_floating else {}
         return kind(*args, name=self.name, **dtype, **config)(inputs)
 
     def cast(self, value: Any, dtype: str | None = None) -> Any:

@@ -7,6 +7,7 @@ Either has the name of the operation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from tfkd.interop.configs import Missing
 from tfkd.interop.keras3_call import Keras3Call, is_tensor
 from tfkd.keras_internals import KerasTensor
 
+Rule = Callable[[Keras3Call], KerasTensor]
+
 
 def translate(call: Keras3Call) -> KerasTensor | list[KerasTensor]:
     """Builds and calls the counterpart of a Keras 3 operation.
@@ -27,11 +30,9 @@ def translate(call: Keras3Call) -> KerasTensor | list[KerasTensor]:
         Missing: if there is no counterpart, or none with these arguments.
     """
     name = type(call.op).__name__
-    known = type(call.op).__module__.startswith("keras.src.ops.")
-    if not known or name not in _RULES:
+    if not type(call.op).__module__.startswith("keras.src.ops.") or name not in _RULES:
         raise Missing("no counterpart for this operation")
-    given = tf.nest.map_structure(unmasked, call.args)
-    return _RULES[name](call._replace(args=given))
+    return _RULES[name](call._replace(args=tf.nest.map_structure(unmasked, call.args)))
 
 
 def unmasked(value: Any) -> Any:
@@ -44,7 +45,7 @@ def unmasked(value: Any) -> Any:
 # --- elementwise ------------------------------------------------------------------
 
 
-def _binary(function: Any, merge: Any = None) -> Callable[[Keras3Call], KerasTensor]:
+def _binary(function: Any, merge: Any = None) -> Rule:
     def rule(call: Keras3Call) -> KerasTensor:
         common = _common_type(call.args) if call.dtype == "bool" else call.dtype
         left, right = (call.cast(value, common) for value in call.args)
@@ -68,18 +69,18 @@ def _common_type(values: tuple[Any, ...]) -> str:
     return max(floats or types, key=lambda t: t.size).name
 
 
-def _unary(function: Any) -> Callable[[Keras3Call], KerasTensor]:
+def _unary(function: Any) -> Rule:
     def rule(call: Keras3Call) -> KerasTensor:
         return call.run(function, call.cast(call.x) if call.dtype != "bool" else call.x)
 
     return rule
 
 
-def _logical(function: Any) -> Callable[[Keras3Call], KerasTensor]:
+def _logical(function: Any) -> Rule:
     return lambda call: call.run(function, *(call.cast(value, "bool") for value in call.args))
 
 
-def _activation(name: str, **defaults: Any) -> Callable[[Keras3Call], KerasTensor]:
+def _activation(name: str, **defaults: Any) -> Rule:
     def rule(call: Keras3Call) -> KerasTensor:
         for key, value in defaults.items():
             if getattr(call.op, key) != value:
@@ -117,7 +118,7 @@ def _where(call: Keras3Call) -> KerasTensor:
 # --- reductions --------------------------------------------------------------------
 
 
-def _reduce(function: Any, as_result: bool = True) -> Callable[[Keras3Call], KerasTensor]:
+def _reduce(function: Any, as_result: bool = True) -> Rule:
     def rule(call: Keras3Call) -> KerasTensor:
         if getattr(call.op, "initial", None) is not None:
             raise Missing(f"initial={call.op.initial!r}")
@@ -136,7 +137,7 @@ def _mean(call: Keras3Call) -> KerasTensor:
     return _reduce(tf.reduce_mean)(call)
 
 
-def _arg(function: Any) -> Callable[[Keras3Call], KerasTensor]:
+def _arg(function: Any) -> Rule:
     def rule(call: Keras3Call) -> KerasTensor:
         if call.op.keepdims:
             raise Missing("keepdims=True")
@@ -191,50 +192,39 @@ def _einsum(call: Keras3Call) -> KerasTensor:
     return call.layer(Einsum, values, call.op.subscripts)
 
 
-_M = tf.math
-_RULES: dict[str, Callable[[Keras3Call], KerasTensor]] = {
-    "Add": _binary(_M.add, keras.layers.Add),
-    "Subtract": _binary(_M.subtract, keras.layers.Subtract),
-    "Multiply": _binary(_M.multiply, keras.layers.Multiply),
-    "Maximum": _binary(_M.maximum, keras.layers.Maximum),
-    "Minimum": _binary(_M.minimum, keras.layers.Minimum),
-    "Divide": _binary(_M.truediv),
-    "TrueDivide": _binary(_M.truediv),
-    "DivideNoNan": _binary(_M.divide_no_nan),
-    "FloorDivide": _binary(_M.floordiv),
-    "Mod": _binary(_M.floormod),
-    "Power": _binary(_M.pow),
-    "Arctan2": _binary(_M.atan2),
-    "Equal": _binary(_M.equal),
-    "NotEqual": _binary(_M.not_equal),
-    "Greater": _binary(_M.greater),
-    "GreaterEqual": _binary(_M.greater_equal),
-    "Less": _binary(_M.less),
-    "LessEqual": _binary(_M.less_equal),
-    "LogicalAnd": _logical(_M.logical_and),
-    "LogicalOr": _logical(_M.logical_or),
-    "LogicalXor": _logical(_M.logical_xor),
-    "LogicalNot": _logical(_M.logical_not),
-    **{name: _unary(_M.abs) for name in ("Absolute", "Abs")},
-    "Negative": _unary(_M.negative),
-    "Square": _unary(_M.square),
-    "Sqrt": _unary(_M.sqrt),
-    "Rsqrt": _unary(_M.rsqrt),
-    "Reciprocal": _unary(_M.reciprocal),
-    "Exp": _unary(_M.exp),
-    "Expm1": _unary(_M.expm1),
-    "Log": _unary(_M.log),
-    "Log1p": _unary(_M.log1p),
-    "Sin": _unary(_M.sin),
-    "Cos": _unary(_M.cos),
-    "Tan": _unary(_M.tan),
-    "Sinh": _unary(_M.sinh),
-    "Cosh": _unary(_M.cosh),
-    "Arctan": _unary(_M.atan),
-    "Erf": _unary(_M.erf),
-    "Floor": _unary(_M.floor),
-    "Ceil": _unary(_M.ceil),
-    "Sign": _unary(_M.sign),
+def _named(rule: Callable[[Any], Rule], names: str) -> dict[str, Rule]:
+    """Operations by name, each with the rule for the function of tf.math of the same name."""
+    return {name: rule(getattr(tf.math, _snake(name))) for name in names.split()}
+
+
+def _snake(name: str) -> str:
+    """LogicalAnd → logical_and."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+_ACTIVATIONS = (
+    "Sigmoid Tanh Silu Selu Softplus Softsign LogSigmoid HardSigmoid HardSilu HardTanh TanhShrink"
+).split()
+_SHAPES = (
+    "Reshape Ravel Transpose Squeeze Concatenate Stack Split Pad Take GetItem Flip Tile Repeat "
+    "Resize"
+).split()
+_REDUCTIONS = ("Sum", "Prod", "Max", "Min", "All", "Any", "Logsumexp")
+_MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
+_RULES: dict[str, Rule] = {
+    **{n: _binary(getattr(tf.math, n.lower()), getattr(keras.layers, n)) for n in _MERGES},
+    **_named(_binary, "DivideNoNan Equal NotEqual Greater GreaterEqual Less LessEqual"),
+    "Divide": _binary(tf.math.truediv),
+    "TrueDivide": _binary(tf.math.truediv),
+    "FloorDivide": _binary(tf.math.floordiv),
+    "Mod": _binary(tf.math.floormod),
+    "Power": _binary(tf.math.pow),
+    "Arctan2": _binary(tf.math.atan2),
+    **_named(_logical, "LogicalAnd LogicalOr LogicalXor LogicalNot"),
+    **_named(_unary, "Abs Negative Square Sqrt Rsqrt Reciprocal Exp Expm1 Log Log1p Sin Cos Tan"),
+    **_named(_unary, "Sinh Cosh Erf Floor Ceil Sign"),
+    "Absolute": _unary(tf.math.abs),
+    "Arctan": _unary(tf.math.atan),
     "Copy": _unary(tf.identity),
     "ZerosLike": _unary(tf.zeros_like),
     "OnesLike": _unary(tf.ones_like),
@@ -247,19 +237,9 @@ _RULES: dict[str, Callable[[Keras3Call], KerasTensor]] = {
     ),
     "Elu": lambda call: call.layer(keras.layers.ELU, call.x, alpha=float(call.op.alpha)),
     "Celu": _activation("celu", alpha=1.0),
-    "Sigmoid": _activation("sigmoid"),
-    "Tanh": _activation("tanh"),
-    "Silu": _activation("silu"),
-    "Selu": _activation("selu"),
-    "Softplus": _activation("softplus"),
-    "Softsign": _activation("softsign"),
-    "LogSigmoid": _activation("log_sigmoid"),
-    "HardSigmoid": _activation("hard_sigmoid"),
-    "HardSilu": _activation("hard_silu"),
-    "HardTanh": _activation("hard_tanh"),
+    **{name: _activation(_snake(name)) for name in _ACTIVATIONS},
     "HardShrink": _activation("hard_shrink", threshold=0.5),
     "SoftShrink": _activation("soft_shrink", threshold=0.5),
-    "TanhShrink": _activation("tanh_shrink"),
     "Squareplus": _activation("squareplus", b=4),
     "Glu": _activation("glu", axis=-1),
     "Gelu": _gelu,
@@ -268,38 +248,21 @@ _RULES: dict[str, Callable[[Keras3Call], KerasTensor]] = {
     "Clip": _clip,
     "Where": _where,
     "Mean": _mean,
-    "Sum": _reduce(tf.reduce_sum),
-    "Prod": _reduce(tf.reduce_prod),
-    **{name: _reduce(tf.reduce_max) for name in ("Max", "Amax")},
-    **{name: _reduce(tf.reduce_min) for name in ("Min", "Amin")},
-    "Var": _reduce(_M.reduce_variance),
-    "Std": _reduce(_M.reduce_std),
-    "Logsumexp": _reduce(tf.reduce_logsumexp),
-    "All": _reduce(tf.reduce_all),
-    "Any": _reduce(tf.reduce_any),
+    **{name: _reduce(getattr(tf, f"reduce_{name.lower()}")) for name in _REDUCTIONS},
+    "Amax": _reduce(tf.reduce_max),
+    "Amin": _reduce(tf.reduce_min),
+    "Var": _reduce(tf.math.reduce_variance),
+    "Std": _reduce(tf.math.reduce_std),
     "Argmax": _arg(tf.argmax),
     "Argmin": _arg(tf.argmin),
     "Cumsum": lambda call: call.run(tf.cumsum, call.cast(call.x), axis=call.one_axis()),
     "OneHot": _one_hot,
-    "TopK": lambda call: call.run(_M.top_k, call.x, k=int(call.op.k), sorted=call.op.sorted),
-    "Reshape": shapes.reshape,
-    "Ravel": shapes.ravel,
-    "Transpose": shapes.transpose,
+    "TopK": lambda call: call.run(tf.math.top_k, call.x, k=int(call.op.k), sorted=call.op.sorted),
+    **{name: getattr(shapes, _snake(name)) for name in _SHAPES},
     "Swapaxes": shapes.swap_axes,
     "Moveaxis": shapes.move_axis,
     "ExpandDims": shapes.expand,
-    "Squeeze": shapes.squeeze,
-    "Concatenate": shapes.concatenate,
-    "Stack": shapes.stack,
     "Unstack": lambda call: call.run(tf.unstack, call.x, num=call.op.num, axis=call.one_axis()),
-    "Split": shapes.split,
-    "Pad": shapes.pad,
-    "Take": shapes.take,
-    "GetItem": shapes.get_item,
-    "Flip": shapes.flip,
-    "Tile": shapes.tile,
-    "Repeat": shapes.repeat,
-    "Resize": shapes.resize,
     "Matmul": _matmul,
     "Einsum": _einsum,
 }

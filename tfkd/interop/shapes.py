@@ -34,8 +34,7 @@ def _permute(call: Keras3Call, order: list[int]) -> KerasTensor:
 
 
 def transpose(call: Keras3Call) -> KerasTensor:
-    rank = len(call.x.shape)
-    return _permute(call, list(call.op.axes or range(rank)[::-1]))
+    return _permute(call, list(call.op.axes or range(len(call.x.shape))[::-1]))
 
 
 def swap_axes(call: Keras3Call) -> KerasTensor:

@@ -91,14 +91,14 @@ class Converter:
     def layer(self, source: Any, prefix: str = "") -> keras.layers.Layer | None:
         """The counterpart of a layer or nested model, the same object at each call."""
         if id(source) not in self._made:
+            made = None
             try:
-                self._made[id(source)] = self._new(source, prefix)
+                made = self._new(source, prefix)
             except Missing as error:
                 self.missing += [f"{prefix}{source.name}: {what}" for what in error.what]
-                self._made[id(source)] = None
             except (ValueError, TypeError) as error:
                 self.missing.append(f"{prefix}{source.name}: tf_keras refuses it: {error}")
-                self._made[id(source)] = None
+            self._made[id(source)] = made
         return self._made[id(source)]
 
     def _new(self, source: Any, prefix: str) -> Any:
@@ -179,9 +179,7 @@ class _Walk:
             self._call(node)
         self.model = None
         if len(converter.missing) == before:
-            inputs, outputs = (
-                self._known(s) for s in (source._inputs_struct, source._outputs_struct)
-            )
+            inputs, outputs = map(self._known, (source._inputs_struct, source._outputs_struct))
             self.model = keras.Model(inputs, outputs, name=source.name)
 
     def _known(self, structure: Any) -> Any:
@@ -231,10 +229,8 @@ class _Walk:
     def _call(self, node: Any) -> None:
         results = self._results(node)
         if results is None or len(results) != len(node.outputs):
-            results = [
-                keras.Input(type_spec=tf.TensorSpec(tensor.shape, tensor.dtype))
-                for tensor in node.outputs
-            ]
+            specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in node.outputs]
+            results = [keras.Input(type_spec=spec) for spec in specs]
         for tensor, result in zip(node.outputs, results, strict=True):
             self._tensors[id(tensor)] = result
 

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, schedules
+from tfkd.losses.configs import deserialize, serialize
 from tfkd.losses.weighting import Elements, mean_of, weighted_sums
 from tfkd.schedules import Value
 from tfkd.types import Structure
@@ -40,8 +42,13 @@ class Shared:
         self.teacher = teacher
         self._values: dict[Hashable, Any] = {}
 
-    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Returns the value of `key`, which the first call computes."""
+    def once(self, owner: Any, compute: Callable[[], T]) -> T:
+        """Returns the value of `owner` and of others with its config; the first computes it."""
+        try:
+            config = [type(owner).__name__, owner.get_config()]
+            key = json.dumps(config, sort_keys=True, default=str)
+        except ValueError:  # a part of it can't be saved
+            key = owner
         if key not in self._values:
             self._values[key] = compute()
         return self._values[key]
@@ -64,6 +71,8 @@ class DistillationLoss:
             class name in snake case by default.
 
     Attributes:
+        arguments: names of the constructor's arguments, other than `name`, that `get_config`
+            returns. Each is an attribute, too: a number, schedule, string, Keras object, ...
         on_logits: whether the loss compares class scores. If it does, the Distiller
             passes logits (it inverts a softmax at the end of a model) and averages the
             probabilities of several teachers; otherwise it passes outputs unchanged and
@@ -79,6 +88,7 @@ class DistillationLoss:
         0.5
     """
 
+    arguments: tuple[str, ...] = ()
     on_logits = False
     default_name: str | None = None
     teacher_layer_name: str | None = None
@@ -125,12 +135,13 @@ class DistillationLoss:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments from which `from_config` makes an equal loss."""
-        return {"name": getattr(self, "_name", None)}
+        values = {name: serialize(name, getattr(self, name)) for name in self.arguments}
+        return {"name": getattr(self, "_name", None), **values}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> DistillationLoss:
         """Makes the loss that `get_config` described."""
-        return cls(**config)
+        return cls(**{n: deserialize(v) if n in cls.arguments else v for n, v in config.items()})
 
 
 class ElementwiseLoss(DistillationLoss):
@@ -159,6 +170,37 @@ class ElementwiseLoss(DistillationLoss):
         parts = self.elements(teacher_outputs, student_outputs, **accepted(self.elements, known))
         sums = weighted_sums(parts, known["sample_weight"], self, student_outputs)
         return tf.add_n([mean_of(total, count) for total, count in sums])
+
+
+class OneOutput(DistillationLoss):
+    """Base class of losses on one output of a model.
+
+    Args:
+        output: name (dict) or index (list) of the output, for a model with several.
+        name: name of the term in logs.
+    """
+
+    arguments: tuple[str, ...] = ("output",)
+
+    def __init__(self, output: str | int | None = None, name: str | None = None):
+        super().__init__(name)
+        if not (output is None or isinstance(output, (str, int))) or isinstance(output, bool):
+            raise checks.type_error("output", "a name (dict), an index (list) or None", output)
+        self.output = output
+
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Raises ValueError unless both models have the output."""
+        self._select(teacher_outputs)
+        self._select(student_outputs)
+
+    def _select(self, outputs: Structure) -> tf.Tensor:
+        return select(outputs, self.output, self.name)
+
+    def _labels(self, y: Structure | None, kind: str = "labels", fix: str | None = None) -> Any:
+        """The targets of the output; raises ValueError if there are none."""
+        if y is None:
+            raise checks.value_error("y", f"{kind}, which {self.name} needs", y, fix)
+        return select_like(y, self.output, self.name)
 
 
 def accepted(function: Callable[..., Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -194,13 +236,6 @@ def _form(structure: object) -> str:
     return str(tf.nest.map_structure(lambda leaf: tuple(getattr(leaf, "shape", ())), structure))
 
 
-def check_output(output: object) -> str | int | None:
-    """Accepts a name or an index of one of a model's outputs, or None."""
-    if output is None or (isinstance(output, (str, int)) and not isinstance(output, bool)):
-        return output
-    raise checks.type_error("output", "a name (dict), an index (list) or None", output)
-
-
 def select(outputs: Structure, output: str | int | None, owner: str) -> tf.Tensor:
     """Selects one output of a model with several, by name (dict) or index (list)."""
     several = isinstance(outputs, (dict, list, tuple))
@@ -218,9 +253,8 @@ def select(outputs: Structure, output: str | int | None, owner: str) -> tf.Tenso
         chosen = None
     if chosen is not None and not isinstance(chosen, (dict, list, tuple)):
         return chosen
-    raise checks.value_error(
-        "output", f"a name or index of the model's outputs {_form(outputs)}", output
-    )
+    expected = f"a name or index of the model's outputs {_form(outputs)}"
+    raise checks.value_error("output", expected, output)
 
 
 def select_like(values: Structure | None, output: str | int | None, owner: str) -> tf.Tensor | None:
@@ -245,9 +279,8 @@ def at_step(
 ) -> float | tf.Tensor:
     """Returns an argument's value at this step: the number, or the value of its schedule."""
     if step is None and not checks.is_number(value):
-        raise ValueError(
-            f"`step`: `{name}` is a schedule, so compute_loss needs step=, received None."
-        )
+        needs = f"`{name}` is a schedule, so compute_loss needs step="
+        raise ValueError(f"`step`: {needs}, received None.")
     return schedules.value_at(value, step)
 
 

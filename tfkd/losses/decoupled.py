@@ -8,14 +8,12 @@ from tfkd import checks, schedules
 from tfkd.losses.base import (
     Elements,
     ElementwiseLoss,
+    OneOutput,
     at_step,
-    check_output,
     check_temperature,
     mask_of,
     only,
     register,
-    select,
-    select_like,
 )
 from tfkd.losses.logits import bernoulli_kl, check_scores, kl_from_logits
 from tfkd.schedules import Value
@@ -27,7 +25,7 @@ _EXCLUDED = -1e9
 
 
 @register
-class DecoupledDistillation(ElementwiseLoss):
+class DecoupledDistillation(OneOutput, ElementwiseLoss):
     """Decoupled knowledge distillation: target class and other classes are weighted apart.
 
     With p = softmax(z / T), y the label, and p̂ the softmax over the classes
@@ -73,6 +71,7 @@ class DecoupledDistillation(ElementwiseLoss):
         0.9242
     """
 
+    arguments = ("temperature", "alpha", "beta", "output")
     on_logits = True
 
     def __init__(
@@ -83,24 +82,19 @@ class DecoupledDistillation(ElementwiseLoss):
         output: str | int | None = None,
         name: str | None = None,
     ):
-        super().__init__(name)
+        super().__init__(output, name)
         self.temperature = check_temperature(temperature)
         self.alpha = schedules.get("alpha", alpha, checks.non_negative)
         self.beta = schedules.get("beta", beta, checks.non_negative)
-        self.output = check_output(output)
 
     def validate_outputs(self, teacher_outputs, student_outputs):
         """Raises ValueError unless both models score the same classes in this output."""
-        check_scores(
-            select(teacher_outputs, self.output, self.name),
-            select(student_outputs, self.output, self.name),
-        )
+        check_scores(self._select(teacher_outputs), self._select(student_outputs))
 
     def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
         """One loss per example, (B,) or (B, ...), for the output with the scores."""
         self.validate_outputs(teacher_outputs, student_outputs)
-        student = select(student_outputs, self.output, self.name)
-        teacher = select(teacher_outputs, self.output, self.name)
+        teacher, student = self._select(teacher_outputs), self._select(student_outputs)
         mask = mask_of(student)
         true = self._true_class(y, student, mask)
         temperature = at_step("temperature", self.temperature, step)
@@ -115,37 +109,13 @@ class DecoupledDistillation(ElementwiseLoss):
 
     def _true_class(self, y, student, mask):
         """Bool (B, ..., C), True at the label."""
-        if y is None:
-            raise checks.value_error(
-                "y", f"labels, which {self.name} needs", y, "LogitsDistillation needs none."
-            )
         classes = student.shape[-1]
-        labels = as_labels(select_like(y, self.output, self.name), student)
-        if mask is not None:
-            # The label of a masked position may be anything, often -1.
-            labels = tf.where(tf.cast(mask, tf.bool), labels, 0)
+        y = self._labels(y, fix="LogitsDistillation needs none.")
+        labels = as_labels(y, student, mask)
         message = f"`y`: expected labels from 0 to {classes - 1}, as many as there are classes."
         tf.debugging.assert_non_negative(labels, message)
         tf.debugging.assert_less(labels, tf.constant(classes, labels.dtype), message)
         return tf.one_hot(labels, classes, on_value=True, off_value=False)
-
-    def get_config(self):
-        """Temperature and weights (numbers or schedules) and output, as JSON."""
-        return {
-            **super().get_config(),
-            "temperature": schedules.serialize(self.temperature),
-            "alpha": schedules.serialize(self.alpha),
-            "beta": schedules.serialize(self.beta),
-            "output": self.output,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss that `get_config` described."""
-        config = dict(config)
-        for name in ("temperature", "alpha", "beta"):
-            config[name] = schedules.deserialize(config[name])
-        return cls(**config)
 
 
 def decoupled_kl(
@@ -160,9 +130,8 @@ def decoupled_kl(
     """
     teacher_rest = tf.where(true, _EXCLUDED, teacher)
     student_rest = tf.where(true, _EXCLUDED, student)
-    target = bernoulli_kl(
-        _target_logit(teacher, teacher_rest, true), _target_logit(student, student_rest, true)
-    )
+    pairs = ((teacher, teacher_rest), (student, student_rest))
+    target = bernoulli_kl(*(_target_logit(*pair, true) for pair in pairs))
     return target, kl_from_logits(teacher_rest, student_rest)
 
 
@@ -172,14 +141,19 @@ def _target_logit(scores: tf.Tensor, rest: tf.Tensor, true: tf.Tensor) -> tf.Ten
     return target - tf.reduce_logsumexp(rest, -1, keepdims=True)
 
 
-def as_labels(y: Tensor, scores: tf.Tensor) -> tf.Tensor:
-    """Returns int32 class numbers (B, ...) for scores (B, ..., C).
+def as_labels(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
+    """Returns int32 class numbers (B, ...) for scores (B, ..., C), 0 where they are masked.
 
     Raises:
         ValueError: if y is neither (B, ...), (B, ..., 1) nor one-hot (B, ..., C).
     """
-    y, shape = class_labels(y), tf.TensorShape(scores.shape)
-    given = y
+    labels = _class_numbers(class_labels(y), scores)
+    # The label of a masked position may be anything, often -1.
+    return labels if mask is None else tf.where(tf.cast(mask, tf.bool), labels, 0)
+
+
+def _class_numbers(y: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+    given, shape = y, tf.TensorShape(scores.shape)
     if y.shape.rank is None or (y.shape.rank == shape.rank and y.shape[-1] is None):
         return tf.cond(
             tf.size(y) == tf.size(scores),

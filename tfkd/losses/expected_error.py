@@ -13,16 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfkd import checks, schedules
-from tfkd.losses.base import (
-    Elements,
-    ElementwiseLoss,
-    check_output,
-    mask_of,
-    only,
-    register,
-    select,
-    select_like,
-)
+from tfkd.losses.base import Elements, ElementwiseLoss, OneOutput, mask_of, only, register
 from tfkd.losses.decoupled import as_labels, class_labels
 from tfkd.losses.heads import scores_behind, with_classes
 from tfkd.losses.logits import LogitsDistillation, check_scores
@@ -31,7 +22,7 @@ from tfkd.types import Tensor
 
 
 @register
-class ExpectedErrorLoss(ElementwiseLoss):
+class ExpectedErrorLoss(OneOutput, ElementwiseLoss):
     """1 − p(y): the expected error of a class sampled from the student's probabilities.
 
     The mean over examples (and positions) of 1 − p_s(y), with p_s the softmax of the
@@ -80,10 +71,6 @@ class ExpectedErrorLoss(ElementwiseLoss):
 
     on_logits = True
 
-    def __init__(self, output: str | int | None = None, name: str | None = None):
-        super().__init__(name)
-        self.output = check_output(output)
-
     def __call__(self, y_true: Tensor, y_pred: Tensor) -> tf.Tensor:
         """The loss on the labels as Keras calls it: float32 (B, ...), one per example.
 
@@ -97,26 +84,15 @@ class ExpectedErrorLoss(ElementwiseLoss):
 
     def validate_outputs(self, teacher_outputs, student_outputs):
         """Raises ValueError unless both models score the same classes in this output."""
-        check_scores(
-            select(teacher_outputs, self.output, self.name),
-            select(student_outputs, self.output, self.name),
-            binary=True,
-        )
+        check_scores(self._select(teacher_outputs), self._select(student_outputs), binary=True)
 
     def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
         """One loss per example, (B,) or (B, ...), for the output with the scores."""
         self.validate_outputs(teacher_outputs, student_outputs)
-        if y is None:
-            fix = "LogitsDistillation alone needs none."
-            raise checks.value_error("y", f"labels, which {self.name} needs", y, fix)
-        student = select(student_outputs, self.output, self.name)
+        y = class_labels(self._labels(y, fix="LogitsDistillation alone needs none."))
+        student = self._select(student_outputs)
         mask = mask_of(student)
-        y = class_labels(select_like(y, self.output, self.name))
         return only(Elements(expected_error(y, student, mask), mask), student_outputs, student)
-
-    def get_config(self):
-        """Output and name, as JSON."""
-        return {**super().get_config(), "output": self.output}
 
 
 def expected_error(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
@@ -149,18 +125,14 @@ def expected_error(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None = None) 
         # A uniform distribution in place of padding passes the check below.
         y = tf.where(tf.cast(mask, tf.bool)[..., None], y, 1.0 / max(classes, 2))
     # The tolerance is for soft labels that were rounded, for example to bfloat16.
-    is_distribution = tf.reduce_all(y >= 0.0) & tf.reduce_all(
-        tf.abs(tf.reduce_sum(y, -1) - 1.0) < 1e-2
-    )
+    sums_to_one = tf.abs(tf.reduce_sum(y, -1) - 1.0) < 1e-2
+    is_distribution = tf.reduce_all(y >= 0.0) & tf.reduce_all(sums_to_one)
     _assert(is_distribution, max(classes, 2), ", or rows of probabilities that sum to 1")
     return tf.reduce_sum((1.0 - y) * p, -1)
 
 
 def _one_hot(y: Tensor, scores: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    labels, classes = as_labels(y, scores), scores.shape[-1]
-    if mask is not None:
-        # The label of a masked position may be anything, often -1.
-        labels = tf.where(tf.cast(mask, tf.bool), labels, 0)
+    labels, classes = as_labels(y, scores, mask), scores.shape[-1]
     _assert(tf.reduce_all((labels >= 0) & (labels < classes)), classes)
     return tf.one_hot(labels, classes)
 
@@ -218,10 +190,8 @@ def curriculum_objective(
         >>> [name for name in history if name.endswith(("error_loss", "logits_distillation"))]
         ['logits_distillation', 'expected_error_loss']
     """
-    weights = [
-        schedules.get("alpha", alpha, checks.non_negative),
-        schedules.get("beta", beta, checks.non_negative),
-    ]
+    given = {"alpha": alpha, "beta": beta}
+    weights = [schedules.get(name, v, checks.non_negative) for name, v in given.items()]
     if all(checks.is_number(weight) and weight == 0 for weight in weights):
         raise checks.value_error("beta", "alpha or beta above 0", beta)
     return {

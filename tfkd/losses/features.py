@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.base import Elements, ElementwiseLoss, mask_of, register
 from tfkd.losses.resizing import common_size, resize_to
-from tfkd.losses.wrapped import (
-    Losses,
-    apply_loss,
-    deserialize_loss,
-    is_sum,
-    per_output,
-    resolve_loss,
-    serialize_loss,
-)
+from tfkd.losses.wrapped import Losses, apply_loss, each_output, is_sum, per_output, resolve_loss
+
+LayerName: TypeAlias = "str | keras.layers.Layer | None"
 
 
-def check_layer_name(name: str, value: str | keras.layers.Layer | None) -> str | None:
+def check_layer_name(name: str, value: LayerName) -> str | None:
     """Accepts a layer's name, a path "model/layer", a layer for its name, or None."""
     if isinstance(value, keras.layers.Layer):
         return value.name
     if value is not None and (not isinstance(value, str) or not value):
-        raise checks.type_error(
-            name, "the name of a layer, a path such as 'backbone/block3', or None", value
-        )
+        expected = "the name of a layer, a path such as 'backbone/block3', or None"
+        raise checks.type_error(name, expected, value)
     return value
 
 
 class FeatureLoss(ElementwiseLoss):
     """Base class of losses between two layers, which it holds by name."""
 
-    def __init__(self, teacher_layer_name, student_layer_name, name):
+    arguments: tuple[str, ...] = ("teacher_layer_name", "student_layer_name")
+
+    def __init__(
+        self, teacher_layer_name: LayerName, student_layer_name: LayerName, name: str | None = None
+    ):
         super().__init__(name)
         self.teacher_layer_name = check_layer_name("teacher_layer_name", teacher_layer_name)
         self.student_layer_name = check_layer_name("student_layer_name", student_layer_name)
-
-    def get_config(self):
-        """The two layer names and the name of the term."""
-        return {
-            **super().get_config(),
-            "teacher_layer_name": self.teacher_layer_name,
-            "student_layer_name": self.student_layer_name,
-        }
 
 
 @register
@@ -83,11 +74,13 @@ class FeatureDistillation(FeatureLoss):
         2.0
     """
 
+    arguments = (*FeatureLoss.arguments, "loss", "projector")
+
     def __init__(
         self,
         loss: Losses = "mse",
-        teacher_layer_name: str | None = None,
-        student_layer_name: str | None = None,
+        teacher_layer_name: LayerName = None,
+        student_layer_name: LayerName = None,
         projector: str | keras.layers.Layer | None = "auto",
         name: str | None = None,
     ):
@@ -108,16 +101,7 @@ class FeatureDistillation(FeatureLoss):
     def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
         """The loss at every position, (B, ...)."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        losses = per_output(self.loss, student_outputs)
-        return [
-            None if loss is None else self._one(loss, teacher, student)
-            for loss, teacher, student in zip(
-                tf.nest.flatten(losses),
-                tf.nest.flatten(teacher_outputs),
-                tf.nest.flatten(student_outputs),
-                strict=True,
-            )
-        ]
+        return each_output(self.loss, teacher_outputs, student_outputs, self._one)
 
     def _one(self, loss, teacher, student):
         mask = mask_of(student)
@@ -130,26 +114,6 @@ class FeatureDistillation(FeatureLoss):
                 "projector='auto', which maps the student's features to the teacher's shape."
             )
         return Elements(apply_loss(loss, teacher, student), mask, is_sum(loss))
-
-    def get_config(self):
-        """Loss, layer names and projector, as JSON."""
-        projector = self.projector
-        if isinstance(projector, keras.layers.Layer):
-            projector = keras.saving.serialize_keras_object(projector)
-        return {
-            **super().get_config(),
-            "loss": serialize_loss(self.loss),
-            "projector": projector,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss that `get_config` described."""
-        config = dict(config)
-        config["loss"] = deserialize_loss(config["loss"])
-        if isinstance(config.get("projector"), dict):
-            config["projector"] = keras.saving.deserialize_keras_object(config["projector"])
-        return cls(**config)
 
 
 @register
@@ -192,25 +156,14 @@ class AttentionTransfer(FeatureLoss):
         (2.0, 0.0)
     """
 
-    def __init__(
-        self,
-        teacher_layer_name: str | None,
-        student_layer_name: str | None,
-        name: str | None = None,
-    ):
-        super().__init__(teacher_layer_name, student_layer_name, name)
-
     def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
         """One loss per example, (B,)."""
         self.validate_outputs(teacher_outputs, student_outputs)
         for side, features in (("teacher", teacher_outputs), ("student", student_outputs)):
             if isinstance(features, (dict, list, tuple)) or len(features.shape) not in (3, 4):
-                raise checks.value_error(
-                    f"{side}_layer_name",
-                    "a layer whose output has positions, (B, T, C) or (B, H, W, C)",
-                    features,
-                    "Name a layer before pooling or flattening.",
-                )
+                expected = "a layer whose output has positions, (B, T, C) or (B, H, W, C)"
+                fix = "Name a layer before pooling or flattening."
+                raise checks.value_error(f"{side}_layer_name", expected, features, fix)
         mask = mask_of(student_outputs)
         teacher = tf.stop_gradient(masked_features(teacher_outputs))
         student = masked_features(student_outputs)

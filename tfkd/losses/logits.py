@@ -6,13 +6,14 @@ clips probabilities at 1e-7 and so loses the dark knowledge that distillation tr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks, schedules
+from tfkd import checks
 from tfkd.losses.base import (
     Elements,
     ElementwiseLoss,
@@ -21,16 +22,7 @@ from tfkd.losses.base import (
     mask_of,
     register,
 )
-from tfkd.losses.wrapped import (
-    Losses,
-    LossFunction,
-    apply_loss,
-    deserialize_loss,
-    is_sum,
-    per_output,
-    resolve_loss,
-    serialize_loss,
-)
+from tfkd.losses.wrapped import Losses, LossFunction, apply_loss, each_output, is_sum, resolve_loss
 from tfkd.schedules import Value
 
 KL = (keras.losses.kl_divergence, keras.losses.KLDivergence)
@@ -84,6 +76,7 @@ class LogitsDistillation(ElementwiseLoss):
         0.4438
     """
 
+    arguments = ("temperature", "loss")
     on_logits = True
 
     def __init__(
@@ -95,25 +88,24 @@ class LogitsDistillation(ElementwiseLoss):
         for item in tf.nest.flatten(self.loss):
             _check_plain(item)
 
+    def validate_outputs(self, teacher_outputs, student_outputs):
+        """Raises ValueError unless each output that has a loss fits it."""
+        super().validate_outputs(teacher_outputs, student_outputs)
+        each_output(self.loss, teacher_outputs, student_outputs, _check_outputs)
+
     def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
         """One loss per example, (B,) or (B, ...), for each output that has a loss."""
         self.validate_outputs(teacher_outputs, student_outputs)
         temperature = at_step("temperature", self.temperature, step)
-        return [
-            None if loss is None else self._one(loss, teacher, student, temperature)
-            for loss, teacher, student in zip(
-                tf.nest.flatten(per_output(self.loss, student_outputs)),
-                tf.nest.flatten(teacher_outputs),
-                tf.nest.flatten(student_outputs),
-                strict=True,
-            )
-        ]
+        one = functools.partial(self._one, temperature=temperature)
+        return each_output(self.loss, teacher_outputs, student_outputs, one)
 
     def _one(self, loss, teacher, student, temperature):
-        check_scores(teacher, student, binary=is_a(loss, BINARY))
         teacher_z = tf.stop_gradient(tf.cast(teacher, tf.float32)) / temperature
         student_z = tf.cast(student, tf.float32) / temperature
         if not any(is_a(loss, kinds) for kinds in _EXACT):
+            if len(student.shape) == 1:
+                teacher_z, student_z = teacher_z[:, None], student_z[:, None]
             return Elements(apply_loss(loss, teacher_z, student_z), mask_of(student), is_sum(loss))
         if is_a(loss, KL):
             values = kl_from_logits(teacher_z, student_z)
@@ -123,22 +115,6 @@ class LogitsDistillation(ElementwiseLoss):
             values = bernoulli_kl(teacher_z, student_z)
         # ∂KL/∂z is of order 1/T², which the factor cancels.
         return Elements(temperature * temperature * values, mask_of(student), is_sum(loss))
-
-    def get_config(self):
-        """Temperature (number or schedule) and loss, as JSON."""
-        return {
-            **super().get_config(),
-            "temperature": schedules.serialize(self.temperature),
-            "loss": serialize_loss(self.loss),
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss that `get_config` described."""
-        config = dict(config)
-        config["temperature"] = schedules.deserialize(config["temperature"])
-        config["loss"] = deserialize_loss(config["loss"])
-        return cls(**config)
 
 
 def kl_from_logits(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
@@ -155,18 +131,24 @@ def bernoulli_kl(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(p * on + (1.0 - p) * off, -1)
 
 
+def _check_outputs(loss: LossFunction, teacher: tf.Tensor, student: tf.Tensor) -> None:
+    """Raises ValueError unless the loss fits one output of each model."""
+    exact = any(is_a(loss, kinds) for kinds in _EXACT)
+    scalars = len(teacher.shape) == len(student.shape) == 1
+    # What "mse" compares may be one number per example, (B,) or (B, 1).
+    if exact or not scalars:
+        check_scores(teacher, student, binary=is_a(loss, BINARY) or not exact)
+
+
 def _check_plain(loss: LossFunction | None) -> None:
     """Raises ValueError for options of a Keras loss that soft targets do not support."""
     if not isinstance(loss, keras.losses.Loss) or not any(is_a(loss, k) for k in _EXACT):
         return
     config = loss.get_config()
     if config.get("label_smoothing") or config.get("axis", -1) != -1:
-        raise checks.value_error(
-            "loss",
-            "no label_smoothing, and classes on the last axis",
-            loss,
-            "The teacher's targets are soft already: raise the temperature instead.",
-        )
+        fix = "The teacher's targets are soft already: raise the temperature instead."
+        expected = "no label_smoothing, and classes on the last axis"
+        raise checks.value_error("loss", expected, loss, fix)
 
 
 def check_scores(teacher: tf.Tensor, student: tf.Tensor, binary: bool = False) -> None:
@@ -182,9 +164,6 @@ def check_scores(teacher: tf.Tensor, student: tf.Tensor, binary: bool = False) -
             "the same order."
         )
     if classes == 1 and not binary:
-        raise checks.value_error(
-            "student",
-            "at least two classes (the softmax of one score is always 1)",
-            student,
-            'For a single sigmoid output pass loss="binary_crossentropy".',
-        )
+        expected = "at least two classes (the softmax of one score is always 1)"
+        fix = 'For a single sigmoid output pass loss="binary_crossentropy", for a regression "mse".'
+        raise checks.value_error("student", expected, student, fix)

@@ -11,34 +11,18 @@ import tensorflow as tf
 Range = tuple[float, float]
 
 # Operations whose outputs are their inputs, element by element.
-IDENTITY_OPS = (
-    "Identity",
-    "IdentityN",
-    "Cast",
-    "StopGradient",
-    "PreventGradient",
-    "Snapshot",
-    "EnsureShape",
-    "CheckNumerics",
-    "FakeQuantWithMinMaxVars",
-    "FakeQuantWithMinMaxVarsPerChannel",
+IDENTITY_OPS = tuple(
+    """
+    Identity IdentityN Cast StopGradient PreventGradient Snapshot EnsureShape CheckNumerics
+    FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel
+    """.split()
 )
 # Operations whose elements are elements of their inputs, or means of such.
-_SELECTING_OPS = (
-    "Reshape",
-    "ExpandDims",
-    "Squeeze",
-    "Transpose",
-    "ConcatV2",
-    "Pack",
-    "GatherV2",
-    "StridedSlice",
-    "Slice",
-    "Mean",
-    "Max",
-    "Min",
-    "MaxPool",
-    "AvgPool",
+_SELECTING_OPS = tuple(
+    """
+    Reshape ExpandDims Squeeze Transpose ConcatV2 Pack GatherV2 StridedSlice Slice Mean Max Min
+    MaxPool AvgPool
+    """.split()
 )
 _UNBOUNDED: Range = (-math.inf, math.inf)
 _RANGES: dict[str, Range] = {
@@ -116,9 +100,7 @@ def _most(a: Range, b: Range) -> Range:
 
 
 _RULES: dict[str, Callable[..., Range]] = {
-    "Add": _sum,
-    "AddV2": _sum,
-    "AddN": _sum,
+    **dict.fromkeys(("Add", "AddV2", "AddN"), _sum),
     "Sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
     "Neg": lambda a: (-a[1], -a[0]),
     "Mul": _product,

@@ -6,21 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
-import tf_keras as keras
 
 from tfkd import checks, schedules
-from tfkd.losses.base import (
-    Elements,
-    ElementwiseLoss,
-    at_step,
-    check_output,
-    mask_of,
-    only,
-    register,
-    select,
-    select_like,
-)
-from tfkd.losses.wrapped import serialize_callable
+from tfkd.losses.base import Elements, ElementwiseLoss, OneOutput, at_step, mask_of, only, register
 from tfkd.schedules import Value
 
 if TYPE_CHECKING:
@@ -28,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @register
-class BoundedRegression(ElementwiseLoss):
+class BoundedRegression(OneOutput, ElementwiseLoss):
     """Squared error to the truth where the student is not yet better than the teacher.
 
     The error of a teacher's regression output is unbounded, so it makes a poor target.
@@ -75,6 +63,8 @@ class BoundedRegression(ElementwiseLoss):
         2.0
     """
 
+    arguments = ("margin", "output", "mask", "selection")
+
     def __init__(
         self,
         margin: Value = 0.0,
@@ -83,7 +73,7 @@ class BoundedRegression(ElementwiseLoss):
         name: str | None = None,
         selection: MultiBoxSelection | None = None,
     ):
-        super().__init__(name)
+        super().__init__(output, name)
         self.selection = selection
         if selection is not None and not hasattr(selection, "once"):
             raise checks.type_error("selection", "a tfkd.losses.MultiBoxSelection", selection)
@@ -92,7 +82,6 @@ class BoundedRegression(ElementwiseLoss):
                 fix = "The selection determines the output and the predictions that count."
                 raise checks.value_error(argument, "None with a selection", given, fix)
         self.margin = schedules.get("margin", margin, checks.non_negative)
-        self.output = check_output(output)
         self.mask = mask if mask is None else checks.function("mask", mask)
 
     def validate_outputs(self, teacher_outputs, student_outputs):
@@ -102,8 +91,7 @@ class BoundedRegression(ElementwiseLoss):
         self._check_outputs(teacher_outputs, student_outputs)
 
     def _check_outputs(self, teacher_outputs, student_outputs):
-        teacher = select(teacher_outputs, self.output, self.name)
-        student = select(student_outputs, self.output, self.name)
+        teacher, student = self._select(teacher_outputs), self._select(student_outputs)
         if not _same_shape(teacher, student):
             raise ValueError(
                 f"{self.name}: predictions must have the same shape, the teacher's is "
@@ -111,13 +99,7 @@ class BoundedRegression(ElementwiseLoss):
             )
 
     def elements(
-        self,
-        teacher_outputs,
-        student_outputs,
-        y=None,
-        sample_weight=None,
-        step=None,
-        shared=None,
+        self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None, shared=None
     ):
         """One loss per prediction, (B,) or (B, P), for the output that is compared."""
         selection = self.selection or getattr(shared, "selection", None)
@@ -125,8 +107,8 @@ class BoundedRegression(ElementwiseLoss):
         if selection is not None and not own and isinstance(student_outputs, dict):
             return self._at_objects(selection, teacher_outputs, student_outputs, y, step, shared)
         self._check_outputs(teacher_outputs, student_outputs)
-        chosen = select(student_outputs, self.output, self.name)
-        teacher = tf.stop_gradient(_vectors(select(teacher_outputs, self.output, self.name)))
+        chosen = self._select(student_outputs)
+        teacher = tf.stop_gradient(_vectors(self._select(teacher_outputs)))
         student = _vectors(chosen)
         truth = self._truth(y, chosen)
         mask = self._kept(truth, student, mask_of(chosen))
@@ -158,15 +140,12 @@ class BoundedRegression(ElementwiseLoss):
         return only(part, student_outputs, student_outputs[selection.boxes])
 
     def _truth(self, y, student):
-        if y is None:
-            raise checks.value_error("y", f"targets, which {self.name} needs", y)
-        y = tf.convert_to_tensor(select_like(y, self.output, self.name))
+        y = tf.convert_to_tensor(self._labels(y, "targets"))
         if y.shape.rank is None:
             return tf.reshape(y, tf.shape(student))
         if not _same_shape(y, student):
-            raise checks.value_error(
-                "y", f"targets in the shape of the predictions, {tuple(student.shape)}", y
-            )
+            expected = f"targets in the shape of the predictions, {tuple(student.shape)}"
+            raise checks.value_error("y", expected, y)
         return y
 
     def _kept(self, y, student, keras_mask):
@@ -175,36 +154,9 @@ class BoundedRegression(ElementwiseLoss):
         masks = [tf.cast(mask, tf.bool) for mask in masks if mask is not None]
         for mask in masks:
             if not mask.shape.is_compatible_with(student.shape[:-1]):
-                raise checks.value_error(
-                    "mask", f"one bool per prediction, {tuple(student.shape[:-1])}", mask
-                )
+                expected = f"one bool per prediction, {tuple(student.shape[:-1])}"
+                raise checks.value_error("mask", expected, mask)
         return tf.reduce_all(tf.stack(masks), 0) if masks else None
-
-    def get_config(self):
-        """Margin (number or schedule), output and mask, as JSON.
-
-        Raises:
-            ValueError: if the mask is a lambda, which can't be loaded again.
-        """
-        return {
-            **super().get_config(),
-            "margin": schedules.serialize(self.margin),
-            "output": self.output,
-            "mask": None if self.mask is None else serialize_callable("mask", self.mask),
-            "selection": None
-            if self.selection is None
-            else keras.saving.serialize_keras_object(self.selection),
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss that `get_config` described."""
-        config = dict(config)
-        config["margin"] = schedules.deserialize(config["margin"])
-        for key in ("mask", "selection"):
-            if isinstance(config.get(key), dict):
-                config[key] = keras.saving.deserialize_keras_object(config[key])
-        return cls(**config)
 
 
 def _vectors(values: tf.Tensor) -> tf.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfkd import checks
-from tfkd.losses.base import DistillationLoss, check_output, register, select, select_like
-from tfkd.losses.features import check_layer_name, flat, masked_features
+from tfkd.losses.base import OneOutput, register, select_like
+from tfkd.losses.features import FeatureLoss, check_layer_name, flat, masked_features
 from tfkd.losses.weighting import weights_like
 from tfkd.types import Structure
 
@@ -14,7 +14,7 @@ _TINY = 1e-12  # a squared distance: distances are at least 1e-6
 
 
 @register
-class RelationalDistillation(DistillationLoss):
+class RelationalDistillation(OneOutput):
     """Distances and angles between the student's embeddings imitate the teacher's.
 
     With embeddings e of the batch, h the Huber loss with δ = 1 and w the sample
@@ -67,6 +67,8 @@ class RelationalDistillation(DistillationLoss):
         0.0
     """
 
+    arguments = ("distance_weight", "angle_weight", *FeatureLoss.arguments, "output")
+
     def __init__(
         self,
         distance_weight: float = 1.0,
@@ -76,31 +78,22 @@ class RelationalDistillation(DistillationLoss):
         output: str | int | None = None,
         name: str | None = None,
     ):
-        super().__init__(name)
+        super().__init__(output, name)
         self.distance_weight = checks.non_negative("distance_weight", distance_weight)
         self.angle_weight = checks.non_negative("angle_weight", angle_weight)
         if distance_weight == angle_weight == 0:
-            raise checks.value_error(
-                "angle_weight", "distance_weight or angle_weight above 0", angle_weight
-            )
+            expected = "distance_weight or angle_weight above 0"
+            raise checks.value_error("angle_weight", expected, angle_weight)
         self.teacher_layer_name = check_layer_name("teacher_layer_name", teacher_layer_name)
         self.student_layer_name = check_layer_name("student_layer_name", student_layer_name)
-        self.output = check_output(output)
         if output is not None and (teacher_layer_name or student_layer_name):
-            raise checks.value_error(
-                "output", "None where layers are named", output, "It selects a final output."
-            )
-
-    def validate_outputs(self, teacher_outputs, student_outputs):
-        """Raises ValueError unless both models have the output."""
-        for outputs in (teacher_outputs, student_outputs):
-            select(outputs, self.output, self.name)
+            fix = "It selects a final output."
+            raise checks.value_error("output", "None where layers are named", output, fix)
 
     def compute_loss(self, teacher_outputs, student_outputs, **kwargs):
         """The loss over the global batch: a scalar tensor."""
-        teacher = _embeddings(select(teacher_outputs, self.output, self.name))
-        chosen = select(student_outputs, self.output, self.name)
-        student = _embeddings(chosen)
+        chosen = self._select(student_outputs)
+        teacher, student = _embeddings(self._select(teacher_outputs)), _embeddings(chosen)
         weight = self._weights(kwargs.get("sample_weight"), chosen)
         teacher, student, weight = _gather([tf.stop_gradient(teacher), student, weight])
         loss = tf.constant(0.0)
@@ -119,16 +112,6 @@ class RelationalDistillation(DistillationLoss):
         one = given[0] if len(given) == 1 else select_like(sample_weight, self.output, self.name)
         return values if one is None else values * weights_like(values, one, self, student)
 
-    def get_config(self):
-        """The arguments, as JSON."""
-        names = ("teacher_layer_name", "student_layer_name", "output")
-        return {
-            **super().get_config(),
-            "distance_weight": float(self.distance_weight),
-            "angle_weight": float(self.angle_weight),
-            **{name: getattr(self, name) for name in names},
-        }
-
 
 def distance_loss(teacher: tf.Tensor, student: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
     """D of `RelationalDistillation`, from differences (B, B, D) and pair weights (B, B)."""
@@ -145,9 +128,8 @@ def angle_loss(
     error = _huber(_cosines(student) - _cosines(teacher))
     count = tf.shape(weight)[0]
     # `pairs` is 0 where j = k; where i = j or i = k both cosines are 0 already.
-    per_vertex = tf.linalg.matvec(
-        tf.reshape(error, [count, count * count]), tf.reshape(pairs, [count * count])
-    )
+    error, pairs = tf.reshape(error, [count, count * count]), tf.reshape(pairs, [count * count])
+    per_vertex = tf.linalg.matvec(error, pairs)
     examples = tf.cast(count, tf.float32)
     triples = examples * (examples - 1.0) * (examples - 2.0)
     return tf.math.divide_no_nan(tf.reduce_sum(weight * per_vertex), triples)

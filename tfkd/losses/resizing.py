@@ -20,17 +20,12 @@ def resize_to(features: tf.Tensor, size: tuple[int, ...]) -> tf.Tensor:
     if current == tuple(size):
         return features
     if len(current) not in (1, 2) or None in current:
-        raise checks.value_error(
-            "features",
-            "one or two spatial axes of known size, (B, [H,] W, C)",
-            features,
-            "Give the model's Input a fixed size.",
-        )
+        expected = "one or two spatial axes of known size, (B, [H,] W, C)"
+        fix = "Give the model's Input a fixed size."
+        raise checks.value_error("features", expected, features, fix)
     # A small matrix per axis: unlike tf.image.resize, this compiles under XLA.
-    matrices = [
-        tf.constant(_averages(now, then), features.dtype)
-        for now, then in zip(current, size, strict=True)
-    ]
+    pairs = zip(current, size, strict=True)
+    matrices = [tf.constant(_averages(now, then), features.dtype) for now, then in pairs]
     form = "bwc,ow->boc" if len(current) == 1 else "bhwc,oh,pw->bopc"
     return tf.einsum(form, features, *matrices)
 

@@ -58,16 +58,12 @@ def weighted_sums(
     if len(weights) == 1:
         weights = weights * len(parts)
     if len(weights) != len(parts):
-        raise checks.value_error(
-            "sample_weight", f"one array, or one for each of {len(parts)} outputs", sample_weight
-        )
+        expected = f"one array, or one for each of {len(parts)} outputs"
+        raise checks.value_error("sample_weight", expected, sample_weight)
     leaves = tf.nest.flatten(outputs)
     leaves = leaves if len(leaves) == len(parts) else [None] * len(parts)
-    return [
-        _weighted_sum(part, weight, owner, leaf)
-        for part, weight, leaf in zip(parts, weights, leaves, strict=True)
-        if part is not None
-    ]
+    triples = zip(parts, weights, leaves, strict=True)
+    return [_weighted_sum(part, w, owner, leaf) for part, w, leaf in triples if part is not None]
 
 
 def _weighted_sum(
@@ -172,7 +168,7 @@ def _mean_of_each(weight: tf.Tensor, rank: int) -> tf.Tensor:
 
 def _fits(weight: tf.TensorShape, values: tf.TensorShape) -> bool:
     """Whether weights and values are known to have the same positions."""
-    pairs = list(zip(weight[1:], values[1:], strict=True))
+    pairs = zip(weight[1:], values[1:], strict=True)
     return all(mine == 1 or (mine == theirs and mine is not None) for mine, theirs in pairs)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import tensorflow as tf
 import tf_keras as keras
@@ -31,9 +31,8 @@ def _resolve(item: object) -> Callable[..., tf.Tensor] | None:
             return keras.losses.get(item)
         except ValueError as error:
             names = sorted(set(dir(keras.losses)) - {"get", "serialize", "deserialize"})
-            raise checks.value_error(
-                "loss", "the name of a Keras loss", item, checks.near(item, names)
-            ) from error
+            fix = checks.near(item, names)
+            raise checks.value_error("loss", "the name of a Keras loss", item, fix) from error
     if item is None or (callable(item) and not isinstance(item, type)):
         return item
     fix = f"Make an instance: {item.__name__}()." if isinstance(item, type) else None
@@ -52,6 +51,18 @@ def per_output(loss: Any, outputs: Structure) -> Any:
     return loss
 
 
+Made = TypeVar("Made")
+
+
+def each_output(
+    loss: Any, teacher: Structure, student: Structure, function: Callable[..., Made]
+) -> list[Made | None]:
+    """Calls function(loss, teacher, student) for each output that has a loss."""
+    structures = (per_output(loss, student), teacher, student)
+    triples = zip(*map(tf.nest.flatten, structures), strict=True)
+    return [None if one is None else function(one, *pair) for one, *pair in triples]
+
+
 def apply_loss(loss: Callable[..., tf.Tensor], teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     """Calls a Keras loss or function without its reduction: float32 (B, ...)."""
     call = loss.call if isinstance(loss, keras.losses.Loss) else loss
@@ -65,44 +76,3 @@ def apply_loss(loss: Callable[..., tf.Tensor], teacher: tf.Tensor, student: tf.T
 def is_sum(loss: object) -> bool:
     """Whether a loss is an instance with reduction="sum"."""
     return getattr(loss, "reduction", None) == keras.losses.Reduction.SUM
-
-
-def serialize_loss(loss: Any) -> Any:
-    """Serializes what `resolve_loss` returned as strings, dicts and None, nested as given.
-
-    Raises:
-        ValueError: for a lambda, which can't be loaded again.
-    """
-    # A serialized instance is a dict too, so nested losses are marked by a key.
-    if isinstance(loss, dict):
-        return {"nested": {k: serialize_loss(v) for k, v in loss.items()}}
-    if isinstance(loss, (list, tuple)):
-        return {"nested": [serialize_loss(v) for v in loss]}
-    return None if loss is None else serialize_callable("loss", loss)
-
-
-def serialize_callable(name: str, value: Callable[..., Any]) -> str | dict[str, Any]:
-    """Serializes a Keras object or a registered function as JSON."""
-    known = getattr(value, "__name__", None)
-    if known == "<lambda>":
-        raise checks.value_error(
-            name,
-            "something that can be saved",
-            value,
-            "Define a function, with @keras.saving.register_keras_serializable().",
-        )
-    if known is not None and getattr(keras.losses, known, None) is value:
-        return known
-    return keras.saving.serialize_keras_object(value)
-
-
-def deserialize_loss(config: Any) -> Any:
-    """Restores what `serialize_loss` returned."""
-    if isinstance(config, dict) and set(config) == {"nested"}:
-        nested = config["nested"]
-        if isinstance(nested, dict):
-            return {k: deserialize_loss(v) for k, v in nested.items()}
-        return [deserialize_loss(v) for v in nested]
-    if config is None or isinstance(config, str):
-        return config
-    return keras.losses.deserialize(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -23,16 +24,49 @@ def check_image_shape(
     checks.positive_int("input_shape", input_shape[2])
 
 
+def check_widths(name: str, widths: Sequence[int] | str, expected: str) -> tuple[int, ...]:
+    """Accepts a sequence of integers of at least 1, described to the user as `expected`."""
+    if not isinstance(widths, Sequence) or isinstance(widths, (str, bytes)):
+        raise checks.type_error(name, expected, widths)
+    return tuple(checks.positive_int(name, width) for width in widths)
+
+
+def l2(weight_decay: float) -> keras.regularizers.Regularizer | None:
+    """The regularizer of a weight decay, which may be 0."""
+    return keras.regularizers.L2(weight_decay) if weight_decay else None
+
+
+def conv_norm(
+    x: tf.Tensor, width: int, kernel: int, name: str, epsilon: float = 1e-3, **options: Any
+) -> tf.Tensor:
+    """A convolution with `options` of Conv2D, without a bias, and batch normalization."""
+    options = {"padding": "same", "use_bias": False, **options}
+    x = keras.layers.Conv2D(width, kernel, name=f"{name}_conv", **options)(x)
+    return keras.layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=f"{name}_bn")(x)
+
+
+def stage_names(stage: int, depth: int) -> list[tuple[str, str]]:
+    """(prefix of the layers, name of the ReLU) of a stage's convolutions or blocks.
+
+    The last ReLU has the name of the stage, by which others find its output.
+    """
+    names = [f"stage{stage}_{number}" for number in range(1, depth + 1)]
+    return [(name, f"{name}_relu") for name in names[:-1]] + [(names[-1], f"stage{stage}")]
+
+
+def output_dtype() -> str | None:
+    """The dtype of offsets and scores: float32 where the policy's is of lower precision.
+
+    bfloat16 has 8 binary digits, so it would keep only two decimal digits of them.
+    """
+    compute = keras.mixed_precision.global_policy().compute_dtype
+    return "float32" if compute in ("bfloat16", "float16") else None
+
+
 def logits(
     x: tf.Tensor, num_classes: int, regularizer: keras.regularizers.Regularizer | None
 ) -> tf.Tensor:
     """Adds the dense layer `logits`, in float32 also under a mixed-precision policy."""
-    # bfloat16 has 8 binary digits, so it would keep only two decimal digits of logits.
-    compute = keras.mixed_precision.global_policy().compute_dtype
-    return keras.layers.Dense(
-        num_classes,
-        dtype="float32" if compute in ("bfloat16", "float16") else None,
-        kernel_initializer="he_normal",
-        kernel_regularizer=regularizer,
-        name="logits",
-    )(x)
+    options = {"kernel_initializer": "he_normal", "kernel_regularizer": regularizer}
+    layer = keras.layers.Dense(num_classes, dtype=output_dtype(), name="logits", **options)
+    return layer(x)

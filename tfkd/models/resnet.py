@@ -20,32 +20,13 @@ from tfkd.models import parts
 L2 = 1e-4  # the weight decay of He et al. 2015
 
 
-def _conv(x, filters, kernel, strides, name, weight_decay):
-    return keras.layers.Conv2D(
-        filters,
-        kernel,
-        strides,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        kernel_regularizer=keras.regularizers.L2(weight_decay) if weight_decay else None,
-        name=name,
-    )(x)
-
-
-def _conv_bn(x, filters, kernel, strides, name, weight_decay):
-    x = _conv(x, filters, kernel, strides, f"{name}_conv", weight_decay)
-    # PyTorch's defaults, in Keras's notation; Keras's own are 0.99 and 1e-3.
-    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
-
-
-def _block(x, filters, strides, name, out_name, weight_decay):
+def _block(x, filters, strides, name, out_name, conv):
     shortcut = x
-    x = _conv_bn(x, filters, 3, strides, f"{name}_1", weight_decay)
+    x = conv(x, filters, 3, f"{name}_1", strides=strides)
     x = keras.layers.ReLU(name=f"{name}_1_relu")(x)
-    x = _conv_bn(x, filters, 3, 1, f"{name}_2", weight_decay)
+    x = conv(x, filters, 3, f"{name}_2")
     if strides != 1 or shortcut.shape[-1] != filters:
-        shortcut = _conv_bn(shortcut, filters, 1, strides, f"{name}_0", weight_decay)
+        shortcut = conv(shortcut, filters, 1, f"{name}_0", strides=strides)
     x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
     return keras.layers.ReLU(name=out_name)(x)
 
@@ -55,12 +36,9 @@ def _check(depth, num_classes, input_shape, widths, weight_decay) -> tuple[int, 
     checks.positive_int("depth", depth)
     checks.positive_int("num_classes", num_classes)
     if depth < 8 or (depth - 2) % 6:
-        raise checks.value_error(
-            "depth", "6n + 2 with n ≥ 1, for example 8, 14, 20, 32, 56 or 110", depth
-        )
-    if not isinstance(widths, Sequence) or isinstance(widths, str):
-        raise checks.type_error("widths", "a sequence of one to four stage widths", widths)
-    widths = tuple(checks.positive_int("widths", w) for w in widths)
+        expected = "6n + 2 with n ≥ 1, for example 8, 14, 20, 32, 56 or 110"
+        raise checks.value_error("depth", expected, depth)
+    widths = parts.check_widths("widths", widths, "a sequence of one to four stage widths")
     if not 1 <= len(widths) <= 4:
         raise checks.value_error("widths", "one to four stage widths", widths)
     checks.non_negative("weight_decay", weight_decay)
@@ -102,16 +80,21 @@ def resnet(
     """
     widths = _check(depth, num_classes, input_shape, widths, weight_decay)
     blocks = (depth - 2) // 6
+    regularizer = parts.l2(weight_decay)
+    options = {"kernel_initializer": "he_normal", "kernel_regularizer": regularizer}
+
+    def conv(x, filters, kernel, name, strides=1):
+        # PyTorch's epsilon; Keras's own is 1e-3.
+        return parts.conv_norm(x, filters, kernel, name, 1e-5, strides=strides, **options)
+
     inputs = keras.Input(input_shape, name="image")
-    x = _conv_bn(inputs, widths[0], 3, 1, "stem", weight_decay)
-    x = keras.layers.ReLU(name="stem_relu")(x)
+    x = keras.layers.ReLU(name="stem_relu")(conv(inputs, widths[0], 3, "stem"))
     for stage, width in enumerate(widths, start=1):
         for block in range(1, blocks + 1):
             prefix = f"stage{stage}_block{block}"
             out_name = f"stage{stage}" if block == blocks else f"{prefix}_relu"
             strides = 2 if stage > 1 and block == 1 else 1
-            x = _block(x, width, strides, prefix, out_name, weight_decay)
+            x = _block(x, width, strides, prefix, out_name, conv)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    regularizer = keras.regularizers.L2(weight_decay) if weight_decay else None
     outputs = parts.logits(x, num_classes, regularizer)
     return keras.Model(inputs, outputs, name=name or f"resnet{depth}")

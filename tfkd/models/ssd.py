@@ -22,7 +22,8 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.detection.anchors import Anchors
-from tfkd.models import ssd_backbones, ssd_levels
+from tfkd.detection.prior_sizes import pair
+from tfkd.models import parts, ssd_backbones, ssd_levels
 
 HEADS = ("conv", "depthwise")
 
@@ -108,7 +109,7 @@ def _backbone(
     """Returns the given model, or builds one from the name of a preset or from widths."""
     if isinstance(backbone, keras.Model):
         size = ssd_levels.check_backbone(backbone)
-        if input_size is not None and _sides(input_size) != size:
+        if input_size is not None and pair("input_size", input_size) != size:
             fix = f"Leave it out, or build {backbone.name} for that size."
             raise checks.value_error("input_size", f"{size}, the backbone's", input_size, fix)
         return backbone
@@ -120,17 +121,8 @@ def _backbone(
     else:
         expected = "a functional tf_keras model, the name of a preset, or widths"
         raise checks.type_error("backbone", expected, backbone)
-    shape = (*_sides(160 if input_size is None else input_size), 3)
+    shape = (*pair("input_size", 160 if input_size is None else input_size), 3)
     return ssd_backbones.ssd_backbone(widths, shape, depth, depthwise)
-
-
-def _sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns (height, width) from one number or two."""
-    if not isinstance(size, Sequence) or isinstance(size, str):
-        return (checks.positive_int("input_size", size),) * 2
-    if len(size) != 2:
-        raise checks.value_error("input_size", "pixels, or (height, width)", size)
-    return checks.positive_int("input_size", size[0]), checks.positive_int("input_size", size[1])
 
 
 def _anchors(anchors: Anchors | None, size: tuple[int, int]) -> Anchors:
@@ -140,35 +132,22 @@ def _anchors(anchors: Anchors | None, size: tuple[int, int]) -> Anchors:
 
 
 def _heads(
-    levels: Sequence[tf.Tensor],
-    per_location: Sequence[int],
-    first: Sequence[float],
-    name: str,
-    head: str,
+    levels: list[tf.Tensor], per_location: list[int], first: list[float], name: str, head: str
 ) -> tf.Tensor:
     """Adds one head per level; the layer `name` concatenates them to (B, P, K)."""
-    # bfloat16 would keep only two decimal digits of offsets and logits.
-    low = keras.mixed_precision.global_policy().compute_dtype in ("bfloat16", "float16")
-    dtype = "float32" if low else None
+    dtype = parts.output_dtype()
     rows = []
     for index, (x, count) in enumerate(zip(levels, per_location, strict=True)):
         own = f"{name}_{index}"
         if head == "depthwise":
-            x = keras.layers.DepthwiseConv2D(
-                3, padding="same", use_bias=False, name=f"{own}_depthwise"
-            )(x)
+            options = {"padding": "same", "use_bias": False, "name": f"{own}_depthwise"}
+            x = keras.layers.DepthwiseConv2D(3, **options)(x)
             x = keras.layers.BatchNormalization(momentum=0.9, name=f"{own}_bn")(x)
             x = keras.layers.ReLU(6.0, name=f"{own}_relu")(x)
-        x = keras.layers.Conv2D(
-            count * len(first),
-            3 if head == "conv" else 1,
-            padding="same",
-            bias_initializer=keras.initializers.Constant(list(first) * count)
-            if any(first)
-            else "zeros",
-            dtype=dtype,
-            name=own,
-        )(x)
+        bias = keras.initializers.Constant([*first] * count) if any(first) else "zeros"
+        options = {"padding": "same", "bias_initializer": bias, "dtype": dtype, "name": own}
+        kernel = 3 if head == "conv" else 1
+        x = keras.layers.Conv2D(count * len(first), kernel, **options)(x)
         # A single level is the output itself: quantization rejects a Concatenate of one.
         own = f"{own}_rows" if len(levels) > 1 else name
         rows.append(keras.layers.Reshape((-1, len(first)), dtype=dtype, name=own)(x))
@@ -204,16 +183,8 @@ def ssd300(
     """
     if backbone is None:
         backbone = ssd_backbones.ssd_vgg16()
-    return ssd(
-        backbone,
-        num_classes,
-        300,
-        feature_levels,
-        Anchors.ssd300(),
-        head,
-        background,
-        name or "ssd300",
-    )
+    anchors, name = Anchors.ssd300(), name or "ssd300"
+    return ssd(backbone, num_classes, 300, feature_levels, anchors, head, background, name)
 
 
 def ssd_small(
@@ -256,11 +227,9 @@ def ssd_small(
     if isinstance(widths, str):
         preset = ssd_backbones.PRESETS[checks.one_of("widths", widths, ssd_backbones.PRESETS)]
         widths = preset[0]
-    backbone = ssd_backbones.ssd_backbone(
-        widths,
-        (*_sides(size), 3),
-        preset[1] if depth is None else depth,
-        preset[2] if depthwise is None else depthwise,
-    )
-    anchors = _anchors(anchors, _sides(size))
+    depth = preset[1] if depth is None else depth
+    depthwise = preset[2] if depthwise is None else depthwise
+    sides = pair("input_size", size)
+    backbone = ssd_backbones.ssd_backbone(widths, (*sides, 3), depth, depthwise)
+    anchors = _anchors(anchors, sides)
     return ssd(backbone, num_classes, None, None, anchors, head, background, name or "ssd_small")

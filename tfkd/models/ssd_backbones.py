@@ -9,6 +9,7 @@ last one is `fc7`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -25,40 +26,32 @@ PRESETS: dict[str, tuple[tuple[int, ...], int, bool]] = {
 }
 _VGG_WIDTHS = (64, 128, 256, 512, 512)
 _VGG_DEPTHS = (2, 2, 3, 3, 3)
-
-
-def _norm_relu(x: tf.Tensor, name: str, out_name: str) -> tf.Tensor:
-    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
-    # ReLU6 bounds the range that 8-bit quantization has to cover (MobileNet).
-    return keras.layers.ReLU(6.0, name=out_name)(x)
+_LIMIT = 6.0  # ReLU6 bounds the range that 8-bit quantization has to cover (MobileNet)
 
 
 def _convolution(x: tf.Tensor, width: int, strides: int, name: str, out_name: str) -> tf.Tensor:
-    x = keras.layers.Conv2D(width, 3, strides, padding="same", use_bias=False, name=f"{name}_conv")(
-        x
-    )
-    return _norm_relu(x, name, out_name)
+    x = parts.conv_norm(x, width, 3, name, strides=strides)
+    return keras.layers.ReLU(_LIMIT, name=out_name)(x)
 
 
 def depthwise_separable(
     x: tf.Tensor, width: int, strides: int, name: str, out_name: str
 ) -> tf.Tensor:
     """3×3 depthwise and 1×1 convolution, each with batch norm and ReLU6 (MobileNet)."""
-    x = keras.layers.DepthwiseConv2D(
-        3, strides, padding="same", use_bias=False, name=f"{name}_depthwise"
-    )(x)
-    x = _norm_relu(x, f"{name}_depthwise", f"{name}_depthwise_relu")
-    x = keras.layers.Conv2D(width, 1, use_bias=False, name=f"{name}_conv")(x)
-    return _norm_relu(x, name, out_name)
+    options = {"padding": "same", "use_bias": False, "name": f"{name}_depthwise"}
+    x = keras.layers.DepthwiseConv2D(3, strides, **options)(x)
+    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_depthwise_bn")(x)
+    x = keras.layers.ReLU(_LIMIT, name=f"{name}_depthwise_relu")(x)
+    x = parts.conv_norm(x, width, 1, name, padding="valid")
+    return keras.layers.ReLU(_LIMIT, name=out_name)(x)
 
 
 def check_widths(widths: Sequence[int] | str) -> tuple[int, ...]:
     """Accepts a sequence of at least one width."""
-    if not isinstance(widths, Sequence) or isinstance(widths, (str, bytes)):
-        raise checks.type_error("widths", "a sequence of stage widths", widths)
-    if not widths:
+    found = parts.check_widths("widths", widths, "a sequence of stage widths")
+    if not found:
         raise checks.value_error("widths", "at least one stage width", widths)
-    return tuple(checks.positive_int("widths", width) for width in widths)
+    return found
 
 
 def ssd_backbone(
@@ -102,10 +95,8 @@ def ssd_backbone(
     x = _convolution(inputs, widths[0], 2, "stage1_1", "stage1")
     layer = depthwise_separable if depthwise else _convolution
     for stage, width in enumerate(widths[1:], start=2):
-        for number in range(1, depth + 1):
-            prefix = f"stage{stage}_{number}"
-            out_name = f"stage{stage}" if number == depth else f"{prefix}_relu"
-            x = layer(x, width, 2 if number == 1 else 1, prefix, out_name)
+        for number, names in enumerate(parts.stage_names(stage, depth)):
+            x = layer(x, width, 1 if number else 2, *names)
     return keras.Model(inputs, x, name=name or "ssd_backbone")
 
 
@@ -131,10 +122,8 @@ def ssd_vgg16(
     for stage, (width, depth) in enumerate(zip(_VGG_WIDTHS, _VGG_DEPTHS, strict=True), start=1):
         if stage > 1:
             x = keras.layers.MaxPooling2D(2, 2, "same", name=f"stage{stage}_pool")(x)
-        for number in range(1, depth + 1):
-            prefix = f"stage{stage}_{number}"
-            out_name = f"stage{stage}" if number == depth else f"{prefix}_relu"
-            x = _vgg_convolution(x, width, 3, 1, prefix, out_name)
+        for names in parts.stage_names(stage, depth):
+            x = _vgg_convolution(x, width, 3, 1, *names)
     x = keras.layers.MaxPooling2D(3, 1, "same", name="pool5")(x)
     x = _vgg_convolution(x, 1024, 3, 6, "fc6", "fc6_relu")
     x = _vgg_convolution(x, 1024, 1, 1, "fc7", "fc7")
@@ -144,14 +133,6 @@ def ssd_vgg16(
 def _vgg_convolution(
     x: tf.Tensor, width: int, kernel: int, dilation: int, name: str, out_name: str
 ) -> tf.Tensor:
-    x = keras.layers.Conv2D(
-        width,
-        kernel,
-        padding="same",
-        dilation_rate=dilation,
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}_conv",
-    )(x)
-    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    options: dict[str, Any] = {"dilation_rate": dilation, "kernel_initializer": "he_normal"}
+    x = parts.conv_norm(x, width, kernel, name, **options)
     return keras.layers.ReLU(name=out_name)(x)

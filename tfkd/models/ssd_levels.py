@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.models import parts
 from tfkd.networks.accept import check_model
 from tfkd.networks.call_graph import CallGraph, Key, maker_of
 
@@ -66,12 +68,9 @@ def find_levels(
     for index, (tensor, size) in enumerate(zip(found, sizes)):  # noqa: B905
         if tuple(tensor.shape[1:3]) != tuple(size):
             name = f"level {index} of {backbone.name}, {maker_of(tensor).name!r},"
-            raise checks.value_error(
-                "anchors",
-                f"feature_sizes[{index}] = {tuple(tensor.shape[1:3])}, the size of {name}",
-                size,
-                "Make the anchors for these maps, or choose others by `feature_levels`.",
-            )
+            expected = f"feature_sizes[{index}] = {tuple(tensor.shape[1:3])}, the size of {name}"
+            fix = "Make the anchors for these maps, or choose others by `feature_levels`."
+            raise checks.value_error("anchors", expected, size, fix)
     return found
 
 
@@ -82,10 +81,8 @@ def _level(backbone: keras.Model, level: int | str) -> tf.Tensor:
         if level in pyramid:
             return pyramid[level]
         names = [layer.name for layer in backbone.layers]
-        layer = backbone.get_layer(
-            checks.known_name("feature_levels", level, [*names, *pyramid], backbone.name)
-        )
-        outputs = tf.nest.flatten(layer.output)
+        checks.known_name("feature_levels", level, [*names, *pyramid], backbone.name)
+        outputs = tf.nest.flatten(backbone.get_layer(level).output)
         if len(outputs) != 1 or len(outputs[0].shape) != 4:
             shape = [tuple(t.shape) for t in outputs]
             raise checks.value_error("feature_levels", f"{level!r} to be one map", shape)
@@ -106,17 +103,11 @@ def _by_sizes(backbone: keras.Model, sizes: Sequence[tuple[int, int]]) -> list[t
     maps = {tuple(tensor.shape[1:3]): tensor for tensor in _last_maps(backbone)}
     maps.update({tuple(t.shape[1:3]): t for t in _pyramid(backbone).values()})
     if tuple(sizes[0]) not in maps:
-        expected = "maps of a size that the backbone has: " + ", ".join(
-            f"{height}x{width}" for height, width in sorted(maps, reverse=True)
-        )
+        known = [f"{height}x{width}" for height, width in sorted(maps, reverse=True)]
+        expected = f"maps of a size that the backbone has: {', '.join(known)}"
         fix = "Make anchors of these feature_sizes."
         raise checks.value_error("anchors", expected, tuple(sizes[0]), fix)
-    found: list[tf.Tensor] = []
-    for size in sizes:
-        if tuple(size) not in maps:
-            break
-        found.append(maps[tuple(size)])
-    return found
+    return [maps[size] for size in itertools.takewhile(maps.__contains__, map(tuple, sizes))]
 
 
 def _pyramid(backbone: keras.Model) -> dict[str, tf.Tensor]:
@@ -174,30 +165,23 @@ def further_levels(
     found: list[tf.Tensor] = []
     for index, size in enumerate(sizes, start=first):
         before = tuple(last.shape[1:3])
-        if tuple(size) == tuple(-(-side // 2) for side in before) and size != before:
+        half, less = tuple(-(-side // 2) for side in before), tuple(side - 2 for side in before)
+        if tuple(size) == half and size != before:
             strides, padding = 2, "same"
-        elif tuple(size) == tuple(side - 2 for side in before):
+        elif tuple(size) == less:
             strides, padding = 1, "valid"
         else:
-            half = tuple(-(-side // 2) for side in before)
-            raise checks.value_error(
-                "anchors",
+            expected = (
                 f"feature_sizes[{index}] to be half of the level before, {half}, or two cells "
-                f"less, {tuple(side - 2 for side in before)}: the backbone has no more levels",
-                tuple(size),
+                f"less, {less}: the backbone has no more levels"
             )
+            raise checks.value_error("anchors", expected, tuple(size))
         # 512, 256, 256, 256 channels after fc7, as in the paper; a backbone with fewer than
         # 256 channels is not widened.
         width = max(last.shape[-1] // 2, min(last.shape[-1], 256))
-        x = _conv(last, max(1, width // 2), 1, 1, "same", f"extra{index}_1", f"extra{index}_1_relu")
-        last = _conv(x, width, 3, strides, padding, f"extra{index}_2", f"extra{index}")
+        x = parts.conv_norm(last, max(1, width // 2), 1, f"extra{index}_1")
+        x = keras.layers.ReLU(6.0, name=f"extra{index}_1_relu")(x)
+        x = parts.conv_norm(x, width, 3, f"extra{index}_2", strides=strides, padding=padding)
+        last = keras.layers.ReLU(6.0, name=f"extra{index}")(x)
         found.append(last)
     return found
-
-
-def _conv(
-    x: tf.Tensor, width: int, kernel: int, strides: int, padding: str, name: str, out_name: str
-) -> tf.Tensor:
-    x = keras.layers.Conv2D(width, kernel, strides, padding, use_bias=False, name=f"{name}_conv")(x)
-    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
-    return keras.layers.ReLU(6.0, name=out_name)(x)

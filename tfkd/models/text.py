@@ -35,8 +35,7 @@ def _check_common(vocab_size: int, num_classes: int, max_length: int, dropout: f
 
 def _words(tokens: tf.Tensor, vocab_size: int, width: int) -> tf.Tensor:
     """The embedding of each token, with the Keras mask of the padding."""
-    table = keras.layers.Embedding(vocab_size, width, mask_zero=True, name="words")
-    return table(tokens)
+    return keras.layers.Embedding(vocab_size, width, mask_zero=True, name="words")(tokens)
 
 
 def _mean(x: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
@@ -88,17 +87,15 @@ def text_mlp(
     """
     _check_common(vocab_size, num_classes, max_length, dropout)
     checks.positive_int("width", width)
-    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
-        raise checks.type_error("hidden", "a sequence of layer sizes, which may be empty", hidden)
-    sizes = tuple(checks.positive_int("hidden", units) for units in hidden)
+    expected = "a sequence of layer sizes, which may be empty"
+    sizes = parts.check_widths("hidden", hidden, expected)
     tokens = keras.Input((max_length,), dtype="int32", name="tokens")
     x = _mean(_words(tokens, vocab_size, width), tokens)
     x = keras.layers.Dropout(dropout, name="pool_dropout")(x)
     for index, units in enumerate(sizes, start=1):
-        x = keras.layers.Dense(
-            units, "relu", kernel_initializer="he_normal", name=f"hidden{index}"
-        )(x)
-        x = keras.layers.Dropout(dropout, name=f"hidden{index}_dropout")(x)
+        own = f"hidden{index}"
+        x = keras.layers.Dense(units, "relu", kernel_initializer="he_normal", name=own)(x)
+        x = keras.layers.Dropout(dropout, name=f"{own}_dropout")(x)
     return keras.Model(tokens, parts.logits(x, num_classes, None), name=name or "text_mlp")
 
 
@@ -189,9 +186,8 @@ def _encoder_layer(
 ) -> tf.Tensor:
     """Pre-norm encoder layer: x + attention(norm(x)), then x + mlp(norm(x))."""
     y = _norm(x, f"{name}_attention_norm")
-    y = keras.layers.MultiHeadAttention(
-        heads, width // heads, dropout=dropout, name=f"{name}_attention"
-    )(y, y)
+    options = {"dropout": dropout, "name": f"{name}_attention"}
+    y = keras.layers.MultiHeadAttention(heads, width // heads, **options)(y, y)
     y = keras.layers.Dropout(dropout, name=f"{name}_attention_dropout")(y)
     x = keras.layers.Add(name=f"{name}_attention_sum")([x, y])
     y = _norm(x, f"{name}_mlp_norm")

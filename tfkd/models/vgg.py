@@ -21,33 +21,14 @@ from tfkd.models import parts
 
 DEPTHS = (2, 2, 3, 3, 3)
 L2 = 5e-4  # the weight decay of Simonyan & Zisserman 2014
+EPSILON = 1e-5  # PyTorch's default in batch normalization; Keras's own is 1e-3
 SMALLEST = 2 ** (len(DEPTHS) - 1)  # four poolings halve 16 pixels to one
-
-
-def _norm(x, name):
-    # PyTorch's defaults, in Keras's notation; Keras's own are 0.99 and 1e-3.
-    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
-
-
-def _conv(x, filters, name, out_name, regularizer):
-    x = keras.layers.Conv2D(
-        filters,
-        3,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        kernel_regularizer=regularizer,
-        name=f"{name}_conv",
-    )(x)
-    return keras.layers.ReLU(name=out_name)(_norm(x, f"{name}_bn"))
 
 
 def _check(num_classes, input_shape, widths, weight_decay) -> tuple[int, ...]:
     """Checks every argument of `vgg16`; returns the widths as a tuple."""
     checks.positive_int("num_classes", num_classes)
-    if not isinstance(widths, Sequence) or isinstance(widths, str):
-        raise checks.type_error("widths", "a sequence of five stage widths", widths)
-    widths = tuple(checks.positive_int("widths", w) for w in widths)
+    widths = parts.check_widths("widths", widths, "a sequence of five stage widths")
     if len(widths) != len(DEPTHS):
         raise checks.value_error("widths", "five stage widths", widths)
     checks.non_negative("weight_decay", weight_decay)
@@ -89,23 +70,18 @@ def vgg16(
         14996682
     """
     widths = _check(num_classes, input_shape, widths, weight_decay)
-    regularizer = keras.regularizers.L2(weight_decay) if weight_decay else None
+    regularizer = parts.l2(weight_decay)
+    options = {"kernel_initializer": "he_normal", "kernel_regularizer": regularizer}
     x = inputs = keras.Input(input_shape, name="image")
     for stage, (width, depth) in enumerate(zip(widths, DEPTHS, strict=True), start=1):
         if stage > 1:
             x = keras.layers.MaxPooling2D(name=f"stage{stage}_pool")(x)
-        for number in range(1, depth + 1):
-            prefix = f"stage{stage}_{number}"
-            out_name = f"stage{stage}" if number == depth else f"{prefix}_relu"
-            x = _conv(x, width, prefix, out_name, regularizer)
+        for prefix, out_name in parts.stage_names(stage, depth):
+            x = parts.conv_norm(x, width, 3, prefix, EPSILON, **options)
+            x = keras.layers.ReLU(name=out_name)(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    x = keras.layers.Dense(
-        widths[-1],
-        use_bias=False,
-        kernel_initializer="he_normal",
-        kernel_regularizer=regularizer,
-        name="hidden_dense",
-    )(x)
-    x = keras.layers.ReLU(name="hidden")(_norm(x, "hidden_bn"))
+    x = keras.layers.Dense(widths[-1], use_bias=False, name="hidden_dense", **options)(x)
+    x = keras.layers.BatchNormalization(momentum=0.9, epsilon=EPSILON, name="hidden_bn")(x)
+    x = keras.layers.ReLU(name="hidden")(x)
     outputs = parts.logits(x, num_classes, regularizer)
     return keras.Model(inputs, outputs, name=name or "vgg16")

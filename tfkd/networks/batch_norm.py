@@ -132,10 +132,7 @@ def as_rescaling(
 
 
 def folded(
-    layer: keras.layers.Layer,
-    kernel: np.ndarray,
-    bias: np.ndarray | None,
-    norm: keras.layers.Layer,
+    layer: keras.layers.Layer, kernel: np.ndarray, bias: np.ndarray | None, norm: keras.layers.Layer
 ) -> tuple[np.ndarray, np.ndarray]:
     """Folds the normalization that follows a layer into the layer's kernel and bias.
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import tf_keras as keras
 
+from tfkd import checks
 from tfkd.keras_internals import SafeModeScope, TFOpLambda
-from tfkd.networks import layer_state
+from tfkd.networks import layer_state, stored_function
 from tfkd.networks.layer_parts import held_objects
 
 
@@ -36,6 +37,8 @@ def copy_layer(
     """
     kind = type(layer)
     name = name or layer.name
+    if stored_function.is_stored(layer):
+        return stored_function.copied(layer, name)
     try:
         # Keep a Lambda's function object: serialized code loses the globals that it uses.
         if kind is keras.layers.Lambda:
@@ -44,13 +47,11 @@ def copy_layer(
             return kind(layer.function, name=name, dtype=layer.dtype)
         whole = layer_state.complete(layer.get_config(), layer, fixed=True)
         config = {**whole, **_functions(layer), "name": name, **changes}
-        with (
-            keras.utils.custom_object_scope(held_objects(layer)),
-            SafeModeScope(safe_mode=False),
-        ):
+        held = {**held_objects(layer), **stored_function.sources(layer)}
+        with keras.utils.custom_object_scope(held), SafeModeScope(safe_mode=False):
             copy = kind.from_config(config)
     except Exception as error:
-        raise _not_built(layer, repr(error)) from error
+        raise _not_built(layer, checks.in_short(error)) from error
     if copy.name != name:
         raise _not_built(layer, f"its copy is named {copy.name!r}")
     return copy
@@ -65,15 +66,8 @@ def _functions(layer: Any) -> dict[str, Any]:
 
 
 def _copy_lambda(layer: Any, name: str) -> Any:
-    return keras.layers.Lambda(
-        layer.function,
-        output_shape=layer._output_shape,
-        mask=layer.mask,
-        arguments=layer.arguments,
-        name=name,
-        dtype=layer.dtype,
-        trainable=layer.trainable,
-    )
+    same = {key: getattr(layer, key) for key in ("mask", "arguments", "dtype", "trainable")}
+    return keras.layers.Lambda(layer.function, layer._output_shape, name=name, **same)
 
 
 def _not_built(layer: Any, reason: str) -> ValueError:

@@ -7,8 +7,9 @@ from typing import Any
 
 import tf_keras as keras
 
+from tfkd import checks
 from tfkd.keras_internals import SafeModeScope
-from tfkd.networks import layer_state
+from tfkd.networks import layer_state, stored_function
 from tfkd.networks.accept import is_network
 from tfkd.networks.call_graph import CallGraph, Key, Ref, first_number, resolve
 from tfkd.networks.layer_parts import held_objects
@@ -46,11 +47,7 @@ def complete_config(model: keras.Model) -> Config:
     Raises:
         ValueError: if there is no config, or it does not list the layers.
     """
-    try:
-        config = layer_state.complete(model.get_config(), model)
-    except (NotImplementedError, ValueError, TypeError) as error:
-        raise _not_built_again(model, error) from error
-    return _check_lists_layers(config, model)
+    return _check_lists_layers(learned_config(model), model)
 
 
 def _check_lists_layers(config: Config, model: keras.Model) -> Config:
@@ -61,6 +58,14 @@ def _check_lists_layers(config: Config, model: keras.Model) -> Config:
             "keras.Model(model.inputs, model.outputs), or nest that in its place."
         )
     return config
+
+
+def learned_config(model: keras.Model) -> Config:
+    """The config of a model with what its layers learned; ValueError if it can't be made."""
+    try:
+        return layer_state.complete(model.get_config(), model)
+    except (NotImplementedError, ValueError, TypeError) as error:
+        raise _not_built_again(model, error) from error
 
 
 def from_config(model: keras.Model, config: Config) -> keras.Model:
@@ -76,6 +81,7 @@ def from_config(model: keras.Model, config: Config) -> keras.Model:
     hidden = {k.__name__: k for k in kinds if k.__module__.startswith(_APPLICATIONS)}
     # An object that the user registered takes precedence over one that a layer holds.
     known = {**hidden, **held_objects(model), **keras.utils.get_custom_objects()}
+    known |= stored_function.sources(model)
     try:
         # Safe mode guards against code from files; a Lambda's code is in this process already.
         with keras.utils.custom_object_scope(known), SafeModeScope(safe_mode=False):
@@ -87,9 +93,9 @@ def from_config(model: keras.Model, config: Config) -> keras.Model:
 def _not_built_again(model: keras.Model, error: Exception) -> ValueError:
     return ValueError(
         "`model`: expected a model that can be built again from its config, received "
-        f"{model.name!r}, which can't ({error!r}). Give its custom layers get_config, use "
-        "keras.utils.custom_object_scope for custom functions, and begin nested Sequential "
-        "models with an Input."
+        f"{model.name!r}, which can't ({checks.in_short(error)}). Give its custom layers "
+        "get_config, use keras.utils.custom_object_scope for custom functions, and begin nested "
+        "Sequential models with an Input."
     )
 
 

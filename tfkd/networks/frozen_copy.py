@@ -22,16 +22,9 @@ _FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D",
 _NESTED = ("Functional", "Sequential", "Model")
 # Preprocessing layers, which read raw inputs: half precision would map them to other words or
 # bins.
-_KEEP_TYPE = (
-    "InputLayer",
-    "Normalization",
-    "Discretization",
-    "StringLookup",
-    "IntegerLookup",
-    "TextVectorization",
-    "Hashing",
-    "HashedCrossing",
-    "CategoryEncoding",
+_KEEP_TYPE = frozenset(
+    "InputLayer Normalization Discretization StringLookup IntegerLookup TextVectorization Hashing "
+    "HashedCrossing CategoryEncoding".split()
 )
 
 
@@ -110,8 +103,7 @@ def _warn_of_batch_statistics(model: keras.Model) -> None:
 
 def _plain_copy(model: keras.Model) -> keras.Model:
     if _is_graph(model):
-        config = layer_state.complete(model.get_config(), model)
-        frozen = edit_config.from_config(model, config)
+        frozen = edit_config.from_config(model, edit_config.learned_config(model))
         layer_state.copy(model, frozen)
         return frozen
     try:
@@ -216,7 +208,7 @@ def _set_dtype(config: dict[str, Any], dtype: str, keep: set[str]) -> None:
     for layer in config["layers"]:
         inner = layer["config"]
         held = inner.get("layer")  # of a wrapper
-        if {layer["class_name"], held and held["class_name"]} & set(_KEEP_TYPE):
+        if {layer["class_name"], held and held["class_name"]} & _KEEP_TYPE:
             continue
         if layer["class_name"] in _NESTED and "layers" in inner:
             _set_dtype(inner, dtype, _output_names(inner) if inner["name"] in keep else set())

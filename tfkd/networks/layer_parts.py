@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +32,19 @@ def parts(layer: keras.layers.Layer) -> tuple[Any, ...]:
         return tuple(layer.submodules)
     except ValueError:
         return tuple(layer._flatten_modules(include_self=False))
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name` if it is not taken, else the first of name_1, name_2, … that is not."""
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+    return next(one for one in names if one not in taken)
+
+
+def keras_layers(names: str) -> tuple[Any, ...]:
+    """Classes of tf_keras.layers, from their names with spaces between them."""
+    import tf_keras as keras
+
+    return tuple(getattr(keras.layers, name) for name in names.split())
 
 
 def flat_layers(layer: object, include_self: bool = True, deep: bool = True) -> list[Any]:
@@ -80,10 +95,7 @@ def passed(
 
 
 def with_training(
-    layer: keras.layers.Layer,
-    training: bool | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    layer: keras.layers.Layer, training: bool | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call with `training` set, if the layer accepts it and it is missing."""
     spec = layer._call_spec

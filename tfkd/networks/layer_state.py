@@ -251,8 +251,7 @@ def _copy_tables(old: Any, new: Any) -> None:
     for name, table in list(vars(old).items()):
         if not isinstance(table, tf.lookup.StaticHashTable) or not int(table.size()):
             continue  # The layer was never adapted.
-        known = getattr(new, name, None)
-        if not isinstance(known, tf.lookup.StaticHashTable):
+        if not isinstance(getattr(new, name, None), tf.lookup.StaticHashTable):
             raise _not_copied(old, f"whose copy has no table {name!r}")
         with tf.init_scope():
             content = tf.lookup.KeyValueTensorInitializer(*table.export())

@@ -185,8 +185,7 @@ def find_layer(model: keras.Model, name: str, side: str) -> keras.layers.Layer:
         fix = f"Give the path of one. {checks.listing(found)}"
         raise checks.value_error(argument, f"the name of one layer of the {side}", name, fix)
     if not layers:
-        expected = f"None, since the {side} has no layers to name"
-        raise checks.value_error(argument, expected, name)
+        raise checks.value_error(argument, f"None, since the {side} has no layers to name", name)
     raise unmatched(argument, f"the name of a layer of the {side}", name, layers)
 
 

@@ -102,10 +102,9 @@ class Rebuilder:
         if start is not None:
             calls = [graph.maker(graph.ref(tensor)) for tensor in model.inputs]
             starts = [start(call, new) for call, new in zip(calls, inputs, strict=True)]
-        outputs = self.follow(graph, starts, visit)
         new = kind(
             tf.nest.pack_sequence_as(input_form(model), inputs),
-            tf.nest.pack_sequence_as(output_form(model), outputs),
+            tf.nest.pack_sequence_as(output_form(model), self.follow(graph, starts, visit)),
             name=model.name,
         )
         # `compile` finds losses by output names, which Keras would derive from the new layers.

@@ -15,11 +15,4 @@ backup.py       checkpoints for resuming an interrupted training
 from tfkd.progressive.distiller import ProgressiveDistiller
 from tfkd.progressive.structure import CutLayers, Decay, Prune, Quantize, Structural
 
-__all__ = [
-    "CutLayers",
-    "Decay",
-    "ProgressiveDistiller",
-    "Prune",
-    "Quantize",
-    "Structural",
-]
+__all__ = ["CutLayers", "Decay", "ProgressiveDistiller", "Prune", "Quantize", "Structural"]

@@ -72,12 +72,8 @@ class Backup(keras.callbacks.Callback):
         self._sweep(name)
 
     def _checkpoint(self, curriculum: Any) -> tf.train.Checkpoint:
-        distiller = self.owner.distiller
-        parts = {
-            "student": distiller.student,
-            "projectors": distiller.projectors,
-            "optimizer": distiller.optimizer,
-        }
+        names = ("student", "projectors", "optimizer")
+        parts = {name: getattr(self.owner.distiller, name) for name in names}
         if curriculum is not None:
             parts["curriculum"] = curriculum
         return tf.train.Checkpoint(**parts)
@@ -179,6 +175,4 @@ class Backup(keras.callbacks.Callback):
 
 def _fingerprint(stages: Any) -> list[list[Any]]:
     """The properties of stages that must be the same for a training to be resumed."""
-    return [
-        [stage.name, stage.epochs, bool(stage.structure), bool(stage.decay)] for stage in stages
-    ]
+    return [[s.name, s.epochs, bool(s.structure), bool(s.decay)] for s in stages]

@@ -54,13 +54,9 @@ def successor(optimizer: keras.optimizers.Optimizer, rate: Any) -> keras.optimiz
     new = type(inner(optimizer)).from_config(config)
     if optimizer is inner(optimizer):
         return new
-    scale = optimizer.get_config()
-    return keras.mixed_precision.LossScaleOptimizer(
-        new,
-        dynamic=scale["dynamic"],
-        initial_scale=float(optimizer.loss_scale),
-        dynamic_growth_steps=scale["dynamic_growth_steps"],
-    )
+    scale = {k: optimizer.get_config()[k] for k in ("dynamic", "dynamic_growth_steps")}
+    scale["initial_scale"] = float(optimizer.loss_scale)
+    return keras.mixed_precision.LossScaleOptimizer(new, **scale)
 
 
 @contextlib.contextmanager

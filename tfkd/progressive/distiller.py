@@ -22,7 +22,7 @@ from tfkd.progressive.backup import Backup
 from tfkd.progressive.rehearsing import rehearse
 from tfkd.progressive.stage_data import Feed, feed
 from tfkd.progressive.values import Position, RateOfStage
-from tfkd.progressive.watching import Watch
+from tfkd.progressive.watching import StageWatch
 from tfkd.pruning.optimizers import fresh
 from tfkd.schedules import Schedule
 from tfkd.types import Data, Path, Structure, Teacher
@@ -114,12 +114,7 @@ class ProgressiveDistiller:
     def around(self, student: keras.Model) -> Distiller:
         """A Distiller for a student, with the scheduled values of all stages."""
         return Distiller(
-            self.teacher,
-            student,
-            self._losses,
-            self._weights,
-            self._student_weight,
-            name=self.name,
+            self.teacher, student, self._losses, self._weights, self._student_weight, name=self.name
         )
 
     @property
@@ -293,7 +288,7 @@ class ProgressiveDistiller:
     ) -> bool:
         """Trains a stage; returns False if the whole training has to stop."""
         stage = self.stages[number]
-        watch, made = Watch(self, stage, number), self._feed(stage, source)
+        watch, made = StageWatch(self, stage, number), self._feed(stage, source)
         decay = watch.decay = self._decay(stage, made)
         own = [watch] if decay is None else [watch, decay]
         if made.curriculum is not None:
@@ -307,13 +302,9 @@ class ProgressiveDistiller:
         optimizer, is_last = self.distiller.optimizer, number == len(self.stages) - 1
         if left > 0 and not watch.promoted():
             with contextlib.nullcontext() if is_last else carrying.weights_kept(optimizer):
-                self.distiller.fit(
-                    **made.arguments,
-                    **kwargs,
-                    initial_epoch=done,
-                    epochs=done + left,
-                    callbacks=[*own, *callbacks, *last],
-                )
+                span = {"initial_epoch": done, "epochs": done + left}
+                every = [*own, *callbacks, *last]
+                self.distiller.fit(**made.arguments, **kwargs, **span, callbacks=every)
         elif is_last and getattr(carrying.inner(optimizer), "_built", False):
             optimizer.finalize_variable_values(self.distiller.trainable_variables)
         if self.logs and math.isnan(self.logs[-1].get("loss", 0.0)):
@@ -344,10 +335,8 @@ class ProgressiveDistiller:
             )
             return
         with self._strategy.scope():
-            changed = structure.cut_out(
-                self.student, decay.selection, carrying.inner(self.distiller.optimizer)
-            )
-            self.adopt(changed.student, changed.optimizer)
+            optimizer = carrying.inner(self.distiller.optimizer)
+            self.adopt(*structure.cut_out(self.student, decay.selection, optimizer))
 
     def _history(self) -> keras.callbacks.History:
         history = keras.callbacks.History()

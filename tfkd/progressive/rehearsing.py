@@ -8,7 +8,6 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd.distillation.distiller import Distiller
 from tfkd.networks import layer_state
 from tfkd.networks.accept import is_network
 from tfkd.progressive import freezing, structure
@@ -38,7 +37,8 @@ def rehearse(owner: Any, callbacks: Any = None) -> None:
             if stage.decay is not None:
                 student = structure.Prune(**stage.decay.options)(student)
             if student is not before:
-                _check_distiller(owner, student).check_checkpoints(callbacks)
+                # A Distiller checks the layers of losses, output shapes and inputs.
+                owner.around(student).check_checkpoints(callbacks)
 
 
 def _copy(student: keras.Model) -> keras.Model:
@@ -50,11 +50,6 @@ def _copy(student: keras.Model) -> keras.Model:
     copy = keras.models.clone_model(student, clone_function=clone if learned else None)
     layer_state.copy(student, copy)
     return copy
-
-
-def _check_distiller(owner: Any, student: keras.Model) -> Distiller:
-    """A Distiller for the student; checks layers of losses, output shapes and inputs."""
-    return owner.around(student)
 
 
 @contextlib.contextmanager

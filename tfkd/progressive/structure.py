@@ -169,8 +169,7 @@ class Decay:
         checks.fraction("end", self.end)
         if self.end == 0:
             raise checks.value_error("end", "a part of the stage above 0", self.end)
-        if self.every is not None:
-            checks.positive_int("every", self.every)
+        checks.optional(checks.positive_int, "every", self.every)
 
     def schedule(
         self, plan: pruning.Plan, begin: int, steps: int, epoch: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,26 @@ class Position:
         self.stage.assign(stage)
         self.begin.assign(begin)
 
+    def numbers(self) -> list[int]:
+        """The current stage and its beginning."""
+        return [int(self.stage.numpy()), int(self.begin.numpy())]
+
+    def choose(
+        self, values: Sequence[Any], default: Any, step: Tensor, at: Callable[[Any, Tensor], Any]
+    ) -> tf.Tensor:
+        """The current stage's value in a graph.
+
+        Args:
+            values: for each stage what `at` takes; None: `default`.
+            default: the same, at the step of the whole training.
+            step: the optimizer's step; values of a stage count from the stage's beginning.
+            at: `at(value, step)` → number.
+        """
+        since = tf.maximum(step - self.begin, 0)
+        each = [at(default, step) if value is None else at(value, since) for value in values]
+        each = [tf.broadcast_to(tf.cast(one, tf.float32), tf.shape(step)) for one in each]
+        return tf.gather(tf.stack(each), self.stage)
+
 
 @schedules.register
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,20 +67,12 @@ class OfStage(schedules.Schedule):
 
     def _at(self, step, ops):
         if not tf.is_tensor(step):
-            stage, begin = int(self.position.stage.numpy()), int(self.position.begin.numpy())
+            stage, begin = self.position.numbers()
             value = self.values[stage]
             if value is None:
                 return schedules.value_at(self.default, step)
             return schedules.value_at(value, np.maximum(step - begin, 0))
-        since = tf.maximum(step - self.position.begin, 0)
-        each = [
-            schedules.value_at(self.default, step)
-            if value is None
-            else schedules.value_at(value, since)
-            for value in self.values
-        ]
-        each = [tf.broadcast_to(tf.cast(one, tf.float32), tf.shape(step)) for one in each]
-        return tf.gather(tf.stack(each), self.position.stage)
+        return self.position.choose(self.values, self.default, step, schedules.value_at)
 
     def end_values(self):
         ends: list[float] = []
@@ -76,7 +88,7 @@ class OfStage(schedules.Schedule):
         return {
             "values": [None if v is None else schedules.serialize(v) for v in self.values],
             "default": schedules.serialize(self.default),
-            "position": [int(self.position.stage.numpy()), int(self.position.begin.numpy())],
+            "position": self.position.numbers(),
         }
 
     @classmethod
@@ -102,19 +114,14 @@ class RateOfStage(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Tensor) -> tf.Tensor:
         """The learning rate at a step of the optimizer."""
-        step = tf.cast(step, tf.int64)
-        since = tf.maximum(step - self.position.begin, 0)
-        each = [
-            _rate(self.default, step) if rate is None else _rate(rate, since) for rate in self.rates
-        ]
-        return tf.gather(tf.stack([tf.cast(one, tf.float32) for one in each]), self.position.stage)
+        return self.position.choose(self.rates, self.default, tf.cast(step, tf.int64), _rate)
 
     def get_config(self):
         """Includes the current stage, in which a loaded schedule continues."""
         return {
             "rates": [_serialize(rate) for rate in self.rates],
             "default": _serialize(self.default),
-            "position": [int(self.position.stage.numpy()), int(self.position.begin.numpy())],
+            "position": self.position.numbers(),
         }
 
     @classmethod

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 
-class Watch(keras.callbacks.Callback):
+class StageWatch(keras.callbacks.Callback):
     """Callback before the user's callbacks, so that these see the stage in the logs.
 
     Args:
@@ -56,7 +56,7 @@ class Watch(keras.callbacks.Callback):
 class _Last(keras.callbacks.Callback):
     """Callback after the user's callbacks, so that values that they log are kept."""
 
-    def __init__(self, watch: Watch):
+    def __init__(self, watch: StageWatch):
         super().__init__()
         self._watch = watch
 

@@ -153,18 +153,9 @@ def _build(network: CallGraph, ledger: Ledger) -> Graph:
         for (path, key, index), atoms in ledger.resizes.items()
     ]
     costs = [Cost(*key, positions) for key, positions in ledger.costs.items()]
-    return Graph(
-        network,
-        groups,
-        frozen,
-        axes,
-        costs,
-        resizes,
-        len(number),
-        ledger.fixed_macs,
-        dict.fromkeys(ledger.uncounted),
-        dict.fromkeys(ledger.unruled),
-    )
+    found = groups, frozen, axes, costs, resizes
+    unknown = dict.fromkeys(ledger.uncounted), dict.fromkeys(ledger.unruled)
+    return Graph(network, *found, len(number), ledger.fixed_macs, *unknown)
 
 
 def _sort(

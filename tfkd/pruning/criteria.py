@@ -211,8 +211,7 @@ def _filters(
     index = np.flatnonzero(np.isin(axis.units, group))
     index = index[np.argsort(axis.units[index], kind="stable")]
     units = np.unique(axis.units[index])
-    rows = np.moveaxis(values, axis.axis, 0)[index]
-    return units, rows.reshape(len(units), -1)
+    return units, np.moveaxis(values, axis.axis, 0)[index].reshape(len(units), -1)
 
 
 def _checked(result: Any, count: int, axis: WeightAxis) -> np.ndarray:

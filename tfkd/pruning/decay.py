@@ -169,14 +169,9 @@ class AnnealedFilterDecay(tfmot.sparsity.keras.PruningSchedule):
         Raises:
             ValueError: if `anneal` is a function that is not registered with Keras.
         """
-        arguments = {
-            "target_sparsity": self.target_sparsity,
-            "begin_step": self.begin_step,
-            "end_step": self.end_step,
-            "frequency": self.frequency,
-            "anneal": _name_of(self._function) if self._function else self.anneal,
-            "initial_decay": self.initial_decay,
-        }
+        names = ("target_sparsity", "begin_step", "end_step", "frequency", "initial_decay")
+        arguments: dict[str, Any] = {name: getattr(self, name) for name in names}
+        arguments["anneal"] = _name_of(self._function) if self._function else self.anneal
         return {"class_name": keras.saving.get_registered_name(type(self)), "config": arguments}
 
     @classmethod

@@ -34,8 +34,7 @@ def group_table(graph: Graph, remove: Mapping[str, int], notes: Mapping[str, str
         gone = remove[group.name]
         counts = (group.size, group.size - gone, gone)
         rows.append((group.name, shortened(group.layers), *counts, notes.get(group.name, "")))
-    head = ("group", "layers", "units", "kept", "removed", "note")
-    return Grid(head, rows, left=(0, 1, 5))
+    return Grid(("group", "layers", "units", "kept", "removed", "note"), rows, left=(0, 1, 5))
 
 
 def by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, int, list[str]]]:

@@ -89,19 +89,9 @@ def plan(
     checks.positive_int("min_channels", min_channels)
     graph = model if isinstance(model, Graph) else analyse(model)
     layer_weights.check_finite("model", graph.model)
-    ignored = ignoring.ignored_groups(graph, ignore)
-    empty = Plan(
-        graph,
-        {group.name: 0 for group in graph.groups},
-        target,
-        criterion,
-        scope,
-        residual,
-        round_to,
-        min_channels,
-        seed,
-        ignored,
-    )
+    nothing = {group.name: 0 for group in graph.groups}
+    options = criterion, scope, residual, round_to, min_channels, seed
+    empty = Plan(graph, nothing, target, *options, ignoring.ignored_groups(graph, ignore))
     counts = _counts(empty)
     if not counts.any():
         checks.warn(
@@ -221,10 +211,9 @@ def _fixes(plan: Plan) -> list[str]:
 
 
 def _frozen_text(plan: Plan) -> str:
-    rows = explaining.by_reason(plan.graph.frozen)[:6]
     return "; ".join(
         f"{count} channels of {explaining.shortened(layers)}: {reason}"
-        for reason, count, layers in rows
+        for reason, count, layers in explaining.by_reason(plan.graph.frozen)[:6]
     )
 
 

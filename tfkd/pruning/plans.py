@@ -18,11 +18,7 @@ from tfkd.pruning import criteria, explaining, fitting
 from tfkd.pruning.graph import Graph, Group
 from tfkd.results import Grid, Result, plain
 
-MEASURES = {
-    "macs_reduction": "MACs",
-    "params_reduction": "parameters",
-    "filter_rate": "filters",
-}
+MEASURES = {"macs_reduction": "MACs", "params_reduction": "parameters", "filter_rate": "filters"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +110,7 @@ class Plan(Result):
         if self.graph.frozen:
             yield explaining.frozen_table(self.graph.frozen)
         if self.graph.unknown:
-            layers = explaining.shortened(self.graph.unknown)
-            yield f"MACs not known, and left out, of: {layers}"
+            yield f"MACs not known, and left out, of: {explaining.shortened(self.graph.unknown)}"
         yield explaining.totals_table(
             (self.macs_before, self.macs_after, self.macs_reduction),
             (self.params_before, self.params_after, self.params_reduction),

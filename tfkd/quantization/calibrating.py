@@ -23,7 +23,7 @@ from tfkd.quantization.fake_quant import SMALLEST, observing
 from tfkd.quantization.norm_statistics import NormStatistics
 from tfkd.quantization.quantized_model import (
     QuantizedModel,
-    Range,
+    RangeVariables,
     check_quantized,
     range_variables,
 )
@@ -33,6 +33,9 @@ METHODS = ("minmax", "percentile", "mse")
 BINS = 4096  # of each histogram
 CANDIDATES = 100  # ranges tried by "mse"
 _LEVELS = 255  # steps between the lowest and the highest of 256 codes
+# Values within this part of a step of the middle between two codes are ties, and at most this
+# share of an input's values may be.
+TIE, MOST_TIES = 1e-3, 0.01
 
 Ends = dict[int, tuple[float, float]]  # id of the `low` variable of a range → (low, high)
 
@@ -103,10 +106,14 @@ def calibrate(
                 ends[key] = percentile_range(*args, percentile)
             else:
                 ends[key] = least_squares_range(*args)
+    for key, range_ in _by_key(q).items():
+        values = arrays.get(range_.place[0])
+        if values is not None and not range_.quantizer.symmetric:
+            ends[key] = beside_ties(values, *ends[key])
     _assign(q, ends)
 
 
-def _by_key(q: QuantizedModel) -> dict[int, Range]:
+def _by_key(q: QuantizedModel) -> dict[int, RangeVariables]:
     return {id(range_.low): range_ for range_ in range_variables(q)}
 
 
@@ -118,10 +125,15 @@ def _run(
 ) -> None:
     """Calls `see(key, tensor)` with every activation of every batch."""
     count = len(next(iter(arrays.values())))
+    fixed = next((tensor.shape[0] for tensor in q.inputs if tensor.shape[0]), None)
     with observing(lambda low, tensor: see(id(low), tensor)):
-        for start in range(0, count, batch_size):
-            batch = {k: tf.constant(v[start : start + batch_size]) for k, v in arrays.items()}
+        for start in range(0, count, fixed or batch_size):
+            rows = np.arange(start, start + fixed if fixed else min(start + batch_size, count))
+            # A batch of a fixed size is filled up from the beginning.
+            batch = {k: tf.constant(v[rows % count]) for k, v in arrays.items()}
+            q.reset_states()
             q(example_inputs.packed(q, batch), training=False)
+    q.reset_states()
 
 
 def _ends(q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int) -> Ends:
@@ -168,7 +180,7 @@ def _histograms(
     return counts
 
 
-def _span(range_: Range, ends: tuple[float, float]) -> tuple[float, float]:
+def _span(range_: RangeVariables, ends: tuple[float, float]) -> tuple[float, float]:
     """The interval that the histogram of a range covers."""
     return (0.0, ends[1]) if range_.quantizer.symmetric else ends
 
@@ -239,6 +251,31 @@ def least_squares_range(
         if error < best:
             best, found = error, (part * low, part * high)
     return found
+
+
+def beside_ties(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Widens a range by a few parts in 255 until few values lie between two of its codes.
+
+    Pixels of 8 bits scaled to −1 … 1 all do: (x − 127.5) / 128 are the halves of steps of
+    1/128. There each runtime rounds otherwise: fake quantization up, TFLite's kernels for
+    tests away from 0, and its fast ones to even codes, which lose the lowest bit.
+
+    Args:
+        values: what an input of the model takes.
+        low, high: its range, which holds 0.
+
+    Returns:
+        (low, high), the same for values that seldom lie between two codes.
+    """
+    # Its ends lie between two codes wherever they are as far from 0 as each other.
+    inside = values[(values > low) & (values < high)].astype(np.float64)
+    for wider in range(5):
+        part = _LEVELS / (_LEVELS - wider)
+        steps = inside / max(part * (high - low) / _LEVELS, SMALLEST)
+        ties = np.abs(steps - np.floor(steps) - 0.5) < TIE
+        if not inside.size or ties.mean() <= MOST_TIES:
+            return part * low, part * high
+    return low, high
 
 
 def _assign(q: QuantizedModel, ends: Ends) -> None:

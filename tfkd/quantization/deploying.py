@@ -147,8 +147,7 @@ class _Deployer:
                 return args[0]
             x = self._requantized(operation, operation.inputs[0], args[0], range_)
             return self._quantized(x, range_, operation.name)
-        inner = operation.plain
-        made = self._made(operation, inner, args, kwargs, range_)
+        made = self._made(operation, operation.plain, args, kwargs, range_)
         if range_ is not None:
             made = self._requantized(operation, operation, made, range_)
             return self._quantized(made, range_, f"{operation.name}_range")
@@ -167,8 +166,7 @@ class _Deployer:
             return self._weighted(operation, inner, args[0], *weights)
         if self.lite and len(args) == 1:
             sources = [self._range_of(tensor) for tensor in tf.nest.flatten(args)]
-            own = range_ or self._reader_range(operation)
-            made = self._forms(inner, args[0], sources, own)
+            made = self._forms(inner, args[0], sources, range_ or self._reader_range(operation))
             if made is not None:
                 return made
             shape = operation.call.reads[0].shape
@@ -202,8 +200,7 @@ class _Deployer:
         return np.asarray(np.maximum(np.maximum(ends, SMALLEST) * np.abs(scale), SMALLEST))
 
     def _weighted(self, operation: Operation, inner: Any, x: Any, kernel: Any, bias: Any) -> Any:
-        is_folded = operation in self._folds
-        if self.lite and is_folded and isinstance(inner, layers.Dense):
+        if self.lite and operation in self._folds and isinstance(inner, layers.Dense):
             # Dense kernels are quantized per tensor; folding makes the scale per channel.
             limits, form = self._limits(operation), self._forms.dense_as_convolution
             made = form(inner, x, kernel, bias, limits) if limits.ndim else None

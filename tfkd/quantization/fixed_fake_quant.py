@@ -74,10 +74,5 @@ class FixedQuantize(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
-        own = {
-            "low": self.low,
-            "high": self.high,
-            "narrow_range": self.narrow_range,
-            "emit": self.emit,
-        }
+        own = {key: getattr(self, key) for key in ("low", "high", "narrow_range", "emit")}
         return {**super().get_config(), **own}

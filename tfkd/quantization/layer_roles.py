@@ -16,6 +16,8 @@ import tf_keras as keras
 from tfkd.keras_internals import BatchNormalizationBase, LayerScale, StochasticDepth
 from tfkd.networks.batch_norm import is_per_channel
 from tfkd.networks.call_graph import Call
+from tfkd.networks.layer_parts import keras_layers
+from tfkd.quantization import moving
 from tfkd.quantization.flattening.attention import HeadAttention
 from tfkd.quantization.flattening.hard_swish import HardSigmoid, HardSwish
 from tfkd.quantization.wrappers import WEIGHTS
@@ -27,101 +29,52 @@ layers = keras.layers
 INPUT, WEIGHTED, NORM, RELU = "input", "weighted", "norm", "relu"
 SUM, CONCAT, POOL, SAME, COMPUTE = "sum", "concat", "pool", "same", "compute"
 UNKNOWN, INTEGER = "unknown", "integer"
+# The range of their output may be chosen freely.
+OWN_RANGE = (WEIGHTED, NORM, RELU, SUM, COMPUTE)
 
 # The identity function in inference.
 IDENTITIES = (
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.AlphaDropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.ActivityRegularization,
+    *keras_layers(
+        "Dropout SpatialDropout1D SpatialDropout2D AlphaDropout GaussianDropout GaussianNoise "
+        "ActivityRegularization"
+    ),
     StochasticDepth,
 )
 # They rearrange, copy or drop values: output and input share scale and zero point.
-_SAME = (
-    *IDENTITIES,
-    layers.MaxPooling1D,
-    layers.MaxPooling2D,
-    layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D,
-    layers.Reshape,
-    layers.Flatten,
-    layers.Permute,
-    layers.RepeatVector,
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-    layers.Cropping1D,
-    layers.Cropping2D,
-    layers.UpSampling1D,
+_SAME = IDENTITIES + keras_layers(
+    "MaxPooling1D MaxPooling2D GlobalMaxPooling1D GlobalMaxPooling2D Reshape Flatten Permute "
+    "RepeatVector ZeroPadding1D ZeroPadding2D Cropping1D Cropping2D UpSampling1D"
 )
 _COMPUTE = (
-    layers.Multiply,
-    layers.Subtract,
-    layers.Average,
-    layers.Maximum,
-    layers.Minimum,
-    layers.PReLU,
-    layers.LeakyReLU,
-    layers.ELU,
+    *keras_layers("Multiply Subtract Average Maximum Minimum PReLU LeakyReLU ELU Normalization"),
     layers.ReLU,  # with a threshold, a slope or a maximum other than 6
-    layers.Normalization,
-    layers.UpSampling2D,
-    layers.Resizing,
-    HardSigmoid,
-    HardSwish,
+    *(layers.UpSampling2D, layers.Resizing, HardSigmoid, HardSwish),
 )
 _SCALINGS = (BatchNormalizationBase, LayerScale, layers.Rescaling, layers.Normalization)
-_POOL = (
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
-    layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
+_POOL = keras_layers(
+    "AveragePooling1D AveragePooling2D GlobalAveragePooling1D GlobalAveragePooling2D"
 )
 _ACTIVATIONS = ("swish", "silu", "gelu", "elu", "hard_sigmoid", "hard_swish", "leaky_relu")
 
-# Canonical names of TensorFlow functions that are called on Keras tensors.
-_SAME_SYMBOLS = {
-    "reshape",
-    "transpose",
-    "identity",
-    "expand_dims",
-    "squeeze",
-    "stop_gradient",
-    "tile",
-    "split",
-    "unstack",
-    "slice",
-    "strided_slice",
-    "__operators__.getitem",
-    "nn.max_pool",
-    "nn.max_pool2d",
-    "nn.space_to_depth",
-    "nn.depth_to_space",
-    "pad",
-}
-_SUM_SYMBOLS = {"math.add", "__operators__.add"}
-_COMPUTE_SYMBOLS = {
-    "math.multiply",
-    "math.subtract",
-    "math.maximum",
-    "math.minimum",
-    "math.reduce_mean",
-    "nn.silu",
-    "nn.swish",
-    "nn.leaky_relu",
-    "nn.elu",
-}
-_POOL_SYMBOLS = {"nn.avg_pool", "nn.avg_pool2d"}
+_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod")
+# Roles by the canonical names of TensorFlow functions that are called on Keras tensors.
+_SYMBOLS = {"math.add": SUM, "__operators__.add": SUM, "concat": CONCAT}
+_SYMBOLS |= {"nn.avg_pool": POOL, "nn.avg_pool2d": POOL}
+_SYMBOLS |= dict.fromkeys(
+    "reshape transpose identity expand_dims squeeze stop_gradient tile split unstack slice "
+    "strided_slice __operators__.getitem nn.max_pool nn.max_pool2d nn.space_to_depth "
+    "nn.depth_to_space pad".split(),
+    SAME,
+)
+_SYMBOLS |= dict.fromkeys(
+    "math.multiply math.subtract math.maximum math.minimum math.reduce_mean nn.silu nn.swish "
+    "nn.leaky_relu nn.elu".split(),
+    COMPUTE,
+)
 
 # TFLite prescribes the output ranges of these: scale 1/256 and zero point −128 for softmax
 # and sigmoid, scale 1/128 and zero point 0 for tanh. A symmetric range is [−1, 1] for all.
-_FIXED = {
-    "softmax": (0.0, 255 / 256),
-    "sigmoid": (0.0, 255 / 256),
-    "tanh": (-1.0, 127 / 128),
-}
+_FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,11 +104,7 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
     if isinstance(layer, layers.InputLayer):
         return Kind(INPUT)
     symbol = getattr(layer, "symbol", None)
-    if hasattr(layer, "function") and type(layer).__name__ in (
-        "TFOpLambda",
-        "SlicingOpLambda",
-        "ClassMethod",
-    ):
+    if hasattr(layer, "function") and type(layer).__name__ in _FUNCTIONS:
         return _of_symbol(symbol or "")
     if type(layer) in WEIGHTS:
         return _of_weighted(layer)
@@ -171,11 +120,7 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
         return _of_activation(keras.activations.serialize(layer.activation))
     if type(layer) is layers.Softmax:
         return Kind(COMPUTE, fixed=_FIXED["softmax"])
-    for kinds, role in (
-        ((layers.Add,), SUM),
-        ((layers.Concatenate,), CONCAT),
-        (_POOL, POOL),
-    ):
+    for kinds, role in (((layers.Add,), SUM), ((layers.Concatenate,), CONCAT), (_POOL, POOL)):
         if type(layer) in kinds:
             return Kind(role)
     if type(layer) is HeadAttention:
@@ -188,6 +133,9 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
         return Kind(SAME)
     if type(layer) in _COMPUTE:
         return Kind(COMPUTE)
+    # A range of its own behind a fixed one would be refused by TFLite's converter.
+    if len(call.reads) == 1 and not call.kwargs and moving.only_moves(layer, call.reads[0]):
+        return Kind(SAME)
     return Kind(UNKNOWN, why="has no form in 8-bit integers")
 
 
@@ -223,15 +171,9 @@ def _of_symbol(symbol: str) -> Kind:
         return Kind(RELU)
     if short in _FIXED:
         return Kind(COMPUTE, fixed=_FIXED[short])
-    for symbols, role in (
-        (_SAME_SYMBOLS, SAME),
-        (_SUM_SYMBOLS, SUM),
-        (_POOL_SYMBOLS, POOL),
-        ({"concat"}, CONCAT),
-    ):
-        if symbol in symbols:
-            return Kind(role)
-    if symbol in _COMPUTE_SYMBOLS or short in ("add", "mul", "sub", "multiply", "subtract"):
+    if symbol in _SYMBOLS:
+        return Kind(_SYMBOLS[symbol])
+    if short in ("add", "mul", "sub", "multiply", "subtract"):
         return Kind(COMPUTE)
     return Kind(UNKNOWN, why=f"function {symbol or 'unknown'!r} has no form in 8-bit integers")
 

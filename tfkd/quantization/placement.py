@@ -38,15 +38,9 @@ class Place:
 
     def decision(self) -> Decision:
         """The decision in its current state."""
-        return Decision(
-            self.call.name,
-            type(self.call.layer).__name__,
-            self.action,
-            self.output,
-            self.tensorrt,
-            self.why,
-            self.call.index,
-        )
+        name, kind = self.call.name, type(self.call.layer).__name__
+        made = self.action, self.output, self.tensorrt, self.why
+        return Decision(name, kind, *made, self.call.index)
 
 
 Places = dict[Operation, Place]
@@ -80,6 +74,7 @@ def place(
         _fuse(places, call)
     for call in calls:
         _exclude_binned_input(places, call)
+        _spare_floats(places, call)
     if target != "tensorrt":
         for call in calls:
             if call.kind.role == layer_roles.CONCAT and places[call].output:
@@ -161,6 +156,29 @@ def _exclude_binned_input(places: Places, call: Operation) -> None:
         spot.action, spot.output, spot.why = FLOAT, False, f"only {reader.name!r} reads it, as bins"
 
 
+def _spare_floats(places: Places, call: Operation) -> None:
+    """Takes the range away between layers that all compute in float.
+
+    It would save nothing, and 8 bits don't hold what a logarithm reads next.
+    """
+    spot = places[call]
+    if spot.action == OUTPUT_ONLY and _only_floats_read(places, call):
+        spot.action, spot.output = FLOAT, False
+        spot.why += "; only layers without one read it"
+
+
+def _only_floats_read(places: Places, call: Operation) -> bool:
+    """True if the tensor, or what is moved of it, goes to layers without an integer form."""
+    if call.is_output or not call.readers:
+        return False
+    return all(
+        _only_floats_read(places, reader)
+        if reader.kind.role == layer_roles.SAME
+        else reader.kind.role == layer_roles.UNKNOWN
+        for reader in call.readers
+    )
+
+
 def _share_grid(places: Places, concat: Operation) -> None:
     """Removes the ranges of the inputs of a concatenation that nothing else reads.
 
@@ -175,14 +193,8 @@ def _share_grid(places: Places, concat: Operation) -> None:
         ):
             source, reader = source.inputs[0], source
         spot = places[source]
-        roles = (
-            layer_roles.WEIGHTED,
-            layer_roles.NORM,
-            layer_roles.RELU,
-            layer_roles.SUM,
-            layer_roles.COMPUTE,
-        )
-        if source.only_reader is not reader or source.kind.role not in roles or not spot.output:
+        own = source.kind.role in layer_roles.OWN_RANGE and spot.output
+        if source.only_reader is not reader or not own:
             continue
         if spot.action in (INT8, FUSED) and not source.kind.fixed:
             spot.output = False
@@ -230,8 +242,7 @@ def _mark_tensorrt(places: Places, free: bool) -> None:
             spot.tensorrt = spot.output = True
 
     for call, spot in places.items():
-        is_int8 = spot.action == INT8
-        if is_int8 and call.kind.role in (layer_roles.WEIGHTED, layer_roles.POOL):
+        if spot.action == INT8 and call.kind.role in (layer_roles.WEIGHTED, layer_roles.POOL):
             for source in call.inputs:
                 mark(source)
     for call, spot in places.items():
@@ -268,8 +279,7 @@ def _keep_marked(places: Places) -> None:
     fast = (layer_roles.WEIGHTED, layer_roles.POOL, layer_roles.SUM, layer_roles.INPUT)
     for call, spot in places.items():
         spot.output = spot.tensorrt
-        first = spot.kernel or call
-        in_float = spot.action in (INT8, FUSED) and first.kind.role not in fast
+        in_float = spot.action in (INT8, FUSED) and (spot.kernel or call).kind.role not in fast
         if in_float or spot.action in (OUTPUT_ONLY, FLOAT):
             spot.action = OUTPUT_ONLY if spot.output else FLOAT
         if in_float:

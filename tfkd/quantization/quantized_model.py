@@ -215,7 +215,7 @@ class QuantizedModel(keras.Model):
 
 
 @dataclasses.dataclass(frozen=True)
-class Range:
+class RangeVariables:
     """The range variables of one activation, and the layer that holds them.
 
     Attributes:
@@ -241,7 +241,7 @@ def check_quantized(name: str, q: Any) -> QuantizedModel:
     return q
 
 
-def range_variables(model: QuantizedModel, fixed: bool = False) -> Iterator[Range]:
+def range_variables(model: QuantizedModel, fixed: bool = False) -> Iterator[RangeVariables]:
     """The ranges of a model in layer order; with `fixed`, also those fixed by an operation."""
     for layer in model.layers:
         if isinstance(layer, QuantizedTensor):
@@ -253,4 +253,4 @@ def range_variables(model: QuantizedModel, fixed: bool = False) -> Iterator[Rang
             continue
         if fixed or quantizer.fixed is None:
             place = model._places[layer.name]
-            yield Range(layer, place, quantizer, variables["low"], variables["high"])
+            yield RangeVariables(layer, place, quantizer, variables["low"], variables["high"])

@@ -6,6 +6,7 @@ Efficient Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from tfkd import checks
 from tfkd.networks import layer_state, layer_weights, paths
 from tfkd.networks.call_graph import Call, CallGraph, Key
 from tfkd.networks.copy_layer import copy_layer, copy_state
-from tfkd.networks.layer_parts import passed
+from tfkd.networks.layer_parts import free_name, passed
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization import layer_roles
 from tfkd.quantization.fake_quant import RangeQuantizer, WeightQuantizer
@@ -227,10 +228,7 @@ class _Builder:
     def _quantized(self, operation: Operation, tensor: Any) -> Any:
         if not tensor.dtype.is_floating:
             return tensor
-        plain = name = f"{operation.name}_quantize"
-        count = 0
-        while name in self.names:
-            count, name = count + 1, f"{plain}_{count + 1}"
+        name = free_name(_layer_name(f"{operation.name}_quantize"), self.names)
         self.names.add(name)
         self.places[name] = operation.call.key
         return QuantizedTensor(self._range(operation), name=name)(tensor)
@@ -245,10 +243,9 @@ class _Builder:
         layer = operation.layer
         if id(layer) not in self.wrappers:
             weight, axes = WEIGHTS[type(layer)] if weighted else (None, ())
-            keep_zeros = self.recipe["preserve_sparsity"]
             config = LayerConfig(
                 weight,
-                WeightQuantizer(axes, keep_zeros) if weighted else None,
+                WeightQuantizer(axes, self.recipe["preserve_sparsity"]) if weighted else None,
                 self._range(operation) if inside else None,
             )
             if inside:
@@ -256,6 +253,12 @@ class _Builder:
             wrapper = QuantizedLayer(copy_layer(layer), config, name=operation.name)
             self.wrappers[id(layer)] = (layer, wrapper)
         return self.wrappers[id(layer)][1]
+
+
+def _layer_name(name: str) -> str:
+    """A name that TensorFlow takes for a layer, where an input may have any."""
+    name = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", name)
+    return name if re.match(r"[A-Za-z0-9.]", name) else f"input{name}"
 
 
 def _can_wrap(operation: Operation) -> bool:

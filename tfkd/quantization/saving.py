@@ -81,10 +81,7 @@ def save(q: QuantizedModel, path: Path) -> pathlib.Path:
 
 
 def load(
-    path: Path,
-    custom_objects: Mapping[str, Any] | None = None,
-    *,
-    safe_mode: bool = True,
+    path: Path, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True
 ) -> QuantizedModel:
     """Reads a quantized model; its outputs are bit-identical to those of the saved model.
 

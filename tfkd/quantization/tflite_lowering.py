@@ -219,8 +219,7 @@ class LiteForms:
         negative = self.on_grid(negative, low, f"{name}_again")
         # exp of values up to 0 is in (0, 1], and α·(exp − 1) in (−α, 0].
         power = layers.Activation("exponential", name=self._unique(f"{name}_exp"))(negative)
-        one = (-1.0, 1.0) if self._narrow else (0.0, 1.0)
-        power = self.on_grid(power, one, f"{name}_exp")
+        power = self.on_grid(power, (-1.0, 1.0) if self._narrow else (0.0, 1.0), f"{name}_exp")
         power = self.scaled(power, np.asarray(alpha), np.asarray(-alpha), f"{name}_shifted")
         power = self.on_grid(power, (-alpha, alpha if self._narrow else 0.0), f"{name}_shifted")
         positive = layers.ReLU(name=self._unique(f"{name}_positive"))(x)

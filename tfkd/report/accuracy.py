@@ -164,10 +164,7 @@ def score(
         >>> print(report.score([20.0, 30.0, 31.5], [[21.0], [28.0], [31.5]], task="regression"))
         mean absolute error 1.00 of 3 examples
     """
-    found = read(
-        labels, outputs, task=task, class_names=class_names, mask=mask,
-        ignore_class=ignore_class, threshold=threshold,
-    )  # fmt: skip
+    found = read(labels, outputs, task, class_names, mask, ignore_class, threshold)
     about: Any = {"threshold": found.threshold, "doubt": found.doubt}
     count = len(found.labels)
     if found.task == REGRESSION:
@@ -180,16 +177,7 @@ def score(
     return Score(found.task, count, accuracy=right, **about)
 
 
-def accuracy(
-    labels: ArrayLike,
-    outputs: ArrayLike,
-    *,
-    task: str | None = None,
-    class_names: Sequence[str] | None = None,
-    mask: ArrayLike | None = None,
-    ignore_class: int | None = None,
-    threshold: float | None = None,
-) -> float:
+def accuracy(labels: ArrayLike, outputs: ArrayLike, **options: Any) -> float:
     """Accuracy in percent; for a regression the mean absolute error.
 
     The first measure of `score`: the accuracy of a classification, the subset accuracy
@@ -200,11 +188,8 @@ def accuracy(
         labels: (N,) or (N, 1) class numbers or names, (N, C) one-hot or soft labels,
             or any other form that `score` accepts.
         outputs: (N, C) logits or probabilities, or any other form that `score` accepts.
-        task: "classification", "multi_label" or "regression"; None: inferred.
-        class_names: C names, by which labels given as text are looked up.
-        mask: as in `score`.
-        ignore_class: as in `score`.
-        threshold: as in `score`.
+        **options: those of `score`: `task`, `class_names`, `mask`, `ignore_class` and
+            `threshold`.
 
     Returns:
         Between 0 and 100, or the mean absolute error in the unit of the labels.
@@ -219,10 +204,7 @@ def accuracy(
         >>> report.accuracy(["no", "yes"], [[2, 1], [0, 3]], class_names=["no", "yes"])
         100.0
     """
-    found = score(
-        labels, outputs, task=task, class_names=class_names, mask=mask,
-        ignore_class=ignore_class, threshold=threshold,
-    )  # fmt: skip
+    found = score(labels, outputs, **options)
     if found.doubt:
         checks.warn(f"`labels`: {found.doubt}.")
     return found.value

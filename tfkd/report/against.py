@@ -54,17 +54,10 @@ class Against(Result):
         gap = None if None in scores else scores[0].mean - scores[1].mean
         points, error = (gap, None) if measure.percent else (None, gap)
         times = (one.latency and one.latency.p50 for one in (original, row))
-        return cls(
-            row.model,
-            original.model,
-            points,
-            _ratio(*times),
-            _ratio(original.size, row.size),
-            _ratio(row.macs, original.macs),
-            measure.name,
-            error,
-            _timing(row, original),
-        )
+        pairs = (times, (original.size, row.size), (row.macs, original.macs))
+        faster, smaller, macs = (a / b if a and b else None for a, b in pairs)
+        names, timing = (row.model, original.model), _timing(row, original)
+        return cls(*names, points, faster, smaller, macs, measure.name, error, timing)
 
     @property
     def known(self) -> bool:
@@ -95,10 +88,6 @@ class Against(Result):
         text = text if compared else f"{text}, against {self.original}"
         said = self.timing and self.faster is not None
         return [f"{text} (the times are those of {self.timing})" if said else text]
-
-
-def _ratio(above: float | None, below: float | None) -> float | None:
-    return above / below if above and below else None
 
 
 def _timing(row: Any, original: Any) -> str:

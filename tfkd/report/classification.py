@@ -141,15 +141,11 @@ def classification(
     """
     found = _examples(labels, outputs, class_names, task, mask, ignore_class, threshold)
     truth, predicted, classes = found.labels, found.predictions, found.classes
-    if found.task == MULTI_LABEL:
+    several = found.task == MULTI_LABEL
+    if several:
         classes = truth.shape[1]
-    try:
+    with checks.needed("tfkd.report.classification needs scikit-learn", "demo"):
         from sklearn.metrics import precision_recall_fscore_support
-    except ImportError as error:
-        raise ImportError(
-            "tfkd.report.classification needs scikit-learn. "
-            "Install it with `pip install tfkd[demo]`."
-        ) from error
 
     def scores(average: str | None) -> Any:
         return precision_recall_fscore_support(
@@ -169,10 +165,8 @@ def classification(
         accuracy=100.0 * float(np.mean(found.right)),
         macro=mean("mean", "macro"),
         weighted=mean("weighted mean", "weighted"),
-        average_precision=(
-            mean_average_precision(truth, found.outputs) if found.task == MULTI_LABEL else None
-        ),
-        multi_label=found.task == MULTI_LABEL,
+        average_precision=mean_average_precision(truth, found.outputs) if several else None,
+        multi_label=several,
     )
 
 
@@ -184,10 +178,7 @@ def _examples(
     if task == REGRESSION:
         expected = "'classification' or 'multi_label'"
         raise checks.value_error("task", expected, task, "Use `tfkd.report.score`.")
-    found = read(
-        labels, outputs, task=task, class_names=class_names, mask=mask,
-        ignore_class=ignore_class, threshold=threshold,
-    )  # fmt: skip
+    found = read(labels, outputs, task, class_names, mask, ignore_class, threshold)
     if found.task == REGRESSION:
         fix = "Use `tfkd.report.score` for regression."
         raise checks.value_error("labels", "labels of classes", np.asarray(labels), fix)

@@ -31,6 +31,7 @@ def compare(
     seconds: float | None = 30.0,
     throughput_batch: int | None = 32,
     original: str | None = None,
+    output: str | None = None,
     task: str | None = None,
     class_names: Sequence[str] | None = None,
     ignore_class: int | None = None,
@@ -82,6 +83,8 @@ def compare(
             throughput computed from the runs of the latency.
         original: name of the model that the others are compared with; None: the
             first.
+        output: name of the output that is scored, for models with several; latencies are those
+            of the whole model. `data` then has its labels, or a dict of labels by output.
         task: "classification", "multi_label" or "regression"; None: inferred from the
             labels and the first model's outputs.
         class_names: C names, by which labels given as text are looked up.
@@ -96,9 +99,10 @@ def compare(
     Raises:
         TypeError: if a model is none of these (of a Distiller pass the student), or a
             file does not accept `data`.
-        ValueError: for an empty dict or data set, a model with several outputs,
-            inconsistent labels and outputs, a function that changes the weights of its
-            model, or names in `like` or `original` that are not in `models`.
+        ValueError: for an empty dict or data set, a model with several outputs of which
+            `output` names none, inconsistent labels and outputs, a function that changes
+            the weights of its model, or names in `like` or `original` that are not in
+            `models`.
         ImportError: if the runtime of a file is not installed.
 
     Example:
@@ -115,14 +119,16 @@ def compare(
     checks.positive_int("threads", threads)
     batch = 1 if throughput_batch is None else throughput_batch
     checks.positive_int("throughput_batch", batch)
+    checks.instance("output", output, (str, type(None)), "the name of an output, or None")
     groups = {n: _members(n, value) for n, value in running.checked_models(models).items()}
     like = dict(like or {})
-    _check_names(groups, like=like, original=[original] if original else [])
-    x, y, mask = _labelled(data)
-    judge = Judge(
-        y, task=task, class_names=class_names, mask=mask, ignore_class=ignore_class,
-        threshold=threshold,
-    )  # fmt: skip
+    named = [("like", name) for name in like] + [("original", original)] * bool(original)
+    for argument, name in named:
+        if name not in groups:
+            raise checks.value_error(argument, "names that are in `models`", name)
+    x, y, mask = _labelled(data, output)
+    told: Any = {"task": task, "class_names": class_names, "threshold": threshold}
+    judge = Judge(y, mask=mask, ignore_class=ignore_class, **told)
     with inference.Unchanged(groups) as watch, tempfile.TemporaryDirectory() as made:
         groups, notes = _converted(groups, x)
         like = {name: running.converted(name, model, x)[0] for name, model in like.items()}
@@ -132,7 +138,7 @@ def compare(
         sizes = {name: running.size_of(target) for name, target in targets.items()}
         kinds = {name: inference.kind_of(target) for name, target in targets.items()}
         for name, group in groups.items():
-            judge.take(name, _outputs(name, group, targets[name], x, threads, folder))
+            judge.take(name, _outputs(name, group, targets[name], x, threads, folder, output))
             told = inference.knows_training(group[0])
             watch.check(f"models[{name!r}]", name, refuse=not told)
         times, note = _latencies(targets, x, threads, runs, seconds)
@@ -146,23 +152,13 @@ def compare(
     rows = []
     for name in groups:
         params, macs = _counts(like.get(name, firsts[name]))
-        rate, per_call = rates[name]
-        rows.append(
-            Row(
-                name, params=params, macs=macs, size=sizes[name], latency=times.get(name),
-                throughput=rate, throughput_batch=per_call,
-                runtime=kinds[name], **judge.scores(name),
-            )
-        )  # fmt: skip
+        scores, (rate, per_call) = judge.scores(name), rates[name]
+        rows.append(Row(
+            name, params=params, macs=macs, size=sizes[name], latency=times.get(name),
+            throughput=rate, throughput_batch=per_call, runtime=kinds[name], **scores,
+        ))  # fmt: skip
     notes = [note, rate_note, *judge.notes(), *notes, *running.kind_notes(kinds, firsts)]
     return Table(rows, notes, original=original)
-
-
-def _check_names(groups: Mapping[str, Any], **arguments: Any) -> None:
-    for argument, names in arguments.items():
-        for name in names:
-            if name not in groups:
-                raise checks.value_error(argument, "names that are in `models`", name)
 
 
 def _converted(groups: dict[str, list[Any]], x: Any) -> tuple[dict[str, list[Any]], list[str]]:
@@ -181,7 +177,7 @@ def _latencies(
     """Latency of one example for the models that accept one, and a note."""
     made = {name: running.call(name, target, x, 1) for name, target in targets.items()}
     calls = {name: call for name, call in made.items() if call is not None}
-    times = in_turns(calls, runs=runs, seconds=seconds) if calls else {}
+    times = in_turns(calls, 10, runs, seconds) if calls else {}
     taken = next(iter(times.values())).runs if times else 0
     note = f"Latency: one example, {running.threads_text(threads)}, {taken} runs each, in turns."
     for name in targets:
@@ -207,7 +203,7 @@ def _throughputs(
         if size > 1 or name not in times
     }
     few = max(runs // 3, min(runs, 5))
-    found = in_turns(calls, warmup=3, runs=few, seconds=seconds) if calls else {}
+    found = in_turns(calls, 3, few, seconds) if calls else {}
     rates = {
         name: (found.get(name, times.get(name)).throughput(size), size)  # type: ignore[union-attr]
         for name, size in batches.items()
@@ -233,18 +229,41 @@ def _members(name: str, value: Any) -> list[Any]:
     return group
 
 
-def _labelled(data: Any) -> tuple[Any, np.ndarray, np.ndarray | None]:
-    """Returns the examples, the labels, and the mask of scored examples."""
+def _labelled(data: Any, output: str | None) -> tuple[Any, np.ndarray, np.ndarray | None]:
+    """Returns the examples, the labels of the output, and the mask of scored examples."""
     x, y, weight = running.examples(data)
     if y is None:
         raise checks.type_error("data", "labels with the examples: (x, y), or such batches", data)
+    y, weight = (_of_output(one, output, example_inputs.length("data", x)) for one in (y, weight))
     if weight is not None:
         check_numbers("sample_weight", np.asarray(weight))
     return x, np.asarray(y), None if weight is None else np.asarray(weight) != 0
 
 
+def _of_output(values: Any, output: str | None, examples: int) -> Any:
+    """Labels or weights of one output, of those of several by name."""
+    if isinstance(values, Mapping):
+        if output not in values:
+            expected = f"the one whose labels are to be scored: {', '.join(map(repr, values))}"
+            raise checks.value_error("output", expected, output)
+        return values[output]
+    if isinstance(values, (list, tuple)) and len(values) < examples:
+        lengths = [np.shape(one)[:1] for one in values]
+        if lengths and set(lengths) == {(examples,)}:
+            fix = 'Give a dict of them by output, and name one: compare(..., output="logits").'
+            received = f"labels for {len(values)} outputs"
+            raise checks.value_error("data", "the labels of one output", received, fix)
+    return values
+
+
 def _outputs(
-    name: str, group: list[Any], first: Any, x: Any, threads: int, folder: pathlib.Path
+    name: str,
+    group: list[Any],
+    first: Any,
+    x: Any,
+    threads: int,
+    folder: pathlib.Path,
+    output: str | None,
 ) -> Iterator[np.ndarray]:
     """Outputs of each model of a group; `first` is the opened target of the first model."""
     for model in group:
@@ -253,9 +272,9 @@ def _outputs(
             target = model
         elif model is not group[0] and getattr(first, "path", None) != model:
             target = running.opened(model, threads, folder, x=x)
-        made = running.outputs(name, target, x)
+        made = running.outputs(name, target, x, output)
         if target is first and callable(model) and not running.is_predictor(model):
-            again = running.outputs(name, target, example_inputs.take(x, slice(8)))
+            again = running.outputs(name, target, example_inputs.take(x, slice(8)), output)
             inference.warn_if_random(f"models[{name!r}]", made[: len(again)], again)
         yield made
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.detection.coco_evaluation import DetectionScores, score
-from tfkd.report.plots import COLOURS, new_axes, styled, write_figure
+from tfkd.report.plots import COLOURS, new_figure, write_figure
 
 # Beyond this number of classes, panels would be too small to read.
 _MOST_CLASSES = 5
@@ -61,12 +61,10 @@ def precision_recall_plot(
     present = [c for c, count in enumerate(first.truth) if count]
     if not present:
         raise checks.value_error("scores", "a class with an object", first.absent)
-    with styled():
-        figure, axes = new_axes()
+    with new_figure() as (figure, axes):
         if len(models) == 1:
             _by_class(axes, next(iter(models.values())), present)
-            _frame(axes, "Precision against recall, IoU 0.5; dot: scores from 0.5")
-            _legend(axes)
+            _finish(axes, "Precision against recall, IoU 0.5; dot: scores from 0.5")
         else:
             figure.clear()
             shown = present if 1 < len(present) <= _MOST_CLASSES else []
@@ -109,14 +107,16 @@ def _curve(axes: Any, scores: DetectionScores, kinds: list[int], label: str, **s
             axes.plot(*place, "o", ms=8, color=style["color"], mec="white", zorder=5)
 
 
+def _style(order: int) -> dict[str, str]:
+    """Colour and dashes of the line that is drawn in this place."""
+    dashes = _LINES[order // len(COLOURS) % len(_LINES)]
+    return {"color": COLOURS[order % len(COLOURS)], "ls": dashes}
+
+
 def _by_class(axes: Any, scores: DetectionScores, present: list[int]) -> None:
     for order, kind in enumerate(present):
-        style = {
-            "color": COLOURS[order % len(COLOURS)],
-            "ls": _LINES[order // len(COLOURS) % len(_LINES)],
-        }
         label = f"{scores.class_names[kind]}  {score(scores.ap50[kind])}"
-        _curve(axes, scores, [kind], label, lw=2.2, **style)
+        _curve(axes, scores, [kind], label, lw=2.2, **_style(order))
     if len(present) > 1:
         label = f"mean  {score(scores.map50)}"
         _curve(axes, scores, present, label, color="#555555", lw=1.6, ls=(0, (2, 2)))
@@ -126,31 +126,21 @@ def _by_model(
     panels: list[Any], models: Mapping[str, DetectionScores], present: list[int], shown: list[int]
 ) -> None:
     first = next(iter(models.values()))
-    groups = [
-        ("mean of the classes" if len(present) > 1 else first.class_names[present[0]], present)
-    ]
-    groups += [(first.class_names[kind], [kind]) for kind in shown]
+    title = "mean of the classes" if len(present) > 1 else first.class_names[present[0]]
+    groups = [(title, present), *((first.class_names[kind], [kind]) for kind in shown)]
     for axes, (title, kinds) in zip(panels, groups, strict=False):
         for order, (name, scores) in enumerate(models.items()):
-            style = {
-                "color": COLOURS[order % len(COLOURS)],
-                "ls": _LINES[order // len(COLOURS) % len(_LINES)],
-            }
             label = f"{name}  {score(float(scores.ap50[kinds].mean()))}"
-            _curve(axes, scores, kinds, label, lw=2.0, **style)
-        _frame(axes, title)
-        _legend(axes)
+            _curve(axes, scores, kinds, label, lw=2.0, **_style(order))
+        _finish(axes, title)
     for axes in panels[len(groups) :]:
         axes.remove()
 
 
-def _frame(axes: Any, title: str) -> None:
+def _finish(axes: Any, title: str) -> None:
+    """Sets limits and titles, and a legend of names and AP50 where it covers the least."""
     axes.set(xlim=(0, 1.02), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
     axes.set_title(title, loc="left", fontsize=13)
-
-
-def _legend(axes: Any) -> None:
-    """A legend of names and AP50, placed where it covers the least."""
     columns = 1 + len(axes.get_legend_handles_labels()[0]) // 16
     axes.legend(
         title="AP50", loc="best", frameon=True, framealpha=0.9, edgecolor="none",

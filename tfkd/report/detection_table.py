@@ -109,8 +109,7 @@ class DetectionTable(ModelTable, title="Detectors compared", file_name="detector
             stats += [row.stats("ap50", kind) for kind in range(len(names))]
             scores = [one and one.format(3) for one in stats]
             rows.append((row.model, *scores, row.params, row.macs, row.size, row.p50))
-        head = ("model", "mAP", "mAP50", *names, *COSTS)
-        return Grid(head, rows, COSTS)
+        return Grid(("model", "mAP", "mAP50", *names, *COSTS), rows, COSTS)
 
     @property
     def _first(self) -> DetectionScores:
@@ -118,10 +117,10 @@ class DetectionTable(ModelTable, title="Detectors compared", file_name="detector
 
     def _notes(self) -> list[str]:
         images, objects = f"{self._first.images:,}", f"{self._first.truth.sum():,}"
-        notes = [f"Images: {images}, objects: {objects}. A class's column is its AP50."]
+        note = f"Images: {images}, objects: {objects}. A class's column is its AP50."
         if any(len(row.scores) > 1 for row in self.rows):
-            notes[0] += " Mean ± standard deviation over seeds."
-        return [*notes, *self.notes]
+            note += " Mean ± standard deviation over seeds."
+        return [note, *self.notes]
 
     def parts(self) -> list[Grid | Lines]:
         """The table, the notes, and where the latency was measured."""

@@ -107,10 +107,8 @@ def prepared(target: Callable[..., Any], x: Structure) -> Callable[..., Any]:
 
 def _is_compiled(target: Any) -> bool:
     inner = target.func if isinstance(target, functools.partial) else target
-    return hasattr(inner, "get_concrete_function") or hasattr(
-        getattr(inner, "__call__", None),  # noqa: B004
-        "get_concrete_function",
-    )
+    called = getattr(inner, "__call__", None)  # noqa: B004
+    return any(hasattr(one, "get_concrete_function") for one in (inner, called))
 
 
 def warn_if_random(argument: str, one: np.ndarray, other: np.ndarray) -> None:

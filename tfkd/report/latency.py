@@ -7,6 +7,7 @@ are exposed to the same drift, so their ratios hold even if the times do not.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import importlib.metadata
 import os
@@ -73,7 +74,7 @@ class Latency:
 
 def latency(
     runners: Mapping[str, Callable[..., Any]],
-    x: Any = None,
+    data: Any = None,
     *,
     warmup: int = 10,
     runs: int = 200,
@@ -90,7 +91,7 @@ def latency(
     Args:
         runners: name → callable. Models and layers are called eagerly in Python: to
             measure them as deployed, use `latency_table`.
-        x: the argument of every runner; None: they are called without arguments.
+        data: the argument of every runner; None: they are called without arguments.
         warmup: unmeasured rounds before the measurement.
         runs: measured rounds.
         seconds: time limit: stop after the round in which it is exceeded; None: no
@@ -121,33 +122,27 @@ def latency(
     watch = inference.Unchanged({name: [runner] for name, runner in runners.items()})
     calls = {name: inference.in_inference(runner) for name, runner in runners.items()}
     try:
-        return in_turns(calls, x, warmup=warmup, runs=runs, seconds=seconds)
+        if data is not None:
+            calls = {name: functools.partial(call, data) for name, call in calls.items()}
+        return in_turns(calls, warmup, runs, seconds)
     finally:
         for name in runners:
             watch.check(f"runners[{name!r}]", name)
 
 
 def in_turns(
-    runners: Mapping[str, Callable[..., Any]],
-    x: Any = None,
-    *,
-    warmup: int = 10,
-    runs: int = 200,
-    seconds: float | None = None,
+    runners: Mapping[str, Callable[[], Any]], warmup: int, runs: int, seconds: float | None
 ) -> dict[str, Latency]:
-    """Implements `latency` for runners that are already checked and in inference mode."""
+    """Implements `latency` for checked calls without arguments in inference mode."""
     if not runners:
         raise checks.value_error("runners", "at least one callable", runners)
     checks.non_negative_int("warmup", warmup)
     checks.positive_int("runs", runs)
-    if seconds is not None:
-        checks.positive("seconds", seconds)
-    arguments = () if x is None else (x,)
-
+    checks.optional(checks.positive, "seconds", seconds)
     names = list(runners)
     for _ in range(warmup):
         for name in names:
-            runners[name](*arguments)
+            runners[name]()
     times: dict[str, list[int]] = {name: [] for name in names}
     collecting = gc.isenabled()
     gc.disable()
@@ -158,7 +153,7 @@ def in_turns(
             for name in names[start:] + names[:start]:
                 runner = runners[name]
                 began = time.perf_counter_ns()
-                runner(*arguments)
+                runner()
                 times[name].append(time.perf_counter_ns() - began)
             if limit is not None and time.perf_counter() > limit:
                 break
@@ -181,8 +176,7 @@ def per_second_text(rate: float) -> str:
 
 def machine_line(machine: Mapping[str, Any]) -> str:
     """Describes `machine()` in one sentence: processor, cores, versions."""
-    versions = machine.get("versions", {})
-    parts = [f"{name} {version}" for name, version in versions.items()]
+    parts = [f"{name} {version}" for name, version in machine.get("versions", {}).items()]
     where = f"{machine.get('processor')}, {machine.get('cores')} cores"
     return f"Measured on {where}; {', '.join(parts)}."
 

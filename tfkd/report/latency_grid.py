@@ -154,7 +154,7 @@ def latency_table(
         if not calls:
             expected = "a batch size that at least one file takes"
             raise checks.value_error("batch_sizes", expected, grid[1])
-        times = in_turns(calls, warmup=warmup, runs=runs, seconds=seconds)
+        times = in_turns(calls, warmup, runs, seconds)
         for name in given:
             watch.check(f"models[{name!r}]", name)
     notes += targets.kind_notes(kinds, {name: model for name, (model, _) in pairs.items()})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,29 +35,17 @@ _STYLE = {
 }
 
 
-def new_axes() -> tuple[Figure, Axes]:
-    """A new figure and its axes; pyplot's global state is not used."""
-    try:
+@contextlib.contextmanager
+def new_figure() -> Iterator[tuple[Figure, Axes]]:
+    """A new figure and its axes in the style of tfkd; pyplot's global state is not used."""
+    with checks.needed("tfkd.report's plots need matplotlib", "demo"):
+        import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "tfkd.report's plots need matplotlib. Install it with `pip install tfkd[demo]`."
-        ) from error
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
-
-
-def styled() -> contextlib.AbstractContextManager[None]:
-    """A context in which figures have the style of tfkd."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(
-            "tfkd.report's plots need matplotlib. Install it with `pip install tfkd[demo]`."
-        ) from error
-    return matplotlib.rc_context(_STYLE)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, figure.subplots()
 
 
 def write_figure(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
@@ -90,8 +78,7 @@ def training_curves(
     arrays = {name: _curve(name, values) for name, values in curves.items()}
     if not arrays:
         raise checks.value_error("curves", "at least one curve", curves)
-    with styled():
-        figure, axes = new_axes()
+    with new_figure() as (figure, axes):
         for i, (name, values) in enumerate(arrays.items()):
             colour, epochs = COLOURS[i % len(COLOURS)], np.arange(1, values.shape[1] + 1)
             label = f"{name} ({len(values)} seeds)" if len(values) > 1 else name
@@ -101,9 +88,8 @@ def training_curves(
                 marker=MARKERS[i % len(MARKERS)], markevery=(i % every, every), ms=6,
             )  # fmt: skip
             if len(values) > 1:
-                axes.fill_between(
-                    epochs, values.min(0), values.max(0), color=colour, alpha=0.18, lw=0
-                )
+                low, high = values.min(0), values.max(0)
+                axes.fill_between(epochs, low, high, color=colour, alpha=0.18, lw=0)
         settled = np.concatenate([v[:, v.shape[1] // 5 :].ravel() for v in arrays.values()])
         margin = 0.05 * (np.ptp(settled) or 1.0)
         axes.set_ylim(settled.min() - margin, settled.max() + margin)
@@ -120,7 +106,6 @@ def _curve(name: str, values: Any) -> np.ndarray:
     except (TypeError, ValueError):
         array = np.empty((0, 0))
     if array.ndim != 2 or array.size == 0:
-        raise checks.value_error(
-            f"curves[{name!r}]", "numbers (seeds, epochs), as many epochs for each seed", values
-        )
+        expected = "numbers (seeds, epochs), as many epochs for each seed"
+        raise checks.value_error(f"curves[{name!r}]", expected, values)
     return array

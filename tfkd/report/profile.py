@@ -121,7 +121,7 @@ def _values(row: LayerProfile) -> tuple[Any, ...]:
     return (row.name, row.kind, shape, row.calls, *costs)
 
 
-def _rows(model: keras.Model, entries: Sequence[trace.Entry]) -> Iterator[LayerProfile]:
+def _rows(model: keras.Model, entries: Sequence[trace.TracedLayer]) -> Iterator[LayerProfile]:
     counted: set[int] = set()
     for entry in entries:
         mine = [w for w in layer_weights.arrays(entry.layer) if id(w) not in counted]
@@ -129,15 +129,11 @@ def _rows(model: keras.Model, entries: Sequence[trace.Entry]) -> Iterator[LayerP
         known = [p for p in entry.products if p is not None]
         sure = len(known) == len(entry.products)
         pairs = [pair for products in known for pair in products]
-        yield LayerProfile(
-            entry.name,
-            type(entry.layer).__name__,
-            entry.output_shape,
-            layer_weights.count(mine),
-            sum(terms * outputs for terms, outputs in pairs) if sure else None,
-            sum((2 * terms - 1) * outputs for terms, outputs in pairs) if sure else None,
-            len(entry.products),
-        )
+        macs = sum(terms * outputs for terms, outputs in pairs) if sure else None
+        flops = sum((2 * terms - 1) * outputs for terms, outputs in pairs) if sure else None
+        kind, params = type(entry.layer).__name__, layer_weights.count(mine)
+        form = (entry.name, kind, entry.output_shape)
+        yield LayerProfile(*form, params, macs, flops, len(entry.products))
     left = [w for w in layer_weights.arrays(model) if id(w) not in counted]
     if left:
         yield LayerProfile("(other weights)", "", (), layer_weights.count(left), None, None, 0)

@@ -67,9 +67,8 @@ class Row:
         stats = ((measure, getattr(self, measure.key)) for measure in measures)
         scores = [one and measure.format(one) for measure, one in stats]
         times = (getattr(self.latency, name, None) for name in ("p50", "p90", "p99"))
-        return (
-            self.model, *scores, self.params, self.macs, self.size, *times, self.throughput
-        )  # fmt: skip
+        costs = (self.params, self.macs, self.size, *times, self.throughput)
+        return (self.model, *scores, *costs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,12 +211,10 @@ class Table(ModelTable, title="Models compared"):
         """Score against latency and size, if known, and the curves."""
         measure = self.measure
         scored = [row for row in self.rows if getattr(row, measure.key) is not None]
-        if any(row.latency is not None for row in scored):
-            draw = functools.partial(accuracy_latency, self)
-            yield Plot(f"{measure.key}_latency", f"{measure.title} against latency", draw)
-        if any(row.size for row in scored):
-            draw = functools.partial(accuracy_size, self)
-            yield Plot(f"{measure.key}_size", f"{measure.title} against size", draw)
+        for cost, plot in (("latency", accuracy_latency), ("size", accuracy_size)):
+            if any(getattr(row, cost) for row in scored):
+                draw = functools.partial(plot, self)
+                yield Plot(f"{measure.key}_{cost}", f"{measure.title} against {cost}", draw)
         for quantity, models in self.curves.items():
             word = re.sub(r"\W+", "_", quantity.partition("(")[0].strip())
             draw = functools.partial(training_curves, models, quantity=quantity)

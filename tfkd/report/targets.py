@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -89,11 +90,7 @@ def converted(name: str, model: Any, x: Structure) -> tuple[Any, str]:
 
 
 def opened(
-    model: Any,
-    threads: int,
-    folder: pathlib.Path,
-    batch: int | None = 1,
-    x: Structure | None = None,
+    model: Any, threads: int, folder: pathlib.Path, batch: int = 1, x: Structure | None = None
 ) -> Any:
     """The target to call for a model: a `Predictor`, or the callable in inference mode.
 
@@ -121,8 +118,7 @@ def opened(
 def _refuse_stateful(model: Any) -> None:
     """Raises ValueError for stateful recurrent layers of Keras 2 or 3."""
     for layer in flat_layers(model):
-        recurrent = hasattr(layer, "return_sequences")
-        if recurrent and getattr(layer, "stateful", False):
+        if hasattr(layer, "return_sequences") and getattr(layer, "stateful", False):
             fix = (
                 "Its outputs depend on earlier calls, so nothing can be compared. Build it with "
                 "stateful=False and copy the weights."
@@ -170,30 +166,48 @@ def _run(name: str, target: Any, x: Any) -> Any:
         raise kind(f"`models[{name!r}]` does not run on these examples. {error}") from error
 
 
-def outputs(name: str, target: Any, x: Structure) -> np.ndarray:
-    """The only output for all examples, computed in chunks."""
+def outputs(name: str, target: Any, x: Structure, output: str | None = None) -> np.ndarray:
+    """The only output, or the one named `output`, for all examples, computed in chunks."""
     if isinstance(target, keras.Model):
-        return _only(name, target.predict(x, batch_size=CHUNK, verbose=0))
+        found = target.predict(x, batch_size=CHUNK, verbose=0)
+        if isinstance(found, (list, tuple)):
+            found = dict(zip(target.output_names, found, strict=True))
+        return _chosen(name, found, output)
     parts = []
     for start in range(0, length("data", x), CHUNK):
         some = take(x, slice(start, start + CHUNK))
         size = length("data", some)
-        parts.append(_only(name, _run(name, target, some)))
+        parts.append(_chosen(name, _run(name, target, some), output))
         if parts[-1].shape[:1] != (size,):
             expected = f"{size} outputs for as many examples"
             raise checks.value_error(f"models[{name!r}]", expected, parts[-1])
     return np.concatenate(parts)
 
 
-def _only(name: str, found: Any) -> np.ndarray:
-    values = list(found.values()) if isinstance(found, Mapping) else [found]
+def _chosen(name: str, found: Any, output: str | None) -> np.ndarray:
+    """Of several outputs the one named `output`.
+
+    Names in files are those of Keras with "_" for what is no letter or digit.
+    """
     if isinstance(found, (list, tuple)) and found and hasattr(found[0], "shape"):
-        values = list(found)
-    if len(values) != 1:
-        received = list(found) if isinstance(found, Mapping) else f"{len(values)} outputs"
-        fix = "Pass a function that returns only the class scores."
-        raise checks.value_error(f"models[{name!r}]", "a model with one output", received, fix)
-    return np.asarray(values[0])
+        if len(found) > 1:
+            fix = "Pass a function that returns the one that is to be scored."
+            received = f"{len(found)} outputs without names"
+            raise checks.value_error(f"models[{name!r}]", "a model of one output", received, fix)
+        (found,) = found
+    if not isinstance(found, Mapping):
+        return np.asarray(found)
+    if len(found) == 1:
+        return np.asarray(*found.values())
+    if output is None:
+        fix = f"Name one: compare(..., output={next(iter(found))!r})."
+        expected = "a model of one output, or `output`"
+        raise checks.value_error(f"models[{name!r}]", expected, list(found), fix)
+    for key, value in found.items():
+        if re.sub(r"\W", "_", key) == re.sub(r"\W", "_", output):
+            return np.asarray(value)
+    expected = f"an output of `models[{name!r}]`: {', '.join(map(repr, found))}"
+    raise checks.value_error("output", expected, output, checks.near(output, list(found)))
 
 
 def size_of(target: Any) -> int | None:
@@ -213,21 +227,14 @@ def kind_notes(kinds: Mapping[str, str], models: Mapping[str, Any]) -> list[str]
         kinds: name → runtime, from `inference.kind_of`.
         models: name → model or function.
     """
-    own = {
-        name: kind
-        for name, kind in kinds.items()
-        if not isinstance(models[name], (keras.Model, pathlib.Path))
-    }
+    own = [n for n, model in models.items() if not isinstance(model, (keras.Model, pathlib.Path))]
     said = {
-        "Python": (
-            "a Python function, timed as it is",
-            "Python functions, timed as they are",
-        ),
+        "Python": ("a Python function, timed as it is", "Python functions, timed as they are"),
         "TensorFlow": ("a compiled TensorFlow function", "compiled TensorFlow functions"),
     }
     notes = []
     for kind, (one, several) in said.items():
-        names = [name for name in own if own[name] == kind]
+        names = [name for name in own if kinds.get(name) == kind]
         if names:
             notes.append(f"{', '.join(names)}: {one if len(names) == 1 else several}.")
     return notes

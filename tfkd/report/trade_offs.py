@@ -12,7 +12,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.report.measures import ACCURACY, Measure
-from tfkd.report.plots import COLOURS, MARKERS, new_axes, styled, write_figure
+from tfkd.report.plots import COLOURS, MARKERS, new_figure, write_figure
 
 
 def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
@@ -42,9 +42,7 @@ def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
         ...     report.accuracy_latency(report.Table([row]), folder + "/a.png").name
         'a.png'
     """
-    rows = [row for row in _scored(table) if row.latency is not None]
-    if not rows:
-        raise checks.value_error("table", f"a row with {table.measure.name} and latency", table)
+    rows = _costed(table, "latency")
     times = np.array([row.latency.p50 for row in rows])
     label = "latency of one example, median (ms, log scale)"
     return _scatter(rows, table.measure, times, ("latency", label), path)
@@ -74,19 +72,21 @@ def accuracy_size(table: Any, path: str | os.PathLike) -> pathlib.Path:
         ...     report.accuracy_size(report.Table([row]), folder + "/a.png").name
         'a.png'
     """
-    rows = [row for row in _scored(table) if row.size]
-    if not rows:
-        raise checks.value_error("table", f"a row with {table.measure.name} and size", table)
-    sizes = np.array([row.size / 2**10 for row in rows])
-    unit = "KiB"
+    rows = _costed(table, "size")
+    sizes, unit = np.array([row.size / 2**10 for row in rows]), "KiB"
     if sizes.max() >= 2**10:
         sizes, unit = sizes / 2**10, "MiB"
     cost = ("size", f"size of the file ({unit}, log scale)")
     return _scatter(rows, table.measure, sizes, cost, path)
 
 
-def _scored(table: Any) -> list[Any]:
-    return [row for row in table.rows if getattr(row, table.measure.key) is not None]
+def _costed(table: Any, cost: str) -> list[Any]:
+    """The rows that have a score and this cost, "latency" or "size"; ValueError if none has."""
+    scored = [row for row in table.rows if getattr(row, table.measure.key) is not None]
+    rows = [row for row in scored if getattr(row, cost)]
+    if not rows:
+        raise checks.value_error("table", f"a row with {table.measure.name} and {cost}", table)
+    return rows
 
 
 def unbeaten(x: np.ndarray, y: np.ndarray) -> list[int]:
@@ -126,8 +126,7 @@ def _scatter(
     stats = [getattr(row, measure.key) for row in rows]
     y = np.array([one.mean for one in stats])
     spread = np.array([one.sd or 0.0 for one in stats])
-    with styled():
-        figure, axes = new_axes()
+    with new_figure() as (figure, axes):
         front = pareto(x, measure.gain(y))
         axes.step(x[front], y[front], where="post", color="#999999", ls="--", lw=1.5, zorder=1)
         for i in range(len(rows)):

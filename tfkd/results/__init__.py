@@ -10,15 +10,6 @@ from tfkd.results.parts import WIDTH, Grid, Lines, Plot
 from tfkd.results.result import Result, plain
 
 __all__ = [
-    "NONE",
-    "WIDTH",
-    "Format",
-    "Grid",
-    "Lines",
-    "Plot",
-    "Result",
-    "cell",
-    "plain",
-    "si",
+    "NONE", "WIDTH", "Format", "Grid", "Lines", "Plot", "Result", "cell", "plain", "si",
     "size_text",
-]
+]  # fmt: skip

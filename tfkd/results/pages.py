@@ -69,6 +69,5 @@ def element(tag: str, inside: str, attributes: Mapping[str, str] | None = None) 
 def figure(title: str, path: pathlib.Path) -> str:
     """A section with a PNG embedded as a data URL."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return element(
-        "section", f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-    )
+    image = f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+    return element("section", image)

@@ -49,10 +49,8 @@ class Grid:
     def cells(self) -> list[list[str]]:
         """The rows as formatted text, without the head."""
         forms = [self.formats.get(name, "") for name in self.head]
-        return [
-            [cell(value, form) for value, form in zip(row, forms or [""] * len(row), strict=True)]
-            for row in self.rows
-        ]
+        pairs = (zip(row, forms or [""] * len(row), strict=True) for row in self.rows)
+        return [[cell(value, form) for value, form in row] for row in pairs]
 
     def _is_left(self, column: int) -> bool:
         return column < self.left if isinstance(self.left, int) else column in self.left
@@ -88,18 +86,17 @@ class Grid:
 
     def html(self) -> str:
         """A `<table>` in a card."""
-        rows = [self._html_row("td", row, self.tags.get(i)) for i, row in enumerate(self.cells())]
+        tags = self.tags
+        rows = [self._html_row("td", row, tags.get(i, ())) for i, row in enumerate(self.cells())]
         last = len(rows) - self.totals
         head = [self._html_row("th", list(map(cell, self.head)))] if self.head else []
         groups = {"thead": head, "tbody": rows[:last], "tfoot": rows[last:]}
         body = "".join(element(tag, "\n".join(part)) for tag, part in groups.items() if part)
         return element("section", element("table", body))
 
-    def _html_row(self, tag: str, row: Sequence[str], tags: Any = None) -> str:
+    def _html_row(self, tag: str, row: Sequence[str], tags: Any = ()) -> str:
         texts = [html.escape(text) for text in row]
-        spans = [
-            element("span", html.escape(x), {"class": "tag", "title": y}) for x, y in tags or ()
-        ]
+        spans = [element("span", html.escape(x), {"class": "tag", "title": y}) for x, y in tags]
         if spans:
             texts[0] += element("div", "".join(spans))
         sides = ("left" if self._is_left(i) else "" for i in range(len(texts)))

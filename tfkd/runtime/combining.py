@@ -171,6 +171,5 @@ class Combiner:
 
 def split(arrays: Sequence[np.ndarray], most: int, run: Run) -> list[Any]:
     """Runs (N, ...) arrays `most` examples at a time; returns the concatenated results."""
-    count = len(arrays[0])
-    parts = [run([a[s : s + most] for a in arrays]) for s in range(0, count, most)]
+    parts = [run([a[s : s + most] for a in arrays]) for s in range(0, len(arrays[0]), most)]
     return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -33,7 +33,7 @@ _MOST = 16  # Largest batch of a file with an open batch, unless the user asks f
 _TOLERANCE = 1e-5
 
 
-class Compiled:
+class CompiledFile:
     """A file in a `CompiledModel`; see `tfkd.runtime.backend.Backend`."""
 
     kind = "LiteRT with XNNPACK's weight cache"
@@ -112,7 +112,7 @@ class Compiled:
 
 def open_compiled(
     path: pathlib.Path, store: Store, threads: int, batch: int | None
-) -> Compiled | None:
+) -> CompiledFile | None:
     """Opens a file with cached packed weights, which are created if necessary.
 
     A new cache is checked against the interpreter's outputs first.
@@ -134,14 +134,14 @@ def open_compiled(
         weights = store.name(path.stem, recipe, ".weights")
         manifest = store.find(weights, recipe)
         if manifest is not None and not litert.has_variables(path):
-            return Compiled(path, weights, _read(manifest["ports"]), threads, batch)
+            return CompiledFile(path, weights, _read(manifest["ports"]), threads, batch)
         plain = TFLite(path, threads)
         ports = plain.inputs, plain.outputs
         if plain.remembers or not plain.signed or any(map(open_shape, ports[0] + ports[1])):
             return None
 
         def make(temporary: pathlib.Path) -> dict[str, Any]:
-            made = Compiled(path, temporary, ports, threads, batch)
+            made = CompiledFile(path, temporary, ports, threads, batch)
             try:
                 check_agreement(plain, made, _TOLERANCE)
             finally:
@@ -149,7 +149,7 @@ def open_compiled(
             return {"ports": [[_plain(port) for port in some] for some in ports]}
 
         store.create(weights, recipe, make)
-        return Compiled(path, weights, ports, threads, batch)
+        return CompiledFile(path, weights, ports, threads, batch)
     except (ImportError, RuntimeError, OSError, ValueError, TypeError) as error:
         stored.warn_uncached(path, error)
         return None

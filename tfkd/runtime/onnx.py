@@ -12,14 +12,9 @@ from tfkd import checks
 from tfkd.formats.litert import Port
 from tfkd.formats.onnx_session import open_session
 
-_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(bool)": "bool",
-    **{f"tensor({t})": t for t in ("int8", "uint8", "int16", "uint16", "int32", "uint32")},
-    **{f"tensor({t})": t for t in ("int64", "uint64")},
-}
+_SAME = "float16 bool int8 uint8 int16 uint16 int32 uint32 int64 uint64".split()
+_TYPES = {f"tensor({name})": name for name in _SAME}
+_TYPES |= {"tensor(float)": "float32", "tensor(double)": "float64"}
 
 
 class Onnx:

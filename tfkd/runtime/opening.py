@@ -18,13 +18,8 @@ from tfkd.runtime import stored
 from tfkd.runtime.backend import Backend, check_agreement
 from tfkd.runtime.stored import Store
 
-ENDINGS = {
-    ".tflite": "tflite",
-    ".onnx": "onnx",
-    ".keras": "keras",
-    ".engine": "tensorrt",
-    ".plan": "tensorrt",
-}
+ENDINGS = {f".{kind}": kind for kind in ("tflite", "onnx", "keras")}
+ENDINGS |= {".engine": "tensorrt", ".plan": "tensorrt"}
 # Allowed error of optimized graphs, relative to the largest output.
 _TOLERANCE = 1e-4
 # Protobuf encoding of the key "location" in a tensor's external_data: field 1, 8 bytes long.
@@ -106,8 +101,7 @@ def _fits(kind: str, options: Options) -> None:
         fix = "An engine is used as it was built."
         raise checks.value_error("tensorrt", "True for an .onnx file only", kind, fix)
     if options.jit_compile and kind not in ("keras", "saved_model"):
-        expected = "True for a .keras file or a SavedModel only"
-        raise checks.value_error("jit_compile", expected, kind)
+        raise checks.value_error("jit_compile", "True for a .keras file or a SavedModel only", kind)
     if options.custom_objects is not None and kind != "keras":
         raise checks.value_error("custom_objects", "None for what is no .keras file", kind)
 

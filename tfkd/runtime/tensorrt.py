@@ -64,8 +64,7 @@ class TensorRT:
         self._memory: dict[str, int] = {}
         for port in ports:
             shape = (largest, *port.shape[1:])
-            count = int(np.prod(shape)) * port.dtype.itemsize
-            self._memory[port.name] = self._cuda.allocate(count)
+            self._memory[port.name] = self._cuda.allocate(int(np.prod(shape)) * port.dtype.itemsize)
             self._context.set_tensor_address(port.name, self._memory[port.name])
 
     def _port(self, trt: Any, name: str, index: int) -> Port:
@@ -88,8 +87,7 @@ class TensorRT:
             raise RuntimeError(f"TensorRT could not run the engine. It says: {said}")
         results = []
         for port in self.outputs:
-            shape = tuple(self._context.get_tensor_shape(port.name))
-            result = np.empty(shape, port.dtype)
+            result = np.empty(tuple(self._context.get_tensor_shape(port.name)), port.dtype)
             self._cuda.download(result, self._memory[port.name])
             results.append(result)
         self._cuda.wait()
@@ -118,8 +116,7 @@ def engine_for(path: pathlib.Path, store: Store, batch: int | None) -> pathlib.P
     engine = store.folder / f"{path.stem}-{key}.engine"
     if engine.exists():
         try:
-            manifest = store.verify(engine)
-            if manifest["recipe"].get("onnx_sha256") == store.digest(path):
+            if store.verify(engine)["recipe"].get("onnx_sha256") == store.digest(path):
                 return engine
             stored.warn_recreated(engine, "its manifest names another model")
         except (ValueError, OSError) as error:

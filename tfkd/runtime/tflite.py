@@ -72,8 +72,7 @@ class TFLite:
 
     def _sized(self, shapes: tuple) -> Any:
         """An interpreter for these shapes: a new one, or an existing one that is resized."""
-        new = self._several and len(self._opened) < len(self.sizes or ())
-        if new:
+        if self._several and len(self._opened) < len(self.sizes or ()):
             interpreter = litert.open_interpreter(self._path, self._threads)
         else:
             interpreter = self._opened.pop(next(iter(self._opened)))
@@ -84,8 +83,7 @@ class TFLite:
                 interpreter.resize_tensor_input(index, shape)
             interpreter.allocate_tensors()
         except (RuntimeError, ValueError):
-            fresh = litert.open_interpreter(self._path, self._threads)
-            self._opened = {**before, (): fresh}
+            self._opened = {**before, (): litert.open_interpreter(self._path, self._threads)}
             raise
         self._opened = {**before, shapes: interpreter}
         return interpreter

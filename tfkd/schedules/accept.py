@@ -49,12 +49,9 @@ class OfCallable(Schedule):
         return ops.apply(self.function, step)
 
     def get_config(self):
-        raise checks.value_error(
-            "schedule",
-            "a number or a schedule of tfkd.schedules, which can be saved",
-            self.function,
-            "Write it as a dataclass that extends Schedule, with `tfkd.schedules.register`.",
-        )
+        expected = "a number or a schedule of tfkd.schedules, which can be saved"
+        fix = "Write it as a dataclass that extends Schedule, with `tfkd.schedules.register`."
+        raise checks.value_error("schedule", expected, self.function, fix)
 
 
 def get(

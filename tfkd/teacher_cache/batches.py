@@ -95,15 +95,11 @@ class Attach:
         if self._cache.views == 1:
             return tf.zeros_like(index, tf.int32)
         if seed is None:
-            raise checks.value_error(
-                "seed",
-                f"a seed to draw one of the {self._cache.views} views from",
-                seed,
-                'Pass attach as `augment` of a Curriculum, or put "view" (B,) into the batch.',
-            )
-        return tf.random.stateless_uniform(
-            tf.shape(index), seed, maxval=self._cache.views, dtype=tf.int32
-        )
+            expected = f"a seed to draw one of the {self._cache.views} views from"
+            fix = 'Pass attach as `augment` of a Curriculum, or put "view" (B,) into the batch.'
+            raise checks.value_error("seed", expected, seed, fix)
+        size, views = tf.shape(index), self._cache.views
+        return tf.random.stateless_uniform(size, seed, maxval=views, dtype=tf.int32)
 
 
 def batches(
@@ -121,8 +117,7 @@ def batches(
     steps = steps_per_epoch(count, batch_size)
     checks.integer("seed", seed, 0, "an integer of at least 0")
     checks.non_negative_int("start_step", start_step)
-    if epochs is not None:
-        checks.positive_int("epochs", epochs)
+    checks.optional(checks.positive_int, "epochs", epochs)
     first, size = replicas.rows_of_worker(input_context, batch_size)
 
     def make(step, rows):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,81 +11,14 @@ import numpy as np
 
 from tfkd import checks, example_inputs, fingerprints
 from tfkd.networks import layer_weights
-from tfkd.networks.paths import names_of
 from tfkd.teacher_cache import document, shards
 from tfkd.teacher_cache.document import Document
 from tfkd.teacher_cache.keys import SIZE, firsts, keys, read
-from tfkd.teacher_cache.labelling import Labeller, progress_bar
+from tfkd.teacher_cache.labelling import Labeller, Making, progress_bar
 from tfkd.teacher_cache.predictions import check_repeats, predicted
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.layout import Layout
 from tfkd.types import Data, Structure, Teacher
-
-DTYPES = ("float16", "float32")
-
-
-@dataclasses.dataclass(frozen=True)
-class Making:
-    """Settings of the outputs and their storage: arguments of `TeacherCache.build`."""
-
-    layers: Any
-    dtype: str
-    top_k: int | None
-    temperature: float | None
-    views: int
-    augment: Callable[[Any, Any], Any] | None
-    preprocess: Callable[[Any], Any] | None
-    seed: int
-
-    def __post_init__(self):
-        checks.one_of("dtype", self.dtype, DTYPES)
-        object.__setattr__(self, "layers", names_of("layers", self.layers))
-        checks.positive_int("views", self.views)
-        checks.integer("seed", self.seed, 0, "an integer of at least 0")
-        self._check_top_k()
-        for name in ("augment", "preprocess"):
-            if getattr(self, name) is not None:
-                checks.function(name, getattr(self, name))
-        if self.views > 1 and self.augment is None:
-            expected = "1 without `augment`: all views would be the same"
-            raise checks.value_error("views", expected, self.views, "Pass `augment`.")
-
-    def _check_top_k(self) -> None:
-        if self.top_k is None:
-            if self.temperature is not None:
-                expected = "None without top_k: all scores serve every temperature"
-                raise checks.value_error("temperature", expected, self.temperature)
-            return
-        checks.positive_int("top_k", self.top_k)
-        if self.temperature is None:
-            raise checks.value_error(
-                "temperature",
-                "the temperature of the loss, with top_k",
-                None,
-                "The rest bucket holds at one temperature: pass that of LogitsDistillation.",
-            )
-        checks.positive("temperature", self.temperature)
-
-    def labeller(self, teacher: Teacher) -> Labeller:
-        """The `Labeller` that runs the teacher."""
-        return Labeller(
-            as_list(teacher), self.layers, self.dtype, self.top_k, self.temperature,
-            self.augment, self.preprocess, self.seed,
-        )  # fmt: skip
-
-    def settings(self) -> dict[str, Any]:
-        """The settings that cache.json records as values."""
-        names = ("dtype", "layers", "top_k", "temperature", "seed")
-        return {name: getattr(self, name) for name in names}
-
-    def digests(self, teacher: Teacher, data: str) -> dict[str, str | None]:
-        """The SHA-256 fingerprints that cache.json records: teacher, data and functions."""
-        return {
-            "teacher": fingerprints.digest([teacher, self.layers]),
-            "data": data,
-            "augment": fingerprints.digest(self.augment),
-            "preprocess": fingerprints.digest(self.preprocess),
-        }
 
 
 def build(
@@ -94,7 +26,6 @@ def build(
     teacher: Teacher,
     data: Data,
     making: Making,
-    *,
     batch_size: int,
     shard_size: int | None,
     part: tuple[int, int],
@@ -108,7 +39,7 @@ def build(
     for one in as_list(teacher):
         layer_weights.check_finite("teacher", one)
     index, number = _check_part(part)
-    labeller = making.labeller(teacher)
+    labeller = Labeller(as_list(teacher), making)
     layout = labeller.layout(x)
     if shard_size is None:
         shard_size = shards.shard_size(count, making.views, forms(layout))
@@ -173,9 +104,8 @@ def forms(layout: Layout) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def shards_of(folder: Path, known: Document) -> shards.Shards:
     """The shards that a document describes."""
-    return shards.Shards(
-        folder, known.count, known.shard_size, forms(known.layout), known.views, known.fingerprint
-    )
+    sizes = (known.count, known.shard_size)
+    return shards.Shards(folder, *sizes, forms(known.layout), known.views, known.fingerprint)
 
 
 def _keys(leaves: list[Any], count: int) -> np.ndarray:
@@ -194,13 +124,12 @@ def _prepare(path: str | os.PathLike, wanted: Document, overwrite: bool) -> shar
     known = document.read(folder) if (folder / document.NAME).exists() and not overwrite else None
     names = [] if known is None else document.differences(known, wanted)
     if names:
-        raise checks.value_error(
-            "path",
-            "a folder without a cache, or one of the same teacher, data and settings",
-            str(folder),
+        fix = (
             f"The cache there was made from another {' and another '.join(names)}: it is stale. "
-            "Pass overwrite=True to rebuild it, or another path.",
+            "Pass overwrite=True to rebuild it, or another path."
         )
+        expected = "a folder without a cache, or one of the same teacher, data and settings"
+        raise checks.value_error("path", expected, str(folder), fix)
     if known is None:
         wanted.write(folder)
         shards.free(folder, wanted.fingerprint)

@@ -18,9 +18,10 @@ from tfkd import checks, fingerprints
 from tfkd.teacher_cache import batches as feeding
 from tfkd.teacher_cache import building, document
 from tfkd.teacher_cache.keys import keys, places, read
+from tfkd.teacher_cache.labelling import Making
 from tfkd.teachers import output_kinds
 from tfkd.teachers.features import FINAL
-from tfkd.teachers.layout import Layout, TopK, put
+from tfkd.teachers.layout import Layout, put
 from tfkd.teachers.precomputed import PROBABILITY, PrecomputedTeacher
 from tfkd.types import Data, Structure, Teacher
 
@@ -76,9 +77,8 @@ class TeacherCache(PrecomputedTeacher):
         self._document = document.read(self.path)
         self._shards = building.shards_of(self.path, self._document)
         self._check_whole(checksums, time.monotonic() + wait)
-        super().__init__(
-            self._with_inferred_kinds(), self._document.identity, f"the teacher cache {self.path}"
-        )
+        layout, where = self._with_inferred_kinds(), f"the teacher cache {self.path}"
+        super().__init__(layout, self._document.identity, where)
 
     def _with_inferred_kinds(self) -> Layout:
         """The layout, in which outputs stored as logits are marked if they are probabilities."""
@@ -201,17 +201,9 @@ class TeacherCache(PrecomputedTeacher):
                 a cache at `path` with another origin; the message names the difference.
             OSError: if the disk is full. Finished shards are kept and reused.
         """
-        building.build(
-            path,
-            teacher,
-            data,
-            building.Making(layers, dtype, top_k, temperature, views, augment, preprocess, seed),
-            batch_size=batch_size,
-            shard_size=shard_size,
-            part=part,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        making = Making(layers, dtype, top_k, temperature, views, augment, preprocess, seed)
+        options = (batch_size, shard_size, part, overwrite, progress)
+        building.build(path, teacher, data, making, *options)
         return cls(path, checksums=False, wait=wait)
 
     @classmethod
@@ -258,9 +250,8 @@ class TeacherCache(PrecomputedTeacher):
             >>> cache.lookup([3, 0])["final_output"].tolist()
             [[6.0, 7.0], [0.0, 1.0]]
         """
-        building.write_predictions(
-            path, outputs, data, source, activation, layers or {}, dtype, views, overwrite
-        )
+        form = (source, activation, layers or {}, dtype, views, overwrite)
+        building.write_predictions(path, outputs, data, *form)
         return cls(path, checksums=False)
 
     def lookup(self, index: ArrayLike, view: ArrayLike = 0) -> dict[str, Any]:
@@ -279,15 +270,10 @@ class TeacherCache(PrecomputedTeacher):
         """
         index, view = self._check_places(index, view)
         read = {name: self._shards.gather(name, index, view) for name in self._shards.forms}
-        leaves = [self._leaf(slot.name, read) for slot in self.layout.finals]
+        leaves = [self.layout.final(slot.name, read) for slot in self.layout.finals]
         finals = [put(part, leaves) for part in self.layout.structure]
         features = {layer: read[slot.name] for layer, slot in self.layout.features.items()}
         return {FINAL: finals[0] if self.layout.teachers == 1 else finals, **features}
-
-    def _leaf(self, name: str, read: Mapping[str, np.ndarray]) -> Any:
-        if self.layout.top_k is None:
-            return read[name]
-        return TopK(*(read[f"{name}.{part}"] for part in TopK._fields))
 
     def _check_places(self, index: Any, view: Any) -> tuple[np.ndarray, np.ndarray]:
         index = np.asarray(index)
@@ -319,21 +305,18 @@ class TeacherCache(PrecomputedTeacher):
         x, leaves, count = read(data)
         if self._document.parts.get("data") is None:
             if count != len(self):
-                expected = (
-                    f"the {len(self)} examples that the outputs were given for, in that order"
-                )
-                raise checks.value_error("data", expected, leaves[0])
+                given = f"the {len(self)} examples that the outputs were given for"
+                raise checks.value_error("data", f"{given}, in that order", leaves[0])
             return {"inputs": x, "index": np.arange(count, dtype=np.int32)}
         found = places(self._shards.keys(), keys(leaves, range(count)))
         missing = np.flatnonzero(found < 0)
         if missing.size:
-            raise checks.value_error(
-                "data",
-                "examples that the cache was made from, as they were then (before `preprocess`)",
-                leaves[0],
-                f"{missing.size} of {count} are not in {self.path}, the first is example "
-                f"{missing[0]}: the cache is stale, or of other data. Build it again.",
-            )
+            when = "as they were then (before `preprocess`)"
+            where = f"in {self.path}, the first is example {missing[0]}"
+            why = "the cache is stale, or of other data. Build it again."
+            fix = f"{missing.size} of {count} are not {where}: {why}"
+            expected = f"examples that the cache was made from, {when}"
+            raise checks.value_error("data", expected, leaves[0], fix)
         return {"inputs": x, "index": found.astype(np.int32)}
 
     def attach(
@@ -362,13 +345,12 @@ class TeacherCache(PrecomputedTeacher):
         if known is None:
             known = fingerprints.digest(None) if "seed" in self._document.settings else None
         if known is not None and known != fingerprints.digest(function):
-            raise checks.value_error(
-                name,
-                f"the {name} that the cache was built with",
-                function,
+            fix = (
                 "The teacher saw other inputs than the student would. Pass the same function, or "
-                "build the cache again.",
+                "build the cache again."
             )
+            expected = f"the {name} that the cache was built with"
+            raise checks.value_error(name, expected, function, fix)
 
     def batches(
         self,
@@ -412,10 +394,9 @@ class TeacherCache(PrecomputedTeacher):
         """
         values = feeding.Values(self.keyed(x), y, sample_weight)
         attach = self.attach(augment, preprocess)
-        return feeding.batches(
-            attach if outputs else attach.inputs,
-            values, self.views, batch_size, seed, epochs, start_step, input_context,
-        )  # fmt: skip
+        made = attach if outputs else attach.inputs
+        options = (batch_size, seed, epochs, start_step, input_context)
+        return feeding.batches(made, values, self.views, *options)
 
     def eval_batches(
         self,

@@ -34,10 +34,8 @@ def keys(leaves: list[Any], rows: range) -> np.ndarray:
     """
     parts = [np.ascontiguousarray(np.asarray(leaf[rows.start : rows.stop])) for leaf in leaves]
     found = np.empty((len(rows), SIZE), np.uint8)
-    form = repr(
-        [(part.dtype.str if part.dtype.kind != "O" else "O", part.shape[1:]) for part in parts]
-    )
-    begin = hashlib.blake2b(form.encode(), digest_size=SIZE)
+    form = [("O" if part.dtype.kind == "O" else part.dtype.str, part.shape[1:]) for part in parts]
+    begin = hashlib.blake2b(repr(form).encode(), digest_size=SIZE)
     for row in range(len(rows)):
         digest = begin.copy()
         for part in parts:
@@ -47,9 +45,8 @@ def keys(leaves: list[Any], rows: range) -> np.ndarray:
 
 
 def _bytes(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
-        return value.tobytes()
-    return value.tobytes() if isinstance(value, np.generic) else repr(value).encode()
+    plain = isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind != "O"
+    return value.tobytes() if plain else repr(value).encode()
 
 
 def places(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd import checks
+from tfkd import checks, fingerprints
+from tfkd.networks.paths import names_of
 from tfkd.teacher_cache import views
 from tfkd.teacher_cache.keys import keys
 from tfkd.teacher_cache.shards import KEYS, Shards
@@ -18,10 +20,64 @@ from tfkd.teachers.forward import Teachers, computes_in_float16
 from tfkd.teachers.layout import Layout, Slot, take, top_k_forms
 from tfkd.teachers.precomputed import scores_of
 from tfkd.teachers.top_k import top_k
-from tfkd.types import Structure
+from tfkd.types import Structure, Teacher
 
+DTYPES = ("float16", "float32")
 # Relative difference of outputs that counts as random: float16 rounds to 1/2048.
 _AGAIN = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Making:
+    """Settings of the outputs and their storage: arguments of `TeacherCache.build`."""
+
+    layers: Any
+    dtype: str
+    top_k: int | None = None
+    temperature: float | None = None
+    views: int = 1
+    augment: Callable[[Any, Any], Any] | None = None
+    preprocess: Callable[[Any], Any] | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        checks.one_of("dtype", self.dtype, DTYPES)
+        object.__setattr__(self, "layers", names_of("layers", self.layers))
+        checks.positive_int("views", self.views)
+        checks.integer("seed", self.seed, 0, "an integer of at least 0")
+        self._check_top_k()
+        for name in ("augment", "preprocess"):
+            checks.optional(checks.function, name, getattr(self, name))
+        if self.views > 1 and self.augment is None:
+            expected = "1 without `augment`: all views would be the same"
+            raise checks.value_error("views", expected, self.views, "Pass `augment`.")
+
+    def _check_top_k(self) -> None:
+        if self.top_k is None:
+            if self.temperature is not None:
+                expected = "None without top_k: all scores serve every temperature"
+                raise checks.value_error("temperature", expected, self.temperature)
+            return
+        checks.positive_int("top_k", self.top_k)
+        if self.temperature is None:
+            fix = "The rest bucket holds at one temperature: pass that of LogitsDistillation."
+            expected = "the temperature of the loss, with top_k"
+            raise checks.value_error("temperature", expected, None, fix)
+        checks.positive("temperature", self.temperature)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that cache.json records as values."""
+        names = ("dtype", "layers", "top_k", "temperature", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def digests(self, teacher: Teacher, data: str) -> dict[str, str | None]:
+        """The SHA-256 fingerprints that cache.json records: teacher, data and functions."""
+        return {
+            "teacher": fingerprints.digest([teacher, self.layers]),
+            "data": data,
+            "augment": fingerprints.digest(self.augment),
+            "preprocess": fingerprints.digest(self.preprocess),
+        }
 
 
 class Labeller:
@@ -29,29 +85,12 @@ class Labeller:
 
     Args:
         teachers: list of teachers.
-        layers: names of layers whose outputs to store.
-        dtype: "float16" or "float32", the stored dtype of floats.
-        best: number of highest scores to store, or None for all.
-        temperature: temperature of the bucket for the other scores, with `best`.
-        augment, preprocess, seed: make a view, as in `tfkd.data.batches`.
+        making: which outputs to store, and how the views are made.
     """
 
-    def __init__(
-        self,
-        teachers: list[Any],
-        layers: list[str],
-        dtype: str,
-        best: int | None,
-        temperature: float | None,
-        augment: Callable[[Any, Any], Any] | None,
-        preprocess: Callable[[Any], Any] | None,
-        seed: int,
-    ):
-        self._teachers = Teachers(teachers, layers)
+    def __init__(self, teachers: list[Any], making: Making):
+        self._teachers, self._making = Teachers(teachers, making.layers), making
         self._in_float16 = any(computes_in_float16(one) for one in teachers)
-        self._layers, self._dtype = layers, dtype
-        self._best, self._temperature = best, temperature
-        self._augment, self._preprocess, self._seed = augment, preprocess, seed
         self._structure: Any = None
         self._squashes: list[str | None] = []
         self._kinds: list[str | None] = []
@@ -70,26 +109,20 @@ class Labeller:
         count = len(tf.nest.flatten(first)[0])
         made = self._run(first, range(count), 0)
         self._check_again(made, self._run(first, range(count), 0))
-        finals = [
-            Slot(name, made[name].shape[1:], made[name].dtype.name, squash)
-            for name, squash in zip(self._final_names(), self._squashes, strict=True)
-            if name in made
-        ]
-        if self._best is not None:
-            finals = [
-                Slot(
-                    name, (*made[f"{name}.values"].shape[1:-1], self._classes), self._dtype, squash
-                )
-                for name, squash in zip(self._final_names(), self._squashes, strict=True)
-            ]
+        making, finals = self._making, []
+        for name, squash in zip(self._final_names(), self._squashes, strict=True):
+            if making.top_k is None:
+                shape, dtype = made[name].shape[1:], made[name].dtype.name
+            else:
+                shape = (*made[f"{name}.values"].shape[1:-1], self._classes)
+                dtype = making.dtype
+            finals.append(Slot(name, shape, dtype, squash))
         features = {
             layer: Slot(name, made[name].shape[1:], made[name].dtype.name)
             for layer, name in self._feature_names().items()
         }
-        return Layout(
-            self._structure, tuple(finals), features, self._best, self._temperature,
-            len(self._structure),
-        )  # fmt: skip
+        best = (making.top_k, making.temperature)
+        return Layout(self._structure, tuple(finals), features, *best, len(self._structure))
 
     def _check_again(self, made: dict[str, np.ndarray], again: dict[str, np.ndarray]) -> None:
         """Warns if the teacher is not deterministic, since a cache stores a single output."""
@@ -97,7 +130,7 @@ class Labeller:
             one, other = (np.asarray(v[name], np.float64) for v in (made, again))
             scale = max(float(np.abs(one).max(initial=0)), 1e-30)
             if np.isfinite(one).all() and not np.allclose(one, other, 0.0, _AGAIN * scale):
-                what = "the teacher or `augment`" if self._augment else "the teacher"
+                what = "the teacher or `augment`" if self._making.augment else "the teacher"
                 checks.warn(
                     f"TeacherCache: {what} gives other outputs for the same examples in a second "
                     f"run (off by {np.abs(one - other).max() / scale:.1%} of the largest, in "
@@ -124,7 +157,7 @@ class Labeller:
         return [f"final.{leaf}" for leaf in range(len(self._squashes))]
 
     def _feature_names(self) -> dict[str, str]:
-        return {layer: f"feature.{number}" for number, layer in enumerate(self._layers)}
+        return {layer: f"feature.{number}" for number, layer in enumerate(self._making.layers)}
 
     def shard(
         self,
@@ -169,7 +202,7 @@ class Labeller:
                 fix = "Check its input and the teacher's weights"
                 if self._in_float16:
                     fix += ", or compute in bfloat16: float16 ends at 65504."
-                elif self._dtype == "float16":
+                elif self._making.dtype == "float16":
                     fix += ", or store float32: float16 ends at 65504."
                 else:
                     fix += "."
@@ -193,11 +226,13 @@ class Labeller:
 
     def _inputs(self, x: Any, index: Any, view: Any) -> Any:
         """The inputs of the teachers: augmented and preprocessed."""
-        if self._augment is not None:
-            x = views.augmented(self._augment, x, index, tf.fill(tf.shape(index), view), self._seed)
-        if self._preprocess is not None:
-            x = self._preprocess(x)
-        return tf.nest.map_structure(_single, x)
+        making = self._making
+        if making.augment is not None:
+            view = tf.fill(tf.shape(index), view)
+            x = views.augmented(making.augment, x, index, view, making.seed)
+        if making.preprocess is not None:
+            x = making.preprocess(x)
+        return tf.nest.map_structure(output_kinds.single, x)
 
     def _outputs(self, x: Any, index: Any, view: Any) -> dict[str, Any]:
         finals, features = self._teachers(self._inputs(x, index, view))
@@ -208,7 +243,7 @@ class Labeller:
         self._squashes = [squash for _, squash in pairs]
         made = {}
         for name, (scores, _) in zip(self._final_names(), pairs, strict=True):
-            if self._best is None:
+            if self._making.top_k is None:
                 made[name] = self._stored(scores)
             else:
                 made.update(self._best_of(name, scores))
@@ -220,10 +255,10 @@ class Labeller:
         if not scores.dtype.is_floating or len(scores.shape) < 2:
             raise checks.value_error("top_k", "a teacher of class scores (B, ..., C)", scores)
         self._classes = scores.shape[-1]
-        slot = Slot(name, tuple(scores.shape[1:]), self._dtype)
-        assert self._best is not None and self._temperature is not None
-        parts = top_k(scores, self._best, self._temperature)._asdict()
-        forms = top_k_forms(slot, self._best)
+        best, temperature = self._making.top_k, self._making.temperature
+        assert best is not None and temperature is not None
+        parts = top_k(scores, best, temperature)._asdict()
+        forms = top_k_forms(Slot(name, tuple(scores.shape[1:]), self._making.dtype), best)
         return {f"{name}.{part}": tf.cast(parts[part], forms[part][1]) for part in parts}
 
     def _stored(self, tensor: Any) -> Any:
@@ -232,12 +267,7 @@ class Labeller:
                 "`layers`: expected layers with one output, received one with several. Name a "
                 "layer after it."
             )
-        return tf.cast(tensor, self._dtype) if tensor.dtype.is_floating else tensor
-
-
-def _single(tensor: Any) -> Any:
-    """Casts float64 to float32, as Keras's `fit` and `predict` do."""
-    return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
+        return tf.cast(tensor, self._making.dtype) if tensor.dtype.is_floating else tensor
 
 
 def progress_bar(

@@ -12,8 +12,7 @@ from tfkd import checks, fingerprints
 from tfkd.data import pipelines
 from tfkd.keras_internals import ExternalStatePolicy
 from tfkd.keras_internals import convert_variables_to_constants_v2 as freeze
-from tfkd.networks.paths import names_of
-from tfkd.teacher_cache.labelling import Labeller
+from tfkd.teacher_cache.labelling import Labeller, Making
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import PrecomputedTeacher
@@ -23,7 +22,6 @@ Sharding = tf.data.experimental.service.ShardingPolicy
 # A graph is sent as one protocol buffer of at most 2 GiB; 64 MiB are left for its nodes.
 _MOST = (2 << 30) - (64 << 20)
 _TIMEOUT = 10.0  # seconds to wait for the dispatcher
-_DTYPES = ("float16", "float32")
 
 
 class RemoteTeacher(PrecomputedTeacher):
@@ -81,20 +79,18 @@ class RemoteTeacher(PrecomputedTeacher):
         dtype: str = "float32",
         job_name: str | None = None,
     ):
-        layers = names_of("layers", layers)
-        checks.one_of("dtype", dtype, _DTYPES)
+        making = Making(layers, dtype)
         self.service = _check_service(service)
-        if job_name is not None:
-            checks.instance("job_name", job_name, str, "a name, or None")
+        checks.optional(checks.instance, "job_name", job_name, str, "a name, or None")
         self.job_name = job_name
         teachers = as_list(teacher)
         if any(isinstance(one, PrecomputedTeacher) for one in teachers):
             expected = "a model or function that runs: a cache needs no service"
             raise checks.value_error("teacher", expected, teacher)
         self._spec = tf.nest.map_structure(_spec_of, x)
-        labeller = Labeller(teachers, layers, dtype, None, None, None, None, 0)
+        labeller = Labeller(teachers, making)
         layout = labeller.layout(tf.nest.map_structure(_two_of, x), output_kinds.examples(x))
-        identity = fingerprints.digest([teacher, layers])[:12]  # as in `Document.identity`
+        identity = fingerprints.digest([teacher, making.layers])[:12]  # as in `Document.identity`
         super().__init__(layout, identity, "a RemoteTeacher")
         self._function = _frozen(labeller, self._spec, list(layout.spec()))
 
@@ -136,19 +132,15 @@ class RemoteTeacher(PrecomputedTeacher):
             return labelled
         _check_travels(dataset)
         _check_there(self.service)
-        apart = tf.data.experimental.service.distribute(
-            processing_mode=processing_mode, service=self.service, job_name=self.job_name
-        )
-        found = labelled.apply(apart)
+        distribute = tf.data.experimental.service.distribute
+        found = labelled.apply(distribute(processing_mode, self.service, self.job_name))
         if processing_mode is Sharding.OFF and size == tf.data.INFINITE_CARDINALITY:
             found = found.apply(tf.data.experimental.assert_cardinality(size))
         return pipelines.untuned(found)
 
     def _outputs(self, x: Any) -> dict[str, Any]:
-        leaves = [
-            tf.cast(leaf, spec.dtype)
-            for leaf, spec in zip(tf.nest.flatten(x), tf.nest.flatten(self._spec), strict=True)
-        ]
+        pairs = zip(tf.nest.flatten(x), tf.nest.flatten(self._spec), strict=True)
+        leaves = [tf.cast(leaf, spec.dtype) for leaf, spec in pairs]
         spec = self.layout.spec()
         outputs = {}
         for (name, form), value in zip(spec.items(), self._function(*leaves), strict=True):
@@ -157,18 +149,15 @@ class RemoteTeacher(PrecomputedTeacher):
 
     def _check_spec(self, element: Any) -> None:
         x = element[0] if isinstance(element, tuple) else element
+        expected = f"batches whose inputs are {self._spec}"
         try:
             tf.nest.assert_same_structure(x, self._spec)
         except (TypeError, ValueError) as error:
-            raise checks.value_error(
-                "dataset", f"batches whose inputs are {self._spec}", element
-            ) from error
+            raise checks.value_error("dataset", expected, element) from error
         pairs = zip(tf.nest.flatten(x), tf.nest.flatten(self._spec), strict=True)
-        for found, wanted in pairs:
-            if not wanted.shape.is_compatible_with(found.shape):
-                fix = "Batch it, or make the RemoteTeacher with an example of these data."
-                expected = f"batches whose inputs are {self._spec}"
-                raise checks.value_error("dataset", expected, element, fix)
+        if not all(wanted.shape.is_compatible_with(found.shape) for found, wanted in pairs):
+            fix = "Batch it, or make the RemoteTeacher with an example of these data."
+            raise checks.value_error("dataset", expected, element, fix)
 
 
 def _check_service(service: Any) -> str | None:
@@ -190,13 +179,12 @@ def _check_travels(dataset: tf.data.Dataset) -> None:
     nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
     found = sorted({node.op for node in nodes if "PyFunc" in node.op})
     if found:
-        raise checks.value_error(
-            "dataset",
-            "one that another machine can make",
-            f"one with Python functions ({', '.join(found)})",
+        received = f"one with Python functions ({', '.join(found)})"
+        fix = (
             "They run in this process alone: from_generator, numpy_function, py_function, a "
-            "TeacherCache. Use functions of TensorFlow on arrays or files.",
+            "TeacherCache. Use functions of TensorFlow on arrays or files."
         )
+        raise checks.value_error("dataset", "one that another machine can make", received, fix)
 
 
 def _check_there(service: str) -> None:
@@ -248,10 +236,7 @@ def _frozen(labeller: Labeller, spec: Any, names: list[str]) -> Any:
     size = sum(v.dtype.size * v.shape.num_elements() for v in traced.graph.variables)
     size += sum(t.dtype.size * t.shape.num_elements() for t in held if t.dtype != tf.resource)
     if size > _MOST:
-        raise checks.value_error(
-            "teacher",
-            "at most 2 GiB of weights: a pipeline holds them as constants",
-            f"{size / 2**30:.2f} GiB",
-            'Use frozen_copy(teacher, dtype="bfloat16"), or label once with a TeacherCache.',
-        )
+        expected = "at most 2 GiB of weights: a pipeline holds them as constants"
+        fix = 'Use frozen_copy(teacher, dtype="bfloat16"), or label once with a TeacherCache.'
+        raise checks.value_error("teacher", expected, f"{size / 2**30:.2f} GiB", fix)
     return freeze(traced, lower_control_flow=False)

@@ -25,6 +25,8 @@ import numpy as np
 
 from tfkd import artifacts, checks
 
+# Name of an output → shape of one view of an example, and dtype.
+Forms = Mapping[str, tuple[tuple[int, ...], Any]]
 KEYS = "keys"
 _RECORD = re.compile(r"\d{5,}\.json")
 _RELEASE = 1 << 23  # bytes read from memory maps before their pages are released
@@ -42,20 +44,10 @@ class Shards:
         of: fingerprint of the cache; shards with another one count as not finished.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        count: int,
-        size: int,
-        forms: Mapping[str, tuple[tuple[int, ...], str]],
-        views: int,
-        of: str,
-    ):
-        self.folder, self.count, self.size, self.views = folder, count, size, views
-        self.of = of
-        self.forms = {
-            name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in forms.items()
-        }
+    def __init__(self, folder: Path, count: int, size: int, forms: Forms, views: int, of: str):
+        self.folder, self.count, self.size = folder, count, size
+        self.views, self.of = views, of
+        self.forms = {name: (tuple(shape), np.dtype(kind)) for name, (shape, kind) in forms.items()}
         self.number = -(-count // size)
         self._maps: dict[tuple[int, str], np.ndarray] = {}
         self._read = 0
@@ -63,9 +55,7 @@ class Shards:
     @property
     def bytes_per_example(self) -> int:
         """Bytes on disk per example, with all views and its key."""
-        return 16 + self.views * sum(
-            dtype.itemsize * int(np.prod(shape)) for shape, dtype in self.forms.values()
-        )
+        return _row_bytes(self.views, self.forms)
 
     def rows(self, shard: int) -> range:
         """The examples of a shard."""
@@ -226,12 +216,15 @@ def free(folder: Path, of: str) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def shard_size(count: int, views: int, forms: Mapping[str, tuple[tuple[int, ...], str]]) -> int:
+def _row_bytes(views: int, forms: Forms) -> int:
+    """Bytes of one example: its key, and the outputs of all views."""
+    sizes = (np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in forms.values())
+    return 16 + views * sum(sizes)
+
+
+def shard_size(count: int, views: int, forms: Forms) -> int:
     """Examples per shard: 64 MiB or 65,536 examples, whichever is less."""
-    row = 16 + views * sum(
-        np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in forms.values()
-    )
-    return int(min(count, 65_536, max(1, (64 << 20) // row)))
+    return int(min(count, 65_536, max(1, (64 << 20) // _row_bytes(views, forms))))
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -35,14 +35,11 @@ def as_list(teacher: Teacher, side: str = "teacher") -> list[Any]:
         raise checks.value_error(side, "a model or a non-empty list of models", teacher)
     for one in teachers:
         refuse_distiller(side, one)
-        known = (
-            callable(one) or isinstance(one, PrecomputedTeacher) or getattr(one, "signatures", None)
-        )
-        if not known:
+        runs = callable(one) or getattr(one, "signatures", None)
+        if not (runs or isinstance(one, PrecomputedTeacher)):
             fix = "Load it first: keras.models.load_model(path)." if isinstance(one, str) else None
-            raise checks.value_error(
-                side, "a Keras model, a SavedModel, a callable, or a list of these", one, fix
-            )
+            expected = "a Keras model, a SavedModel, a callable, or a list of these"
+            raise checks.value_error(side, expected, one, fix)
     return teachers
 
 
@@ -159,9 +156,8 @@ def same_shapes(outputs: list[Any]) -> None:
     forms = [[tuple(leaf.shape[1:]) for leaf in tf.nest.flatten(one)] for one in outputs]
     for form in forms[1:]:
         pairs = zip(forms[0], form, strict=False)
-        if len(form) != len(forms[0]) or not all(
-            tf.TensorShape(a).is_compatible_with(b) for a, b in pairs
-        ):
+        alike = all(tf.TensorShape(a).is_compatible_with(b) for a, b in pairs)
+        if len(form) != len(forms[0]) or not alike:
             raise ValueError(
                 "several teachers must have outputs of one shape, to be averaged: the shapes "
                 f"without the batch are {forms}. Leave out those that differ."
@@ -173,9 +169,7 @@ def mean_value(outputs: list[Any]) -> Structure:
     if len(outputs) == 1:
         return outputs[0]
     same_shapes(outputs)
-    return tf.nest.map_structure(
-        lambda *each: tf.add_n([tf.cast(e, tf.float32) for e in each]) / len(each), *outputs
-    )
+    return tf.nest.map_structure(lambda *z: tf.add_n([_float(e) for e in z]) / len(z), *outputs)
 
 
 def mean_probability(logits: list[Any], sigmoids: list[bool]) -> Structure:

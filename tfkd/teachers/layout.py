@@ -70,6 +70,12 @@ class Layout:
         config["features"] = {name: slot_of(slot) for name, slot in config["features"].items()}
         return cls(**config)
 
+    def final(self, name: str, outputs: Mapping[str, Any]) -> Any:
+        """The scores of the final output of this name among stored outputs, or its `TopK`."""
+        if self.top_k is None:
+            return outputs[name]
+        return TopK(*(outputs[f"{name}.{part}"] for part in TopK._fields))
+
     def spec(self) -> dict[str, tf.TensorSpec]:
         """The tensors of a batch, by name."""
         found = {}

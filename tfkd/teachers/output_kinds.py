@@ -279,7 +279,7 @@ def examples(x: Data, model: Any = None) -> Structure | None:
     x = split(x)[0]
     leaves = tf.nest.flatten(x)
     if x is not None and all(_is_array(leaf) for leaf in leaves):
-        return _more(tf.nest.map_structure(lambda a: _single(a[:EXAMPLES]), x))
+        return _more(tf.nest.map_structure(lambda a: single(a[:EXAMPLES]), x))
     form = getattr(x, "element_spec", None)
     form = split(form[0] if isinstance(form, tuple) and form else form)[0]
     if form is None and leaves and all(map(_has_form, leaves)):
@@ -308,7 +308,7 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray) and leaf.ndim > 0 and len(leaf) > 0
 
 
-def _single(array: Any) -> Any:
+def single(array: Any) -> Any:
     """Converts to a tensor, float64 to float32, as Keras's `fit` and `predict` do."""
     tensor = tf.convert_to_tensor(array)
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor

@@ -80,9 +80,8 @@ class PrecomputedTeacher:
             if name not in self.layout.features:
                 shown = ", ".join(map(repr, self.layers)) or "no layers"
                 fix = f"Make it with layers=[{name!r}, ...]."
-                raise checks.value_error(
-                    "teacher_layer_name", f"a layer that {self.where} holds ({shown})", name, fix
-                )
+                expected = f"a layer that {self.where} holds ({shown})"
+                raise checks.value_error("teacher_layer_name", expected, name, fix)
         return PrecomputedForward(self, names)
 
 
@@ -115,12 +114,11 @@ class PrecomputedForward:
         return finals, features
 
     def _final(self, slot: Slot, outputs: Mapping[str, Any]) -> Any:
-        if self.teacher.layout.top_k is not None:
-            values, indices, rest = (
-                outputs[f"{slot.name}.{part}"] for part in ("values", "indices", "rest")
-            )
+        stored = self.teacher.layout.final(slot.name, outputs)
+        if isinstance(stored, TopK):
+            values, indices, rest = stored
             return TopK(_real(values), tf.cast(indices, tf.int32), _real(rest))
-        scores = _real(outputs[slot.name])
+        scores = _real(stored)
         if slot.squash in (None, PROBABILITY):
             return scores
         final = _SQUASHES[slot.squash](scores)

@@ -41,9 +41,8 @@ def top_k(scores: Tensor, k: int, temperature: float) -> TopK:
     """
     classes = scores.shape[-1]
     if classes is not None and k >= classes:
-        raise checks.value_error(
-            "top_k", f"fewer than the {classes} classes", k, "Leave top_k out to store all scores."
-        )
+        fix = "Leave top_k out to store all scores."
+        raise checks.value_error("top_k", f"fewer than the {classes} classes", k, fix)
     scores = tf.cast(scores, tf.float32)
     values, indices = tf.math.top_k(scores, k)
     return TopK(values, indices, _rest(scores, indices, temperature))
@@ -76,19 +75,14 @@ def check_top_k(loss: Any, temperature: float | None) -> None:
     """
     kind = getattr(loss, "loss", None)
     if not isinstance(loss, LogitsDistillation) or tf.nest.is_nested(kind) or not is_a(kind, KL):
-        raise checks.value_error(
-            "distillation_losses",
-            "LogitsDistillation with its KL divergence, since the cache holds only top-k scores",
-            loss,
-            "Build the cache without top_k for other losses.",
-        )
+        why = "since the cache holds only top-k scores"
+        expected = f"LogitsDistillation with its KL divergence, {why}"
+        fix = "Build the cache without top_k for other losses."
+        raise checks.value_error("distillation_losses", expected, loss, fix)
     if loss.temperature != temperature:
-        raise checks.value_error(
-            "temperature",
-            f"{temperature}, that of the cache: its rest bucket holds at that one only",
-            loss.temperature,
-            "Build the cache with the temperature of the loss.",
-        )
+        expected = f"{temperature}, that of the cache: its rest bucket holds at that one only"
+        fix = "Build the cache with the temperature of the loss."
+        raise checks.value_error("temperature", expected, loss.temperature, fix)
 
 
 def agreement(teacher: TopK, student: Tensor) -> tf.Tensor:

@@ -190,7 +190,7 @@ def test_a_wrong_tail_is_found_out(detector, tmp_path, monkeypatch):
         ({"nms": "efficient"}, "Did you mean 'efficient_nms'"),
         ({"nms": "efficient_nms", "target": "onnxruntime"}, "use nms='onnx'"),
         ({"precision": "int8"}, "`precision`"),
-        ({"anchors": PRIORS[1:]}, "other anchors"),
+        ({"anchors": PRIORS[1:]}, "anchors with which the model was built"),
         ({"labels": ["a"]}, "`labels`"),
     ],
 )

@@ -74,8 +74,7 @@ def detection_batches(
         (TensorShape([4, 64, 64, 3]), 4)
     """
     checks.instance("dataset", dataset, DetectionDataset, "a DetectionDataset")
-    if augment is not None:
-        checks.function("augment", augment)
+    checks.optional(checks.function, "augment", augment)
     x, boxes, classes = dataset.arrays(split)
     take = _take(x, boxes, classes)
 

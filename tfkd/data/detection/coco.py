@@ -14,6 +14,7 @@ from tfkd.data import names as naming
 from tfkd.data.detection import parsing, reading
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import ON_ERROR, AnnotationLog
+from tfkd.data.folder import check_size
 
 _SIDES = ("width", "height")
 SECTIONS = ("images", "annotations", "categories")
@@ -91,7 +92,7 @@ def coco(
         ...     data.coco(root / "cats.json", root, size=8, test_fraction=0.25)
         DetectionDataset('cats', 3 + 1 images (8, 8, 3), 3 + 1 objects of 1 classes)
     """
-    size, wanted = reading.check_size(size), reading.check_names(class_names)
+    size, wanted = check_size(size), reading.check_names(class_names)
     checks.one_of("on_error", on_error, ON_ERROR)
     found = AnnotationLog()
     documents = [_Document(path, images, found)]
@@ -108,8 +109,7 @@ def coco(
     if rest:
         test = reading.apart(pictures, rest[0], found)
     else:
-        rows, test_rows = reading.split(len(pictures), test_fraction, seed)
-        pictures, test = [pictures[i] for i in rows], [pictures[i] for i in test_rows]
+        pictures, test = reading.split(pictures, test_fraction, seed)
     return reading.dataset(pictures, test, names, size, found, on_error, pathlib.Path(path).stem)
 
 
@@ -125,7 +125,7 @@ class _Document:
             raise FileNotFoundError(f"`images`: there is no folder {str(images)!r}.")
         self.disk = naming.OnDisk(self.folder)
         self.found = found
-        self.add = functools.partial(found.add, file=self.path)
+        self.add = functools.partial(found.add, self.path)
         self.sections: dict[str, list[parsing.Entry]] = {}
         self.categories: dict[Any, str] = {}
         self.roots: set[Any] = set()
@@ -137,18 +137,15 @@ class _Document:
         """Fills `sections`; returns False if the file is invalid."""
         try:
             sections = parsing.json_sections(self.path.read_text("utf-8-sig"), SECTIONS)
-        except json.JSONDecodeError as error:
-            self.add("broken file", line=error.lineno, expected="JSON", received=str(error))
-            return False
-        except (UnicodeDecodeError, RecursionError) as error:
-            self.add("broken file", line=None, expected="JSON in UTF-8", received=str(error))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            line = getattr(error, "lineno", None)
+            self.add("broken file", line, "JSON" if line else "JSON in UTF-8", str(error))
             return False
         for name in SECTIONS:
             entries = sections.get(name)
             if entries is None or (name == "images" and not entries):
                 received = "none" if name not in sections else "something else or an empty one"
-                expected = f'a list "{name}"'
-                self.add("broken file", line=None, expected=expected, received=received)
+                self.add("broken file", None, f'a list "{name}"', received)
             else:
                 self.sections[name] = entries
         return len(self.sections) == len(SECTIONS)
@@ -167,10 +164,8 @@ class _Document:
             if twin is not None:
                 root = self._root(name, (twin, parents[twin]), (number, parent))
             if number in self.categories or (twin is not None and root is None):
-                received = f"id {number!r}, name {name!r} again"
-                self.add(
-                    "listed twice", line=line, expected="each category once", received=received
-                )
+                again = f"id {number!r}, name {name!r} again"
+                self.add("listed twice", line, "each category once", again)
                 continue
             self.roots |= {root} - {None}
             self.categories[number], parents[number] = name, parent
@@ -203,15 +198,15 @@ class _Document:
     def _values(self, section: str, index: int, value: Any, line: int, *keys: str) -> list[Any]:
         """Values of `keys`, numbers or text; a missing one is None and adds a finding."""
         if not isinstance(value, dict):
-            expected, received = f'an object as entry {index} of "{section}"', repr(value)[:60]
-            self.add("missing value", line=line, expected=expected, received=received)
+            expected = f'an object as entry {index} of "{section}"'
+            self.add("missing value", line, expected, repr(value)[:60])
             return [None] * len(keys)
         values = [value.get(key) for key in keys]
         for place, (key, item) in enumerate(zip(keys, values, strict=True)):
             if isinstance(item, bool) or not isinstance(item, (int, float, str)):
                 expected = f'"{key}" in entry {index} of "{section}"'
                 received = repr(item)[:60] if key in value else "none"
-                self.add("missing value", line=line, expected=expected, received=received)
+                self.add("missing value", line, expected, received)
                 values[place] = None
             elif key.endswith("id"):
                 values[place] = _id(item)
@@ -228,15 +223,14 @@ class _Document:
                 continue
             if number in images or naming.nfc(str(name)) in files:
                 received = f"id {number!r}, {name!r} again"
-                self.add("listed twice", line=line, expected="each image once", received=received)
+                self.add("listed twice", line, "each image once", received)
                 continue
             try:
                 width, height = (parsing.length(value.get(key)) for key in _SIDES)
             except ValueError:
                 sides = " × ".join(f"{value.get(key)!r:.60}" for key in _SIDES)
                 received = f"{sides} in image {index} (id {number!r})"
-                expected = "numbers as width and height"
-                self.add("size", line=line, expected=expected, received=received)
+                self.add("size", line, "numbers as width and height", received)
                 unsized.add(number)
                 width = height = None
             files.add(naming.nfc(str(name)))
@@ -259,26 +253,25 @@ class _Document:
             image, category = self._values("annotations", index, value, line, *keys)
             if image is None or category is None:
                 continue
-            say = functools.partial(self.add, line=line)
             shown = f"in annotation {index} (id {value.get('id')!r})"
             name, crowd = self.categories.get(category), parsing.flag(value.get("iscrowd", 0))
             if image not in images:
-                say("unknown image", expected="an image of the file", received=f"{image!r} {shown}")
+                self.add("unknown image", line, "an image of the file", f"{image!r} {shown}")
             elif crowd is None:
                 received = f"{value['iscrowd']!r:.60} {shown}"
-                say("bad value", expected="0 or 1 as iscrowd", received=received)
+                self.add("bad value", line, "0 or 1 as iscrowd", received)
             elif crowd:
-                say("crowd", expected="single objects", received=f"iscrowd {shown}")
+                self.add("crowd", line, "single objects", f"iscrowd {shown}")
             elif name is None:
                 received = f"category {category!r} {shown}"
-                say("unknown class", expected="a category of the file", received=received)
+                self.add("unknown class", line, "a category of the file", received)
             elif wanted is not None and name not in wanted:
-                say("other class", expected="the requested classes", received=f"{name!r} {shown}")
+                self.add("other class", line, "the requested classes", f"{name!r} {shown}")
             else:
                 box = _box(value.get("bbox"))
                 shown = f"bbox {value.get('bbox')!r:.60} {shown}"
                 if box is None:
-                    say("missing value", expected="four numbers as bbox", received=shown)
+                    self.add("missing value", line, "four numbers as bbox", shown)
                 else:
                     objects[image].append(reading.Object(name, box, shown, line, line))
         return objects

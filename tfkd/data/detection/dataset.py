@@ -13,6 +13,7 @@ from tfkd.data import quality
 from tfkd.data.detection import targets
 from tfkd.data.detection.augment import augment_boxes
 from tfkd.data.detection.findings import SHARED, AnnotationFinding, AnnotationFindings, warn_notes
+from tfkd.data.splits import ImageSplits
 from tfkd.detection import UNLABELLED
 from tfkd.types import Tensor
 
@@ -49,7 +50,7 @@ def check_images(name: str, value: Any) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class DetectionDataset:
+class DetectionDataset(ImageSplits):
     """Images with bounding boxes, split into a training and a test part.
 
     Boxes are relative corners (x1, y1, x2, y2) in 0..1, keras-cv's "rel_xyxy". Every
@@ -123,8 +124,7 @@ class DetectionDataset:
             checks.function("augment", self.augment)
         shared = self._shared(fields["x_train"], fields["x_test"])
         fields["findings"] = AnnotationFindings((*self.findings, *shared))
-        for field, value in fields.items():
-            object.__setattr__(self, field, value)
+        self._set(fields)
 
     def _shared(self, train: np.ndarray, test: np.ndarray) -> list[AnnotationFinding]:
         """Images in both parts, with a warning; none if a file reader has already found them."""
@@ -164,16 +164,6 @@ class DetectionDataset:
         )
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes C, without one for the background."""
-        return len(self.class_names)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, 3) of one image."""
-        return self.x_train.shape[1:]
-
-    @property
     def max_boxes(self) -> int:
         """M, the rows of boxes of every image: the largest number of objects in one."""
         return self.classes_train.shape[1]
@@ -190,8 +180,7 @@ class DetectionDataset:
     def arrays(self, split: str = "train") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Images (N, H, W, 3), boxes (N, M, 4) and classes (N, M) of "train" or "test"."""
         checks.one_of("split", split, SPLITS)
-        parts = (getattr(self, f"{name}_{split}") for name in ("x", "boxes", "classes"))
-        x, boxes, classes = parts
+        x, boxes, classes = (getattr(self, f"{n}_{split}") for n in ("x", "boxes", "classes"))
         return x, boxes, classes
 
     def object_counts(self, split: str = "train") -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfkd import checks
 from tfkd.data import names as naming
 
 # EXIF orientation → the PIL.Image.Transpose that inverts it.
@@ -25,9 +26,8 @@ def hint(image: pathlib.Path) -> str:
     if windows.anchor:
         return ". That is a path of Windows: write names from the data folder on, with /"
     there = image.with_name(windows.parts[0]).joinpath(*windows.parts[1:])
-    return f". Write {windows.as_posix()}, with / for each \\" + (
-        ": that file is there" if there.is_file() else ""
-    )
+    known = ": that file is there" if there.is_file() else ""
+    return f". Write {windows.as_posix()}, with / for each \\{known}"
 
 
 def _orientation(image: Any) -> int:
@@ -45,12 +45,8 @@ def decoder(size: tuple[int, int]) -> Any:
     An orientation is ambiguous if EXIF says to rotate or flip the image and the annotation
     does not show whether its boxes refer to the image as stored or as displayed.
     """
-    try:
+    with checks.needed("Reading images needs Pillow", "detection"):
         from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(
-            "Reading images needs Pillow. Install it with `pip install tfkd[detection]`."
-        ) from error
 
     def decode(picture: Any) -> Any:
         if naming.leads_out(picture.root, picture.image):

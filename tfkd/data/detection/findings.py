@@ -119,7 +119,7 @@ class AnnotationLog:
         self.all: list[AnnotationFinding] = []
 
     def add(
-        self, kind: str, file: str | os.PathLike, line: int | None, expected: str, received: str
+        self, file: str | os.PathLike, kind: str, line: int | None, expected: str, received: str
     ) -> None:
         """Adds a finding."""
         if kind not in ACTIONS and kind not in NOTES:
@@ -146,10 +146,8 @@ class AnnotationLog:
 
     def left_out(self) -> str:
         """How many objects of each kind were left out, notes included; empty for none."""
-        actions = {**ACTIONS, **NOTES}
-        kinds = collections.Counter(
-            f.kind for f in self.all if actions[f.kind] in ("object left out", "left out")
-        )
+        gone = ("object left out", "left out")
+        kinds = collections.Counter(f.kind for f in self.all if f.action in gone)
         return ", ".join(f"{n} × {kind}" for kind, n in kinds.most_common())
 
     def error(self, source: str, fix: str) -> AnnotationError:

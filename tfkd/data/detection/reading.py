@@ -15,7 +15,7 @@ from tfkd import checks
 from tfkd.data import names as naming
 from tfkd.data import quality
 from tfkd.data.detection import decoding
-from tfkd.data.detection.dataset import DetectionDataset
+from tfkd.data.detection.dataset import SPLITS, DetectionDataset
 from tfkd.data.detection.findings import SHARED, AnnotationLog
 
 # Rounding and 1-based coordinates put boxes up to this far outside: clipped without a finding.
@@ -78,15 +78,6 @@ class Arrays(NamedTuple):
     pictures: list[Picture]
 
 
-def check_size(size: Any) -> tuple[int, int]:
-    """Returns (height, width) of one number or two."""
-    if checks.is_number(size):
-        return (checks.positive_int("size", size),) * 2
-    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
-        raise checks.value_error("size", "one number, or (height, width)", size)
-    return checks.positive_int("size", size[0]), checks.positive_int("size", size[1])
-
-
 def check_names(names: Any) -> tuple[str, ...] | None:
     """Returns class names, which must be distinct, or None."""
     if names is None:
@@ -104,16 +95,20 @@ def class_names(pictures: Iterable[Picture]) -> tuple[str, ...]:
     return tuple(sorted({o.name for p in pictures for o in p.objects or ()}))
 
 
-def split(count: int, test_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random split: sorted indices (train, test), neither empty."""
+def split(
+    pictures: Sequence[Picture], test_fraction: float, seed: int
+) -> tuple[list[Picture], list[Picture]]:
+    """Random split into (train, test), neither empty; the order is kept."""
     checks.fraction("test_fraction", test_fraction)
     checks.non_negative_int("seed", seed)
+    count = len(pictures)
     wanted = round(count * test_fraction)
     if not 0 < wanted < count:
         expected = f"a fraction that leaves images of {count} on both sides"
         raise checks.value_error("test_fraction", expected, test_fraction)
     order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[wanted:]), np.sort(order[:wanted])
+    train, test = ([pictures[i] for i in np.sort(o)] for o in (order[wanted:], order[:wanted]))
+    return train, test
 
 
 def apart(train: Sequence[Picture], test: Sequence[Picture], found: AnnotationLog) -> list[Picture]:
@@ -123,7 +118,7 @@ def apart(train: Sequence[Picture], test: Sequence[Picture], found: AnnotationLo
     for picture in test:
         if naming.real(picture.image) in known:
             expected, received = "an image of one part alone", "one of the training part too"
-            found.add("in both parts", picture.source, picture.line, expected, received)
+            found.add(picture.source, "in both parts", picture.line, expected, received)
         else:
             apart.append(picture)
     return apart
@@ -148,11 +143,11 @@ def read(
             if is_ambiguous:
                 expected = "no EXIF orientation"
                 received = f"one in {picture.image.name}, and a size that fits both ways"
-                found.add("orientation", picture.source, picture.line, expected, received)
+                found.add(picture.source, "orientation", picture.line, expected, received)
             if not picture.fits((width, height)):
                 expected = f"the size of the image, {width} × {height}"
                 received = " × ".join(str(side or "none") for side in picture.size)
-                found.add("size", picture.source, picture.size_line, expected, received)
+                found.add(picture.source, "size", picture.size_line, expected, received)
                 continue
             images[len(boxes)] = pixels
             kept_pictures.append(picture)
@@ -161,7 +156,7 @@ def read(
                 classes.append(None)
                 continue
             if not picture.objects:
-                found.add("no object", picture.source, picture.line, "objects", "none")
+                found.add(picture.source, "no object", picture.line, "objects", "none")
             kept = [_object(o, picture, width, height, numbers, found) for o in picture.objects]
             rows = [row for row in kept if row is not None]
             boxes.append(np.array([box for box, _ in rows], np.float32).reshape(-1, 4))
@@ -197,10 +192,9 @@ def dataset(
     for part, count in zip(("training", "test"), objects, strict=True):
         if not count and (labelled or part == "test"):
             checks.warn(f"{name}: no image of the {part} part has an object. Is its file whole?")
-    fields: dict[str, Any] = {}
-    for part, arrays in zip(("train", "test"), parts, strict=True):
-        names_of = (f"x_{part}", f"boxes_{part}", f"classes_{part}")
-        fields |= dict(zip(names_of, arrays[:3], strict=True))
+    columns = [f"{field}_{part}" for part in SPLITS for field in ("x", "boxes", "classes")]
+    values = (value for arrays in parts for value in arrays[:3])
+    fields: dict[str, Any] = dict(zip(columns, values, strict=True))
     return DetectionDataset(**fields, class_names=tuple(names), name=name, findings=findings)
 
 
@@ -212,7 +206,7 @@ def _add_shared(train: Arrays, test: Arrays, found: AnnotationLog) -> None:
             picture, known = test.pictures[row], train.pictures[place]
             received = f"{picture.image.name} with the pixels of {known.image.name}"
             expected = "images that are not in the training part too"
-            found.add(SHARED, picture.source, picture.line, expected, received)
+            found.add(picture.source, SHARED, picture.line, expected, received)
 
 
 def _add_unread(picture: Picture, error: Exception, found: AnnotationLog) -> None:
@@ -227,7 +221,7 @@ def _add_unread(picture: Picture, error: Exception, found: AnnotationLog) -> Non
     else:
         kind, expected = "undecodable image", f"the image {name} to be readable"
         received = f"Pillow's {type(error).__name__}: {error}"
-    found.add(kind, picture.source, picture.line, expected, received)
+    found.add(picture.source, kind, picture.line, expected, received)
 
 
 def _object(
@@ -239,26 +233,24 @@ def _object(
     found: AnnotationLog,
 ) -> tuple[list[float], int] | None:
     """Relative box and class number of one object, or None if it is left out."""
-    add = functools.partial(found.add, file=picture.source)
+    add = functools.partial(found.add, picture.source)
     if item.name not in numbers:
         near = checks.near(item.name, numbers)
         received = repr(item.name) + (f". {near}" if near else "")
         shown = ", ".join(list(numbers)[:10]) + (", ..." if len(numbers) > 10 else "")
-        add("unknown class", line=item.name_line, expected=f"one of {shown}", received=received)
+        add("unknown class", item.name_line, f"one of {shown}", received)
         return None
     if not _has_area(item.box, width, height):
-        expected = "a box with width and height above 0"
-        add("no area", line=item.box_line, expected=expected, received=item.shown)
+        add("no area", item.box_line, "a box with width and height above 0", item.shown)
         return None
     x1, y1, x2, y2 = item.box
-    slack = _SLACK_PIXELS
-    beyond = min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack
+    beyond = max(-x1, -y1, x2 - width, y2 - height) > _SLACK_PIXELS
     clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
     lost = not _has_area(clipped, width, height)
     if beyond or lost:
         kind = "off the image" if lost else "outside"
         expected = f"a box within the image, {width} × {height}"
-        add(kind, line=item.box_line, expected=expected, received=item.shown)
+        add(kind, item.box_line, expected, item.shown)
     if lost:
         return None
     sides = (width, height, width, height)

@@ -10,7 +10,7 @@ import numpy as np
 from tfkd import checks
 from tfkd.data.detection.augment import augment_boxes
 from tfkd.data.detection.dataset import DetectionDataset
-from tfkd.data.detection.reading import check_size
+from tfkd.data.folder import check_size
 from tfkd.data.sources import digits
 
 # Side of a digit's 8×8 image, relative to the shorter side of the scene.
@@ -105,12 +105,8 @@ def digit_scenes(
             boxes.append(np.array(corners) / (width, height, width, height))
             classes.append(np.array(found))
         fields |= {f"x_{split}": images, f"boxes_{split}": boxes, f"classes_{split}": classes}
-    return DetectionDataset(
-        **fields,
-        class_names=tuple("0123456789"),
-        name="digit_scenes",
-        augment=augment_boxes(flip=False),
-    )
+    fields |= {"class_names": tuple("0123456789"), "augment": augment_boxes(flip=False)}
+    return DetectionDataset(**fields, name="digit_scenes")
 
 
 def _check_objects(objects: Any) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from tfkd.data import names as naming
 from tfkd.data.detection import parsing, reading
 from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.detection.findings import ON_ERROR, AnnotationLog
+from tfkd.data.folder import check_size
 from tfkd.data.layout import EXTENSIONS
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -90,21 +91,17 @@ def voc(
     root = pathlib.Path(checks.instance("path", path, (str, os.PathLike), "a path"))
     if not root.is_dir():
         raise FileNotFoundError(f"`path`: there is no folder {str(root)!r}.")
-    size, names = reading.check_size(size), reading.check_names(class_names)
+    size, names = check_size(size), reading.check_names(class_names)
     checks.one_of("on_error", on_error, ON_ERROR)
     reader = _Reader(root, difficult, AnnotationLog())
     pictures = reader.pictures(train, unlabelled)
     if test is None:
-        rows, test_rows = reading.split(len(pictures), test_fraction, seed)
-        test_pictures = [pictures[i] for i in test_rows]
-        pictures = [pictures[i] for i in rows]
+        pictures, test_pictures = reading.split(pictures, test_fraction, seed)
     else:
-        test_pictures = reader.pictures(test, False)
-        test_pictures = reading.apart(pictures, test_pictures, reader.found)
+        test_pictures = reading.apart(pictures, reader.pictures(test, False), reader.found)
     names = names or reading.class_names(pictures)
-    return reading.dataset(
-        pictures, test_pictures, names, size, reader.found, on_error, root.resolve().name
-    )
+    given = (names, size, reader.found, on_error, root.resolve().name)
+    return reading.dataset(pictures, test_pictures, *given)
 
 
 class _Reader:
@@ -117,14 +114,11 @@ class _Reader:
             raise FileNotFoundError(f"`path`: there is no folder {str(folder)!r}.")
         # If an image exists in two formats, the .jpg file is taken.
         files = sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() != ".jpg", p.name))
-        self.images = naming.by_stem(
-            file
-            for file in files
-            if file.suffix.lower() in EXTENSIONS and not naming.is_hidden(file.name)
-        )
+        shown = (file for file in files if not naming.is_hidden(file.name))
+        self.images = naming.by_stem(f for f in shown if f.suffix.lower() in EXTENSIONS)
         annotations = root / "Annotations"
-        found_here = sorted(annotations.iterdir()) if annotations.is_dir() else []
-        self.annotations = naming.by_stem(f for f in found_here if f.suffix.lower() == ".xml")
+        listed = sorted(annotations.iterdir()) if annotations.is_dir() else []
+        self.annotations = naming.by_stem(f for f in listed if f.suffix.lower() == ".xml")
         self.disk = naming.OnDisk(folder)
 
     def ids(self, name: str) -> list[tuple[int, str]]:
@@ -146,7 +140,7 @@ class _Reader:
             if form in seen:
                 received = f"{key!r} again, first in line {seen[form]}"
                 place = file.relative_to(self.root)
-                self.found.add("listed twice", place, line, "each image once", received)
+                self.found.add(place, "listed twice", line, "each image once", received)
             elif key:
                 seen[form] = line
                 ids.append((line, key))
@@ -169,7 +163,7 @@ class _Reader:
                 image = self.image(key, None)
                 pictures.append(reading.Picture(image, self.root, listed, line, None))
             else:
-                self.found.add("no annotation", listed, line, f"a file {key}.xml", "none")
+                self.found.add(listed, "no annotation", line, f"a file {key}.xml", "none")
         return pictures
 
     def image(self, key: str, named: str | None) -> pathlib.Path:
@@ -186,34 +180,25 @@ class _Reader:
         place = file.relative_to(self.root).as_posix()
         if naming.leads_out(self.root, file):
             expected, received = f"a file in {self.root}, links included", str(naming.real(file))
-            self.found.add("leads out", place, None, expected, received)
+            self.found.add(place, "leads out", None, expected, received)
             return None
         try:
             top = parsing.xml(file.read_bytes())
-        except expat.ExpatError as error:
-            self.found.add("broken file", place, error.lineno, "XML", str(error))
-            return None
-        except (LookupError, ValueError) as error:  # an encoding that expat does not support
-            self.found.add("broken file", place, 1, "XML", str(error))
+        except (expat.ExpatError, LookupError, ValueError) as error:
+            # Of an encoding that expat does not support, no line is known.
+            self.found.add(place, "broken file", getattr(error, "lineno", 1), "XML", str(error))
             return None
         if top.tag != "annotation":
-            self.found.add("broken file", place, top.line, "<annotation>", f"<{top.tag}>")
+            self.found.add(place, "broken file", top.line, "<annotation>", f"<{top.tag}>")
             return None
         named, stated = top.find("filename"), top.find("size")
-        elements = [element for element in top.children if element.tag == "object"]
-        objects = [self.object(element, place) for element in elements]
+        objects = [self.object(one, place) for one in top.children if one.tag == "object"]
         size = self.size(stated, place)
         if size is None:
             return None
-        return reading.Picture(
-            self.image(key, named.text.strip() if named else None),
-            self.root,
-            place,
-            top.line,
-            tuple(o for o in objects if o is not None),
-            size,
-            stated.line if stated else None,
-        )
+        image = self.image(key, named.text.strip() if named else None)
+        kept, line = tuple(o for o in objects if o is not None), stated.line if stated else None
+        return reading.Picture(image, self.root, place, top.line, kept, size, line)
 
     def size(
         self, stated: parsing.Element | None, place: str
@@ -226,7 +211,7 @@ class _Reader:
         except ValueError:
             received = " × ".join(text or "none" for text in texts)
             line = stated.line if stated else None
-            self.found.add("size", place, line, "numbers as width and height", received)
+            self.found.add(place, "size", line, "numbers as width and height", received)
             return None
         return width, height
 
@@ -235,18 +220,18 @@ class _Reader:
         name = element.find("name")
         if name is None or not name.text.strip():
             received = "none" if name is None else "an empty one"
-            self.found.add("missing value", place, element.line, "a <name>", received)
+            self.found.add(place, "missing value", element.line, "a <name>", received)
             return None
         marked = element.find("difficult")
         if not self.difficult and marked is not None:
             flag = parsing.flag(marked.text)
             if flag is None:
                 received = repr(marked.text.strip())
-                self.found.add("bad value", place, marked.line, "0 or 1 as <difficult>", received)
+                self.found.add(place, "bad value", marked.line, "0 or 1 as <difficult>", received)
                 return None
             if flag:
                 expected = "objects that are not difficult"
-                self.found.add("difficult", place, marked.line, expected, marked.text.strip())
+                self.found.add(place, "difficult", marked.line, expected, marked.text.strip())
                 return None
         box = element.find("bndbox")
         corners = []
@@ -256,7 +241,7 @@ class _Reader:
             if value is None:
                 line = (corner or box or element).line
                 received = repr(corner.text) if corner else "none"
-                self.found.add("missing value", place, line, f"a number in <{tag}>", received)
+                self.found.add(place, "missing value", line, f"a number in <{tag}>", received)
                 return None
             corners.append(value)
         shown = ", ".join(f"{tag} {c:g}" for tag, c in zip(_CORNERS, corners, strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +13,15 @@ import numpy as np
 import tf_keras as keras
 from numpy.typing import ArrayLike
 
-from tfkd import artifacts, checks
+from tfkd import checks
 from tfkd.detection import Anchors
+from tfkd.export import checking
 from tfkd.export.detector import onnx_nms, parity
 from tfkd.export.detector.tflite import (
+    NOT_FOUND,
     DetectorCheck,
     check_detector,
     examples_for,
-    failure,
     keras_detections,
     make_recipe,
     scaled,
@@ -29,7 +29,6 @@ from tfkd.export.detector.tflite import (
 from tfkd.export.named_function import NamedFunction
 from tfkd.export.onnx import export
 from tfkd.export.onnx.export import OnnxReport
-from tfkd.export.tensorrt_lint.lint import lint_model
 from tfkd.formats import detector_numpy, onnx_session
 from tfkd.formats.detector_recipe import DetectorRecipe
 from tfkd.types import Data, Path
@@ -50,8 +49,7 @@ class OnnxDetectorReport(OnnxReport, title="ONNX detector report"):
     labels: tuple[str, ...]
 
     def _kind(self) -> tuple[str, str]:
-        about = f"{self.target}, {self.mode}, {self.nms}, opset {self.opset}"
-        return "target, mode, nms", about
+        return "target, mode, nms", f"{self.target}, {self.mode}, {self.nms}, opset {self.opset}"
 
     def _compared(self) -> list[tuple[str, str]]:
         what = "without the plugin, " if self.nms == "efficient_nms" else ""
@@ -118,41 +116,33 @@ def detector_to_onnx(
     """
     checks.one_of("nms", nms, NMS)
     target = target or ("tensorrt" if nms == "efficient_nms" else "onnxruntime")
-    record = export.check_options(target, precision, layout, opset, batch_size, int8_weights)
+    record = export.check_options(
+        opset,
+        target=target, precision=precision, layout=layout,
+        batch_size=batch_size, int8_weights=int8_weights,
+    )  # fmt: skip
     if nms == "efficient_nms" and target != "tensorrt":
         fix = "ONNX Runtime does not know the plugin: use nms='onnx'."
         raise checks.value_error("target", "'tensorrt' with nms='efficient_nms'", target, fix)
     source, plain, mode = export.deployable(model, precision)
-    scaling = mean, std, False
-    recipe = make_recipe(source, anchors, "raw", labels, scaling, decode_options)
+    recipe = make_recipe(source, anchors, "raw", labels, (mean, std, False), decode_options)
     limits = parity.thresholds_for(mode, thresholds)
-    convert = functools.partial(scaled, mean=mean, std=std)
-    examples = examples_for(verify, source, None, convert)
-    with artifacts.atomic_path(path) as temporary:
-        proto, numbers = export.build(plain, precision, layout, opset, batch_size, int8_weights)
-        network = proto.SerializeToString()
-        numbers["operations"] += _add(proto, recipe, nms, plain.outputs)
-        findings = lint_model(proto) if target == "tensorrt" else None
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
-        failed = [f"TensorRT: {f}" for f in findings.errors] if findings else []
-        export.check_file(temporary)
-        options = {"fuse": target == "onnxruntime", "half": precision == "float16"}
-        check = _Check(source, recipe, nms, layout, proto, temporary, network, options, limits)
-        failed += check_detector(examples, check, mode, numbers)
-        numbers["failures"] = failed
-        if failed and not keep_failed:
-            raise failure(failed, "No file was left.")
-    numbers["findings"] = None if findings is None else [str(f) for f in findings]
+    examples = examples_for(verify, source, None, functools.partial(scaled, mean=mean, std=std))
+    numbers: dict[str, Any] = {}
     record |= {"format": "onnx detector", "model": source.model.name, "mode": mode, "nms": nms}
     record |= {"thresholds": limits, "detector": recipe.to_json()}
-    record["opset"] = reached = proto.opset_import[0].version
-    manifest = artifacts.write_manifest(path, record, numbers=numbers)
-    if failed:
-        raise failure(failed, f"The file was kept: {os.fspath(path)}.")
-    return OnnxDetectorReport(
-        pathlib.Path(path), manifest["bytes"], mode, "float32", numbers, target, reached,
-        findings, nms, recipe.labels,
-    )  # fmt: skip
+    with checking.written(path, record, numbers, NOT_FOUND, keep_failed) as (file, failed):
+        proto = export.build(plain, record, opset, numbers)
+        network = proto.SerializeToString()
+        numbers["operations"] += _add(proto, recipe, nms, plain.outputs)
+        findings = export.write(proto, file, record, numbers, failed)
+        options = {"fuse": target == "onnxruntime", "half": precision == "float16"}
+        check = _Check(source, recipe, nms, layout, proto, file, network, options, limits)
+        failed += check_detector(examples, check, mode, numbers)
+        numbers["failures"] = failed
+    path = pathlib.Path(path)
+    properties = path, path.stat().st_size, mode, "float32", numbers, target, record["opset"]
+    return OnnxDetectorReport(*properties, findings, nms, recipe.labels)
 
 
 def _add(proto: Any, recipe: DetectorRecipe, nms: str, names: list[str]) -> int:
@@ -186,7 +176,7 @@ class _Check(DetectorCheck):
         self, images: dict[str, np.ndarray]
     ) -> tuple[dict[str, Any], dict[str, int]]:
         """Compares the network's outputs, from the file without suppression."""
-        return export.compare(self.graph, self.network, images, self.layout, **self.options)
+        return export.compare_file(self.graph, self.network, images, self.layout, **self.options)
 
     def given(self, images: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, int]]:
         """Compares detections, and the network's outputs where the file has them."""
@@ -196,11 +186,10 @@ class _Check(DetectorCheck):
             found, numbers = self._before_plugin(feeds, expected)
         else:
             session = onnx_session.open_session(self.path, fuse=self.options["fuse"])
-            results = onnx_session.run_all(session, feeds)
-            found, numbers = self._whole(results, expected)
+            found, numbers = self._whole(onnx_session.run_all(session, feeds), expected)
         threshold = self.recipe.options["score_threshold"]
         detections = keras_detections(expected, self.recipe)
-        numbers["detections"] = parity.compare(detections, found, threshold)
+        numbers["detections"] = parity.compare_detections(detections, found, threshold)
         if self.options["half"]:
             numbers["overflows"] = onnx_session.overflows(self.network, feeds)
         return {"examples": len(next(iter(images.values()))), **numbers}, {}

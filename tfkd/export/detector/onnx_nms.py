@@ -180,8 +180,7 @@ def add_standard_nms(model: onnx.ModelProto, recipe: DetectorRecipe, names: list
         ["confidence", "detections/row"],
         axis=1,
     )
-    real = tail.node("Greater", "confidence", tail.constant("zero", 0))
-    _write(tail, real, boxes, kind)
+    _write(tail, tail.node("Greater", "confidence", tail.constant("zero", 0)), boxes, kind)
     for name, shape in zip(STANDARD, ([count, 4], [count], [count], []), strict=True):
         tail.output(name, shape, name in ("classes", "num_detections"))
 
@@ -237,8 +236,7 @@ def _write(tail: Tail, real: str, boxes: str, kind: str) -> None:
     shaped = tail.node("Unsqueeze", real, tail.integers(2))
     tail.nodes("Where", [shaped, found, tail.constant("nothing", -1)], ["boxes"])
     kinds = tail.node("Cast", tail.node("GatherElements", kind, row, axis=1), to=6)  # INT32
-    none = tail.constant("none", -1, np.int32)
-    tail.nodes("Where", [real, kinds, none], ["classes"])
+    tail.nodes("Where", [real, kinds, tail.constant("none", -1, np.int32)], ["classes"])
     tail.nodes(
         "ReduceSum",
         [tail.node("Cast", real, to=6), tail.integers(1)],

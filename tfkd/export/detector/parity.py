@@ -44,7 +44,7 @@ def thresholds_for(mode: str, changes: Mapping[str, float] | None) -> dict[str, 
     return limits
 
 
-def compare(
+def compare_detections(
     expected: Detections, received: Detections, score_threshold: float = 0.0
 ) -> dict[str, Any]:
     """Compares detections.
@@ -157,7 +157,7 @@ def doubts(numbers: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]
 
 
 def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The results of `compare` as rows of a table."""
+    """The results of `compare_detections` as rows of a table."""
 
     def share(value: float | None) -> str:
         return "-" if value is None else f"{value:.2%}"

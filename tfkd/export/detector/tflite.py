@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 from numpy.typing import ArrayLike
 
-from tfkd import artifacts, checks
+from tfkd import checks
 from tfkd.detection import Anchors
 from tfkd.detection import boxes as box_math
 from tfkd.detection.decoding import decode
@@ -29,11 +28,13 @@ from tfkd.export.named_function import NamedFunction
 from tfkd.export.parity import ExportReport
 from tfkd.export.tflite import Source
 from tfkd.formats import detector_recipe, litert
+from tfkd.formats.batching import chunks
 from tfkd.formats.detector import DetectorPredictor
 from tfkd.formats.detector_numpy import Detections
 from tfkd.formats.detector_recipe import HEADS, DetectorRecipe
 from tfkd.types import Data, Path
 
+NOT_FOUND = "The exported file does not detect what the Keras model does"
 _CHUNK = 16  # Images that are decoded at a time: thousands of priors each take memory.
 
 
@@ -120,8 +121,8 @@ def detector_to_tflite(
 
     Returns:
         A `DetectorReport`; `print(report)`. `report.numbers["detections"]` holds the
-        results of `tfkd.export.detector.parity.compare`; with "raw", `numbers["heads"]`
-        compares the network's outputs.
+        results of `tfkd.export.detector.parity.compare_detections`; with "raw",
+        `numbers["heads"]` compares the network's outputs.
 
     Raises:
         TypeError, ValueError: if an argument is wrong, the model is not such a detector,
@@ -151,34 +152,20 @@ def detector_to_tflite(
     recipe = make_recipe(source.graph, anchors, heads, labels, scaling, decode_options)
     limits = parity.thresholds_for(source.kind, thresholds)
     examples = examples_for(verify, source.graph, source.calibration, convert)
-    with artifacts.atomic_path(path) as temporary:
+    numbers: dict[str, Any] = {}
+    record = {**source.recipe(io, limits), "format": "tflite detector"}
+    record["detector"] = recipe.to_json()
+    with checking.written(path, record, numbers, NOT_FOUND, keep_failed) as (file, failed):
         network = source.convert(io, 1, float_outputs=heads == "postprocess")
-        temporary.write_bytes(_written(network, recipe))
-        numbers: dict[str, Any] = {**litert.operations(temporary)}
-        if source.mode == "int8":
-            numbers["in_float"] = litert.in_float(temporary)
-        check = _Check(source, recipe, temporary, network, limits)
-        failed = check_detector(examples, check, source.kind, numbers)
+        file.write_bytes(_written(network, recipe))
+        source.count(file, numbers)
+        check = _Check(source, recipe, file, network, limits)
+        failed += check_detector(examples, check, source.kind, numbers)
         if failed and source.mode == "float16":
-            failed = [*failed, *tflite_float16.problems(source.graph)]
-        if failed and not keep_failed:
-            raise failure(failed, "No file was left.")
-    record = {
-        "format": "tflite detector",
-        "model": source.graph.model.name,
-        "mode": source.mode,
-        "quantized": source.quantized,
-        "io": io,
-        "calibrated_on": source.calibrated_on,
-        "thresholds": limits,
-        "detector": recipe.to_json(),
-    }
-    manifest = artifacts.write_manifest(path, record, numbers=numbers)
-    if failed:
-        raise failure(failed, f"The file was kept: {os.fspath(path)}.")
-    return DetectorReport(
-        pathlib.Path(path), manifest["bytes"], source.mode, io, numbers, heads, recipe.labels
-    )
+            failed += tflite_float16.problems(source.graph)
+    path = pathlib.Path(path)
+    size = path.stat().st_size
+    return DetectorReport(path, size, source.mode, io, numbers, heads, recipe.labels)
 
 
 def _written(data: bytes, recipe: DetectorRecipe) -> bytes:
@@ -191,14 +178,6 @@ def _written(data: bytes, recipe: DetectorRecipe) -> bytes:
             add_postprocess(model, recipe)
         data = flatbuffer.packed(model)
     return detector_recipe.with_archive(data, recipe)
-
-
-def failure(failed: list[str], end: str) -> ValueError:
-    """Returns the error for a file that fails verification."""
-    return ValueError(
-        "The exported file does not detect what the Keras model does: " + "; ".join(failed)
-        + f". {end} `thresholds` sets what is good enough."
-    )  # fmt: skip
 
 
 def scaled(images: Any, mean: float | Sequence[float], std: float | Sequence[float]) -> Any:
@@ -227,8 +206,7 @@ def make_recipe(
     options = {**known, **options}
     if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 3 or -1 in graph.inputs[0].shape:
         shown = [(i.name, i.shape) for i in graph.inputs]
-        expected = "a model of one input, images of a fixed size"
-        raise checks.value_error("model", expected, shown)
+        raise checks.value_error("model", "a model of one input, images of a fixed size", shown)
     with quiet():
         outputs = graph.function(1).get_concrete_function().structured_outputs
     empty = {k: tf.zeros([1 if s is None else s for s in v.shape]) for k, v in outputs.items()}
@@ -248,11 +226,7 @@ def make_recipe(
 
 def keras_detections(outputs: Mapping[str, np.ndarray], recipe: DetectorRecipe) -> Detections:
     """Decodes a model's outputs to detections with `tfkd.detection.decode`."""
-    count = len(outputs[recipe.options["boxes"]])
-    parts = []
-    for start in range(0, count, _CHUNK):
-        part = {k: v[start : start + _CHUNK] for k, v in outputs.items()}
-        parts.append(decode(part, recipe.priors, **recipe.options))
+    parts = [decode(p, recipe.priors, **recipe.options) for p in chunks(outputs, _CHUNK)]
     return {key: np.concatenate([part[key].numpy() for part in parts]) for key in parts[0]}
 
 
@@ -261,7 +235,7 @@ def examples_for(
     graph: NamedFunction,
     calibration: Mapping[str, np.ndarray] | None,
     convert: Callable[[Any], Any],
-) -> checking.Examples:
+) -> checking.VerifyData:
     """`checking.examples` for a detector, whose synthetic inputs are scaled random pixels."""
     (image,) = graph.inputs
 
@@ -288,7 +262,7 @@ class DetectorCheck:
 
 
 def check_detector(
-    examples: checking.Examples, check: DetectorCheck, kind: str, numbers: dict[str, Any]
+    examples: checking.VerifyData, check: DetectorCheck, kind: str, numbers: dict[str, Any]
 ) -> list[str]:
     """`checking.checked` by detections on given images, by the network's outputs on others."""
     return checking.checked(
@@ -323,7 +297,7 @@ class _Check(DetectorCheck):
         predictor = DetectorPredictor(self.path)
         (arrays,) = images.values()
         threshold = self.recipe.options["score_threshold"]
-        detections = parity.compare(
+        detections = parity.compare_detections(
             keras_detections(expected, self.recipe), predictor(arrays), threshold
         )
         numbers: dict[str, Any] = {"examples": len(arrays), "detections": detections}
@@ -341,4 +315,4 @@ class _Check(DetectorCheck):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "network.tflite"
             path.write_bytes(self.network)
-            return tflite.compare(self.source.graph, path, images)
+            return tflite.compare_file(self.source.graph, path, images)

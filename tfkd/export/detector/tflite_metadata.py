@@ -91,22 +91,20 @@ def metadata(recipe: DetectorRecipe) -> bytes:
 def _image(writer: _Writer, recipe: DetectorRecipe) -> int:
     """TensorMetadata of the input: color space, normalization and value range of the image."""
     color = _GRAYSCALE if recipe.size[2] == 1 else _RGB
-    image = writer.table({}, Int8={0: color})
-    content = writer.table({1: image}, Uint8={0: _IMAGE})
+    content = writer.table({1: writer.table({}, Int8={0: color})}, Uint8={0: _IMAGE})
     options = writer.table({0: writer.numbers(recipe.mean), 1: writer.numbers(recipe.std)})
     unit = writer.table({1: options}, Uint8={0: _NORMALIZATION})
     low, high = [0.0], [255.0]
     if not recipe.pixels:
         pairs = list(zip(recipe.mean, recipe.std, strict=True))
         low, high = ([(pixel - m) / s for m, s in pairs] for pixel in (0, 255))
-    stats = writer.table({0: writer.numbers(high), 1: writer.numbers(low)})
     return writer.table(
         {
             0: writer.text("image"),
             1: writer.text("The image to look for objects in."),
             3: content,
             4: writer.tables([unit]),
-            5: stats,
+            5: writer.table({0: writer.numbers(high), 1: writer.numbers(low)}),
         }
     )
 

@@ -48,8 +48,7 @@ def add_postprocess(model: Any, recipe: DetectorRecipe) -> None:
     tail.subgraphs[0].tensors[starts["anchors"]].buffer = len(tail.buffers)
     tail.buffers.append(buffer)
     joined = {starts[key]: ends[recipe.options[key]] for key in ("boxes", "classes")}
-    outputs = _append(model, tail, joined)
-    _name_outputs(schema, model, outputs, recipe)
+    _name_outputs(schema, model, _append(model, tail, joined), recipe)
     _add_metadata(schema, model, tflite_metadata.metadata(recipe))
 
 
@@ -112,8 +111,7 @@ def _operation(recipe: DetectorRecipe) -> str:
     rows = [f'name: "{OPERATION}"']
     for key, value in numbers.items():
         kind = {bool: "b", int: "i", float: "f"}[type(value)]
-        text = str(value).lower()
-        rows.append(f'attr {{ key: "{key}" value {{ {kind}: {text} }} }}')
+        rows.append(f'attr {{ key: "{key}" value {{ {kind}: {str(value).lower()} }} }}')
     return " ".join(rows)
 
 

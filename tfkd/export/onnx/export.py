@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tf_keras as keras
 
-from tfkd import __version__, artifacts, checks
+from tfkd import __version__, checks
 from tfkd.export import checking
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.onnx import qdq
@@ -31,6 +32,7 @@ from tfkd.types import Data, Path
 TARGETS = ("onnxruntime", "tensorrt")
 PRECISIONS = ("float32", "float16")
 LAYOUTS = ("nhwc", "nchw")
+_WHAT = "The exported file is not good enough"
 _OPSET = 17  # TensorRT 8.5 and later can read it.
 _OLDEST = 13  # The first opset with per-channel quantization scales.
 # The first opset whose Q and DQ accept float16. After 18, the newest that tf2onnx writes, it
@@ -136,70 +138,46 @@ def to_onnx(
         >>> report.verified, report.opset, report.numbers["max_error"] < 1e-5
         (True, 17, True)
     """
-    recipe = check_options(target, precision, layout, opset, batch_size, int8_weights)
+    recipe = check_options(
+        opset,
+        target=target, precision=precision, layout=layout,
+        batch_size=batch_size, int8_weights=int8_weights,
+    )  # fmt: skip
     source, plain, mode = deployable(model, precision)
     limits = thresholds_for(mode, thresholds, source.outputs)
     examples = checking.examples(verify, source, plain)
-    with artifacts.atomic_path(path) as temporary:
-        proto, numbers = build(plain, precision, layout, opset, batch_size, int8_weights)
-        findings = lint_model(proto) if target == "tensorrt" else None
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
-        failed = [f"TensorRT: {f}" for f in findings.errors] if findings else []
-        check_file(temporary)
+    numbers: dict[str, Any] = {}
+    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits.recorded()}
+    with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
+        proto = build(plain, recipe, opset, numbers)
+        findings = write(proto, file, recipe, numbers, failed)
+        fuse, half = target == "onnxruntime", precision == "float16"
         compare_on = functools.partial(
-            compare,
-            source,
-            temporary,
-            layout=layout,
-            fuse=target == "onnxruntime",
-            half=precision == "float16",
+            compare_file, source, file, layout=layout, fuse=fuse, half=half
         )
         differs = checking.checked(examples, compare_on, limits, numbers)
-        if differs and precision == "float16":
-            differs = [*differs, *problems(source)]
         failed += differs
+        if differs and precision == "float16":
+            failed += problems(source)
         numbers["failures"] = failed
-        if failed and not keep_failed:
-            raise _failed(failed, "No file was left.")
-    numbers["findings"] = None if findings is None else [str(f) for f in findings]
-    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits.recorded()}
-    recipe["opset"] = reached = proto.opset_import[0].version
-    manifest = artifacts.write_manifest(path, recipe, numbers=numbers)
-    if failed:
-        raise _failed(failed, f"The file was kept: {os.fspath(path)}.")
-    return OnnxReport(
-        pathlib.Path(path), manifest["bytes"], mode, "float32", numbers, target, reached, findings
-    )
+    path = pathlib.Path(path)
+    size, reached = path.stat().st_size, recipe["opset"]
+    return OnnxReport(path, size, mode, "float32", numbers, target, reached, findings)
 
 
-def check_options(
-    target: str,
-    precision: str,
-    layout: str,
-    opset: int | None,
-    batch_size: int | None,
-    int8_weights: bool,
-) -> dict[str, Any]:
-    """Checks the arguments; returns them as entries of the manifest's recipe."""
-    checks.one_of("target", target, TARGETS)
-    checks.one_of("precision", precision, PRECISIONS)
-    checks.one_of("layout", layout, LAYOUTS)
-    checks.instance("int8_weights", int8_weights, bool, "True or False")
-    if batch_size is not None:
-        checks.positive_int("batch_size", batch_size)
+def check_options(opset: int | None, **options: Any) -> dict[str, Any]:
+    """Checks the arguments of `to_onnx`; returns them as entries of the manifest's recipe."""
+    for name, known in (("target", TARGETS), ("precision", PRECISIONS), ("layout", LAYOUTS)):
+        checks.one_of(name, options[name], known)
+    checks.instance("int8_weights", options["int8_weights"], bool, "True or False")
+    if options["batch_size"] is not None:
+        checks.positive_int("batch_size", options["batch_size"])
     if opset is not None:
         wanted = f"an opset from {_OLDEST} to {_HALF_PAIRS}, or None"
         checks.integer("opset", opset, _OLDEST, wanted)
         if opset > _HALF_PAIRS:
             raise checks.value_error("opset", wanted, opset)
-    return {
-        "format": "onnx",
-        "target": target,
-        "precision": precision,
-        "layout": layout,
-        "batch_size": batch_size,
-        "int8_weights": int8_weights,
-    }
+    return {"format": "onnx", **options}
 
 
 def deployable(model: keras.Model, precision: str) -> tuple[NamedFunction, NamedFunction, str]:
@@ -215,23 +193,21 @@ def deployable(model: keras.Model, precision: str) -> tuple[NamedFunction, Named
 
 
 def build(
-    graph: NamedFunction,
-    precision: str = "float32",
-    layout: str = "nhwc",
-    opset: int | None = None,
-    batch_size: int | None = None,
-    int8_weights: bool = False,
-) -> tuple[Any, dict[str, Any]]:
-    """Returns the finished `onnx.ModelProto` and its counts; arguments as in `to_onnx`."""
-    wanted = opset or _OPSET
-    wiring = convert(graph, min(wanted, NEWEST), batch_size, layout == "nchw")
-    pairs = any(n.op_type == "QuantizeLinear" for n in wiring.nodes)
-    if precision == "float16" and pairs:
+    graph: NamedFunction, recipe: Mapping[str, Any], opset: int | None, numbers: dict[str, Any]
+) -> Any:
+    """Returns the finished `onnx.ModelProto`, and adds its counts to `numbers`.
+
+    `recipe` is that of `check_options`, `opset` as in `to_onnx`.
+    """
+    wanted, precision = opset or _OPSET, recipe["precision"]
+    options = recipe["batch_size"], recipe["layout"] == "nchw"
+    wiring = convert(graph, min(wanted, NEWEST), *options)
+    if precision == "float16" and any(n.op_type == "QuantizeLinear" for n in wiring.nodes):
         if opset is not None and opset < _HALF_PAIRS:
             fix = "Older versions of QuantizeLinear don't accept float16. Leave `opset` out."
             raise checks.value_error("opset", f"{_HALF_PAIRS} with float16", opset, fix)
         wanted = _HALF_PAIRS
-        wiring = convert(graph, NEWEST, batch_size, layout == "nchw")
+        wiring = convert(graph, NEWEST, *options)
     wiring.name_weighted(f"{graph.model.name}/")
     qdq.plain_resize(wiring)
     qdq.pair_constants(wiring)
@@ -239,11 +215,11 @@ def build(
     qdq.move_pairs(wiring)
     qdq.drop_doubled(wiring)
     qdq.join_dense(wiring)
-    qdq.quantize_weights(wiring, int8_weights)
-    numbers: dict[str, Any] = dict(qdq.count(wiring))
+    qdq.quantize_weights(wiring, recipe["int8_weights"])
+    numbers.update(qdq.count(wiring))
     if precision == "float16":
         to_float16(wiring, large_weights(graph))
-    return _finish(wiring, graph, wanted), numbers
+    return _finish(wiring, graph, wanted)
 
 
 def _finish(wiring: Wiring, graph: NamedFunction, opset: int) -> Any:
@@ -271,18 +247,36 @@ def _finish(wiring: Wiring, graph: NamedFunction, opset: int) -> Any:
     return model
 
 
-def check_file(path: pathlib.Path) -> None:
-    """Runs onnx.checker on a file; raises ValueError if it does not pass."""
+def write(
+    proto: Any,
+    path: pathlib.Path,
+    recipe: dict[str, Any],
+    numbers: dict[str, Any],
+    failed: list[str],
+) -> Findings | None:
+    """Writes a model; returns the findings of `lint_tensorrt` with target "tensorrt".
+
+    Adds the opset to `recipe`, the findings to `numbers`, and its errors to `failed`.
+
+    Raises:
+        ValueError: if the file does not pass onnx.checker.
+    """
     onnx = require("onnx")
+    findings = lint_model(proto) if recipe["target"] == "tensorrt" else None
+    recipe["opset"] = proto.opset_import[0].version
+    numbers["findings"] = None if findings is None else [str(f) for f in findings]
+    failed += [f"TensorRT: {f}" for f in findings.errors] if findings else []
+    path.write_bytes(proto.SerializeToString(deterministic=True))
     try:
         onnx.checker.check_model(os.fspath(path), full_check=True)
     except Exception as error:  # The checker raises exceptions of several types.
         raise ValueError(
             f"`model`: the ONNX file does not pass onnx.checker, which says: {error}"
         ) from error
+    return findings
 
 
-def compare(
+def compare_file(
     graph: NamedFunction,
     path: Path | bytes,
     images: dict[str, np.ndarray],
@@ -311,10 +305,3 @@ def feeds_of(images: dict[str, np.ndarray], layout: str) -> dict[str, np.ndarray
         k: v.transpose(0, 3, 1, 2) if layout == "nchw" and v.ndim == 4 else v
         for k, v in images.items()
     }
-
-
-def _failed(failed: list[str], end: str) -> ValueError:
-    return ValueError(
-        "The exported file is not good enough: " + "; ".join(failed) + f". {end} "
-        "`thresholds` sets how close to the Keras model it must be."
-    )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkd.formats.onnx_nodes import attribute, needs, require, subgraphs
+from tfkd.networks.layer_parts import free_name
 
 if TYPE_CHECKING:
     import onnx
@@ -24,28 +25,17 @@ if TYPE_CHECKING:
 _COUNTER = re.compile(r"__\d+")
 # Names of the operands of an operation, in order, from which constants get their names.
 _SLOTS = {
-    "Conv": ("x", "weight", "bias"),
-    "ConvTranspose": ("x", "weight", "bias"),
-    "Gemm": ("x", "weight", "bias"),
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), ("x", "weight", "bias")),
     "MatMul": ("x", "weight"),
     "BatchNormalization": ("x", "gamma", "beta", "mean", "variance"),
-    "QuantizeLinear": ("x", "scale", "zero_point"),
-    "DequantizeLinear": ("x", "scale", "zero_point"),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), ("x", "scale", "zero_point")),
     "PRelu": ("x", "alpha"),
     "Clip": ("x", "min", "max"),
 }
 _PAIR = {"QuantizeLinear": "Quantize", "DequantizeLinear": "Dequantize"}
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
 # Names of TensorFlow operations within a layer's name scope.
-_OPERATIONS = (
-    "Conv2D",
-    "MatMul",
-    "depthwise",
-    "conv2d_transpose",
-    "Tensordot",
-    "Conv1D",
-    "BiasAdd",
-)
+_OPERATIONS = "Conv2D MatMul depthwise conv2d_transpose Tensordot Conv1D BiasAdd".split()
 
 
 class Wiring:
@@ -104,8 +94,7 @@ class Wiring:
         """Adds a node with one output; returns the name of the output."""
         onnx = require("onnx")
         output = output or self.fresh(name)
-        made = onnx.helper.make_node(kind, inputs, [output], name=name, **attributes)
-        self.nodes.append(made)
+        self.nodes.append(onnx.helper.make_node(kind, inputs, [output], name=name, **attributes))
         return output
 
     def reroute(self, old: str, new: str, only: Callable[[Any], bool] = lambda node: True) -> None:
@@ -219,8 +208,7 @@ class Wiring:
         """Names operations with weights after the layers that hold the weights."""
         for node in self.nodes:
             if node.op_type in ("Conv", "ConvTranspose", "MatMul"):
-                names = (*node.input[1:], *node.output)
-                paths = [_layer(name, prefix) for name in names]
+                paths = [_layer(name, prefix) for name in (*node.input[1:], *node.output)]
                 layer = next((path for path in paths if path), None)
                 if layer and node.input[1] in self.constants:
                     node.name = f"{layer}/{node.op_type}"
@@ -271,10 +259,7 @@ def _layer(tensor: str, prefix: str) -> str:
 
 
 def _unique(base: str, taken: set[str]) -> str:
-    name, count = base, 0
-    while name in taken:
-        count += 1
-        name = f"{base}_{count}"
+    name = free_name(base, taken)
     taken.add(name)
     return name
 

@@ -13,7 +13,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def close_pairs(wiring: Wiring) -> None:
         while quantize is not None and quantize.op_type in MOVES:
             moves.append(quantize)
             quantize = makers.get(quantize.input[0])
-        if not moves or quantize is None or quantize.op_type != "QuantizeLinear":
+        if not moves or not _is(quantize, "QuantizeLinear"):
             continue
         if wiring.constants[quantize.input[1]].size > 1:
             continue
@@ -79,6 +79,17 @@ def _copied(wiring: Wiring, node: Any, source: str) -> str:
     return str(copy.output[0])
 
 
+def _pair_before(node: Any, makers: dict[str, Any]) -> tuple[Any, Any] | None:
+    """QuantizeLinear and DequantizeLinear in front of a node, or None."""
+    second = makers.get(node.input[0])
+    first = makers.get(second.input[0]) if _is(second, "DequantizeLinear") else None
+    return (first, second) if _is(first, "QuantizeLinear") else None
+
+
+def _is(node: Any, kind: str) -> TypeGuard[Any]:
+    return node is not None and node.op_type == kind
+
+
 def move_pairs(wiring: Wiring) -> None:
     """Rewrites x → Q → DQ → Transpose → Conv to x → Transpose → Q → DQ → Conv."""
     changed = True
@@ -88,15 +99,11 @@ def move_pairs(wiring: Wiring) -> None:
         for node in list(wiring.nodes):
             if node.op_type not in MOVES or not _feeds(node, readers, _READERS):
                 continue
-            dequantize = makers.get(node.input[0])
-            if dequantize is None or dequantize.op_type != "DequantizeLinear":
-                continue
-            quantize = makers.get(dequantize.input[0])
-            if quantize is None or quantize.op_type != "QuantizeLinear":
-                continue
-            _swap(wiring, quantize, dequantize, node)
-            changed = True
-            break
+            pair = _pair_before(node, makers)
+            if pair is not None:
+                _swap(wiring, *pair, node)
+                changed = True
+                break
 
 
 def drop_doubled(wiring: Wiring) -> None:
@@ -107,14 +114,11 @@ def drop_doubled(wiring: Wiring) -> None:
     """
     makers, readers = wiring.makers(), wiring.readers()
     for node in wiring.nodes:
-        dequantize = makers.get(node.input[0]) if _keeps_codes(node) else None
-        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        pair = _pair_before(node, makers) if _keeps_codes(node) else None
+        if pair is None:
             continue
-        quantize = makers.get(dequantize.input[0])
-        if quantize is None or quantize.op_type != "QuantizeLinear":
-            continue
-        if _quantized_again(wiring, readers, node, wiring.constants[quantize.input[1]]):
-            node.input[0] = quantize.input[0]
+        if _quantized_again(wiring, readers, node, wiring.constants[pair[0].input[1]]):
+            node.input[0] = pair[0].input[0]
 
 
 def _keeps_codes(node: Any) -> bool:
@@ -161,7 +165,7 @@ def join_dense(wiring: Wiring) -> None:
         if product in wiring.constants:
             product, bias = bias, product
         matmul = makers.get(product)
-        if matmul is None or matmul.op_type != "MatMul" or len(readers[product]) != 1:
+        if not _is(matmul, "MatMul") or len(readers[product]) != 1:
             continue
         weight = wiring.constants.get(matmul.input[1])
         value = wiring.constants.get(bias)
@@ -189,8 +193,7 @@ def quantize_weights(wiring: Wiring, int8: bool) -> None:
     for node in list(wiring.nodes):
         if node.op_type not in WEIGHTED or node.input[1] not in wiring.constants:
             continue
-        activation = makers.get(node.input[0])
-        if activation is None or activation.op_type != "DequantizeLinear":
+        if not _is(makers.get(node.input[0]), "DequantizeLinear"):
             continue
         key = node.input[1], weight_axis(node, wiring.constants[node.input[1]].ndim)
         if key not in done:
@@ -278,10 +281,8 @@ def count(wiring: Wiring) -> dict[str, int]:
     conversions = ("QuantizeLinear", "DequantizeLinear", "Cast")
     weighted = [n for n in wiring.nodes if n.op_type in WEIGHTED]
 
-    def dequantized(name: str) -> bool:
-        return name in makers and makers[name].op_type == "DequantizeLinear"
-
-    quantized = sum(all(map(dequantized, n.input[:2])) for n in weighted)
+    pairs = [[_is(makers.get(i), "DequantizeLinear") for i in n.input[:2]] for n in weighted]
+    quantized = sum(map(all, pairs))
     return {
         "operations": sum(n.op_type not in conversions for n in wiring.nodes),
         "weighted": len(weighted),

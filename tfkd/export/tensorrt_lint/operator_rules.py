@@ -128,8 +128,7 @@ def _uint8_tensor(view: View) -> Found:
 @_rule("dimension-unnamed", "warning", "Name the open size in the file, as 'batch'.")
 def _dimension_unnamed(view: View) -> Found:
     for port, _ in _inputs(view):
-        dims = port.type.tensor_type.shape.dim
-        for axis, dim in enumerate(dims):
+        for axis, dim in enumerate(port.type.tensor_type.shape.dim):
             if not dim.dim_param and dim.dim_value <= 0:
                 yield port.name, f"axis {axis} is open and has no name"
         if not port.type.tensor_type.HasField("shape"):

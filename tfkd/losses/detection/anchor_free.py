@@ -15,16 +15,10 @@ from typing import Any
 import tensorflow as tf
 
 from tfkd import checks
-from tfkd.losses.base import (
-    Elements,
-    ElementwiseLoss,
-    at_step,
-    check_temperature,
-    only,
-    register,
-)
+from tfkd.losses.base import Elements, ElementwiseLoss, at_step, check_temperature, only, register
+from tfkd.losses.detection.selection import read_outputs
 from tfkd.losses.detection.terms import sigmoid_divergence
-from tfkd.schedules import Value, deserialize, serialize
+from tfkd.schedules import Value
 
 # Least distance of probabilities from 0 and 1, equal to `keras.backend.epsilon()`.
 _SMALLEST = 1e-7
@@ -52,22 +46,15 @@ class DenseHead:
 
     def distances(self, outputs: Mapping[str, tf.Tensor], side: str) -> tf.Tensor:
         """Logits of the distances, float32 (B, P, 4, bins)."""
-        logits = self._output(outputs, self.boxes, side)
+        logits, _ = read_outputs(outputs, self.boxes, self.classes, side)
         if logits.shape[-1] is None or logits.shape[-1] % 4:
             raise checks.value_error(side, "distances (B, P, 4 times the bins)", logits)
         return tf.reshape(logits, [*_leading(logits), 4, logits.shape[-1] // 4])
 
     def scores(self, outputs: Mapping[str, tf.Tensor], side: str) -> tf.Tensor:
         """Logits of the classes, float32 (B, P, C)."""
-        scores = self._output(outputs, self.classes, side)
+        _, scores = read_outputs(outputs, self.boxes, self.classes, side)
         return scores if self.from_logits else log_odds(scores)
-
-    def _output(self, outputs, name, side):
-        if not isinstance(outputs, dict) or not {self.boxes, self.classes} <= set(outputs):
-            received = sorted(outputs) if isinstance(outputs, dict) else outputs
-            expected = f"a model with a dict of outputs, with {[self.boxes, self.classes]}"
-            raise checks.value_error(side, expected, received)
-        return tf.cast(outputs[name], tf.float32)
 
     def _head_config(self) -> dict[str, Any]:
         return {"boxes": self.boxes, "classes": self.classes, "from_logits": self.from_logits}
@@ -86,7 +73,16 @@ class DenseDistillation(DenseHead, ElementwiseLoss):
     over the (global) batch, at least 1, takes the place of the number of objects.
     """
 
-    def __init__(self, temperature, boxes, classes, from_logits, name):
+    arguments = ("temperature", "boxes", "classes", "from_logits")
+
+    def __init__(
+        self,
+        temperature: Value = 1.0,
+        boxes: str = "boxes",
+        classes: str = "classes",
+        from_logits: bool = False,
+        name: str | None = None,
+    ):
         super().__init__(name)
         self.temperature = check_temperature(temperature)
         self._read_head(boxes, classes, from_logits)
@@ -115,19 +111,6 @@ class DenseDistillation(DenseHead, ElementwiseLoss):
     def _divergence(self, teacher, student, confidence, temperature):
         """Returns the name of the compared output, and the divergence (B, P) at T."""
         raise NotImplementedError
-
-    def get_config(self):
-        """All arguments, as JSON."""
-        return {
-            **super().get_config(),
-            **self._head_config(),
-            "temperature": serialize(self.temperature),
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss that `get_config` described."""
-        return super().from_config({**config, "temperature": deserialize(config["temperature"])})
 
 
 @register
@@ -167,16 +150,6 @@ class DenseSoftTarget(DenseDistillation):
     """
 
     default_name = "dense_soft_target"
-
-    def __init__(
-        self,
-        temperature: Value = 1.0,
-        boxes: str = "boxes",
-        classes: str = "classes",
-        from_logits: bool = False,
-        name: str | None = None,
-    ):
-        super().__init__(temperature, boxes, classes, from_logits, name)
 
     def _divergence(self, teacher, student, confidence, temperature):
         theirs, mine = self.scores(teacher, "teacher"), self.scores(student, "student")
@@ -223,16 +196,6 @@ class LocalizationDistillation(DenseDistillation):
     """
 
     default_name = "localization_distillation"
-
-    def __init__(
-        self,
-        temperature: Value = 1.0,
-        boxes: str = "boxes",
-        classes: str = "classes",
-        from_logits: bool = False,
-        name: str | None = None,
-    ):
-        super().__init__(temperature, boxes, classes, from_logits, name)
 
     def _divergence(self, teacher, student, confidence, temperature):
         log_t, log_s = (

@@ -7,8 +7,7 @@ predictions (task-aligned assignment: Feng et al. 2021, TOOD). Both terms are th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from tfkd.detection.keras_cv_models import check_size, import_keras_cv
 from tfkd.detection.matching import objects
 from tfkd.losses.base import Elements, ElementwiseLoss, Shared, only, register
 from tfkd.losses.detection.anchor_free import DenseHead
-from tfkd.types import Tensor
+from tfkd.losses.detection.selection import Objects, Outputs
 
 STRIDES = (8, 16, 32)  # of the levels P3, P4 and P5, in pixels
 
@@ -82,26 +81,13 @@ class DenseAssignment(DenseHead):
         self.strides = tuple(checks.positive_int("strides", stride) for stride in strides)
         self._read_head(boxes, classes, from_logits)
 
-    def once(
-        self,
-        shared: Shared | None,
-        y: Mapping[str, Tensor] | None,
-        student: Mapping[str, tf.Tensor],
-    ) -> Assigned:
+    def once(self, shared: Shared | None, y: Objects | None, student: Outputs) -> Assigned:
         """Returns the assignment of this step, which the first loss that needs it computes."""
         if shared is None:
             return self(y, student)
-        return shared.once(self._key(), lambda: self(y, student))
+        return shared.once(self, lambda: self(y, student))
 
-    def _key(self) -> Hashable:
-        try:
-            return json.dumps(["assigned", self.get_config()], sort_keys=True, default=str)
-        except ValueError:
-            return self
-
-    def __call__(
-        self, y: Mapping[str, Tensor] | None, student: Mapping[str, tf.Tensor]
-    ) -> Assigned:
+    def __call__(self, y: Objects | None, student: Outputs) -> Assigned:
         """Assigns the objects of a batch.
 
         Args:
@@ -111,18 +97,12 @@ class DenseAssignment(DenseHead):
         points, strides = self._points()
         scores = self.scores(student, "student")
         corners = self._corners(student, points)
-        if y is None:
-            raise checks.value_error("y", "objects as {'boxes': ..., 'classes': ...}", y)
         boxes, classes, real = self._objects(y)
         # keras-cv's encoder takes lengths in pixels and classes as floats.
-        target, fit, _ = self.encoder(
-            tf.sigmoid(tf.stop_gradient(scores)),
-            tf.stop_gradient(corners) * strides,
-            points * strides,
-            tf.cast(classes, tf.float32),
-            boxes,
-            real[..., None],
-        )
+        p, predicted = tf.sigmoid(tf.stop_gradient(scores)), tf.stop_gradient(corners) * strides
+        kinds = tf.cast(classes, tf.float32)
+        args = (p, predicted, points * strides, kinds, boxes, real[..., None])
+        target, fit, _ = self.encoder(*args)
         fit = tf.stop_gradient(tf.cast(fit, tf.float32))
         weight = tf.reduce_sum(fit, -1)
         matched = (weight > 0.0)[..., None]
@@ -148,7 +128,7 @@ class DenseAssignment(DenseHead):
             sizes.append(np.full((height * width, 1), stride))
         return np.concatenate(rows).astype("float32"), np.concatenate(sizes).astype("float32")
 
-    def _corners(self, student: Mapping[str, tf.Tensor], points: np.ndarray) -> tf.Tensor:
+    def _corners(self, student: Outputs, points: np.ndarray) -> tf.Tensor:
         """Corners of the student's boxes, float32 (B, P, 4), in units of the stride."""
         logits = self.distances(student, "student")
         if logits.shape[1] not in (None, len(points)):
@@ -159,7 +139,7 @@ class DenseAssignment(DenseHead):
         distances = tf.reduce_sum(tf.nn.softmax(logits) * bins, -1)
         return tf.concat([points - distances[..., :2], points + distances[..., 2:]], -1)
 
-    def _objects(self, y: Mapping[str, Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _objects(self, y: Objects | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Boxes in pixels, classes, and a mask of those that are objects, not padding."""
         boxes, classes = objects(y)
         real = (classes >= 0) & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
@@ -200,22 +180,18 @@ class DenseLabelTerm(ElementwiseLoss):
         name: name of the term in logs.
     """
 
+    arguments = ("assignment",)
+
     def __init__(self, assignment: DenseAssignment, name: str | None = None):
         super().__init__(name)
-        checks.instance("assignment", assignment, DenseAssignment, "a DenseAssignment")
-        self.assignment = assignment
+        kind = "a DenseAssignment"
+        self.assignment = checks.instance("assignment", assignment, DenseAssignment, kind)
 
     def validate_outputs(self, teacher_outputs, student_outputs):
         """Accepts any outputs: the teacher's are not used."""
 
     def elements(
-        self,
-        teacher_outputs,
-        student_outputs,
-        y=None,
-        sample_weight=None,
-        step=None,
-        shared=None,
+        self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None, shared=None
     ):
         """One loss for every point, (B, P), for one of the outputs."""
         assigned = self.assignment.once(shared, y, student_outputs)
@@ -226,17 +202,6 @@ class DenseLabelTerm(ElementwiseLoss):
     def _values(self, assigned, student):
         """Returns the name of the output that has this loss, and the losses (B, P)."""
         raise NotImplementedError
-
-    def get_config(self):
-        """Assignment and name, as JSON."""
-        assignment = keras.saving.serialize_keras_object(self.assignment)
-        return {**super().get_config(), "assignment": assignment}
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss that `get_config` described."""
-        assignment = keras.saving.deserialize_keras_object(config["assignment"])
-        return cls(**{**config, "assignment": assignment})
 
 
 @register

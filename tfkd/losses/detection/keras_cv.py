@@ -9,6 +9,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.detection.boxes import check_priors
 from tfkd.detection.keras_cv_models import image_size_of, import_keras_cv, retina_net_head
 from tfkd.detection.matching import Matcher
 from tfkd.losses.base import DistillationLoss
@@ -123,21 +124,14 @@ def retina_net_objective(
         ['multibox_confidence', 'bounded_regression', 'multibox_localization', 'hint']
     """
     models = import_keras_cv("tfkd.losses.retina_net_objective").models
-    _check_kind("teacher", teacher, models.RetinaNet)
-    _check_kind("student", student, models.RetinaNet)
+    _check_kinds(teacher, student, models.RetinaNet)
     head = retina_net_head(student, image_size)
     chosen = {**RETINA_NET, **(weights if isinstance(weights, dict) else {})}
     if chosen["soft"] is not None or chosen["bounded"] is not None:
         _check_classes(teacher, student)
         _check_anchors(retina_net_head(teacher, image_size), head)
-    selection = MultiBoxSelection(
-        _matcher(student, head, every_object),
-        negative_ratio=negative_ratio,
-        teacher_boxes=teacher_boxes,
-        scores="sigmoid",
-        boxes=head["boxes"],
-        classes=head["classes"],
-    )
+    matcher, names = _matcher(student, head, every_object), (head["boxes"], head["classes"])
+    selection = MultiBoxSelection(matcher, negative_ratio, 0, teacher_boxes, "sigmoid", *names)
     losses: dict[str, DistillationLoss] = {
         "soft": MultiBoxSoftTarget(temperature, selection=selection),
         "confidence": MultiBoxConfidence(selection, focal_gamma, focal_alpha),
@@ -214,8 +208,7 @@ def yolo_v8_objective(
         ['dense_soft_target', 'localization_distillation']
     """
     kind = import_keras_cv("tfkd.losses.yolo_v8_objective").models.YOLOV8Detector
-    _check_kind("teacher", teacher, kind)
-    _check_kind("student", student, kind)
+    _check_kinds(teacher, student, kind)
     size = image_size_of(student, image_size)
     chosen = {**YOLO_V8, **(weights if isinstance(weights, dict) else {})}
     if chosen["soft"] is not None or chosen["distances"] is not None:
@@ -250,16 +243,16 @@ def _matcher(student: keras.Model, head: dict[str, Any], every_object: bool) -> 
     )
 
 
-def _check_kind(side: str, model: keras.Model, kind: type) -> None:
-    if isinstance(model, kind):
-        return
+def _check_kinds(teacher: keras.Model, student: keras.Model, kind: type) -> None:
     fix = (
         "Only heads of one kind can be compared. A student with anchors of its own can learn the "
         "teacher's boxes as labels: tfkd.losses.multibox_objective(tfkd.losses.MultiBoxSelection("
         "matcher, teacher_boxes=...), weights={'soft': None, 'bounded': None}), for a RetinaNet "
         "with tfkd.detection.TeacherBoxes(**tfkd.detection.retina_net_head(teacher))."
     )
-    raise checks.type_error(side, f"a keras_cv.models.{kind.__name__}", model, fix)
+    for side, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, kind):
+            raise checks.type_error(side, f"a keras_cv.models.{kind.__name__}", model, fix)
 
 
 def _check_classes(teacher: keras.Model, student: keras.Model) -> None:
@@ -271,9 +264,7 @@ def _check_classes(teacher: keras.Model, student: keras.Model) -> None:
 
 
 def _check_anchors(teacher: dict[str, Any], student: dict[str, Any]) -> None:
-    theirs, mine = (
-        np.asarray(getattr(h["anchors"], "priors", h["anchors"])) for h in (teacher, student)
-    )
+    theirs, mine = (check_priors(head["anchors"]) for head in (teacher, student))
     # Relative to the image: the tolerance is for rounding of keras-cv's float32 pixels.
     same = theirs.shape == mine.shape and np.allclose(theirs, mine, atol=1e-5)
     if same and teacher["variances"] == student["variances"]:
@@ -300,12 +291,8 @@ def _hint(
         return hint_between(hint)
     if hint == "pyramid" and hasattr(student, "feature_pyramid"):
         # The attribute's name: the names of the layers change when a model is loaded.
-        return FeatureDistillation(
-            teacher_layer_name="feature_pyramid",
-            student_layer_name="feature_pyramid",
-            projector=None,
-            name="hint",
-        )
+        both = ("feature_pyramid", "feature_pyramid")
+        return FeatureDistillation("mse", *both, projector=None, name="hint")
     return hint_between([_level(model, hint) for model in (teacher, student)])
 
 

@@ -68,10 +68,9 @@ class MultiBoxLoss(JointLoss):
     ):
         super().__init__(name)
         self.selection = as_selection(selection)
-        checks.non_negative("confidence_weight", confidence_weight)
-        checks.non_negative("localization_weight", localization_weight)
-        self.confidence_weight = float(confidence_weight)
-        self.localization_weight = float(localization_weight)
+        self.confidence_weight = float(checks.non_negative("confidence_weight", confidence_weight))
+        weight = checks.non_negative("localization_weight", localization_weight)
+        self.localization_weight = float(weight)
         if confidence_weight == localization_weight == 0:
             expected = "confidence_weight or localization_weight above 0"
             raise checks.value_error("localization_weight", expected, 0)

@@ -8,8 +8,7 @@ others (negatives): those with the largest classification loss (Liu et al. 2016,
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
@@ -110,7 +109,7 @@ class MultiBoxSelection:
         if shared is None:
             return self(y, student, teacher)
         teacher = shared.teacher if teacher is None else teacher
-        return shared.once(_key(self), lambda: self(y, student, teacher))
+        return shared.once(self, lambda: self(y, student, teacher))
 
     def __call__(
         self, y: Objects | None, student: Outputs, teacher: Structure | None = None
@@ -137,9 +136,8 @@ class MultiBoxSelection:
         if self.negative_ratio is None:
             negative = background
         else:
-            negative = hard_negatives(
-                losses, positive, background, self.negative_ratio, self.min_negatives
-            )
+            limits = (self.negative_ratio, self.min_negatives)
+            negative = hard_negatives(losses, positive, background, *limits)
         count = tf.reduce_sum(tf.cast(positive, tf.float32))
         target_offsets = tf.cast(target["boxes"], tf.float32)
         return Selected(labels, target_offsets, positive, positive | negative, losses, count)
@@ -150,13 +148,7 @@ class MultiBoxSelection:
         Raises:
             ValueError: if the model has no such outputs.
         """
-        names = [self.boxes, self.classes]
-        if not isinstance(outputs, dict) or not set(names) <= set(outputs):
-            received = sorted(outputs) if isinstance(outputs, dict) else outputs
-            raise checks.value_error(
-                side, f"a model with a dict of outputs, with {names}", received, _fix(received)
-            )
-        return tf.cast(outputs[self.boxes], tf.float32), tf.cast(outputs[self.classes], tf.float32)
+        return read_outputs(outputs, self.boxes, self.classes, side)
 
     def _check_target(self, target, offsets, scores):
         if not isinstance(target, dict) or not {"boxes", "classes"} <= set(target):
@@ -207,26 +199,26 @@ class MultiBoxSelection:
     def from_config(cls, config: dict[str, Any]) -> MultiBoxSelection:
         """Makes the selection that `get_config` described."""
         read = keras.saving.deserialize_keras_object
-        functions = {
-            name: None if config[name] is None else read(config[name])
-            for name in ("matcher", "teacher_boxes")
-        }
+        functions = {name: read(config[name]) for name in ("matcher", "teacher_boxes")}
         return cls(**{**config, **functions})
-
-
-def _key(selection: MultiBoxSelection) -> Hashable:
-    """A key that equal selections share: the config, or the object itself without one."""
-    try:
-        return json.dumps(["selected", selection.get_config()], sort_keys=True, default=str)
-    except ValueError:
-        return selection
 
 
 def _serialize(name: str, value: object) -> dict[str, Any] | None:
     if value is None or hasattr(value, "get_config"):
-        return None if value is None else keras.saving.serialize_keras_object(value)
+        return keras.saving.serialize_keras_object(value)
     fix = "Give it get_config and from_config, and register it with Keras."
     raise checks.value_error(name, "an object that can be saved", value, fix)
+
+
+def read_outputs(
+    outputs: Outputs, boxes: str, classes: str, side: str
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a model's two outputs of these names, in float32; ValueError if it has others."""
+    if not isinstance(outputs, dict) or not {boxes, classes} <= set(outputs):
+        received = sorted(outputs) if isinstance(outputs, dict) else outputs
+        expected = f"a model with a dict of outputs, with {[boxes, classes]}"
+        raise checks.value_error(side, expected, received, _fix(received))
+    return tf.cast(outputs[boxes], tf.float32), tf.cast(outputs[classes], tf.float32)
 
 
 def _fix(received: object) -> str | None:
@@ -287,9 +279,8 @@ def hard_negatives(
     wanted = tf.minimum(wanted, tf.reduce_sum(tf.cast(background, tf.int32), 1))
     ranked = tf.where(background, losses, float("-inf"))
     # One sort finds the smallest selected loss; ranks would need a second one.
-    limit = tf.gather(
-        tf.sort(ranked, 1, "DESCENDING"), tf.maximum(wanted - 1, 0)[:, None], batch_dims=1
-    )
+    places = tf.maximum(wanted - 1, 0)[:, None]
+    limit = tf.gather(tf.sort(ranked, 1, "DESCENDING"), places, batch_dims=1)
     # Of the losses that equal the limit, only as many count as are still missing.
     above = (ranked > limit) & background
     left = wanted - tf.reduce_sum(tf.cast(above, tf.int32), 1)

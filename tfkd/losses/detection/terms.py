@@ -7,7 +7,6 @@ with an object (at least 1): the loss of a batch without objects and negatives i
 from __future__ import annotations
 
 import tensorflow as tf
-import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.base import (
@@ -20,7 +19,7 @@ from tfkd.losses.base import (
     register,
 )
 from tfkd.losses.detection.selection import MultiBoxSelection, Outputs, Selected
-from tfkd.schedules import Value, deserialize, serialize
+from tfkd.schedules import Value
 
 
 class MultiBoxTerm(ElementwiseLoss):
@@ -30,6 +29,8 @@ class MultiBoxTerm(ElementwiseLoss):
         selection: `MultiBoxSelection`; None: the one of another loss of the Distiller.
         name: name of the term in logs.
     """
+
+    arguments: tuple[str, ...] = ("selection",)
 
     def __init__(self, selection: MultiBoxSelection | None = None, name: str | None = None):
         super().__init__(name)
@@ -42,13 +43,7 @@ class MultiBoxTerm(ElementwiseLoss):
         del teacher_outputs, student_outputs
 
     def elements(
-        self,
-        teacher_outputs,
-        student_outputs,
-        y=None,
-        sample_weight=None,
-        step=None,
-        shared=None,
+        self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None, shared=None
     ):
         """One loss for every prior, (B, P), for one of the outputs."""
         selection = selection_of(self, shared)
@@ -67,20 +62,6 @@ class MultiBoxTerm(ElementwiseLoss):
         """Returns the name of the output that has this loss, and the loss."""
         raise NotImplementedError
 
-    def get_config(self):
-        """Selection and name, as JSON."""
-        selection = self.selection
-        config = None if selection is None else keras.saving.serialize_keras_object(selection)
-        return {**super().get_config(), "selection": config}
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss that `get_config` described."""
-        config = dict(config)
-        if isinstance(config.get("selection"), dict):
-            config["selection"] = keras.saving.deserialize_keras_object(config["selection"])
-        return cls(**config)
-
 
 def selection_of(loss: object, shared: Shared | None) -> MultiBoxSelection:
     """Returns the loss's own selection, or the one that the Distiller's losses share.
@@ -90,12 +71,9 @@ def selection_of(loss: object, shared: Shared | None) -> MultiBoxSelection:
     """
     selection = getattr(loss, "selection", None) or getattr(shared, "selection", None)
     if selection is None:
-        raise checks.value_error(
-            "selection",
-            "a tfkd.losses.MultiBoxSelection, here or in another loss of the Distiller",
-            None,
-            f"Which priors count is not known: {type(loss).__name__}(selection=...).",
-        )
+        expected = "a tfkd.losses.MultiBoxSelection, here or in another loss of the Distiller"
+        fix = f"Which priors count is not known: {type(loss).__name__}(selection=...)."
+        raise checks.value_error("selection", expected, None, fix)
     return selection
 
 
@@ -120,6 +98,7 @@ class MultiBoxConfidence(MultiBoxTerm):
         Lin et al. 2017, https://arxiv.org/abs/1708.02002
     """
 
+    arguments = ("selection", "focal_gamma", "focal_alpha")
     default_name = "multibox_confidence"
 
     def __init__(
@@ -140,24 +119,14 @@ class MultiBoxConfidence(MultiBoxTerm):
         values = chosen.losses
         if self.focal_gamma or self.focal_alpha is not None:
             if selection.scores != "sigmoid":
-                raise checks.value_error(
-                    "focal_gamma",
-                    "0 and no focal_alpha, since the scores are a softmax",
-                    (self.focal_gamma, self.focal_alpha),
-                    "Focal loss is for MultiBoxSelection(..., negative_ratio=None, "
-                    "scores='sigmoid').",
-                )
+                expected = "0 and no focal_alpha, since the scores are a softmax"
+                how = "negative_ratio=None, scores='sigmoid'"
+                fix = f"Focal loss is for MultiBoxSelection(..., {how})."
+                given = (self.focal_gamma, self.focal_alpha)
+                raise checks.value_error("focal_gamma", expected, given, fix)
             _, scores = selection.outputs(student, "student")
             values = _focal(chosen.labels, scores, self.focal_gamma, self.focal_alpha)
         return selection.classes, Elements(values, chosen.selected, count=chosen.count)
-
-    def get_config(self):
-        """All arguments, as JSON."""
-        return {
-            **super().get_config(),
-            "focal_gamma": self.focal_gamma,
-            "focal_alpha": self.focal_alpha,
-        }
 
 
 def _focal(labels, scores, gamma, alpha):
@@ -237,6 +206,7 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         0.3278
     """
 
+    arguments = ("selection", "temperature", "background_weight", "foreground_weight")
     default_name = "multibox_soft_target"
 
     def __init__(
@@ -259,27 +229,11 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         check_alike(theirs, mine)
         temperature = at_step("temperature", self.temperature, step)
         theirs, mine = tf.stop_gradient(theirs) / temperature, mine / temperature
-        weights = (self.background_weight, self.foreground_weight)
-        if selection.scores == "softmax":
-            values = _softmax_divergence(theirs, mine, *weights)
-        else:
-            values = sigmoid_divergence(theirs, mine, *weights)
+        softmax = selection.scores == "softmax"
+        divergence = _softmax_divergence if softmax else sigmoid_divergence
+        values = divergence(theirs, mine, self.background_weight, self.foreground_weight)
         values *= temperature**2
         return selection.classes, Elements(values, chosen.selected, count=chosen.count)
-
-    def get_config(self):
-        """All arguments, as JSON."""
-        return {
-            **super().get_config(),
-            "temperature": serialize(self.temperature),
-            "background_weight": self.background_weight,
-            "foreground_weight": self.foreground_weight,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the loss that `get_config` described."""
-        return super().from_config({**config, "temperature": deserialize(config["temperature"])})
 
 
 def check_alike(teacher: tf.Tensor, student: tf.Tensor) -> None:

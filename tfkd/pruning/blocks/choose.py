@@ -120,8 +120,7 @@ def choose_layers(
     checks.positive_int("batch_size", batch_size)
     checks.instance("greedy", greedy, bool, "True or False")
     graph = read(model)
-    found = find.find(graph)
-    grouped = _candidates(found, granularity)
+    grouped = _candidates(find.find(graph), granularity)
     count = _count(keep, len(grouped))
     options: Any = {"batch_size": batch_size, "max_examples": max_examples}
     reader = functools.partial(layer_scores.read, model, data, again=by == "damage", **options)

@@ -28,6 +28,7 @@ from tfkd.results import Result
 
 Name: TypeAlias = Entry | int
 Names: TypeAlias = Name | Iterable[Name]
+Choice: TypeAlias = Names | LayerChoice | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,25 +97,17 @@ def find_blocks(model: keras.Model) -> tuple[Block, ...]:
 @overload
 def cut_layers(
     model: keras.Model,
-    keep: Names | LayerChoice | None = ...,
-    drop: Names | LayerChoice | None = ...,
+    keep: Choice = ...,
+    drop: Choice = ...,
     *,
     return_report: Literal[False] = ...,
 ) -> keras.Model: ...
 @overload
 def cut_layers(
-    model: keras.Model,
-    keep: Names | LayerChoice | None = ...,
-    drop: Names | LayerChoice | None = ...,
-    *,
-    return_report: Literal[True],
+    model: keras.Model, keep: Choice = ..., drop: Choice = ..., *, return_report: Literal[True]
 ) -> tuple[keras.Model, Cut]: ...
 def cut_layers(
-    model: keras.Model,
-    keep: Names | LayerChoice | None = None,
-    drop: Names | LayerChoice | None = None,
-    *,
-    return_report: bool = False,
+    model: keras.Model, keep: Choice = None, drop: Choice = None, *, return_report: bool = False
 ) -> keras.Model | tuple[keras.Model, Cut]:
     """Removes whole blocks from a model and copies the weights of the rest.
 

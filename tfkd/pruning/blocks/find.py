@@ -10,21 +10,12 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd.networks.call_graph import Call, CallGraph, Key, Ref
+from tfkd.networks.layer_parts import keras_layers
 from tfkd.pruning.blocks.segment import Block, Found, Segment, changed, problem, segment_of, tapped
 
 _SUMS = frozenset({"__operators__.add", "math.add", "math.add_n"})
-_ACTIVATIONS = (
-    keras.layers.Activation,
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.ELU,
-    keras.layers.PReLU,
-)
-_NORMS = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-)
+_ACTIVATIONS = keras_layers("Activation ReLU LeakyReLU ELU PReLU")
+_NORMS = keras_layers("BatchNormalization GroupNormalization LayerNormalization")
 _SEPARATORS = "_-./"
 
 
@@ -76,9 +67,8 @@ def _residual(graph: CallGraph, prefix: str, call: Call) -> Found | None:
         reason += " and" + change.removeprefix("it")
     reason = reason or change or tap
     layers = list(dict.fromkeys(key[0] for key in graph.calls if key in segment.calls))
-    name = _common_name(layers, graph.layers)
     block = Block(
-        name=prefix + (name or call.name),
+        name=prefix + (_common_name(layers, graph.layers) or call.name),
         layers=tuple(prefix + layer for layer in layers),
         input=prefix + source[0],
         output=prefix + target[0],
@@ -180,6 +170,5 @@ def _with_unique_names(found: list[Found]) -> list[Found]:
         taken[name] = taken.get(name, 0) + 1
         if taken[name] > 1:
             name = f"{name}:{taken[name]}"
-        block = dataclasses.replace(item.block, name=name)
-        named.append(dataclasses.replace(item, block=block))
+        named.append(dataclasses.replace(item, block=dataclasses.replace(item.block, name=name)))
     return named

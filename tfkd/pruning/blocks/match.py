@@ -113,8 +113,7 @@ def _layers(named: Iterable[str], graph: CallGraph) -> list[Found]:
     found = []
     for prefix, names in levels.items():
         level = models[prefix]
-        keys = {call.key for name in names for call in level.calls_of(name)}
-        for part in parts(keys, level):
+        for part in parts({call.key for name in names for call in level.calls_of(name)}, level):
             segment = segment_of(level, prefix, part)
             reason = segment if isinstance(segment, str) else problem(level, segment)
             inside = [prefix + key[0] for key in level.calls if key in part]

@@ -97,8 +97,7 @@ def _runs(items: Sequence[Found]) -> list[Segment]:
     for segment in (s for item in items for s in item.segments):
         last = runs[-1] if runs else None
         if last and last.prefix == segment.prefix and last.target == segment.source:
-            calls = last.calls | segment.calls
-            runs[-1] = Segment(last.prefix, calls, last.source, segment.target)
+            runs[-1] = Segment(last.prefix, last.calls | segment.calls, last.source, segment.target)
         else:
             runs.append(segment)
     return runs
@@ -232,8 +231,7 @@ def _one_output(whole: Any, cut: Any, mask: Any, labels: Any) -> tuple[float, fl
 
 def _crossentropy(target: Any, scores: Any, binary: bool) -> Any:
     if binary:
-        loss = tf.nn.sigmoid_cross_entropy_with_logits(target, scores)
-        return tf.reduce_sum(loss, -1)
+        return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(target, scores), -1)
     return -tf.reduce_sum(target * tf.nn.log_softmax(scores), -1)
 
 

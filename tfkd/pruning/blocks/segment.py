@@ -61,8 +61,7 @@ class Found:
 
     def overlaps(self, other: Found) -> bool:
         """True if they share a layer."""
-        pairs = itertools.product(self.segments, other.segments)
-        return any(a.overlaps(b) for a, b in pairs)
+        return any(a.overlaps(b) for a, b in itertools.product(self.segments, other.segments))
 
 
 def problem(graph: CallGraph, segment: Segment) -> str:

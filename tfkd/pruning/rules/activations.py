@@ -67,8 +67,7 @@ def _activation_layer(call: ChannelCall) -> list[Channels]:
 @rule_for(layers.Softmax)
 def _softmax(call: ChannelCall) -> list[Channels]:
     x = call.input
-    axes = np.atleast_1d(call.layer.axis) % len(x.shape)
-    if x.axis in axes:
+    if x.axis in (np.atleast_1d(call.layer.axis) % len(x.shape)):
         return call.freeze_all(f"{call.path} takes a softmax over channels")
     return [x.with_zero(False)]
 

@@ -9,11 +9,9 @@ from tfkd.pruning.rules.merges import combine
 from tfkd.pruning.rules.registry import rule_for
 
 
-@rule_for(LayerScale)
+@rule_for(LayerScale, tracked=True)
 def _layer_scale(call: ChannelCall) -> list[Channels]:
     x = call.input
-    if x.axis is None:
-        return [Channels(call.shape)]
     call.weight("gamma", 0, call.at(x, -1), zeroed=True)
     call.resize("projection_dim", x.atoms)
     return [call.same(x)[0].with_zero(True)]

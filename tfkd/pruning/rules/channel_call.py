@@ -35,11 +35,8 @@ class ChannelCall:
         kwargs: Mapping[str, Any],
         shapes: Iterable[Iterable[int | None]],
     ):
-        self.ledger = ledger
-        self.layer = layer
-        self.path = path
-        self.args = args
-        self.kwargs = kwargs
+        self.ledger, self.layer, self.path = ledger, layer, path
+        self.args, self.kwargs = args, kwargs
         self.inputs = [x for x in flatten((args, kwargs)) if isinstance(x, Channels)]
         self.shapes = [tuple(shape) for shape in shapes]
 
@@ -73,8 +70,7 @@ class ChannelCall:
         """`at` for a layer that sums over channels; freezes those not zero when masked."""
         atoms = self.at(x, axis)
         if x.axis is not None and not x.zero.all():
-            reason = f"not zero where {self.path} mixes channels"
-            self.ledger.freeze(x.atoms[~x.zero], reason)
+            self.ledger.freeze(x.atoms[~x.zero], f"not zero where {self.path} mixes channels")
         return atoms
 
     def freeze(self, x: Channels, reason: str) -> None:

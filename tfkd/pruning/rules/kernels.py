@@ -116,12 +116,10 @@ def _embedding(call: ChannelCall) -> list[Channels]:
     return call.output(out)
 
 
-@rule_for(layers.BatchNormalization)
+@rule_for(layers.BatchNormalization, layers.experimental.SyncBatchNormalization, tracked=True)
 def _batch_norm(call: ChannelCall) -> list[Channels]:
     layer, x = call.layer, call.input
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
-    if x.axis is None:
-        return [Channels(call.shape)]
     if [a % len(x.shape) for a in axes] != [x.axis]:
         return call.freeze_all(f"{call.path} normalizes another axis than the channels")
     if layer.renorm:
@@ -135,11 +133,6 @@ def _batch_norm(call: ChannelCall) -> list[Channels]:
     call.weight("moving_variance", 0, x.atoms)
     out = call.same(x)[0]
     return [out.with_zero(True) if layer.scale else out]
-
-
-@rule_for(keras.layers.experimental.SyncBatchNormalization)
-def _sync_batch_norm(call: ChannelCall) -> list[Channels]:
-    return _batch_norm(call)
 
 
 @rule_for(layers.Normalization)

@@ -182,18 +182,10 @@ def _reshape(call: ChannelCall) -> list[Channels]:
     return call.output(spread[0], -1, spread[1])
 
 
-_OTHERS = {
-    "pad": _pad,
-    "concat": _concat,
-    "transpose": _transpose,
-    "squeeze": _squeeze,
-    "expand_dims": _expand,
-    "reshape": _reshape,
-    # Keras records tf.pad, tf.transpose and tf.squeeze under these symbols.
-    "compat.v1.pad": _pad,
-    "compat.v1.transpose": _transpose,
-    "compat.v1.squeeze": _squeeze,
-}
+_OTHERS = {"pad": _pad, "transpose": _transpose, "squeeze": _squeeze}
+# Keras records tf.pad, tf.transpose and tf.squeeze under these symbols.
+_OTHERS |= {f"compat.v1.{name}": rule for name, rule in _OTHERS.items()}
+_OTHERS |= {"concat": _concat, "expand_dims": _expand, "reshape": _reshape}
 
 
 _SLICE = ("start", "stop", "step")

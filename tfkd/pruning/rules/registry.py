@@ -55,12 +55,19 @@ def find(layer: keras.layers.Layer) -> Rule | None:
     return _RULES.get(type(layer))
 
 
-def rule_for(*classes: type) -> Callable[[Rule], Rule]:
-    """Decorator that registers a rule for several classes."""
+def rule_for(*classes: type, tracked: bool = False) -> Callable[[Rule], Rule]:
+    """Decorator that registers a rule for several classes.
+
+    A `tracked` rule applies only if the channels of the first input are tracked; otherwise
+    those of the output are not.
+    """
 
     def decorate(rule: Rule) -> Rule:
+        def guarded(call: ChannelCall) -> list[Channels]:
+            return [Channels(call.shape)] if call.input.axis is None else rule(call)
+
         for layer_class in classes:
-            register_rule(layer_class, rule)
+            register_rule(layer_class, guarded if tracked else rule)
         return rule
 
     return decorate

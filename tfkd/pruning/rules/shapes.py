@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tf_keras as keras
 
+from tfkd.networks.layer_parts import keras_layers
 from tfkd.pruning.channel_ledger import Channels
 from tfkd.pruning.rules.channel_call import ChannelCall
 from tfkd.pruning.rules.kernels import channel_axis
@@ -14,13 +15,12 @@ layers = keras.layers
 
 
 # Elementwise layers with f(0) = 0.
+# GaussianNoise adds noise to masked channels as well, but in training only.
 @rule_for(
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-    layers.GaussianDropout,
-    layers.ActivityRegularization,
+    *keras_layers(
+        "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianDropout GaussianNoise "
+        "ActivityRegularization"
+    )
 )
 def _identity(call: ChannelCall) -> list[Channels]:
     return call.same(call.input)
@@ -32,12 +32,6 @@ def _masking(call: ChannelCall) -> list[Channels]:
     # removed channels are equivalent.
     if call.layer.mask_value != 0:
         return call.freeze_all(f"{call.path} compares all channels with a number that is not zero")
-    return call.same(call.input)
-
-
-# It adds noise to masked channels as well, but in training only.
-@rule_for(layers.GaussianNoise)
-def _noise(call: ChannelCall) -> list[Channels]:
     return call.same(call.input)
 
 
@@ -56,23 +50,21 @@ def _spatial(call: ChannelCall) -> list[Channels]:
 
 
 @rule_for(
-    *(getattr(layers, f"Global{kind}Pooling{n}D") for kind in ("Max", "Average") for n in (1, 2, 3))
+    *keras_layers("GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D"),
+    *keras_layers("GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D"),
+    tracked=True,
 )
 def _global(call: ChannelCall) -> list[Channels]:
     x = call.input
     axis = channel_axis(call.layer) % len(x.shape)
-    if x.axis is None:
-        return [Channels(call.shape)]
     if x.axis != axis:
         return call.freeze_all(f"{call.path} works along another axis than the channels")
     return call.output(x.atoms, axis if call.layer.keepdims else 1, x.zero)
 
 
-@rule_for(layers.Flatten)
+@rule_for(layers.Flatten, tracked=True)
 def _flatten(call: ChannelCall) -> list[Channels]:
     x = call.input
-    if x.axis is None:
-        return [Channels(call.shape)]
     if None in x.shape[1:]:
         return call.freeze_all(f"{call.path} flattens an open shape")
     atoms, zero = _full(x, x.atoms), _full(x, x.zero)
@@ -96,11 +88,9 @@ def regular(values: np.ndarray) -> int | None:
     return differ[0] if differ else values.ndim - 1
 
 
-@rule_for(layers.Reshape)
+@rule_for(layers.Reshape, tracked=True)
 def _reshape(call: ChannelCall) -> list[Channels]:
     x = call.input
-    if x.axis is None:
-        return [Channels(call.shape)]
     if None in x.shape[1:] or None in call.shape[1:]:
         return call.freeze_all(f"{call.path} reshapes an open shape")
     atoms = _full(x, x.atoms).reshape(call.shape[1:])
@@ -116,14 +106,12 @@ def _reshape(call: ChannelCall) -> list[Channels]:
     return call.output(atoms[line], axis + 1, zero)
 
 
-@rule_for(layers.Permute)
+@rule_for(layers.Permute, tracked=True)
 def _permute(call: ChannelCall) -> list[Channels]:
     x = call.input
-    if x.axis is None:
-        return [Channels(call.shape)]
     return [x.reshaped(call.shape, 1 + call.layer.dims.index(x.axis))]
 
 
-@rule_for(layers.RepeatVector)
+@rule_for(layers.RepeatVector, tracked=True)
 def _repeat(call: ChannelCall) -> list[Channels]:
-    return [call.input.reshaped(call.shape, 2)] if call.input.axis else [Channels(call.shape)]
+    return [call.input.reshaped(call.shape, 2)]

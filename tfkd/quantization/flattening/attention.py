@@ -90,11 +90,7 @@ class HeadAttention(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
-        own = {
-            "heads": self.heads,
-            "dropout": self.dropout,
-            "robust_masking": self.robust_masking,
-        }
+        own = {"heads": self.heads, "dropout": self.dropout, "robust_masking": self.robust_masking}
         return {**super().get_config(), **own}
 
 

@@ -17,7 +17,7 @@ import tf_keras as keras
 
 from tfkd.keras_internals import CustomScaleLayer
 from tfkd.networks.copy_layer import copy_layer
-from tfkd.networks.layer_parts import calls_anywhere
+from tfkd.networks.layer_parts import calls_anywhere, keras_layers
 from tfkd.networks.rebuild import Parts
 from tfkd.quantization.flattening.attention import split_attention
 
@@ -28,16 +28,9 @@ SEPARABLE = {
     layers.SeparableConv1D: (layers.DepthwiseConv1D, layers.Conv1D),
     layers.SeparableConv2D: (layers.DepthwiseConv2D, layers.Conv2D),
 }
-ACTIVATED = (
-    layers.Dense,
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv3D,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-    layers.Conv1DTranspose,
-    layers.Conv2DTranspose,
-    layers.Conv3DTranspose,
+ACTIVATED = keras_layers(
+    "Dense Conv1D Conv2D Conv3D DepthwiseConv1D DepthwiseConv2D Conv1DTranspose Conv2DTranspose "
+    "Conv3DTranspose"
 )
 
 
@@ -80,20 +73,14 @@ class Splitter:
 
     def _depthwise(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
         """The depthwise step of a separable convolution."""
-        return SEPARABLE[type(layer)][0](
-            layer.kernel_size if layer.rank > 1 else layer.kernel_size[0],
-            strides=layer.strides if layer.rank > 1 else layer.strides[0],
-            padding=layer.padding,
-            depth_multiplier=layer.depth_multiplier,
-            data_format=layer.data_format,
-            dilation_rate=layer.dilation_rate if layer.rank > 1 else layer.dilation_rate[0],
-            use_bias=False,
-            depthwise_initializer=_again(layer.depthwise_initializer),
-            depthwise_regularizer=layer.depthwise_regularizer,
-            depthwise_constraint=layer.depthwise_constraint,
-            name=self._unique(f"{name}_depthwise"),
-            dtype=layer.dtype,
-        )
+        names = "padding depth_multiplier data_format dtype depthwise_regularizer".split()
+        config = {key: getattr(layer, key) for key in (*names, "depthwise_constraint")}
+        for key in ("kernel_size", "strides", "dilation_rate"):
+            size = getattr(layer, key)
+            config[key] = size if layer.rank > 1 else size[0]
+        config["depthwise_initializer"] = _again(layer.depthwise_initializer)
+        name = self._unique(f"{name}_depthwise")
+        return SEPARABLE[type(layer)][0](use_bias=False, name=name, **config)
 
     def _activation(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
         """The activation of a layer as a layer; an activation layer stays shared."""
@@ -132,19 +119,16 @@ def _adds_alike(layer: keras.layers.Layer) -> bool:
 
 def _pointwise_config(layer: keras.layers.Layer) -> dict[str, Any]:
     """Arguments of the pointwise step of a separable convolution, a 1×1 convolution."""
+    names = (
+        "filters data_format use_bias bias_regularizer bias_constraint activity_regularizer dtype"
+    )
     return {
-        "filters": layer.filters,
+        **{name: getattr(layer, name) for name in names.split()},
         "kernel_size": 1,
-        "data_format": layer.data_format,
-        "use_bias": layer.use_bias,
         "kernel_initializer": _again(layer.pointwise_initializer),
         "kernel_regularizer": layer.pointwise_regularizer,
         "kernel_constraint": layer.pointwise_constraint,
         "bias_initializer": _again(layer.bias_initializer),
-        "bias_regularizer": layer.bias_regularizer,
-        "bias_constraint": layer.bias_constraint,
-        "activity_regularizer": layer.activity_regularizer,
-        "dtype": layer.dtype,
     }
 
 

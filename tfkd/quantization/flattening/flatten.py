@@ -19,7 +19,7 @@ from tfkd.keras_internals import TFOpLambda
 from tfkd.networks import layer_weights
 from tfkd.networks.accept import check_model, is_network, quantized
 from tfkd.networks.call_graph import Call, CallGraph
-from tfkd.networks.layer_parts import flat_layers, inputs_in_order, with_training
+from tfkd.networks.layer_parts import flat_layers, free_name, inputs_in_order, with_training
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.flattening.decompose import Splitter
@@ -115,8 +115,7 @@ def _find_layers(graph: CallGraph, frozen: bool) -> dict[int, _Place]:
     while todo:
         graph, prefix, outer, frozen = todo.pop(0)
         for name, layer in graph.layers.items():
-            place = _Place(layer, prefix + name, outer, frozen)
-            known = found.get(id(layer), place)
+            known = found.get(id(layer), _Place(layer, prefix + name, outer, frozen))
             # A layer shared by two models trains if either of them is trainable.
             found[id(layer)] = known._replace(frozen=frozen and known.frozen)
             if name in graph.nested:
@@ -181,9 +180,7 @@ class _Flattener:
 
     def unique(self, name: str) -> str:
         """Reserves and returns `name`, with a numeric suffix if it is taken."""
-        number, free = 1, name
-        while free in self._taken:
-            free, number = f"{name}_{number}", number + 1
+        free = free_name(name, self._taken)
         self._taken.add(free)
         return free
 

@@ -18,6 +18,7 @@ import tf_keras as keras
 
 from tfkd.keras_internals import KerasTensor, TFOpLambda
 from tfkd.networks.call_graph import Call, CallGraph, Key
+from tfkd.networks.layer_parts import free_name
 from tfkd.networks.rebuild import Rebuilder
 
 layers = keras.layers
@@ -175,12 +176,8 @@ def _names(graph: CallGraph, matches: dict[Key, _Match], inner: set[Key]) -> dic
     found = {}
     for key in kept:
         if key in matches:
-            plain = name = key[0]
-            number = 1
-            while calls[plain] > 1 and name in taken:
-                name, number = f"{plain}_{number}", number + 1
-            taken.add(name)
-            found[key] = name
+            found[key] = free_name(key[0], taken) if calls[key[0]] > 1 else key[0]
+            taken.add(found[key])
     return found
 
 
