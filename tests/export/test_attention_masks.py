@@ -129,6 +129,6 @@ def test_a_mask_that_is_not_keras_is_named(tmp_path):
     model = keras.Model(x, L.Dense(3, name="logits")(L.Softmax(name="softmax")(scores)))
     randomize(model, 0)
     data = RNG.normal(size=(60, 8)).astype(np.float32)
-    with pytest.raises(ValueError, match="attention masks add.*quantize.*mode='dynamic'"):
+    with pytest.raises(ValueError, match="offsets of attention masks.*quantize.*mode='dynamic'"):
         to_tflite(model, tmp_path / "m.tflite", "int8", data=data, verify=data)
     assert not (tmp_path / "m.tflite").exists()

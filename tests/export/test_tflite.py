@@ -10,7 +10,6 @@ import tf_keras as keras
 
 from tfkd import artifacts, export
 from tfkd.example_inputs import Input, collect
-from tfkd.export import parity
 from tfkd.formats import litert
 from tfkd.runtime import Predictor
 
@@ -169,9 +168,10 @@ def test_keep_failed_leaves_the_file_and_says_so_in_the_manifest(model, tmp_path
     port = Predictor(path).outputs[0]
     low, high = ((c - port.zero_point) * port.scale for c in (-128, 127))
     want, got = model(VERIFY).numpy(), run_by_hand(path, VERIFY)
-    half = port.scale / 2
-    clipped = (np.isclose(got, low) & (want < low - half)) | (
-        np.isclose(got, high) & (want > high + half)
+    # Beyond it by more than one step, and by more than 1 % of the range.
+    beyond = max(port.scale, 0.01 * np.ptp(want))
+    clipped = (np.isclose(got, low) & (want < low - beyond)) | (
+        np.isclose(got, high) & (want > high + beyond)
     )
     assert numbers["clipped"] == pytest.approx(clipped.mean())
     assert clipped.mean() > 0.01
@@ -208,36 +208,6 @@ def test_a_blind_verification_fails(tmp_path):
     with pytest.raises(ValueError, match="hardly depends on the input"):
         export.to_tflite(constant, tmp_path / "m.tflite", verify=x)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_measure_by_hand():
-    want = {"y": np.array([[0.0, 4.0], [2.0, 1.0]], np.float32)}
-    got = {"y": np.array([[0.5, 3.0], [1.0, 1.5]], np.float32)}
-    numbers = parity.measure(want, got, {"y": (0.5, 3.0, 0.5)})
-    assert numbers["argmax_agreement"] == 0.5
-    # The second leads by 1, less than twice the mean error of 0.75: it is undecided.
-    assert numbers["decided_agreement"] == 1.0
-    assert numbers["max_error"] == 1 / 4
-    assert numbers["mean_error"] == pytest.approx((0.5 + 1 + 1 + 0.5) / 4 / 4)
-    assert numbers["clipped"] == 2 / 4  # 0.0 below 0.5, and 4.0 above 3.0
-    assert numbers["dependence"] == 3 / 4
-    assert numbers["outputs"]["y"]["range"] == [0.0, 4.0]
-
-
-def test_a_file_must_agree_where_the_model_has_decided():
-    """Ten near ties that turn are no failure; ten clear answers that turn are one."""
-    want = np.zeros((100, 2), np.float32)
-    want[:, 0] = np.where(np.arange(100) < 10, 0.01, 5.0)
-    turned = {"ties": want.copy(), "clear": want.copy()}
-    turned["ties"] += np.float32([[0.0, 0.02]])
-    turned["clear"][90:] = [[0.0, 5.0]]
-    limits = {"max_error": 9.0, "max_mean_error": 9.0, "max_clipped": 1.0, "min_dependence": 0.0}
-    for kind, words in (("ties", []), ("clear", ["decided_agreement 0.889 is below 0.95"])):
-        numbers = parity.measure({"y": want}, {"y": turned[kind]}, {})
-        assert numbers["argmax_agreement"] == 0.9
-        found = parity.failures(numbers, {**limits, "min_agreement": 0.95}, {"y": 2})
-        assert len(found) == len(words) and all(w in f for w, f in zip(words, found, strict=True))
-    assert parity.agreement_text(numbers) == "90.00% (88.89% of the decided)"
 
 
 def two_by_two():

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd.export.converter import quiet
 from tfkd.export.named_function import NamedFunction
 from tfkd.formats import litert
 from tfkd.types import Path, Structure
@@ -74,7 +75,7 @@ def moderated(graph: NamedFunction, examples: dict[str, np.ndarray]) -> NamedFun
 
     if not _masking(graph.layers):
         return graph
-    with _replaced(graph.layers, measure):
+    with quiet(), _replaced(graph.layers, measure):
         for start in range(0, len(next(iter(examples.values()))), _BATCH):
             graph.call([examples[i.name][start : start + _BATCH] for i in graph.inputs])
     if not excess:

@@ -21,7 +21,8 @@ from tfkd import artifacts, checks
 from tfkd.example_inputs import to_verify
 from tfkd.export import made_up
 from tfkd.export.named_function import NamedFunction
-from tfkd.export.parity import failures
+from tfkd.export.thresholds import Limits, doubts, failures
+from tfkd.teachers import output_kinds
 from tfkd.types import Data, Path
 
 GIVEN, CALIBRATION, MADE_UP = "given examples", "calibration examples", "made-up inputs"
@@ -31,6 +32,7 @@ GROSS = 0.1
 # Outputs may be nearly equal for all inputs, and rounding then large relative to their small
 # range: errors are relative to at least this fraction of the largest output.
 _FLOOR = 0.05
+_ERRORS = ("max_error", "mean_error", "p99_error")
 # An output that varies by less than this fraction of the Keras model's variation is stuck.
 _STILL = 0.1
 
@@ -149,7 +151,7 @@ def written(
 def checked(
     found: VerifyData,
     compare: Compare,
-    limits: Mapping[str, float],
+    limits: Limits,
     numbers: dict[str, Any],
     judge: Callable[[Mapping[str, Any], Mapping[str, int]], list[str]] | None = None,
 ) -> list[str]:
@@ -165,17 +167,20 @@ def checked(
         limits: the thresholds.
         numbers: the numbers of the report; changed in place.
         judge: lists what misses a threshold on given examples; None:
-            `tfkd.export.parity.failures`.
+            `tfkd.export.thresholds.failures`; outputs in doubt are then warned of.
 
     Returns:
         The reasons for which the file must be rejected, one sentence each.
     """
     if found.source == GIVEN:
-        assert found.arrays is not None
-        new, ranks = compare(found.arrays)
+        new, ranks = _compared(found, compare)
         failed = list(new.get("overflows", ()))
         failed += judge(new, ranks) if judge else failures(new, limits, ranks)
         numbers |= {**new, "failures": failed}
+        in_doubt = [] if judge or failed else doubts(new, limits, ranks)
+        if in_doubt:
+            numbers["warnings"] = in_doubt
+            checks.warn(f"The exported file may not be good enough: {'; '.join(in_doubt)}.")
         return failed
     check: dict[str, Any] = {"on": found.source}
     numbers["check"] = check
@@ -184,7 +189,7 @@ def checked(
         return []
     try:
         with found.graph.unchanged():
-            new, ranks = compare(found.arrays)
+            new, ranks = _compared(found, compare)
     except Exception as error:  # A package is missing, or the runtime fails.
         check |= {"on": NOTHING, "reason": _first_line(error)}
         checks.warn(
@@ -205,11 +210,23 @@ def checked(
     return [f"{text} (on {new['examples']} {found.source})" for text in gross]
 
 
-def _gross(numbers: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[str]:
+def _compared(found: VerifyData, compare: Compare) -> tuple[dict[str, Any], dict[str, int]]:
+    """The results of `compare`, with the kinds of outputs that the user has declared."""
+    assert found.arrays is not None
+    numbers, ranks = compare(found.arrays)
+    rows, graph = numbers.get("outputs", {}), found.graph
+    kinds = output_kinds.declared(graph.model, len(graph.outputs))
+    for name, kind in zip(graph.outputs, kinds, strict=False):
+        if name in rows:
+            rows[name]["kind"] = "values" if kind == "sigmoid" else "classes"
+    return numbers, ranks
+
+
+def _gross(numbers: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     """Yields deviations that are wrong for any inputs."""
     yield from numbers.get("overflows", ())
-    limit = max(GROSS, limits.get("max_mean_error", GROSS))
     for name, row in numbers.get("outputs", {}).items():
+        limit = max(GROSS, limits.of(name)["max_mean_error"])
         if row["not_finite"]:
             yield f"output {name!r} holds NaN or infinity where the Keras model's is finite"
         elif row["mean_error"] * _share(row) > limit:
@@ -223,16 +240,14 @@ def _stuck(row: Mapping[str, Any]) -> bool:
     return moves * _share(row) > GROSS and row["file_dependence"] < _STILL * moves
 
 
-def _slight(
-    numbers: Mapping[str, Any], limits: Mapping[str, float], ranks: Mapping[str, int]
-) -> list[str]:
+def _slight(numbers: Mapping[str, Any], limits: Limits, ranks: Mapping[str, int]) -> list[str]:
     """Lists what would miss the thresholds if the examples had been given."""
+    # On synthetic inputs a network's outputs may be constant or exceed the calibrated range.
+    passed = {"dependence": np.inf, "clipped": 0.0}
     rows = {
-        name: row | {key: row[key] * _share(row) for key in ("max_error", "mean_error")}
+        name: row | passed | {k: row[k] * _share(row) for k in _ERRORS if row[k] is not None}
         for name, row in numbers["outputs"].items()
     }
-    # On synthetic inputs a network's outputs may be constant or exceed the calibrated range.
-    limits = {**limits, "min_dependence": 0.0, "max_clipped": 1.0}
     return [*failures({"outputs": rows}, limits, ranks), *numbers.get("doubts", ())]
 
 

@@ -15,6 +15,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.example_inputs import Input
+from tfkd.export.converter import quiet
 from tfkd.formats.batching import chunks, joined
 from tfkd.formats.forks import check_tensorflow
 from tfkd.networks import accept, layer_state, layer_weights
@@ -141,7 +142,8 @@ class NamedFunction:
         self.inputs = tuple(map(Input.of, names, specs))
         self.outputs: list[str] = []
         self._open = self.function(None)
-        self._open.get_concrete_function()
+        with quiet():
+            self._open.get_concrete_function()
 
     @functools.cached_property
     def calls(self) -> CallGraph | None:
@@ -195,7 +197,8 @@ class NamedFunction:
             ValueError: if an output holds NaN or infinity.
         """
         parts = chunks({i.name: feeds[i.name] for i in self.inputs}, _CHUNK)
-        found = joined(self._open(*part.values()) for part in parts)
+        with quiet():  # Compiling for XLA and retracing are logged.
+            found = joined(self._open(*part.values()) for part in parts)
         whole = {name: found[name] for name in self.outputs}
         for name, value in whole.items():
             if not np.isfinite(value).all():

@@ -1,4 +1,4 @@
-"""Numerical parity of an exported file with its Keras model: metrics, thresholds, report.
+"""Numerical parity of an exported file with its Keras model: metrics and report.
 
 Argmax agreement alone hides clipping: a file can agree on every image and be
 wrong by a third of the range. So errors are measured too, relative to the range
@@ -20,40 +20,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tfkd import checks
 from tfkd.results import Grid, Result, size_text
+from tfkd.teachers import output_kinds
 
-# Default thresholds by mode. Errors are fractions of the output's range.
-THRESHOLDS: dict[str, dict[str, float]] = {
-    "float32": {"max_error": 1e-4, "min_agreement": 0.99},
-    "float16": {"max_error": 1e-2, "min_agreement": 0.98},
-    "dynamic": {"max_error": 0.1, "min_agreement": 0.95},
-    "int8": {"max_error": 0.25, "min_agreement": 0.9},
-    # The Keras model rounds as the file does, except for sums halfway between two codes.
-    "quantized": {"max_error": 0.15, "max_mean_error": 0.02, "min_agreement": 0.95},
-}
-_SHARED = {"max_mean_error": 0.05, "max_clipped": 0.05, "min_dependence": 1e-3}
-_WORST_IF_LARGE = ("max_error", "mean_error", "clipped", "not_finite")
-
-
-def thresholds_for(mode: str, changes: Mapping[str, float] | None) -> dict[str, float]:
-    """Returns the thresholds of `mode`, updated by `changes`, which are checked."""
-    return updated({**_SHARED, **THRESHOLDS[mode]}, changes, checks.non_negative)
-
-
-def updated(
-    limits: dict[str, float],
-    changes: Mapping[str, float] | None,
-    check: Callable[[str, float], float],
-) -> dict[str, float]:
-    """Returns thresholds, updated by `changes`, each of which must pass `check`."""
-    if changes is None:
-        return limits
-    checks.instance("thresholds", changes, Mapping, "a dict of thresholds by name")
-    for key, value in changes.items():
-        checks.one_of("thresholds", key, limits)
-        check(f"thresholds[{key!r}]", value)
-    return {**limits, **changes}
+# Values this close to the last code, as a fraction of the range, don't count as clipped.
+_SMALL_CLIP = 0.01
+# Rounding of float32 in sums of probabilities and in multiples of a step.
+_ROUNDING = 1e-3
+_WORST_IF_LARGE = ("max_error", "p99_error", "mean_error", "clipped", "not_finite")
+_WORST_IF_SMALL = ("argmax_agreement", "decided_agreement", "dependence", "file_dependence")
 
 
 def measure(
@@ -74,15 +49,22 @@ def measure(
         and their worst values over all outputs:
 
         * `argmax_agreement`: fraction of equal argmax; None without a class axis.
-        * `decided_agreement`: the same on decided examples.
+        * `decided_agreement`: the same on decided examples; for each output `decided`,
+          their number.
         * `max_error`, `mean_error`: as fractions of the range.
+        * `p99_error`: of an output of rank 3 or more, the error within which 99 % of the
+          positions lie; the error of a position is the largest over the last axis.
         * `clipped`: fraction of elements at the first or last code whose Keras value lies
-          beyond it.
+          beyond it, by more than one step and by more than 1 % of the range. One step is
+          due to TFLite's own rule: its int8 softmax ends at 255/256, its tanh at 127/128.
         * `not_finite`: fraction of elements that are NaN or infinite in the file; each
           counts as an error of the whole range.
         * `dependence`: how much an element varies between examples, as a fraction of the
           range; near 0 the comparison proves nothing. `file_dependence`: the same for the
           file.
+
+        For each output also its `range`, and `kind`: "classes" if its rows are
+        distributions or their logarithms, else "unknown".
     """
     outputs = {
         name: _measure_one(expected[name], received[name], limits.get(name)) for name in expected
@@ -90,26 +72,60 @@ def measure(
     rows = list(outputs.values())
     return {
         "examples": len(next(iter(expected.values()))),
-        **{key: _least(r[key] for r in rows) for key in ("argmax_agreement", "decided_agreement")},
-        **{key: max(r[key] for r in rows) for key in _WORST_IF_LARGE},
-        **{key: min(r[key] for r in rows) for key in ("dependence", "file_dependence")},
+        **{key: _worst(max, [r[key] for r in rows]) for key in _WORST_IF_LARGE},
+        **{key: _worst(min, [r[key] for r in rows]) for key in _WORST_IF_SMALL},
         "outputs": outputs,
     }
 
 
-def _least(values: Iterable[float | None]) -> float | None:
+def _worst(choose: Callable[[list[float]], float], values: Iterable[float | None]) -> float | None:
+    """The largest or smallest value; None if an output has none."""
     known = [value for value in values if value is not None]
-    return min(known) if known else None
+    return choose(known) if known else None
 
 
-def _agreements(expected: np.ndarray, received: np.ndarray) -> tuple[float, float]:
-    """Fractions of equal argmax on all positions and on the decided ones (1 if there are none)."""
+def _agreements(expected: np.ndarray, received: np.ndarray) -> tuple[float, float, int]:
+    """Fractions of equal argmax on all positions and on the decided ones; number of these."""
     same = expected.argmax(-1) == received.argmax(-1)
     best = np.sort(expected.astype(np.float64), -1)[..., -2:]
     error = np.abs(received.astype(np.float64) - expected).mean()
     # An error of that size on each of the two best classes can't swap them.
     decided = best[..., 1] - best[..., 0] > 2 * error
-    return float(same.mean()), float(same[decided].mean()) if decided.any() else 1.0
+    share = float(same[decided].mean()) if decided.any() else 1.0
+    return float(same.mean()), share, int(decided.sum())
+
+
+def _kind(values: np.ndarray) -> str:
+    """ "classes" if the rows of an output (N, C) are distributions or their logarithms."""
+    if values.ndim != 2 or values.shape[-1] < 2:
+        return "unknown"
+    evidence = output_kinds.Evidence()
+    output_kinds.see(evidence, values)
+    if evidence.seen == "one":
+        return "classes"
+    are_logs = values.max() <= 0 and np.abs(np.exp(values).sum(-1) - 1).max() < _ROUNDING
+    return "classes" if are_logs else "unknown"
+
+
+def _p99(error: np.ndarray) -> float | None:
+    """The error of a map that at most 1 % of its positions exceed; None for other outputs."""
+    if error.ndim < 3:
+        return None
+    positions = error.max(-1).ravel()
+    place = positions.size - 1 - positions.size // 100
+    return float(np.partition(positions, place)[place])
+
+
+def _clipped(
+    expected: np.ndarray, received: np.ndarray, codes: tuple[float, float, float], unit: float
+) -> float:
+    """Fraction of the elements that are clipped; see `measure`."""
+    first, last, step = codes
+    beyond = max(step * (1 + _ROUNDING), _SMALL_CLIP * unit)
+    # The file's element is at a code if it is within half a step of it.
+    below = (received <= first + step / 2) & (expected < first - beyond)
+    above = (received >= last - step / 2) & (expected > last + beyond)
+    return float((below | above).mean())
 
 
 def _measure_one(
@@ -122,68 +138,24 @@ def _measure_one(
     finite = np.isfinite(received)
     received = np.where(finite, received, 0)
     error = np.where(finite, np.abs(received.astype(np.float64) - expected) / unit, 1.0)
-    agreement = decided = None
+    agreement = share = decided = None
     if expected.ndim >= 2 and expected.shape[-1] > 1:
-        agreement, decided = _agreements(expected, received)
-    clipped = 0.0
-    if limits is not None:
-        first, last, step = limits  # Values within half a step of the last code are rounded.
-        below = (received <= first + step / 2) & (expected < first - step / 2)
-        above = (received >= last - step / 2) & (expected > last + step / 2)
-        clipped = float((below | above).mean())
+        agreement, share, decided = _agreements(expected, received)
     moves, moved = (values.max(0) - values.min(0) for values in (expected, received))
     return {
         "argmax_agreement": agreement,
-        "decided_agreement": decided,
+        "decided_agreement": share,
+        "decided": decided,
         "max_error": float(error.max()),
+        "p99_error": _p99(error),
         "mean_error": float(error.mean()),
-        "clipped": clipped,
+        "clipped": 0.0 if limits is None else _clipped(expected, received, limits, unit),
         "not_finite": float((~finite).mean()),
         "dependence": float(moves.max() / unit),
         "file_dependence": float(moved.max() / unit),
         "range": [low, high],
+        "kind": _kind(expected),
     }
-
-
-def failures(
-    numbers: Mapping[str, Any], limits: Mapping[str, float], ranks: Mapping[str, int]
-) -> list[str]:
-    """Lists the thresholds that are missed, one sentence each.
-
-    The agreement of outputs of other ranks than 2, (batch, classes), is not judged: the
-    last axis of a detector's boxes, for example, is not a class axis.
-    """
-    found = []
-    for name, row in numbers["outputs"].items():
-        if row["dependence"] < limits["min_dependence"]:
-            found.append(
-                f"output {name!r} hardly depends on the input (it moves by "
-                f"{row['dependence']:.2g} of its range), so that nothing can be concluded; is "
-                "the model trained, and are the images different?"
-            )
-        if row["not_finite"]:
-            found.append(
-                f"output {name!r} holds NaN or infinity where the Keras model's is finite "
-                f"({row['not_finite']:.2%} of its numbers)"
-            )
-        tests = [
-            ("max_error", row["max_error"], limits["max_error"]),
-            ("mean_error", row["mean_error"], limits["max_mean_error"]),
-            ("clipped", row["clipped"], limits["max_clipped"]),
-        ]
-        found += [
-            f"output {name!r}: {key} {value:.3g} is above {limit:g}"
-            for key, value, limit in tests
-            if value > limit
-        ]
-        agreement = row["decided_agreement"]
-        if ranks[name] == 2 and agreement is not None and agreement < limits["min_agreement"]:
-            found.append(
-                f"output {name!r}: decided_agreement {agreement:.3g} is below "
-                f"{limits['min_agreement']:g} (argmax_agreement of all examples: "
-                f"{row['argmax_agreement']:.3g})"
-            )
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +169,8 @@ class ExportReport(Result):
         io: dtype of its inputs and outputs.
         numbers: counts of `operations` and `float_operations`; `in_float`, the names of
             the latter in an int8 TFLite file. If the file was verified, the results of
-            `tfkd.export.parity.measure`. Otherwise `check`, the results of the small
-            check: with `on`, its examples ("made-up inputs", "calibration examples" or
+            `tfkd.export.parity.measure`, and `warnings`. Otherwise `check`, the results of
+            the small check: with `on`, its examples ("made-up inputs", "calibration examples" or
             "nothing"), the `reason` if there were none, and `warnings`.
     """
 
@@ -238,6 +210,7 @@ class ExportReport(Result):
         """A table of the file's properties and its parity with the model."""
         rows = [(self.place, str(self.path)), ("size", size_text(self.bytes)), *self._about()]
         rows += self._compared() if self.verified else self._checked()
+        rows += [("warning", text) for text in self.numbers.get("warnings", ())]
         return [Grid((), rows, left=2)]
 
     def _about(self) -> list[tuple[str, str]]:
@@ -261,9 +234,15 @@ def compared_rows(numbers: Mapping[str, Any], where: str = "") -> list[tuple[str
     return [
         ("verified on", f"{numbers['examples']} examples{where}"),
         ("argmax agreement", agreement_text(numbers)),
-        ("max error / range", f"{numbers['max_error']:.2e}"),
+        ("max error / range", _max_error_text(numbers)),
         ("mean error / range", f"{numbers['mean_error']:.2e}"),
     ]
+
+
+def _max_error_text(numbers: Mapping[str, Any]) -> str:
+    """The maximum error, and for maps the error within which 99 % of the positions lie."""
+    text, p99 = f"{numbers['max_error']:.2e}", numbers["p99_error"]
+    return text if p99 is None else f"{text} (99 % of positions: {p99:.2e})"
 
 
 def agreement_text(numbers: Mapping[str, Any]) -> str:

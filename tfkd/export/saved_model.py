@@ -13,7 +13,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,10 @@ import tf_keras as keras
 
 from tfkd import artifacts, checks
 from tfkd.export import checking
+from tfkd.export.converter import quiet
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
-from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
+from tfkd.export.parity import ExportReport, compared_rows, measure
+from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats.batching import chunks, joined
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, file_hashes
 from tfkd.types import Data, Path
@@ -51,7 +53,7 @@ def to_saved_model(
     path: Path,
     verify: Data | bool = True,
     *,
-    thresholds: Mapping[str, float] | None = None,
+    thresholds: Changes | None = None,
     keep_failed: bool = False,
 ) -> SavedModelReport:
     """Exports `model` as a SavedModel and, with `verify`, verifies it in TensorFlow.
@@ -92,7 +94,7 @@ def to_saved_model(
     """
     folder = _target(path)
     source, plain, mode = _servable(model)
-    limits = thresholds_for(mode, thresholds)
+    limits = thresholds_for(mode, thresholds, source.outputs)
     examples = checking.examples(verify, source, plain)
     numbers: dict[str, Any] = {}
     with _atomic_folder(folder) as temporary:
@@ -102,7 +104,11 @@ def to_saved_model(
         if failed and not keep_failed:
             raise checking.failure(_WHAT, failed, "Nothing was left.")
         files = file_hashes(temporary)
-        recipe = {"format": "saved_model", "model": source.model.name, "thresholds": limits}
+        recipe = {
+            "format": "saved_model",
+            "model": source.model.name,
+            "thresholds": limits.recorded(),
+        }
         artifacts.write_manifest(temporary / GRAPH_FILE, recipe, files=files, numbers=numbers)
     if failed:
         raise checking.failure(_WHAT, failed, f"The folder was kept: {folder}.")
@@ -163,7 +169,8 @@ def _save(graph: NamedFunction, folder: pathlib.Path) -> None:
     module.forward = graph.function(None)
     # Only the variables: tracking the Keras model would also save Keras's metadata.
     module.kept = list(graph.model.variables)
-    tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: module.forward})
+    with quiet():
+        tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: module.forward})
 
 
 def _compare(
@@ -171,8 +178,9 @@ def _compare(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Runs SavedModel and Keras model on the same inputs; returns (numbers, output ranks)."""
     expected = graph.predict(images)
-    serve = tf.saved_model.load(os.fspath(folder)).signatures[SIGNATURE]
     parts = chunks(images, _CHUNK)
-    received = joined(serve(**{k: tf.constant(v) for k, v in part.items()}) for part in parts)
+    with quiet():
+        serve = tf.saved_model.load(os.fspath(folder)).signatures[SIGNATURE]
+        received = joined(serve(**{k: tf.constant(v) for k, v in part.items()}) for part in parts)
     ranks = {name: value.ndim for name, value in expected.items()}
     return measure(expected, received, {}), ranks

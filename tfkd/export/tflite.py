@@ -24,7 +24,8 @@ from tfkd.example_inputs import collect
 from tfkd.export import attention_masks, checking, converter, tflite_float16
 from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
-from tfkd.export.parity import ExportReport, measure, thresholds_for
+from tfkd.export.parity import ExportReport, measure
+from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats import litert
 from tfkd.networks import layer_weights
 from tfkd.types import Data, Path
@@ -50,7 +51,7 @@ def to_tflite(
     verify: Data | bool = True,
     *,
     batch_size: int | None = 1,
-    thresholds: Mapping[str, float] | None = None,
+    thresholds: Changes | None = None,
     keep_failed: bool = False,
 ) -> ExportReport:
     """Exports `model` as a `.tflite` file and, with `verify`, verifies it in LiteRT.
@@ -93,10 +94,14 @@ def to_tflite(
             open.
         thresholds: changes to the thresholds of `verify`: `max_error` and
             `max_mean_error` (fractions of the range of the Keras output),
-            `min_agreement` (argmax on decided examples, see `tfkd.export.parity`; only
-            for outputs (batch, classes)), `max_clipped` and `min_dependence`. The
-            defaults by mode, or for "quantized" models, are in
-            `tfkd.export.parity.THRESHOLDS`.
+            `min_agreement` (argmax on decided examples, see `tfkd.export.parity`; for
+            outputs (batch, classes)), `max_clipped` and `min_dependence`; for one
+            output in a dict by its name: `{"landmarks": {"min_agreement": 0}}`. An
+            output that may be class scores or other numbers, such as one of a linear
+            layer, is judged by agreement if `min_agreement` is given; otherwise by its
+            errors, with a warning if few decided examples agree, and an error if very
+            few do. The rules and the defaults by mode, or for "quantized" models, are
+            in `tfkd.export.thresholds`.
         keep_failed: whether to keep a file that fails verification; the error is raised
             in either case.
 
@@ -124,10 +129,10 @@ def to_tflite(
     """
     source = prepare(model, mode, io, data, batch_size)
     graph, mode = source.graph, source.mode
-    limits = thresholds_for(source.kind, thresholds)
+    limits = thresholds_for(source.kind, thresholds, graph.outputs)
     examples = checking.examples(verify, graph, source.plain, source.calibration)
     numbers: dict[str, Any] = {}
-    recipe = {**source.recipe(io, limits), "batch_size": batch_size}
+    recipe = {**source.recipe(io, limits.recorded()), "batch_size": batch_size}
     with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
         file.write_bytes(source.convert(io, batch_size))
         source.count(file, numbers)
@@ -169,7 +174,7 @@ class Source:
         """Number of calibration examples."""
         return None if self.calibration is None else len(next(iter(self.calibration.values())))
 
-    def recipe(self, io: str, limits: Mapping[str, float]) -> dict[str, Any]:
+    def recipe(self, io: str, limits: Mapping[str, Any]) -> dict[str, Any]:
         """Entries of the manifest's recipe."""
         return {
             "format": "tflite",

@@ -61,20 +61,26 @@ def look(model: Any, run: Callable[[Any], Any], sample: Structure | None) -> Any
         run: x → its outputs; traced once, and run once if the graph proves too little.
         sample: a batch of inputs, or None.
     """
-    said = getattr(model, "_tfkd_outputs", None)
-    found = _plain(model) if said is None else None
+    is_declared = bool(declared(model, 1))
+    found = None if is_declared else _plain(model)
     if found is None and sample is not None:
         try:
             found = _traced(run, sample)
         except Exception:  # the error is raised again when the model is run in earnest
             return None
-    if found is None or said is None:
-        return found
-    leaves = tf.nest.flatten(found)
-    kinds = [said] * len(leaves) if isinstance(said, str) else tf.nest.flatten(said)
-    for leaf, kind in zip(leaves, kinds, strict=False):
-        leaf.declared = kind
+    if found is not None and is_declared:
+        leaves = tf.nest.flatten(found)
+        for leaf, kind in zip(leaves, declared(model, len(leaves)), strict=False):
+            leaf.declared = kind
     return found
+
+
+def declared(model: Any, count: int) -> list[str]:
+    """The kinds of `count` outputs by `tfkd.losses.declare_outputs`; [] if it was not used."""
+    said = getattr(model, "_tfkd_outputs", None)
+    if isinstance(said, str):
+        return [said] * count
+    return [] if said is None else tf.nest.flatten(said)
 
 
 def _plain(model: Any) -> Any:

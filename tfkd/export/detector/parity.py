@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.export.parity import measure, updated
+from tfkd.export.parity import measure
 from tfkd.formats.detector_numpy import Detections, activated, overlaps
 
 SCORE = 0.3  # the smallest score of a clear detection
@@ -34,7 +34,14 @@ THRESHOLDS: dict[str, dict[str, float]] = {
 
 def thresholds_for(mode: str, changes: Mapping[str, float] | None) -> dict[str, float]:
     """Returns the thresholds of `mode`, updated by `changes`, which are checked."""
-    return updated(dict(THRESHOLDS[mode]), changes, checks.fraction)
+    limits = dict(THRESHOLDS[mode])
+    if changes is None:
+        return limits
+    checks.instance("thresholds", changes, Mapping, "a dict of thresholds by name")
+    for key, value in changes.items():
+        checks.one_of("thresholds", key, limits)
+        limits[key] = checks.fraction(f"thresholds[{key!r}]", value)
+    return limits
 
 
 def compare_detections(

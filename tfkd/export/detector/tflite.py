@@ -20,7 +20,8 @@ from tfkd.detection import Anchors
 from tfkd.detection import boxes as box_math
 from tfkd.detection.decoding import decode
 from tfkd.export import checking, made_up, tflite, tflite_float16
-from tfkd.export import parity as verifying
+from tfkd.export import thresholds as verifying
+from tfkd.export.converter import quiet
 from tfkd.export.detector import flatbuffer, parity
 from tfkd.export.detector.tflite_postprocess import add_postprocess
 from tfkd.export.named_function import NamedFunction
@@ -206,7 +207,8 @@ def make_recipe(
     if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 3 or -1 in graph.inputs[0].shape:
         shown = [(i.name, i.shape) for i in graph.inputs]
         raise checks.value_error("model", "a model of one input, images of a fixed size", shown)
-    outputs = graph.function(1).get_concrete_function().structured_outputs
+    with quiet():
+        outputs = graph.function(1).get_concrete_function().structured_outputs
     empty = {k: tf.zeros([1 if s is None else s for s in v.shape]) for k, v in outputs.items()}
     decode(empty, anchors, **options)  # Only for its checks of the arguments.
     classes = outputs[options["classes"]].shape[-1] - int(options["background"])

@@ -19,9 +19,10 @@ from tfkd.export.onnx import qdq
 from tfkd.export.onnx.convert import NEWEST, convert
 from tfkd.export.onnx.float16 import to_float16
 from tfkd.export.onnx.graph import Wiring
-from tfkd.export.parity import ExportReport, compared_rows, measure, thresholds_for
+from tfkd.export.parity import ExportReport, compared_rows, measure
 from tfkd.export.tensorrt_lint.lint import Findings, lint_model
 from tfkd.export.tflite_float16 import large_weights, problems
+from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
 from tfkd.networks import layer_weights
@@ -87,7 +88,7 @@ def to_onnx(
     batch_size: int | None = None,
     int8_weights: bool = False,
     verify: Data | bool = True,
-    thresholds: Mapping[str, float] | None = None,
+    thresholds: Changes | None = None,
     keep_failed: bool = False,
 ) -> OnnxReport:
     """Exports `model` as an ONNX file and, with `verify`, verifies it in ONNX Runtime.
@@ -143,10 +144,10 @@ def to_onnx(
         batch_size=batch_size, int8_weights=int8_weights,
     )  # fmt: skip
     source, plain, mode = deployable(model, precision)
-    limits = thresholds_for(mode, thresholds)
+    limits = thresholds_for(mode, thresholds, source.outputs)
     examples = checking.examples(verify, source, plain)
     numbers: dict[str, Any] = {}
-    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits}
+    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits.recorded()}
     with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
         proto = build(plain, recipe, opset, numbers)
         findings = write(proto, file, recipe, numbers, failed)

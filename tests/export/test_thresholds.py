@@ -1,0 +1,196 @@
+"""What differences of a file from its model are accepted."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tfkd.export import parity
+from tfkd.export.thresholds import doubts, failures, least_by_chance, thresholds_for
+
+OPEN = {"max_error": 9.0, "max_mean_error": 9.0, "max_clipped": 1.0, "min_dependence": 0.0}
+
+
+def judged(want, got, changes=None, mode="int8", codes=None, kind=None):
+    """(failures, doubts) of one output y."""
+    want, got = np.float32(want), np.float32(got)
+    numbers = parity.measure({"y": want}, {"y": got}, {"y": codes})
+    if kind:
+        numbers["outputs"]["y"]["kind"] = kind
+    limits = thresholds_for(mode, changes, ["y"])
+    rank = {"y": want.ndim}
+    return failures(numbers, limits, rank), doubts(numbers, limits, rank)
+
+
+def exact(k, n, p):
+    return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99])
+def test_chance_is_the_exact_binomial_tail(share):
+    for count in (1, 2, 8, 9, 64, 250, 1000):
+        least = least_by_chance(count, share)
+        assert exact(least, count, share) >= 0.05
+        assert least == 0 or exact(least - 1, count, share) < 0.05
+
+
+def test_ends_of_chance():
+    assert least_by_chance(64, 1.0) == 64 and least_by_chance(64, 0.0) == 0
+    assert least_by_chance(0, 0.9) == 0
+    # By the normal distribution, which is near for ten million examples: 1.645 deviations.
+    count, share = 10**7, 0.95
+    normal = count * share - 1.645 * (count * share * (1 - share)) ** 0.5
+    assert abs(least_by_chance(count, share) - normal) < 5
+
+
+def answers(count, wrong, scale=1.0):
+    """One-hot rows, of which the file has the last ones wrong."""
+    want = np.eye(4)[np.arange(count) % 4] * scale
+    got = want.copy()
+    got[count - wrong :] = np.roll(want[count - wrong :], 1, 1)
+    return want, got
+
+
+def test_agreement_is_refused_below_what_chance_explains():
+    limits = {**OPEN, "min_agreement": 0.95}
+    assert judged(*answers(64, 4), limits) == ([], [])
+    assert judged(*answers(64, 6), limits) == ([], [])
+    (text,), doubt = judged(*answers(64, 7), limits)
+    assert (
+        "57 of 64 decided examples agree; at least 95 % are wanted; by chance 64 examples may "
+        "show down to 58" in text
+    )
+    assert doubt == []
+
+
+def test_a_file_must_agree_where_the_model_has_decided():
+    """Ten near ties that turn are no failure; ten clear answers that turn are one."""
+    want = np.zeros((100, 2))
+    want[:, 0] = np.where(np.arange(100) < 10, 0.01, 5.0)
+    clear = want.copy()
+    clear[90:] = [[0.0, 5.0]]
+    limits = {**OPEN, "min_agreement": 0.95}
+    assert judged(want, want + np.float64([0.0, 0.02]), limits)[0] == []
+    (text,), _ = judged(want, clear, limits)
+    assert "80 of 90 decided examples agree" in text
+    numbers = parity.measure({"y": np.float32(want)}, {"y": np.float32(clear)}, {})
+    assert parity.agreement_text(numbers) == "90.00% (88.89% of the decided)"
+
+
+# 20 of 100 answers wrong: beyond chance below 0.9, but not below 0.75.
+SOME, MANY = 20, 40
+
+
+@pytest.mark.parametrize(
+    ("scale", "wrong", "changes", "kind", "failed", "doubted"),
+    [
+        (1, 5, {}, None, 0, 0),
+        (1, SOME, {}, None, 1, 0),  # probabilities
+        (7, SOME, {}, None, 0, 1),  # numbers
+        (7, MANY, {}, None, 1, 0),
+        (7, SOME, {"min_agreement": 0.9}, None, 1, 0),
+        (7, SOME, {"y": {"min_agreement": 0.9}}, None, 1, 0),
+        (7, MANY, {"y": {"min_agreement": 0}}, None, 0, 0),
+        (1, MANY, {"y": {"min_agreement": 0}}, None, 0, 0),
+        (1, MANY, {"min_agreement": 0}, None, 0, 0),
+        (7, SOME, {}, "classes", 1, 0),  # declared as logits
+        (7, MANY, {}, "values", 0, 0),  # declared as sigmoids
+    ],
+)
+def test_agreement_judges_class_scores(scale, wrong, changes, kind, failed, doubted):
+    found = judged(*answers(100, wrong, scale), {**OPEN, **changes}, kind=kind)
+    assert tuple(map(len, found)) == (failed, doubted)
+
+
+def test_the_doubt_names_the_output_and_how_to_settle_it():
+    _, (text,) = judged(*answers(100, SOME, 7), OPEN)
+    assert "output 'y': 80 of 100 decided examples agree" in text
+    assert "thresholds={'y': {'min_agreement': 0.9}} says that it does, and 0 that" in text
+    (text,), _ = judged(*answers(100, MANY, 7), OPEN)
+    assert "thresholds={'y': {'min_agreement': 0}}" in text
+
+
+def test_coordinates_are_judged_by_their_errors():
+    """Ten coordinates of which two are nearly the largest, as those of a face."""
+    random = np.random.default_rng(0)
+    want = np.tile(np.linspace(0.1, 0.9, 10), (200, 1)) + random.normal(0, 0.05, (200, 10))
+    want[:, 8] = want[:, 9] + random.choice([-0.03, 0.03], 200)
+    got = want + random.normal(0, 0.007, want.shape)
+    got[:20, 8] -= 0.06 * np.sign(got[:20, 8] - got[:20, 9])  # 20 decided pairs that turn
+    failed, doubted = judged(want, got, mode="dynamic")
+    assert failed == [] and len(doubted) == 1
+    wrong = got.copy()
+    wrong[3, 0] += np.ptp(want) / 3
+    assert "max_error" in judged(want, wrong, mode="int8")[0][0]
+
+
+def test_a_third_of_the_range_on_a_few_elements_is_refused():
+    want, got = answers(400, 0)
+    got[::200, 0] = np.abs(got[::200, 0] - 1 / 3)
+    (text,), _ = judged(want, got, codes=(0, 255 / 256, 1 / 256))
+    assert "max_error 0.333 is above 0.25" in text
+
+
+def a_map(share, error, count=10_000):
+    """A map of `count` positions with one channel, of which a share is off by `error`."""
+    want = np.random.default_rng(0).uniform(0, 1, (2, count // 2, 1))
+    want[0, 0], want[1, 0] = 0, 1
+    got = want.copy()
+    got[1, 1 : 1 + round(share * count)] += error
+    return want, got
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "mode", "words"),
+    [
+        (0.005, 0.9, "int8", []),
+        (0.01, 0.9, "int8", []),
+        (0.012, 0.9, "int8", ["p99_error 0.9 is above 0.25; more than 1 % of its positions are"]),
+        (0.4, 0.2, "int8", ["mean_error 0.08 is above 0.05"]),
+        # One position in 200 is far off, where rounding explains nothing.
+        (0.005, 0.9, "float32", ["mean_error 0.0045 is above 0.0001"]),
+        (0.00005, 0.9, "float32", []),
+    ],
+)
+def test_maps_are_judged_by_position(share, error, mode, words):
+    failed, doubted = judged(*a_map(share, error), mode=mode)
+    assert len(failed) == len(words) and doubted == []
+    assert all(word in text for word, text in zip(words, failed, strict=True))
+
+
+def test_the_argmax_of_a_map_counts_if_it_is_asked_for():
+    want, got = (array.reshape(5, 20, 4) for array in answers(100, SOME))
+    assert judged(want, got, OPEN) == ([], [])
+    assert judged(want, got, {**OPEN, "min_agreement": 0.9}) == ([], [])
+    (text,), _ = judged(want, got, {**OPEN, "y": {"min_agreement": 0.9}})
+    assert "80 of 100 decided positions agree" in text
+
+
+def test_thresholds_of_one_output():
+    limits = thresholds_for("int8", {"max_error": 0.5, "a": {"max_error": 0.1}}, ["a", "b"])
+    assert limits.of("a")["max_error"] == 0.1 and limits.of("b")["max_error"] == 0.5
+    assert limits.of("a")["min_agreement"] == limits.of("b")["min_agreement"] == 0.9
+    assert limits.recorded()["outputs"] == {"a": {"max_error": 0.1}}
+    assert "outputs" not in thresholds_for("int8", {"max_error": 1}, ["a"]).recorded()
+    # An output may bear the name of a threshold: a dict is for the output.
+    named = thresholds_for("int8", {"max_error": {"max_error": 0.1}}, ["max_error"])
+    assert named.of("max_error")["max_error"] == 0.1 and named.shared["max_error"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"max_eror": 1}, ValueError, "Did you mean 'max_error'"),
+        ({"landmark": {"max_error": 1}}, ValueError, "Did you mean 'landmarks'"),
+        ({"landmark": 1}, ValueError, "Did you mean 'landmarks'"),
+        ({"landmarks": {"max_eror": 1}}, ValueError, "`thresholds.*landmarks.*'max_error'"),
+        ({"landmarks": {"max_error": -1}}, ValueError, "landmarks.*max_error"),
+        ({"landmarks": 0.1}, TypeError, "dict of thresholds for the output 'landmarks'"),
+        ({"max_error": {"max_error": 1}}, TypeError, "max_error"),
+        ({"min_agreement": 95}, ValueError, "between 0 and 1"),
+        ({"max_error": "1"}, TypeError, "max_error"),
+    ],
+)
+def test_bad_thresholds(changes, error, said):
+    with pytest.raises(error, match=said):
+        thresholds_for("int8", changes, ["landmarks", "boxes"])

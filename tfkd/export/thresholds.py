@@ -1,0 +1,231 @@
+"""Thresholds of exported files, and the judgement of a comparison by them.
+
+Every output must keep to the thresholds of its errors. An output that holds class
+scores must also agree with the Keras model: where the model has decided, the file must
+find the same class. Whether an output (batch, numbers) holds class scores is settled
+
+* by its values: every row is a distribution, or the logarithms of one;
+* by `tfkd.losses.declare_outputs`: logits and softmax are class scores, sigmoid is not;
+* by the user's thresholds: `min_agreement`, for the output by name or for all outputs.
+  0 says that an output is not judged by agreement.
+
+Otherwise it may be logits, or coordinates whose largest number means nothing. Errors
+judge such an output, and an agreement below the limit is a warning. It is still an
+error if the agreement is below the limit by more than 0.15: the errors of a file of
+logits can all be within their limits while many answers are wrong, and an agreement
+like that is rare among regressions, since only decided examples count.
+
+An output of rank 3 or more is a map, of thousands of positions. Its maximum says little,
+so that `max_error` applies to 99 % of its positions, and the mean error may not exceed
+`max_error` either.
+
+A number of examples shows the agreement of a file only up to chance, so that an agreement
+is below a limit if a file that reaches the limit would show so few with a probability of
+less than 5 %.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tfkd import checks
+
+Changes = Mapping[str, float | Mapping[str, float]]
+
+# Default thresholds by mode. Errors are fractions of the output's range.
+THRESHOLDS: dict[str, dict[str, float]] = {
+    "float32": {"max_error": 1e-4, "min_agreement": 0.99},
+    "float16": {"max_error": 1e-2, "min_agreement": 0.98},
+    "dynamic": {"max_error": 0.1, "min_agreement": 0.95},
+    "int8": {"max_error": 0.25, "min_agreement": 0.9},
+    # The Keras model rounds as the file does, except for sums halfway between two codes.
+    "quantized": {"max_error": 0.15, "max_mean_error": 0.02, "min_agreement": 0.95},
+}
+_SHARED = {"max_mean_error": 0.05, "max_clipped": 0.05, "min_dependence": 1e-3}
+# Probability below which chance does not explain an agreement.
+_CHANCE = 0.05
+# Outputs that may not be class scores are refused this far below `min_agreement`.
+_FAR = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The thresholds of a file.
+
+    Attributes:
+        shared: thresholds by name, for every output.
+        outputs: those that the user set for one output, by its name.
+        class_scores: whether the user set `min_agreement` for all outputs.
+    """
+
+    shared: dict[str, float]
+    outputs: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    class_scores: bool = False
+
+    def of(self, output: str) -> dict[str, float]:
+        """The thresholds of one output."""
+        return {**self.shared, **self.outputs.get(output, {})}
+
+    def recorded(self) -> dict[str, Any]:
+        """The thresholds as they stand in a manifest."""
+        return {**self.shared, **({"outputs": self.outputs} if self.outputs else {})}
+
+    def by_agreement(self, output: str, row: Mapping[str, Any], rank: int) -> bool | None:
+        """Whether an output is judged by agreement; None if it is not known what it holds."""
+        if "min_agreement" in self.outputs.get(output, {}):
+            return True
+        if rank != 2:
+            return False
+        if self.class_scores:
+            return True
+        return {"classes": True, "values": False}.get(row["kind"])
+
+
+def thresholds_for(mode: str, changes: Changes | None, outputs: Iterable[str] = ()) -> Limits:
+    """Returns the thresholds of `mode`, updated by `changes`, which are checked.
+
+    Args:
+        mode: key of `THRESHOLDS`.
+        changes: thresholds by name; dicts of such by the name of an output.
+        outputs: names of the outputs.
+    """
+    limits = Limits({**_SHARED, **THRESHOLDS[mode]})
+    if changes is None:
+        return limits
+    checks.instance("thresholds", changes, Mapping, "a dict of thresholds by name")
+    known, names = list(limits.shared), list(outputs)
+    shared, single = dict(limits.shared), {}
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and (key in names or key not in known):
+            checks.one_of("thresholds", key, [*names, *known])
+            where = f"thresholds[{key!r}]"
+            single[key] = {k: _threshold(where, k, v, known) for k, v in value.items()}
+        elif key in names and key not in known:
+            expected = f"a dict of thresholds for the output {key!r}"
+            fix = f"For example: thresholds={{{key!r}: {{'min_agreement': 0}}}}."
+            raise checks.type_error(f"thresholds[{key!r}]", expected, value, fix)
+        else:
+            shared[key] = _threshold("thresholds", key, value, [*known, *names])
+    return Limits(shared, single, "min_agreement" in changes and "min_agreement" not in single)
+
+
+def _threshold(where: str, key: str, value: Any, known: list[str]) -> float:
+    checks.one_of(where, key, known)
+    check = checks.fraction if key == "min_agreement" else checks.non_negative
+    return check(f"{where}[{key!r}]", value)
+
+
+def failures(numbers: Mapping[str, Any], limits: Limits, ranks: Mapping[str, int]) -> list[str]:
+    """Lists the thresholds that are missed, one sentence each.
+
+    Args:
+        numbers: the results of `tfkd.export.parity.measure`.
+        limits: the thresholds.
+        ranks: rank of each output, with the batch axis.
+    """
+    found: list[str] = []
+    for name, row in numbers["outputs"].items():
+        found += _wrong_values(name, row, limits.of(name), ranks[name] > 2)
+        rare = _rare_agreement(name, row, limits, ranks[name])
+        found += [text for text, is_failure in rare if is_failure]
+    return found
+
+
+def doubts(numbers: Mapping[str, Any], limits: Limits, ranks: Mapping[str, int]) -> list[str]:
+    """Lists the outputs that miss `min_agreement`, if they hold class scores, by sentences."""
+    return [
+        text
+        for name, row in numbers["outputs"].items()
+        for text, is_failure in _rare_agreement(name, row, limits, ranks[name])
+        if not is_failure
+    ]
+
+
+def _wrong_values(
+    name: str, row: Mapping[str, Any], limits: Mapping[str, float], is_map: bool
+) -> Iterator[str]:
+    """Sentences on the thresholds that the numbers of an output miss."""
+    if row["dependence"] < limits["min_dependence"]:
+        yield (
+            f"output {name!r} hardly depends on the input (it moves by "
+            f"{row['dependence']:.2g} of its range), so that nothing can be concluded; is "
+            "the model trained, and are the images different?"
+        )
+    if row["not_finite"]:
+        yield (
+            f"output {name!r} holds NaN or infinity where the Keras model's is finite "
+            f"({row['not_finite']:.2%} of its numbers)"
+        )
+    key, mean = "max_error", limits["max_mean_error"]
+    if is_map:  # While no position was beyond `max_error`, neither was the mean.
+        key, mean = "p99_error", min(mean, limits["max_error"])
+    tests = [
+        (key, limits["max_error"], "; more than 1 % of its positions are" if is_map else ""),
+        ("mean_error", mean, ""),
+        ("clipped", limits["max_clipped"], ""),
+    ]
+    for key, limit, note in tests:
+        if row[key] > limit:
+            yield f"output {name!r}: {key} {row[key]:.3g} is above {limit:g}{note}"
+
+
+def _rare_agreement(
+    name: str, row: Mapping[str, Any], limits: Limits, rank: int
+) -> Iterator[tuple[str, bool]]:
+    """Yields (sentence, whether it is a failure) if an output agrees too rarely."""
+    judged = limits.by_agreement(name, row, rank)
+    if row["decided_agreement"] is None or judged is False:
+        return
+    least, count = limits.of(name)["min_agreement"], row["decided"]
+    agree = round(row["decided_agreement"] * count)
+    expected = least_by_chance(count, least)
+    if agree >= expected:
+        return
+    places = "examples" if rank == 2 else "positions"
+    text = (
+        f"output {name!r}: {agree} of {count} decided {places} agree; at least {100 * least:g} % "
+        f"are wanted; by chance {count} {places} may show down to {expected} (argmax_agreement "
+        f"of all {places}: {row['argmax_agreement']:.3g})"
+    )
+    if judged:
+        yield text, True
+    elif agree < least_by_chance(count, max(least - _FAR, 0.0)):
+        fix = f"If it does not hold class scores: thresholds={{{name!r}: {{'min_agreement': 0}}}}"
+        yield f"{text}. {fix}", True
+    else:
+        fix = (
+            "It was judged by its errors alone, as nothing shows that it holds class scores. "
+            f"thresholds={{{name!r}: {{'min_agreement': {least:g}}}}} says that it does, and 0 "
+            "that it does not"
+        )
+        yield f"{text}. {fix}", False
+
+
+def least_by_chance(count: int, share: float) -> int:
+    """The smallest number of successes in `count` trials that chance still explains.
+
+    It is the smallest k for which P(X ≤ k) is at least 5 %, where X is binomially
+    distributed with probability `share`.
+    """
+    if share >= 1:
+        return count
+    # The median is at most the mean rounded up, so that the search may end there.
+    ks = range(math.ceil(count * share))
+    return bisect.bisect_left(ks, _CHANCE, key=lambda k: _tail(k, count, share))
+
+
+def _tail(k: int, n: int, p: float) -> float:
+    """P(X ≤ k) for X binomially distributed, with k below n · p."""
+    log_ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    term = math.exp(log_ways + k * math.log(p) + (n - k) * math.log1p(-p))
+    total, odds = 0.0, (1 - p) / p
+    for i in range(k, -1, -1):
+        total += term
+        if term <= 1e-12 * total:  # Terms decrease from the mean downwards.
+            break
+        term *= i / (n - i + 1) * odds  # P(X = i − 1) from P(X = i)
+    return total
