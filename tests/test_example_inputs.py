@@ -279,7 +279,7 @@ def test_caches(tmp_path):
 @given(examples(LABELLED))
 def test_reports(made):
     x, y, _, data = made
-    found, labels, mask = _labelled(data)
+    found, labels, mask = _labelled(data, None)
     np.testing.assert_array_equal(found["x"] if isinstance(found, dict) else found, x)
     np.testing.assert_array_equal(labels, y)
     assert mask is None or mask.all()
@@ -335,7 +335,7 @@ def test_data_sets_of_tfkd():
         np.testing.assert_array_equal(found, digits.preprocess(x[rows]))
     pixels = image._replace(dtype=np.dtype("uint8"))
     np.testing.assert_array_equal(example_inputs.collect("data", digits, [pixels])["image"], x[:4])
-    found, labels, _ = _labelled(digits)
+    found, labels, _ = _labelled(digits, None)
     np.testing.assert_array_equal(found, digits.preprocess(x[4:]))
     np.testing.assert_array_equal(labels, y[4:])
 
