@@ -64,7 +64,11 @@ FAULTS = (
         "tf.reduce_any(used, axis=1, keepdims=True)",
         "tf.reduce_any(used, axis=0, keepdims=True)",
     ),
-    ("shift-never-to-the-end", "seed, maxval=2 * padding + 1,", "seed, maxval=2 * padding,"),
+    (
+        "shift-never-to-the-end",
+        "seed, maxval=end, dtype=tf.int32",
+        "seed, maxval=end - 1, dtype=tf.int32",
+    ),
     (
         "mirrored-boxes-with-wrong-sign",
         "axis.scale + axis.offset, axis.offset)",
@@ -119,8 +123,8 @@ FAULTS = (
     ),
     (
         "teachers-added-not-averaged",
-        "tf.add_n([tf.cast(e, tf.float32) for e in each]) / len(each)",
-        "tf.add_n([tf.cast(e, tf.float32) for e in each])",
+        "tf.add_n([_float(e) for e in z]) / len(z)",
+        "tf.add_n([_float(e) for e in z])",
     ),
     (
         "every-view-stored-as-first",
