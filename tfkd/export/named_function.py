@@ -143,6 +143,10 @@ class NamedFunction:
         self._open = self.function(None)
         self._open.get_concrete_function()
 
+    def order(self) -> dict[str, list[str]]:
+        """Names of the inputs and outputs in the model's order, for the manifest of a file."""
+        return {"inputs": [one.name for one in self.inputs], "outputs": list(self.outputs)}
+
     @functools.cached_property
     def calls(self) -> CallGraph | None:
         """The graph of the model's calls; None for a subclassed model."""

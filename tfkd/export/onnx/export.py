@@ -146,7 +146,7 @@ def to_onnx(
     limits = thresholds_for(mode, thresholds)
     examples = checking.examples(verify, source, plain)
     numbers: dict[str, Any] = {}
-    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits}
+    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits, **source.order()}
     with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
         proto = build(plain, recipe, opset, numbers)
         findings = write(proto, file, recipe, numbers, failed)
