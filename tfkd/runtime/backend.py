@@ -125,8 +125,12 @@ def filled(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def zeros(ports: Sequence[Port], size: int) -> list[np.ndarray]:
-    """A batch of zeros per input; other open axes get the size 1."""
-    return [np.zeros((size, *(max(s, 1) for s in p.shape[1:])), p.dtype) for p in ports]
+    """A batch of zeros per input, or of empty texts; other open axes get the size 1."""
+    shapes = [(size, *(max(s, 1) for s in port.shape[1:])) for port in ports]
+    return [
+        np.full(shape, "" if port.dtype == object else 0, port.dtype)
+        for port, shape in zip(ports, shapes, strict=True)
+    ]
 
 
 def check_agreement(one: Backend, other: Backend, tolerance: float) -> None:

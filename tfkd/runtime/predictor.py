@@ -29,8 +29,9 @@ class Predictor:
 
     Calls take real numbers and return float32, whatever the file stores: inputs and
     outputs in int8 and uint8 are quantized and dequantized with their scale and zero
-    point. Batches of any size are accepted: an open batch is run as it is; for a fixed
-    batch size the examples are split and padded.
+    point. A .keras file may also compute in half precision or take text. Batches of any
+    size are accepted: an open batch is run as it is; for a fixed batch size the examples
+    are split and padded.
 
     A `Predictor` is thread-safe. LiteRT and TensorRT run one call at a time; with
     `batch`, waiting calls are combined into one batch. ONNX Runtime and TensorFlow run

@@ -158,9 +158,9 @@ def open_keras(model: keras.Model, batch: int | None, jit_compile: bool) -> Func
     """Makes a backend of a Keras model; inputs and outputs are named as in its exports."""
     import tensorflow as tf
 
-    from tfkd.export.named_function import NamedFunction, check_exportable
+    from tfkd.export.named_function import NamedFunction, check_runnable
 
-    check_exportable(model)
+    check_runnable(model)
     graph = NamedFunction(model)
     plain = graph.function(None)
     concrete = plain.get_concrete_function()
@@ -181,7 +181,8 @@ def open_keras(model: keras.Model, batch: int | None, jit_compile: bool) -> Func
 def _port(name: str, spec: Any, index: int) -> Port:
     dtype = np.dtype(spec.dtype.as_numpy_dtype)
     shape = spec.shape
-    if dtype.kind not in "biuf" or shape.rank is None or not shape.rank:
+    numeric = dtype.kind in "biuf" or spec.dtype.is_floating  # NumPy's kind of bfloat16 is "V".
+    if not numeric or shape.rank is None or not shape.rank:
         expected = f"a model whose inputs and outputs are batches of numbers ({name!r})"
         raise checks.value_error("path", expected, spec)
     return Port(name, tuple(-1 if s is None else s for s in shape), dtype, 0.0, 0, index)
