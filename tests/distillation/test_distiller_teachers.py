@@ -11,6 +11,7 @@ from toys import CROSSENTROPY, data, logs, net
 
 import tfkd
 from tfkd.losses import FeatureDistillation, LogitsDistillation
+from tfkd.teachers.forward import forward
 
 
 def run(teacher, student=None, losses=None, optimizer=None, count=8, **compile_args):
@@ -133,6 +134,19 @@ def test_a_restored_saved_model_as_teacher_with_a_softmax_hidden_in_it(tmp_path,
     x, _ = data()
     found = run(tf.saved_model.load(str(tmp_path)), run_eagerly=eager)
     np.testing.assert_allclose(found["logits_distillation"], expected_kd(model(x)), rtol=1e-4)
+
+
+def test_a_restored_saved_model_of_several_inputs_takes_them_by_name(tmp_path):
+    spec = [tf.TensorSpec((None, 5), tf.float32, name=name) for name in ("b", "a")]
+    module = tf.Module()
+    serve = tf.function(lambda b, a: {"y": b - 0.5 * a}, input_signature=spec)
+    tf.saved_model.save(module, str(tmp_path), signatures=serve)
+    call = forward(tf.saved_model.load(str(tmp_path)))
+    b, a = data()[0], 3 + data()[0]
+    np.testing.assert_allclose(call({"b": b, "a": a}), b - 0.5 * a, rtol=1e-6)
+    for x in ([b, a], (b, a)):
+        with pytest.raises(ValueError, match=r"pass a dict by name: \['a', 'b'\]"):
+            call(x)
 
 
 def test_a_keras_model_restored_by_tensorflow_as_teacher(tmp_path):

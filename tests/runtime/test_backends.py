@@ -233,3 +233,57 @@ def test_onnx_needs_no_tensorflow_either(plain):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "(2, 3)", done.stderr
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 4, "cache_size": 5}, {"kept": True}], ids=str)
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_keras_file_in_half_precision(policy, options, tmp_path):
+    layers = [
+        keras.layers.Dense(300, "relu", input_shape=(6,), dtype=policy, name="hidden"),
+        keras.layers.Dense(3, dtype=policy, name="logits"),
+    ]
+    model = keras.Sequential(layers)
+    kernel, bias, last, end = model.get_weights()
+    model.save(tmp_path / "m.keras")
+    if "kept" in options:
+        with pytest.warns(RuntimeWarning, match="which is opened without"):
+            predictor = Predictor(tmp_path / "m.keras", artifacts_dir=tmp_path / "kept")
+    else:
+        predictor = Predictor(tmp_path / "m.keras", **options)
+    want = np.maximum(X @ kernel + bias, 0) @ last + end
+    for _ in range(2):
+        got = predictor(X)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want, atol=0.03 * np.ptp(want))
+    with pytest.raises(ValueError, match="float32"):
+        export.to_tflite(model, tmp_path / "m.tflite")
+
+
+def test_inputs_in_half_precision(tmp_path):
+    for dtype in ("float16", "bfloat16"):
+        image = keras.Input((400,), dtype=dtype)
+        model = keras.Model(image, keras.layers.Activation("relu", dtype=dtype)(image))
+        model.save(tmp_path / "m.keras")
+        predictor = Predictor(tmp_path / "m.keras", cache_size=4)
+        x = RNG.integers(-8, 8, (3, 400)).astype(np.float32)  # exact in both types
+        for _ in range(2):
+            np.testing.assert_array_equal(predictor(x), np.maximum(x, 0))
+        assert predictor.cache_info().hits == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 2}, {"cache_size": 9}], ids=str)
+def test_a_keras_file_that_takes_text(options, tmp_path):
+    words = keras.Input((2,), dtype="string", name="words")
+    found = keras.layers.StringLookup(vocabulary=["a", "b"])(words)  # unknown: 0, a: 1, b: 2
+    numbers = keras.layers.Rescaling(10.0)(found)
+    keras.Model(words, numbers).save(tmp_path / "m.keras")
+    predictor = Predictor(tmp_path / "m.keras", **options)
+    texts = np.array([["a", "b"], ["other", "a"], ["b", "b"]])
+    want = np.float32([[10, 20], [0, 10], [20, 20]])
+    for data in (texts, texts.astype(object), np.char.encode(texts)):
+        for rows in (slice(3), slice(1, 2), slice(None, None, -1)):
+            np.testing.assert_array_equal(predictor(data[rows]), want[rows])
+    with pytest.raises(ValueError, match="shape"):
+        predictor(texts[:, :1])
+    with pytest.raises(ValueError, match="inputs of numbers"):
+        export.to_saved_model(keras.models.load_model(tmp_path / "m.keras"), tmp_path / "s")

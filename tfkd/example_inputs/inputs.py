@@ -47,10 +47,13 @@ def packed(model: Any, x: Any) -> Any:
     return tf.nest.pack_sequence_as(model.input, list(x.values()))
 
 
-def by_name(name: str, x: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
+def by_name(name: str, x: Any, inputs: Sequence[Input], ordered: bool = True) -> Mapping[str, Any]:
     """The inputs of one batch as {input name: array}."""
     names = [spec.name for spec in inputs]
     if isinstance(x, (tuple, list)):
+        if not ordered:
+            text = f"The file has no manifest that holds their order: pass a dict by name: {names}."
+            raise checks.value_error(name, "arrays by name", f"{len(x)} arrays in order", text)
         if len(x) != len(names):
             expected = f"{len(names)} arrays in each batch, one for each of the inputs {names}"
             raise checks.value_error(name, expected, len(x))

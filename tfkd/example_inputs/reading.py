@@ -28,6 +28,7 @@ def batches(
     finite: bool = True,
     again: bool = False,
     whole: bool = False,
+    ordered: bool = True,
     convert: Callable[[Any], Any] | None = None,
 ) -> Iterator[Batch]:
     """Reads and validates data batch by batch.
@@ -44,6 +45,8 @@ def batches(
         finite: reject NaN and infinity.
         again: reject data that can be read only once.
         whole: read all examples: an endless data set is an error.
+        ordered: whether the order of `inputs` is the model's; otherwise lists and tuples
+            of several inputs are rejected.
         convert: function applied to each array of x before the checks.
 
     Returns:
@@ -56,7 +59,7 @@ def batches(
     """
     count = len(inputs) or None
     checks.optional(checks.positive_int, "max_examples", max_examples)
-    check = functools.partial(_checked, name, inputs, labels, strict, finite, convert)
+    check = functools.partial(_checked, name, inputs, labels, strict, finite, ordered, convert)
     source = opened(name, data, part, bool(inputs) and inputs[0].dtype.kind == "f")
     if is_batch(source, count):
         found = check(split(name, source, count), 0)
@@ -173,6 +176,7 @@ def _checked(
     labels: bool,
     strict: bool,
     finite: bool,
+    ordered: bool,
     convert: Callable[[Any], Any] | None,
     batch: Batch,
     first: int,
@@ -185,7 +189,7 @@ def _checked(
         for leaf in leaves(x) if finite else ():
             check_finite(name, leaf, first)
     else:
-        given = by_name(name, batch.x, inputs)
+        given = by_name(name, batch.x, inputs, ordered)
         x = {spec.name: checked_array(name, given[spec.name], spec, strict) for spec in inputs}
         for spec in inputs:
             if finite or (spec.quantized and x[spec.name].dtype.kind == "f"):

@@ -30,19 +30,18 @@ _SPLIT = (
 )
 
 
-def check_exportable(model: keras.Model) -> keras.Model:
-    """Checks that a model is a built tf_keras model in float32 without state, and returns it.
+def check_runnable(model: keras.Model) -> keras.Model:
+    """Checks that a model is a built tf_keras model without state, and returns it.
 
     Raises:
         TypeError: if it is not a tf_keras model.
-        ValueError: if it is not built, has stateful recurrent layers, computes in half
-            precision, or takes text.
+        ValueError: if it is not built or has stateful recurrent layers.
     """
     model = accept.check_model("model", model, accept.BUILT)
     if model.save_spec() is None:
         raise accept.unbuilt("model", model)
-    layers = [part for part in parts(model) if isinstance(part, keras.layers.Layer)]
-    stateful = [one.name for one in layers if isinstance(one, keras.layers.RNN) and one.stateful]
+    recurrent = [part for part in parts(model) if isinstance(part, keras.layers.RNN)]
+    stateful = [one.name for one in recurrent if one.stateful]
     if stateful:
         fix = (
             "A file answers each call by itself. Build them with stateful=False (the weights "
@@ -51,6 +50,18 @@ def check_exportable(model: keras.Model) -> keras.Model:
         )
         expected, received = "recurrent layers with stateful=False", ", ".join(stateful)
         raise checks.value_error("model", expected, received, fix)
+    return model
+
+
+def check_exportable(model: keras.Model) -> keras.Model:
+    """Checks that a file can be made of a model, and returns it.
+
+    Raises:
+        TypeError, ValueError: as `check_runnable`; ValueError also if the model computes
+            in half precision or takes text.
+    """
+    model = check_runnable(model)
+    layers = [part for part in parts(model) if isinstance(part, keras.layers.Layer)]
     low = sorted({one.compute_dtype for one in layers} & {"float16", "bfloat16"})
     if low:
         fix = (
@@ -116,7 +127,7 @@ class NamedFunction:
     """A model in inference mode as a function from named inputs to named outputs.
 
     Args:
-        model: a model that `check_exportable` accepts.
+        model: a model that `check_runnable` accepts.
 
     Attributes:
         model: the model.
@@ -144,6 +155,10 @@ class NamedFunction:
         self._open = self.function(None)
         with quiet():
             self._open.get_concrete_function()
+
+    def order(self) -> dict[str, list[str]]:
+        """Names of the inputs and outputs in the model's order, for the manifest of a file."""
+        return {"inputs": [one.name for one in self.inputs], "outputs": list(self.outputs)}
 
     @functools.cached_property
     def calls(self) -> CallGraph | None:

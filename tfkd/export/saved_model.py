@@ -104,11 +104,8 @@ def to_saved_model(
         if failed and not keep_failed:
             raise checking.failure(_WHAT, failed, "Nothing was left.")
         files = file_hashes(temporary)
-        recipe = {
-            "format": "saved_model",
-            "model": source.model.name,
-            "thresholds": limits.recorded(),
-        }
+        recipe = {"format": "saved_model", "model": source.model.name, **source.order()}
+        recipe["thresholds"] = limits.recorded()
         artifacts.write_manifest(temporary / GRAPH_FILE, recipe, files=files, numbers=numbers)
     if failed:
         raise checking.failure(_WHAT, failed, f"The folder was kept: {folder}.")

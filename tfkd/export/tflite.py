@@ -132,7 +132,7 @@ def to_tflite(
     limits = thresholds_for(source.kind, thresholds, graph.outputs)
     examples = checking.examples(verify, graph, source.plain, source.calibration)
     numbers: dict[str, Any] = {}
-    recipe = {**source.recipe(io, limits.recorded()), "batch_size": batch_size}
+    recipe = {**source.recipe(io, limits.recorded()), **graph.order(), "batch_size": batch_size}
     with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
         file.write_bytes(source.convert(io, batch_size))
         source.count(file, numbers)

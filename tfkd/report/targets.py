@@ -24,7 +24,6 @@ from tfkd.networks import layer_weights
 from tfkd.networks.accept import is_keras_3, refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.report import inference
-from tfkd.runtime.inputs import arrays_for
 from tfkd.types import Data, Structure
 
 CHUNK = 256  # examples per call when all outputs are computed
@@ -151,7 +150,7 @@ def call(name: str, target: Any, x: Structure, batch: int) -> Callable[[], Any] 
     _run(name, target, some)
     if not is_predictor(target):
         return lambda: target(some)
-    codes = arrays_for(target.inputs, some)
+    codes = target.encode(some)
     return lambda: target.run_one(*codes)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,7 @@ class Backend(Protocol):
         kind: human-readable name of the runtime: "LiteRT", "ONNX Runtime", ...
         inputs: the inputs, in the order in which `run` takes arrays.
         outputs: the outputs, in the order in which `run` returns them.
+        ordered: whether `inputs` are in the order of the model's inputs.
         sizes: the supported batch sizes in ascending order; None: any size.
         most: the largest batch size; None: no limit.
         call_cost: the fixed cost of a call, measured in examples. It decides whether 7
@@ -28,6 +29,7 @@ class Backend(Protocol):
     kind: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    ordered: bool
     sizes: tuple[int, ...] | None
     most: int | None
     call_cost: float
@@ -47,6 +49,30 @@ class Backend(Protocol):
     def close(self) -> None:
         """Releases the file; `run` is not called again."""
         ...
+
+
+def arranged(
+    inputs: Sequence[Port], outputs: Sequence[Port], recipe: Mapping[str, Any]
+) -> tuple[tuple[Port, ...], tuple[Port, ...], bool]:
+    """Returns (inputs, outputs, whether the inputs are in the model's order).
+
+    Signatures of TFLite files and SavedModels hold names without an order, so that the
+    order is taken from the exporter's recipe. Ports without such a record stay as they are.
+
+    Args:
+        inputs, outputs: the ports in any order.
+        recipe: the recipe in the file's manifest; {} without a manifest.
+    """
+    into, known = _arranged(inputs, recipe.get("inputs"))
+    return into, _arranged(outputs, recipe.get("outputs"))[0], known or len(into) == 1
+
+
+def _arranged(ports: Sequence[Port], names: Any) -> tuple[tuple[Port, ...], bool]:
+    """The ports in the order of `names`, if these are their names, and whether they are."""
+    by_name = {port.name: port for port in ports}
+    if not isinstance(names, list) or sorted(map(str, names)) != sorted(by_name):
+        return tuple(ports), False
+    return tuple(by_name[str(name)] for name in names), True
 
 
 def powers(most: int) -> tuple[int, ...]:
@@ -99,8 +125,12 @@ def filled(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def zeros(ports: Sequence[Port], size: int) -> list[np.ndarray]:
-    """A batch of zeros per input; other open axes get the size 1."""
-    return [np.zeros((size, *(max(s, 1) for s in p.shape[1:])), p.dtype) for p in ports]
+    """A batch of zeros per input, or of empty texts; other open axes get the size 1."""
+    shapes = [(size, *(max(s, 1) for s in port.shape[1:])) for port in ports]
+    return [
+        np.full(shape, "" if port.dtype == object else 0, port.dtype)
+        for port, shape in zip(ports, shapes, strict=True)
+    ]
 
 
 def check_agreement(one: Backend, other: Backend, tolerance: float) -> None:

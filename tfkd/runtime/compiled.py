@@ -14,7 +14,7 @@ import importlib.metadata
 import os
 import pathlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from tfkd.formats import forks, litert
 from tfkd.formats.litert import Port
 from tfkd.runtime import stored
-from tfkd.runtime.backend import check_agreement, open_shape, powers, zeros
+from tfkd.runtime.backend import arranged, check_agreement, open_shape, powers, zeros
 from tfkd.runtime.stored import Store
 from tfkd.runtime.tflite import TFLite
 
@@ -48,11 +48,12 @@ class CompiledFile:
         ports: tuple[tuple[Port, ...], tuple[Port, ...]],
         threads: int,
         batch: int | None,
+        recipe: Mapping[str, Any] | None = None,
     ):
         from ai_edge_litert.compiled_model import CompiledModel
         from ai_edge_litert.options import CpuOptions, HardwareAccelerator, Options
 
-        self.inputs, self.outputs = ports
+        self.inputs, self.outputs, self.ordered = arranged(*ports, recipe or {})
         fixed = self.inputs[0].shape[0]
         self.sizes: tuple[int, ...] | None = (fixed,) if fixed != -1 else powers(batch or _MOST)
         cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=os.fspath(weights))
@@ -111,11 +112,19 @@ class CompiledFile:
 
 
 def open_compiled(
-    path: pathlib.Path, store: Store, threads: int, batch: int | None
+    path: pathlib.Path,
+    store: Store,
+    threads: int,
+    batch: int | None,
+    origin: Mapping[str, Any] | None = None,
 ) -> CompiledFile | None:
     """Opens a file with cached packed weights, which are created if necessary.
 
     A new cache is checked against the interpreter's outputs first.
+
+    Args:
+        path, store, threads, batch: as for a `Predictor`.
+        origin: the recipe in the manifest of `path`.
 
     Returns:
         The backend; None if the file should be opened in the interpreter: it is small,
@@ -134,7 +143,7 @@ def open_compiled(
         weights = store.name(path.stem, recipe, ".weights")
         manifest = store.find(weights, recipe)
         if manifest is not None and not litert.has_variables(path):
-            return CompiledFile(path, weights, _read(manifest["ports"]), threads, batch)
+            return CompiledFile(path, weights, _read(manifest["ports"]), threads, batch, origin)
         plain = TFLite(path, threads)
         ports = plain.inputs, plain.outputs
         if plain.remembers or not plain.signed or any(map(open_shape, ports[0] + ports[1])):
@@ -149,7 +158,7 @@ def open_compiled(
             return {"ports": [[_plain(port) for port in some] for some in ports]}
 
         store.create(weights, recipe, make)
-        return CompiledFile(path, weights, ports, threads, batch)
+        return CompiledFile(path, weights, ports, threads, batch, origin)
     except (ImportError, RuntimeError, OSError, ValueError, TypeError) as error:
         stored.warn_uncached(path, error)
         return None

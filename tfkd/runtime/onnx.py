@@ -23,6 +23,7 @@ class Onnx:
     kind = "ONNX Runtime"
     call_cost = 1.0
     shared = True
+    ordered = True
 
     def __init__(self, path: pathlib.Path, threads: int, providers: Sequence[str], **options: Any):
         self._session = open_session(path, threads, providers, **options)

@@ -76,10 +76,11 @@ def open_backend(path: pathlib.Path, options: Options) -> Backend:
     """
     kind = kind_of(path)
     _fits(kind, options)
+    recipe: Mapping[str, Any] = {}
     if kind != "saved_model" and artifacts.manifest_path(path).is_file():
-        (options.store.verify if options.store else artifacts.verify)(path)
+        recipe = (options.store.verify if options.store else artifacts.verify)(path)["recipe"]
     if kind == "tflite":
-        return _tflite(path, options)
+        return _tflite(path, options, recipe)
     if kind == "onnx":
         return _onnx(path, options)
     if kind == "keras":
@@ -106,15 +107,16 @@ def _fits(kind: str, options: Options) -> None:
         raise checks.value_error("custom_objects", "None for what is no .keras file", kind)
 
 
-def _tflite(path: pathlib.Path, options: Options) -> Backend:
+def _tflite(path: pathlib.Path, options: Options, recipe: Mapping[str, Any]) -> Backend:
     from tfkd.runtime import compiled
     from tfkd.runtime.tflite import TFLite
 
     if options.store is not None:
-        found = compiled.open_compiled(path, options.store, options.threads, options.batch)
+        arguments = path, options.store, options.threads, options.batch, recipe
+        found = compiled.open_compiled(*arguments)
         if found is not None:
             return found
-    return TFLite(path, options.threads, options.batch)
+    return TFLite(path, options.threads, options.batch, recipe)
 
 
 def _onnx(path: pathlib.Path, options: Options) -> Backend:

@@ -29,8 +29,9 @@ class Predictor:
 
     Calls take real numbers and return float32, whatever the file stores: inputs and
     outputs in int8 and uint8 are quantized and dequantized with their scale and zero
-    point. Batches of any size are accepted: an open batch is run as it is; for a fixed
-    batch size the examples are split and padded.
+    point. A .keras file may also compute in half precision or take text. Batches of any
+    size are accepted: an open batch is run as it is; for a fixed batch size the examples
+    are split and padded.
 
     A `Predictor` is thread-safe. LiteRT and TensorRT run one call at a time; with
     `batch`, waiting calls are combined into one batch. ONNX Runtime and TensorFlow run
@@ -128,7 +129,8 @@ class Predictor:
             "tensorrt": tensorrt, "custom_objects": custom_objects,
         }  # fmt: skip
         backend = opening.open_backend(self.path, self._options)
-        self._kind, self._inputs, self._outputs = backend.kind, backend.inputs, backend.outputs
+        self._kind, self._ordered = backend.kind, backend.ordered
+        self._inputs, self._outputs = backend.inputs, backend.outputs
         self._run = Batches(backend, rows=batch is not None or cache_size > 0)
         self._combiner = None if batch is None else Combiner(self._run, batch)
         self._compute = self._run if self._combiner is None else self._combined
@@ -185,7 +187,11 @@ class Predictor:
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        """The file's inputs: name, shape with the batch axis, dtype, scale, zero point."""
+        """The file's inputs: name, shape with the batch axis, dtype, scale, zero point.
+
+        They are in the order of the model's inputs, which .onnx and .keras files hold, and
+        for .tflite files and SavedModels the manifest beside them.
+        """
         return self._inputs
 
     @property
@@ -197,10 +203,12 @@ class Predictor:
         """Runs a batch.
 
         Args:
-            data: examples in any form of `tfkd.example_inputs`: an array (N, ...), a dict
-                of arrays by name for a file with several inputs, or batches, which are
-                concatenated. Floats are real numbers. Integers are accepted where the
-                file has integer inputs; for a quantized input they are taken as codes.
+            data: examples in any form of `tfkd.example_inputs`: an array (N, ...); for a
+                file with several inputs a dict of arrays by name, or a list in the order
+                of the model's inputs; or batches, which are concatenated. Without the
+                exporter's manifest the order of a .tflite file or SavedModel is not
+                known, and a list is refused. Floats are real numbers. Integers are accepted
+                where the file has integer inputs; for a quantized input they are codes.
 
         Returns:
             A float32 array (N, ...), or a dict of them by name for several outputs. The
@@ -221,7 +229,7 @@ class Predictor:
         ):
             arrays: Sequence[np.ndarray] = (array,)
         else:
-            arrays = arrays_for(self._inputs, data)
+            arrays = self.encode(data)
         if self._cache is None:
             results = self._compute(arrays)
         else:
@@ -233,12 +241,16 @@ class Predictor:
 
     __call__ = predict
 
+    def encode(self, data: Data) -> list[np.ndarray]:
+        """Checks `data`, as for `predict`; returns the arrays that `run_one` takes."""
+        return arrays_for(self._inputs, data, self._ordered)
+
     def run_one(self, *arrays: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
         """Runs the file once without checks, conversions and cache, for latency measurements.
 
         Args:
-            *arrays: one per input, of exactly its shape and dtype (`inputs[0].encode(x)`
-                quantizes real numbers).
+            *arrays: one per input, of exactly its shape and dtype (`encode(data)` makes
+                them of real numbers).
 
         Returns:
             The raw output, or a tuple of them in the order of `outputs`

@@ -53,9 +53,12 @@ def key_of(rows: Sequence[np.ndarray]) -> Hashable:
 
 
 def _key(row: np.ndarray) -> Hashable:
+    if row.dtype == object:  # Texts: the bytes of the array are their addresses.
+        return row.shape, *row.ravel().tolist()
     if row.nbytes <= _BYTES:
         return row.shape, row.tobytes()
-    return row.shape, row.nbytes, hashlib.blake2b(row.data, digest_size=_DIGEST).digest()
+    data = row.view(np.uint8).data  # NumPy exports no buffer of bfloat16.
+    return row.shape, row.nbytes, hashlib.blake2b(data, digest_size=_DIGEST).digest()
 
 
 class ResultCache:

@@ -13,7 +13,7 @@ from tfkd import artifacts, checks
 from tfkd.formats.forks import check_tensorflow
 from tfkd.formats.litert import Port
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, verify_saved_model
-from tfkd.runtime.backend import powers
+from tfkd.runtime.backend import arranged, powers
 
 if TYPE_CHECKING:
     import tf_keras as keras
@@ -39,9 +39,10 @@ class Function:
         outputs: Sequence[Port],
         batch: int | None,
         jit_compile: bool,
+        ordered: bool = True,
     ):
         self.kind = f"{kind}, XLA" if jit_compile else kind
-        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.inputs, self.outputs, self.ordered = tuple(inputs), tuple(outputs), ordered
         fixed = self.inputs[0].shape[0]
         self.sizes: tuple[int, ...] | None = None
         if fixed != -1:
@@ -93,8 +94,10 @@ def open_saved_model(
     if not (path / GRAPH_FILE).is_file():
         expected = f"a SavedModel: a folder with a {GRAPH_FILE}"
         raise checks.value_error("path", expected, os.fspath(path))
-    if verify and artifacts.manifest_path(path / GRAPH_FILE).is_file():
-        verify_saved_model(path)
+    recipe: Mapping[str, Any] = {}
+    graph = path / GRAPH_FILE
+    if artifacts.manifest_path(graph).is_file():
+        recipe = (verify_saved_model(path) if verify else artifacts.read_manifest(graph))["recipe"]
     tf = require()
     try:
         loaded = tf.saved_model.load(os.fspath(path))
@@ -109,8 +112,13 @@ def open_saved_model(
         raise checks.value_error("path", expected, names)
     serve = loaded.signatures[name]
     specs = serve.structured_input_signature[1]
-    inputs = [_port(name, spec, i) for i, (name, spec) in enumerate(specs.items())]
-    outputs = [_port(n, s, i) for i, (n, s) in enumerate(serve.structured_outputs.items())]
+    # Their order in the signature may change from process to process.
+    into, out = sorted(specs.items()), sorted(serve.structured_outputs.items())
+    inputs, outputs, ordered = arranged(
+        [_port(n, s, i) for i, (n, s) in enumerate(into)],
+        [_port(n, s, i) for i, (n, s) in enumerate(out)],
+        recipe,
+    )
     ports = [(port.name, port.dtype) for port in inputs]
 
     def call(*tensors: Any) -> Any:
@@ -122,7 +130,7 @@ def open_saved_model(
         return run(*[tf.constant(array) for array in arrays])
 
     forward.kept = loaded  # type: ignore[attr-defined]  # It keeps the variables alive.
-    return Function("TensorFlow", forward, inputs, outputs, batch, jit_compile)
+    return Function("TensorFlow", forward, inputs, outputs, batch, jit_compile, ordered)
 
 
 def load_keras(path: pathlib.Path, custom_objects: Mapping[str, Any] | None = None) -> keras.Model:
@@ -150,9 +158,9 @@ def open_keras(model: keras.Model, batch: int | None, jit_compile: bool) -> Func
     """Makes a backend of a Keras model; inputs and outputs are named as in its exports."""
     import tensorflow as tf
 
-    from tfkd.export.named_function import NamedFunction, check_exportable
+    from tfkd.export.named_function import NamedFunction, check_runnable
 
-    check_exportable(model)
+    check_runnable(model)
     graph = NamedFunction(model)
     plain = graph.function(None)
     concrete = plain.get_concrete_function()
@@ -173,7 +181,8 @@ def open_keras(model: keras.Model, batch: int | None, jit_compile: bool) -> Func
 def _port(name: str, spec: Any, index: int) -> Port:
     dtype = np.dtype(spec.dtype.as_numpy_dtype)
     shape = spec.shape
-    if dtype.kind not in "biuf" or shape.rank is None or not shape.rank:
+    numeric = dtype.kind in "biuf" or spec.dtype.is_floating  # NumPy's kind of bfloat16 is "V".
+    if not numeric or shape.rank is None or not shape.rank:
         expected = f"a model whose inputs and outputs are batches of numbers ({name!r})"
         raise checks.value_error("path", expected, spec)
     return Port(name, tuple(-1 if s is None else s for s in shape), dtype, 0.0, 0, index)

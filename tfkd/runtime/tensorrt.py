@@ -30,6 +30,7 @@ class TensorRT:
     kind = "TensorRT"
     call_cost = 8.0  # A GPU runs a small batch in about the time of one example.
     shared = False
+    ordered = True
 
     def __init__(self, path: pathlib.Path):
         trt = engines.require_tensorrt()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfkd.formats import litert
-from tfkd.runtime.backend import powers
+from tfkd.runtime.backend import arranged, powers
 
 # There is one interpreter per batch size if all files together stay below 64 MiB.
 _INTERPRETERS_BYTES = 64 << 20
@@ -29,10 +29,16 @@ class TFLite:
     call_cost = 0.25  # Small, since its kernels gain little from larger batches.
     shared = False
 
-    def __init__(self, path: pathlib.Path, threads: int = 1, batch: int | None = None):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        threads: int = 1,
+        batch: int | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ):
         self._path, self._threads = path, threads
         first = litert.open_interpreter(path, threads)
-        self.inputs, self.outputs = litert.ports(first)
+        self.inputs, self.outputs, self.ordered = arranged(*litert.ports(first), recipe or {})
         self._into = [port.index for port in self.inputs]
         self._out = [port.index for port in self.outputs]
         fixed = self.inputs[0].shape[0]

@@ -59,14 +59,19 @@ def forward(teacher: Any) -> Callable[..., Any]:
 
 
 def _from_signature(signature: Any) -> Callable[[Any], Any]:
-    names = list(signature.structured_input_signature[1])
+    names = sorted(signature.structured_input_signature[1])
 
     def call(x):
         if isinstance(x, dict):
             outputs = signature(**x)
         else:
             values = x if isinstance(x, (list, tuple)) else [x]
-            outputs = signature(**dict(zip(names, values, strict=True)))
+            if len(values) != 1 or len(names) != 1:
+                # The order of a signature's inputs may change from process to process.
+                fix = f"A SavedModel does not hold their order: pass a dict by name: {names}."
+                received = f"{len(values)} arrays in order"
+                raise checks.value_error("x", "arrays by name", received, fix)
+            outputs = signature(**{names[0]: values[0]})
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     return call

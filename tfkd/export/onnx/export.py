@@ -147,7 +147,8 @@ def to_onnx(
     limits = thresholds_for(mode, thresholds, source.outputs)
     examples = checking.examples(verify, source, plain)
     numbers: dict[str, Any] = {}
-    recipe |= {"model": source.model.name, "mode": mode, "thresholds": limits.recorded()}
+    recipe |= {"model": source.model.name, "mode": mode, **source.order()}
+    recipe["thresholds"] = limits.recorded()
     with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
         proto = build(plain, recipe, opset, numbers)
         findings = write(proto, file, recipe, numbers, failed)
