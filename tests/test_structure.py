@@ -378,3 +378,9 @@ def test_private_attributes_of_keras_are_read_in_networks_alone():
         if private(name) and name in theirs - KERAS_ATTRIBUTES.get(label(path), set())
     ]
     assert not found, "\n".join(["Give tfkd/networks a function for them:", *sorted(found)])
+
+
+def test_test_modules_have_names_of_their_own():
+    """pytest imports them by name alone: two of one name can't be collected together."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}
