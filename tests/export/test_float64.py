@@ -22,10 +22,9 @@ def restored():
 
 
 def sequential():
-    keras.backend.set_floatx("float64")
-    model = keras.Sequential([keras.Input((4,)), L.Dense(6, "relu", name="a"), L.Dense(3)])
-    keras.backend.set_floatx("float32")
-    return model
+    kind = {"dtype": "float64"}
+    first = L.Dense(6, "relu", name="a", **kind)
+    return keras.Sequential([keras.Input((4,), **kind), first, L.Dense(3, **kind)])
 
 
 def one_layer():

@@ -296,13 +296,10 @@ def test_every_kind_of_file(tmp_path):
 
 def test_a_model_in_float64_is_run_as_its_copy_in_float32():
     x = np.random.default_rng(0).normal(size=(16, 4))
-    keras.backend.set_floatx("float64")
-    try:
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-        y = model.predict(x, verbose=0).argmax(-1)
-        result = report.compare({"double": model}, (x, y), runs=3)
-    finally:
-        keras.backend.set_floatx("float32")
+    kind = {"dtype": "float64"}
+    model = keras.Sequential([keras.Input((4,), **kind), keras.layers.Dense(3, **kind)])
+    y = model.predict(x, verbose=0).argmax(-1)
+    result = report.compare({"double": model}, (x, y), runs=3)
     assert "double computes in float64 and was run as its copy in float32" in str(result)
     assert "100.0" in str(result)
     assert {weight.dtype.name for weight in model.weights} == {"float64"}

@@ -35,7 +35,7 @@ CANDIDATES = 100  # ranges tried by "mse"
 _LEVELS = 255  # steps between the lowest and the highest of 256 codes
 # Values within this part of a step of the middle between two codes are ties, and at most this
 # share of an input's values may be.
-TIE, MOST_TIES = 1e-3, 0.01
+TIE, MOST_TIES = 1e-3, 0.1
 
 Ends = dict[int, tuple[float, float]]  # id of the `low` variable of a range → (low, high)
 

@@ -164,8 +164,8 @@ def same_shapes(outputs: list[Any]) -> None:
         alike = all(tf.TensorShape(a).is_compatible_with(b) for a, b in pairs)
         if len(form) != len(forms[0]) or not alike:
             raise ValueError(
-                "several teachers must have outputs of one shape, to be averaged: the shapes "
-                f"without the batch are {forms}. Leave out those that differ."
+                "several teachers must have outputs of the same shape to be averaged: shapes "
+                f"without the batch axis are {forms}. Leave out those that differ."
             )
 
 
