@@ -85,7 +85,7 @@ CASES = {
     "teachers of other classes": (
         lambda: loss_of([net(), net(classes=4, seed=5)], X, Y),
         V,
-        "several teachers.*one shape",
+        "several teachers.*same shape",
     ),
     "batch_size is 0": (lambda: loss_of(net(), batch_size=0), V, "`batch_size`: .*at least 1"),
     "preprocess is no function": (lambda: loss_of(net(), preprocess=3), T, "`preprocess`: .*call"),
