@@ -225,7 +225,7 @@ def deploy(bench: Bench, quantized: keras.Model) -> report.DetectionRow:
         bench.anchors,
         io="uint8",
         labels=source.class_names,
-        verify=x[:64] if np.any(seen["num_detections"]) else None,
+        verify=x[:64] if np.any(seen["num_detections"]) else True,
     )
     detector = tfkd.export.load_detector(path, threads=THREADS)
     found = detector(x)

@@ -30,7 +30,7 @@ def test_images_with_wrong_labels(toy, tmp_path):
         "examples/progressive.py", *SMALL, f"--data={toy}", f"--out={tmp_path}", "--noise=0.25"
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "of the easiest half's labels are correct, 75 % of all" in done.stdout
+    assert "of the labels of the easiest half are correct, 75 % of all" in done.stdout
     table = json.loads((tmp_path / "table.json").read_text())
     names = [row["model"] for row in table["rows"]]
     assert names == ["teacher", "student alone", "distilled", "progressive"]
