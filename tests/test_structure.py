@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import importlib.util
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tfkd"
@@ -79,9 +82,22 @@ def label(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_collection():
+    """Millions of nodes, beside the objects of all tests before, would be searched for circles."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @functools.cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(path)))
 
 
 def dotted(path: Path) -> str:
@@ -102,7 +118,7 @@ def imported(node: ast.AST) -> list[str]:
 
 
 def imports(path: Path) -> list[str]:
-    return [name for node in ast.walk(tree(path)) for name in imported(node)]
+    return [name for node in nodes(path) for name in imported(node)]
 
 
 def resolve(name: str) -> str | None:
@@ -117,7 +133,7 @@ def uses(path: Path) -> set[str]:
     names = imports(path)
     names += [
         f"tfkd.{node.attr}"
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and node.value.id == "tfkd"
@@ -201,7 +217,7 @@ def wrong_kerases(path: Path) -> list[str]:
     if label(path) not in TF_KERAS_ATTRIBUTE:
         found += [
             f"tf.keras in line {node.lineno}"
-            for node in ast.walk(tree(path))
+            for node in nodes(path)
             if isinstance(node, ast.Attribute)
             and node.attr == "keras"
             and isinstance(node.value, ast.Name)
@@ -219,7 +235,7 @@ def test_imports_are_absolute():
     relative = [
         f"{label(path)}, line {node.lineno}"
         for path in FILES
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and node.level
     ]
     assert not relative, ", ".join(relative)
@@ -229,7 +245,7 @@ def test_functions_fit_on_a_screen():
     """At most 60 lines, not counting the docstring."""
     long = []
     for path in FILES:
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 doc = node.body[0] if ast.get_docstring(node) else None
                 length = node.end_lineno - node.lineno + 1
@@ -367,14 +383,14 @@ def attributes(node: ast.AST) -> str | None:
 
 
 def test_private_attributes_of_keras_are_read_in_networks_alone():
-    everything = [node for path in FILES for node in ast.walk(tree(path))]
+    everything = [node for path in FILES for node in nodes(path)]
     theirs = keras_names() - {name for node in everything if (name := defined(node))}
     assert theirs >= {"_nodes_by_depth", "_inbound_nodes", "_keras_history", "_flatten_layers"}
     found = [
         f"{label(path)} reads {name}"
         for path in FILES
         if dotted(path).split(".")[1:2] not in (["networks"], ["keras_internals"])
-        for name in {attributes(node) for node in ast.walk(tree(path))}
+        for name in {attributes(node) for node in nodes(path)}
         if private(name) and name in theirs - KERAS_ATTRIBUTES.get(label(path), set())
     ]
     assert not found, "\n".join(["Give tfkd/networks a function for them:", *sorted(found)])
