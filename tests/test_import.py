@@ -51,6 +51,7 @@ def test_schedules_checks_and_artifacts_load_no_tensorflow():
     assert run(program) == "[]"
 
 
+@pytest.mark.slow
 def test_callbacks_load_tfmot_only_with_the_callback_that_needs_it():
     program = (
         "import sys, tfkd\n"

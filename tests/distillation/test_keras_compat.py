@@ -69,6 +69,7 @@ def rewritten(source):
     return "\n".join(REPLACED.get(line, line) for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EXPECTED_TESTS))
 @pytest.mark.filterwarnings("ignore:loss=")
 def test_keras_own_distillation_tests_pass(name, monkeypatch):

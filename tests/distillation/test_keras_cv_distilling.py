@@ -264,6 +264,7 @@ def test_thresholds_are_those_of_the_encoder(retina_nets):
     np.testing.assert_array_equal(again.matcher(Y)["classes"], matcher(Y)["classes"])
 
 
+@pytest.mark.slow
 def test_a_yolo_learns_from_another(yolos):
     teacher, student = yolos
     arguments = losses.yolo_v8_objective(teacher, student, hint="P3")

@@ -107,6 +107,7 @@ def test_a_teacher_in_half_precision_beside_a_student_in_float32(dtype):
         np.testing.assert_allclose(a, b, atol=1e-3 if dtype == "float16" else 1e-2)
 
 
+@pytest.mark.slow
 def test_filters_decay_in_half_precision():
     student = half(8)
     plan = tfkd.pruning.plan(student, macs_reduction=0.5)

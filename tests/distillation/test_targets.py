@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 
 import numpy as np
@@ -74,8 +73,8 @@ def soft_targets(made):
     ("labels", "weights"),
     [
         ((Y, Y[:, None]), (W, W[:, None])),
-        ((Y[:, None], Y), (W[:, None], W)),
-        ((Y, Y), (W, W[:, None])),
+        pytest.param((Y[:, None], Y), (W[:, None], W), marks=pytest.mark.slow),
+        pytest.param((Y, Y), (W, W[:, None]), marks=pytest.mark.slow),
         ((Y[:, None], Y), (None, W)),
     ],
 )
@@ -96,13 +95,13 @@ def test_ranks_that_change_from_one_fit_to_the_next(labels, weights):
         assert seen["accuracy"] == pytest.approx(hits.mean())
 
 
-@pytest.mark.parametrize("order", itertools.permutations(forms(Y)))
-def test_every_form_of_labels_after_every_other(order):
+def test_every_form_of_labels_after_every_other():
     """Without a loss on the labels of Keras's, which takes but one form."""
     terms = [losses.ExpectedErrorLoss(), losses.DecoupledDistillation()]
     made = distiller(*terms, loss=None, weight=0)
     seen = []
-    for form in order:
+    a, b, c = forms(Y)
+    for form in (a, b, c, a, c, b, a):  # each of the six ordered pairs once
         kwargs = {"sample_weight": W, "verbose": 0, "return_dict": True}
         seen.append(made.evaluate(X, forms(Y)[form], **kwargs))
         assert seen[-1] == pytest.approx(seen[0], rel=1e-5)

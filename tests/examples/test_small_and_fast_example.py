@@ -8,6 +8,7 @@ import tf_keras as keras
 from scripts import run
 
 
+@pytest.mark.slow
 def test_it_prunes_quantizes_and_writes_two_files_that_agree(toy, tmp_path):
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("matplotlib")

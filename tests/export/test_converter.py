@@ -176,7 +176,9 @@ def test_an_interrupt_ends_the_process(monkeypatch, tmp_path, dense):
     assert process.poll() is not None
 
 
-@pytest.mark.parametrize("executable", [None, "/no/such/python"])
+@pytest.mark.parametrize(
+    "executable", [pytest.param(None, marks=pytest.mark.slow), "/no/such/python"]
+)
 def test_where_no_process_starts_it_is_said_once(monkeypatch, tmp_path, dense, executable):
     converter._stop()
     monkeypatch.setattr(sys, "executable", executable)
@@ -190,6 +192,7 @@ def test_where_no_process_starts_it_is_said_once(monkeypatch, tmp_path, dense, e
     assert "no Python" in converter._why_no_child()
 
 
+@pytest.mark.slow
 def test_in_process_on_request_gives_the_same_bytes(monkeypatch, tmp_path):
     model = keras.Sequential([keras.Input((4, 4, 2)), layers.Conv2D(3, 3), layers.ReLU()])
     x = RNG.normal(size=(8, 4, 4, 2)).astype("float32")
@@ -212,6 +215,7 @@ print(tfkd.export.converter._child.process.pid)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="looks for a process by its number")
 def test_from_a_script_without_a_guard_and_nothing_is_left(tmp_path):
     """No words on standard error, and no process once the script has ended."""

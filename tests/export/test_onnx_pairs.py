@@ -144,6 +144,7 @@ def convnext():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["tensorrt", "both"])
 def test_layer_normalization_between_convolution_and_dense(tmp_path, target):
     images = RNG.normal(size=(32, 8, 8, 4)).astype(np.float32)

@@ -52,7 +52,9 @@ def silent(streams, function, *args, **options):
     assert tuple(streams.readouterr()) == ("", "")
 
 
-@pytest.mark.parametrize("verify", [IMAGES, True], ids=["given", "made up"])
+@pytest.mark.parametrize(
+    "verify", [IMAGES, pytest.param(True, marks=pytest.mark.slow)], ids=["given", "made up"]
+)
 @pytest.mark.parametrize(
     ("kind", "options"),
     [

@@ -274,7 +274,7 @@ def test_no_gradient_reaches_the_teacher(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_graphs_and_xla_give_the_same(name, compiled):
     teacher, student, y = inputs(name)
     value, grad = value_and_gradient(LOSSES[name], teacher, student, y=y)

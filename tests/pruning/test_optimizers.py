@@ -96,7 +96,11 @@ def slot(variable):
     return variable.name.replace("/", "_")
 
 
-@pytest.mark.parametrize("kind", [k for k in MAKE if k != "clipped"])
+USUAL = ("sgd", "adam", "adamw", "schedule", "scaled")
+RARE = [k for k in MAKE if k not in (*USUAL, "clipped")]
+
+
+@pytest.mark.parametrize("kind", [*USUAL, *(pytest.param(k, marks=pytest.mark.slow) for k in RARE)])
 def test_the_next_step_is_that_of_the_masked_model(kind):
     # Dead units behind ReLU have no gradient; clipping by the norm is of what is left.
     model, selection = trained(MAKE[kind]())
