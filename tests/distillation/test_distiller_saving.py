@@ -443,6 +443,7 @@ def test_a_lambda_in_a_loss_is_a_clear_error(tmp_path):
         distiller.save(str(tmp_path / "d.keras"))
 
 
+@pytest.mark.slow
 def test_the_student_alone_is_a_plain_model(tmp_path):
     """It loads in a process that has no tfkd, and holds no projector and no teacher."""
     distiller = make()
