@@ -18,7 +18,7 @@ from tfkd.example_inputs import Input
 from tfkd.export.converter import quiet
 from tfkd.formats.batching import chunks, joined
 from tfkd.formats.forks import check_tensorflow
-from tfkd.networks import accept, layer_state, layer_weights
+from tfkd.networks import accept, layer_state
 from tfkd.networks.call_graph import CallGraph, graph_of
 from tfkd.networks.layer_parts import free_name, parts
 from tfkd.types import Structure
@@ -99,7 +99,7 @@ def exportable(model: keras.Model, target: str) -> tuple[NamedFunction, NamedFun
     """
     check_tensorflow()
     model = check_exportable(model)
-    layer_weights.check_finite("model", model)
+    accept.check_finite("model", model)
     for layer in layer_state.tables(model):
         received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
         raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)

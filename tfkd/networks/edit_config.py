@@ -10,8 +10,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.keras_internals import SafeModeScope
 from tfkd.networks import layer_state, stored_function
-from tfkd.networks.accept import is_network
-from tfkd.networks.call_graph import CallGraph, Key, Ref, first_number, resolve
+from tfkd.networks.call_graph import CallGraph, Key, Ref, first_number, is_network, resolve
 from tfkd.networks.layer_parts import held_objects
 
 Config = dict[str, Any]

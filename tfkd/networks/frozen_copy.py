@@ -11,11 +11,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import edit_config, layer_state, layer_weights
-from tfkd.networks.accept import BUILT, check_model
+from tfkd.networks import edit_config, layer_state
+from tfkd.networks.accept import BUILT, check_finite, check_model
 from tfkd.networks.batch_norm import folded, is_per_channel
 from tfkd.networks.call_graph import CallGraph, Key, Ref
-from tfkd.networks.layer_parts import calls_anywhere, flat_layers
+from tfkd.networks.layer_parts import arrays, calls_anywhere, flat_layers
 
 DTYPES = ("float32", "float16", "bfloat16")
 _FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
@@ -74,7 +74,7 @@ def frozen_copy(
     check_model("model", model, BUILT)
     if dtype is not None:
         checks.one_of("dtype", dtype, DTYPES)
-    layer_weights.check_finite("model", model)
+    check_finite("model", model)
     if dtype is None and not fold_batch_norm:
         frozen = _plain_copy(model)
     else:
@@ -239,11 +239,11 @@ def _transfer(before: Any, layer: Any, norm: Any) -> None:
     if norm is None:
         # First, since adapted bins have the same weights as the original only after it.
         layer_state.copy(before, layer)
-        values: Sequence[Any] = layer_weights.arrays(before)
+        values: Sequence[Any] = arrays(before)
     else:
         kernel, *bias = before.get_weights()
         values = folded(before, kernel, bias[0] if bias else None, norm)
-    for variable, value in zip(layer_weights.arrays(layer), values, strict=True):
+    for variable, value in zip(arrays(layer), values, strict=True):
         _check_fits(variable, value)
         if norm is not None:
             variable.assign(tf.cast(value, variable.dtype))

@@ -1,13 +1,14 @@
-"""Introspection of Keras layers: sublayers, nodes, call arguments, custom objects."""
+"""Introspection of Keras layers: sublayers, weights, nodes, call arguments, custom objects."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import tensorflow as tf
     import tf_keras as keras
 
     from tfkd.types import Structure
@@ -57,6 +58,26 @@ def flat_layers(layer: object, include_self: bool = True, deep: bool = True) -> 
     """
     flatten = getattr(layer, "_flatten_layers", None)
     return list(flatten(include_self=include_self, recursive=deep)) if flatten else []
+
+
+def arrays(layer: keras.layers.Layer) -> list[tf.Variable]:
+    """The weights of a layer or model without lookup tables, which Keras lists among them.
+
+    Example:
+        >>> import tf_keras as keras
+        >>> words = keras.layers.StringLookup()
+        >>> words.adapt(["a", "b"])
+        >>> len(words.weights), arrays(words)
+        (1, [])
+    """
+    return [weight for weight in layer.weights if hasattr(weight, "shape")]
+
+
+def count(weights: Iterable[tf.Variable]) -> int:
+    """Number of parameters in `weights`; one of unknown shape counts as 0, as in Keras."""
+    from tfkd.keras_internals import count_params
+
+    return count_params(list(weights))
 
 
 def calls_anywhere(layer: keras.layers.Layer) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd.networks import layer_state
-from tfkd.networks.accept import is_network
+from tfkd.networks.call_graph import is_network
 from tfkd.progressive import freezing, structure
 
 

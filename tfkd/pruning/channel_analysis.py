@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
-from tfkd.networks import layer_weights
 from tfkd.networks.accept import check_model
 from tfkd.networks.call_graph import Call, CallGraph, maker_of
+from tfkd.networks.layer_parts import arrays
 from tfkd.pruning import rules
 from tfkd.pruning.channel_ledger import FIXED, Channels, Ledger
 from tfkd.pruning.graph import KEPT, Cost, Frozen, Graph, Group, Resize, WeightAxis
@@ -83,7 +83,7 @@ def _visit(
         call.shapes = _closed_shapes(layer, call, shapes)
     rule = rules.find(layer)
     if rule is None:
-        (ledger.uncounted if layer_weights.arrays(layer) else ledger.unruled).append(path)
+        (ledger.uncounted if arrays(layer) else ledger.unruled).append(path)
         kind = type(layer).__name__
         return call.freeze_all(f"no rule for {path}, a {kind} (add one with register_rule)")
     noted = len(ledger.noted[path])

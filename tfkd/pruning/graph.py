@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd.costs import trace
-from tfkd.networks import layer_weights
+from tfkd.networks import layer_parts
 from tfkd.networks.call_graph import CallGraph
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.networks.paths import fingerprint, layers_by_path
@@ -218,7 +218,7 @@ class Graph:
     def params(self, removed: np.ndarray | None = None) -> int:
         """Parameters of the whole model, trainable or not, once units are removed."""
         shapes = self._shapes(removed)
-        total = layer_weights.count(self.model.weights)
+        total = layer_parts.count(self.model.weights)
         for (layer, weight), shape in shapes.items():
             before = self.variable(layer, weight).shape.num_elements()
             total += int(np.prod(shape, dtype=np.int64)) - before

@@ -9,8 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.networks import layer_weights
-from tfkd.networks.layer_parts import flat_layers
+from tfkd.networks.layer_parts import arrays, flat_layers
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import KEPT, Graph
 from tfkd.pruning.selection import Selection
@@ -111,7 +110,7 @@ def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
     variables = slices.variables
     # Layers called with training=True update their moving statistics whenever they run.
     trained = {id(weight) for weight in graph.model.trainable_weights}
-    variables += [w for w in layer_weights.arrays(graph.model) if id(w) not in trained]
+    variables += [w for w in arrays(graph.model) if id(w) not in trained]
     layers = [layer for layer in flat_layers(graph.model) if getattr(layer, "states", None)]
     states = [state for layer in layers for state in layer.states if layer.stateful]
     variables += [state for state in states if isinstance(state, tf.Variable)]

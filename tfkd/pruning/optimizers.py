@@ -10,7 +10,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import edit_config, layer_weights
+from tfkd.networks import edit_config
+from tfkd.networks.layer_parts import arrays
 from tfkd.networks.paths import layers_by_path
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph, gather
@@ -105,7 +106,7 @@ def _partners(model: keras.Model, small: keras.Model) -> dict[int, Any]:
         raise _other_model("layers have other names")
     after: dict[int, Any] = {}
     for old_layer, new_layer in edit_config.pairs(model, small):
-        old_weights, new_weights = map(layer_weights.arrays, (old_layer, new_layer))
+        old_weights, new_weights = map(arrays, (old_layer, new_layer))
         if len(old_weights) != len(new_weights):
             raise _other_model(f"layer {new_layer.name!r} has other weights")
         for old_weight, new_weight in zip(old_weights, new_weights, strict=True):
@@ -129,7 +130,7 @@ def _copy_exclusions(old: Any, new: Any, model: keras.Model, after: dict[int, An
     """Copies `exclude_from_weight_decay` settings, which an optimizer's config lacks."""
     if hasattr(old, "_exclude_from_weight_decay_names"):
         keys = old._exclude_from_weight_decay
-        excluded = [after[id(w)] for w in layer_weights.arrays(model) if old._var_key(w) in keys]
+        excluded = [after[id(w)] for w in arrays(model) if old._var_key(w) in keys]
         new.exclude_from_weight_decay(excluded, list(old._exclude_from_weight_decay_names))
 
 

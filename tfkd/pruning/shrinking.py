@@ -10,7 +10,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, example_inputs, known_faults
-from tfkd.networks import edit_config, layer_state, layer_weights
+from tfkd.networks import edit_config, layer_state
+from tfkd.networks.accept import check_finite
 from tfkd.networks.paths import layers_by_path
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph, gather, kept
@@ -84,7 +85,7 @@ def shrink(
             for batch in _batches(model, verify):
                 _compare(model, small, batch, tolerance)
             _reset_states(model, small)
-    layer_weights.check_finite("model", small)
+    check_finite("model", small)
     if optimizer:
         compile_like(graph, small, removed)
     known_faults.warn_of_overflow(small)

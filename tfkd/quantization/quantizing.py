@@ -14,7 +14,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import layer_state, layer_weights, paths
+from tfkd.networks import layer_state, paths
+from tfkd.networks.accept import check_finite
 from tfkd.networks.call_graph import Call, CallGraph, Key
 from tfkd.networks.copy_layer import copy_layer, copy_state
 from tfkd.networks.layer_parts import free_name, passed
@@ -96,7 +97,7 @@ def quantize(
     checks.instance("freeze_batch_norm", freeze_batch_norm, bool, "True or False")
     _check_floatx()
     flat = flatten(model)
-    layer_weights.check_finite("model", model)
+    check_finite("model", model)
     _warn_of_tables(layer_state.tables(model))
     operations = operations_of(flat.graph)
     _refuse_batch_statistics(operations.values())

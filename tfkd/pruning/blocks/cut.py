@@ -17,8 +17,8 @@ import tf_keras as keras
 from absl import logging
 
 from tfkd import checks
-from tfkd.networks import edit_config, layer_weights
-from tfkd.networks.accept import check_model
+from tfkd.networks import edit_config
+from tfkd.networks.accept import check_finite, check_model
 from tfkd.networks.call_graph import CallGraph, Key, Ref, resolve
 from tfkd.networks.paths import Entry, layers_by_path
 from tfkd.pruning.blocks import find, match
@@ -165,7 +165,7 @@ def cut_layers(
     else:
         chosen = match.dropped(match.entries("drop", drop), found, graph, skipped)
     made = without(graph, [segment for item in chosen for segment in item.segments])
-    layer_weights.check_finite("model", made)
+    check_finite("model", made)
     removed = tuple(item.block.name for item in chosen)
     remaining = layers_by_path(made)
     report = Cut(

@@ -16,9 +16,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.keras_internals import TFOpLambda
-from tfkd.networks import layer_weights
-from tfkd.networks.accept import check_model, is_network, quantized
-from tfkd.networks.call_graph import Call, CallGraph
+from tfkd.networks.accept import check_float32, check_model, quantized
+from tfkd.networks.call_graph import Call, CallGraph, is_network
 from tfkd.networks.layer_parts import flat_layers, free_name, inputs_in_order, with_training
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
@@ -86,7 +85,7 @@ def flatten(model: keras.Model) -> Flat:
         'backbone/conv'
     """
     check_model("model", model)
-    layer_weights.check_float32("model", model, "Fake quantization")
+    check_float32("model", model, "Fake quantization")
     graph = CallGraph(model)
     found = _find_layers(graph, not model.trainable)
     _check_layers(found)
