@@ -10,7 +10,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.keras_internals import SafeModeScope, TFOpLambda
-from tfkd.networks import layer_state, stored_function
+from tfkd.networks import layer_state, configs
 from tfkd.networks.layer_parts import held_objects
 
 
@@ -37,8 +37,8 @@ def copy_layer(
     """
     kind = type(layer)
     name = name or layer.name
-    if stored_function.is_stored(layer):
-        return stored_function.copied(layer, name)
+    if configs.is_stored(layer):
+        return configs.copied(layer, name)
     try:
         # Keep a Lambda's function object: serialized code loses the globals that it uses.
         if kind is keras.layers.Lambda:
@@ -47,7 +47,7 @@ def copy_layer(
             return kind(layer.function, name=name, dtype=layer.dtype)
         whole = layer_state.complete(layer.get_config(), layer, fixed=True)
         config = {**whole, **_functions(layer), "name": name, **changes}
-        held = {**held_objects(layer), **stored_function.sources(layer)}
+        held = {**held_objects(layer), **configs.sources(layer)}
         with keras.utils.custom_object_scope(held), SafeModeScope(safe_mode=False):
             copy = kind.from_config(config)
     except Exception as error:

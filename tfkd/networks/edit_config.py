@@ -9,7 +9,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.keras_internals import SafeModeScope
-from tfkd.networks import layer_state, stored_function
+from tfkd.networks import layer_state, configs
 from tfkd.networks.call_graph import CallGraph, Key, Ref, first_number, is_network, resolve
 from tfkd.networks.layer_parts import held_objects
 
@@ -80,7 +80,7 @@ def from_config(model: keras.Model, config: Config) -> keras.Model:
     hidden = {k.__name__: k for k in kinds if k.__module__.startswith(_APPLICATIONS)}
     # An object that the user registered takes precedence over one that a layer holds.
     known = {**hidden, **held_objects(model), **keras.utils.get_custom_objects()}
-    known |= stored_function.sources(model)
+    known |= configs.sources(model)
     try:
         # Safe mode guards against code from files; a Lambda's code is in this process already.
         with keras.utils.custom_object_scope(known), SafeModeScope(safe_mode=False):
