@@ -217,7 +217,6 @@ def test_where_a_quantized_model_is_asked_for():
 
 def test_what_is_accepted_is_returned():
     for needs, make in [
-        (accept.CONNECTED, net),
         (accept.BUILT, subclassed),
         (accept.BUILT, quantized),
         (accept.ANY, unbuilt),
@@ -225,6 +224,8 @@ def test_what_is_accepted_is_returned():
     ]:
         model = make()
         assert accept.check_model("model", model, needs) is model
+    model = net()
+    assert accept.check_graph("model", model).model is model
 
 
 def test_a_quantized_model_inside_another():

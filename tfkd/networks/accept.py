@@ -10,11 +10,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks.call_graph import is_network
+from tfkd.networks.call_graph import CallGraph, graph_of
 from tfkd.networks.layer_parts import flat_layers
 
-# What a caller requires of a model, from the most to the least.
-CONNECTED = "connected"  # functional or Sequential: the connections between layers are known
+# What a caller of `check_model` requires of a model.
 BUILT = "built"  # its weights exist and it can be called
 ANY = "any"  # a tf_keras model, built or not
 
@@ -24,20 +23,18 @@ FLOAT16_ENDS = "float16 ends at 65504: what is larger becomes infinite."
 _EXPECTED = "a tf_keras model"
 
 
-def check_model(name: str, model: object, needs: str = CONNECTED) -> keras.Model:
+def check_model(name: str, model: object, needs: str = BUILT) -> keras.Model:
     """Checks that `model` is a tf_keras model that meets `needs`, and returns it.
 
     Args:
         name: name of the argument, for the message.
         model: what the user passed.
-        needs: `CONNECTED`: a built functional or Sequential float model, whose graph can
-            be traversed; `BUILT`: any built model, including subclassed and quantized
-            ones; `ANY`: any model.
+        needs: `BUILT`: any built model, including subclassed and quantized ones; `ANY`:
+            any model.
 
     Raises:
         TypeError: if `model` is not a tf_keras model. A Distiller or a path is not one.
-        ValueError: if the model is not built; with `CONNECTED`, also if it is subclassed
-            or quantized.
+        ValueError: if the model is not built.
     """
     refuse_distiller(name, model)
     refuse_keras_3(name, model, _EXPECTED)
@@ -45,24 +42,44 @@ def check_model(name: str, model: object, needs: str = CONNECTED) -> keras.Model
         is_path = isinstance(model, (str, os.PathLike))
         fix = "Load it first: keras.models.load_model(path)." if is_path else None
         raise checks.type_error(name, _EXPECTED, model, fix)
-    if needs == CONNECTED:
-        _check_connected(name, model)
-    elif needs == BUILT and not model.built:
+    if needs == BUILT and not model.built:
         raise unbuilt(name, model)
     return model
 
 
-def _check_connected(name: str, model: keras.Model) -> None:
-    if hasattr(model, "check_calibrated"):
-        raise quantized(name, model.name)
-    if isinstance(model, keras.Sequential) and not model._graph_initialized:
-        raise unbuilt(name, model)
-    if not is_network(model):
+def check_graph(
+    name: str, model: object, finite: bool = False, float32: str | None = None
+) -> CallGraph:
+    """Checks that a model is functional or Sequential, built and float; returns its graph.
+
+    Args:
+        name: name of the argument, for the message.
+        model: what the user passed.
+        finite: whether its weights must be finite, as in `check_finite`.
+        float32: name of what accepts float32 only, as in `check_float32`; None: any dtype.
+
+    Raises:
+        TypeError: as `check_model`.
+        ValueError: if the model is not built, quantized, or subclassed, so that its layers
+            can't be followed; or as `check_finite` and `check_float32`.
+    """
+    network = check_model(name, model, ANY)
+    if hasattr(network, "check_calibrated"):
+        raise quantized(name, network.name)
+    if isinstance(network, keras.Sequential) and not network._graph_initialized:
+        raise unbuilt(name, network)
+    if finite:
+        check_finite(name, network)
+    if float32:
+        check_float32(name, network, float32)
+    graph = graph_of(network)
+    if graph is None:
         raise ValueError(
             f"`{name}`: expected a functional or Sequential model, received the subclassed "
-            f"{type(model).__name__}, whose layers can't be followed. Build the same layers with "
+            f"{type(network).__name__}, whose layers can't be followed. Build the same layers with "
             "keras.Model(inputs, outputs)."
         )
+    return graph
 
 
 def unbuilt(name: str, model: keras.Model) -> ValueError:

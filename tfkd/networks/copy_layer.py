@@ -9,9 +9,8 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.keras_internals import SafeModeScope, TFOpLambda
-from tfkd.networks import layer_state, configs
-from tfkd.networks.layer_parts import held_objects
+from tfkd.keras_internals import TFOpLambda
+from tfkd.networks import configs, layer_state
 
 
 def copy_layer(
@@ -45,10 +44,9 @@ def copy_layer(
             return _copy_lambda(layer, name)
         if isinstance(layer, TFOpLambda):
             return kind(layer.function, name=name, dtype=layer.dtype)
-        whole = layer_state.complete(layer.get_config(), layer, fixed=True)
+        whole = configs.complete(layer.get_config(), layer, fixed=True)
         config = {**whole, **_functions(layer), "name": name, **changes}
-        held = {**held_objects(layer), **configs.sources(layer)}
-        with keras.utils.custom_object_scope(held), SafeModeScope(safe_mode=False):
+        with configs.in_scope(layer):
             copy = kind.from_config(config)
     except Exception as error:
         raise _not_built(layer, checks.in_short(error)) from error

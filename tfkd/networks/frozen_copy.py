@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import edit_config, layer_state
+from tfkd.networks import configs, edit_config, layer_state
 from tfkd.networks.accept import BUILT, check_finite, check_model
 from tfkd.networks.batch_norm import folded, is_per_channel
 from tfkd.networks.call_graph import CallGraph, Key, Ref
@@ -103,7 +103,7 @@ def _warn_of_batch_statistics(model: keras.Model) -> None:
 
 def _plain_copy(model: keras.Model) -> keras.Model:
     if _is_graph(model):
-        frozen = edit_config.from_config(model, edit_config.learned_config(model))
+        frozen = configs.from_config(model, configs.learned_config(model))
         layer_state.copy(model, frozen)
         return frozen
     try:
@@ -141,22 +141,23 @@ def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
         )
     # Work on an exact copy, so that layers shared with other models are not touched.
     source = _plain_copy(model)
-    config = edit_config.complete_config(source)
+    config = configs.complete_config(source)
     folds: dict[int, Any] = {}
     if fold and _is_followed(source):
         config, folds = _without_batch_norms(config, CallGraph(source))
     if dtype is not None:
         _set_dtype(config, dtype, _output_names(config))
         _start_at_zero(config)
-    frozen = edit_config.from_config(source, config)
-    for before, after in edit_config.pairs(source, frozen):
+    frozen = configs.from_config(source, config)
+    nested = CallGraph(source).nested if _is_followed(source) else {}
+    for before, after in edit_config.pairs(source, frozen, nested):
         _transfer(before, after, folds.get(id(before)))
     return frozen
 
 
 def _without_batch_norms(
-    config: edit_config.Config, graph: CallGraph
-) -> tuple[edit_config.Config, dict[int, Any]]:
+    config: configs.Config, graph: CallGraph
+) -> tuple[configs.Config, dict[int, Any]]:
     """The config without foldable batch norms, and the batch norm of each convolution's id."""
     moved: dict[str, dict[Ref, Ref]] = {}
     gone: dict[str, set[Key]] = {}

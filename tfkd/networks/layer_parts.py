@@ -1,8 +1,7 @@
-"""Introspection of Keras layers: sublayers, weights, nodes, call arguments, custom objects."""
+"""Introspection of Keras layers: sublayers, weights, nodes, call arguments."""
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
@@ -123,19 +122,3 @@ def with_training(
     if not spec.expects_training_arg or passed(layer, "training", args, kwargs) is not None:
         return args, kwargs
     return spec.set_arg_value("training", training, args, kwargs, inputs_in_args=True)
-
-
-def held_objects(layer: keras.layers.Layer) -> dict[str, Any]:
-    """The custom classes and functions that a layer or model holds, by name.
-
-    These are activations, regularizers, layers and the like that a user wrote. In a custom
-    object scope with them the layer can be rebuilt although they are not registered.
-    """
-    found = {}
-    for part in (*parts(layer), layer):
-        for value in (*vars(part).values(), part):
-            item = value if inspect.isfunction(value) else type(value)
-            known = getattr(item, "__module__", "").startswith(("tf_keras.", "tensorflow."))
-            if not known and (inspect.isfunction(item) or hasattr(item, "get_config")):
-                found[item.__name__] = item
-    return found

@@ -1,18 +1,24 @@
-"""Masks channels: zeroes the filters of a selection in place, without changing shapes."""
+"""Masks channels: zeroes filters in place; compares a model so masked with its shrunk form."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd import checks, example_inputs
 from tfkd.networks.layer_parts import arrays, flat_layers
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import KEPT, Graph
 from tfkd.pruning.selection import Selection
+from tfkd.types import Structure
+
+BATCH = 4  # number of random examples on which the two models are compared
+OPEN_SIZE = 32  # size used for axes of unknown size in random examples
 
 
 class Slices:
@@ -121,6 +127,92 @@ def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
+
+
+def compare(
+    graph: Graph, removed: np.ndarray, small: keras.Model, verify: Any, tolerance: float
+) -> None:
+    """Raises unless a shrunk model computes what the masked one does.
+
+    Args:
+        graph: graph of the model, which is masked during the comparison.
+        removed: bool array (U,), True for removed units.
+        small: the shrunk model.
+        verify: True: on random inputs; or also on these examples, as `to_verify` returns them.
+        tolerance: largest difference allowed, as a fraction of the output's range.
+    """
+    model = graph.model
+    batches = [] if verify is True else [example_inputs.packed(model, verify)]
+    if all(tensor.dtype != tf.string for tensor in model.inputs):
+        batches.insert(0, random_inputs(model))
+    if not batches:
+        expected = "examples (the model takes strings, which can't be drawn at random)"
+        raise checks.value_error("verify", expected, True)
+    with masked(graph, removed):
+        # Both start from the same state, if recurrent layers are stateful.
+        for one in (model, small):
+            one.reset_states()
+        for batch in batches:
+            _compare(model, small, batch, tolerance)
+        for one in (model, small):
+            one.reset_states()
+
+
+def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Structure:
+    """Random inputs in the structure that the model takes: normal values, or token ids.
+
+    Strings are drawn from the vocabularies of the model's lookup layers.
+    """
+    rng = np.random.default_rng(seed)
+    layers = flat_layers(model)
+    vocabularies = [one.input_dim for one in layers if isinstance(one, keras.layers.Embedding)]
+
+    def draw(tensor: tf.Tensor) -> tf.Tensor:
+        shape = [
+            tensor.shape[0] or count,
+            *(OPEN_SIZE if size is None else size for size in tensor.shape[1:]),
+        ]
+        if tensor.dtype == tf.string:
+            return tf.constant(rng.choice(_texts(layers), shape))
+        if tensor.dtype.is_floating and not vocabularies:
+            return tf.constant(rng.normal(size=shape), tensor.dtype)
+        return tf.cast(rng.integers(0, min(vocabularies, default=2), shape), tensor.dtype)
+
+    return tf.nest.map_structure(draw, model.input)
+
+
+def _texts(layers: Iterable[Any]) -> list[str]:
+    """Tokens of the vocabularies of the lookup layers among some, and one unknown token."""
+    tables = [layer for layer in layers if hasattr(layer, "get_vocabulary")]
+    known = {str(word) for table in tables for word in table.get_vocabulary()}
+    return [*sorted(known)[:1000], "?"]
+
+
+def _compare(zeroed: keras.Model, small: keras.Model, batch: Any, tolerance: float) -> None:
+    pairs = zip(
+        tf.nest.flatten(zeroed(batch, training=False)),
+        tf.nest.flatten(small(batch, training=False)),
+        zeroed.output_names,
+        strict=True,
+    )
+    for expected, found, name in pairs:
+        expected, found = np.asarray(expected, "float64"), np.asarray(found, "float64")
+        if not np.isfinite(expected).all():
+            raise ValueError(
+                f"`model`: expected finite outputs, received NaN or infinity in {name!r} of the "
+                "masked model. Its weights are damaged, or its inputs out of range."
+            )
+        # Constant outputs have no range: relate the difference to their magnitude.
+        spread = np.ptp(expected)
+        scale = spread if spread > 0 else max(np.abs(expected).max(), 1.0)
+        difference = np.abs(expected - found).max() / scale
+        if not difference <= tolerance:
+            raise ValueError(
+                f"`selection`: expected the shrunk model to equal the masked one to {tolerance:g} "
+                f"of the output's range, received a difference of {difference:.3g} in {name!r}. "
+                "A rule given to tfkd.pruning.register_rule is wrong, or the model does not "
+                "compute in float32 (then raise `tolerance`)."
+            )
 
 
 def apply_selection(model: keras.Model, selection: Selection) -> None:

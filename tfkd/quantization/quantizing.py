@@ -15,7 +15,6 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks import layer_state, paths
-from tfkd.networks.accept import check_finite
 from tfkd.networks.call_graph import Call, CallGraph, Key
 from tfkd.networks.copy_layer import copy_layer, copy_state
 from tfkd.networks.layer_parts import free_name, passed
@@ -97,11 +96,10 @@ def quantize(
     checks.instance("freeze_batch_norm", freeze_batch_norm, bool, "True or False")
     _check_floatx()
     flat = flatten(model)
-    check_finite("model", model)
     _warn_of_tables(layer_state.tables(model))
+    floats = dict.fromkeys(_skipped(skip, model, flat), "left out by `skip`")
     operations = operations_of(flat.graph)
     _refuse_batch_statistics(operations.values())
-    floats = dict.fromkeys(_skipped(skip, model, flat), "left out by `skip`")
     rows = place(list(operations.values()), target, fallback, floats)
     recipe = {
         "target": target,

@@ -18,7 +18,7 @@ from absl import logging
 
 from tfkd import checks
 from tfkd.networks import edit_config
-from tfkd.networks.accept import check_finite, check_model
+from tfkd.networks.accept import check_finite, check_graph
 from tfkd.networks.call_graph import CallGraph, Key, Ref, resolve
 from tfkd.networks.paths import Entry, layers_by_path
 from tfkd.pruning.blocks import find, match
@@ -184,8 +184,7 @@ def cut_layers(
 
 def read(model: keras.Model) -> CallGraph:
     """Checks a model and returns its call graph; raises if blocks can't be removed from it."""
-    check_model("model", model)
-    graph = CallGraph(model)
+    graph = check_graph("model", model)
     edit_config.refuse_ties(graph)
     return graph
 
