@@ -81,7 +81,9 @@ def is_quantized(model: object) -> bool:
     return any(c.__name__ == "QuantizedModel" for c in type(model).__mro__)
 
 
-def exportable(model: keras.Model, target: str) -> tuple[NamedFunction, NamedFunction]:
+def exportable(
+    model: keras.Model, target: str, float32: str | None = None
+) -> tuple[NamedFunction, NamedFunction]:
     """Checks a model; returns the function to compare a file with, and that to convert.
 
     They are the same, except that a quantized model is converted in its deployed form.
@@ -89,6 +91,7 @@ def exportable(model: keras.Model, target: str) -> tuple[NamedFunction, NamedFun
     Args:
         model: what the user passed.
         target: target of a quantized model, "tflite" or "tensorrt".
+        float32: name of what accepts float32 only, as in `accept.check_float32`.
 
     Raises:
         TypeError, ValueError: as `check_exportable`; if a weight is NaN or infinite; if a
@@ -100,16 +103,18 @@ def exportable(model: keras.Model, target: str) -> tuple[NamedFunction, NamedFun
     check_tensorflow()
     model = check_exportable(model)
     accept.check_finite("model", model)
+    if float32:
+        accept.check_float32("model", model, float32)
     for layer in layer_state.tables(model):
         received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
         raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)
-    if not is_quantized(model):
-        graph = NamedFunction(model)
-        return graph, graph
-    from tfkd.quantization.deploying import deployed
+    plain = model
+    if is_quantized(model):
+        from tfkd.quantization.deploying import deployed
 
-    plain = deployed(model, target)  # raises unless calibrated; tracing would not say it so well
-    return NamedFunction(model), NamedFunction(plain)
+        plain = deployed(model, target)  # raises unless calibrated, in better words than tracing
+    graph = NamedFunction(model)
+    return graph, graph if plain is model else NamedFunction(plain)
 
 
 def _unique_names(names: Sequence[str]) -> list[str]:
@@ -131,7 +136,6 @@ class NamedFunction:
 
     Attributes:
         model: the model.
-        layers: all layers and other submodules of the model, nested ones included.
         inputs: the inputs with name, shape and dtype.
         outputs: names of the outputs.
 
@@ -144,7 +148,6 @@ class NamedFunction:
 
     def __init__(self, model: keras.Model):
         self.model = model
-        self.layers = parts(model)
         args, _ = model.save_spec()
         self._structure = args[0]
         specs = tf.nest.flatten(self._structure)
@@ -159,6 +162,11 @@ class NamedFunction:
     def order(self) -> dict[str, list[str]]:
         """Names of the inputs and outputs in the model's order, for the manifest of a file."""
         return {"inputs": [one.name for one in self.inputs], "outputs": list(self.outputs)}
+
+    @functools.cached_property
+    def layers(self) -> tuple[Any, ...]:
+        """All layers and other submodules of the model, nested ones included."""
+        return parts(self.model)
 
     @functools.cached_property
     def calls(self) -> CallGraph | None:

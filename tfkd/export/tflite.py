@@ -27,7 +27,6 @@ from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure
 from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats import litert
-from tfkd.networks.accept import check_float32
 from tfkd.types import Data, Path
 
 MODES = ("float32", "float16", "dynamic", "int8")
@@ -221,8 +220,7 @@ def prepare(
     mode = mode or ("int8" if quantized else "float32")
     _check_options(mode, io, data, batch_size, quantized)
     converter.start()  # The child imports TensorFlow while the model is traced.
-    graph, plain = exportable(model, "tflite")
-    check_float32("model", model, "LiteRT")
+    graph, plain = exportable(model, "tflite", float32="LiteRT")
     calibration = None
     if data is not None:
         calibration = collect("data", data, graph.inputs, convert=convert)

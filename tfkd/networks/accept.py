@@ -48,13 +48,13 @@ def check_model(name: str, model: object, needs: str = BUILT) -> keras.Model:
 
 
 def check_graph(
-    name: str, model: object, finite: bool = False, float32: str | None = None
+    name: str, model: keras.Model, finite: bool = False, float32: str | None = None
 ) -> CallGraph:
     """Checks that a model is functional or Sequential, built and float; returns its graph.
 
     Args:
         name: name of the argument, for the message.
-        model: what the user passed.
+        model: what the user passed, of any type.
         finite: whether its weights must be finite, as in `check_finite`.
         float32: name of what accepts float32 only, as in `check_float32`; None: any dtype.
 
@@ -63,20 +63,20 @@ def check_graph(
         ValueError: if the model is not built, quantized, or subclassed, so that its layers
             can't be followed; or as `check_finite` and `check_float32`.
     """
-    network = check_model(name, model, ANY)
-    if hasattr(network, "check_calibrated"):
-        raise quantized(name, network.name)
-    if isinstance(network, keras.Sequential) and not network._graph_initialized:
-        raise unbuilt(name, network)
+    model = check_model(name, model, ANY)
+    if hasattr(model, "check_calibrated"):
+        raise quantized(name, model.name)
+    if isinstance(model, keras.Sequential) and not model._graph_initialized:
+        raise unbuilt(name, model)
     if finite:
-        check_finite(name, network)
+        check_finite(name, model)
     if float32:
-        check_float32(name, network, float32)
-    graph = graph_of(network)
+        check_float32(name, model, float32)
+    graph = graph_of(model)
     if graph is None:
         raise ValueError(
             f"`{name}`: expected a functional or Sequential model, received the subclassed "
-            f"{type(network).__name__}, whose layers can't be followed. Build the same layers with "
+            f"{type(model).__name__}, whose layers can't be followed. Build the same layers with "
             "keras.Model(inputs, outputs)."
         )
     return graph

@@ -102,12 +102,12 @@ class _Deployer:
         self.lite = target == "tflite"
         self.symmetric = q.target != "tflite"
         self.rebuilder = Rebuilder()
+        self._ranges = self._wanted(q)
         self._graph = graph
-        self._operations = operations_of(graph)
         self._taken = set(graph.layers)
         self._reserved = set(self._taken)
+        self._operations = operations_of(graph)
         self._folds = folds(self._operations.values())
-        self._ranges = self._wanted(q)
         self._layers: dict[int, Callable[[Any], Any]] = {}
         # id of a new tensor → (the tensor, which keeps the id in use; its range).
         self._grids: dict[int, tuple[Any, Range]] = {}
