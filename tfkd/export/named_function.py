@@ -30,16 +30,20 @@ _SPLIT = (
 )
 
 
-def check_runnable(model: keras.Model) -> keras.Model:
+def check_runnable(
+    model: keras.Model, finite: bool = False, float32: str | None = None
+) -> keras.Model:
     """Checks that a model is a built tf_keras model without state, and returns it.
+
+    Args:
+        model: what the user passed.
+        finite, float32: as in `accept.check_model`.
 
     Raises:
         TypeError: if it is not a tf_keras model.
-        ValueError: if it is not built or has stateful recurrent layers.
+        ValueError: if it is not built or has stateful recurrent layers; or as `check_model`.
     """
-    model = accept.check_model("model", model, accept.BUILT)
-    if model.save_spec() is None:
-        raise accept.unbuilt("model", model)
+    model = accept.check_model("model", model, accept.CALLED, finite, float32)
     recurrent = [part for part in parts(model) if isinstance(part, keras.layers.RNN)]
     stateful = [one.name for one in recurrent if one.stateful]
     if stateful:
@@ -53,14 +57,18 @@ def check_runnable(model: keras.Model) -> keras.Model:
     return model
 
 
-def check_exportable(model: keras.Model) -> keras.Model:
+def check_exportable(model: keras.Model, float32: str | None = None) -> keras.Model:
     """Checks that a file can be made of a model, and returns it.
 
+    Args:
+        model: what the user passed.
+        float32: as in `accept.check_model`.
+
     Raises:
-        TypeError, ValueError: as `check_runnable`; ValueError also if the model computes
-            in half precision or takes text.
+        TypeError, ValueError: as `check_runnable`; ValueError also if a weight is NaN or
+            infinite, or the model computes in half precision or takes text.
     """
-    model = check_runnable(model)
+    model = check_runnable(model, finite=True, float32=float32)
     layers = [part for part in parts(model) if isinstance(part, keras.layers.Layer)]
     low = sorted({one.compute_dtype for one in layers} & {"float16", "bfloat16"})
     if low:
@@ -91,20 +99,16 @@ def exportable(
     Args:
         model: what the user passed.
         target: target of a quantized model, "tflite" or "tensorrt".
-        float32: name of what accepts float32 only, as in `accept.check_float32`.
+        float32: name of what accepts float32 only, as in `accept.check_model`.
 
     Raises:
-        TypeError, ValueError: as `check_exportable`; if a weight is NaN or infinite; if a
-            layer has a lookup table; if a quantized model is not calibrated or was made
-            for another target.
+        TypeError, ValueError: as `check_exportable`; if a layer has a lookup table; if a
+            quantized model is not calibrated or was made for another target.
         RuntimeError: if TensorFlow was used before this process was forked: tracing
             would hang.
     """
     check_tensorflow()
-    model = check_exportable(model)
-    accept.check_finite("model", model)
-    if float32:
-        accept.check_float32("model", model, float32)
+    model = check_exportable(model, float32)
     for layer in layer_state.tables(model):
         received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
         raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)

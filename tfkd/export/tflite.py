@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,8 @@ def to_tflite(
     limits = thresholds_for(source.kind, thresholds, graph.outputs)
     examples = checking.examples(verify, graph, source.plain, source.calibration)
     numbers: dict[str, Any] = {}
-    recipe = {**source.recipe(io, limits.recorded()), **graph.order(), "batch_size": batch_size}
+    recipe = {**source.recipe(io), **graph.order(), "batch_size": batch_size}
+    recipe["thresholds"] = limits.recorded()
     with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
         file.write_bytes(source.convert(io, batch_size))
         source.count(file, numbers)
@@ -173,7 +174,7 @@ class Source:
         """Number of calibration examples."""
         return None if self.calibration is None else len(next(iter(self.calibration.values())))
 
-    def recipe(self, io: str, limits: Mapping[str, Any]) -> dict[str, Any]:
+    def recipe(self, io: str) -> dict[str, Any]:
         """Entries of the manifest's recipe."""
         return {
             "format": "tflite",
@@ -182,7 +183,6 @@ class Source:
             "quantized": self.quantized,
             "io": io,
             "calibrated_on": self.calibrated_on,
-            "thresholds": limits,
         }
 
     def count(self, path: pathlib.Path, numbers: dict[str, Any]) -> None:

@@ -13,7 +13,9 @@ from tfkd import checks
 from tfkd.networks.call_graph import CallGraph, graph_of
 from tfkd.networks.layer_parts import flat_layers
 
-# What a caller of `check_model` requires of a model.
+# What a caller requires of a model, from the most to the least.
+CONNECTED = "connected"  # a float model whose connections between layers are known
+CALLED = "called"  # it is built, and the form of its inputs is known
 BUILT = "built"  # its weights exist and it can be called
 ANY = "any"  # a tf_keras model, built or not
 
@@ -23,18 +25,26 @@ FLOAT16_ENDS = "float16 ends at 65504: what is larger becomes infinite."
 _EXPECTED = "a tf_keras model"
 
 
-def check_model(name: str, model: object, needs: str = BUILT) -> keras.Model:
-    """Checks that `model` is a tf_keras model that meets `needs`, and returns it.
+def check_model(
+    name: str,
+    model: object,
+    needs: str = BUILT,
+    finite: bool = False,
+    float32: str | None = None,
+) -> keras.Model:
+    """Checks that `model` is a tf_keras model that meets the needs, and returns it.
 
     Args:
         name: name of the argument, for the message.
         model: what the user passed.
-        needs: `BUILT`: any built model, including subclassed and quantized ones; `ANY`:
-            any model.
+        needs: `CALLED` or `BUILT`: any such model, including subclassed and quantized
+            ones; `ANY`: any model. For `CONNECTED` see `check_graph`.
+        finite: whether its weights must be finite: see `check_finite`.
+        float32: name of what accepts float32 only: see `check_float32`; None: any dtype.
 
     Raises:
         TypeError: if `model` is not a tf_keras model. A Distiller or a path is not one.
-        ValueError: if the model is not built.
+        ValueError: if the model does not meet the needs.
     """
     refuse_distiller(name, model)
     refuse_keras_3(name, model, _EXPECTED)
@@ -42,36 +52,31 @@ def check_model(name: str, model: object, needs: str = BUILT) -> keras.Model:
         is_path = isinstance(model, (str, os.PathLike))
         fix = "Load it first: keras.models.load_model(path)." if is_path else None
         raise checks.type_error(name, _EXPECTED, model, fix)
-    if needs == BUILT and not model.built:
-        raise unbuilt(name, model)
-    return model
-
-
-def check_graph(
-    name: str, model: keras.Model, finite: bool = False, float32: str | None = None
-) -> CallGraph:
-    """Checks that a model is functional or Sequential, built and float; returns its graph.
-
-    Args:
-        name: name of the argument, for the message.
-        model: what the user passed, of any type.
-        finite: whether its weights must be finite, as in `check_finite`.
-        float32: name of what accepts float32 only, as in `check_float32`; None: any dtype.
-
-    Raises:
-        TypeError: as `check_model`.
-        ValueError: if the model is not built, quantized, or subclassed, so that its layers
-            can't be followed; or as `check_finite` and `check_float32`.
-    """
-    model = check_model(name, model, ANY)
-    if hasattr(model, "check_calibrated"):
+    if needs == CONNECTED and hasattr(model, "check_calibrated"):
         raise quantized(name, model.name)
-    if isinstance(model, keras.Sequential) and not model._graph_initialized:
-        raise unbuilt(name, model)
+    if not _is_ready(model, needs):
+        raise _unbuilt(name, model)
     if finite:
         check_finite(name, model)
     if float32:
         check_float32(name, model, float32)
+    return model
+
+
+def check_graph(
+    name: str, model: object, finite: bool = False, float32: str | None = None
+) -> CallGraph:
+    """Checks that a model is functional or Sequential, built and float; returns its graph.
+
+    Args:
+        name, model, finite, float32: as in `check_model`.
+
+    Raises:
+        TypeError: as `check_model`.
+        ValueError: if the model is not built, quantized, or subclassed, so that its layers
+            can't be followed; or as `check_model`.
+    """
+    model = check_model(name, model, CONNECTED, finite, float32)
     graph = graph_of(model)
     if graph is None:
         raise ValueError(
@@ -82,7 +87,15 @@ def check_graph(
     return graph
 
 
-def unbuilt(name: str, model: keras.Model) -> ValueError:
+def _is_ready(model: keras.Model, needs: str) -> bool:
+    if needs == CONNECTED:
+        return not isinstance(model, keras.Sequential) or model._graph_initialized
+    if needs == CALLED:
+        return model.built and model.save_spec() is not None
+    return needs == ANY or model.built
+
+
+def _unbuilt(name: str, model: keras.Model) -> ValueError:
     """Returns the error for a model without weights or without an input shape."""
     without, fix = "without weights", ""
     if isinstance(model, keras.Sequential):

@@ -12,7 +12,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks import configs, edit_config, layer_state
-from tfkd.networks.accept import BUILT, check_finite, check_model
+from tfkd.networks.accept import check_model
 from tfkd.networks.batch_norm import folded, is_per_channel
 from tfkd.networks.call_graph import CallGraph, Key, Ref
 from tfkd.networks.layer_parts import arrays, calls_anywhere, flat_layers
@@ -71,10 +71,9 @@ def frozen_copy(
         >>> bool(np.allclose(model(x), teacher(x), atol=1e-5)), teacher.trainable
         (True, False)
     """
-    check_model("model", model, BUILT)
     if dtype is not None:
         checks.one_of("dtype", dtype, DTYPES)
-    check_finite("model", model)
+    check_model("model", model, finite=True)
     if dtype is None and not fold_batch_norm:
         frozen = _plain_copy(model)
     else:

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
-from tfkd.networks.layer_parts import arrays, flat_layers
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import KEPT, Graph
 from tfkd.pruning.selection import Selection
@@ -115,8 +115,7 @@ def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
     slices = Slices(graph)
     variables = slices.variables
     # Layers called with training=True update their moving statistics whenever they run.
-    trained = {id(weight) for weight in graph.model.trainable_weights}
-    variables += [w for w in arrays(graph.model) if id(w) not in trained]
+    variables += [w for w in graph.model.non_trainable_weights if isinstance(w, tf.Variable)]
     layers = [layer for layer in flat_layers(graph.model) if getattr(layer, "states", None)]
     states = [state for layer in layers for state in layer.states if layer.stateful]
     variables += [state for state in states if isinstance(state, tf.Variable)]

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
-from tfkd.networks.accept import BUILT, check_finite, check_model
+from tfkd.networks.accept import check_finite, check_model
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.types import Data
 
@@ -48,7 +48,7 @@ def recalibrate(
         >>> pruning.recalibrate(model, images, batch_size=32)
         2
     """
-    check_model("model", model, BUILT)
+    check_model("model", model)
     checks.positive_int("batch_size", batch_size)
     inputs = example_inputs.inputs_of(model)
     batches = example_inputs.batches(

@@ -23,7 +23,7 @@ import tf_keras as keras
 
 from tfkd.costs import trace
 from tfkd.networks import layer_parts
-from tfkd.networks.accept import BUILT, check_model
+from tfkd.networks.accept import check_model
 from tfkd.results import Grid, Result
 
 # Shape of one input, or shapes in the structure of the inputs.
@@ -174,5 +174,5 @@ def profile(model: keras.Model, input_shape: Shapes | None = None) -> Profile:
         -----  -------  ------  -----  ------  -----  -----
         total                           1,490  2,736  5,318
     """
-    check_model("model", model, BUILT)
+    check_model("model", model)
     return Profile(model.name, tuple(_rows(model, trace.follow(model, input_shape))))
