@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,15 +113,18 @@ def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
     model is rebuilt from its config.
     """
     slices = Slices(graph)
-    variables = slices.variables
     # Layers called with training=True update their moving statistics whenever they run.
-    variables += [w for w in graph.model.non_trainable_weights if isinstance(w, tf.Variable)]
-    layers = [layer for layer in flat_layers(graph.model) if getattr(layer, "states", None)]
-    states = [state for layer in layers for state in layer.states if layer.stateful]
-    variables += [state for state in states if isinstance(state, tf.Variable)]
+    others = [w for w in graph.model.non_trainable_weights if isinstance(w, tf.Variable)]
+    with _restored([*slices.variables, *others]):
+        slices.zero(removed)
+        yield
+
+
+@contextlib.contextmanager
+def _restored(variables: Sequence[tf.Variable]) -> Iterator[None]:
+    """Context manager that gives variables the values again that they had before."""
     before = [variable.numpy() for variable in variables]
     try:
-        slices.zero(removed)
         yield
     finally:
         for variable, value in zip(variables, before, strict=True):
@@ -147,20 +150,25 @@ def compare(
     if not batches:
         expected = "examples (the model takes strings, which can't be drawn at random)"
         raise checks.value_error("verify", expected, True)
-    with masked(graph, removed):
-        # Both start from the same state, if recurrent layers are stateful.
-        for one in (model, small):
-            one.reset_states()
+    layers = [layer for layer in flat_layers(model) if getattr(layer, "states", None)]
+    states = [state for layer in layers for state in layer.states if layer.stateful]
+    with _restored([s for s in states if isinstance(s, tf.Variable)]), masked(graph, removed):
+        _reset_states(model, small)
         for batch in batches:
             _compare(model, small, batch, tolerance)
-        for one in (model, small):
-            one.reset_states()
+        _reset_states(model, small)
+
+
+def _reset_states(*models: keras.Model) -> None:
+    """Resets stateful recurrent layers, so that both models start from the same state."""
+    for model in models:
+        model.reset_states()
 
 
 def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Structure:
     """Random inputs in the structure that the model takes: normal values, or token ids.
 
-    Strings are drawn from the vocabularies of the model's lookup layers.
+    Strings are words from the vocabularies of the model's lookup layers, or unknown.
     """
     rng = np.random.default_rng(seed)
     layers = flat_layers(model)
@@ -172,19 +180,14 @@ def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Stru
             *(OPEN_SIZE if size is None else size for size in tensor.shape[1:]),
         ]
         if tensor.dtype == tf.string:
-            return tf.constant(rng.choice(_texts(layers), shape))
+            tables = [layer for layer in layers if hasattr(layer, "get_vocabulary")]
+            words = {str(word) for table in tables for word in table.get_vocabulary()}
+            return tf.constant(rng.choice([*sorted(words)[:1000], "?"], shape))
         if tensor.dtype.is_floating and not vocabularies:
             return tf.constant(rng.normal(size=shape), tensor.dtype)
         return tf.cast(rng.integers(0, min(vocabularies, default=2), shape), tensor.dtype)
 
     return tf.nest.map_structure(draw, model.input)
-
-
-def _texts(layers: Iterable[Any]) -> list[str]:
-    """Tokens of the vocabularies of the lookup layers among some, and one unknown token."""
-    tables = [layer for layer in layers if hasattr(layer, "get_vocabulary")]
-    known = {str(word) for table in tables for word in table.get_vocabulary()}
-    return [*sorted(known)[:1000], "?"]
 
 
 def _compare(zeroed: keras.Model, small: keras.Model, batch: Any, tolerance: float) -> None:
