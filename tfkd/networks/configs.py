@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -225,24 +225,13 @@ def in_scope(layer: Any) -> Iterator[None]:
         ValueError: if a stored layer has weights, or two of one name are in different nested
             models.
     """
-    held: dict[str, Any] = {}
-    stored: dict[str, _Source] = {}
     every = (*parts(layer), layer)
+    stored: dict[str, _Source] = {}
     kinds = (RevivedLayer, StoredFunction)
-    # What stored layers are made of is not built again.
+    # What stored layers are made of is not built again, and the layer itself by its class.
     inside = {id(part) for one in every if isinstance(one, kinds) for part in parts(one)}
+    inside.add(id(layer))
     for part in every:
-        for value in (*vars(part).values(), part):
-            item = value if inspect.isfunction(value) else type(value)
-            module = f"{getattr(item, '__module__', '')}."
-            # Keras does not register the layers that only its applications use. Its other
-            # layers must not be here: for those in the scope it also creates the weights,
-            # outside of the layers' name scopes.
-            known = module.startswith(("tf_keras.", "tensorflow.")) and not (
-                value is part and module.startswith(_APPLICATIONS)
-            )
-            if not known and (inspect.isfunction(item) or hasattr(item, "get_config")):
-                held[item.__name__] = item
         if id(part) not in inside and is_stored(part):
             name = keras.utils.get_registered_name(type(part))
             same = stored.setdefault(name, _Source()).layers
@@ -253,7 +242,25 @@ def in_scope(layer: Any) -> Iterator[None]:
                     "the model with other names, or load it with custom_objects."
                 )
     # An object that the user registered takes precedence over one that a layer holds.
-    objects = {**held, **keras.utils.get_custom_objects(), **stored}
+    objects = {**_held(every), **keras.utils.get_custom_objects(), **stored}
     # Safe mode guards against code from files; a Lambda's code is in this process already.
     with keras.utils.custom_object_scope(objects), SafeModeScope(safe_mode=False):
         yield
+
+
+def _held(every: Iterable[Any]) -> dict[str, Any]:
+    """The custom classes and functions that layers hold, and their own, by name."""
+    found: dict[str, Any] = {}
+    for part in every:
+        for value in (*vars(part).values(), part):
+            item = value if inspect.isfunction(value) else type(value)
+            module = f"{getattr(item, '__module__', '')}."
+            known = module.startswith(("tf_keras.", "tensorflow."))
+            # Keras does not register the layers that only its applications use. Its other
+            # layers must not be here: for those in the scope it also creates the weights,
+            # outside of the layers' name scopes.
+            hidden = value is part and module.startswith(_APPLICATIONS)
+            custom = inspect.isfunction(item) or hasattr(item, "get_config")
+            if custom and (hidden or not known):
+                found[item.__name__] = item
+    return found
