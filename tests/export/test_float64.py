@@ -8,7 +8,7 @@ import tf_keras as keras
 
 import tfkd
 from tfkd import export, quantization, runtime
-from tfkd.networks import layer_weights
+from tfkd.networks import accept
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(16, 4))
@@ -88,6 +88,6 @@ def test_saved_models_and_predictors_keep_float64(tmp_path):
 
 
 def test_which_layers_are_in_float64():
-    assert layer_weights.in_float64(nested()) == "a"
+    assert accept.in_float64(nested()) == "a"
     i = keras.Input((4,), dtype="float64")  # an input alone is cast
-    assert layer_weights.in_float64(keras.Model(i, L.Dense(3)(i))) is None
+    assert accept.in_float64(keras.Model(i, L.Dense(3)(i))) is None

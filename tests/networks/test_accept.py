@@ -13,6 +13,7 @@ import tfkd
 from tfkd import pruning, quantization, report
 from tfkd.callbacks import FilterDecay
 from tfkd.networks import accept
+from tfkd.networks.call_graph import is_network
 
 LOSS = tfkd.losses.LogitsDistillation()
 
@@ -216,7 +217,6 @@ def test_where_a_quantized_model_is_asked_for():
 
 def test_what_is_accepted_is_returned():
     for needs, make in [
-        (accept.CONNECTED, net),
         (accept.BUILT, subclassed),
         (accept.BUILT, quantized),
         (accept.ANY, unbuilt),
@@ -224,6 +224,8 @@ def test_what_is_accepted_is_returned():
     ]:
         model = make()
         assert accept.check_model("model", model, needs) is model
+    model = net()
+    assert accept.check_graph("model", model).model is model
 
 
 def test_a_quantized_model_inside_another():
@@ -240,6 +242,6 @@ def test_a_functional_model_with_a_call_of_its_own_can_not_be_followed():
 
     x = keras.Input((5,))
     model = Doubled(x, keras.layers.Dense(3)(x))
-    assert not accept.is_network(model)
+    assert not is_network(model)
     with pytest.raises(ValueError, match="subclassed Doubled"):
         pruning.plan(model, filter_rate=0.5)

@@ -11,7 +11,7 @@ import tf_keras as keras
 
 import tfkd
 from tfkd import fingerprints, pruning, quantization, report
-from tfkd.networks import layer_weights
+from tfkd.networks import accept
 from tfkd.progressive import Prune, rehearsing
 
 L = keras.layers
@@ -456,7 +456,7 @@ def test_weights_that_are_no_numbers_are_refused_everywhere(value, tmp_path):
         with pytest.raises(ValueError, match="`q`: expected finite weights"):
             call()
     assert not list(tmp_path.iterdir())
-    layer_weights.check_finite("model", keras.Sequential([L.Dense(2)]))  # not built: nothing yet
+    accept.check_finite("model", keras.Sequential([L.Dense(2)]))  # not built: nothing yet
 
 
 def test_weights_behind_a_relu_that_hides_them_are_refused():

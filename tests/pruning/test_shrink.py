@@ -327,7 +327,7 @@ def test_weights_that_are_not_numbers():
     selection = chosen(model)
     model.get_layer("head").bias.assign([np.nan, 0, 0])
     before = weights_of(model)
-    with pytest.raises(ValueError, match="expected finite outputs, received NaN or infinity"):
+    with pytest.raises(ValueError, match="expected finite weights.* of 'head'"):
         pruning.shrink(model, selection)
     assert_untouched(before, model)
 

@@ -12,7 +12,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.callbacks.writing import WritingCallback
 from tfkd.callbacks.zeroed import ExtendedStep, TrainedSlices, find_model
-from tfkd.networks.accept import BUILT, check_model
+from tfkd.networks.accept import check_model
 from tfkd.pruning import criteria
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.decay import AnnealedFilterDecay
@@ -102,7 +102,7 @@ class FilterDecay(WritingCallback):
         self.schedule = checks.instance("schedule", schedule, AnnealedFilterDecay, kind)
         self.decay = checks.one_of("decay", decay, DECAYS)
         if model is not None:
-            check_model("model", model, BUILT)
+            check_model("model", model)
         self._pruned = model
         self.log_scores = checks.instance("log_scores", log_scores, bool, "a bool")
         checks.instance("warn_if_unfinished", warn_if_unfinished, bool, "a bool")

@@ -14,8 +14,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.costs import rules
-from tfkd.networks import layer_weights
-from tfkd.networks.layer_parts import flat_layers
+from tfkd.networks.layer_parts import arrays, flat_layers
 
 InputShape: TypeAlias = "Sequence[int | Sequence[int]] | Mapping[str, Sequence[int]]"
 _LOCK = threading.Lock()  # one patch of `Layer.__call__` at a time
@@ -103,7 +102,7 @@ class _Recorder:
         if rule is not None:
             self._add(call, rule(call))
         elif not _is_container(layer):
-            costly = bool(layer_weights.arrays(layer)) or rules.multiplies(mine)
+            costly = bool(arrays(layer)) or rules.multiplies(mine)
             self._add(call, None if costly else ())
         elif _own_weights(layer) or rules.multiplies(mine):
             self._add(call, None)
@@ -177,8 +176,8 @@ def _is_container(layer: keras.layers.Layer) -> bool:
 
 def _own_weights(layer: keras.layers.Layer) -> bool:
     children = flat_layers(layer, include_self=False)
-    held = {id(w) for child in children for w in layer_weights.arrays(child)}
-    return any(id(w) not in held for w in layer_weights.arrays(layer))
+    held = {id(w) for child in children for w in arrays(child)}
+    return any(id(w) not in held for w in arrays(layer))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
-from tfkd.networks import layer_weights
+from tfkd.networks.accept import check_finite
 from tfkd.teachers import output_kinds
 from tfkd.teachers.forward import Teachers, as_list, mean_probability, to_logits
 from tfkd.types import Structure, Tensor
@@ -43,7 +43,7 @@ class Scorer:
         self.side = side
         models = as_list(models, side)
         for one in models:
-            layer_weights.check_finite(side, one)
+            check_finite(side, one)
         self._models = Teachers(models, [])
         self._measure = measure
         self._preprocess = preprocess

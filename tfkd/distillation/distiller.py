@@ -28,7 +28,7 @@ from tfkd.distillation.terms import (
     unique_names,
 )
 from tfkd.losses.base import DistillationLoss
-from tfkd.networks import layer_weights
+from tfkd.networks.accept import check_finite
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.schedules import Schedule
 from tfkd.teachers.features import FINAL, Taps
@@ -118,8 +118,8 @@ class Distiller(Saving):
         validation.check_apart(teachers, student)
         validation.check_inputs(teachers, student)
         for one in teachers:
-            layer_weights.check_finite("teacher", one)
-        layer_weights.check_finite("student", student)
+            check_finite("teacher", one)
+        check_finite("student", student)
         losses, weights = validation.check_losses(distillation_losses, distillation_loss_weights)
 
         self.student = student

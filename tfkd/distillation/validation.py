@@ -10,8 +10,7 @@ import tf_keras as keras
 from tfkd import checks, schedules
 from tfkd.distillation import targets
 from tfkd.losses.base import DistillationLoss
-from tfkd.networks.accept import ANY, check_model
-from tfkd.networks.layer_weights import FLOAT16_ENDS
+from tfkd.networks.accept import ANY, FLOAT16_ENDS, check_model
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import computes_in_float16
 from tfkd.teachers.precomputed import PrecomputedTeacher, split

@@ -18,7 +18,7 @@ from tfkd.example_inputs import Input
 from tfkd.export.converter import quiet
 from tfkd.formats.batching import chunks, joined
 from tfkd.formats.forks import check_tensorflow
-from tfkd.networks import accept, layer_state, layer_weights
+from tfkd.networks import accept, layer_state
 from tfkd.networks.call_graph import CallGraph, graph_of
 from tfkd.networks.layer_parts import free_name, parts
 from tfkd.types import Structure
@@ -30,16 +30,20 @@ _SPLIT = (
 )
 
 
-def check_runnable(model: keras.Model) -> keras.Model:
+def check_runnable(
+    model: keras.Model, finite: bool = False, float32: str | None = None
+) -> keras.Model:
     """Checks that a model is a built tf_keras model without state, and returns it.
+
+    Args:
+        model: what the user passed.
+        finite, float32: as in `accept.check_model`.
 
     Raises:
         TypeError: if it is not a tf_keras model.
-        ValueError: if it is not built or has stateful recurrent layers.
+        ValueError: if it is not built or has stateful recurrent layers; or as `check_model`.
     """
-    model = accept.check_model("model", model, accept.BUILT)
-    if model.save_spec() is None:
-        raise accept.unbuilt("model", model)
+    model = accept.check_model("model", model, accept.CALLED, finite, float32)
     recurrent = [part for part in parts(model) if isinstance(part, keras.layers.RNN)]
     stateful = [one.name for one in recurrent if one.stateful]
     if stateful:
@@ -53,14 +57,18 @@ def check_runnable(model: keras.Model) -> keras.Model:
     return model
 
 
-def check_exportable(model: keras.Model) -> keras.Model:
+def check_exportable(model: keras.Model, float32: str | None = None) -> keras.Model:
     """Checks that a file can be made of a model, and returns it.
 
+    Args:
+        model: what the user passed.
+        float32: as in `accept.check_model`.
+
     Raises:
-        TypeError, ValueError: as `check_runnable`; ValueError also if the model computes
-            in half precision or takes text.
+        TypeError, ValueError: as `check_runnable`; ValueError also if a weight is NaN or
+            infinite, or the model computes in half precision or takes text.
     """
-    model = check_runnable(model)
+    model = check_runnable(model, finite=True, float32=float32)
     layers = [part for part in parts(model) if isinstance(part, keras.layers.Layer)]
     low = sorted({one.compute_dtype for one in layers} & {"float16", "bfloat16"})
     if low:
@@ -81,7 +89,9 @@ def is_quantized(model: object) -> bool:
     return any(c.__name__ == "QuantizedModel" for c in type(model).__mro__)
 
 
-def exportable(model: keras.Model, target: str) -> tuple[NamedFunction, NamedFunction]:
+def exportable(
+    model: keras.Model, target: str, float32: str | None = None
+) -> tuple[NamedFunction, NamedFunction]:
     """Checks a model; returns the function to compare a file with, and that to convert.
 
     They are the same, except that a quantized model is converted in its deployed form.
@@ -89,27 +99,26 @@ def exportable(model: keras.Model, target: str) -> tuple[NamedFunction, NamedFun
     Args:
         model: what the user passed.
         target: target of a quantized model, "tflite" or "tensorrt".
+        float32: name of what accepts float32 only, as in `accept.check_model`.
 
     Raises:
-        TypeError, ValueError: as `check_exportable`; if a weight is NaN or infinite; if a
-            layer has a lookup table; if a quantized model is not calibrated or was made
-            for another target.
+        TypeError, ValueError: as `check_exportable`; if a layer has a lookup table; if a
+            quantized model is not calibrated or was made for another target.
         RuntimeError: if TensorFlow was used before this process was forked: tracing
             would hang.
     """
     check_tensorflow()
-    model = check_exportable(model)
-    layer_weights.check_finite("model", model)
+    model = check_exportable(model, float32)
     for layer in layer_state.tables(model):
         received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
         raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)
-    if not is_quantized(model):
-        graph = NamedFunction(model)
-        return graph, graph
-    from tfkd.quantization.deploying import deployed
+    plain = model
+    if is_quantized(model):
+        from tfkd.quantization.deploying import deployed
 
-    plain = deployed(model, target)  # raises unless calibrated; tracing would not say it so well
-    return NamedFunction(model), NamedFunction(plain)
+        plain = deployed(model, target)  # raises unless calibrated, in better words than tracing
+    graph = NamedFunction(model)
+    return graph, graph if plain is model else NamedFunction(plain)
 
 
 def _unique_names(names: Sequence[str]) -> list[str]:
@@ -131,7 +140,6 @@ class NamedFunction:
 
     Attributes:
         model: the model.
-        layers: all layers and other submodules of the model, nested ones included.
         inputs: the inputs with name, shape and dtype.
         outputs: names of the outputs.
 
@@ -144,7 +152,6 @@ class NamedFunction:
 
     def __init__(self, model: keras.Model):
         self.model = model
-        self.layers = parts(model)
         args, _ = model.save_spec()
         self._structure = args[0]
         specs = tf.nest.flatten(self._structure)
@@ -159,6 +166,11 @@ class NamedFunction:
     def order(self) -> dict[str, list[str]]:
         """Names of the inputs and outputs in the model's order, for the manifest of a file."""
         return {"inputs": [one.name for one in self.inputs], "outputs": list(self.outputs)}
+
+    @functools.cached_property
+    def layers(self) -> tuple[Any, ...]:
+        """All layers and other submodules of the model, nested ones included."""
+        return parts(self.model)
 
     @functools.cached_property
     def calls(self) -> CallGraph | None:

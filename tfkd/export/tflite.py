@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure
 from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats import litert
-from tfkd.networks import layer_weights
 from tfkd.types import Data, Path
 
 MODES = ("float32", "float16", "dynamic", "int8")
@@ -132,7 +131,8 @@ def to_tflite(
     limits = thresholds_for(source.kind, thresholds, graph.outputs)
     examples = checking.examples(verify, graph, source.plain, source.calibration)
     numbers: dict[str, Any] = {}
-    recipe = {**source.recipe(io, limits.recorded()), **graph.order(), "batch_size": batch_size}
+    recipe = {**source.recipe(io), **graph.order(), "batch_size": batch_size}
+    recipe["thresholds"] = limits.recorded()
     with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
         file.write_bytes(source.convert(io, batch_size))
         source.count(file, numbers)
@@ -174,7 +174,7 @@ class Source:
         """Number of calibration examples."""
         return None if self.calibration is None else len(next(iter(self.calibration.values())))
 
-    def recipe(self, io: str, limits: Mapping[str, Any]) -> dict[str, Any]:
+    def recipe(self, io: str) -> dict[str, Any]:
         """Entries of the manifest's recipe."""
         return {
             "format": "tflite",
@@ -183,7 +183,6 @@ class Source:
             "quantized": self.quantized,
             "io": io,
             "calibrated_on": self.calibrated_on,
-            "thresholds": limits,
         }
 
     def count(self, path: pathlib.Path, numbers: dict[str, Any]) -> None:
@@ -221,8 +220,7 @@ def prepare(
     mode = mode or ("int8" if quantized else "float32")
     _check_options(mode, io, data, batch_size, quantized)
     converter.start()  # The child imports TensorFlow while the model is traced.
-    graph, plain = exportable(model, "tflite")
-    layer_weights.check_float32("model", model, "LiteRT")
+    graph, plain = exportable(model, "tflite", float32="LiteRT")
     calibration = None
     if data is not None:
         calibration = collect("data", data, graph.inputs, convert=convert)

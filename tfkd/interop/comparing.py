@@ -25,7 +25,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.networks.layer_parts import flat_layers
-from tfkd.pruning.shrinking import random_inputs
+from tfkd.pruning.masking import random_inputs
 from tfkd.types import Structure
 
 TOLERANCE = 1e-5  # as a fraction of the output's range

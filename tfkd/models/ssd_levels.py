@@ -11,7 +11,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.models import parts
-from tfkd.networks.accept import check_model
+from tfkd.networks.accept import check_graph
 from tfkd.networks.call_graph import CallGraph, Key, maker_of
 
 # Layers that only crop or pad a feature map are not inputs of a head.
@@ -20,7 +20,7 @@ _FRAMES = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.Inp
 
 def check_backbone(backbone: keras.Model) -> tuple[int, int]:
     """Accepts a functional model of one image; returns (height, width) of its input."""
-    check_model("backbone", backbone)
+    check_graph("backbone", backbone)
     shapes = [tuple(tensor.shape) for tensor in backbone.inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise checks.value_error("backbone", "one input (B, H, W, C)", shapes)

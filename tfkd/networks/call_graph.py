@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.keras_internals import _should_skip_first_node
-from tfkd.networks.accept import is_network
+from tfkd.keras_internals import Functional, _should_skip_first_node
 
 Key = tuple[str, int]
 Ref = tuple[str, int, int]
@@ -230,6 +229,18 @@ class CallGraph:
                 found.add(key)
                 todo += [resolve(ref, moved)[:2] for ref in self.calls[key].inputs]
         return found
+
+
+def is_network(layer: object) -> bool:
+    """True for a functional or Sequential model that does not override `call`.
+
+    Only then does the graph of its layers describe all that it computes.
+    """
+    return (
+        isinstance(layer, keras.Model)
+        and bool(getattr(layer, "_is_graph_network", False))
+        and type(layer).call in (Functional.call, keras.Sequential.call)
+    )
 
 
 def graph_of(model: object) -> CallGraph | None:

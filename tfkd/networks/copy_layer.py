@@ -9,9 +9,8 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.keras_internals import SafeModeScope, TFOpLambda
-from tfkd.networks import layer_state, stored_function
-from tfkd.networks.layer_parts import held_objects
+from tfkd.keras_internals import TFOpLambda
+from tfkd.networks import configs, layer_state
 
 
 def copy_layer(
@@ -37,18 +36,17 @@ def copy_layer(
     """
     kind = type(layer)
     name = name or layer.name
-    if stored_function.is_stored(layer):
-        return stored_function.copied(layer, name)
+    if configs.is_stored(layer):
+        return configs.copied(layer, name)
     try:
         # Keep a Lambda's function object: serialized code loses the globals that it uses.
         if kind is keras.layers.Lambda:
             return _copy_lambda(layer, name)
         if isinstance(layer, TFOpLambda):
             return kind(layer.function, name=name, dtype=layer.dtype)
-        whole = layer_state.complete(layer.get_config(), layer, fixed=True)
+        whole = configs.complete(layer.get_config(), layer, fixed=True)
         config = {**whole, **_functions(layer), "name": name, **changes}
-        held = {**held_objects(layer), **stored_function.sources(layer)}
-        with keras.utils.custom_object_scope(held), SafeModeScope(safe_mode=False):
+        with configs.in_scope(layer):
             copy = kind.from_config(config)
     except Exception as error:
         raise _not_built(layer, checks.in_short(error)) from error

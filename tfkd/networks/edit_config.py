@@ -7,15 +7,9 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd import checks
-from tfkd.keras_internals import SafeModeScope
-from tfkd.networks import layer_state, stored_function
-from tfkd.networks.accept import is_network
+from tfkd.networks import layer_state
 from tfkd.networks.call_graph import CallGraph, Key, Ref, first_number, resolve
-from tfkd.networks.layer_parts import held_objects
-
-Config = dict[str, Any]
-_APPLICATIONS = "tf_keras.src.applications."
+from tfkd.networks.configs import Config, check_lists_layers, complete_config, from_config
 
 
 def rebuild(
@@ -35,68 +29,11 @@ def rebuild(
         ValueError: if a layer belongs to two models, or the model can't be built from a config.
     """
     refuse_ties(graph)
-    made = from_config(graph.model, edit(complete_config(graph.model)))
-    for before, after in pairs(graph.model, made):
+    config = complete_config(graph.model)
+    made = from_config(graph.model, edit(config))
+    for before, after in pairs(graph.model, made, graph.nested):
         layer_state.copy(before, after, change)
     return made
-
-
-def complete_config(model: keras.Model) -> Config:
-    """The config of a model with the state that its layers adapted, ready to be edited.
-
-    Raises:
-        ValueError: if there is no config, or it does not list the layers.
-    """
-    return _check_lists_layers(learned_config(model), model)
-
-
-def _check_lists_layers(config: Config, model: keras.Model) -> Config:
-    if "layers" not in config:
-        raise ValueError(
-            f"`model`: expected a model whose get_config lists its layers, received the "
-            f"{type(model).__name__} {model.name!r}, which has a config of its own. Pass "
-            "keras.Model(model.inputs, model.outputs), or nest that in its place."
-        )
-    return config
-
-
-def learned_config(model: keras.Model) -> Config:
-    """The config of a model with what its layers learned; ValueError if it can't be made."""
-    try:
-        return layer_state.complete(model.get_config(), model)
-    except (NotImplementedError, ValueError, TypeError) as error:
-        raise _not_built_again(model, error) from error
-
-
-def from_config(model: keras.Model, config: Config) -> keras.Model:
-    """Builds a model of the class of `model` from a config, with its custom objects in scope.
-
-    Raises:
-        ValueError: if Keras can't build it.
-    """
-    # Keras does not register the layers that only its applications use, so they are named here.
-    # Other layers of Keras must not be: for those in the scope Keras also creates the weights,
-    # outside of the layers' name scopes.
-    kinds = {type(layer) for layer in model._flatten_layers()}
-    hidden = {k.__name__: k for k in kinds if k.__module__.startswith(_APPLICATIONS)}
-    # An object that the user registered takes precedence over one that a layer holds.
-    known = {**hidden, **held_objects(model), **keras.utils.get_custom_objects()}
-    known |= stored_function.sources(model)
-    try:
-        # Safe mode guards against code from files; a Lambda's code is in this process already.
-        with keras.utils.custom_object_scope(known), SafeModeScope(safe_mode=False):
-            return type(model).from_config(config)
-    except Exception as error:
-        raise _not_built_again(model, error) from error
-
-
-def _not_built_again(model: keras.Model, error: Exception) -> ValueError:
-    return ValueError(
-        "`model`: expected a model that can be built again from its config, received "
-        f"{model.name!r}, which can't ({checks.in_short(error)}). Give its custom layers "
-        "get_config, use keras.utils.custom_object_scope for custom functions, and begin nested "
-        "Sequential models with an Input."
-    )
 
 
 def refuse_ties(graph: CallGraph) -> None:
@@ -153,7 +90,7 @@ def without_calls(
         gone: for each prefix, the keys of the removed calls.
         prefix: path of the model with a trailing slash; "" for the outermost model.
     """
-    config, here = _check_lists_layers(config, graph.model), moved.get(prefix, {})
+    config, here = check_lists_layers(config, graph.model), moved.get(prefix, {})
     alive = graph.alive(here, gone.get(prefix, ()))
     # Call indices in a config are consecutive, so the remaining calls are renumbered.
     numbers: dict[Key, int] = {}
@@ -203,9 +140,14 @@ def _map_refs(value: Any, rewire: Callable[[Ref], Ref]) -> Any:
 
 
 def pairs(
-    source: keras.Model, target: keras.Model
+    source: keras.Model, target: keras.Model, nested: Mapping[str, CallGraph]
 ) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Pairs the layers of two models by name; functional models inside are entered.
+    """Pairs the layers of two models by name; models inside are entered.
+
+    Args:
+        source: a model.
+        target: the model that was built from its config.
+        nested: graph of each model in `source` that is to be entered, by its name.
 
     Yields:
         (layer of `source`, layer of `target`) for each layer of `target`.
@@ -217,10 +159,9 @@ def pairs(
     for layer in target.layers:
         if layer.name not in layers:
             raise _unnamed(type(layer).__name__, f"copy is named {layer.name!r}")
-        before = layers[layer.name]
+        inner = nested.get(layer.name)
         # A nested model that builds its layers itself may name them anew; it is one pair then.
-        known = {part.name for part in getattr(before, "layers", ())}
-        if is_network(layer) and known.issuperset(part.name for part in layer.layers):
-            yield from pairs(before, layer)
+        if inner and all(part.name in inner.layers for part in layer.layers):
+            yield from pairs(inner.model, layer, inner.nested)
         else:
-            yield before, layer
+            yield layers[layer.name], layer

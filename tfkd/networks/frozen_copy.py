@@ -11,11 +11,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import edit_config, layer_state, layer_weights
-from tfkd.networks.accept import BUILT, check_model
+from tfkd.networks import configs, edit_config, layer_state
+from tfkd.networks.accept import check_model
 from tfkd.networks.batch_norm import folded, is_per_channel
 from tfkd.networks.call_graph import CallGraph, Key, Ref
-from tfkd.networks.layer_parts import calls_anywhere, flat_layers
+from tfkd.networks.layer_parts import arrays, calls_anywhere, flat_layers
 
 DTYPES = ("float32", "float16", "bfloat16")
 _FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
@@ -71,10 +71,9 @@ def frozen_copy(
         >>> bool(np.allclose(model(x), teacher(x), atol=1e-5)), teacher.trainable
         (True, False)
     """
-    check_model("model", model, BUILT)
     if dtype is not None:
         checks.one_of("dtype", dtype, DTYPES)
-    layer_weights.check_finite("model", model)
+    check_model("model", model, finite=True)
     if dtype is None and not fold_batch_norm:
         frozen = _plain_copy(model)
     else:
@@ -103,7 +102,7 @@ def _warn_of_batch_statistics(model: keras.Model) -> None:
 
 def _plain_copy(model: keras.Model) -> keras.Model:
     if _is_graph(model):
-        frozen = edit_config.from_config(model, edit_config.learned_config(model))
+        frozen = configs.from_config(model, configs.learned_config(model))
         layer_state.copy(model, frozen)
         return frozen
     try:
@@ -141,22 +140,23 @@ def _rebuild(model: keras.Model, dtype: str | None, fold: bool) -> keras.Model:
         )
     # Work on an exact copy, so that layers shared with other models are not touched.
     source = _plain_copy(model)
-    config = edit_config.complete_config(source)
+    config = configs.complete_config(source)
     folds: dict[int, Any] = {}
     if fold and _is_followed(source):
         config, folds = _without_batch_norms(config, CallGraph(source))
     if dtype is not None:
         _set_dtype(config, dtype, _output_names(config))
         _start_at_zero(config)
-    frozen = edit_config.from_config(source, config)
-    for before, after in edit_config.pairs(source, frozen):
+    frozen = configs.from_config(source, config)
+    nested = CallGraph(source).nested if _is_followed(source) else {}
+    for before, after in edit_config.pairs(source, frozen, nested):
         _transfer(before, after, folds.get(id(before)))
     return frozen
 
 
 def _without_batch_norms(
-    config: edit_config.Config, graph: CallGraph
-) -> tuple[edit_config.Config, dict[int, Any]]:
+    config: configs.Config, graph: CallGraph
+) -> tuple[configs.Config, dict[int, Any]]:
     """The config without foldable batch norms, and the batch norm of each convolution's id."""
     moved: dict[str, dict[Ref, Ref]] = {}
     gone: dict[str, set[Key]] = {}
@@ -239,11 +239,11 @@ def _transfer(before: Any, layer: Any, norm: Any) -> None:
     if norm is None:
         # First, since adapted bins have the same weights as the original only after it.
         layer_state.copy(before, layer)
-        values: Sequence[Any] = layer_weights.arrays(before)
+        values: Sequence[Any] = arrays(before)
     else:
         kernel, *bias = before.get_weights()
         values = folded(before, kernel, bias[0] if bias else None, norm)
-    for variable, value in zip(layer_weights.arrays(layer), values, strict=True):
+    for variable, value in zip(arrays(layer), values, strict=True):
         _check_fits(variable, value)
         if norm is not None:
             variable.assign(tf.cast(value, variable.dtype))

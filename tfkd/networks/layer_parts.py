@@ -1,13 +1,13 @@
-"""Introspection of Keras layers: sublayers, nodes, call arguments, custom objects."""
+"""Introspection of Keras layers: sublayers, weights, nodes, call arguments."""
 
 from __future__ import annotations
 
-import inspect
 import itertools
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import tensorflow as tf
     import tf_keras as keras
 
     from tfkd.types import Structure
@@ -59,6 +59,26 @@ def flat_layers(layer: object, include_self: bool = True, deep: bool = True) -> 
     return list(flatten(include_self=include_self, recursive=deep)) if flatten else []
 
 
+def arrays(layer: keras.layers.Layer) -> list[tf.Variable]:
+    """The weights of a layer or model without lookup tables, which Keras lists among them.
+
+    Example:
+        >>> import tf_keras as keras
+        >>> words = keras.layers.StringLookup()
+        >>> words.adapt(["a", "b"])
+        >>> len(words.weights), arrays(words)
+        (1, [])
+    """
+    return [weight for weight in layer.weights if hasattr(weight, "shape")]
+
+
+def count(weights: Iterable[tf.Variable]) -> int:
+    """Number of parameters in `weights`; one of unknown shape counts as 0, as in Keras."""
+    from tfkd.keras_internals import count_params
+
+    return count_params(list(weights))
+
+
 def calls_anywhere(layer: keras.layers.Layer) -> list[Any]:
     """The nodes of all calls of a layer of Keras 2 or 3, in any model."""
     return layer._inbound_nodes
@@ -102,19 +122,3 @@ def with_training(
     if not spec.expects_training_arg or passed(layer, "training", args, kwargs) is not None:
         return args, kwargs
     return spec.set_arg_value("training", training, args, kwargs, inputs_in_args=True)
-
-
-def held_objects(layer: keras.layers.Layer) -> dict[str, Any]:
-    """The custom classes and functions that a layer or model holds, by name.
-
-    These are activations, regularizers, layers and the like that a user wrote. In a custom
-    object scope with them the layer can be rebuilt although they are not registered.
-    """
-    found = {}
-    for part in (*parts(layer), layer):
-        for value in (*vars(part).values(), part):
-            item = value if inspect.isfunction(value) else type(value)
-            known = getattr(item, "__module__", "").startswith(("tf_keras.", "tensorflow."))
-            if not known and (inspect.isfunction(item) or hasattr(item, "get_config")):
-                found[item.__name__] = item
-    return found

@@ -2,14 +2,13 @@
 
 Keras copies weights. Some layers compute with more: `Normalization` with constants
 that `finalize_state` derives from its weights, lookup layers with a table, and
-`Discretization` with bin boundaries that its config omits. All copying of layers
-goes through this module, so that none of this is lost.
+`Discretization` with bin boundaries that its config omits (`configs.complete` adds
+them). All copying of layers goes through this module, so that none of this is lost.
 """
 
 from __future__ import annotations
 
 import copy as copying
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,85 +16,15 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.networks.layer_weights import arrays
+from tfkd.networks.layer_parts import arrays
 from tfkd.types import Tensor
 
 _Preprocessing = keras.layers.experimental.preprocessing.PreprocessingLayer
-_Lookups = (keras.layers.StringLookup, keras.layers.IntegerLookup)
 _TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable)
 # Weights that only adaptable layers have, not those with a given vocabulary or boundaries.
 _FOR_ADAPTING = ("summary", "num_documents")
-# Attributes that differ from the original's on purpose, because `complete` sets them.
+# Attributes that differ from the original's on purpose, because `configs.complete` sets them.
 _GIVEN = ("input_bin_boundaries", "num_bins", "input_vocabulary", "input_idf_weights")
-
-
-def complete(
-    config: dict[str, Any], layer: keras.layers.Layer, fixed: bool = False
-) -> dict[str, Any]:
-    """Adds the adapted state to a config that a copy needs before its first call.
-
-    The output width of a `Discretization` depends on its boundaries, which Keras omits.
-    `copy` makes the new layer adaptable again.
-
-    Args:
-        config: result of `layer.get_config()`; changed in place.
-        layer: a layer or model.
-        fixed: also add vocabularies, so that the config holds all of the state, for
-            another process too. Boundaries and vocabularies of the new layer are then
-            constructor arguments, as if the user had given them.
-
-    Returns:
-        The config.
-    """
-    parts = config.get("layers")
-    if isinstance(parts, (list, tuple)) and isinstance(layer, keras.Model):
-        # Sequential hides its InputLayer.
-        layers = keras.Model.layers.fget(layer)
-        known = {child.name: child for child in layers}
-        for number, part in enumerate(parts):
-            own = layers[number].name if len(parts) == len(layers) else None
-            name = part["config"].get("name", own)
-            if name in known:
-                _put_name(part["config"], known[name])
-                complete(part["config"], known[name], fixed)
-    elif isinstance(config.get("layer"), dict) and hasattr(layer, "layer"):
-        complete(config["layer"]["config"], layer.layer, fixed)
-    elif isinstance(layer, keras.layers.Discretization):
-        if layer.input_bin_boundaries is None and layer.bin_boundaries:
-            config.update(bin_boundaries=[float(b) for b in layer.bin_boundaries], num_bins=None)
-    elif isinstance(layer, keras.layers.Rescaling):
-        # Keras serializes arrays into a model's config but can't deserialize them.
-        for key in ("scale", "offset"):
-            config[key] = np.asarray(getattr(layer, key)).tolist()
-    elif isinstance(layer, (*_Lookups, keras.layers.TextVectorization)):
-        words = getattr(layer, "_lookup_layer", layer)
-        # The vocabulary file may no longer exist.
-        if fixed or isinstance(words.input_vocabulary, str):
-            _put_words(config, words)
-    return config
-
-
-def _put_name(config: dict[str, Any], layer: Any) -> None:
-    """Adds the name to the config of a layer without a `get_config`: copies match by name."""
-    if "name" not in config:
-        takes = inspect.signature(type(layer).__init__).parameters.values()
-        if any(one.name == "name" or one.kind is one.VAR_KEYWORD for one in takes):
-            config["name"] = layer.name
-
-
-def has_adaptable_layers(model: keras.Model) -> bool:
-    """True for a model with layers whose config `complete` extends by adapted state."""
-    kinds = (keras.layers.Discretization, keras.layers.TextVectorization, *_Lookups)
-    return any(isinstance(part, kinds) for part in model._flatten_layers())
-
-
-def _put_words(config: dict[str, Any], layer: Any) -> None:
-    if not int(layer.lookup_table.size()):
-        return  # The layer was never adapted.
-    words = layer.get_vocabulary()
-    config["vocabulary"] = [w.item() if isinstance(w, np.generic) else w for w in words]
-    if layer.output_mode == "tf_idf":
-        config["idf_weights"] = layer.idf_weights.numpy()[: len(words)].tolist()
 
 
 def copy(
@@ -108,15 +37,16 @@ def copy(
 
     Args:
         source: a built layer or model; it is not changed.
-        target: another one that was built from its config (see `complete`).
+        target: another one that was built from its config (see `configs.complete`).
         change: maps a weight of `source` to the value of its copy; None: the same.
-        fixed: as for `complete`.
+        fixed: as for `configs.complete`.
 
     Raises:
         ValueError: if the weights differ in number, or `source` has state that can't be
             copied; the message names the layer.
 
     Example:
+        >>> from tfkd.networks.configs import complete
         >>> bins = keras.layers.Discretization(num_bins=2)
         >>> bins.adapt(np.arange(10.0)[:, None])
         >>> again = keras.layers.Discretization.from_config(complete(bins.get_config(), bins))
@@ -154,7 +84,7 @@ def check_file(model: keras.Model) -> None:
     """Raises if a layer has state that a file would lose: neither in its config nor in weights.
 
     Args:
-        model: a built model, whose Keras layers were made with `complete(..., fixed=True)`.
+        model: a built model, whose Keras layers were made with `configs.complete(..., fixed=True)`.
 
     Raises:
         ValueError: if a custom layer has such state; the message names the layer.

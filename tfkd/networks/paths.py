@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import layer_weights
+from tfkd.networks.layer_parts import arrays
 
 Entry: TypeAlias = str | keras.layers.Layer
 Entries: TypeAlias = Entry | Iterable[Entry]
@@ -42,7 +42,7 @@ def layers_by_path(model: keras.Model, prefix: str = "") -> dict[str, keras.laye
 def fingerprint(model: keras.Model) -> str:
     """SHA-256 of a model's layer names, classes and weight shapes, but not of its values."""
     rows = [
-        (path, type(layer).__name__, [list(w.shape) for w in layer_weights.arrays(layer)])
+        (path, type(layer).__name__, [list(w.shape) for w in arrays(layer)])
         for path, layer in layers_by_path(model).items()
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

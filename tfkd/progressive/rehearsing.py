@@ -8,8 +8,8 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd.networks import layer_state
-from tfkd.networks.accept import is_network
+from tfkd.networks import configs, layer_state
+from tfkd.networks.call_graph import is_network
 from tfkd.progressive import freezing, structure
 
 
@@ -43,10 +43,10 @@ def rehearse(owner: Any, callbacks: Any = None) -> None:
 
 def _copy(student: keras.Model) -> keras.Model:
     def clone(layer: Any) -> Any:
-        return type(layer).from_config(layer_state.complete(layer.get_config(), layer))
+        return type(layer).from_config(configs.complete(layer.get_config(), layer))
 
     # Keras copies subclassed models by their config, and then accepts no clone_function.
-    learned = layer_state.has_adaptable_layers(student) and is_network(student)
+    learned = configs.has_adaptable_layers(student) and is_network(student)
     copy = keras.models.clone_model(student, clone_function=clone if learned else None)
     layer_state.copy(student, copy)
     return copy

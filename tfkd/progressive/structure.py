@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, pruning, quantization
-from tfkd.pruning.shrinking import random_inputs
+from tfkd.pruning.masking import random_inputs
 from tfkd.types import Data
 
 

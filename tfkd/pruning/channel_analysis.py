@@ -17,20 +17,21 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
-from tfkd.networks import layer_weights
-from tfkd.networks.accept import check_model
+from tfkd.networks.accept import check_graph
 from tfkd.networks.call_graph import Call, CallGraph, maker_of
+from tfkd.networks.layer_parts import arrays
 from tfkd.pruning import rules
 from tfkd.pruning.channel_ledger import FIXED, Channels, Ledger
 from tfkd.pruning.graph import KEPT, Cost, Frozen, Graph, Group, Resize, WeightAxis
 
 
-def analyse(model: keras.Model) -> Graph:
+def analyse(model: keras.Model, finite: bool = False) -> Graph:
     """Finds the prunable channels of a model and the weights coupled to each of them.
 
     Args:
         model: a built functional or Sequential `tf_keras` model; nested models are
             analysed too. It is neither run nor changed.
+        finite: whether its weights must be finite numbers.
 
     Returns:
         A `Graph` of channel groups and of the weight slices that their units own.
@@ -38,7 +39,7 @@ def analyse(model: keras.Model) -> Graph:
     Raises:
         TypeError: if `model` is not a `tf_keras` model.
         ValueError: if it is not built, or is a subclassed model, whose layer calls are
-            not recorded.
+            not recorded; or, with `finite`, if weights are NaN or infinite.
 
     Example:
         >>> import tf_keras as keras
@@ -52,8 +53,7 @@ def analyse(model: keras.Model) -> Graph:
         >>> [(frozen.name, frozen.reason) for frozen in graph.frozen]
         [('head', 'output of the model')]
     """
-    check_model("model", model)
-    network = CallGraph(model)
+    network = check_graph("model", model, finite)
     ledger = Ledger()
     inputs = [Channels(tuple(tensor.shape)) for tensor in model.inputs]
     for channels in network.follow(inputs, partial(_visit, network, ledger, "")):
@@ -83,7 +83,7 @@ def _visit(
         call.shapes = _closed_shapes(layer, call, shapes)
     rule = rules.find(layer)
     if rule is None:
-        (ledger.uncounted if layer_weights.arrays(layer) else ledger.unruled).append(path)
+        (ledger.uncounted if arrays(layer) else ledger.unruled).append(path)
         kind = type(layer).__name__
         return call.freeze_all(f"no rule for {path}, a {kind} (add one with register_rule)")
     noted = len(ledger.noted[path])

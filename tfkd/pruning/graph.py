@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd.costs import trace
-from tfkd.networks import layer_weights
+from tfkd.networks import layer_parts
 from tfkd.networks.call_graph import CallGraph
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.networks.paths import fingerprint, layers_by_path
@@ -152,7 +152,6 @@ class Graph:
         self._fixed_by_rules = fixed_macs
         self._unruled: tuple[str, ...] = tuple(unruled)  # layers without rule and weights
         self._layers = layers_by_path(model)
-        self._owners: dict[int, list[tuple[int, np.ndarray]]] | None = None
         self.fingerprint = fingerprint(model)
 
     def group(self, name: str) -> Group:
@@ -218,20 +217,26 @@ class Graph:
     def params(self, removed: np.ndarray | None = None) -> int:
         """Parameters of the whole model, trainable or not, once units are removed."""
         shapes = self._shapes(removed)
-        total = layer_weights.count(self.model.weights)
+        total = layer_parts.count(self.model.weights)
         for (layer, weight), shape in shapes.items():
             before = self.variable(layer, weight).shape.num_elements()
             total += int(np.prod(shape, dtype=np.int64)) - before
         return total
 
-    def owners(self) -> dict[int, list[tuple[int, np.ndarray]]]:
+    def gather(self, weight: tf.Variable, value: np.ndarray, removed: np.ndarray) -> np.ndarray:
+        """Drops the slices of removed units from an array of the shape of a weight."""
+        for axis, units in self._owners.get(id(weight), ()):
+            value = np.compress(kept(units, removed), value, axis)
+        return value
+
+    @functools.cached_property
+    def _owners(self) -> dict[int, list[tuple[int, np.ndarray]]]:
         """id of a variable → (axis, units) for each of its channel axes."""
-        if self._owners is None:
-            self._owners = {}
-            for axis in self.axes:
-                variable = self.variable(axis.layer, axis.weight)
-                self._owners.setdefault(id(variable), []).append((axis.axis, axis.units))
-        return self._owners
+        found: dict[int, list[tuple[int, np.ndarray]]] = {}
+        for axis in self.axes:
+            variable = self.variable(axis.layer, axis.weight)
+            found.setdefault(id(variable), []).append((axis.axis, axis.units))
+        return found
 
     def _shapes(self, removed: np.ndarray | None) -> dict[tuple[str, str], list[int]]:
         keys = dict.fromkeys((axis.layer, axis.weight) for axis in self.axes)
@@ -241,15 +246,6 @@ class Graph:
             for axis in self.axes:
                 shapes[axis.layer, axis.weight][axis.axis] = int(kept(axis.units, removed).sum())
         return shapes
-
-
-def gather(
-    value: np.ndarray, axes: list[tuple[int, np.ndarray]], removed: np.ndarray
-) -> np.ndarray:
-    """Drops the slices of removed units from an array, along each of `axes`."""
-    for axis, units in axes:
-        value = np.compress(kept(units, removed), value, axis)
-    return value
 
 
 def kept(units: np.ndarray, removed: np.ndarray) -> np.ndarray:

@@ -1,19 +1,24 @@
-"""Masks channels: zeroes the filters of a selection in place, without changing shapes."""
+"""Masks channels: zeroes filters in place; compares a model so masked with its shrunk form."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.networks import layer_weights
+from tfkd import checks, example_inputs
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import KEPT, Graph
 from tfkd.pruning.selection import Selection
+from tfkd.types import Structure
+
+BATCH = 4  # number of random examples on which the two models are compared
+OPEN_SIZE = 32  # size used for axes of unknown size in random examples
 
 
 class Slices:
@@ -108,20 +113,108 @@ def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
     model is rebuilt from its config.
     """
     slices = Slices(graph)
-    variables = slices.variables
     # Layers called with training=True update their moving statistics whenever they run.
-    trained = {id(weight) for weight in graph.model.trainable_weights}
-    variables += [w for w in layer_weights.arrays(graph.model) if id(w) not in trained]
-    layers = [layer for layer in flat_layers(graph.model) if getattr(layer, "states", None)]
-    states = [state for layer in layers for state in layer.states if layer.stateful]
-    variables += [state for state in states if isinstance(state, tf.Variable)]
+    others = [w for w in graph.model.non_trainable_weights if isinstance(w, tf.Variable)]
+    with _restored([*slices.variables, *others]):
+        slices.zero(removed)
+        yield
+
+
+@contextlib.contextmanager
+def _restored(variables: Sequence[tf.Variable]) -> Iterator[None]:
+    """Context manager that gives variables the values again that they had before."""
     before = [variable.numpy() for variable in variables]
     try:
-        slices.zero(removed)
         yield
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
+
+
+def compare(
+    graph: Graph, removed: np.ndarray, small: keras.Model, verify: Any, tolerance: float
+) -> None:
+    """Raises unless a shrunk model computes what the masked one does.
+
+    Args:
+        graph: graph of the model, which is masked during the comparison.
+        removed: bool array (U,), True for removed units.
+        small: the shrunk model.
+        verify: True: on random inputs; or also on these examples, as `to_verify` returns them.
+        tolerance: largest difference allowed, as a fraction of the output's range.
+    """
+    model = graph.model
+    batches = [] if verify is True else [example_inputs.packed(model, verify)]
+    if all(tensor.dtype != tf.string for tensor in model.inputs):
+        batches.insert(0, random_inputs(model))
+    if not batches:
+        expected = "examples (the model takes strings, which can't be drawn at random)"
+        raise checks.value_error("verify", expected, True)
+    layers = [layer for layer in flat_layers(model) if getattr(layer, "states", None)]
+    states = [state for layer in layers for state in layer.states if layer.stateful]
+    with _restored([s for s in states if isinstance(s, tf.Variable)]), masked(graph, removed):
+        _reset_states(model, small)
+        for batch in batches:
+            _compare(model, small, batch, tolerance)
+        _reset_states(model, small)
+
+
+def _reset_states(*models: keras.Model) -> None:
+    """Resets stateful recurrent layers, so that both models start from the same state."""
+    for model in models:
+        model.reset_states()
+
+
+def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Structure:
+    """Random inputs in the structure that the model takes: normal values, or token ids.
+
+    Strings are words from the vocabularies of the model's lookup layers, or unknown.
+    """
+    rng = np.random.default_rng(seed)
+    layers = flat_layers(model)
+    vocabularies = [one.input_dim for one in layers if isinstance(one, keras.layers.Embedding)]
+
+    def draw(tensor: tf.Tensor) -> tf.Tensor:
+        shape = [
+            tensor.shape[0] or count,
+            *(OPEN_SIZE if size is None else size for size in tensor.shape[1:]),
+        ]
+        if tensor.dtype == tf.string:
+            tables = [layer for layer in layers if hasattr(layer, "get_vocabulary")]
+            words = {str(word) for table in tables for word in table.get_vocabulary()}
+            return tf.constant(rng.choice([*sorted(words)[:1000], "?"], shape))
+        if tensor.dtype.is_floating and not vocabularies:
+            return tf.constant(rng.normal(size=shape), tensor.dtype)
+        return tf.cast(rng.integers(0, min(vocabularies, default=2), shape), tensor.dtype)
+
+    return tf.nest.map_structure(draw, model.input)
+
+
+def _compare(zeroed: keras.Model, small: keras.Model, batch: Any, tolerance: float) -> None:
+    pairs = zip(
+        tf.nest.flatten(zeroed(batch, training=False)),
+        tf.nest.flatten(small(batch, training=False)),
+        zeroed.output_names,
+        strict=True,
+    )
+    for expected, found, name in pairs:
+        expected, found = np.asarray(expected, "float64"), np.asarray(found, "float64")
+        if not np.isfinite(expected).all():
+            raise ValueError(
+                f"`model`: expected finite outputs, received NaN or infinity in {name!r} of the "
+                "masked model. Its weights are damaged, or its inputs out of range."
+            )
+        # Constant outputs have no range: relate the difference to their magnitude.
+        spread = np.ptp(expected)
+        scale = spread if spread > 0 else max(np.abs(expected).max(), 1.0)
+        difference = np.abs(expected - found).max() / scale
+        if not difference <= tolerance:
+            raise ValueError(
+                f"`selection`: expected the shrunk model to equal the masked one to {tolerance:g} "
+                f"of the output's range, received a difference of {difference:.3g} in {name!r}. "
+                "A rule given to tfkd.pruning.register_rule is wrong, or the model does not "
+                "compute in float32 (then raise `tolerance`)."
+            )
 
 
 def apply_selection(model: keras.Model, selection: Selection) -> None:

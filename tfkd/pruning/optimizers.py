@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import edit_config, layer_weights
+from tfkd.networks.layer_parts import arrays
 from tfkd.networks.paths import layers_by_path
 from tfkd.pruning.channel_analysis import analyse
-from tfkd.pruning.graph import Graph, gather
+from tfkd.pruning.graph import Graph
 from tfkd.pruning.masking import checked
 from tfkd.pruning.selection import Selection
 
@@ -73,10 +73,10 @@ def _inner(optimizer: Any) -> Any:
 def _shrunk(optimizer: Any, small: keras.Model, graph: Graph, removed: np.ndarray) -> Any:
     """A new optimizer with the step, learning rate and gathered slots of the old one."""
     model = graph.model
-    after = _partners(model, small)
+    partners = _partners(model, small)
     new = type(optimizer).from_config(optimizer.get_config())
     old_inner, new_inner = _inner(optimizer), _inner(new)
-    _copy_exclusions(old_inner, new_inner, model, after)
+    _copy_exclusions(old_inner, new_inner, partners.values())
     if not getattr(old_inner, "_built", False):
         return new  # it has no state yet
     # Keras has no public access to slots. An optimizer keeps them in lists parallel to its
@@ -84,14 +84,14 @@ def _shrunk(optimizer: Any, small: keras.Model, graph: Graph, removed: np.ndarra
     places = old_inner._index_dict
     trained = [v for v in model.trainable_variables if old_inner._var_key(v) in places]
     trained.sort(key=lambda v: places[old_inner._var_key(v)])
-    new_inner.build([after[id(v)] for v in trained])
-    owned = graph.owners()
+    new_inner.build([partners[id(v)][1] for v in trained])
     for old_slots, new_slots in _slots(old_inner, new_inner, len(places), len(trained)):
         for variable, slot in zip(trained, new_slots, strict=True):
             old_slot = old_slots[places[old_inner._var_key(variable)]]
             if old_slot is not None:
-                axes = owned.get(id(variable), []) if old_slot.shape == variable.shape else []
-                value = gather(old_slot.numpy(), axes, removed)
+                value = old_slot.numpy()
+                if old_slot.shape == variable.shape:
+                    value = graph.gather(variable, value, removed)
                 if value.shape != tuple(slot.shape):
                     raise _misfit(optimizer, variable, old_slot, slot)
                 slot.assign(value)
@@ -99,18 +99,21 @@ def _shrunk(optimizer: Any, small: keras.Model, graph: Graph, removed: np.ndarra
     return new
 
 
-def _partners(model: keras.Model, small: keras.Model) -> dict[int, Any]:
-    """id of a weight → the corresponding weight of the shrunk model."""
-    if list(layers_by_path(model)) != list(layers_by_path(small)):
+def _partners(model: keras.Model, small: keras.Model) -> dict[int, tuple[Any, Any]]:
+    """id of a weight → the weight, and the corresponding one of the shrunk model."""
+    olds, news = layers_by_path(model), layers_by_path(small)
+    if list(olds) != list(news):
         raise _other_model("layers have other names")
-    after: dict[int, Any] = {}
-    for old_layer, new_layer in edit_config.pairs(model, small):
-        old_weights, new_weights = map(layer_weights.arrays, (old_layer, new_layer))
+    found: dict[int, tuple[Any, Any]] = {}
+    # Layers come after the nested model that holds them, whose list is in another order if
+    # their `trainable` flags differ.
+    for old_layer, new_layer in zip(olds.values(), news.values(), strict=True):
+        old_weights, new_weights = arrays(old_layer), arrays(new_layer)
         if len(old_weights) != len(new_weights):
             raise _other_model(f"layer {new_layer.name!r} has other weights")
-        for old_weight, new_weight in zip(old_weights, new_weights, strict=True):
-            after[id(old_weight)] = new_weight
-    return after
+        for old, new in zip(old_weights, new_weights, strict=True):
+            found[id(old)] = old, new
+    return found
 
 
 def _misfit(optimizer: Any, variable: Any, old_slot: Any, slot: Any) -> ValueError:
@@ -125,11 +128,11 @@ def _misfit(optimizer: Any, variable: Any, old_slot: Any, slot: Any) -> ValueErr
     )
 
 
-def _copy_exclusions(old: Any, new: Any, model: keras.Model, after: dict[int, Any]) -> None:
+def _copy_exclusions(old: Any, new: Any, partners: Iterable[tuple[Any, Any]]) -> None:
     """Copies `exclude_from_weight_decay` settings, which an optimizer's config lacks."""
     if hasattr(old, "_exclude_from_weight_decay_names"):
         keys = old._exclude_from_weight_decay
-        excluded = [after[id(w)] for w in layer_weights.arrays(model) if old._var_key(w) in keys]
+        excluded = [after for before, after in partners if old._var_key(before) in keys]
         new.exclude_from_weight_decay(excluded, list(old._exclude_from_weight_decay_names))
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import layer_weights, paths
+from tfkd.networks import paths
+from tfkd.networks.accept import check_finite
 from tfkd.pruning import criteria, explaining, fitting, ignoring
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph
@@ -88,7 +89,7 @@ def plan(
     checks.positive_int("round_to", round_to)
     checks.positive_int("min_channels", min_channels)
     graph = model if isinstance(model, Graph) else analyse(model)
-    layer_weights.check_finite("model", graph.model)
+    check_finite("model", graph.model)
     nothing = {group.name: 0 for group in graph.groups}
     options = criterion, scope, residual, round_to, min_channels, seed
     empty = Plan(graph, nothing, target, *options, ignoring.ignored_groups(graph, ignore))
@@ -131,7 +132,7 @@ def select(model: keras.Model, plan: Plan) -> Selection:
             "`plan`: expected one that was made for this model, received one for a model with "
             "other layers or shapes. Make it again with tfkd.pruning.plan(model, ...)."
         )
-    layer_weights.check_finite("model", graph.model)
+    check_finite("model", graph.model)
     scores = criteria.scores(graph, plan.criterion, plan.seed)
     removed = {}
     for group in graph.groups:

@@ -10,8 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
-from tfkd.networks import layer_weights
-from tfkd.networks.accept import BUILT, check_model
+from tfkd.networks.accept import check_finite, check_model
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.types import Data
 
@@ -49,7 +48,7 @@ def recalibrate(
         >>> pruning.recalibrate(model, images, batch_size=32)
         2
     """
-    check_model("model", model, BUILT)
+    check_model("model", model)
     checks.positive_int("batch_size", batch_size)
     inputs = example_inputs.inputs_of(model)
     batches = example_inputs.batches(
@@ -63,7 +62,7 @@ def recalibrate(
 def _recalibrate(model: keras.Model, batches: Iterable[example_inputs.Batch]) -> int:
     norms = [layer for layer in flat_layers(model) if _is_norm(layer) and layer.trainable]
     statistics = [w for norm in norms for w in (norm.moving_mean, norm.moving_variance)]
-    layer_weights.check_finite("model", model, but=statistics)
+    check_finite("model", model, but=statistics)
     count = 0
     before = [(layer, layer.get_weights()) for layer in norms]
     try:

@@ -10,17 +10,14 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, example_inputs, known_faults
-from tfkd.networks import edit_config, layer_state, layer_weights
-from tfkd.networks.paths import layers_by_path
+from tfkd.networks import edit_config
+from tfkd.networks.configs import Config
 from tfkd.pruning.channel_analysis import analyse
-from tfkd.pruning.graph import Graph, gather, kept
-from tfkd.pruning.masking import checked, masked
+from tfkd.pruning.graph import Graph, kept
+from tfkd.pruning.masking import checked, compare
 from tfkd.pruning.optimizers import compile_like
 from tfkd.pruning.selection import Selection
-from tfkd.types import Data, Structure
-
-BATCH = 4  # number of random examples on which the two models are compared
-OPEN_SIZE = 32  # size used for axes of unknown size in random examples
+from tfkd.types import Data
 
 
 def shrink(
@@ -69,7 +66,7 @@ def shrink(
     checked(selection)
     checks.positive("tolerance", tolerance)
     checks.instance("optimizer", optimizer, bool, "True or False")
-    graph = analyse(model)
+    graph = analyse(model, finite=True)
     removed = selection.units(graph)
     if optimizer and not getattr(model, "optimizer", None):
         raise ValueError(
@@ -79,12 +76,7 @@ def shrink(
     verify = example_inputs.to_verify(verify, example_inputs.inputs_of(model), strict=False)
     small = without_units(graph, removed)
     if verify is not False:
-        with masked(graph, removed):
-            _reset_states(model, small)
-            for batch in _batches(model, verify):
-                _compare(model, small, batch, tolerance)
-            _reset_states(model, small)
-    layer_weights.check_finite("model", small)
+        compare(graph, removed, small, verify, tolerance)
     if optimizer:
         compile_like(graph, small, removed)
     known_faults.warn_of_overflow(small)
@@ -101,13 +93,12 @@ def without_units(graph: Graph, removed: np.ndarray) -> keras.Model:
     Returns:
         A model of the same class with the same layer names, which shares no variable.
     """
-    owned = graph.owners()
+
+    def resized(config: Config) -> Config:
+        return _resized(_unbuilt(config), graph, removed)
 
     def gathered(weight: tf.Variable) -> np.ndarray:
-        return gather(weight.numpy(), owned.get(id(weight), []), removed)
-
-    def resized(config: edit_config.Config) -> edit_config.Config:
-        return _resized(_unbuilt(config), graph, removed)
+        return graph.gather(weight, weight.numpy(), removed)
 
     return edit_config.rebuild(graph.network, resized, gathered)
 
@@ -125,7 +116,7 @@ def _unbuilt(config: Any) -> Any:
     return config if callable(config) else copy.copy(config)
 
 
-def _resized(config: edit_config.Config, graph: Graph, removed: np.ndarray) -> edit_config.Config:
+def _resized(config: Config, graph: Graph, removed: np.ndarray) -> Config:
     """Sets the channel counts in the layers' configs."""
     configs = dict(edit_config.layer_configs(config))
     for path in {axis.layer for axis in graph.axes if not kept(axis.units, removed).all()}:
@@ -151,80 +142,3 @@ def _drop_constants(config: dict[str, Any]) -> None:
         constant = isinstance(value, dict) and value.get("class_name") == "Constant"
         if constant and not isinstance(value["config"].get("value"), (int, float)):
             config[key] = keras.initializers.serialize(keras.initializers.Zeros())
-
-
-def _reset_states(*models: keras.Model) -> None:
-    """Resets stateful recurrent layers, so that both models start from the same state."""
-    for model in models:
-        model.reset_states()
-
-
-def _batches(model: keras.Model, verify: Any) -> list[Any]:
-    """The batches to compare on: random inputs, and the user's examples."""
-    given = [] if verify is True else [example_inputs.packed(model, verify)]
-    if all(tensor.dtype != tf.string for tensor in model.inputs):
-        return [random_inputs(model), *given]
-    if not given:
-        expected = "examples (the model takes strings, which can't be drawn at random)"
-        raise checks.value_error("verify", expected, True)
-    return given
-
-
-def random_inputs(model: keras.Model, count: int = BATCH, seed: int = 0) -> Structure:
-    """Random inputs in the structure that the model takes: normal values, or token ids.
-
-    Strings are drawn from the vocabularies of the model's lookup layers.
-    """
-    rng = np.random.default_rng(seed)
-    vocabularies = [
-        layer.input_dim
-        for layer in layers_by_path(model).values()
-        if isinstance(layer, keras.layers.Embedding)
-    ]
-
-    def draw(tensor: tf.Tensor) -> tf.Tensor:
-        shape = [
-            tensor.shape[0] or count,
-            *(OPEN_SIZE if size is None else size for size in tensor.shape[1:]),
-        ]
-        if tensor.dtype == tf.string:
-            return tf.constant(rng.choice(_texts(model), shape))
-        if tensor.dtype.is_floating and not vocabularies:
-            return tf.constant(rng.normal(size=shape), tensor.dtype)
-        return tf.cast(rng.integers(0, min(vocabularies, default=2), shape), tensor.dtype)
-
-    return tf.nest.map_structure(draw, model.input)
-
-
-def _texts(model: keras.Model) -> list[str]:
-    """Tokens of the vocabularies of a model's lookup layers, and one unknown token."""
-    tables = [table for table in layer_state.tables(model) if hasattr(table, "get_vocabulary")]
-    known = {str(word) for table in tables for word in table.get_vocabulary()}
-    return [*sorted(known)[:1000], "?"]
-
-
-def _compare(zeroed: keras.Model, small: keras.Model, batch: Any, tolerance: float) -> None:
-    pairs = zip(
-        tf.nest.flatten(zeroed(batch, training=False)),
-        tf.nest.flatten(small(batch, training=False)),
-        zeroed.output_names,
-        strict=True,
-    )
-    for expected, found, name in pairs:
-        expected, found = np.asarray(expected, "float64"), np.asarray(found, "float64")
-        if not np.isfinite(expected).all():
-            raise ValueError(
-                f"`model`: expected finite outputs, received NaN or infinity in {name!r} of the "
-                "masked model. Its weights are damaged, or its inputs out of range."
-            )
-        # Constant outputs have no range: relate the difference to their magnitude.
-        spread = np.ptp(expected)
-        scale = spread if spread > 0 else max(np.abs(expected).max(), 1.0)
-        difference = np.abs(expected - found).max() / scale
-        if not difference <= tolerance:
-            raise ValueError(
-                f"`selection`: expected the shrunk model to equal the masked one to {tolerance:g} "
-                f"of the output's range, received a difference of {difference:.3g} in {name!r}. "
-                "A rule given to tfkd.pruning.register_rule is wrong, or the model does not "
-                "compute in float32 (then raise `tolerance`)."
-            )

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd import checks, example_inputs
-from tfkd.networks import layer_weights
+from tfkd.networks.accept import check_finite
 from tfkd.quantization.fake_quant import SMALLEST, observing
 from tfkd.quantization.norm_statistics import NormStatistics
 from tfkd.quantization.quantized_model import (
@@ -84,7 +84,7 @@ def calibrate(
     """
     check_quantized("q", q)
     ranges = [end for one in range_variables(q) for end in (one.low, one.high)]
-    layer_weights.check_finite("q", q, but=ranges)
+    check_finite("q", q, but=ranges)
     checks.one_of("method", method, METHODS)
     checks.positive_int("batch_size", batch_size)
     checks.positive("percentile", percentile)

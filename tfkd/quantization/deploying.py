@@ -22,13 +22,7 @@ from tfkd.quantization import layer_roles
 from tfkd.quantization.deployed_layers import with_weights
 from tfkd.quantization.fake_quant import SMALLEST
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
-from tfkd.quantization.operations import (
-    Operation,
-    feeds_int8,
-    feeds_shared_grid,
-    folds,
-    operations_of,
-)
+from tfkd.quantization.operations import Operation, feeds_int8, feeds_shared_grid, operations_of
 from tfkd.quantization.quantized_model import QuantizedModel, check_quantized, range_variables
 from tfkd.quantization.tflite_lowering import LiteForms, Range
 from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
@@ -102,12 +96,11 @@ class _Deployer:
         self.lite = target == "tflite"
         self.symmetric = q.target != "tflite"
         self.rebuilder = Rebuilder()
+        self._ranges = self._wanted(q)
         self._graph = graph
-        self._operations = operations_of(graph)
         self._taken = set(graph.layers)
         self._reserved = set(self._taken)
-        self._folds = folds(self._operations.values())
-        self._ranges = self._wanted(q)
+        self._operations = operations_of(graph)
         self._layers: dict[int, Callable[[Any], Any]] = {}
         # id of a new tensor → (the tensor, which keeps the id in use; its range).
         self._grids: dict[int, tuple[Any, Range]] = {}
@@ -159,7 +152,7 @@ class _Deployer:
         self, operation: Operation, inner: Any, args: Any, kwargs: Any, range_: Range | None
     ) -> Any:
         """The output of an operation, before it is quantized."""
-        if operation in self._folds.values():
+        if any(one.folded is operation for one in operation.inputs):
             return args[0]  # a batch normalization folded into the preceding layer
         weights = self._weights(operation)
         if weights is not None:
@@ -183,26 +176,27 @@ class _Deployer:
         ((weight, quantizer, variables),) = wrapper._weight_vars
         kernel = quantizer(weight, False, weights=variables).numpy()
         bias = inner.bias.numpy() if inner.use_bias else None
-        if operation not in self._folds:
+        if operation.folded is None:
             return kernel, bias
-        return folded(inner, kernel, bias, self._folds[operation].plain)
+        return folded(inner, kernel, bias, operation.folded.plain)
 
-    def _limits(self, operation: Operation) -> np.ndarray:
+    def _limits(self, operation: Operation, norm: Operation) -> np.ndarray:
         """Upper ends of the kernel range of each channel of a Dense layer with a folded norm.
 
         The shape is (units,), or () if all channels have the same.
         """
         ((weight, quantizer, _),) = operation.layer._weight_vars
         ends = np.abs(weight.numpy()).max(0 if quantizer.axes else None)
-        scale, _ = scale_and_offset(self._folds[operation].plain)
+        scale, _ = scale_and_offset(norm.plain)
         if np.ndim(scale):
             scale = np.broadcast_to(scale, operation.layer.layer.units)
         return np.asarray(np.maximum(np.maximum(ends, SMALLEST) * np.abs(scale), SMALLEST))
 
     def _weighted(self, operation: Operation, inner: Any, x: Any, kernel: Any, bias: Any) -> Any:
-        if self.lite and operation in self._folds and isinstance(inner, layers.Dense):
+        norm = operation.folded
+        if self.lite and norm and isinstance(inner, layers.Dense):
             # Dense kernels are quantized per tensor; folding makes the scale per channel.
-            limits, form = self._limits(operation), self._forms.dense_as_convolution
+            limits, form = self._limits(operation, norm), self._forms.dense_as_convolution
             made = form(inner, x, kernel, bias, limits) if limits.ndim else None
             if made is not None:
                 return made

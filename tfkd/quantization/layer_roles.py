@@ -108,12 +108,6 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
         return _of_symbol(symbol or "")
     if type(layer) in WEIGHTS:
         return _of_weighted(layer)
-    if isinstance(layer, _SCALINGS) and not is_per_channel(layer, call.reads[0].shape):
-        if type(layer) is layers.Rescaling and _is_one_product(layer, call):
-            return Kind(COMPUTE)
-        return Kind(UNKNOWN, why="not one scale and offset for each channel of the last axis")
-    if isinstance(layer, _SCALINGS) and type(layer) is not layers.Normalization:
-        return Kind(NORM)
     if type(layer) is layers.ReLU and _is_plain(layer):
         return Kind(RELU)
     if type(layer) is layers.Activation:
@@ -131,8 +125,14 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
         return Kind(SAME)
     if type(layer) in _SAME:
         return Kind(SAME)
+    if isinstance(layer, _SCALINGS) and not is_per_channel(layer, call.reads[0].shape):
+        if type(layer) is layers.Rescaling and _is_one_product(layer, call):
+            return Kind(COMPUTE)
+        return Kind(UNKNOWN, why="not one scale and offset for each channel of the last axis")
     if type(layer) in _COMPUTE:
         return Kind(COMPUTE)
+    if isinstance(layer, _SCALINGS):
+        return Kind(NORM)
     # A range of its own behind a fixed one would be refused by TFLite's converter.
     if len(call.reads) == 1 and not call.kwargs and moving.only_moves(layer, call.reads[0]):
         return Kind(SAME)

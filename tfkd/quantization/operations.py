@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
 
 import tf_keras as keras
 
@@ -59,6 +58,18 @@ class Operation:
         """The only reader of its output; None if there are several, or it is a model output."""
         return self.readers[0] if len(self.readers) == 1 and not self.is_output else None
 
+    @property
+    def folded(self) -> Operation | None:
+        """The batch normalization that is folded into this quantized layer, or None."""
+        reader, wrapper = self.only_reader, self.layer
+        if reader is None or self.shared or reader.shared:
+            return None
+        if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
+            return None
+        linear = wrapper.layer.activation in (None, keras.activations.linear)
+        plain = linear and not wrapper.quantize_config.output_quantizer
+        return reader if plain and reader.kind.role == layer_roles.NORM else None
+
 
 def operations_of(graph: CallGraph) -> dict[Key, Operation]:
     """Call → operation of a flat model, in topological order."""
@@ -81,23 +92,6 @@ def operations_of(graph: CallGraph) -> dict[Key, Operation]:
 
 def _plain(layer: keras.layers.Layer) -> keras.layers.Layer:
     return layer.layer if isinstance(layer, QuantizedLayer) else layer
-
-
-def folds(operations: Iterable[Operation]) -> dict[Operation, Operation]:
-    """Call of a quantized layer → the batch normalization that is folded into it."""
-    found = {}
-    for operation in operations:
-        reader = operation.only_reader
-        wrapper = operation.layer
-        if reader is None or operation.shared or reader.shared:
-            continue
-        if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
-            continue
-        linear = wrapper.layer.activation in (None, keras.activations.linear)
-        plain = linear and not wrapper.quantize_config.output_quantizer
-        if plain and reader.kind.role == layer_roles.NORM:
-            found[operation] = reader
-    return found
 
 
 def feeds_int8(operation: Operation) -> bool:

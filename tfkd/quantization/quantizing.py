@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.networks import layer_state, layer_weights, paths
+from tfkd.networks import layer_state, paths
 from tfkd.networks.call_graph import Call, CallGraph, Key
 from tfkd.networks.copy_layer import copy_layer, copy_state
 from tfkd.networks.layer_parts import free_name, passed
@@ -96,11 +96,12 @@ def quantize(
     checks.instance("freeze_batch_norm", freeze_batch_norm, bool, "True or False")
     _check_floatx()
     flat = flatten(model)
-    layer_weights.check_finite("model", model)
-    _warn_of_tables(layer_state.tables(model))
+    tables = layer_state.tables(model)
+    if tables:
+        _warn_of_table(tables[0])
+    floats = dict.fromkeys(_skipped(skip, model, flat), "left out by `skip`")
     operations = operations_of(flat.graph)
     _refuse_batch_statistics(operations.values())
-    floats = dict.fromkeys(_skipped(skip, model, flat), "left out by `skip`")
     rows = place(list(operations.values()), target, fallback, floats)
     recipe = {
         "target": target,
@@ -146,14 +147,13 @@ def rebuild(
     return _Builder(operations, rows, recipe).build(graph)
 
 
-def _warn_of_tables(found: Sequence[Any]) -> None:
-    if found:
-        checks.warn(
-            f"quantize: {found[0].name!r} ({type(found[0]).__name__}) looks words or numbers up in "
-            "a table, which neither TFLite nor ONNX files can hold: this model can be trained, but "
-            "not exported. To export it, split it after that layer and quantize the rest: "
-            "keras.Model(model.get_layer(NEXT).input, model.outputs)."
-        )
+def _warn_of_table(layer: keras.layers.Layer) -> None:
+    checks.warn(
+        f"quantize: {layer.name!r} ({type(layer).__name__}) looks words or numbers up in "
+        "a table, which neither TFLite nor ONNX files can hold: this model can be trained, but "
+        "not exported. To export it, split it after that layer and quantize the rest: "
+        "keras.Model(model.get_layer(NEXT).input, model.outputs)."
+    )
 
 
 def _refuse_batch_statistics(operations: Iterable[Operation]) -> None:

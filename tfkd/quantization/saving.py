@@ -20,7 +20,8 @@ import tf_keras as keras
 
 from tfkd import artifacts, checks
 from tfkd.keras_internals import LayerScale, StochasticDepth
-from tfkd.networks import layer_state, layer_weights
+from tfkd.networks import layer_state
+from tfkd.networks.accept import check_finite
 from tfkd.quantization.quantized_model import QuantizedModel, check_quantized
 from tfkd.quantization.quantizing import rebuild
 from tfkd.quantization.report import Decision
@@ -63,7 +64,7 @@ def save(q: QuantizedModel, path: Path) -> pathlib.Path:
         True
     """
     check_quantized("q", q)
-    layer_weights.check_finite("q", q)
+    check_finite("q", q)
     recipe = {**q.recipe, "decisions": q.report.to_dict()["rows"]}
     document = {
         "format": FORMAT,

@@ -22,8 +22,8 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd.costs import trace
-from tfkd.networks import layer_weights
-from tfkd.networks.accept import BUILT, check_model
+from tfkd.networks import layer_parts
+from tfkd.networks.accept import check_model
 from tfkd.results import Grid, Result
 
 # Shape of one input, or shapes in the structure of the inputs.
@@ -124,19 +124,19 @@ def _values(row: LayerProfile) -> tuple[Any, ...]:
 def _rows(model: keras.Model, entries: Sequence[trace.TracedLayer]) -> Iterator[LayerProfile]:
     counted: set[int] = set()
     for entry in entries:
-        mine = [w for w in layer_weights.arrays(entry.layer) if id(w) not in counted]
+        mine = [w for w in layer_parts.arrays(entry.layer) if id(w) not in counted]
         counted.update(id(w) for w in mine)
         known = [p for p in entry.products if p is not None]
         sure = len(known) == len(entry.products)
         pairs = [pair for products in known for pair in products]
         macs = sum(terms * outputs for terms, outputs in pairs) if sure else None
         flops = sum((2 * terms - 1) * outputs for terms, outputs in pairs) if sure else None
-        kind, params = type(entry.layer).__name__, layer_weights.count(mine)
+        kind, params = type(entry.layer).__name__, layer_parts.count(mine)
         form = (entry.name, kind, entry.output_shape)
         yield LayerProfile(*form, params, macs, flops, len(entry.products))
-    left = [w for w in layer_weights.arrays(model) if id(w) not in counted]
+    left = [w for w in layer_parts.arrays(model) if id(w) not in counted]
     if left:
-        yield LayerProfile("(other weights)", "", (), layer_weights.count(left), None, None, 0)
+        yield LayerProfile("(other weights)", "", (), layer_parts.count(left), None, None, 0)
 
 
 def profile(model: keras.Model, input_shape: Shapes | None = None) -> Profile:
@@ -174,5 +174,5 @@ def profile(model: keras.Model, input_shape: Shapes | None = None) -> Profile:
         -----  -------  ------  -----  ------  -----  -----
         total                           1,490  2,736  5,318
     """
-    check_model("model", model, BUILT)
+    check_model("model", model)
     return Profile(model.name, tuple(_rows(model, trace.follow(model, input_shape))))

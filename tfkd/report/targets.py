@@ -20,8 +20,7 @@ import tf_keras as keras
 
 from tfkd import checks, example_inputs
 from tfkd.example_inputs import length, take
-from tfkd.networks import layer_weights
-from tfkd.networks.accept import is_keras_3, refuse_distiller
+from tfkd.networks.accept import in_float64, is_keras_3, refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.report import inference
 from tfkd.types import Data, Structure
@@ -68,7 +67,7 @@ def converted(name: str, model: Any, x: Structure) -> tuple[Any, str]:
     """
     import tfkd
 
-    if isinstance(model, keras.Model) and layer_weights.in_float64(model):
+    if isinstance(model, keras.Model) and in_float64(model):
         made = tfkd.frozen_copy(model, dtype="float32")
         return made, f"{name} computes in float64 and was run as its copy in float32."
     if not is_keras_3(model):

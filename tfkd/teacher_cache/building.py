@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks, example_inputs, fingerprints
-from tfkd.networks import layer_weights
+from tfkd.networks.accept import check_finite
 from tfkd.teacher_cache import document, shards
 from tfkd.teacher_cache.document import Document
 from tfkd.teacher_cache.keys import SIZE, firsts, keys, read
@@ -37,7 +37,7 @@ def build(
     x, leaves, count = read(data, known or None)
     checks.positive_int("batch_size", batch_size)
     for one in as_list(teacher):
-        layer_weights.check_finite("teacher", one)
+        check_finite("teacher", one)
     index, number = _check_part(part)
     labeller = Labeller(as_list(teacher), making)
     layout = labeller.layout(x)

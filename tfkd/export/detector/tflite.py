@@ -153,7 +153,7 @@ def detector_to_tflite(
     limits = parity.thresholds_for(source.kind, thresholds)
     examples = examples_for(verify, source.graph, source.calibration, convert)
     numbers: dict[str, Any] = {}
-    record = {**source.recipe(io, limits), "format": "tflite detector"}
+    record = {**source.recipe(io), "format": "tflite detector", "thresholds": limits}
     record["detector"] = recipe.to_json()
     with checking.written(path, record, numbers, NOT_FOUND, keep_failed) as (file, failed):
         network = source.convert(io, 1, float_outputs=heads == "postprocess")

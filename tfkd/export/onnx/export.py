@@ -25,7 +25,6 @@ from tfkd.export.tflite_float16 import large_weights, problems
 from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
-from tfkd.networks import layer_weights
 from tfkd.results import Grid
 from tfkd.types import Data, Path
 
@@ -183,9 +182,8 @@ def check_options(opset: int | None, **options: Any) -> dict[str, Any]:
 
 def deployable(model: keras.Model, precision: str) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (function to compare with, function to convert, mode of the thresholds)."""
-    graph, plain = exportable(model, "tensorrt")
-    if precision == "float16":
-        layer_weights.check_float32("model", model, "The conversion to float16")
+    reader = "The conversion to float16" if precision == "float16" else None
+    graph, plain = exportable(model, "tensorrt", float32=reader)
     if is_quantized(model):
         # A model for both targets also quantizes tensors that stay float in the ONNX file.
         return graph, plain, "quantized" if model.target == "tensorrt" else "int8"

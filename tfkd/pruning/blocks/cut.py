@@ -17,8 +17,8 @@ import tf_keras as keras
 from absl import logging
 
 from tfkd import checks
-from tfkd.networks import edit_config, layer_weights
-from tfkd.networks.accept import check_model
+from tfkd.networks import edit_config
+from tfkd.networks.accept import check_finite, check_graph
 from tfkd.networks.call_graph import CallGraph, Key, Ref, resolve
 from tfkd.networks.paths import Entry, layers_by_path
 from tfkd.pruning.blocks import find, match
@@ -165,7 +165,7 @@ def cut_layers(
     else:
         chosen = match.dropped(match.entries("drop", drop), found, graph, skipped)
     made = without(graph, [segment for item in chosen for segment in item.segments])
-    layer_weights.check_finite("model", made)
+    check_finite("model", made)
     removed = tuple(item.block.name for item in chosen)
     remaining = layers_by_path(made)
     report = Cut(
@@ -184,8 +184,7 @@ def cut_layers(
 
 def read(model: keras.Model) -> CallGraph:
     """Checks a model and returns its call graph; raises if blocks can't be removed from it."""
-    check_model("model", model)
-    graph = CallGraph(model)
+    graph = check_graph("model", model)
     edit_config.refuse_ties(graph)
     return graph
 

@@ -16,9 +16,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.keras_internals import TFOpLambda
-from tfkd.networks import layer_weights
-from tfkd.networks.accept import check_model, is_network, quantized
-from tfkd.networks.call_graph import Call, CallGraph
+from tfkd.networks.accept import check_graph, quantized
+from tfkd.networks.call_graph import Call, CallGraph, is_network
 from tfkd.networks.layer_parts import flat_layers, free_name, inputs_in_order, with_training
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
@@ -73,7 +72,8 @@ def flatten(model: keras.Model) -> Flat:
     Raises:
         TypeError: if `model` is not a `tf_keras` model.
         ValueError: if it is not built, is subclassed, quantized already or of mixed
-            precision, or if a layer can't be rebuilt from its config.
+            precision; if weights are NaN or infinite; or if a layer can't be rebuilt from
+            its config.
 
     Example:
         >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.SeparableConv2D(
@@ -85,9 +85,7 @@ def flatten(model: keras.Model) -> Flat:
         >>> flat.origins["conv_swish"]
         'backbone/conv'
     """
-    check_model("model", model)
-    layer_weights.check_float32("model", model, "Fake quantization")
-    graph = CallGraph(model)
+    graph = check_graph("model", model, finite=True, float32="Fake quantization")
     found = _find_layers(graph, not model.trainable)
     _check_layers(found)
     flattener = _Flattener(found)

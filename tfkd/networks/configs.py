@@ -1,0 +1,266 @@
+"""Configs from which Keras builds layers and models again, with what Keras leaves out of them.
+
+A config lacks what a layer has adapted to; it names custom classes and functions, which must
+be in scope; and it does not say what a layer computes that was loaded from a SavedModel
+without its class: Keras gives it a class of the right name, which calls functions in the
+SavedModel. Where such a layer has no weights, a copy may call the same functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.keras_internals import RevivedLayer, SafeModeScope
+from tfkd.networks.layer_parts import parts
+
+Config = dict[str, Any]
+_APPLICATIONS = "tf_keras.src.applications."
+_Lookups = (keras.layers.StringLookup, keras.layers.IntegerLookup)
+
+
+def complete_config(model: keras.Model) -> Config:
+    """The config of a model with the state that its layers adapted, ready to be edited.
+
+    Raises:
+        ValueError: if there is no config, or it does not list the layers.
+    """
+    return check_lists_layers(learned_config(model), model)
+
+
+def check_lists_layers(config: Config, model: keras.Model) -> Config:
+    """Returns the config of a model; ValueError if it does not list the layers."""
+    if "layers" not in config:
+        raise ValueError(
+            f"`model`: expected a model whose get_config lists its layers, received the "
+            f"{type(model).__name__} {model.name!r}, which has a config of its own. Pass "
+            "keras.Model(model.inputs, model.outputs), or nest that in its place."
+        )
+    return config
+
+
+def learned_config(model: keras.Model) -> Config:
+    """The config of a model with what its layers learned; ValueError if it can't be made."""
+    try:
+        return complete(model.get_config(), model)
+    except (NotImplementedError, ValueError, TypeError) as error:
+        raise _not_built_again(model, error) from error
+
+
+def from_config(model: keras.Model, config: Config) -> keras.Model:
+    """Builds a model of the class of `model` from a config, with its custom objects in scope.
+
+    Raises:
+        ValueError: if Keras can't build it.
+    """
+    with in_scope(model):
+        try:
+            return type(model).from_config(config)
+        except Exception as error:
+            raise _not_built_again(model, error) from error
+
+
+def _not_built_again(model: keras.Model, error: Exception) -> ValueError:
+    return ValueError(
+        "`model`: expected a model that can be built again from its config, received "
+        f"{model.name!r}, which can't ({checks.in_short(error)}). Give its custom layers "
+        "get_config, use keras.utils.custom_object_scope for custom functions, and begin nested "
+        "Sequential models with an Input."
+    )
+
+
+def complete(
+    config: dict[str, Any], layer: keras.layers.Layer, fixed: bool = False
+) -> dict[str, Any]:
+    """Adds the adapted state to a config that a copy needs before its first call.
+
+    The output width of a `Discretization` depends on its boundaries, which Keras omits.
+    `layer_state.copy` makes the new layer adaptable again.
+
+    Args:
+        config: result of `layer.get_config()`; changed in place.
+        layer: a layer or model.
+        fixed: also add vocabularies, so that the config holds all of the state, for
+            another process too. Boundaries and vocabularies of the new layer are then
+            constructor arguments, as if the user had given them.
+
+    Returns:
+        The config.
+    """
+    parts = config.get("layers")
+    if isinstance(parts, (list, tuple)) and isinstance(layer, keras.Model):
+        # Sequential hides its InputLayer.
+        layers = keras.Model.layers.fget(layer)
+        known = {child.name: child for child in layers}
+        for number, part in enumerate(parts):
+            own = layers[number].name if len(parts) == len(layers) else None
+            name = part["config"].get("name", own)
+            if name in known:
+                _put_name(part["config"], known[name])
+                complete(part["config"], known[name], fixed)
+    elif isinstance(config.get("layer"), dict) and hasattr(layer, "layer"):
+        complete(config["layer"]["config"], layer.layer, fixed)
+    elif isinstance(layer, keras.layers.Discretization):
+        if layer.input_bin_boundaries is None and layer.bin_boundaries:
+            config.update(bin_boundaries=[float(b) for b in layer.bin_boundaries], num_bins=None)
+    elif isinstance(layer, keras.layers.Rescaling):
+        # Keras serializes arrays into a model's config but can't deserialize them.
+        for key in ("scale", "offset"):
+            config[key] = np.asarray(getattr(layer, key)).tolist()
+    elif isinstance(layer, (*_Lookups, keras.layers.TextVectorization)):
+        words = getattr(layer, "_lookup_layer", layer)
+        # The vocabulary file may no longer exist.
+        if fixed or isinstance(words.input_vocabulary, str):
+            _put_words(config, words)
+    return config
+
+
+def _put_name(config: dict[str, Any], layer: Any) -> None:
+    """Adds the name to the config of a layer without a `get_config`: copies match by name."""
+    if "name" not in config:
+        takes = inspect.signature(type(layer).__init__).parameters.values()
+        if any(one.name == "name" or one.kind is one.VAR_KEYWORD for one in takes):
+            config["name"] = layer.name
+
+
+def has_adaptable_layers(model: keras.Model) -> bool:
+    """True for a model with layers whose config `complete` extends by adapted state."""
+    kinds = (keras.layers.Discretization, keras.layers.TextVectorization, *_Lookups)
+    return any(isinstance(part, kinds) for part in model._flatten_layers())
+
+
+def _put_words(config: dict[str, Any], layer: Any) -> None:
+    if not int(layer.lookup_table.size()):
+        return  # The layer was never adapted.
+    words = layer.get_vocabulary()
+    config["vocabulary"] = [w.item() if isinstance(w, np.generic) else w for w in words]
+    if layer.output_mode == "tf_idf":
+        config["idf_weights"] = layer.idf_weights.numpy()[: len(words)].tolist()
+
+
+@keras.saving.register_keras_serializable(package="tfkd")
+class StoredFunction(keras.layers.Layer):
+    """A copy of a layer without weights: calls the layer that it is a copy of.
+
+    A SavedModel can hold it; a `.keras` file can't, for it holds no functions.
+
+    Args:
+        source: the layer, as Keras loaded it.
+        options: of `keras.layers.Layer`.
+    """
+
+    def __init__(self, source: Any, **options: Any):
+        super().__init__(**options)
+        self.source = source
+        self.supports_masking = source.supports_masking
+
+    def call(self, inputs: Any, *args: Any) -> Any:
+        """What the layer computes; `training` reaches it by Keras's own context."""
+        return self.source(inputs, *args)
+
+    def get_config(self) -> dict[str, Any]:
+        """What a copy is found again by: its name."""
+        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> StoredFunction:
+        """Refused: a config holds no function."""
+        raise ValueError(
+            f"{config['name']!r} was loaded from a SavedModel without its class, and a config or "
+            ".keras file does not hold what it computes. Save the model as a SavedModel: "
+            "model.save(folder)."
+        )
+
+
+class _Source:
+    """Stands for a class in a scope of custom objects: copies the layer of a config's name."""
+
+    def __init__(self) -> None:
+        self.layers: dict[str, Any] = {}
+
+    def from_config(self, config: dict[str, Any]) -> StoredFunction:
+        """A copy of the layer that bears this name."""
+        return copied(self.layers[config["name"]], config["name"])
+
+
+def is_stored(layer: Any) -> bool:
+    """True for a layer that was loaded without its class, and for a copy of one.
+
+    Raises:
+        ValueError: if it has weights, which no copy can have of its own.
+    """
+    if not isinstance(layer, (RevivedLayer, StoredFunction)):
+        return False
+    if layer.weights:
+        kind = type(layer).__name__
+        raise ValueError(
+            "`model`: expected layers that can be built again from their config, received "
+            f"{layer.name!r}, a {kind} with weights that was loaded from a SavedModel without its "
+            "class. Load it with the class, whose get_config holds all arguments of its "
+            f"constructor: keras.models.load_model(path, custom_objects={{{kind!r}: {kind}}})."
+        )
+    return True
+
+
+def copied(layer: Any, name: str) -> StoredFunction:
+    """A copy of a layer that `is_stored`."""
+    source = layer.source if isinstance(layer, StoredFunction) else layer
+    return StoredFunction(source, name=name, dtype=layer.dtype, trainable=layer.trainable)
+
+
+@contextlib.contextmanager
+def in_scope(layer: Any) -> Iterator[None]:
+    """Context in which Keras can build a layer or model again from its config.
+
+    In scope are the custom classes and functions that it holds, such as activations and
+    regularizers, although they are not registered, and what copies its stored layers.
+
+    Raises:
+        ValueError: if a stored layer has weights, or two of one name are in different nested
+            models.
+    """
+    every = (*parts(layer), layer)
+    stored: dict[str, _Source] = {}
+    kinds = (RevivedLayer, StoredFunction)
+    # What stored layers are made of is not built again, and the layer itself by its class.
+    inside = {id(part) for one in every if isinstance(one, kinds) for part in parts(one)}
+    inside.add(id(layer))
+    for part in every:
+        if id(part) not in inside and is_stored(part):
+            name = keras.utils.get_registered_name(type(part))
+            same = stored.setdefault(name, _Source()).layers
+            if same.setdefault(part.name, part) is not part:
+                raise ValueError(
+                    "`model`: expected layers of different names, received two named "
+                    f"{part.name!r} that were loaded from a SavedModel without their class. Build "
+                    "the model with other names, or load it with custom_objects."
+                )
+    # An object that the user registered takes precedence over one that a layer holds.
+    objects = {**_held(every), **keras.utils.get_custom_objects(), **stored}
+    # Safe mode guards against code from files; a Lambda's code is in this process already.
+    with keras.utils.custom_object_scope(objects), SafeModeScope(safe_mode=False):
+        yield
+
+
+def _held(every: Iterable[Any]) -> dict[str, Any]:
+    """The custom classes and functions that layers hold, and their own, by name."""
+    found: dict[str, Any] = {}
+    for part in every:
+        for value in (*vars(part).values(), part):
+            item = value if inspect.isfunction(value) else type(value)
+            module = f"{getattr(item, '__module__', '')}."
+            known = module.startswith(("tf_keras.", "tensorflow."))
+            # Keras does not register the layers that only its applications use. Its other
+            # layers must not be here: for those in the scope it also creates the weights,
+            # outside of the layers' name scopes.
+            hidden = value is part and module.startswith(_APPLICATIONS)
+            custom = inspect.isfunction(item) or hasattr(item, "get_config")
+            if custom and (hidden or not known):
+                found[item.__name__] = item
+    return found
