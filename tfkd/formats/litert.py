@@ -116,16 +116,18 @@ def _port(name: str, details: dict[str, Any]) -> Port:
 
 
 class NotRunnable(ValueError):
-    """LiteRT can't run a file on inputs of the shapes that they have."""
+    """LiteRT can't run a file with open sizes on inputs of the shapes that they have."""
 
-    def __init__(self, inputs: Sequence[Port], arrays: Sequence[np.ndarray], error: Exception):
+    def __init__(self, inputs: Sequence[Port], arrays: Sequence[np.ndarray]):
         pairs = zip(inputs, arrays, strict=True)
         shown = ", ".join(f"{port.name!r} of shape {np.shape(array)}" for port, array in pairs)
+        ways = ["batch_size=1"] if any(port.shape[0] == -1 for port in inputs) else []
+        if any(port.open_sizes for port in inputs):
+            ways.append("fixed sizes: x = keras.Input(shape), then keras.Model(x, model(x))")
         super().__init__(
-            f"LiteRT can't run the file on {shown}; it says: {error}. A size that the model leaves "
-            "open may be fixed inside it, or too small for it. Take another size, or export the "
-            "model with a fixed one: x = keras.Input(shape), then keras.Model(x, model(x)), before "
-            "it is quantized."
+            f"LiteRT can't run the file on {shown}, though the file leaves these sizes open. "
+            "Operations of the model hold others, or need larger ones. Run it on other sizes, or "
+            f"export the model with {' or '.join(ways)}."
         )
 
 
@@ -217,7 +219,7 @@ def run(
     except (RuntimeError, ValueError) as error:
         if not resizable:
             raise
-        raise NotRunnable(inputs, arrays, error) from error
+        raise NotRunnable(inputs, arrays) from error
     return {port.name: port.decode(interpreter.get_tensor(port.index)) for port in outputs}
 
 

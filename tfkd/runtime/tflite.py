@@ -71,7 +71,7 @@ class TFLite:
         except (RuntimeError, ValueError) as error:
             # An interpreter that could not be resized is unusable.
             self._opened = {(): litert.open_interpreter(self._path, self._threads)}
-            raise litert.NotRunnable(self.inputs, arrays, error) from error
+            raise litert.NotRunnable(self.inputs, arrays) from error
 
     def _invoked(self, interpreter: Any, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         if self.remembers:
