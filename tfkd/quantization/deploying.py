@@ -19,7 +19,7 @@ from tfkd.networks.batch_norm import as_rescaling, folded, is_norm_elsewhere, sc
 from tfkd.networks.call_graph import Call, CallGraph
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization import layer_roles
-from tfkd.quantization.deployed_layers import with_weights
+from tfkd.quantization.deployed_layers import unfuse, with_weights
 from tfkd.quantization.fake_quant import SMALLEST
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.operations import (
@@ -172,7 +172,10 @@ class _Deployer:
             shape = operation.call.reads[0].shape
             if is_norm_elsewhere(inner, shape):
                 return as_rescaling(inner, len(shape), self.unique(operation.name))(args[0])
-        return self.rebuilder.of(inner)(*args, **kwargs)
+        made = self.rebuilder.of(inner)
+        for layer in made if self.lite else ():
+            unfuse(layer)
+        return made(*args, **kwargs)
 
     def _weights(self, operation: Operation) -> tuple[np.ndarray, np.ndarray | None] | None:
         """Fake-quantized kernel and bias of a layer, with its batch normalization folded in."""
