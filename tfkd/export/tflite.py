@@ -292,8 +292,10 @@ def _convert(
         text = str(error)
         text = text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
         fix = ""
-        if mode == "int8":
+        if calibration is not None:
             fix = " mode='dynamic' leaves operations without an integer form in float."
+        elif mode == "int8":
+            fix = " `skip` of tfkd.quantization.quantize leaves the layers that it names in float."
         if batch_size is None and "TensorListReserve" in text:
             fix = " Its loops need a batch of a fixed size: pass batch_size=1, or unroll=True."
         raise ValueError(

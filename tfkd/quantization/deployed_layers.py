@@ -1,4 +1,4 @@
-"""Layers of a deployed model: dilated convolutions, kernel ranges, given weights, LSTM loops."""
+"""Layers of a deployed model: dilated convolutions, explicit kernel ranges, given weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import tf_keras as keras
 
 from tfkd.keras_internals import KerasTensor
 from tfkd.networks.copy_layer import copy_layer
-from tfkd.networks.layer_parts import parts
 
 layers = keras.layers
 
@@ -108,18 +107,6 @@ class Weighted:
         if not built:
             self.layer.set_weights(self._weights)
         return outputs
-
-
-def unfuse(layer: keras.layers.Layer) -> None:
-    """Makes every LSTM in a layer compute in a loop of single operations.
-
-    By default Keras marks an LSTM for fusion. TFLite's converter then tries to quantize the
-    fused operation by the ranges around it, and fails for those inside that nobody measured,
-    or gives them wrong scales.
-    """
-    for part in (layer, *parts(layer)):
-        if isinstance(part, layers.LSTM):
-            part._could_use_gpu_kernel = False
 
 
 def _plain(layer: Any, name: str, use_bias: bool) -> Any:

@@ -17,7 +17,7 @@ from tfkd import checks
 from tfkd.networks import layer_state, layer_weights, paths
 from tfkd.networks.call_graph import Call, CallGraph, Key
 from tfkd.networks.copy_layer import copy_layer, copy_state
-from tfkd.networks.layer_parts import free_name, passed
+from tfkd.networks.layer_parts import free_name, parts, passed
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization import layer_roles
 from tfkd.quantization.fake_quant import RangeQuantizer, WeightQuantizer
@@ -98,6 +98,7 @@ def quantize(
     flat = flatten(model)
     layer_weights.check_finite("model", model)
     _warn_of_tables(layer_state.tables(model))
+    _warn_of_memory(parts(model))
     operations = operations_of(flat.graph)
     _refuse_batch_statistics(operations.values())
     floats = dict.fromkeys(_skipped(skip, model, flat), "left out by `skip`")
@@ -153,6 +154,17 @@ def _warn_of_tables(found: Sequence[Any]) -> None:
             "a table, which neither TFLite nor ONNX files can hold: this model can be trained, but "
             "not exported. To export it, split it after that layer and quantize the rest: "
             "keras.Model(model.get_layer(NEXT).input, model.outputs)."
+        )
+
+
+def _warn_of_memory(found: Iterable[Any]) -> None:
+    recurrent = [part for part in found if isinstance(part, keras.layers.RNN)]
+    names = [part.name for part in recurrent if part.stateful]
+    if names:
+        checks.warn(
+            f"quantize: {names[0]!r} keeps its state from call to call (stateful=True), as no file "
+            "does: this model can be trained, but not exported. To export it, build it with "
+            "stateful=False."
         )
 
 
