@@ -208,3 +208,32 @@ def test_bad_arguments_are_refused_before_anything_is_written(q, tmp_path):
     with pytest.raises(ValueError, match="target='both'"):
         export.to_tflite(quantized("tensorrt"), path)
     assert not list(tmp_path.iterdir())
+
+
+def from_states(x):
+    """Two results of one layer that is computed in float, read by a concatenation."""
+    _, h, c = layers.LSTM(4, return_state=True)(x)
+    return layers.Concatenate()([h, c])
+
+
+RECURRENT = {
+    "open length": (None, lambda x: layers.LSTM(4, return_sequences=True)(x)),
+    "states": (6, from_states),
+    "bidirectional": (6, lambda x: layers.Bidirectional(layers.LSTM(3))(x)),
+}
+
+
+@pytest.mark.parametrize("kind", list(RECURRENT))
+def test_recurrent_layers_compute_in_float_between_ranges(kind, tmp_path):
+    length, inside = RECURRENT[kind]
+    rng = np.random.default_rng(2)
+    inputs = keras.Input((length, 3))
+    model = keras.Model(inputs, layers.Dense(3)(inside(inputs)))
+    model.set_weights([rng.normal(0, 0.8, w.shape) for w in model.get_weights()])
+    x = rng.normal(size=(16, 6, 3)).astype("float32")
+    q = tfkd.quantization.quantize(model)
+    tfkd.quantization.calibrate(q, x)
+    path = export.to_tflite(q, tmp_path / "m.tflite", verify=x).path
+    (step,) = (limits[2] for limits in litert.output_limits(path).values())
+    found = np.abs(tfkd.runtime.Predictor(path)(x) - q(x).numpy())
+    assert found.max() < 1.01 * step and found.mean() < 0.2 * step

@@ -47,11 +47,13 @@ def test_minmax_takes_all_values_of_all_batches(affine, symmetric):
 
 
 @pytest.mark.parametrize("stateful", [False, True])
-def test_a_batch_of_fixed_size_is_kept(stateful):
+def test_a_batch_of_fixed_size_is_kept(stateful, recwarn):
     layers = [L.GRU(3, stateful=stateful, name="gru"), L.Dense(2, name="out")]
     model = keras.Sequential([keras.Input(batch_shape=(4, 5, 2)), *layers])
     x = RNG.normal(size=(6, 5, 2)).astype("float32")
     q = quantize(model)
+    warned = [str(w.message) for w in recwarn if "stateful=False" in str(w.message)]
+    assert [("gru" in text and "not exported" in text) for text in warned] == [True] * stateful
     calibrate(q, x)
     model.reset_states()
     first = model(x[:4]).numpy()

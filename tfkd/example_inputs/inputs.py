@@ -11,6 +11,8 @@ import numpy as np
 from tfkd import checks
 from tfkd.example_inputs.nests import is_array
 
+# Sizes of made-up inputs where a model leaves them open, in the order in which they are tried.
+OPEN_SIZES = (32, 128, 8, 1)
 _ONE = "One example? Add the batch axis: `x[None]`, or `.batch(32)` to a data set."
 
 

@@ -166,8 +166,11 @@ def _joined(parts: Sequence[Any], stack: bool, name: str) -> Any:
     try:
         return mapped(lambda *arrays: join([np.asarray(array) for array in arrays]), *parts)
     except ValueError as error:
-        fix = f"NumPy says: {error}. Pad them{'; batches are made here.' if stack else '.'}"
-        raise checks.value_error(name, "examples of one shape", parts[0], fix) from error
+        columns = zip(*map(leaves, parts), strict=False)
+        kinds = [list(dict.fromkeys(np.shape(a)[not stack :] for a in one)) for one in columns]
+        shapes = next((found[:3] for found in kinds if len(found) > 1), str(error))
+        fix = f"Pad or resize them to one{'; batches are made here.' if stack else '.'}"
+        raise checks.value_error(name, "examples of one shape", shapes, fix) from error
 
 
 def _checked(

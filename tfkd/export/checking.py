@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.example_inputs import to_verify
+from tfkd.example_inputs import OPEN_SIZES, to_verify
 from tfkd.export import made_up
 from tfkd.export.named_function import NamedFunction
 from tfkd.export.thresholds import Limits, doubts, failures
+from tfkd.formats.litert import NotRunnable
 from tfkd.teachers import output_kinds
 from tfkd.types import Data, Path
 
@@ -103,7 +104,7 @@ def _made_up(
     """Synthetic inputs of the first size that the model accepts, where it leaves sizes open."""
     is_open = any(-1 in one.shape for one in graph.inputs)
     reason = ""
-    for size in made_up.SIZES if is_open else made_up.SIZES[:1]:
+    for size in OPEN_SIZES if is_open else OPEN_SIZES[:1]:
         try:
             arrays = make() if make else made_up.made_up(plain, size)
             with graph.unchanged():
@@ -197,6 +198,8 @@ def _small_check(
     try:
         with found.graph.unchanged():
             new, ranks = _compared(found, compare)
+    except NotRunnable:
+        raise
     except Exception as error:  # A package is missing, or the runtime fails.
         check |= {"on": NOTHING, "reason": _first_line(error)}
         checks.warn(

@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from tfkd.example_inputs import Input
+from tfkd.example_inputs import OPEN_SIZES, Input
 from tfkd.export.named_function import NamedFunction
 from tfkd.networks.call_graph import Call, CallGraph, Ref, graph_of
 from tfkd.networks.layer_parts import parts
 
 COUNT = 8  # Enough to see whether outputs depend on the input, at little cost.
-# Values for open dimensions, in the order in which they are tried.
-SIZES = (32, 128, 8, 1)
 # Upper limit of the numbers in all examples together; there are two examples at least.
 _MOST = 2_000_000
 # Layers that move, drop or average values but keep their range.
@@ -73,7 +71,7 @@ class _Affine:
         return self.invert(ValueRange(low, np.where(offset < 0, -offset, offset + 1)))
 
 
-def made_up(graph: NamedFunction, size: int = SIZES[0]) -> dict[str, np.ndarray]:
+def made_up(graph: NamedFunction, size: int = OPEN_SIZES[0]) -> dict[str, np.ndarray]:
     """Makes synthetic inputs for a model; they are the same at every call.
 
     Args:

@@ -90,7 +90,8 @@ def to_tflite(
             deviations; only non-finite outputs or a mean error above a tenth of their
             range are errors. False: no check.
         batch_size: batch size of the file. 1 gives the simplest graph; None leaves it
-            open.
+            open. Other sizes that the model leaves open stay open: `Predictor` resizes the
+            file to those of its input. In your own code call `resize_tensor_input` first.
         thresholds: changes to the thresholds of `verify`: `max_error` and
             `max_mean_error` (fractions of the range of the Keras output),
             `min_agreement` (argmax on decided examples, see `tfkd.export.parity`; for
@@ -288,12 +289,16 @@ def _convert(
         ) from error
     except Exception as error:  # The converter raises exceptions of many types.
         text = str(error)
+        if batch_size is None and "TensorListReserve" in text:
+            expected = f"a fixed one for the loops in {graph.model.name!r}"
+            fix = "Pass batch_size=1, or build recurrent layers with unroll=True."
+            raise checks.value_error("batch_size", expected, None, fix) from error
         text = text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
         fix = ""
-        if mode == "int8":
+        if calibration is not None:
             fix = " mode='dynamic' leaves operations without an integer form in float."
-        if batch_size is None and "TensorListReserve" in text:
-            fix = " Its loops need a batch of a fixed size: pass batch_size=1, or unroll=True."
+        elif mode == "int8":
+            fix = " `skip` of tfkd.quantization.quantize leaves the layers that it names in float."
         raise ValueError(
             f"`model`: TFLite's converter refuses {graph.model.name!r}.{fix} It says: {text}"
         ) from error

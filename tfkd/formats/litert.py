@@ -72,6 +72,11 @@ class Port:
     index: int
 
     @property
+    def open_sizes(self) -> bool:
+        """Whether the size of an axis other than the batch is open."""
+        return min(self.shape[1:], default=1) < 1
+
+    @property
     def quantized(self) -> bool:
         """Whether the tensor holds integer codes of real numbers."""
         return self.scale > 0 and self.dtype.kind in "iu"
@@ -110,6 +115,22 @@ def _port(name: str, details: dict[str, Any]) -> Port:
     )  # fmt: skip
 
 
+class NotRunnable(ValueError):
+    """LiteRT can't run a file with open sizes on inputs of the shapes that they have."""
+
+    def __init__(self, inputs: Sequence[Port], arrays: Sequence[np.ndarray]):
+        pairs = zip(inputs, arrays, strict=True)
+        shown = ", ".join(f"{port.name!r} of shape {np.shape(array)}" for port, array in pairs)
+        ways = ["batch_size=1"] if any(port.shape[0] == -1 for port in inputs) else []
+        if any(port.open_sizes for port in inputs):
+            ways.append("fixed sizes: x = keras.Input(shape), then keras.Model(x, model(x))")
+        super().__init__(
+            f"LiteRT can't run the file on {shown}, though the file leaves these sizes open. "
+            "Operations of the model hold others, or need larger ones. Run it on other sizes, or "
+            f"export the model with {' or '.join(ways)}."
+        )
+
+
 def open_interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Interpreter:
     """Opens a `.tflite` file in LiteRT.
 
@@ -120,7 +141,8 @@ def open_interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Int
             has exactly the operations of the file.
 
     Returns:
-        An allocated `ai_edge_litert.interpreter.Interpreter`.
+        An `ai_edge_litert.interpreter.Interpreter`, allocated unless the file leaves sizes
+        of its inputs open beside the batch: few networks take inputs of size 1.
 
     Raises:
         ImportError: if ai-edge-litert is not installed.
@@ -148,7 +170,9 @@ def open_interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Int
             interpreter = litert.Interpreter(
                 path, num_threads=threads, experimental_op_resolver_type=resolver
             )
-            interpreter.allocate_tensors()
+            inputs = itertools.starmap(_port, (("", d) for d in interpreter.get_input_details()))
+            if not any(port.open_sizes for port in inputs):
+                interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise checks.value_error(
             "path", "a TFLite file that LiteRT can run", path, f"LiteRT says: {error}"
@@ -177,13 +201,35 @@ def run(
 ) -> dict[str, np.ndarray]:
     """Runs one batch of real numbers by input name; returns float32 by output name.
 
-    Variable tensors, such as the state of an LSTM, start at zero, as in the Keras model.
+    Open sizes become those of the batch. Variable tensors, such as the state of an LSTM,
+    start at zero, as in the Keras model.
+
+    Raises:
+        NotRunnable: if sizes are open, and LiteRT can't run the file on these.
     """
-    for port in inputs:
-        interpreter.set_tensor(port.index, np.ascontiguousarray(port.encode(feeds[port.name])))
-    interpreter.reset_all_variables()
-    interpreter.invoke()
+    arrays = [np.ascontiguousarray(port.encode(feeds[port.name])) for port in inputs]
+    resizable = any(-1 in port.shape for port in inputs)
+    try:
+        if resizable:
+            resize(interpreter, inputs, [array.shape for array in arrays])
+        for port, array in zip(inputs, arrays, strict=True):
+            interpreter.set_tensor(port.index, array)
+        interpreter.reset_all_variables()
+        interpreter.invoke()
+    except (RuntimeError, ValueError) as error:
+        if not resizable:
+            raise
+        raise NotRunnable(inputs, arrays) from error
     return {port.name: port.decode(interpreter.get_tensor(port.index)) for port in outputs}
+
+
+def resize(
+    interpreter: Interpreter, inputs: Sequence[Port], shapes: Sequence[tuple[int, ...]]
+) -> None:
+    """Gives the inputs their shapes, and allocates; does nothing if they have them already."""
+    for port, shape in zip(inputs, shapes, strict=True):
+        interpreter.resize_tensor_input(port.index, shape)
+    interpreter.allocate_tensors()
 
 
 def has_variables(path: Path) -> bool:
@@ -207,9 +253,9 @@ def has_variables(path: Path) -> bool:
 def run_all(interpreter: Interpreter, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Runs (N, ...) arrays of any N through a file of any batch size.
 
-    An open batch is resized to N, other open sizes to those of the arrays. With a fixed
-    batch size B the arrays are fed B examples at a time; the last batch is padded by
-    repeating its last example, and the surplus results are dropped.
+    Open sizes become those of the arrays. With a fixed batch size B the arrays are fed B
+    examples at a time; the last batch is padded by repeating its last example, and the
+    surplus results are dropped.
 
     Args:
         interpreter: from `open_interpreter`.
@@ -220,16 +266,9 @@ def run_all(interpreter: Interpreter, feeds: Mapping[str, np.ndarray]) -> dict[s
     """
     inputs, outputs = ports(interpreter)
     count = len(feeds[inputs[0].name])
-    if inputs[0].shape[0] == -1:
-        for port in inputs:
-            interpreter.resize_tensor_input(port.index, feeds[port.name].shape)
-        interpreter.allocate_tensors()
-        return run(interpreter, inputs, outputs, feeds)
     batch = inputs[0].shape[0]
-    if any(-1 in port.shape for port in inputs):
-        for port in inputs:
-            interpreter.resize_tensor_input(port.index, (batch, *feeds[port.name].shape[1:]))
-        interpreter.allocate_tensors()
+    if batch == -1:
+        return run(interpreter, inputs, outputs, feeds)
     batches = ({k: v[rows] for k, v in feeds.items()} for rows in padded_rows(count, batch))
     whole = joined(run(interpreter, inputs, outputs, one) for one in batches)
     return {name: value[:count] for name, value in whole.items()}

@@ -79,6 +79,20 @@ def count(weights: Iterable[tf.Variable]) -> int:
     return count_params(list(weights))
 
 
+def unfuse(layer: keras.layers.Layer) -> None:
+    """Makes every LSTM in a layer compute in a loop of single operations.
+
+    By default Keras marks an LSTM for fusion. TFLite's converter then tries to quantize the
+    fused operation by the ranges around it, and fails for those inside that nobody measured,
+    or gives them wrong scales.
+    """
+    import tf_keras as keras
+
+    for part in (layer, *parts(layer)):
+        if isinstance(part, keras.layers.LSTM):
+            part._could_use_gpu_kernel = False
+
+
 def calls_anywhere(layer: keras.layers.Layer) -> list[Any]:
     """The nodes of all calls of a layer of Keras 2 or 3, in any model."""
     return layer._inbound_nodes

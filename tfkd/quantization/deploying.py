@@ -17,6 +17,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.networks.batch_norm import as_rescaling, folded, is_norm_elsewhere, scale_and_offset
 from tfkd.networks.call_graph import Call, CallGraph
+from tfkd.networks.layer_parts import unfuse
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization import layer_roles
 from tfkd.quantization.deployed_layers import with_weights
@@ -24,6 +25,7 @@ from tfkd.quantization.fake_quant import SMALLEST
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.operations import Operation, feeds_int8, feeds_shared_grid, operations_of
 from tfkd.quantization.quantized_model import QuantizedModel, check_quantized, range_variables
+from tfkd.quantization.report import OUTPUT_ONLY
 from tfkd.quantization.tflite_lowering import LiteForms, Range
 from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
 
@@ -101,6 +103,12 @@ class _Deployer:
         self._taken = set(graph.layers)
         self._reserved = set(self._taken)
         self._operations = operations_of(graph)
+        # Layers with a range whose values are computed in float.
+        self._in_float = {
+            one.layer.name
+            for one in range_variables(q, fixed=True)
+            if q.report.of(*one.place).action == OUTPUT_ONLY
+        }
         self._layers: dict[int, Callable[[Any], Any]] = {}
         # id of a new tensor → (the tensor, which keeps the id in use; its range).
         self._grids: dict[int, tuple[Any, Range]] = {}
@@ -165,7 +173,10 @@ class _Deployer:
             shape = operation.call.reads[0].shape
             if is_norm_elsewhere(inner, shape):
                 return as_rescaling(inner, len(shape), self.unique(operation.name))(args[0])
-        return self.rebuilder.of(inner)(*args, **kwargs)
+        made = self.rebuilder.of(inner)
+        for layer in made if self.lite else ():
+            unfuse(layer)
+        return made(*args, **kwargs)
 
     def _weights(self, operation: Operation) -> tuple[np.ndarray, np.ndarray | None] | None:
         """Fake-quantized kernel and bias of a layer, with its batch normalization folded in."""
@@ -221,7 +232,8 @@ class _Deployer:
         """Inserts an explicit requantization from a range that TFLite prescribes.
 
         A sigmoid has the output range [0, 1], and average pooling that of its input. The
-        converter changes the scale of such a tensor once, but not again for a concatenation.
+        converter changes the scale of such a tensor once, but not again for a concatenation,
+        and that of what is computed in float not at all.
 
         Args:
             end: the call whose readers read the result.
@@ -238,9 +250,13 @@ class _Deployer:
         prescribed = operation.kind.fixed
         if type(inner) in _AVERAGES and not isinstance(made.node.layer, layers.DepthwiseConv2D):
             prescribed = self._range_of(made.node.keras_inputs[0])
-        if prescribed in (None, range_):
+        if end.name in self._in_float:
+            prescribed = range_
+        elif prescribed in (None, range_):
             return made
-        made = FixedQuantize(*prescribed, name=self.unique(f"{operation.name}_prescribed"))(made)
+        narrow = self.symmetric and prescribed == range_
+        name = self.unique(f"{operation.name}_prescribed")
+        made = FixedQuantize(*prescribed, narrow_range=narrow, name=name)(made)
         one, zero = np.asarray(1.0), np.asarray(0.0)
         same = self._forms.scaled(made, one, zero, f"{operation.name}_rescaled")
         return made if same is None else same

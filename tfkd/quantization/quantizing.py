@@ -17,7 +17,7 @@ from tfkd import checks
 from tfkd.networks import layer_state, paths
 from tfkd.networks.call_graph import Call, CallGraph, Key
 from tfkd.networks.copy_layer import copy_layer, copy_state
-from tfkd.networks.layer_parts import free_name, passed
+from tfkd.networks.layer_parts import free_name, parts, passed
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization import layer_roles
 from tfkd.quantization.fake_quant import RangeQuantizer, WeightQuantizer
@@ -99,6 +99,7 @@ def quantize(
     tables = layer_state.tables(model)
     if tables:
         _warn_of_table(tables[0])
+    _warn_of_memory(parts(model))
     floats = dict.fromkeys(_skipped(skip, model, flat), "left out by `skip`")
     operations = operations_of(flat.graph)
     _refuse_batch_statistics(operations.values())
@@ -154,6 +155,17 @@ def _warn_of_table(layer: keras.layers.Layer) -> None:
         "not exported. To export it, split it after that layer and quantize the rest: "
         "keras.Model(model.get_layer(NEXT).input, model.outputs)."
     )
+
+
+def _warn_of_memory(found: Iterable[Any]) -> None:
+    recurrent = [part for part in found if isinstance(part, keras.layers.RNN)]
+    names = [part.name for part in recurrent if part.stateful]
+    if names:
+        checks.warn(
+            f"quantize: {names[0]!r} keeps its state from call to call (stateful=True), as no file "
+            "does: this model can be trained, but not exported. To export it, build it with "
+            "stateful=False."
+        )
 
 
 def _refuse_batch_statistics(operations: Iterable[Operation]) -> None:

@@ -12,6 +12,7 @@ import tf_keras as keras
 
 from tfkd import checks, example_inputs
 from tfkd.data.label_forms import check_numbers
+from tfkd.example_inputs.inputs import by_name
 from tfkd.report import inference
 from tfkd.report import targets as running
 from tfkd.report.accuracy import Judge
@@ -151,7 +152,7 @@ def compare(
             watch.check(f"models[{name!r}]", name)
     rows = []
     for name in groups:
-        params, macs = _counts(like.get(name, firsts[name]))
+        params, macs = _counts(like.get(name, firsts[name]), x)
         scores, (rate, per_call) = judge.scores(name), rates[name]
         rows.append(Row(
             name, params=params, macs=macs, size=sizes[name], latency=times.get(name),
@@ -279,9 +280,14 @@ def _outputs(
         yield made
 
 
-def _counts(model: Any) -> tuple[int | None, int | None]:
-    """(parameters, MACs); (None, None) for a file."""
+def _counts(model: Any, x: Any) -> tuple[int | None, int | None]:
+    """(parameters, MACs of an example of these sizes); (None, None) for a file."""
     if not isinstance(model, keras.Model):
         return None, None
-    counted = profile(model)
+    specs, shapes = example_inputs.inputs_of(model), None
+    if any(-1 in spec.shape for spec in specs):
+        given = by_name("data", x, specs)
+        sizes = {spec.name: np.shape(given[spec.name])[1:] for spec in specs}
+        shapes = example_inputs.packed(model, sizes)
+    counted = profile(model, shapes)
     return counted.params, counted.macs

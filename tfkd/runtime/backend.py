@@ -124,9 +124,9 @@ def filled(array: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[-1:], short, 0)]) if short else array
 
 
-def zeros(ports: Sequence[Port], size: int) -> list[np.ndarray]:
-    """A batch of zeros per input, or of empty texts; other open axes get the size 1."""
-    shapes = [(size, *(max(s, 1) for s in port.shape[1:])) for port in ports]
+def zeros(ports: Sequence[Port], batch: int, size: int = 1) -> list[np.ndarray]:
+    """A batch of zeros per input, or of empty texts; other open axes get the size `size`."""
+    shapes = [(batch, *(size if s < 1 else s for s in port.shape[1:])) for port in ports]
     return [
         np.full(shape, "" if port.dtype == object else 0, port.dtype)
         for port, shape in zip(ports, shapes, strict=True)
@@ -144,7 +144,7 @@ def check_agreement(one: Backend, other: Backend, tolerance: float) -> None:
         other: the backend to check, with the same input and output names.
         tolerance: allowed absolute error, relative to max(1, largest absolute output).
     """
-    if any(map(open_shape, one.inputs)):
+    if any(port.open_sizes for port in one.inputs):
         return
     rng, feeds = np.random.default_rng(0), {}
     for port, array in zip(one.inputs, zeros(one.inputs, (one.sizes or (2,))[0]), strict=True):
@@ -161,8 +161,3 @@ def check_agreement(one: Backend, other: Backend, tolerance: float) -> None:
 def _named(backend: Backend, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     results = backend.run([feeds[port.name] for port in backend.inputs])
     return {p.name: p.decode(r) for p, r in zip(backend.outputs, results, strict=True)}
-
-
-def open_shape(port: Port) -> bool:
-    """Whether an axis other than the batch is open."""
-    return min(port.shape[1:], default=1) < 1

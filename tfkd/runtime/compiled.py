@@ -22,7 +22,7 @@ import numpy as np
 from tfkd.formats import forks, litert
 from tfkd.formats.litert import Port
 from tfkd.runtime import stored
-from tfkd.runtime.backend import arranged, check_agreement, open_shape, powers, zeros
+from tfkd.runtime.backend import arranged, check_agreement, powers, zeros
 from tfkd.runtime.stored import Store
 from tfkd.runtime.tflite import TFLite
 
@@ -146,7 +146,8 @@ def open_compiled(
             return CompiledFile(path, weights, _read(manifest["ports"]), threads, batch, origin)
         plain = TFLite(path, threads)
         ports = plain.inputs, plain.outputs
-        if plain.remembers or not plain.signed or any(map(open_shape, ports[0] + ports[1])):
+        open_sizes = any(port.open_sizes for port in ports[0] + ports[1])
+        if plain.remembers or not plain.signed or open_sizes:
             return None
 
         def make(temporary: pathlib.Path) -> dict[str, Any]:

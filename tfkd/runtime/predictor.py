@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
+from tfkd.example_inputs import OPEN_SIZES
 from tfkd.formats import forks
 from tfkd.formats.litert import Port
 from tfkd.formats.onnx_session import CPU
 from tfkd.runtime import opening
-from tfkd.runtime.backend import Backend, open_shape, powers, zeros
+from tfkd.runtime.backend import Backend, powers, zeros
 from tfkd.runtime.batches import Batches
 from tfkd.runtime.combining import Combiner, split
 from tfkd.runtime.inputs import arrays_for
@@ -31,7 +32,8 @@ class Predictor:
     outputs in int8 and uint8 are quantized and dequantized with their scale and zero
     point. A .keras file may also compute in half precision or take text. Batches of any
     size are accepted: an open batch is run as it is; for a fixed batch size the examples
-    are split and padded.
+    are split and padded. Other open sizes are those of each call's examples; a .tflite file
+    is resized when they change, which takes 0.1 ms or more.
 
     A `Predictor` is thread-safe. LiteRT and TensorRT run one call at a time; with
     `batch`, waiting calls are combined into one batch. ONNX Runtime and TensorFlow run
@@ -52,7 +54,8 @@ class Predictor:
         batch: largest number of examples of concurrent calls that are combined; None:
             calls are not combined. It adds no thread, and no delay for a single caller.
         warmup: number of runs on zeros at opening, for each batch size if `batch` is
-            given, so that the first call is as fast as later ones.
+            given, so that the first call is as fast as later ones. Other open sizes are 32,
+            or else 128, 8 or 1, whichever the file accepts.
         artifacts_dir: a folder for artefacts that speed up the next start; "auto":
             `~/.cache/tfkd` (or in XDG_CACHE_HOME, if that is set); None: none. They are
             XNNPACK's packed weights for .tflite files from 8 MiB, the optimized graph
@@ -148,23 +151,25 @@ class Predictor:
         forks.register(self)
 
     def _warm(self, runs: int, sizes: tuple[int, ...] | None) -> None:
-        """Runs batches of zeros of each size."""
-        sizes = sizes or powers(self.batch or 1)
-        with contextlib.ExitStack() as stack:
-            if any(map(open_shape, self._inputs)):
-                # The model may not accept open axes of size 1.
-                stack.enter_context(contextlib.suppress(Exception))
-            for size in sizes if self.batch else sizes[:1]:
-                for _ in range(runs):
-                    self._first(zeros(self._inputs, size))
+        """Runs batches of zeros of each size; open sizes get the first at which that works."""
+        batches = sizes or powers(self.batch or 1)
+        batches = batches if self.batch else batches[:1]
+        if not any(port.open_sizes for port in self._inputs):
+            try:
+                self._run_zeros(runs, batches)
+            except Exception as error:  # Each runtime raises exceptions of its own types.
+                expected = f"a file that {self._kind} can run"
+                fix = f"On a batch of zeros it says: {error}"
+                raise checks.value_error("path", expected, os.fspath(self.path), fix) from error
+            return
+        for size in OPEN_SIZES:  # The model may accept none of them.
+            with contextlib.suppress(Exception):
+                return self._run_zeros(runs, batches, size)
 
-    def _first(self, arrays: Sequence[np.ndarray]) -> None:
-        try:
-            self._run(arrays)
-        except Exception as error:  # Each runtime raises exceptions of its own types.
-            expected = f"a file that {self._kind} can run"
-            fix = f"On a batch of zeros it says: {error}"
-            raise checks.value_error("path", expected, os.fspath(self.path), fix) from error
+    def _run_zeros(self, runs: int, batches: Sequence[int], size: int = 1) -> None:
+        for batch in batches:
+            for _ in range(runs):
+                self._run(zeros(self._inputs, batch, size))
 
     def __repr__(self) -> str:
         text = f"Predictor({str(self.path)!r}, threads={self.threads}"

@@ -49,11 +49,13 @@ class TFLite:
             self.sizes = None if batch is None else powers(batch)
         count = len(self.sizes or ())
         self._several = count > 1 and count * os.path.getsize(path) <= _INTERPRETERS_BYTES
-        shapes = [tuple(d["shape"]) for d in first.get_input_details()]
-        order = [d["index"] for d in first.get_input_details()]
-        now = tuple(tuple(map(int, shapes[order.index(i)])) for i in self._into)
+        now: tuple = ()  # not allocated: see `litert.open_interpreter`
+        if not any(port.open_sizes for port in self.inputs):
+            shapes = {d["index"]: tuple(map(int, d["shape"])) for d in first.get_input_details()}
+            now = tuple(shapes[index] for index in self._into)
         self._opened: dict[tuple, Any] = {now: first}
-        self._fixed = first if fixed != -1 else None  # set_tensor refuses other shapes
+        # Without open sizes there is one interpreter; set_tensor refuses other shapes.
+        self._fixed = None if any(-1 in port.shape for port in self.inputs) else first
         self.signed = len(first.get_signature_list()) == 1
         self._only = len(self._into) == len(self._out) == 1
         # Looked up once: an unnecessary reset takes half as long as a small network.
@@ -61,10 +63,17 @@ class TFLite:
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs a batch; the state of an LSTM starts at zero, as in the Keras model."""
-        interpreter = self._fixed
-        if interpreter is None:
-            shapes = tuple([array.shape for array in arrays])
-            interpreter = self._opened.get(shapes) or self._sized(shapes)
+        if self._fixed is not None:
+            return self._invoked(self._fixed, arrays)
+        shapes = tuple([array.shape for array in arrays])
+        try:
+            return self._invoked(self._opened.get(shapes) or self._sized(shapes), arrays)
+        except (RuntimeError, ValueError) as error:
+            # An interpreter that could not be resized is unusable.
+            self._opened = {(): litert.open_interpreter(self._path, self._threads)}
+            raise litert.NotRunnable(self.inputs, arrays) from error
+
+    def _invoked(self, interpreter: Any, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         if self.remembers:
             interpreter.reset_all_variables()
         if self._only:
@@ -78,20 +87,13 @@ class TFLite:
 
     def _sized(self, shapes: tuple) -> Any:
         """An interpreter for these shapes: a new one, or an existing one that is resized."""
-        if self._several and len(self._opened) < len(self.sizes or ()):
+        oldest = next(iter(self._opened))
+        if self._several and oldest and len(self._opened) < len(self.sizes or ()):
             interpreter = litert.open_interpreter(self._path, self._threads)
         else:
-            interpreter = self._opened.pop(next(iter(self._opened)))
-        before = dict(self._opened)
-        self._opened.clear()  # If resizing fails, the interpreter is unusable.
-        try:
-            for index, shape in zip(self._into, shapes, strict=True):
-                interpreter.resize_tensor_input(index, shape)
-            interpreter.allocate_tensors()
-        except (RuntimeError, ValueError):
-            self._opened = {**before, (): litert.open_interpreter(self._path, self._threads)}
-            raise
-        self._opened = {**before, shapes: interpreter}
+            interpreter = self._opened.pop(oldest)
+        litert.resize(interpreter, self.inputs, shapes)
+        self._opened[shapes] = interpreter
         return interpreter
 
     def close(self) -> None:

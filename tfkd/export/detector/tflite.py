@@ -206,7 +206,10 @@ def make_recipe(
     options = {**known, **options}
     if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 3 or -1 in graph.inputs[0].shape:
         shown = [(i.name, i.shape) for i in graph.inputs]
-        raise checks.value_error("model", "a model of one input, images of a fixed size", shown)
+        fix = "Priors belong to one size: x = keras.Input(shape), then keras.Model(x, model(x))."
+        raise checks.value_error(
+            "model", "a model of one input, images of a fixed size", shown, fix
+        )
     with quiet():
         outputs = graph.function(1).get_concrete_function().structured_outputs
     empty = {k: tf.zeros([1 if s is None else s for s in v.shape]) for k, v in outputs.items()}
