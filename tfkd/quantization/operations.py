@@ -91,6 +91,8 @@ def folds(operations: Iterable[Operation]) -> dict[Operation, Operation]:
         wrapper = operation.layer
         if reader is None or operation.shared or reader.shared:
             continue
+        if operation.kind.role != layer_roles.WEIGHTED:
+            continue
         if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
             continue
         linear = wrapper.layer.activation in (None, keras.activations.linear)
