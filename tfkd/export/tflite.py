@@ -222,6 +222,10 @@ class Source:
                 lambda: _convert(self.plain, "float32", types, None, batch_size),
                 tflite_float16.large_weights(self.graph),
             )
+            if tflite_float16.has_vanishing(self.plain):
+                data = tflite_float16.keep_small(
+                    data, lambda: _convert(self.plain, "float32", types, None, batch_size)
+                )
         return data
 
 
