@@ -183,9 +183,7 @@ def to_tflite(quantized: Any, path: pathlib.Path, x: np.ndarray) -> Record:
 
 def to_onnx(quantized: Any, path: pathlib.Path, x: np.ndarray) -> Record:
     """Writes, checks and runs the ONNX file; returns its numbers."""
-    made = tfkd.export.to_onnx(
-        quantized, path, target="tensorrt", verify=x, thresholds=LENIENT, int8_weights=True
-    )
+    made = tfkd.export.to_onnx(quantized, path, target="tensorrt", verify=x, thresholds=LENIENT)
     findings = tfkd.export.lint_tensorrt(path)
     fed, convolutions = fed_by_qdq(path)
     return {

@@ -114,7 +114,6 @@ def export(model: Any, target: str, path: pathlib.Path, x: np.ndarray) -> Record
             target="tensorrt",
             verify=x[:500],
             thresholds=LENIENT,
-            int8_weights=hasattr(model, "report"),
         )
         errors = [f for f in tfkd.export.lint_tensorrt(file) if f.level == "error"]
         found["onnx"] = {"bytes": made.bytes, **made.numbers, "lint_errors": len(errors)}

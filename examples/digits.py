@@ -225,7 +225,8 @@ def convert(runs: list[Run], x_test, out: pathlib.Path, say: Say) -> list[pathli
     files = []
     for seed, run in enumerate(runs, start=1):
         path = out / f"student_int8_{seed}.tflite"
-        written = export.to_tflite(run.model, path, io="int8", verify=x_test[:500])
+        # An open batch, so that the throughput is measured with batches of one size.
+        written = export.to_tflite(run.model, path, io="int8", batch_size=None, verify=x_test[:500])
         agreement = 100 * written.numbers["argmax_agreement"]
         say(f"{path.name}: agrees with the Keras model on {agreement:.1f} % of test images")
         files.append(path)

@@ -52,9 +52,7 @@ def write(quantized, x_test, out: pathlib.Path, say: pruned.Say) -> pathlib.Path
     phone = export.to_tflite(quantized, out / "int8.tflite", io="int8", verify=x_test[:500])
     say("for phones:")
     print(phone)
-    server = export.to_onnx(
-        quantized, out / "int8.onnx", target="tensorrt", int8_weights=True, verify=x_test[:500]
-    )
+    server = export.to_onnx(quantized, out / "int8.onnx", target="tensorrt", verify=x_test[:500])
     say("for TensorRT:")
     print(server)
     print(export.lint_tensorrt(out / "int8.onnx"))

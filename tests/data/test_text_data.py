@@ -303,3 +303,32 @@ def test_what_an_encoder_refuses():
             data.Encoder(bad, 2)
     with pytest.raises(ValueError, match="texts with words"):
         data.TextDataset(["!", "?"], [0, 1], ["a"], [0]).vectorize()
+
+
+@pytest.mark.parametrize(
+    "words", [("good", "film"), ("café", "cafe\u0301", '"', "\\", "\u2028", "日本", "a b", "0")]
+)
+def test_an_encoder_is_the_same_after_saving(tmp_path, words):
+    encode = data.Encoder(("", "[UNK]", *words), 7)
+    encode.save(tmp_path / "e.json")
+    again = data.Encoder.load(tmp_path / "e.json")
+    assert again == encode and again.vocabulary == encode.vocabulary and again.max_length == 7
+    texts = ["good café 日本 film", "0"]
+    np.testing.assert_array_equal(again(texts), encode(texts))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{}", "[1]", "null", '{"format": 2, "max_length": 3, "vocabulary": ["", "[UNK]", "a"]}',
+        '{"format": 1, "max_length": 0, "vocabulary": ["", "[UNK]", "a"]}',
+        '{"format": 1, "max_length": 3, "vocabulary": ["a"]}',
+        '{"format": 1, "max_length": 3, "vocabulary": 5}',
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_encoder_is_refused(tmp_path, content):
+    (tmp_path / "e.json").write_text(content)
+    with pytest.raises(ValueError, match=r"`path`: expected a file that tfkd.data.Encoder.save"):
+        data.Encoder.load(tmp_path / "e.json")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        data.Encoder.load(tmp_path / "missing.json")

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import tf_keras as keras
+from flatbuffers_by_hand import entries, fields, follow, text_at
 
 from tfkd import artifacts, export, quantization, runtime
 from tfkd.detection.decoding import decode
@@ -311,34 +312,6 @@ def test_suppression_across_classes(detector, tmp_path):
     )
     per_class = keras_finds(detector, IMAGES, iou_threshold=0.2)
     assert report.numbers["detections"]["objects"] < clear(per_class).sum()
-
-
-def fields(data, position):
-    """Slots of a flatbuffer's table → position of the value."""
-
-    def number(at, size, signed=False):
-        return int.from_bytes(data[at : at + size], "little", signed=signed)
-
-    table = position - number(position, 4, signed=True)
-    count = (number(table, 2) - 4) // 2
-    slots = [number(table + 4 + 2 * i, 2) for i in range(count)]
-    return {i: position + s for i, s in enumerate(slots) if s}
-
-
-def follow(data, at):
-    return at + int.from_bytes(data[at : at + 4], "little")
-
-
-def text_at(data, at):
-    start = follow(data, at)
-    size = int.from_bytes(data[start : start + 4], "little")
-    return bytes(data[start + 4 : start + 4 + size]).decode()
-
-
-def entries(data, at):
-    start = follow(data, at)
-    count = int.from_bytes(data[start : start + 4], "little")
-    return [start + 4 + 4 * i for i in range(count)]
 
 
 def test_metadata_as_mediapipe_reads_it(files):

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import artifacts, export
@@ -168,3 +169,42 @@ def test_onnx_refuses_a_scale_beyond_float16(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Rescaling(1e5, name="up"), small])
     with pytest.raises(ValueError, match=r"precision.*65504.*up/.*1e\+05"):
         export.to_onnx(model, tmp_path / "m.onnx", precision="float16", verify=False)
+
+
+def guarded(kind):
+    """A logarithm or a division that 1e-8 keeps finite, on zeros."""
+    inputs = keras.Input((4,), name="x")
+    x = layers.Dense(4, activation="relu", name="dense")(inputs)
+    if kind == "log":
+        y = tf.math.log(x + 1e-8)
+    else:
+        y = x / (tf.reduce_sum(x, -1, keepdims=True) + 1e-8)
+    model = keras.Model(inputs, layers.Dense(3, name="y")(y))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.normal(size=weight.shape) * (0 if "bias" in weight.name else 1))
+    return model
+
+
+@pytest.mark.parametrize("kind", ["log", "division"])
+def test_constants_that_vanish_stay_in_float32(tmp_path, kind):
+    model, path = guarded(kind), tmp_path / "m.tflite"
+    x = np.random.default_rng(1).normal(size=(40, 4)).astype("float32")
+    x[:3] = 0
+    with pytest.warns(UserWarning, match=r"below 6e-8; these constants stay in float32.*1e-08"):
+        report = export.to_tflite(model, path, "float16", verify=x)
+    assert report.verified and np.isfinite(Predictor(path)(x)).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export.to_tflite(model, path, verify=x)
+
+
+def test_onnx_raises_constants_that_would_vanish(tmp_path):
+    pytest.importorskip("tf2onnx")
+    x = np.random.default_rng(1).normal(size=(40, 4)).astype("float32")
+    x[:3] = 0
+    with pytest.warns(UserWarning, match="would be 0 and were raised to 6e-8: .*1e-08"):
+        report = export.to_onnx(
+            guarded("division"), tmp_path / "m.onnx", precision="float16", verify=x
+        )
+    assert np.isfinite(Predictor(report.path)(x)).all()

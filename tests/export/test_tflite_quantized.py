@@ -116,6 +116,34 @@ def test_the_file_holds_the_integers_that_the_model_was_trained_with(q, tmp_path
     np.testing.assert_array_equal(found[5, 6], codes.T)
 
 
+@pytest.mark.parametrize(("target", "least"), [("tflite", 0.0), ("both", -0.5)])
+def test_slopes_lie_on_the_grid_of_the_file(tmp_path, target, least):
+    prelu = layers.PReLU(shared_axes=[1, 2], name="slopes")
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = prelu(layers.Conv2D(8, 3, name="a")(inputs))
+    x = layers.PReLU(name="each")(layers.Dense(6, name="hidden")(layers.Flatten()(x)))
+    model = keras.Model(inputs, layers.Dense(5, name="logits")(x), name="net")
+    rng = np.random.default_rng(2)
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.2, weight.shape))
+    prelu.set_weights([rng.uniform(least, 1, (1, 1, 8))])
+    q = quantized(target, model)
+    report = export.to_tflite(q, tmp_path / "m.tflite", verify=VERIFY)
+    assert report.numbers["in_float"] == []
+    interpreter = litert.open_interpreter(report.path, delegate=False)
+    found = {tuple(d["shape"]): d for d in interpreter.get_tensor_details()}
+    codes = interpreter.get_tensor(found[1, 1, 8]["index"])
+    step = found[1, 1, 8]["quantization"][0]
+    np.testing.assert_array_equal(codes, np.rint(prelu.alpha.numpy() / step))
+    # The quantized model computes with these: it rounds their products by half a step at most.
+    ends = keras.Model(q.input, [q.get_layer("a").output, q.get_layer("slopes").output])
+    x, y = (np.asarray(one, np.float64) for one in ends(VERIFY))
+    low, high = q.ranges["slopes"]
+    rounding = (high - low) / (254 if target == "both" else 255) / 2
+    exact = np.clip(np.where(x > 0, x, codes * np.float64(step) * x), low, high)
+    assert np.abs(y - exact).max() < rounding * (1 + 1e-3)
+
+
 def test_the_same_model_gives_the_same_bytes_and_a_fresh_copy_too(q, tmp_path):
     paths = [tmp_path / name for name in ("a.tflite", "b.tflite", "c.tflite")]
     for model, path in zip((q, q, quantized()), paths, strict=True):

@@ -77,6 +77,34 @@ def test_a_file_must_agree_where_the_model_has_decided():
     assert parity.agreement_text(numbers) == "90.00% (88.89% of the decided)"
 
 
+def test_all_examples_count_if_few_are_decided():
+    """80 near ties, of which 40 turn, beside 20 clear answers: 60 of 100 agree."""
+    want = np.zeros((100, 2))
+    want[:, 0] = np.where(np.arange(100) < 80, 0.01, 5.0)
+    got = want.copy()
+    got[:40, 1] = 0.5
+    limits = {**OPEN, "min_agreement": 0.9}
+    (text,), _ = judged(want, got, limits)
+    assert "60 of 100 examples agree" in text and "decided 20 of them" in text
+    # Without knowing that these are class scores it is a warning, however few agree.
+    failed, (text,) = judged(want, got, OPEN)
+    assert failed == [] and "60 of 100 examples agree" in text
+    assert judged(want, got, {**OPEN, "y": {"min_agreement": 0}}) == ([], [])
+
+
+def test_zeros_for_a_map_of_few_peaks_are_refused():
+    """Each number is within its limits: the peaks are fewer than 1 % of the positions."""
+    want = np.zeros((4, 1000, 3))
+    want[np.arange(4), np.arange(4) * 7] = 1.0
+    (text,), _ = judged(want, np.zeros_like(want))
+    assert "output 'y' is 0 everywhere and for every input in the file" in text
+    still = np.tile(want[:1], (4, 1, 1))
+    assert "is the same for every input in the file" in judged(want, still)[0][0]
+    assert "hardly depends on the input in the file" in judged(want, want * 5e-4)[0][0]
+    assert judged(want, want * 0.1) == ([], [])
+    assert judged(want, np.zeros_like(want), {"min_dependence": 0}) == ([], [])
+
+
 # 20 of 100 answers wrong: beyond chance below 0.9, but not below 0.75.
 SOME, MANY = 20, 40
 

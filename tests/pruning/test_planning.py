@@ -445,6 +445,36 @@ def test_explain_is_a_table_of_groups_reasons_and_totals():
     assert f"(+{over:.1f} points by rounding to multiples of 4)" in last
 
 
+def keras_outputs(found):
+    return list(found.values()) if isinstance(found, dict) else [found]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_to_expect_before_training_is_measured(several):
+    model = residual()
+    x = np.random.default_rng(0).normal(size=(150, 6, 6, 3)).astype("float32")
+    data = x
+    if several:  # two outputs, one of a single number, and batches of examples and labels
+        number = L.Dense(1, name="number")(model.layers[-2].output)
+        model = keras.Model(model.input, {"a": model.output, "b": number})
+        data = [(x[:100], np.zeros(100)), (x[100:], np.zeros(50))]
+    before = model.get_weights()
+    plan = planning.plan(model, macs_reduction=0.5, data=data)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    small = shrink(model, planning.select(model, plan))
+    pairs = [keras_outputs(m.predict(x, verbose=0)) for m in (model, small)]
+    same = (pairs[0][0].argmax(1) == pairs[1][0].argmax(1)).mean()
+    errors = [np.abs(b - a).mean() / np.ptp(a) for a, b in zip(*pairs, strict=True)]
+    assert plan.change.examples == 150 and 0 < same < 1
+    assert plan.change.agreement == pytest.approx(same)
+    assert plan.change.error == pytest.approx(max(errors), rel=1e-4)
+    expected = f"agreement with the unpruned model on 150 examples: {100 * same:.0f} % before"
+    assert expected in plan.text()
+    assert plan.to_dict()["change"]["examples"] == 150
+    assert "accuracy falls until" in planning.plan(model, macs_reduction=0.5).text()
+
+
 class Pyramid(L.Layer):
     """Two levels from two maps, as a detector has it: a layer of layers, without a rule."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -221,6 +223,19 @@ def test_given_batches():
     small = pruning.shrink(model, selection, verify=batch)
     zero_by_hand(model, selection, A)
     assert range_difference(outputs_of(model, batch), outputs_of(small, batch)) < 1e-5
+
+
+def test_a_model_that_must_be_trained_is_said():
+    model = randomize(keras.Sequential([keras.Input((5,)), layers.Dense(8, name="a")]))
+    model = keras.Model(model.input, layers.Dense(4, name="b")(model.output))
+    batch = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+    selection = pruning.select(model, pruning.plan(model, filter_rate=0.8))
+    with pytest.warns(UserWarning, match="agreement with the unpruned model on 40 examples: "):
+        pruning.shrink(model, selection, verify=batch)
+    pruning.apply_selection(model, selection)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # It is masked already: nothing changes.
+        pruning.shrink(model, selection, verify=batch)
 
 
 @pytest.mark.parametrize("wrong", [False, True])

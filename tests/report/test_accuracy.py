@@ -100,3 +100,13 @@ def test_labels_that_no_example_has_are_left_out_of_the_mean():
     assert report.score(y, p, task="multi_label").average_precision == 50.0
     nothing = report.score(0 * y, p * 0, task="multi_label")
     assert (nothing.average_precision, nothing.subset_accuracy) == (None, 100.0)
+
+
+def test_standard_errors_by_hand():
+    found = report.score([0, 1, 1, 0], [[2, 1], [0, 3], [5, 4], [8, 1]])  # 3 of 4 are right
+    assert found.standard_error == pytest.approx(100 * (0.75 * 0.25 / 4) ** 0.5)
+    found = report.score([20.0, 30.0, 31.5], [[21.0], [28.0], [31.5]], task="regression")
+    assert found.standard_error == pytest.approx(np.std([1.0, 2.0, 0.0]) / 3**0.5)
+    stats = report.seed_stats(75.0, found.standard_error)
+    assert stats.noise == found.standard_error and report.seed_stats(75.0).noise == 0
+    assert report.seed_stats([74.0, 76.0], 1.0).noise == pytest.approx(2**0.5)

@@ -87,6 +87,25 @@ def test_like_must_name_a_model():
         report.compare({"a": linear(RIGHT)}, (X, Y), like={"b": linear(RIGHT)})
 
 
+@pytest.mark.parametrize("form", [list, lambda batches: (one for one in batches)])
+def test_batches_whose_labels_differ_in_rank(form):
+    """(N,) and (N, 1) mean the same; of one-hot rows the shapes are named."""
+    told = {"runs": 2, "throughput_batch": None}
+    for first in (slice(0, 3), slice(3, None)):
+        rest = slice(3, None) if first.start == 0 else slice(0, 3)
+        batches = [(X[first], Y[first]), (X[rest], Y[rest, None])]
+        (row,) = report.compare({"a": linear(RIGHT)}, form(batches), **told).rows
+        assert row.accuracy.mean == 100.0
+    one_hot = [(X[:3], Y[:3]), (X[3:], np.eye(3)[Y[3:]])]
+    with pytest.raises(ValueError, match=r"labels of one shape in all batches, .*\(3,\), \(1, 3\)"):
+        report.compare({"a": linear(RIGHT)}, form(one_hot), **told)
+    names = [(X[:3], {"a": Y[:3]}), (X[3:], Y[3:])]
+    with pytest.raises(ValueError, match="arrays of the same names"):
+        report.compare({"a": linear(RIGHT)}, form(names), output="a", **told)
+    with pytest.raises(ValueError, match="labels in every batch, or in none.*1 of 2"):
+        report.compare({"a": linear(RIGHT)}, form([(X[:3], Y[:3]), X[3:]]), **told)
+
+
 def test_throughput_in_batches_of_what_each_takes(file, tmp_path):
     from tfkd import export
 

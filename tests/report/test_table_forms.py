@@ -92,6 +92,47 @@ def test_pareto_against_brute_force(points):
     assert report.Table(rows).pareto() == tuple(expected)
 
 
+def noisy(name, accuracy, p50, spread=0.0, error=None):
+    times = report.Latency(p50, p50, p50, p50, 100, spread)
+    return report.Row(name, report.seed_stats(accuracy, error), latency=times)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "front"),
+    [
+        # 96.7 ± 0.3 against 97.3 ± 0.2, and 1 % of the time: the better one beats it.
+        (([96.4, 96.7, 97.0], 1.00, 0.05), ([97.1, 97.3, 97.5], 1.01, 0.05), "b"),
+        # The same accuracy within noise: the faster one beats it.
+        (([97.2, 97.4, 97.6], 1.00, 0.05), ([97.1, 97.3, 97.5], 1.20, 0.05), "a"),
+        # Both within noise: neither beats the other.
+        (([97.2, 97.4, 97.6], 1.00, 0.05), ([97.1, 97.3, 97.5], 1.01, 0.05), "ab"),
+        # Single models, whose accuracies are known to a standard error: √(0.4² + 0.3²) = 0.5.
+        ((90.4, 2.0, 0.0, 0.4), (90.0, 1.0, 0.0, 0.3), "b"),
+        ((90.6, 2.0, 0.0, 0.4), (90.0, 1.0, 0.0, 0.3), "ab"),
+    ],
+)
+def test_the_front_respects_noise(one, other, front):
+    table = report.Table([noisy("a", *one), noisy("b", *other)])
+    assert table.pareto() == tuple(front)
+
+
+def test_small_times_have_three_digits():
+    table = report.Table([row("a", 90.0, 0.0029146), row("b", 90.0, 12.5)])
+    cells = [line.split() for line in table.text().splitlines()]
+    # The percentiles of `row` are 1.1 and 1.3 times the median.
+    assert cells[2][-4:-1] == ["0.00291", "0.00321", "0.00379"]
+    assert cells[3][-4:-1] == ["12.500", "13.750", "16.250"]
+
+
+def test_batches_of_another_size_are_named():
+    rows = [
+        row(name, 90.0, 1.0, throughput=1000.0 * size, throughput_batch=size)
+        for name, size in (("a", 32), ("b", 32), ("c", 1))
+    ]
+    lines = report.Table(rows).text().splitlines()
+    assert lines[3].endswith(" 32,000") and lines[4].endswith(" 1,000 (1 a call)")
+
+
 def test_no_pareto_front_without_numbers():
     assert report.Table([report.Row("a")]).pareto() == ()
 

@@ -2,12 +2,14 @@
 
 import ast
 import dataclasses
+import html
 import html.parser
 import importlib
 import json
 import math
 import pathlib
 import pkgutil
+import re
 from typing import Any
 
 import numpy as np
@@ -209,6 +211,14 @@ def test_the_page_by_hand():
     assert '<td class="left">conv&lt;1&gt;</td>' in text and "<td>1,296</td>" in text
     assert "<h2>A &lt;title&gt;</h2>" in text and "<p>The end.</p>" in text
     assert BY_HAND._repr_html_().startswith('<div class="tfkd">')
+
+
+def test_on_narrow_screens_values_have_the_names_of_their_columns():
+    grid = Grid(("model", 'a "b" \\', "c"), [("x", 1, 2)])
+    style = html.unescape(re.search('<section class="headed" style="(.*?)">', grid.html())[1])
+    assert style == '--head-2: "a \\"b\\" \\\\"; --head-3: "c"'
+    narrow = BY_HAND.html().split("@media (max-width: 640px)")[-1]
+    assert "td:nth-child(2)::before { content: var(--head-2); }" in narrow
 
 
 def test_tags_stand_with_the_name_on_pages_alone():

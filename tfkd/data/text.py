@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import os
+import pathlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfkd import checks
+from tfkd import artifacts, checks
 from tfkd.data import quality
 from tfkd.data.splits import Splits, named_classes, split_labels
+from tfkd.types import Path
 
 _CHUNK = 4096
+_FORMAT = 1
 _STANDARDIZE = "lower_and_strip_punctuation"
 
 
@@ -157,6 +162,63 @@ class Encoder:
             raise checks.value_error("vocabulary", expected, words[:5])
         checks.positive_int("max_length", self.max_length)
         object.__setattr__(self, "vocabulary", words)
+
+    def to_json(self) -> dict[str, Any]:
+        """Vocabulary and length as JSON values."""
+        return {"format": _FORMAT, "max_length": self.max_length, "vocabulary": [*self.vocabulary]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Encoder:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: if `values` are something else.
+        """
+        keys = set(values) if isinstance(values, Mapping) else set()
+        if keys != {"format", "max_length", "vocabulary"} or values["format"] != _FORMAT:
+            expected = f"what Encoder.to_json returns, of format {_FORMAT}"
+            raise checks.value_error("values", expected, values)
+        return cls(tuple(values["vocabulary"]), values["max_length"])
+
+    def save(self, path: Path) -> None:
+        """Writes the encoder as JSON, atomically; `load` gives it back.
+
+        A `tfkd.runtime.Predictor` of `m.onnx` finds it as `m.onnx.encoder.json`;
+        `tfkd.export.to_tflite(..., encoder=...)` puts it into the file.
+
+        Args:
+            path: the file to create or replace.
+
+        Raises:
+            OSError: if it cannot be written.
+
+        Example:
+            >>> import os, tempfile
+            >>> from tfkd import data
+            >>> path = os.path.join(tempfile.mkdtemp(), "encoder.json")
+            >>> encode = data.Encoder(("", "[UNK]", "good", "film"), 4)
+            >>> encode.save(path)
+            >>> data.Encoder.load(path) == encode
+            True
+        """
+        artifacts.write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Encoder:
+        """Reads a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is another file, or damaged.
+        """
+        checks.instance("path", path, (str, os.PathLike), "a path")
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"`path`: there is no file {os.fspath(path)!r}.")
+        try:
+            return cls.from_json(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            expected = "a file that tfkd.data.Encoder.save wrote"
+            raise checks.value_error("path", expected, os.fspath(path), f"{error}") from error
 
     @functools.cached_property
     def _has_one_form(self) -> bool:

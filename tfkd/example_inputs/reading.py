@@ -161,16 +161,57 @@ def _read(
         raise checks.value_error(name, "at least one example", "none")
 
 
+# Fields of a Batch and what they are.
+_PARTS = {"x": "examples", "y": "labels", "sample_weight": "weights"}
+
+
 def _joined(parts: Sequence[Any], stack: bool, name: str) -> Any:
+    if not isinstance(parts[0], Batch):
+        return _put_together(parts, stack, name, "examples")
+    fields = dict(zip(Batch._fields, zip(*parts, strict=True), strict=True))
+    found = {}
+    for field, what in _PARTS.items():
+        given = [part for part in fields[field] if part is not None]
+        if given and len(given) < len(parts):
+            expected = f"{what} in every batch, or in none"
+            raise checks.value_error(name, expected, f"{len(given)} of {len(parts)} with {what}")
+        found[field] = _put_together(given, stack, name, what) if given else None
+    return Batch(**found)
+
+
+def _put_together(parts: Sequence[Any], stack: bool, name: str, what: str) -> Any:
+    """Joins arrays of equal structures; `what` they are, such as "labels"."""
     join = np.stack if stack else np.concatenate
+
+    def joined(*arrays: Any) -> np.ndarray:
+        values = [np.asarray(array) for array in arrays]
+        return join(values if what == "examples" else _of_one_rank(values))
+
+    shapes = list(dict.fromkeys(tuple(map(np.shape, leaves(part))) for part in parts))
+    received = [shape[0] if len(shape) == 1 else shape for shape in shapes[:2]]
+    expected = f"{what} of one shape{'' if stack else ' in all batches'}"
     try:
-        return mapped(lambda *arrays: join([np.asarray(array) for array in arrays]), *parts)
+        return mapped(joined, *parts)
     except ValueError as error:
-        columns = zip(*map(leaves, parts), strict=False)
-        kinds = [list(dict.fromkeys(np.shape(a)[not stack :] for a in one)) for one in columns]
-        shapes = next((found[:3] for found in kinds if len(found) > 1), str(error))
-        fix = f"Pad or resize them to one{'; batches are made here.' if stack else '.'}"
-        raise checks.value_error(name, "examples of one shape", shapes, fix) from error
+        fix = f"NumPy says: {error}."
+        if what == "examples":
+            columns = zip(*map(leaves, parts), strict=False)
+            kinds = [list(dict.fromkeys(np.shape(a)[not stack :] for a in one)) for one in columns]
+            received = next((found[:3] for found in kinds if len(found) > 1), received)
+            expected = "examples of one shape"
+            fix = f"Pad or resize them to one{'; batches are made here.' if stack else '.'}"
+        raise checks.value_error(name, expected, received, fix) from error
+    except (KeyError, TypeError, IndexError) as error:
+        fix = "Each needs arrays of the same names."
+        raise checks.value_error(name, expected, received, fix) from error
+
+
+def _of_one_rank(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """Labels of shapes (N, ...) and (N, ..., 1), which mean the same, without the last axis."""
+    least = min(array.ndim for array in arrays)
+    if all(array.ndim == least or array.shape[least:] == (1,) for array in arrays):
+        return [array.reshape(array.shape[:least]) for array in arrays]
+    return arrays
 
 
 def _checked(

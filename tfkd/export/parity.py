@@ -8,7 +8,8 @@ Agreement also depends on the model: where two classes are nearly tied, the last
 decides. So the threshold applies to the agreement on decided examples, in which the
 best class leads by more than twice the mean error, so that an error of that size on
 both classes can't swap them. Errors on the other examples are bounded by the threshold
-of the mean error.
+of the mean error. The worse a file is, the fewer examples are decided by this rule: if they
+are fewer than half, the threshold applies to the agreement on all examples.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _SMALL_CLIP = 0.01
 # Rounding of float32 in sums of probabilities and in multiples of a step.
 _ROUNDING = 1e-3
 _WORST_IF_LARGE = ("max_error", "p99_error", "mean_error", "clipped", "not_finite")
+_AGREEMENTS = ("argmax_agreement", "decided_agreement", "decided", "positions")
 _WORST_IF_SMALL = ("argmax_agreement", "decided_agreement", "dependence", "file_dependence")
 
 
@@ -50,7 +52,7 @@ def measure(
 
         * `argmax_agreement`: fraction of equal argmax; None without a class axis.
         * `decided_agreement`: the same on decided examples; for each output `decided`,
-          their number.
+          their number, and `positions`, the number of all.
         * `max_error`, `mean_error`: as fractions of the range.
         * `p99_error`: of an output of rank 3 or more, the error within which 99 % of the
           positions lie; the error of a position is the largest over the last axis.
@@ -63,8 +65,8 @@ def measure(
           range; near 0 the comparison proves nothing. `file_dependence`: the same for the
           file.
 
-        For each output also its `range`, and `kind`: "classes" if its rows are
-        distributions or their logarithms, else "unknown".
+        For each output also its `range`; `file_range`, the same for the file; and `kind`:
+        "classes" if its rows are distributions or their logarithms, else "unknown".
     """
     outputs = {
         name: _measure_one(expected[name], received[name], limits.get(name)) for name in expected
@@ -84,15 +86,20 @@ def _worst(choose: Callable[[list[float]], float], values: Iterable[float | None
     return choose(known) if known else None
 
 
-def _agreements(expected: np.ndarray, received: np.ndarray) -> tuple[float, float, int]:
-    """Fractions of equal argmax on all positions and on the decided ones; number of these."""
+def _agreements(expected: np.ndarray, received: np.ndarray) -> dict[str, float | int]:
+    """Fractions of equal argmax on all positions and on the decided ones, and their numbers."""
     same = expected.argmax(-1) == received.argmax(-1)
     best = np.sort(expected.astype(np.float64), -1)[..., -2:]
     error = np.abs(received.astype(np.float64) - expected).mean()
     # An error of that size on each of the two best classes can't swap them.
     decided = best[..., 1] - best[..., 0] > 2 * error
     share = float(same[decided].mean()) if decided.any() else 1.0
-    return float(same.mean()), share, int(decided.sum())
+    return {
+        "argmax_agreement": float(same.mean()),
+        "decided_agreement": share,
+        "decided": int(decided.sum()),
+        "positions": same.size,
+    }
 
 
 def _kind(values: np.ndarray) -> str:
@@ -138,14 +145,12 @@ def _measure_one(
     finite = np.isfinite(received)
     received = np.where(finite, received, 0)
     error = np.where(finite, np.abs(received.astype(np.float64) - expected) / unit, 1.0)
-    agreement = share = decided = None
+    agreements: dict[str, Any] = dict.fromkeys(_AGREEMENTS)
     if expected.ndim >= 2 and expected.shape[-1] > 1:
-        agreement, share, decided = _agreements(expected, received)
+        agreements = _agreements(expected, received)
     moves, moved = (values.max(0) - values.min(0) for values in (expected, received))
     return {
-        "argmax_agreement": agreement,
-        "decided_agreement": share,
-        "decided": decided,
+        **agreements,
         "max_error": float(error.max()),
         "p99_error": _p99(error),
         "mean_error": float(error.mean()),
@@ -154,6 +159,7 @@ def _measure_one(
         "dependence": float(moves.max() / unit),
         "file_dependence": float(moved.max() / unit),
         "range": [low, high],
+        "file_range": [float(received.min()), float(received.max())],
         "kind": _kind(expected),
     }
 

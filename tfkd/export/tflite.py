@@ -20,13 +20,16 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.data.text import Encoder
 from tfkd.example_inputs import collect
 from tfkd.export import attention_masks, checking, converter, tflite_float16
 from tfkd.export.converter_child import CrashingLoops
+from tfkd.export.model_metadata import Labels, Scaling, model_info, with_info
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure
 from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats import litert
+from tfkd.formats.model_info import ENTRY
 from tfkd.types import Data, Path
 
 MODES = ("float32", "float16", "dynamic", "int8")
@@ -50,6 +53,10 @@ def to_tflite(
     verify: Data | bool = True,
     *,
     batch_size: int | None = 1,
+    labels: Labels | None = None,
+    mean: Scaling | None = None,
+    std: Scaling | None = None,
+    encoder: Encoder | None = None,
     thresholds: Changes | None = None,
     keep_failed: bool = False,
 ) -> ExportReport:
@@ -92,6 +99,16 @@ def to_tflite(
         batch_size: batch size of the file. 1 gives the simplest graph; None leaves it
             open. Other sizes that the model leaves open stay open: `Predictor` resizes the
             file to those of its input. In your own code call `resize_tensor_input` first.
+        labels: names of the classes along the output's last axis: a list, or the path of a
+            text file of one a line; for one of several outputs in a dict by its name.
+            They go into the file as TFLite metadata, and come back as `Predictor.labels`.
+        mean, std: an input is (pixels − mean) / std, as the file takes it; what the model's
+            own Rescaling and Normalization layers do does not count. Scalars, or one
+            number per channel. None: not recorded, but for a model that takes images and
+            scales pixels itself 0 and 1. With io="uint8" the file then takes raw pixels.
+            They go into the file likewise: `Predictor.scaling`.
+        encoder: the tokenizer of a model that takes token ids, which goes into the file:
+            `Predictor.encoder`.
         thresholds: changes to the thresholds of `verify`: `max_error` and
             `max_mean_error` (fractions of the range of the Keras output),
             `min_agreement` (argmax on decided examples, see `tfkd.export.parity`; for
@@ -131,11 +148,14 @@ def to_tflite(
     graph, mode = source.graph, source.mode
     limits = thresholds_for(source.kind, thresholds, graph.outputs)
     examples = checking.examples(verify, graph, source.plain, source.calibration)
+    about = model_info(graph, labels, mean, std, encoder)
     numbers: dict[str, Any] = {}
     recipe = {**source.recipe(io), **graph.order(), "batch_size": batch_size}
     recipe["thresholds"] = limits.recorded()
+    if about:
+        recipe[ENTRY] = about.to_json()
     with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
-        file.write_bytes(source.convert(io, batch_size))
+        file.write_bytes(with_info(source.convert(io, batch_size), about, graph.inputs, io))
         source.count(file, numbers)
         compare_on = functools.partial(compare_file, graph, file)
         failed += checking.checked(examples, compare_on, limits, numbers)
@@ -202,6 +222,10 @@ class Source:
                 lambda: _convert(self.plain, "float32", types, None, batch_size),
                 tflite_float16.large_weights(self.graph),
             )
+            if tflite_float16.has_vanishing(self.plain):
+                data = tflite_float16.keep_small(
+                    data, lambda: _convert(self.plain, "float32", types, None, batch_size)
+                )
         return data
 
 

@@ -1,6 +1,7 @@
-"""Float16 range checks: weights that overflow, and TFLite files that keep them in float32.
+"""Float16 range checks: numbers that overflow or vanish, and TFLite files that keep them.
 
-TensorFlow's converter silently clips weights to ±65504, the largest float16 number.
+TensorFlow's converter silently clips weights to ±65504, the largest float16 number, and rounds
+constants below 3e-8, such as the 1e-8 of a logarithm or a division, to 0.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfkd import checks
 from tfkd.export.detector import flatbuffer
@@ -17,6 +19,8 @@ from tfkd.export.named_function import NamedFunction
 LARGEST = float(np.finfo(np.float16).max)
 # Smaller numbers lose precision (subnormal), down to 2⁻²⁴ ≈ 6e-8.
 _NORMAL = float(np.finfo(np.float16).smallest_normal)
+# The smallest number above 0.
+SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 _SHOWN = 3
 
 
@@ -102,6 +106,54 @@ def keep_large(data: bytes, convert: Callable[[], bytes], weights: Collection[fl
         f"`mode`: float16 ends at 65504; these weights stay in float32: {', '.join(kept)}. On "
         "hardware that computes in float16 their results can still overflow; with mode='dynamic' "
         "or 'float32' they can't."
+    )
+    return flatbuffer.packed(model)
+
+
+def vanishes(values: np.ndarray) -> bool:
+    """Whether a constant is not 0, and all of it is in float16."""
+    return bool(values.size and values.any() and not _half(values).any())
+
+
+def has_vanishing(graph: NamedFunction) -> bool:
+    """Whether a model computes with a constant that vanishes in float16."""
+    nodes = graph.function(1).get_concrete_function().graph.get_operations()
+    constants = (node.outputs[0] for node in nodes if node.type == "Const")
+    values = (tf.get_static_value(one) for one in constants if one.dtype == tf.float32)
+    return any(value is not None and vanishes(np.asarray(value)) for value in values)
+
+
+def keep_small(data: bytes, convert: Callable[[], bytes]) -> bytes:
+    """Restores constants of a float16 file that vanished in float32, and warns of them.
+
+    Weights of layers stay as they are; `problems` describes them.
+
+    Args:
+        data: the bytes of a float16 file.
+        convert: converts the same model to float32.
+
+    Returns:
+        The bytes of the corrected file.
+    """
+    model = flatbuffer.opened(data)
+    wholes = {
+        graph.tensors[index].name: values
+        for graph, index, values in _constants(flatbuffer.opened(convert()), np.float32)
+    }
+    kept = []
+    for graph, index, values in _constants(model, np.float16):
+        name = graph.tensors[index].name
+        whole = wholes.get(name, values)
+        if values.any() or not vanishes(whole) or _weighs(model, graph, index):
+            continue
+        if _replace(model, graph, index, whole):
+            kept.append(f"{name.decode()} ({np.abs(whole).max():.3g})")
+    if not kept:
+        return data
+    checks.warn(
+        f"`mode`: float16 has no numbers below 6e-8; these constants stay in float32: "
+        f"{', '.join(kept)}. On hardware that computes in float16 they are 0, so that a logarithm "
+        "or a division that they guard can give infinity: raise them to 1e-6 if the model allows."
     )
     return flatbuffer.packed(model)
 

@@ -2,7 +2,8 @@
 
 Every output must keep to the thresholds of its errors. An output that holds class
 scores must also agree with the Keras model: where the model has decided, the file must
-find the same class. Whether an output (batch, numbers) holds class scores is settled
+find the same class; if it has decided fewer than half of the examples, in all of them (see
+`tfkd.export.parity`). Whether an output (batch, numbers) holds class scores is settled
 
 * by its values: every row is a distribution, or the logarithms of one;
 * by `tfkd.losses.declare_outputs`: logits and softmax are class scores, sigmoid is not;
@@ -13,7 +14,10 @@ Otherwise it may be logits, or coordinates whose largest number means nothing. E
 judge such an output, and an agreement below the limit is a warning. It is still an
 error if the agreement is below the limit by more than 0.15: the errors of a file of
 logits can all be within their limits while many answers are wrong, and an agreement
-like that is rare among regressions, since only decided examples count.
+like that is rare among regressions, if only decided examples count.
+
+`min_dependence` applies to the Keras model, without which nothing can be concluded, and to
+the file: zeros for a map of few peaks are within all other limits.
 
 An output of rank 3 or more is a map, of thousands of positions. Its maximum says little,
 so that `max_error` applies to 99 % of its positions, and the mean error may not exceed
@@ -155,6 +159,8 @@ def _wrong_values(
             f"{row['dependence']:.2g} of its range), so that nothing can be concluded; is "
             "the model trained, and are the images different?"
         )
+    elif row["file_dependence"] < limits["min_dependence"]:
+        yield stuck(name, row)
     if row["not_finite"]:
         yield (
             f"output {name!r} holds NaN or infinity where the Keras model's is finite "
@@ -173,6 +179,22 @@ def _wrong_values(
             yield f"output {name!r}: {key} {row[key]:.3g} is above {limit:g}{note}"
 
 
+def stuck(name: str, row: Mapping[str, Any]) -> str:
+    """A sentence on an output that depends on the input in the model, but not in the file."""
+    low, high = row["file_range"]
+    if low == high:
+        how = f"is {low:g} everywhere and for every input in the file"
+    elif not row["file_dependence"]:
+        how = "is the same for every input in the file"
+    else:
+        how = "hardly depends on the input in the file"
+    low, high = row["range"]
+    return (
+        f"output {name!r} {how}, while the Keras model's depends on it ({low:.4g} to {high:.4g}): "
+        "a range or a constant on the way to it was lost, so that it carries no information"
+    )
+
+
 def _rare_agreement(
     name: str, row: Mapping[str, Any], limits: Limits, rank: int
 ) -> Iterator[tuple[str, bool]]:
@@ -182,18 +204,24 @@ def _rare_agreement(
         return
     least, count = limits.of(name)["min_agreement"], row["decided"]
     agree = round(row["decided_agreement"] * count)
+    places, few = "examples" if rank == 2 else "positions", 2 * count < row["positions"]
+    which = f"decided {places}"
+    note = f"argmax_agreement of all {places}: {row['argmax_agreement']:.3g}"
+    if few and agree >= least_by_chance(count, least):
+        note = f"the model has decided {count} of them, too few to judge by these alone"
+        count, which = row["positions"], places
+        agree = round(row["argmax_agreement"] * count)
     expected = least_by_chance(count, least)
     if agree >= expected:
         return
-    places = "examples" if rank == 2 else "positions"
     text = (
-        f"output {name!r}: {agree} of {count} decided {places} agree; at least {100 * least:g} % "
-        f"are wanted; by chance {count} {places} may show down to {expected} (argmax_agreement "
-        f"of all {places}: {row['argmax_agreement']:.3g})"
+        f"output {name!r}: {agree} of {count} {which} agree; at least {100 * least:g} % "
+        f"are wanted; by chance {count} {places} may show down to {expected} ({note})"
     )
+    far = which != places and agree < least_by_chance(count, max(least - _FAR, 0.0))
     if judged:
         yield text, True
-    elif agree < least_by_chance(count, max(least - _FAR, 0.0)):
+    elif far:
         fix = f"If it does not hold class scores: thresholds={{{name!r}: {{'min_agreement': 0}}}}"
         yield f"{text}. {fix}", True
     else:

@@ -1,8 +1,7 @@
 """Metadata of a detector's `.tflite` file: anchors, labels, input scaling, decoding options.
 
-They are appended to the file as a zip archive, which TFLite ignores and every unzip
-program can read. Android's and MediaPipe's task libraries look for labels there, too.
-Nothing here imports TensorFlow.
+They are packed into the file, see `tfkd.formats.associated_files`. Nothing here imports
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -11,20 +10,20 @@ import dataclasses
 import io
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfkd import checks
+from tfkd.formats import associated_files
+from tfkd.formats.associated_files import LABELS
 from tfkd.types import Path
 
 OPERATION = "TFLite_Detection_PostProcess"
 # Boxes, classes, scores and count, named as in TensorFlow's own detectors.
 OUTPUTS = (OPERATION, f"{OPERATION}:1", f"{OPERATION}:2", f"{OPERATION}:3")
 HEADS = ("postprocess", "raw")
-LABELS = "labels.txt"
 _RECIPE = "tfkd_detector.json"
 _PRIORS = "priors.npy"
 _FORMAT = 1
@@ -107,20 +106,14 @@ def check_scaling(
 def with_archive(data: bytes, recipe: DetectorRecipe) -> bytes:
     """Appends the archive to the bytes of a file."""
     members = {
-        LABELS: ("\n".join(recipe.labels) + "\n").encode(),
+        LABELS: associated_files.lines(recipe.labels),
         _RECIPE: json.dumps(recipe.to_json(), indent=2, ensure_ascii=False).encode(),
     }
     if recipe.heads == "raw":
         stream = io.BytesIO()
         np.save(stream, recipe.priors, allow_pickle=False)
         members[_PRIORS] = stream.getvalue()
-    stream = io.BytesIO(data)
-    # Not compressed, since MediaPipe maps the members into memory.
-    with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as file:
-        for name, member in members.items():
-            # A fixed date makes exports reproducible byte for byte; 1980 is zip's earliest.
-            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), member)
-    return stream.getvalue()
+    return associated_files.packed(data, members)
 
 
 def read(path: Path) -> DetectorRecipe:
@@ -134,13 +127,12 @@ def read(path: Path) -> DetectorRecipe:
         raise FileNotFoundError(f"`path`: there is no file {os.fspath(path)!r}.")
     expected = "a file that tfkd.export.detector_to_tflite wrote"
     try:
-        with zipfile.ZipFile(path) as file:
-            values = json.loads(file.read(_RECIPE))
-            priors = np.zeros((0, 4), np.float32)
-            if _PRIORS in file.namelist():
-                priors = np.load(io.BytesIO(file.read(_PRIORS)), allow_pickle=False)
-        return _from_json(values, priors)
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        members = associated_files.read(path)
+        priors = np.zeros((0, 4), np.float32)
+        if _PRIORS in members:
+            priors = np.load(io.BytesIO(members[_PRIORS]), allow_pickle=False)
+        return _from_json(json.loads(members[_RECIPE]), priors)
+    except (KeyError, TypeError, ValueError) as error:
         fix = f"Its labels and settings can't be read: {error}."
         raise checks.value_error("path", expected, os.fspath(path), fix) from error
 

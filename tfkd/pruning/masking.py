@@ -115,16 +115,13 @@ def masked(graph: Graph, removed: np.ndarray) -> Iterator[None]:
     slices = Slices(graph)
     # Layers called with training=True update their moving statistics whenever they run.
     others = [w for w in graph.model.non_trainable_weights if isinstance(w, tf.Variable)]
-    with _restored([*slices.variables, *others]):
-        slices.zero(removed)
-        yield
-
-
-@contextlib.contextmanager
-def _restored(variables: Sequence[tf.Variable]) -> Iterator[None]:
-    """Context manager that gives variables the values again that they had before."""
+    layers = [layer for layer in flat_layers(graph.model) if getattr(layer, "states", None)]
+    states = [state for layer in layers for state in layer.states if layer.stateful]
+    others += [state for state in states if isinstance(state, tf.Variable)]
+    variables = [*slices.variables, *others]
     before = [variable.numpy() for variable in variables]
     try:
+        slices.zero(removed)
         yield
     finally:
         for variable, value in zip(variables, before, strict=True):
@@ -150,9 +147,7 @@ def compare(
     if not batches:
         expected = "examples (the model takes strings, which can't be drawn at random)"
         raise checks.value_error("verify", expected, True)
-    layers = [layer for layer in flat_layers(model) if getattr(layer, "states", None)]
-    states = [state for layer in layers for state in layer.states if layer.stateful]
-    with _restored([s for s in states if isinstance(s, tf.Variable)]), masked(graph, removed):
+    with masked(graph, removed):
         _reset_states(model, small)
         for batch in batches:
             _compare(model, small, batch, tolerance)

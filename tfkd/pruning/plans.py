@@ -15,6 +15,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.pruning import criteria, explaining, fitting
+from tfkd.pruning.change import OutputChange
 from tfkd.pruning.graph import Graph, Group
 from tfkd.results import Grid, Result, plain
 
@@ -36,6 +37,7 @@ class Plan(Result):
         min_channels: minimum number of units kept in each group.
         seed: seed of the criterion "random".
         ignored: names of the groups excluded by `ignore`.
+        change: change of the outputs before training, on the `data` of `plan`; else None.
     """
 
     graph: Graph = dataclasses.field(repr=False, compare=False)
@@ -48,6 +50,7 @@ class Plan(Result):
     min_channels: int = 1
     seed: int = 0
     ignored: tuple[str, ...] = ()
+    change: OutputChange | None = None
 
     def __post_init__(self) -> None:
         sizes = {group.name: group.size for group in self.graph.groups}
@@ -115,6 +118,7 @@ class Plan(Result):
             (self.macs_before, self.macs_after, self.macs_reduction),
             (self.params_before, self.params_after, self.params_reduction),
         )
+        yield self._expected()
         yield self._outcome()
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,6 +150,11 @@ class Plan(Result):
         if len(fitting.levels(group.size, self.round_to, self.min_channels)) == 1:
             return f"too small for round_to={self.round_to}, min_channels={self.min_channels}"
         return ""
+
+    def _expected(self) -> str:
+        if self.change is None:
+            return "accuracy falls until the pruned model is trained; plan(..., data=x) measures it"
+        return self.change.text()
 
     def _outcome(self) -> str:
         name, goal = self.target

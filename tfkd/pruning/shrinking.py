@@ -12,12 +12,16 @@ import tf_keras as keras
 from tfkd import checks, example_inputs, known_faults
 from tfkd.networks import edit_config
 from tfkd.networks.configs import Config
+from tfkd.pruning.change import output_change
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph, kept
 from tfkd.pruning.masking import checked, compare
 from tfkd.pruning.optimizers import compile_like
 from tfkd.pruning.selection import Selection
 from tfkd.types import Data
+
+# An agreement below this, or an error above it, is worth a warning.
+_KEPT, _FAR = 0.9, 0.1
 
 
 def shrink(
@@ -40,7 +44,9 @@ def shrink(
         model: the model that the selection was made for, masked or not.
         selection: the units to remove: `decay.selection`, or `select(model, plan)`.
         verify: True: compare on random inputs; False: don't compare; or examples as the
-            model takes them, in any form of `tfkd.example_inputs`: compare on these, too.
+            model takes them, in any form of `tfkd.example_inputs`: compare on these, too,
+            and warn if the outputs are far from those of `model` as it is: such a model has
+            to be trained first.
         optimizer: also compile the new model like the old one, with the optimizer's state
             (momenta and the like) gathered.
         tolerance: largest difference allowed, as a fraction of the output's range.
@@ -77,10 +83,22 @@ def shrink(
     small = without_units(graph, removed)
     if verify is not False:
         compare(graph, removed, small, verify, tolerance)
+        if verify is not True:
+            _warn_if_far(graph, removed, example_inputs.packed(model, verify))
     if optimizer:
         compile_like(graph, small, removed)
     known_faults.warn_of_overflow(small)
     return small
+
+
+def _warn_if_far(graph: Graph, removed: np.ndarray, batch: Any) -> None:
+    change = output_change(graph, removed, [batch])
+    kept = change.error <= _FAR if change.agreement is None else change.agreement >= _KEPT
+    if not kept:
+        checks.warn(
+            f"shrink: {change.text()}. The shrunk model equals the masked one; train it, best with "
+            "the unpruned model as teacher, before its accuracy is judged."
+        )
 
 
 def without_units(graph: Graph, removed: np.ndarray) -> keras.Model:

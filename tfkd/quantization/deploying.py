@@ -17,17 +17,18 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.networks.batch_norm import as_rescaling, folded, is_norm_elsewhere, scale_and_offset
 from tfkd.networks.call_graph import Call, CallGraph
+from tfkd.networks.copy_layer import copy_layer
 from tfkd.networks.layer_parts import unfuse
 from tfkd.networks.rebuild import Rebuilder
 from tfkd.quantization import layer_roles
-from tfkd.quantization.deployed_layers import with_weights
+from tfkd.quantization.deployed_layers import Weighted, with_weights
 from tfkd.quantization.fake_quant import SMALLEST
 from tfkd.quantization.fixed_fake_quant import FixedQuantize
 from tfkd.quantization.operations import Operation, feeds_int8, feeds_shared_grid, operations_of
 from tfkd.quantization.quantized_model import QuantizedModel, check_quantized, range_variables
 from tfkd.quantization.report import OUTPUT_ONLY
 from tfkd.quantization.tflite_lowering import LiteForms, Range
-from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
+from tfkd.quantization.wrappers import SLOPES, QuantizedLayer, QuantizedTensor
 
 layers = keras.layers
 TARGETS = ("tflite", "tensorrt")
@@ -88,6 +89,15 @@ def check(q: Any, target: str) -> None:
     if not q.calibrated:
         fix = "Set its ranges first: tfkd.quantization.calibrate(q, images)."
         raise checks.value_error("q", "a calibrated model", f"{q.name!r}, without ranges", fix)
+
+
+def _weight_of(operation: Operation) -> np.ndarray | None:
+    """The fake-quantized weight of a layer; None if it has none."""
+    wrapper = operation.layer
+    if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
+        return None
+    ((weight, quantizer, variables),) = wrapper._weight_vars
+    return np.asarray(quantizer(weight, False, weights=variables))
 
 
 class _Deployer:
@@ -162,6 +172,8 @@ class _Deployer:
         """The output of an operation, before it is quantized."""
         if any(one.folded is operation for one in operation.inputs):
             return args[0]  # a batch normalization folded into the preceding layer
+        if type(inner) in SLOPES and _weight_of(operation) is not None:
+            return self._sloped(operation, inner, args[0])
         weights = self._weights(operation)
         if weights is not None:
             return self._weighted(operation, inner, args[0], *weights)
@@ -180,12 +192,10 @@ class _Deployer:
 
     def _weights(self, operation: Operation) -> tuple[np.ndarray, np.ndarray | None] | None:
         """Fake-quantized kernel and bias of a layer, with its batch normalization folded in."""
-        wrapper = operation.layer
-        if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
+        kernel = _weight_of(operation)
+        if kernel is None:
             return None
-        inner = wrapper.layer
-        ((weight, quantizer, variables),) = wrapper._weight_vars
-        kernel = quantizer(weight, False, weights=variables).numpy()
+        inner = operation.plain
         bias = inner.bias.numpy() if inner.use_bias else None
         if operation.folded is None:
             return kernel, bias
@@ -214,6 +224,13 @@ class _Deployer:
         if id(operation.layer) not in self._layers:
             name = self.unique(operation.name)
             self._layers[id(operation.layer)] = with_weights(inner, name, kernel, bias)
+        return self._layers[id(operation.layer)](x)
+
+    def _sloped(self, operation: Operation, inner: Any, x: Any) -> Any:
+        """The output of a layer with its slopes on the grid from which TFLite takes codes."""
+        if id(operation.layer) not in self._layers:
+            copy = copy_layer(inner, self.unique(operation.name))
+            self._layers[id(operation.layer)] = Weighted(copy, _weight_of(operation), None)
         return self._layers[id(operation.layer)](x)
 
     def _quantized(self, x: Any, range_: Range, name: str) -> Any:

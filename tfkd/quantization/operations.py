@@ -64,6 +64,8 @@ class Operation:
         reader, wrapper = self.only_reader, self.layer
         if reader is None or self.shared or reader.shared:
             return None
+        if self.kind.role != layer_roles.WEIGHTED:
+            return None
         if not isinstance(wrapper, QuantizedLayer) or not wrapper._weight_vars:
             return None
         linear = wrapper.layer.activation in (None, keras.activations.linear)

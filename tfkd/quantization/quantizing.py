@@ -27,7 +27,13 @@ from tfkd.quantization.operations import Operation, operations_of
 from tfkd.quantization.placement import place
 from tfkd.quantization.quantized_model import QuantizedModel
 from tfkd.quantization.report import INT8, Decision
-from tfkd.quantization.wrappers import WEIGHTS, LayerConfig, QuantizedLayer, QuantizedTensor
+from tfkd.quantization.wrappers import (
+    SLOPES,
+    WEIGHTS,
+    LayerConfig,
+    QuantizedLayer,
+    QuantizedTensor,
+)
 from tfkd.results import plain
 
 TARGETS = ("tflite", "tensorrt", "both")
@@ -223,11 +229,11 @@ class _Builder:
         """Rebuilds one call, wrapped and followed by a quantizer as decided."""
         operation, row = self.decided[call.key]
         inside = row.output and _can_wrap(operation)
-        weighted = row.action == INT8 and type(call.layer) in WEIGHTS
-        if not inside and not weighted:
+        weight = self._weight(call.layer) if row.action == INT8 else None
+        if not inside and weight is None:
             made = self.rebuilder.copy(call, args, kwargs)
         else:
-            made = self._wrapper(operation, weighted, inside)(*args, **kwargs)
+            made = self._wrapper(operation, weight, inside)(*args, **kwargs)
         return made if inside else self.ranged(call, made)
 
     def ranged(self, call: Call, tensors: Any) -> Any:
@@ -251,15 +257,23 @@ class _Builder:
             self.symmetric, layer_roles.symmetric(fixed) if self.symmetric else fixed
         )
 
-    def _wrapper(self, operation: Operation, weighted: bool, inside: bool) -> QuantizedLayer:
+    def _weight(self, layer: keras.layers.Layer) -> tuple[str, WeightQuantizer] | None:
+        """The weight of an int8 layer that is quantized, and its quantizer."""
+        kind = type(layer)
+        if kind in WEIGHTS:
+            name, axes = WEIGHTS[kind]
+            return name, WeightQuantizer(axes, self.recipe["preserve_sparsity"])
+        if kind in SLOPES and self.recipe["target"] != "tensorrt":
+            return SLOPES[kind], WeightQuantizer()
+        return None
+
+    def _wrapper(
+        self, operation: Operation, weight: tuple[str, WeightQuantizer] | None, inside: bool
+    ) -> QuantizedLayer:
         layer = operation.layer
         if id(layer) not in self.wrappers:
-            weight, axes = WEIGHTS[type(layer)] if weighted else (None, ())
-            config = LayerConfig(
-                weight,
-                WeightQuantizer(axes, self.recipe["preserve_sparsity"]) if weighted else None,
-                self._range(operation) if inside else None,
-            )
+            name, quantizer = weight or (None, None)
+            config = LayerConfig(name, quantizer, self._range(operation) if inside else None)
             if inside:
                 self.places[operation.name] = operation.call.key
             wrapper = QuantizedLayer(copy_layer(layer), config, name=operation.name)

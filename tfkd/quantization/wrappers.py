@@ -22,6 +22,9 @@ WEIGHTS: dict[type, tuple[str, tuple[int, ...]]] = {
     keras.layers.DepthwiseConv2D: ("depthwise_kernel", (2, 3)),
     keras.layers.Dense: ("kernel", ()),
 }
+# Layer class → attribute of the slopes, of which TFLite's kernel takes int8 codes with one
+# scale; TensorRT takes them in float.
+SLOPES: dict[type, str] = {keras.layers.PReLU: "alpha"}
 
 
 @keras.saving.register_keras_serializable("tfkd")

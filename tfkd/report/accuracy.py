@@ -30,11 +30,19 @@ class SeedStats(Result):
         mean: arithmetic mean.
         sd: sample standard deviation, divided by n − 1; None for one value.
         values: the values, in the order given.
+        standard_error: standard error of one value, due to the limited number of examples;
+            None if it is not known.
     """
 
     mean: float
     sd: float | None
     values: tuple[float, ...]
+    standard_error: float | None = None
+
+    @property
+    def noise(self) -> float:
+        """The standard deviation; of one value its standard error, or 0 if it is not known."""
+        return (self.standard_error or 0.0) if self.sd is None else self.sd
 
     def format(self, digits: int = 1) -> str:
         """Returns "93.1 ± 0.4", or "93.1" for one value."""
@@ -46,11 +54,12 @@ class SeedStats(Result):
         return [self.format()]
 
 
-def seed_stats(values: ArrayLike) -> SeedStats:
+def seed_stats(values: ArrayLike, standard_error: float | None = None) -> SeedStats:
     """Returns mean ± sample standard deviation (n − 1) of a number over seeds.
 
     Args:
         values: one number, or a sequence of numbers, one per seed.
+        standard_error: of one value, if known: see `Score`.
 
     Raises:
         TypeError: if the values are not numbers.
@@ -70,7 +79,7 @@ def seed_stats(values: ArrayLike) -> SeedStats:
     if not np.isfinite(array).all():
         raise checks.value_error("values", "finite numbers", values)
     sd = float(array.std(ddof=1)) if array.size > 1 else None
-    return SeedStats(float(array.mean()), sd, tuple(float(v) for v in array))
+    return SeedStats(float(array.mean()), sd, tuple(float(v) for v in array), standard_error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +95,8 @@ class Score(Result):
         mean_absolute_error: in the unit of the labels; lower is better.
         threshold: outputs above it are positive; None where the argmax is taken.
         doubt: an ambiguity that was decided by the values; "" if there is none.
+        standard_error: standard error of `value`, as other examples of this number would
+            give another one: the standard deviation over examples, divided by √examples.
     """
 
     task: str
@@ -96,6 +107,7 @@ class Score(Result):
     mean_absolute_error: float | None = None
     threshold: float | None = None
     doubt: str = ""
+    standard_error: float | None = None
 
     @property
     def value(self) -> float:
@@ -168,13 +180,19 @@ def score(
     about: Any = {"threshold": found.threshold, "doubt": found.doubt}
     count = len(found.labels)
     if found.task == REGRESSION:
-        error = float(np.abs(found.outputs - found.labels).mean())
-        return Score(found.task, count, mean_absolute_error=error, **about)
+        errors = np.abs(found.outputs - found.labels)
+        about["standard_error"] = _standard_error(errors.reshape(count, -1).mean(1))
+        return Score(found.task, count, mean_absolute_error=float(errors.mean()), **about)
     right = 100.0 * float(np.mean(found.right))
+    about["standard_error"] = _standard_error(100.0 * found.right)
     if found.task == MULTI_LABEL:
         precision = mean_average_precision(found.labels, found.outputs)
         return Score(found.task, count, subset_accuracy=right, average_precision=precision, **about)
     return Score(found.task, count, accuracy=right, **about)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std() / np.sqrt(len(values)))
 
 
 def accuracy(labels: ArrayLike, outputs: ArrayLike, **options: Any) -> float:
@@ -235,9 +253,11 @@ class Judge:
     def scores(self, name: str) -> dict[str, Any]:
         """The scores of a model as fields of `Row`."""
         found = self._found[name]
+        measures = of_rows(found[:1])
+        errors = [found[0].standard_error, *[None] * len(measures)]  # of the first measure
         return {
-            measure.key: seed_stats([getattr(one, measure.key) for one in found])
-            for measure in of_rows(found[:1])
+            measure.key: seed_stats([getattr(one, measure.key) for one in found], error)
+            for measure, error in zip(measures, errors, strict=False)
         }
 
     def notes(self) -> list[str]:

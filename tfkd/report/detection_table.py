@@ -14,9 +14,11 @@ from tfkd.report.accuracy import SeedStats, seed_stats
 from tfkd.report.detection_plots import check_same_classes, precision_recall_plot
 from tfkd.report.latency import Latency
 from tfkd.report.model_table import ModelTable
-from tfkd.results import Format, Grid, Lines, Plot, si, size_text
+from tfkd.results import Format, Grid, Lines, Plot, si, size_text, three_digits
 
-COSTS: dict[str, Format] = {"parameters": ",", "MACs": si, "file": size_text, "p50 ms": ".3f"}
+COSTS: dict[str, Format] = {
+    "parameters": ",", "MACs": si, "file": size_text, "p50 ms": three_digits
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

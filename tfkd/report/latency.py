@@ -38,6 +38,7 @@ class Latency:
         p99: 99th percentile, milliseconds.
         mean: arithmetic mean, milliseconds.
         runs: number of measured runs.
+        spread: half of the interquartile range, milliseconds.
     """
 
     p50: float
@@ -45,6 +46,7 @@ class Latency:
     p99: float
     mean: float
     runs: int
+    spread: float = 0.0
 
     @classmethod
     def of(cls, milliseconds: ArrayLike) -> Latency:
@@ -58,8 +60,9 @@ class Latency:
         times = np.asarray(milliseconds, np.float64)
         if times.ndim != 1 or times.size == 0 or not np.isfinite(times).all():
             raise checks.value_error("milliseconds", "at least one finite time", milliseconds)
-        p50, p90, p99 = np.percentile(times, (50, 90, 99), method="linear")
-        return cls(float(p50), float(p90), float(p99), float(times.mean()), int(times.size))
+        ends = np.percentile(times, (25, 50, 75, 90, 99), method="linear")
+        p25, p50, p75, p90, p99 = (float(end) for end in ends)
+        return cls(p50, p90, p99, float(times.mean()), int(times.size), (p75 - p25) / 2)
 
     def throughput(self, batch: int = 1) -> float:
         """Examples per second for calls with `batch` examples: batch / mean.

@@ -12,12 +12,13 @@ from tfkd import checks
 from tfkd.report import inference, targets
 from tfkd.report.latency import Latency, in_turns, machine_line, per_second_text
 from tfkd.report.model_table import ModelTable
-from tfkd.results import Format, Grid, Lines
+from tfkd.results import Format, Grid, Lines, three_digits
 from tfkd.types import Data
 
 TIMES = ("p50", "p90", "p99", "mean")
 HEAD = ("model", "threads", "batch", *(f"{time} ms" for time in TIMES), "examples/s")
-FORMATS: dict[str, Format] = dict.fromkeys(HEAD[3:-1], ".3f") | {"examples/s": per_second_text}
+FORMATS: dict[str, Format] = dict.fromkeys(HEAD[3:-1], three_digits)
+FORMATS["examples/s"] = per_second_text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,11 +19,11 @@ from tfkd.report.measures import ACCURACY, Measure, of_rows
 from tfkd.report.model_table import ModelTable
 from tfkd.report.plots import training_curves
 from tfkd.report.trade_offs import accuracy_latency, accuracy_size, unbeaten
-from tfkd.results import Format, Grid, Lines, Plot, plain, si, size_text
+from tfkd.results import Format, Grid, Lines, Plot, plain, si, size_text, three_digits
 
 COSTS: dict[str, Format] = {
-    "parameters": ",", "MACs": si, "file": size_text, "p50 ms": ".3f", "p90 ms": ".3f",
-    "p99 ms": ".3f", "examples/s": per_second_text,
+    "parameters": ",", "MACs": si, "file": size_text, "p50 ms": three_digits,
+    "p90 ms": three_digits, "p99 ms": three_digits, "examples/s": per_second_text,
 }  # fmt: skip
 
 
@@ -159,9 +159,11 @@ class Table(ModelTable, title="Models compared"):
         """Names of the rows on the Pareto front of score and median latency.
 
         The score is the accuracy, the multi-label subset accuracy, or the mean absolute
-        error of a regression (lower is better). A row dominates another if it is strictly
-        better in one and at least equal in the other. Rows without score or latency are
-        ignored.
+        error of a regression (lower is better). A row dominates another if it is better in
+        one and at least equal in the other, where numbers are equal if they differ by no
+        more than their noise: that of a score is its standard deviation over seeds, or for
+        one model its standard error on the examples; that of a latency half of the
+        interquartile range of its runs. Rows without score or latency are ignored.
 
         Returns:
             The names, in the order of the rows.
@@ -177,12 +179,25 @@ class Table(ModelTable, title="Models compared"):
         """
         scores = [getattr(row, self.measure.key) for row in self.rows]
         pairs = [
-            (row.model, row.latency.p50, self.measure.gain(stats.mean))
+            (row, stats)
             for row, stats in zip(self.rows, scores, strict=True)
             if row.latency is not None and stats is not None
         ]
-        times, gains = (np.array([pair[i] for pair in pairs], np.float64) for i in (1, 2))
-        return tuple(pairs[i][0] for i in unbeaten(times, gains))
+        columns = [
+            (row.latency.p50, self.measure.gain(stats.mean), row.latency.spread, stats.noise)
+            for row, stats in pairs
+        ]
+        front = unbeaten(*np.array(columns, np.float64).reshape(-1, 4).T)
+        return tuple(pairs[i][0].model for i in front)
+
+    def _values(self, row: Row) -> tuple[Any, ...]:
+        """The cells of a row; a throughput with other batches than most rows' names its own."""
+        *values, rate = row.values(self.measures)
+        sizes = [one.throughput_batch for one in self.rows if one.throughput is not None]
+        own = row.throughput_batch
+        if rate is not None and own and own != max(sizes, key=sizes.count):
+            rate = f"{per_second_text(rate)} ({own} a call)"
+        return (*values, rate)
 
     def subtitle(self) -> str:
         """The number of models."""
@@ -197,11 +212,11 @@ class Table(ModelTable, title="Models compared"):
             if len(rows) > 1 and row.model == self.original:
                 tags[i].append(("original", ""))
             if row.model in front:
-                why = "No other model is better and as fast, or as good and faster"
+                why = "No other model is better and as fast, or as good and faster, beyond noise"
                 tags[i].append(("Pareto front", why))
         said = [str(one) for one in self.against() if one.known]
         return [
-            Grid(self.head, [row.values(self.measures) for row in rows], COSTS, tags=tags),
+            Grid(self.head, [self._values(row) for row in rows], COSTS, tags=tags),
             Lines(said, f"Against {self.original}"),
             Lines(tuple(self.notes)),
             Lines([machine_line(self.machine)], printed=False),

@@ -20,7 +20,7 @@ def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
 
     If the table has another score than accuracy, that is drawn. A model is on the front,
     and its name bold, if no other model is as fast and better, or faster and at least as
-    good.
+    good; differences within the noise count as none, see `Table.pareto`.
 
     Args:
         table: a `Table`; rows without score or latency are left out.
@@ -44,8 +44,9 @@ def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
     """
     rows = _costed(table, "latency")
     times = np.array([row.latency.p50 for row in rows])
+    spreads = np.array([row.latency.spread for row in rows])
     label = "latency of one example, median (ms, log scale)"
-    return _scatter(rows, table.measure, times, ("latency", label), path)
+    return _scatter(rows, table.measure, times, ("latency", label), path, spreads)
 
 
 def accuracy_size(table: Any, path: str | os.PathLike) -> pathlib.Path:
@@ -89,25 +90,44 @@ def _costed(table: Any, cost: str) -> list[Any]:
     return rows
 
 
-def unbeaten(x: np.ndarray, y: np.ndarray) -> list[int]:
+def unbeaten(
+    x: np.ndarray,
+    y: np.ndarray,
+    x_noise: np.ndarray | float = 0.0,
+    y_noise: np.ndarray | float = 0.0,
+) -> list[int]:
     """Indices, in order, of all points that no other dominates: smaller x, larger y.
 
     A point dominates another if it is better in one and at least equal in the other,
-    so equal points do not dominate each other.
+    so equal points do not dominate each other. Numbers are equal if they differ by no more
+    than √(a² + b²), where a and b are their noise.
 
     Example:
         >>> import numpy as np
         >>> from tfkd.report.trade_offs import unbeaten
         >>> unbeaten(np.array([3.0, 1.0, 2.0, 1.0]), np.array([9.0, 5.0, 4.0, 5.0]))
         [0, 1, 3]
+        >>> unbeaten(np.array([1.0, 1.1]), np.array([90.0, 95.0]), 0.2, 0.5)
+        [1]
     """
-    no_worse = (x[:, None] <= x) & (y[:, None] >= y)
-    better = (x[:, None] < x) | (y[:, None] > y)
-    return np.flatnonzero(~(no_worse & better).any(0)).tolist()
+    faster, better = _less(x, x_noise), _less(-y, y_noise)
+    beats = (faster & ~better.T) | (better & ~faster.T)
+    return np.flatnonzero(~beats.any(0)).tolist()
 
 
-def pareto(x: np.ndarray, y: np.ndarray) -> list[int]:
-    """Pareto front: indices of the points that no other dominates, by x; the first of equals.
+def _less(values: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
+    """Bool array (N, N): whether value i is less than value j by more than their noise."""
+    noises = np.broadcast_to(noise, values.shape)
+    return values[:, None] < values - np.hypot(noises[:, None], noises)
+
+
+def pareto(
+    x: np.ndarray,
+    y: np.ndarray,
+    x_noise: np.ndarray | float = 0.0,
+    y_noise: np.ndarray | float = 0.0,
+) -> list[int]:
+    """Pareto front as a rising line: indices by x, each with a larger y than the one before.
 
     Example:
         >>> import numpy as np
@@ -115,19 +135,26 @@ def pareto(x: np.ndarray, y: np.ndarray) -> list[int]:
         >>> pareto(np.array([3.0, 1.0, 2.0]), np.array([9.0, 5.0, 4.0]))
         [1, 0]
     """
-    found = {(x[i], y[i]): i for i in reversed(unbeaten(x, y))}
+    front = np.array(unbeaten(x, y, x_noise, y_noise), int)
+    found = {(x[i], y[i]): i for i in front[unbeaten(x[front], y[front])][::-1].tolist()}
     return [found[point] for point in sorted(found)]
 
 
 def _scatter(
-    rows: Sequence[Any], measure: Measure, x: np.ndarray, cost: tuple[str, str], path
+    rows: Sequence[Any],
+    measure: Measure,
+    x: np.ndarray,
+    cost: tuple[str, str],
+    path: str | os.PathLike,
+    x_noise: np.ndarray | float = 0.0,
 ) -> pathlib.Path:
     """Draws one plot; `cost` is (word, axis label)."""
     stats = [getattr(row, measure.key) for row in rows]
     y = np.array([one.mean for one in stats])
     spread = np.array([one.sd or 0.0 for one in stats])
+    noise = x_noise, np.array([one.noise for one in stats])
     with new_figure() as (figure, axes):
-        front = pareto(x, measure.gain(y))
+        front = pareto(x, measure.gain(y), *noise)
         axes.step(x[front], y[front], where="post", color="#999999", ls="--", lw=1.5, zorder=1)
         for i in range(len(rows)):
             style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
@@ -136,7 +163,7 @@ def _scatter(
         axes.set(xlabel=cost[1], ylabel=measure.axis)
         title = f"{measure.title} against {cost[0]}; dashed, with bold names: Pareto front"
         axes.set_title(title, loc="left", fontsize=13)
-        label_points(figure, axes, x, y, spread, [row.model for row in rows], measure)
+        label_points(figure, axes, x, y, spread, [row.model for row in rows], measure, noise)
         return write_figure(figure, path)
 
 
@@ -153,7 +180,7 @@ def log_axis(axes, x: np.ndarray) -> None:
 
 
 def label_points(
-    figure, axes, x, y, spread, names: Sequence[str], measure: Measure = ACCURACY
+    figure, axes, x, y, spread, names: Sequence[str], measure: Measure = ACCURACY, noise=(0.0, 0.0)
 ) -> None:
     """Places each name beside its point, where it overlaps the fewest other elements.
 
@@ -163,8 +190,8 @@ def label_points(
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # a new layout would move the axes under the labels
     gain = measure.gain(y)
-    taken = _obstacles(figure, axes, x, y, spread, pareto(x, gain))
-    front = set(unbeaten(x, gain))
+    taken = _obstacles(figure, axes, x, y, spread, pareto(x, gain, *noise))
+    front = set(unbeaten(x, gain, *noise))
     inside = axes.get_window_extent()
     for i, name in enumerate(names):
         best: Any = None

@@ -5,11 +5,11 @@ plots (`Plot`). From these it generates plain text, GitHub Markdown, a self-cont
 HTML page, JSON values, and the files of `save`.
 """
 
-from tfkd.results.formats import NONE, Format, cell, si, size_text
+from tfkd.results.formats import NONE, Format, cell, si, size_text, three_digits
 from tfkd.results.parts import WIDTH, Grid, Lines, Plot
 from tfkd.results.result import Result, plain
 
 __all__ = [
     "NONE", "WIDTH", "Format", "Grid", "Lines", "Plot", "Result", "cell", "plain", "si",
-    "size_text",
+    "size_text", "three_digits",
 ]  # fmt: skip

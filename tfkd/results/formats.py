@@ -45,6 +45,18 @@ def si(value: float | None, unit: str = "") -> str:
     return f"{value:,.0f}" + (f" {unit}" if unit else "")
 
 
+def three_digits(value: float) -> str:
+    """Formats a number with three decimal places, or more where these hold no three digits.
+
+    Example:
+        >>> from tfkd.results import three_digits
+        >>> three_digits(0.0029146), three_digits(0.04), three_digits(12.0)
+        ('0.00291', '0.0400', '12.000')
+    """
+    small = 0 < abs(value) < 0.1
+    return f"{value:.{2 - math.floor(math.log10(abs(value))) if small else 3}f}"
+
+
 def size_text(count: int | None) -> str:
     """Formats a number of bytes in KiB (1,024 bytes), or MiB from 1 MiB on.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 STYLE = """
 .tfkd { --text: #1d2430; --quiet: #5b6472; --line: #dde1e7; --card: #fff; --page: #f4f5f7;
@@ -41,7 +42,26 @@ STYLE = """
 .tfkd .figures { display: grid; gap: 20px;
   grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
 .tfkd .figures img { width: 100%; height: auto; display: block; }
+@media (max-width: 640px) {
+  .tfkd { padding: 10px; }
+  .tfkd section { padding: 14px 16px; }
+  .tfkd th, .tfkd td { padding-inline: 6px; }
+  .tfkd .headed thead { display: none; }
+  .tfkd .headed tr { display: block; padding-block: 8px; border-bottom: 1px solid var(--line); }
+  .tfkd .headed tr:last-child { border-bottom: 0; }
+  .tfkd .headed td { display: flex; justify-content: space-between; gap: 16px; padding: 2px 0;
+    border: 0; text-align: right; white-space: normal; overflow-wrap: anywhere; }
+  .tfkd .headed td::before { flex: none; max-width: 60%; color: var(--quiet);
+    font-weight: 400; text-align: left; }
+  .tfkd .headed td:first-child { display: block; text-align: left; } }
 """
+# The heads of a table's columns are custom properties of its section, see `head_style`.
+_MOST_COLUMNS = 30
+_RULES = (
+    f"  .tfkd .headed td:nth-child({i})::before {{ content: var(--head-{i}); }}\n"
+    for i in range(2, _MOST_COLUMNS + 1)
+)
+STYLE += "@media (max-width: 640px) {\n" + "".join(_RULES) + "}\n"
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -58,6 +78,12 @@ PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
+
+
+def head_style(names: Sequence[str]) -> str:
+    """The heads of columns as CSS, by which a narrow screen names the values of a row."""
+    quoted = (re.sub(r'(["\\])', r"\\\1", name) for name in names)
+    return "; ".join(f'--head-{i}: "{name}"' for i, name in enumerate(quoted, start=1) if i > 1)
 
 
 def element(tag: str, inside: str, attributes: Mapping[str, str] | None = None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tfkd.results.formats import Format, cell
-from tfkd.results.pages import element
+from tfkd.results.pages import element, head_style
 
 WIDTH = 100  # largest width of a table in characters
 NAME_WIDTH = 12  # smallest width to which the first column is wrapped
@@ -87,12 +87,15 @@ class Grid:
     def html(self) -> str:
         """A `<table>` in a card."""
         tags = self.tags
+        names = list(map(cell, self.head))
         rows = [self._html_row("td", row, tags.get(i, ())) for i, row in enumerate(self.cells())]
         last = len(rows) - self.totals
-        head = [self._html_row("th", list(map(cell, self.head)))] if self.head else []
+        head = [self._html_row("th", names)] if names else []
         groups = {"thead": head, "tbody": rows[:last], "tfoot": rows[last:]}
         body = "".join(element(tag, "\n".join(part)) for tag, part in groups.items() if part)
-        return element("section", element("table", body))
+        # On narrow screens each row of a table with a head becomes a list of names and values.
+        style = {"class": "headed", "style": head_style(names)} if names else {}
+        return element("section", element("table", body), style)
 
     def _html_row(self, tag: str, row: Sequence[str], tags: Any = ()) -> str:
         texts = [html.escape(text) for text in row]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkd import checks
 from tfkd.example_inputs import OPEN_SIZES
-from tfkd.formats import forks
+from tfkd.formats import forks, model_info
 from tfkd.formats.litert import Port
+from tfkd.formats.model_info import ModelInfo
 from tfkd.formats.onnx_session import CPU
 from tfkd.runtime import opening
 from tfkd.runtime.backend import Backend, powers, zeros
@@ -23,6 +25,9 @@ from tfkd.runtime.inputs import arrays_for
 from tfkd.runtime.result_cache import CacheInfo, ResultCache
 from tfkd.runtime.stored import Store, folder_for
 from tfkd.types import Data, Path
+
+if TYPE_CHECKING:
+    from tfkd.data.text import Encoder
 
 
 class Predictor:
@@ -203,6 +208,28 @@ class Predictor:
     def outputs(self) -> tuple[Port, ...]:
         """The file's outputs, likewise."""
         return self._outputs
+
+    @functools.cached_property
+    def _info(self) -> ModelInfo:
+        return model_info.read(self.path, tuple(port.name for port in self._outputs))
+
+    @property
+    def labels(self) -> tuple[str, ...] | dict[str, tuple[str, ...]] | None:
+        """Names of the classes, if the file has them; a dict by output of a file with several."""
+        found = dict(self._info.labels)
+        if len(found) > 1 or (found and not self._one_output):
+            return found
+        return next(iter(found.values()), None)
+
+    @property
+    def scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """(mean, std), if recorded: an input is (pixels − mean) / std."""
+        return self._info.scaling
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The tokenizer that came with the file, or None: `predictor(predictor.encoder(x))`."""
+        return self._info.encoder
 
     def predict(self, data: Data) -> np.ndarray | dict[str, np.ndarray]:
         """Runs a batch.

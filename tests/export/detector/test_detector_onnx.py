@@ -144,9 +144,7 @@ def test_a_quantized_detector_keeps_its_pairs(detector, tmp_path):
     quantized = quantization.quantize(detector, target="tensorrt")
     quantization.calibrate(quantized, IMAGES)
     path = tmp_path / "m.onnx"
-    report = export.detector_to_onnx(
-        quantized, path, PRIORS, "efficient_nms", verify=IMAGES, int8_weights=True
-    )
+    report = export.detector_to_onnx(quantized, path, PRIORS, "efficient_nms", verify=IMAGES)
     assert report.mode == "quantized" and report.numbers["quantized"] == 3
     assert not len(report.findings)
     numbers = report.numbers["detections"]

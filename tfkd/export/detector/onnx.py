@@ -71,7 +71,7 @@ def detector_to_onnx(
     layout: str = "nhwc",
     opset: int | None = None,
     batch_size: int | None = None,
-    int8_weights: bool = False,
+    int8_weights: bool = True,
     verify: Data | bool = True,
     thresholds: Mapping[str, float] | None = None,
     keep_failed: bool = False,

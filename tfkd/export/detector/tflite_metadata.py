@@ -26,7 +26,7 @@ _LEFT_TOP_RIGHT_BOTTOM = (1, 0, 3, 2)  # their positions in (ymin, xmin, ymax, x
 _NAMES = ("location", "category", "score", "number of detections")
 
 
-class _Writer:
+class Writer:
     """Writes the tables of a flatbuffer by slot number, inner tables before outer ones."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class _Writer:
 
 def metadata(recipe: DetectorRecipe) -> bytes:
     """The metadata of a detector as the bytes of a flatbuffer."""
-    writer = _Writer()
+    writer = Writer()
     outputs = _outputs(writer)
     group = writer.table(
         {0: writer.text("detection_result"), 1: writer.tables([writer.text(n) for n in _NAMES[:3]])}
@@ -88,7 +88,7 @@ def metadata(recipe: DetectorRecipe) -> bytes:
     return writer.finish(writer.table(root))
 
 
-def _image(writer: _Writer, recipe: DetectorRecipe) -> int:
+def _image(writer: Writer, recipe: DetectorRecipe) -> int:
     """TensorMetadata of the input: color space, normalization and value range of the image."""
     color = _GRAYSCALE if recipe.size[2] == 1 else _RGB
     content = writer.table({1: writer.table({}, Int8={0: color})}, Uint8={0: _IMAGE})
@@ -109,7 +109,7 @@ def _image(writer: _Writer, recipe: DetectorRecipe) -> int:
     )
 
 
-def _outputs(writer: _Writer) -> list[int]:
+def _outputs(writer: Writer) -> list[int]:
     """TensorMetadata of boxes, classes, scores and count, in this order."""
     order = writer.numbers(_LEFT_TOP_RIGHT_BOTTOM, "Uint32")
     boxes = writer.table({0: order}, Int8={1: _BOUNDARIES})

@@ -49,7 +49,7 @@ def add_postprocess(model: Any, recipe: DetectorRecipe) -> None:
     tail.buffers.append(buffer)
     joined = {starts[key]: ends[recipe.options[key]] for key in ("boxes", "classes")}
     _name_outputs(schema, model, _append(model, tail, joined), recipe)
-    _add_metadata(schema, model, tflite_metadata.metadata(recipe))
+    add_metadata(schema, model, tflite_metadata.metadata(recipe))
 
 
 def _tail(recipe: DetectorRecipe) -> bytes:
@@ -156,7 +156,8 @@ def _name_outputs(schema: Any, model: Any, outputs: list[int], recipe: DetectorR
     model.signatureDefs[0].outputs = entries
 
 
-def _add_metadata(schema: Any, model: Any, text: bytes) -> None:
+def add_metadata(schema: Any, model: Any, text: bytes) -> None:
+    """Adds the bytes of a metadata flatbuffer to a file."""
     buffer = schema.BufferT()
     buffer.data = text
     entry = schema.MetadataT()

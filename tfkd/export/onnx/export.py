@@ -85,7 +85,7 @@ def to_onnx(
     layout: str = "nhwc",
     opset: int | None = None,
     batch_size: int | None = None,
-    int8_weights: bool = False,
+    int8_weights: bool = True,
     verify: Data | bool = True,
     thresholds: Changes | None = None,
     keep_failed: bool = False,
@@ -109,8 +109,10 @@ def to_onnx(
         opset: 13 to 18; None: 17, which TensorRT 8.5 and later can read, or 19 for
             quantized models in float16, which need it.
         batch_size: batch size of the file; None leaves it open.
-        int8_weights: whether quantized weights are stored as integers, which takes a
-            quarter of the size.
+        int8_weights: whether quantized weights are stored as int8 with a
+            DequantizeLinear, in a quarter of the size. False: as float32 with
+            QuantizeLinear and DequantizeLinear, for TensorRT 8, which takes no other
+            form; the numbers are the same.
         verify: True, False or at least two examples; see `to_tflite`.
         thresholds: changes to the thresholds of `verify`; see `to_tflite`.
         keep_failed: whether to keep a file that fails verification; the error is raised

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from tfkd import checks
 from tfkd.export.onnx.graph import Wiring
-from tfkd.export.tflite_float16 import LARGEST, cut_off
+from tfkd.export.tflite_float16 import LARGEST, SMALLEST, cut_off, vanishes
 from tfkd.formats.onnx_nodes import attribute, require, set_attribute, subgraphs
 
 # Operands that must be float32 by ONNX's specification.
@@ -30,6 +31,7 @@ def to_float16(wiring: Wiring, weights: AbstractSet[float] = frozenset()) -> Non
     """Converts all float32 constants and tensors of the graph to float16.
 
     Constants beyond ±65504, such as −1e9 for −∞, are clipped. Weights beyond it raise.
+    Constants that would become 0, such as the 1e-8 of a logarithm, become 6e-8, with a warning.
 
     Args:
         wiring: the graph, changed in place.
@@ -54,6 +56,7 @@ def to_float16(wiring: Wiring, weights: AbstractSet[float] = frozenset()) -> Non
         for slot in _FLOAT32_ONLY.get(node.op_type, ())
         if slot < len(node.input) and node.input[slot] in wiring.constants
     }
+    _raise_small(wiring, kept)
     for name, value in wiring.constants.items():
         if value.dtype == np.float32 and name not in kept:
             wiring.constants[name] = _half(value)
@@ -71,6 +74,27 @@ def to_float16(wiring: Wiring, weights: AbstractSet[float] = frozenset()) -> Non
 
 def _half(values: np.ndarray) -> np.ndarray:
     return np.clip(values, -LARGEST, LARGEST).astype(np.float16)
+
+
+def _raise_small(wiring: Wiring, kept: AbstractSet[str]) -> None:
+    """Raises constants that would vanish to the smallest number above 0, and warns."""
+    weights = {n.input[1] for n in wiring.nodes if n.op_type in _WEIGHTED and len(n.input) > 1}
+    raised = {}
+    for node in wiring.nodes:
+        for name in node.input:
+            value = wiring.constants.get(name)
+            if value is None or value.dtype != np.float32 or name in weights | kept:
+                continue
+            if vanishes(value):
+                raised[node.name] = float(np.abs(value).max())
+                wiring.constants[name] = np.sign(value) * np.float32(SMALLEST)
+    if raised:
+        shown = ", ".join(f"{name} ({value:.3g})" for name, value in list(raised.items())[:3])
+        checks.warn(
+            f"`precision`: float16 has no numbers below 6e-8; constants of these operations would "
+            f"be 0 and were raised to 6e-8: {shown}. Use 1e-6 in the model if it allows, or "
+            "precision='float32'."
+        )
 
 
 def _check_weights(wiring: Wiring, weights: AbstractSet[float]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfkd.export.onnx.qdq import MOVES, WEIGHTED
+from tfkd.export.tensorrt_lint.operator_rules import newest_opset
 from tfkd.export.tensorrt_lint.rule import Found, Rule, View, label, register
 from tfkd.formats.onnx_nodes import attribute
 
@@ -149,6 +150,19 @@ def _between_pair(view: View) -> Found:
         for reader in view.readers[node.output[0]]:
             if reader.op_type != "DequantizeLinear":
                 yield label(reader), f"{reader.op_type} is between Q and DQ"
+
+
+@_rule(
+    "codes-stored", "error",
+    "Export with `int8_weights=False` for TensorRT 8: its parser takes weights in float, with "
+    "QuantizeLinear and DequantizeLinear.",
+)  # fmt: skip
+def _codes_stored(view: View) -> Found:
+    if view.newest >= newest_opset("9.0"):
+        return
+    for node in view.of("DequantizeLinear"):
+        if node.input[0] in view.constants:
+            yield label(node), "it reads int8 constants"
 
 
 @_rule("pair-scales", "warning", "Give QuantizeLinear and DequantizeLinear the same scale.")
