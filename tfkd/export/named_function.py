@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import keyword
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,16 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.example_inputs import Input
+from tfkd.example_inputs import Input, plain_name
 from tfkd.export.converter import quiet
 from tfkd.formats.batching import chunks, joined
 from tfkd.formats.forks import check_tensorflow
 from tfkd.networks import accept, layer_state, layer_weights
 from tfkd.networks.call_graph import CallGraph, graph_of
-from tfkd.networks.layer_parts import free_name, parts
+from tfkd.networks.layer_parts import parts
 from tfkd.types import Structure
 
 _CHUNK = 64  # Examples per call of the Keras model, which limits memory.
-_SPLIT = (
-    "Split the model after the layer that reads words: look them up in Python, and pass "
-    "keras.Model(model.get_layer(NEXT).input, model.outputs), where NEXT is the layer after it."
-)
 
 
 def check_runnable(model: keras.Model) -> keras.Model:
@@ -53,12 +48,16 @@ def check_runnable(model: keras.Model) -> keras.Model:
     return model
 
 
-def check_exportable(model: keras.Model) -> keras.Model:
+def check_exportable(model: keras.Model, texts: bool = False) -> keras.Model:
     """Checks that a file can be made of a model, and returns it.
+
+    Args:
+        model: the model.
+        texts: whether the file can hold texts and lookup tables.
 
     Raises:
         TypeError, ValueError: as `check_runnable`; ValueError also if the model computes
-            in half precision or takes text.
+            in half precision, or has texts or lookup tables and the file can't hold them.
     """
     model = check_runnable(model)
     layers = [part for part in parts(model) if isinstance(part, keras.layers.Layer)]
@@ -69,11 +68,40 @@ def check_exportable(model: keras.Model) -> keras.Model:
             "`plain.set_weights(model.get_weights())`."
         )
         raise checks.value_error("model", "a model that computes in float32", low[0], fix)
+    if not texts:
+        _check_numbers(model)
+    return model
+
+
+def _check_numbers(model: keras.Model) -> None:
+    """Raises if a model has lookup tables, or reads or returns texts; the message names layers."""
+    tables = layer_state.tables(model)
+    found = {id(one): one for one in [*tables, *layer_state.text_layers(model)]}
     specs = tf.nest.flatten(model.save_spec()[0][0])
     texts = [spec.name for spec in specs if spec.dtype.name == "string"]
-    if texts:
-        raise checks.value_error("model", "inputs of numbers", f"text in {texts[0]!r}", _SPLIT)
-    return model
+    if not found and not texts:
+        return
+    named = [f"{one.name!r}, a {type(one).__name__}" for one in list(found.values())[:3]]
+    received = "; ".join(named) or f"texts in the input {texts[0]!r}"
+    raise ValueError(
+        f"`model`: expected layers that compute numbers from numbers, received {received}. Only "
+        f"SavedModels hold texts and lookup tables: tfkd.export.to_saved_model.{_split(found)}"
+    )
+
+
+def _split(found: Mapping[int, keras.layers.Layer]) -> str:
+    """Says how to split a model beside the first of these layers."""
+    if not found:
+        return ""
+    first = next(iter(found.values()))
+    at = f"model.get_layer({first.name!r})"
+    if any(t.dtype == tf.string for t in tf.nest.flatten(getattr(first, "output", ()))):
+        return f" Or export what is before it: keras.Model(model.inputs, {at}.input)."
+    return (
+        f" Or split the model there: export keras.Model({at}.output, model.outputs), and run "
+        f"keras.Model(model.inputs, {at}.output) before it. Other such layers and other inputs "
+        "become further inputs in the same way."
+    )
 
 
 def is_quantized(model: object) -> bool:
@@ -81,7 +109,9 @@ def is_quantized(model: object) -> bool:
     return any(c.__name__ == "QuantizedModel" for c in type(model).__mro__)
 
 
-def exportable(model: keras.Model, target: str) -> tuple[NamedFunction, NamedFunction]:
+def exportable(
+    model: keras.Model, target: str, texts: bool = False
+) -> tuple[NamedFunction, NamedFunction]:
     """Checks a model; returns the function to compare a file with, and that to convert.
 
     They are the same, except that a quantized model is converted in its deployed form.
@@ -89,20 +119,17 @@ def exportable(model: keras.Model, target: str) -> tuple[NamedFunction, NamedFun
     Args:
         model: what the user passed.
         target: target of a quantized model, "tflite" or "tensorrt".
+        texts: whether the file can hold texts and lookup tables.
 
     Raises:
         TypeError, ValueError: as `check_exportable`; if a weight is NaN or infinite; if a
-            layer has a lookup table; if a quantized model is not calibrated or was made
-            for another target.
+            quantized model is not calibrated or was made for another target.
         RuntimeError: if TensorFlow was used before this process was forked: tracing
             would hang.
     """
     check_tensorflow()
-    model = check_exportable(model)
+    model = check_exportable(model, texts)
     layer_weights.check_finite("model", model)
-    for layer in layer_state.tables(model):
-        received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
-        raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)
     if not is_quantized(model):
         graph = NamedFunction(model)
         return graph, graph
@@ -112,15 +139,38 @@ def exportable(model: keras.Model, target: str) -> tuple[NamedFunction, NamedFun
     return NamedFunction(model), NamedFunction(plain)
 
 
-def _unique_names(names: Sequence[str]) -> list[str]:
-    """Turns names into unique Python identifiers, as the arguments of a signature must be."""
+def _unique_names(names: Sequence[object], fold: Callable[[str], str] = str) -> list[str]:
+    """Plain names that differ after `fold`."""
     found: list[str] = []
-    for name in names:
-        name = re.sub(r"\W", "_", name)
-        if not name.isidentifier() or keyword.iskeyword(name):
-            name = f"x_{name}"
-        found.append(free_name(name, found))
+    for name in map(plain_name, names):
+        taken = {fold(one) for one in found}
+        tries = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+        found.append(next(one for one in tries if fold(one) not in taken))
     return found
+
+
+@contextlib.contextmanager
+def _without_chance(layers: Sequence[Any]) -> Iterator[None]:
+    """Leaves the random branch out of each `RandomCrop` that is called for inference.
+
+    Keras decides between the branches when the graph runs, so that it would hold both.
+    """
+    crops = [one for one in layers if type(one) is keras.layers.RandomCrop]
+    for layer in crops:
+        vars(layer)["call"] = functools.partial(_crop, layer)
+    try:
+        yield
+    finally:
+        for layer in crops:
+            del vars(layer)["call"]
+
+
+def _crop(layer: Any, inputs: Any, training: Any = True) -> Any:
+    if training is not False:
+        return type(layer).call(layer, inputs, training)
+    inputs = tf.cast(inputs, layer.compute_dtype)
+    resized = keras.preprocessing.image.smart_resize(inputs, [layer.height, layer.width])
+    return tf.cast(resized, layer.compute_dtype)
 
 
 class NamedFunction:
@@ -149,7 +199,8 @@ class NamedFunction:
         self._structure = args[0]
         specs = tf.nest.flatten(self._structure)
         names = getattr(model, "input_names", None) or [s.name for s in specs]
-        names = _unique_names([n or "input" for n in names])
+        # TensorFlow's signatures ignore the case of inputs.
+        names = _unique_names([n or "input" for n in names], str.lower)
         self.inputs = tuple(map(Input.of, names, specs))
         self.outputs: list[str] = []
         self._open = self.function(None)
@@ -178,9 +229,18 @@ class NamedFunction:
 
         return forward
 
+    def module(self, batch_size: int | None) -> tf.Module:
+        """A module whose function `forward` is that of `function`, to be saved."""
+        module = tf.Module()
+        module.forward = self.function(batch_size)
+        # Not the Keras model: tracking it would trace every layer again and save its metadata.
+        module.kept = [*layer_weights.arrays(self.model), *layer_state.resources(self.model)]
+        return module
+
     def call(self, inputs: Sequence[tf.Tensor]) -> Structure:
         """The model's outputs, in its own structure, for its inputs in order."""
-        return self.model(tf.nest.pack_sequence_as(self._structure, inputs), training=False)
+        with _without_chance(self.layers):
+            return self.model(tf.nest.pack_sequence_as(self._structure, inputs), training=False)
 
     def _named(self, outputs: Any) -> dict[str, Any]:
         flat = tf.nest.flatten(outputs)
@@ -206,7 +266,7 @@ class NamedFunction:
                     variable.assign(value)
 
     def predict(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the Keras model on (N, ...) arrays by input name; returns float32 by output name.
+        """Runs the Keras model on (N, ...) arrays by input name; returns float32, or texts, by output name.
 
         Raises:
             ValueError: if an output holds NaN or infinity.
@@ -216,7 +276,7 @@ class NamedFunction:
             found = joined(self._open(*part.values()) for part in parts)
         whole = {name: found[name] for name in self.outputs}
         for name, value in whole.items():
-            if not np.isfinite(value).all():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise checks.value_error(
                     "model", "finite outputs", f"NaN or infinity in output {name!r}"
                 )

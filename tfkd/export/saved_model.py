@@ -126,7 +126,7 @@ def _target(path: Path) -> pathlib.Path:
 def _servable(model: keras.Model) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (function to compare with, function to save, mode of the thresholds)."""
     target = "tensorrt" if getattr(model, "target", None) == "tensorrt" else "tflite"
-    graph, plain = exportable(model, target)
+    graph, plain = exportable(model, target, texts=True)
     return graph, plain, "quantized" if is_quantized(model) else "float32"
 
 
@@ -162,12 +162,20 @@ def _atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _save(graph: NamedFunction, folder: pathlib.Path) -> None:
-    module = tf.Module()
-    module.forward = graph.function(None)
-    # Only the variables: tracking the Keras model would also save Keras's metadata.
-    module.kept = list(graph.model.variables)
-    with quiet():
-        tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: module.forward})
+    module = graph.module(None)
+    try:
+        with quiet():
+            tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: module.forward})
+    except AssertionError as error:  # A table that no attribute of a layer or model holds.
+        if "untracked" not in str(error):
+            raise
+        expected = "layers that hold their tables and variables as attributes"
+        received = f"{graph.model.name!r}, which uses one that no layer holds"
+        fix = "Assign it in the layer's constructor, `self.table = ...`; a Lambda can't hold one."
+        raise checks.value_error("model", expected, received, fix) from error
+    except tf.errors.NotFoundError as error:
+        expected, received = "vocabulary files that are still there", error.message
+        raise checks.value_error("model", expected, received) from error
 
 
 def _compare(

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
@@ -271,10 +270,7 @@ def _convert(
     batch_size: int | None,
 ) -> bytes:
     """Converts to the bytes of a file; `types` are the dtypes of inputs and of outputs."""
-    module = tf.Module()
-    module.forward = graph.function(batch_size)
-    # Only the variables: tracking the Keras model would trace every layer again.
-    module.kept = list(graph.model.variables)
+    module = graph.module(batch_size)
     try:
         return converter.convert(module, module.forward, mode, types, calibration, batch_size or 1)
     except CrashingLoops as error:

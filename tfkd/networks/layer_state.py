@@ -216,6 +216,35 @@ def tables(model: keras.Model) -> list[keras.layers.Layer]:
     ]
 
 
+def text_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of a model that turn texts into numbers or numbers into texts.
+
+    They are found by the tensors of their calls, so those inside subclassed models, whose
+    calls Keras does not record, are not among them.
+    """
+    return [
+        part
+        for part in model._flatten_layers()
+        if not isinstance(part, keras.Model) and any(map(_turns_texts, part._inbound_nodes))
+    ]
+
+
+def _turns_texts(node: Any) -> bool:
+    ends = [tf.nest.flatten(tensors) for tensors in (node.input_tensors, node.output_tensors)]
+    reads, writes = (any(tensor.dtype == tf.string for tensor in end) for end in ends)
+    return not node.is_input and reads != writes
+
+
+def resources(model: keras.Model) -> list[Any]:
+    """What a SavedModel must hold beside the weights: lookup tables and random generators."""
+    kinds = (tf.saved_model.experimental.TrackableResource, tf.random.Generator)
+    found = [one for one in tf.train.TrackableView(model).descendants() if isinstance(one, kinds)]
+    # Keras shows the generators of its random layers only while it saves a model itself.
+    random = [getattr(part, "_random_generator", None) for part in model._flatten_layers()]
+    made = [getattr(one, "_generator", None) for one in random]
+    return [*found, *(one for one in made if one is not None)]
+
+
 def finalize(layer: keras.layers.Layer) -> None:
     """Calls `finalize_state` on all layers, after their weights were assigned."""
     for part in layer._flatten_layers():

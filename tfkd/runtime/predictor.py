@@ -29,7 +29,8 @@ class Predictor:
 
     Calls take real numbers and return float32, whatever the file stores: inputs and
     outputs in int8 and uint8 are quantized and dequantized with their scale and zero
-    point. A .keras file may also compute in half precision or take text. Batches of any
+    point. A .keras file may also compute in half precision, and one of a .keras file or a
+    SavedModel may take or return texts, which are bytes (UTF-8) in outputs. Batches of any
     size are accepted: an open batch is run as it is; for a fixed batch size the examples
     are split and padded.
 

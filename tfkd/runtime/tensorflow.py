@@ -181,8 +181,8 @@ def open_keras(model: keras.Model, batch: int | None, jit_compile: bool) -> Func
 def _port(name: str, spec: Any, index: int) -> Port:
     dtype = np.dtype(spec.dtype.as_numpy_dtype)
     shape = spec.shape
-    numeric = dtype.kind in "biuf" or spec.dtype.is_floating  # NumPy's kind of bfloat16 is "V".
-    if not numeric or shape.rank is None or not shape.rank:
-        expected = f"a model whose inputs and outputs are batches of numbers ({name!r})"
+    known = dtype.kind in "biufO" or spec.dtype.is_floating  # NumPy's kind of bfloat16 is "V".
+    if not known or shape.rank is None or not shape.rank:
+        expected = f"a model whose inputs and outputs are batches of numbers or texts ({name!r})"
         raise checks.value_error("path", expected, spec)
     return Port(name, tuple(-1 if s is None else s for s in shape), dtype, 0.0, 0, index)
