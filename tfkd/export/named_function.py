@@ -15,6 +15,7 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.example_inputs import Input, plain_name
 from tfkd.export.converter import quiet
+from tfkd.export.unsupported import split_at
 from tfkd.formats.batching import chunks, joined
 from tfkd.formats.forks import check_tensorflow
 from tfkd.networks import accept, layer_state, layer_weights
@@ -83,24 +84,12 @@ def _check_numbers(model: keras.Model) -> None:
         return
     named = [f"{one.name!r}, a {type(one).__name__}" for one in list(found.values())[:3]]
     received = "; ".join(named) or f"texts in the input {texts[0]!r}"
+    first = next(iter(found.values()), None)
+    writes = any(t.dtype == tf.string for t in tf.nest.flatten(getattr(first, "output", ())))
     raise ValueError(
         f"`model`: expected layers that compute numbers from numbers, received {received}. Only "
-        f"SavedModels hold texts and lookup tables: tfkd.export.to_saved_model.{_split(found)}"
-    )
-
-
-def _split(found: Mapping[int, keras.layers.Layer]) -> str:
-    """Says how to split a model beside the first of these layers."""
-    if not found:
-        return ""
-    first = next(iter(found.values()))
-    at = f"model.get_layer({first.name!r})"
-    if any(t.dtype == tf.string for t in tf.nest.flatten(getattr(first, "output", ()))):
-        return f" Or export what is before it: keras.Model(model.inputs, {at}.input)."
-    return (
-        f" Or split the model there: export keras.Model({at}.output, model.outputs), and run "
-        f"keras.Model(model.inputs, {at}.output) before it. Other such layers and other inputs "
-        "become further inputs in the same way."
+        "SavedModels hold texts and lookup tables: tfkd.export.to_saved_model."
+        f"{split_at(model, first and first.name, before=writes)}"
     )
 
 

@@ -20,7 +20,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.example_inputs import collect
-from tfkd.export import attention_masks, checking, converter, tflite_float16
+from tfkd.export import attention_masks, checking, converter, tflite_float16, unsupported
 from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure
@@ -285,12 +285,16 @@ def _convert(
             f"a process of its own: this one goes on, and no file was written.{fix}"
         ) from error
     except Exception as error:  # The converter raises exceptions of many types.
-        text = str(error)
-        text = text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
+        lacking = unsupported.in_compiler_text(str(error))
+        if lacking and not any(kind.startswith("TensorList") for kind in lacking):
+            others = "tfkd.export.to_saved_model or to_onnx"
+            said = unsupported.message(graph.model, "TFLite", lacking, others)
+            raise ValueError(said) from error
+        text = unsupported.plain_text(str(error), _LONGEST_MESSAGE)
         fix = ""
         if mode == "int8":
             fix = " mode='dynamic' leaves operations without an integer form in float."
-        if batch_size is None and "TensorListReserve" in text:
+        if batch_size is None and "TensorListReserve" in str(error):
             fix = " Its loops need a batch of a fixed size: pass batch_size=1, or unroll=True."
         raise ValueError(
             f"`model`: TFLite's converter refuses {graph.model.name!r}.{fix} It says: {text}"

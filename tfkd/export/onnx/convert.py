@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfkd.export import unsupported
 from tfkd.export.named_function import NamedFunction
 from tfkd.export.onnx.graph import Wiring
 from tfkd.formats.litert import quiet_stderr
@@ -89,8 +90,8 @@ def convert(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool
         raise _refused(graph, [str(error), *messages]) from error
     left = _foreign(model, opset)
     if left:
-        text = "these operations have no ONNX form: " + ", ".join(left)
-        raise _refused(graph, [text, *messages])
+        others = "tfkd.export.to_saved_model or to_tflite"
+        raise ValueError(unsupported.message(graph.model, "ONNX", left, others))
     return Wiring(model)
 
 
@@ -169,12 +170,12 @@ def _freeze(graph: NamedFunction, batch_size: int | None) -> tuple[Any, list[str
         return tf_loader.tf_optimize(inputs, outputs, definition), inputs, outputs
 
 
-def _foreign(model: Any, opset: int) -> list[str]:
-    """Operation types in the result that ONNX lacks, each with the name of a node."""
+def _foreign(model: Any, opset: int) -> dict[str, list[str]]:
+    """Operation types in the result that ONNX lacks, each with the names of its nodes."""
     onnx = require("onnx")
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for node in all_nodes(model.graph):
         standard = node.domain in ("", "ai.onnx")
         if not standard or not onnx.defs.has(node.op_type, opset, node.domain):
-            found.setdefault(node.op_type, node.name)
-    return [f"{kind} ({name})" for kind, name in found.items()]
+            found.setdefault(node.op_type, []).append(node.name)
+    return found
