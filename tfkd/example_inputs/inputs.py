@@ -108,6 +108,10 @@ def checked_array(name: str, value: Any, spec: Input, strict: bool) -> np.ndarra
 
 def _of_type(name: str, value: np.ndarray, spec: Input, strict: bool) -> np.ndarray:
     wanted, kind = spec.dtype.kind, value.dtype.kind
+    if wanted == "O":
+        if not all(isinstance(text, (str, bytes)) for text in value.flat):
+            raise checks.type_error(name, f"texts for input {spec.name!r}", value)
+        return value.astype(object, copy=False)
     if spec.quantized:
         if kind == "f" or value.dtype == spec.dtype:
             return value

@@ -17,6 +17,7 @@ import numpy as np
 
 from tfkd.example_inputs import Input
 from tfkd.export.named_function import NamedFunction
+from tfkd.networks import layer_state
 from tfkd.networks.call_graph import Call, CallGraph, Ref, graph_of
 from tfkd.networks.layer_parts import parts
 
@@ -129,9 +130,9 @@ def _values(one: Input, shape: tuple[int, ...], found: ValueRange | None, rng: A
             values[:, 0] = True  # It is probably a mask: leave one element unmasked.
         return values
     if one.dtype == object:
-        known = found if found is not None and found.words else ValueRange(words=_DIGITS)
-        drawn = rng.choice(np.array(known.words, object), (*shape, known.count))
-        return np.apply_along_axis(" ".join, -1, drawn).astype(object)
+        words = np.array((found and found.words) or _DIGITS, object)
+        rows = rng.choice(words, (int(np.prod(shape)), found.count if found else 1))
+        return np.array([" ".join(row) for row in rows], object).reshape(shape)
     if one.dtype.kind not in "iuf":
         raise ValueError(f"input {one.name!r} takes {one.dtype}, which can't be made up")
     if found is None:
@@ -188,10 +189,8 @@ def expected_ranges(graph: NamedFunction) -> list[ValueRange | None]:
 
 def _of_type(dtype: np.dtype, graph: NamedFunction) -> ValueRange | None:
     """The range of a text or integer input about which nothing else is known."""
-    if dtype == object:
-        found = [_words(one) for one in graph.layers if type(one).__name__ == "StringLookup"]
-        words = sorted({word for one in found if one for word in one.words})
-        return ValueRange(words=tuple(words[:_MOST_WORDS]), count=_WORDS_A_TEXT)
+    if dtype.kind == "O":
+        return ValueRange(words=tuple(layer_state.words(graph.model)[:_MOST_WORDS]))
     if dtype.kind not in "iu":
         return None
     if dtype.itemsize == 1:
@@ -229,12 +228,16 @@ def _by_call(calls: CallGraph, call: Call, ref: Ref, affine: _Affine) -> ValueRa
     """The input range by one reader of a tensor, or by the readers after it."""
     layer = call.layer
     symbolic = hasattr(layer, "symbol")
+    inner = calls.nested.get(call.name)
+    if inner is not None:
+        found = _follow(inner, inner.ref(inner.model.inputs[call.inputs.index(ref)]), affine)
+        if found is not None:
+            return found
     linear, known = _operation(call, calls.tensors[ref]) if symbolic else _layer(layer)
     if known is not None:
         return affine.invert(known)
-    inner = calls.nested.get(call.name)
     if inner is not None:
-        return _follow(inner, inner.ref(inner.model.inputs[call.inputs.index(ref)]), affine)
+        return None
     if linear is not None and len(call.outputs) == 1:
         return _follow(calls, call.outputs[0], affine.then(*linear))
     return affine.guess()

@@ -21,6 +21,7 @@ from tfkd.formats.forks import check_tensorflow
 from tfkd.networks import accept, layer_state, layer_weights
 from tfkd.networks.call_graph import CallGraph, graph_of
 from tfkd.networks.layer_parts import parts
+from tfkd.networks.paths import walk
 from tfkd.types import Structure
 
 _CHUNK = 64  # Examples per call of the Keras model, which limits memory.
@@ -77,19 +78,25 @@ def check_exportable(model: keras.Model, texts: bool = False) -> keras.Model:
 def _check_numbers(model: keras.Model) -> None:
     """Raises if a model has lookup tables, or reads or returns texts; the message names layers."""
     tables = layer_state.tables(model)
-    found = {id(one): one for one in [*tables, *layer_state.text_layers(model)]}
+    found = list(dict.fromkeys([*tables, *layer_state.text_layers(model)]))
     specs = tf.nest.flatten(model.save_spec()[0][0])
     texts = [spec.name for spec in specs if spec.dtype.name == "string"]
     if not found and not texts:
         return
-    named = [f"{one.name!r}, a {type(one).__name__}" for one in list(found.values())[:3]]
-    received = "; ".join(named) or f"texts in the input {texts[0]!r}"
-    first = next(iter(found.values()), None)
-    writes = any(t.dtype == tf.string for t in tf.nest.flatten(getattr(first, "output", ())))
+    paths = {id(layer): path for path, layer in walk(model)}
+    where = [paths.get(id(one), one.name) for one in found]
+    kinds = [type(one).__name__ for one in found]
+    named = [f"{path!r} ({kind})" for path, kind in zip(where, kinds, strict=True)][:3]
+    received = ", ".join(named) or f"texts in the input {texts[0]!r}"
+    writes = any(
+        tensor.dtype == tf.string
+        for one in found[:1]
+        for tensor in tf.nest.flatten(getattr(one, "output", ()))
+    )
     raise ValueError(
         f"`model`: expected layers that compute numbers from numbers, received {received}. Only "
         "SavedModels hold texts and lookup tables: tfkd.export.to_saved_model."
-        f"{split_at(model, first and first.name, before=writes)}"
+        f"{split_at(model, next(iter(where), None), before=writes)}"
     )
 
 
@@ -159,7 +166,9 @@ def _crop(layer: Any, inputs: Any, training: Any = True) -> Any:
         return type(layer).call(layer, inputs, training)
     inputs = tf.cast(inputs, layer.compute_dtype)
     resized = keras.preprocessing.image.smart_resize(inputs, [layer.height, layer.width])
-    return tf.cast(resized, layer.compute_dtype)
+    # Its slice hides the number of channels from TFLite's converter.
+    shaped = tf.reshape(resized, [-1, layer.height, layer.width, inputs.shape[-1]])
+    return tf.cast(shaped, layer.compute_dtype)
 
 
 class NamedFunction:
@@ -255,7 +264,9 @@ class NamedFunction:
                     variable.assign(value)
 
     def predict(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the Keras model on (N, ...) arrays by input name; returns float32, or texts, by output name.
+        """Runs the Keras model on (N, ...) arrays by input name; returns outputs by name.
+
+        Numbers are returned in float32.
 
         Raises:
             ValueError: if an output holds NaN or infinity.

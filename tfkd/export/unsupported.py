@@ -34,7 +34,7 @@ def message(
         kinds.append(f"{kind} (in {where})" if layers else kind)
     more = f" and {len(found) - _MOST} more" if len(found) > _MOST else ""
     return (
-        f"`model`: {format_name} has no form of these operations of {model.name!r}: "
+        f"`model`: {format_name} can't express these operations of {model.name!r}: "
         f"{', '.join(kinds)}{more}. Replace the layers that compute them, or export with {others}."
         f"{split_at(model, last)}"
     )

@@ -216,6 +216,20 @@ def tables(model: keras.Model) -> list[keras.layers.Layer]:
     ]
 
 
+def words(model: keras.Model) -> list[str]:
+    """The words in the tables of a model, in alphabetical order."""
+    found: set[str] = set()
+    for layer in tables(model):
+        if hasattr(layer, "get_vocabulary"):
+            keys: Any = layer.get_vocabulary(include_special_tokens=False)
+        else:
+            held = [value for value in vars(layer).values() if isinstance(value, _TABLES)]
+            keys = [key for table in held for key in table.export()[0].numpy().tolist()]
+        texts = (key.decode(errors="replace") if isinstance(key, bytes) else key for key in keys)
+        found.update(str(text) for text in texts if isinstance(text, str))
+    return sorted(found)
+
+
 def text_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers of a model that turn texts into numbers or numbers into texts.
 

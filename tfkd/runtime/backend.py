@@ -11,6 +11,10 @@ import numpy as np
 from tfkd.formats.litert import Port
 
 
+class Refused(ValueError):
+    """An operation of the model refuses the values of its inputs."""
+
+
 class Backend(Protocol):
     """A file opened in its runtime.
 

@@ -15,7 +15,7 @@ from tfkd.formats import forks
 from tfkd.formats.litert import Port
 from tfkd.formats.onnx_session import CPU
 from tfkd.runtime import opening
-from tfkd.runtime.backend import Backend, open_shape, powers, zeros
+from tfkd.runtime.backend import Backend, Refused, open_shape, powers, zeros
 from tfkd.runtime.batches import Batches
 from tfkd.runtime.combining import Combiner, split
 from tfkd.runtime.inputs import arrays_for
@@ -162,6 +162,8 @@ class Predictor:
     def _first(self, arrays: Sequence[np.ndarray]) -> None:
         try:
             self._run(arrays)
+        except Refused:
+            pass  # Zeros or empty texts may not be in its vocabulary.
         except Exception as error:  # Each runtime raises exceptions of its own types.
             expected = f"a file that {self._kind} can run"
             fix = f"On a batch of zeros it says: {error}"
@@ -217,8 +219,9 @@ class Predictor:
 
         Raises:
             TypeError: if an array has the wrong dtype.
-            ValueError: if a name or shape is wrong, `data` are empty, or a quantized
-                input gets NaN or infinity; if this `Predictor` is closed.
+            ValueError: if a name or shape is wrong, `data` are empty, a quantized input gets
+                NaN or infinity, or TensorFlow refuses a value, such as a word that is not in
+                a vocabulary; if this `Predictor` is closed.
         """
         array: Any = data
         if (

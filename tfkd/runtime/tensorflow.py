@@ -13,13 +13,14 @@ from tfkd import artifacts, checks
 from tfkd.formats.forks import check_tensorflow
 from tfkd.formats.litert import Port
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, verify_saved_model
-from tfkd.runtime.backend import arranged, powers
+from tfkd.runtime.backend import Refused, arranged, powers
 
 if TYPE_CHECKING:
     import tf_keras as keras
 
 # XLA compiles once per batch size, so there are few sizes: powers of two up to this one.
 _COMPILED_MOST = 64
+_LONGEST = 500  # characters of TensorFlow's messages
 
 
 class Function:
@@ -51,12 +52,22 @@ class Function:
             self.sizes = powers(batch or _COMPILED_MOST)
         self.most: int | None = None
         self._call = call
+        self._refusals = require().errors.InvalidArgumentError
         self._names = [port.name for port in self.inputs]
         self._wanted = [port.name for port in self.outputs]
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs a batch."""
-        results = self._call(arrays)
+        try:
+            results = self._call(arrays)
+        except self._refusals as error:
+            # TensorFlow puts where before what.
+            lines = [line for line in error.message.splitlines() if line.strip()]
+            said = [line for line in lines if not line.lstrip().startswith(("[[", "File", "("))]
+            expected = "values that the operations of the model accept"
+            received = ", ".join(checks.describe(array) for array in arrays)
+            fix = f"TensorFlow says: {(said or lines)[-1].strip()[:_LONGEST]}"
+            raise Refused(f"`data`: expected {expected}, received {received}. {fix}") from error
         return [results[name].numpy() for name in self._wanted]
 
     def close(self) -> None:
