@@ -11,7 +11,10 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.keras_internals import SafeModeScope, TFOpLambda
 from tfkd.networks import layer_state, stored_function
-from tfkd.networks.layer_parts import held_objects
+from tfkd.networks.layer_parts import flat_layers, held_objects
+
+# Arguments that a Lambda has in common with other layers.
+_OF_LAYER = ("name", "trainable", "dtype", "batch_input_shape")
 
 
 def copy_layer(
@@ -40,16 +43,16 @@ def copy_layer(
     if stored_function.is_stored(layer):
         return stored_function.copied(layer, name)
     try:
-        # Keep a Lambda's function object: serialized code loses the globals that it uses.
         if kind is keras.layers.Lambda:
-            return _copy_lambda(layer, name)
+            return _copy_lambda(layer, name=name, dtype=layer.dtype, trainable=layer.trainable)
         if isinstance(layer, TFOpLambda):
             return kind(layer.function, name=name, dtype=layer.dtype)
         whole = layer_state.complete(layer.get_config(), layer, fixed=True)
         config = {**whole, **_functions(layer), "name": name, **changes}
-        held = {**held_objects(layer), **stored_function.sources(layer)}
+        inner = lambdas(layer)
+        held = {**held_objects(layer), **stored_function.sources(layer), **inner}
         with keras.utils.custom_object_scope(held), SafeModeScope(safe_mode=False):
-            copy = kind.from_config(config)
+            copy = kind.from_config(with_lambdas_in_scope(config) if inner else config)
     except Exception as error:
         raise _not_built(layer, checks.in_short(error)) from error
     if copy.name != name:
@@ -65,9 +68,40 @@ def _functions(layer: Any) -> dict[str, Any]:
     return {key: value for key, value in found.items() if inspect.isfunction(value)}
 
 
-def _copy_lambda(layer: Any, name: str) -> Any:
-    same = {key: getattr(layer, key) for key in ("mask", "arguments", "dtype", "trainable")}
-    return keras.layers.Lambda(layer.function, layer._output_shape, name=name, **same)
+class _Lambdas:
+    """Stands for `Lambda` in a scope of custom objects: copies the layer of a config's name."""
+
+    def __init__(self, layers: list[Any]):
+        self.layers = layers
+
+    def from_config(self, config: dict[str, Any]) -> Any:
+        """A copy of the layer that bears this name; from its code if several do."""
+        named = [layer for layer in self.layers if layer.name == config["name"]]
+        if len(named) != 1:
+            return keras.layers.Lambda.from_config(config)
+        return _copy_lambda(*named, **{key: config[key] for key in _OF_LAYER if key in config})
+
+
+def lambdas(layer: keras.layers.Layer) -> dict[str, Any]:
+    """For a scope of custom objects: what copies the Lambda layers in a layer or model."""
+    found = [part for part in flat_layers(layer) if type(part) is keras.layers.Lambda]
+    return {"Lambda": _Lambdas(found)} if found else {}
+
+
+def with_lambdas_in_scope(config: Any) -> Any:
+    """A config for which Keras looks for `Lambda` in the scope, where `lambdas` may be."""
+    if isinstance(config, dict):
+        made = {key: with_lambdas_in_scope(item) for key, item in config.items()}
+        return {**made, "registered_name": "Lambda"} if made.get("class_name") == "Lambda" else made
+    if type(config) in (list, tuple):
+        return type(config)(map(with_lambdas_in_scope, config))
+    return config
+
+
+def _copy_lambda(layer: Any, **options: Any) -> Any:
+    """A Lambda with the same function object: serialized code loses what it refers to."""
+    same = {key: getattr(layer, key) for key in ("mask", "arguments")}
+    return keras.layers.Lambda(layer.function, layer._output_shape, **same, **options)
 
 
 def _not_built(layer: Any, reason: str) -> ValueError:

@@ -12,6 +12,7 @@ from tfkd.keras_internals import SafeModeScope
 from tfkd.networks import layer_state, stored_function
 from tfkd.networks.accept import is_network
 from tfkd.networks.call_graph import CallGraph, Key, Ref, first_number, resolve
+from tfkd.networks.copy_layer import lambdas, with_lambdas_in_scope
 from tfkd.networks.layer_parts import held_objects
 
 Config = dict[str, Any]
@@ -81,11 +82,12 @@ def from_config(model: keras.Model, config: Config) -> keras.Model:
     hidden = {k.__name__: k for k in kinds if k.__module__.startswith(_APPLICATIONS)}
     # An object that the user registered takes precedence over one that a layer holds.
     known = {**hidden, **held_objects(model), **keras.utils.get_custom_objects()}
-    known |= stored_function.sources(model)
+    inner = lambdas(model)
+    known |= stored_function.sources(model) | inner
     try:
         # Safe mode guards against code from files; a Lambda's code is in this process already.
         with keras.utils.custom_object_scope(known), SafeModeScope(safe_mode=False):
-            return type(model).from_config(config)
+            return type(model).from_config(with_lambdas_in_scope(config) if inner else config)
     except Exception as error:
         raise _not_built_again(model, error) from error
 

@@ -15,7 +15,7 @@ from tfkd.networks import edit_config, layer_state, layer_weights
 from tfkd.networks.accept import BUILT, check_model
 from tfkd.networks.batch_norm import folded, is_per_channel
 from tfkd.networks.call_graph import CallGraph, Key, Ref
-from tfkd.networks.layer_parts import calls_anywhere, flat_layers
+from tfkd.networks.layer_parts import calls_anywhere, flat_layers, held_objects
 
 DTYPES = ("float32", "float16", "bfloat16")
 _FOLDABLE = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
@@ -107,7 +107,9 @@ def _plain_copy(model: keras.Model) -> keras.Model:
         layer_state.copy(model, frozen)
         return frozen
     try:
-        frozen = copy.deepcopy(model)
+        kinds = {type(model).__name__: type(model), **held_objects(model)}
+        with keras.utils.custom_object_scope(kinds):
+            frozen = copy.deepcopy(model)
         if len(frozen.weights) == len(model.weights):
             # deepcopy loses the bin boundaries of Discretization layers.
             layer_state.copy(model, frozen)

@@ -65,7 +65,10 @@ class Predictor:
         jit_compile: whether to compile a .keras file or SavedModel with XLA. Since it is
             compiled once per batch size, batches are padded to powers of two.
         tensorrt: whether to build a TensorRT engine from an .onnx file and run that.
-        custom_objects: custom layers in a .keras file, by name.
+        custom_objects: custom layers in a .keras file, by name. The folder for artefacts is
+            not used for it then, since changes of their code would not be seen.
+        safe_mode: refuse a .keras file with Python code, in Lambda layers. Set it to False
+            for a file that you trust, which is then not kept as an artefact either.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -109,6 +112,7 @@ class Predictor:
         jit_compile: bool = False,
         tensorrt: bool = False,
         custom_objects: Mapping[str, Any] | None = None,
+        safe_mode: bool = True,
     ):
         checks.instance("path", path, (str, os.PathLike), "the path of a file or folder")
         self.path = pathlib.Path(path)
@@ -118,16 +122,20 @@ class Predictor:
         checks.non_negative_int("warmup", warmup)
         if isinstance(providers, str):
             raise checks.type_error("providers", "a list of names", providers)
+        if custom_objects is not None:
+            checks.instance("custom_objects", custom_objects, Mapping, "a dict of classes by name")
+        checks.instance("safe_mode", safe_mode, bool, "True or False")
         folder = folder_for(artifacts_dir)
         store = None if folder is None else Store(folder)
         names = None if providers is None else tuple(providers)
         self._options = opening.Options(
-            threads, batch, store, names, bool(jit_compile), bool(tensorrt), custom_objects
-        )
+            threads, batch, store, names, bool(jit_compile), bool(tensorrt), custom_objects,
+            safe_mode,
+        )  # fmt: skip
         self._again = {
             "threads": threads, "cache_size": cache_size, "batch": batch, "warmup": warmup,
             "artifacts_dir": artifacts_dir, "providers": names, "jit_compile": jit_compile,
-            "tensorrt": tensorrt, "custom_objects": custom_objects,
+            "tensorrt": tensorrt, "custom_objects": custom_objects, "safe_mode": safe_mode,
         }  # fmt: skip
         backend = opening.open_backend(self.path, self._options)
         self._kind, self._ordered = backend.kind, backend.ordered

@@ -144,25 +144,19 @@ def open_saved_model(
     return Function("TensorFlow", forward, inputs, outputs, batch, jit_compile, ordered)
 
 
-def load_keras(path: pathlib.Path, custom_objects: Mapping[str, Any] | None = None) -> keras.Model:
-    """Loads a `.keras` file, in Keras's safe mode.
+def load_keras(
+    path: pathlib.Path, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True
+) -> keras.Model:
+    """Loads a `.keras` file.
 
     Raises:
         ImportError: if tf_keras is not installed.
         ValueError: if tf_keras cannot load it.
     """
     require()
-    import tf_keras as keras
+    from tfkd.networks import keras_files
 
-    try:
-        return keras.models.load_model(
-            os.fspath(path), custom_objects=custom_objects, compile=False, safe_mode=True
-        )
-    except Exception as error:  # Damaged files raise exceptions of many types.
-        fix = f"It says: {error} Layers of your own go into `custom_objects`."
-        raise checks.value_error(
-            "path", "a .keras file that tf_keras can load", os.fspath(path), fix
-        ) from error
+    return keras_files.load("path", path, custom_objects, safe_mode)
 
 
 def open_keras(model: keras.Model, batch: int | None, jit_compile: bool) -> Function:

@@ -1,0 +1,85 @@
+"""`.keras` files: loading in Keras's safe mode, with errors that say what is refused and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.keras_internals import LayerScale, StochasticDepth
+
+# Layers of keras.applications that Keras does not register.
+UNNAMED = {"LayerScale": LayerScale, "StochasticDepth": StochasticDepth}
+
+
+def load(
+    name: str,
+    path: pathlib.Path,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> keras.Model:
+    """Loads the model of a `.keras` file, not compiled.
+
+    Args:
+        name: name of the argument that holds the path, for messages.
+        path: the file.
+        custom_objects: {name: class or function} for what is not registered with Keras.
+        safe_mode: refuse Lambda layers with Python code in the file, which would be run.
+
+    Raises:
+        ValueError: if it has such layers, in safe mode; the message names them. If Keras
+            can't load it.
+    """
+    text = os.fspath(path)
+    known = {**UNNAMED, **(custom_objects or {})}
+    try:
+        return keras.models.load_model(
+            text, custom_objects=known, compile=False, safe_mode=safe_mode
+        )
+    except Exception as error:  # Damaged files raise exceptions of many types.
+        if safe_mode:
+            refuse_code(name, text, _config(path), error)
+        fix = f"It says: {checks.in_short(error)} Layers of your own go into `custom_objects`."
+        expected = "a .keras file that tf_keras can load"
+        raise checks.value_error(name, expected, text, fix) from error
+
+
+def refuse_code(name: str, path: str, config: Any, error: Exception) -> None:
+    """Raises ValueError if a model's config has Lambda layers with Python code."""
+    found = list(dict.fromkeys(_lambdas(config)))
+    if found:
+        layers = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
+        fix = "It runs when the file is loaded. If you trust it, load it with safe_mode=False."
+        received = f"{path}, which holds the code of the Lambda layers {layers}"
+        raise ValueError(
+            f"`{name}`: expected a file without Python code, received {received}. {fix}"
+        ) from error
+
+
+def _config(path: pathlib.Path) -> Any:
+    """The config of the model in a file; None if it can't be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("config.json"))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _lambdas(config: Any) -> Iterator[str]:
+    """The names of the Lambda layers of a config that hold code, at any depth."""
+    if isinstance(config, dict):
+        inner = config.get("config")
+        if config.get("class_name") == "Lambda" and isinstance(inner, dict):
+            kinds = [inner.get(f"{key}_type") for key in ("function", "output_shape", "mask")]
+            if "lambda" in kinds:
+                yield str(inner.get("name"))
+        config = list(config.values())
+    if isinstance(config, list):
+        for item in config:
+            yield from _lambdas(item)
