@@ -134,12 +134,12 @@ def _run(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool) -
 
 def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
     """Conversion handler for erfc(x) = 1 − erf(x), which Keras's gelu uses."""
-    from tf2onnx.utils import make_name
+    from tf2onnx.utils import make_name, map_onnx_to_numpy_type
 
     shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
     context.remove_node(node.name)
     erf = context.make_node("Erf", [node.input[0]], shapes=[shape], dtypes=[dtype])
-    one = context.make_const(make_name("one"), np.ones((), np.float32))
+    one = context.make_const(make_name("one"), np.ones((), map_onnx_to_numpy_type(dtype)))
     context.make_node(
         "Sub", [one.output[0], erf.output[0]], name=name, outputs=node.output,
         shapes=[shape], dtypes=[dtype],
