@@ -150,9 +150,9 @@ def _warn_of_tables(found: Sequence[Any]) -> None:
     if found:
         checks.warn(
             f"quantize: {found[0].name!r} ({type(found[0]).__name__}) looks words or numbers up in "
-            "a table, which neither TFLite nor ONNX files can hold: this model can be trained, but "
-            "not exported. To export it, split it after that layer and quantize the rest: "
-            "keras.Model(model.get_layer(NEXT).input, model.outputs)."
+            "a table, which neither TFLite nor ONNX files can hold: this model can be trained and "
+            "saved as a SavedModel. For the others, split it after that layer and quantize the "
+            f"rest: keras.Model(model.get_layer({found[0].name!r}).output, model.outputs)."
         )
 
 

@@ -147,7 +147,8 @@ class Predictor:
         self._one_output = len(self._outputs) == 1
         # Dtype and shape of a single input, for a fast path without further checks.
         self._dtype = self._rest = None
-        if len(self._inputs) == 1 and len(self._inputs[0].shape) > 1:
+        texts = self._inputs[0].dtype == object  # The elements of these are checked.
+        if len(self._inputs) == 1 and len(self._inputs[0].shape) > 1 and not texts:
             self._dtype, self._rest = self._inputs[0].dtype, self._inputs[0].shape[1:]
         try:
             self._warm(warmup, backend.sizes)
@@ -222,8 +223,8 @@ class Predictor:
                 where the file has integer inputs; for a quantized input they are codes.
 
         Returns:
-            A float32 array (N, ...), or a dict of them by name for several outputs. The
-            caller owns them.
+            A float32 array (N, ...), or one of bytes for texts, or a dict of them by name for
+            several outputs. The caller owns them.
 
         Raises:
             TypeError: if an array has the wrong dtype.
