@@ -43,16 +43,22 @@ def load(
             text, custom_objects=known, compile=False, safe_mode=safe_mode
         )
     except Exception as error:  # Damaged files raise exceptions of many types.
+        config = _config(path)
         if safe_mode:
-            refuse_code(name, text, _config(path), error)
-        fix = f"It says: {checks.in_short(error)} Layers of your own go into `custom_objects`."
+            refuse_code(name, text, config, error)
+        names = {str(one.get("registered_name") or "Layer") for one in _objects(config)}
+        found = keras.saving.get_registered_object
+        lost = sorted(one for one in names - {"Layer"} if found(one, known) is None)
+        layers = f"Your own {', '.join(lost)}" if lost else "Layers of your own"
+        fix = f"It says: {checks.in_short(error)} {layers} must be in `custom_objects`."
         expected = "a .keras file that tf_keras can load"
         raise checks.value_error(name, expected, text, fix) from error
 
 
 def refuse_code(name: str, path: str, config: Any, error: Exception) -> None:
     """Raises ValueError if a model's config has Lambda layers with Python code."""
-    found = list(dict.fromkeys(_lambdas(config)))
+    named = [one["config"] for one in _objects(config) if one["class_name"] == "Lambda"]
+    found = list(dict.fromkeys(str(one.get("name")) for one in named if _holds_code(one)))
     if found:
         layers = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
         fix = "It runs when the file is loaded. If you trust it, load it with safe_mode=False."
@@ -71,15 +77,17 @@ def _config(path: pathlib.Path) -> Any:
         return None
 
 
-def _lambdas(config: Any) -> Iterator[str]:
-    """The names of the Lambda layers of a config that hold code, at any depth."""
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """The configs of objects in a config, with their classes, at any depth."""
     if isinstance(config, dict):
-        inner = config.get("config")
-        if config.get("class_name") == "Lambda" and isinstance(inner, dict):
-            kinds = [inner.get(f"{key}_type") for key in ("function", "output_shape", "mask")]
-            if "lambda" in kinds:
-                yield str(inner.get("name"))
+        if "class_name" in config and isinstance(config.get("config"), dict):
+            yield config
         config = list(config.values())
     if isinstance(config, list):
         for item in config:
-            yield from _lambdas(item)
+            yield from _objects(item)
+
+
+def _holds_code(config: Mapping[str, Any]) -> bool:
+    kinds = (config.get(f"{key}_type") for key in ("function", "output_shape", "mask"))
+    return "lambda" in kinds
