@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import tf_keras as keras
 
+from tfkd.networks.call_graph import graph_of
 from tfkd.networks.paths import walk
 
 _MOST = 6  # operations or layers in a message
@@ -41,8 +42,8 @@ def message(
 
 
 def split_at(model: keras.Model, path: str | None, before: bool = False) -> str:
-    """Says how to split a model after a layer, or before it; "" if it is not known which."""
-    if path is None:
+    """Says how to split a model after a layer, or before it; "" for a subclassed model."""
+    if path is None or graph_of(model) is None:
         return ""
     if path not in {layer.name for layer in model.layers}:
         return f" Or split the model at {path!r}: build it without that nested model."
