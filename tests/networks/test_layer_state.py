@@ -11,7 +11,7 @@ import tf_keras as keras
 
 import tfkd
 from tfkd import fingerprints, pruning, quantization, report
-from tfkd.networks import layer_state, layer_weights
+from tfkd.networks import layer_weights, resources
 from tfkd.progressive import Prune, rehearsing
 
 L = keras.layers
@@ -421,10 +421,10 @@ def test_layers_of_texts_words_and_resources():
     crop = L.RandomCrop(2, 2)(L.Reshape((1, 1, 1))(size))
     h = L.Concatenate()([found, long, L.Flatten()(crop)])
     model = keras.Model([fruit, size], h)
-    kinds = [type(one).__name__ for one in layer_state.text_layers(model)]
+    kinds = [type(one).__name__ for one in resources.text_layers(model)]
     assert sorted(kinds) == ["StringLookup", "TFOpLambda"]
-    assert layer_state.words(model) == ["fig", "pear"]
-    table, generator = layer_state.resources(model)
+    assert resources.words(model) == ["fig", "pear"]
+    table, generator = resources.tracked(model)
     assert int(table.size()) == 2 and isinstance(generator, tf.random.Generator)
 
 

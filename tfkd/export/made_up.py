@@ -17,7 +17,7 @@ import numpy as np
 
 from tfkd.example_inputs import Input
 from tfkd.export.named_function import NamedFunction
-from tfkd.networks import layer_state
+from tfkd.networks import resources
 from tfkd.networks.call_graph import Call, CallGraph, Ref, graph_of
 from tfkd.networks.layer_parts import parts
 
@@ -190,7 +190,7 @@ def expected_ranges(graph: NamedFunction) -> list[ValueRange | None]:
 def _of_type(dtype: np.dtype, graph: NamedFunction) -> ValueRange | None:
     """The range of a text or integer input about which nothing else is known."""
     if dtype.kind == "O":
-        return ValueRange(words=tuple(layer_state.words(graph.model)[:_MOST_WORDS]))
+        return ValueRange(words=tuple(resources.words(graph.model)[:_MOST_WORDS]))
     if dtype.kind not in "iu":
         return None
     if dtype.itemsize == 1:

@@ -18,7 +18,7 @@ from tfkd.export.converter import quiet
 from tfkd.export.unsupported import split_at
 from tfkd.formats.batching import chunks, joined
 from tfkd.formats.forks import check_tensorflow
-from tfkd.networks import accept, layer_state, layer_weights
+from tfkd.networks import accept, layer_state, layer_weights, resources
 from tfkd.networks.call_graph import CallGraph, graph_of
 from tfkd.networks.layer_parts import parts
 from tfkd.networks.paths import walk
@@ -78,7 +78,7 @@ def check_exportable(model: keras.Model, texts: bool = False) -> keras.Model:
 def _check_numbers(model: keras.Model) -> None:
     """Raises if a model has lookup tables, or reads or returns texts; the message names layers."""
     tables = layer_state.tables(model)
-    found = list(dict.fromkeys([*tables, *layer_state.text_layers(model)]))
+    found = list(dict.fromkeys([*tables, *resources.text_layers(model)]))
     specs = tf.nest.flatten(model.save_spec()[0][0])
     texts = [spec.name for spec in specs if spec.dtype.name == "string"]
     if not found and not texts:
@@ -232,7 +232,7 @@ class NamedFunction:
         module = tf.Module()
         module.forward = self.function(batch_size)
         # Not the Keras model: tracking it would trace every layer again and save its metadata.
-        module.kept = [*layer_weights.arrays(self.model), *layer_state.resources(self.model)]
+        module.kept = [*layer_weights.arrays(self.model), *resources.tracked(self.model)]
         return module
 
     def call(self, inputs: Sequence[tf.Tensor]) -> Structure:

@@ -61,7 +61,9 @@ def to_saved_model(
     The signature `serving_default` has the input and output names of the model and
     an open batch size. The folder loads with `tf.saved_model.load` and in TensorFlow
     Serving, without tfkd and Keras. A quantized model is exported with fake
-    quantization in float. A manifest in the folder holds the SHA-256 of every file.
+    quantization in float. Other than TFLite and ONNX files it may take and return texts
+    and hold lookup tables (`StringLookup`, `TextVectorization`). A manifest in the folder
+    holds the SHA-256 of every file.
 
     Args:
         model: a built `tf_keras.Model`, or a calibrated model of
@@ -78,8 +80,8 @@ def to_saved_model(
 
     Raises:
         TypeError: if `model` is not a plain tf_keras model.
-        ValueError: if an argument is wrong, there is something else at `path`, or the
-            folder fails its verification.
+        ValueError: if an argument is wrong, there is something else at `path`, a lookup
+            table is held by no layer, or the folder fails its verification.
         OSError: if `path` cannot be written.
 
     Example:

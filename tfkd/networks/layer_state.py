@@ -22,7 +22,7 @@ from tfkd.types import Tensor
 
 _Preprocessing = keras.layers.experimental.preprocessing.PreprocessingLayer
 _Lookups = (keras.layers.StringLookup, keras.layers.IntegerLookup)
-_TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable)
+TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable)
 # Weights that only adaptable layers have, not those with a given vocabulary or boundaries.
 _FOR_ADAPTING = ("summary", "num_documents")
 # Attributes that differ from the original's on purpose, because `complete` sets them.
@@ -204,7 +204,7 @@ def tables(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers of a model that look words or numbers up in a table."""
 
     def has_table(part: Any) -> bool:
-        return any(isinstance(value, _TABLES) for value in vars(part).values())
+        return any(isinstance(value, TABLES) for value in vars(part).values())
 
     flat = list(model._flatten_layers())
     # The StringLookup inside a TextVectorization is a detail that users don't see.
@@ -214,49 +214,6 @@ def tables(model: keras.Model) -> list[keras.layers.Layer]:
         for part in flat
         if (has_table(part) or hasattr(part, "_lookup_layer")) and id(part) not in inside
     ]
-
-
-def words(model: keras.Model) -> list[str]:
-    """The words in the tables of a model, in alphabetical order."""
-    found: set[str] = set()
-    for layer in tables(model):
-        if hasattr(layer, "get_vocabulary"):
-            keys: Any = layer.get_vocabulary(include_special_tokens=False)
-        else:
-            held = [value for value in vars(layer).values() if isinstance(value, _TABLES)]
-            keys = [key for table in held for key in table.export()[0].numpy().tolist()]
-        texts = (key.decode(errors="replace") if isinstance(key, bytes) else key for key in keys)
-        found.update(str(text) for text in texts if isinstance(text, str))
-    return sorted(found)
-
-
-def text_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a model that turn texts into numbers or numbers into texts.
-
-    They are found by the tensors of their calls, so those inside subclassed models, whose
-    calls Keras does not record, are not among them.
-    """
-    return [
-        part
-        for part in model._flatten_layers()
-        if not isinstance(part, keras.Model) and any(map(_turns_texts, part._inbound_nodes))
-    ]
-
-
-def _turns_texts(node: Any) -> bool:
-    ends = [tf.nest.flatten(tensors) for tensors in (node.input_tensors, node.output_tensors)]
-    reads, writes = (any(tensor.dtype == tf.string for tensor in end) for end in ends)
-    return not node.is_input and reads != writes
-
-
-def resources(model: keras.Model) -> list[Any]:
-    """What a SavedModel must hold beside the weights: lookup tables and random generators."""
-    kinds = (tf.saved_model.experimental.TrackableResource, tf.random.Generator)
-    found = [one for one in tf.train.TrackableView(model).descendants() if isinstance(one, kinds)]
-    # Keras shows the generators of its random layers only while it saves a model itself.
-    random = [getattr(part, "_random_generator", None) for part in model._flatten_layers()]
-    made = [getattr(one, "_generator", None) for one in random]
-    return [*found, *(one for one in made if one is not None)]
 
 
 def finalize(layer: keras.layers.Layer) -> None:
@@ -277,7 +234,7 @@ def _with_state(source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
 
 def _has_state(layer: Any) -> bool:
     own = type(layer).finalize_state is not keras.layers.Layer.finalize_state
-    return own or any(isinstance(value, _TABLES) for value in vars(layer).values())
+    return own or any(isinstance(value, TABLES) for value in vars(layer).values())
 
 
 def _not_copied(layer: Any, reason: str) -> ValueError:
@@ -330,7 +287,7 @@ def _differences(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     keras_own = type(old).__module__.startswith("tf_keras.")
     for name, value in vars(old).items():
         known = vars(new).get(name)
-        if isinstance(value, _TABLES):
+        if isinstance(value, TABLES):
             # A layer with a given vocabulary has no table of word counts.
             if not (keras_own and known is None) and not _same_table(value, known):
                 yield name, value, known
@@ -343,7 +300,7 @@ def _differences(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _same_table(value: Any, known: Any) -> bool:
-    if not isinstance(known, _TABLES):
+    if not isinstance(known, TABLES):
         return False
     tables = [
         dict(zip(*(part.numpy().tolist() for part in table.export()), strict=True))
