@@ -204,15 +204,17 @@ def quantize(entry: Entry, folder: pathlib.Path) -> str:
     step = entry.step(model)
     note = compare(computed(model, x, step), computed(q, x, step), INT8_MEAN, mean=True)
     tfkd.quantization.save(q, folder / "q.npz")
-    again = tfkd.quantization.load(folder / "q.npz", custom_objects=dict(entry.custom) or None)
+    custom = dict(entry.custom) or None
+    again = tfkd.quantization.load(folder / "q.npz", custom_objects=custom, safe_mode=False)
     compare(computed(q, x, step), computed(again, x, step), 1e-6)
     return note
 
 
 def predicted(entry: Entry, path: pathlib.Path, x: Any) -> Named:
     """What a Predictor says of a file."""
-    custom = dict(entry.custom) if path.suffix == ".keras" else None
-    with tfkd.runtime.Predictor(path, custom_objects=custom or None) as predict:
+    of_keras = {"custom_objects": dict(entry.custom) or None, "safe_mode": False}
+    options = of_keras if path.suffix == ".keras" else {}
+    with tfkd.runtime.Predictor(path, **options) as predict:
         predict(data_of(x))
         return named(predict(data_of(x)))
 

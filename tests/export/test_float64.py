@@ -45,6 +45,7 @@ CALLS = {
     "tflite": lambda model, path: export.to_tflite(model, path),
     "int8": lambda m, path: export.to_tflite(m, path, mode="int8", data=X),
     "onnx": lambda m, path: export.to_onnx(m, path, precision="float16"),
+    "tensorrt": lambda m, path: export.to_onnx(m, path, target="tensorrt"),
 }
 
 
@@ -54,6 +55,18 @@ def test_refused_by_the_name_of_a_layer(tmp_path, make, name):
     with pytest.raises(ValueError, match=r"`model`.*float32.*'a in float64'.*frozen_copy.*float32"):
         CALLS[name](make(), tmp_path / "m.file")
     assert not list(tmp_path.iterdir())
+
+
+def test_onnx_files_that_onnx_runtime_can_run(tmp_path):
+    keras.backend.set_floatx("float64")
+    report = export.to_onnx(sequential(), tmp_path / "m.onnx", verify=X)
+    assert report.verified
+    last = [L.GlobalAveragePooling2D(), L.Dense(2, "gelu")]
+    cnn = keras.Sequential([keras.Input((5, 5, 1)), L.Conv2D(2, 3, name="a"), *last])
+    for verify in (True, False):
+        with pytest.raises(ValueError, match="'a in float64'.*ONNX Runtime takes float32"):
+            export.to_onnx(cnn, tmp_path / "cnn.onnx", verify=verify)
+    assert not (tmp_path / "cnn.onnx").exists()
 
 
 @pytest.mark.parametrize("make", MODELS)

@@ -117,6 +117,32 @@ def test_whole_numbers_for_tables(case):
     assert set(np.unique(values)) == set(range(low, high + 1))
 
 
+KNOWN = ["apple", "fig"]
+TEXTS = {
+    "lookup": (lambda: layers.StringLookup(vocabulary=KNOWN), KNOWN, 1),
+    "texts": (lambda: layers.TextVectorization(vocabulary=KNOWN), KNOWN, 4),
+    "hashing": (lambda: layers.Hashing(3), [str(number) for number in range(100)], 1),
+    "nested": (
+        lambda: keras.Sequential(
+            [layers.StringLookup(vocabulary=KNOWN, input_shape=(1,)), layers.Embedding(3, 2)]
+        ),
+        KNOWN,
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_texts_of_the_vocabulary(case):
+    make, words, count = TEXTS[case]
+    x = keras.Input((1,), dtype="string")
+    (values,) = made_up(NamedFunction(keras.Model(x, make()(x)))).values()
+    parts = [text.split(" ") for text in values.ravel()]
+    assert values.shape == (8, 1) and {len(one) for one in parts} == {count}
+    found = {word for one in parts for word in one}
+    assert len(found) > 1 and found <= set(words)
+
+
 def test_several_inputs_each_of_its_kind():
     a, b = keras.Input((200,), name="a"), keras.Input((6, 6, 3), name="b")
     c = keras.Input((30,), dtype="bool", name="c")

@@ -142,3 +142,29 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(OSError, match="cannot write"):
         export.to_saved_model(small(), tmp_path / "blocked" / "1")
     assert os.listdir(tmp_path) == ["blocked"]
+
+
+def test_lookup_tables_that_were_adapted(tmp_path):
+    texts = np.array([["a b"], ["b"], ["a c a"]])
+    words = keras.layers.TextVectorization(output_mode="tf_idf")
+    words.adapt(texts)
+    x = keras.Input((1,), dtype="string", name="text")
+    nested = keras.Sequential([x, words, keras.layers.Dense(2)], name="nested")
+    model = keras.Model(x, nested(x))
+    report = export.to_saved_model(model, tmp_path / "given", verify=texts)
+    assert report.compared_on == "3 given examples" and report.numbers["max_error"] < 1e-5
+    check = export.to_saved_model(model, tmp_path / "made").numbers["check"]
+    assert check["on"] == "made-up inputs" and check["dependence"] == 1
+    serve = tf.saved_model.load(str(tmp_path / "given")).signatures["serving_default"]
+    (found,) = serve(text=tf.constant(texts)).values()
+    np.testing.assert_allclose(found, model.predict(texts, verbose=0), atol=1e-5)
+
+
+def test_a_table_that_no_layer_holds_is_refused(tmp_path):
+    content = tf.lookup.KeyValueTensorInitializer(["a"], [1])
+    table = tf.lookup.StaticHashTable(content, 0)
+    x = keras.Input((1,), dtype="string")
+    model = keras.Model(x, keras.layers.Lambda(table.lookup)(x))
+    with pytest.raises(ValueError, match=r"`model`: .*hold their tables.*self\.table"):
+        export.to_saved_model(model, tmp_path / "1")
+    assert not os.listdir(tmp_path)

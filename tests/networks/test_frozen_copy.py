@@ -493,3 +493,33 @@ def test_batch_norms_that_use_the_batch_are_told():
     model = keras.Model(x, keras.layers.BatchNormalization(name="bn")(x, training=True))
     with pytest.warns(UserWarning, match=r"frozen_copy: 'bn' is called with training=True"):
         tfkd.frozen_copy(model)
+
+
+@pytest.mark.parametrize("options", [{}, {"fold_batch_norm": True}, {"dtype": "bfloat16"}])
+def test_lambdas_keep_their_functions(options):
+    """What a function refers to is in memory; its code alone would not hold it."""
+    shift, scale = np.float32([1, 2, 3]), toys.net  # an array and an object of another module
+
+    def shifted(x):
+        return x + tf.cast(shift, x.dtype) if scale is toys.net else x
+
+    x = keras.Input((4, 3))
+    y = layers.TimeDistributed(layers.Lambda(lambda t: 2 * t))(layers.Lambda(shifted)(x))
+    inner = keras.Sequential([layers.Lambda(lambda t: t - shift[0], input_shape=(4, 3))])
+    copy = tfkd.frozen_copy(keras.Model(x, inner(y)), **options)
+    values = np.round(some((4, 3)))  # exact in bfloat16
+    np.testing.assert_array_equal(copy(values), (values + shift) * 2 - 1)
+
+
+def test_a_subclassed_model_that_is_not_registered():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Own()
+    x = some((3,))
+    np.testing.assert_array_equal(model(x), tfkd.frozen_copy(model)(x))

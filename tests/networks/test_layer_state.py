@@ -11,7 +11,7 @@ import tf_keras as keras
 
 import tfkd
 from tfkd import fingerprints, pruning, quantization, report
-from tfkd.networks import accept
+from tfkd.networks import accept, resources
 from tfkd.progressive import Prune, rehearsing
 
 L = keras.layers
@@ -392,24 +392,40 @@ def test_models_of_texts_are_distilled_profiled_and_told_apart(tmp_path):
     assert len(cache) == 2
 
 
-def test_quantize_says_that_words_cannot_be_exported_and_the_rest_can(tmp_path):
+def test_quantize_says_which_files_cannot_hold_words_and_the_rest_can(tmp_path):
     model, x, front = texts()
     name = model.layers[1].name
     with pytest.warns(UserWarning, match=rf"'{name}' \(TextVectorization\).*split it after"):
         q = quantization.quantize(model)
     quantization.calibrate(q, x)
     for written in (model, q):
-        with pytest.raises(ValueError, match="`model`: expected inputs of numbers.*Split"):
+        with pytest.raises(
+            ValueError, match=r"'text_vec\w+' \(TextVectorization\).*to_saved_model"
+        ):
             tfkd.export.to_tflite(written, tmp_path / "m.tflite")
     numbers, _, _ = numbers_looked_up()
-    with pytest.raises(ValueError, match="a IntegerLookup, which looks them up.*Split"):
-        tfkd.export.to_saved_model(numbers, tmp_path / "m")
-    rest = keras.Model(model.get_layer("words").input, model.outputs)
+    with pytest.raises(ValueError, match=r"'integer_lookup\w*' \(IntegerLookup\).*split"):
+        tfkd.export.to_onnx(numbers, tmp_path / "m.onnx")
+    rest = keras.Model(model.get_layer(name).output, model.outputs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         q = quantization.quantize(rest)
     quantization.calibrate(q, np.array([[2, 3, 2], [4, 2, 3]]))
     assert off(q, np.array([[2, 3, 2], [4, 2, 3]]), by_hand(model, front)) < 0.03
+
+
+def test_layers_of_texts_words_and_resources():
+    fruit, size = keras.Input((1,), dtype="string", name="fruit"), keras.Input((1,), name="size")
+    found = L.StringLookup(vocabulary=["pear", "fig"], output_mode="one_hot")(fruit)
+    long = tf.cast(tf.strings.length(fruit), "float32")
+    crop = L.RandomCrop(2, 2)(L.Reshape((1, 1, 1))(size))
+    h = L.Concatenate()([found, long, L.Flatten()(crop)])
+    model = keras.Model([fruit, size], h)
+    kinds = [type(one).__name__ for one in resources.text_layers(model)]
+    assert sorted(kinds) == ["StringLookup", "TFOpLambda"]
+    assert resources.words(model) == ["fig", "pear"]
+    table, generator = resources.tracked(model)
+    assert int(table.size()) == 2 and isinstance(generator, tf.random.Generator)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -143,3 +143,30 @@ def test_files_of_others_stay(tmp_path):
     x, y = toys.data(8)
     assert len(distiller.fit(x, y, verbose=0, backup_dir=tmp_path).history["loss"]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.slow  # tests/networks/test_keras_files.py is its quicker one
+def test_a_changed_student_with_code_and_layers_of_its_own(tmp_path):
+    class Own(keras.layers.ReLU):
+        """A layer that Keras does not know by name."""
+
+    def train(kill=None, **options):
+        x = keras.Input((8, 8, 1))
+        h = keras.layers.Lambda(lambda t: 2 * t, name="twice")(x)
+        h = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, name="conv")(h))
+        student = keras.Model(x, keras.layers.Dense(2)(Own()(keras.layers.Dense(4)(h))))
+        half = progressive.Prune(filter_rate=0.5)
+        distiller = tfkd.ProgressiveDistiller(
+            plain(1), student, [Stage(2, structure=half)], tfkd.losses.LogitsDistillation(2.0)
+        )
+        distiller.compile("sgd", CROSSENTROPY)
+        callbacks = [] if kill is None else [Kill(kill)]
+        distiller.fit(X, Y, verbose=0, callbacks=callbacks, backup_dir=tmp_path, **options)
+        return distiller
+
+    with pytest.raises(Killed):
+        train(kill=1)
+    with pytest.raises(ValueError, match="`backup_dir`.*'twice'.*safe_mode=False"):
+        train()
+    distiller = train(safe_mode=False)
+    assert len(distiller.logs) == 2 and distiller.student.get_layer("conv").filters == 2

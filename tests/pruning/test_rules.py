@@ -256,6 +256,20 @@ def test_a_wrapper_of_an_unknown_layer_keeps_all_channels():
     assert reasons(graph)["b"] == "no rule for the layer inside rnn"
 
 
+def test_the_layers_of_a_model_inside_a_wrapper_are_named():
+    parts = [layers.Conv2D(6, 3, name="conv"), layers.Flatten(), layers.Dense(5, name="dense")]
+    cnn = keras.Sequential([keras.Input((4, 4, 3)), *parts], name="cnn")
+    x = keras.Input((2, 4, 4, 3))
+    y = layers.Dense(7, name="a")(layers.Flatten()(layers.TimeDistributed(cnn, name="t")(x)))
+    graph, _, _ = assert_exact(keras.Model(x, layers.Dense(3, name="head")(y)))
+    assert sizes(graph) == {"a": (7, "a")}
+    hidden = [one for one in graph.frozen if one.name.startswith("t/")]
+    assert [(one.name, one.channels) for one in hidden] == [("t/conv", 6), ("t/dense", 5)]
+    assert {one.reason for one in hidden} == {"in the model inside t, which is not analysed"}
+    plan = pruning.plan(graph.model, filter_rate=0.5)
+    assert "t/conv" in plan.text() and pruning.plan(graph.model, filter_rate=0.5, ignore="conv")
+
+
 @pytest.mark.parametrize("inner", ["dense", "conv", "depthwise", "bn"])
 def test_time_distributed_layers(inner):
     x = keras.Input((4, 5, 6, 3))

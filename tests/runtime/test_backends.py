@@ -272,18 +272,53 @@ def test_inputs_in_half_precision(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"batch": 2}, {"cache_size": 9}], ids=str)
-def test_a_keras_file_that_takes_text(options, tmp_path):
+def test_files_that_take_text(options, tmp_path):
     words = keras.Input((2,), dtype="string", name="words")
     found = keras.layers.StringLookup(vocabulary=["a", "b"])(words)  # unknown: 0, a: 1, b: 2
     numbers = keras.layers.Rescaling(10.0)(found)
-    keras.Model(words, numbers).save(tmp_path / "m.keras")
-    predictor = Predictor(tmp_path / "m.keras", **options)
+    model = keras.Model(words, numbers)
+    model.save(tmp_path / "m.keras")
+    report = export.to_saved_model(model, tmp_path / "s")
+    assert report.compared_on == "8 made-up inputs"
+    assert report.numbers["check"]["dependence"] == 1  # words of the vocabulary were among them
     texts = np.array([["a", "b"], ["other", "a"], ["b", "b"]])
     want = np.float32([[10, 20], [0, 10], [20, 20]])
-    for data in (texts, texts.astype(object), np.char.encode(texts)):
-        for rows in (slice(3), slice(1, 2), slice(None, None, -1)):
-            np.testing.assert_array_equal(predictor(data[rows]), want[rows])
-    with pytest.raises(ValueError, match="shape"):
-        predictor(texts[:, :1])
-    with pytest.raises(ValueError, match="inputs of numbers"):
-        export.to_saved_model(keras.models.load_model(tmp_path / "m.keras"), tmp_path / "s")
+    for name in ("m.keras", "s"):
+        predictor = Predictor(tmp_path / name, **options)
+        for data in (texts, texts.astype(object), np.char.encode(texts)):
+            for rows in (slice(3), slice(1, 2), slice(None, None, -1)):
+                np.testing.assert_array_equal(predictor(data[rows]), want[rows])
+        with pytest.raises(ValueError, match="shape"):
+            predictor(texts[:, :1])
+        for wrong in (np.ones((2, 2)), np.array([["a", None]], object)):
+            with pytest.raises(TypeError, match="`data`: expected texts for input 'words'"):
+                predictor(wrong)
+
+
+def test_texts_come_out_and_words_may_be_refused(tmp_path):
+    there, back = {"vocabulary": ["a", "b", "ß"]}, {"vocabulary": ["ß", "b", "a"], "invert": True}
+    x = y = keras.Input((2,), dtype="string", name="words")
+    for options in (there, back):
+        y = keras.layers.StringLookup(num_oov_indices=0, **options)(y)
+    model = keras.Model(x, y)
+    model.save(tmp_path / "m.keras")
+    data = np.array([["a", "b"], ["ß", "a"]])
+    export.to_saved_model(model, tmp_path / "s", verify=data)
+    for name in ("m.keras", "s"):
+        predictor = Predictor(tmp_path / name)
+        turned = [[b"\xc3\x9f", b"b"], [b"a", b"\xc3\x9f"]]
+        assert predictor(data).tolist() == turned
+        with pytest.raises(ValueError, match=r"`data`: expected values that .*c"):
+            predictor(np.array([["a", "c"]]))
+
+
+def test_python_code_in_a_keras_file_runs_by_choice_only(plain, tmp_path):
+    path = tmp_path / "code.keras"
+    triple = keras.layers.Lambda(lambda x: 3 * x, name="triple")
+    keras.Sequential([keras.Input((2,)), triple]).save(path)
+    with pytest.raises(ValueError, match=r"`path`.*without Python code.*'triple'.*safe_mode=False"):
+        Predictor(path)
+    np.testing.assert_array_equal(Predictor(path, safe_mode=False)(np.float32([[1, 2]])), [[3, 6]])
+    for option in ({"safe_mode": False}, {"custom_objects": {}}):
+        with pytest.raises(ValueError, match=f"`{next(iter(option))}`.*no .keras file"):
+            Predictor(plain[0] / "saved", **option)

@@ -88,6 +88,34 @@ def test_inputs_of_other_shapes_and_dtypes(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("names", "plain"),
+    [
+        (("größe", "1st"), ("gr_f6__df_e", "x_1st")),
+        (("a b", "class"), ("a_b", "x_class")),
+        (("_x", "self"), ("x_x", "x_self")),
+        (("名前", "a/b"), ("x_540d__524d_", "a_b")),
+        (("q", "Q"), ("q", "Q_1")),
+    ],
+    ids=str,
+)
+def test_names_that_are_no_identifiers(names, plain, tmp_path):
+    x = _examples(2)
+    want = _expected(x)
+    kinds = ("m.tflite", "saved", "m.onnx", "m.keras")
+    _write(_model(names), tmp_path, kinds)
+    for kind in kinds:
+        with Predictor(tmp_path / kind) as predictor:
+            assert tuple(port.name for port in predictor.inputs) == plain
+            given = [plain, names] if plain != ("q", "Q_1") else [plain]
+            for own in given:
+                found = predictor(dict(zip(own, x, strict=True)))
+                np.testing.assert_allclose(found["y"], want, atol=1e-5)
+            if given == [plain]:  # which is which cannot be told
+                with pytest.raises(ValueError, match=r"the inputs \['q', 'Q_1'\]"):
+                    predictor(dict(zip(names, x, strict=True)))
+
+
 def test_a_dict_model_takes_lists_in_keras_order(tmp_path):
     model = _model(("q", "a", "m"), as_dict=True)
     x = _examples(3)  # Keras sorts the keys: "a", "m", "q".

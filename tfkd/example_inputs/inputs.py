@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +34,23 @@ class Input(NamedTuple):
         """The spec of a tensor or tensor spec, whose first axis is the batch."""
         shape = tuple(-1 if size is None else size for size in spec.shape[1:])
         return cls(name, shape, np.dtype(spec.dtype.as_numpy_dtype))
+
+
+def plain_name(name: object) -> str:
+    """The name of an input or output in a file: a Python identifier in ASCII.
+
+    TensorFlow's signatures take no other, nor "self", nor an underscore at the beginning.
+    Letters beyond ASCII become their code points.
+
+    Example:
+        >>> [plain_name(name) for name in ("my input", "größe", "1st", "class", "_a")]
+        ['my_input', 'gr_f6__df_e', 'x_1st', 'x_class', 'x_a']
+    """
+    text = re.sub(r"[^\w]", "_", unicodedata.normalize("NFC", str(name)))
+    plain = re.sub(r"[^\x00-\x7f]", lambda found: f"_{ord(found[0]):x}_", text)
+    if keyword.iskeyword(plain) or plain == "self" or not plain.isidentifier():
+        return f"x_{plain}"
+    return f"x{plain}" if plain.startswith("_") else plain
 
 
 def inputs_of(model: Any) -> tuple[Input, ...]:
@@ -65,8 +84,8 @@ def by_name(name: str, x: Any, inputs: Sequence[Input], ordered: bool = True) ->
             raise checks.type_error(name, f"a dict of arrays with the inputs {names}", x)
         return {names[0]: x}
     if set(x) != set(names):
-        # Names in files are identifiers; names of layers may hold other characters.
-        plain = {re.sub(r"\W", "_", str(key)): value for key, value in x.items()}
+        # The model's own names, where a file has them in another form.
+        plain = {plain_name(key): value for key, value in x.items()}
         if set(plain) == set(names) and len(plain) == len(x):
             return plain
         fix = checks.near(next((key for key in x if key not in names), ""), names)
@@ -91,6 +110,10 @@ def checked_array(name: str, value: Any, spec: Input, strict: bool) -> np.ndarra
 
 def _of_type(name: str, value: np.ndarray, spec: Input, strict: bool) -> np.ndarray:
     wanted, kind = spec.dtype.kind, value.dtype.kind
+    if wanted == "O":
+        if not all(isinstance(text, (str, bytes)) for text in value.flat):
+            raise checks.type_error(name, f"texts for input {spec.name!r}", value)
+        return value.astype(object, copy=False)
     if spec.quantized:
         if kind == "f" or value.dtype == spec.dtype:
             return value

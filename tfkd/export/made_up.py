@@ -17,6 +17,7 @@ import numpy as np
 
 from tfkd.example_inputs import OPEN_SIZES, Input
 from tfkd.export.named_function import NamedFunction
+from tfkd.networks import resources
 from tfkd.networks.call_graph import Call, CallGraph, Ref, graph_of
 from tfkd.networks.layer_parts import parts
 
@@ -29,17 +30,26 @@ _PASSES = re.compile(
     r"|Cropping.*|UpSampling.*|MaxPooling.*|AveragePooling.*|Resizing|CenterCrop|Random.*"
     r"|ActivityRegularization|SlicingOpLambda"
 )
+# Words for texts of which nothing is known: they can be read as numbers, too.
+_DIGITS = tuple(map(str, range(100)))
+_MOST_WORDS = 1000
+_WORDS_A_TEXT = 4
 _PASSING = ("cast", "identity", "expand_dims", "squeeze", "reshape", "transpose", "stop_gradient")
 _LOOKUPS = ("gather", "embedding_lookup")
 
 
 @dataclasses.dataclass(frozen=True)
 class ValueRange:
-    """The range [low, high] of an input's values, which are integers if `whole`."""
+    """The range [low, high] of an input's values, which are integers if `whole`.
 
-    low: Any
-    high: Any
+    The values of a text input are `count` of the `words` each, with spaces between them.
+    """
+
+    low: Any = 0
+    high: Any = 0
     whole: bool = False
+    words: tuple[str, ...] = ()
+    count: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +65,8 @@ class _Affine:
 
     def invert(self, found: ValueRange) -> ValueRange:
         """The input range for which the tensor has the range `found`."""
+        if found.words:
+            return found
         ends = [(np.asarray(e) - self.offset) / self.scale for e in (found.low, found.high)]
         return ValueRange(np.minimum(*ends), np.maximum(*ends), found.whole)
 
@@ -83,7 +95,7 @@ def made_up(graph: NamedFunction, size: int = OPEN_SIZES[0]) -> dict[str, np.nda
         are large.
 
     Raises:
-        ValueError: if an input takes neither numbers nor booleans.
+        ValueError: if an input takes neither numbers nor booleans nor texts.
 
     Example:
         >>> import tf_keras as keras
@@ -115,9 +127,12 @@ def _values(one: Input, shape: tuple[int, ...], found: ValueRange | None, rng: A
         if len(shape) > 1 and shape[1] > 1:
             values[:, 0] = True  # It is probably a mask: leave one element unmasked.
         return values
+    if one.dtype == object:
+        words = np.array((found and found.words) or _DIGITS, object)
+        rows = rng.choice(words, (int(np.prod(shape)), found.count if found else 1))
+        return np.array([" ".join(row) for row in rows], object).reshape(shape)
     if one.dtype.kind not in "iuf":
-        kind = "strings" if one.dtype.kind in "OSU" else one.dtype
-        raise ValueError(f"input {one.name!r} takes {kind}, which can't be made up")
+        raise ValueError(f"input {one.name!r} takes {one.dtype}, which can't be made up")
     if found is None:
         return _spread(shape, rng).astype(one.dtype)
     low, high = _broadcast(found.low, shape, min), _broadcast(found.high, shape, max)
@@ -171,7 +186,9 @@ def expected_ranges(graph: NamedFunction) -> list[ValueRange | None]:
 
 
 def _of_type(dtype: np.dtype, graph: NamedFunction) -> ValueRange | None:
-    """The range of an integer input about which nothing else is known."""
+    """The range of a text or integer input about which nothing else is known."""
+    if dtype.kind == "O":
+        return ValueRange(words=tuple(resources.words(graph.model)[:_MOST_WORDS]))
     if dtype.kind not in "iu":
         return None
     if dtype.itemsize == 1:
@@ -209,12 +226,16 @@ def _by_call(calls: CallGraph, call: Call, ref: Ref, affine: _Affine) -> ValueRa
     """The input range by one reader of a tensor, or by the readers after it."""
     layer = call.layer
     symbolic = hasattr(layer, "symbol")
+    inner = calls.nested.get(call.name)
+    if inner is not None:
+        found = _follow(inner, inner.ref(inner.model.inputs[call.inputs.index(ref)]), affine)
+        if found is not None:
+            return found
     linear, known = _operation(call, calls.tensors[ref]) if symbolic else _layer(layer)
     if known is not None:
         return affine.invert(known)
-    inner = calls.nested.get(call.name)
     if inner is not None:
-        return _follow(inner, inner.ref(inner.model.inputs[call.inputs.index(ref)]), affine)
+        return None
     if linear is not None and len(call.outputs) == 1:
         return _follow(calls, call.outputs[0], affine.then(*linear))
     return affine.guess()
@@ -254,8 +275,19 @@ def _batch_normal(layer: Any) -> ValueRange:
     return ValueRange(mean - 2 * spread, mean + 2 * spread)
 
 
+def _words(layer: Any) -> ValueRange | None:
+    """The words of a vocabulary, or its indices if the layer maps these to words."""
+    if getattr(layer, "invert", False):
+        return ValueRange(0, layer.vocabulary_size() - 1, True)
+    words = tuple(map(str, layer.get_vocabulary(include_special_tokens=False)[:_MOST_WORDS]))
+    several = layer.get_config().get("split") is not None  # of a TextVectorization
+    return ValueRange(words=words, count=_WORDS_A_TEXT if several else 1) if words else None
+
+
 def _numbers(layer: Any) -> ValueRange | None:
-    """From the smallest to the largest integer of a vocabulary."""
+    """From the smallest to the largest integer of a vocabulary, or of its indices."""
+    if layer.invert:
+        return ValueRange(0, layer.vocabulary_size() - 1, True)
     known = [int(v) for v in layer.get_vocabulary(include_special_tokens=False)]
     return ValueRange(min(known), max(known), True) if known else None
 
@@ -279,6 +311,8 @@ _KNOWN: dict[str, Callable[[Any], ValueRange | None]] = {
     "CategoryEncoding": lambda one: ValueRange(0, one.num_tokens - 1, True),
     "Hashing": lambda one: ValueRange(0, 999, True),
     "IntegerLookup": _numbers,
+    "StringLookup": _words,
+    "TextVectorization": _words,
     "Discretization": _bins,
     "FixedQuantize": lambda one: ValueRange(one.low, one.high),
 }

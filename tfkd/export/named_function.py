@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import keyword
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,18 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.example_inputs import Input
+from tfkd.example_inputs import Input, plain_name
 from tfkd.export.converter import quiet
+from tfkd.export.unsupported import split_at
 from tfkd.formats.batching import chunks, joined
 from tfkd.formats.forks import check_tensorflow
-from tfkd.networks import accept, layer_state
+from tfkd.networks import accept, layer_state, resources
 from tfkd.networks.call_graph import CallGraph, graph_of
-from tfkd.networks.layer_parts import free_name, parts
+from tfkd.networks.layer_parts import arrays, parts
+from tfkd.networks.paths import walk
 from tfkd.types import Structure
 
 _CHUNK = 64  # Examples per call of the Keras model, which limits memory.
-_SPLIT = (
-    "Split the model after the layer that reads words: look them up in Python, and pass "
-    "keras.Model(model.get_layer(NEXT).input, model.outputs), where NEXT is the layer after it."
-)
 
 
 def check_runnable(
@@ -57,16 +54,20 @@ def check_runnable(
     return model
 
 
-def check_exportable(model: keras.Model, float32: str | None = None) -> keras.Model:
+def check_exportable(
+    model: keras.Model, texts: bool = False, float32: str | None = None
+) -> keras.Model:
     """Checks that a file can be made of a model, and returns it.
 
     Args:
         model: what the user passed.
+        texts: whether the file can hold texts and lookup tables.
         float32: as in `accept.check_model`.
 
     Raises:
         TypeError, ValueError: as `check_runnable`; ValueError also if a weight is NaN or
-            infinite, or the model computes in half precision or takes text.
+            infinite, or the model computes in half precision, or has texts or lookup tables
+            and the file can't hold them.
     """
     model = check_runnable(model, finite=True, float32=float32)
     layers = [part for part in parts(model) if isinstance(part, keras.layers.Layer)]
@@ -77,11 +78,34 @@ def check_exportable(model: keras.Model, float32: str | None = None) -> keras.Mo
             "`plain.set_weights(model.get_weights())`."
         )
         raise checks.value_error("model", "a model that computes in float32", low[0], fix)
+    if not texts:
+        _check_numbers(model)
+    return model
+
+
+def _check_numbers(model: keras.Model) -> None:
+    """Raises if a model has lookup tables, or reads or returns texts; the message names layers."""
+    tables = layer_state.tables(model)
+    found = list(dict.fromkeys([*tables, *resources.text_layers(model)]))
     specs = tf.nest.flatten(model.save_spec()[0][0])
     texts = [spec.name for spec in specs if spec.dtype.name == "string"]
-    if texts:
-        raise checks.value_error("model", "inputs of numbers", f"text in {texts[0]!r}", _SPLIT)
-    return model
+    if not found and not texts:
+        return
+    paths = {id(layer): path for path, layer in walk(model)}
+    where = [paths.get(id(one), one.name) for one in found]
+    kinds = [type(one).__name__ for one in found]
+    named = [f"{path!r} ({kind})" for path, kind in zip(where, kinds, strict=True)][:3]
+    received = ", ".join(named) or f"texts in the input {texts[0]!r}"
+    writes = any(
+        tensor.dtype == tf.string
+        for one in found[:1]
+        for tensor in tf.nest.flatten(getattr(one, "output", ()))
+    )
+    raise ValueError(
+        f"`model`: expected layers that compute numbers from numbers, received {received}. Only "
+        "SavedModels hold texts and lookup tables: tfkd.export.to_saved_model."
+        f"{split_at(model, next(iter(where), None), before=writes)}"
+    )
 
 
 def is_quantized(model: object) -> bool:
@@ -90,7 +114,7 @@ def is_quantized(model: object) -> bool:
 
 
 def exportable(
-    model: keras.Model, target: str, float32: str | None = None
+    model: keras.Model, target: str, texts: bool = False, float32: str | None = None
 ) -> tuple[NamedFunction, NamedFunction]:
     """Checks a model; returns the function to compare a file with, and that to convert.
 
@@ -99,19 +123,17 @@ def exportable(
     Args:
         model: what the user passed.
         target: target of a quantized model, "tflite" or "tensorrt".
+        texts: whether the file can hold texts and lookup tables.
         float32: name of what accepts float32 only, as in `accept.check_model`.
 
     Raises:
-        TypeError, ValueError: as `check_exportable`; if a layer has a lookup table; if a
+        TypeError, ValueError: as `check_exportable`; if a
             quantized model is not calibrated or was made for another target.
         RuntimeError: if TensorFlow was used before this process was forked: tracing
             would hang.
     """
     check_tensorflow()
-    model = check_exportable(model, float32)
-    for layer in layer_state.tables(model):
-        received = f"{layer.name!r}, a {type(layer).__name__}, which looks them up in a table"
-        raise checks.value_error("model", "layers that compute with numbers", received, _SPLIT)
+    model = check_exportable(model, texts, float32)
     plain = model
     if is_quantized(model):
         from tfkd.quantization.deploying import deployed
@@ -121,15 +143,40 @@ def exportable(
     return graph, graph if plain is model else NamedFunction(plain)
 
 
-def _unique_names(names: Sequence[str]) -> list[str]:
-    """Turns names into unique Python identifiers, as the arguments of a signature must be."""
+def _unique_names(names: Sequence[object], fold: Callable[[str], str] = str) -> list[str]:
+    """Plain names that differ after `fold`."""
     found: list[str] = []
-    for name in names:
-        name = re.sub(r"\W", "_", name)
-        if not name.isidentifier() or keyword.iskeyword(name):
-            name = f"x_{name}"
-        found.append(free_name(name, found))
+    for name in map(plain_name, names):
+        taken = {fold(one) for one in found}
+        tries = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+        found.append(next(one for one in tries if fold(one) not in taken))
     return found
+
+
+@contextlib.contextmanager
+def _without_chance(layers: Sequence[Any]) -> Iterator[None]:
+    """Leaves the random branch out of each `RandomCrop` that is called for inference.
+
+    Keras decides between the branches when the graph runs, so that it would hold both.
+    """
+    crops = [one for one in layers if type(one) is keras.layers.RandomCrop]
+    for layer in crops:
+        vars(layer)["call"] = functools.partial(_crop, layer)
+    try:
+        yield
+    finally:
+        for layer in crops:
+            del vars(layer)["call"]
+
+
+def _crop(layer: Any, inputs: Any, training: Any = True) -> Any:
+    if training is not False:
+        return type(layer).call(layer, inputs, training)
+    inputs = tf.cast(inputs, layer.compute_dtype)
+    resized = keras.preprocessing.image.smart_resize(inputs, [layer.height, layer.width])
+    # Its slice hides the number of channels from TFLite's converter.
+    shaped = tf.reshape(resized, [-1, layer.height, layer.width, inputs.shape[-1]])
+    return tf.cast(shaped, layer.compute_dtype)
 
 
 class NamedFunction:
@@ -156,7 +203,8 @@ class NamedFunction:
         self._structure = args[0]
         specs = tf.nest.flatten(self._structure)
         names = getattr(model, "input_names", None) or [s.name for s in specs]
-        names = _unique_names([n or "input" for n in names])
+        # TensorFlow's signatures ignore the case of inputs.
+        names = _unique_names([n or "input" for n in names], str.lower)
         self.inputs = tuple(map(Input.of, names, specs))
         self.outputs: list[str] = []
         self._open = self.function(None)
@@ -190,9 +238,18 @@ class NamedFunction:
 
         return forward
 
+    def module(self, batch_size: int | None) -> tf.Module:
+        """A module whose function `forward` is that of `function`, to be saved."""
+        module = tf.Module()
+        module.forward = self.function(batch_size)
+        # Not the Keras model: tracking it would trace every layer again and save its metadata.
+        module.kept = [*arrays(self.model), *resources.tracked(self.model)]
+        return module
+
     def call(self, inputs: Sequence[tf.Tensor]) -> Structure:
         """The model's outputs, in its own structure, for its inputs in order."""
-        return self.model(tf.nest.pack_sequence_as(self._structure, inputs), training=False)
+        with _without_chance(self.layers):
+            return self.model(tf.nest.pack_sequence_as(self._structure, inputs), training=False)
 
     def _named(self, outputs: Any) -> dict[str, Any]:
         flat = tf.nest.flatten(outputs)
@@ -218,7 +275,9 @@ class NamedFunction:
                     variable.assign(value)
 
     def predict(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the Keras model on (N, ...) arrays by input name; returns float32 by output name.
+        """Runs the Keras model on (N, ...) arrays by input name; returns outputs by name.
+
+        Numbers are returned in float32.
 
         Raises:
             ValueError: if an output holds NaN or infinity.
@@ -228,7 +287,7 @@ class NamedFunction:
             found = joined(self._open(*part.values()) for part in parts)
         whole = {name: found[name] for name in self.outputs}
         for name, value in whole.items():
-            if not np.isfinite(value).all():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise checks.value_error(
                     "model", "finite outputs", f"NaN or infinity in output {name!r}"
                 )

@@ -69,7 +69,8 @@ def measure(
         "classes" if its rows are distributions or their logarithms, else "unknown".
     """
     outputs = {
-        name: _measure_one(expected[name], received[name], limits.get(name)) for name in expected
+        name: _measure_one(*_as_numbers(value, received[name]), limits.get(name))
+        for name, value in expected.items()
     }
     rows = list(outputs.values())
     return {
@@ -78,6 +79,15 @@ def measure(
         **{key: _worst(min, [r[key] for r in rows]) for key in _WORST_IF_SMALL},
         "outputs": outputs,
     }
+
+
+def _as_numbers(expected: np.ndarray, received: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Texts as their places in the alphabet, one a row; beyond its end where they differ."""
+    if expected.dtype != object:
+        return expected, received
+    texts, places = np.unique(expected, return_inverse=True)
+    codes = places.reshape(-1, 1).astype(float)
+    return codes, np.where((expected == received).reshape(-1, 1), codes, codes + len(texts))
 
 
 def _worst(choose: Callable[[list[float]], float], values: Iterable[float | None]) -> float | None:

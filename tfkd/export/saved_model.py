@@ -61,7 +61,9 @@ def to_saved_model(
     The signature `serving_default` has the input and output names of the model and
     an open batch size. The folder loads with `tf.saved_model.load` and in TensorFlow
     Serving, without tfkd and Keras. A quantized model is exported with fake
-    quantization in float. A manifest in the folder holds the SHA-256 of every file.
+    quantization in float. Other than TFLite and ONNX files it may take and return texts
+    and hold lookup tables (`StringLookup`, `TextVectorization`). A manifest in the folder
+    holds the SHA-256 of every file.
 
     Args:
         model: a built `tf_keras.Model`, or a calibrated model of
@@ -78,8 +80,8 @@ def to_saved_model(
 
     Raises:
         TypeError: if `model` is not a plain tf_keras model.
-        ValueError: if an argument is wrong, there is something else at `path`, or the
-            folder fails its verification.
+        ValueError: if an argument is wrong, there is something else at `path`, a lookup
+            table is held by no layer, or the folder fails its verification.
         OSError: if `path` cannot be written.
 
     Example:
@@ -126,7 +128,7 @@ def _target(path: Path) -> pathlib.Path:
 def _servable(model: keras.Model) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (function to compare with, function to save, mode of the thresholds)."""
     target = "tensorrt" if getattr(model, "target", None) == "tensorrt" else "tflite"
-    graph, plain = exportable(model, target)
+    graph, plain = exportable(model, target, texts=True)
     return graph, plain, "quantized" if is_quantized(model) else "float32"
 
 
@@ -162,12 +164,20 @@ def _atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _save(graph: NamedFunction, folder: pathlib.Path) -> None:
-    module = tf.Module()
-    module.forward = graph.function(None)
-    # Only the variables: tracking the Keras model would also save Keras's metadata.
-    module.kept = list(graph.model.variables)
-    with quiet():
-        tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: module.forward})
+    module = graph.module(None)
+    try:
+        with quiet():
+            tf.saved_model.save(module, os.fspath(folder), signatures={SIGNATURE: module.forward})
+    except AssertionError as error:  # A table that no attribute of a layer or model holds.
+        if "untracked" not in str(error):
+            raise
+        expected = "layers that hold their tables and variables as attributes"
+        received = f"{graph.model.name!r}, which uses one that no layer holds"
+        fix = "Assign it in the layer's constructor, `self.table = ...`; a Lambda can't hold one."
+        raise checks.value_error("model", expected, received, fix) from error
+    except tf.errors.NotFoundError as error:
+        expected, received = "vocabulary files that are still there", error.message
+        raise checks.value_error("model", expected, received) from error
 
 
 def _compare(

@@ -16,13 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
 from tfkd.data.text import Encoder
 from tfkd.example_inputs import collect
-from tfkd.export import attention_masks, checking, converter, tflite_float16
+from tfkd.export import attention_masks, checking, converter, tflite_float16, unsupported
 from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.model_metadata import Labels, Scaling, model_info, with_info
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
@@ -294,10 +293,7 @@ def _convert(
     batch_size: int | None,
 ) -> bytes:
     """Converts to the bytes of a file; `types` are the dtypes of inputs and of outputs."""
-    module = tf.Module()
-    module.forward = graph.function(batch_size)
-    # Only the variables: tracking the Keras model would trace every layer again.
-    module.kept = list(graph.model.variables)
+    module = graph.module(batch_size)
     try:
         return converter.convert(module, module.forward, mode, types, calibration, batch_size or 1)
     except CrashingLoops as error:
@@ -312,12 +308,16 @@ def _convert(
             f"a process of its own: this one goes on, and no file was written.{fix}"
         ) from error
     except Exception as error:  # The converter raises exceptions of many types.
-        text = str(error)
-        if batch_size is None and "TensorListReserve" in text:
+        if batch_size is None and "TensorListReserve" in str(error):
             expected = f"a fixed one for the loops in {graph.model.name!r}"
             fix = "Pass batch_size=1, or build recurrent layers with unroll=True."
             raise checks.value_error("batch_size", expected, None, fix) from error
-        text = text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
+        lacking = unsupported.in_compiler_text(str(error))
+        if lacking and not any(kind.startswith("TensorList") for kind in lacking):
+            others = "tfkd.export.to_saved_model or to_onnx"
+            said = unsupported.message(graph.model, "TFLite", lacking, others)
+            raise ValueError(said) from error
+        text = unsupported.plain_text(str(error), _LONGEST_MESSAGE)
         fix = ""
         if calibration is not None:
             fix = " mode='dynamic' leaves operations without an integer form in float."

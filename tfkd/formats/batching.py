@@ -20,9 +20,11 @@ def padded_rows(count: int, size: int) -> list[np.ndarray]:
 
 
 def joined(results: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Concatenates the results of consecutive batches by name, in float32."""
+    """Concatenates the results of consecutive batches by name, in float32 unless they are texts."""
     parts: dict[str, list[np.ndarray]] = {}
     for result in results:
         for name, value in result.items():
-            parts.setdefault(name, []).append(np.asarray(value, np.float32))
+            array = np.asarray(value)
+            array = array if array.dtype == object else array.astype(np.float32, copy=False)
+            parts.setdefault(name, []).append(array)
     return {name: np.concatenate(part) for name, part in parts.items()}

@@ -90,7 +90,9 @@ class Port:
         return np.clip(codes, limits.min, limits.max).astype(self.dtype)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Dequantizes codes to float32; the values of other tensors are only cast."""
+        """Dequantizes codes to float32; other numbers are only cast, texts are left as they are."""
+        if codes.dtype == object:
+            return codes
         if not self.quantized:
             return codes.astype(np.float32, copy=False)
         return (codes.astype(np.float32) - self.zero_point) * np.float32(self.scale)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from tfkd.networks.layer_parts import parts
 
 Config = dict[str, Any]
 _APPLICATIONS = "tf_keras.src.applications."
+# Arguments that a Lambda has in common with other layers.
+_OF_LAYER = ("name", "trainable", "dtype", "batch_input_shape")
 _Lookups = (keras.layers.StringLookup, keras.layers.IntegerLookup)
 
 
@@ -59,11 +61,16 @@ def from_config(model: keras.Model, config: Config) -> keras.Model:
     Raises:
         ValueError: if Keras can't build it.
     """
-    with in_scope(model):
-        try:
-            return type(model).from_config(config)
-        except Exception as error:
-            raise _not_built_again(model, error) from error
+    try:
+        return built_again(model, config)
+    except Exception as error:
+        raise _not_built_again(model, error) from error
+
+
+def built_again(layer: Any, config: Config) -> Any:
+    """A layer or model of the class of `layer` from a config, with its custom objects in scope."""
+    with in_scope(layer):
+        return type(layer).from_config(_with_lambdas_in_scope(config))
 
 
 def _not_built_again(model: keras.Model, error: Exception) -> ValueError:
@@ -214,6 +221,36 @@ def copied(layer: Any, name: str) -> StoredFunction:
     return StoredFunction(source, name=name, dtype=layer.dtype, trainable=layer.trainable)
 
 
+class _Lambdas:
+    """Stands for `Lambda` in a scope of custom objects: copies the layer of a config's name."""
+
+    def __init__(self, layers: list[Any]):
+        self.layers = layers
+
+    def from_config(self, config: dict[str, Any]) -> Any:
+        """A copy of the layer that bears this name; from its code if several do."""
+        named = [layer for layer in self.layers if layer.name == config["name"]]
+        if len(named) != 1:
+            return keras.layers.Lambda.from_config(config)
+        return copy_lambda(*named, **{key: config[key] for key in _OF_LAYER if key in config})
+
+
+def _with_lambdas_in_scope(config: Any) -> Any:
+    """A config for which Keras looks for `Lambda` in the scope, where `_Lambdas` may be."""
+    if isinstance(config, dict):
+        made = {key: _with_lambdas_in_scope(item) for key, item in config.items()}
+        return {**made, "registered_name": "Lambda"} if made.get("class_name") == "Lambda" else made
+    if type(config) in (list, tuple):
+        return type(config)(map(_with_lambdas_in_scope, config))
+    return config
+
+
+def copy_lambda(layer: Any, **options: Any) -> Any:
+    """A Lambda with the same function object: serialized code loses what it refers to."""
+    same = {key: getattr(layer, key) for key in ("mask", "arguments")}
+    return keras.layers.Lambda(layer.function, layer._output_shape, **same, **options)
+
+
 @contextlib.contextmanager
 def in_scope(layer: Any) -> Iterator[None]:
     """Context in which Keras can build a layer or model again from its config.
@@ -242,16 +279,17 @@ def in_scope(layer: Any) -> Iterator[None]:
                     "the model with other names, or load it with custom_objects."
                 )
     # An object that the user registered takes precedence over one that a layer holds.
-    objects = {**_held(every), **keras.utils.get_custom_objects(), **stored}
+    objects = {**held_objects(layer), **keras.utils.get_custom_objects(), **stored}
+    objects["Lambda"] = _Lambdas([one for one in every if type(one) is keras.layers.Lambda])
     # Safe mode guards against code from files; a Lambda's code is in this process already.
     with keras.utils.custom_object_scope(objects), SafeModeScope(safe_mode=False):
         yield
 
 
-def _held(every: Iterable[Any]) -> dict[str, Any]:
-    """The custom classes and functions that layers hold, and their own, by name."""
+def held_objects(layer: Any) -> dict[str, Any]:
+    """The custom classes and functions that a layer or model holds, and its own, by name."""
     found: dict[str, Any] = {}
-    for part in every:
+    for part in (*parts(layer), layer):
         for value in (*vars(part).values(), part):
             item = value if inspect.isfunction(value) else type(value)
             module = f"{getattr(item, '__module__', '')}."

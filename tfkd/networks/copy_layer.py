@@ -39,15 +39,15 @@ def copy_layer(
     if configs.is_stored(layer):
         return configs.copied(layer, name)
     try:
-        # Keep a Lambda's function object: serialized code loses the globals that it uses.
         if kind is keras.layers.Lambda:
-            return _copy_lambda(layer, name)
+            return configs.copy_lambda(
+                layer, name=name, dtype=layer.dtype, trainable=layer.trainable
+            )
         if isinstance(layer, TFOpLambda):
             return kind(layer.function, name=name, dtype=layer.dtype)
         whole = configs.complete(layer.get_config(), layer, fixed=True)
         config = {**whole, **_functions(layer), "name": name, **changes}
-        with configs.in_scope(layer):
-            copy = kind.from_config(config)
+        copy = configs.built_again(layer, config)
     except Exception as error:
         raise _not_built(layer, checks.in_short(error)) from error
     if copy.name != name:
@@ -61,11 +61,6 @@ def _functions(layer: Any) -> dict[str, Any]:
         return {}
     found = {key: getattr(layer, key, None) for key in ("activation", "recurrent_activation")}
     return {key: value for key, value in found.items() if inspect.isfunction(value)}
-
-
-def _copy_lambda(layer: Any, name: str) -> Any:
-    same = {key: getattr(layer, key) for key in ("mask", "arguments", "dtype", "trainable")}
-    return keras.layers.Lambda(layer.function, layer._output_shape, name=name, **same)
 
 
 def _not_built(layer: Any, reason: str) -> ValueError:

@@ -106,7 +106,8 @@ def _plain_copy(model: keras.Model) -> keras.Model:
         layer_state.copy(model, frozen)
         return frozen
     try:
-        frozen = copy.deepcopy(model)
+        with keras.utils.custom_object_scope(configs.held_objects(model)):
+            frozen = copy.deepcopy(model)
         if len(frozen.weights) == len(model.weights):
             # deepcopy loses the bin boundaries of Discretization layers.
             layer_state.copy(model, frozen)

@@ -20,7 +20,7 @@ from tfkd.networks.layer_parts import arrays
 from tfkd.types import Tensor
 
 _Preprocessing = keras.layers.experimental.preprocessing.PreprocessingLayer
-_TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable)
+TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable)
 # Weights that only adaptable layers have, not those with a given vocabulary or boundaries.
 _FOR_ADAPTING = ("summary", "num_documents")
 # Attributes that differ from the original's on purpose, because `configs.complete` sets them.
@@ -134,7 +134,7 @@ def tables(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers of a model that look words or numbers up in a table."""
 
     def has_table(part: Any) -> bool:
-        return any(isinstance(value, _TABLES) for value in vars(part).values())
+        return any(isinstance(value, TABLES) for value in vars(part).values())
 
     flat = list(model._flatten_layers())
     # The StringLookup inside a TextVectorization is a detail that users don't see.
@@ -164,7 +164,7 @@ def _with_state(source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
 
 def _has_state(layer: Any) -> bool:
     own = type(layer).finalize_state is not keras.layers.Layer.finalize_state
-    return own or any(isinstance(value, _TABLES) for value in vars(layer).values())
+    return own or any(isinstance(value, TABLES) for value in vars(layer).values())
 
 
 def _not_copied(layer: Any, reason: str) -> ValueError:
@@ -217,7 +217,7 @@ def _differences(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     keras_own = type(old).__module__.startswith("tf_keras.")
     for name, value in vars(old).items():
         known = vars(new).get(name)
-        if isinstance(value, _TABLES):
+        if isinstance(value, TABLES):
             # A layer with a given vocabulary has no table of word counts.
             if not (keras_own and known is None) and not _same_table(value, known):
                 yield name, value, known
@@ -230,7 +230,7 @@ def _differences(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _same_table(value: Any, known: Any) -> bool:
-    if not isinstance(known, _TABLES):
+    if not isinstance(known, TABLES):
         return False
     tables = [
         dict(zip(*(part.numpy().tolist() for part in table.export()), strict=True))

@@ -18,6 +18,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import artifacts, checks, quantization
+from tfkd.networks import keras_files
+from tfkd.networks.configs import held_objects
 from tfkd.progressive import carrying
 
 _STATE = "state.json"
@@ -30,17 +32,20 @@ class Backup(keras.callbacks.Callback):
     Args:
         owner: the ProgressiveDistiller.
         folder: the folder of the backup.
+        safe_mode: refuse a student in the folder that holds Python code.
 
     Raises:
         TypeError, ValueError: if it is not a folder.
     """
 
-    def __init__(self, owner: Any, folder: str | os.PathLike[str]):
+    def __init__(self, owner: Any, folder: str | os.PathLike[str], safe_mode: bool = True):
         super().__init__()
         checks.instance("backup_dir", folder, (str, os.PathLike), "a folder, or None")
         if os.path.isfile(folder):
             raise checks.value_error("backup_dir", "a folder", str(folder), "This is a file.")
         self.owner, self.folder = owner, pathlib.Path(folder)
+        checks.instance("safe_mode", safe_mode, bool, "True or False")
+        self.safe_mode = safe_mode
         self._saved_student: Any = owner.student
         self._student_file: str | None = None
         self._decay: Any = None
@@ -159,9 +164,11 @@ class Backup(keras.callbacks.Callback):
 
     def _load_student(self, name: str) -> keras.Model:
         path = self.folder / name
+        # Layers of the user's own are those of the student that the training began with.
+        known = held_objects(self.owner.student)
         if name.endswith(".npz"):
-            return quantization.load(path)
-        return keras.models.load_model(path, compile=False)
+            return quantization.load(path, known, safe_mode=self.safe_mode)
+        return keras_files.load("backup_dir", path, known, self.safe_mode)
 
     def delete(self) -> None:
         """Deletes the backup at the end of the training."""

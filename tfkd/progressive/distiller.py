@@ -167,6 +167,7 @@ class ProgressiveDistiller:
         steps_per_epoch: int | None = None,
         callbacks: Sequence[Any] = (),
         backup_dir: Path | None = None,
+        safe_mode: bool = True,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains all stages in order.
@@ -186,6 +187,8 @@ class ProgressiveDistiller:
             backup_dir: a folder in which the state is saved after each epoch: student,
                 optimizer, stage and curriculum. An interrupted training is resumed when it
                 is started again with the same arguments. The folder is emptied at the end.
+            safe_mode: whether to refuse a student in `backup_dir` that holds Python code, in
+                Lambda layers, when a training is resumed.
             **kwargs: arguments of `keras.Model.fit`, such as validation_data and verbose.
 
         Returns:
@@ -214,7 +217,7 @@ class ProgressiveDistiller:
             if stage.decay is not None:
                 made.known_steps()
         rehearse(self, callbacks)
-        backup = Backup(self, backup_dir) if backup_dir is not None else None
+        backup = Backup(self, backup_dir, safe_mode) if backup_dir is not None else None
         first = self.stage if backup is not None and backup.restore() else None
         for number in range(first or 0, len(self.stages)):
             if number != first:

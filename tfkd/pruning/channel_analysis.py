@@ -84,8 +84,9 @@ def _visit(
     rule = rules.find(layer)
     if rule is None:
         (ledger.uncounted if arrays(layer) else ledger.unruled).append(path)
-        kind = type(layer).__name__
-        return call.freeze_all(f"no rule for {path}, a {kind} (add one with register_rule)")
+        reason = f"no rule for {path}, a {type(layer).__name__} (add one with register_rule)"
+        call.hide(layer, reason)
+        return call.freeze_all(reason)
     noted = len(ledger.noted[path])
     outputs = rule(call)
     if len(ledger.noted[path]) == noted:  # the rule recorded nothing for this call
@@ -140,6 +141,7 @@ def _build(network: CallGraph, ledger: Ledger) -> Graph:
         signature = (reasons.get(atom), *owned[atom])
         members[signature].append(atom)
     groups, frozen, number = _sort(keys, ledger, members, summed)
+    frozen += [Frozen(path, (path,), *found) for path, found in ledger.hidden.items()]
 
     def units(atoms: np.ndarray) -> np.ndarray:
         return np.array([number.get(a, KEPT) for a in atoms.tolist()], int)

@@ -66,6 +66,8 @@ class Ledger:
         self.fixed_macs = 0
         self.uncounted: list[str] = []
         self.unruled: list[str] = []
+        # path → channels, and why they are frozen, of layers that the analysis does not enter
+        self.hidden: dict[str, tuple[int, str]] = {}
 
     def new(self, count: int) -> np.ndarray:
         """Creates `count` new atoms."""

@@ -157,9 +157,9 @@ def rebuild(
 def _warn_of_table(layer: keras.layers.Layer) -> None:
     checks.warn(
         f"quantize: {layer.name!r} ({type(layer).__name__}) looks words or numbers up in "
-        "a table, which neither TFLite nor ONNX files can hold: this model can be trained, but "
-        "not exported. To export it, split it after that layer and quantize the rest: "
-        "keras.Model(model.get_layer(NEXT).input, model.outputs)."
+        "a table, which neither TFLite nor ONNX files can hold: this model can be trained and "
+        "saved as a SavedModel. For the others, split it after that layer and quantize the rest: "
+        f"keras.Model(model.get_layer({layer.name!r}).output, model.outputs)."
     )
 
 

@@ -19,8 +19,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import artifacts, checks
-from tfkd.keras_internals import LayerScale, StochasticDepth
-from tfkd.networks import layer_state
+from tfkd.networks import keras_files, layer_state
 from tfkd.networks.accept import check_finite
 from tfkd.quantization.quantized_model import QuantizedModel, check_quantized
 from tfkd.quantization.quantizing import rebuild
@@ -29,8 +28,6 @@ from tfkd.types import Path
 
 FORMAT = "tfkd quantized model, 1"
 _DOCUMENT = "document"
-# Layers of keras.applications that Keras does not register.
-_UNNAMED = {"LayerScale": LayerScale, "StochasticDepth": StochasticDepth}
 
 
 def save(q: QuantizedModel, path: Path) -> pathlib.Path:
@@ -103,15 +100,15 @@ def load(
     artifacts.verify(path)
     document, arrays = _read(path)
     try:
-        with keras.utils.custom_object_scope({**_UNNAMED, **(custom_objects or {})}):
+        with keras.utils.custom_object_scope({**keras_files.UNNAMED, **(custom_objects or {})}):
             flat = _float_model(document["float_model"], safe_mode)
             rows = [Decision(**row) for row in document["recipe"]["decisions"]]
             q = rebuild(flat, rows, document["recipe"])
     except Exception as error:
-        fix = (
-            "Give your own layers as `custom_objects`; a model with Lambda layers needs "
-            f"safe_mode=False. Keras says: {error}"
-        )
+        if safe_mode:
+            config = json.loads(document["float_model"])
+            keras_files.refuse_code("path", str(path), config, error)
+        fix = f"Give your own layers as `custom_objects`. Keras says: {checks.in_short(error)}"
         expected_model = "a model that can be built again"
         raise checks.value_error("path", expected_model, str(path), fix) from error
     weights = q._stored_weights

@@ -11,6 +11,10 @@ import numpy as np
 from tfkd.formats.litert import Port
 
 
+class Refused(ValueError):
+    """An operation of the model refuses the values of its inputs."""
+
+
 class Backend(Protocol):
     """A file opened in its runtime.
 
@@ -150,9 +154,14 @@ def check_agreement(one: Backend, other: Backend, tolerance: float) -> None:
     for port, array in zip(one.inputs, zeros(one.inputs, (one.sizes or (2,))[0]), strict=True):
         whole = port.dtype.kind != "f"  # 0 and 1 are valid indices of any vocabulary.
         drawn = rng.integers(0, 2, array.shape) if whole else rng.normal(size=array.shape)
+        drawn = drawn.astype(str) if port.dtype == object else drawn
         feeds[port.name] = drawn.astype(port.dtype)
     received = _named(other, feeds)
     for name, expected in _named(one, feeds).items():
+        if expected.dtype == object:
+            if not (received[name] == expected).all():
+                raise RuntimeError(f"{other.kind} and {one.kind} differ in the output {name!r}")
+            continue
         scale = max(float(np.abs(expected).max(initial=0.0)), 1.0)
         if not np.allclose(received[name], expected, 0.0, tolerance * scale, equal_nan=True):
             raise RuntimeError(f"{other.kind} and {one.kind} differ in the output {name!r}")

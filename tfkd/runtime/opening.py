@@ -37,6 +37,7 @@ class Options:
     jit_compile: bool
     tensorrt: bool
     custom_objects: Mapping[str, Any] | None
+    safe_mode: bool
 
 
 def kind_of(path: pathlib.Path) -> str:
@@ -105,6 +106,9 @@ def _fits(kind: str, options: Options) -> None:
         raise checks.value_error("jit_compile", "True for a .keras file or a SavedModel only", kind)
     if options.custom_objects is not None and kind != "keras":
         raise checks.value_error("custom_objects", "None for what is no .keras file", kind)
+    if not options.safe_mode and kind != "keras":
+        fix = "No other file holds Python code."
+        raise checks.value_error("safe_mode", "True for what is no .keras file", kind, fix)
 
 
 def _tflite(path: pathlib.Path, options: Options, recipe: Mapping[str, Any]) -> Backend:
@@ -184,8 +188,8 @@ def _keras(path: pathlib.Path, options: Options) -> Backend:
     from tfkd.runtime import tensorflow
 
     batch, jit_compile = options.batch, options.jit_compile
-    if options.store is None or options.custom_objects is not None:
-        model = tensorflow.load_keras(path, options.custom_objects)
+    if options.store is None or options.custom_objects is not None or not options.safe_mode:
+        model = tensorflow.load_keras(path, options.custom_objects, options.safe_mode)
         return tensorflow.open_keras(model, batch, jit_compile)
     tf = tensorflow.require()
     store = options.store

@@ -18,7 +18,7 @@ from tfkd.formats.litert import Port
 from tfkd.formats.model_info import ModelInfo
 from tfkd.formats.onnx_session import CPU
 from tfkd.runtime import opening
-from tfkd.runtime.backend import Backend, powers, zeros
+from tfkd.runtime.backend import Backend, Refused, powers, zeros
 from tfkd.runtime.batches import Batches
 from tfkd.runtime.combining import Combiner, split
 from tfkd.runtime.inputs import arrays_for
@@ -35,7 +35,8 @@ class Predictor:
 
     Calls take real numbers and return float32, whatever the file stores: inputs and
     outputs in int8 and uint8 are quantized and dequantized with their scale and zero
-    point. A .keras file may also compute in half precision or take text. Batches of any
+    point. A .keras file may also compute in half precision, and one of a .keras file or a
+    SavedModel may take or return texts, which are bytes (UTF-8) in outputs. Batches of any
     size are accepted: an open batch is run as it is; for a fixed batch size the examples
     are split and padded. Other open sizes are those of each call's examples; a .tflite file
     is resized when they change, which takes 0.1 ms or more.
@@ -72,7 +73,10 @@ class Predictor:
         jit_compile: whether to compile a .keras file or SavedModel with XLA. Since it is
             compiled once per batch size, batches are padded to powers of two.
         tensorrt: whether to build a TensorRT engine from an .onnx file and run that.
-        custom_objects: custom layers in a .keras file, by name.
+        custom_objects: custom layers in a .keras file, by name. The folder for artefacts is
+            not used for it then, since changes of their code would not be seen.
+        safe_mode: refuse a .keras file with Python code, in Lambda layers. Set it to False
+            for a file that you trust, which is then not kept as an artefact either.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -116,6 +120,7 @@ class Predictor:
         jit_compile: bool = False,
         tensorrt: bool = False,
         custom_objects: Mapping[str, Any] | None = None,
+        safe_mode: bool = True,
     ):
         checks.instance("path", path, (str, os.PathLike), "the path of a file or folder")
         self.path = pathlib.Path(path)
@@ -125,16 +130,20 @@ class Predictor:
         checks.non_negative_int("warmup", warmup)
         if isinstance(providers, str):
             raise checks.type_error("providers", "a list of names", providers)
+        if custom_objects is not None:
+            checks.instance("custom_objects", custom_objects, Mapping, "a dict of classes by name")
+        checks.instance("safe_mode", safe_mode, bool, "True or False")
         folder = folder_for(artifacts_dir)
         store = None if folder is None else Store(folder)
         names = None if providers is None else tuple(providers)
         self._options = opening.Options(
-            threads, batch, store, names, bool(jit_compile), bool(tensorrt), custom_objects
-        )
+            threads, batch, store, names, bool(jit_compile), bool(tensorrt), custom_objects,
+            safe_mode,
+        )  # fmt: skip
         self._again = {
             "threads": threads, "cache_size": cache_size, "batch": batch, "warmup": warmup,
             "artifacts_dir": artifacts_dir, "providers": names, "jit_compile": jit_compile,
-            "tensorrt": tensorrt, "custom_objects": custom_objects,
+            "tensorrt": tensorrt, "custom_objects": custom_objects, "safe_mode": safe_mode,
         }  # fmt: skip
         backend = opening.open_backend(self.path, self._options)
         self._kind, self._ordered = backend.kind, backend.ordered
@@ -146,7 +155,8 @@ class Predictor:
         self._one_output = len(self._outputs) == 1
         # Dtype and shape of a single input, for a fast path without further checks.
         self._dtype = self._rest = None
-        if len(self._inputs) == 1 and len(self._inputs[0].shape) > 1:
+        texts = self._inputs[0].dtype == object  # The elements of these are checked.
+        if len(self._inputs) == 1 and len(self._inputs[0].shape) > 1 and not texts:
             self._dtype, self._rest = self._inputs[0].dtype, self._inputs[0].shape[1:]
         try:
             self._warm(warmup, backend.sizes)
@@ -172,9 +182,10 @@ class Predictor:
                 return self._run_zeros(runs, batches, size)
 
     def _run_zeros(self, runs: int, batches: Sequence[int], size: int = 1) -> None:
-        for batch in batches:
-            for _ in range(runs):
-                self._run(zeros(self._inputs, batch, size))
+        with contextlib.suppress(Refused):  # Zeros or empty texts may not be in its vocabulary.
+            for batch in batches:
+                for _ in range(runs):
+                    self._run(zeros(self._inputs, batch, size))
 
     def __repr__(self) -> str:
         text = f"Predictor({str(self.path)!r}, threads={self.threads}"
@@ -243,13 +254,14 @@ class Predictor:
                 where the file has integer inputs; for a quantized input they are codes.
 
         Returns:
-            A float32 array (N, ...), or a dict of them by name for several outputs. The
-            caller owns them.
+            A float32 array (N, ...), or one of bytes for texts, or a dict of them by name for
+            several outputs. The caller owns them.
 
         Raises:
             TypeError: if an array has the wrong dtype.
-            ValueError: if a name or shape is wrong, `data` are empty, or a quantized
-                input gets NaN or infinity; if this `Predictor` is closed.
+            ValueError: if a name or shape is wrong, `data` are empty, a quantized input gets
+                NaN or infinity, or TensorFlow refuses a value, such as a word that is not in
+                a vocabulary; if this `Predictor` is closed.
         """
         array: Any = data
         if (

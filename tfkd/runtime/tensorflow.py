@@ -13,13 +13,14 @@ from tfkd import artifacts, checks
 from tfkd.formats.forks import check_tensorflow
 from tfkd.formats.litert import Port
 from tfkd.formats.saved_model import GRAPH_FILE, SIGNATURE, verify_saved_model
-from tfkd.runtime.backend import arranged, powers
+from tfkd.runtime.backend import Refused, arranged, powers
 
 if TYPE_CHECKING:
     import tf_keras as keras
 
 # XLA compiles once per batch size, so there are few sizes: powers of two up to this one.
 _COMPILED_MOST = 64
+_LONGEST = 500  # characters of TensorFlow's messages
 
 
 class Function:
@@ -51,12 +52,22 @@ class Function:
             self.sizes = powers(batch or _COMPILED_MOST)
         self.most: int | None = None
         self._call = call
+        self._refusals = require().errors.InvalidArgumentError
         self._names = [port.name for port in self.inputs]
         self._wanted = [port.name for port in self.outputs]
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs a batch."""
-        results = self._call(arrays)
+        try:
+            results = self._call(arrays)
+        except self._refusals as error:
+            # TensorFlow puts where before what.
+            lines = [line for line in error.message.splitlines() if line.strip()]
+            said = [line for line in lines if not line.lstrip().startswith(("[[", "File", "("))]
+            expected = "values that the operations of the model accept"
+            received = ", ".join(checks.describe(array) for array in arrays)
+            fix = f"TensorFlow says: {(said or lines)[-1].strip()[:_LONGEST]}"
+            raise Refused(f"`data`: expected {expected}, received {received}. {fix}") from error
         return [results[name].numpy() for name in self._wanted]
 
     def close(self) -> None:
@@ -133,25 +144,19 @@ def open_saved_model(
     return Function("TensorFlow", forward, inputs, outputs, batch, jit_compile, ordered)
 
 
-def load_keras(path: pathlib.Path, custom_objects: Mapping[str, Any] | None = None) -> keras.Model:
-    """Loads a `.keras` file, in Keras's safe mode.
+def load_keras(
+    path: pathlib.Path, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True
+) -> keras.Model:
+    """Loads a `.keras` file.
 
     Raises:
         ImportError: if tf_keras is not installed.
         ValueError: if tf_keras cannot load it.
     """
     require()
-    import tf_keras as keras
+    from tfkd.networks import keras_files
 
-    try:
-        return keras.models.load_model(
-            os.fspath(path), custom_objects=custom_objects, compile=False, safe_mode=True
-        )
-    except Exception as error:  # Damaged files raise exceptions of many types.
-        fix = f"It says: {error} Layers of your own go into `custom_objects`."
-        raise checks.value_error(
-            "path", "a .keras file that tf_keras can load", os.fspath(path), fix
-        ) from error
+    return keras_files.load("path", path, custom_objects, safe_mode)
 
 
 def open_keras(model: keras.Model, batch: int | None, jit_compile: bool) -> Function:
@@ -181,8 +186,8 @@ def open_keras(model: keras.Model, batch: int | None, jit_compile: bool) -> Func
 def _port(name: str, spec: Any, index: int) -> Port:
     dtype = np.dtype(spec.dtype.as_numpy_dtype)
     shape = spec.shape
-    numeric = dtype.kind in "biuf" or spec.dtype.is_floating  # NumPy's kind of bfloat16 is "V".
-    if not numeric or shape.rank is None or not shape.rank:
-        expected = f"a model whose inputs and outputs are batches of numbers ({name!r})"
+    known = dtype.kind in "biufO" or spec.dtype.is_floating  # NumPy's kind of bfloat16 is "V".
+    if not known or shape.rank is None or not shape.rank:
+        expected = f"a model whose inputs and outputs are batches of numbers or texts ({name!r})"
         raise checks.value_error("path", expected, spec)
     return Port(name, tuple(-1 if s is None else s for s in shape), dtype, 0.0, 0, index)

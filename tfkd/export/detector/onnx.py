@@ -124,7 +124,7 @@ def detector_to_onnx(
     if nms == "efficient_nms" and target != "tensorrt":
         fix = "ONNX Runtime does not know the plugin: use nms='onnx'."
         raise checks.value_error("target", "'tensorrt' with nms='efficient_nms'", target, fix)
-    source, plain, mode = export.deployable(model, precision)
+    source, plain, mode = export.deployable(model, precision, target)
     recipe = make_recipe(source, anchors, "raw", labels, (mean, std, False), decode_options)
     limits = parity.thresholds_for(mode, thresholds)
     examples = examples_for(verify, source, None, functools.partial(scaled, mean=mean, std=std))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfkd.export import unsupported
 from tfkd.export.named_function import NamedFunction
 from tfkd.export.onnx.graph import Wiring
 from tfkd.formats.litert import quiet_stderr
@@ -89,8 +90,8 @@ def convert(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool
         raise _refused(graph, [str(error), *messages]) from error
     left = _foreign(model, opset)
     if left:
-        text = "these operations have no ONNX form: " + ", ".join(left)
-        raise _refused(graph, [text, *messages])
+        others = "tfkd.export.to_saved_model or to_tflite"
+        raise ValueError(unsupported.message(graph.model, "ONNX", left, others))
     return Wiring(model)
 
 
@@ -133,12 +134,12 @@ def _run(graph: NamedFunction, opset: int, batch_size: int | None, nchw: bool) -
 
 def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
     """Conversion handler for erfc(x) = 1 − erf(x), which Keras's gelu uses."""
-    from tf2onnx.utils import make_name
+    from tf2onnx.utils import make_name, map_onnx_to_numpy_type
 
     shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
     context.remove_node(node.name)
     erf = context.make_node("Erf", [node.input[0]], shapes=[shape], dtypes=[dtype])
-    one = context.make_const(make_name("one"), np.ones((), np.float32))
+    one = context.make_const(make_name("one"), np.ones((), map_onnx_to_numpy_type(dtype)))
     context.make_node(
         "Sub", [one.output[0], erf.output[0]], name=name, outputs=node.output,
         shapes=[shape], dtypes=[dtype],
@@ -169,12 +170,12 @@ def _freeze(graph: NamedFunction, batch_size: int | None) -> tuple[Any, list[str
         return tf_loader.tf_optimize(inputs, outputs, definition), inputs, outputs
 
 
-def _foreign(model: Any, opset: int) -> list[str]:
-    """Operation types in the result that ONNX lacks, each with the name of a node."""
+def _foreign(model: Any, opset: int) -> dict[str, list[str]]:
+    """Operation types in the result that ONNX lacks, each with the names of its nodes."""
     onnx = require("onnx")
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for node in all_nodes(model.graph):
         standard = node.domain in ("", "ai.onnx")
         if not standard or not onnx.defs.has(node.op_type, opset, node.domain):
-            found.setdefault(node.op_type, node.name)
-    return [f"{kind} ({name})" for kind, name in found.items()]
+            found.setdefault(node.op_type, []).append(node.name)
+    return found

@@ -25,6 +25,7 @@ from tfkd.export.tflite_float16 import large_weights, problems
 from tfkd.export.thresholds import Changes, thresholds_for
 from tfkd.formats import onnx_session
 from tfkd.formats.onnx_nodes import require
+from tfkd.networks import accept
 from tfkd.results import Grid
 from tfkd.types import Data, Path
 
@@ -144,7 +145,7 @@ def to_onnx(
         target=target, precision=precision, layout=layout,
         batch_size=batch_size, int8_weights=int8_weights,
     )  # fmt: skip
-    source, plain, mode = deployable(model, precision)
+    source, plain, mode = deployable(model, precision, target)
     limits = thresholds_for(mode, thresholds, source.outputs)
     examples = checking.examples(verify, source, plain)
     numbers: dict[str, Any] = {}
@@ -153,6 +154,7 @@ def to_onnx(
     with checking.written(path, recipe, numbers, _WHAT, keep_failed) as (file, failed):
         proto = build(plain, recipe, opset, numbers)
         findings = write(proto, file, recipe, numbers, failed)
+        _check_types(examples, file, layout)
         fuse, half = target == "onnxruntime", precision == "float16"
         compare_on = functools.partial(
             compare_file, source, file, layout=layout, fuse=fuse, half=half
@@ -165,6 +167,21 @@ def to_onnx(
     path = pathlib.Path(path)
     size, reached = path.stat().st_size, recipe["opset"]
     return OnnxReport(path, size, mode, "float32", numbers, target, reached, findings)
+
+
+def _check_types(found: checking.VerifyData, path: pathlib.Path, layout: str) -> None:
+    """Raises for a model in float64 if ONNX Runtime has no such form of its operations."""
+    model = found.graph.model
+    if accept.in_float64(model) is None:
+        return
+    try:
+        session = onnx_session.open_session(path)
+        if found.arrays is not None:
+            onnx_session.run_all(session, feeds_of(found.arrays, layout))
+    except ImportError:
+        pass  # Without ONNX Runtime nothing can be said.
+    except Exception:  # It raises exceptions of types of its own.
+        accept.check_float32("model", model, "For this model, ONNX Runtime")
 
 
 def check_options(opset: int | None, **options: Any) -> dict[str, Any]:
@@ -182,9 +199,12 @@ def check_options(opset: int | None, **options: Any) -> dict[str, Any]:
     return {"format": "onnx", **options}
 
 
-def deployable(model: keras.Model, precision: str) -> tuple[NamedFunction, NamedFunction, str]:
+def deployable(
+    model: keras.Model, precision: str, target: str
+) -> tuple[NamedFunction, NamedFunction, str]:
     """Returns (function to compare with, function to convert, mode of the thresholds)."""
     reader = "The conversion to float16" if precision == "float16" else None
+    reader = "TensorRT" if target == "tensorrt" else reader
     graph, plain = exportable(model, "tensorrt", float32=reader)
     if is_quantized(model):
         # A model for both targets also quantizes tensors that stay float in the ONNX file.

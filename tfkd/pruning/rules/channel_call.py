@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfkd.networks.paths import walk
 from tfkd.pruning.channel_ledger import FIXED, Channels, Ledger
 
 
@@ -82,6 +83,13 @@ class ChannelCall:
         for x in self.inputs:
             self.freeze(x, reason)
         return [Channels(shape) for shape in self.shapes]
+
+    def hide(self, inner: Any, reason: str) -> None:
+        """Reports the channels of the layers in `inner`, which are not analysed, as frozen."""
+        for path, layer in walk(inner, f"{self.path}/"):
+            count = getattr(layer, "filters", None) or getattr(layer, "units", None)
+            if isinstance(count, int):
+                self.ledger.hidden[path] = (count, reason)
 
     # Weights and config of the layer.
 

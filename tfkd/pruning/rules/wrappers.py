@@ -47,6 +47,7 @@ def _time_distributed(call: ChannelCall) -> list[Channels]:
     if rule is None or len(call.inputs) != 1 or hasattr(call.layer.layer, "layers"):
         if call.layer.weights:
             call.ledger.uncounted.append(call.path)
+        call.hide(call.layer.layer, f"in the model inside {call.path}, which is not analysed")
         return call.freeze_all(f"no rule for the layer inside {call.path}")
     if call.input.axis == 1:
         return call.freeze_all(f"{call.path} steps through the channels")

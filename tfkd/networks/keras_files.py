@@ -1,0 +1,93 @@
+"""`.keras` files: loading in Keras's safe mode, with errors that say what is refused and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.keras_internals import LayerScale, StochasticDepth
+
+# Layers of keras.applications that Keras does not register.
+UNNAMED = {"LayerScale": LayerScale, "StochasticDepth": StochasticDepth}
+
+
+def load(
+    name: str,
+    path: pathlib.Path,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> keras.Model:
+    """Loads the model of a `.keras` file, not compiled.
+
+    Args:
+        name: name of the argument that holds the path, for messages.
+        path: the file.
+        custom_objects: {name: class or function} for what is not registered with Keras.
+        safe_mode: refuse Lambda layers with Python code in the file, which would be run.
+
+    Raises:
+        ValueError: if it has such layers, in safe mode; the message names them. If Keras
+            can't load it.
+    """
+    text = os.fspath(path)
+    known = {**UNNAMED, **(custom_objects or {})}
+    try:
+        return keras.models.load_model(
+            text, custom_objects=known, compile=False, safe_mode=safe_mode
+        )
+    except Exception as error:  # Damaged files raise exceptions of many types.
+        config = _config(path)
+        if safe_mode:
+            refuse_code(name, text, config, error)
+        names = {str(one.get("registered_name") or "Layer") for one in _objects(config)}
+        found = keras.saving.get_registered_object
+        lost = sorted(one for one in names - {"Layer"} if found(one, known) is None)
+        layers = f"Your own {', '.join(lost)}" if lost else "Layers of your own"
+        fix = f"It says: {checks.in_short(error)} {layers} must be in `custom_objects`."
+        expected = "a .keras file that tf_keras can load"
+        raise checks.value_error(name, expected, text, fix) from error
+
+
+def refuse_code(name: str, path: str, config: Any, error: Exception) -> None:
+    """Raises ValueError if a model's config has Lambda layers with Python code."""
+    named = [one["config"] for one in _objects(config) if one["class_name"] == "Lambda"]
+    found = list(dict.fromkeys(str(one.get("name")) for one in named if _holds_code(one)))
+    if found:
+        layers = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
+        fix = "It runs when the file is loaded. If you trust it, load it with safe_mode=False."
+        received = f"{path}, which holds the code of the Lambda layers {layers}"
+        raise ValueError(
+            f"`{name}`: expected a file without Python code, received {received}. {fix}"
+        ) from error
+
+
+def _config(path: pathlib.Path) -> Any:
+    """The config of the model in a file; None if it can't be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("config.json"))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """The configs of objects in a config, with their classes, at any depth."""
+    if isinstance(config, dict):
+        if "class_name" in config and isinstance(config.get("config"), dict):
+            yield config
+        config = list(config.values())
+    if isinstance(config, list):
+        for item in config:
+            yield from _objects(item)
+
+
+def _holds_code(config: Mapping[str, Any]) -> bool:
+    kinds = (config.get(f"{key}_type") for key in ("function", "output_shape", "mask"))
+    return "lambda" in kinds
