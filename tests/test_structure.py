@@ -322,6 +322,11 @@ KERAS_ATTRIBUTES = {
     "tfkd/distillation/output_kinds.py": {"_fn_kwargs"},
     "tfkd/distillation/saving.py": {"_index_dict", "_var_key"},
     "tfkd/distillation/targets.py": {"_fn_kwargs"},
+    "tfkd/distillation/variables.py": {
+        "_conform_to_outputs",
+        "_user_metrics",
+        "_user_weighted_metrics",
+    },
     "tfkd/progressive/carrying.py": {"_learning_rate"},
     "tfkd/pruning/optimizers.py": {
         "_compile_config",

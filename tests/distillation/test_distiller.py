@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -176,6 +178,45 @@ def test_each_model_runs_once_a_step(mode):
     np.testing.assert_array_equal(calls() - base, [12, 12])
     distiller.predict(x, batch_size=3, verbose=0)
     np.testing.assert_array_equal(calls() - base, [12, 16])
+
+
+def two_heads(seed):
+    trunk = net(seed=seed)
+    other = keras.layers.Dense(3, name="other")(trunk.get_layer("hidden").output)
+    return keras.Model(trunk.input, {"scores": trunk.output, "other": other})
+
+
+@pytest.mark.parametrize("case", ["adam", "loss scale", "generator", "replicas", "two outputs"])
+def test_a_step_is_traced_once(case, request):
+    optimizer, metrics, loss = keras.optimizers.Adam(0.1, use_ema=True), ["accuracy"], CROSSENTROPY
+    x, y = data(16)
+    if case == "loss scale":
+        optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(0.1))
+    strategy = request.getfixturevalue("two_replicas") if case == "replicas" else None
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        teacher, student = net(seed=1), net(seed=2)
+        if case == "two outputs":
+            teacher, student = (two_heads(seed) for seed in (1, 2))
+            y = {"scores": y, "other": y}
+        elif case == "replicas":
+            optimizer = keras.optimizers.Adam(0.1)
+        distiller = distil(
+            teacher, student, LogitsDistillation(3.0), optimizer, loss, {"metrics": metrics}
+        )
+    if case == "generator":
+        batches = ((x[i : i + 4], y[i : i + 4]) for i in [0, 4, 8] * 2)
+        distiller.fit(batches, steps_per_epoch=3, epochs=2, verbose=0)
+    else:
+        distiller.fit(x, y, batch_size=4, epochs=2, verbose=0)
+    assert distiller.train_tf_function.experimental_get_tracing_count() == 1
+
+
+def test_a_student_that_is_not_built_yet_can_be_trained():
+    x, y = data(16)
+    student = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(3)])
+    distiller = distil(net(seed=1), student, LogitsDistillation(3.0), keras.optimizers.Adam(0.1))
+    found = distiller.fit(x, y, batch_size=4, epochs=20, verbose=0).history["loss"]
+    assert found[-1] < found[0]
 
 
 def normalized(seed):

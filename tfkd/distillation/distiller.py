@@ -9,14 +9,14 @@ Keras 3.15. In each step the student runs once and each teacher at most once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, known_faults, replicas, schedules
-from tfkd.distillation import drift, output_kinds, targets, validation
+from tfkd.distillation import drift, output_kinds, targets, validation, variables
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.terms import (
@@ -99,6 +99,7 @@ class Distiller(Saving):
     """
 
     optimizer: Any
+    train_function: Any
 
     def __init__(
         self,
@@ -294,6 +295,21 @@ class Distiller(Saving):
             validation.check_float16(teachers, self._teacher_feature_extractor, x)
             self._set_untracked(_teacher_seen=True)
         output_kinds.decide(self, x)
+
+    def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, Any]]:
+        """As in Keras, but the step's variables are created first, so that it is traced once."""
+        if self.train_function is not None and not force:
+            return self.train_function
+        function = super().make_train_function(force)
+
+        def first(iterator: Any) -> dict[str, Any]:
+            if self.train_function is first:
+                variables.create(self, getattr(iterator, "element_spec", None))
+                self.train_function = function
+            return function(iterator)
+
+        self.train_function = first
+        return first
 
     def train_step(self, data: Structure) -> dict[str, Any]:
         """One training step: the teacher runs outside the gradient tape, the student inside."""
