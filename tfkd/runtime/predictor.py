@@ -216,8 +216,9 @@ class Predictor:
 
         Raises:
             TypeError: if an array has the wrong dtype.
-            ValueError: if a name or shape is wrong, `data` are empty, or a quantized
-                input gets NaN or infinity; if this `Predictor` is closed.
+            ValueError: if a name or shape is wrong, `data` are empty, a token id is outside
+                of an Embedding, or a quantized input gets NaN or infinity; if this
+                `Predictor` is closed.
         """
         array: Any = data
         if (
