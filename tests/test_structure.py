@@ -35,8 +35,9 @@ ORDER = (
     ("losses",),
     ("teachers",),
     ("teacher_cache",),
-    ("distillation",),
+    ("summaries",),
     ("curriculum",),
+    ("distillation",),
     ("costs",),
     ("pruning",),
     ("quantization",),
@@ -320,6 +321,7 @@ KERAS_ATTRIBUTES = {
     },
     "tfkd/distillation/drift.py": {"_in_multi_worker_mode"},
     "tfkd/distillation/output_kinds.py": {"_fn_kwargs"},
+    "tfkd/distillation/pacing.py": {"_in_multi_worker_mode"},
     "tfkd/distillation/saving.py": {"_index_dict", "_var_key"},
     "tfkd/distillation/targets.py": {"_fn_kwargs"},
     "tfkd/distillation/variables.py": {

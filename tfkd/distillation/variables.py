@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from tfkd.distillation.evaluation import is_for_evaluation
 from tfkd.losses.joint import JointLoss
 from tfkd.networks.layer_parts import flat_layers, output_form
 
@@ -29,7 +30,15 @@ def create(owner: Any, batch: Any) -> None:
     y = tf.nest.map_structure(_of_one_replica, y)
     if outputs is None or y is None or any(_rank(one) is None for one in tf.nest.flatten(y)):
         return
-    losses, metrics = owner.compiled_loss, owner.compiled_metrics
+    _build(owner, outputs, y)
+    if is_for_evaluation(owner.student):
+        # Else Keras, when it saves the student, takes its outputs for the labels.
+        _build(owner.student, outputs, y)
+
+
+def _build(model: Any, outputs: Any, y: Any) -> None:
+    """Makes the losses and metrics that `compile` was given."""
+    losses, metrics = model.compiled_loss, model.compiled_metrics
     if losses._user_losses is not None and not losses.built and not isinstance(losses, JointLoss):
         losses.build(outputs)
     chosen = tf.nest.flatten([metrics._user_metrics, metrics._user_weighted_metrics])

@@ -9,7 +9,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.keras_internals import SafeModeScope
-from tfkd.networks import layer_state, stored_function
+from tfkd.networks import layer_state, stored_function, without_config
 from tfkd.networks.accept import is_network
 from tfkd.networks.call_graph import CallGraph, Key, Ref, first_number, resolve
 from tfkd.networks.layer_parts import held_objects
@@ -91,7 +91,7 @@ def from_config(model: keras.Model, config: Config) -> keras.Model:
 
 
 def _not_built_again(model: keras.Model, error: Exception) -> ValueError:
-    return ValueError(
+    return without_config.fault_of("model", model) or ValueError(
         "`model`: expected a model that can be built again from its config, received "
         f"{model.name!r}, which can't ({checks.in_short(error)}). Give its custom layers "
         "get_config, use keras.utils.custom_object_scope for custom functions, and begin nested "

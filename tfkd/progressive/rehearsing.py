@@ -8,7 +8,7 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd.networks import layer_state
+from tfkd.networks import layer_state, without_config
 from tfkd.networks.accept import is_network
 from tfkd.progressive import freezing, structure
 
@@ -26,6 +26,7 @@ def rehearse(owner: Any, callbacks: Any = None) -> None:
     stages = list(enumerate(owner.stages))[owner.stage :]
     if not any(stage.structure or stage.decay or stage.freeze for _, stage in stages):
         return
+    without_config.check("student", owner.student)
     student = _copy(owner.student)
     for number, stage in stages:
         with _named(stage.title(number)):
