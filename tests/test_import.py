@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -61,6 +62,14 @@ def test_callbacks_load_tfmot_only_with_the_callback_that_needs_it():
         "print(before, 'tensorflow_model_optimization' in sys.modules, *names)"
     )
     assert run(program) == "False True TensorBoard FilterDecay"
+
+
+def test_dir_lists_all_public_names_of_every_package():
+    for package in ("tfkd", *(f"tfkd.{name}" for name in tfkd._MODULES)):
+        module = importlib.import_module(package)
+        assert set(getattr(module, "__all__", ())) <= set(dir(module)), package
+        for name in getattr(module, "__all__", ()):
+            assert hasattr(module, name), f"{package}.{name}"
 
 
 def test_import_asks_for_keras_2_unless_the_user_has_chosen():

@@ -203,15 +203,37 @@ def _is_internal(module: str) -> bool:
     return module.split(".")[0] in _INTERNAL
 
 
-def whole_model_path(callbacks: Any) -> str | None:
-    """The path to which a ModelCheckpoint in `callbacks` saves the whole model, or None."""
+def whole_model_path(callbacks: Any, of_student: bool = False) -> str | None:
+    """The path to which a ModelCheckpoint in `callbacks` saves the whole model, or None.
+
+    Args:
+        callbacks: those of `fit`.
+        of_student: look for a `StudentCheckpoint` instead.
+    """
     if callbacks is None:
         return None
     several = getattr(callbacks, "callbacks", callbacks)
     for one in several if isinstance(several, (list, tuple)) else [several]:
-        if getattr(one, "save_weights_only", None) is False and hasattr(one, "filepath"):
+        whole = getattr(one, "save_weights_only", None) is False and hasattr(one, "filepath")
+        if whole and getattr(one, "of_student", False) == of_student:
             return one.filepath
     return None
+
+
+def id_error(name: str, rows: int | None, where: str, received: str) -> ValueError:
+    """Returns (does not raise) the `ValueError` for token ids that an Embedding does not have.
+
+    Args:
+        name: name of the data.
+        rows: number of rows of the Embedding; None: not known.
+        where: which Embedding it is.
+        received: the ids.
+    """
+    numbers = "that are" if rows is None else f"from 0 to {rows - 1}, the"
+    return ValueError(
+        f"`{name}`: expected token ids {numbers} rows of {where}, received {received}. Give the "
+        "Embedding as many rows as there are ids (input_dim), or map other ids to one of these."
+    )
 
 
 def in_short(error: Exception) -> str:

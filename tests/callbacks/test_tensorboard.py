@@ -158,8 +158,8 @@ def test_hyper_parameters_of_a_distiller(run):
     assert found == {
         "optimizer": "SGD",
         "batch_size": 8,
-        "student": "small",
-        "student_parameters": small,
+        "model": "small",
+        "model_parameters": small,
         "teacher": "big",
         "teacher_parameters": big,
         "student_loss_weight": 0.25,
@@ -223,6 +223,9 @@ def test_plain_model_and_points_of_single_batches(tmp_path):
         "batch_size": 8,
         "model": "line",
         "model_parameters": 5,
+        "teacher": "none",
+        "teacher_parameters": 0,
+        "student_loss_weight": 1.0,
     }
     assert "| Parameters | 5 |" in text(tmp_path)
 
@@ -352,7 +355,7 @@ def test_hparams_are_extended_replaced_and_left_out(tmp_path):
     found = session(tmp_path)
     assert (found["seed"], found["batch_size"], found["mixup"]) == (3, 99, True)
     assert "optimizer" not in found
-    assert found["student"] == "small"
+    assert found["model"] == "small"
 
 
 def test_hparams_and_summary_can_be_left_out_and_the_text_extended(tmp_path):

@@ -95,6 +95,10 @@ def logs(tmp_path_factory):
     history = distiller.fit(
         x, y, 8, epochs=2, validation_data=(x[:8], y[:8]), verbose=0, callbacks=[board]
     )
+    alone = net(4, "small")
+    alone.compile(keras.optimizers.Adam(0.125), loss, metrics=["accuracy"])
+    board = tfkd.callbacks.TensorBoard(folder / "alone")
+    alone.fit(x, y, 8, epochs=2, validation_data=(x[:8], y[:8]), verbose=0, callbacks=[board])
     return folder, history.history
 
 
@@ -130,7 +134,7 @@ def test_time_series_tab_lists_runs_with_one_tag_for_both(base):
 def test_hyper_parameters_and_metrics_are_in_one_session(base, logs):
     experiment = get(base, "plugin/hparams/experiment", {})
     names = {info["name"] for info in experiment["hparamInfos"]}
-    assert {"student", "teacher", "batch_size", "logits_distillation/temperature"} <= names
+    assert {"model", "teacher", "batch_size", "logits_distillation/temperature"} <= names
     metric = {"group": "validation", "tag": "distillation/agreement"}
     assert metric in [info["name"] for info in experiment["metricInfos"]]
 
@@ -140,7 +144,8 @@ def test_hyper_parameters_and_metrics_are_in_one_session(base, logs):
         "startIndex": 0,
         "sliceSize": 10,
     }
-    (group,) = get(base, "plugin/hparams/session_groups", request)["sessionGroups"]
+    groups = get(base, "plugin/hparams/session_groups", request)["sessionGroups"]
+    (group,) = [group for group in groups if group["hparams"]["teacher"] != "none"]
     assert group["hparams"]["learning_rate"] == 0.125
     assert group["hparams"]["batch_size"] == 8
     assert group["hparams"]["teacher"] == "big"
@@ -150,6 +155,26 @@ def test_hyper_parameters_and_metrics_are_in_one_session(base, logs):
     }
     found = values["validation", "distillation/agreement"]
     assert found == pytest.approx(logs[1]["val_agreement"][-1])
+
+
+def test_a_baseline_stands_in_the_columns_of_the_distilled_run(base):
+    metric = {"group": "validation", "tag": "epoch_accuracy"}
+    request = {
+        "allowedStatuses": ["STATUS_UNKNOWN"],
+        "colParams": [{"metric": metric}],
+        "startIndex": 0,
+        "sliceSize": 10,
+    }
+    groups = get(base, "plugin/hparams/session_groups", request)["sessionGroups"]
+    by_teacher = {group["hparams"]["teacher"]: group for group in groups}
+    assert set(by_teacher) == {"big", "none"}
+    for group in by_teacher.values():
+        assert group["hparams"]["model"] == "small"
+        assert group["hparams"]["model_parameters"] == 4 * 4 + 4 + 4 * 3 + 3
+        names = [value["name"] for value in group["metricValues"]]
+        assert metric in names
+    assert by_teacher["none"]["hparams"]["student_loss_weight"] == 1.0
+    assert by_teacher["big"]["hparams"]["student_loss_weight"] == 0.25
 
 
 def test_text_is_rendered_with_tables(base):

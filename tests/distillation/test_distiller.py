@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -178,6 +181,45 @@ def test_each_model_runs_once_a_step(mode):
     np.testing.assert_array_equal(calls() - base, [12, 16])
 
 
+def two_heads(seed):
+    trunk = net(seed=seed)
+    other = keras.layers.Dense(3, name="other")(trunk.get_layer("hidden").output)
+    return keras.Model(trunk.input, {"scores": trunk.output, "other": other})
+
+
+@pytest.mark.parametrize("case", ["adam", "loss scale", "generator", "replicas", "two outputs"])
+def test_a_step_is_traced_once(case, request):
+    optimizer, metrics, loss = keras.optimizers.Adam(0.1, use_ema=True), ["accuracy"], CROSSENTROPY
+    x, y = data(16)
+    if case == "loss scale":
+        optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(0.1))
+    strategy = request.getfixturevalue("two_replicas") if case == "replicas" else None
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        teacher, student = net(seed=1), net(seed=2)
+        if case == "two outputs":
+            teacher, student = (two_heads(seed) for seed in (1, 2))
+            y = {"scores": y, "other": y}
+        elif case == "replicas":
+            optimizer = keras.optimizers.Adam(0.1)
+        distiller = distil(
+            teacher, student, LogitsDistillation(3.0), optimizer, loss, {"metrics": metrics}
+        )
+    if case == "generator":
+        batches = ((x[i : i + 4], y[i : i + 4]) for i in [0, 4, 8] * 2)
+        distiller.fit(batches, steps_per_epoch=3, epochs=2, verbose=0)
+    else:
+        distiller.fit(x, y, batch_size=4, epochs=2, verbose=0)
+    assert distiller.train_tf_function.experimental_get_tracing_count() == 1
+
+
+def test_a_student_that_is_not_built_yet_can_be_trained():
+    x, y = data(16)
+    student = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(3)])
+    distiller = distil(net(seed=1), student, LogitsDistillation(3.0), keras.optimizers.Adam(0.1))
+    found = distiller.fit(x, y, batch_size=4, epochs=20, verbose=0).history["loss"]
+    assert found[-1] < found[0]
+
+
 def normalized(seed):
     x = keras.Input((5,))
     hidden = keras.layers.Dense(6, name="hidden")(x)
@@ -236,9 +278,30 @@ def test_sample_weight_and_class_weight():
 
     classes = {0: 1.0, 1: 3.0, 2: 0.5}
     weight = np.array([classes[c] for c in y])
-    found = logs(distiller.fit(x, y, class_weight=classes, verbose=0))
+    with pytest.warns(UserWarning, match="class_weight weighs"):
+        found = logs(distiller.fit(x, y, class_weight=classes, verbose=0))
     np.testing.assert_allclose(found["logits_distillation"], (weight * kd).mean(), rtol=1e-5)
     np.testing.assert_allclose(found["student_loss"], (weight * on_labels).mean(), rtol=1e-5)
+
+
+def test_class_weight_weighs_the_labels_alone_if_the_user_says_so():
+    teacher, (x, y) = net(seed=1), data()
+    classes = {0: 1.0, 1: 3.0, 2: 0.5}
+    weight = np.array([classes[c] for c in y])
+    for choice, of_distillation in ((False, np.ones(8)), (True, weight), (None, weight)):
+        student = net(seed=2)
+        kd = toys.soft_targets(teacher(x), student(x), 3.0)
+        on_labels = toys.crossentropy(y, student(x))
+        distiller = distil(teacher, student, LogitsDistillation(3.0), weigh_distillation=choice)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                found = logs(distiller.fit(x, y, class_weight=classes, verbose=0))
+        said = ["weigh_distillation=False" in str(one.message) for one in caught]
+        assert sum(said) == (choice is None)
+        expected = (of_distillation * kd).mean()
+        np.testing.assert_allclose(found["logits_distillation"], expected, rtol=1e-5)
+        np.testing.assert_allclose(found["student_loss"], (weight * on_labels).mean(), rtol=1e-5)
 
 
 def test_validation_logs_and_an_uneven_last_batch():
@@ -368,3 +431,71 @@ def test_a_frozen_student_is_refused():
         distiller.fit(x, y, verbose=0)
     first.trainable = True
     assert distiller.fit(x, y, verbose=0).history["loss"][0] > 0
+
+
+def test_the_student_can_be_evaluated_and_its_files_hold_no_loss(tmp_path):
+    def own_loss(y, scores):  # not registered: no file could be loaded with it
+        return keras.losses.sparse_categorical_crossentropy(y, scores, from_logits=True)
+
+    x, y = data(12)
+    student = net(seed=2)
+    distiller = distil(
+        net(seed=1), student, LogitsDistillation(3.0), loss=own_loss,
+        compile_args={"metrics": ["accuracy"]},
+    )  # fmt: skip
+    scores = student(x).numpy()
+    expected = [toys.crossentropy(y, scores).mean(), np.mean(scores.argmax(-1) == y)]
+    np.testing.assert_allclose(student.evaluate(x, y, verbose=0), expected, rtol=1e-5)
+    history = distiller.fit(x, y, verbose=0)
+    np.testing.assert_allclose(logs(history)["student_loss"], expected[0], rtol=1e-5)
+    for name in ("student.keras", "student.h5", "student"):
+        student.save(tmp_path / name)
+        loaded = keras.models.load_model(tmp_path / name)
+        np.testing.assert_allclose(loaded.predict(x, verbose=0), scores, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(student.evaluate(x, y, verbose=0), expected, rtol=1e-5)
+    with pytest.raises(RuntimeError, match=r"student\.compile\(optimizer, loss\)"):
+        student.fit(x, y, verbose=0)
+    student.compile("sgd", own_loss)
+    student.fit(x, y, verbose=0)
+    distiller.compile("sgd", CROSSENTROPY)
+    assert student.loss is own_loss  # what the user compiled stays
+
+    without_labels = distil(
+        net(seed=1), net(seed=2), LogitsDistillation(3.0), loss=None, student_loss_weight=0
+    )
+    with pytest.raises(RuntimeError, match="must compile"):  # by nothing
+        without_labels.student.evaluate(x, y, verbose=0)
+
+
+def test_a_student_of_two_outputs_is_evaluated_by_the_losses_of_each():
+    x, y = data(12)
+    student = two_heads(2)
+    distil(
+        two_heads(1), student, LogitsDistillation(3.0),
+        loss={"scores": CROSSENTROPY, "other": CROSSENTROPY},
+        compile_args={"metrics": {"other": ["accuracy"]}, "loss_weights": {"other": 3.0}},
+    )  # fmt: skip
+    found = student.evaluate(x, {"scores": y, "other": y}, verbose=0, return_dict=True)
+    outputs = {name: value.numpy() for name, value in student(x).items()}
+    losses = {name: toys.crossentropy(y, value).mean() for name, value in outputs.items()}
+    expected = {
+        "loss": losses["scores"] + 3 * losses["other"],
+        "scores_loss": losses["scores"],
+        "other_loss": losses["other"],
+        "other_accuracy": np.mean(outputs["other"].argmax(-1) == y),
+    }
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluating_the_student_in_an_epoch_does_not_disturb_its_logs():
+    x, y = data(12)
+    student = net(seed=2)
+    distiller = distil(
+        net(seed=1), student, LogitsDistillation(3.0), compile_args={"metrics": ["accuracy"]}
+    )
+    look = keras.callbacks.LambdaCallback(
+        on_batch_end=lambda batch, logs: student.evaluate(x[:3], y[:3], verbose=0)
+    )
+    found = logs(distiller.fit(x, y, batch_size=3, verbose=0, callbacks=[look]))
+    expected = np.mean(student(x).numpy().argmax(-1) == y)
+    np.testing.assert_allclose(found["accuracy"], expected, rtol=1e-6)

@@ -466,3 +466,33 @@ def test_the_student_alone_is_a_plain_model(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_checkpoint_of_the_student_alone_is_a_plain_model(tmp_path):
+    x, y = data(12)
+    for name in ("student.keras", "student.h5", "student"):
+        distiller = make(optimizer=keras.optimizers.Adam(0.05))
+        keep = tfkd.callbacks.StudentCheckpoint(
+            tmp_path / name, monitor="val_loss", mode="max", save_best_only=True
+        )
+        scores = []
+        note = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs, d=distiller, s=scores: s.append(d.student(x).numpy())
+        )
+        history = distiller.fit(
+            x, y, epochs=3, validation_data=(x, y), verbose=0, callbacks=[keep, note]
+        ).history
+        loaded = keras.models.load_model(tmp_path / name)
+        best = scores[np.argmax(history["val_loss"])]
+        np.testing.assert_allclose(loaded.predict(x, verbose=0), best, rtol=1e-4, atol=1e-6)
+        assert [w.shape for w in loaded.weights] == [w.shape for w in distiller.student.weights]
+
+
+def test_a_checkpoint_of_a_quantized_student_is_refused_before_training(tmp_path):
+    x, y = data(12)
+    student = tfkd.quantization.quantize(net(4), target="tflite")
+    tfkd.quantization.calibrate(student, x)
+    distiller = make(student=student, losses=[LogitsDistillation(2.0)])
+    keep = tfkd.callbacks.StudentCheckpoint(tmp_path / "student.keras")
+    with pytest.raises(ValueError, match=r"tfkd\.quantization\.save\(distiller\.student"):
+        distiller.fit(x, y, verbose=0, callbacks=[keep])

@@ -1,6 +1,7 @@
 """The small check of an export for which no examples are given."""
 
 import os
+import sys
 import warnings
 
 import numpy as np
@@ -144,3 +145,30 @@ def test_a_size_that_the_model_takes_is_found(tmp_path):
     x = keras.Input((None, None, 3))
     model = keras.Model(x, layers.GlobalAveragePooling2D()(layers.Conv2D(2, 50)(x)))
     assert export.to_saved_model(model, tmp_path / "m").compared_on == "8 made-up inputs"
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "extra"),
+    [
+        ("ai_edge_litert", "to_tflite", "litert"),
+        ("tf2onnx", "to_onnx", "tensorrt"),
+        ("onnxruntime", "to_onnx", "tensorrt"),
+    ],
+)
+def test_a_missing_package_is_named_before_the_model_is_traced(
+    package, name, extra, tmp_path, monkeypatch
+):
+    class Traced(keras.layers.Layer):
+        calls = 0
+
+        def call(self, x):
+            Traced.calls += 1
+            return x + 1.0
+
+    x = keras.Input((2,))
+    model = keras.Model(x, Traced()(x))
+    before = Traced.calls
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"{package.replace('_', '.')}.*tfkd\[{extra}\]"):
+        getattr(export, name)(model, tmp_path / "file")
+    assert Traced.calls == before

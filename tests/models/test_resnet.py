@@ -58,7 +58,7 @@ def test_stages_end_in_layers_of_their_name_at_half_the_size_each():
     shapes = [model.get_layer(f"stage{i}").output_shape for i in (1, 2, 3)]
     assert shapes == [(None, 32, 24, 4), (None, 16, 12, 6), (None, 8, 6, 8)]
     assert all(isinstance(model.get_layer(f"stage{i}"), keras.layers.ReLU) for i in (1, 2, 3))
-    assert model.name == "resnet14"
+    assert (model.name, resnet(14).name) == ("resnet14_4_6_8", "resnet14")
     assert resnet(8, name="mine").name == "mine"
 
 

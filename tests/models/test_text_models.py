@@ -158,7 +158,9 @@ def test_parameters_by_hand():
 
 
 def test_names():
-    assert (mlp().name, transformer(layers=1).name) == ("text_mlp", "text_transformer1")
+    names = ("text_mlp_8_5_4", "text_transformer1_8")  # sizes other than the default
+    assert (mlp().name, transformer(layers=1).name) == names
+    assert text_mlp(9, 2).name == "text_mlp"
     assert (mlp(name="a").name, transformer(name="b").name) == ("a", "b")
     model = transformer()
     assert [model.get_layer(f"layer{i}").output_shape for i in (1, 2)] == [

@@ -63,7 +63,7 @@ def test_stages_end_in_layers_of_their_name_at_half_the_size_each():
     assert all(isinstance(model.get_layer(f"stage{i}"), keras.layers.ReLU) for i in range(1, 6))
     assert model.get_layer("hidden").output_shape == (None, 6)
     assert model.output_shape == (None, 3)
-    assert model.name == "vgg16"
+    assert model.name == "vgg16_2_3_4_5_6"
     assert vgg16(**SMALL, name="mine").name == "mine"
 
 

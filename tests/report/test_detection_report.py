@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tfkd import report
+from tfkd.data import digit_scenes
 from tfkd.report import detection_plots
 
 BOX, OTHER, FAR = [0.1, 0.1, 0.4, 0.5], [0.5, 0.5, 0.9, 0.9], [0.0, 0.6, 0.3, 0.9]
@@ -39,6 +40,15 @@ def one_prior(images):
 
 PRIORS = np.float32([[0.5, 0.5, 0.2, 0.4]])
 FOUND = [0.4, 0.3, 0.6, 0.7]
+
+
+def test_compare_says_which_function_scores_boxes():
+    images = np.zeros((2, 8, 8, 3), "float32")
+    truth = {"boxes": np.array([[FOUND], [BOX]]), "classes": np.array([[1], [0]])}
+    words = r"not boxes.*report\.evaluate_detector\(.*report\.DetectionTable\("
+    for data in ((images, truth), digit_scenes(count=1, test_count=1, size=64)):
+        with pytest.raises(ValueError, match=words):
+            report.compare({"one": one_prior}, data)
 
 
 def test_a_detector_is_run_and_scored():

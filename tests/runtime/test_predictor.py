@@ -179,6 +179,31 @@ def test_without_litert_the_extra_is_named(files, monkeypatch):
         Predictor(files["float32"])
 
 
+@pytest.fixture(scope="module")
+def token_files(tmp_path_factory):
+    tokens = keras.Input((2,), dtype="int32", name="tokens")
+    x = keras.layers.Flatten()(keras.layers.Embedding(10, 3, name="words")(tokens))
+    model, folder = keras.Model(tokens, keras.layers.Dense(2)(x)), tmp_path_factory.mktemp("ids")
+    model.save(folder / "m.keras")
+    export.to_tflite(model, folder / "m.tflite")
+    export.to_saved_model(model, folder / "m")
+    export.to_onnx(model, folder / "m.onnx")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.tflite", "m", "m.onnx"])
+def test_token_ids_outside_of_the_embedding_are_one_error(token_files, name):
+    if name.endswith("onnx"):
+        pytest.importorskip("tf2onnx")
+    predictor = Predictor(token_files / name)
+    good = np.array([[0, 9]], "int32")
+    before = predictor(good)
+    for number in (10, -1):
+        with pytest.raises(ValueError, match="`data`: expected token ids .* rows of an Embedding"):
+            predictor(np.array([[0, number]], "int32"))
+    np.testing.assert_array_equal(predictor(good), before)
+
+
 def test_a_device_needs_no_tensorflow(files):
     code = (
         "import sys\n"

@@ -2,12 +2,20 @@
 
 from typing import Any
 
-from tfkd.callbacks.curriculum_update import CurriculumUpdate
 from tfkd.callbacks.detection_report import DetectionReport
+from tfkd.callbacks.student_checkpoint import StudentCheckpoint
 from tfkd.callbacks.teacher_check import TeacherCheck
 from tfkd.callbacks.tensorboard import TensorBoard
+from tfkd.curriculum.update import CurriculumUpdate
 
-__all__ = ["CurriculumUpdate", "DetectionReport", "FilterDecay", "TeacherCheck", "TensorBoard"]
+__all__ = [
+    "CurriculumUpdate",
+    "DetectionReport",
+    "FilterDecay",
+    "StudentCheckpoint",
+    "TeacherCheck",
+    "TensorBoard",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,3 +25,7 @@ def __getattr__(name: str) -> Any:
 
         return FilterDecay
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

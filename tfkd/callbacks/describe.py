@@ -40,6 +40,8 @@ def learning_rate(optimizer: keras.optimizers.Optimizer, step: int | None = None
 def hyper_parameters(model: keras.Model, steps: int) -> dict[str, float | str | bool]:
     """Returns names and values for the HParams tab, read from a model in its first epoch.
 
+    The model is the one that is trained, of a Distiller the student.
+
     Args:
         model: any compiled model.
         steps: the number of batches of this epoch so far.
@@ -52,10 +54,12 @@ def hyper_parameters(model: keras.Model, steps: int) -> dict[str, float | str | 
         values["learning_rate"] = learning_rate(optimizer, step=0)
     values["batch_size"] = _batch_size(model, steps)
     if not isinstance(model, Distiller):
-        return {**values, "model": model.name, "model_parameters": parameters(model)}
+        values |= {"model": model.name, "model_parameters": parameters(model)}
+        # A baseline stands in the same columns as the runs with a teacher.
+        values |= {"teacher": "none", "teacher_parameters": 0, "student_loss_weight": 1.0}
+        return {name: value for name, value in values.items() if value is not None}
     teachers = as_list(model.teacher)
-    values["student"] = model.student.name
-    values["student_parameters"] = parameters(model.student)
+    values |= {"model": model.student.name, "model_parameters": parameters(model.student)}
     values["teacher"] = " + ".join(_name(teacher) for teacher in teachers)
     counts = [parameters(teacher) for teacher in teachers]
     values["teacher_parameters"] = None if None in counts else sum(counts)  # type: ignore[arg-type]

@@ -13,13 +13,13 @@ import tf_keras as keras
 from tensorboard.plugins.pr_curve import summary as pr_summary
 
 from tfkd import checks
-from tfkd.callbacks.writing import WritingCallback
 from tfkd.detection.boxes import HasPriors
 from tfkd.detection.coco_evaluation import DetectionScores, ImageSize, coco_scores, pycocotools
 from tfkd.detection.detecting import Detecting, NotFinite, check_images
 from tfkd.detection.drawing import detection_pictures
 from tfkd.detection.flat_boxes import Boxes, flat_detections, flat_truth, names_of
 from tfkd.detection.hits import curves
+from tfkd.summaries import WritingCallback
 from tfkd.types import Data, Path, Tensor
 
 _POINTS = 101  # score thresholds of a curve of precision and recall

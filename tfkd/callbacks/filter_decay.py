@@ -10,7 +10,6 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.callbacks.writing import WritingCallback
 from tfkd.callbacks.zeroed import ExtendedStep, TrainedSlices, find_model
 from tfkd.networks.accept import check_model
 from tfkd.pruning import criteria
@@ -18,6 +17,7 @@ from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.decay import AnnealedFilterDecay
 from tfkd.pruning.planning import Plan
 from tfkd.pruning.selection import Selection
+from tfkd.summaries import WritingCallback
 from tfkd.types import Path
 
 DECAYS = ("compounding", "relative")

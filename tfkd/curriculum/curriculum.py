@@ -232,12 +232,15 @@ class Curriculum(tf.Module):
         return tf.random.stateless_uniform((3,), seed, minval=None, maxval=None, dtype=tf.uint32)
 
     def batches(
-        self, start_step: int = 0, input_context: tf.distribute.InputContext | None = None
+        self,
+        start_step: int | tf.Variable = 0,
+        input_context: tf.distribute.InputContext | None = None,
     ) -> tf.data.Dataset:
         """Returns infinite batches, to be passed to `fit` with `steps_per_epoch`.
 
         Args:
-            start_step: the first step, to resume after an interruption.
+            start_step: the first step, to resume after an interruption. An int64 variable
+                is read whenever an iteration begins.
             input_context: for `strategy.distribute_datasets_from_function`: only this
                 worker's share of each global batch is yielded.
 
@@ -247,7 +250,8 @@ class Curriculum(tf.Module):
         Raises:
             ValueError: if the batch does not divide by the number of workers.
         """
-        checks.non_negative_int("start_step", start_step)
+        if not isinstance(start_step, tf.Variable):
+            checks.non_negative_int("start_step", start_step)
         first, size = replicas.rows_of_worker(input_context, self.batch_size)
 
         def batch(step):
@@ -259,7 +263,8 @@ class Curriculum(tf.Module):
 
         # Batches prepared ahead would come from the pool before an update.
         ahead = 1 if self.is_adaptive else pipelines.parallel()
-        steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+        once = tf.data.Dataset.from_tensors(0)
+        steps = once.flat_map(lambda _: tf.data.Dataset.range(start_step, np.iinfo(np.int64).max))
         dataset = pipelines.mapped(steps, batch, ahead)
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 

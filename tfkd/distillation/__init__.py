@@ -6,6 +6,7 @@ output_kinds.py  whether models return logits or probabilities
 projectors.py    trained projections between features of different shape
 targets.py       checks of labels and sample weights
 validation.py    checks of models, losses and data before the first step
+variables.py     variables of a step, created before it is traced
 drift.py         warning when a student loses its agreement with the teacher
 sample.py        which data sets can be read a second time
 saving.py        files and checkpoints

@@ -9,14 +9,25 @@ Keras 3.15. In each step the student runs once and each teacher at most once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, known_faults, replicas, schedules
-from tfkd.distillation import drift, output_kinds, targets, validation
+from tfkd.curriculum import Curriculum
+from tfkd.distillation import (
+    arguments,
+    drift,
+    evaluation,
+    output_kinds,
+    targets,
+    validation,
+    variables,
+)
+from tfkd.distillation.pacing import Pacing, refuse
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
 from tfkd.distillation.terms import (
@@ -28,6 +39,7 @@ from tfkd.distillation.terms import (
     unique_names,
 )
 from tfkd.losses.base import DistillationLoss
+from tfkd.networks import token_ids
 from tfkd.networks.accept import check_finite
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.schedules import Schedule
@@ -56,6 +68,9 @@ class Distiller(Saving):
             the loss on the labels. At 0 no labels are needed, at 1 the teacher does
             not run. Numbers become constants when the step is traced: use a schedule
             for a weight that changes during training.
+        weigh_distillation: whether `sample_weight` and `class_weight` weigh the distillation
+            losses of an example as they weigh its loss on the label. None: they do, with a
+            warning for `class_weight`, which is mostly meant for the labels alone.
         name: name of the model.
         **kwargs: passed to `keras.Model`.
 
@@ -99,6 +114,7 @@ class Distiller(Saving):
     """
 
     optimizer: Any
+    train_function: Any
 
     def __init__(
         self,
@@ -108,6 +124,7 @@ class Distiller(Saving):
         distillation_loss_weights: float | Schedule | Sequence[float | Schedule] | None = None,
         student_loss_weight: Schedule | float = 0.5,
         name: str = "distiller",
+        weigh_distillation: bool | None = None,
         **kwargs: Any,
     ):
         super().__init__(name=name, **kwargs)
@@ -128,6 +145,11 @@ class Distiller(Saving):
         self._set_untracked(distillation_losses=losses, distillation_loss_weights=weights)
         self._set_untracked(_decided=False, _label_kinds=None)
         self.student_loss_weight = validation.check_student_weight(student_loss_weight)
+        check, expected = checks.instance, "True, False or None"
+        self.weigh_distillation = check(
+            "weigh_distillation", weigh_distillation, (bool, type(None)), expected
+        )
+        self._set_untracked(_pacing=None)
         self._make_taps(teachers)
         self._make_terms()
         for one in teachers:
@@ -217,6 +239,9 @@ class Distiller(Saving):
     ) -> None:
         """Configures training, as in `keras.Model.compile`.
 
+        A student that is not compiled yet is compiled for `student.evaluate` alone, with this
+        loss and these metrics; to train it without its teacher compile it.
+
         Args:
             optimizer: trains the student and the projectors.
             loss: the student's loss on the labels: a string, function or
@@ -226,7 +251,9 @@ class Distiller(Saving):
             *args, **kwargs: the other arguments of `keras.Model.compile`, in its order.
 
         Raises:
-            ValueError: for a missing loss, or metrics of the wrong type.
+            ValueError: for a missing loss, names of losses and metrics that Keras does not
+                have, losses or metrics of outputs that the student does not have, and metrics
+                of the wrong type.
         """
         if loss is None and not _is_zero(self.student_loss_weight):
             raise ValueError(
@@ -236,6 +263,7 @@ class Distiller(Saving):
         if metrics is not None and not isinstance(metrics, (list, tuple, dict)):
             fix = f"Pass [{metrics!r}]." if isinstance(metrics, str) else None
             raise checks.value_error("metrics", "a list, tuple or dict of metrics", metrics, fix)
+        arguments.check(self.student, loss, metrics)
         validation.warn_of_logits(loss, self.student)
         # The kinds of the outputs depend on the loss: decide again.
         self._set_untracked(_decided=False, _label_kinds=None)
@@ -243,6 +271,7 @@ class Distiller(Saving):
         scaled = keras.mixed_precision.LossScaleOptimizer
         if _is_float16(self.student) and not isinstance(self.optimizer, scaled):
             self.optimizer = scaled(self.optimizer)
+        evaluation.compile_student(self.student, loss, metrics, args, kwargs)
 
     def call(self, inputs: Structure, training: bool | None = None, **kwargs: Any) -> Structure:
         """The student's outputs."""
@@ -251,7 +280,15 @@ class Distiller(Saving):
     def fit(
         self, x: Data | None = None, y: Structure | None = None, *args: Any, **kwargs: Any
     ) -> keras.callbacks.History:
-        """`keras.Model.fit` with additional checks of the data.
+        """`keras.Model.fit` with additional checks of the data; x may be a `Curriculum`.
+
+        A Curriculum is read from the step at which training begins: `initial_epoch` times its
+        steps per epoch, or where `BackupAndRestore` resumes; a second `fit` without
+        `initial_epoch` begins anew. A `CurriculumUpdate` is added to the callbacks if there is
+        none: an adaptive pace is updated, and `fraction` logged.
+
+        `sample_weight` and `class_weight` weigh the losses on the labels, and the distillation
+        losses as `weigh_distillation` says.
 
         Warns once if the student starts close to its teacher but, in inference mode, is
         further from it after an epoch than before training. This is measured on up to 256
@@ -260,40 +297,114 @@ class Distiller(Saving):
         numbers.
 
         Raises:
-            ValueError: for empty data, labels outside the classes, a student without
-                trainable weights, or a ModelCheckpoint whose file could not be loaded.
+            TypeError: for arguments that a Curriculum has itself, such as `y`.
+            ValueError: for empty data, labels outside the classes, token ids outside of an
+                Embedding (of arrays before training, of other data in the step that reads
+                them; on a GPU TensorFlow does not look), a student without trainable weights,
+                or a ModelCheckpoint whose file could not be loaded.
         """
+        if isinstance(x, Curriculum):
+            return self._fit_paced(x, Pacing(self, x, y, args, kwargs))
         validation.check_trainable(self.student)
         self._check_data(x, y, kwargs.get("sample_weight"))
         held_out = kwargs.get("validation_data", args[5] if len(args) > 5 else None)
+        refuse("validation_data", held_out)
+        given = kwargs.get("callbacks", args[3] if len(args) > 3 else None)
+        if replicas.writes(self):
+            arguments.check_folders(given)
+        self._warn_of_class_weight(kwargs.get("class_weight", args[7] if len(args) > 7 else None))
         if isinstance(held_out, (list, tuple)) and len(held_out) > 1:
             # Checked here, since Keras converts them before it calls `evaluate`.
+            token_ids.check("validation_data", split(held_out[0])[0], self._models())
+            arguments.check_arrays("validation_data", self.student, split(held_out[0])[0], held_out)
             targets.check(held_out[1], None, getattr(self, "loss", None))
         known_faults.warn_of_overflow(self.student)
-        self.check_checkpoints(kwargs.get("callbacks", args[3] if len(args) > 3 else None))
+        self.check_checkpoints(given)
         if self._precomputed_teacher is not None and not _is_one(self.student_loss_weight):
             validation.check_precomputed(self._precomputed_teacher, x)
         args, kwargs = drift.watched(self, (x, y, *args), kwargs)
-        return super().fit(*args, **kwargs)
+        with self._ids_explained():
+            return super().fit(*args, **kwargs)
+
+    def _fit_paced(self, data: Curriculum, pacing: Pacing) -> keras.callbacks.History:
+        shape = self._student_feature_extractor.static_shape(FINAL)
+        y = data.data[1] if len(data.data) > 1 else None
+        targets.check(y, shape[-1] if shape else None, getattr(self, "loss", None))
+        self._set_untracked(_pacing=pacing)
+        try:
+            return self.fit(**pacing.arguments)
+        finally:
+            self._set_untracked(_pacing=None)
+
+    def _maybe_load_initial_counters_from_ckpt(
+        self, steps_per_epoch: int | None, initial_epoch: int
+    ) -> tuple[int, int]:
+        # Keras asks for the place to begin at after callbacks have restored the model, and
+        # before it reads the data.
+        place = super()._maybe_load_initial_counters_from_ckpt(steps_per_epoch, initial_epoch)
+        if self._pacing is not None:
+            self._pacing.begin_at(*place)
+        return place
+
+    def _warn_of_class_weight(self, class_weight: Any) -> None:
+        if class_weight and self.weigh_distillation is None:
+            self.weigh_distillation = True
+            checks.warn(
+                "Distiller: class_weight weighs the distillation losses of each example as it "
+                "weighs the loss on its label. Pass weigh_distillation=False to the Distiller to "
+                "weigh the labels alone, or True if this is meant."
+            )
 
     def evaluate(
         self, x: Data | None = None, y: Structure | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """`keras.Model.evaluate` with additional checks of the data. Changes no weight."""
+        refuse("x", x)
         self._check_data(x, y, kwargs.get("sample_weight"))
-        return super().evaluate(x, y, *args, **kwargs)
+        with self._ids_explained():
+            return super().evaluate(x, y, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _ids_explained(self) -> Iterator[None]:
+        """Turns TensorFlow's error for ids outside of an Embedding into one about the data."""
+        try:
+            yield
+        except tf.errors.InvalidArgumentError as error:
+            told = token_ids.explained("x", error, self._models())
+            if told is error:
+                raise
+            raise told from None
+
+    def _models(self) -> list[tuple[str, Any]]:
+        return [("student", self.student), *(("teacher", one) for one in as_list(self._teacher))]
 
     def _check_data(self, x: Any, y: Any, sample_weight: Any) -> None:
         validation.check_calibrated(self.student)
         shape = self._student_feature_extractor.static_shape(FINAL)
         classes, loss = shape[-1] if shape else None, getattr(self, "loss", None)
         validation.check_fit_data(x, y, sample_weight, classes, loss)
+        token_ids.check("x", split(x)[0], self._models())
         runs = self._precomputed_teacher is None and not _is_one(self.student_loss_weight)
         if runs and not self._teacher_seen:
             teachers = as_list(self._teacher)
             validation.check_float16(teachers, self._teacher_feature_extractor, x)
             self._set_untracked(_teacher_seen=True)
         output_kinds.decide(self, x)
+
+    def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, Any]]:
+        """As in Keras, but the step's variables are created first, so that it is traced once."""
+        if self.train_function is not None and not force:
+            return self.train_function
+        function = super().make_train_function(force)
+
+        def first(iterator: Any) -> dict[str, Any]:
+            if self.train_function is first:
+                variables.create(self, getattr(iterator, "element_spec", None))
+                self.train_function = function
+            return function(iterator)
+
+        self.train_function = first
+        return first
 
     def train_step(self, data: Structure) -> dict[str, Any]:
         """One training step: the teacher runs outside the gradient tape, the student inside."""
@@ -445,6 +556,8 @@ class Distiller(Saving):
         """Optional arguments of distillation losses, in the structure of the student's outputs."""
         conform = self.compiled_loss._conform_to_outputs
         y = conform(y_pred, y) if tf.nest.is_nested(y) else y
+        if self.weigh_distillation is False:
+            sample_weight = None
         if tf.nest.is_nested(sample_weight):
             sample_weight = conform(y_pred, sample_weight)
         return {"y": y, "sample_weight": sample_weight, "step": step, "shared": shared}

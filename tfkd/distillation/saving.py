@@ -15,7 +15,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks, schedules
-from tfkd.networks import layer_state
+from tfkd.networks import configs, layer_state
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import PrecomputedTeacher
@@ -40,7 +40,7 @@ class Saving(keras.Model):
                 teacher is not a tf_keras model, or the path does not end in `.keras`.
         """
         self._check_whole_file(filepath, save_format)
-        with _uncompiled(self._compiled_for_nothing()):
+        with uncompiled(self._compiled_for_nothing()):
             super().save(filepath, overwrite, save_format, **kwargs)
 
     def _compiled_for_nothing(self) -> list[keras.Model]:
@@ -60,6 +60,9 @@ class Saving(keras.Model):
         filepath = checks.whole_model_path(callbacks)
         if filepath is not None:
             self._check_whole_file(filepath)
+        filepath = checks.whole_model_path(callbacks, of_student=True)
+        if filepath is not None:
+            self._check_file_of_student(os.fspath(filepath))
 
     def _check_whole_file(self, filepath: Any, save_format: Any = None) -> None:
         path = os.fspath(filepath)
@@ -71,15 +74,20 @@ class Saving(keras.Model):
             )
         self._check_models(path)
         for model in (self.student, *as_list(self.teacher)):
-            lost = layer_state.lost_in_keras_file(model) if isinstance(model, keras.Model) else None
-            if lost is not None:
-                raise ValueError(
-                    f"`filepath`: expected weights alone, received {path!r} for a Distiller with "
-                    f"{lost.name!r} ({type(lost).__name__}) in {model.name!r}: Keras would read it "
-                    "without what it has learned. Use save_weights (or save_weights_only=True). "
-                    "Or give a Discretization its bin_boundaries, and a layer of your own a "
-                    "load_own_variables that calls finalize_state."
-                )
+            configs.check_configs("filepath", model)
+            _check_learned(model, path)
+
+    def _check_file_of_student(self, path: str) -> None:
+        if _is_quantized(self.student):
+            raise ValueError(
+                f"`filepath`: expected weights alone, received {path!r} for the quantized student "
+                f"{self.student.name!r}, which Keras can't load again. Use save_weights_only=True "
+                "for checkpoints, and tfkd.quantization.save(distiller.student, path)."
+            )
+        if path.endswith((".keras", ".h5", ".hdf5")):
+            configs.check_configs("filepath", self.student)
+        if path.endswith(".keras"):
+            _check_learned(self.student, path)
 
     def _check_models(self, filepath: str) -> None:
         sides = [("student", self.student), *(("teacher", one) for one in as_list(self.teacher))]
@@ -128,7 +136,7 @@ class Saving(keras.Model):
         """
         self._check_models(self.name)
         serialize = keras.saving.serialize_keras_object
-        with _uncompiled(self._compiled_for_nothing()):
+        with uncompiled(self._compiled_for_nothing()):
             written = [serialize(one) for one in as_list(self.teacher)]
             student = serialize(self.student)
         weights = [schedules.serialize(weight) for weight in self.distillation_loss_weights]
@@ -139,6 +147,7 @@ class Saving(keras.Model):
             "distillation_losses": [serialize(loss) for loss in self.distillation_losses],
             "distillation_loss_weights": weights,
             "student_loss_weight": schedules.serialize(self.student_loss_weight),
+            "weigh_distillation": self.weigh_distillation,
         }
 
     @classmethod
@@ -183,6 +192,19 @@ class Saving(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
 
+def _check_learned(model: Any, path: str) -> None:
+    """Raises ValueError if Keras would read a layer of a file without what it has learned."""
+    lost = layer_state.lost_in_keras_file(model) if isinstance(model, keras.Model) else None
+    if lost is not None:
+        raise ValueError(
+            f"`filepath`: expected weights alone, received {path!r} for a Distiller with "
+            f"{lost.name!r} ({type(lost).__name__}) in {model.name!r}: Keras would read it "
+            "without what it has learned. Use save_weights (or save_weights_only=True). "
+            "Or give a Discretization its bin_boundaries, and a layer of your own a "
+            "load_own_variables that calls finalize_state."
+        )
+
+
 def _is_quantized(model: keras.Model) -> bool:
     """Whether a model contains quantization layers of tfmot or tfkd."""
     marks = ("check_calibrated", "quantize_config", "quantizer")
@@ -205,13 +227,13 @@ def _is_stale(model: keras.Model) -> bool:
 
 
 @contextlib.contextmanager
-def _uncompiled(models: list[keras.Model]) -> Iterator[None]:
+def uncompiled(models: list[keras.Model]) -> Iterator[None]:
     """Temporarily removes the optimizers of models, so that Keras does not save them."""
     names = ("optimizer", "_is_compiled")
     kept = [(vars(m), {n: vars(m)[n] for n in names if n in vars(m)}) for m in models]
     try:
         for attributes, _ in kept:
-            attributes.pop("optimizer", None)
+            attributes["optimizer"] = None  # SavedModels read it
             attributes["_is_compiled"] = False
         yield
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfkd import checks
 from tfkd.data.label_forms import check_numbers
 from tfkd.losses.joint import JointLoss
 from tfkd.types import Structure
@@ -22,14 +23,18 @@ def check(y: Structure | None, num_classes: int | None, loss: Any) -> None:
 
     Raises:
         TypeError: for text or objects where the loss takes numbers.
-        ValueError: for labels outside [0, classes).
+        ValueError: for labels outside [0, classes), and one-hot rows of other classes.
     """
     if isinstance(loss, JointLoss):
         return  # reads the entries that it needs from a dict of targets
     losses = [one for one in tf.nest.flatten(loss) if one is not None]
     for leaf in tf.nest.flatten(y):
         check_numbers("y", leaf, text=all(map(takes_text, losses)))
-    if num_classes is not None and hasattr(y, "__array__") and takes_class_numbers(loss):
+    if num_classes is None:
+        return
+    if takes_one_hot(loss):
+        _check_width(y, num_classes)
+    if hasattr(y, "__array__") and takes_class_numbers(loss):
         _check_range(np.asarray(y), num_classes, getattr(loss, "_fn_kwargs", {}))
 
 
@@ -51,8 +56,28 @@ def _is_ours(loss: Any) -> bool:
 
 def takes_class_numbers(loss: Any) -> bool:
     """Whether a loss is one of Keras's sparse losses, which take class numbers."""
-    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
-    return "sparse" in (name or "")
+    return "sparse" in _name(loss)
+
+
+def takes_one_hot(loss: Any) -> bool:
+    """Whether a loss is Keras's cross-entropy of one-hot labels."""
+    return _name(loss) == "categorical_crossentropy"
+
+
+def _name(loss: Any) -> str:
+    if isinstance(loss, str):
+        return loss
+    return getattr(loss, "name", getattr(loss, "__name__", "")) or ""
+
+
+def _check_width(y: Any, num_classes: int) -> None:
+    shape = tf.TensorShape(getattr(y, "shape", None))
+    if not shape.rank:
+        return
+    if shape.rank < 2 or shape[-1] not in (None, num_classes):
+        fix = "For class numbers use a sparse loss, such as SparseCategoricalCrossentropy."
+        expected = f"one-hot rows of {num_classes} classes, as the student scores"
+        raise checks.value_error("y", expected, y, fix)
 
 
 def _check_range(labels: np.ndarray, num_classes: int, options: dict[str, Any]) -> None:

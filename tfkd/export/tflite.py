@@ -143,6 +143,7 @@ def to_tflite(
         >>> report.verified, report.numbers["argmax_agreement"], report.numbers["max_error"] < 1e-5
         (True, 1.0, True)
     """
+    litert.require()  # before the model is traced and converted
     source = prepare(model, mode, io, data, batch_size)
     graph, mode = source.graph, source.mode
     limits = thresholds_for(source.kind, thresholds, graph.outputs)

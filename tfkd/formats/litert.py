@@ -133,6 +133,17 @@ class NotRunnable(ValueError):
         )
 
 
+def require() -> Any:
+    """Imports LiteRT's interpreter.
+
+    Raises:
+        ImportError: if ai-edge-litert is not installed.
+    """
+    with checks.needed("Running a .tflite file needs ai-edge-litert", "litert"):
+        from ai_edge_litert import interpreter
+    return interpreter
+
+
 def open_interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Interpreter:
     """Opens a `.tflite` file in LiteRT.
 
@@ -158,13 +169,7 @@ def open_interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Int
     with open(path, "rb") as file:
         if file.read(8)[4:] != _MAGIC:
             raise checks.value_error("path", "a TFLite file (its bytes 4 to 8 are TFL3)", path)
-    try:
-        from ai_edge_litert import interpreter as litert
-    except ImportError as error:
-        raise ImportError(
-            "Running a .tflite file needs ai-edge-litert. "
-            "Install it with `pip install tfkd[litert]`."
-        ) from error
+    litert = require()
     kind = litert.OpResolverType
     resolver = kind.AUTO if delegate else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:

@@ -45,3 +45,14 @@ def deserialize(config: Any) -> Any:
     if set(config) == {"class_name", "config"}:
         return schedules.deserialize(config)
     return keras.saving.deserialize_keras_object(config)
+
+
+def fresh(value: Any) -> Any:
+    """Replaces the losses and metrics in a nested structure by new objects."""
+    if isinstance(value, (keras.metrics.Metric, keras.losses.Loss)):
+        return type(value).from_config(value.get_config())
+    if isinstance(value, dict):
+        return {key: fresh(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [fresh(item) for item in value]
+    return value

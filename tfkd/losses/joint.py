@@ -44,6 +44,12 @@ class JointLoss(LossesContainer):
         self._built = True
         self._means: dict[tf.distribute.Strategy, list[keras.metrics.Mean]] = {}
 
+    def __copy__(self) -> JointLoss:
+        """The same loss, with means of its own."""
+        new = object.__new__(type(self))
+        new.__dict__.update(vars(self), _means={})
+        return new
+
     def parts(
         self, y: Structure, y_pred: Structure, sample_weight: Structure | None, shared: Shared
     ) -> list[Part]:

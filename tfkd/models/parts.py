@@ -31,6 +31,16 @@ def check_widths(name: str, widths: Sequence[int] | str, expected: str) -> tuple
     return tuple(checks.positive_int(name, width) for width in widths)
 
 
+def sized_name(base: str, sizes: Sequence[int], usual: Sequence[int]) -> str:
+    """`base`, and the sizes if they are not the usual ones: a teacher and its smaller student.
+
+    Example:
+        >>> sized_name("resnet8", (8, 16), (16, 32, 64)), sized_name("vgg16", (64,), (64,))
+        ('resnet8_8_16', 'vgg16')
+    """
+    return base if tuple(sizes) == tuple(usual) else "_".join([base, *map(str, sizes)])
+
+
 def l2(weight_decay: float) -> keras.regularizers.Regularizer | None:
     """The regularizer of a weight decay, which may be 0."""
     return keras.regularizers.L2(weight_decay) if weight_decay else None

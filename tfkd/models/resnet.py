@@ -46,11 +46,15 @@ def _check(depth, num_classes, input_shape, widths, weight_decay) -> tuple[int, 
     return widths
 
 
+# Channels of each stage in the paper.
+WIDTHS = (16, 32, 64)
+
+
 def resnet(
     depth: int,
     num_classes: int = 10,
     input_shape: tuple[int, int, int] = (32, 32, 3),
-    widths: Sequence[int] = (16, 32, 64),
+    widths: Sequence[int] = WIDTHS,
     weight_decay: float = L2,
     name: str | None = None,
 ) -> keras.Model:
@@ -65,7 +69,7 @@ def resnet(
         widths: channels of each stage, for one to four stages; each stage after
             the first halves the resolution.
         weight_decay: L2 penalty on every kernel; 0 for none.
-        name: model name; default `resnet{depth}`.
+        name: model name; default `resnet{depth}`, followed by other widths than the default.
 
     Returns:
         A functional `tf_keras.Model`, (B, H, W, channels) → (B, C) logits.
@@ -97,4 +101,6 @@ def resnet(
             x = _block(x, width, strides, prefix, out_name, conv)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = parts.logits(x, num_classes, regularizer)
-    return keras.Model(inputs, outputs, name=name or f"resnet{depth}")
+    return keras.Model(
+        inputs, outputs, name=name or parts.sized_name(f"resnet{depth}", widths, WIDTHS)
+    )

@@ -69,7 +69,7 @@ def text_mlp(
         width: size of the embeddings.
         hidden: units of the layers between the mean and the logits; may be empty.
         dropout: dropout rate of the mean and of each hidden layer's outputs.
-        name: model name; default "text_mlp".
+        name: model name; default "text_mlp", followed by other sizes than the default.
 
     Returns:
         A functional `tf_keras.Model`, (B, L) int32 → (B, C) logits.
@@ -96,7 +96,8 @@ def text_mlp(
         own = f"hidden{index}"
         x = keras.layers.Dense(units, "relu", kernel_initializer="he_normal", name=own)(x)
         x = keras.layers.Dropout(dropout, name=f"{own}_dropout")(x)
-    return keras.Model(tokens, parts.logits(x, num_classes, None), name=name or "text_mlp")
+    name = name or parts.sized_name("text_mlp", (width, *sizes), (32, 64))
+    return keras.Model(tokens, parts.logits(x, num_classes, None), name=name)
 
 
 def text_transformer(
@@ -137,7 +138,7 @@ def text_transformer(
         heads: attention heads, each of size width / heads.
         hidden: units of the hidden dense layer; default 4 · width.
         dropout: dropout rate of the embeddings, of attention and of each branch.
-        name: model name; default `text_transformer{layers}`.
+        name: model name; default `text_transformer{layers}`, followed by another width.
 
     Returns:
         A functional `tf_keras.Model`, (B, L) int32 → (B, C) logits.
@@ -167,7 +168,8 @@ def text_transformer(
     x = _mean(_norm(x, "norm"), tokens)
     x = keras.layers.Dropout(dropout, name="pool_dropout")(x)
     outputs = parts.logits(x, num_classes, None)
-    return keras.Model(tokens, outputs, name=name or f"text_transformer{layers}")
+    name = name or parts.sized_name(f"text_transformer{layers}", (width,), (128,))
+    return keras.Model(tokens, outputs, name=name)
 
 
 def _places(x: tf.Tensor, tokens: tf.Tensor, max_length: int, width: int) -> tf.Tensor:

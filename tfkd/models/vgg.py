@@ -37,10 +37,14 @@ def _check(num_classes, input_shape, widths, weight_decay) -> tuple[int, ...]:
     return widths
 
 
+# Channels of each stage in the paper.
+WIDTHS = (64, 128, 256, 512, 512)
+
+
 def vgg16(
     num_classes: int = 10,
     input_shape: tuple[int, int, int] = (32, 32, 3),
-    widths: Sequence[int] = (64, 128, 256, 512, 512),
+    widths: Sequence[int] = WIDTHS,
     weight_decay: float = L2,
     name: str | None = None,
 ) -> keras.Model:
@@ -54,7 +58,7 @@ def vgg16(
         widths: channels of the convolutions of each of the five stages; the
             hidden dense layer is as wide as the last.
         weight_decay: L2 penalty on every kernel; 0 for none.
-        name: model name; default `vgg16`.
+        name: model name; default `vgg16`, followed by other widths than the default.
 
     Returns:
         A functional `tf_keras.Model`, (B, H, W, channels) → (B, C) logits.
@@ -84,4 +88,4 @@ def vgg16(
     x = keras.layers.BatchNormalization(momentum=0.9, epsilon=EPSILON, name="hidden_bn")(x)
     x = keras.layers.ReLU(name="hidden")(x)
     outputs = parts.logits(x, num_classes, regularizer)
-    return keras.Model(inputs, outputs, name=name or "vgg16")
+    return keras.Model(inputs, outputs, name=name or parts.sized_name("vgg16", widths, WIDTHS))

@@ -11,19 +11,19 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, pruning
-from tfkd.callbacks.curriculum_update import CurriculumUpdate
 from tfkd.callbacks.filter_decay import FilterDecay
 from tfkd.curriculum import Stage
+from tfkd.curriculum.update import CurriculumUpdate, log_dir_of
 from tfkd.distillation import validation
 from tfkd.distillation.distiller import Distiller
 from tfkd.losses.base import DistillationLoss
+from tfkd.losses.configs import fresh
 from tfkd.progressive import carrying, freezing, settings, structure
 from tfkd.progressive.backup import Backup
 from tfkd.progressive.rehearsing import rehearse
 from tfkd.progressive.stage_data import Feed, feed
 from tfkd.progressive.values import Position, RateOfStage
 from tfkd.progressive.watching import StageWatch
-from tfkd.pruning.optimizers import fresh
 from tfkd.schedules import Schedule
 from tfkd.types import Data, Path, Structure, Teacher
 
@@ -47,6 +47,7 @@ class ProgressiveDistiller:
         distillation_losses, distillation_loss_weights, student_loss_weight: as for
             `tfkd.Distiller`; defaults for stages that do not change them.
         name: name of the model.
+        weigh_distillation: as for `tfkd.Distiller`.
 
     Attributes:
         student: the current student, which you export.
@@ -91,6 +92,7 @@ class ProgressiveDistiller:
         distillation_loss_weights: float | Schedule | Sequence[float | Schedule] | None = None,
         student_loss_weight: float | Schedule = 0.5,
         name: str = "progressive_distiller",
+        weigh_distillation: bool | None = None,
     ):
         self.stages = settings.check_stages(stages)
         self.teacher, self.name = teacher, name
@@ -102,6 +104,7 @@ class ProgressiveDistiller:
         self._student_weight = settings.student_weight_of(
             self.stages, student_loss_weight, self.position
         )
+        self._weigh_distillation = weigh_distillation
         self.distiller = self.around(student)
         self.trained = freezing.trained(student)
         self._frozen: tuple[str, ...] = ()
@@ -113,9 +116,10 @@ class ProgressiveDistiller:
 
     def around(self, student: keras.Model) -> Distiller:
         """A Distiller for a student, with the scheduled values of all stages."""
-        return Distiller(
-            self.teacher, student, self._losses, self._weights, self._student_weight, name=self.name
-        )
+        before = getattr(self, "distiller", None)  # which has warned, if there was something
+        weigh = before.weigh_distillation if before else self._weigh_distillation
+        parts = (self.teacher, student, self._losses, self._weights, self._student_weight)
+        return Distiller(*parts, name=self.name, weigh_distillation=weigh)
 
     @property
     def student(self) -> keras.Model:
@@ -295,7 +299,7 @@ class ProgressiveDistiller:
         decay = watch.decay = self._decay(stage, made)
         own = [watch] if decay is None else [watch, decay]
         if made.curriculum is not None:
-            folder = _log_dir(callbacks)
+            folder = log_dir_of(callbacks)
             own.append(CurriculumUpdate(made.curriculum, start_step=self.steps, log_dir=folder))
         last = [watch.last]
         if backup is not None:
@@ -356,9 +360,3 @@ class ProgressiveDistiller:
     def predict(self, *args: Any, **kwargs: Any) -> Structure:
         """The student's outputs, as `keras.Model.predict`."""
         return self.distiller.predict(*args, **kwargs)
-
-
-def _log_dir(callbacks: list[Any]) -> str | None:
-    """The log folder of the first TensorBoard callback, or None."""
-    boards = [one for one in callbacks if isinstance(one, keras.callbacks.TensorBoard)]
-    return boards[0].log_dir if boards else None

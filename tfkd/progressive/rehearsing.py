@@ -26,6 +26,7 @@ def rehearse(owner: Any, callbacks: Any = None) -> None:
     stages = list(enumerate(owner.stages))[owner.stage :]
     if not any(stage.structure or stage.decay or stage.freeze for _, stage in stages):
         return
+    configs.check_configs("student", owner.student)
     student = _copy(owner.student)
     for number, stage in stages:
         with _named(stage.title(number)):

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.losses.configs import fresh
 from tfkd.networks.layer_parts import arrays
 from tfkd.networks.paths import layers_by_path
 from tfkd.pruning.channel_analysis import analyse
@@ -176,17 +177,6 @@ def compile_like(graph: Graph, small: keras.Model, removed: np.ndarray) -> None:
     for name in ("loss", "metrics", "weighted_metrics"):
         arguments[name] = fresh(arguments.get(name))
     small.compile(**arguments)
-
-
-def fresh(value: Any) -> Any:
-    """Replaces the losses and metrics in a nested structure by new objects."""
-    if isinstance(value, (keras.metrics.Metric, keras.losses.Loss)):
-        return type(value).from_config(value.get_config())
-    if isinstance(value, dict):
-        return {key: fresh(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [fresh(item) for item in value]
-    return value
 
 
 def slots_of(optimizer: keras.optimizers.Optimizer, variable: tf.Variable) -> list[tf.Variable]:

@@ -11,6 +11,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
+from tfkd.data.detection.dataset import DetectionDataset
 from tfkd.data.label_forms import check_numbers
 from tfkd.example_inputs.inputs import by_name
 from tfkd.report import inference
@@ -100,7 +101,8 @@ def compare(
     Raises:
         TypeError: if a model is none of these (of a Distiller pass the student), or a
             file does not accept `data`.
-        ValueError: for an empty dict or data set, a model with several outputs of which
+        ValueError: for an empty dict or data set, boxes (see `report.evaluate_detector` and
+            `report.DetectionTable`), a model with several outputs of which
             `output` names none, inconsistent labels and outputs, a function that changes
             the weights of its model, or names in `like` or `original` that are not in
             `models`.
@@ -232,13 +234,28 @@ def _members(name: str, value: Any) -> list[Any]:
 
 def _labelled(data: Any, output: str | None) -> tuple[Any, np.ndarray, np.ndarray | None]:
     """Returns the examples, the labels of the output, and the mask of scored examples."""
+    if isinstance(data, DetectionDataset):
+        raise _boxes(data)
     x, y, weight = running.examples(data)
+    if isinstance(y, Mapping) and "classes" in y and np.shape(y.get("boxes"))[2:] == (4,):
+        raise _boxes(y)
     if y is None:
         raise checks.type_error("data", "labels with the examples: (x, y), or such batches", data)
     y, weight = (_of_output(one, output, example_inputs.length("data", x)) for one in (y, weight))
     if weight is not None:
         check_numbers("sample_weight", np.asarray(weight))
     return x, np.asarray(y), None if weight is None else np.asarray(weight) != 0
+
+
+def _boxes(received: Any) -> ValueError:
+    return checks.value_error(
+        "data",
+        "labels of classes or numbers, not boxes",
+        received,
+        "Detectors are scored by report.evaluate_detector(model, images, truth, anchors), files "
+        "by report.detection(export.load_detector(path)(images), truth); for a table with their "
+        "mAP, sizes and times pass these to report.DetectionTable([report.DetectionRow(...)]).",
+    )
 
 
 def _of_output(values: Any, output: str | None, examples: int) -> Any:

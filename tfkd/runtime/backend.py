@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from tfkd import checks
 from tfkd.formats.litert import Port
 
 
@@ -53,6 +55,37 @@ class Backend(Protocol):
     def close(self) -> None:
         """Releases the file; `run` is not called again."""
         ...
+
+
+# What the runtimes say of an index outside of a table, with the index and the number of rows.
+_OUTSIDE = (
+    re.compile(r"indices\S* = (?P<id>-?\d+) is not in \[0, (?P<rows>\d+)\)"),  # TensorFlow
+    re.compile(r"idx=(?P<id>-?\d+) must be within the inclusive range \[-(?P<rows>\d+),"),  # ONNX
+    re.compile(r"gather index out of bounds|indices_has_only_positive_elements"),  # LiteRT
+)
+
+
+def explained(error: Exception, arrays: Sequence[np.ndarray]) -> Exception:
+    """A ValueError in place of a runtime's error for a token id outside of an Embedding.
+
+    Args:
+        error: what a runtime has raised; it is returned if it is about anything else.
+        arrays: the inputs.
+    """
+    found = next((match for one in _OUTSIDE if (match := one.search(str(error)))), None)
+    if found is None:
+        return error
+    groups = found.groupdict()
+    if groups:
+        return outside(int(groups["id"]), int(groups["rows"]))
+    ids = [array for array in arrays if array.dtype.kind in "iu"] or arrays
+    low, high = min(a.min() for a in ids), max(a.max() for a in ids)
+    return checks.id_error("data", None, "an Embedding", f"ids from {low} to {high}")
+
+
+def outside(number: int, rows: int) -> ValueError:
+    """The error for a token id outside of an Embedding with so many rows."""
+    return checks.id_error("data", rows, "an Embedding", f"the id {number}")
 
 
 def arranged(

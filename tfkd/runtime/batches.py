@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfkd.formats.forks import keep_forever
-from tfkd.runtime.backend import Backend, filled, plan
+from tfkd.runtime.backend import Backend, explained, filled, plan
 from tfkd.runtime.combining import split
 
 
@@ -53,10 +53,16 @@ class Batches:
 
     def raw(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs the backend once, without splitting, padding or decoding."""
-        if self._lock is None:
-            return self._run(arrays)
-        with self._lock:
-            return self._run(arrays)
+        try:
+            if self._lock is None:
+                return self._run(arrays)
+            with self._lock:
+                return self._run(arrays)
+        except Exception as error:  # Each runtime raises exceptions of its own types.
+            told = explained(error, arrays)
+            if told is error:
+                raise
+            raise told from None
 
     def _planned(self, arrays: Sequence[np.ndarray], count: int) -> Sequence[np.ndarray]:
         """Runs up to `most` examples in batches of supported sizes."""

@@ -11,6 +11,8 @@ import numpy as np
 from tfkd import checks
 from tfkd.formats.litert import Port
 from tfkd.formats.onnx_session import open_session
+from tfkd.formats.onnx_token_ids import rows_of
+from tfkd.runtime.backend import outside
 
 _SAME = "float16 bool int8 uint8 int16 uint16 int32 uint32 int64 uint64".split()
 _TYPES = {f"tensor({name})": name for name in _SAME}
@@ -34,9 +36,16 @@ class Onnx:
         self.most: int | None = None
         self._names = [port.name for port in self.inputs]
         self._wanted = [port.name for port in self.outputs]
+        # ONNX takes the id -1 for the last row, where Keras and TFLite refuse it.
+        rows = rows_of(self._session.get_modelmeta().custom_metadata_map)
+        self._ids = [(i, rows[name]) for i, name in enumerate(self._names) if name in rows]
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs a batch."""
+        for index, rows in self._ids:
+            lowest = arrays[index].min()
+            if lowest < 0:
+                raise outside(int(lowest), rows)
         return self._session.run(self._wanted, dict(zip(self._names, arrays, strict=True)))
 
     def close(self) -> None:

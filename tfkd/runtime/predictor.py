@@ -259,9 +259,10 @@ class Predictor:
 
         Raises:
             TypeError: if an array has the wrong dtype.
-            ValueError: if a name or shape is wrong, `data` are empty, a quantized input gets
-                NaN or infinity, or TensorFlow refuses a value, such as a word that is not in
-                a vocabulary; if this `Predictor` is closed.
+            ValueError: if a name or shape is wrong, `data` are empty, a token id is outside
+                of an Embedding, a quantized input gets NaN or infinity, or TensorFlow refuses
+                a value, such as a word that is not in a vocabulary; if this `Predictor` is
+                closed.
         """
         array: Any = data
         if (

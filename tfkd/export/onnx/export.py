@@ -23,7 +23,7 @@ from tfkd.export.parity import ExportReport, compared_rows, measure
 from tfkd.export.tensorrt_lint.lint import Findings, lint_model
 from tfkd.export.tflite_float16 import large_weights, problems
 from tfkd.export.thresholds import Changes, thresholds_for
-from tfkd.formats import onnx_session
+from tfkd.formats import onnx_session, onnx_token_ids
 from tfkd.formats.onnx_nodes import require
 from tfkd.networks import accept
 from tfkd.results import Grid
@@ -145,6 +145,8 @@ def to_onnx(
         target=target, precision=precision, layout=layout,
         batch_size=batch_size, int8_weights=int8_weights,
     )  # fmt: skip
+    for package in ("onnx", "tf2onnx", "onnxruntime"):  # before the model is traced
+        require(package)
     source, plain, mode = deployable(model, precision, target)
     limits = thresholds_for(mode, thresholds, source.outputs)
     examples = checking.examples(verify, source, plain)
@@ -263,6 +265,8 @@ def _finish(wiring: Wiring, graph: NamedFunction, opset: int) -> Any:
     model.graph.doc_string = model.doc_string = ""
     model.producer_name, model.producer_version = "tfkd", __version__
     del model.opset_import[:], model.metadata_props[:]
+    found = onnx_token_ids.write(model.graph)
+    model.metadata_props.extend(onnx.StringStringEntryProto(**entry) for entry in found)
     model.opset_import.append(onnx.helper.make_opsetid("", opset))
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     return model

@@ -1,4 +1,4 @@
-"""Base class of callbacks that write to TensorBoard on their own."""
+"""Base class of callbacks that write TensorBoard summaries of their own."""
 
 from __future__ import annotations
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tf_keras as keras
 from numpy.typing import ArrayLike
 
 from tfkd import checks
-from tfkd.callbacks.writing import WritingCallback
-from tfkd.curriculum import Curriculum, difficulty
+from tfkd.curriculum import difficulty
+from tfkd.curriculum.curriculum import Curriculum
+from tfkd.summaries import WritingCallback
 from tfkd.types import Path
 
 
@@ -76,6 +79,10 @@ class CurriculumUpdate(WritingCallback):
         self.history: list[tuple[int, float]] = []
         self._seen = 0
 
+    def begin_at(self, step: int) -> None:
+        """Sets the first step of the next epoch, of a training that begins or is resumed."""
+        self._step = checks.non_negative_int("step", step)
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Resets the count of this epoch's batches."""
         self._seen = 0
@@ -114,3 +121,9 @@ class CurriculumUpdate(WritingCallback):
             tf.summary.scalar("curriculum/fraction", fraction)
             pool = self.curriculum.pool_size(self._step + max(self._seen - 1, 0))
             tf.summary.scalar("curriculum/pool", pool)
+
+
+def log_dir_of(callbacks: Iterable[Any]) -> str | None:
+    """The log folder of the first TensorBoard callback, or None."""
+    boards = (one for one in callbacks if isinstance(one, keras.callbacks.TensorBoard))
+    return next((board.log_dir for board in boards), None)
