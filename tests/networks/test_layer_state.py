@@ -414,6 +414,12 @@ def test_quantize_says_which_files_cannot_hold_words_and_the_rest_can(tmp_path):
     assert off(q, np.array([[2, 3, 2], [4, 2, 3]]), by_hand(model, front)) < 0.03
 
 
+def test_the_equation_of_an_einsum_is_no_text_of_the_model():
+    x = keras.Input((3, 4))
+    model = keras.Model(x, tf.einsum("bij,bij->bi", x, x))
+    assert resources.text_layers(model) == []
+
+
 def test_layers_of_texts_words_and_resources():
     fruit, size = keras.Input((1,), dtype="string", name="fruit"), keras.Input((1,), name="size")
     found = L.StringLookup(vocabulary=["pear", "fig"], output_mode="one_hot")(fruit)

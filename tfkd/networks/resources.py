@@ -40,7 +40,8 @@ def text_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 def _turns_texts(node: Any) -> bool:
     ends = [tf.nest.flatten(tensors) for tensors in (node.input_tensors, node.output_tensors)]
-    reads, writes = (any(tensor.dtype == tf.string for tensor in end) for end in ends)
+    # The first argument of an operation may be plain text, such as the equation of an einsum.
+    reads, writes = (any(getattr(one, "dtype", None) == tf.string for one in end) for end in ends)
     return not node.is_input and reads != writes
 
 
