@@ -84,6 +84,40 @@ def test_probabilities_of_any_making(end):
     assert len(words) == len(sides) and all(map(str.startswith, words, sides))
 
 
+@pytest.mark.parametrize("is_declared", [False, True])
+def test_a_quantized_mixture_of_distributions_is_still_probabilities(is_declared):
+    """Its rows sum to 1 within some steps, and a p of 0 stands for all below half a step."""
+    x, p, q = two()
+    gate = L.Dense(2, activation="softmax")(x)
+    stacked = L.Concatenate(axis=1)([L.Reshape((1, 3))(p), L.Reshape((1, 3))(q)])
+    teacher = keras.Model(x, L.Dot(axes=(1, 1))([gate, stacked]))
+    teacher.set_weights([6 * weight for weight in teacher.get_weights()])
+    if is_declared:
+        tfkd.losses.declare_outputs(teacher, "softmax")
+    student = tfkd.quantization.quantize(teacher)
+    tfkd.quantization.calibrate(student, X)
+    rounded = student.predict(X, verbose=0)
+    assert (rounded == 0).any() and 5e-3 < np.abs(rounded.sum(1) - 1).max() < 0.05
+    # The copy of the teacher is what was declared of it, too.
+    found, words = evaluated(tfkd.frozen_copy(teacher), student)
+    assert len(words) == (0 if is_declared else 2)
+    scores = np.log(teacher.predict(X, verbose=0)), np.log(np.maximum(rounded, 1 / 512))
+    np.testing.assert_allclose(found, toys.soft_targets(*scores, 2.0).mean(), rtol=1e-3)
+
+
+def test_the_loss_on_labels_tells_probabilities_from_logits_where_values_do_not():
+    x = keras.Input((5,))
+    half = keras.Model(x, tf.sigmoid(L.Dense(3)(x)) * 0.9)  # in [0, 1], but of no sum
+    large = keras.Model(x, tf.nn.relu(L.Dense(3)(x)) * 5.0)
+    for student, word in ((half, "taken as probabilities"), (large, "they are taken for logits")):
+        _, words = evaluated(net(seed=1), student, loss=LogitsDistillation(2.0))
+        assert not any(word in one for one in words)
+        distiller = tfkd.Distiller(net(seed=1), student, LogitsDistillation(2.0))
+        distiller.compile("sgd", "sparse_categorical_crossentropy")
+        _, words = said(lambda made=distiller: made.evaluate(X, Y, verbose=0))
+        assert sum(word in one for one in words) == 1
+
+
 def test_two_teachers_as_a_list_or_as_one_model():
     x, p, q = two()
     found = [

@@ -14,12 +14,16 @@ import tensorflow as tf
 
 from tfkd import checks
 from tfkd.losses.ranges import IDENTITY_OPS, in_unit
+from tfkd.networks.layer_state import DECLARED
 
 Model = TypeVar("Model")
 
 KINDS = ("logits", "softmax", "sigmoid")
 # Logits by the user's declaration, which overrules the graph.
 DECLARED_LOGITS = "declared logits"
+# Probabilities in steps of about 1/256, of a quantized model: 0 stands for all below half a step.
+ROUNDED_SOFTMAX = "rounded softmax"
+_HALF_STEP = 1 / 512
 
 # Final operations whose outputs are not probabilities.
 _LINEAR = ("BiasAdd", "FusedBatchNormV3", "LogSoftmax")
@@ -68,7 +72,7 @@ def declare_outputs(model: Model, kind: str | Sequence[str] | Mapping[str, str])
         checks.one_of("kind", one, KINDS)
     try:
         # Bypasses Keras's __setattr__, which would wrap and track lists and dicts.
-        object.__setattr__(model, "_tfkd_outputs", kind)
+        object.__setattr__(model, DECLARED, kind)
     except (AttributeError, TypeError):
         expected = "a model or function that can be marked"
         fix = "Wrap it: lambda x: model(x)."
@@ -82,9 +86,9 @@ def scores_behind(tensor: tf.Tensor, kind: str | None = None) -> tf.Tensor:
 
     Args:
         tensor: an output of a model.
-        kind: what it was found or declared to be, one of `KINDS` or `DECLARED_LOGITS`; None
-            if that is unknown. Then an output that the graph does not classify is tested
-            batch by batch.
+        kind: what it was found or declared to be, one of `KINDS`, `DECLARED_LOGITS` or
+            `ROUNDED_SOFTMAX`; None if that is unknown. Then an output that the graph does
+            not classify is tested batch by batch.
 
     Returns:
         Logits in the tensor's shape: the input of the softmax or sigmoid where the graph
@@ -106,7 +110,8 @@ def scores_behind(tensor: tf.Tensor, kind: str | None = None) -> tf.Tensor:
         kind = "sigmoid"
     if kind is None:
         return _log_if_probability(tensor)
-    return {"softmax": log_p, "sigmoid": log_odds, "logits": tf.identity}[kind](tensor)
+    inverses = {"softmax": log_p, ROUNDED_SOFTMAX: _log_rounded, "sigmoid": log_odds}
+    return inverses.get(kind, tf.identity)(tensor)
 
 
 def proof(tensor: tf.Tensor) -> Proof | None:
@@ -243,6 +248,12 @@ def with_classes(y: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
 def log_p(p: tf.Tensor) -> tf.Tensor:
     """Logits whose softmax is `p`, float32; finite where p is 0."""
     return tf.math.log(tf.maximum(tf.cast(p, tf.float32), _TINY))
+
+
+def _log_rounded(p: tf.Tensor) -> tf.Tensor:
+    """As `log_p`, with half a step of int8 in place of 0, whose gradient is that of this value."""
+    p = tf.cast(p, tf.float32)
+    return tf.math.log(p + tf.stop_gradient(tf.maximum(p, _HALF_STEP) - p))
 
 
 def log_odds(p: tf.Tensor) -> tf.Tensor:

@@ -33,6 +33,7 @@ def rebuild(
     made = from_config(graph.model, edit(config))
     for before, after in pairs(graph.model, made, graph.nested):
         layer_state.copy(before, after, change)
+    layer_state.copy_declaration(graph.model, made)
     return made
 
 

@@ -78,6 +78,7 @@ def frozen_copy(
         frozen = _plain_copy(model)
     else:
         frozen = _rebuild(model, dtype, fold_batch_norm)
+    layer_state.copy_declaration(model, frozen)
     if name is not None:
         frozen._name = name
     _warn_of_batch_statistics(model)

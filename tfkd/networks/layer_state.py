@@ -21,10 +21,18 @@ from tfkd.types import Tensor
 
 _Preprocessing = keras.layers.experimental.preprocessing.PreprocessingLayer
 TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable)
+DECLARED = "_tfkd_outputs"  # the attribute that `tfkd.losses.declare_outputs` sets
 # Weights that only adaptable layers have, not those with a given vocabulary or boundaries.
 _FOR_ADAPTING = ("summary", "num_documents")
 # Attributes that differ from the original's on purpose, because `configs.complete` sets them.
 _GIVEN = ("input_bin_boundaries", "num_bins", "input_vocabulary", "input_idf_weights")
+
+
+def copy_declaration(source: keras.Model, target: keras.Model) -> None:
+    """Copies what `tfkd.losses.declare_outputs` has said of a model's outputs."""
+    if hasattr(source, DECLARED):
+        # Bypasses Keras's __setattr__, which would wrap and track lists and dicts.
+        object.__setattr__(target, DECLARED, getattr(source, DECLARED))
 
 
 def copy(

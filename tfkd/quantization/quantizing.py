@@ -118,7 +118,9 @@ def quantize(
         "freeze_batch_norm": freeze_batch_norm,
         "decisions": plain(rows),
     }
-    return _Builder(operations, rows, recipe).build(flat.graph)
+    q = _Builder(operations, rows, recipe).build(flat.graph)
+    layer_state.copy_declaration(model, q)
+    return q
 
 
 def _check_floatx() -> None:

@@ -15,10 +15,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.losses.heads import DECLARED_LOGITS, proof
+from tfkd.losses.heads import DECLARED_LOGITS, ROUNDED_SOFTMAX, proof
 from tfkd.losses.ranges import in_unit
 from tfkd.networks.call_graph import maker_of
 from tfkd.networks.layer_parts import input_form, output_form
+from tfkd.networks.layer_state import DECLARED
 from tfkd.teachers.precomputed import split
 from tfkd.types import Data, Structure
 
@@ -43,6 +44,7 @@ class Evidence:
         seen: kind of the values: "one" (rows are distributions), "unit" (all in [0, 1]),
             "zero", "other", or None if no values were inspected.
         oddity: why rows of probabilities are not a distribution, or None.
+        step: the step of which the values are multiples, as quantized ones are; or 0.
     """
 
     shape: tuple[int | None, ...] = ()
@@ -51,6 +53,7 @@ class Evidence:
     in_unit: bool = False
     seen: str | None = None
     oddity: str | None = None
+    step: float = 0.0
 
 
 def look(model: Any, run: Callable[[Any], Any], sample: Structure | None) -> Any:
@@ -77,7 +80,7 @@ def look(model: Any, run: Callable[[Any], Any], sample: Structure | None) -> Any
 
 def declared(model: Any, count: int) -> list[str]:
     """The kinds of `count` outputs by `tfkd.losses.declare_outputs`; [] if it was not used."""
-    said = getattr(model, "_tfkd_outputs", None)
+    said = getattr(model, DECLARED, None)
     if isinstance(said, str):
         return [said] * count
     return [] if said is None else tf.nest.flatten(said)
@@ -153,9 +156,9 @@ def see(evidence: Evidence, values: np.ndarray) -> None:
         evidence.seen = "other"
         return
     classes, sums = rows.shape[-1], rows.sum(-1)
-    # Outputs of int8 models are multiples of 1/256, each off by up to half a step: 1/512.
-    in_steps = np.abs(rows * 256 - np.rint(rows * 256)).max() < 1e-3
-    room = max(1e-2, min(classes / 512, 0.5)) if in_steps else 1e-2
+    # Outputs of int8 models are multiples of a step, each off by a step or so.
+    evidence.step = _step(rows)
+    room = max(1e-2, min(classes * evidence.step, 0.5))
     if classes < 2:
         return
     if np.abs(sums - 1).max() < room:
@@ -168,6 +171,16 @@ def see(evidence: Evidence, values: np.ndarray) -> None:
         axis = next((a for a in others if np.abs(whole.sum(a) - 1).max() < 1e-2), None)
         if axis is not None:
             evidence.oddity = f"they sum to 1 over axis {axis}, not over the last"
+
+
+def _step(rows: np.ndarray) -> float:
+    """The step of which all values are multiples, as those of int8 outputs; 0 without one."""
+    levels = np.unique(np.round(rows, 9))
+    if not 3 <= len(levels) <= 256:
+        return 0.0
+    step = np.diff(levels).min()
+    counts = levels / step
+    return float(step) if step > 1e-3 and np.abs(counts - np.rint(counts)).max() < 0.05 else 0.0
 
 
 def by_size(evidence: Any) -> list[str]:
@@ -207,7 +220,8 @@ def settle(
 
 def _settled(name: str, one: Evidence, want: str | None, from_logits: bool | None) -> str | None:
     if one.declared is not None:
-        return DECLARED_LOGITS if one.declared == "logits" else one.declared
+        special = {"logits": DECLARED_LOGITS, "softmax": ROUNDED_SOFTMAX if one.step else "softmax"}
+        return special.get(one.declared, one.declared)
     if want is None or one.proved in ("softmax", "sigmoid"):
         return one.proved or "logits"
     if want != "sigmoid" and (one.seen == "one" or one.oddity is not None):
@@ -215,18 +229,26 @@ def _settled(name: str, one: Evidence, want: str | None, from_logits: bool | Non
     if one.proved == "logits":
         return "logits"
     if want == "softmax":
+        if one.seen == "unit" and from_logits is False:
+            return _as_softmax(name, one, from_logits)
+        if one.seen == "other" and from_logits is False:
+            _warn_of_logits(name)
         return None if one.seen is None else "logits"
     if one.in_unit:
         return "sigmoid"
     if one.seen in ("unit", "one"):
         return _as_sigmoid(name, from_logits)
     if one.seen == "other" and want == "sigmoid" and from_logits is False:
-        checks.warn(
-            f"{name}: its outputs leave [0, 1], so they are taken for logits, but the loss given "
-            f"to `compile` takes them for probabilities. Pass it as an instance with "
-            f"from_logits=True. {_DECLARE}"
-        )
+        _warn_of_logits(name)
     return None if one.seen is None else "logits"
+
+
+def _warn_of_logits(name: str) -> None:
+    checks.warn(
+        f"{name}: its outputs leave [0, 1], so they are taken for logits, but the loss given "
+        f"to `compile` takes them for probabilities. Pass it as an instance with "
+        f"from_logits=True. {_DECLARE}"
+    )
 
 
 def _as_softmax(name: str, one: Evidence, from_logits: bool | None) -> str:
@@ -235,6 +257,12 @@ def _as_softmax(name: str, one: Evidence, from_logits: bool | None) -> str:
             f"{name}: its outputs are probabilities, but not of one distribution over the last "
             f"axis: {one.oddity}. Their logarithms are compared over the last axis all the same. "
             "Give the model one output for each distribution, with its classes on the last axis."
+        )
+    elif one.seen == "unit":
+        checks.warn(
+            f"{name}: its outputs are all in [0, 1], and the loss given to `compile` takes them "
+            "for probabilities, though their rows do not sum to 1. They are taken as "
+            f"probabilities (scores log p). {_DECLARE}"
         )
     elif one.proved == "logits" or from_logits:
         against = "its graph ends in" if one.proved else "the loss given to `compile` expects"
@@ -248,7 +276,7 @@ def _as_softmax(name: str, one: Evidence, from_logits: bool | None) -> str:
             "probabilities: all in [0, 1], and every row sums to 1. They are taken as such "
             f"(scores log p). {_DECLARE}"
         )
-    return "softmax"
+    return ROUNDED_SOFTMAX if one.step else "softmax"
 
 
 def _as_sigmoid(name: str, from_logits: bool | None) -> str:
