@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras as keras
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,3 +131,26 @@ def test_bad_arguments_of_eval_batches():
         data.eval_batches(X, Y, 4, preprocess=1)
     with pytest.raises(ValueError, match="at least one example"):
         data.eval_batches(X[:0], None, 4)
+
+
+@pytest.mark.parametrize("form", [list, tuple, lambda pair: {"a": pair[0], "b": pair[1]}])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_several_inputs_in_every_form(form, labelled):
+    a, b, y = np.arange(6.0), 10 + np.arange(12.0).reshape(6, 2), np.arange(6)
+    y = y if labelled else None
+    whole = data.eval_batches(form([a, b]), y, 4)
+    shuffled = data.batches(form([a, b]), y, 2, seed=1, epochs=1, preprocess=lambda x: x)
+    for batches, count in ((whole, 2), (shuffled, 3)):
+        seen = [keras.utils.unpack_x_y_sample_weight(batch) for batch in batches]
+        assert len(seen) == count
+        rows = np.concatenate([tf.nest.flatten(x)[0] for x, _, _ in seen]).astype(int)
+        np.testing.assert_array_equal(np.sort(rows), np.arange(6))
+        np.testing.assert_array_equal(
+            np.concatenate([tf.nest.flatten(x)[1] for x, _, _ in seen]), b[rows]
+        )
+        for x, labels, _ in seen:
+            assert isinstance(x, dict) == isinstance(form([a, b]), dict)
+            if labelled:
+                np.testing.assert_array_equal(labels, tf.nest.flatten(x)[0])
+            else:
+                assert labels is None

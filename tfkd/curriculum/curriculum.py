@@ -289,4 +289,4 @@ def _arrays(data: Data) -> tuple[Structure, ...]:
     found = example_inputs.arrays("data", data, stack=True)
     if found.sample_weight is not None and found.y is None:
         raise checks.value_error("data", "labels, with sample_weight", data)
-    return tuple(value for value in found if value is not None)
+    return example_inputs.as_tuples(tuple(value for value in found if value is not None))

@@ -13,31 +13,34 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfkd import checks
+from tfkd import checks, example_inputs
 from tfkd.data import pipelines
-from tfkd.types import Tensor
+from tfkd.example_inputs import as_tuples, mapped
+from tfkd.types import Structure
 
 # (batch of images, int32 seed of shape (2,)) → batch of images
 Augment = Callable[[Any, Any], Any]
 
 
-def _check_arrays(x, y) -> int:
-    if not hasattr(x, "shape") or len(x.shape) < 1:
-        raise checks.type_error("x", "an array of examples, the first axis the batch", x)
-    count = int(x.shape[0])
+def _check_arrays(x: Structure, y: Structure | None) -> int:
+    count = example_inputs.length("x", x)
     if count == 0:
         raise checks.value_error("x", "at least one example", x)
-    if y is not None:
-        if not hasattr(y, "shape") or len(y.shape) < 1:
-            raise checks.type_error("y", "an array of labels, or None", y)
-        if int(y.shape[0]) != count:
-            raise checks.value_error("y", f"{count} labels, one for each example", y)
+    if y is not None and example_inputs.length("y", y) != count:
+        raise checks.value_error("y", f"{count} labels, one for each example", y)
     return count
 
 
+def _element(x: Structure, y: Structure | None) -> Structure:
+    """What Keras takes for x or (x, y), where x may be a tuple."""
+    if y is not None:
+        return x, y
+    return (x,) if isinstance(x, tuple) else x
+
+
 def batches(
-    x: Tensor,
-    y: Tensor | None,
+    x: Structure,
+    y: Structure | None,
     batch_size: int,
     *,
     seed: int = 0,
@@ -49,8 +52,8 @@ def batches(
     """Shuffled training batches of arrays in memory, endless or for `epochs` passes.
 
     Args:
-        x: (N, ...) array of examples.
-        y: (N, ...) array of labels, or None for batches of x alone.
+        x: (N, ...) array of examples, or a dict, list or tuple of such arrays.
+        y: (N, ...) array of labels, or such arrays by output; None for batches of x alone.
         batch_size: examples per batch; the incomplete last batch of each epoch is
             dropped, so that every step has the same size.
         seed: determines shuffling and augmentation.
@@ -84,16 +87,18 @@ def batches(
     checks.optional(checks.function, "augment", augment)
     checks.optional(checks.function, "preprocess", preprocess)
 
-    x = tf.convert_to_tensor(x)
-    y = None if y is None else tf.convert_to_tensor(y)
+    x, y = (mapped(tf.convert_to_tensor, as_tuples(one)) for one in (x, y))
+
+    def part(values, rows):
+        return mapped(lambda value: tf.gather(value, rows), values)
 
     def gather(step, rows):
-        batch = tf.gather(x, rows)
+        batch = part(x, rows)
         if augment is not None:
             batch = augment(batch, tf.cast(tf.stack([tf.cast(seed, tf.int64), step]), tf.int32))
         if preprocess is not None:
             batch = preprocess(batch)
-        return batch if y is None else (batch, tf.gather(y, rows))
+        return _element(batch, part(y, rows))
 
     rows = shuffled_rows(count, batch_size, seed, epochs, start_step)
     dataset = pipelines.mapped(rows, gather, pipelines.parallel())
@@ -150,13 +155,17 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 def eval_batches(
-    x: Tensor, y: Tensor | None, batch_size: int, *, preprocess: Callable[[Any], Any] | None = None
+    x: Structure,
+    y: Structure | None,
+    batch_size: int,
+    *,
+    preprocess: Callable[[Any], Any] | None = None,
 ) -> tf.data.Dataset:
     """Batches of every example once and in order; the last batch may be smaller.
 
     Args:
-        x: (N, ...) array of examples.
-        y: (N, ...) array of labels, or None.
+        x: (N, ...) array of examples, or a dict, list or tuple of such arrays.
+        y: (N, ...) array of labels, or such arrays by output, or None.
         batch_size: examples per batch.
         preprocess: `preprocess(batch)` → batch.
 
@@ -172,7 +181,7 @@ def eval_batches(
     _check_arrays(x, y)
     checks.positive_int("batch_size", batch_size)
     checks.optional(checks.function, "preprocess", preprocess)
-    source = tf.data.Dataset.from_tensor_slices(x if y is None else (x, y)).batch(batch_size)
-    if preprocess is not None:
-        source = source.map(preprocess if y is None else lambda a, b: (preprocess(a), b))
+    values = (as_tuples(x),) if y is None else (as_tuples(x), as_tuples(y))
+    source = tf.data.Dataset.from_tensor_slices(values).batch(batch_size)
+    source = source.map(lambda a, b=None: _element(preprocess(a) if preprocess else a, b))
     return pipelines.untuned(source.prefetch(2))

@@ -31,11 +31,12 @@ Neither Keras nor TensorFlow is imported here, since `tfkd.runtime` needs neithe
 
 from tfkd.example_inputs.forms import ENDLESS, Batch, in_order
 from tfkd.example_inputs.inputs import OPEN_SIZES, Input, inputs_of, packed, plain_name
-from tfkd.example_inputs.nests import is_array, leaves, length, mapped, take
+from tfkd.example_inputs.nests import as_tuples, is_array, leaves, length, mapped, take
 from tfkd.example_inputs.reading import arrays, batches, collect, to_verify
 
 __all__ = [
-    "ENDLESS", "OPEN_SIZES", "Batch", "Input", "arrays", "batches", "collect", "in_order",
+    "ENDLESS", "OPEN_SIZES", "Batch", "Input", "arrays", "as_tuples", "batches", "collect",
+    "in_order",
     "inputs_of", "is_array", "leaves", "length", "mapped", "packed", "plain_name", "take",
     "to_verify",
 ]  # fmt: skip

@@ -53,3 +53,12 @@ def length(name: str, x: Structure) -> int:
     if len(set(counts)) > 1:
         raise checks.value_error(name, "as many examples for each input and label", counts)
     return counts[0]
+
+
+def as_tuples(x: Structure) -> Any:
+    """The structure with tuples in place of lists, which `tf.data` takes for one tensor."""
+    if isinstance(x, Mapping):
+        return {key: as_tuples(value) for key, value in x.items()}
+    if isinstance(x, list) or type(x) is tuple:
+        return tuple(map(as_tuples, x))
+    return x

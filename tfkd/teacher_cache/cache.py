@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 from numpy.typing import ArrayLike
 
-from tfkd import checks, fingerprints
+from tfkd import checks, example_inputs, fingerprints
 from tfkd.teacher_cache import batches as feeding
 from tfkd.teacher_cache import building, document
 from tfkd.teacher_cache.keys import keys, places, read
@@ -303,6 +303,7 @@ class TeacherCache(PrecomputedTeacher):
             ValueError: for an example that is not in the cache.
         """
         x, leaves, count = read(data)
+        x = example_inputs.as_tuples(x)
         if self._document.parts.get("data") is None:
             if count != len(self):
                 given = f"the {len(self)} examples that the outputs were given for"
