@@ -470,7 +470,7 @@ def test_weights_tied_past_the_config_are_refused_by_name(layer, fold):
     embedding, x = keras.layers.Embedding(7, 4), keras.Input((3,))
     y = keras.layers.Flatten()(keras.layers.Dense(4)(embedding(x)[:, :1]))
     out = Tied(embedding)(y) if layer else tf.matmul(y, embedding.embeddings, transpose_b=True)
-    with pytest.raises(ValueError, match="`model`: expected a model that can be built again") as e:
+    with pytest.raises(ValueError, match="`model`: .* again from (its|their) config") as e:
         tfkd.frozen_copy(keras.Model(x, out), fold_batch_norm=fold)
     assert "get_config" in str(e.value) and len(str(e.value).splitlines()) == 1
 

@@ -413,7 +413,9 @@ def test_a_layer_that_cannot_be_built_again():
     x = keras.Input((4,))
     y = layers.Dense(6, "relu", name="a")(Closed(lambda: 2.0, name="closed")(x))
     model = randomize(keras.Model(x, layers.Dense(3, name="head")(y)))
-    with pytest.raises(ValueError, match="built again from its config"):
+    with pytest.raises(
+        ValueError, match="made again from their config, received the Closed 'closed'"
+    ):
         pruning.shrink(model, chosen(model))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd import checks
+from tfkd.export.converter import quiet
 from tfkd.export.detector import flatbuffer
 from tfkd.export.named_function import NamedFunction
 
@@ -117,7 +118,8 @@ def vanishes(values: np.ndarray) -> bool:
 
 def has_vanishing(graph: NamedFunction) -> bool:
     """Whether a model computes with a constant that vanishes in float16."""
-    nodes = graph.function(1).get_concrete_function().graph.get_operations()
+    with quiet():
+        nodes = graph.function(1).get_concrete_function().graph.get_operations()
     constants = (node.outputs[0] for node in nodes if node.type == "Const")
     values = (tf.get_static_value(one) for one in constants if one.dtype == tf.float32)
     return any(value is not None and vanishes(np.asarray(value)) for value in values)
