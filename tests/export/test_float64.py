@@ -61,8 +61,11 @@ def test_onnx_files_that_onnx_runtime_can_run(tmp_path):
     keras.backend.set_floatx("float64")
     report = export.to_onnx(sequential(), tmp_path / "m.onnx", verify=X)
     assert report.verified
-    last = [L.GlobalAveragePooling2D(), L.Dense(2, "gelu")]
-    cnn = keras.Sequential([keras.Input((5, 5, 1)), L.Conv2D(2, 3, name="a"), *last])
+    kind = {"dtype": "float64"}  # the floatx counts only where no test has set a policy
+    last = [L.GlobalAveragePooling2D(**kind), L.Dense(2, "gelu", **kind)]
+    cnn = keras.Sequential(
+        [keras.Input((5, 5, 1), **kind), L.Conv2D(2, 3, name="a", **kind), *last]
+    )
     for verify in (True, False):
         with pytest.raises(ValueError, match="'a in float64'.*ONNX Runtime takes float32"):
             export.to_onnx(cnn, tmp_path / "cnn.onnx", verify=verify)
