@@ -305,3 +305,18 @@ def test_one_sigmoid_output():
         np.testing.assert_allclose(found[last]["agreement"], np.mean((t > 0) == (s > 0)))
     for a, b in zip(found[None, "weights"], found["sigmoid", "weights"], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_without_a_gradient_and_texts_are_refused():
+    x = keras.Input((4,))
+    best = tf.argmax(keras.layers.Dense(3)(x), -1)
+    words = keras.layers.StringLookup(vocabulary=["a", "b"], invert=True)(best)
+    scores = keras.Model(x, keras.layers.Dense(3)(x))
+    loss = tfkd.losses.LogitsDistillation(loss="mse")
+    with pytest.raises(ValueError, match="`student`: .* with a gradient.*int64.*NAME"):
+        tfkd.Distiller(scores, keras.Model(x, best), loss)
+    for pair, side in ((0, "teacher"), (1, "student")):
+        models = [scores, scores]
+        models[pair] = keras.Model(x, words)
+        with pytest.raises(ValueError, match=f"`{side}`: expected numbers as outputs.*texts"):
+            tfkd.Distiller(*models, loss)

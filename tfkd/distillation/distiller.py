@@ -138,6 +138,8 @@ class Distiller(Saving):
             check_finite("teacher", one)
         check_finite("student", student)
         losses, weights = validation.check_losses(distillation_losses, distillation_loss_weights)
+        if not all(loss.teacher_layer_name or loss.student_layer_name for loss in losses):
+            validation.check_output_types(teachers, student)
 
         self.student = student
         # Bypasses Keras's attribute tracking: neither trained nor saved in checkpoints.

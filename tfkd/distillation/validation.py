@@ -178,6 +178,22 @@ def check_inputs(teachers: list[Any], student: keras.Model) -> None:
             )
 
 
+def check_output_types(teachers: list[Any], student: keras.Model) -> None:
+    """Raises ValueError if no output of a model is one that can be compared and trained."""
+    fix = (
+        "Pass the model up to its scores: keras.Model(model.inputs, model.get_layer(NAME).output)."
+    )
+    for side, model in (*(("teacher", one) for one in teachers), ("student", student)):
+        kinds = [
+            one.dtype for one in getattr(model, "outputs", None) or () if hasattr(one, "dtype")
+        ]
+        if kinds and all(kind == tf.string for kind in kinds):
+            raise checks.value_error(side, "numbers as outputs", "texts", fix)
+        if side == "student" and kinds and not any(kind.is_floating for kind in kinds):
+            expected = "outputs with a gradient, in floating point"
+            raise checks.value_error(side, expected, f"{kinds[0].name}, as of an argmax", fix)
+
+
 def check_final_outputs(loss: Any, teachers: Any, student: Any) -> None:
     """Raises ValueError if the models' final outputs do not suit a loss on class scores."""
     if not loss.on_logits or loss.teacher_layer_name or loss.student_layer_name:
