@@ -85,6 +85,7 @@ def test_tensorflow_imported_first_is_fine_while_tf_keras_is_unused():
     assert run(program) == "tf_keras"
 
 
+@pytest.mark.slow
 def test_keras_3_as_tf_keras_gives_a_clear_error_and_only_where_it_matters():
     program = (
         "import tensorflow as tf\n"

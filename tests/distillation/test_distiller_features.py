@@ -105,6 +105,7 @@ def test_tapped_layers_may_hold_control_flow(jit):
     np.testing.assert_allclose(found["feature_distillation"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_wrappers_of_tfmot_are_looked_through():
     tfmot = pytest.importorskip("tensorflow_model_optimization")
     pruned = tfmot.sparsity.keras.prune_low_magnitude(

@@ -31,7 +31,12 @@ def with_hint():
 
 @pytest.mark.parametrize(
     "mode",
-    [{}, {"run_eagerly": True}, {"steps_per_execution": 3}, {"jit_compile": True}],
+    [
+        {},
+        {"run_eagerly": True},
+        {"steps_per_execution": 3},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
+    ],
     ids=["graph", "eager", "three", "jit"],
 )
 def test_schedules_follow_the_optimizers_count_over_two_fits(mode):

@@ -153,6 +153,7 @@ def test_which_data_sets_are_read_twice():
     assert is_repeatable(plain.shuffle(9, seed=1, reshuffle_each_iteration=False))
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without_the_check(trained, monkeypatch):
     weights = []
     for checked in (True, False):

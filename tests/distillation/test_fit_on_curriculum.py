@@ -34,7 +34,11 @@ def fit(*args, distiller=None, **kwargs):
     return distiller, history
 
 
-@pytest.mark.parametrize("weights", [(), (np.linspace(0, 2, 40),)], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    "weights",
+    [pytest.param((), marks=pytest.mark.slow), (np.linspace(0, 2, 40),)],
+    ids=["plain", "weighted"],
+)
 def test_it_is_what_batches_and_a_stage_do(weights):
     data = (X, Y, *(w.astype("float32") for w in weights))
     direct, history = fit(curriculum(data=data), epochs=3, validation_data=(X, Y))
@@ -68,7 +72,7 @@ def test_initial_epoch_begins_at_its_step():
     toys.assert_same_weights(whole.student, parts.student)
 
 
-@pytest.mark.parametrize("save_freq", ["epoch", 1])
+@pytest.mark.parametrize("save_freq", [pytest.param("epoch", marks=pytest.mark.slow), 1])
 def test_a_training_that_broke_off_is_resumed_at_its_step(tmp_path, save_freq):
     class Break(keras.callbacks.Callback):
         left = 7

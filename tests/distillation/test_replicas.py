@@ -147,6 +147,7 @@ def test_bounded_regression(two_replicas, margin):
     assert_alike(two_replicas, build, (x, y, weight), compile_args={"loss": "mse"})
 
 
+@pytest.mark.slow
 def test_everything_at_once_with_adam(two_replicas):
     """Weights, all regularizers, several teachers and losses, a projector, validation."""
 

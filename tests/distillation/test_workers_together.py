@@ -229,6 +229,7 @@ def assert_alike(found, expected, tolerance):
         np.testing.assert_allclose(logs[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MARKED)
 def test_two_workers_train_as_one_process(by_workers, alone, case):
     first, second = (found[case] for found in by_workers)
@@ -236,6 +237,7 @@ def test_two_workers_train_as_one_process(by_workers, alone, case):
     assert_alike(first, alone[case], TOLERANCES[case])
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_curriculum_as_keras_does(by_workers):
     weights, fractions = train_on_the_curriculum(tf.distribute.get_strategy())
     for found in by_workers:
@@ -245,6 +247,7 @@ def test_two_workers_share_a_curriculum_as_keras_does(by_workers):
             np.testing.assert_allclose(other, mine, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_chief_alone_writes_logs(by_workers, log_dir):
     """TensorBoard, filter decay, curriculum and detection, in one folder of both workers."""
     files = [path for path in log_dir.rglob("*") if path.is_file()]
@@ -255,6 +258,7 @@ def test_the_chief_alone_writes_logs(by_workers, log_dir):
     assert by_workers[0]["map"] == by_workers[1]["map"]
 
 
+@pytest.mark.slow
 def test_workers_agree_on_an_order_that_the_student_gave(by_workers):
     """Batch normalization has other statistics on each worker: scores would differ."""
     first, second = (found["ranking"] for found in by_workers)

@@ -73,6 +73,7 @@ def test_nothing_is_printed(tmp_path, streams, kind, options, verify):
     )
 
 
+@pytest.mark.slow
 def test_nor_by_the_converter_in_this_process(tmp_path, streams, monkeypatch):
     monkeypatch.setenv("TFKD_CONVERT_IN_PROCESS", "1")
     options = {"mode": "int8", "data": IMAGES, "verify": IMAGES}

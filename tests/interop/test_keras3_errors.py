@@ -157,6 +157,7 @@ def test_without_keras_3(monkeypatch):
         tfkd.from_keras3(model)
 
 
+@pytest.mark.slow
 def test_module_needs_no_keras_3():
     program = (
         "import sys\n"

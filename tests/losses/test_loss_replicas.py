@@ -49,7 +49,7 @@ def on_replicas(strategy, loss, first, weighted):
 
 
 @pytest.mark.parametrize("first", [3, 4, 1])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_two_replicas_equal_one_batch(two_replicas, first, weighted):
     weights = WEIGHTS if weighted else None
 

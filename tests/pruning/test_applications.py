@@ -142,6 +142,7 @@ def test_a_record_has_times_that_the_table_and_the_plot_show(of_tiny, tmp_path):
     assert not prune_applications.summary([failed, second])[1]
 
 
+@pytest.mark.slow
 def test_speed_counts_the_pruned_networks_and_judges_one_way(monkeypatch):
     pytest.importorskip("ai_edge_litert")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -150,6 +150,7 @@ def quantized(model, target="tflite", **options):
     return q
 
 
+@pytest.mark.slow
 def test_the_projections_of_a_cut_transformer_are_integers(tmp_path):
     small = pruning.cut_layers(transformer(3), drop="layer2_*")
     q = quantized(small, "both")

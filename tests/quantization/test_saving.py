@@ -232,6 +232,7 @@ def test_quantized_models_inside_others_and_of_tfmot_are_found(tmp_path):
             distiller.save(tmp_path / "d.keras")
 
 
+@pytest.mark.slow
 def test_weights_alone_go_on_training_exactly(tmp_path):
     def new():
         q = quantize(small_student())

@@ -192,6 +192,7 @@ def test_compare_takes_lists_in_the_order_of_the_model(tmp_path):
         report.compare({"m.tflite": tmp_path / "m.tflite"}, (x, labels), runs=1, output="y")
 
 
+@pytest.mark.slow
 def test_a_saved_model_in_a_process_with_another_hash_order(tmp_path):
     names = ("q", "a", "m")
     x = _examples(3)

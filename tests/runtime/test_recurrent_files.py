@@ -35,7 +35,7 @@ def classifier(kind):
     [
         ("stacked", "float32", 1),
         ("bidirectional", "dynamic", 3),
-        ("sequences", "float16", 1),
+        pytest.param("sequences", "float16", 1, marks=pytest.mark.slow),
         ("after time-distributed", "float32", 5),
     ],
 )

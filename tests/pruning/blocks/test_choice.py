@@ -424,6 +424,7 @@ def test_a_cut_transformer_begins_with_its_teachers_weights_and_learns():
     assert history["loss"][-1] < 0.5 * history["loss"][0]
 
 
+@pytest.mark.slow
 def test_a_structural_step_chooses_on_the_student_of_that_moment():
     step = progressive.CutLayers(choose={"keep": 0.5, "by": "damage", "data": X})
     for quiet in ("ab", "cd"):

@@ -126,6 +126,7 @@ def test_keep_and_drop_say_the_same():
     np.testing.assert_array_equal(whole(x), model(x))
 
 
+@pytest.mark.slow
 def test_resnet50_of_keras():
     model = keras.applications.ResNet50(
         weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg"
