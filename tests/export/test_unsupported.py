@@ -118,6 +118,14 @@ def test_layers_in_nested_models_are_named_by_their_path(tmp_path):
     assert unsupported.layer_of(twice, f"m/{shared.name}_1/n/DenseBincount") == f"{shared.name}/n"
 
 
+def test_what_tflite_lacks_with_an_open_batch_only(tmp_path):
+    x = keras.Input((None, 3))
+    model = keras.Model(x, L.Lambda(lambda t: t[:, ::2, None, 0:1], name="every")(x))
+    with pytest.raises(ValueError, match=r"`batch_size`.*StridedSlice \(in 'every'\).*size=1"):
+        export.to_tflite(model, tmp_path / "m.tflite", batch_size=None)
+    export.to_tflite(model, tmp_path / "m.tflite", batch_size=1)
+
+
 @pytest.mark.parametrize("size", [(9, 8), (None, None)])
 def test_random_layers_export_as_they_are_in_inference(tmp_path, size):
     augment = [L.RandomCrop(4, 4), L.RandomFlip(), L.RandomRotation(0.2), L.RandomContrast(0.2)]

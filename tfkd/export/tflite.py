@@ -341,6 +341,11 @@ def _convert(
             raise checks.value_error("batch_size", expected, None, fix) from error
         lacking = unsupported.in_compiler_text(str(error))
         if lacking and not any(kind.startswith("TensorList") for kind in lacking):
+            if batch_size is None and _converts(graph, mode, types, calibration):
+                expected = f"a fixed one for {graph.model.name!r}"
+                said, _ = unsupported.listed(graph.model, lacking)
+                fix = f"With an open batch TFLite can't express {said}. Pass batch_size=1."
+                raise checks.value_error("batch_size", expected, None, fix) from error
             others = "tfkd.export.to_saved_model or to_onnx"
             said = unsupported.message(graph.model, "TFLite", lacking, others)
             raise ValueError(said) from error
@@ -353,6 +358,20 @@ def _convert(
         raise ValueError(
             f"`model`: TFLite's converter refuses {graph.model.name!r}.{fix} It says: {text}"
         ) from error
+
+
+def _converts(
+    graph: NamedFunction,
+    mode: str,
+    types: tuple[str, str],
+    calibration: dict[str, np.ndarray] | None,
+) -> bool:
+    """Whether the converter takes a model with a batch size of 1; arguments as in `_convert`."""
+    try:
+        _convert(graph, mode, types, calibration, 1)
+    except ValueError:
+        return False
+    return True
 
 
 def _rolled(graph: NamedFunction) -> list[str]:

@@ -30,6 +30,20 @@ def message(
         found: names of nodes in TensorFlow's graph by kind of operation.
         others: the exporters that may take the model, for the message.
     """
+    said, layers = listed(model, found)
+    return (
+        f"`model`: {format_name} can't express these operations of {model.name!r}: {said}. Replace "
+        f"the layers that compute them, or export with {others}.{split_at(model, layers)}"
+    )
+
+
+def listed(model: keras.Model, found: Mapping[str, Iterable[str]]) -> tuple[str, list[str | None]]:
+    """Kinds of operations with their layers as text, and the paths of all these layers.
+
+    Args:
+        model: the model.
+        found: as in `message`.
+    """
     kinds, everywhere = [], []
     for kind, nodes in found.items():
         layers = list(dict.fromkeys(layer_of(model, node) for node in nodes))
@@ -37,11 +51,7 @@ def message(
         where = ", ".join(repr(layer) for layer in layers[:_MOST] if layer)
         kinds.append(f"{kind} (in {where})" if where else kind)
     more = f" and {len(kinds) - _MOST} more" if len(kinds) > _MOST else ""
-    return (
-        f"`model`: {format_name} can't express these operations of {model.name!r}: "
-        f"{', '.join(kinds[:_MOST])}{more}. Replace the layers that compute them, or export with "
-        f"{others}.{split_at(model, everywhere)}"
-    )
+    return ", ".join(kinds[:_MOST]) + more, everywhere
 
 
 def split_at(model: keras.Model, paths: Iterable[str | None]) -> str:
