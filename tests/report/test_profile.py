@@ -205,6 +205,13 @@ def test_shapes_of_several_inputs():
     assert report.profile(model, {"a": (7, 3), "b": (6, 2)}).macs == 7 * 3 * 4 + 6 * 2 * 5
     with pytest.raises(ValueError, match=r"input_shape.*keys"):
         report.profile(model, {"a": (7, 3)})
+    model = keras.Model([parts["b"], parts["a"]], model.outputs)
+    for shapes in ({"a": (7, 3), "b": (6, 2)}, [(6, 2), (7, 3)]):
+        assert report.profile(model, shapes).macs == 7 * 3 * 4 + 6 * 2 * 5
+    asked = r"For example input_shape=\{'b': \(32, 2\), 'a': \(32, 3\)\}"
+    for wrong in (None, (7, 3), [(6, 2)], {"a": (7, 3)}, [(6, 2), (7, 4)], [(6, 2), (7,)]):
+        with pytest.raises(ValueError, match=rf"`input_shape`: expected.*{asked}"):
+            report.profile(model, wrong)
 
 
 class Subclassed(keras.Model):
