@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale
 from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfkd
 from tfkd import artifacts, export
+from tfkd.export.detector import flatbuffer
 from tfkd.formats import litert
 
 layers = keras.layers
@@ -37,9 +39,9 @@ def float_model():
     return model
 
 
-def quantized(target="tflite", model=None):
+def quantized(target="tflite", model=None, data=CALIBRATION):
     q = tfkd.quantization.quantize(model or float_model(), target)
-    tfkd.quantization.calibrate(q, CALIBRATION)
+    tfkd.quantization.calibrate(q, data)
     return q
 
 
@@ -214,6 +216,41 @@ def test_what_stays_float_is_named(tmp_path):
     assert all("volume" in row["tensor"] for row in rows)
     assert "CONV_3D (" in report.text()
     assert artifacts.verify(report.path)["numbers"]["in_float"] == rows
+
+
+class Graph(layers.Layer):
+    """A·(x·W): graph convolution with a fixed adjacency matrix."""
+
+    def build(self, shape):
+        self.w = self.add_weight(name="w", shape=(shape[-1], 4))
+
+    def call(self, x):
+        return tf.matmul(tf.constant(ADJACENCY), tf.matmul(x, self.w))
+
+
+ADJACENCY = np.random.default_rng(3).uniform(size=(6, 6)).astype(np.float32)
+
+
+def graph_network():
+    x = keras.Input((6, 3), name="nodes")
+    return keras.Model(x, layers.Flatten()(layers.ReLU()(Graph(name="graph")(x))), name="net")
+
+
+def test_products_of_own_layers_compute_in_float(tmp_path, monkeypatch):
+    nodes = np.random.default_rng(4).normal(size=(16, 6, 3)).astype(np.float32)
+    q = quantized("both", graph_network(), nodes)
+    want = np.maximum(ADJACENCY @ (nodes @ q.get_layer("graph").get_weights()[0]), 0)
+    for size in (1, None):
+        report = export.to_tflite(q, tmp_path / "m.tflite", verify=nodes, batch_size=size)
+        assert "FULLY_CONNECTED" in {row["operation"] for row in report.numbers["in_float"]}
+        got = tfkd.runtime.Predictor(report.path)(nodes)
+        step = 2 * want.max() / 255  # of the symmetric ranges; the inputs are rounded, too
+        np.testing.assert_allclose(got, want.reshape(16, -1), atol=6 * step)
+    report.path.unlink()
+    monkeypatch.setattr(flatbuffer, "with_float_inputs", lambda data: data)
+    with pytest.raises(ValueError, match=r"`model`: LiteRT can't.*'graph'.*to_onnx") as raised:
+        export.to_tflite(q, report.path, verify=nodes)
+    assert ".tmp" not in str(raised.value)
 
 
 def test_a_file_that_differs_is_not_left(q, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -43,6 +45,69 @@ def test_the_way_out_of_an_operation_that_tflite_lacks(tmp_path):
     np.testing.assert_allclose(got, counts @ kernel + bias, atol=1e-5)
 
 
+def test_the_way_out_where_the_last_layer_is_what_tflite_lacks(tmp_path):
+    x, points = keras.Input((4,), name="x"), np.random.default_rng(1).normal(size=(6, 4))
+    hidden = L.Dense(3, name="hidden")(x)
+    counts = L.Lambda(lambda t: tf.math.bincount(tf.cast(t, tf.int32), axis=-1), name="count")
+    model = keras.Model(x, [counts(hidden), L.Dense(2, name="logits")(hidden)])
+    with pytest.raises(ValueError, match=r"in 'count'") as raised:
+        export.to_tflite(model, tmp_path / "m.tflite")
+    (code,) = models_in(raised.value)
+    assert code == "keras.Model(model.inputs, [model.get_layer('count').input, model.outputs[1]])"
+    export.to_tflite(made(code, model), tmp_path / "m.tflite", verify=points.astype("float32"))
+
+
+def models_in(text):
+    """The code of the models in a message."""
+    inside = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
+    return re.findall(rf"keras\.Model\({inside}\)", str(text))
+
+
+def made(code, model):
+    return eval(code, {"keras": keras, "model": model})
+
+
+def test_the_models_that_the_way_out_names_compute_what_the_model_does():
+    x, z = keras.Input((4,), name="x"), keras.Input((3,), name="z")
+    shared, pair = L.Dense(4, name="shared"), L.Lambda(lambda t: [t, 2 * t], name="pair")
+    inner = keras.Sequential([keras.Input((4,)), L.Dense(4, name="deep")], name="inner")
+    hidden = shared(inner(shared(x)))
+    y = L.Concatenate(name="joined")([*pair(hidden), z])
+    model = keras.Model([x, z], [L.Dense(2, name="logits")(y), hidden])
+    rng = np.random.default_rng(2)
+    feeds = [rng.normal(size=(5, n)).astype("float32") for n in (4, 3)]
+    want = [value.numpy() for value in model(feeds)]
+    around = {"shared": [1], "inner/deep": [1], "pair": [0, 1], "joined": [0]}
+    for path, others in around.items():
+        after, before = (
+            made(code, model) for code in models_in(unsupported.split_at(model, [path]))
+        )
+        got = tf.nest.flatten(after([*tf.nest.flatten(before(feeds)), *(feeds[i] for i in others)]))
+        # `shared` makes the second output itself.
+        for one, other in zip(got, want[: 1 + (path != "shared")], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert unsupported.split_at(model, ["logits", None]) == ""
+    (head,) = models_in(unsupported.split_at(model, ["logits"]))
+    np.testing.assert_allclose(made(head, model)(feeds)[0][:, :4], want[1], rtol=1e-5)
+
+
+def test_texts_at_the_end_are_split_off():
+    words = L.StringLookup(vocabulary=["a", "b"], invert=True, name="words")
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            L.Softmax(name="p"),
+            L.Lambda(lambda p: tf.argmax(p, -1), name="best"),
+            words,
+            L.Lambda(tf.strings.upper, name="up"),
+        ]
+    )
+    with pytest.raises(ValueError, match="'words'") as raised:
+        export.to_tflite(model, "never.tflite")
+    (code,) = models_in(raised.value)
+    assert made(code, model)(np.eye(3, dtype="float32")).numpy().tolist() == [0, 1, 2]
+
+
 def test_layers_in_nested_models_are_named_by_their_path(tmp_path):
     for write in (export.to_tflite, export.to_onnx):
         with pytest.raises(ValueError, match=r"StringToHashBucket\w+ \(in 'inner/hash'\).*split"):
@@ -51,6 +116,14 @@ def test_layers_in_nested_models_are_named_by_their_path(tmp_path):
     x = keras.Input((3,), dtype="int32")
     twice = keras.Model(x, shared(x) + shared(x + 1), name="m")
     assert unsupported.layer_of(twice, f"m/{shared.name}_1/n/DenseBincount") == f"{shared.name}/n"
+
+
+def test_what_tflite_lacks_with_an_open_batch_only(tmp_path):
+    x = keras.Input((None, 3))
+    model = keras.Model(x, L.Lambda(lambda t: t[:, ::2, None, 0:1], name="every")(x))
+    with pytest.raises(ValueError, match=r"`batch_size`.*StridedSlice \(in 'every'\).*size=1"):
+        export.to_tflite(model, tmp_path / "m.tflite", batch_size=None)
+    export.to_tflite(model, tmp_path / "m.tflite", batch_size=1)
 
 
 @pytest.mark.parametrize("size", [(9, 8), (None, None)])

@@ -562,3 +562,26 @@ def test_a_large_model_needs_few_evaluations():
     counts = fitting.fit(fitting.steps(levels, sizes, None), reached)
     assert counts.sum() == 7_777
     assert len(calls) < 2 * len(sizes)
+
+
+def test_open_sizes_are_counted_for_an_input_shape():
+    image, mask = keras.Input((None, None, 3), name="image"), keras.Input((None, None, 1), name="m")
+    x = L.Conv2D(4, 3, padding="same", name="first")(image)
+    x = L.Conv2D(6, 3, name="second")(L.Multiply()([x, mask]))
+    mean = L.Lambda(lambda t: keras.backend.mean(t, [1, 2]), name="mean")
+    model = keras.Model([image, mask], L.Dense(2, name="out")(mean(x)))
+    said = r"MACs of first, second are not known.*open.* at most 0.0 %.*input_shape.*filter_rate"
+    with pytest.raises(ValueError, match=said):
+        planning.plan(model, macs_reduction=0.2)
+    sizes = {"image": (10, 8, 3), "m": (10, 8, 1)}
+    plan = planning.plan(model, macs_reduction=0.2, input_shape=sizes)
+    each = 80 * 27 + 48 * 9 * 6  # a filter of `first`, and what reads it in `second`
+    assert plan.macs_before == 4 * each + 6 * 2 and plan.macs_after == 3 * each + 6 * 2
+    assert plan.remove == {"first": 1}
+    small = shrink(model, planning.select(model, plan))
+    assert small.inputs[0].shape.as_list() == [None, None, None, 3]
+    assert report.profile(small, sizes).macs == plan.macs_after
+    graph = analyse(model, input_shape=list(sizes.values()))
+    assert planning.plan(graph, macs_reduction=0.2).remove == plan.remove
+    with pytest.raises(ValueError, match="`input_shape`: expected None with a Graph"):
+        planning.plan(graph, macs_reduction=0.2, input_shape=sizes)

@@ -218,6 +218,17 @@ def test_tensorrt_goes_on_in_int8_behind_a_float_layer():
     assert ranges(rows) == ["image", "ln"]
 
 
+def relu(x):
+    return tf.sin(x)
+
+
+@pytest.mark.parametrize("function", [tf.sin, relu, lambda x: 2 * x, L.LeakyReLU()])
+def test_activations_that_are_not_of_keras_compute_in_float(function):
+    rows = decide(L.Activation(function, name="own")(conv(image(), "conv")))
+    assert rows["conv"].action == "int8" and rows["own"].action == "output only"
+    assert "has no form in 8-bit integers" in rows["own"].why
+
+
 def test_a_layer_may_be_kept_float():
     rows = decide(residual(), floats={"second": "left out"})
     assert rows["second"].action == "float"

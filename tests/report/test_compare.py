@@ -124,9 +124,9 @@ def test_throughput_in_batches_of_what_each_takes(file, tmp_path):
     assert batches == {"keras": 8, "one": 1, "two": 2, "free": 8, "call": 8}
     assert all(row.throughput > 0 for row in table.rows)
     assert rows["one"].throughput == pytest.approx(1000 / rows["one"].latency.mean)
-    # 4 examples for the accuracy, twice, then a first call, 10 to warm up and 6 runs of one
-    # example, and a first call, 3 to warm up and 5 runs of eight.
-    assert sizes == [4] * 2 + [1] * 17 + [8] * 9
+    # 4 examples for the accuracy, twice, then a first call, 10 to warm up and 6 pairs of runs
+    # of one example, and a first call, 3 to warm up and 5 pairs of eight.
+    assert sizes == [4] * 2 + [1] * 23 + [8] * 14
     # Two at a time is no time of one.
     assert rows["two"].latency is None and rows["two"].accuracy.mean == 100.0
     assert "two takes 2 examples" in table.notes[0]
@@ -322,6 +322,28 @@ def test_a_model_in_float64_is_run_as_its_copy_in_float32():
     assert "double computes in float64 and was run as its copy in float32" in str(result)
     assert "100.0" in str(result)
     assert {weight.dtype.name for weight in model.weights} == {"float64"}
+
+
+def test_a_model_that_tflite_can_not_hold_is_measured_as_a_saved_model():
+    texts = np.array(["a b", "b", "b c", "a a"])
+    words = keras.layers.TextVectorization(
+        vocabulary=["a", "b"], output_mode="multi_hot", name="words"
+    )
+    logits = keras.layers.Dense(2, use_bias=False, name="logits")
+    model = keras.Sequential([keras.Input((), dtype="string", name="text"), words, logits])
+    logits.set_weights([np.array([[0, 0], [1, 0], [0, 2]], "float32")])  # [other], a, b
+    with pytest.warns(UserWarning, match=r"`models\['texts'\]` can't become a TFLite.*'words'"):
+        table = report.compare({"texts": model}, (texts, [0, 1, 1, 0]), runs=3)
+    (row,) = table.rows
+    assert row.accuracy.values == (75.0,) and (row.runtime, row.params) == ("TensorFlow", 6)
+    assert row.size > 1000 and row.latency.runs == 3 and row.throughput_batch == 32
+    assert "texts: a SavedModel, as TFLite can't hold it; TensorFlow ran it." in table.notes
+    with pytest.warns(UserWarning, match="can't become a TFLite file"):
+        times = report.latency_table({"texts": model}, texts, batch_sizes=(1, 2), runs=2)
+    assert [row.latency.runs for row in times.rows] == [2, 2]
+    logits.set_weights([np.full((3, 2), np.nan)])
+    with pytest.raises(ValueError, match=r"`models\['texts'\]` can't be measured.*'logits"):
+        report.compare({"texts": model}, (texts, [0, 1, 1, 0]), runs=3)
 
 
 def test_weights_that_are_no_numbers_are_refused():

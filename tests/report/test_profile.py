@@ -94,6 +94,14 @@ def test_multi_head_attention_by_hand(cross):
     assert found.params == model.count_params()
 
 
+@pytest.mark.parametrize(("axes", "macs"), [(-1, 7 * 5 * 3), ((1, 2), 5 * 7 * 5), (2, 7 * 5 * 3)])
+def test_dot_sums_over_its_axis(axes, macs):
+    a, b = keras.Input((5, 7)), keras.Input((3, 7) if axes in (-1, 2) else (5, 5))
+    assert report.profile(keras.Model([a, b], L.Dot(axes, name="dot")([a, b]))).macs == macs
+    a, b = keras.Input((6,)), keras.Input((6,))
+    assert report.profile(keras.Model([a, b], L.Dot(1)([a, b]))).macs == 6
+
+
 def resnet_macs(depth, widths, size, channels, classes):
     """The CIFAR residual network by the book: stem, 2n convolutions a stage, shortcuts, head."""
     n = (depth - 2) // 6
@@ -205,6 +213,13 @@ def test_shapes_of_several_inputs():
     assert report.profile(model, {"a": (7, 3), "b": (6, 2)}).macs == 7 * 3 * 4 + 6 * 2 * 5
     with pytest.raises(ValueError, match=r"input_shape.*keys"):
         report.profile(model, {"a": (7, 3)})
+    model = keras.Model([parts["b"], parts["a"]], model.outputs)
+    for shapes in ({"a": (7, 3), "b": (6, 2)}, [(6, 2), (7, 3)]):
+        assert report.profile(model, shapes).macs == 7 * 3 * 4 + 6 * 2 * 5
+    asked = r"For example input_shape=\{'b': \(32, 2\), 'a': \(32, 3\)\}"
+    for wrong in (None, (7, 3), [(6, 2)], {"a": (7, 3)}, [(6, 2), (7, 4)], [(6, 2), (7,)]):
+        with pytest.raises(ValueError, match=rf"`input_shape`: expected.*{asked}"):
+            report.profile(model, wrong)
 
 
 class Subclassed(keras.Model):

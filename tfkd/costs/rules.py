@@ -172,6 +172,11 @@ def _attention(call: LayerCall) -> Products:
     )
 
 
+def _dot(call: LayerCall) -> Products:
+    axes, first = call.layer.axes, call.arguments["inputs"][0]
+    return ((size([first[axes if isinstance(axes, int) else axes[0]]]), size(call.output)),)
+
+
 def _wrapped(call: LayerCall) -> Products | None:
     # TimeDistributed and tfmot's wrappers: the shapes of the call include the time axis.
     inner = call.layer.layer
@@ -193,6 +198,7 @@ _BY_RULE: dict[Rule, tuple[type, ...]] = {
     _dense: keras_layers("Dense"),
     _einsum_dense: keras_layers("EinsumDense"),
     _attention: keras_layers("MultiHeadAttention"),
+    _dot: keras_layers("Dot"),
     _wrapped: keras_layers("Wrapper"),
     # A batch normalization is folded into the preceding convolution.
     _nothing: keras_layers(

@@ -14,6 +14,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.costs import rules
+from tfkd.networks.call_graph import is_network
 from tfkd.networks.layer_parts import arrays, flat_layers
 
 InputShape: TypeAlias = "Sequence[int | Sequence[int]] | Mapping[str, Sequence[int]]"
@@ -200,42 +201,101 @@ def _batch_of(model: keras.Model) -> int:
 def _specs(model: keras.Model, input_shape: InputShape | None, batch: int) -> Any:
     """Returns the nested `TensorSpec`s of a batch."""
     saved = model.save_spec()
-    specs = None if saved is None else saved[0][0]
-    if input_shape is not None:
-        return _given_specs(specs, input_shape, batch)
-    fix = "Pass input_shape=(height, width, channels), without the batch axis."
-    if specs is None:
-        expected = "the shape of one example, since the model was never called"
-        raise checks.value_error("input_shape", expected, None, fix)
-    for spec in tf.nest.flatten(specs):
-        if spec.shape.rank is None or None in tuple(spec.shape)[1:]:
-            known = tuple(spec.shape)
-            expected = f"the shape of one example, since the model leaves it open, {known}"
+    if saved is None:
+        if input_shape is None:
+            expected = "the shape of one example, since the model was never called"
+            fix = "Pass input_shape=(height, width, channels), without the batch axis."
             raise checks.value_error("input_shape", expected, None, fix)
-    return tf.nest.map_structure(
-        lambda s: tf.TensorSpec((batch, *tuple(s.shape)[1:]), s.dtype, name=None), specs
-    )
+        return tf.TensorSpec((batch, *_sizes(input_shape)), tf.float32)
+    specs = saved[0][0]
+    inputs = _Inputs(model, specs)
+    shapes = inputs.own() if input_shape is None else inputs.given(input_shape)
+    made = zip(shapes, inputs.leaves, strict=True)
+    flat = [tf.TensorSpec((batch, *shape), leaf.dtype) for shape, leaf in made]
+    return tf.nest.pack_sequence_as(specs, flat)
 
 
-def _given_specs(specs: Any, input_shape: Any, batch: int) -> Any:
-    def given(shape: Any, dtype: Any) -> tf.TensorSpec:
-        return tf.TensorSpec((batch, *_one_shape(shape)), dtype)
+def input_shapes(model: keras.Model, input_shape: InputShape) -> list[tuple[int, ...]]:
+    """The shapes of `model.inputs` without the batch axis, from those that the user gave.
 
-    if specs is None or not isinstance(specs, (dict, list, tuple)):
-        return given(input_shape, tf.float32 if specs is None else specs.dtype)
-    if isinstance(specs, dict):
-        if not isinstance(input_shape, dict) or set(input_shape) != set(specs):
-            expected = f"a dict with keys {sorted(specs)}"
-            raise checks.value_error("input_shape", expected, input_shape)
-        return {k: given(input_shape[k], specs[k].dtype) for k in specs}
-    if not isinstance(input_shape, (list, tuple)) or len(input_shape) != len(specs):
-        expected = f"{len(specs)} shapes, one per input"
-        raise checks.value_error("input_shape", expected, input_shape)
-    pairs = zip(specs, input_shape, strict=True)
-    return [given(shape, spec.dtype) for spec, shape in pairs]
+    Args:
+        model: a functional model.
+        input_shape: as in `follow`.
+
+    Raises:
+        TypeError, ValueError: if they do not match the model's inputs.
+    """
+    return _Inputs(model, model.save_spec()[0][0]).given(input_shape)
 
 
-def _one_shape(shape: Any) -> tuple[int, ...]:
+class _Inputs:
+    """The inputs of a model that has been called: their specs, and names if they have any."""
+
+    def __init__(self, model: keras.Model, specs: Any):
+        self.leaves = tf.nest.flatten(specs)
+        self.by_key = isinstance(specs, Mapping)
+        names = sorted(specs) if self.by_key else getattr(model, "input_names", None) or []
+        self.names = [str(name) for name in names] if len(names) == len(self.leaves) else []
+        self._fixed = is_network(model)  # the layers of others may take other sizes
+        self._shapes = [
+            None if leaf.shape.rank is None else tuple(leaf.shape)[1:] for leaf in self.leaves
+        ]
+
+    def own(self) -> list[tuple[int, ...]]:
+        """The shapes of the model's inputs without the batch axis, which must be fixed."""
+        if any(shape is None or None in shape for shape in self._shapes):
+            shown = [shape if shape is None else (None, *shape) for shape in self._shapes]
+            expected = (
+                "the shape of one example, since the model leaves sizes open, "
+                f"{shown[0] if len(shown) == 1 else self._named(shown)}"
+            )
+            raise checks.value_error("input_shape", expected, None, self._example())
+        return [shape for shape in self._shapes if shape is not None]
+
+    def given(self, input_shape: Any) -> list[tuple[int, ...]]:
+        """The shapes that the user gave, in order."""
+        shapes = input_shape
+        if isinstance(shapes, Mapping):
+            if set(shapes) != set(self.names):
+                expected = f"a dict with keys {self.names}" if self.names else "a list of shapes"
+                raise checks.value_error("input_shape", expected, input_shape, self._example())
+            shapes = [shapes[name] for name in self.names]
+        elif len(self.leaves) == 1 and not _is_list_of_shapes(shapes):
+            shapes = [shapes]
+        elif self.by_key or not _is_list_of_shapes(shapes) or len(shapes) != len(self.leaves):
+            expected = f"a shape for each of the {len(self.leaves)} inputs"
+            raise checks.value_error("input_shape", expected, input_shape, self._example())
+        found = [_sizes(shape) for shape in shapes]
+        for sizes, own in zip(found, self._shapes, strict=True):
+            if own is not None and not self._fit(own, sizes):
+                expected = f"sizes that fit the model's {own}"
+                raise checks.value_error("input_shape", expected, sizes, self._example())
+        return found
+
+    def _fit(self, own: tuple[int | None, ...], sizes: tuple[int, ...]) -> bool:
+        if len(own) != len(sizes):
+            return False
+        return not self._fixed or all(a in (None, b) for a, b in zip(own, sizes, strict=True))
+
+    def _example(self) -> str:
+        """How to pass the shapes, with made-up sizes where the model leaves them open."""
+        shapes = [
+            "(height, width, channels)" if shape is None else tuple(size or 32 for size in shape)
+            for shape in self._shapes
+        ]
+        code = shapes[0] if len(shapes) == 1 else self._named(shapes)
+        return f"For example input_shape={code}, without the batch axis."
+
+    def _named(self, values: list[Any]) -> Any:
+        return dict(zip(self.names, values, strict=True)) if self.names else values
+
+
+def _is_list_of_shapes(value: Any) -> bool:
+    kinds = (list, tuple, tf.TensorShape)
+    return isinstance(value, (list, tuple)) and any(isinstance(one, kinds) for one in value)
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, (list, tuple, tf.TensorShape)):
         raise checks.type_error("input_shape", "a tuple of integers", shape)
     return tuple(checks.positive_int("input_shape", size) for size in shape)
@@ -246,8 +306,8 @@ def follow(model: keras.Model, input_shape: InputShape | None = None) -> list[Tr
 
     Args:
         model: a built model.
-        input_shape: shape of one example without the batch axis, or a list or dict of
-            shapes for several inputs; None: the model's own input shape.
+        input_shape: shape of one example without the batch axis; for several inputs a dict
+            of shapes by input name, or a list; None: the model's own input shape.
 
     Returns:
         One `TracedLayer` for each layer that has a cost rule or contains no layers.

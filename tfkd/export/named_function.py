@@ -96,15 +96,10 @@ def _check_numbers(model: keras.Model) -> None:
     kinds = [type(one).__name__ for one in found]
     named = [f"{path!r} ({kind})" for path, kind in zip(where, kinds, strict=True)][:3]
     received = ", ".join(named) or f"texts in the input {texts[0]!r}"
-    writes = any(
-        tensor.dtype == tf.string
-        for one in found[:1]
-        for tensor in tf.nest.flatten(getattr(one, "output", ()))
-    )
     raise ValueError(
         f"`model`: expected layers that compute numbers from numbers, received {received}. Only "
         "SavedModels hold texts and lookup tables: tfkd.export.to_saved_model."
-        f"{split_at(model, next(iter(where), None), before=writes)}"
+        f"{split_at(model, where)}"
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from tfkd.data.text import Encoder
 from tfkd.example_inputs import collect
 from tfkd.export import attention_masks, checking, converter, tflite_float16, unsupported
 from tfkd.export.converter_child import CrashingLoops
+from tfkd.export.detector import flatbuffer
 from tfkd.export.model_metadata import Labels, Scaling, model_info, with_info
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.parity import ExportReport, measure
@@ -207,15 +209,39 @@ class Source:
         }
 
     def count(self, path: pathlib.Path, numbers: dict[str, Any]) -> None:
-        """Adds the counts of a file's operations to `numbers`."""
-        numbers.update(litert.operations(path))
+        """Adds the counts of a file's operations to `numbers`.
+
+        Raises:
+            ValueError: if LiteRT can't load the file.
+        """
+        try:
+            numbers.update(litert.operations(path))
+        except litert.Unloadable as error:
+            raise ValueError(self._unloadable(path, error.said)) from error
         if self.mode == "int8":
             numbers["in_float"] = litert.in_float(path)
+
+    def _unloadable(self, path: pathlib.Path, said: str) -> str:
+        """Says that LiteRT can't load a file, and which layer holds the operation that it names."""
+        name = self.graph.model.name
+        number = re.search(r"Node number (\d+)", said)
+        layer = None
+        if number:
+            result = flatbuffer.result_of(flatbuffer.opened(path.read_bytes()), int(number[1]))
+            layer = unsupported.layer_of(self.plain.model, result)
+        where = f" It is the layer {layer!r}: replace it, or" if layer else ""
+        return (
+            f"`model`: LiteRT can't load the file that TFLite's converter makes of {name!r}."
+            f"{where or ' To run it,'} export with tfkd.export.to_onnx or to_saved_model. "
+            f"LiteRT says: {said}"
+        )
 
     def convert(self, io: str, batch_size: int | None, float_outputs: bool = False) -> bytes:
         """Converts to the bytes of a file; with `float_outputs`, `io` applies to inputs only."""
         types = io, "float32" if float_outputs else io
         data = _convert(self.plain, self.mode, types, self.calibration, batch_size)
+        if self.mode == "int8":
+            data = flatbuffer.with_float_inputs(data)
         if self.mode == "float16":
             data = tflite_float16.keep_large(
                 data,
@@ -315,6 +341,11 @@ def _convert(
             raise checks.value_error("batch_size", expected, None, fix) from error
         lacking = unsupported.in_compiler_text(str(error))
         if lacking and not any(kind.startswith("TensorList") for kind in lacking):
+            if batch_size is None and _converts(graph, mode, types, calibration):
+                expected = f"a fixed one for {graph.model.name!r}"
+                said, _ = unsupported.listed(graph.model, lacking)
+                fix = f"With an open batch TFLite can't express {said}. Pass batch_size=1."
+                raise checks.value_error("batch_size", expected, None, fix) from error
             others = "tfkd.export.to_saved_model or to_onnx"
             said = unsupported.message(graph.model, "TFLite", lacking, others)
             raise ValueError(said) from error
@@ -327,6 +358,20 @@ def _convert(
         raise ValueError(
             f"`model`: TFLite's converter refuses {graph.model.name!r}.{fix} It says: {text}"
         ) from error
+
+
+def _converts(
+    graph: NamedFunction,
+    mode: str,
+    types: tuple[str, str],
+    calibration: dict[str, np.ndarray] | None,
+) -> bool:
+    """Whether the converter takes a model with a batch size of 1; arguments as in `_convert`."""
+    try:
+        _convert(graph, mode, types, calibration, 1)
+    except ValueError:
+        return False
+    return True
 
 
 def _rolled(graph: NamedFunction) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.networks.call_graph import graph_of
+from tfkd.networks.call_graph import Call, CallGraph, Key, Ref, graph_of
+from tfkd.networks.layer_parts import calls_anywhere
 from tfkd.networks.paths import walk
 
 _MOST = 6  # operations or layers in a message
@@ -27,34 +30,130 @@ def message(
         found: names of nodes in TensorFlow's graph by kind of operation.
         others: the exporters that may take the model, for the message.
     """
-    kinds, last = [], None
-    for kind, nodes in list(found.items())[:_MOST]:
-        layers = list(dict.fromkeys(filter(None, (layer_of(model, node) for node in nodes))))
-        last = next(reversed(layers), last)
-        where = ", ".join(map(repr, layers[:_MOST]))
-        kinds.append(f"{kind} (in {where})" if layers else kind)
-    more = f" and {len(found) - _MOST} more" if len(found) > _MOST else ""
+    said, layers = listed(model, found)
     return (
-        f"`model`: {format_name} can't express these operations of {model.name!r}: "
-        f"{', '.join(kinds)}{more}. Replace the layers that compute them, or export with {others}."
-        f"{split_at(model, last)}"
+        f"`model`: {format_name} can't express these operations of {model.name!r}: {said}. Replace "
+        f"the layers that compute them, or export with {others}.{split_at(model, layers)}"
     )
 
 
-def split_at(model: keras.Model, path: str | None, before: bool = False) -> str:
-    """Says how to split a model after a layer, or before it; "" for a subclassed model."""
-    if path is None or graph_of(model) is None:
+def listed(model: keras.Model, found: Mapping[str, Iterable[str]]) -> tuple[str, list[str | None]]:
+    """Kinds of operations with their layers as text, and the paths of all these layers.
+
+    Args:
+        model: the model.
+        found: as in `message`.
+    """
+    kinds, everywhere = [], []
+    for kind, nodes in found.items():
+        layers = list(dict.fromkeys(layer_of(model, node) for node in nodes))
+        everywhere += layers
+        where = ", ".join(repr(layer) for layer in layers[:_MOST] if layer)
+        kinds.append(f"{kind} (in {where})" if where else kind)
+    more = f" and {len(kinds) - _MOST} more" if len(kinds) > _MOST else ""
+    return ", ".join(kinds[:_MOST]) + more, everywhere
+
+
+def split_at(model: keras.Model, paths: Iterable[str | None]) -> str:
+    """Says in code how to split layers off a functional model, so that the rest can be exported.
+
+    Args:
+        model: the model.
+        paths: the paths of the layers; None for one that is not known.
+
+    Returns:
+        A sentence; "" if the model can't be split there.
+    """
+    graph = graph_of(model)
+    if graph is None:
         return ""
-    if path not in {layer.name for layer in model.layers}:
-        return f" Or split the model at {path!r}: build it without that nested model."
-    at = f"model.get_layer({path!r})"
-    if before:
-        return f" Or export what is before that layer: keras.Model(model.inputs, {at}.input)."
-    return (
-        f" Or split the model there: export keras.Model({at}.output, model.outputs), and run "
-        f"keras.Model(model.inputs, {at}.output) before it. Other such layers, and inputs that go "
-        "around them, become further inputs in the same way."
+    names = {_top(graph, path) for path in paths}
+    off = {key for key, call in graph.calls.items() if call.name in names or _writes_texts(call)}
+    if None in names or not off:
+        return ""
+    others = [number for number, ref in enumerate(graph.outputs) if ref[:2] not in off]
+    whole = len(others) == len(graph.outputs)
+    kept = ["*model.outputs"] if whole else [f"model.outputs[{number}]" for number in others]
+    ends = [graph.outputs[number] for number in others]
+    read = [ref for key in off for ref in graph.calls[key].inputs if ref[:2] not in off]
+    if not _needed(graph, [*read, *ends], off) & off:
+        computed = {ref for ref in read if not graph.maker(ref).is_input}
+        last = [_inputs(call, computed) for key, call in graph.calls.items() if key in off]
+        outputs = _together([*itertools.chain(*last), *kept])
+        said = ", ".join(map(repr, dict.fromkeys(key[0] for key in graph.calls if key in off)))
+        rest = f"compute {said} on its outputs."
+        return _split(f"keras.Model(model.inputs, {outputs})", rest) if computed else ""
+    after = _needed(graph, ends, off)
+    if all(key in off or graph.calls[key].is_input for key in after):
+        return ""
+    cut = [_outputs(call) for key, call in graph.calls.items() if key in after & off]
+    around = [
+        f"model.inputs[{number}]"
+        for number, tensor in enumerate(model.inputs)
+        if graph.ref(tensor)[:2] in after
+    ]
+    return _split(
+        f"keras.Model({_together([*cut, *around])}, {_together(kept)})",
+        f"run keras.Model(model.inputs, {_together(cut)}) before it.",
     )
+
+
+def _split(export: str, rest: str) -> str:
+    return f" Or split the model there: export {export}, and {rest}"
+
+
+def _writes_texts(call: Call) -> bool:
+    return not call.is_input and any(tensor.dtype == tf.string for tensor in call.makes)
+
+
+def _top(graph: CallGraph, path: str | None) -> str | None:
+    """The layer of a model in which the layer at a path is; None if there is none."""
+    parts = (path or "").split("/")
+    starts = ("/".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((start for start in starts if start in graph.layers), None)
+
+
+def _needed(graph: CallGraph, ends: Iterable[Ref], off: set[Key]) -> set[Key]:
+    """The calls that tensors depend on, up to those in `off`, which are included."""
+    found: set[Key] = set()
+    todo = [ref[:2] for ref in ends]
+    while todo:
+        key = todo.pop()
+        if key not in found:
+            found.add(key)
+            todo += [ref[:2] for ref in graph.calls[key].inputs if key not in off]
+    return found
+
+
+def _code(call: Call, which: str) -> str:
+    """Code for the inputs or outputs of a call."""
+    calls, layer = calls_anywhere(call.layer), f"model.get_layer({call.name!r})"
+    # The `input` and `output` of a nested model are its own.
+    if len(calls) == 1 and not isinstance(call.layer, keras.Model):
+        return f"{layer}.{which}"
+    number = next(number for number, node in enumerate(calls) if node is call.node)
+    return f"{layer}.get_{which}_at({number})"
+
+
+def _inputs(call: Call, wanted: set[Ref]) -> list[str]:
+    """Code for those inputs of a call that are wanted; it starts with "*" if they are several."""
+    code, count = _code(call, "input"), len(call.inputs)
+    if wanted.issuperset(call.inputs):
+        return [code if count == 1 else f"*{code}"]
+    return [f"{code}[{number}]" for number, ref in enumerate(call.inputs) if ref in wanted]
+
+
+def _outputs(call: Call) -> str:
+    """Code for the outputs of a call; it starts with "*" if they are several."""
+    code = _code(call, "output")
+    if isinstance(call.node.outputs, Mapping):
+        return f"*{code}.values()"
+    return code if len(call.makes) == 1 else f"*{code}"
+
+
+def _together(parts: list[str]) -> str:
+    """Code for one tensor, or a list of several."""
+    return parts[0].lstrip("*") if len(parts) == 1 else f"[{', '.join(parts)}]"
 
 
 def layer_of(model: keras.Model, node: str) -> str | None:

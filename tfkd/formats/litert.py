@@ -117,6 +117,15 @@ def _port(name: str, details: dict[str, Any]) -> Port:
     )  # fmt: skip
 
 
+class Unloadable(ValueError):
+    """LiteRT can't load a TFLite file; `said` is its message."""
+
+    def __init__(self, path: str, said: str):
+        expected = "a TFLite file that LiteRT can run"
+        super().__init__(checks.value_error("path", expected, path, f"LiteRT says: {said}"))
+        self.said = said
+
+
 class NotRunnable(ValueError):
     """LiteRT can't run a file with open sizes on inputs of the shapes that they have."""
 
@@ -181,9 +190,7 @@ def open_interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Int
             if not any(port.open_sizes for port in inputs):
                 interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise checks.value_error(
-            "path", "a TFLite file that LiteRT can run", path, f"LiteRT says: {error}"
-        ) from error
+        raise Unloadable(path, str(error)) from error
     return interpreter
 
 

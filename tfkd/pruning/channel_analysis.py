@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
+from tfkd.costs.trace import InputShape, input_shapes
 from tfkd.networks.accept import check_graph
 from tfkd.networks.call_graph import Call, CallGraph, maker_of
 from tfkd.networks.layer_parts import arrays
@@ -25,13 +26,17 @@ from tfkd.pruning.channel_ledger import FIXED, Channels, Ledger
 from tfkd.pruning.graph import KEPT, Cost, Frozen, Graph, Group, Resize, WeightAxis
 
 
-def analyse(model: keras.Model, finite: bool = False) -> Graph:
+def analyse(
+    model: keras.Model, finite: bool = False, input_shape: InputShape | None = None
+) -> Graph:
     """Finds the prunable channels of a model and the weights coupled to each of them.
 
     Args:
         model: a built functional or Sequential `tf_keras` model; nested models are
             analysed too. It is neither run nor changed.
         finite: whether its weights must be finite numbers.
+        input_shape: sizes for which multiply-accumulates are counted, as in
+            `tfkd.report.profile`; needed only if the model leaves sizes open.
 
     Returns:
         A `Graph` of channel groups and of the weight slices that their units own.
@@ -54,11 +59,22 @@ def analyse(model: keras.Model, finite: bool = False) -> Graph:
         [('head', 'output of the model')]
     """
     network = check_graph("model", model, finite)
+    ledger = _followed(network, [tuple(tensor.shape) for tensor in model.inputs])
+    if input_shape is None:
+        return _build(network, ledger, ledger)
+    shapes = input_shapes(model, input_shape)
+    sized = [(tensor.shape[0], *shape) for tensor, shape in zip(model.inputs, shapes, strict=True)]
+    # What can be pruned must hold for all sizes.
+    return _build(network, ledger, _followed(network, sized), input_shape)
+
+
+def _followed(network: CallGraph, shapes: list[tuple[int | None, ...]]) -> Ledger:
+    """The ledger of a model with inputs of these shapes, batch axis included."""
     ledger = Ledger()
-    inputs = [Channels(tuple(tensor.shape)) for tensor in model.inputs]
+    inputs = [Channels(shape) for shape in shapes]
     for channels in network.follow(inputs, partial(_visit, network, ledger, "")):
         ledger.freeze(channels.atoms, "output of the model")
-    return _build(network, ledger)
+    return ledger
 
 
 def _visit(
@@ -110,17 +126,23 @@ def _enter(network: CallGraph, call: rules.ChannelCall) -> list[Channels]:
 def _closed_shapes(
     layer: keras.layers.Layer, call: rules.ChannelCall, shapes: list[Any]
 ) -> list[Any]:
-    """Output shapes of this call where the nested model was built with open shapes."""
-    if len(call.inputs) != 1 or len(shapes) != 1 or None in call.input.shape[1:]:
+    """Output shapes of this call where the model was built with open shapes."""
+    given = [channels.shape for channels in call.inputs]
+    if not given or len(shapes) != 1 or any(None in shape[1:] for shape in given):
         return shapes
     try:
-        return [tuple(layer.compute_output_shape(call.input.shape))]
+        return [tuple(layer.compute_output_shape(given[0] if len(given) == 1 else given))]
     except (NotImplementedError, ValueError, TypeError):
         return shapes
 
 
-def _build(network: CallGraph, ledger: Ledger) -> Graph:
-    """Numbers the units (classes of coupled atoms) and collects them into groups."""
+def _build(
+    network: CallGraph, ledger: Ledger, counted: Ledger, input_shape: InputShape | None = None
+) -> Graph:
+    """Numbers the units (classes of coupled atoms) and collects them into groups.
+
+    The costs are those of `counted`, the ledger for the sizes of `input_shape`.
+    """
     keys = list(ledger.axes)
     roots = [ledger.roots(ledger.axes[key][0]) for key in keys]
     reasons: dict[int, str] = {}
@@ -154,10 +176,10 @@ def _build(network: CallGraph, ledger: Ledger) -> Graph:
         Resize(path, key, units(ledger.roots(atoms)), index)
         for (path, key, index), atoms in ledger.resizes.items()
     ]
-    costs = [Cost(*key, positions) for key, positions in ledger.costs.items()]
+    costs = [Cost(*key, positions) for key, positions in counted.costs.items()]
     found = groups, frozen, axes, costs, resizes
-    unknown = dict.fromkeys(ledger.uncounted), dict.fromkeys(ledger.unruled)
-    return Graph(network, *found, len(number), ledger.fixed_macs, *unknown)
+    unknown = dict.fromkeys(counted.uncounted), dict.fromkeys(counted.unruled)
+    return Graph(network, *found, len(number), counted.fixed_macs, *unknown, input_shape)
 
 
 def _sort(

@@ -125,6 +125,7 @@ class Graph:
         resizes: a `Resize` for each channel count in a layer's config.
         units: number of units, U.
         uncounted: paths of layers with weights whose cost no pruning rule counts.
+        input_shape: sizes for which costs are counted; None: those of the model.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Graph:
         fixed_macs: int = 0,
         uncounted: Iterable[str] = (),
         unruled: Iterable[str] = (),
+        input_shape: trace.InputShape | None = None,
     ):
         self.network = network
         self.model = model = network.model
@@ -148,6 +150,7 @@ class Graph:
         self.costs: tuple[Cost, ...] = tuple(costs)
         self.resizes: tuple[Resize, ...] = tuple(resizes)
         self.units = units
+        self.input_shape = input_shape
         self.uncounted: tuple[str, ...] = tuple(uncounted)
         self._fixed_by_rules = fixed_macs
         self._unruled: tuple[str, ...] = tuple(unruled)  # layers without rule and weights
@@ -179,6 +182,12 @@ class Graph:
         """Paths of layers whose multiply-accumulates are unknown and not part of `macs`."""
         return self._traced[1]
 
+    @property
+    def sizes_missing(self) -> bool:
+        """Whether the model leaves sizes open for which no `input_shape` was given."""
+        is_open = any(None in tuple(tensor.shape)[1:] for tensor in self.model.inputs)
+        return is_open and self.input_shape is None
+
     @functools.cached_property
     def _traced(self) -> tuple[int, tuple[str, ...]]:
         """(MACs of layers without a pruning rule, from a trace; layers of unknown cost)."""
@@ -186,7 +195,7 @@ class Graph:
         if not paths:
             return 0, ()
         try:
-            entries = trace.follow(self.model)
+            entries = trace.follow(self.model, self.input_shape)
         except ValueError:  # an open input shape
             return 0, self.uncounted
         partly = {cost.layer for cost in self.costs}

@@ -9,6 +9,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
+from tfkd.costs.trace import InputShape
 from tfkd.networks import paths
 from tfkd.networks.accept import check_finite
 from tfkd.pruning import criteria, explaining, fitting, ignoring
@@ -38,6 +39,7 @@ def plan(
     min_channels: int = 1,
     seed: int = 0,
     data: Data | None = None,
+    input_shape: InputShape | None = None,
 ) -> Plan:
     """Plans how many filters to remove from each layer so that the pruned model meets a target.
 
@@ -68,6 +70,9 @@ def plan(
         data: examples as the model takes them, in any form of `tfkd.example_inputs`, of which
             a few hundred are enough: how far the outputs change on them by removing the
             filters that `select` chooses now, without any training, is measured and printed.
+        input_shape: sizes for which multiply-accumulates are counted, as in
+            `tfkd.report.profile`, for a model that leaves sizes of its inputs open; of a
+            `Graph` those given to `analyse` count.
 
     Returns:
         A `Plan`. `print(plan)` explains it.
@@ -95,7 +100,10 @@ def plan(
     criteria.known(criterion)
     checks.positive_int("round_to", round_to)
     checks.positive_int("min_channels", min_channels)
-    graph = model if isinstance(model, Graph) else analyse(model)
+    if isinstance(model, Graph) and input_shape is not None:
+        fix = "Pass it to tfkd.pruning.analyse."
+        raise checks.value_error("input_shape", "None with a Graph", input_shape, fix)
+    graph = model if isinstance(model, Graph) else analyse(model, input_shape=input_shape)
     check_finite("model", graph.model)
     nothing = {group.name: 0 for group in graph.groups}
     options = criterion, scope, residual, round_to, min_channels, seed
@@ -240,12 +248,29 @@ def _frozen_text(plan: Plan) -> str:
 
 def _unreachable(plan: Plan, most: float) -> ValueError:
     name, goal = plan.target
+    if name == "macs_reduction" and plan.graph.unknown:
+        return _unknown(plan, most)
     fixes = _fixes(plan)
     text = f"At most {explaining.percent(most)} can be removed with these settings"
     text += f"; try {' or '.join(fixes)}." if fixes else ", with one channel left in each group."
     if plan.graph.frozen:
         text += f" These can't be removed: {_frozen_text(plan)}."
     return checks.value_error(name, "a target that can be reached", goal, text)
+
+
+def _unknown(plan: Plan, most: float) -> ValueError:
+    """The MACs of some layers are not known, so that the target is one of the others'."""
+    graph, goal = plan.graph, plan.target[1]
+    why = others = ""
+    if graph.sizes_missing:
+        why = ", as the model leaves sizes of its inputs open"
+        others = "input_shape (the sizes to count for), "
+    fix = (
+        f"The MACs of {explaining.shortened(graph.unknown)} are not known{why}; of the known ones "
+        f"at most {explaining.percent(most)} can be removed. Pass {others}params_reduction or "
+        "filter_rate."
+    )
+    return checks.value_error("macs_reduction", "a target that can be reached", goal, fix)
 
 
 def _nothing(plan: Plan) -> ValueError:

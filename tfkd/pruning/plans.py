@@ -113,7 +113,9 @@ class Plan(Result):
         if self.graph.frozen:
             yield explaining.frozen_table(self.graph.frozen)
         if self.graph.unknown:
-            yield f"MACs not known, and left out, of: {explaining.shortened(self.graph.unknown)}"
+            text = f"MACs not known, and left out, of: {explaining.shortened(self.graph.unknown)}"
+            sized = "; plan(..., input_shape=) counts them for inputs of one size"
+            yield text + (sized if self.graph.sizes_missing else "")
         yield explaining.totals_table(
             (self.macs_before, self.macs_after, self.macs_reduction),
             (self.params_before, self.params_after, self.params_reduction),

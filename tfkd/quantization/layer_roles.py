@@ -111,7 +111,7 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
     if type(layer) is layers.ReLU and _is_plain(layer):
         return Kind(RELU)
     if type(layer) is layers.Activation:
-        return _of_activation(keras.activations.serialize(layer.activation))
+        return _of_activation(_activation_name(layer.activation))
     if type(layer) is layers.Softmax:
         return Kind(COMPUTE, fixed=_FIXED["softmax"])
     for kinds, role in (((layers.Add,), SUM), ((layers.Concatenate,), CONCAT), (_POOL, POOL)):
@@ -147,13 +147,23 @@ def symmetric(fixed: tuple[float, float] | None) -> tuple[float, float] | None:
 def _of_weighted(layer: keras.layers.Layer) -> Kind:
     if _channels_first(layer):
         return Kind(UNKNOWN, why="channels come first")
-    name = keras.activations.serialize(layer.activation)
+    name = _activation_name(layer.activation)
     if name not in ("linear", "relu", "relu6"):
         return Kind(UNKNOWN, why=f"activation {name!r} inside the layer")
     return Kind(WEIGHTED, closed=name != "linear")
 
 
-def _of_activation(name: Any) -> Kind:
+def _activation_name(activation: Any) -> str:
+    """Keras's name of an activation; for one that is not Keras's, a name that it does not have."""
+    # Keras takes any function that is called "relu" for its own.
+    if getattr(activation, "__module__", "").startswith(("tensorflow.", "tf_keras.")):
+        name = keras.activations.serialize(activation)
+        if isinstance(name, str):
+            return name
+    return f"{getattr(activation, '__name__', type(activation).__name__)}()"
+
+
+def _of_activation(name: str) -> Kind:
     if name in _FIXED:
         return Kind(COMPUTE, fixed=_FIXED[name])
     if name in ("relu", "relu6"):

@@ -43,7 +43,9 @@ def compare(
 
     Latency and file size of a Keras model are those of its float32 TFLite file, which
     is exported to a temporary folder, so that all models are measured in the same kind
-    of runtime, in turns. Its accuracy is that of the Keras model. A Keras 3 model is
+    of runtime, in turns. A model that TFLite can't hold, such as one that takes texts, is
+    measured as a SavedModel, with a warning that says why. The accuracy is that of the
+    Keras model. A Keras 3 model is
     converted by `tfkd.from_keras3`; if that fails, and for TensorFlow modules and
     layers, a compiled function is measured. Latency is the time for one example in the
     file's input dtype, including the copies to and from the interpreter; a Python
@@ -137,7 +139,7 @@ def compare(
         like = {name: running.converted(name, model, x)[0] for name, model in like.items()}
         firsts = {name: group[0] for name, group in groups.items()}
         folder = pathlib.Path(made)
-        targets = {n: running.opened(m, threads, folder, x=x) for n, m in firsts.items()}
+        targets = {n: running.opened(n, m, threads, folder, x=x) for n, m in firsts.items()}
         sizes = {name: running.size_of(target) for name, target in targets.items()}
         kinds = {name: inference.kind_of(target) for name, target in targets.items()}
         for name, group in groups.items():
@@ -147,8 +149,8 @@ def compare(
         times, note = _latencies(targets, x, threads, runs, seconds)
         if batch > 1:
             for name, model in firsts.items():
-                if isinstance(model, keras.Model):
-                    targets[name] = running.opened(model, threads, folder, batch)
+                if isinstance(model, keras.Model) and running.fixed_batch(targets[name]):
+                    targets[name] = running.opened(name, model, threads, folder, batch)
         rates, rate_note = _throughputs(targets, x, times, batch, runs, seconds)
         for name in groups:
             watch.check(f"models[{name!r}]", name)
@@ -289,7 +291,7 @@ def _outputs(
         if isinstance(model, keras.Model):
             target = model
         elif model is not group[0] and getattr(first, "path", None) != model:
-            target = running.opened(model, threads, folder, x=x)
+            target = running.opened(name, model, threads, folder, x=x)
         made = running.outputs(name, target, x, output)
         if target is first and callable(model) and not running.is_predictor(model):
             again = running.outputs(name, target, example_inputs.take(x, slice(8)), output)

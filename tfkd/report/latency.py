@@ -85,11 +85,11 @@ def latency(
 ) -> dict[str, Latency]:
     """Times callables in turns: a, b, c, then b, c, a, then c, a, b, ...
 
-    Each round calls every runner once and starts with another one, so that no runner
-    always finds the CPU caches as the same other runner left them. Python's garbage
-    collector is off during the measurement. A runner that takes `training` gets
-    `training=False`. Variables that change while a model runs are restored, with a
-    warning.
+    Each round starts with another runner. Each measured call follows one of the same runner
+    that is not measured, so that no runner finds the CPU caches as another one left them:
+    a small file behind TensorFlow would seem twice as slow. Python's garbage collector is
+    off during the measurement. A runner that takes `training` gets `training=False`.
+    Variables that change while a model runs are restored, with a warning.
 
     Args:
         runners: name → callable. Models and layers are called eagerly in Python: to
@@ -155,6 +155,8 @@ def in_turns(
             start = turn % len(names)
             for name in names[start:] + names[:start]:
                 runner = runners[name]
+                if len(names) > 1:
+                    runner()
                 began = time.perf_counter_ns()
                 runner()
                 times[name].append(time.perf_counter_ns() - began)

@@ -181,10 +181,13 @@ def _calls(name: str, model: Any, x: Any, threads: list[int], batches: list[int]
             if isinstance(model, keras.Model):
                 # Threads are set in the interpreter, so they share a file.
                 if batch not in files:
-                    files[batch] = targets.opened(model, count, folder, batch).path
+                    made = targets.opened(name, model, count, folder, batch)
+                    files[batch] = made.path
+                    if targets.fixed_batch(made) is None:  # a SavedModel
+                        files = dict.fromkeys(batches, made.path)
                 path = files[batch]
             # A target for each combination, so that inputs are resized only once.
-            target = targets.opened(path, count or 1, folder, x=x)
+            target = targets.opened(name, path, count or 1, folder, x=x)
             yield count, batch, target, targets.call(name, target, x, batch)
 
 

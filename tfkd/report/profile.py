@@ -149,8 +149,8 @@ def profile(model: keras.Model, input_shape: Shapes | None = None) -> Profile:
     Args:
         model: a built `tf_keras` model.
         input_shape: shape of one example without the batch axis, (H, W, C); for
-            several inputs a list or dict of shapes, as the model takes them.
-            Needed only if the model's input shape is not fully defined.
+            several inputs a dict of shapes by input name, or a list if the model takes
+            one. Needed only if the model's input shape is not fully defined.
 
     Returns:
         A `Profile`: `.params`, `.macs`, `.flops`, `.rows`; `print` it, `.save(folder)` it.

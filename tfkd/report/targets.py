@@ -88,29 +88,53 @@ def converted(name: str, model: Any, x: Structure) -> tuple[Any, str]:
 
 
 def opened(
-    model: Any, threads: int, folder: pathlib.Path, batch: int = 1, x: Structure | None = None
+    name: str,
+    model: Any,
+    threads: int,
+    folder: pathlib.Path,
+    batch: int = 1,
+    x: Structure | None = None,
 ) -> Any:
     """The target to call for a model: a `Predictor`, or the callable in inference mode.
 
     Args:
+        name: the model's name.
         model: from `checked_model`.
         threads: threads of a Predictor that is created here.
         folder: folder for the file of a Keras model: float32 TFLite, or int8 for a
-            `QuantizedModel`.
-        batch: batch size of that file.
+            `QuantizedModel`. A model that TFLite can't hold becomes a SavedModel.
+        batch: batch size of the TFLite file.
         x: examples, with which a compiled module is verified.
     """
-    from tfkd import export, runtime
+    from tfkd import runtime
 
     if isinstance(model, keras.Model):
         _refuse_stateful(model)
-        path = folder / f"{len(list(folder.iterdir()))}.tflite"
-        model = export.to_tflite(model, path, batch_size=batch).path
+        model = _file_of(name, model, folder / f"{len(list(folder.iterdir()))}", batch)
     if isinstance(model, pathlib.Path):
         return runtime.Predictor(model, threads)
     if is_predictor(model):
         return model
     return inference.prepared(model, take(x, slice(4)))
+
+
+def _file_of(name: str, model: keras.Model, path: pathlib.Path, batch: int) -> pathlib.Path:
+    """Exports a model to TFLite, or else, with a warning, as a SavedModel."""
+    from tfkd import export
+
+    try:
+        return export.to_tflite(model, path.with_suffix(".tflite"), batch_size=batch).path
+    except ValueError as error:
+        try:
+            made = export.to_saved_model(model, path).path
+        except ValueError:
+            raise ValueError(f"`models[{name!r}]` can't be measured. {error}") from error
+        checks.warn(
+            f"`models[{name!r}]` can't become a TFLite file, so its size and times are those of a "
+            "SavedModel, which TensorFlow runs. "
+            + textwrap.shorten(str(error), 300, placeholder=" ...")
+        )
+        return made
 
 
 def _refuse_stateful(model: Any) -> None:
@@ -230,7 +254,9 @@ def kind_notes(kinds: Mapping[str, str], models: Mapping[str, Any]) -> list[str]
         "Python": ("a Python function, timed as it is", "Python functions, timed as they are"),
         "TensorFlow": ("a compiled TensorFlow function", "compiled TensorFlow functions"),
     }
-    notes = []
+    saved = [n for n, model in models.items() if isinstance(model, keras.Model)]
+    saved = [name for name in saved if kinds.get(name) == "TensorFlow"]
+    notes = [f"{name}: a SavedModel, as TFLite can't hold it; TensorFlow ran it." for name in saved]
     for kind, (one, several) in said.items():
         names = [name for name in own if kinds.get(name) == kind]
         if names:

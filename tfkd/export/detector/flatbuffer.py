@@ -11,6 +11,7 @@ _IDENTIFIER = b"TFL3"
 # TFLite's schema requires this alignment of weights in bytes; the generated Python code
 # does not apply it.
 _ALIGNMENT = 16
+_DEQUANTIZE_INT8 = 2  # the version of DEQUANTIZE that takes int8
 
 
 def schema() -> ModuleType:
@@ -54,6 +55,76 @@ class _Aligned:
         if start is not None:
             parts.BufferAddData(builder, start)
         return int(parts.BufferEnd(builder))
+
+
+def result_of(model: Any, number: int) -> str:
+    """The name of the first result of an operation of a file's main subgraph; "" if none."""
+    graph = model.subgraphs[0]
+    if number >= len(graph.operators) or not len(graph.operators[number].outputs):
+        return ""
+    return str(graph.tensors[graph.operators[number].outputs[0]].name.decode())
+
+
+def with_float_inputs(data: bytes) -> bytes:
+    """Puts a DEQUANTIZE before each FULLY_CONNECTED that has float weights and an int8 input.
+
+    TensorFlow's converter makes them from products of a quantized tensor and a constant matrix
+    whose result has no range. LiteRT has no such kernel.
+
+    Args:
+        data: the bytes of a file.
+
+    Returns:
+        The bytes of the file with these products in float; `data` itself if it has none.
+    """
+    parts, model = schema(), opened(data)
+    codes = [code.builtinCode for code in model.operatorCodes]
+    changed = False
+    for graph in model.subgraphs:
+        floats: dict[int, int] = {}  # quantized tensor → the same in float
+        operators = []
+        for operator in graph.operators:
+            if codes[operator.opcodeIndex] == parts.BuiltinOperator.FULLY_CONNECTED:
+                read, weights = (int(index) for index in operator.inputs[:2])
+                kinds = [graph.tensors[index].type for index in (read, weights)]
+                if kinds == [parts.TensorType.INT8, parts.TensorType.FLOAT32]:
+                    if read not in floats:
+                        floats[read] = _add_float(graph, read)
+                        operators.append(_dequantize(model, read, floats[read]))
+                    operator.inputs = np.array([floats[read], *operator.inputs[1:]], np.int32)
+            operators.append(operator)
+        changed = changed or bool(floats)
+        graph.operators = operators
+    return packed(model) if changed else data
+
+
+def _add_float(graph: Any, index: int) -> int:
+    """Adds a float tensor of the shape of a quantized one to a subgraph; returns its index."""
+    source, made = graph.tensors[index], schema().TensorT()
+    made.name, made.type = source.name + b"_float", schema().TensorType.FLOAT32
+    made.shape, made.shapeSignature = source.shape, source.shapeSignature
+    made.hasRank = source.hasRank
+    graph.tensors.append(made)
+    return len(graph.tensors) - 1
+
+
+def _dequantize(model: Any, source: int, result: int) -> Any:
+    """A DEQUANTIZE of an int8 tensor, with its code among those of the file."""
+    parts = schema()
+    kind = parts.BuiltinOperator.DEQUANTIZE
+    codes = [code.builtinCode for code in model.operatorCodes]
+    if kind not in codes:
+        code = parts.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = kind
+        code.version = _DEQUANTIZE_INT8
+        model.operatorCodes.append(code)
+        codes.append(kind)
+    index = codes.index(kind)
+    model.operatorCodes[index].version = max(model.operatorCodes[index].version, _DEQUANTIZE_INT8)
+    made = parts.OperatorT()
+    made.opcodeIndex = index
+    made.inputs, made.outputs = np.array([source], np.int32), np.array([result], np.int32)
+    return made
 
 
 def take_pixels(model: Any, mean: float, std: float) -> None:
