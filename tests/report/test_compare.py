@@ -124,9 +124,9 @@ def test_throughput_in_batches_of_what_each_takes(file, tmp_path):
     assert batches == {"keras": 8, "one": 1, "two": 2, "free": 8, "call": 8}
     assert all(row.throughput > 0 for row in table.rows)
     assert rows["one"].throughput == pytest.approx(1000 / rows["one"].latency.mean)
-    # 4 examples for the accuracy, twice, then a first call, 10 to warm up and 6 runs of one
-    # example, and a first call, 3 to warm up and 5 runs of eight.
-    assert sizes == [4] * 2 + [1] * 17 + [8] * 9
+    # 4 examples for the accuracy, twice, then a first call, 10 to warm up and 6 runs (of two
+    # calls) of one example, and a first call, 3 to warm up and 5 runs of eight.
+    assert sizes == [4] * 2 + [1] * 23 + [8] * 14
     # Two at a time is no time of one.
     assert rows["two"].latency is None and rows["two"].accuracy.mean == 100.0
     assert "two takes 2 examples" in table.notes[0]
