@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -157,10 +157,13 @@ def log_probabilities(
     for final in finals:
         if tf.nest.is_nested(final) or len(final.shape) != 2:
             shape = tf.nest.map_structure(lambda leaf: tuple(leaf.shape), final)
-            raise ValueError(
-                f"`{side}`: expected one output of class scores, (B, C), received {shape}. Pass a "
-                "function of x that returns the scores, or use from_function."
+            fix = (
+                "Pass a function of x that returns the scores of one output, such as "
+                f"lambda x: model(x)[{next(iter(final))!r}], or use from_function."
+                if isinstance(final, Mapping)
+                else "Pass a function of x that returns the scores, or use from_function."
             )
+            raise checks.value_error(side, "one output of class scores, (B, C)", shape, fix)
     is_sigmoid = finals[0].shape[-1] == 1
     pairs = zip(finals, kinds or [None] * len(finals), strict=True)
     scores = mean_probability([to_logits(final, kind) for final, kind in pairs], [is_sigmoid])

@@ -163,10 +163,11 @@ def same_shapes(outputs: list[Any]) -> None:
         pairs = zip(forms[0], form, strict=False)
         alike = all(tf.TensorShape(a).is_compatible_with(b) for a, b in pairs)
         if len(form) != len(forms[0]) or not alike:
-            raise ValueError(
+            text = (
                 "several teachers must have outputs of the same shape to be averaged: shapes "
                 f"without the batch axis are {forms}. Leave out those that differ."
             )
+            raise checks.plain(ValueError(text))
 
 
 def mean_value(outputs: list[Any]) -> Structure:
