@@ -18,12 +18,12 @@ _OF_CLASSES = """
     categorical_crossentropy sparse_categorical_crossentropy categorical_focal_crossentropy
     categorical_hinge kl_divergence
 """.split()
-# Of numbers, or of probabilities that are independent of each other.
-_OF_VALUES = """
+_OF_NUMBERS = """
     mean_squared_error mean_absolute_error mean_absolute_percentage_error
-    mean_squared_logarithmic_error huber log_cosh cosine_similarity poisson binary_crossentropy
-    binary_focal_crossentropy hinge squared_hinge
+    mean_squared_logarithmic_error huber log_cosh cosine_similarity poisson
 """.split()
+# Of labels that are independent of each other.
+_OF_LABELS = "binary_crossentropy binary_focal_crossentropy hinge squared_hinge".split()
 _ROUNDING = 1e-3  # of float32 in sums of probabilities
 # Of 8-bit outputs in the length of a row; and the fewest rows that are no coincidence.
 _UNIT, _FEWEST = 0.02, 8
@@ -90,15 +90,24 @@ def losses_of(compiled: Any, model: Any, count: int) -> list[Any]:
     return flat if len(flat) == count else [None] * count
 
 
+def is_regression(loss: Any) -> bool:
+    """Whether a loss of Keras, by name, function or instance, compares numbers."""
+    return _name(loss) in _OF_NUMBERS
+
+
 def _by_loss(loss: Any) -> str | None:
     if isinstance(loss, ExpectedErrorLoss):
         return CLASSES
+    name = _name(loss)
+    return CLASSES if name in _OF_CLASSES else VALUES if name in _OF_NUMBERS + _OF_LABELS else None
+
+
+def _name(loss: Any) -> str:
     try:
         function = keras.losses.get(loss)
     except (TypeError, ValueError):  # an own loss that is no longer registered
-        return None
-    name = getattr(getattr(function, "fn", function), "__name__", "")
-    return CLASSES if name in _OF_CLASSES else VALUES if name in _OF_VALUES else None
+        return ""
+    return getattr(getattr(function, "fn", function), "__name__", "")
 
 
 def _proved(model: Any, count: int) -> list[str | None]:
