@@ -271,13 +271,3 @@ class Labeller:
                 "layer after it."
             )
         return tf.cast(tensor, self._making.dtype) if tensor.dtype.is_floating else tensor
-
-
-def progress_bar(
-    shards: Shards, todo: list[int], batch_size: int, wanted: bool
-) -> keras.utils.Progbar | None:
-    """A progress bar over the forward passes, or None."""
-    if not wanted or not todo:
-        return None
-    passes = sum(-(-len(shards.rows(number)) // batch_size) for number in todo)
-    return keras.utils.Progbar(passes * shards.views, unit_name="batch")

@@ -8,6 +8,7 @@ this argument), and no gradient flows into it.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,13 @@ def _from_signature(signature: Any) -> Callable[[Any], Any]:
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     return call
+
+
+def progress_bar(passes: int, wanted: bool) -> keras.utils.Progbar | None:
+    """A progress bar over forward passes; None if it is not wanted, or would fill a log."""
+    in_terminal = sys.stdout is not None and sys.stdout.isatty()
+    shown = in_terminal or "ipykernel" in sys.modules
+    return keras.utils.Progbar(passes, unit_name="batch") if wanted and passes and shown else None
 
 
 class Teachers:
