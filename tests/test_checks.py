@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,14 @@ def test_not_a_number(check, value):
 def test_not_finite(check, value):
     with pytest.raises(ValueError, match="^`w`: expected a (finite )?number.*received"):
         check("w", value)
+
+
+def test_messages_are_not_buried_in_a_traceback_of_autograph():
+    def broken(x):
+        raise checks.value_error("x", "nothing", 1)
+
+    with pytest.raises(ValueError, match="^`x`: expected nothing, received 1"):
+        tf.function(broken)(1.0)
 
 
 @settings(max_examples=100)

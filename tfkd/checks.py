@@ -19,9 +19,11 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
+
+Raised = TypeVar("Raised", bound=Exception)
 
 MAX_REPR = 120  # characters of a value shown in a message
 # Top-level packages whose frames `warn` skips to find the user's own line.
@@ -53,12 +55,18 @@ def message(name: str, expected: str, received: Any, fix: str | None = None) -> 
 
 def value_error(name: str, expected: str, received: Any, fix: str | None = None) -> ValueError:
     """Returns (does not raise) the `ValueError` for argument `name`."""
-    return ValueError(message(name, expected, received, fix))
+    return plain(ValueError(message(name, expected, received, fix)))
 
 
 def type_error(name: str, expected: str, received: Any, fix: str | None = None) -> TypeError:
     """Returns (does not raise) the `TypeError` for argument `name`."""
-    return TypeError(message(name, expected, received, fix))
+    return plain(TypeError(message(name, expected, received, fix)))
+
+
+def plain(error: Raised) -> Raised:
+    """Returns the error, marked so that AutoGraph doesn't write a traceback into its message."""
+    error.ag_pass_through = True  # type: ignore[attr-defined]
+    return error
 
 
 def is_number(value: Any) -> TypeGuard[float]:

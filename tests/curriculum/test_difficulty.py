@@ -210,9 +210,11 @@ def test_only_a_batch_is_held_at_a_time():
     assert 0 < rows.most <= 32
 
 
-def test_a_bar_only_if_asked_for(capsys):
-    difficulty.teacher_loss(net(), X, Y, batch_size=4)
-    assert "3/3" in capsys.readouterr().out
+def test_a_bar_only_if_asked_for_and_in_a_terminal(capsys, monkeypatch):
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+        difficulty.teacher_loss(net(), X, Y, batch_size=4)
+        assert ("3/3" in capsys.readouterr().out) == terminal
     loss_of(net())
     assert capsys.readouterr().out == ""
 

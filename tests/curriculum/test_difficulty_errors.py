@@ -61,7 +61,17 @@ CASES = {
     "half a label": (lambda: loss_of(net(), X, Y + 0.5), V, "`labels`: .*example 0 is"),
     "NaN as label": (lambda: loss_of(net(), X, np.full(10, NAN)), V, "`labels`: .* 0 is nan"),
     "soft labels": (lambda: loss_of(net(), X, np.full((10, 3), 1 / 3)), V, "`labels`: .*one-hot"),
-    "labels of rank 3": (lambda: loss_of(net(), X, np.zeros((10, 2, 3))), V, "`labels`: .* 10"),
+    "labels of rank 3": (
+        lambda: loss_of(net(), X, np.zeros((10, 2, 3))),
+        V,
+        r"^`labels`: .* 10.*from_function\(lambda x, y",
+    ),
+    "labels of several outputs": (
+        lambda: loss_of(net(), X, {"a": Y, "b": Y}),
+        T,
+        r"^`labels`: .*labels of outputs \['a', 'b'\].*labels\['a'\].*model\(x\)\['a'\]",
+    ),
+    "a list of them": (lambda: loss_of(net(), X, [Y, Y]), T, r"outputs \[0, 1\].*labels\[0\]"),
     "NaN from a teacher": (
         lambda: loss_of(nan_for_a_negative_input, POSITIVE, Y, batch_size=3),
         V,
@@ -75,7 +85,7 @@ CASES = {
     "several outputs": (
         lambda: loss_of(lambda x: {"a": x[:, :3]}),
         V,
-        r"`teacher`: expected one output.*'a': \(None, 3\).*from_function",
+        r"^`teacher`: .*one output.*'a': \(None, 3\).*model\(x\)\['a'\], or use from_function",
     ),
     "no classes": (lambda: loss_of(lambda x: x[:, 0]), V, r"`teacher`: .*received \(None"),
     "a map of scores": (lambda: loss_of(lambda x: x[:, None]), V, r"received \(None, 1, 5\)"),

@@ -81,19 +81,29 @@ def test_few_images_of_one_class_do_not_ruin_a_quantized_model(trained):
         said = distil(teacher, q, FEW, batch_size=16)
         kept[freeze] = agreement(trained, q) - before
         assert len(said) == (0 if freeze else 1)
+        assert freeze or "freeze_batch_norm" in said[0]
     assert kept[True] > -0.01
     assert kept[False] < -0.05  # what the default was once
 
 
 def test_a_float_model_is_said_once_with_what_to_do(trained):
     (message,) = distil(tfkd.frozen_copy(trained), copy_of(trained), FEW, batch_size=16)
-    for words in ("inference mode", "layer.trainable = False", "freeze_batch_norm", "1e-5"):
+    for words in ("inference mode", "layer.trainable = False", "1e-5"):
         assert words in message
+    assert "freeze_batch_norm" not in message  # of quantize, which was not used
     frozen = copy_of(trained)
     for layer in frozen.layers:
         if isinstance(layer, L.BatchNormalization):
             layer.trainable = False
     assert distil(tfkd.frozen_copy(trained), frozen, FEW, batch_size=16) == []
+
+
+def test_nothing_is_said_of_batch_normalization_where_there_is_none():
+    teacher = keras.Sequential([keras.Input((8, 8, 1)), L.Flatten(), L.Dense(4)])
+    wrong = np.argmin(teacher.predict(FEW, verbose=0), 1)
+    (message,) = distil(teacher, copy_of(teacher), FEW, wrong, 0.9, 1e-2, epochs=4)
+    assert "lower learning rate" in message and "student_loss_weight" in message
+    assert "ormalization" not in message and "frozen" not in message
 
 
 def test_a_new_student_comes_nearer_and_nothing_is_said(trained):

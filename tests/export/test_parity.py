@@ -84,12 +84,29 @@ LOGITS = np.random.default_rng(0).normal(size=(50, 4)) * 3
         (1 / (1 + np.exp(-LOGITS)), "unknown"),
         (-np.abs(LOGITS), "unknown"),
         (softmax(LOGITS)[:, :1], "unknown"),
-        (softmax(LOGITS).reshape(25, 2, 4), "unknown"),  # a map, which has positions
+        (softmax(LOGITS).reshape(25, 2, 4), "classes"),  # at each position
+        (LOGITS / np.linalg.norm(LOGITS, axis=1, keepdims=True), "values"),
         (softmax(LOGITS)[:, 0], "unknown"),
     ],
 )
 def test_class_scores_are_known_by_their_values(values, kind):
     assert one(values, values)["outputs"]["y"]["kind"] == kind
+
+
+def test_agreement_is_told_as_far_as_it_means_something():
+    """Embeddings have none; numbers that may be coordinates are told by their errors first."""
+    unit = LOGITS / np.linalg.norm(LOGITS, axis=1, keepdims=True)
+    numbers = one(unit, unit[:, ::-1])
+    assert numbers["argmax_agreement"] is None and parity.agreement_text(numbers) == "-"
+    numbers = one(LOGITS, LOGITS)
+    names = [name for name, _ in parity.compared_rows(numbers)]
+    assert names[1:] == ["max error / range", "mean error / range", "argmax agreement"]
+    assert parity.agreement_text(numbers) == "100.00%, if the outputs are class scores"
+    names = [name for name, _ in parity.compared_rows(one(softmax(LOGITS), softmax(LOGITS)))]
+    assert names[1] == "argmax agreement"
+    both = {"a": np.float32(LOGITS), "b": np.float32(unit)}
+    worse = {"a": both["a"], "b": both["b"][:, ::-1]}
+    assert parity.measure(both, worse, {})["argmax_agreement"] == 1
 
 
 def test_the_table_tells_the_maximum_of_maps_from_what_counts():

@@ -74,7 +74,7 @@ def test_a_file_must_agree_where_the_model_has_decided():
     (text,), _ = judged(want, clear, limits)
     assert "80 of 90 decided examples agree" in text
     numbers = parity.measure({"y": np.float32(want)}, {"y": np.float32(clear)}, {})
-    assert parity.agreement_text(numbers) == "90.00% (88.89% of the decided)"
+    assert parity.agreement_text(numbers).startswith("90.00% (88.89% of the decided)")
 
 
 def test_all_examples_count_if_few_are_decided():

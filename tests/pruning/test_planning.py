@@ -12,7 +12,7 @@ import tf_keras as keras
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkd import report
+from tfkd import losses, report
 from tfkd.networks.call_graph import CallGraph
 from tfkd.pruning import analyse, fitting, planning, shrink
 from tfkd.pruning.graph import Graph, Group
@@ -469,8 +469,13 @@ def test_what_to_expect_before_training_is_measured(several):
     assert plan.change.examples == 150 and 0 < same < 1
     assert plan.change.agreement == pytest.approx(same)
     assert plan.change.error == pytest.approx(max(errors), rel=1e-4)
-    expected = f"agreement with the unpruned model on 150 examples: {100 * same:.0f} % before"
-    assert expected in plan.text()
+    expected = f"on 150 examples before training (agreement {100 * same:.0f} %"
+    assert f"{expected}, if they are class scores)" in plan.text()
+    losses.declare_outputs(model, "logits")
+    known = planning.plan(model, macs_reduction=0.5, data=data).text()
+    assert f"agreement with the unpruned model on 150 examples: {100 * same:.0f} % before" in known
+    losses.declare_outputs(model, "sigmoid")
+    assert "agreement" not in planning.plan(model, macs_reduction=0.5, data=data).text()
     assert plan.to_dict()["change"]["examples"] == 150
     assert "accuracy falls until" in planning.plan(model, macs_reduction=0.5).text()
 

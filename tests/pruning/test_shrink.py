@@ -230,8 +230,15 @@ def test_a_model_that_must_be_trained_is_said():
     model = keras.Model(model.input, layers.Dense(4, name="b")(model.output))
     batch = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
     selection = pruning.select(model, pruning.plan(model, filter_rate=0.8))
+    with pytest.warns(UserWarning, match=r"model on 40 examples .* \(agreement .*, if they"):
+        pruning.shrink(model, selection, verify=batch)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.warns(UserWarning, match="agreement with the unpruned model on 40 examples: "):
         pruning.shrink(model, selection, verify=batch)
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="a mean difference") as caught:
+        pruning.shrink(model, selection, verify=batch)
+    assert "agreement" not in str(caught[0].message)
     pruning.apply_selection(model, selection)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # It is masked already: nothing changes.

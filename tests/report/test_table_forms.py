@@ -155,6 +155,12 @@ def errors(name, value, p50, **options):
     )
 
 
+def test_errors_that_differ_by_rounding_are_equal():
+    table = report.Table([errors("a", 0.05, 2.0), errors("b", 0.05 - 2e-9, 1.0)])
+    text = "b: mean absolute error equal, 2.0 times faster than a, as large"
+    assert str(table.against()[0]) == text
+
+
 def test_an_error_is_better_where_it_is_lower(tmp_path):
     rows = [errors("a", 0.05, 2.0), errors("b", [0.07, 0.09], 1.0), errors("c", 0.09, 1.5)]
     table = report.Table(rows)

@@ -237,6 +237,20 @@ def test_long_names_are_folded_and_rules_stay_with_their_rows():
     assert " ".join(line[:38].strip() for line in lines[2:-2]) == name.strip()
 
 
+def test_names_are_not_broken_inside_of_a_word():
+    heads = ("model", *(letter * 12 for letter in "abcdefg"))
+
+    def names(name):
+        lines = Grid(heads, [(name, *range(7))]).text().split("\n")[2:]
+        return [line.split("  ")[0].rstrip() for line in lines]
+
+    assert names("0:float32.tflite") == ["0:float32.", "tflite"]
+    assert names("distilled, int8 of 0.25") == ["distilled,", "int8 of 0.25"]
+    assert names("stage1_block1_1_conv") == ["stage1_", "block1_1_", "conv"]
+    assert names("an internationalization") == ["an", "internationalization"]
+    assert names("a" * 120) == ["a" * 50, "a" * 50, "a" * 20]
+
+
 @pytest.mark.parametrize(
     ("value", "form", "text"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -79,6 +80,19 @@ def test_it_holds_the_scores_and_features_of_each_example(tmp_path, last):
     assert cache.bytes_per_example == 16 + 4 * (3 + 8)
     # Any NumPy reads the files.
     assert np.load(tmp_path / "c" / "00000.final.0.npy").shape == (8, 1, 3)
+
+
+def test_numbers_of_a_regression_are_not_taken_for_probabilities(tmp_path):
+    numbers = keras.layers.Lambda(lambda z: tf.abs(tf.sin(z)))  # in [0, 1]
+    teacher = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2), numbers])
+    with pytest.warns(UserWarning, match="taken for probabilities"):
+        build(tmp_path / "unknown", teacher)
+    teacher.compile("sgd", keras.losses.Huber())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache = build(tmp_path / "numbers", teacher)
+    expected = np.abs(np.sin(X @ teacher.get_weights()[0]))
+    np.testing.assert_allclose(cache.lookup(range(20))["final_output"], expected, rtol=1e-5)
 
 
 def test_a_view_is_the_augmentation_of_one_example_alone(tmp_path):

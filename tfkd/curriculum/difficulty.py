@@ -66,7 +66,7 @@ def teacher_loss(
         path: a file for the scores. If it holds those of the same data, weights and
             settings, it is read and the model is not run; otherwise it is written.
             Functions are compared by their code and the values that they refer to.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar, in a terminal or notebook.
 
     Returns:
         A `Difficulty` in nats, of N scores.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ import tf_keras as keras
 from tfkd import checks, example_inputs
 from tfkd.networks.accept import check_finite
 from tfkd.teachers import output_kinds
-from tfkd.teachers.forward import Teachers, as_list, mean_probability, to_logits
+from tfkd.teachers.forward import Teachers, as_list, mean_probability, progress_bar, to_logits
 from tfkd.types import Structure, Tensor
 
 Measure: TypeAlias = "Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]"
@@ -61,7 +61,7 @@ class Scorer:
             x: an array (N, ...), or a dict, list or tuple of them.
             labels: int64 class numbers (N,), or None.
             batch_size: examples per forward pass; the last may have fewer.
-            progress: whether to show a progress bar.
+            progress: whether to show a progress bar, in a terminal or notebook.
 
         Raises:
             ValueError: for labels outside the classes, or a model whose output is NaN.
@@ -70,7 +70,7 @@ class Scorer:
         if self._kinds is None:
             self._kinds = self._find_kinds(output_kinds.examples(x))
         scores = np.empty(count, np.float64)
-        bar = keras.utils.Progbar(-(-count // batch_size)) if progress else None
+        bar = progress_bar(-(-count // batch_size), progress)
         for start in range(0, count, batch_size):
             part = slice(start, min(start + batch_size, count))
             batch = tf.nest.map_structure(lambda array, part=part: _tensor(array[part]), x)
@@ -157,10 +157,13 @@ def log_probabilities(
     for final in finals:
         if tf.nest.is_nested(final) or len(final.shape) != 2:
             shape = tf.nest.map_structure(lambda leaf: tuple(leaf.shape), final)
-            raise ValueError(
-                f"`{side}`: expected one output of class scores, (B, C), received {shape}. Pass a "
-                "function of x that returns the scores, or use from_function."
+            fix = (
+                "Pass a function of x that returns the scores of one output, such as "
+                f"lambda x: model(x)[{next(iter(final))!r}], or use from_function."
+                if isinstance(final, Mapping)
+                else "Pass a function of x that returns the scores, or use from_function."
             )
+            raise checks.value_error(side, "one output of class scores, (B, C)", shape, fix)
     is_sigmoid = finals[0].shape[-1] == 1
     pairs = zip(finals, kinds or [None] * len(finals), strict=True)
     scores = mean_probability([to_logits(final, kind) for final, kind in pairs], [is_sigmoid])

@@ -31,11 +31,11 @@ def _check_arrays(x: Structure, y: Structure | None) -> int:
     return count
 
 
-def _element(x: Structure, y: Structure | None) -> Structure:
-    """What Keras takes for x or (x, y), where x may be a tuple."""
+def _element(x: Structure, y: Structure | None, several: bool) -> Structure:
+    """What Keras takes for x or (x, y): a tuple of several inputs in another, but no (x, y)."""
     if y is not None:
         return x, y
-    return (x,) if isinstance(x, tuple) else x
+    return (x,) if several and isinstance(x, tuple) else x
 
 
 def batches(
@@ -87,6 +87,7 @@ def batches(
     checks.optional(checks.function, "augment", augment)
     checks.optional(checks.function, "preprocess", preprocess)
 
+    several = isinstance(x, (list, tuple))
     x, y = (mapped(tf.convert_to_tensor, as_tuples(one)) for one in (x, y))
 
     def part(values, rows):
@@ -98,7 +99,7 @@ def batches(
             batch = augment(batch, tf.cast(tf.stack([tf.cast(seed, tf.int64), step]), tf.int32))
         if preprocess is not None:
             batch = preprocess(batch)
-        return _element(batch, part(y, rows))
+        return _element(batch, part(y, rows), several)
 
     rows = shuffled_rows(count, batch_size, seed, epochs, start_step)
     dataset = pipelines.mapped(rows, gather, pipelines.parallel())
@@ -183,5 +184,6 @@ def eval_batches(
     checks.optional(checks.function, "preprocess", preprocess)
     values = (as_tuples(x),) if y is None else (as_tuples(x), as_tuples(y))
     source = tf.data.Dataset.from_tensor_slices(values).batch(batch_size)
-    source = source.map(lambda a, b=None: _element(preprocess(a) if preprocess else a, b))
+    several = isinstance(x, (list, tuple))
+    source = source.map(lambda a, b=None: _element(preprocess(a) if preprocess else a, b, several))
     return pipelines.untuned(source.prefetch(2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,21 @@ def one_hot_rows(rows: np.ndarray) -> np.ndarray:
     return np.isin(rows, (0, 1)).all(-1) & (rows.sum(-1) == 1)
 
 
+_OWN_FUNCTION = (
+    "To score by other labels, write a function that returns a number for each example: "
+    "difficulty.from_function(lambda x, y: ..., x, y)."
+)
+
+
+def _outputs_of(values: Any, count: int) -> list[Any]:
+    """The keys of the labels of several outputs, each of `count` examples; else []."""
+    if isinstance(values, Mapping):
+        return list(values)
+    if not isinstance(values, (list, tuple)) or len(values) == count:
+        return []
+    return list(range(len(values))) if {np.shape(v)[:1] for v in values} == {(count,)} else []
+
+
 def class_numbers(argument: str, values: Any, count: int) -> np.ndarray:
     """Class labels as int64 (N,), where no outputs are given to compare them with.
 
@@ -82,9 +97,16 @@ def class_numbers(argument: str, values: Any, count: int) -> np.ndarray:
     expected = f"{count} class numbers, (N,) or (N, 1), or one-hot rows (N, C)"
     if values is None or hasattr(values, "element_spec"):
         raise checks.type_error(argument, expected, values)
+    outputs, fix = _outputs_of(values, count), None
+    if outputs:
+        first = outputs[0]
+        fix = (
+            f"Pass the labels of one output, {argument}[{first!r}], and as the model a function of "
+            f"x that returns this output: lambda x: model(x)[{first!r}]. {_OWN_FUNCTION}"
+        )
+        raise checks.type_error(argument, expected, f"labels of outputs {outputs}", fix)
     array = np.asarray(values)
     if array.dtype.kind not in "iubf":
-        fix = None
         if array.dtype.kind in "USO":
             fix = (
                 f"Number the classes: `names, {argument} = np.unique({argument}, "
@@ -92,12 +114,13 @@ def class_numbers(argument: str, values: Any, count: int) -> np.ndarray:
             )
         raise checks.type_error(argument, expected, values, fix)
     if array.ndim not in (1, 2) or len(array) != count:
-        raise checks.value_error(argument, expected, array)
+        other = array.ndim > 2 and len(array) == count
+        raise checks.value_error(argument, expected, array, _OWN_FUNCTION if other else None)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     elif array.ndim == 2:
         if not one_hot_rows(array).all():
-            fix = "For soft labels pass the argmax, or write a function for from_function."
+            fix = f"For soft labels pass the argmax. {_OWN_FUNCTION}"
             expected = "one-hot rows, if not class numbers"
             raise checks.value_error(argument, expected, array, fix)
         array = array.argmax(1)
@@ -105,6 +128,8 @@ def class_numbers(argument: str, values: Any, count: int) -> np.ndarray:
     if bad.any():
         first = int(np.argmax(bad))
         fix = f"The label of example {first} is {array[first]}."
+        if array.dtype.kind == "f":
+            fix = f"{fix} {_OWN_FUNCTION}"
         raise checks.value_error(argument, "class numbers from 0", array, fix)
     return array.astype(np.int64)
 

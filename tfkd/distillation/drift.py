@@ -19,8 +19,11 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.distillation.sample import is_repeatable
+from tfkd.distillation.saving import is_quantized
 from tfkd.distillation.terms import is_number, sigmoids
+from tfkd.keras_internals import BatchNormalizationBase
 from tfkd.losses.base import mask_of
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import split
 from tfkd.types import Structure
@@ -85,7 +88,7 @@ class DriftWatch(keras.callbacks.Callback):
         now, count = self._measure(), len(tf.nest.flatten(self._sample)[0])
         if now is not None and now.is_beyond(self._start, count):
             self._owner._set_untracked(_drift_warned=True)
-            _warn(self._start, now, number)
+            _warn(self._start, now, number, self._owner.student)
             self._start = None
 
     def _measure(self) -> Distance | None:
@@ -259,20 +262,36 @@ def _error(teachers: list[list[Any]], students: list[list[Any]]) -> float:
     return float(np.mean(shares))
 
 
-def _warn(start: Distance, now: Distance, epochs: int) -> None:
+def _warn(start: Distance, now: Distance, epochs: int, student: keras.Model) -> None:
     if now.agreement is None or start.agreement is None:
         shown = f"the squared error is {now.relative:.2g} of the teacher's variance, and was "
-        shown += f"{start.relative:.2g}"
+        shown += f"{start.relative:.2g}."
     else:
         shown = f"it agrees on {100 * now.agreement:.1f} % of a sample, and did on "
-        shown += f"{100 * start.agreement:.1f} %"
+        shown += f"{100 * start.agreement:.1f} %. (`agreement` in the training logs is computed "
+        shown += "in training mode.)"
     checks.warn(
         f"Distiller: in inference mode the student is further from its teacher after {epochs} "
-        f"epoch{'' if epochs == 1 else 's'} than it was before the first: {shown}. (`agreement` "
-        "in the training logs is computed in training mode.) If the student was trained on more "
-        "data than this, its batch-normalization statistics now follow the few images: "
-        "freeze them (`layer.trainable = False` for each BatchNormalization before compile; "
-        "tfkd.quantization.quantize does it unless freeze_batch_norm=False), and use a lower "
-        "learning rate, such as Adam(1e-5). Ignore this if the student is meant to learn "
-        "something else from its labels."
+        f"epoch{'' if epochs == 1 else 's'} than it was before the first: {shown} "
+        f"{_advice(student)} Ignore this if the student is meant to learn something else from its "
+        "labels."
+    )
+
+
+def _advice(student: keras.Model) -> str:
+    """What to do, as far as it applies to the student."""
+    layers = flat_layers(student)
+    if not any(isinstance(one, BatchNormalizationBase) and one.trainable for one in layers):
+        return (
+            "Use a lower learning rate, such as Adam(1e-5), or a smaller student_loss_weight "
+            "if the labels take it away."
+        )
+    default = ""
+    if is_quantized(student):
+        default = "; tfkd.quantization.quantize does it unless freeze_batch_norm=False"
+    return (
+        "If the student was trained on more data than this, its batch-normalization statistics "
+        "now follow the few examples: freeze them (`layer.trainable = False` for each "
+        f"BatchNormalization before compile{default}), and use a lower learning rate, such as "
+        "Adam(1e-5)."
     )

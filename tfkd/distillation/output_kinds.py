@@ -15,6 +15,7 @@ from tfkd.losses.heads import note
 from tfkd.losses.logits import BINARY, LogitsDistillation, is_a
 from tfkd.losses.wrapped import per_output
 from tfkd.teachers import output_kinds
+from tfkd.teachers.class_scores import losses_of
 from tfkd.teachers.precomputed import PROBABILITY
 from tfkd.types import Data, Structure
 
@@ -116,18 +117,8 @@ def _stored(layout: Any) -> list[list[str | None]]:
 
 def _expects_logits(distiller: Any, outputs: Any) -> list[bool | None]:
     """For each output, whether the loss given to `compile` expects logits; None: unknown."""
-    return [_takes_logits(loss) for loss in _losses(distiller, len(tf.nest.flatten(outputs)))]
-
-
-def _losses(distiller: Any, count: int) -> list[Any]:
-    """The losses on labels, one per output."""
-    losses = getattr(distiller, "loss", None)
-    names = getattr(distiller.student, "output_names", None)
-    if isinstance(losses, dict) and names and set(losses) <= set(names) and len(names) == count:
-        return [losses.get(name) for name in names]
-    flat = tf.nest.flatten(losses)
-    flat = flat * count if len(flat) == 1 else flat
-    return flat if len(flat) == count else [None] * count
+    count = len(tf.nest.flatten(outputs))
+    return [_takes_logits(loss) for loss in losses_of(distiller, distiller.student, count)]
 
 
 def _takes_logits(loss: Any) -> bool | None:
@@ -140,7 +131,7 @@ def _takes_logits(loss: Any) -> bool | None:
 
 def _expected_errors(distiller: Any, count: int = 0) -> list[bool]:
     flat = tf.nest.flatten(getattr(distiller, "loss", None))
-    losses = _losses(distiller, count) if count else flat
+    losses = losses_of(distiller, distiller.student, count) if count else flat
     return [isinstance(loss, ExpectedErrorLoss) for loss in losses]
 
 

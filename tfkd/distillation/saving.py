@@ -78,7 +78,7 @@ class Saving(keras.Model):
             _check_learned(model, path)
 
     def _check_file_of_student(self, path: str) -> None:
-        if _is_quantized(self.student):
+        if is_quantized(self.student):
             raise ValueError(
                 f"`filepath`: expected weights alone, received {path!r} for the quantized student "
                 f"{self.student.name!r}, which Keras can't load again. Use save_weights_only=True "
@@ -92,7 +92,7 @@ class Saving(keras.Model):
     def _check_models(self, filepath: str) -> None:
         sides = [("student", self.student), *(("teacher", one) for one in as_list(self.teacher))]
         for side, model in sides:
-            if isinstance(model, keras.Model) and _is_quantized(model):
+            if isinstance(model, keras.Model) and is_quantized(model):
                 raise ValueError(
                     f"`filepath`: expected weights alone, received {filepath!r} for a "
                     f"Distiller whose {side} {model.name!r} is quantized, which Keras can't load "
@@ -205,7 +205,7 @@ def _check_learned(model: Any, path: str) -> None:
         )
 
 
-def _is_quantized(model: keras.Model) -> bool:
+def is_quantized(model: keras.Model) -> bool:
     """Whether a model contains quantization layers of tfmot or tfkd."""
     marks = ("check_calibrated", "quantize_config", "quantizer")
     return any(hasattr(layer, mark) for layer in flat_layers(model) for mark in marks)

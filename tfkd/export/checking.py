@@ -19,11 +19,11 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.example_inputs import OPEN_SIZES, to_verify
-from tfkd.export import made_up
+from tfkd.export import made_up, parity
 from tfkd.export.named_function import NamedFunction
 from tfkd.export.thresholds import Limits, doubts, failures, stuck
 from tfkd.formats.litert import NotRunnable
-from tfkd.teachers import output_kinds
+from tfkd.teachers import class_scores
 from tfkd.types import Data, Path
 
 GIVEN, CALIBRATION, MADE_UP = "given examples", "calibration examples", "made-up inputs"
@@ -221,14 +221,17 @@ def _small_check(
 
 
 def _compared(found: VerifyData, compare: Compare) -> tuple[dict[str, Any], dict[str, int]]:
-    """The results of `compare`, with the kinds of outputs that the user has declared."""
+    """The results of `compare`, with what the model tells of the kinds of its outputs."""
     assert found.arrays is not None
     numbers, ranks = compare(found.arrays)
     rows, graph = numbers.get("outputs", {}), found.graph
-    kinds = output_kinds.declared(graph.model, len(graph.outputs))
-    for name, kind in zip(graph.outputs, kinds, strict=False):
+    seen = [rows.get(name, {}).get("kind", class_scores.UNKNOWN) for name in graph.outputs]
+    kinds = class_scores.of_outputs(graph.model, seen)
+    for name, kind in zip(graph.outputs, kinds, strict=True):
         if name in rows:
-            rows[name]["kind"] = "values" if kind == "sigmoid" else "classes"
+            rows[name]["kind"] = kind
+    if rows:
+        numbers |= parity.agreements(rows.values())
     return numbers, ranks
 
 

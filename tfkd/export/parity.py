@@ -22,15 +22,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfkd.results import Grid, Result, size_text
-from tfkd.teachers import output_kinds
+from tfkd.teachers import class_scores
 
 # Values this close to the last code, as a fraction of the range, don't count as clipped.
 _SMALL_CLIP = 0.01
-# Rounding of float32 in sums of probabilities and in multiples of a step.
+# Rounding of float32 in multiples of a step.
 _ROUNDING = 1e-3
 _WORST_IF_LARGE = ("max_error", "p99_error", "mean_error", "clipped", "not_finite")
 _AGREEMENTS = ("argmax_agreement", "decided_agreement", "decided", "positions")
-_WORST_IF_SMALL = ("argmax_agreement", "decided_agreement", "dependence", "file_dependence")
+_WORST_IF_SMALL = ("dependence", "file_dependence")
 
 
 def measure(
@@ -48,7 +48,8 @@ def measure(
 
     Returns:
         The number of `examples`, the following metrics for each output in `outputs`,
-        and their worst values over all outputs:
+        and their worst values over all outputs (of agreements, all that may hold class
+        scores):
 
         * `argmax_agreement`: fraction of equal argmax; None without a class axis.
         * `decided_agreement`: the same on decided examples; for each output `decided`,
@@ -66,7 +67,8 @@ def measure(
           file.
 
         For each output also its `range`; `file_range`, the same for the file; and `kind`:
-        "classes" if its rows are distributions or their logarithms, else "unknown".
+        "classes" or "values", if its numbers show that it holds class scores or that it
+        doesn't (see `tfkd.teachers.class_scores`), else "unknown".
     """
     outputs = {
         name: _measure_one(*_as_numbers(value, received[name]), limits.get(name))
@@ -77,8 +79,15 @@ def measure(
         "examples": len(next(iter(expected.values()))),
         **{key: _worst(max, [r[key] for r in rows]) for key in _WORST_IF_LARGE},
         **{key: _worst(min, [r[key] for r in rows]) for key in _WORST_IF_SMALL},
+        **agreements(rows),
         "outputs": outputs,
     }
+
+
+def agreements(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The worst agreements of the outputs that may hold class scores; None if there are none."""
+    judged = [row for row in rows if row["kind"] != class_scores.VALUES]
+    return {key: _worst(min, [row[key] for row in judged]) for key in _AGREEMENTS[:2]}
 
 
 def _as_numbers(expected: np.ndarray, received: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,18 +121,6 @@ def _agreements(expected: np.ndarray, received: np.ndarray) -> dict[str, float |
     }
 
 
-def _kind(values: np.ndarray) -> str:
-    """ "classes" if the rows of an output (N, C) are distributions or their logarithms."""
-    if values.ndim != 2 or values.shape[-1] < 2:
-        return "unknown"
-    evidence = output_kinds.Evidence()
-    output_kinds.see(evidence, values)
-    if evidence.seen == "one":
-        return "classes"
-    are_logs = values.max() <= 0 and np.abs(np.exp(values).sum(-1) - 1).max() < _ROUNDING
-    return "classes" if are_logs else "unknown"
-
-
 def _p99(error: np.ndarray) -> float | None:
     """The error of a map that at most 1 % of its positions exceed; None for other outputs."""
     if error.ndim < 3:
@@ -155,12 +152,12 @@ def _measure_one(
     finite = np.isfinite(received)
     received = np.where(finite, received, 0)
     error = np.where(finite, np.abs(received.astype(np.float64) - expected) / unit, 1.0)
-    agreements: dict[str, Any] = dict.fromkeys(_AGREEMENTS)
+    agree: dict[str, Any] = dict.fromkeys(_AGREEMENTS)
     if expected.ndim >= 2 and expected.shape[-1] > 1:
-        agreements = _agreements(expected, received)
+        agree = _agreements(expected, received)
     moves, moved = (values.max(0) - values.min(0) for values in (expected, received))
     return {
-        **agreements,
+        **agree,
         "max_error": float(error.max()),
         "p99_error": _p99(error),
         "mean_error": float(error.mean()),
@@ -170,7 +167,7 @@ def _measure_one(
         "file_dependence": float(moved.max() / unit),
         "range": [low, high],
         "file_range": [float(received.min()), float(received.max())],
-        "kind": _kind(expected),
+        "kind": class_scores.of_values(expected),
     }
 
 
@@ -247,12 +244,20 @@ class ExportReport(Result):
 
 def compared_rows(numbers: Mapping[str, Any], where: str = "") -> list[tuple[str, str]]:
     """The results of `measure` as rows of a table."""
-    return [
-        ("verified on", f"{numbers['examples']} examples{where}"),
-        ("argmax agreement", agreement_text(numbers)),
+    errors = [
         ("max error / range", _max_error_text(numbers)),
         ("mean error / range", f"{numbers['mean_error']:.2e}"),
     ]
+    agree = [("argmax agreement", agreement_text(numbers))]
+    # What may be no class scores is told by its errors, and then by its agreement.
+    compared = errors + agree if _is_in_doubt(numbers) else agree + errors
+    return [("verified on", f"{numbers['examples']} examples{where}"), *compared]
+
+
+def _is_in_doubt(numbers: Mapping[str, Any]) -> bool:
+    """Whether an output may hold class scores, but isn't known to."""
+    rows = numbers.get("outputs", {}).values()
+    return any(r["kind"] == "unknown" and r["argmax_agreement"] is not None for r in rows)
 
 
 def _max_error_text(numbers: Mapping[str, Any]) -> str:
@@ -266,7 +271,8 @@ def agreement_text(numbers: Mapping[str, Any]) -> str:
     every, decided = numbers["argmax_agreement"], numbers["decided_agreement"]
     if every is None:
         return "-"
-    return f"{every:.2%}" + ("" if every == decided else f" ({decided:.2%} of the decided)")
+    text = f"{every:.2%}" + ("" if every == decided else f" ({decided:.2%} of the decided)")
+    return f"{text}, if the outputs are class scores" if _is_in_doubt(numbers) else text
 
 
 def _summary(in_float: Sequence[Mapping[str, str]]) -> str:

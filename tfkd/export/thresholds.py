@@ -5,8 +5,11 @@ scores must also agree with the Keras model: where the model has decided, the fi
 find the same class; if it has decided fewer than half of the examples, in all of them (see
 `tfkd.export.parity`). Whether an output (batch, numbers) holds class scores is settled
 
-* by its values: every row is a distribution, or the logarithms of one;
 * by `tfkd.losses.declare_outputs`: logits and softmax are class scores, sigmoid is not;
+* by its values: every row is a distribution, or the logarithms of one;
+* by the loss that the model is compiled with: a categorical cross-entropy takes class
+  scores, a regression loss or binary cross-entropy does not;
+* by a last layer of sigmoids, or rows of length 1 (normalized embeddings): no class scores;
 * by the user's thresholds: `min_agreement`, for the output by name or for all outputs.
   0 says that an output is not judged by agreement.
 

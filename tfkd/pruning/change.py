@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfkd.pruning.graph import Graph
 from tfkd.pruning.masking import masked
 from tfkd.results import Result
+from tfkd.teachers import class_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +23,30 @@ class OutputChange(Result):
         examples: number of examples that were compared.
         agreement: fraction of the examples, or of their positions, in which the largest
             element of an output (..., C) is the same: the same class. Of several outputs the
-            lowest; None if no output has more than one element in its last axis.
+            lowest; None if none may hold class scores.
         error: mean absolute difference as a fraction of the output's range; of several
             outputs the highest.
+        of_classes: whether the agreement is known to be one of class scores, by
+            `tfkd.losses.declare_outputs`, the last layer, the loss that the model is
+            compiled with, or values that are distributions.
     """
 
     examples: int
     agreement: float | None
     error: float
+    of_classes: bool = True
 
     def parts(self) -> list[str]:
         """The change in one sentence."""
         far = f"a mean difference of {100 * self.error:.1f} % of the outputs' range"
-        if self.agreement is None:
-            return [f"{far} from the unpruned model on {self.examples:,} examples before training"]
+        on = f"{self.examples:,} examples"
+        if self.agreement is None or not self.of_classes:
+            text = f"{far} from the unpruned model on {on} before training"
+            if self.agreement is not None:
+                text += f" (agreement {100 * self.agreement:.0f} %, if they are class scores)"
+            return [text]
         return [
-            f"agreement with the unpruned model on {self.examples:,} examples: "
+            f"agreement with the unpruned model on {on}: "
             f"{100 * self.agreement:.0f} % before training ({far})"
         ]
 
@@ -51,10 +60,14 @@ def output_change(graph: Graph, removed: np.ndarray, batches: Sequence[Any]) -> 
         batches: at least one batch of inputs, in the structure that the model takes.
     """
     before, after = (_outputs(graph, units, batches) for units in (removed & False, removed))
-    rows = [_compared(one, other) for one, other in zip(before, after, strict=True)]
-    agreements = [agreement for agreement, _ in rows if agreement is not None]
-    errors = [error for _, error in rows]
-    return OutputChange(len(before[0]), min(agreements, default=None), max(errors))
+    kinds = class_scores.of_outputs(graph.model, [class_scores.of_values(one) for one in before])
+    agreements = {}
+    for place, (one, other, kind) in enumerate(zip(before, after, kinds, strict=True)):
+        if one.ndim > 1 and one.shape[-1] > 1 and kind != class_scores.VALUES:
+            agreements[place] = float((one.argmax(-1) == other.argmax(-1)).mean())
+    known = all(kinds[place] == class_scores.CLASSES for place in agreements)
+    error = max(map(_difference, before, after))
+    return OutputChange(len(before[0]), min(agreements.values(), default=None), error, known)
 
 
 def _outputs(graph: Graph, removed: np.ndarray, batches: Sequence[Any]) -> list[np.ndarray]:
@@ -68,9 +81,6 @@ def _outputs(graph: Graph, removed: np.ndarray, batches: Sequence[Any]) -> list[
     return [np.concatenate(parts) for parts in zip(*arrays, strict=True)]
 
 
-def _compared(before: np.ndarray, after: np.ndarray) -> tuple[float | None, float]:
-    """(agreement or None, error) of one output."""
-    error = float(np.abs(after - before).mean() / (np.ptp(before) or 1.0))
-    if before.ndim < 2 or before.shape[-1] < 2:
-        return None, error
-    return float((before.argmax(-1) == after.argmax(-1)).mean()), error
+def _difference(before: np.ndarray, after: np.ndarray) -> float:
+    """Mean absolute difference of one output as a fraction of its range."""
+    return float(np.abs(after - before).mean() / (np.ptp(before) or 1.0))

@@ -21,6 +21,12 @@ from tfkd.report.measures import (
 )
 from tfkd.results import Result
 
+# The way out for labels that no score fits, such as sequences without an alignment.
+UNSCORED = (
+    "Without a score: report.latency_table(models, x) measures times, and report.profile(model) "
+    "counts parameters and MACs."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class SeedStats(Result):
@@ -243,7 +249,8 @@ class Judge:
                 found = score(self._y, one, **self._options)
             except (TypeError, ValueError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"`models[{name!r}]` can't be scored on `data`. {error}") from error
+                text = f"`models[{name!r}]` can't be scored on `data`. {error} {UNSCORED}"
+                raise kind(text) from error
             if found.doubt:
                 checks.warn(f"`data`: {found.doubt}.")
             # The task inferred for the first model applies to all.

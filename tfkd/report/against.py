@@ -9,6 +9,8 @@ from tfkd.report.measures import ACCURACY, Measure, decimals
 from tfkd.results import Result
 
 MINUS = "\N{MINUS SIGN}"
+# Relative difference of two scores that rounding in float32 explains.
+_ROUNDING = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Against(Result):
         smaller: compression: the original's size divided by the model's.
         macs: multiply-accumulates as a fraction of the original's.
         score: name of the measure of `points` or `error`, such as "subset accuracy".
-        error: mean absolute error minus the original's; below 0 is better.
+        error: mean absolute error minus the original's; below 0 is better, 0 within rounding.
         timing: the timed runtimes, if one is a Python function and the other is not: "a
             Python function and LiteRT". Their ratio then says little about the models.
 
@@ -52,6 +54,8 @@ class Against(Result):
         """Compares two rows of a `Table`."""
         scores = [getattr(one, measure.key) for one in (row, original)]
         gap = None if None in scores else scores[0].mean - scores[1].mean
+        if gap and abs(gap) <= _ROUNDING * max(abs(one.mean) for one in scores):
+            gap = 0.0
         points, error = (gap, None) if measure.percent else (None, gap)
         times = (one.latency and one.latency.p50 for one in (original, row))
         pairs = (times, (original.size, row.size), (row.macs, original.macs))
@@ -106,7 +110,7 @@ def _points(value: float, score: str) -> str:
 
 def _error(value: float) -> str:
     if value == 0:
-        return "as large"
+        return "equal"
     word = "lower (better)" if value < 0 else "higher (worse)"
     return f"{abs(value):.{decimals(value)}f} {word}"
 

@@ -16,7 +16,7 @@ from tfkd.data.label_forms import check_numbers
 from tfkd.example_inputs.inputs import by_name
 from tfkd.report import inference
 from tfkd.report import targets as running
-from tfkd.report.accuracy import Judge
+from tfkd.report.accuracy import UNSCORED, Judge
 from tfkd.report.latency import Latency, in_turns
 from tfkd.report.profile import profile
 from tfkd.report.table import Row, Table
@@ -242,7 +242,8 @@ def _labelled(data: Any, output: str | None) -> tuple[Any, np.ndarray, np.ndarra
     if isinstance(y, Mapping) and "classes" in y and np.shape(y.get("boxes"))[2:] == (4,):
         raise _boxes(y)
     if y is None:
-        raise checks.type_error("data", "labels with the examples: (x, y), or such batches", data)
+        expected = "labels with the examples: (x, y), or such batches"
+        raise checks.type_error("data", expected, data, UNSCORED)
     y, weight = (_of_output(one, output, example_inputs.length("data", x)) for one in (y, weight))
     if weight is not None:
         check_numbers("sample_weight", np.asarray(weight))

@@ -1,7 +1,10 @@
 """Interleaved latency benchmark: median, percentiles and throughput of callables.
 
 The speed of a machine drifts with clock frequency and other load. Interleaved runs
-are exposed to the same drift, so their ratios hold even if the times do not.
+are exposed to the same drift, so their ratios hold even if the times do not. But they
+also find the CPU caches as another runner left them: a call of TensorFlow doubles the
+time of a small LiteRT model that follows it. So each timed call follows an untimed one
+of the same runner, and the order is random, for what a single call does not restore.
 """
 
 from __future__ import annotations
@@ -83,13 +86,13 @@ def latency(
     runs: int = 200,
     seconds: float | None = None,
 ) -> dict[str, Latency]:
-    """Times callables in turns: a, b, c, then b, c, a, then c, a, b, ...
+    """Times callables in turns, with warm caches.
 
-    Each round starts with another runner. Each measured call follows one of the same runner
-    that is not measured, so that no runner finds the CPU caches as another one left them:
-    a small file behind TensorFlow would seem twice as slow. Python's garbage collector is
-    off during the measurement. A runner that takes `training` gets `training=False`.
-    Variables that change while a model runs are restored, with a warning.
+    Each round takes the runners in another, random order (the same in every measurement)
+    and calls each of them twice: the first call brings its code and weights back into the
+    CPU caches, the second is timed. Python's garbage collector is off during the
+    measurement. A runner that takes `training` gets `training=False`. Variables that
+    change while a model runs are restored, with a warning.
 
     Args:
         runners: name → callable. Models and layers are called eagerly in Python: to
@@ -151,12 +154,12 @@ def in_turns(
     gc.disable()
     try:
         limit = None if seconds is None else time.perf_counter() + seconds
-        for turn in range(runs):
-            start = turn % len(names)
-            for name in names[start:] + names[:start]:
+        rng = np.random.default_rng(0)
+        for _ in range(runs):
+            for place in rng.permutation(len(names)):
+                name = names[place]
                 runner = runners[name]
-                if len(names) > 1:
-                    runner()
+                runner()
                 began = time.perf_counter_ns()
                 runner()
                 times[name].append(time.perf_counter_ns() - began)

@@ -6,7 +6,6 @@ import dataclasses
 import html
 import pathlib
 import re
-import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,8 @@ from tfkd.results.pages import element, head_style
 
 WIDTH = 100  # largest width of a table in characters
 NAME_WIDTH = 12  # smallest width to which the first column is wrapped
+# Where names may be broken: behind spaces, and behind punctuation before a letter.
+_BREAKS = re.compile(r"(?<=\s)(?=\S)|(?<=[_/.:-])(?=[^\W\d_])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +114,24 @@ def _folded(lines: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[int]]
     room = max(NAME_WIDTH, WIDTH - sum(others))
     folded, ends = [], []
     for name, *numbers in lines:
-        first, *more = textwrap.wrap(name, room) or [name]
+        first, *more = _wrapped(name, room)
         folded.append([first, *numbers])
         folded += [[part, *[""] * len(numbers)] for part in more]
         ends.append(len(folded) - 1)
     return folded, ends
+
+
+def _wrapped(name: str, room: int) -> list[str]:
+    """Lines of at most `room` characters, or as wide as a word: no break is inside of one."""
+    lines = [""]
+    for word in _BREAKS.split(name):
+        # What has no end is broken anywhere.
+        for start in range(0, max(len(word), 1), WIDTH // 2):
+            part = word[start : start + WIDTH // 2]
+            if lines[-1] and len((lines[-1] + part).rstrip()) > room:
+                lines.append("")
+            lines[-1] += part
+    return [line.rstrip() for line in lines]
 
 
 def _escaped(text: str) -> str:

@@ -14,9 +14,9 @@ from tfkd.networks.accept import check_finite
 from tfkd.teacher_cache import document, shards
 from tfkd.teacher_cache.document import Document
 from tfkd.teacher_cache.keys import SIZE, firsts, keys, read
-from tfkd.teacher_cache.labelling import Labeller, Making, progress_bar
+from tfkd.teacher_cache.labelling import Labeller, Making
 from tfkd.teacher_cache.predictions import check_repeats, predicted
-from tfkd.teachers.forward import as_list
+from tfkd.teachers.forward import as_list, progress_bar
 from tfkd.teachers.layout import Layout
 from tfkd.types import Data, Structure, Teacher
 
@@ -49,7 +49,8 @@ def build(
     store = _prepare(path, wanted, overwrite)
     todo = [n for n in range(store.number) if n % number == index and store.problem(n)]
     store.check_space(len(todo))
-    bar = progress_bar(store, todo, batch_size, progress)
+    passes = sum(-(-len(store.rows(shard)) // batch_size) for shard in todo) * store.views
+    bar = progress_bar(passes, progress)
     for shard in todo:
         store.write(shard, labeller.shard(store, shard, x, batch_size, bar))
 

@@ -191,7 +191,7 @@ class TeacherCache(PrecomputedTeacher):
                 share the work in one folder.
             wait: with `part`, seconds to wait for the shards of the other processes.
             overwrite: replace a different cache at `path` instead of raising an error.
-            progress: whether to show a progress bar.
+            progress: whether to show a progress bar, in a terminal or notebook.
 
         Returns:
             The opened cache.

@@ -16,6 +16,7 @@ from tfkd.teacher_cache import views
 from tfkd.teacher_cache.keys import keys
 from tfkd.teacher_cache.shards import KEYS, Shards
 from tfkd.teachers import output_kinds
+from tfkd.teachers.class_scores import is_regression, losses_of
 from tfkd.teachers.forward import Teachers, computes_in_float16
 from tfkd.teachers.layout import Layout, Slot, take, top_k_forms
 from tfkd.teachers.precomputed import scores_of
@@ -150,7 +151,9 @@ class Labeller:
                 return teach(self._inputs(x, tf.range(tf.shape(tf.nest.flatten(x)[0])[0]), 0))
 
             found = output_kinds.look(taps.model, run, sample)
-            wants = ["either"] * len(tf.nest.flatten(found))
+            losses = losses_of(taps.model, taps.model, len(tf.nest.flatten(found)))
+            # Numbers that a regression loss was trained on may lie in [0, 1], too.
+            wants = [None if is_regression(loss) else "either" for loss in losses]
             self._kinds += output_kinds.settle("teacher", found, wants)
 
     def _final_names(self) -> list[str]:
@@ -268,13 +271,3 @@ class Labeller:
                 "layer after it."
             )
         return tf.cast(tensor, self._making.dtype) if tensor.dtype.is_floating else tensor
-
-
-def progress_bar(
-    shards: Shards, todo: list[int], batch_size: int, wanted: bool
-) -> keras.utils.Progbar | None:
-    """A progress bar over the forward passes, or None."""
-    if not wanted or not todo:
-        return None
-    passes = sum(-(-len(shards.rows(number)) // batch_size) for number in todo)
-    return keras.utils.Progbar(passes * shards.views, unit_name="batch")

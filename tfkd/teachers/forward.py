@@ -8,6 +8,7 @@ this argument), and no gradient flows into it.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,13 @@ def _from_signature(signature: Any) -> Callable[[Any], Any]:
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     return call
+
+
+def progress_bar(passes: int, wanted: bool) -> keras.utils.Progbar | None:
+    """A progress bar over forward passes; None if it is not wanted, or would fill a log."""
+    in_terminal = sys.stdout is not None and sys.stdout.isatty()
+    shown = in_terminal or "ipykernel" in sys.modules
+    return keras.utils.Progbar(passes, unit_name="batch") if wanted and passes and shown else None
 
 
 class Teachers:
@@ -163,10 +171,11 @@ def same_shapes(outputs: list[Any]) -> None:
         pairs = zip(forms[0], form, strict=False)
         alike = all(tf.TensorShape(a).is_compatible_with(b) for a, b in pairs)
         if len(form) != len(forms[0]) or not alike:
-            raise ValueError(
+            text = (
                 "several teachers must have outputs of the same shape to be averaged: shapes "
                 f"without the batch axis are {forms}. Leave out those that differ."
             )
+            raise checks.plain(ValueError(text))
 
 
 def mean_value(outputs: list[Any]) -> Structure:

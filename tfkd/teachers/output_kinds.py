@@ -65,7 +65,7 @@ def look(model: Any, run: Callable[[Any], Any], sample: Structure | None) -> Any
         sample: a batch of inputs, or None.
     """
     is_declared = bool(declared(model, 1))
-    found = None if is_declared else _plain(model)
+    found = None if is_declared else of_last_layers(model)
     if found is None and sample is not None:
         try:
             found = _traced(run, sample)
@@ -86,7 +86,7 @@ def declared(model: Any, count: int) -> list[str]:
     return [] if said is None else tf.nest.flatten(said)
 
 
-def _plain(model: Any) -> Any:
+def of_last_layers(model: Any) -> Any:
     """Evidence from the last layers of a functional model; None: it has to be traced."""
     if type(model) not in _FUNCTIONAL or not getattr(model, "outputs", None):
         return None
