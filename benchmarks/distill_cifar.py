@@ -10,6 +10,8 @@ epoch. Each finished run is a record in --out, and is not made again.
 
 from __future__ import annotations
 
+import functools
+
 import harness
 import made_up
 from cifar_teacher import BATCH, cosine_sgd, load, load_base, weights_of
@@ -109,7 +111,7 @@ def main():
     for seed in range(args.seeds):
         for arm in ARMS:
             run = {**harness.settings(args, "seeds", "teacher"), "arm": arm, "seed": seed}
-            make = lambda arm=arm, seed=seed: train(arm, seed, args, data, teacher)
+            make = functools.partial(train, arm, seed, args, data, teacher)
             if record := store.run(f"{arm}-{seed}", run, make):
                 records.append(record)
     harness.show(args, table(records, args), records=records)

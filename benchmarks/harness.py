@@ -87,10 +87,11 @@ def settings(args: argparse.Namespace, *without: str) -> Record:
 
 def threads(count: int) -> None:
     """Limits TensorFlow to so many threads; 0: as many as it likes."""
-    import tensorflow as tf
+    if count:
+        import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(count)
-    tf.config.threading.set_inter_op_parallelism_threads(count)
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
 
 
 def digest(*paths: str | os.PathLike) -> str:

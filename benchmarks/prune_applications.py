@@ -4,8 +4,8 @@
     python benchmarks/prune_applications.py --networks VGG16 ResNet50
 
 Each network has a process of its own, one after the other (see
-`application_nets.py` for what is checked), and leaves a record in `--out`. Then the table and a plot of the
-seconds over the number of layers are written, with the exponent of the line
+`application_nets.py` for what is checked), and leaves a record in `--out`. Then the
+table and a plot of the seconds over the number of layers are written, with the exponent of the line
 through all networks in log-log coordinates: at most 1 means that time grows no
 faster than the number of layers. The exit status is 1 if anything fails.
 """

@@ -210,7 +210,11 @@ def main():
     measured = () if args.no_memory else MEMORY
     memory = {name: peak_memory(name) for name in measured}
     rows = [
-        [name, *(f"{v:.0f}" for v in (ms[name], min(one), max(one))), f"{memory.get(name, 0):.0f}"]
+        [
+            name,
+            *(f"{v:.0f}" for v in (ms[name], min(one), max(one))),
+            f"{memory[name]:.0f}" if name in memory else "",
+        ]
         for name, one in times.items()
     ]
     text = harness.table(["variant", "ms a step (median)", "min", "max", "peak MiB"], rows)
