@@ -40,7 +40,7 @@ import made_up
 
 def parse() -> Any:
     parser = harness.Parser(
-        __doc__, data=made_up.sentences, teacher=made_up.answers, seeds=1, epochs=3, rounds=5
+        __doc__, data=made_up.sentences, teacher=made_up.answers, seeds=1, epochs=4, rounds=5
     )
     parser.add_argument("--data", required=True, help="folder with train, dev and test.tsv")
     parser.add_argument("--teacher", required=True, help=".npz file of minilm_embeddings.py")

@@ -8,6 +8,7 @@ import tempfile
 
 import numpy as np
 
+PARTS = {"train": 320, "dev": 64, "test": 64}  # sentences
 CELLS = {"RBC": (200, 60, 60), "WBC": (90, 60, 200), "Platelets": (200, 180, 90)}
 
 
@@ -91,19 +92,17 @@ def sentences() -> str:
     """A folder with train, dev and test.tsv, as SST-2."""
     rng, folder = np.random.default_rng(0), _folder()
     words = {0: ("dull", "slow", "poor"), 1: ("fine", "quick", "rich")}
-    for part, count in (("train", 192), ("dev", 64), ("test", 64)):
-        rows = [
-            f"a {' '.join(rng.choice(words[n % 2], 3))} film {n}\t{n % 2}" for n in range(count)
-        ]
+    for part, count in PARTS.items():
+        texts = [" ".join(rng.choice(words[n % 2], 3)) for n in range(count)]
+        rows = [f"a {text} film {n}\t{n % 2}" for n, text in enumerate(texts)]
         (folder / f"{part}.tsv").write_text("\n".join(rows) + "\n")
     return str(folder)
 
 
 def answers() -> str:
     """Logits of a teacher for `sentences`, as minilm_embeddings.py writes them."""
-    path, counts = _folder() / "answers.npz", {"train": 192, "dev": 64, "test": 64}
-    logits = {
-        f"logits_{k}": np.eye(2, dtype="float32")[np.arange(n) % 2] for k, n in counts.items()
-    }
+    path = _folder() / "answers.npz"
+    sure = {part: np.eye(2, dtype="float32")[np.arange(n) % 2] for part, n in PARTS.items()}
+    logits = {f"logits_{part}": values for part, values in sure.items()}
     np.savez(path, document=np.array(json.dumps({"parameters": 1})), **logits)
     return str(path)
