@@ -34,16 +34,14 @@ for _folder in (ROOT / "examples", ROOT):  # scripts run from anywhere, and shar
     if str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
+import shared
+
 from tfkd import artifacts
 
 Record = dict[str, Any]
 PACKAGES = ("tfkd", "tensorflow", "tf_keras", "numpy")
 # Flags that say where things are or what is shown, not what a run is.
 NO_SETTINGS = ("data", "json", "old", "out", "smallest", "table")
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,7 +55,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, doc: str, records: str | None = None, **smallest: Any):
-        super().__init__(description=doc, formatter_class=_Help)
+        super().__init__(description=doc, formatter_class=shared.Help, allow_abbrev=False)
         self.smallest = smallest
         self.add_argument("--smallest", action="store_true", help="seconds, on made-up data")
         self.add_argument("--json", help="a file for settings, machine, figures and table")
@@ -268,7 +266,7 @@ def section(path: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Help)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shared.Help)
     parser.add_argument("what", choices=["table"])
     parser.add_argument("files", nargs="+", help="JSON files of scripts")
     for path in parser.parse_args().files:

@@ -128,7 +128,7 @@ def child(path: str, store: str) -> None:
 
 def start(folder: pathlib.Path, args: Any) -> str:
     rows, store = [], folder / "artefacts"
-    for name in STARTS:
+    for name in args.files:
         path = folder / name
         taken: dict[str, list[float]] = {"none": [], "first": [], "second": []}
         for _ in range(args.starts):
@@ -267,11 +267,14 @@ def xla(folder: pathlib.Path, args: Any) -> str:
 
 
 def main() -> None:
-    parser = harness.Parser(__doc__, seconds=0.3, rounds=5, starts=1)
+    parser = harness.Parser(
+        __doc__, seconds=0.3, rounds=5, starts=1, files=["small.onnx", "small.keras"]
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is run")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the threads")
     parser.add_argument("--rounds", type=int, default=2000, help="runs of each file")
     parser.add_argument("--starts", type=int, default=5, help="of each file and kind")
+    parser.add_argument("--files", nargs="+", choices=STARTS, default=STARTS, help="for start")
     parser.add_argument("--batch", type=int, default=32, help="of shared calls")
     parser.add_argument("--out", default="saved_models/predictor", help="folder of the files")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
