@@ -37,8 +37,6 @@ import numpy as np
 from cifar_teacher import WEIGHT_DECAY, cosine_sgd, load
 
 import tfkd
-from tfkd import schedules
-from tfkd.curriculum import Curriculum, difficulty
 
 WATCHED = 2_000  # test images that are looked at after each epoch
 
@@ -144,7 +142,7 @@ class Bench:
         return (self.store.file(*of) or self.store.path(*of)).with_suffix(".weights.h5")
 
     def difficulty(self, teacher: Any, noise: float, seed: int) -> np.ndarray:
-        found = difficulty.teacher_loss(
+        found = tfkd.curriculum.difficulty.teacher_loss(
             teacher,
             self.data.x_train,
             self.labels(noise),
@@ -163,9 +161,9 @@ class Bench:
         if arm.end is None:
             return tfkd.data.batches(x, y, batch, **more)
         last = round(self.args.grow * self.args.epochs * self.steps)
-        pace = schedules.Linear(arm.start or self.args.start, arm.end, end_step=last)
+        pace = tfkd.schedules.Linear(arm.start or self.args.start, arm.end, end_step=last)
         more |= {"order": arm.order, "partial": True}
-        return Curriculum((x, y), scores, pace, batch, **more).batches()
+        return tfkd.curriculum.Curriculum((x, y), scores, pace, batch, **more).batches()
 
     def accuracy(self, model: Any, data: Any) -> float:
         test = tfkd.data.eval_batches(data.x_test, None, 500, preprocess=self.scale)

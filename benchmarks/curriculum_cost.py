@@ -29,9 +29,6 @@ import harness
 import numpy as np
 
 import tfkd
-from tfkd import schedules
-from tfkd.curriculum import Curriculum, difficulty
-from tfkd.curriculum.scoring import Scorer
 
 BATCH = 128
 PULLED = 20  # batches of a pipeline alone for one step: more than it has made ahead
@@ -53,6 +50,9 @@ def scale(batch):
 def scoring(count: int, depth: int) -> Jobs:
     """Variants of one pass over `count` images, each a function to be timed."""
     import tensorflow as tf
+
+    from tfkd.curriculum import difficulty
+    from tfkd.curriculum.scoring import Scorer
 
     teacher = tfkd.models.resnet(depth)
     x, y = images(count)
@@ -83,8 +83,8 @@ def feeding(count: int, depth: int) -> Jobs:
     """A training step fed in two ways; and the two pipelines alone."""
     x, y = images(count)
     more = {"augment": tfkd.data.shift_and_flip(4), "preprocess": scale}
-    pace = schedules.Linear(0.3, 1.0, end_step=10_000)
-    curriculum = Curriculum(
+    pace = tfkd.schedules.Linear(0.3, 1.0, end_step=10_000)
+    curriculum = tfkd.curriculum.Curriculum(
         (x, y), np.random.default_rng(1).normal(size=count), pace, BATCH, **more
     )
     datasets = {

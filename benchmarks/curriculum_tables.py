@@ -8,7 +8,8 @@ from typing import Any
 from harness import spread
 from harness import table as markdown
 
-from tfkd import artifacts, report
+import tfkd
+from tfkd import artifacts
 
 Record = dict[str, Any]
 
@@ -91,4 +92,4 @@ def plot(records: list[Record], path: pathlib.Path) -> None:
     """
     shown = {name: group for name, group in arms(records).items() if name != "anti-curriculum"}
     curves = {name: [r["curve"] for r in group] for name, group in shown.items()}
-    report.plots.training_curves(curves, path, "accuracy on 2,000 test images (%)")
+    tfkd.report.plots.training_curves(curves, path, "accuracy on 2,000 test images (%)")

@@ -21,7 +21,6 @@ import numpy as np
 from detection_bccd import BATCH, CLASSES, ONLY_SOFT, Bench
 
 import tfkd
-from tfkd import export, pruning, quantization, report
 
 
 def distil(bench, teacher, student, optimizer, first, until, args, callbacks=()):
@@ -53,11 +52,11 @@ def adam(peak, epochs, bench):
 
 def prune(bench, teacher, student, args):
     """Half of the MACs: decay, cut, distil on."""
-    plan = pruning.plan(student, macs_reduction=args.reduction)
+    plan = tfkd.pruning.plan(student, macs_reduction=args.reduction)
     print(plan, flush=True)
     steps = tfkd.data.steps_per_epoch(len(bench.data.x_train), BATCH)
     half = args.epochs // 2
-    schedule = pruning.AnnealedFilterDecay(
+    schedule = tfkd.pruning.AnnealedFilterDecay(
         target_sparsity=args.reduction,
         begin_step=0,
         end_step=half * steps,
@@ -68,18 +67,18 @@ def prune(bench, teacher, student, args):
     optimizer = adam(args.rate, args.epochs, bench)
     distil(bench, teacher, student, optimizer, 0, half, args, [decay])
     x = np.asarray(bench.data.preprocess(bench.data.x_test[:16]))
-    small = pruning.shrink(student, decay.selection, verify=x)
-    optimizer = pruning.shrink_optimizer(optimizer, student, small, decay.selection)
+    small = tfkd.pruning.shrink(student, decay.selection, verify=x)
+    optimizer = tfkd.pruning.shrink_optimizer(optimizer, student, small, decay.selection)
     distil(bench, teacher, small, optimizer, half, args.epochs, args)
     return small
 
 
 def quantize(bench, teacher, small, args):
     """8 bits: calibrate on training images, distil on."""
-    quantized = quantization.quantize(small, target="tflite", freeze_batch_norm=False)
+    quantized = tfkd.quantization.quantize(small, target="tflite", freeze_batch_norm=False)
     print(quantized.report, flush=True)
     x = np.asarray(bench.data.preprocess(bench.data.x_train[:100]))
-    quantization.calibrate(quantized, x)
+    tfkd.quantization.calibrate(quantized, x)
     print(f"calibrated: {bench.score(quantized).map50:.4f}", flush=True)
     optimizer = adam(args.quantize_rate, args.quantize_epochs, bench)
     distil(bench, teacher, quantized, optimizer, 0, args.quantize_epochs, args)
@@ -89,7 +88,7 @@ def quantize(bench, teacher, small, args):
 def file_of(bench, model, name, args, **options):
     """The file of a model, what it finds, and how large it is."""
     path = pathlib.Path(args.out) / f"{name}.tflite"
-    made = export.detector_to_tflite(
+    made = tfkd.export.detector_to_tflite(
         model,
         path,
         bench.anchors,
@@ -99,9 +98,9 @@ def file_of(bench, model, name, args, **options):
     )
     print(made, flush=True)
     x, boxes, classes = bench.data.arrays("test")
-    found = export.load_detector(path)(x)
-    scores = report.detection(found, {"boxes": boxes, "classes": classes}, CLASSES)
-    report.detection_pictures(
+    found = tfkd.export.load_detector(path)(x)
+    scores = tfkd.report.detection(found, {"boxes": boxes, "classes": classes}, CLASSES)
+    tfkd.report.detection_pictures(
         x[:8],
         found,
         {"boxes": boxes, "classes": classes},
@@ -113,7 +112,7 @@ def file_of(bench, model, name, args, **options):
 
 def latency(paths, x, rounds):
     """p50 in ms of one image in LiteRT on one thread, the files in turns."""
-    runners = {name: export.load_detector(path, threads=1) for name, path in paths.items()}
+    runners = {name: tfkd.export.load_detector(path, threads=1) for name, path in paths.items()}
     jobs = {name: lambda run=run: run(x[:1]) for name, run in runners.items()}
     return harness.medians(harness.in_turns(jobs, rounds, warmup=10))
 
@@ -167,7 +166,7 @@ def main() -> None:
             bench, model, name.replace(" ", "-"), args, **options
         )
     times = latency(files, bench.data.arrays(args.part)[0], args.rounds)
-    macs = [report.profile(stations[name]).macs for name in ("student", "half", "half")]
+    macs = [tfkd.report.profile(stations[name]).macs for name in ("student", "half", "half")]
     rows = []
     for (name, path), count in zip(files.items(), macs, strict=True):
         cells = [f"{100 * scores[f'{name} file'].map50:.1f}", f"{count / 1e6:.2f} M"]

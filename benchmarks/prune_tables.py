@@ -9,8 +9,8 @@ from typing import Any
 
 from harness import spread, table
 
-from tfkd import artifacts, report
-from tfkd.report.plots import COLOURS, MARKERS
+import tfkd
+from tfkd import artifacts
 
 Record = dict[str, Any]
 
@@ -148,11 +148,12 @@ def axes_of(path: pathlib.Path):
 def plot_methods(records: list[Record], path: pathlib.Path) -> None:
     """Accuracy on the watched test images after each epoch."""
     curves = {m: [r["curve"] for r in group] for m, group in groups(records, "method").items()}
-    report.plots.training_curves(curves, path, "accuracy (%)")
+    tfkd.report.plots.training_curves(curves, path, "accuracy (%)")
 
 
 def plot_criteria(records: list[Record], path: pathlib.Path) -> None:
     """Accuracy against the share of filters that went."""
+    plots = tfkd.report.plots
     _, axes, save = axes_of(path)
     pruned = [r for r in records if r["setting"]["filter_rate"] is not None]
     for i, (criterion, group) in enumerate(groups(pruned, "criterion").items()):
@@ -160,7 +161,8 @@ def plot_criteria(records: list[Record], path: pathlib.Path) -> None:
         means = [statistics.mean(r["accuracy"] for r in runs) for _, runs in rates]
         axes.plot(
             [rate for rate, _ in rates], means, label=criterion, lw=2,
-            color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
+            color=plots.COLOURS[i % len(plots.COLOURS)],
+            marker=plots.MARKERS[i % len(plots.MARKERS)],
         )  # fmt: skip
     whole = [r["accuracy"] for r in records if r["setting"]["method"] == "none"]
     if whole:
