@@ -92,7 +92,7 @@ class Bench:
     def __init__(self, args: Any):
         self.args = args
         if args.data is None:
-            self.data = tfkd.data.digit_scenes(args.images, 100, args.size)
+            self.data = tfkd.data.digit_scenes(args.images, min(args.images, 100), args.size)
         else:
             self.data = tfkd.data.voc(args.data, args.size, on_error="skip")
         self.steps = tfkd.data.steps_per_epoch(len(self.data.x_train), args.batch)
