@@ -9,13 +9,14 @@ PYTHON ?= python3
 ARGS ?=
 WORKERS ?= 2
 
-.PHONY: help demo test test-all lint format wheel clean
+.PHONY: help demo test test-all bench-check lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      the whole way on real digits; writes saved_models/ (ARGS=...)"
 	@echo "make test      the tests and the examples in the docstrings (ARGS=..., WORKERS=2)"
 	@echo "make test-all  these and the slow ones, and more random cases (ARGS=..., WORKERS=2)"
+	@echo "make bench-check  what users wait for, beside the kept figures (ARGS=--keep)"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff write the format"
 	@echo "make wheel     build dist/tfkd-*.whl"
@@ -55,6 +56,10 @@ test: .venv-test/stamp
 # What `test` runs, with the tests that it leaves out.
 test-all: ALL = -m "" --hypothesis-profile=all
 test-all: test
+
+# A few minutes, with nothing else on the machine; ARGS=--keep writes benchmarks/ratios.json.
+bench-check: .venv-test/stamp
+	.venv-test/bin/python benchmarks/bench_check.py $(ARGS)
 
 lint: .venv-lint/stamp
 	.venv-lint/bin/ruff check .

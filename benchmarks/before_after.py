@@ -1,7 +1,7 @@
 """Benchmarks import, training step, calibration and export against an earlier commit.
 
-    python benchmarks/before_after.py --before 43a7ac0 [--rounds 9] [--json before_after.json]
-    python benchmarks/before_after.py --before HEAD --smallest
+    python benchmarks/before_after.py --before 43a7ac0 --rounds 9
+    python benchmarks/before_after.py --smallest
 
 Each checkout lives in a process of its own, and the two take turns, so that a
 machine that speeds up or slows down does so for both; the figures are ratios of
@@ -17,8 +17,6 @@ medians. The earlier commit is laid out by `git worktree` in a temporary folder.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import pathlib
 import statistics
@@ -139,29 +137,29 @@ def measure(before: pathlib.Path, rounds: int, smallest: bool) -> dict[str, dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    if "--serve" in sys.argv:  # in the process of a checkout, whose own tfkd is imported
+        return serve("--smallest" in sys.argv)
+    import harness
+
+    parser = harness.Parser(__doc__, rounds=1)
     parser.add_argument("--before", default="HEAD", help="a commit of this repository")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", help="a file for the figures")
-    parser.add_argument("--smallest", action="store_true", help="one round of tiny batches")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each job")
     args = parser.parse_args()
-    if args.serve:
-        return serve(args.smallest)
     git = ["git", "-C", str(ROOT), "worktree"]
     with tempfile.TemporaryDirectory() as folder:
         before = pathlib.Path(folder, "before")
         command = [*git, "add", "--detach", str(before), args.before]
         subprocess.run(command, check=True, capture_output=True)
         try:
-            result = measure(before, 1 if args.smallest else args.rounds, args.smallest)
+            result = measure(before, args.rounds, args.smallest)
         finally:
             subprocess.run([*git, "remove", "--force", str(before)], check=True)
-    print("| job | before, s | after, s | after / before |\n|---|---:|---:|---:|")
+    head = ["job", "before, s", "after, s", "after / before"]
+    rows = []
     for name, row in result.items():
-        print(f"| {name} | {row['before']:.3f} | {row['after']:.3f} | {row['ratio']:.2f} |")
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+        cells = [f"{row[side]:.3f}" for side in ("before", "after")]
+        rows.append([name, *cells, f"{row['ratio']:.2f}"])
+    harness.show(args, harness.table(head, rows), seconds=result)
 
 
 if __name__ == "__main__":

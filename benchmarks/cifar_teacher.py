@@ -10,11 +10,13 @@ Writes `teacher.weights.h5` (float32 variables) and `teacher.json`.
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
 import pathlib
 import time
 
+import harness
+import made_up
 import numpy as np
 
 import tfkd
@@ -39,13 +41,18 @@ def load(path):
     return x_train, y_train, x_test, y_test, scale
 
 
-def load_base(folder: pathlib.Path):
+def weights_of(folder) -> pathlib.Path:
+    """The file of a network that this script has trained."""
+    return pathlib.Path(folder) / "teacher.weights.h5"
+
+
+def load_base(folder):
     """A network that this script has trained, with its penalty; and its record."""
-    record = json.loads((folder / "teacher.json").read_text())
+    record = json.loads((pathlib.Path(folder) / "teacher.json").read_text())
     model = tfkd.models.resnet(
         record["depth"], widths=tuple(record["widths"]), weight_decay=WEIGHT_DECAY
     )
-    model.load_weights(str(folder / "teacher.weights.h5"))
+    model.load_weights(str(weights_of(folder)))
     return model, record
 
 
@@ -61,27 +68,30 @@ def cosine_sgd(steps, peak):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", default="saved_models/cifar_teacher")
-    parser.add_argument("--depth", type=int, default=56)
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
-    parser.add_argument("--images", type=int, default=50_000)
-    parser.add_argument("--policy", default="mixed_bfloat16")
+    parser = harness.Parser(
+        __doc__, data=made_up.cifar, depth=8, widths=[4, 8], images=256, epochs=1
+    )
+    parser.add_argument("--data", required=True, help="cifar10.npz")
+    parser.add_argument("--out", default="saved_models/cifar_teacher", help="folder")
+    parser.add_argument("--depth", type=int, default=56, help="of the ResNet")
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64], help="of its stages")
+    parser.add_argument("--images", type=int, default=50_000, help="training images")
+    parser.add_argument("--policy", default="mixed_bfloat16", help="of Keras, while it trains")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--peak", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=12, help="passes")
+    parser.add_argument("--peak", type=float, default=0.1, help="of the learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
     args = parser.parse_args()
-
-    import tensorflow as tf
     import tf_keras as keras
 
-    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+    harness.threads(args.threads)
     keras.utils.set_random_seed(args.seed)
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    made_by = {"settings": harness.settings(args), "data": harness.digest(args.data)}
+    # A backup of other settings must not be resumed.
+    made_by |= {"code": harness.code()}
+    backup = out / "backup" / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:10]
     x_train, y_train, x_test, y_test, scale = load(args.data)
     if args.images < len(x_train):
         part = tfkd.data.Dataset(x_train, y_train, x_test, y_test).subset(train=args.images)
@@ -107,25 +117,25 @@ def main():
         steps_per_epoch=steps,
         epochs=args.epochs,
         verbose=2,
-        callbacks=[keras.callbacks.BackupAndRestore(str(out / "backup"))],
+        callbacks=[keras.callbacks.BackupAndRestore(str(backup))],
     )
     teacher = tfkd.models.resnet(args.depth, widths=args.widths)
     teacher.set_weights(model.get_weights())
     teacher.compile(metrics=["accuracy"], loss="mse")
-    teacher.save_weights(str(out / "teacher.weights.h5"))
+    teacher.save_weights(str(weights_of(out)))
     logits = teacher.predict(test, verbose=0)
     accuracy = float((logits.argmax(1) == y_test).mean())
     record = {
-        "depth": args.depth,
-        "widths": args.widths,
-        "images": args.images,
-        "epochs": args.epochs,
-        "seed": args.seed,
+        **harness.settings(args),
         "test_accuracy_float32": accuracy,
         "minutes": (time.time() - began) / 60,
+        "made_by": made_by,
+        **harness.environment(),
     }
-    (out / "teacher.json").write_text(json.dumps(record, indent=1))
-    print(record)
+    tfkd.artifacts.write_json(out / "teacher.json", record)
+    line = [args.depth, tuple(args.widths), args.images, args.epochs, f"{100 * accuracy:.2f}"]
+    text = harness.table(["ResNet", "widths", "images", "epochs", "accuracy %"], [line])
+    harness.show(args, text, record=record)
 
 
 if __name__ == "__main__":

@@ -20,29 +20,23 @@ from another seed; an example is as hard as the teacher's loss on the label give
 
 All arms of a seed have the same initial weights and the same number of steps under one
 cycle of the learning rate. Accuracy is that of the last epoch on all test images; each
-epoch 2,000 of them are looked at, for the curves. Each finished run is a JSON file in
---out and is not made again; one seed of everything comes first.
+epoch 2,000 of them are looked at, for the curves. Each finished run is a record in --out
+and is not made again; one seed of everything comes first.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import os
 import pathlib
-import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import curriculum_tables
+import harness
+import made_up
 import numpy as np
 from cifar_teacher import WEIGHT_DECAY, cosine_sgd, load
 
 import tfkd
-from tfkd import schedules
-from tfkd.curriculum import Curriculum, difficulty
 
 WATCHED = 2_000  # test images that are looked at after each epoch
 
@@ -105,20 +99,24 @@ def teacher_seed(seed: int, args: Any) -> int:
     return (seed + 1) % max(args.seeds, 2)
 
 
-def file_of(noise: float, name: str, seed: int, args: Any) -> pathlib.Path:
-    label = name.replace(" %", "").replace(", ", "-").replace(" ", "-")
-    return pathlib.Path(args.out) / f"noise{noise:g}-{label}-{seed}.json"
+def settings_of(noise: float, name: str, seed: int, args: Any) -> dict[str, Any]:
+    """All that makes a run what it is; other arms and the number of seeds do not."""
+    arm = chosen(args)[noise, name]
+    run = harness.settings(args, "clean", "end", "noise", "seeds")
+    if not arm.is_plain:
+        run["teacher_seed"] = teacher_seed(seed, args)
+    return {**run, "arm": name, **dataclasses.asdict(arm), "seed": seed}
 
 
 class Bench:
     """The data, and the networks that were trained on it."""
 
-    def __init__(self, args: Any):
-        self.args = args
+    def __init__(self, args: Any, store: harness.Records):
+        self.args, self.store = args, store
         x_train, y_train, x_test, y_test, self.scale = load(args.data)
         whole = tfkd.data.Dataset(x_train, y_train, x_test, y_test)
         self.data = whole.subset(train=args.images)
-        self.watched = whole.subset(test=WATCHED)
+        self.watched = whole.subset(test=min(WATCHED, len(x_test)))
         self.steps = tfkd.data.steps_per_epoch(args.images, args.batch)
 
     def labels(self, noise: float) -> np.ndarray:
@@ -135,17 +133,20 @@ class Bench:
 
     def teacher(self, noise: float, seed: int) -> Any:
         teacher = self.network()
-        path = file_of(noise, "plain", teacher_seed(seed, self.args), self.args)
-        teacher.load_weights(str(path.with_suffix(".weights.h5")))
+        teacher.load_weights(str(self.weights(noise, teacher_seed(seed, self.args))))
         return teacher
 
+    def weights(self, noise: float, seed: int) -> pathlib.Path:
+        """The weights of a plain network, beside its record."""
+        of = label(noise, "plain", seed), settings_of(noise, "plain", seed, self.args)
+        return (self.store.file(*of) or self.store.path(*of)).with_suffix(".weights.h5")
+
     def difficulty(self, teacher: Any, noise: float, seed: int) -> np.ndarray:
-        found = difficulty.teacher_loss(
+        found = tfkd.curriculum.difficulty.teacher_loss(
             teacher,
             self.data.x_train,
             self.labels(noise),
             preprocess=self.scale,
-            path=file_of(noise, "difficulty", seed, self.args).with_suffix(".npz"),
             progress=False,
         )
         return found.scores
@@ -160,9 +161,9 @@ class Bench:
         if arm.end is None:
             return tfkd.data.batches(x, y, batch, **more)
         last = round(self.args.grow * self.args.epochs * self.steps)
-        pace = schedules.Linear(arm.start or self.args.start, arm.end, end_step=last)
+        pace = tfkd.schedules.Linear(arm.start or self.args.start, arm.end, end_step=last)
         more |= {"order": arm.order, "partial": True}
-        return Curriculum((x, y), scores, pace, batch, **more).batches()
+        return tfkd.curriculum.Curriculum((x, y), scores, pace, batch, **more).batches()
 
     def accuracy(self, model: Any, data: Any) -> float:
         test = tfkd.data.eval_batches(data.x_test, None, 500, preprocess=self.scale)
@@ -196,7 +197,6 @@ def run(bench: Bench, noise: float, name: str, seed: int) -> dict[str, Any]:
     args, arm = bench.args, chosen(bench.args)[noise, name]
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    began = time.time()
     y, y_true = bench.labels(noise), bench.data.y_train
     student = bench.network()
     teacher = scores = clean_half = None
@@ -218,7 +218,7 @@ def run(bench: Bench, noise: float, name: str, seed: int) -> dict[str, Any]:
     )
     accuracy = bench.accuracy(student, bench.data)
     if arm.is_plain:
-        path = file_of(noise, name, seed, args).with_suffix(".weights.h5")
+        path = bench.weights(noise, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         student.save_weights(str(path))
     return {
@@ -229,32 +229,38 @@ def run(bench: Bench, noise: float, name: str, seed: int) -> dict[str, Any]:
         "curve": curve,
         "steps_per_epoch": bench.steps,
         "clean_in_easiest_half": clean_half,
-        "settings": {k: v for k, v in vars(args).items() if k not in ("out", "data", "table")},
+        "settings": harness.settings(args),
         "history": {k: [float(v) for v in values] for k, values in history.history.items()},
-        "minutes": (time.time() - began) / 60,
     }
 
 
-def parse(argv: list[str] | None = None) -> Any:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def label(noise: float, name: str, seed: int) -> str:
+    return f"noise{noise:g}-{name}-{seed}"
+
+
+def parse() -> Any:
+    parser = harness.Parser(
+        __doc__, "saved_models/curriculum_cifar", data=made_up.cifar, depth=8, widths=[4],
+        images=200, batch=16, epochs=2, seeds=1, clean=["plain"],
+    )  # fmt: skip
     parser.add_argument("--data", help="cifar10.npz")
-    parser.add_argument("--out", default="saved_models/curriculum_cifar")
-    parser.add_argument("--depth", type=int, default=20)
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
-    parser.add_argument("--images", type=int, default=5_000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=14)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--noise", type=float, default=0.4)
+    parser.add_argument("--depth", type=int, default=20, help="of all ResNets")
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64], help="of stages")
+    parser.add_argument("--images", type=int, default=5_000, help="training images")
+    parser.add_argument("--batch", type=int, default=64, help="images a step")
+    parser.add_argument("--epochs", type=int, default=14, help="passes; all arms make its steps")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each arm")
+    parser.add_argument("--noise", type=float, default=0.4, help="share of wrong labels")
     parser.add_argument("--start", type=float, default=0.3, help="share of the data at first")
     parser.add_argument("--end", type=float, default=0.6, help="the same at last, with noise")
     parser.add_argument("--grow", type=float, default=0.75, help="part of the steps of the pace")
-    parser.add_argument("--clean", nargs="*", default=["plain", "curriculum"], help="arms")
-    parser.add_argument("--temperature", type=float, default=4.0)
-    parser.add_argument("--peak", type=float, default=0.05)
+    parser.add_argument(
+        "--clean", nargs="*", default=["plain", "curriculum"], help="arms with right labels"
+    )
+    parser.add_argument("--temperature", type=float, default=4.0, help="of the soft targets")
+    parser.add_argument("--peak", type=float, default=0.05, help="of the learning rate")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
-    parser.add_argument("--table", action="store_true", help="no runs, only table and plot")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if not args.data and not args.table:
         parser.error("--data is needed to train")
     return args
@@ -262,22 +268,19 @@ def parse(argv: list[str] | None = None) -> Any:
 
 def main() -> None:
     args = parse()
+    bench, digests = None, {}
     if not args.table:
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(args.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(args.threads)
-        bench, todo = Bench(args), jobs(args)
-        for number, (noise, name, seed) in enumerate(todo, 1):
-            path = file_of(noise, name, seed, args)
-            if not path.exists():
-                record = run(bench, noise, name, seed)
-                tfkd.artifacts.write_json(path, record)
-                found = f"{record['accuracy']:.2f} % in {record['minutes']:.1f} min"
-                print(f"{number}/{len(todo)} noise {noise:g}, {name}, {seed}: {found}", flush=True)
-    paths = [file_of(*job, args) for job in jobs(args)]
-    records = [json.loads(path.read_text()) for path in paths if path.exists()]
-    curriculum_tables.write(records, pathlib.Path(args.out))
+        harness.threads(args.threads)
+        digests = {"images": harness.digest(args.data)}
+    store = harness.Records(args, **digests)
+    if not args.table:
+        bench = Bench(args, store)
+    records = [
+        store.run(label(*job), settings_of(*job, args), lambda job=job: run(bench, *job))
+        for job in jobs(args)
+    ]
+    made = [record for record in records if record]
+    harness.show(args, curriculum_tables.write(made, pathlib.Path(args.out)), records=made)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Overhead of curriculum learning: scoring the examples, and making the batches.
 
-    python benchmarks/curriculum_cost.py [--rounds 11] [--json curriculum_cost.json]
+    python benchmarks/curriculum_cost.py --rounds 11 --json curriculum_cost.json
     taskset -c 0 python benchmarks/curriculum_cost.py --rounds 3 --images 1000 --threads 1
 
 All variants live in one process and take turns; figures are ratios of medians. Images
@@ -21,25 +21,18 @@ Batches, ResNet-20, batch 128, shift and flip, of 50,000 images in memory:
 
 from __future__ import annotations
 
-import argparse
-import os
+import functools
 import statistics
-import time
 from collections.abc import Callable
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+import harness
 import numpy as np
 
 import tfkd
-from tfkd import schedules
-from tfkd.curriculum import Curriculum, difficulty
-from tfkd.curriculum.scoring import Scorer
 
 BATCH = 128
 PULLED = 20  # batches of a pipeline alone for one step: more than it has made ahead
-
-Turn = tuple[Callable[[], None], int]  # what is timed, and how many units it makes
+Jobs = dict[str, Callable[[], object]]
 
 
 def images(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,9 +47,12 @@ def scale(batch):
     return tf.cast(batch, tf.float32) / 255.0
 
 
-def scoring(count: int, depth: int) -> dict[str, Turn]:
+def scoring(count: int, depth: int) -> Jobs:
     """Variants of one pass over `count` images, each a function to be timed."""
     import tensorflow as tf
+
+    from tfkd.curriculum import difficulty
+    from tfkd.curriculum.scoring import Scorer
 
     teacher = tfkd.models.resnet(depth)
     x, y = images(count)
@@ -76,35 +72,34 @@ def scoring(count: int, depth: int) -> dict[str, Turn]:
         difficulty.teacher_loss(teacher, x, y, preprocess=scale, progress=False)
 
     return {
-        "bare": (lambda: loop(traced), 1),
-        "scorer": (lambda: scorer(x, labels, 256, False), 1),
-        "bare, fresh": (lambda: loop(forward()), 1),
-        "teacher_loss": (score, 1),
+        "bare": lambda: loop(traced),
+        "scorer": lambda: scorer(x, labels, 256, False),
+        "bare, fresh": lambda: loop(forward()),
+        "teacher_loss": score,
     }
 
 
-def feeding(count: int, depth: int, steps: int) -> dict[str, Turn]:
-    """Training steps fed in two ways, `steps` a turn; and the two pipelines alone."""
+def feeding(count: int, depth: int) -> Jobs:
+    """A training step fed in two ways; and the two pipelines alone."""
     x, y = images(count)
     more = {"augment": tfkd.data.shift_and_flip(4), "preprocess": scale}
-    pace = schedules.Linear(0.3, 1.0, end_step=10_000)
-    curriculum = Curriculum(
+    pace = tfkd.schedules.Linear(0.3, 1.0, end_step=10_000)
+    curriculum = tfkd.curriculum.Curriculum(
         (x, y), np.random.default_rng(1).normal(size=count), pace, BATCH, **more
     )
     datasets = {
         "batches": lambda: tfkd.data.batches(x, y, BATCH, **more),
         "curriculum": curriculum.batches,
     }
-    variants: dict[str, Turn] = {}
+    jobs: Jobs = {}
     for name, dataset in datasets.items():
-        variants[f"step, {name}"] = (step_of(depth, iter(dataset()), steps), steps)
+        jobs[f"step, {name}"] = step_of(depth, iter(dataset()))
     for name, dataset in datasets.items():
-        pulled = PULLED * steps
-        variants[name] = (pull_of(iter(dataset()), pulled), pulled)
-    return variants
+        jobs[name] = functools.partial(next, iter(dataset()))
+    return jobs
 
 
-def step_of(depth: int, iterator, steps: int) -> Callable[[], None]:
+def step_of(depth: int, iterator) -> Callable[[], float]:
     import tensorflow as tf
     import tf_keras as keras
 
@@ -112,63 +107,37 @@ def step_of(depth: int, iterator, steps: int) -> Callable[[], None]:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.01, 0.9), loss)
     function = model.make_train_function()
-
-    def turn():
-        for _ in range(steps):
-            float(tf.nest.flatten(function(iterator))[0])  # reading waits for the step
-
-    return turn
+    return lambda: float(tf.nest.flatten(function(iterator))[0])  # reading waits for the step
 
 
-def pull_of(iterator, steps: int) -> Callable[[], None]:
-    def turn():
-        for _ in range(steps):
-            next(iterator)
-
-    return turn
-
-
-def measure(variants: dict[str, Turn], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds a unit of each variant: every round gives each its turn."""
-    for turn, _ in variants.values():
-        turn()
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, (turn, units) in variants.items():
-            began = time.perf_counter()
-            turn()
-            times[name].append((time.perf_counter() - began) / units * 1e3)
-    return times
-
-
-def show(title: str, times: dict[str, list[float]]) -> dict[str, float]:
-    print(f"| {title} | ms (median) | min | max |\n|---|---:|---:|---:|")
-    ms = {name: statistics.median(values) for name, values in times.items()}
-    for name, values in times.items():
-        print(f"| {name} | {ms[name]:.2f} | {min(values):.2f} | {max(values):.2f} |")
-    print(flush=True)
-    return ms
+def table(title: str, times: dict[str, list[float]]) -> str:
+    found = {name: (statistics.median(t), min(t), max(t)) for name, t in times.items()}
+    rows = [[name, *(f"{ms:.2f}" for ms in three)] for name, three in found.items()]
+    return harness.table([title, "ms (median)", "min", "max"], rows) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=11)
+    parser = harness.Parser(
+        __doc__, rounds=1, images=300, pool=500, steps=1, teacher_depth=8, student_depth=8
+    )
+    parser.add_argument("--rounds", type=int, default=11, help="turns of each variant")
     parser.add_argument("--images", type=int, default=5_000, help="scored in one pass")
     parser.add_argument("--pool", type=int, default=50_000, help="images that batches are of")
     parser.add_argument("--steps", type=int, default=5, help="steps a turn")
-    parser.add_argument("--teacher-depth", type=int, default=56)
-    parser.add_argument("--student-depth", type=int, default=20)
+    parser.add_argument("--teacher-depth", type=int, default=56, help="of a ResNet")
+    parser.add_argument("--student-depth", type=int, default=20, help="of a ResNet")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
-    parser.add_argument("--json")
     args = parser.parse_args()
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
-    passes = measure(scoring(args.images, args.teacher_depth), args.rounds)
-    ms = show(f"a pass over {args.images:,} images", passes)
-    fed = measure(feeding(args.pool, args.student_depth, args.steps), args.rounds)
-    ms |= show(f"a batch of {BATCH}", fed)
+    harness.threads(args.threads)
+    passes = harness.in_turns(scoring(args.images, args.teacher_depth), args.rounds)
+    jobs = feeding(args.pool, args.student_depth)
+    each = {name: args.steps * (1 if "step" in name else PULLED) for name in jobs}
+    fed = harness.in_turns(jobs, args.rounds, each)
+    ms = harness.medians(passes) | {
+        # Of a pipeline the mean: most batches are there already, and some are waited for.
+        name: statistics.median(times) if "step" in name else statistics.mean(times)
+        for name, times in fed.items()
+    }
     step = ms["step, batches"]
     ratios = {
         "scorer / bare pass": ms["scorer"] / ms["bare"],
@@ -179,11 +148,9 @@ def main() -> None:
         "batches' pipeline alone / step": ms["batches"] / step,
         "the two pipelines' difference / step": (ms["curriculum"] - ms["batches"]) / step,
     }
-    for label, ratio in ratios.items():
-        print(f"{label}: {ratio:.3f}")
-    if args.json:
-        record = {"ms": ms, "ratios": ratios, "times": passes | fed, "settings": vars(args)}
-        tfkd.artifacts.write_json(args.json, record)
+    text = table(f"a pass over {args.images:,} images", passes) + table(f"a batch of {BATCH}", fed)
+    text += harness.table(["ratio", ""], [[label, f"{r:.3f}"] for label, r in ratios.items()])
+    harness.show(args, text, ms=ms, ratios=ratios)
 
 
 if __name__ == "__main__":

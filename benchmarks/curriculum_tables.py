@@ -5,28 +5,29 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from prune_tables import spread
+from harness import spread
+from harness import table as markdown
 
-from tfkd import artifacts, report
+import tfkd
+from tfkd import artifacts
 
 Record = dict[str, Any]
 
 
-def write(records: list[Record], out: pathlib.Path) -> None:
-    """Prints the table and writes it and the plot into `out`."""
+def write(records: list[Record], out: pathlib.Path) -> str:
+    """Writes the table and the plots into `out`; returns the table."""
     if not records:
-        print(f"no run has a record in {out}")
-        return
+        return f"no run has a record in {out}"
     by_noise: dict[float, list[Record]] = {}
     for record in records:
         by_noise.setdefault(record["noise"], []).append(record)
     lines = []
     for noise, group in by_noise.items():
-        lines += [headline(noise, group), "", *table(group), ""]
+        lines += [headline(noise, group), "", table(group)]
         plot(group, out / f"curriculum_noise{100 * noise:g}.png")
     text = "\n".join(lines)
     artifacts.write_text(out / "table.md", text)
-    print(text, flush=True)
+    return text
 
 
 def headline(noise: float, records: list[Record]) -> str:
@@ -51,15 +52,13 @@ def arms(records: list[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def table(records: list[Record]) -> list[str]:
+def table(records: list[Record]) -> str:
     """Accuracy of each arm, its distance from plain seed by seed, and steps to a goal."""
     groups = arms(records)
     plain = {r["seed"]: r for r in groups.get("plain", [])}
-    lines = [
-        "| arm | share of the data | λ | accuracy, mean ± sd (%) | minus plain, by seed "
-        "| steps to 95 % of plain's | seeds |",
-        "|---|---|---:|---:|---:|---:|---|",
-    ]
+    head = ["arm", "share of the data", "λ", "accuracy, mean ± sd (%)", "minus plain, by seed"]
+    head += ["steps to 95 % of plain's", "seeds"]
+    rows = []
     for name, group in groups.items():
         first, known = group[0], [r for r in group if r["seed"] in plain]
         gaps = [r["accuracy"] - plain[r["seed"]]["accuracy"] for r in known]
@@ -74,8 +73,8 @@ def table(records: list[Record]) -> list[str]:
             ", ".join("never" if goal is None else str(goal) for goal in goals),
             ", ".join(f"{r['accuracy']:.2f}" for r in group),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(cells)
+    return markdown(head, rows)
 
 
 def steps_to(record: Record, goal: float) -> int | None:
@@ -93,4 +92,4 @@ def plot(records: list[Record], path: pathlib.Path) -> None:
     """
     shown = {name: group for name, group in arms(records).items() if name != "anti-curriculum"}
     curves = {name: [r["curve"] for r in group] for name, group in shown.items()}
-    report.plots.training_curves(curves, path, "accuracy on 2,000 test images (%)")
+    tfkd.report.plots.training_curves(curves, path, "accuracy on 2,000 test images (%)")

@@ -26,9 +26,7 @@ epoch on test. Writes table.md and results.json into --out.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import pathlib
 import tempfile
 import time
@@ -36,7 +34,28 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import harness
+import made_up
+
+
+def parse() -> Any:
+    parser = harness.Parser(
+        __doc__, data=made_up.sentences, teacher=made_up.answers, seeds=1, epochs=4, rounds=5
+    )
+    parser.add_argument("--data", required=True, help="folder with train, dev and test.tsv")
+    parser.add_argument("--teacher", required=True, help=".npz file of minilm_embeddings.py")
+    parser.add_argument("--out", default="saved_models/curriculum_text", help="folder")
+    parser.add_argument("--seeds", type=int, default=10, help="students of each arm")
+    parser.add_argument("--first-seed", type=int, default=10, help="the others count on")
+    parser.add_argument("--epochs", type=int, default=10, help="passes in every arm")
+    parser.add_argument("--rounds", type=int, default=200, help="runs of each file")
+    parser.add_argument("--from-nothing", action="store_true", help="train a transformer, too")
+    parser.add_argument("--settings", action="store_true", help="try settings on dev instead")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before TensorFlow is imported: --help answers at once
+    ARGS = parse()
 
 import tfkd  # before TensorFlow: it asks for Keras 2
 
@@ -50,7 +69,7 @@ from tfkd.losses import LogitsDistillation
 
 ARMS = ("alone", "curriculum", "distilled", "progressive")
 VOCABULARY, LENGTH = 14_000, 48  # every training word; the longest training sentence
-BATCH, RATE, EPOCHS = 64, 1e-3, 10
+BATCH, RATE = 64, 1e-3
 DROPOUT = 0.5
 WEIGHT, TEMPERATURE = 0.5, 1.0
 START, EASY, ALL = 0.3, 0.1, 0.5  # share of the data at first; shares of the epochs
@@ -81,6 +100,7 @@ class Bench:
         )
         self.steps = data.steps_per_epoch(len(self.tokens.x_train), BATCH)
         self.part = "dev" if args.settings else "test"
+        self.epochs, self.rounds = args.epochs, args.rounds
 
     @property
     def labels(self) -> np.ndarray:
@@ -121,7 +141,7 @@ class Bench:
         self,
         arm: str,
         seed: int,
-        epochs: int = EPOCHS,
+        epochs: int | None = None,
         weight: float = WEIGHT,
         temperature: float = TEMPERATURE,
         start: float = START,
@@ -129,6 +149,7 @@ class Bench:
     ) -> np.ndarray:
         """Trains a student; returns its outputs on the test part."""
         keras.utils.set_random_seed(seed)
+        epochs = epochs or self.epochs
         student, soft = self.student(), LogitsDistillation(temperature)
         weight = weight if arm in ("distilled", "progressive") else 1.0
         if arm in ("curriculum", "progressive"):
@@ -170,11 +191,14 @@ class Bench:
                 export.to_tflite(model, path)
                 predictor = runtime.Predictor(path, threads=1)
                 runners[name] = lambda predictor=predictor: predictor.run_one(example)
-            times = report.latency(runners, runs=200, seconds=60.0)
-        counts = {name: model.count_params() for name, model in made.items()}
+            times = harness.in_turns(runners, self.rounds, warmup=5)
         return {
-            name: {"parameters": counts[name], "p50": times[name].p50, "p99": times[name].p99}
-            for name in made
+            name: {
+                "parameters": model.count_params(),
+                "p50": float(np.median(times[name])),
+                "p99": float(np.percentile(times[name], 99)),
+            }
+            for name, model in made.items()
         }
 
 
@@ -217,35 +241,35 @@ def scores_of(bench: Bench, outputs: list[np.ndarray]) -> dict[str, report.SeedS
 
 def markdown(bench: Bench, runs: dict[str, list[np.ndarray]], times: dict[str, Any]) -> str:
     """The tables for RESULTS.md."""
-    rows = {name: scores_of(bench, outputs) for name, outputs in runs.items()}
-    columns = list(next(iter(rows.values())))
-    lines = ["| model | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    for name, scores in rows.items():
-        lines.append(f"| {name} | " + " | ".join(s.format() for s in scores.values()) + " |")
-    return "\n".join([*lines, "", *gain_lines(bench, runs), "", *time_lines(bench, times)]) + "\n"
+    scores = {name: scores_of(bench, outputs) for name, outputs in runs.items()}
+    rows = [[name, *(s.format() for s in one.values())] for name, one in scores.items()]
+    tables = [
+        harness.table(["model", *next(iter(scores.values()))], rows),
+        gain_table(bench, runs),
+        time_table(times),
+    ]
+    about = f"{bench.tokens!r}; the teacher has {bench.about['parameters']:,} parameters."
+    return "\n".join([*tables, about]) + "\n"
 
 
-def gain_lines(bench: Bench, runs: dict[str, list[np.ndarray]]) -> list[str]:
+def gain_table(bench: Bench, runs: dict[str, list[np.ndarray]]) -> str:
     """What each arm gains over the student alone of the same seed."""
     accuracies = {k: np.array([report.accuracy(bench.labels, z) for z in runs[k]]) for k in ARMS}
-    lines = ["| gain in accuracy over alone | mean ± sd | seed by seed |", "|---|---:|---|"]
+    rows = []
     for arm in ARMS[1:]:
         gains = accuracies[arm] - accuracies["alone"]
-        shown = ", ".join(f"{gain:+.1f}" for gain in gains)
-        lines.append(f"| {arm} | {report.seed_stats(gains).format(2)} | {shown} |")
-    return lines
+        rows.append([arm, harness.spread(gains), ", ".join(f"{gain:+.1f}" for gain in gains)])
+    return harness.table(["gain in accuracy over alone", "mean ± sd", "seed by seed"], rows)
 
 
-def time_lines(bench: Bench, times: dict[str, Any]) -> list[str]:
+def time_table(times: dict[str, Any]) -> str:
     """What each network costs."""
-    head = ("network", "parameters", "p50 ms", "p99 ms", "slower than the student")
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    head = ["network", "parameters", "p50 ms", "p99 ms", "slower than the student"]
+    rows = []
     for name, one in times.items():
-        ratio = one["p50"] / times["student"]["p50"]
         cells = [f"{one['parameters']:,}", f"{one['p50']:.4g}", f"{one['p99']:.4g}"]
-        lines.append(f"| {name} | " + " | ".join([*cells, f"{ratio:,.0f} ×"]) + " |")
-    about = f"{bench.tokens!r}; the teacher has {bench.about['parameters']:,} parameters."
-    return [*lines, "", about]
+        rows.append([name, *cells, f"{one['p50'] / times['student']['p50']:,.0f} ×"])
+    return harness.table(head, rows)
 
 
 def measure(bench: Bench, args: Any) -> None:
@@ -267,33 +291,16 @@ def measure(bench: Bench, args: Any) -> None:
     text = markdown(bench, runs, times)
     artifacts.write_text(out / "table.md", text)
     accuracies = {k: [report.accuracy(bench.labels, z) for z in v] for k, v in runs.items()}
-    record = {
-        "teacher": bench.about,
-        "accuracy": accuracies,
-        "times": times,
-        "machine": report.machine(),
-        "first_seed": args.first_seed,
-    }
-    artifacts.write_json(out / "results.json", record)
     say("done")
-    print(text)
+    harness.show(args, text, teacher=bench.about, accuracy=accuracies, times=times)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="folder with train, dev and test.tsv")
-    parser.add_argument("--teacher", required=True, help=".npz file of minilm_embeddings.py")
-    parser.add_argument("--out", default="saved_models/curriculum_text", help="folder")
-    parser.add_argument("--seeds", type=int, default=10, help="students of each arm")
-    parser.add_argument("--first-seed", type=int, default=10)
-    parser.add_argument("--from-nothing", action="store_true", help="train a transformer, too")
-    parser.add_argument("--settings", action="store_true", help="try settings on dev instead")
-    args = parser.parse_args()
     # Keras warns of the entry of a batch that the student does not take.
     warnings.filterwarnings("ignore", message="Input dict contained keys")
-    bench = Bench(args)
+    bench = Bench(ARGS)
     say(f"{bench.tokens!r}, {bench.difficulty!r}")
-    settings(bench) if args.settings else measure(bench, args)
+    settings(bench) if ARGS.settings else measure(bench, ARGS)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/detection_bccd.py teacher --data bccd
     python benchmarks/detection_bccd.py students --data bccd
-    python benchmarks/detection_bccd.py --table
+    python benchmarks/detection_bccd.py students --table
 
 BCCD has 205 training images and 72 test images of red and white blood cells and
 platelets, here at 160 x 160 pixels. mAP50 is that of COCO on the test images, at the
@@ -27,25 +27,21 @@ number of steps, one cosine cycle of Adam, and of a seed the same initial weight
     40, boxes         those, and the teacher's boxes on the other 165, and 0.5 soft
     10 alone; 10, boxes   the same with 10 images
 
-Each finished run is a line of runs.jsonl in --out and is not made again. --part val scores
-on the 87 validation images instead, to choose settings (in an --out of its own, with a copy
-of the teacher there). `teacher --labelled 40` trains a teacher on the labels of 40 images
-alone, those of the students of the same seed.
+Each finished run is a record in --out and is not made again. --part val scores on the 87
+validation images instead, to choose settings. `teacher --labelled 40` trains a teacher on
+the labels of 40 images alone, those of the students of the same seed.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import fcntl
-import json
-import os
+import functools
 import pathlib
 import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+import harness
+import made_up
 import numpy as np
 
 import tfkd
@@ -141,8 +137,8 @@ class Bench:
         return time.perf_counter() - start
 
 
-def train_teacher(args: Any) -> None:
-    """Trains the teacher, and saves it."""
+def train_teacher(args: Any) -> dict[str, Any]:
+    """Trains the teacher, and saves it; returns its record."""
     import tf_keras as keras
 
     bench = Bench(args)
@@ -154,15 +150,20 @@ def train_teacher(args: Any) -> None:
     if args.labelled is not None:
         data = only_labelled(data.unlabel(keep=args.labelled, seed=args.teacher_seed))
     seconds = bench.fit(teacher, data, args.teacher_seed, args.teacher_epochs)
+    teacher.save(teacher_file(args))
+    found = result_of("teacher", args.teacher_seed, args.teacher_epochs, seconds, bench, teacher)
+    return {**found, "student": "teacher"}
+
+
+def teacher_file(args: Any) -> pathlib.Path:
     pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
-    teacher.save(pathlib.Path(args.out) / "teacher.keras")
-    scores = bench.score(teacher)
-    line = result_of("teacher", args.teacher_seed, args.teacher_epochs, seconds, scores)
-    append(args, {**line, **profile(teacher)})
+    return pathlib.Path(args.out) / "teacher.keras"
 
 
-def result_of(arm: str, seed: int, epochs: int, seconds: float, scores: Any) -> dict[str, Any]:
-    each = dict(zip(CLASSES, np.round(scores.ap50, 4).tolist(), strict=True))
+def result_of(
+    arm: str, seed: int, epochs: int, seconds: float, bench: Bench, model: Any
+) -> dict[str, Any]:
+    scores, counted = bench.score(model), tfkd.report.profile(model)
     return {
         "arm": arm,
         "seed": seed,
@@ -170,34 +171,17 @@ def result_of(arm: str, seed: int, epochs: int, seconds: float, scores: Any) -> 
         "seconds": round(seconds, 1),
         "map50": round(float(scores.map50), 4),
         "map": round(float(scores.map), 4),
-        **each,
+        **dict(zip(CLASSES, np.round(scores.ap50, 4).tolist(), strict=True)),
+        "macs": int(counted.macs),
+        "parameters": int(model.count_params()),
     }
 
 
-def profile(model: Any) -> dict[str, Any]:
-    counted = tfkd.report.profile(model)
-    return {"macs": int(counted.macs), "parameters": int(model.count_params())}
-
-
-def append(args: Any, line: dict[str, Any]) -> None:
-    with open(pathlib.Path(args.out) / "runs.jsonl", "a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(json.dumps(line) + "\n")
-    print(line, flush=True)
-
-
-def finished(args: Any) -> list[dict[str, Any]]:
-    path = pathlib.Path(args.out) / "runs.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def train_student(bench: Bench, teacher: Any, arm: Arm, name: str, seed: int) -> None:
-    """One run of a student; its line goes to runs.jsonl."""
+def train_student(bench: Bench, teacher: Any, name: str, seed: int) -> dict[str, Any]:
+    """One run of a student; returns its record."""
     import tf_keras as keras
 
-    args = bench.args
+    args, arm = bench.args, ARMS[name]
     keras.utils.set_random_seed(seed)
     student = bench.model(args.student)
     data, boxes = images_of(bench, teacher, arm, seed)
@@ -217,8 +201,8 @@ def train_student(bench: Bench, teacher: Any, arm: Arm, name: str, seed: int) ->
     seconds = bench.fit(trained, data, seed, args.epochs, arm.short)
     if args.keep and seed == 0:
         student.save(pathlib.Path(args.out) / f"{name.replace(', ', '-').replace(' ', '-')}.keras")
-    line = result_of(name, seed, args.epochs, seconds, bench.score(student))
-    append(args, {**line, "student": args.student, **profile(student)})
+    found = result_of(name, seed, args.epochs, seconds, bench, student)
+    return {**found, "student": args.student}
 
 
 def images_of(bench: Bench, teacher: Any, arm: Arm, seed: int) -> tuple[Any, Any]:
@@ -247,77 +231,90 @@ def only_labelled(data: Any) -> Any:
     )
 
 
-def train_students(args: Any) -> None:
-    """All arms of a seed, then the next seed; what is finished is left out."""
+def run_teacher(args: Any) -> list[Any]:
+    """The record of the teacher, made if there is none."""
+    store = harness.Records(args, **({} if args.table else {"images": harness.digest(args.data)}))
+    keys = ("teacher_epochs", "teacher_seed", "labelled", "part")
+    run = {key: getattr(args, key) for key in keys}
+    return [store.run(f"teacher-{args.teacher_seed}", run, lambda: train_teacher(args))]
+
+
+def run_students(args: Any) -> list[Any]:
+    """The records of all arms of a seed, then of the next seed, made if there are none."""
     import tf_keras as keras
 
-    bench = Bench(args)
-    teacher = keras.models.load_model(pathlib.Path(args.out) / "teacher.keras", compile=False)
-    teacher = tfkd.frozen_copy(teacher, fold_batch_norm=True, dtype=args.teacher_dtype)
-    names = args.arms or list(ARMS)
+    bench, teacher, digests = None, None, {}
+    if not args.table:
+        digests = {
+            "images": harness.digest(args.data),
+            "teacher": harness.digest(teacher_file(args)),
+        }
+        bench = Bench(args)
+        teacher = keras.models.load_model(teacher_file(args), compile=False)
+        teacher = tfkd.frozen_copy(teacher, fold_batch_norm=True, dtype=args.teacher_dtype)
+    store, found = harness.Records(args, **digests), []
     for seed in args.seeds:
-        for name in names:
-            done = {(r["arm"], r["seed"], r.get("student")) for r in finished(args)}
-            if (name, seed, args.student) not in done:
-                train_student(bench, teacher, ARMS[name], name, seed)
+        for name in args.arms or ARMS:
+            keys = ("teacher_dtype", "student", "epochs", "part", "keep")
+            run = {key: getattr(args, key) for key in keys} | {"seed": seed}
+            run |= {"arm": name, **dataclasses.asdict(ARMS[name])}
+            make = functools.partial(train_student, bench, teacher, name, seed)
+            found.append(store.run(f"{args.student}-{name}-{seed}", run, make))
+    return found
 
 
-def print_table(args: Any) -> None:
+def table(runs: list[dict[str, Any]]) -> str:
     """Mean and standard deviation of every arm."""
-    runs = finished(args)
-    for run in runs:
-        if run["arm"] == "teacher":
-            print("teacher:", {k: v for k, v in run.items() if k != "arm"})
-    for student in dict.fromkeys(run.get("student") for run in runs if "student" in run):
-        mine = [run for run in runs if run.get("student") == student]
-        print(f"\n{student}, {mine[0]['epochs']} epochs, {mine[0]['macs']:,} MACs\n")
-        print("| arm | mAP50 % | mAP % | RBC | WBC | platelets | against alone, paired | seeds |")
-        print("|---|---:|---:|---:|---:|---:|---:|---:|")
-        for name in [name for name in ARMS if any(run["arm"] == name for run in mine)]:
-            print(row_of(name, mine))
+    if not runs:
+        return "no run has a record"
+    head = ["arm", "mAP50 %", "mAP %", "RBC", "WBC", "platelets", "against alone, paired", "seeds"]
+    rows = [row_of(name, runs) for name in dict.fromkeys(run["arm"] for run in runs)]
+    about = "{student}, {epochs} epochs, {macs:,} MACs, {parameters:,} parameters\n\n"
+    return about.format(**runs[0]) + harness.table(head, rows)
 
 
-def row_of(name: str, runs: list[dict[str, Any]]) -> str:
+def row_of(name: str, runs: list[dict[str, Any]]) -> list[str]:
     base = f"{name[:2]} alone" if name[:2] in ("40", "10") else "alone"
     of = {arm: {r["seed"]: r for r in runs if r["arm"] == arm} for arm in (name, base)}
     scores = [100 * r["map50"] for r in of[name].values()]
     gains = [
         100 * (r["map50"] - of[base][seed]["map50"])
         for seed, r in of[name].items()
-        if seed in of[base]
+        if seed in of[base] and name != base
     ]
     means = [np.mean([100 * r[key] for r in of[name].values()]) for key in ("map", *CLASSES)]
-    spread = np.std(scores, ddof=1) if len(scores) > 1 else float("nan")
-    gain = "" if name == base or not gains else f"{np.mean(gains):+.1f}"
-    if gain and len(gains) > 1:
-        gain += f" ± {np.std(gains, ddof=1):.1f}"
-    each = " | ".join(f"{value:.1f}" for value in means)
-    return f"| {name} | {np.mean(scores):.1f} ± {spread:.1f} | {each} | {gain} | {len(scores)} |"
+    gain = harness.spread(gains, 1) if gains else ""
+    gain = f"+{gain}" if gain and gain[0] not in "-–" else gain
+    each = [f"{value:.1f}" for value in means]
+    return [name, harness.spread(scores, 1), *each, gain, str(len(scores))]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", nargs="?", choices=["teacher", "students"])
+    small = {"data": made_up.cells, "teacher_epochs": 1, "epochs": 1, "seeds": [0]}
+    arms = ["alone", "default", "10 alone", "boxes"]
+    parser = harness.Parser(
+        __doc__, "saved_models/bccd", **small, arms=arms, student="tiny", labelled=8
+    )
+    parser.add_argument("what", nargs="?", choices=["teacher", "students"], help="both by default")
     parser.add_argument("--data", default="bccd", help="folder in VOC layout")
-    parser.add_argument("--out", default="saved_models/bccd")
-    parser.add_argument("--teacher-epochs", type=int, default=150)
-    parser.add_argument("--teacher-seed", type=int, default=0)
+    parser.add_argument("--teacher-epochs", type=int, default=150, help="passes of the teacher")
+    parser.add_argument("--teacher-seed", type=int, default=0, help="of its weights and batches")
     parser.add_argument("--labelled", type=int, help="images whose labels the teacher has")
     parser.add_argument("--part", default="test", choices=["test", "val"], help="scored images")
-    parser.add_argument("--teacher-dtype", default=None, choices=["bfloat16"])
+    parser.add_argument("--teacher-dtype", choices=["bfloat16"], help="of the folded copy")
     parser.add_argument("--student", default="student", help="a preset of models.ssd")
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS))
+    parser.add_argument("--epochs", type=int, default=100, help="passes of a student")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of students")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="all by default")
     parser.add_argument("--keep", action="store_true", help="save the students of seed 0")
-    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
-    if args.what == "teacher":
-        train_teacher(args)
-    elif args.what == "students":
-        train_students(args)
-    if args.table or args.what is None:
-        print_table(args)
+    found = run_teacher(args) if args.what != "students" else []
+    text = table([run for run in found if run])
+    if args.what != "teacher":
+        students = [run for run in run_students(args) if run]
+        text += "\n" + table(students)
+        found += students
+    harness.show(args, text, records=found)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,29 @@ About three minutes on one core; few epochs, so that one seed says little about 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import os
 import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import harness
+
+
+def parse() -> Any:
+    parser = harness.Parser(__doc__, images=16, teacher_epochs=1, epochs=1, batch=4, size=64)
+    parser.add_argument("--data", help="folder in VOC layout; default: scenes of digits")
+    parser.add_argument("--images", type=int, default=600, help="training scenes of digits")
+    parser.add_argument("--size", type=int, default=96, help="pixels")
+    parser.add_argument("--batch", type=int, default=8, help="images a step")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak of the learning rate")
+    parser.add_argument("--teacher-epochs", type=int, default=15, help="passes of the teacher")
+    parser.add_argument("--epochs", type=int, default=8, help="passes of each student")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before TensorFlow is imported: --help answers at once
+    ARGS = parse()
 
 import tfkd
 
@@ -77,10 +92,11 @@ class Bench:
     def __init__(self, args: Any):
         self.args = args
         if args.data is None:
-            self.data = tfkd.data.digit_scenes(args.images, 100, args.size)
+            self.data = tfkd.data.digit_scenes(args.images, min(args.images, 100), args.size)
         else:
             self.data = tfkd.data.voc(args.data, args.size, on_error="skip")
         self.steps = tfkd.data.steps_per_epoch(len(self.data.x_train), args.batch)
+        self.rows: list[list[str]] = []
 
     def model(self, filters: tuple[int, ...], channels: int, seed: int) -> Any:
         keras.utils.set_random_seed(seed)
@@ -124,10 +140,11 @@ class Bench:
             f"{loss[-1]:.3f} in the last; {seconds:.0f} s, {used:.0f} s of processor",
             flush=True,
         )
+        self.rows.append([name, f"{loss[0]:.3f} → {loss[-1]:.3f}"])
         for key in ("multibox_soft_target", "multibox_confidence", "multibox_localization"):
             if key in history.history:
-                first, *_, last = history.history[key]
-                print(f"  {key}: {first:.3f} -> {last:.3f}")
+                values = history.history[key]
+                print(f"  {key}: {values[0]:.3f} -> {values[-1]:.3f}")
 
     def train_by_keras_cv(self, name: str, model: Any, epochs: int, seed: int) -> None:
         size, form = self.data.image_shape[:2], model.bounding_box_format
@@ -137,7 +154,7 @@ class Bench:
         model.compile("smoothl1", "focal", optimizer=self.optimizer(epochs))
         self.train(name, model, own, epochs)
 
-    def score(self, name: str, model: Any) -> None:
+    def score(self, model: Any) -> None:
         x, boxes, classes = self.data.arrays("test")
         scores = tfkd.report.evaluate_detector(
             model,
@@ -145,31 +162,23 @@ class Bench:
             {"boxes": boxes, "classes": classes},
             **tfkd.detection.retina_net_head(model),
         )
-        print(f"  mAP50 of the {name}: {100 * scores.map50:.1f} %", flush=True)
+        self.rows[-1].append(f"{100 * scores.map50:.1f}")
+        print(f"  mAP50: {self.rows[-1][-1]} %", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", help="folder in VOC layout; default: scenes of digits")
-    parser.add_argument("--images", type=int, default=600, help="training scenes of digits")
-    parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--teacher-epochs", type=int, default=15)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = ARGS
     bench = Bench(args)
     print(bench.data)
 
     teacher = bench.model(*TEACHER, seed=100 + args.seed)
     bench.train_by_keras_cv("teacher, by keras-cv", teacher, args.teacher_epochs, args.seed)
-    bench.score("teacher", teacher)
+    bench.score(teacher)
 
     alone = bench.model(*STUDENT, seed=args.seed)
     print(f"parameters: teacher {teacher.count_params():,}, student {alone.count_params():,}")
     bench.train_by_keras_cv("student alone, by keras-cv", alone, args.epochs, args.seed)
-    bench.score("student alone", alone)
+    bench.score(alone)
 
     for name, hint in (("distilled student", None), ("distilled student with a hint", "P4")):
         student = bench.model(*STUDENT, seed=args.seed)
@@ -177,7 +186,9 @@ def main() -> None:
         distiller = tfkd.Distiller(teacher, student, **terms)
         distiller.compile(bench.optimizer(args.epochs))
         bench.train(f"{name}, by tfkd", distiller, bench.batches(args.seed), args.epochs)
-        bench.score(name, distiller.student)
+        bench.score(distiller.student)
+    text = harness.table(["model", "loss, first to last epoch", "mAP50 %"], bench.rows)
+    harness.show(args, text)
 
 
 if __name__ == "__main__":

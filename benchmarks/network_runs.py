@@ -1,84 +1,80 @@
 """Runs a check for many networks, each in a separate process, one after the other.
 
-A benchmark gives `main` a function that checks one network and one that makes a table
-of the records. Each network leaves a JSON file in `--out`, and is not run again while
-that is there; `--table` runs nothing.
+A benchmark parses its flags here before it imports TensorFlow, and gives `main` a function
+that checks one network and one that makes a table of the records.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+
+import harness
 
 import tfkd
 
-Record = dict[str, Any]
+Record = harness.Record
 
 
-def parse(doc: str, every: Sequence[str], out: str, argv: Sequence[str] | None = None) -> Any:
-    """The options that all these benchmarks have."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--out", default=out)
-    parser.add_argument("--networks", nargs="+", choices=every, default=list(every), metavar="NAME")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", action="store_true", help="run nothing, only make the table")
-    parser.add_argument("--one", choices=every, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
-
-
-def run_alone(script: str, name: str, args: Any) -> bool:
-    """Runs `script --one name` in a process of its own; False if it ended with an error."""
-    command = [sys.executable, script, "--one", name, f"--out={args.out}", f"--seed={args.seed}"]
-    root = str(pathlib.Path(__file__).resolve().parent.parent)
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False)
-    return done.returncode == 0
-
-
-def main(
-    script: str,
-    doc: str,
-    every: Sequence[str],
-    check: Callable[[str, int], Record],
-    finish: Callable[[list[Record], pathlib.Path], tuple[str, bool]],
-) -> None:
-    """Runs what is still to be run, then writes and prints the table.
+def parse(script: str, doc: str, smallest: Sequence[str]) -> argparse.Namespace:
+    """The flags that all these benchmarks have.
 
     Args:
         script: the file of the benchmark; records go to `saved_models/<its name>`.
         doc: its docstring.
+        smallest: the networks of its smallest form.
+    """
+    out = f"saved_models/{pathlib.Path(script).stem}"
+    parser = harness.Parser(doc, out, networks=list(smallest))
+    parser.add_argument("--networks", nargs="+", metavar="NAME", help="all by default")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, images and choices")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main(
+    script: str,
+    args: argparse.Namespace,
+    every: Sequence[str],
+    check: Callable[[str, int], Record],
+    finish: Callable[[list[Record], pathlib.Path], tuple[str, bool]],
+) -> None:
+    """Runs what is still to be run, then writes and prints the table; exits with 1 if it fails.
+
+    Args:
+        script: the file of the benchmark.
+        args: what `parse` returned.
         every: names of the networks.
         check: (network, seed) → its record; `failures` in it says what does not hold.
         finish: (records, folder) → the table, and whether everything holds.
     """
-    args = parse(doc, every, f"saved_models/{pathlib.Path(script).stem}")
-    out = pathlib.Path(args.out)
-    if args.one:
-        record = check(args.one, args.seed)
-        tfkd.artifacts.write_json(out / f"{args.one}.json", record)
-        print(f"{args.one}: {'; '.join(record['failures']) or 'holds'}", flush=True)
-        return
-    paths = {name: out / f"{name}.json" for name in args.networks}
-    broken = []
-    for name, path in paths.items():
-        if not args.table and not path.exists() and not run_alone(script, name, args):
-            broken.append(name)
-    records = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
-    if not records:
+    names, out = args.networks or list(every), pathlib.Path(args.out)
+    if unknown := sorted(set(names) - set(every)):
+        sys.exit(f"--networks: {', '.join(unknown)} not known, expected of {', '.join(every)}")
+    store, found, broken = harness.Records(args), {}, []
+    for name in [args.one] if args.one else names:
+        run = {"network": name, "seed": args.seed}
+        file = store.file(name, run)
+        if args.one:
+            record = store.run(name, run, lambda: check(args.one, args.seed))
+            print(f"{name}: {'; '.join(record['failures']) or 'holds'}", flush=True)
+            return
+        if file is None and not args.table:
+            command = [sys.executable, script, f"--one={name}", f"--out={out}"]
+            done = subprocess.run([*command, f"--seed={args.seed}"], check=False)
+            broken += [name] if done.returncode else []
+        if file or store.path(name, run).exists():
+            found[name] = store.run(name, run, dict)
+    if not found:
         sys.exit(f"no network has a record in {out}")
-    text, holds = finish(records, out)
+    text, holds = finish(list(found.values()), out)
     if broken:
         text += f"Ended with an error: {', '.join(broken)}.\n"
-    left = [name for name in paths if name not in broken and not paths[name].exists()]
-    if left:
+    if left := [name for name in names if name not in found and name not in broken]:
         text += f"Not run: {', '.join(left)}.\n"
     tfkd.artifacts.write_text(out / "table.md", text)
-    tfkd.artifacts.write_json(out / "results.json", records)
-    print(text)
+    harness.show(args, text, records=list(found.values()))
     sys.exit(0 if holds and not broken else 1)

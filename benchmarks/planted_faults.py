@@ -2,7 +2,7 @@
 
     python benchmarks/planted_faults.py --check
     python benchmarks/planted_faults.py --out=faults.jsonl --resume
-    python benchmarks/planted_faults.py --only=map75-at-070,huber-without-half --whole
+    python benchmarks/planted_faults.py --only map75-at-070 huber-without-half --whole
 
 Works in a copy of the checkout, which is not changed. Each fault is tried in stages, which
 end at the first test that fails:
@@ -17,6 +17,7 @@ that fails then has caught nothing. `fault_texts.py` holds the faults.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import collections
 import contextlib
@@ -34,17 +35,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
+import harness
 from fault_texts import FAULTS
 
-CHECK = flags.DEFINE_boolean("check", False, "only see that each fault can be planted")
-ONLY = flags.DEFINE_list("only", [], "names of faults; all if empty")
-RESUME = flags.DEFINE_boolean("resume", False, "do not repeat what --out holds for this code")
-OUT = flags.DEFINE_string("out", "saved_models/planted_faults.jsonl", "one JSON line a fault")
-WHOLE = flags.DEFINE_boolean("whole", False, "end with the default suite: minutes a fault")
-SECONDS = flags.DEFINE_float("seconds", 400.0, "longest time of a stage")
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = harness.ROOT
 STAGES = ("beside", "folder", "whole")
 CAUGHT, PASSED, TIMEOUT, ERROR = "caught", "passed", "timeout", "error"
 _MOST = 8  # test files for a module whose package has no folder in tests/
@@ -166,14 +160,14 @@ def pytest(
 
 
 def attempt(
-    fault: Fault, path: pathlib.Path, copy: pathlib.Path, files: Sequence[str]
+    fault: Fault, path: pathlib.Path, copy: pathlib.Path, files: Sequence[str], seconds: float
 ) -> tuple[str, str]:
     """Plants a fault, runs tests, and takes it out → (result, the test that failed)."""
     _, old, new = fault
     text = (copy / path).read_text(encoding="utf-8")
     (copy / path).write_text(text.replace(old, new), encoding="utf-8")
     try:
-        result, said = pytest(copy, files, "-x", "--tb=line", seconds=SECONDS.value)
+        result, said = pytest(copy, files, "-x", "--tb=line", seconds=seconds)
     finally:
         (copy / path).write_text(text, encoding="utf-8")
     failed = [*_FAILED.findall(said), "the process ended"]
@@ -204,12 +198,13 @@ def run(
     package: dict[pathlib.Path, str],
     tests: dict[pathlib.Path, str],
     keys: dict[str, str],
-    out: pathlib.Path,
     copy: pathlib.Path,
+    args: argparse.Namespace,
 ) -> None:
-    """Tries all faults in a stage, then those that are left in the next; a line of `out` each."""
-    known = read(out, keys) if RESUME.value else {}
-    for stage in STAGES if WHOLE.value else STAGES[:-1]:
+    """Tries all faults in a stage, then those left in the next; a line of --out each."""
+    out = pathlib.Path(args.out)
+    known = read(out, keys) if args.resume else {}
+    for stage in STAGES if args.whole else STAGES[:-1]:
         for number, fault in enumerate(faults, 1):
             name, path = fault[0], place(fault, package)
             record = known.get(name) or {"fault": name, "key": keys[name], "stages": {}}
@@ -218,7 +213,7 @@ def run(
             began, files = time.monotonic(), test_files(path, package, tests)[stage]
             result, test = PASSED, ""
             if files or stage == "whole":
-                result, test = attempt(fault, path, copy, files)
+                result, test = attempt(fault, path, copy, files, args.seconds)
             if result == ERROR:
                 continue  # nothing is known: the next run tries it again
             seconds = round(time.monotonic() - began, 1)
@@ -261,33 +256,40 @@ def table(records: Sequence[Record], broken: set[str]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
-    unknown = sorted(set(ONLY.value) - {name for name, *_ in FAULTS})
-    if unknown:
-        raise app.UsageError(f"--only names faults of fault_texts.py. Received: {unknown}")
+def main() -> None:
+    parser = harness.Parser(__doc__, check=True)
+    parser.add_argument("--check", action="store_true", help="see that each can be planted")
+    parser.add_argument("--only", nargs="+", default=[], metavar="FAULT", help="all by default")
+    resume = "do not repeat what --out holds for this code"
+    parser.add_argument("--resume", action="store_true", help=resume)
+    parser.add_argument("--out", default="saved_models/planted_faults.jsonl", help="a line a fault")
+    whole = "end with the default suite: minutes a fault"
+    parser.add_argument("--whole", action="store_true", help=whole)
+    parser.add_argument("--seconds", type=float, default=400.0, help="longest time of a stage")
+    args = parser.parse_args()
+    if unknown := sorted(set(args.only) - {name for name, *_ in FAULTS}):
+        parser.error(f"--only names faults of fault_texts.py. Received: {unknown}")
     package, tests = sources(ROOT, "tfkd"), sources(ROOT, "tests")
     where = places(FAULTS, package)
-    if CHECK.value:
+    if args.check:
         folders = {path.parts[1] for path in where.values()}
         print(f"{len(where)} faults can be planted, in {len(folders)} modules and packages.")
         return
     # Ended from outside it must end pytest, too, and remove the copy.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    faults = [fault for fault in FAULTS if not ONLY.value or fault[0] in ONLY.value]
+    faults = [fault for fault in FAULTS if not args.only or fault[0] in args.only]
     settings = (ROOT / "setup.cfg").read_text(encoding="utf-8")
     code = fingerprint(package, tests, settings)
     keys = {fault[0]: fingerprint(code, fault) for fault in faults}
-    out = pathlib.Path(OUT.value)
+    out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder, "tfkd")
         shutil.copytree(ROOT, copy, ignore=left_out)
-        run(faults, package, tests, keys, out, copy)
+        run(faults, package, tests, keys, copy, args)
         records = list(read(out, keys).values())
         print(table(records, failing_without(records, copy)))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

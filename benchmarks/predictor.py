@@ -1,7 +1,7 @@
 """Benchmarks `tfkd.runtime.Predictor`: overhead, cache, start-up, threads, XLA.
 
-    python benchmarks/predictor.py [--parts overhead start threads xla] [--seconds 60]
-        [--rounds 2000] [--starts 5] [--batch 32] [--out saved_models/predictor]
+    python benchmarks/predictor.py
+    python benchmarks/predictor.py --parts overhead start
 
 Untrained networks: times do not depend on the values of the weights.
 
@@ -19,8 +19,8 @@ Untrained networks: times do not depend on the values of the weights.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import os
 import pathlib
 import shutil
 import statistics
@@ -30,25 +30,25 @@ import threading
 import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+import harness
 import numpy as np
 
 CLIENTS = 8
 PARTS = ("overhead", "start", "threads", "xla")
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 STARTS = ("large.tflite", "large.onnx", "small.onnx", "large.keras", "small.keras", "large_saved")
-SLOT = 1.0
 
 
-def write(folder: pathlib.Path) -> None:
+def write(folder: pathlib.Path, smallest: bool) -> None:
     """The files: a transformer of 18 million weights, a small one, ResNet-20."""
     import tfkd
 
     folder.mkdir(parents=True, exist_ok=True)
     text = tfkd.models.text_transformer
-    large = text(20000, 4, max_length=48, layers=6, width=384, heads=6)
     small = text(2000, 4, max_length=48, layers=2, width=96, heads=4)
+    large = small
+    if not smallest:
+        large = text(20000, 4, max_length=48, layers=6, width=384, heads=6)
     resnet = tfkd.models.resnet(20, input_shape=(32, 32, 3))
     for name, model in (("large", large), ("small", small), ("resnet", resnet)):
         tfkd.export.to_tflite(model, folder / f"{name}.tflite", batch_size=None)
@@ -86,24 +86,23 @@ class Bare:
         return self.interpreter.get_tensor(self.out)
 
 
-def overhead(folder: pathlib.Path, args: Any) -> None:
-    from tfkd import report
+def overhead(folder: pathlib.Path, args: Any) -> str:
     from tfkd.runtime import Predictor
 
-    print("\n| file | bare µs | Predictor | overhead | batch=8, alone | a kept result |")
-    print("|---|---:|---:|---:|---:|---:|")
+    rows = []
     for name in ("small", "resnet"):
         path = folder / f"{name}.tflite"
         plain, shared = Predictor(path), Predictor(path, batch=8)
         cached = Predictor(path, cache_size=10)
         x = example(plain.inputs[0], 1)
         runners = {"bare": Bare(path), "plain": plain, "shared": shared, "cached": cached}
-        found = report.latency(runners, x, runs=args.rounds)
-        bare, one, two, hit = (1e3 * found[key].p50 for key in runners)
-        print(
-            f"| {name} | {bare:.1f} | {one:.1f} | {100 * (one / bare - 1):.1f} % "
-            f"| {two:.1f} ({100 * (two / bare - 1):.1f} %) | {hit:.2f} |"
-        )
+        jobs = {key: functools.partial(run, x) for key, run in runners.items()}
+        found = harness.medians(harness.in_turns(jobs, args.rounds, warmup=10))
+        bare, one, two, hit = (1e3 * found[key] for key in runners)
+        more = [f"{100 * (each / bare - 1):.1f} %" for each in (one, two)]
+        rows.append([name, f"{bare:.1f}", f"{one:.1f}", *more, f"{hit:.2f}"])
+    head = ["file", "bare interpreter, µs", "Predictor, µs", "overhead", "`batch=8`, alone"]
+    return harness.table([*head, "a kept result, µs"], rows)
 
 
 def child(path: str, store: str) -> None:
@@ -127,11 +126,9 @@ def child(path: str, store: str) -> None:
     predictor.close()
 
 
-def start(folder: pathlib.Path, args: Any) -> None:
-    print("\n| file | MB | no folder, ms | empty folder | second start | no folder / second |")
-    print("|---|---:|---:|---:|---:|---:|")
-    store = folder / "artefacts"
-    for name in STARTS:
+def start(folder: pathlib.Path, args: Any) -> str:
+    rows, store = [], folder / "artefacts"
+    for name in args.files:
         path = folder / name
         taken: dict[str, list[float]] = {"none": [], "first": [], "second": []}
         for _ in range(args.starts):
@@ -141,14 +138,14 @@ def start(folder: pathlib.Path, args: Any) -> None:
                 command = [sys.executable, __file__, "--child", str(path), where]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 values.append(1e3 * float(done.stdout.strip().splitlines()[-1]))
-        none, first, second = (statistics.median(values) for values in taken.values())
+        none, first, second = harness.medians(taken).values()
         files = [f for f in [path, *path.rglob("*")] if f.is_file()]
         size = sum(f.stat().st_size for f in files) / 1e6
-        print(
-            f"| {name} | {size:.1f} | {none:.0f} | {first:.0f} | {second:.0f} "
-            f"| {none / second:.2f} |",
-            flush=True,
-        )
+        cells = [f"{ms:.0f}" for ms in (none, first, second)]
+        ratios = [f"{ms / second:.1f}" for ms in (first, none)]
+        rows.append([f"{name}, {size:.1f} MB", *cells, *ratios])
+    head = ["opening and first answer, ms", "no folder", "first start, which fills it"]
+    return harness.table([*head, "second start", "first / second", "no folder / second"], rows)
 
 
 def memory() -> float:
@@ -176,7 +173,7 @@ def clients(work: Any, seconds: float) -> list[int]:
     return calls
 
 
-def hammer(path: pathlib.Path, args: Any) -> None:
+def hammer(path: pathlib.Path, args: Any) -> str:
     """8 threads with known answers."""
     from tfkd.runtime import Predictor
 
@@ -196,13 +193,13 @@ def hammer(path: pathlib.Path, args: Any) -> None:
     clients(work, min(5.0, args.seconds))
     before = memory()
     calls = clients(work, args.seconds)
-    print(
-        f"\n{path.name}: {sum(calls)} calls of {CLIENTS} threads in {args.seconds:.0f} s, "
-        f"{sum(wrong)} wrong; memory {before:.1f} MB before, {memory() - before:+.1f} MB after"
+    return (
+        f"{path.name}: {sum(calls)} calls of {CLIENTS} threads in {args.seconds:.0f} s, "
+        f"{sum(wrong)} wrong; memory {before:.1f} MB before, {memory() - before:+.1f} MB after\n"
     )
 
 
-def throughput(path: pathlib.Path, args: Any) -> None:
+def throughput(path: pathlib.Path, args: Any) -> str:
     """Examples a second: the interpreter by hand, and 8 clients; in turns."""
     from tfkd.runtime import Predictor
 
@@ -211,92 +208,87 @@ def throughput(path: pathlib.Path, args: Any) -> None:
     xs = {size: example(shared.inputs[0], size) for size in SIZES}
     rates: dict[Any, list[tuple[float, float]]] = {size: [] for size in SIZES}
     rates |= {"clients, batch": [], "clients, no batch": [], "one client, batch": []}
-    for _ in range(5):
+    slot = min(1.0, args.seconds)
+    for _ in range(min(5, args.starts)):
         for key, values in rates.items():
             begun, spent, count = time.perf_counter(), time.process_time(), 0
             if key in xs:
                 bare.resize(xs[key].shape)
-                while time.perf_counter() - begun < SLOT / 2:
+                while time.perf_counter() - begun < slot / 2:
                     bare(xs[key])
                     count += key
             elif key == "one client, batch":
-                while time.perf_counter() - begun < SLOT / 2:
+                while time.perf_counter() - begun < slot / 2:
                     shared(xs[1])
                     count += 1
             else:
                 predictor = shared if key == "clients, batch" else plain
-                count = sum(clients(lambda _, p=predictor: p(xs[1]), SLOT))
+                count = sum(clients(lambda _, p=predictor: p(xs[1]), slot))
             values.append(
                 (count / (time.perf_counter() - begun), count / (time.process_time() - spent))
             )
     # Where other programs take the processor's time, the second column still compares.
-    print(f"\n| {path.name} | examples/s | per second of processor time |\n|---|---:|---:|")
     found = {key: [statistics.median(v) for v in zip(*rates[key], strict=True)] for key in rates}
     best = [max(found[size][i] for size in SIZES) for i in (0, 1)]
     rows = {"bare, one at a time": found[1], "bare, best batch": best}
     rows |= {key: found[key] for key in found if key not in SIZES}
-    for name, (wall, spent) in rows.items():
-        print(
-            f"| {name} | {wall:.0f} ({wall / best[0]:.2f}) | {spent:.0f} ({spent / best[1]:.2f}) |",
-            flush=True,
-        )
+    cells = [
+        [name, f"{wall:.0f} ({wall / best[0]:.2f})", f"{spent:.0f} ({spent / best[1]:.2f})"]
+        for name, (wall, spent) in rows.items()
+    ]
+    head = [path.name, "examples/s", "per second of processor time"]
+    return harness.table(head, cells)
 
 
-def threads(folder: pathlib.Path, args: Any) -> None:
-    hammer(folder / "small.tflite", args)
-    for name in ("small", "resnet"):
-        throughput(folder / f"{name}.tflite", args)
+def threads(folder: pathlib.Path, args: Any) -> str:
+    files = [folder / f"{name}.tflite" for name in ("small", "resnet")]
+    return "\n".join([hammer(files[0], args), *(throughput(path, args) for path in files)])
 
 
-def xla(folder: pathlib.Path, args: Any) -> None:
-    from tfkd import report
+def xla(folder: pathlib.Path, args: Any) -> str:
     from tfkd.runtime import Predictor
 
-    print("\n| file | examples | plain ms | jit_compile ms | ratio | opening ms | with jit |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    rows = []
     for name in ("resnet", "small", "large"):
         opened, taken = {}, []
-        for jit in (False, True):
+        for key, jit in (("plain", False), ("jit", True)):
             begun = time.perf_counter()
-            opened[jit] = Predictor(folder / f"{name}.keras", jit_compile=jit)
+            opened[key] = Predictor(folder / f"{name}.keras", jit_compile=jit)
             taken.append(1e3 * (time.perf_counter() - begun))
         for size in (1, 32):
-            x = example(opened[False].inputs[0], size)
-            runners = {"plain": opened[False], "jit": opened[True]}
-            runs = max(args.rounds // (10 * size), 20)
-            found = report.latency(runners, x, runs=runs, seconds=20, warmup=3)
-            plain, jit = found["plain"].p50, found["jit"].p50
-            print(
-                f"| {name} | {size} | {plain:.2f} | {jit:.2f} | {plain / jit:.2f} "
-                f"| {taken[0]:.0f} | {taken[1]:.0f} |",
-                flush=True,
-            )
+            x = example(opened["plain"].inputs[0], size)
+            jobs = {key: functools.partial(run, x) for key, run in opened.items()}
+            runs = max(args.rounds // (10 * size), min(20, args.rounds))
+            plain, jit = harness.medians(harness.in_turns(jobs, runs, warmup=3)).values()
+            cells = [f"{plain:.2f}", f"{jit:.2f}", f"{plain / jit:.2f}"]
+            rows.append([name, size, *cells, *(f"{ms:.0f}" for ms in taken)])
+    head = ["`.keras` file", "examples", "plain, ms", "jit_compile, ms", "plain / jit"]
+    return harness.table([*head, "opening, ms", "with jit"], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rounds", type=int, default=2000)
-    parser.add_argument("--starts", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("saved_models/predictor"))
+    parser = harness.Parser(
+        __doc__, seconds=0.3, rounds=5, starts=1, files=["small.onnx", "small.keras"]
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is run")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the threads")
+    parser.add_argument("--rounds", type=int, default=2000, help="runs of each file")
+    parser.add_argument("--starts", type=int, default=5, help="of each file and kind")
+    parser.add_argument("--files", nargs="+", choices=STARTS, default=STARTS, help="for start")
+    parser.add_argument("--batch", type=int, default=32, help="of shared calls")
+    parser.add_argument("--out", default="saved_models/predictor", help="folder of the files")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    out = pathlib.Path(args.out).absolute()
     if args.child:
-        child(*args.child)
-        return
-    if not (args.out / "large_saved").is_dir():
-        subprocess.run(
-            [sys.executable, "-c", f"import predictor; predictor.write(predictor.pathlib.Path"
-             f"({str(args.out.absolute())!r}))"],
-            cwd=pathlib.Path(__file__).parent, check=True,
-        )  # fmt: skip
-    for part in args.parts:
-        globals()[part](args.out, args)
-    from tfkd import report
-
-    print(f"\n{report.machine()}")
+        return child(*args.child)
+    if args.write:
+        return write(out, args.smallest)
+    if not (out / "large_saved").is_dir():
+        command = [sys.executable, __file__, "--write", f"--out={out}"]
+        subprocess.run([*command, *(["--smallest"] if args.smallest else [])], check=True)
+    harness.show(args, "\n".join(globals()[part](out, args) for part in args.parts))
 
 
 if __name__ == "__main__":

@@ -1,30 +1,30 @@
 """Prunes every family of `tf_keras.applications`: exactness, prunable filters, run time.
 
-    python benchmarks/prune_applications.py [--out saved_models/prune_applications]
-        [--networks VGG16 ResNet50 ...] [--seed 0] [--table]
+    python benchmarks/prune_applications.py
+    python benchmarks/prune_applications.py --networks VGG16 ResNet50
 
 Each network has a process of its own, one after the other (see
-`application_nets.py` for what is checked), and leaves a JSON file in `--out`; a
-network whose file is there is not run again. Then the table and a plot of the
-seconds over the number of layers are written, with the exponent of the line
+`application_nets.py` for what is checked), and leaves a record in `--out`. Then the
+table and a plot of the seconds over the number of layers are written, with the exponent of the line
 through all networks in log-log coordinates: at most 1 means that time grows no
 faster than the number of layers. The exit status is 1 if anything fails.
 """
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Sequence
 
+import harness
+import network_runs
 import numpy as np
 
-import tfkd
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if __name__ == "__main__":  # before TensorFlow is imported: --help answers at once
+    ARGS = network_runs.parse(__file__, __doc__, ["MobileNet"])
 
 import application_nets as nets
-import network_runs
+
+import tfkd
 
 LONGEST = 20.0  # seconds, for the largest network
 STEEPEST = 1.0  # exponent of the seconds over the layers
@@ -49,12 +49,12 @@ def shared(before_after: Sequence[int]) -> str:
     return f"{100 * after / before:.1f} %"
 
 
-def row(record: Record) -> str:
+def row(record: Record) -> list[object]:
     """One line of the table."""
     filters, all_filters = record["filters"]
     reasons = [reason for reason in record["frozen"] if reason != "output of the model"]
     seconds = record["seconds"]
-    cells = [
+    return [
         record["name"],
         record["layers"],
         f"{100 * filters / all_filters:.1f} %",
@@ -68,20 +68,18 @@ def row(record: Record) -> str:
         f"{100 * record['planned']:.1f} %",
         "; ".join([*record["failures"], *(f"stays: {len(reasons)} reasons" for _ in reasons[:1])]),
     ]
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 HEAD = (
-    "| network | layers | filters that may go | MACs left | parameters left "
-    "| difference / range | outputs move by, whole / masked | analyse s | plan s | shrink s "
-    "| in all s | processor s | planned MACs saved | |\n"
-    "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
+    *("network", "layers", "filters that may go", "MACs left", "parameters left"),
+    *("difference / range", "outputs move by, whole / masked", "analyse s", "plan s", "shrink s"),
+    *("in all s", "processor s", "planned MACs saved", ""),
 )
 
 
 def summary(records: Sequence[Record]) -> tuple[str, bool]:
     """The table with what it says in all; and whether everything holds."""
-    lines = [HEAD, *map(row, records), ""]
+    lines = [harness.table(HEAD, map(row, records))]
     worst = max(records, key=lambda record: record["difference"])
     slowest = max(records, key=total)
     lines.append(f"Largest difference: {worst['difference']:.1e} ({worst['name']}).")
@@ -148,4 +146,4 @@ def finish(records: list[Record], out: pathlib.Path) -> tuple[str, bool]:
 
 if __name__ == "__main__":
     every = [name for names in nets.FAMILIES.values() for name in names]
-    network_runs.main(__file__, __doc__, every, check, finish)
+    network_runs.main(__file__, ARGS, every, check, finish)

@@ -23,24 +23,21 @@ start as the teacher. The methods:
 All make the same number of steps under one cycle of the learning rate that runs
 on across the cut, and all runs of a seed see the same batches. Accuracy is that
 of the cut network after the last epoch on all test images. Each finished run is
-a JSON file in --out, named after what differs from the defaults of `Setting`,
-and is not made again; `--only 0/2` and `--only 1/2` share the runs of one list
-between two processes. `--table` makes the tables and plots of what is there.
+a record in --out and is not made again; `--only 0/2` and `--only 1/2` share the runs
+of one list between two processes. `--table` makes the tables and plots of what is there.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import os
+import functools
 import pathlib
-import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+import harness
+import made_up
 import prune_tables
-from cifar_teacher import BATCH, cosine_sgd, load, load_base
+from cifar_teacher import BATCH, cosine_sgd, load, load_base, weights_of
 from prune_settings import METHODS, STUDIES, Setting, settings_of
 
 import tfkd
@@ -157,7 +154,7 @@ def run(setting: Setting, data: Any, scale: Any, folder: pathlib.Path) -> dict[s
 
     keras.backend.clear_session()
     keras.utils.set_random_seed(setting.seed)
-    began, at_cut = time.time(), None
+    at_cut = None
     training = Training(setting, data, scale, folder)
     whole = tfkd.report.profile(training.model)
     if setting.kind in ("fd", "soft"):
@@ -185,31 +182,31 @@ def run(setting: Setting, data: Any, scale: Any, folder: pathlib.Path) -> dict[s
         "params": [whole.params, small.params],
         "steps": int(training.optimizer.iterations.numpy()),
         "history": training.history,
-        "minutes": (time.time() - began) / 60,
     }
 
 
-def parse(argv: list[str] | None = None) -> Any:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse() -> Any:
+    parser = harness.Parser(
+        __doc__, "saved_models/prune_cifar", data=made_up.cifar, base=lambda: [made_up.base()],
+        images=256, epochs=2, seeds=1, criteria_epochs=2, methods=["fd-skd", "hard", "none"],
+    )  # fmt: skip
     parser.add_argument("--data", help="cifar10.npz")
     parser.add_argument("--base", required=True, nargs="+", help="folders of cifar_teacher.py")
-    parser.add_argument("--out", default="saved_models/prune_cifar")
-    parser.add_argument("--study", nargs="+", choices=STUDIES, default=["main"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--ablate", choices=("fd-skd", "fd"), default="fd-skd")
-    parser.add_argument("--seeds", type=int, help="default 3 for main, 1 for the others")
-    parser.add_argument("--lams", type=float, nargs="+", default=[0.1, 0.3, 1.0, 3.0])
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 4.0])
-    parser.add_argument("--criteria-epochs", type=int, default=4)
+    parser.add_argument("--study", nargs="+", choices=STUDIES, default=["main"], help="what varies")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="of main")
+    parser.add_argument("--ablate", choices=("fd-skd", "fd"), default="fd-skd", help="the method")
+    parser.add_argument("--seeds", type=int, help="3 for main, 1 for the others by default")
+    parser.add_argument("--lams", type=float, nargs="+", default=[0.1, 0.3, 1.0, 3.0], help="λ")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 4.0], help="T")
+    parser.add_argument("--criteria-epochs", type=int, default=4, help="passes of that study")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
     parser.add_argument("--only", default="0/1", help="i/n: this process makes run i, i + n, ...")
-    parser.add_argument("--table", action="store_true", help="no runs, only tables and plots")
     for field in dataclasses.fields(Setting):
         if field.name not in ("method", "seed", "base", "filter_rate"):
             option = "--" + field.name.replace("_", "-")
             kind = float if field.name == "macs_reduction" else type(field.default)
-            parser.add_argument(option, type=kind, default=field.default)
-    args = parser.parse_args(argv)
+            parser.add_argument(option, type=kind, default=field.default, help="of all runs")
+    args = parser.parse_args()
     if not args.data and not args.table:
         parser.error("--data is needed to train")
     return args
@@ -217,7 +214,6 @@ def parse(argv: list[str] | None = None) -> Any:
 
 def main() -> None:
     args = parse()
-    out = pathlib.Path(args.out)
     folders = {pathlib.Path(base).name: pathlib.Path(base) for base in args.base}
     fields = {f.name for f in dataclasses.fields(Setting)} & set(vars(args)) - {"base"}
     start = Setting(**{name: getattr(args, name) for name in fields})
@@ -226,23 +222,26 @@ def main() -> None:
         for study in args.study
         for base in folders
     }
+    data, scale, stores = None, None, {base: harness.Records(args) for base in folders}
     if not args.table:
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(args.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+        harness.threads(args.threads)
         x_train, y_train, x_test, y_test, scale = load(args.data)
         data = tfkd.data.Dataset(x_train, y_train, x_test, y_test).subset(train=args.images)
-        mine, shares = (int(number) for number in args.only.split("/"))
-        todo = list(dict.fromkeys(s for settings in studies.values() for s in settings))
-        for number, setting in enumerate(todo):
-            path = out / f"{setting.name}.json"
-            if number % shares == mine and not path.exists():
-                record = run(setting, data, scale, folders[setting.base])
-                tfkd.artifacts.write_json(path, record)
-                found = f"{record['accuracy']:.2f} % in {record['minutes']:.1f} min"
-                print(f"{number + 1}/{len(todo)} {setting.name}: {found}", flush=True)
-    prune_tables.write(studies, out)
+        images = harness.digest(args.data)
+        for base, folder in folders.items():
+            read = {"images": images, "base": harness.digest(weights_of(folder))}
+            stores[base] = harness.Records(args, **read)
+    mine, shares = (int(number) for number in args.only.split("/"))
+    todo = list(dict.fromkeys(s for settings in studies.values() for s in settings))
+    found = {}
+    for number, setting in enumerate(todo):
+        store, made = stores[setting.base], {"threads": args.threads}
+        made |= dataclasses.asdict(setting.plain())
+        if number % shares == mine or store.file(setting.name, made):
+            make = functools.partial(run, setting, data, scale, folders[setting.base])
+            found[setting] = store.run(setting.name, made, make)
+    text = prune_tables.write(studies, found, pathlib.Path(args.out))
+    harness.show(args, text, records=[record for record in found.values() if record])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Speed-up in LiteRT of networks pruned to half of their multiply-accumulates.
 
-    python benchmarks/prune_speed.py [--rounds 500] [--repeats 5] [--models resnet20 ...]
-        [--macs-reduction 0.5] [--out saved_models/prune_speed]
+    python benchmarks/prune_speed.py
+    python benchmarks/prune_speed.py --models resnet20 --rounds 100
 
 Untrained networks for CIFAR: time does not depend on the values of the weights.
 Each is planned in four ways, with `residual` "inner" or "coupled" and kept counts
@@ -13,9 +13,8 @@ within the same repeat, and the range over the repeats stands beside it.
 
 from __future__ import annotations
 
-import argparse
+import functools
 import itertools
-import os
 import pathlib
 import statistics
 import sys
@@ -23,11 +22,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import harness
 import numpy as np
 
 import tfkd
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 MODELS = {
     "resnet20": lambda: tfkd.models.resnet(20),
@@ -36,7 +34,6 @@ MODELS = {
 }
 WAYS = tuple(itertools.product(("inner", "coupled"), (8, 1)))
 BEST = "inner, round_to=8"  # the way that suits the kernels, and is judged
-LEAST = 1.6  # times faster
 Record = dict[str, Any]
 
 
@@ -67,7 +64,7 @@ def widths(model: Any) -> list[int]:
 
 def measure(models: dict[str, Any], rounds: int, repeats: int) -> dict[str, list[float]]:
     """Median milliseconds of each model in each repeat; all take turns."""
-    from tfkd import export, report, runtime
+    from tfkd import export, runtime
 
     runners = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -77,11 +74,9 @@ def measure(models: dict[str, Any], rounds: int, repeats: int) -> dict[str, list
             runners[name] = runtime.Predictor(path, threads=1).run_one
         shape = (1, *next(iter(models.values())).input_shape[1:])
         x = np.random.default_rng(0).normal(size=shape).astype("float32")
-        medians: dict[str, list[float]] = {name: [] for name in models}
-        for _ in range(repeats):
-            for name, times in report.latency(runners, x, warmup=20, runs=rounds).items():
-                medians[name].append(times.p50)
-    return medians
+        jobs = {name: functools.partial(run_one, x) for name, run_one in runners.items()}
+        found = [harness.medians(harness.in_turns(jobs, rounds, warmup=20)) for _ in range(repeats)]
+    return {name: [one[name] for one in found] for name in models}
 
 
 def run(name: str, args: Any) -> list[Record]:
@@ -114,10 +109,7 @@ def run(name: str, args: Any) -> list[Record]:
 
 def table(records: Sequence[Record]) -> str:
     """Markdown: one line for each network and way."""
-    lines = [
-        "| network | way | MACs left | parameters | ms (median) | times faster, median (range) |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+    rows = []
     for record in records:
         ratios = record["ratios"]
         ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
@@ -129,43 +121,38 @@ def table(records: Sequence[Record]) -> str:
             f"{statistics.median(record['ms']):.3f}",
             "1" if record["way"] == "whole" else ratio,
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    head = ["network", "way", "MACs left", "parameters", "ms (median)"]
+    return harness.table([*head, "times faster, median (range)"], rows, left=2)
 
 
-def verdict(records: Sequence[Record]) -> tuple[str, bool]:
+def verdict(records: Sequence[Record], least: float) -> tuple[str, bool]:
     """What the way that is judged gains on each network; and whether that is as expected."""
     lines, holds = [], True
     for name in dict.fromkeys(record["model"] for record in records):
         ratios = [r["ratios"] for r in records if (r["model"], r["way"]) == (name, BEST)]
         ratio = statistics.median(ratios[0]) if ratios else 0.0
-        holds = holds and ratio >= LEAST
+        holds = holds and ratio >= least
         found = f"{ratio:.2f} times faster" if ratios else "the target is out of reach"
-        lines.append(f"{name}: {found} ({BEST}), expected ≥ {LEAST}.")
+        lines.append(f"{name}: {found} ({BEST}), expected ≥ {least}.")
     return "\n".join(lines), holds
 
 
-def parse(argv: Sequence[str] | None = None) -> Any:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--macs-reduction", type=float, default=0.5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="saved_models/prune_speed")
-    return parser.parse_args(argv)
-
-
 def main() -> None:
-    args = parse()
+    parser = harness.Parser(__doc__, models=["resnet20"], rounds=5, repeats=1, least=0.0)
+    names = list(MODELS)
+    parser.add_argument("--models", nargs="+", choices=names, default=names, help="networks")
+    parser.add_argument("--rounds", type=int, default=500, help="runs of a file in a repeat")
+    parser.add_argument("--repeats", type=int, default=5, help="medians of each file")
+    parser.add_argument("--macs-reduction", type=float, default=0.5, help="share that goes")
+    parser.add_argument(
+        "--least", type=float, default=1.6, help="times faster, else it exits with 1"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    args = parser.parse_args()
     records = [record for name in args.models for record in run(name, args)]
-    said, holds = verdict(records)
-    text = f"{table(records)}\n\n{said}\n"
-    out = pathlib.Path(args.out)
-    tfkd.artifacts.write_text(out / "table.md", text)
-    whole = {"options": vars(args), "machine": tfkd.report.machine(), "records": records}
-    tfkd.artifacts.write_json(out / "speed.json", whole)
-    print(text)
+    said, holds = verdict(records, args.least)
+    harness.show(args, f"{table(records)}\n{said}\n", records=records)
     sys.exit(0 if holds else 1)
 
 

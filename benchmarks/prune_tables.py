@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfkd import artifacts, report
-from tfkd.report.plots import COLOURS, MARKERS
+from harness import spread, table
+
+import tfkd
+from tfkd import artifacts
 
 Record = dict[str, Any]
 
 
-def write(studies: Mapping[tuple[str, str], Sequence[Any]], out: pathlib.Path) -> None:
-    """Prints the table of each study and base, and writes it and its plot into `out`.
+def write(
+    studies: Mapping[tuple[str, str], Sequence[Any]],
+    found: Mapping[Any, Record | None],
+    out: pathlib.Path,
+) -> str:
+    """Writes the table of each study and base, and its plot, into `out`; returns the tables.
 
     Args:
-        studies: (study, base) → the settings of its runs. Those whose file is
-            not in `out` yet are left out.
-        out: the folder of the files.
+        studies: (study, base) → the settings of its runs.
+        found: setting → its record, None if there is none yet.
+        out: a folder.
     """
+    texts = []
     for (study, base), settings in studies.items():
-        paths = [out / f"{setting.name}.json" for setting in settings]
-        records = [json.loads(path.read_text()) for path in paths if path.exists()]
+        records = [record for setting in settings if (record := found.get(setting))]
         if not records:
             continue
-        text = "\n".join(headline(study, records, len(paths)) + TABLES[study](study, records))
-        artifacts.write_text(out / f"{base}-{study}.md", text + "\n")
-        print(text + "\n", flush=True)
+        lines = [*headline(study, records, len(settings)), TABLES[study](study, records)]
+        texts.append("\n".join(lines))
+        artifacts.write_text(out / f"{base}-{study}.md", texts[-1])
         if study in PLOTS:
             PLOTS[study](records, out / f"{base}-{study}.png")
+    return "\n".join(texts)
 
 
 def headline(study: str, records: list[Record], wanted: int) -> list[str]:
@@ -46,13 +52,6 @@ def headline(study: str, records: list[Record], wanted: int) -> list[str]:
     ]
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± sample standard deviation; one value alone as it is."""
-    if len(values) < 2:
-        return f"{values[0]:.2f}" if values else "–"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-
-
 def groups(records: list[Record], key: str) -> dict[Any, list[Record]]:
     """The records by one field of their setting, in the order in which they come."""
     found: dict[Any, list[Record]] = {}
@@ -61,13 +60,11 @@ def groups(records: list[Record], key: str) -> dict[Any, list[Record]]:
     return found
 
 
-def by_value(key: str, records: list[Record]) -> list[str]:
+def by_value(key: str, records: list[Record]) -> str:
     """One row for each value of a field: accuracy after the last epoch, and at the cut."""
-    lines = [
-        f"| {key} | accuracy, mean ± sd (%) | at the cut | runs that passed their base "
-        "| MACs | parameters | minutes | seeds |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
-    ]
+    head = [key, "accuracy, mean ± sd (%)", "at the cut", "runs that passed their base"]
+    head += ["MACs", "parameters", "minutes", "seeds"]
+    rows = []
     for value, group in groups(records, key).items():
         cut = [r["accuracy_at_cut"] for r in group if r["accuracy_at_cut"] is not None]
         (macs, small), (params, few) = group[0]["macs"], group[0]["params"]
@@ -81,60 +78,56 @@ def by_value(key: str, records: list[Record]) -> list[str]:
             f"{statistics.mean(r['minutes'] for r in group):.1f}",
             ", ".join(f"{r['accuracy']:.2f}" for r in group),
         ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
+        rows.append(cells)
+    return table(head, rows)
 
 
-def main_table(study: str, records: list[Record]) -> list[str]:
+def main_table(study: str, records: list[Record]) -> str:
     """The methods, and how far each is from the unpruned network, seed by seed."""
-    lines = by_value("method", records)
     methods = groups(records, "method")
-    if "none" not in methods:
-        return lines
-    unpruned = {r["setting"]["seed"]: r["accuracy"] for r in methods["none"]}
-    lines += ["", "| method | minus none, seed by seed (points) |", "|---|---:|"]
+    unpruned = {r["setting"]["seed"]: r["accuracy"] for r in methods.pop("none", [])}
+    rows = []
     for method, group in methods.items():
-        known = [r for r in group if r["setting"]["seed"] in unpruned and method != "none"]
+        known = [r for r in group if r["setting"]["seed"] in unpruned]
         if known:
             gaps = [r["accuracy"] - unpruned[r["setting"]["seed"]] for r in known]
-            lines.append(f"| {method} | {spread(gaps)} |")
-    return lines
+            rows.append([method, spread(gaps)])
+    head = ["method", "minus none, seed by seed (points)"]
+    return by_value("method", records) + ("\n" + table(head, rows) if rows else "")
 
 
-def ablation_table(study: str, records: list[Record]) -> list[str]:
+def ablation_table(study: str, records: list[Record]) -> str:
     return by_value(study, records)
 
 
-def grid(records: list[Record], row: str, column: str, corner: str) -> list[str]:
-    """Accuracy for each pair of values of two fields."""
+def grid(
+    records: list[Record], row: str, column: str, corner: str, more: Sequence[Sequence[Any]] = ()
+) -> str:
+    """Accuracy for each pair of values of two fields; and more rows."""
     columns = sorted({r["setting"][column] for r in records})
-    lines = [f"| {corner} | " + " | ".join(f"{column} {c:g}" for c in columns) + " |"]
-    lines.append("|---|" + "---:|" * len(columns))
+    rows = []
     for value, group in groups(records, row).items():
         cells = groups(group, column)
-        found = [spread([r["accuracy"] for r in cells.get(c, [])]) for c in columns]
-        lines.append(f"| {value} | " + " | ".join(found) + " |")
-    return lines
+        rows.append([value, *(spread([r["accuracy"] for r in cells.get(c, [])]) for c in columns)])
+    return table([corner, *(f"{column} {c:g}" for c in columns)], [*rows, *more])
 
 
-def without(records: list[Record], method: str) -> list[str]:
+def without(records: list[Record], method: str) -> str:
     """A line about the runs of a method that a grid is compared with."""
     values = [r["accuracy"] for r in records if r["setting"]["method"] == method]
-    return ["", f"{method}: {spread(values)} %."] if values else []
+    return f"\n{method}: {spread(values)} %.\n" if values else ""
 
 
-def lambda_table(study: str, records: list[Record]) -> list[str]:
+def lambda_table(study: str, records: list[Record]) -> str:
     taught = [r for r in records if r["setting"]["method"] == "fd-skd"]
     return grid(taught, "lam", "temperature", "λ") + without(records, "fd")
 
 
-def criteria_table(study: str, records: list[Record]) -> list[str]:
+def criteria_table(study: str, records: list[Record]) -> str:
     pruned = [r for r in records if r["setting"]["filter_rate"] is not None]
-    lines = grid(pruned, "criterion", "filter_rate", "criterion")
     cost = {r["setting"]["filter_rate"]: r["macs"][1] / r["macs"][0] for r in pruned}
-    lines.append("| MACs left | " + " | ".join(f"{100 * v:.1f} %" for _, v in sorted(cost.items())))
-    lines[-1] += " |"
-    return lines + without(records, "none")
+    left = ["MACs left", *(f"{100 * value:.1f} %" for _, value in sorted(cost.items()))]
+    return grid(pruned, "criterion", "filter_rate", "criterion", [left]) + without(records, "none")
 
 
 def axes_of(path: pathlib.Path):
@@ -155,11 +148,12 @@ def axes_of(path: pathlib.Path):
 def plot_methods(records: list[Record], path: pathlib.Path) -> None:
     """Accuracy on the watched test images after each epoch."""
     curves = {m: [r["curve"] for r in group] for m, group in groups(records, "method").items()}
-    report.plots.training_curves(curves, path, "accuracy (%)")
+    tfkd.report.plots.training_curves(curves, path, "accuracy (%)")
 
 
 def plot_criteria(records: list[Record], path: pathlib.Path) -> None:
     """Accuracy against the share of filters that went."""
+    plots = tfkd.report.plots
     _, axes, save = axes_of(path)
     pruned = [r for r in records if r["setting"]["filter_rate"] is not None]
     for i, (criterion, group) in enumerate(groups(pruned, "criterion").items()):
@@ -167,7 +161,8 @@ def plot_criteria(records: list[Record], path: pathlib.Path) -> None:
         means = [statistics.mean(r["accuracy"] for r in runs) for _, runs in rates]
         axes.plot(
             [rate for rate, _ in rates], means, label=criterion, lw=2,
-            color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
+            color=plots.COLOURS[i % len(plots.COLOURS)],
+            marker=plots.MARKERS[i % len(plots.MARKERS)],
         )  # fmt: skip
     whole = [r["accuracy"] for r in records if r["setting"]["method"] == "none"]
     if whole:

@@ -13,22 +13,20 @@ for TFLite and for TensorRT:
 
 Accuracy is that of the file, run in LiteRT or in ONNX Runtime on all test images, at
 the last epoch. Every file's size; the time of one image in LiteRT on one thread, the
-files in turns. Each finished run is a JSON file in --out and is not made again.
+files in turns. Each finished run is a record in --out and is not made again.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
+import functools
 import pathlib
 import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+import harness
+import made_up
 import numpy as np
-from cifar_teacher import BATCH, cosine_sgd, load, load_base
+from cifar_teacher import BATCH, cosine_sgd, load, load_base, weights_of
 
 import tfkd
 
@@ -48,7 +46,8 @@ class Ground:
         self.data = data.subset(train=args.images)
         self.x_test = np.asarray(self.scale(x_test))
         # Ranges from images that are spread over the classes, as the training images are.
-        chosen = np.random.default_rng(0).choice(len(self.data.x_train), CALIBRATION, False)
+        count = min(CALIBRATION, len(self.data.x_train))
+        chosen = np.random.default_rng(0).choice(len(self.data.x_train), count, False)
         self.calibration = np.asarray(self.scale(self.data.x_train[chosen]))
         self.folder = pathlib.Path(args.base)
         self.epochs, self.peak = args.epochs, args.peak
@@ -141,21 +140,12 @@ def run(way: str, target: str, ground: Ground, seed: int, path: pathlib.Path) ->
 
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    began = time.time()
     model, step = make(way, target, ground, seed)
     files = export(model, target, path, ground.x_test)
     for kind, numbers in files.items():
         file = path.with_suffix("." + kind)
         numbers["accuracy"] = accuracy(file, ground.x_test, ground.data.y_test)
-    minutes = (time.time() - began) / 60
-    return {
-        "way": way,
-        "target": target,
-        "seed": seed,
-        "step_seconds": step,
-        "files": files,
-        "minutes": minutes,
-    }
+    return {"way": way, "target": target, "seed": seed, "step_seconds": step, "files": files}
 
 
 def todo(seeds: int) -> list[tuple[str, str, int]]:
@@ -171,79 +161,79 @@ def todo(seeds: int) -> list[tuple[str, str, int]]:
 
 def table(records: list[Record]) -> str:
     """Accuracy, size and agreement for each way, target and kind of file."""
-    lines = [
-        "| way | quantized for | file | accuracy % | KiB | agrees with Keras | seconds a step |",
-        "|---|---|---|---:|---:|---:|---:|",
-    ]
+    rows = []
     for way, target in dict.fromkeys((r["way"], r["target"]) for r in records):
         mine = [r for r in records if (r["way"], r["target"]) == (way, target)]
         for kind in mine[0]["files"]:
             found = [r["files"][kind] for r in mine]
             accuracies = [one["accuracy"] for one in found]
-            spread = f" ± {np.std(accuracies, ddof=1):.2f}" if len(found) > 1 else ""
             steps = [r["step_seconds"] for r in mine if r["step_seconds"]]
             cells = [
                 way,
                 target if way not in ("float", "longer") else "–",
                 kind,
-                f"{np.mean(accuracies):.2f}{spread} ({len(found)})",
+                f"{harness.spread(accuracies)} ({len(found)})",
                 f"{np.mean([one['bytes'] for one in found]) / 1024:.0f}",
                 f"{min(one['argmax_agreement'] for one in found):.3f}",
                 f"{np.median(steps):.3f}" if steps else "–",
             ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            rows.append(cells)
+    head = ["way", "quantized for", "file", "accuracy %", "KiB", "agrees with Keras"]
+    return harness.table([*head, "seconds a step"], rows)
 
 
-def latency(out: pathlib.Path) -> str:
-    """Times of the TFLite files of the first seed, in turns on one thread."""
-    files = {path.stem: str(path) for path in sorted(out.glob("*-s0.tflite"))}
+def latency(files: dict[str, pathlib.Path], rounds: int) -> str:
+    """Times of TFLite files, in turns on one thread; the first is what others are faster than."""
     runners, x = {}, np.zeros((1, 32, 32, 3), "float32")
     for name, path in files.items():
         predictor = tfkd.runtime.Predictor(path)
         codes = predictor.inputs[0].encode(x)
-        runners[name] = lambda run=predictor.run_one, codes=codes: run(codes)
-    found = tfkd.report.latency(runners, runs=1000)
-    base = found["float-both-s0"].p50
-    lines = ["| file | ms (median) | times faster |", "|---|---:|---:|"]
-    lines += [f"| {k} | {1e3 * v.p50:.3f} | {base / v.p50:.2f} |" for k, v in found.items()]
-    return "\n".join(lines) + "\n"
+        runners[name] = functools.partial(predictor.run_one, codes)
+    found = harness.medians(harness.in_turns(runners, rounds, warmup=10))
+    base = next(iter(found.values()))
+    rows = [[name, f"{ms:.3f}", f"{base / ms:.2f}"] for name, ms in found.items()]
+    return harness.table(["file", "ms (median)", "times faster"], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="cifar10.npz")
+    parser = harness.Parser(
+        __doc__, "saved_models/quantize_cifar", data=made_up.cifar, base=made_up.base, images=256,
+        epochs=1, seeds=1, targets=["tflite", "both"], rounds=10,
+    )  # fmt: skip
+    parser.add_argument("--data", help="cifar10.npz")
     parser.add_argument("--base", required=True, help="folder of cifar_teacher.py")
-    parser.add_argument("--out", default="saved_models/quantize_cifar")
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--peak", type=float, default=0.005)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=20_000, help="training images")
+    parser.add_argument("--epochs", type=int, default=3, help="passes where it trains")
+    parser.add_argument("--peak", type=float, default=0.005, help="of the learning rate")
+    parser.add_argument("--seeds", type=int, default=3, help="of what trains")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS, help="of files")
+    parser.add_argument("--rounds", type=int, default=1000, help="runs of each file")
     args = parser.parse_args()
-
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
-    out = pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    ground, records = Ground(args), []
+    ground, digests = None, {}
+    if not args.table:
+        harness.threads(args.threads)
+        ground = Ground(args)
+        read = {"images": args.data, "base": weights_of(args.base)}
+        digests = {name: harness.digest(path) for name, path in read.items()}
+    store, records, files = harness.Records(args, **digests), [], {}
+    store.folder.mkdir(parents=True, exist_ok=True)
     for way, target, seed in todo(args.seeds):
         if target not in args.targets and way not in ("float", "longer"):
             continue
-        path = out / f"{way}-{target}-s{seed}"
-        record = path.with_suffix(".json")
-        if not record.exists():
-            made = run(way, target, ground, seed, path)
-            tfkd.artifacts.write_json(record, made)
-            found = {k: round(v["accuracy"], 2) for k, v in made["files"].items()}
-            print(f"{path.name}: {found} in {made['minutes']:.1f} min", flush=True)
-        records.append(json.loads(record.read_text()))
-    text = table(records) + "\n" + latency(out)
-    tfkd.artifacts.write_text(out / "table.md", text)
-    print(text)
+        made = {**harness.settings(args, "base", "rounds", "seeds", "targets")}
+        made |= {"way": way, "target": target, "seed": seed}
+        name = f"{way}-{target}-{seed}"
+        path = store.path(name, made).with_suffix("")
+        record = store.run(name, made, functools.partial(run, way, target, ground, seed, path))
+        if record:
+            records.append(record)
+            file = store.file(name, made).with_suffix(".tflite")
+            if seed == 0 and file.exists():
+                files[name] = file
+    text = table(records) + "\n" + (latency(files, args.rounds) if files else "")
+    tfkd.artifacts.write_text(store.folder / "table.md", text)
+    harness.show(args, text, records=records)
 
 
 if __name__ == "__main__":

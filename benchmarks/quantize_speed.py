@@ -1,7 +1,7 @@
 """Speed-up of int8 over float32 in LiteRT, with and without pruning; cost of a QAT step.
 
-    python benchmarks/quantize_speed.py [--models resnet20 resnet56] [--rounds 300]
-        [--repeats 5] [--steps 12] [--out saved_models/quantize_speed]
+    python benchmarks/quantize_speed.py
+    python benchmarks/quantize_speed.py --models resnet20 --rounds 100
 
 Untrained networks for CIFAR: time and size do not depend on the values of the
 weights. Each is taken whole and with half of its multiply-accumulates cut out of the
@@ -12,22 +12,18 @@ teaches ResNet-20, in float and quantized for each target, one step each.
 
 from __future__ import annotations
 
-import argparse
-import os
+import functools
 import pathlib
 import statistics
 import tempfile
-import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import harness
 import numpy as np
 import prune_speed
 
 import tfkd
 
-BATCH = 64
 STUDENTS = ("float", "tflite", "tensorrt", "both")
 CALIBRATION = 64
 
@@ -60,37 +56,29 @@ def files(name: str, folder: pathlib.Path) -> dict[str, Any]:
     return made
 
 
-def latency(name: str, args: Any) -> str:
+def latency(name: str, args: Any) -> list[list[str]]:
     """Rows of one network: size and time of each file, and how far from the first."""
     with tempfile.TemporaryDirectory() as folder:
-        made = files(name, pathlib.Path(folder))
-        runners = {}
+        made, jobs = files(name, pathlib.Path(folder)), {}
         for station, one in made.items():
             predictor = tfkd.runtime.Predictor(one.path, threads=1)
             codes = predictor.inputs[0].encode(images(1))
-            runners[station] = lambda run=predictor.run_one, codes=codes: run(codes)
-        medians: dict[str, list[float]] = {station: [] for station in made}
-        for _ in range(args.repeats):
-            found = tfkd.report.latency(runners, warmup=20, runs=args.rounds)
-            for station, times in found.items():
-                medians[station].append(times.p50)
-    first = next(iter(made))
-    lines = []
-    for station, one in made.items():
-        ratios = [a / b for a, b in zip(medians[first], medians[station], strict=True)]
-        cells = [
-            name,
-            station,
-            f"{one.bytes / 1024:.0f}",
-            f"{made[first].bytes / one.bytes:.2f}",
-            f"{statistics.median(medians[station]):.3f}",
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
+            jobs[station] = functools.partial(predictor.run_one, codes)
+        repeats = [
+            harness.medians(harness.in_turns(jobs, args.rounds, warmup=20))
+            for _ in range(args.repeats)
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    first, rows = next(iter(made)), []
+    for station, one in made.items():
+        ratios = [found[first] / found[station] for found in repeats]
+        cells = [f"{one.bytes / 1024:.0f}", f"{made[first].bytes / one.bytes:.2f}"]
+        cells.append(f"{statistics.median(found[station] for found in repeats):.3f}")
+        cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
+        rows.append([name, station, *cells])
+    return rows
 
 
-def stepper(student: str) -> Any:
+def stepper(student: str, batch: int) -> Any:
     """A function that makes one distillation step and waits for it."""
     import tensorflow as tf
     import tf_keras as keras
@@ -103,46 +91,31 @@ def stepper(student: str) -> Any:
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile(keras.optimizers.SGD(0.01), loss, jit_compile=False)
-    labels = np.arange(BATCH) % 10
-    data = tf.data.Dataset.from_tensors((images(BATCH), labels)).repeat()
+    labels = np.arange(batch) % 10
+    data = tf.data.Dataset.from_tensors((images(batch), labels)).repeat()
     batches = iter(data)
     function = distiller.make_train_function() or distiller.train_function
     return lambda: float(tf.nest.flatten(function(batches))[0])
 
 
-def steps(rounds: int) -> str:
-    """Rows: milliseconds of a step, and the ratio to float."""
-    steppers = {student: stepper(student) for student in STUDENTS}
-    times: dict[str, list[float]] = {student: [] for student in STUDENTS}
-    for turn in range(rounds + 2):
-        for student, step in steppers.items():
-            began = time.perf_counter()
-            step()
-            if turn >= 2:
-                times[student].append(time.perf_counter() - began)
-    base = statistics.median(times["float"])
-    medians = {student: statistics.median(found) for student, found in times.items()}
-    return "\n".join(f"| {k} | {1e3 * v:.0f} | {v / base:.2f} |" for k, v in medians.items())
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.Parser(__doc__, models=["resnet20"], rounds=5, repeats=1, steps=1, batch=4)
     models = list(prune_speed.MODELS)
-    parser.add_argument("--models", nargs="+", choices=models, default=["resnet20", "resnet56"])
-    parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--out", default="saved_models/quantize_speed")
+    two = ["resnet20", "resnet56"]
+    parser.add_argument("--models", nargs="+", choices=models, default=two, help="networks")
+    parser.add_argument("--rounds", type=int, default=300, help="runs of a file in a repeat")
+    parser.add_argument("--repeats", type=int, default=5, help="medians of each file")
+    parser.add_argument("--steps", type=int, default=12, help="steps of each student")
+    parser.add_argument("--batch", type=int, default=64, help="images a step")
     args = parser.parse_args()
-    text = (
-        "| network | file | KiB | times smaller | ms (median) | times faster, median (range) |\n"
-        "|---|---|---:|---:|---:|---:|\n"
-    )
-    text += "\n".join(latency(name, args) for name in args.models)
-    text += "\n\n| student | ms a step (median) | times float |\n|---|---:|---:|\n"
-    text += steps(args.steps) + "\n"
-    tfkd.artifacts.write_text(pathlib.Path(args.out, "table.md"), text)
-    print(text)
+    head = ["network", "file", "KiB", "times smaller", "ms (median)"]
+    rows = [row for name in args.models for row in latency(name, args)]
+    text = harness.table([*head, "times faster, median (range)"], rows, left=2)
+    steppers = {student: stepper(student, args.batch) for student in STUDENTS}
+    ms = harness.medians(harness.in_turns(steppers, args.steps, warmup=2))
+    rows = [[name, f"{value:.0f}", f"{value / ms['float']:.2f}"] for name, value in ms.items()]
+    text += "\n" + harness.table(["student", "ms a step (median)", "times float"], rows)
+    harness.show(args, text, ms=ms)
 
 
 if __name__ == "__main__":

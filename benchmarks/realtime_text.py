@@ -21,25 +21,31 @@ those of seed 0's models.
 
 from __future__ import annotations
 
-import json
 import pathlib
-import sys
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples"))
+import harness
+import made_up
+import shared
 
-import realtime  # imports tfkd first
+shared.PARSER = harness.Parser(
+    __doc__, data=made_up.sentences, answers=made_up.answers, epochs=1, teacher_epochs=1,
+    quantize_epochs=1, seeds=1, width=8, rounds=10,
+)  # fmt: skip
+shared.flag("seeds", 3, "runs of everything, from --seed on")
+shared.flag("rounds", 500, "runs of each file for its latency")
+
+import realtime  # its flags and its training: parses, and imports tfkd first
 
 # isort: split
 import numpy as np
 import tf_keras as keras
-from absl import app, flags, logging
+from absl import logging
+from shared import FLAGS
 
 from tfkd import artifacts, models, report, runtime
 
-SEEDS = flags.DEFINE_integer("seeds", 3, "runs of everything")
 CHOICES = ("position", "similarity", "damage")
-EPOCHS, TEACHER_EPOCHS, QUANTIZE_EPOCHS = 4, 6, 2
 
 
 class Runs:
@@ -58,7 +64,7 @@ class Runs:
         else:
             value = bench.accuracy(model)
         self.accuracy.setdefault(name, []).append(value)
-        if bench.seed == 0:
+        if bench.seed == FLAGS.seed:
             self.models[name] = model
             if like is not None:
                 self.like[name] = like
@@ -71,12 +77,12 @@ def students(bench: realtime.Bench, runs: Runs, original: keras.Model, cache: An
         for choice in CHOICES:
             small = realtime.cut(bench, original, share, choice)
             runs.add(bench, f"{size}, {choice}, only cut", small)
-            bench.distil(cache, small, EPOCHS)
+            bench.distil(cache, small, bench.epochs)
             runs.add(bench, f"{size}, {choice}", small)
-        aware = realtime.quantized(bench, cache, small, QUANTIZE_EPOCHS)
+        aware = realtime.quantized(bench, cache, small, FLAGS.quantize_epochs)
         path = realtime.write(bench, aware, f"{size}_int8_{bench.seed}")
         runs.add(bench, f"{size}, int8", path, small)
-        if bench.seed == 0:
+        if bench.seed == FLAGS.seed:
             for mode in ("float16", "dynamic"):
                 path = realtime.write(bench, small, f"{size}_{mode}", mode)
                 runs.add(bench, f"{size}, {mode}", path, small)
@@ -84,56 +90,53 @@ def students(bench: realtime.Bench, runs: Runs, original: keras.Model, cache: An
 
 def others(bench: realtime.Bench, runs: Runs, original: keras.Model, cache: Any) -> None:
     labelled = realtime.cut(bench, original, 0.25, "damage")
-    bench.fit(labelled, bench.plain(), EPOCHS)
+    bench.fit(labelled, bench.plain(), bench.epochs)
     runs.add(bench, "quarter, labels", labelled)
     fresh = bench.transformer(1)
-    bench.distil(cache, fresh, EPOCHS)
+    bench.distil(cache, fresh, bench.epochs)
     runs.add(bench, "quarter, from nothing", fresh)
     words = models.text_mlp(
         bench.data.vocabulary, bench.data.classes, bench.data.x_train.shape[1], dropout=0.5
     )
-    bench.distil(cache, words, 2 * EPOCHS, slower=0.5)
+    bench.distil(cache, words, 2 * bench.epochs, slower=0.5)
     runs.add(bench, "word vectors", words)
 
 
-def table(bench: realtime.Bench, runs: Runs) -> None:
+def table(bench: realtime.Bench, runs: Runs) -> str:
     """Accuracy of every arm; then the cost of what would be deployed."""
-    print("\n| arm | accuracy % | minus original, by seed |\n|---|---:|---|")
+    rows = []
     for name, values in runs.accuracy.items():
         gains = np.array(values) - np.array(runs.accuracy["original"][: len(values)])
         shown = "" if name == "original" else ", ".join(f"{gain:+.1f}" for gain in gains)
-        print(f"| {name} | {report.seed_stats(values).format()} | {shown} |")
+        rows.append([name, harness.spread(values, 1), shown])
+    text = harness.table(["arm", "accuracy %", "minus original, by seed"], rows)
     names = [n for n in runs.models if "," not in n or n.endswith(("damage", "int8", "16", "mic"))]
     found = {name: runs.models[name] for name in names}
     last = runs.models["quarter, int8"]
     found["quarter, int8, seen before"] = realtime.repeated(bench, last)
     data = (bench.data.x_test, bench.data.y_test)
-    made = report.compare(found, data, like=runs.like, runs=500, seconds=60.0)
+    made = report.compare(found, data, like=runs.like, runs=FLAGS.rounds, seconds=60.0)
     made.save(runs.out)
-    print(made.markdown())
+    return f"{text}\n{made.markdown()}"
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
+def main() -> None:
     logging.set_verbosity(logging.ERROR)
-    out = pathlib.Path(realtime.OUT.value or "saved_models/realtime_text")
+    realtime.check_flags()
+    out = pathlib.Path(FLAGS.out or "saved_models/realtime_text")
     out.mkdir(parents=True, exist_ok=True)
     runs = Runs(out)
-    sequences = realtime.load(realtime.DATA.value)
-    for seed in range(SEEDS.value):
+    sequences = realtime.load(FLAGS.data)
+    for seed in range(FLAGS.seed, FLAGS.seed + FLAGS.seeds):
         keras.utils.set_random_seed(seed)
         bench = realtime.Bench(sequences, out, seed)
-        original = realtime.train_original(
-            bench, realtime.LAYERS.value, TEACHER_EPOCHS, realtime.ANSWERS.value
-        )
+        original = realtime.train_original(bench, FLAGS.layers, bench.teacher_epochs, FLAGS.answers)
         runs.add(bench, "original", original)
         cache = realtime.write_down(bench, original)
         students(bench, runs, original, cache)
         others(bench, runs, original, cache)
-    table(bench, runs)
-    print(json.dumps(report.machine()))
+    harness.show(FLAGS, table(bench, runs), accuracy=runs.accuracy)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,6 +1,6 @@
 """Time of a distillation step, ResNet-56 to ResNet-20, against a minimal step and Keras 3.
 
-    python benchmarks/step_time.py [--rounds 15] [--json step_time.json]
+    python benchmarks/step_time.py --rounds 15 --json step_time.json
 
 All variants live in one process and take turns, a few steps each, so that a
 machine that speeds up or slows down does so for all; the figures are ratios of
@@ -26,18 +26,16 @@ import argparse
 import importlib.util
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
-import time
 import types
+
+import harness
 
 import tfkd
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-BATCH = 128
 VARIANTS = (
     "teacher",
     "student",
@@ -49,31 +47,39 @@ VARIANTS = (
     "keras",
     "keras+feature",
 )
+MEMORY = ("tfkd", "keras", "tfkd+feature", "keras+feature", "tfkd+bf16")  # in a process of its own
+
+
+def of_keras_3(name, **modules):
+    """The source of a module of tfkd.models, run with Keras 3 as `keras` and other modules."""
+    spec = importlib.util.find_spec(f"tfkd.models.{name}")
+    source = pathlib.Path(spec.origin).read_text()
+    source = source.replace("import tf_keras as keras", "import keras")
+    for other in modules:
+        source = source.replace(f"from tfkd.models import {other}\n", "")
+    module = types.ModuleType(f"{name}_of_keras_3")
+    module.__dict__.update(modules)
+    exec(compile(source, spec.origin, "exec"), module.__dict__)
+    return module
 
 
 def resnet_of_keras_3():
-    """tfkd's own ResNet source, with Keras 3 as `keras`: the same network in both."""
-    spec = importlib.util.find_spec("tfkd.models.resnet")
-    source = (
-        pathlib.Path(spec.origin).read_text().replace("import tf_keras as keras", "import keras")
-    )
-    module = types.ModuleType("resnet_of_keras_3")
-    exec(compile(source, spec.origin, "exec"), module.__dict__)
-    return module.resnet
+    """tfkd's own ResNet with the layers of Keras 3: the same network in both."""
+    return of_keras_3("resnet", parts=of_keras_3("parts")).resnet
 
 
-def iterator():
+def iterator(batch):
     """One batch, again and again: the input pipeline costs nothing."""
     import numpy as np
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(BATCH, 32, 32, 3)).astype("float32")
-    y = rng.integers(0, 10, BATCH).astype("int32")
+    x = rng.normal(size=(batch, 32, 32, 3)).astype("float32")
+    y = rng.integers(0, 10, batch).astype("int32")
     return iter(tf.data.Dataset.from_tensors((x, y)).repeat())
 
 
-def stepper(name):
+def stepper(name, args):
     """A function that makes one step of a variant and waits for it."""
     import tensorflow as tf
 
@@ -85,8 +91,8 @@ def stepper(name):
         import tf_keras as keras
 
         resnet = tfkd.models.resnet
-    teacher, student = resnet(56), resnet(20)
-    batches = iterator()
+    teacher, student = resnet(args.teacher_depth), resnet(args.student_depth)
+    batches = iterator(args.batch)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
 
@@ -147,15 +153,8 @@ def bare_step(teacher, student, optimizer, batches):
 
 def peak_memory(name):
     """Peak resident memory in MiB of a process that makes ten steps of a variant."""
-    code = (
-        f"import step_time as s; f = s.stepper({name!r}); [f() for _ in range(10)]; s.print_peak()"
-    )
-    here = pathlib.Path(__file__).parent
-    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, __file__, *sys.argv[1:], f"--memory-of={name}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
@@ -165,35 +164,25 @@ def print_peak():
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
-def measure(variants, rounds, steps):
-    """Milliseconds a step: every round gives each variant its turn."""
-    functions = {name: stepper(name) for name in variants}
-    for function in functions.values():
-        for _ in range(4):
-            function()
-    times = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            began = time.perf_counter()
-            for _ in range(steps):
-                function()
-            times[name].append((time.perf_counter() - began) / steps * 1e3)
-    return times
+def parse():
+    parser = harness.Parser(
+        __doc__, rounds=1, steps=1, batch=4, teacher_depth=14, student_depth=8, no_memory=True
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each variant")
+    parser.add_argument("--steps", type=int, default=3, help="steps a turn")
+    parser.add_argument("--batch", type=int, default=128, help="images a step")
+    parser.add_argument("--teacher-depth", type=int, default=56, help="of a ResNet")
+    parser.add_argument("--student-depth", type=int, default=20, help="of a ResNet")
+    parser.add_argument("--no-memory", action="store_true", help="times alone")
+    parser.add_argument("--xla", action="store_true", help="also Keras's default compilation")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--json")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--xla", action="store_true")
-    args = parser.parse_args()
-    variants = (*VARIANTS, "keras+auto") if args.xla else VARIANTS
-    times = measure(variants, args.rounds, args.steps)
-    ms = {name: statistics.median(values) for name, values in times.items()}
+def ratios_of(ms):
+    """What is compared; ms: medians by variant."""
     floor = ms["teacher"] + ms["student"]
-    ratios = {
+    found = {
         "tfkd / (teacher + student)": ms["tfkd"] / floor,
         "bare / (teacher + student)": ms["bare"] / floor,
         "keras / tfkd, soft targets": ms["keras"] / ms["tfkd"],
@@ -202,25 +191,36 @@ def main():
         "tfkd / tfkd+bf16": ms["tfkd"] / ms["tfkd+bf16"],
         "bare / tfkd": ms["bare"] / ms["tfkd"],
     }
-    if args.xla:
-        ratios["keras+auto / tfkd+feature"] = ms["keras+auto"] / ms["tfkd+feature"]
-    memory = (
-        {}
-        if args.no_memory
-        else {
-            name: peak_memory(name)
-            for name in ("tfkd", "keras", "tfkd+feature", "keras+feature", "tfkd+bf16")
-        }
-    )
-    print("| variant | ms a step (median) | min | max | peak MiB |\n|---|---:|---:|---:|---:|")
-    for name, values in times.items():
-        peak = f"{memory[name]:.0f}" if name in memory else ""
-        print(f"| {name} | {ms[name]:.0f} | {min(values):.0f} | {max(values):.0f} | {peak} |")
-    for label, ratio in ratios.items():
-        print(f"{label}: {ratio:.2f}")
-    if args.json:
-        record = {"ms": ms, "ratios": ratios, "memory_mib": memory, "rounds": args.rounds}
-        tfkd.artifacts.write_json(args.json, record)
+    if "keras+auto" in ms:
+        found["keras+auto / tfkd+feature"] = ms["keras+auto"] / ms["tfkd+feature"]
+    return found
+
+
+def main():
+    args = parse()
+    if args.memory_of:
+        step = stepper(args.memory_of, args)
+        for _ in range(10):
+            step()
+        return print_peak()
+    variants = (*VARIANTS, "keras+auto") if args.xla else VARIANTS
+    jobs = {name: stepper(name, args) for name in variants}
+    times = harness.in_turns(jobs, args.rounds, args.steps, warmup=4)
+    ms = harness.medians(times)
+    measured = () if args.no_memory else MEMORY
+    memory = {name: peak_memory(name) for name in measured}
+    rows = [
+        [
+            name,
+            *(f"{v:.0f}" for v in (ms[name], min(one), max(one))),
+            f"{memory[name]:.0f}" if name in memory else "",
+        ]
+        for name, one in times.items()
+    ]
+    text = harness.table(["variant", "ms a step (median)", "min", "max", "peak MiB"], rows)
+    ratios = ratios_of(ms)
+    text += "\n" + harness.table(["ratio", ""], [[k, f"{v:.2f}"] for k, v in ratios.items()])
+    harness.show(args, text, ms=ms, ratios=ratios, memory_mib=memory)
 
 
 if __name__ == "__main__":

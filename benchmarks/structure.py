@@ -19,11 +19,9 @@ Read from the syntax trees of `tfkd/`, nothing is imported:
 
 from __future__ import annotations
 
-import argparse
 import ast
 import collections
 import io
-import json
 import pathlib
 import subprocess
 import tarfile
@@ -31,7 +29,8 @@ import tempfile
 import tokenize
 from collections.abc import Iterator
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from harness import ROOT, Parser, show, table
+
 PRIVATE_MODULES = (
     "tf_keras.src",
     "tensorflow.python",
@@ -191,19 +190,14 @@ def figures_of(commit: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--before", help="a commit to compare with")
-    parser.add_argument("--json", help="a file for the figures")
     args = parser.parse_args()
     columns = {"now": figures(ROOT)}
     if args.before:
         columns = {args.before: figures_of(args.before), **columns}
-    names = next(iter(columns.values()))
-    print(f"{'':18}" + "".join(f"{title:>12}" for title in columns))
-    for name in names:
-        print(f"{name:18}" + "".join(f"{column[name]:>12}" for column in columns.values()))
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(columns, indent=1) + "\n", encoding="utf-8")
+    rows = [[name, *(one[name] for one in columns.values())] for name in columns["now"]]
+    show(args, table(["", *columns], rows), figures=columns)
 
 
 if __name__ == "__main__":

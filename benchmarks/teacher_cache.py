@@ -1,9 +1,6 @@
 """Cost and savings of a teacher cache: time, disk space, memory.
 
-    python benchmarks/teacher_cache.py step [--rounds 12]
-    python benchmarks/teacher_cache.py bytes
-    python benchmarks/teacher_cache.py memory
-    python benchmarks/teacher_cache.py build
+    python benchmarks/teacher_cache.py step bytes memory build
 
 step    A training step of the student alone, with the live teacher, and with the cache, each
         fed by its own pipeline (shuffled, gathered, from the cache looked up); all in turns
@@ -22,16 +19,40 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import harness
+
+WHAT = ("step", "bytes", "memory", "build")
+
+
+def parse() -> Any:
+    parser = harness.Parser(
+        __doc__, rounds=1, pairs=["transformer to word vectors"], examples=[1000], depth=8,
+        images=256, steps=40,
+    )  # fmt: skip
+    parser.add_argument("what", nargs="*", help=f"of {', '.join(WHAT)}; all by default")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each variant")
+    parser.add_argument("--pairs", nargs="+", help="of the names in the table; all by default")
+    millions = [10_000, 100_000, 1_000_000]
+    parser.add_argument("--examples", type=int, nargs="+", default=millions, help="for memory")
+    parser.add_argument("--steps", type=int, default=300, help="for memory")
+    parser.add_argument("--depth", type=int, default=56, help="of the ResNet, for build")
+    parser.add_argument("--images", type=int, default=2048, help="for build")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.what = args.what or WHAT
+    if not set(args.what) <= set(WHAT):
+        parser.error(f"what: expected of {', '.join(WHAT)}, received {' '.join(args.what)}")
+    return args
+
+
+if __name__ == "__main__":  # before TensorFlow is imported: --help answers at once
+    ARGS = parse()
 
 import tfkd  # before TensorFlow: it asks for Keras 2
 
@@ -45,9 +66,9 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TOKENS, WORDS = 48, 14_000
 
 
-def images() -> tuple[np.ndarray, np.ndarray]:
+def images(count: int = 2048) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    return rng.normal(size=(2048, 32, 32, 3)).astype("float32"), rng.integers(0, 10, 2048)
+    return rng.normal(size=(count, 32, 32, 3)).astype("float32"), rng.integers(0, 10, count)
 
 
 def texts() -> tuple[np.ndarray, np.ndarray]:
@@ -58,9 +79,10 @@ def texts() -> tuple[np.ndarray, np.ndarray]:
     return x, rng.integers(0, 2, 2048)
 
 
-def teacher_of_images() -> keras.Model:
+def teacher_of_images(depth: int = 56) -> keras.Model:
     """With statistics of the images: else random weights give scores beyond float16."""
-    model = models.resnet(56)
+    keras.utils.set_random_seed(0)
+    model = models.resnet(depth)
     tfkd.pruning.recalibrate(model, images()[0][:256])
     return model
 
@@ -107,23 +129,6 @@ def variants(name: str, folder: str) -> dict[str, Callable[[], float]]:
     }
 
 
-def in_turns(steps: dict[str, Callable[[], float]], rounds: int, each: int) -> dict[str, list]:
-    """Milliseconds of single steps; each round every variant makes a few."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for step in steps.values():
-        for _ in range(3):
-            step()
-    for turn in range(rounds):
-        start = turn % len(names)
-        for name in names[start:] + names[:start]:
-            for _ in range(each):
-                began = time.perf_counter()
-                steps[name]()
-                times[name].append(1000 * (time.perf_counter() - began))
-    return times
-
-
 def difference(name: str, folder: str) -> float:
     """Largest relative difference of a weight after 20 steps, cached in float32 and live."""
     make, teacher_of, student_of, batch = PAIRS[name]
@@ -142,32 +147,29 @@ def difference(name: str, folder: str) -> float:
     return max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(*weights, strict=True))
 
 
-def step(args: Any) -> None:
-    print("| pair | student alone | live teacher | cached | cached / alone | live / cached |")
-    print("|---|---:|---:|---:|---:|---:|")
+def step(args: Any) -> str:
+    rows = []
     for name in args.pairs or PAIRS:
         with tempfile.TemporaryDirectory() as folder:
             each = 3 if "ResNet" in name else 10
-            times = in_turns(variants(name, folder), args.rounds, each)
-        ms = {key: statistics.median(values) for key, values in times.items()}
+            times = harness.in_turns(variants(name, folder), args.rounds, each, warmup=3)
+        ms = harness.medians(times)
         ratios = (ms["cached"] / ms["student alone"], ms["live teacher"] / ms["cached"])
-        shown = " | ".join([f"{value:.1f}" for value in ms.values()] + [f"{r:.3f}" for r in ratios])
-        print(f"| {name} | {shown} |", flush=True)
-    for name in args.pairs or PAIRS:
         with tempfile.TemporaryDirectory() as folder:
-            print(f"{name}: weights differ by {difference(name, folder):.2g} of the largest")
+            off = difference(name, folder)
+        shown = [f"{value:.1f}" for value in ms.values()] + [f"{ratio:.3f}" for ratio in ratios]
+        rows.append([name, *shown, f"{off:.2g}"])
+    head = ["pair", "student alone, ms", "live teacher, ms", "cached, ms", "cached / alone"]
+    return harness.table([*head, "live / cached", "weights differ by"], rows)
 
 
-def measure_bytes(args: Any) -> None:
-    rng = np.random.default_rng(0)
-    print("| stored | bytes an example | 10^6 examples |")
-    print("|---|---:|---:|")
+def measure_bytes(args: Any) -> str:
+    rng, rows = np.random.default_rng(0), []
 
     def row(name: str, **options: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:
             cache = tfkd.TeacherCache.from_predictions(folder, source="random", **options)
-            size = cache.bytes_per_example
-            print(f"| {name} | {size:,} | {size:,} MB |")
+            rows.append([name, f"{cache.bytes_per_example:,}"])
 
     for classes in (10, 1000):
         for dtype in ("float16", "float32"):
@@ -177,16 +179,16 @@ def measure_bytes(args: Any) -> None:
     wide = keras.Sequential([keras.layers.Dense(1000, input_shape=(4,))])
     with tempfile.TemporaryDirectory() as folder:
         cache = tfkd.TeacherCache.build(folder, wide, x, top_k=20, temperature=4.0, progress=False)
-        size = cache.bytes_per_example
-        print(f"| best 20 of 1,000 and the rest, float16 | {size:,} | {size:,} MB |")
+        rows.append(["best 20 of 1,000 and the rest, float16", f"{cache.bytes_per_example:,}"])
     features = rng.normal(size=(8, 8, 8, 64))
     z = rng.normal(size=(8, 10))
     row("10 logits and 8×8×64 features, float16", outputs=z, layers={"stage3": features})
     row("10 logits in 4 views, float16", outputs=rng.normal(size=(8, 4, 10)), views=4)
+    return harness.table(["stored", "bytes an example"], rows)
 
 
-def child(count: int, outputs: bool) -> None:
-    """Trains from a cache of so many examples; prints memory in MiB after 20 and 300 steps."""
+def child(count: int, outputs: bool, steps: int) -> None:
+    """Trains from a cache of so many examples; prints memory in MiB after 20 and all steps."""
     rng = np.random.default_rng(0)
     x = np.arange(count, dtype="int32")[:, None]
     with tempfile.TemporaryDirectory() as folder:
@@ -205,10 +207,10 @@ def child(count: int, outputs: bool) -> None:
         batches = iter(cache.batches(x, y, 128, outputs=outputs))
         function = model.make_train_function()
         found = {}
-        for number in range(1, 301):
+        for number in range(1, steps + 1):
             function(batches)
-            if number in (20, 300):
-                found[number] = memory()
+            if number in (20, steps):
+                found["last" if number == steps else "first"] = memory()
     print("RESULT" + json.dumps(found))
 
 
@@ -223,52 +225,42 @@ def memory() -> dict[str, float]:
     return {key: int(fields[key].split()[0]) / 1024 for key in ("VmRSS", "RssAnon")}
 
 
-def measure_memory(args: Any) -> None:
-    print("| examples | on disk | all memory, beyond without | growth over 280 steps | without |")
-    print("|---:|---:|---:|---:|---:|")
-    for count in (10_000, 100_000, 1_000_000):
+def measure_memory(args: Any) -> str:
+    rows = []
+    for count in args.examples:
         found = {}
         for outputs in ("with", "without"):
-            command = [sys.executable, __file__, "child", str(count), outputs]
+            command = [sys.executable, __file__, *sys.argv[1:], "--child", str(count), outputs]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[outputs] = json.loads(done.stdout.split("RESULT")[1])
-        more = found["with"]["300"]["VmRSS"] - found["without"]["300"]["VmRSS"]
-        growth = [f["300"]["VmRSS"] - f["20"]["VmRSS"] for f in found.values()]
-        print(
-            f"| {count:,} | {36 * count / 1e6:.1f} MB | {more:+.1f} MiB | {growth[0]:+.1f} MiB | "
-            f"{growth[1]:+.1f} MiB |",
-            flush=True,
-        )
+        more = found["with"]["last"]["VmRSS"] - found["without"]["last"]["VmRSS"]
+        growth = [f["last"]["VmRSS"] - f["first"]["VmRSS"] for f in found.values()]
+        shown = [f"{value:+.1f} MiB" for value in (more, *growth)]
+        rows.append([f"{count:,}", f"{36 * count / 1e6:.1f} MB", *shown])
+    head = ["examples", "on disk", "memory beyond the same run without the cache"]
+    return harness.table([*head, f"growth over {args.steps - 20} steps", "without"], rows)
 
 
-def measure_build(args: Any) -> None:
-    (x, _), teacher = images(), models.resnet(56)
-    teacher.predict(x[:256], batch_size=256, verbose=0)
-    times: dict[str, list[float]] = {"predict": [], "build": []}
-    for _ in range(args.rounds):
-        began = time.perf_counter()
-        teacher.predict(x, batch_size=256, verbose=0)
-        times["predict"].append(time.perf_counter() - began)
+def measure_build(args: Any) -> str:
+    (x, _), teacher = images(args.images), teacher_of_images(args.depth)
+
+    def build() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
             tfkd.TeacherCache.build(folder, teacher, x, progress=False)
-            times["build"].append(time.perf_counter() - began)
-    a, b = (statistics.median(times[name]) for name in ("predict", "build"))
-    print(f"ResNet-56 on {len(x)} images: predict {a:.2f} s, build {b:.2f} s, {b / a:.2f} times")
+
+    jobs = {"predict": lambda: teacher.predict(x, batch_size=256, verbose=0), "build": build}
+    ms = harness.medians(harness.in_turns(jobs, args.rounds))
+    row = [f"ResNet-{args.depth}", len(x), *(f"{v / 1e3:.2f}" for v in ms.values())]
+    ratio = f"{ms['build'] / ms['predict']:.2f}"
+    head = ["teacher", "images", "predict, s", "build, s", "build / predict"]
+    return harness.table(head, [[*row, ratio]])
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["child"]:
-        child(int(sys.argv[2]), sys.argv[3] == "with")
-        return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("step", "bytes", "memory", "build"))
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--pairs", nargs="+", choices=list(PAIRS))
-    args = parser.parse_args()
-    {"step": step, "bytes": measure_bytes, "memory": measure_memory, "build": measure_build}[
-        args.what
-    ](args)
+    if ARGS.child:
+        return child(int(ARGS.child[0]), ARGS.child[1] == "with", ARGS.steps)
+    measures = dict(zip(WHAT, (step, measure_bytes, measure_memory, measure_build), strict=True))
+    harness.show(ARGS, "\n".join(measures[what](ARGS) for what in ARGS.what))
 
 
 if __name__ == "__main__":

@@ -27,44 +27,38 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from shared import FLAGS, Say, flag, parse, positive
+
+flag("data", "digits", "digits, or a folder in VOC layout")
+flag("out", None, "folder to write to; default saved_models/detection_DATA")
+flag("size", 96, "pixels of the networks' square input")
+flag("images", 800, "training scenes of digits")
+flag("labelled", None, "training images that keep labels; default all", type=int)
+flag("teacher-epochs", 25, "passes that train the teacher")
+flag("epochs", 20, "passes for each student")
+flag("quantized-epochs", 3, "quantization-aware passes")
+flag("batch-size", 16, "images per step")
+flag("rate", 0.004, "peak of Adam's learning rate")
+parse()  # before TensorFlow is imported: --help answers at once
+
 import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import numpy as np
 import tf_keras as keras
-from absl import app, flags, logging
+from absl import logging
 
 from tfkd import checks, data, detection, report
 
-DATA = flags.DEFINE_string("data", "digits", "digits, or a folder in VOC layout")
-OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/detection_DATA")
-SIZE = flags.DEFINE_integer("size", 96, "pixels of the networks' square input")
-IMAGES = flags.DEFINE_integer("images", 800, "training scenes of digits")
-LABELLED = flags.DEFINE_integer("labelled", None, "training images that keep labels; default all")
-TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 25, "passes that train the teacher")
-EPOCHS = flags.DEFINE_integer("epochs", 20, "passes for each student")
-QUANTIZED_EPOCHS = flags.DEFINE_integer("quantized-epochs", 3, "quantization-aware passes")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 16, "images per step")
-RATE = flags.DEFINE_float("rate", 4e-3, "peak of Adam's learning rate")
 THREADS = 1  # of the int8 file
-
-
-class Say:
-    """Prints lines with the time since the start."""
-
-    def __init__(self):
-        self.began = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
 
 
 def load() -> data.DetectionDataset:
     """Scenes of digits, or a VOC folder; faulty objects are skipped and counted."""
-    if DATA.value == "digits":
-        scenes = data.digit_scenes(IMAGES.value, size=SIZE.value)
+    if FLAGS.data == "digits":
+        scenes = data.digit_scenes(FLAGS.images, size=FLAGS.size)
     else:
-        scenes = data.voc(DATA.value, SIZE.value, on_error="skip")
+        scenes = data.voc(FLAGS.data, FLAGS.size, on_error="skip")
     return scenes
 
 
@@ -76,16 +70,16 @@ class Bench:
     out: pathlib.Path
 
     def __post_init__(self):
-        cells = [-(-SIZE.value // stride) for stride in (8, 16, 32)]
+        cells = [-(-FLAGS.size // stride) for stride in (8, 16, 32)]
         _, boxes, classes = self.source.arrays("train")
         # Anchor sizes are fitted to the training boxes.
         self.anchors = detection.Anchors.fit(boxes[classes >= 0], [(n, n) for n in cells])
         self.matcher = detection.Matcher(self.anchors)
-        self.steps = data.steps_per_epoch(len(self.source.x_train), BATCH_SIZE.value)
+        self.steps = data.steps_per_epoch(len(self.source.x_train), FLAGS.batch_size)
 
     def model(self, kind: str) -> keras.Model:
         return tfkd.models.ssd(
-            kind, self.source.num_classes, SIZE.value, anchors=self.anchors, name=kind
+            kind, self.source.num_classes, FLAGS.size, anchors=self.anchors, name=kind
         )
 
     def optimizer(self, epochs: int, peak: float) -> keras.optimizers.Optimizer:
@@ -106,7 +100,7 @@ class Bench:
             log_dir=board,
         )
         trained.fit(
-            data.detection_batches(source, BATCH_SIZE.value, seed=1, augment=source.augment),
+            data.detection_batches(source, FLAGS.batch_size, seed=1, augment=source.augment),
             steps_per_epoch=self.steps,
             epochs=epochs,
             callbacks=[scores, board],
@@ -118,7 +112,7 @@ class Bench:
         keras.utils.set_random_seed(1)
         model = self.model(kind)
         model.compile(
-            self.optimizer(epochs, RATE.value), loss=tfkd.losses.MultiBoxLoss(self.matcher)
+            self.optimizer(epochs, FLAGS.rate), loss=tfkd.losses.MultiBoxLoss(self.matcher)
         )
         self.fit(model, source, epochs, name)
         return model
@@ -149,9 +143,9 @@ def quantize(bench: Bench, teacher, student, source) -> keras.Model:
     quantized = tfkd.quantization.quantize(student, target="tflite", freeze_batch_norm=False)
     x = bench.source.x_train[:128]
     tfkd.quantization.calibrate(quantized, np.asarray(bench.source.preprocess(x)))
-    if QUANTIZED_EPOCHS.value:
+    if FLAGS.quantized_epochs:
         bench.distil(
-            teacher, quantized, source, QUANTIZED_EPOCHS.value, RATE.value / 20, "quantized"
+            teacher, quantized, source, FLAGS.quantized_epochs, FLAGS.rate / 20, "quantized"
         )
     return quantized
 
@@ -165,29 +159,24 @@ def row(name: str, model: keras.Model, scores: Any) -> report.DetectionRow:
 
 def check_flags() -> None:
     """Checks the flags before anything is trained."""
-    for flag in (SIZE, IMAGES, TEACHER_EPOCHS, EPOCHS, BATCH_SIZE):
-        checks.positive_int(flag.name, flag.value)
-    checks.non_negative_int("quantized-epochs", QUANTIZED_EPOCHS.value)
-    if LABELLED.value is not None:
-        checks.positive_int("labelled", LABELLED.value)
+    positive("size", "images", "labelled", "teacher-epochs", "epochs", "batch-size")
+    checks.non_negative_int("quantized-epochs", FLAGS.quantized_epochs)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+def main() -> None:
     logging.set_verbosity(logging.ERROR)
     check_flags()
     say = Say()
     source = load()
-    out = pathlib.Path(OUT.value or f"saved_models/detection_{source.name}")
+    out = pathlib.Path(FLAGS.out or f"saved_models/detection_{source.name}")
     out.mkdir(parents=True, exist_ok=True)
     bench = Bench(source, out)
     say(f"{source!r}, {bench.anchors!r}")
-    some = source if LABELLED.value is None else source.unlabel(LABELLED.value)
-    teacher = bench.plain("teacher", only_labelled(some), TEACHER_EPOCHS.value, "teacher")
+    some = source if FLAGS.labelled is None else source.unlabel(FLAGS.labelled)
+    teacher = bench.plain("teacher", only_labelled(some), FLAGS.teacher_epochs, "teacher")
     rows = [row("teacher", teacher, bench.score(teacher))]
     say(f"teacher: mAP50 {rows[0].scores[0].map50:.3f}")
-    alone = bench.plain("student", only_labelled(some), EPOCHS.value, "alone")
+    alone = bench.plain("student", only_labelled(some), FLAGS.epochs, "alone")
     rows.append(row("student alone", alone, bench.score(alone)))
     say(f"student alone: mAP50 {rows[1].scores[0].map50:.3f}")
     keras.utils.set_random_seed(1)
@@ -196,7 +185,7 @@ def main(argv: list[str]) -> None:
     if some.unlabelled:
         # Once, on whole images: detections in augmented images are worse.
         some = data.teacher_labels(some, frozen, detection.TeacherBoxes(bench.anchors))
-    bench.distil(frozen, student, some, EPOCHS.value, RATE.value, "distilled")
+    bench.distil(frozen, student, some, FLAGS.epochs, FLAGS.rate, "distilled")
     rows.append(row("student distilled", student, bench.score(student)))
     say(f"student distilled: mAP50 {rows[2].scores[0].map50:.3f}")
     for name, model in (("teacher", teacher), ("alone", alone), ("distilled", student)):
@@ -245,4 +234,4 @@ def deploy(bench: Bench, quantized: keras.Model) -> report.DetectionRow:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

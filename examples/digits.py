@@ -19,36 +19,34 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import time
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from shared import FLAGS, Say, flag, parse
+
+flag("data", "digits", "digits, a Keras name, a .npz file or a folder")
+flag("out", None, "folder to write to; default saved_models/<data>")
+flag("teacher", "resnet14:16,32,64", "resnetDEPTH[:width,width,...]")
+flag("teachers", 1, "teachers, whose probabilities are averaged")
+flag("student", None, "like --teacher, or mlp:units,...; default mlp:64 for digits, else resnet8")
+flag("teacher-epochs", 100, "passes over the training images")
+flag("epochs", 40, "passes for each student")
+flag("quantize-epochs", 10, "passes for each student with rounding in the forward pass")
+flag("seeds", 3, "students of each kind")
+flag("batch-size", 32, "images per step")
+flag("temperature", 4.0, "softens both models' probabilities")
+flag("student-weight", 0.1, "weight of the true labels")
+parse()  # before TensorFlow is imported: --help answers at once
 
 import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import numpy as np
 import tf_keras as keras
-from absl import app, flags, logging
+from absl import logging
 
 from tfkd import checks, data, export, quantization, report
-
-DATA = flags.DEFINE_string("data", "digits", "digits, a Keras name, a .npz file or a folder")
-OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/<data>")
-TEACHER = flags.DEFINE_string("teacher", "resnet14:16,32,64", "resnetDEPTH[:width,width,...]")
-TEACHERS = flags.DEFINE_integer("teachers", 1, "teachers, whose probabilities are averaged")
-STUDENT = flags.DEFINE_string(
-    "student", None, "like --teacher, or mlp:units,...; default mlp:64 for digits, else resnet8"
-)
-TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 100, "passes over the training images")
-EPOCHS = flags.DEFINE_integer("epochs", 40, "passes for each student")
-QUANTIZE_EPOCHS = flags.DEFINE_integer(
-    "quantize-epochs", 10, "passes for each student with rounding in the forward pass"
-)
-SEEDS = flags.DEFINE_integer("seeds", 3, "students of each kind")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images per step")
-TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "softens both models' probabilities")
-STUDENT_WEIGHT = flags.DEFINE_float("student-weight", 0.1, "weight of the true labels")
 
 DIGITS_TEST_FRACTION = 0.75
 TEACHER_RATE, STUDENT_RATE, QUANTIZE_RATE = 5e-3, 1e-2, 1e-3  # peaks of Adam's learning rate
@@ -73,7 +71,7 @@ def load(spec: str) -> data.Dataset:
 
 def student_spec(dataset: data.Dataset) -> str:
     """The value of --student, or a default for the data."""
-    return STUDENT.value or ("mlp:64" if dataset.name == "digits" else "resnet8")
+    return FLAGS.student or ("mlp:64" if dataset.name == "digits" else "resnet8")
 
 
 def build(spec: str, dataset: data.Dataset) -> keras.Model:
@@ -97,7 +95,7 @@ def build(spec: str, dataset: data.Dataset) -> keras.Model:
 
 def fit(model, dataset, epochs, rate, seed, augment=None, log_dir=None) -> list[float]:
     """Trains a model or a Distiller; returns the test accuracy (%) after each epoch."""
-    batch = min(BATCH_SIZE.value, len(dataset.x_train))
+    batch = min(FLAGS.batch_size, len(dataset.x_train))
     steps = data.steps_per_epoch(len(dataset.x_train), batch)
     train = data.batches(
         dataset.x_train,
@@ -134,11 +132,11 @@ def augmentation(dataset: data.Dataset):
 def train_teachers(dataset, logs: pathlib.Path | None = None) -> list[Run]:
     """Trains the large model on augmented images, with one or more seeds."""
     runs = []
-    for seed in range(TEACHERS.value):
+    for seed in range(FLAGS.teachers):
         keras.utils.set_random_seed(seed)
-        model = build(TEACHER.value, dataset)
+        model = build(FLAGS.teacher, dataset)
         log_dir = logs / f"teacher_{seed}" if logs else None
-        augment, epochs = augmentation(dataset), TEACHER_EPOCHS.value
+        augment, epochs = augmentation(dataset), FLAGS.teacher_epochs
         curve = fit(model, dataset, epochs, TEACHER_RATE, seed, augment, log_dir)
         runs.append(Run(model, curve))
     return runs
@@ -149,7 +147,7 @@ def train_student(dataset, seed, teachers=None, log_dir=None) -> Run:
     keras.utils.set_random_seed(seed)
     student = build(student_spec(dataset), dataset)
     trained = student if teachers is None else guided(student, teachers)
-    curve = fit_student(trained, dataset, EPOCHS.value, STUDENT_RATE, seed, log_dir)
+    curve = fit_student(trained, dataset, FLAGS.epochs, STUDENT_RATE, seed, log_dir)
     return Run(student, curve)
 
 
@@ -158,9 +156,9 @@ def guided(student, teachers) -> tfkd.Distiller:
     return tfkd.Distiller(
         teachers,
         student,
-        distillation_losses=[tfkd.losses.LogitsDistillation(temperature=TEMPERATURE.value)],
+        distillation_losses=[tfkd.losses.LogitsDistillation(temperature=FLAGS.temperature)],
         distillation_loss_weights=[1.0],
-        student_loss_weight=STUDENT_WEIGHT.value,
+        student_loss_weight=FLAGS.student_weight,
     )
 
 
@@ -177,29 +175,19 @@ def quantize_student(student, teachers, dataset, seed, log_dir) -> Run:
     sample = dataset.preprocess(dataset.x_train[:CALIBRATION])
     quantization.calibrate(quantized, np.asarray(sample))
     trained = guided(quantized, teachers)
-    curve = fit_student(trained, dataset, QUANTIZE_EPOCHS.value, QUANTIZE_RATE, seed, log_dir)
+    curve = fit_student(trained, dataset, FLAGS.quantize_epochs, QUANTIZE_RATE, seed, log_dir)
     return Run(quantized, curve)
-
-
-class Say:
-    """Prints lines with the time since the start."""
-
-    def __init__(self):
-        self.began = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
 
 
 def train_all(dataset, out: pathlib.Path, say: Say) -> dict[str, list[Run]]:
     """Returns the teachers and the students: trained alone, distilled, and quantized."""
-    say(f"training {TEACHERS.value} × {TEACHER.value} for {TEACHER_EPOCHS.value} epochs")
+    say(f"training {FLAGS.teachers} × {FLAGS.teacher} for {FLAGS.teacher_epochs} epochs")
     logs = out / "logs"
     runs: dict[str, list[Run]] = {"teacher": train_teachers(dataset, logs)}
     say("teachers: " + ", ".join(f"{run.curve[-1]:.1f} %" for run in runs["teacher"]))
     guides = [run.model for run in runs["teacher"]]
     runs |= {"alone": [], "distilled": [], "int8": []}
-    for seed in range(1, SEEDS.value + 1):
+    for seed in range(1, FLAGS.seeds + 1):
         for kind in ("alone", "distilled", "int8"):
             log_dir = logs / f"{kind}_{seed}"
             if kind == "int8":
@@ -233,15 +221,13 @@ def convert(runs: list[Run], x_test, out: pathlib.Path, say: Say) -> list[pathli
     return files
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+def main() -> None:
     logging.set_verbosity(logging.ERROR)
     say = Say()
-    dataset = load(DATA.value)
-    for spec in (TEACHER.value, student_spec(dataset)):
+    dataset = load(FLAGS.data)
+    for spec in (FLAGS.teacher, student_spec(dataset)):
         build(spec, dataset)  # reports a wrong name before the training of the teacher
-    out = pathlib.Path(OUT.value or pathlib.Path("saved_models", dataset.name))
+    out = pathlib.Path(FLAGS.out or pathlib.Path("saved_models", dataset.name))
     out.mkdir(parents=True, exist_ok=True)
     say(repr(dataset))
     runs = train_all(dataset, out, say)
@@ -256,7 +242,7 @@ def main(argv: list[str]) -> None:
     table = report.compare(models, (x_test, dataset.y_test), like=like)
     curves = {names[k]: [run.curve for run in runs[k]] for k in names}
     notes = [
-        f"{dataset!r}; {TEACHERS.value} × teacher, {SEEDS.value} seeds of each student, "
+        f"{dataset!r}; {FLAGS.teachers} × teacher, {FLAGS.seeds} seeds of each student, "
         "mean ± standard deviation, last epoch.",
         *table.notes,
     ]
@@ -267,4 +253,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

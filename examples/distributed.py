@@ -40,29 +40,32 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from shared import FLAGS, flag, parse
+
+flag("workers", 2, "processes to start")
+flag("restarts", 3, "largest number of restarts")
+flag("out", "saved_models/distributed", "folder that all workers share")
+flag("epochs", 40, "passes for the student")
+flag("teacher-epochs", 40, "passes for the teacher")
+flag("batch-size", 32, "images per step, over all workers")
+flag("units", 64, "units of the student's hidden layer")
+flag("curriculum", False, "easy images first")
+flag("decay", 0.0, "fraction of the student's units to decay and remove")
+flag("wait", 600.0, "seconds to wait for the files of other workers")
+flag("kill-worker", -1, "worker that dies, in the first attempt")
+flag("kill-at-step", 30, "step after which it dies")
+flag("attempt", 0, "set by the launcher: restarts so far")
+parse()  # before TensorFlow is imported: --help answers at once
+
 import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import tensorflow as tf
 import tf_keras as keras
-from absl import app, flags, logging
+from absl import logging
 
 from tfkd import artifacts, checks, pruning, replicas, schedules
 from tfkd.curriculum import Curriculum, difficulty
-
-WORKERS = flags.DEFINE_integer("workers", 2, "processes to start")
-RESTARTS = flags.DEFINE_integer("restarts", 3, "largest number of restarts")
-OUT = flags.DEFINE_string("out", "saved_models/distributed", "folder that all workers share")
-EPOCHS = flags.DEFINE_integer("epochs", 40, "passes for the student")
-TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 40, "passes for the teacher")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images per step, over all workers")
-UNITS = flags.DEFINE_integer("units", 64, "units of the student's hidden layer")
-CURRICULUM = flags.DEFINE_bool("curriculum", False, "easy images first")
-DECAY = flags.DEFINE_float("decay", 0.0, "fraction of the student's units to decay and remove")
-WAIT = flags.DEFINE_float("wait", 600.0, "seconds to wait for the files of other workers")
-KILL_WORKER = flags.DEFINE_integer("kill-worker", -1, "worker that dies, in the first attempt")
-KILL_AT_STEP = flags.DEFINE_integer("kill-at-step", 30, "step after which it dies")
-ATTEMPT = flags.DEFINE_integer("attempt", 0, "set by the launcher: restarts so far")
 
 TEMPERATURE, STUDENT_WEIGHT, RATE = 4.0, 0.1, 1e-2
 MEASURED = 50  # batches, and all-reduces, that are timed separately
@@ -73,25 +76,25 @@ MEASURED = 50  # batches, and all-reduces, that are timed separately
 
 def launch(arguments: list[str]) -> int:
     """Starts the workers until all succeed; returns the number of restarts."""
-    for attempt in range(RESTARTS.value + 1):
+    for attempt in range(FLAGS.restarts + 1):
         dead = watch(start(arguments, attempt))
         if dead is None:
             return attempt
-        logs = pathlib.Path(OUT.value) / "workers"
+        logs = pathlib.Path(FLAGS.out) / "workers"
         print(f"worker {dead} died (its errors: {logs / f'{dead}.txt'})", flush=True)
-        if attempt < RESTARTS.value:
+        if attempt < FLAGS.restarts:
             print("starting all workers again", flush=True)
-    sys.exit(f"given up after {RESTARTS.value} restarts")
+    sys.exit(f"given up after {FLAGS.restarts} restarts")
 
 
 def start(arguments: list[str], attempt: int) -> list[subprocess.Popen]:
     """Starts the workers, connected over loopback on free ports."""
-    addresses = [f"localhost:{port}" for port in free_ports(WORKERS.value)]
-    threads = max((os.cpu_count() or 1) // WORKERS.value, 1)
-    folder = pathlib.Path(OUT.value) / "workers"
+    addresses = [f"localhost:{port}" for port in free_ports(FLAGS.workers)]
+    threads = max((os.cpu_count() or 1) // FLAGS.workers, 1)
+    folder = pathlib.Path(FLAGS.out) / "workers"
     folder.mkdir(parents=True, exist_ok=True)
     found = []
-    for index in range(WORKERS.value):
+    for index in range(FLAGS.workers):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment = {
             "TF_NUM_INTRAOP_THREADS": str(threads),
@@ -142,13 +145,13 @@ def work() -> None:
     resolver = strategy.cluster_resolver
     index, count = resolver.task_id, strategy.num_replicas_in_sync
     workers = len(resolver.cluster_spec().as_dict()["worker"])
-    out = pathlib.Path(OUT.value)
+    out = pathlib.Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
     chief = index == 0
 
     def say(text: str) -> None:
         if chief:
-            print(f"[attempt {ATTEMPT.value}] {text}", flush=True)
+            print(f"[attempt {FLAGS.attempt}] {text}", flush=True)
 
     digits = tfkd.data.digits(test_fraction=0.75)
     teacher = the_teacher(out / "teacher.keras", digits, chief)
@@ -157,7 +160,7 @@ def work() -> None:
     cache = tfkd.TeacherCache.build(
         out / "cache", teacher, digits.x_train, preprocess=digits.preprocess,
         shard_size=-(-len(digits.x_train) // (4 * workers)), part=(index, workers),
-        wait=WAIT.value, progress=False,
+        wait=FLAGS.wait, progress=False,
     )  # fmt: skip
     say(f"{count} replicas on {workers} workers; {cache}")
     train(strategy, digits, teacher, cache, out, say)
@@ -170,7 +173,7 @@ def the_teacher(path: pathlib.Path, digits: Any, chief: bool) -> Any:
         model = tfkd.models.resnet(8, input_shape=digits.image_shape, widths=(16, 32))
         model.compile(keras.optimizers.Adam(5e-3), loss(), ["accuracy"])
         x = digits.preprocess(digits.x_train)
-        model.fit(x, digits.y_train, 32, TEACHER_EPOCHS.value, verbose=0)
+        model.fit(x, digits.y_train, 32, FLAGS.teacher_epochs, verbose=0)
         with artifacts.atomic_path(path) as temporary:
             model.save(temporary)
     wait_for(path)
@@ -179,10 +182,10 @@ def the_teacher(path: pathlib.Path, digits: Any, chief: bool) -> Any:
 
 def wait_for(path: pathlib.Path) -> None:
     """Waits until the chief has written a file."""
-    until = time.monotonic() + WAIT.value
+    until = time.monotonic() + FLAGS.wait
     while not path.exists():
         if time.monotonic() > until:
-            raise checks.value_error("out", "a folder that all workers share", str(OUT.value))
+            raise checks.value_error("out", "a folder that all workers share", str(FLAGS.out))
         time.sleep(0.2)
 
 
@@ -194,13 +197,13 @@ def build(image_shape: tuple[int, ...], classes: int) -> keras.Model:
     """The student."""
     image = keras.Input(image_shape, name="image")
     flat = keras.layers.Flatten(name="flat")(image)
-    hidden = keras.layers.Dense(UNITS.value, "relu", name="hidden")(flat)
+    hidden = keras.layers.Dense(FLAGS.units, "relu", name="hidden")(flat)
     return keras.Model(image, keras.layers.Dense(classes, name="logits")(hidden), name="student")
 
 
 def train(strategy, digits, teacher, cache, out, say) -> None:
     """Trains the student from the last backup; evaluates, measures and saves it."""
-    steps = tfkd.data.steps_per_epoch(len(digits.x_train), BATCH_SIZE.value)
+    steps = tfkd.data.steps_per_epoch(len(digits.x_train), FLAGS.batch_size)
     done = finished_epochs(out / "backup")
     if done:
         say(f"resuming after {done} epochs")
@@ -209,14 +212,14 @@ def train(strategy, digits, teacher, cache, out, say) -> None:
         student = build(digits.image_shape, digits.num_classes)
         soft = tfkd.losses.LogitsDistillation(TEMPERATURE)
         distiller = tfkd.Distiller(cache, student, soft, student_loss_weight=STUDENT_WEIGHT)
-        rate = keras.optimizers.schedules.CosineDecay(RATE, steps * EPOCHS.value)
+        rate = keras.optimizers.schedules.CosineDecay(RATE, steps * FLAGS.epochs)
         distiller.compile(keras.optimizers.Adam(rate), loss(), ["accuracy"])
     make, paced = shares(digits, teacher, cache, steps, done * steps)
     times, decay = StepTimes(steps), decay_of(student, steps)
     distiller.fit(
-        replicas.distributed(make, BATCH_SIZE.value, strategy),
+        replicas.distributed(make, FLAGS.batch_size, strategy),
         steps_per_epoch=steps,
-        epochs=EPOCHS.value,
+        epochs=FLAGS.epochs,
         callbacks=[times, *callbacks(out, decay, paced, done * steps)],
         verbose=0,
     )
@@ -232,13 +235,13 @@ def train(strategy, digits, teacher, cache, out, say) -> None:
 
 def shares(digits, teacher, cache, steps, start_step):
     """The function that makes a worker's share of each batch from a step on; the curriculum."""
-    x, y, batch = digits.x_train, digits.y_train, BATCH_SIZE.value
-    if not CURRICULUM.value:
+    x, y, batch = digits.x_train, digits.y_train, FLAGS.batch_size
+    if not FLAGS.curriculum:
         return lambda context: cache.batches(
             x, y, batch, preprocess=digits.preprocess, start_step=start_step, input_context=context
         ), None
     scores = difficulty.teacher_loss(teacher, x, y, preprocess=digits.preprocess, progress=False)
-    pace = schedules.Root(0.4, 1.0, end_step=steps * EPOCHS.value // 2)
+    pace = schedules.Root(0.4, 1.0, end_step=steps * FLAGS.epochs // 2)
     attach = cache.attach(preprocess=digits.preprocess)
     paced = Curriculum((cache.keyed(x), y), scores, pace, batch, preprocess=attach)
     return lambda context: paced.batches(start_step, context), paced
@@ -255,12 +258,12 @@ def finished_epochs(folder: pathlib.Path) -> int:
 
 def decay_of(student: keras.Model, steps: int) -> Any:
     """Filter decay of the least important units during the first half of the training."""
-    if not DECAY.value:
+    if not FLAGS.decay:
         return None
-    end = max(steps * EPOCHS.value // 2, 1)
-    schedule = pruning.AnnealedFilterDecay(DECAY.value, 0, end, frequency=steps)
-    plan = pruning.plan(student, filter_rate=DECAY.value)
-    return tfkd.callbacks.FilterDecay(plan, schedule, log_dir=str(pathlib.Path(OUT.value, "logs")))
+    end = max(steps * FLAGS.epochs // 2, 1)
+    schedule = pruning.AnnealedFilterDecay(FLAGS.decay, 0, end, frequency=steps)
+    plan = pruning.plan(student, filter_rate=FLAGS.decay)
+    return tfkd.callbacks.FilterDecay(plan, schedule, log_dir=str(pathlib.Path(FLAGS.out, "logs")))
 
 
 def callbacks(out: pathlib.Path, decay: Any, paced: Any, start_step: int) -> list[Any]:
@@ -274,8 +277,8 @@ def callbacks(out: pathlib.Path, decay: Any, paced: Any, start_step: int) -> lis
     # After all callbacks that change the model at the end of an epoch.
     found.append(keras.callbacks.BackupAndRestore(str(out / "backup"), save_freq="epoch"))
     task = json.loads(os.environ["TF_CONFIG"])["task"]
-    if task["index"] == KILL_WORKER.value and not ATTEMPT.value:
-        found.append(Dies(KILL_AT_STEP.value))
+    if task["index"] == FLAGS.kill_worker and not FLAGS.attempt:
+        found.append(Dies(FLAGS.kill_at_step))
     return found
 
 
@@ -377,16 +380,14 @@ def save(student: keras.Model, out: pathlib.Path) -> None:
             student.save(pathlib.Path(folder) / "student.keras")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+def main() -> None:
     logging.set_verbosity(logging.ERROR)
-    checks.positive_int("workers", WORKERS.value)
+    checks.positive_int("workers", FLAGS.workers)
     if "TF_CONFIG" in os.environ:
         work()
         return
     began = time.monotonic()
-    out = pathlib.Path(OUT.value)
+    out = pathlib.Path(FLAGS.out)
     for name in ("backup", "decay", "logs", "workers"):  # of an earlier run
         shutil.rmtree(out / name, ignore_errors=True)
     restarts = launch(sys.argv[1:])
@@ -404,4 +405,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

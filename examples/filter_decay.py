@@ -28,59 +28,47 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import time
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from shared import FLAGS, Say, flag, parse, positive
+
+flag("data", "digits", "digits, a Keras name, a .npz file or a folder")
+flag("out", None, "folder to write to; default saved_models/filter_decay_DATA")
+flag("tensorboard", None, "folder of the logs; default logs in --out")
+flag("model", "resnet14", "vgg16, or resnetDEPTH[:width,width,...]")
+METHODS = ("fd-skd", "fd", "soft", "hard", "none")
+flag("method", "fd-skd", "how filters are removed", choices=METHODS)
+flag("macs-reduction", 0.5, "fraction of the MACs to remove")
+flag("residual", "inner", "inner: keep the width of residual sums", choices=("inner", "coupled"))
+CRITERIA = ("l1", "l2", "geometric_median", "random")
+flag("criterion", "l2", "importance of a filter", choices=CRITERIA)
+flag("base-epochs", 60, "passes that train the base")
+flag("epochs", 40, "passes after that: filter decay and fine-tuning")
+flag("batch-size", 32, "images per step")
+flag("seed", 0, "seed of the weights and of the batches")
+flag("temperature", 4.0, "softens both models' probabilities")
+flag("weight", 1.0, "λ: the weight of the distillation loss")
+parse()  # before TensorFlow is imported: --help answers at once
 
 import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import numpy as np
 import tf_keras as keras
-from absl import app, flags, logging
+from absl import logging
 
 from tfkd import checks, data, export, pruning, report
-
-METHODS = ("fd-skd", "fd", "soft", "hard", "none")
-
-DATA = flags.DEFINE_string("data", "digits", "digits, a Keras name, a .npz file or a folder")
-OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/filter_decay_DATA")
-LOGS = flags.DEFINE_string("tensorboard", None, "folder of the logs; default logs in --out")
-MODEL = flags.DEFINE_string("model", "resnet14", "vgg16, or resnetDEPTH[:width,width,...]")
-METHOD = flags.DEFINE_enum("method", "fd-skd", METHODS, "how filters are removed")
-MACS_REDUCTION = flags.DEFINE_float("macs-reduction", 0.5, "fraction of the MACs to remove")
-RESIDUAL = flags.DEFINE_enum(
-    "residual", "inner", ("inner", "coupled"), "inner: keep the width of residual sums"
-)
-CRITERION = flags.DEFINE_enum(
-    "criterion", "l2", ("l1", "l2", "geometric_median", "random"), "importance of a filter"
-)
-BASE_EPOCHS = flags.DEFINE_integer("base-epochs", 60, "passes that train the base")
-EPOCHS = flags.DEFINE_integer("epochs", 40, "passes after that: filter decay and fine-tuning")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "images per step")
-SEED = flags.DEFINE_integer("seed", 0, "seed of the weights and of the batches")
-TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "softens both models' probabilities")
-WEIGHT = flags.DEFINE_float("weight", 1.0, "λ: the weight of the distillation loss")
 
 DIGITS_TEST_FRACTION = 0.75  # the digits are easy: with more images every model is perfect
 BASE_RATE, PRUNING_RATE = 0.1, 0.02  # peaks of the learning rate
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-class Say:
-    """Prints lines with the time since the start."""
-
-    def __init__(self):
-        self.began = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
-
-
 def build(dataset: data.Dataset) -> keras.Model:
     """ "vgg16", or "resnet8:4,8,16" → a network for the data set's images."""
-    name, _, widths = MODEL.value.partition(":")
+    name, _, widths = FLAGS.model.partition(":")
     if name == "vgg16" and not widths:
         return tfkd.models.vgg16(dataset.num_classes, dataset.image_shape)
     try:
@@ -88,7 +76,7 @@ def build(dataset: data.Dataset) -> keras.Model:
         options = {"widths": tuple(int(w) for w in widths.split(","))} if widths else {}
     except ValueError:
         raise checks.value_error(
-            "model", "vgg16, resnetDEPTH or resnetDEPTH:width,...", MODEL.value, "Try resnet20."
+            "model", "vgg16, resnetDEPTH or resnetDEPTH:width,...", FLAGS.model, "Try resnet20."
         ) from None
     return tfkd.models.resnet(depth, dataset.num_classes, dataset.image_shape, **options)
 
@@ -106,7 +94,7 @@ class Trainer:
 
     def __init__(self, dataset: data.Dataset, logs: pathlib.Path, peak: float, epochs: int):
         self.dataset, self.logs, self.epochs = dataset, logs, epochs
-        self.batch = min(BATCH_SIZE.value, len(dataset.x_train))
+        self.batch = min(FLAGS.batch_size, len(dataset.x_train))
         self.steps = data.steps_per_epoch(len(dataset.x_train), self.batch)
         warmup = self.steps * epochs // 10
         rate = keras.optimizers.schedules.CosineDecay(
@@ -124,7 +112,7 @@ class Trainer:
             dataset.x_train,
             dataset.y_train,
             self.batch,
-            seed=SEED.value,
+            seed=FLAGS.seed,
             augment=data.shift_and_flip(dataset.image_shape[0] // 8, flip=flip),
             preprocess=dataset.preprocess,
             start_step=first * self.steps,
@@ -153,8 +141,8 @@ class Trainer:
         distiller = tfkd.Distiller(
             teacher,
             model,
-            tfkd.losses.LogitsDistillation(temperature=TEMPERATURE.value),
-            distillation_loss_weights=[2 * WEIGHT.value],
+            tfkd.losses.LogitsDistillation(temperature=FLAGS.temperature),
+            distillation_loss_weights=[2 * FLAGS.weight],
             student_loss_weight=0.5,
         )
         distiller.compile(self.optimizer, LOSS, metrics=["accuracy"], loss_weights=[2.0])
@@ -165,26 +153,26 @@ def make_plan(model) -> pruning.Plan:
     """Plans the number of filters to remove per layer; the selection is updated each epoch."""
     return pruning.plan(
         model,
-        macs_reduction=MACS_REDUCTION.value,
-        residual=RESIDUAL.value,
-        criterion=CRITERION.value,
-        seed=SEED.value,
+        macs_reduction=FLAGS.macs_reduction,
+        residual=FLAGS.residual,
+        criterion=FLAGS.criterion,
+        seed=FLAGS.seed,
     )
 
 
 def decay_filters(model, plan, trainer: Trainer, teacher, say: Say) -> pruning.Selection:
     """Decays the least important filters in the first half of the epochs; returns them."""
-    half = EPOCHS.value // 2
+    half = FLAGS.epochs // 2
     schedule = pruning.AnnealedFilterDecay(
-        target_sparsity=MACS_REDUCTION.value,
+        target_sparsity=FLAGS.macs_reduction,
         begin_step=0,
         end_step=half * trainer.steps,
         frequency=trainer.steps,
         anneal="linear",
-        initial_decay=0.0 if METHOD.value == "soft" else 1.0,
+        initial_decay=0.0 if FLAGS.method == "soft" else 1.0,
     )
     decay = tfkd.callbacks.FilterDecay(plan, schedule, log_dir=trainer.logs / "decay")
-    say(f"{METHOD.value}: filters decay for {half} epochs")
+    say(f"{FLAGS.method}: filters decay for {half} epochs")
     trainer.fit(model, half, "decay", teacher, [decay])
     return decay.selection
 
@@ -212,32 +200,32 @@ def prune(base, dataset, x_test, out: pathlib.Path, logs: pathlib.Path, say: Say
     """Steps 2 to 5: returns the smaller model, and its test accuracy after each epoch."""
     model = keras.models.clone_model(base)
     model.set_weights(base.get_weights())
-    teacher = tfkd.frozen_copy(base) if METHOD.value == "fd-skd" else None
-    trainer = Trainer(dataset, logs, PRUNING_RATE, EPOCHS.value)
-    if METHOD.value == "none":
-        say(f"training on for {EPOCHS.value} epochs")
-        trainer.fit(model, EPOCHS.value, "unpruned")
+    teacher = tfkd.frozen_copy(base) if FLAGS.method == "fd-skd" else None
+    trainer = Trainer(dataset, logs, PRUNING_RATE, FLAGS.epochs)
+    if FLAGS.method == "none":
+        say(f"training on for {FLAGS.epochs} epochs")
+        trainer.fit(model, FLAGS.epochs, "unpruned")
         return model, trainer.curve
     plan = make_plan(model)
     print(plan)
-    if METHOD.value == "hard":
+    if FLAGS.method == "hard":
         selection = pruning.select(model, plan)
     else:
         selection = decay_filters(model, plan, trainer, teacher, say)
         say(f"accuracy at the cut: {trainer.curve[-1]:.2f} %")
     model = cut_out(model, selection, trainer, x_test, out, say)
-    say(f"training the cut network for {EPOCHS.value - len(trainer.curve)} epochs")
-    trainer.fit(model, EPOCHS.value, "cut", teacher)
+    say(f"training the cut network for {FLAGS.epochs - len(trainer.curve)} epochs")
+    trainer.fit(model, FLAGS.epochs, "cut", teacher)
     return model, trainer.curve
 
 
 def train_base(dataset, out: pathlib.Path, logs: pathlib.Path, say: Say):
     """Step 1: returns the base and its test accuracy after each epoch."""
-    keras.utils.set_random_seed(SEED.value)
+    keras.utils.set_random_seed(FLAGS.seed)
     base = build(dataset)
-    say(f"training the base, {MODEL.value}, for {BASE_EPOCHS.value} epochs")
-    trainer = Trainer(dataset, logs, BASE_RATE, BASE_EPOCHS.value)
-    trainer.fit(base, BASE_EPOCHS.value, "base")
+    say(f"training the base, {FLAGS.model}, for {FLAGS.base_epochs} epochs")
+    trainer = Trainer(dataset, logs, BASE_RATE, FLAGS.base_epochs)
+    trainer.fit(base, FLAGS.base_epochs, "base")
     say(f"base: {trainer.curve[-1]:.2f} %")
     base.save(out / "base.keras")
     return base, trainer.curve
@@ -249,7 +237,7 @@ def measure(models: dict[str, Any], curves, dataset, x_test, out: pathlib.Path, 
         export.to_tflite(model, out / f"{name}.tflite", verify=x_test[:200])
     say("measuring")
     table = report.compare(models, (x_test, dataset.y_test))
-    notes = [f"{dataset!r}; {METHOD.value}, seed {SEED.value}, last epoch.", *table.notes]
+    notes = [f"{dataset!r}; {FLAGS.method}, seed {FLAGS.seed}, last epoch.", *table.notes]
     table = dataclasses.replace(table, notes=notes, curves={"test accuracy (%)": curves})
     table.save(out)
     print(table)
@@ -263,35 +251,32 @@ def measure(models: dict[str, Any], curves, dataset, x_test, out: pathlib.Path, 
 
 def check_flags() -> None:
     """Finds bad numbers before anything is trained."""
-    for flag in (BASE_EPOCHS, EPOCHS, BATCH_SIZE):
-        checks.positive_int(flag.name, flag.value)
-    if EPOCHS.value < 2:
+    positive("base-epochs", "epochs", "batch-size")
+    if FLAGS.epochs < 2:
         fix = "One half is for the filter decay, the other for the pruned network."
-        raise checks.value_error("epochs", "at least 2", EPOCHS.value, fix)
+        raise checks.value_error("epochs", "at least 2", FLAGS.epochs, fix)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+def main() -> None:
     logging.set_verbosity(logging.ERROR)
     check_flags()
     say = Say()
-    options = {"test_fraction": DIGITS_TEST_FRACTION} if DATA.value == "digits" else {}
-    dataset = data.load(DATA.value, **options)
+    options = {"test_fraction": DIGITS_TEST_FRACTION} if FLAGS.data == "digits" else {}
+    dataset = data.load(FLAGS.data, **options)
     checks.instance("data", dataset, data.Dataset, "images (for texts: progressive.py)")
     make_plan(build(dataset))  # reports an unreachable target before training
-    out = pathlib.Path(OUT.value or f"saved_models/filter_decay_{dataset.name}")
+    out = pathlib.Path(FLAGS.out or f"saved_models/filter_decay_{dataset.name}")
     out.mkdir(parents=True, exist_ok=True)
-    logs = pathlib.Path(LOGS.value or out / "logs")
+    logs = pathlib.Path(FLAGS.tensorboard or out / "logs")
     say(repr(dataset))
     x_test = np.asarray(dataset.preprocess(dataset.x_test))
 
     base, base_curve = train_base(dataset, out, logs, say)
     small, curve = prune(base, dataset, x_test, out, logs, say)
-    name = "unpruned" if METHOD.value == "none" else "pruned"
+    name = "unpruned" if FLAGS.method == "none" else "pruned"
     small.save(out / f"{name}.keras")
     say(f"{name}: {curve[-1]:.2f} %, base: {base_curve[-1]:.2f} %")
-    if METHOD.value == "fd-skd" and curve[-1] > base_curve[-1]:
+    if FLAGS.method == "fd-skd" and curve[-1] > base_curve[-1]:
         say("it is better than its teacher; a smaller --weight may improve it further")
     curves = {"base": base_curve, name: curve}
     measure({"base": base, name: small}, curves, dataset, x_test, out, say)
@@ -299,4 +284,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

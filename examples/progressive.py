@@ -24,49 +24,41 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import time
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from shared import FLAGS, Say, flag, parse, positive
+
+flag("data", "digits", "digits, a Keras name, a .npz file or a folder")
+flag("out", None, "folder to write to; default saved_models/progressive_DATA")
+flag("noise", 0.0, "fraction of wrong training labels, in [0, 1)")
+flag(
+    "student", None, "mlp:units or resnetDEPTH[:width,...]; default mlp:64, resnet8 for photographs"
+)
+flag("teacher-epochs", 40, "passes that train the teacher")
+flag("epochs", 40, "passes for each student")
+flag("seeds", 3, "students of each kind")
+flag("batch-size", 32, "examples per step")
+flag("rate", 0.003, "peak of Adam's learning rate")
+flag("temperature", 4.0, "softens both models' probabilities")
+flag("student-weight", 0.3, "weight of the labels")
+flag("start", 0.3, "fraction of the data used at first")
+flag("end", None, "fraction used at last; default 1 − noise", type=float)
+parse()  # before TensorFlow is imported: --help answers at once
 
 import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import numpy as np
 import tf_keras as keras
-from absl import app, flags, logging
+from absl import logging
 
 from tfkd import checks, curriculum, data, report, schedules
 from tfkd.curriculum import Curriculum, Stage
 
-DATA = flags.DEFINE_string("data", "digits", "digits, a Keras name, a .npz file or a folder")
-OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/progressive_DATA")
-NOISE = flags.DEFINE_float("noise", 0.0, "fraction of wrong training labels, in [0, 1)")
-STUDENT = flags.DEFINE_string(
-    "student", None, "mlp:units or resnetDEPTH[:width,...]; default mlp:64, resnet8 for photographs"
-)
-TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", 40, "passes that train the teacher")
-EPOCHS = flags.DEFINE_integer("epochs", 40, "passes for each student")
-SEEDS = flags.DEFINE_integer("seeds", 3, "students of each kind")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "examples per step")
-RATE = flags.DEFINE_float("rate", 3e-3, "peak of Adam's learning rate")
-TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "softens both models' probabilities")
-STUDENT_WEIGHT = flags.DEFINE_float("student-weight", 0.3, "weight of the labels")
-START = flags.DEFINE_float("start", 0.3, "fraction of the data used at first")
-END = flags.DEFINE_float("end", None, "fraction used at last; default 1 − noise")
-
 DIGITS_TEST_FRACTION = 0.75
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-class Say:
-    """Prints lines with the time since the start."""
-
-    def __init__(self):
-        self.began = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +93,7 @@ class Task:
     def student(self) -> keras.Model:
         """The model of --student, or a default for the data."""
         small = self.is_text or self.source.image_shape[0] < 16
-        spec = STUDENT.value or ("mlp:64" if small else "resnet8")
+        spec = FLAGS.student or ("mlp:64" if small else "resnet8")
         name, _, sizes = spec.partition(":")
         try:
             widths = tuple(int(size) for size in sizes.split(",")) if sizes else ()
@@ -124,7 +116,7 @@ class Task:
 
     def _resnet(self, depth: int, widths: tuple[int, ...]) -> keras.Model:
         if self.is_text:
-            raise checks.value_error("student", "mlp:units, for texts", STUDENT.value)
+            raise checks.value_error("student", "mlp:units, for texts", FLAGS.student)
         options = {"widths": widths} if widths else {}
         return tfkd.models.resnet(
             depth, self.source.num_classes, self.source.image_shape, **options
@@ -133,13 +125,13 @@ class Task:
 
 def load() -> Task:
     """The data, with label noise if --noise is given."""
-    options = {"test_fraction": DIGITS_TEST_FRACTION} if DATA.value == "digits" else {}
-    source: Any = data.load(DATA.value, **options)
+    options = {"test_fraction": DIGITS_TEST_FRACTION} if FLAGS.data == "digits" else {}
+    source: Any = data.load(FLAGS.data, **options)
     if isinstance(source, data.TextDataset):
         source = source.vectorize()
     is_photo = not isinstance(source, data.TokenDataset) and source.image_shape[0] >= 16
     augment = data.shift_and_flip(source.image_shape[0] // 8) if is_photo else None
-    y = data.noisy_labels(source.y_train, NOISE.value, source.num_classes)
+    y = data.noisy_labels(source.y_train, FLAGS.noise, source.num_classes)
     return Task(source, source.x_train, y, source.x_test, source.y_test, augment)
 
 
@@ -148,13 +140,13 @@ class Bench:
 
     def __init__(self, task: Task, out: pathlib.Path):
         self.task, self.logs = task, out / "logs"
-        self.batch = min(BATCH_SIZE.value, len(task.x_train))
+        self.batch = min(FLAGS.batch_size, len(task.x_train))
         self.steps = data.steps_per_epoch(len(task.x_train), self.batch)
         self.test = data.eval_batches(task.x_test, task.y_test, 500, preprocess=task.preprocess)
 
     def optimizer(self, epochs: int) -> keras.optimizers.Optimizer:
         """Adam with cosine decay of the learning rate."""
-        rate = keras.optimizers.schedules.CosineDecay(RATE.value, self.steps * epochs)
+        rate = keras.optimizers.schedules.CosineDecay(FLAGS.rate, self.steps * epochs)
         return keras.optimizers.Adam(rate)
 
     def plain(self, seed: int):
@@ -167,7 +159,7 @@ class Bench:
 
     def fit(self, model, train, name: str, epochs: int | None = None):
         """Returns the test accuracy (%) after each epoch; stages have epochs of their own."""
-        model.compile(self.optimizer(epochs or EPOCHS.value), LOSS, metrics=["accuracy"])
+        model.compile(self.optimizer(epochs or FLAGS.epochs), LOSS, metrics=["accuracy"])
         length = {} if epochs is None else {"epochs": epochs}
         history = model.fit(
             train,
@@ -182,7 +174,7 @@ class Bench:
     def train_teacher(self):
         keras.utils.set_random_seed(0)
         teacher = self.task.teacher()
-        epochs = TEACHER_EPOCHS.value
+        epochs = FLAGS.teacher_epochs
         return teacher, self.fit(teacher, self.plain(0), "teacher", epochs)
 
     def train_student(self, kind: str, teacher, scores, seed: int):
@@ -190,24 +182,24 @@ class Bench:
         keras.utils.set_random_seed(seed)
         student, name = self.task.student(), f"{kind}_{seed}"
         if kind == "alone":
-            return student, self.fit(student, self.plain(seed), name, EPOCHS.value)
-        soft = tfkd.losses.LogitsDistillation(TEMPERATURE.value)
-        options = {"student_loss_weight": STUDENT_WEIGHT.value}
+            return student, self.fit(student, self.plain(seed), name, FLAGS.epochs)
+        soft = tfkd.losses.LogitsDistillation(FLAGS.temperature)
+        options = {"student_loss_weight": FLAGS.student_weight}
         if kind == "distilled":
             distiller = tfkd.Distiller(teacher, student, soft, **options)
-            return student, self.fit(distiller, self.plain(seed), name, EPOCHS.value)
+            return student, self.fit(distiller, self.plain(seed), name, FLAGS.epochs)
         staged = tfkd.ProgressiveDistiller(teacher, student, self.stages(), soft, **options)
         return student, self.fit(staged, self.paced(scores, seed), name)
 
     def stages(self) -> list[Stage]:
         """The easiest part at a high temperature; a growing part; the final part."""
-        first = max(EPOCHS.value // 8, 1)
-        last = max(EPOCHS.value // 4, 1)
-        middle = EPOCHS.value - first - last
+        first = max(FLAGS.epochs // 8, 1)
+        last = max(FLAGS.epochs // 4, 1)
+        middle = FLAGS.epochs - first - last
         end = end_fraction()
-        grow = schedules.Root(START.value, end, end_step=self.steps * middle)
+        grow = schedules.Root(FLAGS.start, end, end_step=self.steps * middle)
         return [
-            Stage(first, "easy", fraction=START.value, temperature=2 * TEMPERATURE.value),
+            Stage(first, "easy", fraction=FLAGS.start, temperature=2 * FLAGS.temperature),
             Stage(middle, "growing", fraction=grow),
             Stage(last, "all", fraction=end),
         ]
@@ -222,7 +214,7 @@ class Bench:
 
 
 def end_fraction() -> float:
-    return 1.0 - NOISE.value if END.value is None else END.value
+    return 1.0 - FLAGS.noise if FLAGS.end is None else FLAGS.end
 
 
 def score(bench: Bench, teacher, out: pathlib.Path, say: Say):
@@ -237,10 +229,10 @@ def score(bench: Bench, teacher, out: pathlib.Path, say: Say):
         progress=False,
     )
     say(repr(scores))
-    if NOISE.value:
+    if FLAGS.noise:
         easy = np.argsort(np.asarray(scores))[: len(scores) // 2]
         right = 100 * np.mean(task.y_train[easy] == task.source.y_train[easy])
-        all_right = 100 - 100 * NOISE.value
+        all_right = 100 - 100 * FLAGS.noise
         say(
             f"{right:.0f} % of the labels of the easiest half are correct, {all_right:.0f} % of all"
         )
@@ -249,14 +241,13 @@ def score(bench: Bench, teacher, out: pathlib.Path, say: Say):
 
 def check_flags() -> None:
     """Checks the flags before anything is trained."""
-    for flag in (TEACHER_EPOCHS, SEEDS, BATCH_SIZE):
-        checks.positive_int(flag.name, flag.value)
-    checks.integer("epochs", EPOCHS.value, 3, "at least 3 epochs, one for each stage")
-    checks.fraction("noise", NOISE.value)
-    for name, value in (("start", START.value), ("end", end_fraction())):
+    positive("teacher-epochs", "seeds", "batch-size")
+    checks.integer("epochs", FLAGS.epochs, 3, "at least 3 epochs, one for each stage")
+    checks.fraction("noise", FLAGS.noise)
+    for name, value in (("start", FLAGS.start), ("end", end_fraction())):
         checks.positive(name, checks.fraction(name, value))
-    if end_fraction() < START.value:
-        raise checks.value_error("end", f"at least --start, {START.value}", end_fraction())
+    if end_fraction() < FLAGS.start:
+        raise checks.value_error("end", f"at least --start, {FLAGS.start}", end_fraction())
 
 
 def measure(bench: Bench, teacher, runs, curves, out: pathlib.Path) -> None:
@@ -267,7 +258,7 @@ def measure(bench: Bench, teacher, runs, curves, out: pathlib.Path) -> None:
     models = {"teacher": teacher} | {names[k]: found for k, found in runs.items()}
     table = report.compare(models, (x_test, task.y_test))
     notes = [
-        f"{task.source!r}; {100 * NOISE.value:.0f} % wrong training labels, {SEEDS.value} seeds of "
+        f"{task.source!r}; {100 * FLAGS.noise:.0f} % wrong training labels, {FLAGS.seeds} seeds of "
         "each student, mean ± standard deviation, last epoch.",
         *table.notes,
     ]
@@ -281,15 +272,13 @@ def measure(bench: Bench, teacher, runs, curves, out: pathlib.Path) -> None:
     print(classes)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+def main() -> None:
     logging.set_verbosity(logging.ERROR)
     check_flags()
     say = Say()
     task = load()
     task.student()  # reports a wrong name before training
-    out = pathlib.Path(OUT.value or f"saved_models/progressive_{task.source.name}")
+    out = pathlib.Path(FLAGS.out or f"saved_models/progressive_{task.source.name}")
     out.mkdir(parents=True, exist_ok=True)
     bench = Bench(task, out)
     say(repr(task.source))
@@ -298,7 +287,7 @@ def main(argv: list[str]) -> None:
     scores = score(bench, teacher, out, say)
     runs: dict[str, list[Any]] = {"alone": [], "distilled": [], "progressive": []}
     curves: dict[str, Any] = {"teacher": curve} | {kind: [] for kind in runs}
-    for seed in range(1, SEEDS.value + 1):
+    for seed in range(1, FLAGS.seeds + 1):
         for kind, found in runs.items():
             student, curve = bench.train_student(kind, teacher, scores, seed)
             student.save(out / f"{kind}_{seed}.keras")
@@ -311,4 +300,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

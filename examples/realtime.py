@@ -30,32 +30,33 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from shared import FLAGS, flag, parse, positive
+
+flag("data", "digits", "digits, or a folder with train.tsv and test.tsv")
+flag("answers", None, ".npz with logits_train of an external teacher")
+flag("out", None, "folder to write to; default saved_models/realtime_DATA")
+flag("layers", 4, "encoder layers of the original")
+flag("width", None, "its width; default 48 for digits, 128 for texts", type=int)
+flag("choose", "damage", "what layers are judged by", choices=("position", "similarity", "damage"))
+flag("teacher-epochs", None, "passes that train the original", type=int)
+flag("epochs", None, "passes that distil each cut model", type=int)
+flag("quantize-epochs", 2, "quantization-aware passes")
+flag("batch-size", 32, "examples per step")
+flag("weight", 0.3, "weight of the loss on the labels, in [0, 1]")
+flag("temperature", 2.0, "softens both models' probabilities")
+flag("seconds", 2.0, "duration of the server test with eight threads")
+flag("seed", 0, "seed of the weights and of the batches")
+parse()  # before TensorFlow is imported: --help answers at once
+
 import tfkd  # before TensorFlow: selects Keras 2
 
 # isort: split
 import numpy as np
 import tf_keras as keras
-from absl import app, flags, logging
+from absl import logging
 
 from tfkd import checks, data, export, models, pruning, quantization, report, runtime
 from tfkd.losses import LogitsDistillation
-
-DATA = flags.DEFINE_string("data", "digits", "digits, or a folder with train.tsv and test.tsv")
-ANSWERS = flags.DEFINE_string("answers", None, ".npz with logits_train of an external teacher")
-OUT = flags.DEFINE_string("out", None, "folder to write to; default saved_models/realtime_DATA")
-LAYERS = flags.DEFINE_integer("layers", 4, "encoder layers of the original")
-WIDTH = flags.DEFINE_integer("width", None, "its width; default 48 for digits, 128 for texts")
-CHOICE = flags.DEFINE_enum(
-    "choose", "damage", ("position", "similarity", "damage"), "what layers are judged by"
-)
-TEACHER_EPOCHS = flags.DEFINE_integer("teacher-epochs", None, "passes that train the original")
-EPOCHS = flags.DEFINE_integer("epochs", None, "passes that distil each cut model")
-QUANTIZE_EPOCHS = flags.DEFINE_integer("quantize-epochs", 2, "quantization-aware passes")
-BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "examples per step")
-WEIGHT = flags.DEFINE_float("weight", 0.3, "weight of the loss on the labels, in [0, 1]")
-TEMPERATURE = flags.DEFINE_float("temperature", 2.0, "softens both models' probabilities")
-SECONDS = flags.DEFINE_float("seconds", 2.0, "duration of the server test with eight threads")
-SEED = flags.DEFINE_integer("seed", 0, "seed of the weights and of the batches")
 
 VOCABULARY, LENGTH = 14_000, 48
 RATES = {False: 2e-3, True: 5e-4}  # peak of the learning rate: pixels, texts
@@ -96,9 +97,11 @@ class Bench:
 
     def __init__(self, sequences: Sequences, out: pathlib.Path, seed: int):
         self.data, self.out, self.seed = sequences, out, seed
-        self.steps = data.steps_per_epoch(len(sequences.x_train), BATCH_SIZE.value)
+        self.steps = data.steps_per_epoch(len(sequences.x_train), FLAGS.batch_size)
         self.began = time.monotonic()
         self.is_text = sequences.name != "digits"
+        self.epochs = FLAGS.epochs or (4 if self.is_text else 12)
+        self.teacher_epochs = FLAGS.teacher_epochs or (6 if self.is_text else 24)
 
     def say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
@@ -115,7 +118,7 @@ class Bench:
         sequences = self.data
         return models.text_transformer(
             sequences.vocabulary, sequences.classes, sequences.x_train.shape[1], layers=layers,
-            width=WIDTH.value or (128 if self.is_text else 48), heads=4,
+            width=FLAGS.width or (128 if self.is_text else 48), heads=4,
             dropout=0.3 if self.is_text else 0.0, name=f"transformer{layers}",
         )  # fmt: skip
 
@@ -127,16 +130,16 @@ class Bench:
         model.fit(batches, steps_per_epoch=self.steps, epochs=epochs, verbose=0)
 
     def plain(self) -> Any:
-        return data.batches(self.x_train, self.data.y_train, BATCH_SIZE.value, seed=self.seed)
+        return data.batches(self.x_train, self.data.y_train, FLAGS.batch_size, seed=self.seed)
 
     def distil(
         self, cache: tfkd.TeacherCache, student: Any, epochs: int, slower: float = 1.0
     ) -> None:
         """Distils from the cache."""
-        soft = LogitsDistillation(TEMPERATURE.value)
-        distiller = tfkd.Distiller(cache, student, soft, student_loss_weight=WEIGHT.value)
+        soft = LogitsDistillation(FLAGS.temperature)
+        distiller = tfkd.Distiller(cache, student, soft, student_loss_weight=FLAGS.weight)
         batches = cache.batches(
-            self.x_train, self.data.y_train, BATCH_SIZE.value, seed=self.seed + 1
+            self.x_train, self.data.y_train, FLAGS.batch_size, seed=self.seed + 1
         )
         self.fit(distiller, batches, epochs, slower)
 
@@ -237,29 +240,26 @@ def measure(
 def run(bench: Bench, answers: str | None) -> report.Table:
     """All steps; returns the table."""
     keras.utils.set_random_seed(bench.seed)
-    epochs = EPOCHS.value or (4 if bench.is_text else 12)
-    layers = LAYERS.value
-    teacher_epochs = TEACHER_EPOCHS.value or (6 if bench.is_text else 24)
-    original = train_original(bench, layers, teacher_epochs, answers)
+    original = train_original(bench, FLAGS.layers, bench.teacher_epochs, answers)
     bench.say(f"original: {bench.accuracy(original):.2f} %")
     cache = write_down(bench, original)
     found: dict[str, Any] = {"original": original}
     like: dict[str, keras.Model] = {}
     for share, name in ((0.5, "half"), (0.25, "quarter")):
-        small = cut(bench, original, share, CHOICE.value)
+        small = cut(bench, original, share, FLAGS.choose)
         before = bench.accuracy(small)
-        bench.distil(cache, small, epochs)
+        bench.distil(cache, small, bench.epochs)
         bench.say(f"{name}: {before:.2f} % when cut, {bench.accuracy(small):.2f} % distilled")
         found[name] = small
         files = {"float16": "float16", "dynamic": "dynamic"} if name == "quarter" else {}
         for mode in files:
             found[f"{name}, {mode}"] = write(bench, small, f"{name}_{mode}", mode)
             like[f"{name}, {mode}"] = small
-        aware = quantized(bench, cache, small, QUANTIZE_EPOCHS.value)
+        aware = quantized(bench, cache, small, FLAGS.quantize_epochs)
         found[f"{name}, int8"] = write(bench, aware, f"{name}_int8")
         like[f"{name}, int8"] = small
         bench.say(f"{name}, int8: written and verified")
-    serve(bench, found["quarter, int8"], SECONDS.value)
+    serve(bench, found["quarter, int8"], FLAGS.seconds)
     found["seen before"] = repeated(bench, found["quarter, int8"])
     notes = [
         f"{bench.data.name}: {len(bench.x_train):,} training and {len(bench.data.x_test):,} test "
@@ -269,27 +269,26 @@ def run(bench: Bench, answers: str | None) -> report.Table:
     return measure(bench, found, like, notes)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+def check_flags() -> None:
+    """Checks the flags before anything is trained."""
+    positive("layers", "width", "teacher-epochs", "epochs", "quantize-epochs", "batch-size")
+    checks.fraction("weight", FLAGS.weight)
+    checks.positive("temperature", FLAGS.temperature)
+    checks.positive("seconds", FLAGS.seconds)
+    if FLAGS.layers < 4:
+        raise checks.value_error("layers", "at least 4, to be cut to a quarter", FLAGS.layers)
+
+
+def main() -> None:
     logging.set_verbosity(logging.ERROR)
-    for flag in (LAYERS, QUANTIZE_EPOCHS, BATCH_SIZE):
-        checks.positive_int(flag.name, flag.value)
-    for flag in (TEACHER_EPOCHS, EPOCHS, WIDTH):
-        if flag.value is not None:
-            checks.positive_int(flag.name, flag.value)
-    checks.fraction("weight", WEIGHT.value)
-    checks.positive("temperature", TEMPERATURE.value)
-    checks.positive("seconds", SECONDS.value)
-    if LAYERS.value < 4:
-        raise checks.value_error("layers", "at least 4, to be cut to a quarter", LAYERS.value)
-    sequences = load(DATA.value)
-    out = pathlib.Path(OUT.value or f"saved_models/realtime_{sequences.name}")
+    check_flags()
+    sequences = load(FLAGS.data)
+    out = pathlib.Path(FLAGS.out or f"saved_models/realtime_{sequences.name}")
     out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(sequences, out, SEED.value)
-    run(bench, ANSWERS.value)
+    bench = Bench(sequences, out, FLAGS.seed)
+    run(bench, FLAGS.answers)
     bench.say(f"wrote {out}: table.html, and tensorboard --logdir {out / 'logs'}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -20,33 +20,35 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import filter_decay as pruned  # its flags and its steps; imports tfkd first
+from shared import FLAGS, Say, flag, positive
+
+flag("quantize-epochs", 10, "passes with rounding in the forward pass")
+flag("calibrate", 300, "training images for calibration")
+
+import filter_decay as pruned  # its flags and its steps: parses, and imports tfkd first
+
+# isort: split
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 
 import tfkd
 from tfkd import checks, data, export, quantization, report
 
-QUANTIZE_EPOCHS = flags.DEFINE_integer(
-    "quantize-epochs", 10, "passes with rounding in the forward pass"
-)
-CALIBRATE = flags.DEFINE_integer("calibrate", 300, "training images for calibration")
-
 QUANTIZE_RATE = 0.005  # peak of the learning rate
 
 
-def quantize(small, base, dataset, x_train, logs: pathlib.Path, say: pruned.Say):
+def quantize(small, base, dataset, x_train, logs: pathlib.Path, say: Say):
     """Step 3: returns the quantized model, and its test accuracy after each epoch."""
     quantized = quantization.quantize(small, target="both", freeze_batch_norm=False)
     print(quantized.report)
     quantization.calibrate(quantized, x_train)
-    say(f"quantized; distilling from the base for {QUANTIZE_EPOCHS.value} more epochs")
-    trainer = pruned.Trainer(dataset, logs, QUANTIZE_RATE, QUANTIZE_EPOCHS.value)
-    trainer.fit(quantized, QUANTIZE_EPOCHS.value, "quantized", tfkd.frozen_copy(base))
+    say(f"quantized; distilling from the base for {FLAGS.quantize_epochs} more epochs")
+    trainer = pruned.Trainer(dataset, logs, QUANTIZE_RATE, FLAGS.quantize_epochs)
+    trainer.fit(quantized, FLAGS.quantize_epochs, "quantized", tfkd.frozen_copy(base))
     return quantized, trainer.curve
 
 
-def write(quantized, x_test, out: pathlib.Path, say: pruned.Say) -> pathlib.Path:
+def write(quantized, x_test, out: pathlib.Path, say: Say) -> pathlib.Path:
     """Step 4: returns the path of the TFLite file."""
     quantization.save(quantized, out / "quantized.npz")
     phone = export.to_tflite(quantized, out / "int8.tflite", io="int8", verify=x_test[:500])
@@ -63,7 +65,7 @@ def measure(base, small, file, curves, dataset, x_test, out: pathlib.Path) -> No
     """Step 5: the table, and a comparison of the final file with the base."""
     models: dict[str, Any] = {"base": base, "pruned": small, "pruned, int8": str(file)}
     table = report.compare(models, (x_test, dataset.y_test), like={"pruned, int8": small})
-    notes = [f"{dataset!r}; {pruned.METHOD.value}, seed {pruned.SEED.value}, last epoch."]
+    notes = [f"{dataset!r}; {FLAGS.method}, seed {FLAGS.seed}, last epoch."]
     table = dataclasses.replace(
         table, notes=[*notes, *table.notes], curves={"test accuracy (%)": curves}
     )
@@ -78,26 +80,23 @@ def measure(base, small, file, curves, dataset, x_test, out: pathlib.Path) -> No
     )
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}. Options begin with --.")
+def main() -> None:
     logging.set_verbosity(logging.ERROR)
     pruned.check_flags()
-    for flag in (QUANTIZE_EPOCHS, CALIBRATE):
-        checks.positive_int(flag.name, flag.value)
-    say = pruned.Say()
-    name = pruned.DATA.value
+    positive("quantize-epochs", "calibrate")
+    say = Say()
+    name = FLAGS.data
     options = {"test_fraction": pruned.DIGITS_TEST_FRACTION} if name == "digits" else {}
     dataset = data.load(name, **options)
     checks.instance("data", dataset, data.Dataset, "images (for texts: progressive.py)")
     pruned.make_plan(pruned.build(dataset))  # reports an unreachable target before training
-    out = pathlib.Path(pruned.OUT.value or f"saved_models/small_and_fast_{dataset.name}")
+    out = pathlib.Path(FLAGS.out or f"saved_models/small_and_fast_{dataset.name}")
     out.mkdir(parents=True, exist_ok=True)
-    logs = pathlib.Path(pruned.LOGS.value or out / "logs")
+    logs = pathlib.Path(FLAGS.tensorboard or out / "logs")
     say(repr(dataset))
     x_test = np.asarray(dataset.preprocess(dataset.x_test))
-    chosen = np.random.default_rng(pruned.SEED.value).permutation(len(dataset.x_train))
-    x_train = np.asarray(dataset.preprocess(dataset.x_train[chosen[: CALIBRATE.value]]))
+    chosen = np.random.default_rng(FLAGS.seed).permutation(len(dataset.x_train))
+    x_train = np.asarray(dataset.preprocess(dataset.x_train[chosen[: FLAGS.calibrate]]))
 
     base, base_curve = pruned.train_base(dataset, out, logs, say)
     small, curve = pruned.prune(base, dataset, x_test, out, logs, say)
@@ -112,4 +111,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -26,6 +26,6 @@ def _run(script, options):
     runpy.run_path(str(script), run_name="__main__")
 
 
-def run(script, *options):
+def run(script, *options, timeout=300):
     """The finished process of `python script options`."""
-    return Fork(_run, ROOT / script, options, PYTHONPATH=str(ROOT)).wait()
+    return Fork(_run, ROOT / script, options, PYTHONPATH=str(ROOT)).wait(timeout)

@@ -64,7 +64,7 @@ def test_benchmark_prints_a_table_and_writes_every_seed(toy, tmp_path):
     done = run("benchmarks/distill_digits.py", f"--data={toy}", f"--json={path}")
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(path.read_text())
-    assert found["options"]["seeds"] == 2
+    assert found["settings"]["seeds"] == 2
     assert np.shape(found["curves"]["distilled"]) == (2, 4)
     gain = np.array(found["curves"]["distilled"])[:, -1] - np.array(found["curves"]["alone"])[:, -1]
     assert f"{gain.mean():.2f} ± {gain.std(ddof=1):.2f}" in done.stdout

@@ -89,13 +89,14 @@ def test_benchmark_makes_each_run_once_and_tabulates_all(base, tmp_path):
     assert first.returncode == 0, first.stderr[-3000:]
     # The list goes seed by seed; this process makes the first and the fourth of it.
     end = "epochs2-images256"
-    made = {path.stem: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    assert set(made) == {f"{base.name}-fd-skd-{end}-s0", f"{base.name}-none-{end}-s1"}
+    made = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    runs = [f"{base.name}-fd-skd-{end}-s0-", f"{base.name}-none-{end}-s1-"]
+    assert [name.rpartition("-")[0] + "-" for name in sorted(made)] == runs
     second = benchmark(base, tmp_path)
     assert second.returncode == 0, second.stderr[-3000:]
-    assert all((tmp_path / f"{n}.json").stat().st_mtime_ns == time for n, time in made.items())
+    assert all((tmp_path / name).stat().st_mtime_ns == time for name, time in made.items())
 
-    records = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    records = [json.loads(path.read_text())["record"] for path in tmp_path.glob("*.json")]
     assert len(records) == 4
     for record in records:
         method = record["setting"]["method"]
