@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.keras_internals import KerasTensor
+from tfkd.keras_internals import KerasTensor, squeeze_batch_dims
 from tfkd.networks.copy_layer import copy_layer
 
 layers = keras.layers
@@ -20,18 +20,39 @@ class DilatedConv2D(keras.layers.Conv2D):
     """A dilated convolution as one operation.
 
     TensorFlow emits SpaceToBatch, convolution and BatchToSpace, which converters fuse again
-    only if the batch size is known.
+    only if the batch size is known and no other convolution reads the result of SpaceToBatch.
     """
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """(B, H, W, C) → (B, H', W', filters)."""
+        return _dilated(inputs, kernel, self.padding, self.dilation_rate)
+
+
+@keras.saving.register_keras_serializable("tfkd")
+class DilatedConv1D(keras.layers.Conv1D):
+    """A dilated convolution as one operation, for the reason of `DilatedConv2D`."""
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """(B, T, C) → (B, T', filters); with causal padding `inputs` are padded already."""
+        padding = "valid" if self.padding == "causal" else self.padding
+        rates = (1, *self.dilation_rate)
+        return tf.squeeze(
+            _dilated(tf.expand_dims(inputs, -3), tf.expand_dims(kernel, 0), padding, rates), -3
+        )
+
+
+def _dilated(inputs: tf.Tensor, kernel: tf.Tensor, padding: str, rates: Sequence[int]) -> tf.Tensor:
+    def one(images: tf.Tensor) -> tf.Tensor:
         return tf.raw_ops.Conv2D(
-            input=inputs,
+            input=images,
             filter=kernel,
             strides=[1, 1, 1, 1],
-            padding=self.padding.upper(),
-            dilations=[1, *self.dilation_rate, 1],
+            padding=padding.upper(),
+            dilations=[1, *rates, 1],
         )
+
+    # Keras takes more than one axis of the batch.
+    return one(inputs) if inputs.shape.rank == 4 else squeeze_batch_dims(inputs, one, 3)
 
 
 @keras.saving.register_keras_serializable("tfkd")
@@ -117,13 +138,13 @@ def _plain(layer: Any, name: str, use_bias: bool) -> Any:
     changes[f"{start}_regularizer"] = changes[f"{start}_constraint"] = None
     copy = copy_layer(layer, name, **changes)
     dilated: dict[type, Any] = {
+        layers.Conv1D: DilatedConv1D,
         layers.Conv2D: DilatedConv2D,
         layers.DepthwiseConv2D: DilatedDepthwiseConv2D,
     }
     one_op = (
         type(layer) in dilated
         and max(layer.dilation_rate) > 1
-        and layer.groups == 1
         and layer.data_format == "channels_last"
     )
     return dilated[type(layer)].from_config(copy.get_config()) if one_op else copy
