@@ -275,6 +275,15 @@ def test_a_dilated_convolution_is_one_operation_with_the_same_result(padding, ki
     assert not any("BatchND" in op.type for op in graph.get_operations())
 
 
+def test_a_bias_of_equal_elements_differs_in_its_last_bit():
+    inputs = image()
+    model = keras.Model(inputs, layers.Conv2D(3, 2, bias_initializer="ones", name="conv")(inputs))
+    q = tfkd.quantization.quantize(model)
+    tfkd.quantization.calibrate(q, RNG.normal(size=(4, 8, 8, 4)).astype(np.float32))
+    bias = deployed(q).get_layer("conv").bias.numpy()
+    np.testing.assert_array_equal(bias, np.float32([1, 1, 1 - 2**-24]))
+
+
 def test_for_tensorrt_only_what_it_reads_is_rounded(cases):
     q, x = cases(resnet, "both")
     plain = deployed(q, "tensorrt")

@@ -119,7 +119,7 @@ class Weighted:
 
     def __init__(self, layer: keras.layers.Layer, kernel: np.ndarray, bias: np.ndarray | None):
         self.layer = layer
-        self._weights = [kernel] if bias is None else [kernel, bias]
+        self._weights = [kernel] if bias is None else [kernel, _not_constant(bias)]
 
     def __call__(self, inputs: KerasTensor) -> KerasTensor:
         """The output of the layer."""
@@ -128,6 +128,18 @@ class Weighted:
         if not built:
             self.layer.set_weights(self._weights)
         return outputs
+
+
+def _not_constant(bias: np.ndarray) -> np.ndarray:
+    """A bias whose elements are not all equal: the last one may differ by one float32 step.
+
+    TensorFlow's converter quantizes a bias of equal elements with the scale of the first
+    channel for all of them.
+    """
+    bias = np.array(bias, np.float32)
+    if bias.size > 1 and bias[0] != 0 and (bias == bias[0]).all():
+        bias[-1] = np.nextafter(bias[-1], np.float32(0))
+    return bias
 
 
 def _plain(layer: Any, name: str, use_bias: bool) -> Any:
