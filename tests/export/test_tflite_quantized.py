@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale
 from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfkd
 from tfkd import artifacts, export
+from tfkd.export import tflite
 from tfkd.formats import litert
+from tfkd.quantization.report import Decision, QuantizationReport
 
 layers = keras.layers
 IMAGES = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype(np.float32)
@@ -228,7 +231,7 @@ def sums(x):
             *branches(1),
         ]
     )
-    return [y, layers.ReLU()(layers.Add()(branches(3)))]
+    return [y, layers.ReLU()(layers.Add()(branches(3))), tf.nn.elu(branches(1)[0])]
 
 
 @pytest.mark.parametrize("build", [dilated_gates, sums])
@@ -242,6 +245,37 @@ def test_what_counts_as_int8_is_computed_in_integers(tmp_path, build):
     assert report.numbers["in_float"] == []
     # A few codes of 255: partial sums and both factors of a product are rounded.
     assert report.numbers["max_error"] < 6 / 255 and report.numbers["mean_error"] < 1 / 255
+
+
+def test_open_sizes_are_computed_in_integers_too(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None, 3), name="sequence")
+    x = layers.Dense(6, "relu", bias_initializer="ones")(inputs)
+    x = layers.Conv1D(6, 3, 2, "same", activation="relu", bias_initializer="ones")(x)
+    x = layers.Conv1D(6, 2, padding="causal", dilation_rate=2, bias_initializer="ones")(x)
+    q = tfkd.quantization.quantize(keras.Model(inputs, x), fallback="error")
+    data = IMAGES.reshape((64, 64, 3))
+    tfkd.quantization.calibrate(q, data)
+    report = export.to_tflite(q, tmp_path / "m.tflite", verify=data, batch_size=None)
+    assert report.numbers["in_float"] == [] and report.numbers["mean_error"] < 1 / 255
+
+
+def test_layers_that_the_converter_leaves_in_float_are_warned_of():
+    def row(layer, action):
+        return Decision(layer, "Layer", action)
+
+    rows = [row("a", "int8"), row("b", "int8"), row("bb", "fused"), row("c", "output only")]
+    made = QuantizationReport(tuple(rows))
+
+    def found(*tensors, kind="ADD"):
+        return made.left_in_float({"operation": kind, "tensor": name} for name in tensors)
+
+    assert found("net/a/add", "net/bb/Relu;net/b/add", "net/a/mul") == ["a", "b", "bb"]
+    # 'c' may compute in float, what is reshaped may be so behind a dequantization, and the last
+    # is of no layer.
+    assert found("net/c/add", "net/c/mul;net/a/add", "other") == found("a/x", kind="RESHAPE") == []
+    with pytest.warns(UserWarning, match=r"computes 'a', 'b' in float.*numbers\['in_float'\]"):
+        tflite._warn_of_float(["a", "b"])
 
 
 def test_what_stays_float_is_named(tmp_path):

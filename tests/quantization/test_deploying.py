@@ -16,7 +16,10 @@ from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
 
 layers = keras.layers
 RNG = np.random.default_rng(0)
-PLAIN = {"Dense", "Conv1D", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "DilatedConv2D"}
+PLAIN = {"Dense", "Conv1D", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "DilatedConv2D"} | {
+    "FlatDense",
+    "ImageConv1D",
+}
 
 
 def randomize(model):
@@ -265,7 +268,7 @@ def test_a_dilated_convolution_is_one_operation_with_the_same_result(padding, ki
     if padding == "causal" and shape != (2, 9, 3):
         pytest.skip("Keras pads sequences alone so")
     options = {"padding": padding, "dilation_rate": 2, "bias_initializer": "ones"}
-    owners = (layers, name), (deployed_layers, f"Dilated{name}")
+    owners = (layers, name), (deployed_layers, ("Image" if name == "Conv1D" else "Dilated") + name)
     a, b = (getattr(*one)(*arguments, **options) for one in owners)
     x = RNG.normal(size=shape).astype(np.float32)
     a(x), b.build(x.shape)

@@ -211,6 +211,8 @@ class Source:
         numbers.update(litert.operations(path))
         if self.mode == "int8":
             numbers["in_float"] = litert.in_float(path)
+        if self.quantized:
+            _warn_of_float(self.graph.model.report.left_in_float(numbers["in_float"]))
 
     def convert(self, io: str, batch_size: int | None, float_outputs: bool = False) -> bytes:
         """Converts to the bytes of a file; with `float_outputs`, `io` applies to inputs only."""
@@ -227,6 +229,17 @@ class Source:
                     data, lambda: _convert(self.plain, "float32", types, None, batch_size)
                 )
         return data
+
+
+def _warn_of_float(names: list[str]) -> None:
+    if names:
+        shown = ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" * (len(names) > 8))
+        checks.warn(
+            f"The exported file computes {shown} in float, though q.report counts them as "
+            "integers: TensorFlow's converter finds no integer form of their operations, which "
+            "report.numbers['in_float'] lists. The results are those of the quantized model, but "
+            "hardware that computes in integers alone can't run the file."
+        )
 
 
 def prepare(

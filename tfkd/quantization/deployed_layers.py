@@ -29,24 +29,39 @@ class DilatedConv2D(keras.layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable("tfkd")
-class DilatedConv1D(keras.layers.Conv1D):
-    """A dilated convolution as one operation, for the reason of `DilatedConv2D`."""
+class ImageConv1D(keras.layers.Conv1D):
+    """A convolution as one operation on images of height 1, dilated or not.
+
+    Keras adds the bias behind the squeeze to sequences. Where sizes are open, converters don't
+    fuse that with the convolution, and compute both in float.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(B, T, C) → (B, T', filters)."""
+        if self.padding == "causal":
+            before = self.dilation_rate[0] * (self.kernel_size[0] - 1)
+            inputs = tf.pad(inputs, [*[[0, 0]] * (inputs.shape.rank - 2), [before, 0], [0, 0]])
+        # Keras compiles grouped convolutions, which TensorFlow's CPU kernel does not compute.
+        compute = self._jit_compiled_convolution_op if self.groups > 1 else self.convolution_op
+        outputs = compute(tf.expand_dims(inputs, -3), tf.expand_dims(self.kernel, 0))
+        outputs = outputs + self.bias if self.use_bias else outputs
+        outputs = outputs if self.activation is None else self.activation(outputs)
+        return tf.squeeze(outputs, -3)
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """(B, T, C) → (B, T', filters); with causal padding `inputs` are padded already."""
+        """(B, 1, T, C) → (B, 1, T', filters)."""
         padding = "valid" if self.padding == "causal" else self.padding
-        rates = (1, *self.dilation_rate)
-        return tf.squeeze(
-            _dilated(tf.expand_dims(inputs, -3), tf.expand_dims(kernel, 0), padding, rates), -3
-        )
+        return _dilated(inputs, kernel, padding, (1, *self.dilation_rate), self.strides[0])
 
 
-def _dilated(inputs: tf.Tensor, kernel: tf.Tensor, padding: str, rates: Sequence[int]) -> tf.Tensor:
+def _dilated(
+    inputs: tf.Tensor, kernel: tf.Tensor, padding: str, rates: Sequence[int], stride: int = 1
+) -> tf.Tensor:
     def one(images: tf.Tensor) -> tf.Tensor:
         return tf.raw_ops.Conv2D(
             input=images,
             filter=kernel,
-            strides=[1, 1, 1, 1],
+            strides=[1, stride, stride, 1],
             padding=padding.upper(),
             dilations=[1, *rates, 1],
         )
@@ -101,8 +116,29 @@ class LimitedConv2D(keras.layers.Conv2D):
         return {**super().get_config(), "limits": list(self.limits)}
 
 
+@keras.saving.register_keras_serializable("tfkd")
+class FlatDense(keras.layers.Dense):
+    """A Dense layer of positions, each a row of one matrix product.
+
+    Keras adds the bias to the product in its final shape. Where sizes are open, converters
+    don't fuse that with the product, and compute both in float.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(B, ..., C) → (B, ..., units)."""
+        outputs = super().call(tf.reshape(inputs, (-1, inputs.shape[-1])))
+        sizes = inputs.shape[1:-1]
+        if sizes.is_fully_defined():
+            return tf.reshape(outputs, (-1, *sizes, self.units))
+        return tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], [self.units]], 0))
+
+
 def with_weights(
-    layer: keras.layers.Layer, name: str, kernel: np.ndarray, bias: np.ndarray | None
+    layer: keras.layers.Layer,
+    name: str,
+    kernel: np.ndarray,
+    bias: np.ndarray | None,
+    lite: bool = False,
 ) -> Weighted:
     """A copy of a layer with other weights, without regularizers and constraints.
 
@@ -110,8 +146,13 @@ def with_weights(
         layer: a convolution or Dense layer.
         name: name of the copy.
         kernel, bias: its weights; None: no bias.
+        lite: choose forms that TFLite's converter fuses for open sizes as well.
     """
-    return Weighted(_plain(layer, name, bias is not None), kernel, bias)
+    copy = _plain(layer, name, bias is not None)
+    forms: dict[type, Any] = {layers.Dense: FlatDense, layers.Conv1D: ImageConv1D}
+    if lite and type(copy) in forms:
+        copy = forms[type(copy)].from_config(copy.get_config())
+    return Weighted(copy, kernel, bias)
 
 
 class Weighted:
@@ -150,7 +191,7 @@ def _plain(layer: Any, name: str, use_bias: bool) -> Any:
     changes[f"{start}_regularizer"] = changes[f"{start}_constraint"] = None
     copy = copy_layer(layer, name, **changes)
     dilated: dict[type, Any] = {
-        layers.Conv1D: DilatedConv1D,
+        layers.Conv1D: ImageConv1D,
         layers.Conv2D: DilatedConv2D,
         layers.DepthwiseConv2D: DilatedDepthwiseConv2D,
     }

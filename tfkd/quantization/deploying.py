@@ -223,7 +223,9 @@ class _Deployer:
                 return made
         if id(operation.layer) not in self._layers:
             name = self.unique(operation.name)
-            self._layers[id(operation.layer)] = with_weights(inner, name, kernel, bias)
+            self._layers[id(operation.layer)] = with_weights(
+                inner, name, kernel, bias, lite=self.lite and x.shape.rank > 2
+            )
         return self._layers[id(operation.layer)](x)
 
     def _sloped(self, operation: Operation, inner: Any, x: Any) -> Any:
