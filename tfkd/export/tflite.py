@@ -211,6 +211,13 @@ class Source:
         numbers.update(litert.operations(path))
         if self.mode == "int8":
             numbers["in_float"] = litert.in_float(path)
+        if self.mode == "dynamic":
+            numbers["int8_weights"] = litert.with_int8_weights(path)
+            if not numbers["int8_weights"]:
+                checks.warn(
+                    "to_tflite: mode='dynamic' quantized nothing: no weight that it can hold in 8 "
+                    "bits has 1024 elements or more. The file is as large as with mode='float32'."
+                )
         if self.quantized:
             _warn_of_float(self.graph.model.report.left_in_float(numbers["in_float"]))
 
@@ -262,8 +269,20 @@ def prepare(
     calibration = None
     if data is not None:
         calibration = collect("data", data, graph.inputs, convert=convert)
+        _warn_of_open_sizes(graph, calibration)
         plain = attention_masks.moderated(graph, calibration)
     return Source(graph, plain, mode, quantized, calibration)
+
+
+def _warn_of_open_sizes(graph: NamedFunction, calibration: dict[str, np.ndarray]) -> None:
+    names = [one.name for one in graph.inputs if -1 in one.shape]
+    if names:
+        shown = ", ".join(f"{name!r} {calibration[name].shape[1:]}" for name in names)
+        checks.warn(
+            f"to_tflite: the ranges of this int8 file hold for sizes like those of `data`: {shown}"
+            ". At others, sums over an open axis may leave them, and are clipped. Calibrate with "
+            "the largest sizes, and pass `verify` at those that you will use."
+        )
 
 
 def _check_options(mode: str, io: str, data: Any, batch_size: int | None, quantized: bool) -> None:
