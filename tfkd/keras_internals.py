@@ -35,6 +35,7 @@ SYMBOLS = {
     "_should_skip_first_node": "tf_keras.src.engine.functional",
     "count_params": "tf_keras.src.utils.layer_utils",
     "is_in_keras_graph": "tf_keras.src.engine.base_layer_utils",
+    "squeeze_batch_dims": "tf_keras.src.utils.conv_utils",
     # tfmot's wrappers.
     "quantize_layer": "tensorflow_model_optimization.python.core.quantization.keras",
     "quantize_wrapper": "tensorflow_model_optimization.python.core.quantization.keras",

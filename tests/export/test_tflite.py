@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -106,6 +107,28 @@ def test_every_mode_against_keras_and_its_own_numbers(model, tmp_path, mode, io,
     assert [p.dtype for p in (*predictor.inputs, *predictor.outputs)] == [np.dtype(io)] * 2
     assert (predictor.inputs[0].name, predictor.outputs[0].name) == ("image", "logits")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.tflite", "m.tflite.manifest.json"]
+
+
+def test_a_dynamic_file_tells_how_much_it_quantizes(tmp_path):
+    for units, count in ((4, 0), (512, 1)):
+        model = keras.Sequential(
+            [keras.Input((16,)), keras.layers.Dense(units), keras.layers.ReLU()]
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            report = export.to_tflite(model, tmp_path / "m.tflite", "dynamic")
+        assert report.numbers["int8_weights"] == count
+        assert f"in float, {count} of them with weights in 8 bits" in report.text()
+        said = [str(one.message) for one in caught if "quantized nothing" in str(one.message)]
+        assert len(said) == (count == 0)
+
+
+def test_ranges_of_open_sizes_hold_for_those_of_the_calibration(tmp_path):
+    inputs = keras.Input((None, 4), name="points")
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(inputs))
+    data = RNG.normal(size=(8, 7, 4)).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"hold for sizes like those of `data`: 'points' \(7, 4\)"):
+        export.to_tflite(model, tmp_path / "m.tflite", "int8", data=data)
 
 
 def test_sizes_shrink_with_the_weights(tmp_path):

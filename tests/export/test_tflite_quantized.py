@@ -9,8 +9,10 @@ from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfkd
 from tfkd import artifacts, export
+from tfkd.export import tflite
 from tfkd.export.detector import flatbuffer
 from tfkd.formats import litert
+from tfkd.quantization.report import Decision, QuantizationReport
 
 layers = keras.layers
 IMAGES = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype(np.float32)
@@ -200,6 +202,81 @@ def test_sums_with_factors_are_integers_throughout(tmp_path, target):
     found = [one["op_name"] for one in details]
     wanted = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 2, "ADD": 3, "MUL": 1}
     assert {kind: found.count(kind) for kind in (*wanted, "RESHAPE")} == {**wanted, "RESHAPE": 0}
+
+
+def dilated_gates(x):
+    """Dilated convolutions of one tensor, with a constant bias: WaveNet's gates."""
+    options = {"padding": "same", "dilation_rate": 2, "bias_initializer": "ones"}
+    row = layers.Reshape((64, 3))(x)
+    causal = {**options, "padding": "causal"}
+    gates = [layers.Conv1D(6, 2, activation=name, **causal)(row) for name in ("tanh", "sigmoid")]
+    grouped = layers.Conv2D(6, 2, groups=3, **options), layers.Conv2D(6, 2, groups=3, **options)
+    volume = layers.Reshape((2, 4, 8, 3))(x)
+    apart = [layers.Conv2D(6, 2, **options)(volume) for _ in range(2)]
+    products = [gates, [one(x) for one in grouped], apart]
+    return [layers.Multiply()(pair) for pair in products]
+
+
+def sums(x):
+    """Sums and averages without a range of their own."""
+
+    def branches(count):
+        return [layers.Conv2D(6, 1)(x) for _ in range(count)]
+
+    y = layers.Concatenate()(
+        [
+            layers.Average()(branches(3)),
+            layers.ReLU(0.5)(layers.Conv2D(6, 1)(x)),
+            layers.Activation("hard_sigmoid")(layers.Conv2D(6, 1)(x)),
+            layers.ReLU()(layers.Add()(branches(3))),
+            *branches(1),
+        ]
+    )
+    return [y, layers.ReLU()(layers.Add()(branches(3))), tf.nn.elu(branches(1)[0])]
+
+
+@pytest.mark.parametrize("build", [dilated_gates, sums])
+def test_what_counts_as_int8_is_computed_in_integers(tmp_path, build):
+    inputs = keras.Input((8, 8, 3), name="image")
+    keras.utils.set_random_seed(0)
+    model = keras.Model(inputs, build(inputs))
+    q = tfkd.quantization.quantize(model, fallback="error")
+    tfkd.quantization.calibrate(q, CALIBRATION)
+    report = export.to_tflite(q, tmp_path / "m.tflite", verify=VERIFY)
+    assert report.numbers["in_float"] == []
+    # A few codes of 255: partial sums and both factors of a product are rounded.
+    assert report.numbers["max_error"] < 6 / 255 and report.numbers["mean_error"] < 1 / 255
+
+
+def test_open_sizes_are_computed_in_integers_too(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None, 3), name="sequence")
+    x = layers.Dense(6, "relu", bias_initializer="ones")(inputs)
+    x = layers.Conv1D(6, 3, 2, "same", activation="relu", bias_initializer="ones")(x)
+    x = layers.Conv1D(6, 2, padding="causal", dilation_rate=2, bias_initializer="ones")(x)
+    q = tfkd.quantization.quantize(keras.Model(inputs, x), fallback="error")
+    data = IMAGES.reshape((64, 64, 3))
+    tfkd.quantization.calibrate(q, data)
+    report = export.to_tflite(q, tmp_path / "m.tflite", verify=data, batch_size=None)
+    assert report.numbers["in_float"] == [] and report.numbers["mean_error"] < 1 / 255
+
+
+def test_layers_that_the_converter_leaves_in_float_are_warned_of():
+    def row(layer, action):
+        return Decision(layer, "Layer", action)
+
+    rows = [row("a", "int8"), row("b", "int8"), row("bb", "fused"), row("c", "output only")]
+    made = QuantizationReport(tuple(rows))
+
+    def found(*tensors, kind="ADD"):
+        return made.left_in_float({"operation": kind, "tensor": name} for name in tensors)
+
+    assert found("net/a/add", "net/bb/Relu;net/b/add", "net/a/mul") == ["a", "b", "bb"]
+    # 'c' may compute in float, what is reshaped may be so behind a dequantization, and the last
+    # is of no layer.
+    assert found("net/c/add", "net/c/mul;net/a/add", "other") == found("a/x", kind="RESHAPE") == []
+    with pytest.warns(UserWarning, match=r"computes 'a', 'b' in float.*numbers\['in_float'\]"):
+        tflite._warn_of_float(["a", "b"])
 
 
 def test_what_stays_float_is_named(tmp_path):

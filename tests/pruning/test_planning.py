@@ -522,13 +522,27 @@ def test_the_headline_counts_layers_that_no_rule_knows():
 
 def test_the_headline_says_what_it_does_not_count():
     x = keras.Input((8, 6))
-    y = L.GRU(4, name="gru")(L.Dense(8, "relu", name="dense")(x))
-    model = keras.Model(x, L.Dense(3, name="head")(L.Lambda(lambda t: 2 * t)(y)))
+    mean = L.GlobalAveragePooling1D()(L.Dense(8, "relu", name="dense")(x))
+    y = L.Concatenate()([mean, L.RNN(L.GRUCell(4), name="gru")(x)])
+    model = keras.Model(x, L.Dense(3, name="head")(y))
     plan = planning.plan(model, macs_reduction=0.3)
     text = plan.text()
-    assert plan.macs_before == report.profile(model).known_macs == 8 * 6 * 8 + 4 * 3
+    assert plan.macs_before == report.profile(model).known_macs == 8 * 6 * 8 + 12 * 3
     assert "\nMACs not known, and left out, of: gru\n" in text
     assert " % of those that are known" in text.splitlines()[-1]
+
+
+def test_the_macs_of_recurrent_layers_follow_the_width_of_their_input():
+    x = keras.Input((8, 6))
+    y = L.Bidirectional(L.LSTM(5, return_sequences=True))(L.Dense(10, "relu")(x))
+    model = keras.Model(x, L.Dense(3)(L.GRU(4)(y)))
+    plan = planning.plan(model, filter_rate=0.5)
+
+    def macs(width):
+        lstm, gru = 2 * 4 * 5 * (width + 5), 3 * 4 * (10 + 4)
+        return 8 * (6 * width + lstm + gru) + 4 * 3
+
+    assert (plan.macs_before, plan.macs_after) == (macs(10), macs(5))
 
 
 def test_explain_names_groups_too_small_to_round():

@@ -16,7 +16,10 @@ from tfkd.quantization.wrappers import QuantizedLayer, QuantizedTensor
 
 layers = keras.layers
 RNG = np.random.default_rng(0)
-PLAIN = {"Dense", "Conv1D", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "DilatedConv2D"}
+PLAIN = {"Dense", "Conv1D", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "DilatedConv2D"} | {
+    "FlatDense",
+    "ImageConv1D",
+}
 
 
 def randomize(model):
@@ -250,20 +253,38 @@ def test_scale_and_offset_of_a_normalization(invert):
     np.testing.assert_allclose(x * scale + offset, want, atol=1e-6)
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("depthwise", [False, True])
-def test_a_dilated_convolution_is_one_operation_with_the_same_result(padding, depthwise):
-    keras_kind = layers.DepthwiseConv2D if depthwise else layers.Conv2D
-    own = deployed_layers.DilatedDepthwiseConv2D if depthwise else deployed_layers.DilatedConv2D
-    arguments = ((3,) if depthwise else (4, 3),)
+DILATED = {
+    "Conv2D": ((4, 3), (2, 9, 7, 3)),
+    "DepthwiseConv2D": ((3,), (2, 9, 7, 3)),
+    "Conv1D": ((4, 3), (2, 9, 3)),
+    "Conv1D of sequences": ((4, 3), (2, 5, 9, 3)),
+}
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", "causal"])
+@pytest.mark.parametrize("kind", DILATED)
+def test_a_dilated_convolution_is_one_operation_with_the_same_result(padding, kind):
+    (arguments, shape), name = DILATED[kind], kind.split()[0]
+    if padding == "causal" and shape != (2, 9, 3):
+        pytest.skip("Keras pads sequences alone so")
     options = {"padding": padding, "dilation_rate": 2, "bias_initializer": "ones"}
-    a, b = (kind(*arguments[0], **options) for kind in (keras_kind, own))
-    x = RNG.normal(size=(2, 9, 7, 3)).astype(np.float32)
+    owners = (layers, name), (deployed_layers, ("Image" if name == "Conv1D" else "Dilated") + name)
+    a, b = (getattr(*one)(*arguments, **options) for one in owners)
+    x = RNG.normal(size=shape).astype(np.float32)
     a(x), b.build(x.shape)
     b.set_weights(a.get_weights())
     np.testing.assert_allclose(a(x), b(x), atol=1e-5)
-    graph = tf.function(b).get_concrete_function(tf.TensorSpec((None, 9, 7, 3))).graph
-    assert not any("Batch" in op.type for op in graph.get_operations())
+    graph = tf.function(b).get_concrete_function(tf.TensorSpec((None, *shape[1:]))).graph
+    assert not any("BatchND" in op.type for op in graph.get_operations())
+
+
+def test_a_bias_of_equal_elements_differs_in_its_last_bit():
+    inputs = image()
+    model = keras.Model(inputs, layers.Conv2D(3, 2, bias_initializer="ones", name="conv")(inputs))
+    q = tfkd.quantization.quantize(model)
+    tfkd.quantization.calibrate(q, RNG.normal(size=(4, 8, 8, 4)).astype(np.float32))
+    bias = deployed(q).get_layer("conv").bias.numpy()
+    np.testing.assert_array_equal(bias, np.float32([1, 1, 1 - 2**-24]))
 
 
 def test_for_tensorrt_only_what_it_reads_is_rounded(cases):

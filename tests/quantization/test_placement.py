@@ -274,3 +274,14 @@ def test_between_layers_that_all_compute_in_float_there_is_no_range():
     also = decide([conv(power, "other"), Logarithm(name="log")(moved)])
     assert "power" in ranges(also) and also["power"].action == "output only"
     assert "power" in ranges(decide([power, Logarithm(name="log")(moved)]))
+
+
+def test_a_relu_that_no_kernel_has_is_computed_in_float():
+    for options in ({"threshold": 0.1}, {"max_value": 4.0, "negative_slope": 0.1}):
+        row = decide(conv(L.ReLU(name="relu", **options)(image()), "conv"))["relu"]
+        assert (row.action, row.output) == ("output only", True) and "ReLU" in row.why
+
+
+def test_what_clips_by_its_range_keeps_it_before_a_concatenation():
+    rows = decide(L.Concatenate(name="concat")([conv(x := image(), "a"), L.ReLU(0.5, name="b")(x)]))
+    assert ranges(rows) == ["image", "b", "concat"]

@@ -49,6 +49,15 @@ KINDS = {
         20,
         [(9, 6 * 9 * 2)],
     ),
+    "locally_connected": (L.LocallyConnected1D(5, 3), (10, 4), 8 * (12 + 1) * 5, [(12, 8 * 5)]),
+    # 10 steps; each of the 3 gates sums 4 products of the input and 5 of the state.
+    "gru": (L.GRU(5), (10, 4), 3 * (4 + 5 + 2) * 5, [(4 + 5, 10 * 3 * 5)]),
+    "lstm_of_both_ways": (
+        L.Bidirectional(L.LSTM(5, return_sequences=True)),
+        (10, 4),
+        2 * 4 * (4 + 5 + 1) * 5,
+        2 * [(4 + 5, 10 * 4 * 5)],
+    ),
     "batch_norm": (L.BatchNormalization(), (4, 4, 5), 20, []),
     "layer_norm": (L.LayerNormalization(), (4, 5), 10, []),
     "embedding": (L.Embedding(11, 4), (6,), 44, []),
@@ -71,6 +80,24 @@ def test_each_kind_of_layer_against_a_hand_count(kind):
     assert found.flops == sum((2 * terms - 1) * outputs for terms, outputs in products)
     assert found.rows[0].output_shape == tuple(model.output_shape[1:])
     assert found.rows[0].kind == type(layer).__name__
+
+
+def test_layers_that_multiply_their_inputs_by_hand():
+    a, b = keras.Input((6, 4)), keras.Input((5, 4))
+    values = (5, 6 * 4)  # each of 6·4 outputs is the sum of 5 weighted values
+    outputs = {
+        "dot": (L.Dot(axes=-1)([a, b]), [(4, 6 * 5)]),
+        "cosine": (L.Dot(axes=(2, 2), normalize=True)([a, b]), [(4, 6 * 5)]),
+        "vectors": (L.Dot(1)([L.Flatten()(a), L.Flatten()(a)]), [(24, 1)]),
+        "attention": (L.Attention()([a, b]), [(4, 6 * 5), values]),
+        "concat": (L.Attention(score_mode="concat")([a, b, b]), [values]),
+        "additive": (L.AdditiveAttention()([a, b]), [(4, 6 * 5), values]),
+        "sum": (L.AdditiveAttention(use_scale=False)([a, b]), [values]),
+    }
+    for name, (output, products) in outputs.items():
+        inputs = keras.utils.get_source_inputs(output)
+        found = report.profile(keras.Model(inputs, output)).macs
+        assert found == sum(terms * count for terms, count in products), name
 
 
 @pytest.mark.parametrize("cross", [False, True])
@@ -273,7 +300,7 @@ def test_hidden_products_are_unknown_not_zero():
     inputs = keras.Input((4, 6))
     gram = keras.Model(inputs, tf.matmul(inputs, inputs, transpose_b=True))
     assert report.profile(gram).macs is None
-    recurrent = keras.Model(inputs, L.LSTM(3, name="lstm")(inputs))
+    recurrent = keras.Model(inputs, L.RNN(L.LSTMCell(3), name="lstm")(inputs))
     found = report.profile(recurrent)
     assert found.unknown == ("lstm",)
     assert found.params == recurrent.count_params()

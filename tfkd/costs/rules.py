@@ -172,9 +172,45 @@ def _attention(call: LayerCall) -> Products:
     )
 
 
+def _dense_attention(call: LayerCall) -> Products:
+    # Attention and AdditiveAttention: [query, value] or [query, value, key].
+    query, value = call.arguments["inputs"][:2]
+    pairs, depth = size(query[:-1]) * size(value[-2:-1]), size(query[-1:])
+    values = (size(value[-2:-1]), size(call.output))
+    if isinstance(call.layer, keras.layers.AdditiveAttention):
+        # Without a scale, the scores are sums without products.
+        return ((depth, pairs), values) if call.layer.use_scale else (values,)
+    return ((depth, pairs), values) if call.layer.score_mode == "dot" else (values,)
+
+
 def _dot(call: LayerCall) -> Products:
-    axes, first = call.layer.axes, call.arguments["inputs"][0]
+    axes = call.layer.axes
+    first = call.arguments["inputs"][0]
     return ((size([first[axes if isinstance(axes, int) else axes[0]]]), size(call.output)),)
+
+
+def _locally_connected(call: LayerCall) -> Products:
+    layer = call.layer
+    channels = call.input[1 if layer.data_format == "channels_first" else -1]
+    return ((size([*layer.kernel_size, channels]), size(call.output)),)
+
+
+def _recurrent(call: LayerCall) -> Products:
+    # Each step multiplies the input and the state by a kernel for each gate.
+    layer = call.layer
+    gates = layer.cell.kernel.shape[-1]
+    return ((size(call.input[-1:]) + layer.units, size(call.input[:-1]) * gates),)
+
+
+def _bidirectional(call: LayerCall) -> Products | None:
+    both: Products = ()
+    for layer in (call.layer.forward_layer, call.layer.backward_layer):
+        rule = find(layer)
+        products = rule(dataclasses.replace(call, layer=layer)) if rule else None
+        if products is None:
+            return None
+        both += products
+    return both
 
 
 def _wrapped(call: LayerCall) -> Products | None:
@@ -198,7 +234,11 @@ _BY_RULE: dict[Rule, tuple[type, ...]] = {
     _dense: keras_layers("Dense"),
     _einsum_dense: keras_layers("EinsumDense"),
     _attention: keras_layers("MultiHeadAttention"),
+    _dense_attention: keras_layers("Attention AdditiveAttention"),
     _dot: keras_layers("Dot"),
+    _locally_connected: keras_layers("LocallyConnected1D LocallyConnected2D"),
+    _recurrent: keras_layers("LSTM GRU SimpleRNN"),
+    _bidirectional: keras_layers("Bidirectional"),
     _wrapped: keras_layers("Wrapper"),
     # A batch normalization is folded into the preceding convolution.
     _nothing: keras_layers(

@@ -181,7 +181,8 @@ class ExportReport(Result):
         mode: "float32", "float16", "dynamic" or "int8".
         io: dtype of its inputs and outputs.
         numbers: counts of `operations` and `float_operations`; `in_float`, the names of
-            the latter in an int8 TFLite file. If the file was verified, the results of
+            the latter in an int8 TFLite file; `int8_weights`, in a dynamic one, the number of
+            float operations that read weights in 8 bits. If the file was verified, the results of
             `tfkd.export.parity.measure`, and `warnings`. Otherwise `check`, the results of
             the small check: with `on`, its examples ("made-up inputs", "calibration examples" or
             "nothing"), the `reason` if there were none, and `warnings`.
@@ -234,7 +235,9 @@ class ExportReport(Result):
         return rows
 
     def _operations(self) -> str:
-        return f"{self.numbers['operations']} ({self.numbers['float_operations']} in float)"
+        text = f"{self.numbers['operations']} ({self.numbers['float_operations']} in float"
+        count = self.numbers.get("int8_weights")
+        return text + ("" if count is None else f", {count} of them with weights in 8 bits") + ")"
 
     def _compared(self) -> list[tuple[str, str]]:
         """Table rows of a file that is verified."""

@@ -220,6 +220,15 @@ class Source:
             raise ValueError(self._unloadable(path, error.said)) from error
         if self.mode == "int8":
             numbers["in_float"] = litert.in_float(path)
+        if self.mode == "dynamic":
+            numbers["int8_weights"] = litert.with_int8_weights(path)
+            if not numbers["int8_weights"]:
+                checks.warn(
+                    "to_tflite: mode='dynamic' quantized nothing: no weight that it can hold in 8 "
+                    "bits has 1024 elements or more. The file is as large as with mode='float32'."
+                )
+        if self.quantized:
+            _warn_of_float(self.graph.model.report.left_in_float(numbers["in_float"]))
 
     def _unloadable(self, path: pathlib.Path, said: str) -> str:
         """Says that LiteRT can't load a file, and which layer holds the operation that it names."""
@@ -255,6 +264,17 @@ class Source:
         return data
 
 
+def _warn_of_float(names: list[str]) -> None:
+    if names:
+        shown = ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" * (len(names) > 8))
+        checks.warn(
+            f"The exported file computes {shown} in float, though q.report counts them as "
+            "integers: TensorFlow's converter finds no integer form of their operations, which "
+            "report.numbers['in_float'] lists. The results are those of the quantized model, but "
+            "hardware that computes in integers alone can't run the file."
+        )
+
+
 def prepare(
     model: keras.Model,
     mode: str | None,
@@ -275,8 +295,20 @@ def prepare(
     calibration = None
     if data is not None:
         calibration = collect("data", data, graph.inputs, convert=convert)
+        _warn_of_open_sizes(graph, calibration)
         plain = attention_masks.moderated(graph, calibration)
     return Source(graph, plain, mode, quantized, calibration)
+
+
+def _warn_of_open_sizes(graph: NamedFunction, calibration: dict[str, np.ndarray]) -> None:
+    names = [one.name for one in graph.inputs if -1 in one.shape]
+    if names:
+        shown = ", ".join(f"{name!r} {calibration[name].shape[1:]}" for name in names)
+        checks.warn(
+            f"to_tflite: the ranges of this int8 file hold for sizes like those of `data`: {shown}"
+            ". At others, sums over an open axis may leave them, and are clipped. Calibrate with "
+            "the largest sizes, and pass `verify` at those that you will use."
+        )
 
 
 def _check_options(mode: str, io: str, data: Any, batch_size: int | None, quantized: bool) -> None:

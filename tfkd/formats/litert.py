@@ -319,6 +319,18 @@ def in_float(path: Path) -> list[dict[str, str]]:
     ]
 
 
+def with_int8_weights(path: Path) -> int:
+    """Counts the operations with a float result that read weights in 8 bits."""
+    interpreter = open_interpreter(path, delegate=False)
+    kinds = {d["index"]: np.dtype(d["dtype"]) for d in interpreter.get_tensor_details()}
+    return sum(
+        details["op_name"] not in _CONVERSIONS
+        and _is_float(details)
+        and any(kinds.get(int(index)) == np.int8 for index in details["inputs"])
+        for details, _ in _operations(path)
+    )
+
+
 def _operations(path: Path) -> list[tuple[dict[str, Any], str]]:
     """LiteRT's details of each operation of a file, with the name of its first result."""
     interpreter = open_interpreter(path, delegate=False)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.keras_internals import KerasTensor
+from tfkd.keras_internals import KerasTensor, squeeze_batch_dims
 from tfkd.networks.copy_layer import copy_layer
 
 layers = keras.layers
@@ -20,18 +20,54 @@ class DilatedConv2D(keras.layers.Conv2D):
     """A dilated convolution as one operation.
 
     TensorFlow emits SpaceToBatch, convolution and BatchToSpace, which converters fuse again
-    only if the batch size is known.
+    only if the batch size is known and no other convolution reads the result of SpaceToBatch.
     """
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """(B, H, W, C) → (B, H', W', filters)."""
+        return _dilated(inputs, kernel, self.padding, self.dilation_rate)
+
+
+@keras.saving.register_keras_serializable("tfkd")
+class ImageConv1D(keras.layers.Conv1D):
+    """A convolution as one operation on images of height 1, dilated or not.
+
+    Keras adds the bias behind the squeeze to sequences. Where sizes are open, converters don't
+    fuse that with the convolution, and compute both in float.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(B, T, C) → (B, T', filters)."""
+        if self.padding == "causal":
+            before = self.dilation_rate[0] * (self.kernel_size[0] - 1)
+            inputs = tf.pad(inputs, [*[[0, 0]] * (inputs.shape.rank - 2), [before, 0], [0, 0]])
+        # Keras compiles grouped convolutions, which TensorFlow's CPU kernel does not compute.
+        compute = self._jit_compiled_convolution_op if self.groups > 1 else self.convolution_op
+        outputs = compute(tf.expand_dims(inputs, -3), tf.expand_dims(self.kernel, 0))
+        outputs = outputs + self.bias if self.use_bias else outputs
+        outputs = outputs if self.activation is None else self.activation(outputs)
+        return tf.squeeze(outputs, -3)
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """(B, 1, T, C) → (B, 1, T', filters)."""
+        padding = "valid" if self.padding == "causal" else self.padding
+        return _dilated(inputs, kernel, padding, (1, *self.dilation_rate), self.strides[0])
+
+
+def _dilated(
+    inputs: tf.Tensor, kernel: tf.Tensor, padding: str, rates: Sequence[int], stride: int = 1
+) -> tf.Tensor:
+    def one(images: tf.Tensor) -> tf.Tensor:
         return tf.raw_ops.Conv2D(
-            input=inputs,
+            input=images,
             filter=kernel,
-            strides=[1, 1, 1, 1],
-            padding=self.padding.upper(),
-            dilations=[1, *self.dilation_rate, 1],
+            strides=[1, stride, stride, 1],
+            padding=padding.upper(),
+            dilations=[1, *rates, 1],
         )
+
+    # Keras takes more than one axis of the batch.
+    return one(inputs) if inputs.shape.rank == 4 else squeeze_batch_dims(inputs, one, 3)
 
 
 @keras.saving.register_keras_serializable("tfkd")
@@ -80,8 +116,29 @@ class LimitedConv2D(keras.layers.Conv2D):
         return {**super().get_config(), "limits": list(self.limits)}
 
 
+@keras.saving.register_keras_serializable("tfkd")
+class FlatDense(keras.layers.Dense):
+    """A Dense layer of positions, each a row of one matrix product.
+
+    Keras adds the bias to the product in its final shape. Where sizes are open, converters
+    don't fuse that with the product, and compute both in float.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(B, ..., C) → (B, ..., units)."""
+        outputs = super().call(tf.reshape(inputs, (-1, inputs.shape[-1])))
+        sizes = inputs.shape[1:-1]
+        if sizes.is_fully_defined():
+            return tf.reshape(outputs, (-1, *sizes, self.units))
+        return tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], [self.units]], 0))
+
+
 def with_weights(
-    layer: keras.layers.Layer, name: str, kernel: np.ndarray, bias: np.ndarray | None
+    layer: keras.layers.Layer,
+    name: str,
+    kernel: np.ndarray,
+    bias: np.ndarray | None,
+    lite: bool = False,
 ) -> Weighted:
     """A copy of a layer with other weights, without regularizers and constraints.
 
@@ -89,8 +146,13 @@ def with_weights(
         layer: a convolution or Dense layer.
         name: name of the copy.
         kernel, bias: its weights; None: no bias.
+        lite: choose forms that TFLite's converter fuses for open sizes as well.
     """
-    return Weighted(_plain(layer, name, bias is not None), kernel, bias)
+    copy = _plain(layer, name, bias is not None)
+    forms: dict[type, Any] = {layers.Dense: FlatDense, layers.Conv1D: ImageConv1D}
+    if lite and type(copy) in forms:
+        copy = forms[type(copy)].from_config(copy.get_config())
+    return Weighted(copy, kernel, bias)
 
 
 class Weighted:
@@ -98,7 +160,7 @@ class Weighted:
 
     def __init__(self, layer: keras.layers.Layer, kernel: np.ndarray, bias: np.ndarray | None):
         self.layer = layer
-        self._weights = [kernel] if bias is None else [kernel, bias]
+        self._weights = [kernel] if bias is None else [kernel, _not_constant(bias)]
 
     def __call__(self, inputs: KerasTensor) -> KerasTensor:
         """The output of the layer."""
@@ -109,6 +171,18 @@ class Weighted:
         return outputs
 
 
+def _not_constant(bias: np.ndarray) -> np.ndarray:
+    """A bias whose elements are not all equal: the last one may differ by one float32 step.
+
+    TensorFlow's converter quantizes a bias of equal elements with the scale of the first
+    channel for all of them.
+    """
+    bias = np.array(bias, np.float32)
+    if bias.size > 1 and bias[0] != 0 and (bias == bias[0]).all():
+        bias[-1] = np.nextafter(bias[-1], np.float32(0))
+    return bias
+
+
 def _plain(layer: Any, name: str, use_bias: bool) -> Any:
     """A copy without regularizers and constraints, which affect training only."""
     changes: dict[str, Any] = {"use_bias": use_bias, "activity_regularizer": None}
@@ -117,13 +191,13 @@ def _plain(layer: Any, name: str, use_bias: bool) -> Any:
     changes[f"{start}_regularizer"] = changes[f"{start}_constraint"] = None
     copy = copy_layer(layer, name, **changes)
     dilated: dict[type, Any] = {
+        layers.Conv1D: ImageConv1D,
         layers.Conv2D: DilatedConv2D,
         layers.DepthwiseConv2D: DilatedDepthwiseConv2D,
     }
     one_op = (
         type(layer) in dilated
         and max(layer.dilation_rate) > 1
-        and layer.groups == 1
         and layer.data_format == "channels_last"
     )
     return dilated[type(layer)].from_config(copy.get_config()) if one_op else copy

@@ -223,7 +223,9 @@ class _Deployer:
                 return made
         if id(operation.layer) not in self._layers:
             name = self.unique(operation.name)
-            self._layers[id(operation.layer)] = with_weights(inner, name, kernel, bias)
+            self._layers[id(operation.layer)] = with_weights(
+                inner, name, kernel, bias, lite=self.lite and x.shape.rank > 2
+            )
         return self._layers[id(operation.layer)](x)
 
     def _sloped(self, operation: Operation, inner: Any, x: Any) -> Any:
@@ -250,7 +252,7 @@ class _Deployer:
 
         A sigmoid has the output range [0, 1], and average pooling that of its input. The
         converter changes the scale of such a tensor once, but not again for a concatenation,
-        and that of what is computed in float not at all.
+        and that of what is computed in float not at all. A scale that clips it would replace.
 
         Args:
             end: the call whose readers read the result.
@@ -267,7 +269,7 @@ class _Deployer:
         prescribed = operation.kind.fixed
         if type(inner) in _AVERAGES and not isinstance(made.node.layer, layers.DepthwiseConv2D):
             prescribed = self._range_of(made.node.keras_inputs[0])
-        if end.name in self._in_float:
+        if end.name in self._in_float or operation.kind.clips:
             prescribed = range_
         elif prescribed in (None, range_):
             return made
@@ -295,7 +297,13 @@ class _Deployer:
         return None if found is None else found[1]
 
     def _reader_range(self, operation: Operation) -> Range | None:
-        """The range of the `QuantizedTensor` that alone reads a call without a wrapper."""
+        """The range of a call that has none of its own: that of what alone reads it.
+
+        It is that of a `QuantizedTensor`, of the ReLU that is fused with a sum, or of the
+        concatenation on whose grid the result lies.
+        """
+        passing = (layer_roles.SAME, layer_roles.CONCAT, layer_roles.RELU)
         reader = operation.only_reader
-        tensor = reader is not None and isinstance(reader.layer, QuantizedTensor)
-        return self._ranges.get(reader.name) if tensor and reader else None
+        while reader is not None and reader.name not in self._ranges:
+            reader = reader.only_reader if reader.kind.role in passing else None
+        return None if reader is None else self._ranges[reader.name]

@@ -47,7 +47,6 @@ _SAME = IDENTITIES + keras_layers(
 )
 _COMPUTE = (
     *keras_layers("Multiply Subtract Average Maximum Minimum PReLU LeakyReLU ELU Normalization"),
-    layers.ReLU,  # with a threshold, a slope or a maximum other than 6
     *(layers.UpSampling2D, layers.Resizing, HardSigmoid, HardSwish),
 )
 _SCALINGS = (BatchNormalizationBase, LayerScale, layers.Rescaling, layers.Normalization)
@@ -85,12 +84,14 @@ class Kind:
         role: one of the roles above.
         fixed: the output range, if the operation prescribes it.
         closed: whether the layer ends with its own ReLU, after which nothing is fused.
+        clips: whether the end of its range is what clips it, so that it needs its own.
         why: for UNKNOWN, the reason why it is not supported.
     """
 
     role: str
     fixed: tuple[float, float] | None = None
     closed: bool = False
+    clips: bool = False
     why: str = ""
 
 
@@ -108,8 +109,8 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
         return _of_symbol(symbol or "")
     if type(layer) in WEIGHTS:
         return _of_weighted(layer)
-    if type(layer) is layers.ReLU and _is_plain(layer):
-        return Kind(RELU)
+    if type(layer) is layers.ReLU:
+        return _of_relu(layer)
     if type(layer) is layers.Activation:
         return _of_activation(_activation_name(layer.activation))
     if type(layer) is layers.Softmax:
@@ -130,7 +131,7 @@ def kind_of(layer: keras.layers.Layer, call: Call) -> Kind:
             return Kind(COMPUTE)
         return Kind(UNKNOWN, why="not one scale and offset for each channel of the last axis")
     if type(layer) in _COMPUTE:
-        return Kind(COMPUTE)
+        return Kind(COMPUTE, clips=type(layer) is HardSigmoid)
     if isinstance(layer, _SCALINGS):
         return Kind(NORM)
     # A range of its own behind a fixed one would be refused by TFLite's converter.
@@ -171,7 +172,7 @@ def _of_activation(name: str) -> Kind:
     if name == "linear":
         return Kind(SAME)
     if name in _ACTIVATIONS:
-        return Kind(COMPUTE)
+        return Kind(COMPUTE, clips=name == "hard_sigmoid")
     return Kind(UNKNOWN, why=f"activation {name!r} has no form in 8-bit integers")
 
 
@@ -188,9 +189,14 @@ def _of_symbol(symbol: str) -> Kind:
     return Kind(UNKNOWN, why=f"function {symbol or 'unknown'!r} has no form in 8-bit integers")
 
 
-def _is_plain(layer: keras.layers.Layer) -> bool:
+def _of_relu(layer: keras.layers.Layer) -> Kind:
     limit = None if layer.max_value is None else float(layer.max_value)
-    return limit in (None, 6.0) and not layer.negative_slope and not layer.threshold
+    if layer.threshold:
+        return Kind(UNKNOWN, why="a ReLU with a threshold has no form in 8-bit integers")
+    if layer.negative_slope:
+        why = "a ReLU with a slope and a maximum has no form in 8-bit integers"
+        return Kind(COMPUTE) if limit is None else Kind(UNKNOWN, why=why)
+    return Kind(RELU) if limit in (None, 6.0) else Kind(COMPUTE, clips=True)
 
 
 def _is_one_product(layer: keras.layers.Layer, call: Call) -> bool:

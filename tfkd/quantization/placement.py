@@ -196,7 +196,8 @@ def _share_grid(places: Places, concat: Operation) -> None:
         own = source.kind.role in layer_roles.OWN_RANGE and spot.output
         if source.only_reader is not reader or not own:
             continue
-        if spot.action in (INT8, FUSED) and not source.kind.fixed:
+        free = not (source.kind.fixed or source.kind.clips)
+        if spot.action in (INT8, FUSED) and free:
             spot.output = False
             note = f"on the grid of {concat.name!r}, its only reader"
             spot.why = f"{spot.why}; {note}" if spot.why else note

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from tfkd.results import Grid, Result
 
 INT8, FUSED, SAME_GRID = "int8", "fused", "same grid"
 OUTPUT_ONLY, FLOAT = "output only", "float"
 ACTIONS = (INT8, FUSED, SAME_GRID, OUTPUT_ONLY, FLOAT)
+# TFLite operations that may stand on either side of a dequantization.
+_MOVING = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "PAD", "PADV2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,27 @@ class QuantizationReport(Result):
             if (row.layer, row.call) == (layer, call):
                 return row
         raise KeyError(f"no decision for call {call} of layer {layer!r}")
+
+    def left_in_float(self, operations: Iterable[Mapping[str, str]]) -> list[str]:
+        """Layers that count as integers, of which a TFLite file computes something in float.
+
+        Args:
+            operations: the file's float operations, from `tfkd.formats.litert.in_float`.
+
+        Returns:
+            Their names, each once. What an operation computes for several layers is none of
+            theirs if one of them may compute in float; operations that only move values are
+            left out.
+        """
+        found: dict[str, None] = {}
+        for operation in operations:
+            if operation["operation"] in _MOVING:
+                continue
+            parts = [f"/{part}/" for part in operation["tensor"].split(";")]
+            here = [row for row in self.rows if any(f"/{row.layer}/" in part for part in parts)]
+            if all(row.action in (INT8, FUSED) for row in here):
+                found |= {row.layer: None for row in here}
+        return list(found)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -261,4 +261,5 @@ def _hard_slope(layer: keras.layers.Layer) -> float:
 def _is_elu(layer: keras.layers.Layer) -> bool:
     if type(layer) is layers.ELU:
         return np.ndim(layer.alpha) == 0
-    return type(layer) is layers.Activation and layer.activation is keras.activations.elu
+    by_name = type(layer) is layers.Activation and layer.activation is keras.activations.elu
+    return by_name or getattr(layer, "symbol", None) == "nn.elu"

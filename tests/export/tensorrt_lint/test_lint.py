@@ -266,6 +266,15 @@ def test_errors_come_first_and_are_told_apart(tmp_path):
         findings.errors[0].node = "other"
 
 
+def test_the_averages_of_a_normalization_are_left_to_it(tmp_path):
+    def build(net):
+        mean = average_pool_float(net)
+        net.nodes[-1].name = "net/ln/moments/variance"
+        return mean
+
+    assert "average-pool-float" not in str(lint_file(tmp_path, build))
+
+
 def test_int8_weights_with_a_dequantize_alone_are_allowed(tmp_path):
     def build(net):
         codes = net.constant(np.ones((3, 2, 1, 1)), np.int8)

@@ -12,19 +12,22 @@ layers = keras.layers
 _KINDS = (layers.LSTM, layers.GRU, layers.SimpleRNN)
 
 
-def _read(call: ChannelCall, kernels: tuple[str, ...]) -> list[Channels]:
-    call.ledger.uncounted.append(call.path)
+def _read(call: ChannelCall, cells: tuple[tuple[str, keras.layers.RNN], ...]) -> list[Channels]:
     if len(call.inputs) != 1:
+        call.ledger.uncounted.append(call.path)
         return call.freeze_all(f"{call.path} takes initial states as inputs")
     atoms = call.mix(call.input, -1)
-    for name in kernels:
-        call.weight(name, 0, atoms)  # (input width, gates · hidden size)
+    for name, layer in cells:
+        steps = call.input.shape[0 if layer.time_major else 1]
+        call.weight(f"{name}.kernel", 0, atoms)  # (input width, gates · hidden size)
+        call.cost(f"{name}.kernel", steps)
+        call.cost(f"{name}.recurrent_kernel", steps)  # (hidden size, gates · hidden size)
     return [Channels(shape) for shape in call.shapes]
 
 
 @rule_for(*_KINDS)
 def _recurrent(call: ChannelCall) -> list[Channels]:
-    return _read(call, ("cell.kernel",))
+    return _read(call, (("cell", call.layer),))
 
 
 @rule_for(layers.Bidirectional)
@@ -33,4 +36,5 @@ def _bidirectional(call: ChannelCall) -> list[Channels]:
     if any(type(layer) not in _KINDS for layer in both):
         call.ledger.uncounted.append(call.path)
         return call.freeze_all(f"no rule for the layer inside {call.path}")
-    return _read(call, ("forward_layer.cell.kernel", "backward_layer.cell.kernel"))
+    names = ("forward_layer.cell", "backward_layer.cell")
+    return _read(call, tuple(zip(names, both, strict=True)))
