@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MAGIC = b"TFL3"
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
+_logged = False  # whether the delegate has been created in this process
 
 
 @contextlib.contextmanager
@@ -243,7 +244,15 @@ def resize(
     """Gives the inputs their shapes, and allocates; does nothing if they have them already."""
     for port, shape in zip(inputs, shapes, strict=True):
         interpreter.resize_tensor_input(port.index, shape)
-    interpreter.allocate_tensors()
+    _allocate(interpreter)
+
+
+def _allocate(interpreter: Interpreter) -> None:
+    """Allocates; what XNNPACK logs once in a process is discarded."""
+    global _logged
+    with contextlib.nullcontext() if _logged else quiet_stderr():
+        interpreter.allocate_tensors()
+    _logged = True
 
 
 def has_variables(path: Path) -> bool:

@@ -41,8 +41,9 @@ class ImageConv1D(keras.layers.Conv1D):
         if self.padding == "causal":
             before = self.dilation_rate[0] * (self.kernel_size[0] - 1)
             inputs = tf.pad(inputs, [*[[0, 0]] * (inputs.shape.rank - 2), [before, 0], [0, 0]])
-        # Keras compiles grouped convolutions, which TensorFlow's CPU kernel does not compute.
-        compute = self._jit_compiled_convolution_op if self.groups > 1 else self.convolution_op
+        compute = self.convolution_op
+        if self.groups > 1:  # As in Keras: TensorFlow's CPU kernel has no groups.
+            compute = tf.function(compute, jit_compile=True)
         outputs = compute(tf.expand_dims(inputs, -3), tf.expand_dims(self.kernel, 0))
         outputs = outputs + self.bias if self.use_bias else outputs
         outputs = outputs if self.activation is None else self.activation(outputs)
