@@ -56,6 +56,7 @@ def scoring(**kwargs):
     return tfkd.callbacks.DetectionReport(IMAGES, TRUTH, PRIORS, NAMES, **kwargs)
 
 
+@pytest.mark.slow
 def test_the_scores_are_in_the_logs_for_those_that_stand_after(tmp_path):
     model, callback = compiled(), scoring()
     best = keras.callbacks.ModelCheckpoint(

@@ -278,6 +278,7 @@ def test_evaluate_between_steps_does_not_disturb_the_points(tmp_path):
     assert all(0 < value < 10 for value in points.values())
 
 
+@pytest.mark.slow
 def test_two_replicas_write_one_run(tmp_path, two_replicas):
     with two_replicas.scope():
         distiller = make_distiller()

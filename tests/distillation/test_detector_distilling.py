@@ -365,6 +365,7 @@ def assert_replicas_alike(strategy, build):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_replicas_are_one(two_replicas):
     """N is that of the global batch. The loss is made outside the strategy's scope."""
     add = TeacherBoxes(ANCHORS, 0.4, "missing", max_boxes=5)

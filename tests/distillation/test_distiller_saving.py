@@ -468,6 +468,7 @@ def test_the_student_alone_is_a_plain_model(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_student_alone_is_a_plain_model(tmp_path):
     x, y = data(12)
     for name in ("student.keras", "student.h5", "student"):

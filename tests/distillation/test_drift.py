@@ -114,6 +114,7 @@ def test_a_new_student_comes_nearer_and_nothing_is_said(trained):
     assert distil(teacher, copy_of(trained), *examples(1024), 0.1, 1e-5, epochs=2) == []
 
 
+@pytest.mark.slow
 def test_other_forms_of_data_teachers_and_outputs(trained, tmp_path):
     teacher = tfkd.frozen_copy(trained)
     few = from_arrays(FEW).batch(16)

@@ -109,6 +109,7 @@ def check_detections(student):
     np.testing.assert_allclose(mine["confidence"][:, 0], theirs["confidence"][:, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_labels_terms_are_keras_cvs_loss(retina_nets):
     teacher, student = retina_nets
     student.compile("smoothl1", "focal")

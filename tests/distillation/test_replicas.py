@@ -186,6 +186,7 @@ def test_synchronized_batch_norm(two_replicas):
     assert_alike(two_replicas, build, data(8), tolerance=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_masks_of_uneven_length(two_replicas, weighted):
     """The first replica has mostly padding: the mean is over all tokens that count."""
@@ -217,6 +218,7 @@ def two_heads(seed):
     return toys.randomize(keras.Model(x, heads), seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reduction", ["sum_over_batch_size", pytest.param("sum", marks=pytest.mark.slow)]
 )

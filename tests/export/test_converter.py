@@ -176,6 +176,7 @@ def test_an_interrupt_ends_the_process(monkeypatch, tmp_path, dense):
     assert process.poll() is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "executable", [pytest.param(None, marks=pytest.mark.slow), "/no/such/python"]
 )

@@ -135,6 +135,7 @@ def test_saved_and_loaded(make, by_hand, tmp_path):
     assert {type(x).__module__.split(".")[0] for x in loaded.layers} == {"tf_keras"}
 
 
+@pytest.mark.slow
 @BOTH
 def test_exported_to_tflite(make, by_hand, tmp_path):
     model = make()

@@ -73,6 +73,7 @@ def whole(tmp_path_factory):
     return toys.weights_of(distiller.student), distiller.logs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "epochs",
     [(1, 4, 6), *(pytest.param(e, marks=pytest.mark.slow) for e in ((1, 2), (3, 4), (5, 6)))],

@@ -336,6 +336,7 @@ def test_evaluate_and_predict_are_those_of_the_student():
     assert distiller.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"] >= 0
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one(two_replicas):
     def train(strategy):
         with strategy.scope():

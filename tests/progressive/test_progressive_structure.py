@@ -160,6 +160,7 @@ def test_a_checkpoint_that_a_quantized_stage_would_break_is_found_before_trainin
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_each_stage_is_saved_whole_with_a_teacher_that_was_trained(tmp_path):
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:

@@ -408,6 +408,7 @@ def test_a_choice_is_for_its_model():
 # Students ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_cut_transformer_begins_with_its_teachers_weights_and_learns():
     teacher = randomize(transformer(4), 1, 0.7)
     choice = choose_layers(teacher, 0.5, "similarity", TOKENS, granularity="layer")

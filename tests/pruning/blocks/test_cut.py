@@ -63,6 +63,7 @@ def test_blocks_of_a_resnet():
     assert all(b.removable for b in blocks if b is not projected)
 
 
+@pytest.mark.slow
 def test_a_deeper_resnet_cut_is_the_shallower_one():
     deep = small_resnet(20)
     before = weights_of(deep)
