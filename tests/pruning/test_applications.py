@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_speed_counts_the_pruned_networks_and_judges_one_way(monkeypatch):
 
     monkeypatch.setitem(prune_speed.MODELS, "resnet20", lambda: models.resnet(8))
     monkeypatch.setattr(prune_speed, "WAYS", (("inner", 8), ("coupled", 1)))
-    options = prune_speed.parse(["--models=resnet20", "--rounds=2", "--repeats=2"])
+    options = types.SimpleNamespace(seed=0, macs_reduction=0.5, rounds=2, repeats=2)
     records = prune_speed.run("resnet20", options)
     assert [record["way"] for record in records] == [
         "whole",
@@ -166,7 +167,7 @@ def test_speed_counts_the_pruned_networks_and_judges_one_way(monkeypatch):
 
     def judged(ratio):
         record = {**records[1], "ratios": [ratio, ratio]}
-        return prune_speed.verdict([records[0], record, records[2]])
+        return prune_speed.verdict([records[0], record, records[2]], least=1.6)
 
     assert judged(1.7)[1] and not judged(1.5)[1]
     assert "1.70 times faster" in judged(1.7)[0]
