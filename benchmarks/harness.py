@@ -1,13 +1,9 @@
 """What the benchmarks share: flags, records of finished runs, timing in turns, tables.
 
-    python benchmarks/harness.py table step_time.json ...
-
-prints, of files that scripts wrote by `--json`, what RESULTS.md says of each: the command,
-commit, date, processor and versions, and the table.
-
 Every script has `--help`, which answers before TensorFlow is imported, `--json FILE`, and
 `--smallest`, a run of seconds on made-up data whose files go to a temporary folder. Scripts
-that train keep a record of each finished run; see `Records`.
+that train keep a record of each finished run; see `Records`. RESULTS.md is made by
+`results.py` from the files that scripts wrote by `--json=benchmarks/records/NAME.json`.
 """
 
 from __future__ import annotations
@@ -20,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import shlex
 import statistics
 import subprocess
 import sys
@@ -39,6 +36,8 @@ import shared
 from tfkd import artifacts
 
 Record = dict[str, Any]
+RECORDS = ROOT / "benchmarks" / "records"
+LONGEST = 2000  # characters of a figure in a record that is committed
 PACKAGES = ("tfkd", "tensorflow", "tf_keras", "numpy")
 # Flags that say where things are or what is shown, not what a run is.
 NO_SETTINGS = ("data", "json", "old", "out", "smallest", "table")
@@ -246,32 +245,33 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> 
     return "\n".join(lines) + "\n"
 
 
+def command(words: Sequence[str]) -> str:
+    """What was called, as any machine can call it: without --json, folders of this machine."""
+    kept, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        if word == "--json":
+            words = words[1:]
+        elif not word.startswith("--json="):
+            flag, equals, value = word.rpartition("=") if word[:2] == "--" else ("", "", word)
+            path = pathlib.Path(value)
+            if path.is_absolute():
+                value = str(path.relative_to(ROOT)) if ROOT in path.parents else path.name
+            kept.append(flag + equals + value)
+    return shlex.join(["python", *kept])
+
+
 def show(args: argparse.Namespace, text: str, **found: Any) -> None:
-    """Prints a table; writes it with settings, machine and figures to --json if given."""
+    """Prints a table; writes it with settings, machine and figures to --json if given.
+
+    A file in `RECORDS` is to be committed: figures that fill a screen are left out there.
+    """
     print(text, flush=True)
     if args.json:
-        command = " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
-        record = {"command": command, **environment(), "settings": vars(args), "table": text}
-        artifacts.write_json(args.json, {**record, **found})
-
-
-def section(path: str) -> str:
-    """What RESULTS.md says of a file that `show` wrote."""
-    found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    where = f"{found['processor']}, {found['cores']} cores"
-    return f"    {found['command']}\n\nCommit {found['commit']}, {found['date']}, {where}; " + (
-        f"{versions}.\n\n{found['table']}"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shared.Help)
-    parser.add_argument("what", choices=["table"])
-    parser.add_argument("files", nargs="+", help="JSON files of scripts")
-    for path in parser.parse_args().files:
-        print(section(path))
-
-
-if __name__ == "__main__":
-    main()
+        script = os.path.relpath(sys.argv[0], ROOT)
+        record = {"command": command([script, *sys.argv[1:]]), **environment(), "code": code()}
+        if RECORDS in pathlib.Path(args.json).resolve().parents:
+            found = {k: v for k, v in found.items() if len(json.dumps(v)) < LONGEST}
+        artifacts.write_json(
+            args.json, {**record, "settings": settings(args), "table": text, **found}
+        )
