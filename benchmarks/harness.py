@@ -182,10 +182,18 @@ class Records:
             print(f"old record {'used' if used else 'left'}: {file}, commit {version}")
         return old[0][0] if old and used else None
 
-    def run(self, name: str, run: Record, make: Callable[[], Record]) -> Record | None:
-        """The record of a run, made if there is none; with --table None then."""
+    def run(
+        self,
+        name: str,
+        run: Record,
+        make: Callable[[], Record],
+        anew: Callable[[Record], bool] = lambda record: False,
+    ) -> Record | None:
+        """The record of a run, made if there is none, with --table None then; or made `anew`."""
         if file := self.file(name, run):
-            return json.loads(file.read_text(encoding="utf-8"))["record"]
+            found = json.loads(file.read_text(encoding="utf-8"))["record"]
+            if self.args.table or not anew(found):
+                return found
         if self.args.table:
             return None
         began, found = time.time(), make()
