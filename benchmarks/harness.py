@@ -39,6 +39,13 @@ Record = dict[str, Any]
 RECORDS = ROOT / "benchmarks" / "records"
 LONGEST = 2000  # characters of a figure in a record that is committed
 PACKAGES = ("tfkd", "tensorflow", "tf_keras", "numpy")
+# Of the environment: they change the order in which kernels add, and so the last bits.
+VARIABLES = (
+    "OMP_NUM_THREADS",
+    "ONEDNN_MAX_CPU_ISA",
+    "TF_ENABLE_ONEDNN_OPTS",
+    "TF_NUM_INTRAOP_THREADS",
+)
 # Flags that say where things are or what is shown, not what a run is.
 NO_SETTINGS = ("data", "json", "old", "out", "smallest", "table")
 
@@ -128,11 +135,12 @@ def commit() -> str:
 
 
 def environment() -> Record:
-    """Commit, date, processor and versions of what runs here and now."""
+    """Commit, date, processor, versions and variables of what runs here and now."""
     from tfkd import report
 
     today = datetime.date.today().isoformat()
-    return {"commit": commit(), "date": today, **report.machine()}
+    set_to = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    return {"commit": commit(), "date": today, **report.machine(), "variables": set_to}
 
 
 class Records:

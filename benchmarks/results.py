@@ -55,9 +55,10 @@ def section(found: harness.Record, number: int | None = None, headed: bool = Tru
     if number and number > len(tables):
         raise ValueError(f"table={number}: {found['command']} made {len(tables)} tables")
     text = tables[number - 1] if number else found["table"].rstrip() + "\n"
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    what = [f"{name} {version}" for name, version in found["versions"].items()]
+    what += [f"{name}={value}" for name, value in found["variables"].items()]
     where = f"{found['processor']}, {found['cores']} cores"
-    made = f"Commit {found['commit']}, {found['date']}, {where}; {versions}."
+    made = f"Commit {found['commit']}, {found['date']}, {where}; {', '.join(what)}."
     return f"    {found['command']}\n\n{made}\n\n{text}" if headed else text
 
 

@@ -141,12 +141,13 @@ RECORD = {
     "processor": "AMD EPYC",
     "cores": 2,
     "versions": {"tfkd": "0.1.0", "numpy": "2.4.6"},
+    "variables": {"OMP_NUM_THREADS": "1"},
     "code": {"package": "of another commit"},
     "table": "| a | b |\n|---|---:|\n| x | 1.5 |\n\nAnd:\n\n| c |\n|---|\n| 7 |\n",
 }
 HEADING = """    python benchmarks/x.py --rounds 3
 
-Commit abc1234, 2026-11-27, AMD EPYC, 2 cores; tfkd 0.1.0, numpy 2.4.6.
+Commit abc1234, 2026-11-27, AMD EPYC, 2 cores; tfkd 0.1.0, numpy 2.4.6, OMP_NUM_THREADS=1.
 
 """
 
