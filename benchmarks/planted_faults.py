@@ -242,18 +242,20 @@ def failing_without(records: Sequence[Record], copy: pathlib.Path) -> set[str]:
 
 def table(records: Sequence[Record], broken: set[str]) -> str:
     """A row for each fault, and the counts; `broken` are tests that fail without any fault."""
-    lines = ["| fault | file | caught by | test |", "|---|---|---|---|"]
+    rows = []
     counts: collections.Counter[str] = collections.Counter()
     for record in records:
         found = "not caught (its test fails anyway)"
         if record["test"] not in broken:
             found = verdict(record)
         counts[found.partition(" (")[0]] += 1
-        lines.append(f"| {record['fault']} | {record['file']} | {found} | {record['test']} |")
+        rows.append([record["fault"], record["file"], found, record["test"]])
     missed = counts.pop("not caught", 0)
     each = ", ".join(f"{counts[stage]} by {stage}" for stage in STAGES if counts[stage])
-    lines.append(f"\n{len(records) - missed} of {len(records)} faults are caught: {each or 'none'}")
-    return "\n".join(lines)
+    text = harness.table(["fault", "file", "caught by", "test"], rows, left=4)
+    return (
+        f"{text}\n{len(records) - missed} of {len(records)} faults are caught: {each or 'none'}\n"
+    )
 
 
 def main() -> None:
@@ -273,8 +275,8 @@ def main() -> None:
     where = places(FAULTS, package)
     if args.check:
         folders = {path.parts[1] for path in where.values()}
-        print(f"{len(where)} faults can be planted, in {len(folders)} modules and packages.")
-        return
+        text = f"{len(where)} faults can be planted, in {len(folders)} modules and packages."
+        return harness.show(args, text)
     # Ended from outside it must end pytest, too, and remove the copy.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     faults = [fault for fault in FAULTS if not args.only or fault[0] in args.only]
@@ -288,7 +290,7 @@ def main() -> None:
         shutil.copytree(ROOT, copy, ignore=left_out)
         run(faults, package, tests, keys, copy, args)
         records = list(read(out, keys).values())
-        print(table(records, failing_without(records, copy)))
+        harness.show(args, table(records, failing_without(records, copy)))
 
 
 if __name__ == "__main__":
