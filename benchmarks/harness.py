@@ -122,12 +122,15 @@ def code() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit that is checked out; with a plus where files were changed since."""
+    """The commit that is checked out; with a plus where Python files were changed since."""
     git = ["git", "-C", str(ROOT)]
     try:
         name, state = (
             subprocess.run([*git, *call], capture_output=True, text=True, check=True).stdout.strip()
-            for call in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
+            for call in (
+                ["rev-parse", "--short", "HEAD"],
+                ["status", "--porcelain", "-uno", "--", "*.py"],
+            )
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
