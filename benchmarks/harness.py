@@ -107,12 +107,12 @@ def digest(*paths: str | os.PathLike) -> str:
     return sha.hexdigest()[:16]
 
 
-def code() -> dict[str, str]:
-    """What a result depends on besides settings and data: package, script, versions."""
+def code(script: str | os.PathLike | None = None) -> dict[str, str]:
+    """What a result depends on besides settings and data: package, script (this), versions."""
     package = hashlib.sha256()
     for file in sorted((ROOT / "tfkd").rglob("*.py")):
         package.update(f"{file.relative_to(ROOT)}:".encode() + file.read_bytes())
-    script = getattr(sys.modules["__main__"], "__file__", None)
+    script = script or getattr(sys.modules["__main__"], "__file__", None)
     source = ast.unparse(ast.parse(pathlib.Path(script).read_text())) if script else ""
     return {
         "package": package.hexdigest()[:16],

@@ -143,7 +143,8 @@ def run(words: Sequence[str], path: pathlib.Path) -> None:
         made = pathlib.Path(out, "table.md")
         if made.exists():
             found = {"command": harness.command(words), **harness.environment()}
-            found |= {"code": harness.code(), "settings": {}, "table": made.read_text("utf-8")}
+            found |= {"code": harness.code(harness.ROOT / words[0]), "settings": {}}
+            found |= {"table": made.read_text("utf-8")}
             artifacts.write_json(path, found)
 
 
