@@ -71,6 +71,18 @@ def test_the_smallest_form_runs(name, tmp_path):
     assert results.section(record).startswith(f"    python {name} --smallest\n\nCommit ")
 
 
+def test_every_other_file_is_imported_by_a_script():
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in PATHS}
+    helpers = [
+        path.stem for path in PATHS if path.relative_to(scripts.ROOT).as_posix() not in SCRIPTS
+    ]
+    imported = "|".join(helpers)
+    found = {
+        n for text in texts.values() for n in re.findall(rf"(?:import|from) ({imported})\b", text)
+    }
+    assert set(helpers) - found == set()
+
+
 def test_every_example_has_a_test_that_runs_it():
     here = scripts.ROOT / "tests" / "examples"
     tests = "".join(path.read_text(encoding="utf-8") for path in here.glob("test_*.py"))
