@@ -41,6 +41,7 @@ BLOCK = re.compile(
 )
 COMMAND = re.compile(r"^    (python (?:.*\\\n)*.*)$", re.M)
 TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
+FOLDER = re.compile(r"(?<![\w.])/(?:home|root|tmp|Users|work)/")
 UNRECORDED = "without a record"
 
 
@@ -56,7 +57,7 @@ def section(found: harness.Record, number: int | None = None, headed: bool = Tru
         raise ValueError(f"table={number}: {found['command']} made {len(tables)} tables")
     text = tables[number - 1] if number else found["table"].rstrip() + "\n"
     what = [f"{name} {version}" for name, version in found["versions"].items()]
-    what += [f"{name}={value}" for name, value in found["variables"].items()]
+    what += [f"{name}={value}" for name, value in found.get("variables", {}).items()]
     where = f"{found['processor']}, {found['cores']} cores"
     made = f"Commit {found['commit']}, {found['date']}, {where}; {', '.join(what)}."
     return f"    {found['command']}\n\n{made}\n\n{text}" if headed else text
@@ -89,6 +90,8 @@ def faults(page: str) -> list[str]:
     for path in sorted(harness.RECORDS.glob("*.json")):
         if path.stem not in names:
             found.append(f"{path.name}: no block of RESULTS.md shows it")
+        if FOLDER.search(path.read_text(encoding="utf-8")):
+            found.append(f"{path.name}: names a folder of one machine")
     for part in re.split(r"^(?=## )", page, flags=re.M):
         rest = BLOCK.sub(lambda block: "" if record_of(block["name"]) else block["held"], part)
         if TABLE.search(rest) and UNRECORDED not in rest:
@@ -104,7 +107,7 @@ def notes(page: str) -> list[str]:
         record = record_of(name)
         if record is None:
             found.append(f"{name}: no record yet; remake {name}")
-        elif record["code"]["package"] != now:
+        elif record.get("code", {}).get("package") != now:
             found.append(f"{name}: made with commit {record['commit']}, the package has changed")
     return found
 

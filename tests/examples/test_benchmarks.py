@@ -196,8 +196,11 @@ def test_what_has_no_record_has_to_say_so(tmp_path, monkeypatch):
     words = results.command_of(page, "y").split()
     assert words[1:] == ["benchmarks/y.py", "--data", "a.npz", "--rounds", "3"]
     assert results.placed(words, tmp_path)[3] == str(tmp_path / "a.npz")
-    (tmp_path / "z.json").write_text(json.dumps(RECORD))
-    assert "z.json: no block of RESULTS.md shows it" in results.faults(page)
+    (tmp_path / "z.json").write_text(json.dumps({**RECORD, "out": "/home/me/x"}))
+    assert results.faults(page)[:2] == [
+        "z.json: no block of RESULTS.md shows it",
+        "z.json: names a folder of one machine",
+    ]
 
 
 def test_results_are_those_of_the_records():
