@@ -264,8 +264,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> 
     return "\n".join(lines) + "\n"
 
 
+def anywhere(value: Any) -> Any:
+    """A value as any machine can have it: of a folder of this one the name."""
+    path = pathlib.Path(value) if isinstance(value, str) else None
+    if path is None or not path.is_absolute():
+        return value
+    return str(path.relative_to(ROOT)) if ROOT in path.parents else path.name
+
+
 def command(words: Sequence[str]) -> str:
-    """What was called, as any machine can call it: without --json, folders of this machine."""
+    """What was called, as any machine can call it, and without --json."""
     kept, words = [], list(words)
     while words:
         word = words.pop(0)
@@ -273,10 +281,7 @@ def command(words: Sequence[str]) -> str:
             words = words[1:]
         elif not word.startswith("--json="):
             flag, equals, value = word.rpartition("=") if word[:2] == "--" else ("", "", word)
-            path = pathlib.Path(value)
-            if path.is_absolute():
-                value = str(path.relative_to(ROOT)) if ROOT in path.parents else path.name
-            kept.append(flag + equals + value)
+            kept.append(flag + equals + anywhere(value))
     return shlex.join(["python", *kept])
 
 
