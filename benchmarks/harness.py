@@ -41,10 +41,7 @@ LONGEST = 2000  # characters of a figure in a record that is committed
 PACKAGES = ("tfkd", "tensorflow", "tf_keras", "numpy")
 # Of the environment: they change the order in which kernels add, and so the last bits.
 VARIABLES = (
-    "OMP_NUM_THREADS",
-    "ONEDNN_MAX_CPU_ISA",
-    "TF_ENABLE_ONEDNN_OPTS",
-    "TF_NUM_INTRAOP_THREADS",
+    "OMP_NUM_THREADS ONEDNN_MAX_CPU_ISA TF_ENABLE_ONEDNN_OPTS TF_NUM_INTRAOP_THREADS".split()
 )
 # Flags that say where things are or what is shown, not what a run is.
 NO_SETTINGS = ("data", "json", "old", "out", "smallest", "table")
