@@ -1,0 +1,18 @@
+"""`tfkd predict`."""
+
+from __future__ import annotations
+
+import argparse
+
+from tfkd.cli.parsing import Parser
+from tfkd.cli.terminal import Terminal
+
+
+def flags(parser: Parser) -> None:
+    """Defines the flags."""
+    parser.examples("tfkd predict\ntfkd predict --json")
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Does the work; returns the exit code."""
+    raise NotImplementedError
