@@ -20,9 +20,9 @@ def check(draft: Draft) -> list[Mistake]:
     return [mistake for rule in _RULES for mistake in rule(draft)]
 
 
-def _numbered(draft: Draft) -> dict[str, tuple[str, Stage]]:
+def _numbered(draft: Draft) -> dict[str, tuple[str, Any]]:
     """Name of a stage → its path and settings; of a repeated one the first."""
-    found: dict[str, tuple[str, Stage]] = {}
+    found: dict[str, tuple[str, Any]] = {}
     for index, stage in _given(draft):
         found.setdefault(stage.stage, (f"stages[{index}]", stage))
     return found

@@ -211,9 +211,9 @@ class Recipe:
 
     def run(self, output: Path, **options: Any) -> Outcome:
         """Runs the recipe; see `tfkd.recipes.run`."""
-        from tfkd.recipes import engine
+        from tfkd.recipes.engine import run
 
-        return engine.run(self, output, **options)
+        return run(self, output, **options)
 
 
 def _plain(value: Any) -> Any:
