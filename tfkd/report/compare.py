@@ -160,7 +160,8 @@ def compare(
         scores, (rate, per_call) = judge.scores(name), rates[name]
         rows.append(Row(
             name, params=params, macs=macs, size=sizes[name], latency=times.get(name),
-            throughput=rate, throughput_batch=per_call, runtime=kinds[name], **scores,
+            throughput=rate, throughput_batch=per_call, runtime=kinds[name],
+            details=judge.details(name, original or next(iter(groups))), **scores,
         ))  # fmt: skip
     notes = [note, rate_note, *judge.notes(), *notes, *running.kind_notes(kinds, firsts)]
     return Table(rows, notes, original=original)
