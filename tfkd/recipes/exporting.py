@@ -11,7 +11,6 @@ from tfkd.recipes.run_state import Done, Run
 from tfkd.recipes.stages import Export
 
 
-
 def export_files(run: Run, settings: Export) -> Done:
     """Writes model.tflite, model.onnx, and the names of the classes beside them."""
     model, task, target = run.final(), run.task, run.recipe.target

@@ -81,7 +81,9 @@ def _classifier(found: Data, recipe: Recipe, model: Any) -> Classifying:
     return Classifying(found, recipe, chosen, chosen.scaling)
 
 
-def _scaling(found: Data, recipe: Recipe, model: Any, size: tuple[int, int] | None) -> pixels.Pixels:
+def _scaling(
+    found: Data, recipe: Recipe, model: Any, size: tuple[int, int] | None
+) -> pixels.Pixels:
     if recipe.preprocess is not None:
         return pixels.named(recipe.preprocess, found, size)
     if model is None:

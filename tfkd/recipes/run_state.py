@@ -74,13 +74,13 @@ class Run:
         """The model that the recipe names, or the teacher that it trained."""
         if self._opened[1] is not None:
             return self._opened[1]
-        return self._loaded("train_teacher")
+        return self.loaded("train_teacher")
 
     def current(self, before: str) -> keras.Model:
         """A new, trainable copy of the model that the stages before one have made."""
         for stage in reversed(list(MODELS)[: list(MODELS).index(before)]):
             if self.folder.is_done(stage) and self.recipe.stage(stage):
-                return self._loaded(stage)
+                return self.loaded(stage)
         copy = frozen_copy(self.original)
         copy.trainable = True
         return copy
@@ -91,7 +91,8 @@ class Run:
             return quantization.load(self.folder.file(MODELS["quantize"]))
         return self.current("quantize")
 
-    def _loaded(self, stage: str) -> keras.Model:
+    def loaded(self, stage: str) -> keras.Model:
+        """The float model that a stage made."""
         return keras_files.load(stage, self.folder.file(MODELS[stage]))
 
     def saved(self, model: keras.Model, stage: str) -> dict[str, str]:

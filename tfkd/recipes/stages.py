@@ -15,8 +15,8 @@ from tfkd.recipes.fields import (
     flag,
     number,
     optional,
-    several,
     setting,
+    several,
     text,
     whole,
 )
