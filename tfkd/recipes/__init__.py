@@ -3,6 +3,7 @@
 recipe.py        `Recipe`: the document, its schema, all its mistakes at once
 stages.py        the stages and their settings; fields.py, budget.py, consistency.py check them
 run_folder.py    what a run leaves: run.json, sums of its files, status of its stages
+data.py          `open_data`; models.py `open_model`; preprocessing.py the scaling of pixels
 engine.py        `run` and `resume`: the stages in order
 
 TensorFlow is not imported before a run starts.
@@ -18,10 +19,16 @@ from tfkd.recipes.fields import Mistake, RecipeError
 from tfkd.recipes.recipe import GateSettings, Recipe
 
 # Name → the module that holds it; these load TensorFlow, so when they are first used.
-_LATER = {"run": "engine", "resume": "engine"}
+_LATER = {
+    "run": "engine",
+    "resume": "engine",
+    "open_data": "data",
+    "open_model": "models",
+}
 
 __all__ = [
-    "Budget", "GateSettings", "Mistake", "Recipe", "RecipeError", "resume", "run",
+    "Budget", "GateSettings", "Mistake", "Recipe", "RecipeError", "open_data", "open_model",
+    "resume", "run",
 ]  # fmt: skip
 
 

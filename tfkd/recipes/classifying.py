@@ -13,6 +13,7 @@ from tfkd import checks, data, export, losses
 from tfkd.distillation import Distiller
 from tfkd.recipes.data import Data
 from tfkd.recipes.models import open_model
+from tfkd.recipes.preprocessing import Scaling
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.task import Task
 from tfkd.teachers import output_kinds
@@ -28,8 +29,7 @@ class Classifying(Task):
     Args:
         found: the data; of texts token ids.
         recipe: the settings.
-        preprocess: a batch of images → the input of the network; None: as they are.
-        scaling: (mean, std) of pixels, if `preprocess` is (pixels − mean) / std.
+        scaling: the scaling of pixels; None: the network takes examples as they are.
         encoder: the tokenizer of texts.
     """
 
@@ -39,12 +39,11 @@ class Classifying(Task):
         self,
         found: Data,
         recipe: Recipe,
-        preprocess: Callable[[Any], Any] | None = None,
-        scaling: tuple[Any, Any] | None = None,
+        scaling: Scaling | None = None,
         encoder: data.Encoder | None = None,
     ):
         super().__init__(found, recipe)
-        self.preprocess, self.scaling, self.encoder = preprocess, scaling, encoder
+        self.scaling, self.encoder = scaling, encoder
 
     def augment(self, views: int) -> Callable[..., Any] | None:
         """Shifts by an eighth of the side, and flips unless they are digits."""
@@ -61,14 +60,14 @@ class Classifying(Task):
             self.batch,
             seed=self.recipe.seed,
             augment=self.augment(views),
-            preprocess=self.preprocess,
+            preprocess=self.scaling,
             start_step=first_step,
         )
 
     def validation(self) -> tf.data.Dataset:
         """Batches of the validation part."""
         val = self.found.val
-        return data.eval_batches(val.x, val.y, _EVALUATED, preprocess=self.preprocess)
+        return data.eval_batches(val.x, val.y, _EVALUATED, preprocess=self.scaling)
 
     def calibration(self, count: int) -> np.ndarray:
         """So many training examples."""
@@ -86,10 +85,10 @@ class Classifying(Task):
         return np.sort(order[:count])
 
     def _ready(self, x: np.ndarray) -> np.ndarray:
-        if self.preprocess is None:
+        if self.scaling is None:
             return x
         parts = (x[start : start + 1024] for start in range(0, len(x), 1024))
-        return np.concatenate([np.asarray(self.preprocess(part)) for part in parts])
+        return np.concatenate([np.asarray(self.scaling(part)) for part in parts])
 
     def network(self, name: str | None, is_teacher: bool) -> keras.Model:
         """A network by the name that `open_model` takes."""
@@ -157,7 +156,7 @@ class Classifying(Task):
 
     def to_tflite(self, model: keras.Model, path: Any, io: str, count: int) -> Any:
         """A file with names of classes, and the scaling of pixels or the vocabulary."""
-        mean, std = self.scaling or (None, None)
+        mean, std = (None, None) if self.scaling is None else _numbers(self.scaling)
         labels = self.class_names if self.found.num_classes == _scores(model) else None
         return export.to_tflite(
             model,
@@ -176,6 +175,12 @@ class Classifying(Task):
         if self.encoder is not None:
             self.encoder.save(f"{path}.encoder.json")
         return made
+
+
+def _numbers(scaling: Scaling) -> tuple[Any, Any]:
+    """Mean and deviation, as scalars where there is one number."""
+    parts = (scaling.mean, scaling.std)
+    return tuple(p[0] if len(p) == 1 else p for p in parts)  # type: ignore[return-value]
 
 
 def _scores(model: keras.Model) -> int:

@@ -109,6 +109,9 @@ def _go_on(going: Run) -> Outcome:
 def _check_sources(going: Run) -> None:
     """Writes down the hashes of data and model, or compares them with those of the start."""
     going.voice.say(f"data: {going.task.found}")
+    scaling = getattr(going.task, "scaling", None)
+    if scaling is not None:
+        going.voice.say(str(scaling))
     going.folder.check_same("data", going.task.found.fingerprint)
     if going.recipe.model is not None:
         model = going.original

@@ -36,7 +36,13 @@ def export_files(run: Run, settings: Export) -> Done:
 
 
 def _input(run: Run) -> str:
-    """uint8 for an int8 file of images in 8 bits, else float32."""
+    """uint8 for an int8 file of images in 8 bits whose channels are scaled alike, else float32."""
+    scaling = getattr(run.task, "scaling", None)
+    if scaling is not None and len(set(scaling.mean)) + len(set(scaling.std)) > 2:
+        run.voice.say(
+            f"export: the file takes floats, as preprocess {scaling.name} scales channels apart"
+        )
+        return "float32"
     pixels = run.task.kind in ("images", "boxes") and run.task.found.train.x.dtype == "uint8"
     return "uint8" if pixels and run.recipe.stage("quantize") else "float32"
 

@@ -70,7 +70,7 @@ def _cached(
         part.x,
         views=views,
         augment=augment,
-        preprocess=task.preprocess,
+        preprocess=task.scaling,
         seed=task.recipe.seed,
         progress=False,
     )
@@ -82,7 +82,7 @@ def _cached(
             task.batch,
             seed=task.recipe.seed,
             augment=augment,
-            preprocess=task.preprocess,
+            preprocess=task.scaling,
             start_step=first_step,
         )
 

@@ -8,20 +8,21 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, data
-from tfkd.recipes import pixels, token_models
+from tfkd.recipes import token_models
 from tfkd.recipes.classifying import Classifying
 from tfkd.recipes.data import Data, Part, open_data
 from tfkd.recipes.detecting import Detecting, anchors_of
 from tfkd.recipes.models import open_model
+from tfkd.recipes.preprocessing import AUTO, named, scaling_for
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.task import Task
 
 DETECTOR_SIZE = 160  # pixels of a detector's side, unless the recipe or the model says it
-NEW_NETWORKS = "-1..1"  # how networks that a run trains itself take pixels
-_TRIED = 256  # validation images on which scalings are tried
+NEW_NETWORKS = "-1-1"  # how networks that a run trains itself take pixels
 
 
 def opened(recipe: Recipe) -> tuple[Task, Any]:
@@ -57,7 +58,7 @@ def _model(recipe: Recipe, found: Data | None = None) -> Any:
     return open_model(str(recipe.model), role=role, **sizes)
 
 
-def _side(model: Any) -> tuple[int, int] | int | None:
+def _side(model: Any) -> tuple[int, int] | None:
     """Height and width of the images that a model takes; None if they are open or no images."""
     if model is None:
         return None
@@ -74,33 +75,30 @@ def _classifier(found: Data, recipe: Recipe, model: Any) -> Classifying:
     side = _side(model)
     if side is not None and model.input_shape[3] not in (None, found.example_shape[2]):
         fix = f"The images have {found.example_shape[2]} channels."
-        raise checks.value_error("data", f"images of {model.input_shape[3]} channels", recipe.data,
-                                 fix)  # fmt: skip
-    size = side if side is not None and side != found.example_shape[:2] else None  # type: ignore[assignment]
-    chosen = _scaling(found, recipe, model, size)  # type: ignore[arg-type]
-    return Classifying(found, recipe, chosen, chosen.scaling)
-
-
-def _scaling(
-    found: Data, recipe: Recipe, model: Any, size: tuple[int, int] | None
-) -> pixels.Pixels:
-    if recipe.preprocess is not None:
-        return pixels.named(recipe.preprocess, found, size)
+        expected = f"images of {model.input_shape[3]} channels, as the model takes them"
+        raise checks.value_error("data", expected, recipe.data, fix)
+    if side is not None and side != found.example_shape[:2]:
+        found = _resized(found, side)
     if model is None:
-        return pixels.named(NEW_NETWORKS, found, size)
-    itself = isinstance(model, keras.Model) and pixels.scales_itself(model)
-    if itself or found.train.x.dtype != np.uint8:
-        return pixels.named("none", found, size)
-
-    def score(scaling: pixels.Pixels) -> float:
-        some = dataclasses.replace(found, val=found.val.rows(slice(None, None, _stride(found))))
-        return Classifying(some, recipe, scaling).score(model, "val")
-
-    raise pixels.ask(found, size, score)
+        scaling = named(recipe.preprocess or NEW_NETWORKS, found)
+    else:
+        scaling = scaling_for(model, found, recipe.preprocess or AUTO)
+    return Classifying(found, recipe, scaling)
 
 
-def _stride(found: Data) -> int:
-    return max(len(found.val) // _TRIED, 1)
+def _resized(found: Data, size: tuple[int, int]) -> Data:
+    """The images of arrays in the size that a model takes."""
+
+    def part(one: Part) -> Part:
+        chunks = (one.x[i : i + 512] for i in range(0, len(one), 512))
+        made = np.concatenate([tf.image.resize(chunk, size).numpy() for chunk in chunks])
+        if one.x.dtype == np.uint8:
+            made = np.clip(np.rint(made), 0, 255).astype(np.uint8)
+        return Part(made, one.y)
+
+    parts = {name: part(getattr(found, name)) for name in ("train", "val", "test")}
+    shape = "×".join(map(str, size))
+    return dataclasses.replace(found, split=f"{found.split}; resized to {shape}", **parts)
 
 
 def _texts(found: Data, recipe: Recipe, model: Any) -> tuple[Task, Any]:

@@ -74,7 +74,8 @@ class Recipe:
         gates: the limits by which the result is judged.
         seed: of weights, batches and everything else that is random.
         batch_size: examples of a training step.
-        preprocess: how the model takes pixels; see `tfkd.recipes.open_data`.
+        preprocess: how the model takes pixels: "none", "0-1", "-1-1", "imagenet",
+            "standardize" or numbers "mean,std"; null: found by values.
         image_size: pixels of the side to which images are resized; null: the model's.
         vocabulary: a file with the words of a model that takes token ids.
         augment: whether training images are shifted and flipped.
