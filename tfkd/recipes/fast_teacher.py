@@ -8,6 +8,7 @@ processor multiplies it. A copy is compared with the teacher on one batch before
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +24,15 @@ from tfkd.teacher_cache import TeacherCache
 # What a bfloat16 copy may differ: mean error as a part of the range, and argmax.
 MAX_ERROR, MIN_AGREEMENT = 0.02, 0.95
 _MATRIX_UNITS = ("avx512_bf16", "amx_bf16")
+_KERNELS = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10")
 
 
 @functools.cache
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 (AVX512_BF16 or AMX)."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    if limit.upper() not in ("ALL", "DEFAULT") and not limit.upper().startswith(_KERNELS):
+        return False  # oneDNN then has no kernels for it, and TensorFlow fails
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -98,7 +103,7 @@ def copied(teacher: keras.Model, x: Any) -> tuple[keras.Model, str]:
         try:
             copy = frozen_copy(teacher, dtype=dtype, fold_batch_norm=True)
             error, agreement = difference(exact, copy.predict_on_batch(x))
-        except ValueError:  # a model that can't be rebuilt
+        except (ValueError, tf.errors.OpError):  # it can't be rebuilt, or has no kernel
             continue
         if error <= MAX_ERROR and agreement >= MIN_AGREEMENT:
             shown = f"mean error {100 * error:.2g} % of the range, agreement {agreement:.3f}"

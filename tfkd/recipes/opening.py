@@ -131,8 +131,8 @@ def _from_training(source: Any, model: keras.Model) -> data.Encoder:
     rows, length = token_models.sizes(model)
     made: data.Encoder = source.vectorize(rows, length).encode
     checks.warn(
-        f"The model takes token ids, and no vocabulary is given: that of the {len(source.x_train):,} "
-        f"training texts is taken ({len(made.vocabulary):,} words, {length} tokens a text). It must "
-        "be the one of the model's training: see its accuracy below. `vocabulary` names a file."
+        "The model takes token ids, and no vocabulary is given: that of the training texts is "
+        f"taken, {len(made.vocabulary):,} words, {length} tokens a text. It must be the one of the "
+        "model's training: see its accuracy below. `vocabulary` names a file."
     )
     return made

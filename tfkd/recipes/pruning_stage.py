@@ -101,6 +101,6 @@ def _recalibrated(run: Run, small: keras.Model) -> None:
 def _layers(plan: pruning.Plan) -> list[dict[str, Any]]:
     """Filters before and after, of each group."""
     return [
-        {"name": g.name, "before": g.size, "after": g.size - plan.remove[g.name]}
+        {"layer": g.name, "before": g.size, "after": g.size - plan.remove[g.name]}
         for g in plan.graph.groups
     ]
