@@ -125,7 +125,9 @@ class VerificationError(ValueError):
 
 def failure(what: str, failed: Iterable[str], end: str) -> VerificationError:
     """Returns the error for an export that fails verification."""
-    return VerificationError(f"{what}: {'; '.join(failed)}. {end} `thresholds` sets what is good enough.")
+    return VerificationError(
+        f"{what}: {'; '.join(failed)}. {end} `thresholds` sets what is good enough."
+    )
 
 
 @contextlib.contextmanager

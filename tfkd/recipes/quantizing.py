@@ -11,9 +11,11 @@ from tfkd.recipes.run_state import Done, Run
 from tfkd.recipes.stages import Quantize
 
 
-def quantized(run: Run, settings: Quantize) -> tuple[keras.Model, keras.Model]:
-    """The calibrated model, and the float model that it was made from."""
-    model = run.current("quantize")
+def quantized(
+    run: Run, settings: Quantize, model: keras.Model | None = None
+) -> tuple[keras.Model, keras.Model]:
+    """The calibrated model, and the float model that it was made from (None: the current one)."""
+    model = run.current("quantize") if model is None else model
     frozen = settings.freeze_batch_norm
     q = quantization.quantize(
         model,

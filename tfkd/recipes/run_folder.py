@@ -31,6 +31,14 @@ def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
+class OutputError(ValueError):
+    """A folder that can't take this run."""
+
+
+def _refused(expected: str, folder: pathlib.Path, fix: str) -> OutputError:
+    return OutputError(checks.message("output", expected, str(folder), fix))
+
+
 class RunFolder:
     """A folder that holds one run and nothing else.
 
@@ -47,7 +55,7 @@ class RunFolder:
         """Starts a run in a new or empty folder.
 
         Raises:
-            ValueError: if the folder holds anything.
+            OutputError: if the folder holds anything.
             OSError: if it can't be made.
         """
         folder = pathlib.Path(path)
@@ -67,7 +75,7 @@ class RunFolder:
         """Opens the folder of an earlier run.
 
         Raises:
-            ValueError: if it holds no run, or one that can't be read.
+            OutputError: if it holds no run, or one that can't be read.
         """
         folder = pathlib.Path(path)
         expected = "the folder of a run, which holds run.json"
@@ -75,12 +83,12 @@ class RunFolder:
             document = json.loads((folder / NAME).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             fix = "Start one with tfkd compress, tfkd fit or tfkd run."
-            raise checks.value_error("output", expected, str(folder), fix) from None
+            raise _refused(expected, folder, fix) from None
         except ValueError as error:
-            raise checks.value_error("output", expected, str(folder), f"{error}.") from error
+            raise _refused(expected, folder, f"{error}.") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             fix = "Its run.json was written by another version of tfkd."
-            raise checks.value_error("output", expected, str(folder), fix)
+            raise _refused(expected, folder, fix)
         return cls(folder, document)
 
     @property
@@ -152,7 +160,7 @@ class RunFolder:
         """Compares the files of finished stages with their sums.
 
         Raises:
-            ValueError: if one is missing or has changed.
+            OutputError: if one is missing or has changed.
         """
         for stage, entry in self.document["stages"].items():
             for name, known in entry.get("sha256", {}).items() if self.is_done(stage) else ():
@@ -161,7 +169,7 @@ class RunFolder:
                     state = "changed" if path.is_file() else "gone"
                     fix = f"{name}, which stage {stage!r} wrote, is {state}: start anew elsewhere."
                     expected = "a run whose files are as they were written"
-                    raise checks.value_error("output", expected, str(self.path), fix)
+                    raise _refused(expected, self.path, fix)
 
     def check_same(self, name: str, digest: str) -> None:
         """Writes down the hash of data or model, or compares it with the one written down.
@@ -181,7 +189,7 @@ class RunFolder:
         """Keeps other processes from this run.
 
         Raises:
-            ValueError: if another process is at it.
+            OutputError: if another process is at it.
         """
         try:
             import fcntl
@@ -194,20 +202,20 @@ class RunFolder:
             except OSError:
                 fix = "Wait for it, or choose another folder."
                 expected = "a folder at which no other process works"
-                raise checks.value_error("output", expected, str(self.path), fix) from None
+                raise _refused(expected, self.path, fix) from None
             yield
 
 
 def _refuse_used(folder: pathlib.Path, recipe: Recipe) -> None:
     """Raises unless the folder is new or empty."""
     if folder.is_file():
-        raise checks.value_error("output", "a folder", str(folder), "This is a file.")
+        raise _refused("a folder", folder, "This is a file.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     expected = "a new or empty folder"
     if not (folder / NAME).is_file():
         fix = "It holds other files; nothing was overwritten. Choose another folder."
-        raise checks.value_error("output", expected, str(folder), fix)
+        raise _refused(expected, folder, fix)
     known = RunFolder.open(folder)
     if known.document["recipe"] != json.loads(json.dumps(recipe.to_dict())):
         fix = "It holds the run of another recipe; nothing was overwritten. Choose another folder."
@@ -215,7 +223,7 @@ def _refuse_used(folder: pathlib.Path, recipe: Recipe) -> None:
         fix = "It holds this very run, finished. Choose another folder to repeat it."
     else:
         fix = f"It holds this very run, unfinished. Go on with: tfkd resume {folder}"
-    raise checks.value_error("output", expected, str(folder), fix)
+    raise _refused(expected, folder, fix)
 
 
 def _code_version() -> str | None:
