@@ -29,7 +29,8 @@ _NAMES = {
 _MODULES = (
     "artifacts", "callbacks", "checks", "curriculum", "data", "detection", "distillation",
     "example_inputs", "export", "interop", "losses", "models", "progressive", "pruning",
-    "quantization", "recipes", "replicas", "report", "results", "runtime", "schedules", "teacher_cache",
+    "quantization", "recipes", "replicas", "report", "results", "runtime", "schedules",
+    "teacher_cache",
 )  # fmt: skip
 # These do not use Keras, so they load whether `tf.keras` is Keras 2 or Keras 3.
 _FREE_OF_KERAS = {

@@ -16,6 +16,7 @@ from tfkd.recipes.stages import Prune
 
 _MOST = 0.999  # share of the parameters that is tried at most
 _TRIES = 6  # exports that search for a size
+_WIDTHS = (8, 4, 1)  # of which kept widths are multiples, by preference
 
 
 def planned(run: Run, model: keras.Model, settings: Prune) -> pruning.Plan:
@@ -25,12 +26,23 @@ def planned(run: Run, model: keras.Model, settings: Prune) -> pruning.Plan:
         InfeasibleError: if the budget can't be met; it names the least.
         ValueError: if the model can't be pruned.
     """
-    plan = _plan(run, model, settings, settings.round_to)
+    plan = _roundest(run, model, settings)
     width = known_faults.environment_width()
-    if width > settings.round_to and _faulty(model, plan, width):
+    if width > plan.round_to and _faulty(model, plan, width):
         run.voice.say(f"prune: widths are multiples of {width}, as oneDNN fails on narrower ones")
         plan = _plan(run, model, settings, width)
     return plan
+
+
+def _roundest(run: Run, model: keras.Model, settings: Prune) -> pruning.Plan:
+    """The plan with the widths for which kernels are fastest, among those that can be reached."""
+    choices = _WIDTHS if settings.round_to is None else (settings.round_to,)
+    for round_to in choices:
+        try:
+            return _plan(run, model, settings, round_to)
+        except InfeasibleError as error:
+            last = error
+    raise last
 
 
 def _faulty(model: keras.Model, plan: pruning.Plan, width: int) -> bool:

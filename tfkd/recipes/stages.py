@@ -90,7 +90,9 @@ class Prune:
         choice("l1", "l2", "geometric_median", "random"), "l2", "importance of a filter"
     )
     residual: str = setting(choice("inner", "coupled"), "inner", "see tfkd.pruning.plan")
-    round_to: int = setting(whole(1), 8, "kept widths are multiples of it")
+    round_to: int | None = setting(
+        optional(whole(1)), None, "kept widths are multiples of it; null: 8, or less if need be"
+    )
     ignore: tuple[str, ...] = setting(
         several(text("text"), "a list of names of layers"), (), "layers that keep their filters"
     )

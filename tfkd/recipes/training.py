@@ -24,6 +24,7 @@ from tfkd.recipes.voice import Progress, Voice
 
 Curves = dict[str, list[float | None]]
 _LEFT_OUT = ("lr",)
+_TIMED = 5  # steps that a dry run makes
 
 
 @dataclasses.dataclass
@@ -86,12 +87,15 @@ class Training:
 
     def seconds(self) -> float:
         """Time of the whole training, estimated from measured steps; it changes the weights."""
-        data = self.batches(0)
-        self.trained.fit(data, steps_per_epoch=1, epochs=1, verbose=0)  # traces the step
-        count = min(self.steps, 3)
-        start = time.perf_counter()
-        self.trained.fit(data, steps_per_epoch=count, epochs=1, verbose=0)
-        return (time.perf_counter() - start) / count * self.steps * self.epochs
+        ends: list[float] = []
+        clock = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter())
+        )
+        # The first step is traced.
+        self.trained.fit(
+            self.batches(0), steps_per_epoch=_TIMED, epochs=1, callbacks=[clock], verbose=0
+        )
+        return float(np.median(np.diff(ends))) * self.steps * self.epochs
 
 
 def check_finite(model: keras.Model, name: str) -> None:
