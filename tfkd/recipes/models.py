@@ -63,7 +63,7 @@ def open_model(
     Example:
         >>> from tfkd.recipes.models import open_model
         >>> open_model("resnet8:4,8,16").count_params()
-        4938
+        5382
     """
     checks.one_of("role", role, ROLES)
     text = os.fspath(checks.instance("model", name, (str, os.PathLike), "a path or a name"))
@@ -200,7 +200,9 @@ def build(
         4810
     """
     kind, _, rest = name.partition(":")
-    shape = tuple(input_shape)
+    if len(input_shape) != 3:
+        raise checks.value_error("input_shape", "(height, width, channels)", input_shape)
+    shape = (input_shape[0], input_shape[1], input_shape[2])
     if network := _applications().get(kind.casefold()):
         return _application(network, rest, name, num_classes, shape)
     family = "resnet" if kind.startswith("resnet") else kind

@@ -109,8 +109,9 @@ def _standardized(data: Data) -> Scaling:
     axes = tuple(range(images.ndim - 1))
     mean = images.mean(axis=axes, dtype=np.float64)
     std = np.maximum(images.std(axis=axes, dtype=np.float64), 1e-6)
-    numbers = [tuple(round(float(v), 4) for v in values) for values in (mean, std)]
-    return Scaling(STANDARDIZE, *numbers, "mean and standard deviation of the training images")
+    rounded = [tuple(round(float(v), 4) for v in values) for values in (mean, std)]
+    why = "mean and standard deviation of the training images"
+    return Scaling(STANDARDIZE, rounded[0], rounded[1], why)
 
 
 def scaling_for(model: Any, data: Data, name: str = AUTO) -> Scaling:

@@ -110,8 +110,8 @@ def split(found: Any, name: str, test_fraction: float, seed: int) -> Read:
         ValueError: if it is none of the forms of this module, or endless.
     """
     if isinstance(found, _SOURCES):
-        dev = getattr(found, "x_dev", None)
-        return found, None if dev is None else (dev, found.y_dev), OWN_TEST
+        dev = (getattr(found, "x_dev", None), getattr(found, "y_dev", None))
+        return found, None if dev[0] is None else dev, OWN_TEST
     parts = _parts(found)
     if parts is None:
         x, y = _examples(found, name)

@@ -63,11 +63,7 @@ def _file(path: pathlib.Path, options: dict[str, Any]) -> Read:
 def _texts(path: pathlib.Path, options: dict[str, Any]) -> Read:
     texts = data.tsv(path, **options)
     val = None if texts.x_dev is None else (texts.x_dev, texts.y_dev)
-    return texts, val, split_off(**_named(options)) if path.is_file() else OWN_TEST
-
-
-def _named(options: dict[str, Any]) -> dict[str, Any]:
-    return {"fraction": options["test_fraction"], "seed": options["seed"]}
+    return texts, val, split_off(**options) if path.is_file() else OWN_TEST
 
 
 def _images(path: pathlib.Path, size: Any, options: dict[str, Any]) -> Read:
@@ -78,7 +74,7 @@ def _images(path: pathlib.Path, size: Any, options: dict[str, Any]) -> Read:
     parts = layout.parts(path)
     if "train" in parts and (held := parts.get("test") or parts.get("dev")):
         return images, validation_part(path, images, size), f"test part from {held.name!r}"
-    return images, None, split_off(**_named(options))
+    return images, None, split_off(**options)
 
 
 def _npz(path: pathlib.Path, options: dict[str, Any]) -> Read:
