@@ -11,7 +11,7 @@ from tfkd import checks
 from tfkd.report.detection_table import DetectionRow
 from tfkd.report.gate_values import Measured, measured
 from tfkd.report.table import Row
-from tfkd.results import Grid, Lines, Result, size_text, three_digits
+from tfkd.results import Grid, Lines, Result, three_digits
 
 ACCEPTED, REGRESSED, INFEASIBLE = "ACCEPTED", "REGRESSED", "INFEASIBLE"
 # A difference of two percentages is exact to about this part of them.
@@ -32,7 +32,7 @@ def _share(value: float) -> str:
 
 
 def _bytes(value: float) -> str:
-    return f"{size_text(int(value))} ({int(value):,} bytes)"
+    return f"{value:,.0f} bytes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,8 +227,8 @@ def judge(
         original: row of the model that it was made from, of `report.compare`'s `Table` or of
             a `DetectionTable`.
         final: row of the model; None: there is none, as a budget can't be reached.
-        float_share: share of the file's operations that compute in float, 0 to 1: see
-            `report.float_share`.
+        float_share: share of the file's operations that compute in float, 0 to 1: of an
+            `export` report `numbers["float_operations"] / numbers["operations"]`.
         least: gate → the least value that is possible, for a budget that can't be reached:
             {"latency_ms": 3.1}. It counts only where it is above the gate and the gate isn't met.
 
@@ -246,10 +246,10 @@ def judge(
         >>> print(report.judge(report.Gates(max_drop=1.0, size=100_000), base, tiny))
         REGRESSED: drop of accuracy 1.50 points, wanted at most 1.00 points: failed by 0.50 points.
         <BLANKLINE>
-        gate              wanted                             measured                  result
-        ----------------  ---------------------------------  ------------------------  ---------------------
-        drop of accuracy  at most 1.00 points                1.50 points               failed by 0.50 points
-        size of the file  at most 97.7 KiB (100,000 bytes)   87.9 KiB (90,000 bytes)   passed
+        gate              wanted                 measured      result
+        ----------------  ---------------------  ------------  ---------------------
+        drop of accuracy  at most 1.00 points    1.50 points   failed by 0.50 points
+        size of the file  at most 100,000 bytes  90,000 bytes  passed
     """
     checks.instance("gates", gates, Gates, "tfkd.report.Gates")
     rows = (Row, DetectionRow)

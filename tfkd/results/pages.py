@@ -48,9 +48,9 @@ STYLE = """
 .tfkd .part { margin-top: 36px; }
 .tfkd .part > h2 { font-size: 1.25rem; margin-bottom: 4px; }
 .tfkd .part > section, .tfkd .part > .figures, .tfkd .part > details { margin-top: 14px; }
-.tfkd .verdict { border-left-width: 8px; font-size: 1.05rem; background: var(--paper);
-  border-color: var(--ink); }
-.tfkd .verdict strong { color: var(--ink); font-size: 1.5rem; margin-right: 10px; }
+.tfkd .headline { --paper: var(--card); --ink: var(--line); border-left-width: 8px;
+  font-size: 1.05rem; background: var(--paper); border-color: var(--ink); }
+.tfkd .headline strong { color: var(--ink); font-size: 1.5rem; margin-right: 10px; }
 .tfkd .accepted { --paper: var(--green); --ink: var(--on-green); }
 .tfkd .regressed { --paper: var(--red); --ink: var(--on-red); }
 .tfkd .infeasible { --paper: var(--amber); --ink: var(--on-amber); }
