@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from tfkd import checks
+from tfkd.report.against import MINUS
 from tfkd.report.detection_table import DetectionRow
 from tfkd.report.gate_values import Measured, measured
 from tfkd.report.table import Row
@@ -20,7 +21,7 @@ AnyRow: TypeAlias = Row | DetectionRow
 
 
 def _points(value: float) -> str:
-    return f"{value:.2f} points"
+    return f"{value:.2f} points".replace("-", MINUS)
 
 
 def _percent(value: float) -> str:
@@ -197,7 +198,8 @@ class Verdict(Result, file_name="verdict"):
     def parts(self) -> list[Grid | Lines | str]:
         """The sentence, and a table of the gates."""
         head = ("gate", "wanted", "measured", "result")
-        grid = Grid(head, [check.cells() for check in self.checks], left=4)
+        tags = {i: [("not met", "")] for i, check in enumerate(self.checks) if not check.passed}
+        grid = Grid(head, [check.cells() for check in self.checks], left=4, tags=tags)
         return [self.sentence, *([grid] if self.checks else [])]
 
 
