@@ -14,6 +14,8 @@ from tfkd.results import Grid, Result
 
 _MOST_PAIRS = 10_000  # pairs of confused classes that are kept: all of up to 100 classes
 _MOST_CHANGES = 1_000  # examples that changed class
+MOST_SHOWN = 24  # pictures of such examples on a page
+_TURNS = ("lost", "gained", "lost", "both wrong")  # in which examples to look at are taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Change:
 
     @property
     def kind(self) -> str:
-        """ "lost" (right before), "gained" (right now), or "both wrong"."""
+        """The outcome: "lost" (right before), "gained" (right now), or "both wrong"."""
         if self.before == self.truth:
             return "lost"
         return "gained" if self.after == self.truth else "both wrong"
@@ -117,6 +119,18 @@ class ClassDetails(Result):
         for truth, predicted, count in self.confused:
             matrix[truth, predicted] = count
         return matrix
+
+    def to_show(self, most: int = MOST_SHOWN) -> tuple[Change, ...]:
+        """Changed examples to look at: half of them lost, the others gained or both wrong.
+
+        Where there are too few of one kind, more of the others are taken.
+        """
+        queues = {kind: [c for c in self.changes if c.kind == kind] for kind in _TURNS}
+        found: list[Change] = []
+        while len(found) < most and any(queues.values()):
+            for kind in _TURNS:
+                found += [queues[kind].pop(0)] if queues[kind] and len(found) < most else []
+        return tuple(sorted(found, key=self.changes.index))
 
     def parts(self) -> list[Grid | str]:
         """Precision and recall by class, the calibration error, and the agreement."""

@@ -14,6 +14,7 @@ from tfkd.report.class_details import ClassDetails
 from tfkd.report.plots import COLOURS, MARKERS, new_figure, set_title, write_figure
 
 _MOST_NUMBERS = 14  # classes of a matrix whose cells are large enough for numbers
+_FEWEST = 10  # predictions in a bin whose accuracy says something
 _LIGHT = "#c9ced6"
 
 
@@ -43,8 +44,9 @@ def confusion(details: ClassDetails, title: str, path: str | os.PathLike) -> pat
         axes.grid(visible=False)
         axes.set(xlabel="predicted class", ylabel="true class")
         set_title(axes, title, 12)
-        bar = figure.colorbar(image, ax=axes, shrink=0.75)
-        bar.set_label("share of the true class", fontsize=10)
+        if count > _MOST_NUMBERS:
+            bar = figure.colorbar(image, ax=axes, shrink=0.75)
+            bar.set_label("share of the true class", fontsize=10)
         return write_figure(figure, path)
 
 
@@ -53,19 +55,22 @@ def _short(name: str, most: int = 14) -> str:
 
 
 def reliability(found: Mapping[str, Calibration], path: str | os.PathLike) -> pathlib.Path:
-    """Draws accuracy against confidence of each bin; the area of a dot is its share."""
+    """Draws accuracy against confidence of each bin of 10 or more predictions.
+
+    The area of a dot is the share of the predictions in its bin.
+    """
     with new_figure() as (figure, axes):
         axes.plot([0, 100], [0, 100], color="#999999", ls="--", lw=1.4, label="calibrated")
         for i, (name, one) in enumerate(found.items()):
             counts = np.array(one.counts)
-            full = counts > 0
+            full = counts >= min(_FEWEST, counts.max())
             x, y = (100 * np.array(v, np.float64)[full] for v in (one.confidence, one.accuracy))
             colour = COLOURS[i % len(COLOURS)]
             axes.plot(x, y, color=colour, lw=1.8, label=f"{name}: ECE {one.ece:.4f}")
             sizes = 12 + 160 * counts[full] / counts.sum()
             axes.scatter(x, y, sizes, color=colour, marker=MARKERS[i % len(MARKERS)], zorder=3)
         axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 103), ylim=(0, 103))
-        axes.legend(frameon=False, fontsize=10, loc="upper left")
+        axes.legend(frameon=False, fontsize=10, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         return write_figure(figure, path)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from tfkd.report import class_plots
-from tfkd.report.class_details import ClassDetails
+from tfkd.report.class_details import MOST_SHOWN, ClassDetails
 from tfkd.results import Gallery, Grid, Lines, Plot, Section
 
-MOST_PICTURES = 24
 _MOST_ROWS = 40  # classes that a table shows at once
 _MOST_IN_MATRIX = 60  # classes of a legible confusion matrix
 
@@ -97,7 +96,8 @@ def calibration(report: Any) -> Section | None:
     grid = Grid(("model", "ECE", "predictions"), rows, {"ECE": ".4f"})
     note = (
         "Expected calibration error: mean difference of confidence and accuracy over 15 bins "
-        "(Guo et al. 2017); 0 is best. Above the diagonal a model is too modest, below too sure."
+        "(Guo et al. 2017); 0 is best. Above the diagonal a model is too modest, below too sure; "
+        "bins of less than 10 predictions are not drawn."
     )
     draw = functools.partial(class_plots.reliability, found)
     plots = [Plot("calibration", "Accuracy against confidence", draw)]
@@ -118,7 +118,7 @@ def changes(report: Any) -> Section | None:
     pictured = [one for one in after.changes if str(one.example) in report.pictures]
     if pictured:
         shown = [(report.pictures[str(one.example)], _caption(one)) for one in pictured]
-        parts.append(Gallery(shown[:MOST_PICTURES]))
+        parts.append(Gallery(shown[:MOST_SHOWN]))
     head = ("example", "true class", "before", "sure", "after", "sure now", "outcome")
     rows = [
         (one.example, one.truth, one.before, one.confidence_before, one.after,

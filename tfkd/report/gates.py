@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from tfkd import checks
+from tfkd.report.against import MINUS
 from tfkd.report.detection_table import DetectionRow
 from tfkd.report.gate_values import Measured, measured
 from tfkd.report.table import Row
-from tfkd.results import Grid, Lines, Result, size_text, three_digits
+from tfkd.results import Grid, Lines, Result, three_digits
 
 ACCEPTED, REGRESSED, INFEASIBLE = "ACCEPTED", "REGRESSED", "INFEASIBLE"
 # A difference of two percentages is exact to about this part of them.
@@ -20,7 +21,7 @@ AnyRow: TypeAlias = Row | DetectionRow
 
 
 def _points(value: float) -> str:
-    return f"{value:.2f} points"
+    return f"{value:.2f} points".replace("-", MINUS)
 
 
 def _percent(value: float) -> str:
@@ -32,7 +33,7 @@ def _share(value: float) -> str:
 
 
 def _bytes(value: float) -> str:
-    return f"{size_text(int(value))} ({int(value):,} bytes)"
+    return f"{value:,.0f} bytes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +198,8 @@ class Verdict(Result, file_name="verdict"):
     def parts(self) -> list[Grid | Lines | str]:
         """The sentence, and a table of the gates."""
         head = ("gate", "wanted", "measured", "result")
-        grid = Grid(head, [check.cells() for check in self.checks], left=4)
+        tags = {i: [("not met", "")] for i, check in enumerate(self.checks) if not check.passed}
+        grid = Grid(head, [check.cells() for check in self.checks], left=4, tags=tags)
         return [self.sentence, *([grid] if self.checks else [])]
 
 
@@ -227,8 +229,8 @@ def judge(
         original: row of the model that it was made from, of `report.compare`'s `Table` or of
             a `DetectionTable`.
         final: row of the model; None: there is none, as a budget can't be reached.
-        float_share: share of the file's operations that compute in float, 0 to 1: see
-            `report.float_share`.
+        float_share: share of the file's operations that compute in float, 0 to 1: of an
+            `export` report `numbers["float_operations"] / numbers["operations"]`.
         least: gate → the least value that is possible, for a budget that can't be reached:
             {"latency_ms": 3.1}. It counts only where it is above the gate and the gate isn't met.
 
@@ -246,10 +248,10 @@ def judge(
         >>> print(report.judge(report.Gates(max_drop=1.0, size=100_000), base, tiny))
         REGRESSED: drop of accuracy 1.50 points, wanted at most 1.00 points: failed by 0.50 points.
         <BLANKLINE>
-        gate              wanted                             measured                  result
-        ----------------  ---------------------------------  ------------------------  ---------------------
-        drop of accuracy  at most 1.00 points                1.50 points               failed by 0.50 points
-        size of the file  at most 97.7 KiB (100,000 bytes)   87.9 KiB (90,000 bytes)   passed
+        gate              wanted                 measured      result
+        ----------------  ---------------------  ------------  ---------------------
+        drop of accuracy  at most 1.00 points    1.50 points   failed by 0.50 points
+        size of the file  at most 100,000 bytes  90,000 bytes  passed
     """
     checks.instance("gates", gates, Gates, "tfkd.report.Gates")
     rows = (Row, DetectionRow)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Width and height in inches; `narrow` sets smaller ones, whose text is legible on a phone.
 _SIZE: contextvars.ContextVar[tuple[float, float]] = contextvars.ContextVar("size", default=(8, 5))
-_NARROW = (5.4, 4.0)
+_NARROW = (4.9, 3.7)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vP*"
 _STYLE = {

@@ -22,20 +22,18 @@ def flat(report: Any) -> dict[str, float]:
     found: dict[str, float | None] = {"accepted": float(report.verdict.accepted)}
     found |= {f"gates/{check.gate}": check.measured for check in report.verdict.checks}
     for row in report.table.rows:
-        found |= {f"{name}/{row.model}": value for name, value in scalars(row).items()}
+        costs = {"macs": row.macs, "parameters": row.params}
+        numbers = {**scalars(row), **costs}
+        found |= {f"{name}/{row.model}": value for name, value in numbers.items()}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def scalars(row: Any) -> Mapping[str, float | None]:
     """The numbers of one row of a table, by quantity."""
-    costs = {"size_bytes": row.size, "macs": row.macs, "parameters": row.params}
     if isinstance(row, DetectionRow):
         stats = {name: row.stats(name) for name in ("map", "map50")}
-        return (
-            {k: None if v is None else v.mean for k, v in stats.items()}
-            | {"p50_ms": row.p50}
-            | costs
-        )
+        scores = {name: None if one is None else one.mean for name, one in stats.items()}
+        return scores | {"p50_ms": row.p50, "size_bytes": row.size}
     stats = {measure.key: getattr(row, measure.key) for measure in MEASURES}
     times, details = row.latency, row.details
     return {
@@ -45,7 +43,7 @@ def scalars(row: Any) -> Mapping[str, float | None]:
         "p50_ms": times and times.p50,
         "p99_ms": times and times.p99,
         "examples_per_second": row.throughput,
-        **costs,
+        "size_bytes": row.size,
     }
 
 

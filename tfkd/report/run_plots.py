@@ -79,7 +79,7 @@ def curves(
             columns = 2 if len(lines) > 3 and max(map(len, lines)) < 22 else 1
             axes.legend(
                 frameon=False, fontsize=10, ncols=columns, loc="upper center",
-                bbox_to_anchor=(0.5, -0.16),
+                bbox_to_anchor=(0.5, -0.2),
             )  # fmt: skip
         return write_figure(figure, path)
 
@@ -100,7 +100,7 @@ def _show_stages(axes: Any, stages: Sequence[tuple[str, int, int]]) -> None:
             axes.axvline(first - 0.5, color="#777777", lw=1, ls=":")
         # Names stand above the axes in two rows, so that those of short stages don't meet.
         axes.annotate(
-            name, ((first + last) / 2, 1.0), (0, 4 + 13 * (number % 2)), fontsize=10,
+            _short(name, 16), ((first + last) / 2, 1.0), (0, 4 + 13 * (number % 2)), fontsize=10,
             xycoords=axes.get_xaxis_transform(), textcoords="offset points", ha="center",
             color="#444444", parse_math=False, annotation_clip=False,
         )  # fmt: skip
@@ -113,17 +113,17 @@ def kept(layers: Sequence[Any], path: str | os.PathLike) -> pathlib.Path:
         gone = sorted(shown, key=lambda one: one.after - one.before)[:_MOST_BARS]
         shown = [one for one in shown if one in gone]
     with new_figure() as (figure, axes):
-        figure.set_figheight(max(2.2, 1.1 + 0.24 * len(shown)))
+        figure.set_figheight(max(2.2, 1.2 + 0.27 * len(shown)))
         places = np.arange(len(shown))
         axes.barh(places, [one.before for one in shown], color=_LIGHT, label="before")
         axes.barh(places, [one.after for one in shown], color=COLOURS[0], label="kept")
         most = max(one.before for one in shown)
         for place, one in zip(places, shown, strict=True):
             text = f"{one.after} of {one.before}"
-            axes.text(one.before + 0.01 * most, place, text, va="center", fontsize=8.5)
-        axes.set_yticks(places, [_short(one.layer) for one in shown], fontsize=8.5)
+            axes.text(one.before + 0.01 * most, place, text, va="center", fontsize=10)
+        axes.set_yticks(places, [_short(one.layer) for one in shown], fontsize=10)
         axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlim(0, 1.22 * most)
+        axes.set_xlim(0, 1.42 * most)
         axes.set(xlabel="filters, units or heads", ylabel="layer")
         axes.grid(axis="y", visible=False)
         axes.legend(frameon=False, fontsize=10, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
@@ -132,8 +132,10 @@ def kept(layers: Sequence[Any], path: str | os.PathLike) -> pathlib.Path:
         return write_figure(figure, path)
 
 
-def _short(name: str, most: int = 22) -> str:
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+def _short(name: str, most: int = 20) -> str:
+    """A name of at most `most` letters, without its middle: layers differ at both ends."""
+    half = most // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[half + 1 - most :]}"
 
 
 def histogram(times: Mapping[str, Sequence[float]], path: str | os.PathLike) -> pathlib.Path:
@@ -153,7 +155,7 @@ def histogram(times: Mapping[str, Sequence[float]], path: str | os.PathLike) -> 
         log_ticks(axes)
         axes.set_xlim(low, high)
         axes.set(xlabel="time of one example (ms, log scale)", ylabel="share of the runs (%)")
-        axes.legend(frameon=False, fontsize=10, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        axes.legend(frameon=False, fontsize=10, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         return write_figure(figure, path)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import html
-import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfkd import artifacts, checks
+from tfkd import checks
 from tfkd.export.parity import ExportReport
 from tfkd.quantization.report import Decision
 from tfkd.report import plots as plotting
@@ -19,8 +17,7 @@ from tfkd.report import run_metrics, run_sections
 from tfkd.report.detection_table import DetectionRow, DetectionTable
 from tfkd.report.gates import Verdict
 from tfkd.report.table import Row, Table
-from tfkd.results import Grid, Lines, Plot, Result, Section, plain, restored
-from tfkd.results.pages import PAGE, STYLE, element
+from tfkd.results import Grid, Lines, Paged, Result, Section, plain, restored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +60,7 @@ class LayerKept(Result):
 
 
 @dataclasses.dataclass(frozen=True)
-class RunReport(Result, title="Report of a run", file_name="report"):
+class RunReport(Paged, title="Report of a run", file_name="report"):
     """What a run measured, as one page: `report.html`, `report.md` and `report.json`.
 
     All fields but the first two are optional; a page has the sections of what is there. All
@@ -178,10 +175,9 @@ class RunReport(Result, title="Report of a run", file_name="report"):
         """Verdict and table, as text; the page has more."""
         return [*self.verdict.parts(), *self.table.parts()]
 
-    def plots(self) -> Iterator[Plot]:
-        """The plots of all sections."""
-        for section in self.sections():
-            yield from section.plots
+    def headline(self) -> str:
+        """The verdict."""
+        return self.verdict.sentence
 
     def subtitle(self) -> str:
         """The models and the date."""
@@ -192,66 +188,10 @@ class RunReport(Result, title="Report of a run", file_name="report"):
         """All results as numbers by name, such as "accuracy/int8"; see `run_metrics`."""
         return run_metrics.flat(self)
 
-    def markdown(self, figures: Mapping[str, pathlib.Path] | None = None) -> str:
-        """GitHub Markdown with all sections.
-
-        Args:
-            figures: title of a plot → its file beside the Markdown, for those that are shown.
-        """
-        sections = (section.markdown(figures or {}) for section in self.sections())
-        head = [f"# {self.title}", self.subtitle(), f"**{self.verdict.sentence}**"]
-        return "\n\n".join([*head, *sections]) + "\n"
-
-    def _body(self) -> str:
-        return self._content({})
-
-    def _content(self, figures: Mapping[str, pathlib.Path]) -> str:
-        status, _, rest = self.verdict.sentence.partition(": ")
-        said = element("strong", html.escape(status)) + html.escape(rest)
-        sections = self.sections()
-        links = (element("a", html.escape(s.title), {"href": f"#{s.anchor}"}) for s in sections)
-        return (
-            element("section", said, {"class": f"verdict {status.lower()}"})
-            + element("nav", "".join(links), {"aria-label": "Sections"})
-            + "".join(section.html(figures) for section in sections)
-        )
-
-    def _page(self, figures: Mapping[str, pathlib.Path]) -> str:
-        title, sub = html.escape(self.title), html.escape(self.subtitle())
-        body = element("h1", title) + element("p", sub, {"class": "sub"})
-        return PAGE.format(title=title, style=STYLE, body=body + self._content(figures))
-
     def draw(self, folder: str | os.PathLike) -> dict[str, pathlib.Path]:
         """Draws the plots of all sections as PNGs into a folder; returns title → file."""
         with plotting.narrow():
             return super().draw(folder)
-
-    def save(self, folder: str | os.PathLike, plots: bool | None = None) -> pathlib.Path:
-        """Writes `report.html`, `report.md`, `report.json` and the plots, each file atomically.
-
-        Args:
-            folder: created if missing.
-            plots: False to omit the plots; None: omit them, with a warning, if matplotlib is
-                not installed.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ImportError: if `plots` is True and matplotlib is not installed.
-        """
-        folder = pathlib.Path(folder)
-        if plots is None:
-            plots = importlib.util.find_spec("matplotlib") is not None
-            if not plots:
-                checks.warn(
-                    "The report has no plots: install matplotlib, `pip install tfkd[demo]`."
-                )
-        figures = self.draw(folder) if plots else {}
-        artifacts.write_text(folder / f"{self.file_name}.md", self.markdown(figures))
-        artifacts.write_json(folder / f"{self.file_name}.json", self.to_dict())
-        artifacts.write_text(folder / f"{self.file_name}.html", self._page(figures))
-        return folder
 
     def to_tensorboard(self, logdir: str | os.PathLike, step: int = 0, plots: bool = True) -> None:
         """Writes TensorBoard summaries with the numbers of the page.

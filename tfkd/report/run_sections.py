@@ -16,7 +16,7 @@ from tfkd.report.detection_table import DetectionTable
 from tfkd.report.latency import Latency
 from tfkd.report.object_sections import objects, scenes
 from tfkd.report.run_metrics import by_epoch
-from tfkd.results import Code, Grid, Lines, Links, Plot, Section, plain, size_text
+from tfkd.results import Code, Format, Grid, Lines, Links, Plot, Section, plain, size_text
 
 _ACCURACY_AND_COST = "Trade-off"
 
@@ -46,7 +46,7 @@ def _run(report: Any) -> Section | None:
         rows.append((f"stage “{stage.name}”", f"{stage.epochs} epochs{time}"))
     parts: list[Any] = [Grid((), rows, left=2)] if rows else []
     if report.files:
-        parts.append(Links(report.files))
+        parts.append(Links(report.files, "Files"))
     return Section("The run", parts=parts) if parts else None
 
 
@@ -138,11 +138,11 @@ def _quantization(report: Any) -> Section | None:
 def _exports(report: Any) -> Section | None:
     if not report.exports:
         return None
-    head = ("file", "mode", "size", "operations", "in float", "compared on", "agreement",
-            "max error / range", "mean error / range")  # fmt: skip
+    head = ("file", "mode", "size", "operations", "compared on", "agreement",
+            "largest error", "mean error")  # fmt: skip
     rows = [_export(one) for one in report.exports]
-    formats = dict.fromkeys(head[7:], ".2e")
-    parts: list[Any] = [Grid(head, rows, {"size": size_text, **formats}, left=(0, 1, 5))]
+    formats: dict[str, Format] = {"size": size_text, "largest error": ".2e", "mean error": ".2e"}
+    parts: list[Any] = [Grid(head, rows, formats, left=(0, 1, 4))]
     warnings = [
         f"{one.path.name}: {text}"
         for one in report.exports
@@ -151,7 +151,10 @@ def _exports(report: Any) -> Section | None:
     ]
     if warnings:
         parts.append(Lines(warnings, "Warnings"))
-    note = "Each file was run, and its outputs compared with those of the Keras model."
+    note = (
+        "Each file was run, and its outputs compared with those of the Keras model; errors are "
+        "fractions of the range of its outputs."
+    )
     return Section("Parity of the exported files", note, parts)
 
 
@@ -160,11 +163,15 @@ def _export(one: ExportReport) -> tuple[Any, ...]:
     compared = numbers if one.verified else numbers.get("check") or {}
     known = "argmax_agreement" in compared
     return (
-        one.path.name, f"{one.mode}, {one.io}", one.bytes, numbers.get("operations"),
-        numbers.get("float_operations"), one.compared_on,
+        one.path.name, f"{one.mode}, {one.io}", one.bytes, _operations(numbers), one.compared_on,
         agreement_text(compared) if known else None,
         compared.get("max_error"), compared.get("mean_error"),
     )  # fmt: skip
+
+
+def _operations(numbers: Any) -> str | None:
+    count, in_float = numbers.get("operations"), numbers.get("float_operations")
+    return None if count is None else f"{count}" + (f", {in_float} in float" if in_float else "")
 
 
 def _latency(report: Any) -> Section | None:

@@ -48,9 +48,9 @@ STYLE = """
 .tfkd .part { margin-top: 36px; }
 .tfkd .part > h2 { font-size: 1.25rem; margin-bottom: 4px; }
 .tfkd .part > section, .tfkd .part > .figures, .tfkd .part > details { margin-top: 14px; }
-.tfkd .verdict { border-left-width: 8px; font-size: 1.05rem; background: var(--paper);
-  border-color: var(--ink); }
-.tfkd .verdict strong { color: var(--ink); font-size: 1.5rem; margin-right: 10px; }
+.tfkd .headline { --paper: var(--card); --ink: var(--line); border-left-width: 8px;
+  font-size: 1.05rem; background: var(--paper); border-color: var(--ink); }
+.tfkd .headline strong { color: var(--ink); font-size: 1.5rem; margin-right: 10px; }
 .tfkd .accepted { --paper: var(--green); --ink: var(--on-green); }
 .tfkd .regressed { --paper: var(--red); --ink: var(--on-red); }
 .tfkd .infeasible { --paper: var(--amber); --ink: var(--on-amber); }
@@ -67,10 +67,12 @@ STYLE = """
 .tfkd .gallery.large img { width: 100%; height: auto; image-rendering: auto; }
 .tfkd .gallery figcaption { font-size: 0.8rem; line-height: 1.35; margin-top: 5px;
   overflow-wrap: anywhere; }
+.tfkd .part .figures { grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); }
 @media print {
   .tfkd { --page: #fff; padding: 0; font-size: 10pt; }
   .tfkd nav { display: none; }
   .tfkd section { break-inside: avoid; overflow: visible; padding: 8px 12px; }
+  .tfkd .part .figures { grid-template-columns: 1fr 1fr; gap: 10px; }
   .tfkd section:has(table), .tfkd section:has(.gallery) { break-inside: auto; }
   .tfkd tr, .tfkd figure { break-inside: avoid; }
   .tfkd h2 { break-after: avoid; }
@@ -78,6 +80,7 @@ STYLE = """
 @media (max-width: 640px) {
   .tfkd { padding: 10px; }
   .tfkd section { padding: 14px 16px; }
+  .tfkd .part .figures section { padding: 4px; }
   .tfkd th, .tfkd td { padding-inline: 6px; }
   .tfkd .headed thead { display: none; }
   .tfkd .headed tr { display: block; padding-block: 8px; border-bottom: 1px solid var(--line); }

@@ -19,9 +19,11 @@ class Links:
 
     Attributes:
         targets: name → path relative to the page, or a URL.
+        title: heading of the card.
     """
 
     targets: Mapping[str, str]
+    title: str = ""
 
     def text(self) -> str:
         """A name and its target per line."""
@@ -37,7 +39,8 @@ class Links:
             element("li", element("a", html.escape(name), {"href": target}).rstrip())
             for name, target in self.targets.items()
         )
-        return element("section", element("ul", "".join(items)))
+        heading = element("h2", html.escape(self.title)) if self.title else ""
+        return element("section", heading + element("ul", "".join(items)))
 
 
 @dataclasses.dataclass(frozen=True)
