@@ -61,8 +61,9 @@ def too_slow(plan: Plan, least: float, before: float) -> ValueError:
     name, goal = plan.target
     most = f"{least:.3g} ms of {before:.3g} ms ({explaining.percent(1 - least / before)} less)"
     fixes = [fix for fix in _fixes(plan) if not fix.startswith("round_to")]
-    text = f"The least with these settings, as it was measured, is {most}; try "
-    text += " or ".join([*fixes, "a smaller round_to, or a shallower or another model"]) + "."
+    ways = ", ".join([*fixes, "a smaller round_to", "cutting layers"])
+    text = f"The least with these settings, as it was measured, is {most}. Try {ways}, or another "
+    text += "model."
     return checks.value_error(name, "a time that can be reached", goal, text)
 
 

@@ -17,16 +17,17 @@ from tfkd.report.detection_plots import precision_recall_plot
 from tfkd.report.detection_table import DetectionRow, DetectionTable
 from tfkd.report.latency import Latency, latency, machine
 from tfkd.report.latency_grid import LatencyRow, LatencyTable, latency_table
+from tfkd.report.layer_times import LayerTimes
 from tfkd.report.plots import training_curves
 from tfkd.report.profile import LayerProfile, Profile, profile
 from tfkd.report.table import Row, Table
 from tfkd.report.trade_offs import accuracy_latency, accuracy_size
 
 __all__ = [
-    "Against", "ClassScores", "Classification", "DetectionRow", "DetectionScores", "DetectionTable",
-    "Latency", "LatencyRow", "LatencyTable", "LayerCall", "LayerProfile", "Profile", "Row", "Score",
-    "SeedStats", "Table", "accuracy", "accuracy_latency", "accuracy_size", "classification",
-    "compare", "detect", "detection", "detection_pictures", "evaluate_detector", "latency",
-    "latency_table", "machine", "precision_recall_plot", "profile", "register", "score",
-    "seed_stats", "training_curves",
+    "Against", "ClassScores", "Classification", "DetectionRow", "DetectionScores",
+    "DetectionTable", "Latency", "LatencyRow", "LatencyTable", "LayerCall", "LayerProfile",
+    "LayerTimes", "Profile", "Row", "Score", "SeedStats", "Table", "accuracy",
+    "accuracy_latency", "accuracy_size", "classification", "compare", "detect", "detection",
+    "detection_pictures", "evaluate_detector", "latency", "latency_table", "machine",
+    "precision_recall_plot", "profile", "register", "score", "seed_stats", "training_curves",
 ]  # fmt: skip
