@@ -20,6 +20,7 @@ from tfkd.report.detection_table import DetectionRow, DetectionTable
 from tfkd.report.gates import ACCEPTED, INFEASIBLE, REGRESSED, Check, Gates, Verdict, judge
 from tfkd.report.latency import Latency, latency, machine
 from tfkd.report.latency_grid import LatencyRow, LatencyTable, latency_table
+from tfkd.report.layer_times import LayerTimes
 from tfkd.report.plots import training_curves
 from tfkd.report.profile import LayerProfile, Profile, profile
 from tfkd.report.run_report import LayerKept, RunReport, Stage
@@ -32,7 +33,7 @@ __all__ = [
     "ACCEPTED", "INFEASIBLE", "REGRESSED", "Against", "Calibration", "Change", "Check",
     "ClassDetails", "ClassScores", "Classification", "DetectionRow", "DetectionScores",
     "DetectionTable", "Gates", "Latency", "LatencyRow", "LatencyTable", "LayerCall",
-    "LayerKept", "LayerProfile", "Profile", "Row", "RunReport", "Score", "SeedStats", "Stage",
+    "LayerKept", "LayerProfile", "LayerTimes", "Profile", "Row", "RunReport", "Score", "SeedStats", "Stage",
     "Table", "Verdict", "accuracy", "accuracy_latency", "accuracy_size", "calibration_error",
     "classification", "compare", "detect", "detection", "detection_pictures",
     "evaluate_detector", "judge", "latency", "latency_table", "machine",
