@@ -6,6 +6,7 @@ import argparse
 import pathlib
 from typing import Any
 
+from tfkd.cli import data_flags
 from tfkd.cli import run as running
 from tfkd.cli.exit_codes import UsageError
 from tfkd.cli.parsing import Parser
@@ -24,11 +25,7 @@ def flags(parser: Parser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help=".keras (Keras 2 or 3), .h5, or a name such as resnet20"
     )
-    parser.add_argument(
-        "--data",
-        required=True,
-        help="folder of images, .npz, .tsv, VOC or COCO folder, or module:function",
-    )
+    data_flags.add(parser)
     parser.add_argument("--steps", default=",".join(STEPS), help="of prune,quantize: which of them")
     parser.add_argument("--method", choices=METHODS, help="how filters are removed")
     common_flags(parser)
@@ -51,8 +48,6 @@ def common_flags(parser: Parser) -> None:
     add("--epochs", type=int, help="passes over the data of the longest training")
     add("--quick", action="store_true", help="one epoch and short measurements: only a try")
     add("--batch_size", type=int, default=32, help="examples of a step (32)")
-    add("--preprocess", help="how the model takes pixels: none, 0-1, -1-1, imagenet, standardize")
-    add("--image_size", type=int, help="pixels of the side to which images are resized")
     add("--vocabulary", help="words of a model that takes token ids: a text file or encoder.json")
     add("--input", choices=("uint8", "int8", "float32"), help="what a .tflite file takes")
     add("--augment", choices=("yes", "no"), default="yes", help="shift and flip training images")
@@ -112,10 +107,13 @@ def recipe_of(
             gates[name] = int(number) if name == "size" else float(number)
         except ValueError:
             raise UsageError(f"--gate: expected NAME=NUMBER, received {text!r}.") from None
+    preprocess = None if args.preprocess == "auto" else args.preprocess
     values = {
         "target": args.target, "gates": gates, "seed": args.seed, "batch_size": args.batch_size,
         "augment": args.augment == "yes",
-        **_given(preprocess=args.preprocess, image_size=args.image_size),
+        "val_fraction": args.val_fraction, "test_fraction": args.test_fraction,
+        "data_seed": args.data_seed, "on_error": args.on_error,
+        **_given(preprocess=preprocess, size=data_flags.size_of(args)),
         **_given(vocabulary=args.vocabulary), **settings,
         "stages": [
             *stages, {"stage": "export", **_given(input=args.input)},

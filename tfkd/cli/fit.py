@@ -7,6 +7,7 @@ import os
 import pathlib
 from typing import Any
 
+from tfkd.cli import data_flags
 from tfkd.cli import run as running
 from tfkd.cli.compress import chosen_steps, common_flags, quantized, recipe_of
 from tfkd.cli.parsing import Parser
@@ -18,11 +19,7 @@ STEPS = ("distil", "prune", "quantize")
 
 def flags(parser: Parser) -> None:
     """Defines the flags."""
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        help="folder of images, .npz, .tsv, VOC or COCO folder, or module:function",
-    )
+    data_flags.add(parser, positional=True)
     parser.add_argument(
         "--teacher", help="a trained model's file, or a network to train; default: one that fits"
     )
@@ -33,7 +30,7 @@ def flags(parser: Parser) -> None:
     common_flags(parser)
     parser.examples(
         """tfkd fit photos --output=small
-        tfkd fit bccd --image_size=160 --epochs=40
+        tfkd fit bccd --size=160 --epochs=40 --on_error=skip
         tfkd fit cifar10.npz --teacher=resnet56.keras --student=resnet20 --budget=macs:60%"""
     )
 

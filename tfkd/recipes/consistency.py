@@ -121,7 +121,7 @@ def _inputs(draft: Draft) -> Iterator[Mistake]:
 
 def _tasks(draft: Draft) -> Iterator[Mistake]:
     task = draft.get("task")
-    for name in ("preprocess", "image_size"):
+    for name in ("preprocess", "size"):
         if task == "texts" and draft.get(name) is not None:
             yield Mistake(name, f"expected null for texts; received {draft[name]!r}.")
     if task in ("images", "boxes") and draft.get("vocabulary") is not None:

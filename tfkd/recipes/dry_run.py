@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfkd import pruning
-from tfkd.recipes import fitting, planning, pruning_stage, quantizing, stages
+from tfkd.recipes import fitting, opening, planning, pruning_stage, quantizing, stages
 from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.run_folder import RunFolder
@@ -82,9 +82,10 @@ def plan(recipe: Recipe, voice: Voice) -> DryRun:
     Raises:
         ValueError: as `run`.
     """
+    opened = opening.opened(recipe)
     with tempfile.TemporaryDirectory() as folder:
         made = RunFolder.create(pathlib.Path(folder) / "run", recipe)
-        going = Run(recipe, made, voice)
+        going = Run(recipe, made, voice, opened)
         found, text = [], ""
         model: Any = None
         for settings in recipe.stages:

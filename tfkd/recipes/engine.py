@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,10 +10,19 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks, fingerprints
-from tfkd.recipes import exporting, fitting, judging, pruning_stage, quantizing, reporting, stages
+from tfkd.recipes import (
+    exporting,
+    fitting,
+    judging,
+    opening,
+    pruning_stage,
+    quantizing,
+    reporting,
+    stages,
+)  # fmt: skip
 from tfkd.recipes.outcome import InfeasibleError, Outcome, ParityError
 from tfkd.recipes.recipe import Recipe
-from tfkd.recipes.run_folder import DONE, FAILED, INTERRUPTED, RunFolder
+from tfkd.recipes.run_folder import DONE, FAILED, INTERRUPTED, RunFolder, refuse_used
 from tfkd.recipes.run_state import Done, Run
 from tfkd.recipes.voice import Plain, Voice
 from tfkd.types import Path
@@ -58,9 +68,11 @@ def run(
         (True, ['labels', 'tflite', 'tflite manifest'])
     """
     checks.instance("recipe", recipe, Recipe, "a tfkd.recipes.Recipe")
+    refuse_used(pathlib.Path(output), recipe)
+    opened = opening.opened(recipe)  # before anything is written
     folder = RunFolder.create(output, recipe, command)
     recipe.save(folder.file("recipe.json"))
-    return _go_on(Run(recipe, folder, voice or Plain()))
+    return _go_on(Run(recipe, folder, voice or Plain(), opened))
 
 
 def resume(output: Path, *, voice: Voice | None = None) -> Outcome:
@@ -75,12 +87,13 @@ def resume(output: Path, *, voice: Voice | None = None) -> Outcome:
             data or the model have changed; and as `run`.
     """
     folder = RunFolder.open(output)
-    going = Run(folder.recipe, folder, voice or Plain())
+    voice = voice or Plain()
     if folder.document["status"] == DONE:
-        going.voice.say(f"{folder.path}: this run is finished")
+        voice.say(f"{folder.path}: this run is finished")
         return outcome_of(folder)
     folder.check_files()
-    return _go_on(going)
+    recipe = folder.recipe
+    return _go_on(Run(recipe, folder, voice, opening.opened(recipe)))
 
 
 def _go_on(going: Run) -> Outcome:

@@ -129,6 +129,18 @@ def several(kind: Kind, what: str) -> Kind:
     return Kind(what, accepts, schema, kind.choices)
 
 
+def size() -> Kind:
+    """Pixels of a square's side, or [height, width]."""
+    one = whole(8)
+
+    def accepts(value: Any) -> bool:
+        pair = isinstance(value, (list, tuple)) and len(value) == 2
+        return all(map(one.accepts, value)) if pair else one.accepts(value)
+
+    schema = {"type": ["integer", "array"], "items": one.schema}
+    return Kind("pixels of the side, at least 8, or [height, width]", accepts, schema)
+
+
 def optional(kind: Kind) -> Kind:
     """A value of a kind, or null."""
 

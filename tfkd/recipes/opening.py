@@ -33,8 +33,16 @@ def opened(recipe: Recipe) -> tuple[Task, Any]:
         ValueError: if data or model can't be used, or do not fit each other.
     """
     model = _model(recipe) if recipe.model and os.path.exists(recipe.model) else None
-    size = recipe.image_size or _side(model)
-    found = open_data(recipe.data, size=size, seed=recipe.seed)
+    # Only boxes need a size: a folder of images has its own.
+    size = recipe.size or _side(model) or (DETECTOR_SIZE if recipe.task == "boxes" else None)
+    found = open_data(
+        recipe.data,
+        size=size,
+        val_fraction=recipe.val_fraction,
+        test_fraction=recipe.test_fraction,
+        seed=recipe.data_seed,
+        on_error=recipe.on_error,
+    )
     if recipe.task not in ("auto", found.kind):
         fix = 'Leave `task` at "auto", or give other data.'
         raise checks.value_error("data", recipe.task, f"{recipe.data}, {found.kind}", fix)

@@ -8,7 +8,8 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd import export, known_faults, pruning, quantization
+from tfkd import export, known_faults, pruning, quantization, report
+from tfkd.pruning.refusals import UnreachableError
 from tfkd.recipes.budget import Budget
 from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.run_state import Run
@@ -36,7 +37,8 @@ def planned(run: Run, model: keras.Model, settings: Prune) -> pruning.Plan:
 
 def _roundest(run: Run, model: keras.Model, settings: Prune) -> pruning.Plan:
     """The plan with the widths for which kernels are fastest, among those that can be reached."""
-    choices = _WIDTHS if settings.round_to is None else (settings.round_to,)
+    by_time = str(run.recipe.budget).startswith("latency") and settings.macs_reduction is None
+    choices = _WIDTHS if settings.round_to is None and not by_time else (settings.round_to or 1,)
     for round_to in choices:
         try:
             return _plan(run, model, settings, round_to)
@@ -67,26 +69,29 @@ def _plan(run: Run, model: keras.Model, settings: Prune, round_to: int) -> pruni
     if budget.kind == "macs":
         return _reduced(model, budget, options, macs_reduction=1 - budget.value)
     if budget.kind == "latency":
-        return _latency(run, model, budget, options)
+        return _latency(run, model, settings, budget, options)
     return _sized(run, model, budget, options)
 
 
-def _reduced(model: keras.Model, budget: Any, options: dict[str, Any], **target: float):
+def _reduced(model: keras.Model, budget: Any, options: dict[str, Any], **target: Any):
     try:
         return pruning.plan(model, **target, **options)
-    except ValueError as error:
-        if "reach" not in str(error) and "at most" not in str(error):
-            raise
+    except UnreachableError as error:
+        gate = "latency_ms" if error.least is not None else None
         asked = "" if budget is None else f"{budget}: "
-        raise InfeasibleError(None, f"{asked}{error}") from error
+        raise InfeasibleError(gate, f"{asked}{error}", error.least) from error
 
 
-def _latency(run: Run, model: keras.Model, budget: Budget, options: dict[str, Any]) -> pruning.Plan:
-    """The plan by a measured table of layer times."""
-    try:
-        return pruning.plan(model, latency_ms=budget.value, **options)  # type: ignore[call-arg]
-    except ValueError as error:
-        raise InfeasibleError("latency_ms", f"{budget}: {error}") from error
+def _latency(
+    run: Run, model: keras.Model, settings: Prune, budget: Budget, options: dict[str, Any]
+):
+    """The plan by a measured table of layer times, of the file's kind."""
+    table = settings.latency_table or run.folder.file("latency_times.json")
+    mode = "int8" if run.recipe.stage("quantize") else "float32"
+    times = report.LayerTimes(table, mode=mode, command=settings.latency_command)
+    run.voice.say(f"prune: measuring layers in LiteRT, {mode}; the times are kept in {table}")
+    options = options | {"round_to": settings.round_to}  # None: what suits measured times
+    return _reduced(model, budget, options, latency_ms=budget.value, measure=times)
 
 
 def _sized(run: Run, model: keras.Model, budget: Budget, options: dict[str, Any]) -> pruning.Plan:
@@ -96,9 +101,7 @@ def _sized(run: Run, model: keras.Model, budget: Budget, options: dict[str, Any]
     for _ in range(_TRIES):
         try:
             plan = pruning.plan(model, params_reduction=min(share, _MOST), **options)
-        except ValueError as error:
-            if "reach" not in str(error) and "at most" not in str(error):
-                raise
+        except UnreachableError:
             high = share
             share = (low + high) / 2
             continue

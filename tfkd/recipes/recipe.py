@@ -23,6 +23,7 @@ FORMAT = 1
 TASKS = ("auto", "images", "texts", "boxes")
 TARGETS = ("tflite", "tensorrt", "both")
 _PERCENT = number(0, 100)
+_FRACTION = number(0, 1, open_low=True, open_high=True)
 _FORMAT = fields.Kind(
     f"{FORMAT}, the version of this format",
     lambda value: value == FORMAT and not isinstance(value, bool),
@@ -76,7 +77,10 @@ class Recipe:
         batch_size: examples of a training step.
         preprocess: how the model takes pixels: "none", "0-1", "-1-1", "imagenet",
             "standardize" or numbers "mean,std"; null: found by values.
-        image_size: pixels of the side to which images are resized; null: the model's.
+        size: pixels of the side to which images are resized, or [height, width]; null: what
+            the model takes, and for new detectors 160.
+        val_fraction, test_fraction, data_seed, on_error: how the data are split and what is
+            done about faulty annotations, as in `open_data`.
         vocabulary: a file with the words of a model that takes token ids.
         augment: whether training images are shifted and flipped.
         format: version of this format.
@@ -107,7 +111,13 @@ class Recipe:
     preprocess: str | None = setting(
         optional(text("the name of a preprocessing")), None, "how the model takes pixels"
     )
-    image_size: int | None = setting(optional(whole(8)), None, "pixels of an image's side")
+    size: int | tuple[int, int] | None = setting(
+        optional(fields.size()), None, "pixels to which images are resized"
+    )
+    val_fraction: float = setting(_FRACTION, 0.1, "of the training part, to validate")
+    test_fraction: float = setting(_FRACTION, 0.2, "of all, to test, if there is no such part")
+    data_seed: int = setting(whole(0), 0, "of these splits")
+    on_error: str = setting(choice("raise", "skip"), "raise", "faulty annotations of boxes")
     vocabulary: str | None = setting(
         optional(text("the path of a file")), None, "words of a model that takes token ids"
     )

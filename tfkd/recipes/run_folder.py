@@ -59,7 +59,7 @@ class RunFolder:
             OSError: if it can't be made.
         """
         folder = pathlib.Path(path)
-        _refuse_used(folder, recipe)
+        refuse_used(folder, recipe)
         made = cls(folder, {
             "format": FORMAT, "status": RUNNING, "command": command, "created": now(),
             "recipe": recipe.to_dict(), "seed": recipe.seed,
@@ -206,8 +206,8 @@ class RunFolder:
             yield
 
 
-def _refuse_used(folder: pathlib.Path, recipe: Recipe) -> None:
-    """Raises unless the folder is new or empty."""
+def refuse_used(folder: pathlib.Path, recipe: Recipe) -> None:
+    """Raises OutputError unless the folder is new or empty."""
     if folder.is_file():
         raise _refused("a folder", folder, "This is a file.")
     if not folder.is_dir() or not any(folder.iterdir()):

@@ -12,7 +12,7 @@ import tf_keras as keras
 from tfkd import quantization
 from tfkd.networks import keras_files
 from tfkd.networks.frozen_copy import frozen_copy
-from tfkd.recipes import fast_teacher, opening
+from tfkd.recipes import fast_teacher
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.run_folder import RunFolder
 from tfkd.recipes.task import Task
@@ -49,20 +49,18 @@ class Run:
         recipe: the recipe.
         folder: its folder.
         voice: for messages and progress.
+        opened: what `opening.opened` returned: the task, and the model or None.
     """
 
     recipe: Recipe
     folder: RunFolder
     voice: Voice
-
-    @functools.cached_property
-    def _opened(self) -> tuple[Task, Any]:
-        return opening.opened(self.recipe)
+    opened: tuple[Task, Any]
 
     @property
     def task(self) -> Task:
         """The data."""
-        return self._opened[0]
+        return self.opened[0]
 
     @property
     def logs(self) -> pathlib.Path:
@@ -72,8 +70,8 @@ class Run:
     @functools.cached_property
     def original(self) -> Any:
         """The model that the recipe names, or the teacher that it trained."""
-        if self._opened[1] is not None:
-            return self._opened[1]
+        if self.opened[1] is not None:
+            return self.opened[1]
         return self.loaded("train_teacher")
 
     def current(self, before: str) -> keras.Model:

@@ -96,6 +96,12 @@ class Prune:
     ignore: tuple[str, ...] = setting(
         several(text("text"), "a list of names of layers"), (), "layers that keep their filters"
     )
+    latency_table: str | None = setting(
+        optional(text("the path of a file")), None, "measured times, kept for further runs"
+    )
+    latency_command: str | None = setting(
+        optional(text("a shell command with {model}")), None, "see tfkd.report.LayerTimes"
+    )
     freeze_batch_norm: bool | None = setting(optional(flag()), None, _FREEZE)
     views: int = setting(whole(0), 0, _VIEWS)
 
