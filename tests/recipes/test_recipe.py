@@ -150,8 +150,9 @@ def test_a_good_recipe_is_read_and_written_again(tmp_path):
 
 
 def test_only_keeps_the_stages_that_write_and_judge():
-    kept = Recipe.from_dict({**GOOD, "budget": None, "stages": [
-        {"stage": "prune", "macs_reduction": 0.5}, *GOOD["stages"][1:]]}).only(["quantize"])  # fmt: skip
+    document = wrong(budget=None)
+    document["stages"] = [{"stage": "prune", "macs_reduction": 0.5}, *GOOD["stages"][1:]]
+    kept = Recipe.from_dict(document).only(["quantize"])
     assert [s.stage for s in kept.stages] == ["quantize", "export", "verify", "report"]
 
 

@@ -39,9 +39,11 @@ def without_tokenizer(model: keras.Model) -> tuple[keras.Model, Encoder | None]:
     length = settings["output_sequence_length"] or _LENGTH
     words = [str(word) for word in layer.get_vocabulary()]
     tokens = keras.Input((length,), dtype="int32", name="tokens")
-    rest = keras.Model(layer.output, model.outputs)
-    outputs = rest(tokens)
-    flat = keras.Model(tokens, outputs, name=model.name)
+    if isinstance(model, keras.Sequential) and model.layers[0] is layer:
+        flat = keras.Sequential([tokens, *model.layers[1:]], name=model.name)
+    else:
+        rest = keras.Model(layer.output, model.outputs, name=f"{model.name}_tokens")
+        flat = keras.Model(tokens, rest(tokens), name=model.name)
     return flat, Encoder(tuple(words), length)
 
 
