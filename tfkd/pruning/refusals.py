@@ -91,4 +91,5 @@ def nothing(plan: Plan) -> ValueError:
     text += f". Try {' or '.join(fixes)}." if fixes else "."
     if plan.graph.frozen:
         text += f" These can't be removed: {_frozen_text(plan)}."
-    return ValueError(text)
+    # With other settings something may go.
+    return checks.plain((UnreachableError if plan.graph.groups else ValueError)(text))
