@@ -163,6 +163,34 @@ def _broken(file: pathlib.Path, error: Exception) -> ValueError:
     return checks.value_error("path", "images that can be read", str(file), fix)
 
 
+def read_image(
+    path: str | os.PathLike, channels: int = 3, size: int | Sequence[int] | None = None
+) -> np.ndarray:
+    """Reads one image file.
+
+    Args:
+        path: the file.
+        channels: 1 for greyscale, 3 for RGB.
+        size: height and width to resize to, or one number for a square; None: as it is.
+
+    Returns:
+        uint8 pixels (H, W, channels).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: if Pillow is not installed.
+        ValueError: if the image can't be read.
+    """
+    file, mode = pathlib.Path(path), {1: "L", 3: "RGB"}.get(channels)
+    if mode is None:
+        raise checks.value_error("channels", "1 or 3", channels)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {str(file)!r}.")
+    with checks.needed("tfkd.data.folder.read_image needs Pillow", "images"):
+        from PIL import Image
+    return _decode(Image, file, mode, None if size is None else check_size(size))
+
+
 def _modes(image_module: Any, files: list[pathlib.Path]) -> set[str]:
     """Pillow modes of all files; warns of files with several frames, of which one is read."""
     modes, several = set(), []

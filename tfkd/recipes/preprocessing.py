@@ -92,6 +92,30 @@ def named(name: str, data: Data | None = None) -> Scaling:
     return found
 
 
+def for_limits(limits: tuple[float, float] | None) -> Scaling:
+    """The scaling whose range is nearest to that of a file's quantized input.
+
+    Args:
+        limits: smallest and largest number that the input holds; None for a float input,
+            for which raw pixels are taken.
+
+    Example:
+        >>> from tfkd.recipes.preprocessing import for_limits
+        >>> for_limits((-1.0, 0.992)).name, for_limits((0.0, 255.0)).name
+        ('-1-1', 'none')
+    """
+    if limits is None:
+        return dataclasses.replace(named("none"), why="raw pixels are taken")
+    ranges = {"none": (0.0, 255.0), "0-1": (0.0, 1.0), "-1-1": (-1.0, 1.0)}
+    distance = {
+        name: abs(np.log((high - low) / (limits[1] - limits[0]))) + abs(low - limits[0]) / high
+        for name, (low, high) in ranges.items()
+    }
+    best = min(distance, key=lambda name: distance[name])
+    why = f"its input holds {limits[0]:.3g} to {limits[1]:.3g}"
+    return dataclasses.replace(named(best), why=why)
+
+
 def _numbers(name: str) -> Scaling:
     try:
         values = tuple(float(part) for part in name.split(","))
