@@ -88,21 +88,22 @@ def plan(recipe: Recipe, voice: Voice) -> DryRun:
         going = Run(recipe, made, voice, opened)
         found, text = [], ""
         model: Any = None
+        settings: Any
         for settings in recipe.stages:
             training: Training | None = None
-            if settings.stage == "train_teacher":
+            name = settings.stage
+            if name == "train_teacher":
                 training = fitting.teacher_training(going, settings)
                 going.__dict__["original"] = training.student
-            elif settings.stage == "distil":
+            elif name == "distil":
                 training = fitting.student_training(going, settings)
                 model = training.student
-            elif settings.stage == "prune":
+            elif name == "prune":
                 model, text = _pruned(going, settings, model)
                 if settings.epochs:
                     training, _ = pruning_stage.recovery(going, settings, model, settings.epochs)
-            elif settings.stage == "quantize" and settings.epochs:
+            elif name == "quantize" and settings.epochs:
                 q, like = quantizing.quantized(going, settings, model)
-                name = settings.stage
                 training = going.taught(name, settings, q, like, name, settings.epochs)
             found.append(_planned(settings, training))
         return DryRun(str(going.task.found), tuple(found), text)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tf_keras as keras
 
 from tfkd import checks, fingerprints
@@ -130,6 +131,26 @@ def _check_sources(going: Run) -> None:
         model = going.original
         digest = fingerprints.digest(model) if isinstance(model, keras.Model) else "not hashed"
         going.folder.check_same("model", digest)
+        _check_score(going, model)
+
+
+def _check_score(going: Run, model: Any) -> None:
+    """Says how good the model is before anything is done to it, and warns if it guesses."""
+    task = going.task
+    if not isinstance(model, keras.Model) or going.folder.is_done(going.recipe.stages[0].stage):
+        return
+    score = task.score(model, "val")
+    going.voice.say(
+        f"{going.recipe.model}: {task.measure} {100 * score:.2f} on the validation part"
+    )
+    labels = task.found.val.y
+    chance = 0.0 if task.kind == "boxes" else float(np.bincount(labels).max() / len(labels))
+    if score <= chance:
+        checks.warn(
+            f"The model is no better than a guess on these data ({100 * chance:.1f} % of the "
+            "validation part are of one class). Do its classes have the order of the data's "
+            "(sorted names of folders), and does it take what `preprocess` says?"
+        )
 
 
 def _stage(going: Run, settings: Any) -> None:

@@ -29,6 +29,10 @@ def export_files(run: Run, settings: Export) -> Done:
         run.voice.say(f"export: model.onnx, {made.bytes:,} bytes; lint: {findings.summary()}")
     artifacts.write_text(run.folder.file("labels.txt"), "".join(f"{n}\n" for n in task.class_names))
     done.files["labels"] = "labels.txt"
+    scaling = getattr(task, "scaling", None)
+    if scaling is not None:  # for ONNX files, which have no place for it
+        artifacts.write_json(run.folder.file("preprocess.json"), scaling.to_json())
+        done.files["preprocess"] = "preprocess.json"
     if task.kind == "boxes":
         task.anchors.save(run.folder.file("anchors.json"))  # type: ignore[attr-defined]
         done.files["anchors"] = "anchors.json"

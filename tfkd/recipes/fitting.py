@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tfkd.recipes.run_state import Done, Run
 from tfkd.recipes.stages import Distil, TrainTeacher
 from tfkd.recipes.training import Training
@@ -41,7 +43,7 @@ def distil(run: Run, settings: Distil) -> Done:
 
 def _trained(run: Run, stage: str, training: Training) -> Done:
     curves = training.run(run.folder.work(f"{stage}.npz"), run.logs, run.voice)
-    record = {"curves": {stage: curves}, "teacher": training.teacher}
+    record: dict[str, Any] = {"curves": {stage: curves}, "teacher": training.teacher}
     record |= {"steps_per_epoch": training.steps, "score": run.task.score(training.student)}
     run.voice.say(f"{stage}: {run.task.measure} {100 * record['score']:.2f}")
     return Done(run.saved(training.student, stage), record)

@@ -96,7 +96,7 @@ def _detectors(run: Run, settings: Verify) -> tuple[report.DetectionTable, str]:
     task: Any = run.task
     rows = []
     for name, model in _models(run).items():
-        macs = int(report.profile(model).macs)
+        macs = report.profile(model).macs
         rows.append(
             report.DetectionRow(name, task.scores(model), model.count_params(), macs, None, None)
         )

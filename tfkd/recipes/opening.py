@@ -104,7 +104,7 @@ def _resized(found: Data, size: tuple[int, int]) -> Data:
             made = np.clip(np.rint(made), 0, 255).astype(np.uint8)
         return Part(made, one.y)
 
-    parts = {name: part(getattr(found, name)) for name in ("train", "val", "test")}
+    parts: dict[str, Any] = {name: part(getattr(found, name)) for name in ("train", "val", "test")}
     shape = "×".join(map(str, size))
     return dataclasses.replace(found, split=f"{found.split}; resized to {shape}", **parts)
 
@@ -130,7 +130,7 @@ def _texts(found: Data, recipe: Recipe, model: Any) -> tuple[Task, Any]:
     def coded(part: Part) -> Part:
         return Part(encode(part.x), part.y)
 
-    parts = {name: coded(getattr(found, name)) for name in ("train", "val", "test")}
+    parts: dict[str, Any] = {name: coded(getattr(found, name)) for name in ("train", "val", "test")}
     return Classifying(dataclasses.replace(found, **parts), recipe, encoder=encode), model
 
 

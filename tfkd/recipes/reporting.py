@@ -68,7 +68,7 @@ def _stages(run: Run) -> list[Any]:
     return found
 
 
-def _decay(history: list[list[float]], curves: dict[str, Any]) -> dict[str, list[float | None]]:
+def _decay(history: list[list[float]], curves: dict[str, Any]) -> dict[str, Any]:
     """The decay rate at the end of each epoch, of (step, rate, selected) entries."""
     known = curves.get("decay_rate")
     rates = [entry[1] for entry in history]
