@@ -104,6 +104,9 @@ def test_texts_become_a_file_that_takes_texts(tmp_path):
         keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(8, "relu", name="hidden"),
         keras.layers.Dense(1, "sigmoid", name="score"),
     ])  # fmt: skip
+    model.compile(keras.optimizers.Adam(0.05), "binary_crossentropy")
+    texts = np.array([[line.split("\t")[0]] for line in lines[:40]])
+    model.fit(texts, np.arange(40) % 2, epochs=12, verbose=0)
     model.save(tmp_path / "m.keras")
     recipe = tiny("text_classifier.json", tmp_path, model=str(tmp_path / "m.keras"),
                   data=str(tmp_path), budget="macs:80%")  # fmt: skip

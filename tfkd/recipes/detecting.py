@@ -42,7 +42,10 @@ class Detecting(Task):
         height, width = self.source.image_shape[:2]
         cells = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
         _, boxes, classes = self.source.arrays("train")
-        return detection.Anchors.fit(boxes[classes >= 0], cells, seed=self.recipe.seed)
+        try:
+            return detection.Anchors.fit(boxes[classes >= 0], cells, seed=self.recipe.seed)
+        except ValueError:  # fewer sizes of boxes than priors
+            return detection.Anchors.small((height, width))
 
     def augment(self, views: int) -> Callable[..., Any] | None:
         """The augmentation of the data set, which moves the boxes too."""
