@@ -14,7 +14,7 @@ from tfkd.recipes.data import Data
 from tfkd.recipes.recipe import Recipe
 
 # Batch normalizations stay as they are in a network of others that sees fewer examples.
-LITTLE_DATA = 5000
+LITTLE_DATA = 1000
 
 
 class Task(abc.ABC):
