@@ -47,7 +47,7 @@ import tf_keras as keras
 from absl import logging
 
 from tfkd import checks, data, export, quantization, report
-from tfkd.recipes import models
+from tfkd.recipes.models import build as build_model
 
 DIGITS_TEST_FRACTION = 0.75
 TEACHER_RATE, STUDENT_RATE, QUANTIZE_RATE = 5e-3, 1e-2, 1e-3  # peaks of Adam's learning rate
@@ -77,7 +77,7 @@ def student_spec(dataset: data.Dataset) -> str:
 
 def build(spec: str, dataset: data.Dataset) -> keras.Model:
     """ "resnet8:4,8,16" → a residual network for the data set's images; "mlp:64" → dense layers."""
-    return models.build(spec, dataset.num_classes, dataset.image_shape)
+    return build_model(spec, dataset.num_classes, dataset.image_shape)
 
 
 def fit(model, dataset, epochs, rate, seed, augment=None, log_dir=None) -> list[float]:
@@ -223,10 +223,10 @@ def main() -> None:
     files = convert(runs["int8"], x_test, out, say)
     say("measuring")
     names = {"teacher": "teacher", "alone": "student alone", "distilled": "student distilled"}
-    compared: dict[str, Any] = {names[k]: [run.model for run in runs[k]] for k in names}
-    compared["distilled, int8"] = files
+    models: dict[str, Any] = {names[k]: [run.model for run in runs[k]] for k in names}
+    models["distilled, int8"] = files
     like = {"distilled, int8": runs["distilled"][0].model}
-    table = report.compare(compared, (x_test, dataset.y_test), like=like)
+    table = report.compare(models, (x_test, dataset.y_test), like=like)
     curves = {names[k]: [run.curve for run in runs[k]] for k in names}
     notes = [
         f"{dataset!r}; {FLAGS.teachers} × teacher, {FLAGS.seeds} seeds of each student, "

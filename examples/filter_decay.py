@@ -60,7 +60,7 @@ import tf_keras as keras
 from absl import logging
 
 from tfkd import checks, data, export, pruning, report
-from tfkd.recipes import models
+from tfkd.recipes.models import build as build_model
 
 DIGITS_TEST_FRACTION = 0.75  # the digits are easy: with more images every model is perfect
 BASE_RATE, PRUNING_RATE = 0.1, 0.02  # peaks of the learning rate
@@ -69,7 +69,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 def build(dataset: data.Dataset) -> keras.Model:
     """ "vgg16", or "resnet8:4,8,16" → a network for the data set's images."""
-    return models.build(FLAGS.model, dataset.num_classes, dataset.image_shape)
+    return build_model(FLAGS.model, dataset.num_classes, dataset.image_shape)
 
 
 class Trainer:

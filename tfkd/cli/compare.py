@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tfkd.recipes.preprocessing import Scaling
 
 FILES = (".tflite", ".onnx", ".engine", ".plan")
-_PARTS = ("train", "val", "test")
 
 
 def flags(parser: Parser) -> None:
@@ -37,10 +36,7 @@ def flags(parser: Parser) -> None:
         help=".keras, .h5, SavedModel, .tflite or .onnx; NAME stands in the table",
     )
     data_flags.add(parser)
-    parser.add_argument(
-        "--part", choices=_PARTS, default="test", help="of the data (default: test)"
-    )
-    parser.add_argument("--examples", type=int, help="use so many of them, evenly spaced")
+    data_flags.add_part(parser)
     parser.add_argument("--original", metavar="NAME", help="compare with this one, not the first")
     parser.add_argument("--output", metavar="DIR", help="write the page, Markdown, JSON and plots")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier page in DIR")
@@ -49,7 +45,11 @@ def flags(parser: Parser) -> None:
         "--seconds", type=float, default=30.0, help="limit of each measurement (default: 30)"
     )
     parser.add_argument("--threads", type=int, default=1, help="of one call (default: 1)")
-    parser.add_argument("--anchors", metavar="JSON", help="of .keras detectors")
+    parser.add_argument(
+        "--anchors",
+        metavar="JSON",
+        help="of .keras detectors (default: anchors.json beside the file)",
+    )
     parser.add_argument("--encoder", metavar="JSON", help="tokenizer of .keras text models")
 
 
@@ -67,11 +67,15 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     opened = {name: _opened(name, path) for name, path in names.items()}
     sides = {name: side for name, model in opened.items() if (side := _side(model))}
     data = data_flags.open_data(args, terminal, next(iter(sides.values()), None))
-    part = _part(data, args)
+    table: Any
     if data.kind == "boxes":
-        table = _detectors(opened, data, part, args, terminal)
+        from tfkd.cli import compare_detectors
+
+        anchors = compare_detectors.anchors_of(names, opened, args.anchors)
+        table = compare_detectors.table(opened, anchors, sides, data, args, terminal)
     else:
-        table = _classifiers(opened, data, part, args, terminal)
+        _check_sides(sides)
+        table = _classifiers(opened, data, data_flags.part_of(data, args), args, terminal)
     if args.output:
         table.save(args.output, plots=_has_matplotlib(terminal))
         page = pathlib.Path(args.output, f"{table.file_name}.html")
@@ -147,11 +151,14 @@ def _side(model: Any) -> tuple[int, int] | None:
     return shape[1], shape[2]
 
 
-def _part(data: Data, args: argparse.Namespace) -> Part:
-    part = getattr(data, args.part)
-    if args.examples is None or args.examples >= len(part):
-        return part
-    return part.rows(np.linspace(0, len(part) - 1, args.examples).astype(int))
+def _check_sides(sides: dict[str, tuple[int, int]]) -> None:
+    """Raises ValueError if models take images of different sizes."""
+    if len(set(sides.values())) > 1:
+        shown = ", ".join(f"{name}: {h}×{w}" for name, (h, w) in sides.items())
+        raise ValueError(
+            f"The models take images of different sizes ({shown}), which can't be measured on the "
+            "same input. Compare those of one size."
+        )
 
 
 def _classifiers(
@@ -260,48 +267,3 @@ def _encoded(opened: dict[str, Any], texts: np.ndarray, args: argparse.Namespace
         "None of the files holds a tokenizer: pass --encoder=FILE.json, which "
         "tfkd.data.Encoder.save wrote when the model was trained."
     )
-
-
-def _detectors(
-    opened: dict[str, Any], data: Data, part: Part, args: argparse.Namespace, terminal: Terminal
-) -> Any:
-    from tfkd import report
-
-    truth = {"boxes": part.boxes, "classes": part.y}
-    rows, times = [], {}
-    for name, model in opened.items():
-        terminal.say(f"{name}: detecting on {len(part):,} images")
-        detect, call, size = _detector(name, model, part, args)
-        scores = report.detection(detect(), truth, data.class_names, part.x.shape[1:3])
-        times[name] = call
-        counts = report.profile(model) if not isinstance(model, pathlib.Path) else None
-        params, macs = (None, None) if counts is None else (counts.params, counts.macs)
-        rows.append(report.DetectionRow(name, scores, params=params, macs=macs, size=size))
-    terminal.say("measuring times")
-    found = report.latency(times, runs=args.runs, seconds=args.seconds)
-    rows = [dataclasses.replace(row, latency=found[row.model]) for row in rows]
-    return report.DetectionTable(rows)
-
-
-def _detector(name: str, model: Any, part: Part, args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """A function that detects in all images, one for the time of one image, and bytes."""
-    import tensorflow as tf
-
-    from tfkd import detection, report
-    from tfkd.formats.detector import load_detector
-
-    if isinstance(model, pathlib.Path):
-        if model.suffix.lower() != ".tflite":
-            raise ValueError(f"{name}: detectors are compared as .tflite or .keras files.")
-        detector = load_detector(model, args.threads)
-        return (
-            lambda: detector(part.x),
-            lambda: detector.outputs(part.x[:1]),
-            model.stat().st_size,
-        )
-    if not args.anchors:
-        raise UsageError(f"{name} is a Keras model: pass its --anchors=anchors.json.")
-    anchors = detection.Anchors.load(args.anchors)
-    step = tf.function(lambda x: model(x, training=False))
-    one = tf.cast(part.x[:1], tf.float32) / 127.5 - 1.0
-    return lambda: report.detect(model, part.x, anchors), lambda: step(one), None

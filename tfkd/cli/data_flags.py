@@ -6,12 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tfkd.cli.exit_codes import UsageError
 from tfkd.cli.parsing import Parser
 from tfkd.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from tfkd.recipes.data import Data
+    from tfkd.recipes.data import Data, Part
 
 _DATA = (
     "a folder of images (one folder a class), .npz, .tsv, a VOC or COCO folder, "
@@ -58,6 +60,21 @@ def add(parser: Parser, required: bool = True, positional: bool = False) -> None
 def add_preprocess(group: argparse._ActionsContainer) -> None:
     """Adds `--preprocess`."""
     group.add_argument("--preprocess", default="auto", metavar="NAME", help=_PREPROCESS)
+
+
+def add_part(parser: Parser) -> None:
+    """Adds `--part` and `--examples`, for `part_of`."""
+    parts = ("train", "val", "test")
+    parser.add_argument("--part", choices=parts, default="test", help="of the data (default: test)")
+    parser.add_argument("--examples", type=int, help="use so many of them, evenly spaced")
+
+
+def part_of(data: Data, args: argparse.Namespace) -> Part:
+    """The examples of `--part`, as many as `--examples` says."""
+    part = getattr(data, args.part)
+    if args.examples is None or args.examples >= len(part):
+        return part
+    return part.rows(np.linspace(0, len(part) - 1, args.examples).astype(int))
 
 
 def size_of(args: argparse.Namespace) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 
+import tfkd
 from tfkd.cli import exit_codes, quiet
 from tfkd.cli.parsing import Parser
 from tfkd.cli.terminal import Terminal
@@ -167,13 +168,13 @@ def _tensorflow() -> Iterator[Check]:
         quiet.import_tensorflow()
         import tensorflow as tf
     except Exception as error:  # whatever an import raises
-        fix = "See the packages above; set TF_USE_LEGACY_KERAS=1 if `tf.keras` is Keras 3."
-        yield Check("TensorFlow loads", f"no: {error}", WRONG, fix)
+        yield Check("TensorFlow loads", f"no: {error}", WRONG, "See the packages above.")
         return
-    is_legacy = tf.keras.Model.__module__.startswith("tf_keras")
-    fix = "" if is_legacy else "Set the environment variable TF_USE_LEGACY_KERAS=1."
-    found = "Keras 2 (tf_keras)" if is_legacy else "Keras 3"
-    yield Check("Keras in use", found, FINE if is_legacy else WRONG, fix)
+    try:
+        _ = tfkd.models  # which checks it
+        yield Check("Keras in use", "Keras 2 (tf_keras)")
+    except ImportError as error:
+        yield Check("Keras in use", "Keras 3", WRONG, str(error))
     yield _loads("LiteRT loads", "ai_edge_litert.interpreter", "litert", "to run .tflite files")
     yield _keras_3()
     gpus = tf.config.list_physical_devices("GPU")

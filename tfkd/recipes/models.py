@@ -15,7 +15,6 @@ import tf_keras as keras
 
 from tfkd import checks, models
 from tfkd.formats.saved_model import GRAPH_FILE
-from tfkd.interop.converting import load_keras3
 from tfkd.networks import keras_files
 
 ROLES = ("model", "student", "teacher")
@@ -124,8 +123,15 @@ def _restored(path: pathlib.Path, role: str, why: str) -> Any:
 
 def _keras(path: pathlib.Path) -> keras.Model:
     if _keras_version(path).startswith("3."):
-        return load_keras3(path)
+        return _keras_3(path)
     return keras_files.load("model", path)
+
+
+def _keras_3(path: pathlib.Path) -> keras.Model:
+    # Importing it takes seconds.
+    from tfkd.interop.converting import load_keras3
+
+    return load_keras3(path)
 
 
 def _keras_version(path: pathlib.Path) -> str:
@@ -155,7 +161,7 @@ def _hdf5(path: pathlib.Path) -> keras.Model:
             "model.load_weights(path), and save it as .keras."
         )
     if _text(version).startswith("3."):
-        return load_keras3(path)
+        return _keras_3(path)
     keras_files.refuse_code("model", str(path), json.loads(_text(config)), ValueError())
     try:
         return keras.models.load_model(path, custom_objects=keras_files.UNNAMED, compile=False)
