@@ -193,7 +193,8 @@ class Verdict(Result, file_name="verdict"):
             return f"{self.status}: " + (
                 "the gate is met." if count == 1 else f"all {count} gates."
             )
-        return f"{self.status}: " + "; ".join(map(_failure, self.failed)) + "."
+        failed = sorted(self.failed, key=lambda check: check.least is None)
+        return f"{self.status}: " + "; ".join(map(_failure, failed)) + "."
 
     def parts(self) -> list[Grid | Lines | str]:
         """The sentence, and a table of the gates."""

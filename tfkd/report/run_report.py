@@ -79,7 +79,8 @@ class RunReport(Paged, title="Report of a run", file_name="report"):
         exports: the exported files: reports of `tfkd.export`.
         pictures: index of an example (as text) → its picture as a data URL, from
             `tfkd.report.thumbnails`; at most 24 are shown.
-        scenes: caption → picture with drawn boxes as a data URL, for detectors.
+        scenes: caption → picture of drawn boxes as a data URL, for detectors: of
+            `data_url(detection_pictures(..., columns=1))`, which is legible on a phone.
         command: the command that made the run.
         recipe: the resolved recipe.
         seed: its seed.

@@ -43,7 +43,8 @@ def _run(report: Any) -> Section | None:
     rows = [(name, str(text)) for name, text in report.about.items()]
     for stage in report.stages:
         time = "" if stage.seconds is None else f", {duration(stage.seconds)}"
-        rows.append((f"stage “{stage.name}”", f"{stage.epochs} epochs{time}"))
+        count = f"{stage.epochs} epoch" + "s" * (stage.epochs != 1)
+        rows.append((f"stage “{stage.name}”", f"{count}{time}"))
     parts: list[Any] = [Grid((), rows, left=2)] if rows else []
     if report.files:
         parts.append(Links(report.files, "Files"))
