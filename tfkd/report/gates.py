@@ -151,7 +151,9 @@ class Check:
         elif self.least is not None:
             outcome = f"infeasible: the least is {kind.show(self.least)}"
         else:
-            outcome = "failed" if self.by is None else f"failed by {kind.show(self.by)}"
+            # Two percentages differ by points.
+            show = _points if kind.show is _percent else kind.show
+            outcome = "failed" if self.by is None else f"failed by {show(self.by)}"
         outcome += f" ({self.note})" if self.note else ""
         return kind.title, f"{sign} {kind.show(self.wanted)}", shown, outcome
 

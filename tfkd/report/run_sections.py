@@ -5,11 +5,8 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
-from tfkd.export.parity import ExportReport, agreement_text
-from tfkd.quantization.report import FLOAT, Decision, QuantizationReport
 from tfkd.report import run_plots
 from tfkd.report.class_sections import calibration, changes, classes
 from tfkd.report.detection_table import DetectionTable
@@ -118,10 +115,12 @@ def _layers(report: Any) -> Section | None:
 
 
 def _quantization(report: Any) -> Section | None:
-    rows: Sequence[Decision] = report.quantization
+    from tfkd.quantization.report import FLOAT, QuantizationReport
+
+    rows = report.quantization
     if not rows:
         return None
-    counts = QuantizationReport(tuple(rows)).counts
+    counts = QuantizationReport(rows).counts
     note = ", ".join(f"{count} {action}" for action, count in counts.items()) + "."
     whys = Counter((row.kind, row.why) for row in rows if row.action == FLOAT)
     head = ("kind of layer", "layers", "why it stays in float")
@@ -159,7 +158,9 @@ def _exports(report: Any) -> Section | None:
     return Section("Parity of the exported files", note, parts)
 
 
-def _export(one: ExportReport) -> tuple[Any, ...]:
+def _export(one: Any) -> tuple[Any, ...]:
+    from tfkd.export.parity import agreement_text
+
     numbers = one.numbers
     compared = numbers if one.verified else numbers.get("check") or {}
     known = "argmax_agreement" in compared
