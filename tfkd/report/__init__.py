@@ -25,7 +25,7 @@ from tfkd.report.plots import training_curves
 from tfkd.report.profile import LayerProfile, Profile, profile
 from tfkd.report.run_report import LayerKept, RunReport, Stage
 from tfkd.report.table import Row, Table
-from tfkd.report.thumbnails import thumbnails
+from tfkd.report.thumbnails import data_url, thumbnails
 from tfkd.report.trade_offs import accuracy_latency, accuracy_size
 from tfkd.report.writers import to_mlflow, to_wandb
 
@@ -35,7 +35,8 @@ __all__ = [
     "DetectionTable", "Gates", "Latency", "LatencyRow", "LatencyTable", "LayerCall",
     "LayerKept", "LayerProfile", "LayerTimes", "Profile", "Row", "RunReport", "Score",
     "SeedStats", "Stage", "Table", "Verdict", "accuracy", "accuracy_latency", "accuracy_size",
-    "calibration_error", "classification", "compare", "detect", "detection", "detection_pictures",
+    "calibration_error", "classification", "compare", "data_url", "detect",
+    "detection", "detection_pictures",
     "evaluate_detector", "judge", "latency", "latency_table", "machine",
     "precision_recall_plot", "profile", "register", "score", "seed_stats", "thumbnails",
     "to_mlflow", "to_wandb", "training_curves",

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from tfkd import checks
 from tfkd.data.labels import MULTI_LABEL, REGRESSION, Examples, is_probability
 from tfkd.results import Grid, Result
-from tfkd.teachers import output_kinds
 
 BINS = 15  # as in Guo et al. 2017
 
@@ -94,6 +93,8 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
     (`tfkd.teachers.output_kinds`): rows that sum to 1, also up to the steps of an int8 file,
     or values that are all in [0, 1].
     """
+    from tfkd.teachers import output_kinds
+
     values = np.asarray(outputs, np.float64)
     evidence = output_kinds.Evidence()
     output_kinds.see(evidence, values)

@@ -97,7 +97,8 @@ def compare(
             None: 0.5 for a model whose outputs are all in [0, 1], else 0.
 
     Returns:
-        A `Table`: `print` it, `.save(folder)` it; `.against()`, `.pareto()`,
+        A `Table`, of a classification with the `details` of each row by class and by example,
+        against the original: `print` it, `.save(folder)` it; `.against()`, `.pareto()`,
         `.to_tensorboard(folder)`.
 
     Raises:

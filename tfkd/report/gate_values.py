@@ -51,7 +51,7 @@ def _class_drop(original: Any, final: Any) -> Measured:
         names = final.details.class_names
         before, after = original.details.class_scores, final.details.class_scores
     else:
-        return None, "both rows need scores by class (`details`)"
+        return None, "both rows need scores by class"
     drops = np.array(before, np.float64) - np.array(after, np.float64)
     if not np.isfinite(drops).any():
         return None, "no class has examples"
@@ -67,7 +67,7 @@ def _mean(row: DetectionRow, kind: int) -> float:
 def _agreement(original: Any, final: Any) -> Measured:
     details = getattr(final, "details", None)
     if details is None or details.agreement is None:
-        return None, "the row has no agreement with the original (`details`)"
+        return None, "it was not compared with the original"
     if details.compared_with not in ("", original.model):
         return None, f"the agreement was measured with {details.compared_with}"
     return details.agreement, ""
@@ -76,17 +76,17 @@ def _agreement(original: Any, final: Any) -> Measured:
 def _latency(_: Any, final: Any) -> Measured:
     times = final.latency
     value = getattr(times, "p50", times)
-    return value, "" if value is not None else "the row has no latency"
+    return value, "" if value is not None else "it has no latency"
 
 
 def _size(_: Any, final: Any) -> Measured:
-    return final.size, "" if final.size is not None else "the row has no size"
+    return final.size, "" if final.size is not None else "it has no file"
 
 
 def _ece(_: Any, final: Any) -> Measured:
     details = getattr(final, "details", None)
     if details is None or details.ece is None:
-        return None, "the row has no probabilities of classes (`details`)"
+        return None, "it gives no probabilities of classes"
     return details.ece, ""
 
 

@@ -151,7 +151,9 @@ class Check:
         elif self.least is not None:
             outcome = f"infeasible: the least is {kind.show(self.least)}"
         else:
-            outcome = "failed" if self.by is None else f"failed by {kind.show(self.by)}"
+            # Two percentages differ by points.
+            show = _points if kind.show is _percent else kind.show
+            outcome = "failed" if self.by is None else f"failed by {show(self.by)}"
         outcome += f" ({self.note})" if self.note else ""
         return kind.title, f"{sign} {kind.show(self.wanted)}", shown, outcome
 
@@ -193,7 +195,8 @@ class Verdict(Result, file_name="verdict"):
             return f"{self.status}: " + (
                 "the gate is met." if count == 1 else f"all {count} gates."
             )
-        return f"{self.status}: " + "; ".join(map(_failure, self.failed)) + "."
+        failed = sorted(self.failed, key=lambda check: check.least is None)
+        return f"{self.status}: " + "; ".join(map(_failure, failed)) + "."
 
     def parts(self) -> list[Grid | Lines | str]:
         """The sentence, and a table of the gates."""

@@ -20,12 +20,14 @@ from tfkd.results import Plot
 Points = Sequence[tuple[int, float]]
 _LIGHT = "#c9ced6"
 _MOST_BARS = 48
+_SCORES = "Accuracy and other scores"
+_LETTER = 6.2  # width of a letter of a stage's name, in points
 
 
 def grouped(curves: Mapping[str, Points]) -> dict[str, dict[str, Points]]:
     """Curves without schedules, by what they have in common: losses, fractions, others."""
     groups: dict[str, dict[str, Points]] = {
-        "Accuracy and agreement": {}, "Losses": {}, "Other metrics": {}
+        _SCORES: {}, "Losses": {}, "Other metrics": {}
     }  # fmt: skip
     for name, points in curves.items():
         if name.startswith("schedule/") or not points:
@@ -36,7 +38,7 @@ def grouped(curves: Mapping[str, Points]) -> dict[str, dict[str, Points]]:
         if any(word in name for word in ("loss", "error", "distillation")):
             key = "Losses"
         elif is_fraction and not any(word in name for word in ("lr", "rate")):
-            key = "Accuracy and agreement"
+            key = _SCORES
         groups[key][name] = points
     return groups
 
@@ -93,16 +95,25 @@ def _by_stage(points: Points, stages: Sequence[tuple[str, int, int]]) -> list[Po
 def _show_stages(axes: Any, stages: Sequence[tuple[str, int, int]]) -> None:
     if not stages:
         return
-    whole = stages[-1][2] + 1
-    axes.set_xlim(0.5, whole - 0.5 if whole > 2 else 1.5)
+    whole = stages[-1][2]
+    low, high = (0.5, whole + 0.5) if whole > 1 else (0.5, 1.5)
+    axes.set_xlim(low, high)
+    points = (axes.figure.get_figwidth() - 0.9) * 72  # about the width of the axes
+    ends: list[float] = []  # of the last name in each row
     for number, (name, first, last) in enumerate(stages):
         if number:
             axes.axvline(first - 0.5, color="#777777", lw=1, ls=":")
-        # Names stand above the axes in two rows, so that those of short stages don't meet.
+        text = _short(name, 18)
+        half = 0.5 * _LETTER * len(text)
+        middle = points * ((first + last) / 2 - low) / (high - low)
+        middle = min(max(middle, half), points - half)
+        # Names stand above the axes, in as many rows as it takes that they don't meet.
+        row = next((i for i, end in enumerate(ends) if end < middle - half), len(ends))
+        ends[row : row + 1] = [middle + half + _LETTER]
         axes.annotate(
-            _short(name, 16), ((first + last) / 2, 1.0), (0, 4 + 13 * (number % 2)), fontsize=10,
-            xycoords=axes.get_xaxis_transform(), textcoords="offset points", ha="center",
-            color="#444444", parse_math=False, annotation_clip=False,
+            text, (middle / points, 1.0), (0, 4 + 13 * row), fontsize=10, ha="center",
+            xycoords="axes fraction", textcoords="offset points", color="#444444",
+            parse_math=False, annotation_clip=False,
         )  # fmt: skip
 
 

@@ -6,12 +6,10 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfkd import checks
-from tfkd.export.parity import ExportReport
-from tfkd.quantization.report import Decision
 from tfkd.report import plots as plotting
 from tfkd.report import run_metrics, run_sections
 from tfkd.report.detection_table import DetectionRow, DetectionTable
@@ -75,11 +73,14 @@ class RunReport(Paged, title="Report of a run", file_name="report"):
         files: what the run left, as name → path relative to the page, or a URL.
         stages: the training stages, in order.
         layers: filters kept per layer.
-        quantization: the decisions on all layers: a `QuantizationReport`, or its `rows`.
-        exports: the exported files: reports of `tfkd.export`.
+        quantization: the decisions on all layers, `tfkd.quantization.Decision`: a
+            `QuantizationReport`, or its `rows`.
+        exports: the exported files: the `ExportReport` that each function of `tfkd.export`
+            returns.
         pictures: index of an example (as text) → its picture as a data URL, from
             `tfkd.report.thumbnails`; at most 24 are shown.
-        scenes: caption → picture with drawn boxes as a data URL, for detectors.
+        scenes: caption → picture of drawn boxes as a data URL, for detectors: of
+            `data_url(detection_pictures(..., columns=1))`, which is legible on a phone.
         command: the command that made the run.
         recipe: the resolved recipe.
         seed: its seed.
@@ -108,8 +109,8 @@ class RunReport(Paged, title="Report of a run", file_name="report"):
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stages: Sequence[Stage] = ()
     layers: Sequence[LayerKept] = ()
-    quantization: Sequence[Decision] = ()
-    exports: Sequence[ExportReport] = ()
+    quantization: Iterable[object] = ()
+    exports: Iterable[object] = ()
     pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)
     scenes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     command: str = ""
@@ -128,12 +129,12 @@ class RunReport(Paged, title="Report of a run", file_name="report"):
         if self.final not in names:
             expected, fix = f"one of the models {names}", checks.near(self.final, names)
             raise checks.value_error("final", expected, self.final, fix)
-        for name, kind in _ITEMS.items():
-            items: tuple[Any, ...] = tuple(
+        for name, kind in _kinds().items():
+            made = (
                 item if isinstance(item, kind) else restored(kind, plain(item))
                 for item in getattr(self, name)
             )
-            object.__setattr__(self, name, items)
+            object.__setattr__(self, name, tuple(made))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunReport:
@@ -213,6 +214,12 @@ class RunReport(Paged, title="Report of a run", file_name="report"):
         board.write_run(self, logdir, step, plots)
 
 
-_ITEMS: dict[str, type] = {
-    "stages": Stage, "layers": LayerKept, "quantization": Decision, "exports": ExportReport
-}  # fmt: skip
+def _kinds() -> dict[str, type]:
+    """The types of what the fields hold that are lists of results."""
+    # Not at the top: both packages take long to import, and few users of tables need them.
+    from tfkd.export.parity import ExportReport
+    from tfkd.quantization.report import Decision
+
+    return {
+        "stages": Stage, "layers": LayerKept, "quantization": Decision, "exports": ExportReport
+    }  # fmt: skip

@@ -5,11 +5,8 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
-from tfkd.export.parity import ExportReport, agreement_text
-from tfkd.quantization.report import FLOAT, Decision, QuantizationReport
 from tfkd.report import run_plots
 from tfkd.report.class_sections import calibration, changes, classes
 from tfkd.report.detection_table import DetectionTable
@@ -43,7 +40,8 @@ def _run(report: Any) -> Section | None:
     rows = [(name, str(text)) for name, text in report.about.items()]
     for stage in report.stages:
         time = "" if stage.seconds is None else f", {duration(stage.seconds)}"
-        rows.append((f"stage “{stage.name}”", f"{stage.epochs} epochs{time}"))
+        count = f"{stage.epochs} epoch" + "s" * (stage.epochs != 1)
+        rows.append((f"stage “{stage.name}”", f"{count}{time}"))
     parts: list[Any] = [Grid((), rows, left=2)] if rows else []
     if report.files:
         parts.append(Links(report.files, "Files"))
@@ -117,10 +115,12 @@ def _layers(report: Any) -> Section | None:
 
 
 def _quantization(report: Any) -> Section | None:
-    rows: Sequence[Decision] = report.quantization
+    from tfkd.quantization.report import FLOAT, QuantizationReport
+
+    rows = report.quantization
     if not rows:
         return None
-    counts = QuantizationReport(tuple(rows)).counts
+    counts = QuantizationReport(rows).counts
     note = ", ".join(f"{count} {action}" for action, count in counts.items()) + "."
     whys = Counter((row.kind, row.why) for row in rows if row.action == FLOAT)
     head = ("kind of layer", "layers", "why it stays in float")
@@ -158,7 +158,9 @@ def _exports(report: Any) -> Section | None:
     return Section("Parity of the exported files", note, parts)
 
 
-def _export(one: ExportReport) -> tuple[Any, ...]:
+def _export(one: Any) -> tuple[Any, ...]:
+    from tfkd.export.parity import agreement_text
+
     numbers = one.numbers
     compared = numbers if one.verified else numbers.get("check") or {}
     known = "argmax_agreement" in compared

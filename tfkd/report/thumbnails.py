@@ -57,14 +57,37 @@ def thumbnails(
     if not len(chosen):
         return {}
     low, high = _limits(array)
-    return {str(i): data_url(_picture(array[i], low, high, side)) for i in chosen}
+    return {str(i): _encoded(_picture(array[i], low, high, side)) for i in chosen}
 
 
-def data_url(image: Image.Image) -> str:
-    """A Pillow image as a PNG in a data URL."""
+def data_url(picture: np.ndarray) -> str:
+    """A picture as a PNG in a data URL, for `RunReport.scenes`.
+
+    Args:
+        picture: uint8 (H, W), (H, W, 3) or (H, W, 4), as of `report.detection_pictures`.
+
+    Raises:
+        ValueError: if it is none.
+        ImportError: if Pillow is not installed.
+    """
+    pixels = np.asarray(picture)
+    is_picture = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))
+    if pixels.dtype != np.uint8 or not is_picture or not pixels.size:
+        raise checks.value_error("picture", "uint8 pixels (H, W, 3)", picture)
+    return _encoded(_pillow().fromarray(pixels))
+
+
+def _encoded(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _pillow() -> Any:
+    """The module PIL.Image."""
+    with checks.needed("Pictures of examples need Pillow", "images"):
+        from PIL import Image
+    return Image
 
 
 def _limits(array: np.ndarray) -> tuple[float, float]:
@@ -86,15 +109,14 @@ def _limits(array: np.ndarray) -> tuple[float, float]:
 
 
 def _picture(image: np.ndarray, low: float, high: float, side: int) -> Any:
-    with checks.needed("Pictures of examples need Pillow", "images"):
-        from PIL import Image
     values = np.nan_to_num(image.astype(np.float64), nan=low, posinf=high, neginf=low)
     pixels = np.rint(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
     if pixels.ndim == 3 and pixels.shape[-1] not in (3, 4):
         pixels = pixels[..., 0]
-    made = Image.fromarray(pixels)
+    pillow = _pillow()
+    made = pillow.fromarray(pixels)
     if max(made.size) > side:
         scale = side / max(made.size)
         size = tuple(max(1, round(edge * scale)) for edge in made.size)
-        made = made.resize(size, Image.Resampling.LANCZOS)
+        made = made.resize(size, pillow.Resampling.LANCZOS)
     return made

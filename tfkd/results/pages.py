@@ -60,7 +60,7 @@ STYLE = """
 .tfkd summary { cursor: pointer; color: var(--link); margin-bottom: 10px; }
 .tfkd .gallery { display: grid; gap: 18px 14px;
   grid-template-columns: repeat(auto-fill, minmax(138px, 1fr)); }
-.tfkd .gallery.large { grid-template-columns: 1fr; }
+.tfkd .gallery.large { grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); }
 .tfkd .gallery figure { margin: 0; }
 .tfkd .gallery img { width: 96px; height: 96px; object-fit: contain; display: block;
   image-rendering: pixelated; background: var(--grey); border-radius: 4px; }
