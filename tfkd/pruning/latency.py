@@ -167,10 +167,14 @@ def fit(
     if before <= budget:
         return Fit(nothing, before, before)
     points = [Point(clock.total(nothing), before, nothing)]
+    aim = _AIM * budget
     for _ in range(_ROUNDS):
-        counts = narrowed(clock, allowed, ranked, _goal(points, budget))
+        counts = narrowed(clock, allowed, ranked, _goal(points, budget, aim))
         if any((counts == point.counts).all() for point in points):
-            break
+            if aim == budget:
+                break
+            aim = budget  # for what may lie between
+            continue
         points.append(Point(clock.total(counts), clock.whole(counts), counts))
         if (1 - TOLERANCE) * budget <= points[-1].whole <= budget:
             break
@@ -185,20 +189,19 @@ def fit(
     return Fit(best.counts, before, best.whole)
 
 
-def _goal(points: Sequence[Point], budget: float) -> float:
-    """The sum of layer times at which the whole model should take a little less than budget.
+def _goal(points: Sequence[Point], budget: float, aim: float) -> float:
+    """The sum of layer times at which the whole model should take `aim`, at most the budget.
 
     It is interpolated between the models that are next to the budget; before one has met
-    it, the last one's ratio of the two is taken.
+    it, the ratio of the two that the fastest one has is taken.
     """
-    aim = _AIM * budget
     slow = min((p for p in points if p.whole > budget), key=lambda point: point.layers)
     fast = [p for p in points if p.whole <= budget and p.layers < slow.layers]
     if not fast:
         return slow.layers * min(aim / slow.whole, 0.97)
     near = max(fast, key=lambda point: point.layers)
     part = (aim - near.whole) / (slow.whole - near.whole)
-    return near.layers + min(part, 0.98) * (slow.layers - near.layers)
+    return near.layers + part * (slow.layers - near.layers)
 
 
 def narrowed(
