@@ -217,8 +217,12 @@ def test_what_is_already_fast_enough_stays():
 
 def test_out_of_reach_says_the_least():
     # The narrowest: widths 4 and 8 in tiles of 8, 0.5 + (3 · 8 + 4 · 8) / 1000.
-    with pytest.raises(ValueError, match=r"latency_ms.*least.* 0.556 ms of 1.53 ms \(63.7 % less"):
+    with pytest.raises(
+        pruning.OutOfReach, match=r"latency_ms.*least.* 0.556 ms of 1.53 ms \(63.7 % less"
+    ) as caught:
         pruning.plan(chain(), latency_ms=0.5, measure=by_hand)
+    assert caught.value.least_ms == pytest.approx(0.556)
+    assert caught.value.before_ms == pytest.approx(1.532)
     with pytest.raises(ValueError, match="latency_reduction.*least.*min_channels below 16"):
         pruning.plan(chain(), latency_reduction=0.6, measure=by_hand, min_channels=16)
 

@@ -99,7 +99,8 @@ def plan(
             can't be reached (the message gives the maximum, or the least time); if a target
             of time lacks `measure`; if nothing can be removed;
             if an argument is out of its range, an entry of `ignore` matches nothing, or
-            weights are not finite.
+            weights are not finite. A time that can't be reached is an `OutOfReach`, with the
+            least time as `least_ms`.
 
     Example:
         >>> from tfkd import models, pruning

@@ -28,6 +28,19 @@ def _frozen_text(plan: Plan) -> str:
     )
 
 
+class OutOfReach(ValueError):
+    """No allowed widths are fast enough.
+
+    Attributes:
+        least_ms: milliseconds of the fastest model that was measured.
+        before_ms: milliseconds of the model as it is.
+    """
+
+    def __init__(self, text: str, least_ms: float, before_ms: float):
+        super().__init__(text)
+        self.least_ms, self.before_ms = least_ms, before_ms
+
+
 def unreachable(plan: Plan, most: float) -> ValueError:
     """The target is more than what can be removed, the fraction `most`."""
     name, goal = plan.target
@@ -56,7 +69,7 @@ def _unknown(plan: Plan, most: float) -> ValueError:
     return checks.value_error("macs_reduction", "a target that can be reached", goal, fix)
 
 
-def too_slow(plan: Plan, least: float, before: float) -> ValueError:
+def too_slow(plan: Plan, least: float, before: float) -> OutOfReach:
     """The narrowest model takes `least` of the `before` milliseconds that the model takes."""
     name, goal = plan.target
     most = f"{least:.3g} ms of {before:.3g} ms ({explaining.percent(1 - least / before)} less)"
@@ -64,7 +77,8 @@ def too_slow(plan: Plan, least: float, before: float) -> ValueError:
     ways = ", ".join([*fixes, "a smaller round_to", "cutting layers"])
     text = f"The least with these settings, as it was measured, is {most}. Try {ways}, or another "
     text += "model."
-    return checks.value_error(name, "a time that can be reached", goal, text)
+    said = checks.message(name, "a time that can be reached", goal, text)
+    return checks.plain(OutOfReach(said, least, before))
 
 
 def nothing(plan: Plan) -> ValueError:

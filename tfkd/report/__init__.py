@@ -22,6 +22,7 @@ from tfkd.report.plots import training_curves
 from tfkd.report.profile import LayerProfile, Profile, profile
 from tfkd.report.table import Row, Table
 from tfkd.report.trade_offs import accuracy_latency, accuracy_size
+from tfkd.report.widths_and_bits import search
 
 __all__ = [
     "Against", "ClassScores", "Classification", "DetectionRow", "DetectionScores",
@@ -29,5 +30,6 @@ __all__ = [
     "LayerTimes", "Profile", "Row", "Score", "SeedStats", "Table", "accuracy",
     "accuracy_latency", "accuracy_size", "classification", "compare", "detect", "detection",
     "detection_pictures", "evaluate_detector", "latency", "latency_table", "machine",
-    "precision_recall_plot", "profile", "register", "score", "seed_stats", "training_curves",
+    "precision_recall_plot", "profile", "register", "score", "search", "seed_stats",
+    "training_curves",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -203,7 +204,9 @@ def _exported(model: keras.Model, path: pathlib.Path, mode: str) -> pathlib.Path
     if mode == "int8":
         drawn = tf.nest.flatten(random_inputs(model, _CALIBRATION))
         data = dict(zip(model.input_names, map(np.asarray, drawn), strict=True))
-    return export.to_tflite(model, path, mode, data=data, verify=False).path
+    with warnings.catch_warnings():  # They are for files that are kept.
+        warnings.simplefilter("ignore")
+        return export.to_tflite(model, path, mode, data=data, verify=False).path
 
 
 def _call(path: pathlib.Path, threads: int) -> Callable[[], Any]:
