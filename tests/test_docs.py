@@ -1,10 +1,14 @@
-"""The troubleshooting page names messages that the package really has."""
+"""The pages' Python runs; the troubleshooting page names messages that the package has."""
 
 import ast
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 RUN = 3  # words of a message that must stand together in the source
 
@@ -45,3 +49,18 @@ def test_every_message_of_the_troubleshooting_page_is_in_the_package():
     # Names that are put in may stand within three words: most of them must be there.
     gone = [m for m, parts in asked if sum(p in source for p in parts) < 0.6 * len(parts)]
     assert not gone, gone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda p: p.stem
+)
+def test_python_blocks_run_one_after_the_other_and_again(page, tmp_path, monkeypatch):
+    for module in ("ai_edge_litert", "matplotlib", "sklearn"):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    for _ in range(2):
+        namespace = {"__name__": "page"}
+        for number, block in enumerate(code):
+            exec(compile(block, f"{page.name}, block {number + 1}", "exec"), namespace)

@@ -73,9 +73,8 @@ def too_slow(plan: Plan, least: float, before: float) -> OutOfReach:
     """The narrowest model takes `least` of the `before` milliseconds that the model takes."""
     name, goal = plan.target
     most = f"{least:.3g} ms of {before:.3g} ms ({explaining.percent(1 - least / before)} less)"
-    fixes = [fix for fix in _fixes(plan) if not fix.startswith("round_to")]
-    ways = ", ".join([*fixes, "a smaller round_to", "cutting layers"])
-    text = f"The least with these settings, as it was measured, is {most}. Try {ways}, or another "
+    ways = ", ".join([*_fixes(plan), "cut_layers"])
+    text = f"The least with these settings, as it was measured, is {most}. Try {ways} or another "
     text += "model."
     said = checks.message(name, "a time that can be reached", goal, text)
     return checks.plain(OutOfReach(said, least, before))

@@ -99,7 +99,8 @@ def search(
                         model, fraction, measure.in_mode(mode), train, trained, options
                     )
                 except pruning.OutOfReach as error:
-                    refused.append(f"{name}: {error}")
+                    ends = f"{error.least_ms:.3g} ms of {error.before_ms:.3g} ms"
+                    refused.append(f"{name}: out of reach, the least is {ends}.")
                     continue
                 found[name] = _exported(small, mode, fraction, measure, calibration, where)
         if not found:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkd import pruning
-from tfkd.pruning import latency
+from tfkd.pruning import time_budget
 from tfkd.pruning.timing import Clock
 
 L = keras.layers
@@ -67,13 +67,13 @@ def problems(draw):
 @given(problems(), st.floats(0.02, 0.98))
 def test_a_budget_is_met_within_ten_percent_or_refused_with_the_least(problem, part):
     clock, ranked = problem
-    allowed = [latency.levels(size, None, 1) for size in clock.sizes.tolist()]
+    allowed = [time_budget.levels(size, None, 1) for size in clock.sizes.tolist()]
     narrowest = clock.whole(np.array([level[-1] for level in allowed]))
     before = clock.whole(0 * clock.sizes)
     budget = part * before
     try:
-        found = latency.fit(clock, allowed, ranked, budget)
-    except latency.Unreachable as error:
+        found = time_budget.fit(clock, allowed, ranked, budget)
+    except time_budget.Unreachable as error:
         assert error.least == pytest.approx(narrowest) and narrowest > budget
         assert error.before == before
         return
@@ -101,7 +101,7 @@ def test_widths_that_are_no_faster_are_not_taken(problem, part):
     ]
     clock.around = lambda group, counts: clock.layers(counts)[group]
     budget = clock.overhead + part * (clock.whole(0 * clock.sizes) - clock.overhead)
-    found = latency.fit(clock, allowed, ranked, budget)
+    found = time_budget.fit(clock, allowed, ranked, budget)
     assert ((clock.sizes - found.counts) % 8 == 0).all()
 
 

@@ -21,6 +21,7 @@ from tfkd.pruning.plans import Plan
 from tfkd.pruning.timing import Clock
 from tfkd.types import Measure
 
+STEP = 4  # kept counts are multiples of it, where the user names no other
 TARGETS = ("latency_ms", "latency_reduction")
 
 TOLERANCE = 0.1  # a plan takes at least this much less than the budget at most
@@ -87,7 +88,6 @@ def planned(empty: Plan, measure: Measure, round_to: int | None) -> Plan:
     return dataclasses.replace(
         empty,
         remove=dict(zip(empty.remove, found.counts.tolist(), strict=True)),
-        round_to=round_to or 4,
         ms_before=found.before,
         ms_after=found.after,
     )
@@ -129,7 +129,7 @@ def levels(size: int, round_to: int | None, min_channels: int) -> np.ndarray:
         >>> (128 - levels(128, None, 1)).tolist()
         [128, 112, 96, 80, 64, 56, 48, 40, 32, 24, 16, 8]
     """
-    step = round_to or (4 if size <= 32 else 8)
+    step = round_to or (STEP if size <= 32 else 2 * STEP)
     every = fitting.levels(size, step, min_channels)
     chosen = [0]
     for count in every[1:].tolist():
