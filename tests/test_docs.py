@@ -1,4 +1,4 @@
-"""The troubleshooting page names messages that the package has; blocks of other pages run."""
+"""The pages' Python runs; the troubleshooting page names messages that the package has."""
 
 import ast
 import re
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 RUN = 3  # words of a message that must stand together in the source
 
@@ -65,3 +67,18 @@ def test_the_blocks_of_a_page_run_one_after_the_other(name, tmp_path, monkeypatc
         namespace = {"__name__": name}
         for number, block in enumerate(blocks, 1):
             exec(compile(block, f"docs/{name}, block {number}", "exec"), namespace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda p: p.stem
+)
+def test_python_blocks_run_one_after_the_other_and_again(page, tmp_path, monkeypatch):
+    for module in ("ai_edge_litert", "matplotlib", "sklearn"):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    for _ in range(2):
+        namespace = {"__name__": "page"}
+        for number, block in enumerate(code):
+            exec(compile(block, f"{page.name}, block {number + 1}", "exec"), namespace)

@@ -12,7 +12,7 @@ from tfkd import checks, example_inputs
 from tfkd.costs.trace import InputShape
 from tfkd.networks import paths
 from tfkd.networks.accept import check_finite
-from tfkd.pruning import criteria, fitting, ignoring, latency, refusals
+from tfkd.pruning import criteria, fitting, ignoring, refusals, time_budget
 from tfkd.pruning.change import output_change
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph
@@ -99,7 +99,8 @@ def plan(
             can't be reached (the message gives the maximum, or the least time); if a target
             of time lacks `measure`; if nothing can be removed;
             if an argument is out of its range, an entry of `ignore` matches nothing, or
-            weights are not finite.
+            weights are not finite. A time that can't be reached is an `OutOfReach`, with the
+            least time as `least_ms`.
 
     Example:
         >>> from tfkd import models, pruning
@@ -116,7 +117,7 @@ def plan(
         latency_reduction=latency_reduction,
         latency_ms=latency_ms,
     )
-    latency.check_measure(target[0], measure, scope)
+    time_budget.check_measure(target[0], measure, scope)
     checks.one_of("scope", scope, SCOPES)
     checks.one_of("residual", residual, RESIDUALS)
     criteria.known(criterion)
@@ -128,10 +129,11 @@ def plan(
     graph = model if isinstance(model, Graph) else analyse(model, input_shape=input_shape)
     check_finite("model", graph.model)
     nothing = {group.name: 0 for group in graph.groups}
-    options = criterion, scope, residual, round_to or 1, min_channels, seed
+    step = round_to or (1 if measure is None else time_budget.STEP)
+    options = criterion, scope, residual, step, min_channels, seed
     empty = Plan(graph, nothing, target, *options, ignoring.ignored_groups(graph, ignore))
     if measure is not None:
-        found = latency.planned(empty, measure, round_to)
+        found = time_budget.planned(empty, measure, round_to)
     else:
         found = _with_counts(empty, _counts(empty))
     if data is None:

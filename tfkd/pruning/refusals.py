@@ -8,13 +8,7 @@ from tfkd.pruning.plans import Plan
 
 
 class UnreachableError(ValueError):
-    """A target that can't be met.
-
-    Attributes:
-        least: the least milliseconds that were measured, for a target of time; else None.
-    """
-
-    least: float | None = None
+    """A target that can't be met."""
 
 
 def _refused(plan: Plan, expected: str, fix: str) -> UnreachableError:
@@ -41,6 +35,19 @@ def _frozen_text(plan: Plan) -> str:
         f"{count} channels of {explaining.shortened(layers)}: {reason}"
         for reason, count, layers in explaining.by_reason(plan.graph.frozen)[:6]
     )
+
+
+class OutOfReach(UnreachableError):
+    """No allowed widths are fast enough.
+
+    Attributes:
+        least_ms: milliseconds of the fastest model that was measured.
+        before_ms: milliseconds of the model as it is.
+    """
+
+    def __init__(self, text: str, least_ms: float, before_ms: float):
+        super().__init__(text)
+        self.least_ms, self.before_ms = least_ms, before_ms
 
 
 def unreachable(plan: Plan, most: float) -> ValueError:
@@ -70,16 +77,15 @@ def _unknown(plan: Plan, most: float) -> ValueError:
     return _refused(plan, "a target that can be reached", fix)
 
 
-def too_slow(plan: Plan, least: float, before: float) -> ValueError:
+def too_slow(plan: Plan, least: float, before: float) -> OutOfReach:
     """The narrowest model takes `least` of the `before` milliseconds that the model takes."""
     most = f"{least:.3g} ms of {before:.3g} ms ({explaining.percent(1 - least / before)} less)"
-    fixes = [fix for fix in _fixes(plan) if not fix.startswith("round_to")]
-    ways = ", ".join([*fixes, "a smaller round_to", "cutting layers"])
-    text = f"The least with these settings, as it was measured, is {most}. Try {ways}, or another "
+    ways = ", ".join([*_fixes(plan), "cut_layers"])
+    text = f"The least with these settings, as it was measured, is {most}. Try {ways} or another "
     text += "model."
-    error = _refused(plan, "a time that can be reached", text)
-    error.least = least
-    return error
+    name, goal = plan.target
+    said = checks.message(name, "a time that can be reached", goal, text)
+    return checks.plain(OutOfReach(said, least, before))
 
 
 def nothing(plan: Plan) -> ValueError:

@@ -77,9 +77,10 @@ def _reduced(model: keras.Model, budget: Any, options: dict[str, Any], **target:
     try:
         return pruning.plan(model, **target, **options)
     except UnreachableError as error:
-        gate = "latency_ms" if error.least is not None else None
+        least = getattr(error, "least_ms", None)
+        gate = None if least is None else "latency_ms"
         asked = "" if budget is None else f"{budget}: "
-        raise InfeasibleError(gate, f"{asked}{error}", error.least) from error
+        raise InfeasibleError(gate, f"{asked}{error}", least) from error
 
 
 def _latency(

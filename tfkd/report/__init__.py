@@ -27,6 +27,7 @@ from tfkd.report.run_report import LayerKept, RunReport, Stage
 from tfkd.report.table import Row, Table
 from tfkd.report.thumbnails import data_url, thumbnails
 from tfkd.report.trade_offs import accuracy_latency, accuracy_size
+from tfkd.report.widths_and_bits import search
 from tfkd.report.writers import to_mlflow, to_wandb
 
 __all__ = [
@@ -38,6 +39,6 @@ __all__ = [
     "calibration_error", "classification", "compare", "data_url", "detect",
     "detection", "detection_pictures",
     "evaluate_detector", "judge", "latency", "latency_table", "machine",
-    "precision_recall_plot", "profile", "register", "score", "seed_stats", "thumbnails",
-    "to_mlflow", "to_wandb", "training_curves",
+    "precision_recall_plot", "profile", "register", "score", "search", "seed_stats",
+    "thumbnails", "to_mlflow", "to_wandb", "training_curves",
 ]  # fmt: skip

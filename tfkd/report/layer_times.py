@@ -13,6 +13,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,8 +46,9 @@ class LayerTimes(Result):
     Args:
         path: JSON file of the table, read if it is there and written after each
             measurement; None: the table is kept in memory.
-        mode: "float32", "float16", "dynamic" or "int8", as in `tfkd.export.to_tflite`; the
-            ranges of "int8" come from random inputs, which time does not depend on.
+        mode: "float32", "float16", "dynamic" or "int8", as in `tfkd.export.to_tflite`; inputs
+            and outputs of "int8" are integers, and its ranges come from random inputs, on
+            which time does not depend.
         threads: threads of one call.
         command: a shell command that runs a file elsewhere, with `{model}` for its path, and
             prints what TFLite's benchmark_model does ("Inference timings in us: … Inference
@@ -199,11 +201,14 @@ def _reference(threads: int) -> Callable[[], Any]:
 def _exported(model: keras.Model, path: pathlib.Path, mode: str) -> pathlib.Path:
     from tfkd import export
 
-    data = None
+    data, io = None, "float32"
     if mode == "int8":
+        io = mode  # a layer alone must not be timed with conversions that the whole lacks
         drawn = tf.nest.flatten(random_inputs(model, _CALIBRATION))
         data = dict(zip(model.input_names, map(np.asarray, drawn), strict=True))
-    return export.to_tflite(model, path, mode, data=data, verify=False).path
+    with warnings.catch_warnings():  # They are for files that are kept.
+        warnings.simplefilter("ignore")
+        return export.to_tflite(model, path, mode, io, data, verify=False).path
 
 
 def _call(path: pathlib.Path, threads: int) -> Callable[[], Any]:

@@ -21,6 +21,7 @@ from tfkd.pruning.plans import Plan
 from tfkd.pruning.timing import Clock
 from tfkd.types import Measure
 
+STEP = 4  # kept counts are multiples of it, where the user names no other
 TARGETS = ("latency_ms", "latency_reduction")
 
 TOLERANCE = 0.1  # a plan takes at least this much less than the budget at most
@@ -87,7 +88,6 @@ def planned(empty: Plan, measure: Measure, round_to: int | None) -> Plan:
     return dataclasses.replace(
         empty,
         remove=dict(zip(empty.remove, found.counts.tolist(), strict=True)),
-        round_to=round_to or 4,
         ms_before=found.before,
         ms_after=found.after,
     )
@@ -129,7 +129,7 @@ def levels(size: int, round_to: int | None, min_channels: int) -> np.ndarray:
         >>> (128 - levels(128, None, 1)).tolist()
         [128, 112, 96, 80, 64, 56, 48, 40, 32, 24, 16, 8]
     """
-    step = round_to or (4 if size <= 32 else 8)
+    step = round_to or (STEP if size <= 32 else 2 * STEP)
     every = fitting.levels(size, step, min_channels)
     chosen = [0]
     for count in every[1:].tolist():
@@ -167,10 +167,14 @@ def fit(
     if before <= budget:
         return Fit(nothing, before, before)
     points = [Point(clock.total(nothing), before, nothing)]
+    aim = _AIM * budget
     for _ in range(_ROUNDS):
-        counts = narrowed(clock, allowed, ranked, _goal(points, budget))
+        counts = narrowed(clock, allowed, ranked, _goal(points, budget, aim))
         if any((counts == point.counts).all() for point in points):
-            break
+            if aim == budget:
+                break
+            aim = budget  # for what may lie between
+            continue
         points.append(Point(clock.total(counts), clock.whole(counts), counts))
         if (1 - TOLERANCE) * budget <= points[-1].whole <= budget:
             break
@@ -185,20 +189,19 @@ def fit(
     return Fit(best.counts, before, best.whole)
 
 
-def _goal(points: Sequence[Point], budget: float) -> float:
-    """The sum of layer times at which the whole model should take a little less than budget.
+def _goal(points: Sequence[Point], budget: float, aim: float) -> float:
+    """The sum of layer times at which the whole model should take `aim`, at most the budget.
 
     It is interpolated between the models that are next to the budget; before one has met
-    it, the last one's ratio of the two is taken.
+    it, the ratio of the two that the fastest one has is taken.
     """
-    aim = _AIM * budget
     slow = min((p for p in points if p.whole > budget), key=lambda point: point.layers)
     fast = [p for p in points if p.whole <= budget and p.layers < slow.layers]
     if not fast:
         return slow.layers * min(aim / slow.whole, 0.97)
     near = max(fast, key=lambda point: point.layers)
     part = (aim - near.whole) / (slow.whole - near.whole)
-    return near.layers + min(part, 0.98) * (slow.layers - near.layers)
+    return near.layers + part * (slow.layers - near.layers)
 
 
 def narrowed(
