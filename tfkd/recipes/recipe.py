@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -222,9 +223,10 @@ class Recipe:
 
     def run(self, output: Path, **options: Any) -> Outcome:
         """Runs the recipe; see `tfkd.recipes.run`."""
-        from tfkd.recipes.engine import run
-
-        return run(self, output, **options)
+        # By name, as the engine imports this module.
+        engine = importlib.import_module("tfkd.recipes.engine")
+        outcome: Outcome = engine.run(self, output, **options)
+        return outcome
 
 
 def _plain(value: Any) -> Any:
