@@ -36,3 +36,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'tfkd.recipes' has no attribute {name!r}")
     return getattr(importlib.import_module(f"tfkd.recipes.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -55,7 +55,8 @@ class Outcome(Result):
         """The table, the files, and the verdict."""
         if self.table is not None:
             yield from self.table.parts()
-        yield Grid(("file", "path"), [*self.files.items()], left=2)
+        if self.files:
+            yield Grid(("file", "path"), [*self.files.items()], left=2)
         yield self.sentence
 
     def to_dict(self) -> dict[str, Any]:
