@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
 from tfkd.interop.comparing import compare_outputs
 from tfkd.interop.walking import Converter
-from tfkd.types import Data
+from tfkd.types import Data, Path
 
 if TYPE_CHECKING:
     import keras as keras_3
@@ -78,6 +80,60 @@ def from_keras3(
         batch = None if verify is True else example_inputs.packed(made, verify)
         compare_outputs(model, made, batch, tolerance, lambda: _in_float64(model, module, custom))
     return made
+
+
+def load_keras3(path: Path, *, verify: bool | Data = True) -> keras.Model:
+    """Loads a `.keras` or `.h5` file that Keras 3 wrote, and converts its model.
+
+    Args:
+        path: the file.
+        verify: see `from_keras3`.
+
+    Returns:
+        A tf_keras model, not compiled.
+
+    Raises:
+        ImportError: if Keras 3 can't be imported.
+        ValueError: if Keras 3 can't load the file, or it holds Python code, or its model
+            has parts without a counterpart in tf_keras.
+    """
+    text = os.fspath(path)
+    try:
+        import keras as keras_3
+    except ImportError as error:
+        raise ImportError(
+            f"{text} was written by Keras 3, which can't be imported here: pip install 'keras>=3', "
+            "or save it with tf_keras."
+        ) from error
+    try:
+        model = keras_3.models.load_model(text, compile=False)
+    except Exception as error:  # Damaged files raise exceptions of many types.
+        fix = f"It says: {checks.in_short(error)}"
+        raise checks.value_error("path", "a file that Keras 3 can load", text, fix) from error
+    layers = [one for one in model.layers if isinstance(one, keras_3.layers.TextVectorization)]
+    if verify is True and layers:
+        verify = _texts(layers[0], model.inputs[0].shape)
+    return from_keras3(model, verify=verify, custom_layers=_tokenizers(keras_3))
+
+
+def _texts(layer: Any, shape: Any) -> np.ndarray:
+    """Eight texts of words that a tokenizer knows, as its model takes them."""
+    words = [str(word) for word in layer.get_vocabulary(include_special_tokens=False)]
+    drawn = np.random.default_rng(0).choice(words, (8, 12))
+    return np.array([" ".join(row) for row in drawn], object).reshape(-1, *[1] * (len(shape) - 1))
+
+
+def _tokenizers(keras_3: ModuleType) -> Custom:
+    """Conversion of TextVectorization with its vocabulary, for models that take texts."""
+
+    def made(layer: Any) -> keras.layers.Layer:
+        config = layer.get_config()
+        names = ("name", "standardize", "split", "ngrams", "output_mode", "output_sequence_length")
+        words = [str(word) for word in layer.get_vocabulary(include_special_tokens=False)]
+        given = {name: config[name] for name in names}
+        return keras.layers.TextVectorization(vocabulary=words, **given)
+
+    return {keras_3.layers.TextVectorization: made}
 
 
 def _convert(model: Any, module: ModuleType, custom: Custom) -> keras.Model:

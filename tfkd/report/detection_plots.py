@@ -78,6 +78,15 @@ def precision_recall_plot(
         return write_figure(figure, path)
 
 
+def mean_curves(
+    models: Mapping[str, DetectionScores], title: str, kinds: list[int], path: str | os.PathLike
+) -> pathlib.Path:
+    """Draws the mean precision-recall curve of some classes, a line for each detector."""
+    with new_figure() as (figure, axes):
+        _panel(axes, models, title, kinds)
+        return write_figure(figure, path)
+
+
 def check_same_classes(models: Mapping[str, DetectionScores]) -> DetectionScores:
     """Accepts name → DetectionScores of the same classes and objects; returns the first."""
     first: Any = None
@@ -129,12 +138,16 @@ def _by_model(
     title = "mean of the classes" if len(present) > 1 else first.class_names[present[0]]
     groups = [(title, present), *((first.class_names[kind], [kind]) for kind in shown)]
     for axes, (title, kinds) in zip(panels, groups, strict=False):
-        for order, (name, scores) in enumerate(models.items()):
-            label = f"{name}  {score(float(scores.ap50[kinds].mean()))}"
-            _curve(axes, scores, kinds, label, lw=2.0, **_style(order))
-        _finish(axes, title)
+        _panel(axes, models, title, kinds)
     for axes in panels[len(groups) :]:
         axes.remove()
+
+
+def _panel(axes: Any, models: Mapping[str, DetectionScores], title: str, kinds: list[int]) -> None:
+    for order, (name, scores) in enumerate(models.items()):
+        label = f"{name}  {score(float(scores.ap50[kinds].mean()))}"
+        _curve(axes, scores, kinds, label, lw=2.0, **_style(order))
+    _finish(axes, title)
 
 
 def _finish(axes: Any, title: str) -> None:

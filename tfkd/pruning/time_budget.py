@@ -1,0 +1,255 @@
+"""Search for the widths that meet a budget of measured time, as NetAdapt does.
+
+Layers are narrowed one after the other: each time the group whose narrowing saves the most
+time for the importance that it loses, by a table of layer times (Yang et al. 2018, NetAdapt,
+https://arxiv.org/abs/1804.03230, without the training between the steps). The sum of the
+layer times is related to the time of the whole model by measuring the models that were
+found, until one of them meets the budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.pruning import criteria, fitting, refusals
+from tfkd.pruning.plans import Plan
+from tfkd.pruning.timing import Clock
+from tfkd.types import Measure
+
+STEP = 4  # kept counts are multiples of it, where the user names no other
+TARGETS = ("latency_ms", "latency_reduction")
+
+TOLERANCE = 0.1  # a plan takes at least this much less than the budget at most
+_AIM = 0.98  # of the budget: measured times scatter
+_NOISE = 0.005  # a width that saves no more than this share of its layers' time saves nothing
+_ROUNDS = 12  # models that are built and measured at most
+
+
+def check_measure(target: str, measure: Measure | None, scope: str) -> None:
+    """Checks that `measure` is given with a target of time alone, and `scope` is not."""
+    if target not in TARGETS:
+        if measure is not None:
+            fix = "To plan by time give latency_ms or latency_reduction instead."
+            raise checks.value_error("measure", f"None with {target}", measure, fix)
+        return
+    if measure is None:
+        fix = (
+            "Pass measure=tfkd.report.LayerTimes('times.json'), which measures in LiteRT and keeps "
+            "what it measured in the file, or a function from a model to milliseconds."
+        )
+        raise checks.value_error("measure", f"what measures time, with {target}", None, fix)
+    checks.function("measure", measure)
+    if scope != "uniform":
+        fix = "Leave it out: a target of time chooses the groups by the time that they save."
+        raise checks.value_error("scope", f"the default with {target}", scope, fix)
+
+
+def planned(empty: Plan, measure: Measure, round_to: int | None) -> Plan:
+    """The plan that meets a target of time.
+
+    Args:
+        empty: the plan that removes nothing.
+        measure: from a model to milliseconds.
+        round_to: as the user gave it.
+
+    Raises:
+        ValueError: if nothing can be removed, or the target can't be reached.
+    """
+    graph, (name, goal) = empty.graph, empty.target
+    allowed = [
+        np.zeros(1, int)
+        if empty.left_alone(group)
+        else levels(group.size, round_to, empty.min_channels)
+        for group in graph.groups
+    ]
+    if all(len(level) == 1 for level in allowed):
+        raise refusals.nothing(empty)
+    if graph.sizes_missing:
+        fix = "Pass input_shape: the sizes at which time is to be measured."
+        raise checks.value_error("model", f"fixed sizes of the inputs with {name}", None, fix)
+    scores = criteria.scores(graph, empty.criterion, empty.seed)
+    ranked = [np.sort(criteria.normalised(scores[group.units])) for group in graph.groups]
+    budget, reduction = (goal, 0.0) if name == "latency_ms" else (None, goal)
+    clock = Clock(graph, measure)
+    try:
+        found = fit(clock, allowed, ranked, budget, reduction)
+    except Unreachable as error:
+        raise refusals.too_slow(empty, error.least, error.before) from None
+    if not found.counts.any():
+        checks.warn(
+            f"the plan removes nothing: the model takes {found.before:.3g} ms as it is, no more "
+            f"than {name}={goal:g}. Ask for less."
+        )
+    return dataclasses.replace(
+        empty,
+        remove=dict(zip(empty.remove, found.counts.tolist(), strict=True)),
+        ms_before=found.before,
+        ms_after=found.after,
+    )
+
+
+class Fit(NamedTuple):
+    """The result of `fit`: counts (G,), and measured milliseconds before and after."""
+
+    counts: np.ndarray
+    before: float
+    after: float
+
+
+class Point(NamedTuple):
+    """A model that was measured: sum of its layer times, its own time, units removed (G,)."""
+
+    layers: float
+    whole: float
+    counts: np.ndarray
+
+
+class Unreachable(Exception):
+    """No allowed widths meet the budget; `least` and `before` are milliseconds."""
+
+    def __init__(self, least: float, before: float):
+        super().__init__(least, before)
+        self.least, self.before = least, before
+
+
+def levels(size: int, round_to: int | None, min_channels: int) -> np.ndarray:
+    """The numbers of units that may be removed from a group, ascending from 0.
+
+    Kept counts are multiples of `round_to`, by default of 4 up to 32 units and of 8 above,
+    and, so that few layers are measured, each about an eighth smaller than the one before.
+
+    Example:
+        >>> levels(20, None, 1).tolist()
+        [0, 4, 8, 12, 16]
+        >>> (128 - levels(128, None, 1)).tolist()
+        [128, 112, 96, 80, 64, 56, 48, 40, 32, 24, 16, 8]
+    """
+    step = round_to or (STEP if size <= 32 else 2 * STEP)
+    every = fitting.levels(size, step, min_channels)
+    chosen = [0]
+    for count in every[1:].tolist():
+        kept = size - count
+        last = size - chosen[-1]
+        if kept <= last * 7 / 8 or last <= 8 * step or count == every[-1]:
+            chosen.append(count)
+    return np.array(chosen)
+
+
+def fit(
+    clock: Clock,
+    allowed: Sequence[np.ndarray],
+    ranked: Sequence[np.ndarray],
+    budget: float | None,
+    reduction: float = 0.0,
+) -> Fit:
+    """Finds counts whose whole model is measured to take 90 to 100 % of the budget.
+
+    Where the allowed widths leave no such model, it is the slowest found that meets it.
+
+    Args:
+        clock: times of the layers and of whole models.
+        allowed: levels of each group.
+        ranked: scores of each group's units, ascending, all at least 0.
+        budget: milliseconds; None: `1 - reduction` of the time of the model as it is.
+        reduction: fraction of the time to save.
+
+    Raises:
+        Unreachable: if the narrowest model is not fast enough.
+    """
+    nothing = np.zeros(len(allowed), int)
+    before = clock.whole(nothing)
+    budget = (1 - reduction) * before if budget is None else budget
+    if before <= budget:
+        return Fit(nothing, before, before)
+    points = [Point(clock.total(nothing), before, nothing)]
+    aim = _AIM * budget
+    for _ in range(_ROUNDS):
+        counts = narrowed(clock, allowed, ranked, _goal(points, budget, aim))
+        if any((counts == point.counts).all() for point in points):
+            if aim == budget:
+                break
+            aim = budget  # for what may lie between
+            continue
+        points.append(Point(clock.total(counts), clock.whole(counts), counts))
+        if (1 - TOLERANCE) * budget <= points[-1].whole <= budget:
+            break
+    met = [point for point in points if point.whole <= budget]
+    if not met:
+        most = np.array([level[-1] for level in allowed])
+        points.append(Point(clock.total(most), clock.whole(most), most))
+        if points[-1].whole > budget:
+            raise Unreachable(min(point.whole for point in points), before)
+        met = points[-1:]
+    best = max(met, key=lambda point: point.whole)
+    return Fit(best.counts, before, best.whole)
+
+
+def _goal(points: Sequence[Point], budget: float, aim: float) -> float:
+    """The sum of layer times at which the whole model should take `aim`, at most the budget.
+
+    It is interpolated between the models that are next to the budget; before one has met
+    it, the ratio of the two that the fastest one has is taken.
+    """
+    slow = min((p for p in points if p.whole > budget), key=lambda point: point.layers)
+    fast = [p for p in points if p.whole <= budget and p.layers < slow.layers]
+    if not fast:
+        return slow.layers * min(aim / slow.whole, 0.97)
+    near = max(fast, key=lambda point: point.layers)
+    part = (aim - near.whole) / (slow.whole - near.whole)
+    return near.layers + part * (slow.layers - near.layers)
+
+
+def narrowed(
+    clock: Clock, allowed: Sequence[np.ndarray], ranked: Sequence[np.ndarray], goal: float
+) -> np.ndarray:
+    """Narrows groups until the layers take no longer than `goal`; returns counts (G,).
+
+    The loss of a step is −ln of the share of the group's importance that stays, so that the
+    narrower a group is already, the more the next step costs. If the goal can't be reached,
+    all groups are as narrow as is allowed and saves time.
+    """
+    kept = [np.append(np.cumsum(scores.clip(0)[::-1])[::-1], 0.0) for scores in ranked]
+    counts = np.zeros(len(allowed), int)
+    total = clock.total(counts)
+    taken: list[tuple[int, int]] = []  # group, and the units that were removed before
+    while total > goal:
+        steps = [_step(clock, counts, g, level, kept[g]) for g, level in enumerate(allowed)]
+        gain, group, count = max(steps, key=lambda step: (step[0], -step[1]))
+        if gain <= 0:
+            break
+        taken.append((group, int(counts[group])))
+        counts[group] = count
+        total = clock.total(counts)
+    for group, _ in reversed(taken):
+        _widen(clock, counts, group, allowed[group], goal)
+    return counts
+
+
+def _step(
+    clock: Clock, counts: np.ndarray, group: int, level: np.ndarray, kept: np.ndarray
+) -> tuple[float, int, int]:
+    """(time saved per loss, group, its count) of the next step of a group that saves time."""
+    now, trial = clock.around(group, counts), counts.copy()
+    for count in level[level > counts[group]].tolist():
+        trial[group] = count
+        saved = now - clock.around(group, trial)
+        if saved > _NOISE * now:
+            loss = np.log(max(kept[counts[group]], 1e-12) / max(kept[count], 1e-12))
+            return saved / max(loss, 1e-12), group, count
+    return 0.0, group, int(counts[group])
+
+
+def _widen(clock: Clock, counts: np.ndarray, group: int, level: np.ndarray, goal: float) -> None:
+    """Gives a group back as many units as the goal leaves time for."""
+    total, trial = clock.total(counts), counts.copy()
+    now = clock.around(group, counts)
+    for count in level[level < counts[group]].tolist():
+        trial[group] = count
+        if total + clock.around(group, trial) - now <= max(goal, total):
+            counts[group] = count
+            return

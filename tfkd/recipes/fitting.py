@@ -1,0 +1,49 @@
+"""The stages that train from random weights: a teacher on the labels, a student with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfkd.recipes.run_state import Done, Run
+from tfkd.recipes.stages import Distil, TrainTeacher
+from tfkd.recipes.training import Training
+
+
+def teacher_training(run: Run, settings: TrainTeacher) -> Training:
+    """The training of a new teacher."""
+    task = run.task
+    model = task.network(settings.network, is_teacher=True)
+    optimizer = task.optimizer(settings.learning_rate, settings.epochs)
+    return Training(
+        "train_teacher",
+        task.compile_alone(model, optimizer),
+        model,
+        lambda first: task.batches(settings.views, first),
+        task.steps,
+        settings.epochs,
+        task.validation(),
+    )
+
+
+def student_training(run: Run, settings: Distil) -> Training:
+    """The training of a new student."""
+    student = run.task.network(settings.student, is_teacher=False)
+    return run.taught("distil", settings, student, student, "distil", settings.epochs)
+
+
+def train_teacher(run: Run, settings: TrainTeacher) -> Done:
+    """Trains a teacher."""
+    return _trained(run, "train_teacher", teacher_training(run, settings))
+
+
+def distil(run: Run, settings: Distil) -> Done:
+    """Distils a student."""
+    return _trained(run, "distil", student_training(run, settings))
+
+
+def _trained(run: Run, stage: str, training: Training) -> Done:
+    curves = training.run(run.folder.work(f"{stage}.npz"), run.logs, run.voice)
+    record: dict[str, Any] = {"curves": {stage: curves}, "teacher": training.teacher}
+    record |= {"steps_per_epoch": training.steps, "score": run.task.score(training.student)}
+    run.voice.say(f"{stage}: {run.task.measure} {100 * record['score']:.2f}")
+    return Done(run.saved(training.student, stage), record)
