@@ -40,11 +40,19 @@ def flags(parser: Parser) -> None:
     parser.add_argument("--original", metavar="NAME", help="compare with this one, not the first")
     parser.add_argument("--output", metavar="DIR", help="write the page, Markdown, JSON and plots")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier page in DIR")
-    parser.add_argument("--runs", type=int, default=300, help="measured calls (default: 300)")
     parser.add_argument(
-        "--seconds", type=float, default=30.0, help="limit of each measurement (default: 30)"
+        "--runs", type=int, metavar="N", default=300, help="measured calls (default: 300)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of one call (default: 1)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        default=30.0,
+        help="limit of each measurement (default: 30)",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", default=1, help="of one call (default: 1)"
+    )
     parser.add_argument(
         "--anchors",
         metavar="JSON",
@@ -63,6 +71,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             raise UsageError(f"--{flag}: expected 1 or more, received {getattr(args, flag)}")
     data_flags.size_of(args)
     _check_output(args)
+    terminal.say(f"opening {', '.join(names.values())}")
     quiet.import_tensorflow()
     opened = {name: _opened(name, path) for name, path in names.items()}
     sides = {name: side for name, model in opened.items() if (side := _side(model))}
