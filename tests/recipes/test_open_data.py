@@ -83,6 +83,12 @@ def test_npz_files(tmp_path):
     assert sum(counts(open_data(tmp_path / "c.npz"))) == 60
 
 
+def test_validation_examples_that_were_trained_on_are_told():
+    with pytest.warns(UserWarning, match="2 of the 20 examples of the validation part") as told:
+        open_data(((X[:20], Y[:20]), (X[18:38], Y[18:38]), (X[38:], Y[38:])))
+    assert len(told) == 1
+
+
 def test_texts(tmp_path):
     for name, rows in (("train", 20), ("dev", 4), ("test", 6)):
         lines = [f"{name} text {n}\t{'good' if n % 2 else 'bad'}" for n in range(rows)]

@@ -33,6 +33,7 @@ def flags(parser: Parser) -> None:
     parser.add_argument(
         "--reduction",
         type=float,
+        metavar="F",
         default=0.5,
         help="of the MACs, for which pruning is planned (default: %(default)s)",
     )
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Prints the sections that fit the kind of model or file."""
     if not 0 < args.reduction < 1:
         raise exit_codes.UsageError(f"--reduction: expected above 0 and below 1: {args.reduction}")
+    terminal.say(f"opening {args.model}")
     quiet.import_tensorflow()
     path = pathlib.Path(args.model)
     if path.suffix.lower() in FILES:

@@ -37,6 +37,9 @@ class Parser(argparse_flags.ArgumentParser):
     def __init__(self, **options):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **options)
+        for action in self._actions:
+            if "--helpfull" in action.option_strings:  # absl's, which shows the same here
+                action.help = argparse.SUPPRESS
 
     def examples(self, text: str) -> None:
         """Sets the examples at the end of the help."""

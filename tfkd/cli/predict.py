@@ -33,9 +33,14 @@ def flags(parser: Parser) -> None:
         help="image files or folders of them, texts or a .txt file of one a line, or .npy arrays",
     )
     parser.add_argument(
-        "--top", type=int, help="classes an example (default: 5); boxes an image (default: all)"
+        "--top",
+        type=int,
+        metavar="N",
+        help="classes an example (default: 5); boxes an image (default: all)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="of one call (default: 1)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", default=1, help="of one call (default: 1)"
+    )
     parser.add_argument("--draw", metavar="PNG", help="of a detector: draw the boxes here")
     data_flags.add_preprocess(parser)
 

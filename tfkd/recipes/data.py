@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tfkd import checks, data, fingerprints
+from tfkd.data import quality
 from tfkd.data.dataset import stratified_split
 from tfkd.detection import UNLABELLED
 from tfkd.recipes.python_data import Arrays
@@ -168,9 +169,25 @@ def _described(
     else:
         own = Part(*val)
         split += ", validation part of its own"
+        _warn_of_shared(source.name, kind, train, own)
     names, name = tuple(source.class_names), source.name
     kept = None if isinstance(source, Arrays) else _with_parts(source, train, test)
     return Data(name, kind, train, own, test, names, split, kept)
+
+
+def _warn_of_shared(name: str, kind: str, train: Part, val: Part) -> None:
+    """Warns of examples of the validation part that are in the training part too."""
+    if kind == "texts":
+        return  # A `TextDataset` has compared its parts.
+    found = quality.repeats({"train": train.x, "val": val.x})
+    pairs = [(row, place) for part, row, earlier, place in found if part != earlier]
+    if pairs:
+        row, place = pairs[0]
+        checks.warn(
+            f"{name}: {len(pairs)} of the {len(val)} examples of the validation part are in the "
+            f"training part too, by content; the first: number {row} is number {place} there. What "
+            "is chosen by their score is not chosen for new examples: remove them from one part."
+        )
 
 
 def _kind(source: Source | Arrays) -> str:

@@ -18,6 +18,7 @@ import dataclasses
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -148,7 +149,9 @@ def checked_part(source: Any, x: Any, y: Any) -> Pair:
         TypeError, ValueError: see `source_of`; if shapes or labels are others.
     """
     name = f"{source.name}, validation part"
-    made = source_of(name, (source.x_train, source.y_train), (x, _classes(y, name)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # They were given when `source` was made.
+        made = source_of(name, (source.x_train, source.y_train), (x, _classes(y, name)))
     return made.x_test, made.y_test
 
 
