@@ -33,7 +33,9 @@ def _verdict(report: Any) -> Section:
 
 
 def _compared(report: Any) -> Section:
-    return Section("Models compared", parts=[part for part in report.table.parts() if part.text()])
+    return Section(
+        "Models compared", parts=[part for part in report.table.parts() if part.markdown()]
+    )
 
 
 def _run(report: Any) -> Section | None:
@@ -106,20 +108,26 @@ def _layers(report: Any) -> Section | None:
     if not report.layers:
         return None
     before, after = (sum(getattr(one, k) for one in report.layers) for k in ("before", "after"))
-    rows = [(one.layer, one.before, one.after, one.after / one.before) for one in report.layers]
+    rows = [(one.layer, one.before, one.after, _share(one)) for one in report.layers]
     grid = Grid(("layer", "before", "kept", "share kept"), rows, {"share kept": ".0%"})
-    note = f"{after:,} of {before:,} filters, units and heads are kept ({after / before:.0%})."
+    note = (
+        f"{after:,} of {before:,} filters, units and heads are kept ({after / max(before, 1):.0%})."
+    )
     draw = functools.partial(run_plots.kept, report.layers)
     plots = [Plot("layers_kept", "Filters kept per layer", draw)]
     return Section("Filters kept per layer", note, plots=plots, folded={"All layers": grid})
 
 
-def _quantization(report: Any) -> Section | None:
-    from tfkd.quantization.report import FLOAT, QuantizationReport
+def _share(one: Any) -> float | None:
+    return one.after / one.before if one.before else None
 
+
+def _quantization(report: Any) -> Section | None:
     rows = report.quantization
     if not rows:
         return None
+    from tfkd.quantization.report import FLOAT, QuantizationReport
+
     counts = QuantizationReport(rows).counts
     note = ", ".join(f"{count} {action}" for action, count in counts.items()) + "."
     whys = Counter((row.kind, row.why) for row in rows if row.action == FLOAT)
