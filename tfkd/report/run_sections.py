@@ -160,23 +160,30 @@ def _exports(report: Any) -> Section | None:
     if warnings:
         parts.append(Lines(warnings, "Warnings"))
     note = (
-        "Each file was run, and its outputs compared with those of the Keras model; errors are "
-        "fractions of the range of its outputs."
+        "The outputs of each file against those of its Keras model, on the examples that are "
+        "named; errors are fractions of the range of the outputs."
     )
     return Section("Parity of the exported files", note, parts)
 
 
 def _export(one: Any) -> tuple[Any, ...]:
-    from tfkd.export.parity import agreement_text
-
     numbers = one.numbers
     compared = numbers if one.verified else numbers.get("check") or {}
-    known = "argmax_agreement" in compared
     return (
         one.path.name, f"{one.mode}, {one.io}", one.bytes, _operations(numbers), one.compared_on,
-        agreement_text(compared) if known else None,
+        _agreement(compared),
         compared.get("max_error"), compared.get("mean_error"),
     )  # fmt: skip
+
+
+def _agreement(compared: Any) -> str | None:
+    """Of detectors the share of the objects that the file finds, too."""
+    from tfkd.export.parity import agreement_text
+
+    found = (compared.get("detections") or {}).get("found")
+    if found is not None:
+        return f"{found:.2%} of the objects"
+    return agreement_text(compared) if "argmax_agreement" in compared else None
 
 
 def _operations(numbers: Any) -> str | None:
