@@ -24,7 +24,7 @@ from tfkd.types import Measure
 STEP = 4  # kept counts are multiples of it, where the user names no other
 TARGETS = ("latency_ms", "latency_reduction")
 
-TOLERANCE = 0.1  # a plan takes at least this much less than the budget at most
+_NEAR = 0.95  # of the budget: nothing nearer is looked for
 _AIM = 0.98  # of the budget: measured times scatter
 _NOISE = 0.005  # a width that saves no more than this share of its layers' time saves nothing
 _ROUNDS = 12  # models that are built and measured at most
@@ -176,7 +176,7 @@ def fit(
             aim = budget  # for what may lie between
             continue
         points.append(Point(clock.total(counts), clock.whole(counts), counts))
-        if (1 - TOLERANCE) * budget <= points[-1].whole <= budget:
+        if _NEAR * budget <= points[-1].whole <= budget:
             break
     met = [point for point in points if point.whole <= budget]
     if not met:
