@@ -166,15 +166,16 @@ class Classifying(Task):
             mean=mean,
             std=std,
             encoder=self.encoder,
-            verify=self.examples(count),
+            verify=self.examples(count) if count else False,
+            keep_failed=True,
         )
 
     def to_onnx(self, model: keras.Model, path: Any, count: int) -> Any:
         """A file for TensorRT; what it takes stands beside it."""
-        made = export.to_onnx(model, path, target="tensorrt", verify=self.examples(count))
         if self.encoder is not None:
             self.encoder.save(f"{path}.encoder.json")
-        return made
+        verify = self.examples(count) if count else False
+        return export.to_onnx(model, path, target="tensorrt", verify=verify, keep_failed=True)
 
 
 def _numbers(scaling: Scaling) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ from tfkd.recipes import (
     reporting,
     stages,
 )  # fmt: skip
-from tfkd.recipes.outcome import InfeasibleError, Outcome, ParityError
+from tfkd.recipes.outcome import InfeasibleError, Outcome
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.run_folder import DONE, FAILED, INTERRUPTED, RunFolder, refuse_used
 from tfkd.recipes.run_state import Done, Run
@@ -109,8 +109,6 @@ def _go_on(going: Run) -> Outcome:
         except InfeasibleError as error:
             folder.end(DONE, {"status": "INFEASIBLE", "sentence": f"INFEASIBLE: {error}",
                               "gate": error.gate, "least": error.least})  # fmt: skip
-        except ParityError as error:
-            folder.end(FAILED, {"status": "REGRESSED", "sentence": f"REGRESSED: {error}"})
         except KeyboardInterrupt:
             folder.end(INTERRUPTED)
             raise

@@ -8,8 +8,9 @@ from typing import Any
 
 import tf_keras as keras
 
-from tfkd import export, known_faults, pruning, quantization, report
+from tfkd import known_faults, pruning, quantization, report
 from tfkd.pruning.refusals import UnreachableError
+from tfkd.recipes import exporting
 from tfkd.recipes.budget import Budget
 from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.run_state import Run
@@ -133,9 +134,9 @@ def _bytes(run: Run, model: keras.Model) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / ("m.onnx" if target == "tensorrt" else "m.tflite")
         if target == "tensorrt":
-            export.to_onnx(model, path, target="tensorrt", verify=False)
+            task.to_onnx(model, path, 0)
         else:
-            export.to_tflite(model, path, verify=False)
+            task.to_tflite(model, path, exporting.input_of(run), 0)
         return path.stat().st_size
 
 

@@ -101,11 +101,15 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def to_tflite(self, model: keras.Model, path: Any, io: str, count: int) -> Any:
-        """Writes and verifies a .tflite file; returns the report of the export."""
+        """Writes a .tflite file and verifies it on `count` examples (0: not at all).
+
+        Raises:
+            VerificationError: if it is not good enough. The file is kept.
+        """
 
     @abc.abstractmethod
     def to_onnx(self, model: keras.Model, path: Any, count: int) -> Any:
-        """Writes and verifies an .onnx file for TensorRT; returns the report of the export."""
+        """Writes an .onnx file for TensorRT; as `to_tflite`."""
 
     def optimizer(self, rate: float, epochs: int) -> keras.optimizers.Optimizer:
         """Adam, whose learning rate falls to 0 along a cosine."""
