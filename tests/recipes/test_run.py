@@ -100,6 +100,14 @@ def test_bad_data_leaves_no_folder(sources, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_a_wrong_network_is_found_before_anything_is_trained(sources, tmp_path):
+    stages = ["train_teacher", {"stage": "distil", "student": "resnt8"}, "export"]
+    recipe = Recipe.from_dict({"data": str(sources / "d.npz"), "stages": stages})
+    with pytest.raises(ValueError, match="'resnt8'.*'resnet'"):
+        run(recipe, tmp_path / "o", voice=QUIET)
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
 def test_a_run_that_stops_goes_on_after_its_last_finished_stage(
     sources, tmp_path, stages_of, error

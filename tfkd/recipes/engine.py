@@ -71,6 +71,7 @@ def run(
     checks.instance("recipe", recipe, Recipe, "a tfkd.recipes.Recipe")
     refuse_used(pathlib.Path(output), recipe)
     opened = opening.opened(recipe)  # before anything is written
+    fitting.check_networks(recipe, opened[0])
     folder = RunFolder.create(output, recipe, command)
     recipe.save(folder.file("recipe.json"))
     return _go_on(Run(recipe, folder, voice or Plain(), opened))
