@@ -13,6 +13,7 @@ from tfkd import data
 from tfkd.recipes.data import Data
 from tfkd.recipes.recipe import Recipe
 
+CLIPNORM = 10.0  # of each gradient
 # Batch normalizations stay as they are in a network of others that sees fewer examples.
 LITTLE_DATA = 1000
 
@@ -114,4 +115,4 @@ class Task(abc.ABC):
     def optimizer(self, rate: float, epochs: int) -> keras.optimizers.Optimizer:
         """Adam, whose learning rate falls to 0 along a cosine."""
         decay = keras.optimizers.schedules.CosineDecay(rate, max(self.steps * epochs, 1))
-        return keras.optimizers.Adam(decay, clipnorm=10.0)
+        return keras.optimizers.Adam(decay, clipnorm=CLIPNORM)
