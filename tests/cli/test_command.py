@@ -167,6 +167,12 @@ def test_the_module_runs_as_a_command():
     assert done.returncode == 2 and done.stdout == "" and "there is no verb" in done.stderr
 
 
+def test_a_terminal_without_the_characters_gets_others():
+    code = "import sys; from tfkd.cli import main; sys.exit(main(['resumé']))"
+    done = python("-c", code, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 2 and "there is no verb 'resum?'" in done.stderr
+
+
 @pytest.mark.slow
 def test_tensorflow_is_imported_without_noise():
     program = (

@@ -9,6 +9,21 @@ from tfkd import export
 QUICK = ("--runs=3", "--seconds=1")
 
 
+def test_classes_are_matched_by_name(folder, tmp_path, tfkd):
+    """The file has dark before bright; folders are read in the order of the alphabet."""
+    from PIL import Image
+
+    x, y = np.load(folder / "data.npz")["x_train"], np.load(folder / "data.npz")["y_train"]
+    for number, (image, kind) in enumerate(zip(x, y, strict=True)):
+        place = tmp_path / ("bright" if kind else "dark")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(image).save(place / f"{number}.png")
+    argv = ("compare", folder / "bright.tflite", f"--data={tmp_path}", "--json", *QUICK)
+    code, found, err = tfkd(*argv)
+    assert code == 0 and "another order" in err
+    assert found["rows"][0]["accuracy"]["mean"] == 100.0
+
+
 def test_a_file(folder, tfkd):
     data = f"--data={folder / 'data.npz'}"
     code, text, err = tfkd("compare", f"int8={folder / 'bright.tflite'}", data, *QUICK)
@@ -16,6 +31,7 @@ def test_a_file(folder, tfkd):
     # Both kinds are far apart: it makes no mistake.
     assert text.splitlines()[2].split()[:2] == ["int8", "100.0"]
     assert "20 examples of the test part" in text and "as in the file" in err
+    assert "calls its classes dark, bright, and data 0, 1" in err
 
 
 @pytest.mark.slow
@@ -68,7 +84,13 @@ def test_wrong_usage(folder, tmp_path, tfkd):
     keras_file, data = folder / "bright.keras", f"--data={folder / 'data.npz'}"
     (tmp_path / "table.html").write_text("earlier")
     (tmp_path / "texts.tsv").write_text("".join(f"text {n}\t{n % 2}\n" for n in range(20)))
+    keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)]).save(tmp_path / "five.keras")
     for argv, code, said in [
+        (
+            [tmp_path / "five.keras", data],
+            3,
+            "takes examples of 5, and those of data are 8×8×3",
+        ),
         ([keras_file], 2, "--data"),
         ([keras_file, f"bright={keras_file}", data], 2, "Two models are called 'bright'"),
         ([keras_file, data, "--original=brigt"], 2, "--original: expected one of bright"),

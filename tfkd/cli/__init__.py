@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import shlex
 import sys
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # A terminal may lack ×, – and █.
     # What else sets os.environ or warnings in this process gets them back.
     with warnings.catch_warnings():
         try:
@@ -65,6 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(run, args, terminal: Terminal) -> int:
     """Calls a verb's `run`, and turns what it raises into a message and an exit code."""
     try:
+        if args.imports:
+            quiet.import_tensorflow()
+            from tfkd.recipes.python_data import import_module
+
+            import_module(args.imports, f"--imports={args.imports}")
         return run(args, terminal)
     except KeyboardInterrupt:
         hint = terminal.resume_hint

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tfkd.cli import data_flags, exit_codes, quiet
+from tfkd.cli import compare_classifiers, compare_detectors, data_flags, exit_codes, quiet
 from tfkd.cli.exit_codes import UsageError
 from tfkd.cli.parsing import Parser
 from tfkd.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from tfkd.recipes.data import Data, Part
-    from tfkd.recipes.preprocessing import Scaling
+    pass
 
 FILES = (".tflite", ".onnx", ".engine", ".plan")
 
@@ -40,11 +36,19 @@ def flags(parser: Parser) -> None:
     parser.add_argument("--original", metavar="NAME", help="compare with this one, not the first")
     parser.add_argument("--output", metavar="DIR", help="write the page, Markdown, JSON and plots")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier page in DIR")
-    parser.add_argument("--runs", type=int, default=300, help="measured calls (default: 300)")
     parser.add_argument(
-        "--seconds", type=float, default=30.0, help="limit of each measurement (default: 30)"
+        "--runs", type=int, metavar="N", default=300, help="measured calls (default: 300)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of one call (default: 1)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        default=30.0,
+        help="limit of each measurement (default: 30)",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", default=1, help="of one call (default: 1)"
+    )
     parser.add_argument(
         "--anchors",
         metavar="JSON",
@@ -63,19 +67,18 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             raise UsageError(f"--{flag}: expected 1 or more, received {getattr(args, flag)}")
     data_flags.size_of(args)
     _check_output(args)
+    terminal.say(f"opening {', '.join(names.values())}")
     quiet.import_tensorflow()
     opened = {name: _opened(name, path) for name, path in names.items()}
     sides = {name: side for name, model in opened.items() if (side := _side(model))}
     data = data_flags.open_data(args, terminal, next(iter(sides.values()), None))
     table: Any
     if data.kind == "boxes":
-        from tfkd.cli import compare_detectors
-
         anchors = compare_detectors.anchors_of(names, opened, args.anchors)
         table = compare_detectors.table(opened, anchors, sides, data, args, terminal)
     else:
         _check_sides(sides)
-        table = _classifiers(opened, data, data_flags.part_of(data, args), args, terminal)
+        table = compare_classifiers.table(opened, data, args, terminal)
     if args.output:
         table.save(args.output, plots=_has_matplotlib(terminal))
         page = pathlib.Path(args.output, f"{table.file_name}.html")
@@ -159,111 +162,3 @@ def _check_sides(sides: dict[str, tuple[int, int]]) -> None:
             f"The models take images of different sizes ({shown}), which can't be measured on the "
             "same input. Compare those of one size."
         )
-
-
-def _classifiers(
-    opened: dict[str, Any], data: Data, part: Part, args: argparse.Namespace, terminal: Terminal
-) -> Any:
-    from tfkd import report
-
-    x: Any = part.x
-    if data.kind == "images":
-        opened, scaling = _scaled_alike(opened, data, args, terminal)
-        x = scaling(part.x)
-    elif data.kind == "texts":
-        x = _encoded(opened, part.x, args)
-    terminal.say(f"measuring {len(opened)} models on {len(part):,} examples")
-    table = report.compare(
-        opened,
-        (x, part.y),
-        threads=args.threads,
-        runs=args.runs,
-        seconds=args.seconds,
-        original=args.original,
-    )
-    note = f"{data.name}: {len(part):,} examples of the {args.part} part, {data.kind}."
-    return dataclasses.replace(table, notes=[note, *table.notes])
-
-
-def _scaled_alike(
-    opened: dict[str, Any], data: Data, args: argparse.Namespace, terminal: Terminal
-) -> tuple[dict[str, Any], Scaling]:
-    """The models for images that are scaled in one way, and that way.
-
-    Files are taken as they are; a Keras model that expects another scaling gets a Rescaling
-    layer in front.
-
-    Raises:
-        ValueError: if two files take pixels in different ways.
-    """
-    import tf_keras as keras
-
-    scalings = {name: _scaling(model, data, args) for name, model in opened.items()}
-    for name, one in scalings.items():
-        terminal.say(f"{name}: {one}")
-    files = [name for name, model in opened.items() if isinstance(model, pathlib.Path)]
-    common = scalings[(files or list(opened))[0]]
-    found = {}
-    for name, model in opened.items():
-        own = scalings[name]
-        if _same(own, common):
-            found[name] = model
-        elif name in files:
-            raise ValueError(
-                f"{files[0]} takes pixels as {_numbers(common)} and {name} as {_numbers(own)}: "
-                "files that take pixels in different ways can't be measured on the same input. "
-                "Compare them one by one."
-            )
-        else:
-            # (pixels − m) / s of the model from (pixels − c) / d of the data.
-            ratio = np.divide(common.std, own.std)
-            offset = (np.array(common.mean) - own.mean) / own.std
-            rescale = keras.layers.Rescaling(ratio.tolist(), offset.tolist())
-            image = keras.Input(model.input_shape[1:])
-            found[name] = keras.Model(image, model(rescale(image)), name=model.name)
-    return found, common
-
-
-def _scaling(model: Any, data: Data, args: argparse.Namespace) -> Scaling:
-    """The scaling of one model: that of its file, of the flag, or found by values."""
-    from tfkd import runtime
-    from tfkd.recipes.preprocessing import AUTO, Scaling, scaling_for
-
-    if not isinstance(model, pathlib.Path):
-        return scaling_for(model, data, args.preprocess)
-    with runtime.Predictor(model) as predictor:
-        if predictor.scaling is not None:
-            return Scaling("as in the file", *predictor.scaling)
-        if args.preprocess != AUTO:
-            return scaling_for(None, data, args.preprocess)
-        return scaling_for(lambda images: predictor(np.asarray(images)), data)
-
-
-def _same(one: Scaling, other: Scaling) -> bool:
-    pairs = ((one.mean, other.mean), (one.std, other.std))
-    return all(np.allclose(a, b, rtol=1e-3, atol=0.05) for a, b in pairs)
-
-
-def _numbers(scaling: Scaling) -> str:
-    mean, std = (", ".join(f"{v:g}" for v in values) for values in (scaling.mean, scaling.std))
-    return f"(pixels - {mean}) / {std}"
-
-
-def _encoded(opened: dict[str, Any], texts: np.ndarray, args: argparse.Namespace) -> Any:
-    """Token ids by the tokenizer of the flag, or of the first file that holds one."""
-    from tfkd import runtime
-    from tfkd.data import Encoder
-
-    if args.encoder:
-        return Encoder.load(args.encoder)(texts)
-    for model in opened.values():
-        if isinstance(model, pathlib.Path):
-            with runtime.Predictor(model, warmup=0) as predictor:
-                if predictor.encoder is not None:
-                    return predictor.encoder(texts)
-                if predictor.inputs[0].dtype == object:
-                    return texts
-    raise ValueError(
-        "None of the files holds a tokenizer: pass --encoder=FILE.json, which "
-        "tfkd.data.Encoder.save wrote when the model was trained."
-    )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from tfkd import checks
 from tfkd.cli import data_flags
 from tfkd.cli.exit_codes import UsageError
 from tfkd.cli.terminal import Terminal
@@ -64,7 +67,7 @@ def table(
             sizes[side] = data_flags.open_data(args, terminal, side)
         part = data_flags.part_of(sizes[side], args)
         terminal.say(f"{name}: detecting in {len(part):,} images")
-        runner = _runner(name, model, anchors.get(name), part, args.threads)
+        runner = _runner(name, model, anchors.get(name), part, data.class_names, args.threads)
         truth = {"boxes": part.boxes, "classes": part.y}
         scores = report.detection(runner.detect(), truth, data.class_names, side)
         timed[name] = runner.once
@@ -88,7 +91,34 @@ class _Runner(NamedTuple):
     size: int | None  # bytes of the file
 
 
-def _runner(name: str, model: Any, anchors: Anchors | None, part: Part, threads: int) -> _Runner:
+def _numbers(name: str, labels: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """The class of the data for each class of a file: the one of the same name."""
+    if sorted(labels) == sorted(names):
+        return np.array([list(names).index(label) for label in labels])
+    if len(labels) > len(names):
+        raise ValueError(
+            f"{name} detects {', '.join(labels[:5])}; the data have {', '.join(names[:5])}."
+        )
+    checks.warn(
+        f"{name} calls its classes {', '.join(labels[:5])}, and the data {', '.join(names[:5])}: "
+        "they are taken for the same by number."
+    )
+    return np.arange(len(labels))
+
+
+def _renumbered(found: dict[str, np.ndarray], numbers: np.ndarray) -> dict[str, np.ndarray]:
+    classes = found["classes"]
+    return {**found, "classes": np.where(classes < 0, classes, numbers[np.maximum(classes, 0)])}
+
+
+def _runner(
+    name: str,
+    model: Any,
+    anchors: Anchors | None,
+    part: Part,
+    names: Sequence[str],
+    threads: int,
+) -> _Runner:
     import tensorflow as tf
 
     from tfkd import report
@@ -98,8 +128,9 @@ def _runner(name: str, model: Any, anchors: Anchors | None, part: Part, threads:
         if model.suffix.lower() != ".tflite":
             raise ValueError(f"{name}: detectors are compared as .tflite or .keras files.")
         detector = load_detector(model, threads)
+        numbers = _numbers(name, detector.labels, names)
         return _Runner(
-            lambda: detector(part.x),
+            lambda: _renumbered(detector(part.x), numbers),
             lambda: detector.outputs(part.x[:1]),
             model.stat().st_size,
         )

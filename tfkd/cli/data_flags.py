@@ -39,16 +39,20 @@ def add(parser: Parser, required: bool = True, positional: bool = False) -> None
     group.add_argument(
         "--val_fraction",
         type=float,
+        metavar="F",
         default=0.1,
         help="of the training part, to validate, if the data have no such part (default: 0.1)",
     )
     group.add_argument(
         "--test_fraction",
         type=float,
+        metavar="F",
         default=0.2,
         help="of all, to test, if the data have no such part (default: 0.2)",
     )
-    group.add_argument("--data_seed", type=int, default=0, help="of these splits (default: 0)")
+    group.add_argument(
+        "--data_seed", type=int, metavar="N", default=0, help="of these splits (default: 0)"
+    )
     group.add_argument(
         "--on_error",
         choices=("raise", "skip"),
@@ -66,7 +70,9 @@ def add_part(parser: Parser) -> None:
     """Adds `--part` and `--examples`, for `part_of`."""
     parts = ("train", "val", "test")
     parser.add_argument("--part", choices=parts, default="test", help="of the data (default: test)")
-    parser.add_argument("--examples", type=int, help="use so many of them, evenly spaced")
+    parser.add_argument(
+        "--examples", type=int, metavar="N", help="use so many of them, evenly spaced"
+    )
 
 
 def part_of(data: Data, args: argparse.Namespace) -> Part:

@@ -52,6 +52,8 @@ class Sections(Result):
 
 def _shown(value: Any) -> Any:
     """A value in a row: lists as their first items, and how many there are."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
     if not isinstance(value, (list, tuple)):
         return "none" if value is None else value
     shown = ", ".join(str(one) for one in value[:8])

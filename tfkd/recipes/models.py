@@ -121,10 +121,22 @@ def _restored(path: pathlib.Path, role: str, why: str) -> Any:
         raise checks.value_error("model", "a SavedModel", str(path), fix) from error
 
 
+def is_of_keras_3(path: pathlib.Path) -> bool:
+    """Whether a file is a `.keras` file that Keras 3 wrote."""
+    return path.suffix.lower() == ".keras" and _keras_version(path).startswith("3.")
+
+
 def _keras(path: pathlib.Path) -> keras.Model:
-    if _keras_version(path).startswith("3."):
+    if is_of_keras_3(path):
         return _keras_3(path)
-    return keras_files.load("model", path)
+    try:
+        return keras_files.load("model", path)
+    except ValueError as error:
+        if "custom_objects" not in str(error):
+            raise
+        raise ValueError(
+            f"{error} On the command line: --imports=MODULE, the Python module that registers them."
+        ) from error
 
 
 def _keras_3(path: pathlib.Path) -> keras.Model:
