@@ -24,8 +24,9 @@ from tfkd.types import Measure
 STEP = 4  # kept counts are multiples of it, where the user names no other
 TARGETS = ("latency_ms", "latency_reduction")
 
-_NEAR = 0.95  # of the budget: nothing nearer is looked for
-_AIM = 0.98  # of the budget: measured times scatter
+# Shares of the budget. Measured times scatter by some percent: models between the last two
+# are looked for, and those above _SURE are taken only if there is none from _LEAST on.
+_LEAST, _NEAR, _AIM, _SURE = 0.9, 0.93, 0.965, 0.98
 _NOISE = 0.005  # a width that saves no more than this share of its layers' time saves nothing
 _ROUNDS = 12  # models that are built and measured at most
 
@@ -167,36 +168,42 @@ def fit(
     if before <= budget:
         return Fit(nothing, before, before)
     points = [Point(clock.total(nothing), before, nothing)]
-    aim = _AIM * budget
+    limit, sure = _SURE * budget, False
+    top, aim = limit, _AIM * budget
+    rest = [(limit, limit), (budget, budget)]  # then, for what may lie between
     for _ in range(_ROUNDS):
-        counts = narrowed(clock, allowed, ranked, _goal(points, budget, aim))
+        counts = narrowed(clock, allowed, ranked, _goal(points, top, aim))
         if any((counts == point.counts).all() for point in points):
-            if aim == budget:
+            if sure or not rest:
                 break
-            aim = budget  # for what may lie between
+            top, aim = rest.pop(0)
             continue
         points.append(Point(clock.total(counts), clock.whole(counts), counts))
-        if _NEAR * budget <= points[-1].whole <= budget:
+        sure = sure or _LEAST * budget <= points[-1].whole <= limit
+        if _NEAR * budget <= points[-1].whole <= limit:
             break
-    met = [point for point in points if point.whole <= budget]
-    if not met:
+    if all(point.whole > budget for point in points):
         most = np.array([level[-1] for level in allowed])
         points.append(Point(clock.total(most), clock.whole(most), most))
-        if points[-1].whole > budget:
-            raise Unreachable(min(point.whole for point in points), before)
-        met = points[-1:]
-    best = max(met, key=lambda point: point.whole)
+    met = [point for point in points if point.whole <= budget]
+    if not met:
+        raise Unreachable(min(point.whole for point in points), before)
+    best = max([point for point in met if point.whole <= limit or not sure], key=_whole)
     return Fit(best.counts, before, best.whole)
 
 
-def _goal(points: Sequence[Point], budget: float, aim: float) -> float:
-    """The sum of layer times at which the whole model should take `aim`, at most the budget.
+def _whole(point: Point) -> float:
+    return point.whole
 
-    It is interpolated between the models that are next to the budget; before one has met
+
+def _goal(points: Sequence[Point], top: float, aim: float) -> float:
+    """The sum of layer times at which the whole model should take `aim`, at most `top`.
+
+    It is interpolated between the models that are next to `top`; before one has met
     it, the ratio of the two that the fastest one has is taken.
     """
-    slow = min((p for p in points if p.whole > budget), key=lambda point: point.layers)
-    fast = [p for p in points if p.whole <= budget and p.layers < slow.layers]
+    slow = min((p for p in points if p.whole > top), key=lambda point: point.layers)
+    fast = [p for p in points if p.whole <= top and p.layers < slow.layers]
     if not fast:
         return slow.layers * min(aim / slow.whole, 0.97)
     near = max(fast, key=lambda point: point.layers)
