@@ -1,7 +1,7 @@
 """Search for the widths that meet a budget of measured time, as NetAdapt does.
 
-Layers are narrowed one after the other: each time the group whose narrowing saves the most
-time for the importance that it loses, by a table of layer times (Yang et al. 2018, NetAdapt,
+Groups are narrowed one after the other, each time by the step that saves the most time for
+the importance that it loses, by a table of layer times (Yang et al. 2018, NetAdapt,
 https://arxiv.org/abs/1804.03230, without the training between the steps). The sum of the
 layer times is related to the time of the whole model by measuring the models that were
 found, until one of them meets the budget.
