@@ -25,11 +25,11 @@ from tfkd.report.trade_offs import accuracy_latency, accuracy_size
 from tfkd.report.widths_and_bits import search
 
 __all__ = [
-    "Against", "ClassScores", "Classification", "DetectionRow", "DetectionScores", "DetectionTable",
-    "Latency", "LatencyRow", "LatencyTable", "LayerCall", "LayerProfile", "LayerTimes", "Profile",
-    "Row", "Score", "SeedStats", "Table",
-    "accuracy", "accuracy_latency", "accuracy_size", "classification", "compare",
-    "detect", "detection", "detection_pictures", "evaluate_detector", "latency",
-    "latency_table", "machine", "precision_recall_plot", "profile", "register", "score",
-    "search", "seed_stats", "training_curves",
+    "Against", "ClassScores", "Classification", "DetectionRow", "DetectionScores",
+    "DetectionTable", "Latency", "LatencyRow", "LatencyTable", "LayerCall", "LayerProfile",
+    "LayerTimes", "Profile", "Row", "Score", "SeedStats", "Table", "accuracy",
+    "accuracy_latency", "accuracy_size", "classification", "compare", "detect", "detection",
+    "detection_pictures", "evaluate_detector", "latency", "latency_table", "machine",
+    "precision_recall_plot", "profile", "register", "score", "search", "seed_stats",
+    "training_curves",
 ]  # fmt: skip
