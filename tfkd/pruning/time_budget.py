@@ -1,7 +1,7 @@
 """Search for the widths that meet a budget of measured time, as NetAdapt does.
 
-Layers are narrowed one after the other: each time the group whose narrowing saves the most
-time for the importance that it loses, by a table of layer times (Yang et al. 2018, NetAdapt,
+Groups are narrowed one after the other, each time by the step that saves the most time for
+the importance that it loses, by a table of layer times (Yang et al. 2018, NetAdapt,
 https://arxiv.org/abs/1804.03230, without the training between the steps). The sum of the
 layer times is related to the time of the whole model by measuring the models that were
 found, until one of them meets the budget.
@@ -24,9 +24,11 @@ from tfkd.types import Measure
 STEP = 4  # kept counts are multiples of it, where the user names no other
 TARGETS = ("latency_ms", "latency_reduction")
 
-TOLERANCE = 0.1  # a plan takes at least this much less than the budget at most
-_AIM = 0.98  # of the budget: measured times scatter
+# Shares of the budget. Measured times scatter by some percent: models between the last two
+# are looked for, and those above _SURE are taken only if there is none from _LEAST on.
+_LEAST, _NEAR, _AIM, _SURE = 0.9, 0.93, 0.965, 0.98
 _NOISE = 0.005  # a width that saves no more than this share of its layers' time saves nothing
+_FARTHEST = 0.5  # of its width: how far a group is narrowed in a step that saves time
 _ROUNDS = 12  # models that are built and measured at most
 
 
@@ -167,36 +169,42 @@ def fit(
     if before <= budget:
         return Fit(nothing, before, before)
     points = [Point(clock.total(nothing), before, nothing)]
-    aim = _AIM * budget
+    limit, sure = _SURE * budget, False
+    top, aim = limit, _AIM * budget
+    rest = [(limit, limit), (budget, budget)]  # then, for what may lie between
     for _ in range(_ROUNDS):
-        counts = narrowed(clock, allowed, ranked, _goal(points, budget, aim))
+        counts = narrowed(clock, allowed, ranked, _goal(points, top, aim))
         if any((counts == point.counts).all() for point in points):
-            if aim == budget:
+            if sure or not rest:
                 break
-            aim = budget  # for what may lie between
+            top, aim = rest.pop(0)
             continue
         points.append(Point(clock.total(counts), clock.whole(counts), counts))
-        if (1 - TOLERANCE) * budget <= points[-1].whole <= budget:
+        sure = sure or _LEAST * budget <= points[-1].whole <= limit
+        if _NEAR * budget <= points[-1].whole <= limit:
             break
-    met = [point for point in points if point.whole <= budget]
-    if not met:
+    if all(point.whole > budget for point in points):
         most = np.array([level[-1] for level in allowed])
         points.append(Point(clock.total(most), clock.whole(most), most))
-        if points[-1].whole > budget:
-            raise Unreachable(min(point.whole for point in points), before)
-        met = points[-1:]
-    best = max(met, key=lambda point: point.whole)
+    met = [point for point in points if point.whole <= budget]
+    if not met:
+        raise Unreachable(min(point.whole for point in points), before)
+    best = max([point for point in met if point.whole <= limit or not sure], key=_whole)
     return Fit(best.counts, before, best.whole)
 
 
-def _goal(points: Sequence[Point], budget: float, aim: float) -> float:
-    """The sum of layer times at which the whole model should take `aim`, at most the budget.
+def _whole(point: Point) -> float:
+    return point.whole
 
-    It is interpolated between the models that are next to the budget; before one has met
+
+def _goal(points: Sequence[Point], top: float, aim: float) -> float:
+    """The sum of layer times at which the whole model should take `aim`, at most `top`.
+
+    It is interpolated between the models that are next to `top`; before one has met
     it, the ratio of the two that the fastest one has is taken.
     """
-    slow = min((p for p in points if p.whole > budget), key=lambda point: point.layers)
-    fast = [p for p in points if p.whole <= budget and p.layers < slow.layers]
+    slow = min((p for p in points if p.whole > top), key=lambda point: point.layers)
+    fast = [p for p in points if p.whole <= top and p.layers < slow.layers]
     if not fast:
         return slow.layers * min(aim / slow.whole, 0.97)
     near = max(fast, key=lambda point: point.layers)
@@ -209,47 +217,64 @@ def narrowed(
 ) -> np.ndarray:
     """Narrows groups until the layers take no longer than `goal`; returns counts (G,).
 
-    The loss of a step is −ln of the share of the group's importance that stays, so that the
-    narrower a group is already, the more the next step costs. If the goal can't be reached,
-    all groups are as narrow as is allowed and saves time.
+    The loss of a group is −ln of the share of its importance that stays, so that the
+    narrower it is already, the more the next step costs. If the goal can't be reached, all
+    groups are as narrow as is allowed and saves time.
     """
-    kept = [np.append(np.cumsum(scores.clip(0)[::-1])[::-1], 0.0) for scores in ranked]
+    losses = [_losses(scores) for scores in ranked]
     counts = np.zeros(len(allowed), int)
-    total = clock.total(counts)
-    taken: list[tuple[int, int]] = []  # group, and the units that were removed before
-    while total > goal:
-        steps = [_step(clock, counts, g, level, kept[g]) for g, level in enumerate(allowed)]
+    while clock.total(counts) > goal:
+        steps = [_step(clock, counts, g, level, losses[g]) for g, level in enumerate(allowed)]
         gain, group, count = max(steps, key=lambda step: (step[0], -step[1]))
         if gain <= 0:
             break
-        taken.append((group, int(counts[group])))
         counts[group] = count
-        total = clock.total(counts)
-    for group, _ in reversed(taken):
-        _widen(clock, counts, group, allowed[group], goal)
+    while step := _wider(clock, counts, allowed, losses, goal):
+        counts[step[0]] = step[1]
     return counts
 
 
+def _losses(scores: np.ndarray) -> np.ndarray:
+    """The loss of a group by the number of units removed, from scores in ascending order."""
+    kept = np.append(np.cumsum(scores.clip(0)[::-1])[::-1], 0.0)
+    return -np.log(np.maximum(kept, 1e-12) / max(kept[0], 1e-12))
+
+
 def _step(
-    clock: Clock, counts: np.ndarray, group: int, level: np.ndarray, kept: np.ndarray
+    clock: Clock, counts: np.ndarray, group: int, level: np.ndarray, losses: np.ndarray
 ) -> tuple[float, int, int]:
-    """(time saved per loss, group, its count) of the next step of a group that saves time."""
-    now, trial = clock.around(group, counts), counts.copy()
-    for count in level[level > counts[group]].tolist():
+    """(time saved per loss, group, its count) of the step of a group that saves most for it.
+
+    Kernels compute tiles of channels, so it may be one of several levels.
+    """
+    now, trial, removed = clock.around(group, counts), counts.copy(), int(counts[group])
+    best, last = (0.0, group, removed), (len(losses) - 1 - removed) * _FARTHEST
+    for count in level[level > removed].tolist():
+        if len(losses) - 1 - count < last and best[0] > 0:
+            break
         trial[group] = count
         saved = now - clock.around(group, trial)
         if saved > _NOISE * now:
-            loss = np.log(max(kept[counts[group]], 1e-12) / max(kept[count], 1e-12))
-            return saved / max(loss, 1e-12), group, count
-    return 0.0, group, int(counts[group])
+            loss = max(losses[count] - losses[removed], 1e-12)
+            best = max(best, (saved / loss, group, count), key=lambda step: step[0])
+    return best
 
 
-def _widen(clock: Clock, counts: np.ndarray, group: int, level: np.ndarray, goal: float) -> None:
-    """Gives a group back as many units as the goal leaves time for."""
-    total, trial = clock.total(counts), counts.copy()
-    now = clock.around(group, counts)
-    for count in level[level < counts[group]].tolist():
-        trial[group] = count
-        if total + clock.around(group, trial) - now <= max(goal, total):
-            counts[group] = count
-            return
+def _wider(
+    clock: Clock,
+    counts: np.ndarray,
+    allowed: Sequence[np.ndarray],
+    losses: Sequence[np.ndarray],
+    goal: float,
+) -> tuple[int, int] | None:
+    """(group, its count) of the widening within the goal that regains most; None: none is."""
+    total, best = clock.total(counts), (0.0, 0, 0)
+    for group, level in enumerate(allowed):
+        now, trial = clock.around(group, counts), counts.copy()
+        for count in level[level < counts[group]].tolist():
+            trial[group] = count
+            if total + clock.around(group, trial) - now <= max(goal, total):
+                gain = losses[group][counts[group]] - losses[group][count]
+                best = max(best, (gain, group, count), key=lambda step: step[0])
+                break
+    return best[1:] if best[0] > 0 else None
