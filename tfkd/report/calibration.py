@@ -12,6 +12,8 @@ from tfkd.data.labels import MULTI_LABEL, REGRESSION, Examples, is_probability
 from tfkd.results import Grid, Result
 
 BINS = 15  # as in Guo et al. 2017
+_CHUNK = 65_536  # rows of which a softmax is computed at once
+_INSPECTED = 1000  # outputs by which it is told whether they are probabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,24 +88,25 @@ def calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = BINS)
     return Calibration(ece, tuple(counts.tolist()), tuple(mean.tolist()), tuple(share.tolist()))
 
 
-def probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Outputs (M, C) as probabilities: softmax of logits of C classes, sigmoid of one unit.
+def _largest(outputs: np.ndarray) -> np.ndarray:
+    """(M,) the largest probability of outputs (M, C) of C > 1 classes, logits or probabilities.
 
-    Whether they are probabilities already is told by their values, as in training
-    (`tfkd.teachers.output_kinds`): rows that sum to 1, also up to the steps of an int8 file,
-    or values that are all in [0, 1].
+    What they are is told by their values, as in training (`tfkd.teachers.output_kinds`): rows
+    that sum to 1, also up to the steps of an int8 file, or values that are all in [0, 1].
     """
     from tfkd.teachers import output_kinds
 
-    values = np.asarray(outputs, np.float64)
     evidence = output_kinds.Evidence()
-    output_kinds.see(evidence, values)
+    output_kinds.see(evidence, outputs[:: 1 + len(outputs) // _INSPECTED])
     if evidence.seen in ("one", "unit"):
-        return np.clip(values, 0.0, 1.0)
-    if values.shape[-1] == 1:
-        return _sigmoid(values)
-    powers = np.exp(values - values.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+        return np.clip(outputs.max(-1).astype(np.float64), 0.0, 1.0)
+    found = np.empty(len(outputs))
+    for start in range(0, len(outputs), _CHUNK):
+        values = np.asarray(outputs[start : start + _CHUNK], np.float64)
+        # exp(largest) / Σ exp(z), both divided by exp(largest).
+        sums = np.exp(values - values.max(-1, keepdims=True)).sum(-1)
+        found[start : start + _CHUNK] = 1 / sums
+    return found
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
@@ -118,7 +121,7 @@ def confidences(found: Examples) -> np.ndarray | None:
     if found.task == REGRESSION:
         return None
     if found.task != MULTI_LABEL and found.outputs.shape[1] > 1:
-        return probabilities(found.outputs).max(-1)
+        return _largest(found.outputs)
     # Of labels that are independent of each other a row is no distribution.
     values = np.asarray(found.outputs, np.float64)
     positive = np.clip(values, 0.0, 1.0) if is_probability(values) else _sigmoid(values)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfkd.data.label_forms import names
-from tfkd.data.labels import MULTI_LABEL, REGRESSION, Examples
+from tfkd.data.labels import MULTI_LABEL, Examples
 from tfkd.report.calibration import Calibration, calibration_error, confidences
 from tfkd.results import Grid, Result
 
@@ -152,32 +152,39 @@ def _percent(part: Sequence[int], whole: Sequence[int]) -> tuple[float, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """What a model predicts for M examples or positions, in the form that is kept.
+    """What a model predicts for M examples or positions, in the small form that is kept.
 
     Attributes:
         task: of `Examples`.
         labels, predictions: (M,) classes, or (M, C) of 0 and 1.
-        confidence: (M,) or (M, C) probabilities of the predictions.
-        examples: (M,) index of the example of each.
         classes: number of classes.
+        calibration: of its confidences.
+        confidence: (M,) or (M, C) probabilities of the predictions; empty for positions.
+        examples: (M,) index of the example of each; empty for positions.
     """
 
     task: str
     labels: np.ndarray
     predictions: np.ndarray
+    classes: int
+    calibration: Calibration
     confidence: np.ndarray
     examples: np.ndarray
-    classes: int
 
     @classmethod
     def of(cls, found: Examples) -> Predicted | None:
         """Of normalized labels and outputs; None for a regression."""
         sure = confidences(found)
-        if sure is None or found.task == REGRESSION:
+        if sure is None:
             return None
-        classes = found.labels.shape[1] if found.task == MULTI_LABEL else found.classes
-        labels, made = found.labels, found.predictions
-        return cls(found.task, labels, made, sure.astype(np.float32), found.examples, classes)
+        several = found.task == MULTI_LABEL
+        classes = found.labels.shape[1] if several else found.classes
+        labels, made = (x.astype(_small(classes)) for x in (found.labels, found.predictions))
+        measured = calibration_error(np.ravel(sure), np.ravel(labels == made))
+        # Several positions of an example have no picture to show.
+        kept = slice(0 if (np.diff(found.examples) == 0).any() else None)
+        sure, examples = sure[kept].astype(np.float32), found.examples[kept]
+        return cls(found.task, labels, made, classes, measured, sure, examples)
 
     def details(
         self, class_names: Sequence[str] | None, name: str = "", original: Predicted | None = None
@@ -189,7 +196,8 @@ class Predicted:
             truth, made = self.labels.sum(0), self.predictions.sum(0)
             hits, pairs = (self.labels & self.predictions).sum(0), ()
         else:
-            truth, made = (np.bincount(x, minlength=self.classes) for x in self._both())
+            both = (self.labels, self.predictions)
+            truth, made = (np.bincount(x, minlength=self.classes) for x in both)
             hits = np.bincount(self.labels[right], minlength=self.classes)
             pairs = _pairs(self.labels[~right], self.predictions[~right], self.classes)
         shown = names(class_names, self.classes)
@@ -200,17 +208,20 @@ class Predicted:
             predicted=tuple(made.tolist()),
             right=tuple(hits.tolist()),
             confused=pairs,
-            calibration=calibration_error(np.ravel(self.confidence), np.ravel(right)),
+            calibration=self.calibration,
             compared_with=name if original is not None else "",
             multi_label=several,
             **compared,
         )
 
-    def _both(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.labels, self.predictions
+
+def _small(classes: int) -> np.dtype:
+    """The smallest integers that hold class numbers: there may be a class for each pixel."""
+    return np.min_scalar_type(classes)
 
 
 def _pairs(truth: np.ndarray, predicted: np.ndarray, classes: int) -> tuple:
+    truth = truth.astype(np.int64)
     codes, counts = np.unique(truth * classes + predicted, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_MOST_PAIRS]
     return tuple((int(codes[i]) // classes, int(codes[i]) % classes, int(counts[i])) for i in order)
@@ -225,11 +236,11 @@ def _compared(before: Predicted, after: Predicted, shown: Sequence[str]) -> dict
     same = rows(before.predictions == after.predictions)
     was, now = (rows(one.predictions == one.labels) for one in (before, after))
     changed = np.flatnonzero(~same)
-    places = len(np.unique(after.examples)) < len(after.examples)
+    listed = changed if len(after.examples) else changed[:0]
+    sure = [c.min(-1) if c.ndim == 2 else c for c in (before.confidence, after.confidence)]
     # Those that were right come first, then those that are right now.
-    rank = np.where(was[changed], 0, np.where(now[changed], 1, 2))
-    sure = [one.confidence.reshape(len(same), -1).min(-1) for one in (before, after)]
-    order = changed[np.lexsort((-sure[1][changed], rank))][: 0 if places else _MOST_CHANGES]
+    rank = np.where(was[listed], 0, np.where(now[listed], 1, 2))
+    order = listed[np.lexsort((-sure[1][listed], rank))][:_MOST_CHANGES]
 
     def text(values: np.ndarray) -> str:
         if values.ndim == 0:

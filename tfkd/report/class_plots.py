@@ -11,7 +11,7 @@ import numpy as np
 
 from tfkd.report.calibration import Calibration
 from tfkd.report.class_details import ClassDetails
-from tfkd.report.plots import COLOURS, MARKERS, new_figure, set_title, write_figure
+from tfkd.report.plots import COLOURS, MARKERS, literal, new_figure, set_title, write_figure
 
 _MOST_NUMBERS = 14  # classes of a matrix whose cells are large enough for numbers
 _FEWEST = 10  # predictions in a bin whose accuracy says something
@@ -35,7 +35,7 @@ def confusion(details: ClassDetails, title: str, path: str | os.PathLike) -> pat
                               fontsize=size)  # fmt: skip
         every = max(1, -(-count // 20))
         places = np.arange(0, count, every)
-        names = [_short(details.class_names[place]) for place in places]
+        names = [literal(_short(details.class_names[place])) for place in places]
         size = 10 if count <= 12 else 8
         axes.set_xticks(
             places, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size
@@ -66,7 +66,7 @@ def reliability(found: Mapping[str, Calibration], path: str | os.PathLike) -> pa
             full = counts >= min(_FEWEST, counts.max())
             x, y = (100 * np.array(v, np.float64)[full] for v in (one.confidence, one.accuracy))
             colour = COLOURS[i % len(COLOURS)]
-            axes.plot(x, y, color=colour, lw=1.8, label=f"{name}: ECE {one.ece:.4f}")
+            axes.plot(x, y, color=colour, lw=1.8, label=f"{literal(name)}: ECE {one.ece:.4f}")
             sizes = 12 + 160 * counts[full] / counts.sum()
             axes.scatter(x, y, sizes, color=colour, marker=MARKERS[i % len(MARKERS)], zorder=3)
         axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 103), ylim=(0, 103))
@@ -91,11 +91,11 @@ def objects(found: Mapping[str, Any], path: str | os.PathLike) -> pathlib.Path:
             shares = 100 * scores.found[kinds] / scores.truth[kinds]
             light = {"color": _LIGHT, "label": None if i else "missed"}
             axes.barh(places, np.full(len(kinds), 100.0), 0.9 * high, **light)
-            axes.barh(places, shares, 0.9 * high, color=COLOURS[i], label=f"found {name}")
+            axes.barh(places, shares, 0.9 * high, color=COLOURS[i], label=f"found {literal(name)}")
             for place, kind in zip(places, kinds, strict=True):
                 text = f"{scores.found[kind]} of {scores.truth[kind]}"
                 axes.text(101, place, text, va="center", fontsize=9)
-        axes.set_yticks(range(len(kinds)), [_short(first.class_names[k]) for k in kinds])
+        axes.set_yticks(range(len(kinds)), [literal(_short(first.class_names[k])) for k in kinds])
         axes.set_ylim(len(kinds) - 0.45, -0.55)
         axes.set_xlim(0, 124)
         axes.set_xticks(range(0, 101, 20))

@@ -63,11 +63,16 @@ def narrow() -> Iterator[None]:
         _SIZE.reset(token)
 
 
+def literal(text: str) -> str:
+    """A name as matplotlib shows it letter by letter, without reading formulas between "$"."""
+    return text.replace("$", r"\$")
+
+
 def set_title(axes: Axes, text: str, size: float = 13) -> None:
     """Sets a title at the left, broken into lines that fit the figure."""
     # A letter of DejaVu Sans is about 0.55 of its size wide; 0.9 inches are left of the axes.
     letters = int((axes.figure.get_figwidth() - 0.9) * 72 / (0.55 * size))
-    axes.set_title(textwrap.fill(text, letters), loc="left", fontsize=size)
+    axes.set_title(textwrap.fill(literal(text), letters), loc="left", fontsize=size)
 
 
 def write_figure(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
@@ -103,7 +108,8 @@ def training_curves(
     with new_figure() as (figure, axes):
         for i, (name, values) in enumerate(arrays.items()):
             colour, epochs = COLOURS[i % len(COLOURS)], np.arange(1, values.shape[1] + 1)
-            label = f"{name} ({len(values)} seeds)" if len(values) > 1 else name
+            label = literal(name)
+            label += f" ({len(values)} seeds)" if len(values) > 1 else ""
             every = max(1, len(epochs) // 8)
             axes.plot(
                 epochs, values.mean(0), color=colour, lw=2.2, label=label,

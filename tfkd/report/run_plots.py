@@ -13,7 +13,7 @@ import numpy as np
 from tfkd.report.accuracy import seed_stats
 from tfkd.report.detection_plots import mean_curves
 from tfkd.report.latency import Latency
-from tfkd.report.plots import COLOURS, MARKERS, new_figure, set_title, write_figure
+from tfkd.report.plots import COLOURS, MARKERS, literal, new_figure, set_title, write_figure
 from tfkd.report.table import Row, Table
 from tfkd.results import Plot
 
@@ -72,10 +72,10 @@ def curves(
                 every = max(1, len(x) // 6)
                 axes.plot(
                     x, y, marker=MARKERS[i % len(MARKERS)], markevery=every, ms=5,
-                    label=None if number else name, **style,
+                    label=None if number else literal(name), **style,
                 )  # fmt: skip
         _show_stages(axes, stages)
-        axes.set(xlabel="epoch", ylabel=quantity)
+        axes.set(xlabel="epoch", ylabel=literal(quantity))
         axes.xaxis.get_major_locator().set_params(integer=True)
         if len(lines) > 1 or quantity not in lines:
             columns = 2 if len(lines) > 3 and max(map(len, lines)) < 22 else 1
@@ -132,7 +132,7 @@ def kept(layers: Sequence[Any], path: str | os.PathLike) -> pathlib.Path:
         for place, one in zip(places, shown, strict=True):
             text = f"{one.after} of {one.before}"
             axes.text(one.before + 0.01 * most, place, text, va="center", fontsize=10)
-        axes.set_yticks(places, [_short(one.layer) for one in shown], fontsize=10)
+        axes.set_yticks(places, [literal(_short(one.layer)) for one in shown], fontsize=10)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(0, 1.42 * most)
         axes.set(xlabel="filters, units or heads", ylabel="layer")
@@ -160,7 +160,7 @@ def histogram(times: Mapping[str, Sequence[float]], path: str | os.PathLike) -> 
         for i, (name, values) in enumerate(times.items()):
             share = np.full(len(values), 100 / len(values))
             colour, median = COLOURS[i % len(COLOURS)], float(np.median(values))
-            label = f"{name}: median {median:.3g} ms"
+            label = f"{literal(name)}: median {median:.3g} ms"
             axes.hist(values, bins, weights=share, color=colour, alpha=0.55, label=label)
             axes.axvline(median, color=colour, lw=1.6, ls="--")
         log_ticks(axes)

@@ -129,11 +129,10 @@ class RunReport(Paged, title="Report of a run", file_name="report"):
         if self.final not in names:
             expected, fix = f"one of the models {names}", checks.near(self.final, names)
             raise checks.value_error("final", expected, self.final, fix)
-        for name, kind in _kinds().items():
-            made = (
-                item if isinstance(item, kind) else restored(kind, plain(item))
-                for item in getattr(self, name)
-            )
+        for name in ("stages", "layers", "quantization", "exports"):
+            items = tuple(getattr(self, name))
+            kind = _kind(name) if items else object
+            made = (one if isinstance(one, kind) else restored(kind, plain(one)) for one in items)
             object.__setattr__(self, name, tuple(made))
 
     @classmethod
@@ -214,12 +213,15 @@ class RunReport(Paged, title="Report of a run", file_name="report"):
         board.write_run(self, logdir, step, plots)
 
 
-def _kinds() -> dict[str, type]:
-    """The types of what the fields hold that are lists of results."""
-    # Not at the top: both packages take long to import, and few users of tables need them.
-    from tfkd.export.parity import ExportReport
-    from tfkd.quantization.report import Decision
+def _kind(name: str) -> type:
+    """The type of the items of a field."""
+    # Not at the top: what quantization and export need takes long to import.
+    if name == "quantization":
+        from tfkd.quantization.report import Decision
 
-    return {
-        "stages": Stage, "layers": LayerKept, "quantization": Decision, "exports": ExportReport
-    }  # fmt: skip
+        return Decision
+    if name == "exports":
+        from tfkd.export.parity import ExportReport
+
+        return ExportReport
+    return Stage if name == "stages" else LayerKept

@@ -33,7 +33,9 @@ def _verdict(report: Any) -> Section:
 
 
 def _compared(report: Any) -> Section:
-    return Section("Models compared", parts=[part for part in report.table.parts() if part.text()])
+    return Section(
+        "Models compared", parts=[part for part in report.table.parts() if part.markdown()]
+    )
 
 
 def _run(report: Any) -> Section | None:
@@ -106,20 +108,26 @@ def _layers(report: Any) -> Section | None:
     if not report.layers:
         return None
     before, after = (sum(getattr(one, k) for one in report.layers) for k in ("before", "after"))
-    rows = [(one.layer, one.before, one.after, one.after / one.before) for one in report.layers]
+    rows = [(one.layer, one.before, one.after, _share(one)) for one in report.layers]
     grid = Grid(("layer", "before", "kept", "share kept"), rows, {"share kept": ".0%"})
-    note = f"{after:,} of {before:,} filters, units and heads are kept ({after / before:.0%})."
+    note = (
+        f"{after:,} of {before:,} filters, units and heads are kept ({after / max(before, 1):.0%})."
+    )
     draw = functools.partial(run_plots.kept, report.layers)
     plots = [Plot("layers_kept", "Filters kept per layer", draw)]
     return Section("Filters kept per layer", note, plots=plots, folded={"All layers": grid})
 
 
-def _quantization(report: Any) -> Section | None:
-    from tfkd.quantization.report import FLOAT, QuantizationReport
+def _share(one: Any) -> float | None:
+    return one.after / one.before if one.before else None
 
+
+def _quantization(report: Any) -> Section | None:
     rows = report.quantization
     if not rows:
         return None
+    from tfkd.quantization.report import FLOAT, QuantizationReport
+
     counts = QuantizationReport(rows).counts
     note = ", ".join(f"{count} {action}" for action, count in counts.items()) + "."
     whys = Counter((row.kind, row.why) for row in rows if row.action == FLOAT)
@@ -152,23 +160,30 @@ def _exports(report: Any) -> Section | None:
     if warnings:
         parts.append(Lines(warnings, "Warnings"))
     note = (
-        "Each file was run, and its outputs compared with those of the Keras model; errors are "
-        "fractions of the range of its outputs."
+        "The outputs of each file against those of its Keras model, on the examples that are "
+        "named; errors are fractions of the range of the outputs."
     )
     return Section("Parity of the exported files", note, parts)
 
 
 def _export(one: Any) -> tuple[Any, ...]:
-    from tfkd.export.parity import agreement_text
-
     numbers = one.numbers
     compared = numbers if one.verified else numbers.get("check") or {}
-    known = "argmax_agreement" in compared
     return (
         one.path.name, f"{one.mode}, {one.io}", one.bytes, _operations(numbers), one.compared_on,
-        agreement_text(compared) if known else None,
+        _agreement(compared),
         compared.get("max_error"), compared.get("mean_error"),
     )  # fmt: skip
+
+
+def _agreement(compared: Any) -> str | None:
+    """Of detectors the share of the objects that the file finds, too."""
+    from tfkd.export.parity import agreement_text
+
+    found = (compared.get("detections") or {}).get("found")
+    if found is not None:
+        return f"{found:.2%} of the objects"
+    return agreement_text(compared) if "argmax_agreement" in compared else None
 
 
 def _operations(numbers: Any) -> str | None:

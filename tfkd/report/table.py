@@ -253,8 +253,8 @@ class Table(ModelTable, title="Models compared"):
         Text: the Markdown, as "table". Images: the plots of `save`, as
         "table/accuracy_latency" and so on. Scalars for each model: "accuracy/NAME" (or
         "mean_absolute_error/NAME" and so on), "p50_ms/NAME", "p99_ms/NAME",
-        "examples_per_second/NAME" and "size_bytes/NAME", which are curves over
-        successive values of `step`.
+        "examples_per_second/NAME", "size_bytes/NAME", "ece/NAME" and "agreement/NAME", which
+        are curves over successive values of `step`.
 
         Args:
             logdir: folder of the log.

@@ -75,7 +75,8 @@ STYLE = """
   .tfkd .part .figures { grid-template-columns: 1fr 1fr; gap: 10px; }
   .tfkd section:has(table), .tfkd section:has(.gallery) { break-inside: auto; }
   .tfkd tr, .tfkd figure { break-inside: avoid; }
-  .tfkd h2 { break-after: avoid; }
+  .tfkd h2, .tfkd .sub { break-after: avoid; }
+  .tfkd table { font-size: 8.5pt; }
   .tfkd th, .tfkd td { padding: 4px 6px; white-space: normal; } }
 @media (max-width: 640px) {
   .tfkd { padding: 10px; }
