@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.recipes import Budget, fast_teacher, rates, token_models
+from tfkd.recipes import Budget, fast_teacher, open_model, rates, token_models
 from tfkd.recipes.training import Training
 
 
@@ -112,3 +112,18 @@ def test_vocabularies_of_files(tmp_path):
     assert token_models.beside(str(tmp_path / "other.keras")) is None
     with pytest.raises(FileNotFoundError, match="vocabulary"):
         token_models.read_vocabulary(tmp_path / "none.txt", None)
+
+
+def test_a_keras_3_model_of_texts_keeps_its_words(tmp_path):
+    keras_3 = pytest.importorskip("keras")
+    layer = keras_3.layers.TextVectorization(output_sequence_length=3)
+    layer.adapt(["good film", "bad film"])
+    model = keras_3.Sequential([
+        keras_3.Input((), dtype="string"), layer, keras_3.layers.Embedding(5, 2),
+        keras_3.layers.GlobalAveragePooling1D(), keras_3.layers.Dense(1),
+    ])  # fmt: skip
+    model.save(tmp_path / "m.keras")
+    texts = tf.constant(["Good film!", "a bad one"])
+    found = open_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(found(texts), np.asarray(model(texts)), atol=1e-6)
+    assert token_models.without_tokenizer(found)[1].vocabulary[2] == "film"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
+import warnings
 from typing import Any
 
 import tf_keras as keras
@@ -16,6 +17,7 @@ from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.run_state import Run
 from tfkd.recipes.stages import Prune
 
+_NOTHING = 1e-9  # a target that no removed filter is needed for
 _MOST = 0.999  # share of the parameters that is tried at most
 _TRIES = 6  # exports that search for a size
 _WIDTHS = (8, 4, 1)  # of which kept widths are multiples, by preference
@@ -28,7 +30,9 @@ def planned(run: Run, model: keras.Model, settings: Prune) -> pruning.Plan:
         InfeasibleError: if the budget can't be met; it names the least.
         ValueError: if the model can't be pruned.
     """
-    plan = _roundest(run, model, settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the plan removes nothing")  # which `sentence` says
+        plan = _roundest(run, model, settings)
     width = known_faults.environment_width()
     if width > plan.round_to and _faulty(model, plan, width):
         run.voice.say(f"prune: widths are multiples of {width}, as oneDNN fails on narrower ones")
@@ -99,7 +103,10 @@ def _latency(
 def _sized(run: Run, model: keras.Model, budget: Budget, options: dict[str, Any]) -> pruning.Plan:
     """The least pruning whose exported file is small enough, by exports of cut networks."""
     low, high, best, least = 0.0, _MOST, None, None
-    share = max(1 - budget.value / max(_bytes(run, model), 1), 0.01)
+    whole = _bytes(run, model)
+    if whole <= budget.value:
+        return pruning.plan(model, params_reduction=_NOTHING, **options)
+    share = max(1 - budget.value / whole, 0.01)
     for _ in range(_TRIES):
         try:
             plan = pruning.plan(model, params_reduction=min(share, _MOST), **options)
@@ -143,6 +150,8 @@ def _bytes(run: Run, model: keras.Model) -> int:
 def sentence(plan: pruning.Plan) -> str:
     """The plan in one line."""
     removed = sum(plan.remove.values())
+    if not removed:
+        return "prune: the budget is met as it is; no filter goes"
     return (
         f"prune: {removed} filters go, {100 * plan.macs_reduction:.1f} % of the MACs and "
         f"{100 * plan.params_reduction:.1f} % of the parameters"

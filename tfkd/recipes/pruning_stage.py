@@ -28,6 +28,9 @@ def prune(run: Run, settings: Prune) -> Done:
     run.voice.say(planning.sentence(plan))
     record: dict[str, Any] = {"curves": {}, "layers": _layers(plan), "plan": plan.to_dict()}
     record["method"] = settings.method
+    if not any(plan.remove.values()):
+        record["score"] = run.task.score(model)
+        return Done(run.saved(model, "prune"), record)
     if settings.method == "decay":
         small = _decayed(run, settings, model, plan, record)
         epochs = settings.epochs - settings.epochs // 2
