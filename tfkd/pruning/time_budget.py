@@ -16,19 +16,17 @@ from typing import NamedTuple
 import numpy as np
 
 from tfkd import checks
-from tfkd.pruning import criteria, fitting, refusals
+from tfkd.pruning import criteria, refusals
+from tfkd.pruning.narrowing import levels, narrowed
 from tfkd.pruning.plans import Plan
 from tfkd.pruning.timing import Clock
 from tfkd.types import Measure
 
-STEP = 4  # kept counts are multiples of it, where the user names no other
 TARGETS = ("latency_ms", "latency_reduction")
 
 # Shares of the budget. Measured times scatter by some percent: models between the last two
 # are looked for, and those above _SURE are taken only if there is none from _LEAST on.
 _LEAST, _NEAR, _AIM, _SURE = 0.9, 0.93, 0.965, 0.98
-_NOISE = 0.005  # a width that saves no more than this share of its layers' time saves nothing
-_FARTHEST = 0.5  # of its width: how far a group is narrowed in a step that saves time
 _ROUNDS = 12  # models that are built and measured at most
 
 
@@ -119,29 +117,6 @@ class Unreachable(Exception):
         self.least, self.before = least, before
 
 
-def levels(size: int, round_to: int | None, min_channels: int) -> np.ndarray:
-    """The numbers of units that may be removed from a group, ascending from 0.
-
-    Kept counts are multiples of `round_to`, by default of 4 up to 32 units and of 8 above,
-    and, so that few layers are measured, each about an eighth smaller than the one before.
-
-    Example:
-        >>> levels(20, None, 1).tolist()
-        [0, 4, 8, 12, 16]
-        >>> (128 - levels(128, None, 1)).tolist()
-        [128, 112, 96, 80, 64, 56, 48, 40, 32, 24, 16, 8]
-    """
-    step = round_to or (STEP if size <= 32 else 2 * STEP)
-    every = fitting.levels(size, step, min_channels)
-    chosen = [0]
-    for count in every[1:].tolist():
-        kept = size - count
-        last = size - chosen[-1]
-        if kept <= last * 7 / 8 or last <= 8 * step or count == every[-1]:
-            chosen.append(count)
-    return np.array(chosen)
-
-
 def fit(
     clock: Clock,
     allowed: Sequence[np.ndarray],
@@ -210,71 +185,3 @@ def _goal(points: Sequence[Point], top: float, aim: float) -> float:
     near = max(fast, key=lambda point: point.layers)
     part = (aim - near.whole) / (slow.whole - near.whole)
     return near.layers + part * (slow.layers - near.layers)
-
-
-def narrowed(
-    clock: Clock, allowed: Sequence[np.ndarray], ranked: Sequence[np.ndarray], goal: float
-) -> np.ndarray:
-    """Narrows groups until the layers take no longer than `goal`; returns counts (G,).
-
-    The loss of a group is −ln of the share of its importance that stays, so that the
-    narrower it is already, the more the next step costs. If the goal can't be reached, all
-    groups are as narrow as is allowed and saves time.
-    """
-    losses = [_losses(scores) for scores in ranked]
-    counts = np.zeros(len(allowed), int)
-    while clock.total(counts) > goal:
-        steps = [_step(clock, counts, g, level, losses[g]) for g, level in enumerate(allowed)]
-        gain, group, count = max(steps, key=lambda step: (step[0], -step[1]))
-        if gain <= 0:
-            break
-        counts[group] = count
-    while step := _wider(clock, counts, allowed, losses, goal):
-        counts[step[0]] = step[1]
-    return counts
-
-
-def _losses(scores: np.ndarray) -> np.ndarray:
-    """The loss of a group by the number of units removed, from scores in ascending order."""
-    kept = np.append(np.cumsum(scores.clip(0)[::-1])[::-1], 0.0)
-    return -np.log(np.maximum(kept, 1e-12) / max(kept[0], 1e-12))
-
-
-def _step(
-    clock: Clock, counts: np.ndarray, group: int, level: np.ndarray, losses: np.ndarray
-) -> tuple[float, int, int]:
-    """(time saved per loss, group, its count) of the step of a group that saves most for it.
-
-    Kernels compute tiles of channels, so it may be one of several levels.
-    """
-    now, trial, removed = clock.around(group, counts), counts.copy(), int(counts[group])
-    best, last = (0.0, group, removed), (len(losses) - 1 - removed) * _FARTHEST
-    for count in level[level > removed].tolist():
-        if len(losses) - 1 - count < last and best[0] > 0:
-            break
-        trial[group] = count
-        saved = now - clock.around(group, trial)
-        if saved > _NOISE * now:
-            loss = max(losses[count] - losses[removed], 1e-12)
-            best = max(best, (saved / loss, group, count), key=lambda step: step[0])
-    return best
-
-
-def _wider(
-    clock: Clock,
-    counts: np.ndarray,
-    allowed: Sequence[np.ndarray],
-    losses: Sequence[np.ndarray],
-    goal: float,
-) -> tuple[int, int] | None:
-    """(group, its count) of the widening within the goal that regains most; None: none is."""
-    total, best = clock.total(counts), (0.0, 0, 0)
-    for group, level in enumerate(allowed):
-        now, trial = clock.around(group, counts), counts.copy()
-        for count in level[level < counts[group]].tolist():
-            trial[group] = count
-            if total + clock.around(group, trial) - now <= max(goal, total):
-                gain = losses[group][counts[group]] - losses[group][count]
-                best = max(best, (gain, group, count), key=lambda step: step[0])
-                break
-    return best[1:] if best[0] > 0 else None
