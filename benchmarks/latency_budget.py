@@ -6,10 +6,9 @@
 Untrained networks: time does not depend on the values of the weights. For each network and
 each fraction of its time, widths are planned by the times of its layers in LiteRT (one
 thread, one example). The shrunk network is then exported again and runs in turns with the
-whole one, apart from the table: `asked` is that fraction of the whole one's median here.
-One more budget, 1 % of the time, can't be reached, and says what is the least. With
---int8 a ResNet-56 in int8 is planned to be so many times faster than in float32, beside
-a plan by MACs.
+whole one, apart from the table, each timed call after an untimed one. One more budget, 1 %
+of the time, can't be reached, and says what is the least. With --int8 a ResNet-56 in int8
+is planned to be so many times faster than in float32, beside a plan by MACs.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def exported(model: Any, path: pathlib.Path, mode: str = "float32") -> Any:
     """A call of the file of a model."""
     x = inputs(model)
     data = np.random.default_rng(0).normal(size=(32, *x.shape[1:])).astype("float32")
-    options = {"data": data} if mode == "int8" else {}
+    options = {"data": data, "io": "int8"} if mode == "int8" else {}
     tfkd.export.to_tflite(model, path, mode, verify=False, **options)
     predictor = tfkd.runtime.Predictor(path, threads=1)
     return functools.partial(predictor.run_one, *predictor.encode(x))
@@ -71,11 +70,8 @@ def in_turns(models: dict[str, tuple[Any, str]], args: Any) -> dict[str, list[fl
             name: exported(model, pathlib.Path(folder, f"{i}.tflite"), mode)
             for i, (name, (model, mode)) in enumerate(models.items())
         }
-        found = [
-            harness.medians(harness.in_turns(calls, args.rounds, each=2, warmup=10))
-            for _ in range(args.repeats)
-        ]
-    return {name: [one[name] for one in found] for name in models}
+        found = [tfkd.report.latency(calls, runs=args.rounds) for _ in range(args.repeats)]
+    return {name: [one[name].p50 for one in found] for name in models}
 
 
 def shrunk(model: Any, plan: Any) -> Any:

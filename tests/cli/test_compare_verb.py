@@ -84,7 +84,13 @@ def test_wrong_usage(folder, tmp_path, tfkd):
     keras_file, data = folder / "bright.keras", f"--data={folder / 'data.npz'}"
     (tmp_path / "table.html").write_text("earlier")
     (tmp_path / "texts.tsv").write_text("".join(f"text {n}\t{n % 2}\n" for n in range(20)))
+    keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)]).save(tmp_path / "five.keras")
     for argv, code, said in [
+        (
+            [tmp_path / "five.keras", data],
+            3,
+            "takes examples of 5, and those of data are 8×8×3",
+        ),
         ([keras_file], 2, "--data"),
         ([keras_file, f"bright={keras_file}", data], 2, "Two models are called 'bright'"),
         ([keras_file, data, "--original=brigt"], 2, "--original: expected one of bright"),

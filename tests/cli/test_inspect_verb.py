@@ -1,5 +1,7 @@
 """`tfkd inspect`."""
 
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -93,6 +95,38 @@ def test_a_saved_model_has_inputs_and_no_layers(tmp_path, tfkd):
     assert names == ["x", "half"]
 
 
+def test_open_sizes_are_counted_for_a_shape(tmp_path, tfkd):
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 1, name="conv")(image)
+    keras.Model(image, keras.layers.GlobalAveragePooling2D()(x)).save(tmp_path / "m.keras")
+    argv = ("inspect", tmp_path / "m.keras", "--skip_exports", "--json")
+    _, found, _ = tfkd(*argv)
+    assert found["layers"].startswith("Not counted; --input_shape=H,W,C gives it")
+    _, found, _ = tfkd(*argv, "--input-shape=8,8,3")
+    assert [row["macs"] for row in found["layers"]["rows"] if row["name"] == "conv"] == [768]
+
+
+def test_layers_of_ones_own_come_from_a_module(tmp_path, tfkd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "cli_own_layers.py").write_text(
+        "import tf_keras as keras\n"
+        "@keras.utils.register_keras_serializable('cli_own')\n"
+        "class Twice(keras.layers.Layer):\n    def call(self, x):\n        return 2 * x\n"
+    )
+    import cli_own_layers
+
+    image = keras.Input((4,))
+    keras.Model(image, cli_own_layers.Twice()(image)).save("m.keras")
+    keras.saving.get_custom_objects().pop("cli_own>Twice")
+    sys.modules.pop("cli_own_layers")
+    code, _, err = tfkd("inspect", "m.keras", "--skip_exports")
+    assert code == 3 and "Your own cli_own>Twice" in err and "--imports=MODULE" in err
+    assert tfkd("inspect", "m.keras", "--skip_exports", "--imports=cli_own_layers")[0] == 0
+    code, _, err = tfkd("inspect", "m.keras", "--imports=no_such_layers")
+    assert code == 3 and "No module named 'no_such_layers'" in err
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
@@ -100,6 +134,7 @@ def test_a_saved_model_has_inputs_and_no_layers(tmp_path, tfkd):
         (["nothing.keras"], 3, "There is no file 'nothing.keras'"),
         (["resnt20"], 3, "Did you mean 'resnet20'"),
         (["resnet8", "--reduction=2"], 2, "--reduction"),
+        (["resnet8", "--input_shape=a,b"], 2, "--input_shape"),
     ],
 )
 def test_wrong_input(tfkd, argv, code, said):

@@ -37,6 +37,17 @@ def test_a_file_that_does_not_know_its_scaling(folder, tmp_path, tfkd):
     assert (code, err) == (0, "") and found["rows"][0]["class"] == "0"
 
 
+def test_a_model_of_keras_3(tmp_path, tfkd):
+    keras_3 = pytest.importorskip("keras", minversion="3.0")
+    model = keras_3.Sequential([keras_3.Input((4,)), keras_3.layers.Dense(2)])
+    model.save(tmp_path / "m.keras")
+    x = np.eye(4, dtype="float32")[:1]
+    np.save(tmp_path / "x.npy", x)
+    code, found, _ = tfkd("predict", tmp_path / "m.keras", tmp_path / "x.npy", "--json")
+    assert code == 0
+    assert found["rows"][0]["class"] == str(int(np.argmax(np.asarray(model(x)))))
+
+
 def test_arrays(folder, tmp_path, tfkd):
     np.save(tmp_path / "x.npy", np.full((2, 8, 8, 3), 0.9, "float32"))
     code, found, _ = tfkd("predict", folder / "bright.tflite", tmp_path / "x.npy", "--json")

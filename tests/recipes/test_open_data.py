@@ -89,6 +89,17 @@ def test_validation_examples_that_were_trained_on_are_told():
     assert len(told) == 1
 
 
+def test_arrays_of_images_are_resized_and_that_is_told():
+    x = np.repeat(np.repeat(X, 2, axis=1), 2, axis=2)
+    found = open_data((x, Y), size=8)
+    assert found.example_shape == (8, 8, 3) and "resized from 16×16" in str(found)
+    # Of 2×2 equal pixels, with antialiasing, mostly the pixel itself.
+    small = {image.tobytes(): image for image in X}
+    nearest = min(np.abs(found.test.x[0].astype(int) - image).mean() for image in small.values())
+    assert nearest < 30
+    assert found.source.x_train.shape[1:] == (8, 8, 3) and found.train.x.dtype == np.uint8
+
+
 def test_texts(tmp_path):
     for name, rows in (("train", 20), ("dev", 4), ("test", 6)):
         lines = [f"{name} text {n}\t{'good' if n % 2 else 'bad'}" for n in range(rows)]

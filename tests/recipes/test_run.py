@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from tfkd import artifacts
+from tfkd import artifacts, export
+from tfkd.export.checking import VerificationError
 from tfkd.recipes import Recipe, engine, resume, run
-from tfkd.recipes.outcome import InfeasibleError, ParityError
+from tfkd.recipes.classifying import Classifying
+from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.run_folder import OutputError, RunFolder
 from tfkd.recipes.run_state import Done
 from tfkd.recipes.training import Backup, Training
@@ -98,6 +100,14 @@ def test_bad_data_leaves_no_folder(sources, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_a_wrong_network_is_found_before_anything_is_trained(sources, tmp_path):
+    stages = ["train_teacher", {"stage": "distil", "student": "resnt8"}, "export"]
+    recipe = Recipe.from_dict({"data": str(sources / "d.npz"), "stages": stages})
+    with pytest.raises(ValueError, match="'resnt8'.*'resnet'"):
+        run(recipe, tmp_path / "o", voice=QUIET)
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
 def test_a_run_that_stops_goes_on_after_its_last_finished_stage(
     sources, tmp_path, stages_of, error
@@ -155,16 +165,10 @@ def test_what_can_not_be_met_is_a_verdict(sources, tmp_path, stages_of):
     def impossible(going, settings):
         raise InfeasibleError("latency_ms", "latency:1ms: the least is 3.1 ms", 3.1)
 
-    def differs(going, settings):
-        raise ParityError("The file differs")
-
     stages_of(quantize=impossible)
     outcome = run(recipe_of(sources, ["quantize"]), tmp_path / "a", voice=QUIET)
     assert (outcome.status, outcome.accepted) == ("INFEASIBLE", False)
     assert RunFolder.open(tmp_path / "a").document["verdict"]["least"] == 3.1
-    stages_of(export=differs)
-    outcome = run(recipe_of(sources, ["export"]), tmp_path / "b", voice=QUIET)
-    assert (outcome.status, outcome.sentence) == ("REGRESSED", "REGRESSED: The file differs")
 
 
 def test_a_backup_continues_weights_optimizer_and_curves(tmp_path):
@@ -188,6 +192,20 @@ def test_a_backup_continues_weights_optimizer_and_curves(tmp_path):
     for a, b in zip(whole.student.get_weights(), later.student.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert Backup(tmp_path / "none.npz", later).restore() == 0
+
+
+@pytest.mark.slow
+def test_a_file_that_differs_from_its_model_is_kept_and_judged(sources, tmp_path, monkeypatch):
+    def differs(self, model, path, io, count):
+        made = export.to_tflite(model, path, mode="float32", verify=False)
+        raise VerificationError(f"The exported file does not match: {made.bytes} bytes")
+
+    monkeypatch.setattr(Classifying, "to_tflite", differs)
+    outcome = run(recipe_of(sources, JUDGED), tmp_path / "o", voice=QUIET)
+    assert outcome.status == "REGRESSED" and not outcome.accepted
+    assert "REGRESSED: model.tflite: The exported file does not match" in outcome.sentence
+    assert (tmp_path / "o" / "model.tflite").stat().st_size > 0
+    assert "does not match" in (tmp_path / "o" / "report.md").read_text()
 
 
 @pytest.mark.slow

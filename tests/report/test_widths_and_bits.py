@@ -72,6 +72,7 @@ def test_every_pair_is_tried_and_equal_widths_are_trained_once(tmp_path, by_weig
     assert (tmp_path / "page" / "accuracy_latency.png").is_file()
 
 
+@pytest.mark.slow
 def test_what_train_returns_is_exported(by_weights, monkeypatch):
     pytest.importorskip("ai_edge_litert")
     other = keras.Sequential([L.Dense(2, input_shape=(4,))])

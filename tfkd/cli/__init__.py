@@ -69,6 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(run, args, terminal: Terminal) -> int:
     """Calls a verb's `run`, and turns what it raises into a message and an exit code."""
     try:
+        if args.imports:
+            quiet.import_tensorflow()
+            from tfkd.recipes.python_data import import_module
+
+            import_module(args.imports, f"--imports={args.imports}")
         return run(args, terminal)
     except KeyboardInterrupt:
         hint = terminal.resume_hint

@@ -28,6 +28,8 @@ def table(
     """
     from tfkd import report
 
+    for name, model in opened.items():
+        _check_fit(name, model, data)
     part = data_flags.part_of(data, args)
     x: Any = part.x
     if data.kind == "images":
@@ -47,6 +49,32 @@ def table(
     )
     note = f"{data.name}: {len(part):,} examples of the {args.part} part, {data.kind}."
     return dataclasses.replace(found, notes=[note, *found.notes])
+
+
+def _check_fit(name: str, model: Any, data: Data) -> None:
+    """Raises ValueError unless a model has one input, for examples of the shape of the data."""
+    from tfkd import runtime
+
+    if isinstance(model, pathlib.Path):
+        with runtime.Predictor(model, warmup=0) as predictor:
+            shapes = [port.shape for port in predictor.inputs]
+    else:
+        shapes = [tuple(-1 if n is None else n for n in one.shape) for one in model.inputs]
+    if len(shapes) != 1:
+        raise ValueError(
+            f"{name} has {len(shapes)} inputs: the command measures models with one. In Python: "
+            "tfkd.report.compare."
+        )
+    wanted, shape = shapes[0][1:], data.example_shape
+    if data.kind == "texts":
+        return
+    fits = len(wanted) == len(shape) and all(
+        n < 1 or n == m for n, m in zip(wanted, shape, strict=True)
+    )
+    if not fits:
+        takes = "×".join("?" if n < 1 else str(n) for n in wanted) or "single numbers"
+        have = "×".join(map(str, shape)) or "single numbers"
+        raise ValueError(f"{name} takes examples of {takes}, and those of {data.name} are {have}.")
 
 
 def _scaled_alike(
@@ -156,7 +184,10 @@ def _encoded(opened: dict[str, Any], texts: np.ndarray, args: argparse.Namespace
     if args.encoder:
         return Encoder.load(args.encoder)(texts)
     for model in opened.values():
-        if isinstance(model, pathlib.Path):
+        if not isinstance(model, pathlib.Path):
+            if model.inputs[0].dtype == "string":
+                return texts
+        else:
             with runtime.Predictor(model, warmup=0) as predictor:
                 if predictor.encoder is not None:
                     return predictor.encoder(texts)

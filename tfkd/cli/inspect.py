@@ -38,6 +38,9 @@ def flags(parser: Parser) -> None:
         help="of the MACs, for which pruning is planned (default: %(default)s)",
     )
     parser.add_argument(
+        "--input_shape", metavar="H,W,C", help="of an example, for a model that leaves sizes open"
+    )
+    parser.add_argument(
         "--all_layers", action="store_true", help="list the integer layers too, not only the others"
     )
     parser.add_argument(
@@ -51,6 +54,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Prints the sections that fit the kind of model or file."""
     if not 0 < args.reduction < 1:
         raise exit_codes.UsageError(f"--reduction: expected above 0 and below 1: {args.reduction}")
+    shape = _shape(args.input_shape)
     terminal.say(f"opening {args.model}")
     quiet.import_tensorflow()
     path = pathlib.Path(args.model)
@@ -63,16 +67,31 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     if not hasattr(model, "layers"):
         terminal.show(Sections(_saved_model(path)))
         return exit_codes.DONE
-    terminal.show(Sections(_model(model, args, terminal)))
+    terminal.show(Sections(_model(model, shape, args, terminal)))
     return exit_codes.DONE
 
 
-def _model(model: Any, args: argparse.Namespace, terminal: Terminal) -> dict[str, Section]:
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise exit_codes.UsageError(f"--input_shape: expected numbers such as 32,32,3: {text}")
+    return tuple(map(int, parts))
+
+
+def _model(
+    model: Any, shape: tuple[int, ...] | None, args: argparse.Namespace, terminal: Terminal
+) -> dict[str, Section]:
     from tfkd import pruning, quantization, report
 
-    found: dict[str, Section] = {"Layers": report.profile(model)}
+    found: dict[str, Section] = {}
     try:
-        found["Pruning"] = pruning.plan(model, macs_reduction=args.reduction)
+        found["Layers"] = report.profile(model, shape)
+    except (TypeError, ValueError) as error:
+        found["Layers"] = f"Not counted; --input_shape=H,W,C gives it: {error}"
+    try:
+        found["Pruning"] = pruning.plan(model, args.reduction, input_shape=shape)
     except (TypeError, ValueError) as error:
         found["Pruning"] = f"Not planned: {error}"
     try:

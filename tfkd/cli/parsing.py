@@ -109,6 +109,9 @@ def _epilog() -> str:
 def _common_flags(parser: Parser) -> None:
     group = parser.add_argument_group("flags of every verb")
     group.add_argument("--json", action="store_true", help="print one JSON object")
+    group.add_argument(
+        "--imports", metavar="MODULE", help="Python module that registers your own layers"
+    )
     group.add_argument("--quiet", action="store_true", help="no messages and no progress")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def flags(parser: Parser) -> None:
         tfkd predict detector.tflite street.jpg --draw=found.png
         tfkd predict sentiment.tflite "a fine film" "so dull" --json
     """)
-    parser.add_argument("file", metavar="FILE", help=".tflite, .onnx, .keras or a SavedModel")
+    parser.add_argument("file", metavar="FILE", help=".tflite, .onnx, .keras, .h5 or a SavedModel")
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -116,7 +117,10 @@ def _image_files(inputs: Sequence[str]) -> list[pathlib.Path]:
 def _classify(path: pathlib.Path, args: argparse.Namespace, terminal: Terminal) -> Listing:
     from tfkd import runtime
 
-    with runtime.Predictor(path, args.threads) as predictor:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        runtime.Predictor(_runnable(path, folder), args.threads) as predictor,
+    ):
         names, x = _examples(predictor, args, terminal)
         outputs = predictor(x)
         labels = predictor.labels
@@ -125,6 +129,18 @@ def _classify(path: pathlib.Path, args: argparse.Namespace, terminal: Terminal) 
     if outputs.ndim != 2 or outputs.dtype.kind != "f" or not (labels or outputs.shape[1] <= 1000):
         return _numbers(names, {"output": outputs})
     return _classes(names, outputs, labels, args.top or 5)
+
+
+def _runnable(path: pathlib.Path, folder: str) -> pathlib.Path:
+    """The file itself; of a model of Keras 3 or an .h5 file, a .keras file of Keras 2."""
+    from tfkd.recipes.models import is_of_keras_3, open_model
+
+    is_other = path.suffix.lower() in (".h5", ".hdf5")
+    if not path.is_file() or not (is_other or is_of_keras_3(path)):
+        return path
+    made = pathlib.Path(folder, "model.keras")
+    open_model(path).save(made)
+    return made
 
 
 def _examples(

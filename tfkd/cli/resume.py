@@ -13,7 +13,10 @@ from tfkd.cli.terminal import Terminal
 def flags(parser: Parser) -> None:
     """Defines the flags."""
     parser.add_argument("folder", metavar="DIR", help="the --output of the run")
-    parser.examples("tfkd resume small")
+    parser.examples(
+        """tfkd resume small
+        tfkd resume small --quiet --json   # for scripts: the outcome alone"""
+    )
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:

@@ -12,7 +12,7 @@ from tfkd import checks, example_inputs
 from tfkd.costs.trace import InputShape
 from tfkd.networks import paths
 from tfkd.networks.accept import check_finite
-from tfkd.pruning import criteria, fitting, ignoring, refusals, time_budget
+from tfkd.pruning import criteria, fitting, ignoring, narrowing, refusals, time_budget
 from tfkd.pruning.change import output_change
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph
@@ -129,7 +129,7 @@ def plan(
     graph = model if isinstance(model, Graph) else analyse(model, input_shape=input_shape)
     check_finite("model", graph.model)
     nothing = {group.name: 0 for group in graph.groups}
-    step = round_to or (1 if measure is None else time_budget.STEP)
+    step = round_to or (1 if measure is None else narrowing.STEP)
     options = criterion, scope, residual, step, min_channels, seed
     empty = Plan(graph, nothing, target, *options, ignoring.ignored_groups(graph, ignore))
     if measure is not None:

@@ -1,7 +1,7 @@
 """Search for the widths that meet a budget of measured time, as NetAdapt does.
 
-Layers are narrowed one after the other: each time the group whose narrowing saves the most
-time for the importance that it loses, by a table of layer times (Yang et al. 2018, NetAdapt,
+Groups are narrowed one after the other, each time by the step that saves the most time for
+the importance that it loses, by a table of layer times (Yang et al. 2018, NetAdapt,
 https://arxiv.org/abs/1804.03230, without the training between the steps). The sum of the
 layer times is related to the time of the whole model by measuring the models that were
 found, until one of them meets the budget.
@@ -16,17 +16,17 @@ from typing import NamedTuple
 import numpy as np
 
 from tfkd import checks
-from tfkd.pruning import criteria, fitting, refusals
+from tfkd.pruning import criteria, refusals
+from tfkd.pruning.narrowing import levels, narrowed
 from tfkd.pruning.plans import Plan
 from tfkd.pruning.timing import Clock
 from tfkd.types import Measure
 
-STEP = 4  # kept counts are multiples of it, where the user names no other
 TARGETS = ("latency_ms", "latency_reduction")
 
-_NEAR = 0.95  # of the budget: nothing nearer is looked for
-_AIM = 0.98  # of the budget: measured times scatter
-_NOISE = 0.005  # a width that saves no more than this share of its layers' time saves nothing
+# Shares of the budget. Measured times scatter by some percent: models between the last two
+# are looked for, and those above _SURE are taken only if there is none from _LEAST on.
+_LEAST, _NEAR, _AIM, _SURE = 0.9, 0.93, 0.965, 0.98
 _ROUNDS = 12  # models that are built and measured at most
 
 
@@ -117,29 +117,6 @@ class Unreachable(Exception):
         self.least, self.before = least, before
 
 
-def levels(size: int, round_to: int | None, min_channels: int) -> np.ndarray:
-    """The numbers of units that may be removed from a group, ascending from 0.
-
-    Kept counts are multiples of `round_to`, by default of 4 up to 32 units and of 8 above,
-    and, so that few layers are measured, each about an eighth smaller than the one before.
-
-    Example:
-        >>> levels(20, None, 1).tolist()
-        [0, 4, 8, 12, 16]
-        >>> (128 - levels(128, None, 1)).tolist()
-        [128, 112, 96, 80, 64, 56, 48, 40, 32, 24, 16, 8]
-    """
-    step = round_to or (STEP if size <= 32 else 2 * STEP)
-    every = fitting.levels(size, step, min_channels)
-    chosen = [0]
-    for count in every[1:].tolist():
-        kept = size - count
-        last = size - chosen[-1]
-        if kept <= last * 7 / 8 or last <= 8 * step or count == every[-1]:
-            chosen.append(count)
-    return np.array(chosen)
-
-
 def fit(
     clock: Clock,
     allowed: Sequence[np.ndarray],
@@ -167,89 +144,44 @@ def fit(
     if before <= budget:
         return Fit(nothing, before, before)
     points = [Point(clock.total(nothing), before, nothing)]
-    aim = _AIM * budget
+    limit, sure = _SURE * budget, False
+    top, aim = limit, _AIM * budget
+    rest = [(limit, limit), (budget, budget)]  # then, for what may lie between
     for _ in range(_ROUNDS):
-        counts = narrowed(clock, allowed, ranked, _goal(points, budget, aim))
+        counts = narrowed(clock, allowed, ranked, _goal(points, top, aim))
         if any((counts == point.counts).all() for point in points):
-            if aim == budget:
+            if sure or not rest:
                 break
-            aim = budget  # for what may lie between
+            top, aim = rest.pop(0)
             continue
         points.append(Point(clock.total(counts), clock.whole(counts), counts))
-        if _NEAR * budget <= points[-1].whole <= budget:
+        sure = sure or _LEAST * budget <= points[-1].whole <= limit
+        if _NEAR * budget <= points[-1].whole <= limit:
             break
-    met = [point for point in points if point.whole <= budget]
-    if not met:
+    if all(point.whole > budget for point in points):
         most = np.array([level[-1] for level in allowed])
         points.append(Point(clock.total(most), clock.whole(most), most))
-        if points[-1].whole > budget:
-            raise Unreachable(min(point.whole for point in points), before)
-        met = points[-1:]
-    best = max(met, key=lambda point: point.whole)
+    met = [point for point in points if point.whole <= budget]
+    if not met:
+        raise Unreachable(min(point.whole for point in points), before)
+    best = max([point for point in met if point.whole <= limit or not sure], key=_whole)
     return Fit(best.counts, before, best.whole)
 
 
-def _goal(points: Sequence[Point], budget: float, aim: float) -> float:
-    """The sum of layer times at which the whole model should take `aim`, at most the budget.
+def _whole(point: Point) -> float:
+    return point.whole
 
-    It is interpolated between the models that are next to the budget; before one has met
+
+def _goal(points: Sequence[Point], top: float, aim: float) -> float:
+    """The sum of layer times at which the whole model should take `aim`, at most `top`.
+
+    It is interpolated between the models that are next to `top`; before one has met
     it, the ratio of the two that the fastest one has is taken.
     """
-    slow = min((p for p in points if p.whole > budget), key=lambda point: point.layers)
-    fast = [p for p in points if p.whole <= budget and p.layers < slow.layers]
+    slow = min((p for p in points if p.whole > top), key=lambda point: point.layers)
+    fast = [p for p in points if p.whole <= top and p.layers < slow.layers]
     if not fast:
         return slow.layers * min(aim / slow.whole, 0.97)
     near = max(fast, key=lambda point: point.layers)
     part = (aim - near.whole) / (slow.whole - near.whole)
     return near.layers + part * (slow.layers - near.layers)
-
-
-def narrowed(
-    clock: Clock, allowed: Sequence[np.ndarray], ranked: Sequence[np.ndarray], goal: float
-) -> np.ndarray:
-    """Narrows groups until the layers take no longer than `goal`; returns counts (G,).
-
-    The loss of a step is −ln of the share of the group's importance that stays, so that the
-    narrower a group is already, the more the next step costs. If the goal can't be reached,
-    all groups are as narrow as is allowed and saves time.
-    """
-    kept = [np.append(np.cumsum(scores.clip(0)[::-1])[::-1], 0.0) for scores in ranked]
-    counts = np.zeros(len(allowed), int)
-    total = clock.total(counts)
-    taken: list[tuple[int, int]] = []  # group, and the units that were removed before
-    while total > goal:
-        steps = [_step(clock, counts, g, level, kept[g]) for g, level in enumerate(allowed)]
-        gain, group, count = max(steps, key=lambda step: (step[0], -step[1]))
-        if gain <= 0:
-            break
-        taken.append((group, int(counts[group])))
-        counts[group] = count
-        total = clock.total(counts)
-    for group, _ in reversed(taken):
-        _widen(clock, counts, group, allowed[group], goal)
-    return counts
-
-
-def _step(
-    clock: Clock, counts: np.ndarray, group: int, level: np.ndarray, kept: np.ndarray
-) -> tuple[float, int, int]:
-    """(time saved per loss, group, its count) of the next step of a group that saves time."""
-    now, trial = clock.around(group, counts), counts.copy()
-    for count in level[level > counts[group]].tolist():
-        trial[group] = count
-        saved = now - clock.around(group, trial)
-        if saved > _NOISE * now:
-            loss = np.log(max(kept[counts[group]], 1e-12) / max(kept[count], 1e-12))
-            return saved / max(loss, 1e-12), group, count
-    return 0.0, group, int(counts[group])
-
-
-def _widen(clock: Clock, counts: np.ndarray, group: int, level: np.ndarray, goal: float) -> None:
-    """Gives a group back as many units as the goal leaves time for."""
-    total, trial = clock.total(counts), counts.copy()
-    now = clock.around(group, counts)
-    for count in level[level < counts[group]].tolist():
-        trial[group] = count
-        if total + clock.around(group, trial) - now <= max(goal, total):
-            counts[group] = count
-            return

@@ -65,7 +65,7 @@ class Budget:
     def __str__(self) -> str:
         if self.kind == "macs":
             return f"macs:{100 * self.value:g}%"
-        return f"latency:{self.value:g}ms" if self.kind == "latency" else f"size:{self.value:g}B"
+        return f"latency:{self.value:g}ms" if self.kind == "latency" else f"size:{self.value:.0f}B"
 
 
 class _BudgetKind(Kind):

@@ -99,9 +99,11 @@ class Classifying(Task):
             sizes["max_length"] = self.encoder.max_length
         else:
             sizes["input_shape"] = shape = self.found.example_shape
-            names = (
-                ("resnet20", "resnet8") if shape[0] >= 16 else ("resnet14:16,32", "resnet8:8,16")
-            )
+            names = ("resnet20", "resnet8")
+            if len(shape) != 3:
+                names = ("mlp:128,128", "mlp:16")
+            elif shape[0] < 16:
+                names = ("resnet14:16,32", "resnet8:8,16")
         role = "model" if is_teacher else "student"
         return open_model(name or names[not is_teacher], role=role, **sizes)
 
@@ -166,15 +168,16 @@ class Classifying(Task):
             mean=mean,
             std=std,
             encoder=self.encoder,
-            verify=self.examples(count),
+            verify=self.examples(count) if count else False,
+            keep_failed=True,
         )
 
     def to_onnx(self, model: keras.Model, path: Any, count: int) -> Any:
         """A file for TensorRT; what it takes stands beside it."""
-        made = export.to_onnx(model, path, target="tensorrt", verify=self.examples(count))
         if self.encoder is not None:
             self.encoder.save(f"{path}.encoder.json")
-        return made
+        verify = self.examples(count) if count else False
+        return export.to_onnx(model, path, target="tensorrt", verify=verify, keep_failed=True)
 
 
 def _numbers(scaling: Scaling) -> tuple[Any, Any]:

@@ -13,9 +13,12 @@ import numpy as np
 from tfkd import checks, data, fingerprints
 from tfkd.data import quality
 from tfkd.data.dataset import stratified_split
+from tfkd.data.folder import check_size
 from tfkd.detection import UNLABELLED
 from tfkd.recipes.python_data import Arrays
 from tfkd.recipes.readers import read
+
+_CHUNK = 1024  # images resized at a time
 
 Source: TypeAlias = "data.Dataset | data.TextDataset | data.DetectionDataset"
 
@@ -146,6 +149,8 @@ def open_data(
     checks.fraction("val_fraction", val_fraction)
     checks.non_negative_int("seed", seed)
     source, val, split = read(name, size, test_fraction, seed, on_error)
+    if size is not None and isinstance(source, data.Dataset):
+        source, val, split = _resized(source, val, split, check_size(size))
     found = _described(source, val, split, val_fraction, seed)
     if found.kind != "boxes" and found.num_classes < 2:
         expected = "examples of two or more classes"
@@ -156,12 +161,33 @@ def open_data(
     return found
 
 
+def _resized(source: data.Dataset, val: Any, split: str, size: tuple[int, int]) -> Any:
+    """The images in another size, if they have not got it from their reader."""
+    if source.image_shape[:2] == size:
+        return source, val, split
+    before = "×".join(map(str, source.image_shape[:2]))
+    train, test = (Part(resize(part.x, size), part.y) for part in _both(source))
+    val = val and (resize(val[0], size), val[1])
+    return _with_parts(source, train, test), val, f"{split}, resized from {before}"
+
+
+def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Images (N, H, W, C) in another size, bilinear with antialiasing, in their dtype."""
+    import tensorflow as tf
+
+    found = np.empty((len(images), *size, images.shape[-1]), images.dtype)
+    for start in range(0, len(images), _CHUNK):
+        part = tf.image.resize(images[start : start + _CHUNK], size, antialias=True).numpy()
+        found[start : start + _CHUNK] = np.rint(part) if images.dtype == np.uint8 else part
+    return found
+
+
 def _described(
     source: Source | Arrays, val: Any, split: str, val_fraction: float, seed: int
 ) -> Data:
     """A `Data`, with a validation part from the training part if there is none."""
     kind = _kind(source)
-    train, test = (_part(source, name) for name in ("train", "test"))
+    train, test = _both(source)
     if val is None:
         rest, rows = _validation_rows(train.y, kind, val_fraction, seed)
         train, own = train.rows(rest), train.rows(rows)
@@ -198,6 +224,11 @@ def _kind(source: Source | Arrays) -> str:
         Arrays: "arrays",
     }
     return kinds[type(source)]
+
+
+def _both(source: Any) -> tuple[Part, Part]:
+    """The training and the test part of a data set."""
+    return _part(source, "train"), _part(source, "test")
 
 
 def _part(source: Any, name: str) -> Part:

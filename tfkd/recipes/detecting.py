@@ -126,6 +126,7 @@ class Detecting(Task):
             io=io,
             labels=self.class_names,
             verify=self._verifiable(model, count),
+            keep_failed=True,
         )
 
     def to_onnx(self, model: keras.Model, path: Any, count: int) -> Any:
@@ -137,10 +138,13 @@ class Detecting(Task):
             target="tensorrt",
             labels=self.class_names,
             verify=self._verifiable(model, count),
+            keep_failed=True,
         )
 
     def _verifiable(self, model: keras.Model, count: int) -> Any:
         """Test images in which the model detects something; True if there are none."""
+        if not count:
+            return False
         x = self.examples(count)
         found = report.detect(model, x, self.anchors, score_threshold=_SEEN)
         return x if np.any(found["num_detections"]) else True

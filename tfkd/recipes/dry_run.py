@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfkd import pruning
-from tfkd.recipes import fitting, opening, planning, pruning_stage, quantizing, stages
+from tfkd.recipes import fitting, opening, planning, pruning_stage, quantizing, rates, stages
 from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.run_folder import RunFolder
@@ -100,6 +100,8 @@ def plan(recipe: Recipe, voice: Voice) -> DryRun:
                 model = training.student
             elif name == "prune":
                 model, text = _pruned(going, settings, model)
+                # Without the trial of learning rates, which takes up to a third of the training.
+                settings = dataclasses.replace(settings, learning_rate=rates.RATES[1])
                 if settings.epochs:
                     training, _ = pruning_stage.recovery(going, settings, model, settings.epochs)
             elif name == "quantize" and settings.epochs:

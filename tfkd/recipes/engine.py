@@ -21,7 +21,7 @@ from tfkd.recipes import (
     reporting,
     stages,
 )  # fmt: skip
-from tfkd.recipes.outcome import InfeasibleError, Outcome, ParityError
+from tfkd.recipes.outcome import InfeasibleError, Outcome
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.run_folder import DONE, FAILED, INTERRUPTED, RunFolder, refuse_used
 from tfkd.recipes.run_state import Done, Run
@@ -71,6 +71,7 @@ def run(
     checks.instance("recipe", recipe, Recipe, "a tfkd.recipes.Recipe")
     refuse_used(pathlib.Path(output), recipe)
     opened = opening.opened(recipe)  # before anything is written
+    fitting.check_networks(recipe, opened[0])
     folder = RunFolder.create(output, recipe, command)
     recipe.save(folder.file("recipe.json"))
     return _go_on(Run(recipe, folder, voice or Plain(), opened))
@@ -109,8 +110,6 @@ def _go_on(going: Run) -> Outcome:
         except InfeasibleError as error:
             folder.end(DONE, {"status": "INFEASIBLE", "sentence": f"INFEASIBLE: {error}",
                               "gate": error.gate, "least": error.least})  # fmt: skip
-        except ParityError as error:
-            folder.end(FAILED, {"status": "REGRESSED", "sentence": f"REGRESSED: {error}"})
         except KeyboardInterrupt:
             folder.end(INTERRUPTED)
             raise

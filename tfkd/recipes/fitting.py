@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.run_state import Done, Run
 from tfkd.recipes.stages import Distil, TrainTeacher
+from tfkd.recipes.task import Task
 from tfkd.recipes.training import Training
+
+
+def check_networks(recipe: Recipe, task: Task) -> None:
+    """Builds the networks that a recipe names, and compares their outputs with the data.
+
+    Raises:
+        FileNotFoundError, ValueError: if one can't be built. Nothing was trained then.
+    """
+    for stage, field in (("train_teacher", "network"), ("distil", "student")):
+        settings = recipe.stage(stage)
+        if settings is not None:
+            model = task.network(getattr(settings, field), is_teacher=field == "network")
+            task.compile_alone(model, task.optimizer(settings.learning_rate, 1))
 
 
 def teacher_training(run: Run, settings: TrainTeacher) -> Training:

@@ -27,6 +27,9 @@ def verify(run: Run, settings: Verify) -> Done:
     rows = {row.model: row for row in table.rows}
     share = _float_share(run)
     verdict = report.judge(gates(run), rows[ORIGINAL], rows[final], float_share=share)
+    differing = run.folder.record("export").get("parity")
+    if differing:
+        verdict = dataclasses.replace(verdict, status=report.REGRESSED, note="; ".join(differing))
     run.voice.say(verdict.sentence)
     record = {"final": final, "table": table.to_dict(), "verdict": verdict.to_dict()}
     return Done({}, record | {"sentence": verdict.sentence})

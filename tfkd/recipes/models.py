@@ -121,10 +121,22 @@ def _restored(path: pathlib.Path, role: str, why: str) -> Any:
         raise checks.value_error("model", "a SavedModel", str(path), fix) from error
 
 
+def is_of_keras_3(path: pathlib.Path) -> bool:
+    """Whether a file is a `.keras` file that Keras 3 wrote."""
+    return path.suffix.lower() == ".keras" and _keras_version(path).startswith("3.")
+
+
 def _keras(path: pathlib.Path) -> keras.Model:
-    if _keras_version(path).startswith("3."):
+    if is_of_keras_3(path):
         return _keras_3(path)
-    return keras_files.load("model", path)
+    try:
+        return keras_files.load("model", path)
+    except ValueError as error:
+        if "custom_objects" not in str(error):
+            raise
+        raise ValueError(
+            f"{error} On the command line: --imports=MODULE, the Python module that registers them."
+        ) from error
 
 
 def _keras_3(path: pathlib.Path) -> keras.Model:
@@ -207,7 +219,10 @@ def build(
     """
     kind, _, rest = name.partition(":")
     if len(input_shape) != 3:
-        raise checks.value_error("input_shape", "(height, width, channels)", input_shape)
+        if kind == "mlp":  # for examples of any shape
+            return _mlp(_sizes(name, kind, rest), num_classes, tuple(input_shape), name)
+        expected = "(height, width, channels), as this network takes images"
+        raise checks.value_error("input_shape", expected, input_shape, "Try mlp:64.")
     shape = (input_shape[0], input_shape[1], input_shape[2])
     if network := _applications().get(kind.casefold()):
         return _application(network, rest, name, num_classes, shape)

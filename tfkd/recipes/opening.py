@@ -7,8 +7,6 @@ import os
 import pathlib
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks, data
@@ -34,7 +32,7 @@ def opened(recipe: Recipe) -> tuple[Task, Any]:
     """
     model = _model(recipe) if recipe.model and os.path.exists(recipe.model) else None
     # Only boxes need a size: a folder of images has its own.
-    size = recipe.size or _side(model) or (DETECTOR_SIZE if recipe.task == "boxes" else None)
+    size = _side(model) or recipe.size or (DETECTOR_SIZE if recipe.task == "boxes" else None)
     found = open_data(
         recipe.data,
         size=size,
@@ -85,28 +83,11 @@ def _classifier(found: Data, recipe: Recipe, model: Any) -> Classifying:
         fix = f"The images have {found.example_shape[2]} channels."
         expected = f"images of {model.input_shape[3]} channels, as the model takes them"
         raise checks.value_error("data", expected, recipe.data, fix)
-    if side is not None and side != found.example_shape[:2]:
-        found = _resized(found, side)
     if model is None:
         scaling = named(recipe.preprocess or NEW_NETWORKS, found)
     else:
         scaling = scaling_for(model, found, recipe.preprocess or AUTO)
     return Classifying(found, recipe, scaling)
-
-
-def _resized(found: Data, size: tuple[int, int]) -> Data:
-    """The images of arrays in the size that a model takes."""
-
-    def part(one: Part) -> Part:
-        chunks = (one.x[i : i + 512] for i in range(0, len(one), 512))
-        made = np.concatenate([tf.image.resize(chunk, size).numpy() for chunk in chunks])
-        if one.x.dtype == np.uint8:
-            made = np.clip(np.rint(made), 0, 255).astype(np.uint8)
-        return Part(made, one.y)
-
-    parts: dict[str, Any] = {name: part(getattr(found, name)) for name in ("train", "val", "test")}
-    shape = "×".join(map(str, size))
-    return dataclasses.replace(found, split=f"{found.split}; resized to {shape}", **parts)
 
 
 def _texts(found: Data, recipe: Recipe, model: Any) -> tuple[Task, Any]:

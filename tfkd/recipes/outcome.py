@@ -24,10 +24,6 @@ class InfeasibleError(Exception):
         self.gate, self.least = gate, least
 
 
-class ParityError(Exception):
-    """A file that does not compute what its model does."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Outcome(Result):
     """The end of a run.

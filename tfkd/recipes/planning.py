@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
+import warnings
 from typing import Any
 
 import tf_keras as keras
 
-from tfkd import export, known_faults, pruning, quantization, report
+from tfkd import known_faults, pruning, quantization, report
 from tfkd.pruning.refusals import UnreachableError
+from tfkd.recipes import exporting
 from tfkd.recipes.budget import Budget
 from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.run_state import Run
 from tfkd.recipes.stages import Prune
 
+_NOTHING = 1e-9  # a target that no removed filter is needed for
 _MOST = 0.999  # share of the parameters that is tried at most
 _TRIES = 6  # exports that search for a size
 _WIDTHS = (8, 4, 1)  # of which kept widths are multiples, by preference
@@ -27,7 +30,9 @@ def planned(run: Run, model: keras.Model, settings: Prune) -> pruning.Plan:
         InfeasibleError: if the budget can't be met; it names the least.
         ValueError: if the model can't be pruned.
     """
-    plan = _roundest(run, model, settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the plan removes nothing")  # which `sentence` says
+        plan = _roundest(run, model, settings)
     width = known_faults.environment_width()
     if width > plan.round_to and _faulty(model, plan, width):
         run.voice.say(f"prune: widths are multiples of {width}, as oneDNN fails on narrower ones")
@@ -98,7 +103,10 @@ def _latency(
 def _sized(run: Run, model: keras.Model, budget: Budget, options: dict[str, Any]) -> pruning.Plan:
     """The least pruning whose exported file is small enough, by exports of cut networks."""
     low, high, best, least = 0.0, _MOST, None, None
-    share = max(1 - budget.value / max(_bytes(run, model), 1), 0.01)
+    whole = _bytes(run, model)
+    if whole <= budget.value:
+        return pruning.plan(model, params_reduction=_NOTHING, **options)
+    share = max(1 - budget.value / whole, 0.01)
     for _ in range(_TRIES):
         try:
             plan = pruning.plan(model, params_reduction=min(share, _MOST), **options)
@@ -133,15 +141,17 @@ def _bytes(run: Run, model: keras.Model) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / ("m.onnx" if target == "tensorrt" else "m.tflite")
         if target == "tensorrt":
-            export.to_onnx(model, path, target="tensorrt", verify=False)
+            task.to_onnx(model, path, 0)
         else:
-            export.to_tflite(model, path, verify=False)
+            task.to_tflite(model, path, exporting.input_of(run), 0)
         return path.stat().st_size
 
 
 def sentence(plan: pruning.Plan) -> str:
     """The plan in one line."""
     removed = sum(plan.remove.values())
+    if not removed:
+        return "prune: the budget is met as it is; no filter goes"
     return (
         f"prune: {removed} filters go, {100 * plan.macs_reduction:.1f} % of the MACs and "
         f"{100 * plan.params_reduction:.1f} % of the parameters"

@@ -16,6 +16,8 @@ from tfkd.recipes.run_state import Done, Run, thaw
 from tfkd.recipes.stages import Prune
 from tfkd.recipes.training import Training
 
+# The learning rate while filters decay: the network is a whole one then.
+DECAY_RATE = 5e-4
 _COMPARED = 64  # examples on which the cut and the masked network must be equal
 
 
@@ -26,6 +28,9 @@ def prune(run: Run, settings: Prune) -> Done:
     run.voice.say(planning.sentence(plan))
     record: dict[str, Any] = {"curves": {}, "layers": _layers(plan), "plan": plan.to_dict()}
     record["method"] = settings.method
+    if not any(plan.remove.values()):
+        record["score"] = run.task.score(model)
+        return Done(run.saved(model, "prune"), record)
     if settings.method == "decay":
         small = _decayed(run, settings, model, plan, record)
         epochs = settings.epochs - settings.epochs // 2
@@ -39,7 +44,7 @@ def prune(run: Run, settings: Prune) -> Done:
         training, frozen = recovery(run, settings, small, epochs)
         name = "prune_recover.npz"
         record["curves"]["prune"] = training.run(run.folder.work(name), run.logs, run.voice)
-        record["teacher"] = training.teacher
+        record |= {"teacher": training.teacher, "learning_rate": training.rate}
         thaw(frozen)
     record["score"] = run.task.score(small)
     run.voice.say(f"prune: {run.task.measure} {100 * record['score']:.2f}")
@@ -72,7 +77,8 @@ def _decayed(
         return keras_files.load("prune", done)
     half = settings.epochs // 2
     frozen = run.frozen_norms(model, settings.freeze_batch_norm)
-    training = run.taught("prune", settings, model, frozen_copy(model), "prune_decay", half)
+    like = frozen_copy(model)
+    training = run.taught("prune", settings, model, like, "prune_decay", half, DECAY_RATE)
     schedule = pruning.AnnealedFilterDecay(
         target_sparsity=min(max(plan.filter_rate, 1e-6), 1 - 1e-6),
         begin_step=0,

@@ -20,6 +20,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -79,18 +80,7 @@ def call(name: str) -> Any:
             why.
     """
     module_name, _, function_name = name.partition(":")
-    # As `python -m` does, and the command of a package does not.
-    sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        fix = f"Python says: {error}. Start in the folder of the module, or set PYTHONPATH."
-        raise checks.value_error("data", "a module that can be imported", name, fix) from error
-    except Exception as error:  # whatever the user's module raises
-        fix = f"It says: {checks.in_short(error)}"
-        raise checks.value_error("data", "a module that can be imported", name, fix) from error
-    finally:
-        sys.path.remove(os.getcwd())
+    module = import_module(module_name, name)
     function = getattr(module, function_name, None)
     if not callable(function):
         own = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
@@ -102,6 +92,30 @@ def call(name: str) -> Any:
         fix = f"It says: {checks.in_short(error)}"
         expected = "a function that runs without arguments"
         raise checks.value_error("data", expected, name, fix) from error
+
+
+def import_module(module_name: str, name: str) -> ModuleType:
+    """A module of the user, which may be in the working folder.
+
+    Args:
+        module_name: such as "mine.layers".
+        name: as the user wrote it, for messages.
+
+    Raises:
+        ValueError: if it can't be imported; the message says why.
+    """
+    # As `python -m` does, and the command of a package does not.
+    sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        fix = f"Python says: {error}. Start in the folder of the module, or set PYTHONPATH."
+        raise checks.value_error("module", "one that can be imported", name, fix) from error
+    except Exception as error:  # whatever the user's module raises
+        fix = f"It says: {checks.in_short(error)}"
+        raise checks.value_error("module", "one that can be imported", name, fix) from error
+    finally:
+        sys.path.remove(os.getcwd())
 
 
 def split(found: Any, name: str, test_fraction: float, seed: int) -> Read:

@@ -16,13 +16,12 @@ def quantized(
 ) -> tuple[keras.Model, keras.Model]:
     """The calibrated model, and the float model that it was made from (None: the current one)."""
     model = run.current("quantize") if model is None else model
-    frozen = settings.freeze_batch_norm
     q = quantization.quantize(
         model,
         target=run.recipe.target,
         fallback=settings.fallback,
         skip=settings.skip,
-        freeze_batch_norm=run.task.little_data if frozen is None else frozen,
+        freeze_batch_norm=settings.freeze_batch_norm,
     )
     quantization.calibrate(q, run.task.calibration(settings.calibration), settings.method)
     return q, model

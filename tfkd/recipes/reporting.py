@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tfkd import report
+from tfkd import export, report
 from tfkd.recipes import judging
 from tfkd.recipes.run_folder import NAME
 from tfkd.recipes.run_state import Done, Run
@@ -32,6 +32,7 @@ def write_page(run: Run, settings: Report) -> Done:
         quantization=folder.record("quantize").get("decisions", ()),
         exports=folder.record("export")["exports"],
         pictures=_pictures(run, table, judged["final"], settings.pictures),
+        scenes=_scenes(run, settings.pictures),
         command=folder.document["command"] or "",
         recipe=run.recipe.to_dict(),
         seed=run.recipe.seed,
@@ -49,7 +50,8 @@ def write_page(run: Run, settings: Report) -> Done:
 def _about(run: Run) -> dict[str, str]:
     made = run.folder.document["created"]
     model = run.recipe.model or "trained in this run"
-    return {"data": f"{run.recipe.data} ({run.task.found})", "model": model, "date": made}
+    examples = str(run.task.found)
+    return {"data": run.recipe.data, "model": model, "date": made, "examples": examples}
 
 
 def _stages(run: Run) -> list[Any]:
@@ -84,6 +86,31 @@ def _pictures(run: Run, table: Any, final: str, count: int) -> dict[str, str]:
     try:
         changed = [change.example for change in details.changes[:count]]
         return report.thumbnails(run.task.found.test.x, changed) if changed else {}
+    except ImportError:  # Pillow
+        return {}
+
+
+def _scenes(run: Run, count: int) -> dict[str, str]:
+    """Test images with the boxes that the .tflite file of a detector finds in them."""
+    task: Any = run.task
+    name = run.folder.document["stages"]["export"]["files"].get("tflite")
+    if task.kind != "boxes" or name is None or not count:
+        return {}
+    x = task.found.test.x[:count]
+    found = export.load_detector(run.folder.file(name))(x)
+    try:
+        pictures = [
+            report.detection_pictures(
+                x[i : i + 1],
+                {key: value[i : i + 1] for key, value in found.items()},
+                {key: value[i : i + 1] for key, value in task.truth.items()},
+                task.class_names,
+                columns=1,
+                size=240,
+            )
+            for i in range(len(x))
+        ]
+        return {f"test image {i}": report.data_url(one) for i, one in enumerate(pictures)}
     except ImportError:  # Pillow
         return {}
 

@@ -12,10 +12,10 @@ import tf_keras as keras
 from tfkd import quantization
 from tfkd.networks import keras_files
 from tfkd.networks.frozen_copy import frozen_copy
-from tfkd.recipes import fast_teacher
+from tfkd.recipes import fast_teacher, rates
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.run_folder import RunFolder
-from tfkd.recipes.task import Task
+from tfkd.recipes.task import CLIPNORM, Task
 from tfkd.recipes.training import Training, norms
 from tfkd.recipes.voice import Voice
 
@@ -107,27 +107,37 @@ class Run:
 
     def taught(
         self, stage: str, settings: Any, student: keras.Model, like: keras.Model, name: str,
-        epochs: int,
+        epochs: int, usual_rate: float | None = None,
     ) -> Training:  # fmt: skip
         """A training of a student with the original as teacher.
 
         Args:
             stage: the stage.
-            settings: its settings.
+            settings: its settings; without a learning rate, the best of a trial is taken.
             student: what is trained; frozen batch normalizations are frozen in it already.
             like: a float model with outputs of the same kind.
             name: name of the training.
             epochs: its epochs.
+            usual_rate: the learning rate in place of a trial.
         """
-        task = self.task
+        task, rate = self.task, settings.learning_rate or usual_rate
         cache = self.folder.work(f"{stage}_teacher")
         teacher, batches, how = fast_teacher.choose(task, self.original, settings.views, cache)
         self.voice.say(f"{name}: teacher: {how}")
-        optimizer = task.optimizer(settings.learning_rate, epochs)
+        tested = task.validation()
+        made = Training(name, student, student, batches, task.steps, epochs, tested, teacher=how)
+        if rate is None and tested is None:
+            rate = rates.RATES[1]
+        if rate is None:
+            adam = keras.optimizers.Adam(clipnorm=CLIPNORM)
+            trial = task.distiller(teacher, student, like, settings, adam)
+            made = dataclasses.replace(made, trained=trial)
+            rate, losses = rates.best(made, self.folder.work(f"{name}_rate.json"))
+            shown = ", ".join(f"{r}: {v:.3g}" for r, v in losses.items() if v is not None)
+            self.voice.say(f"{name}: learning rate {rate:g}; validation loss in a trial: {shown}")
+        optimizer = task.optimizer(rate, epochs)
         distiller = task.distiller(teacher, student, like, settings, optimizer)
-        return Training(
-            name, distiller, student, batches, task.steps, epochs, task.validation(), teacher=how
-        )
+        return dataclasses.replace(made, trained=distiller, rate=rate)
 
     def frozen_norms(self, model: keras.Model, wanted: bool | None) -> list[Any]:
         """Freezes the batch normalizations of a model if that is wanted; returns them.

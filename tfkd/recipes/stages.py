@@ -1,8 +1,8 @@
 """The stages of a recipe and their settings, as frozen dataclasses.
 
 Learning rates are those of Adam, fall to zero along a cosine, and are small enough for
-networks that others have trained: a large rate, or batch statistics of a few hundred
-images, ruins a pretrained network within an epoch.
+networks that others have trained, or chosen by a trial: a large rate, or batch statistics of
+a few hundred images, ruins a pretrained network within an epoch.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Prune:
         "share of the multiply-accumulates to remove; null: what the budget needs",
     )
     epochs: int = setting(whole(0), 10, "passes over the training data")
-    learning_rate: float = setting(_RATE, 2e-4, "peak of Adam's learning rate")
+    learning_rate: float | None = setting(
+        optional(_RATE), None, "peak of Adam's learning rate; null: the best of a short trial"
+    )
     temperature: float = setting(number(0, open_low=True), 4.0, "softens both models' outputs")
     label_weight: float = setting(_SHARE, 0.3, "weight of the labels; the rest is the teacher's")
     criterion: str = setting(
@@ -127,7 +129,7 @@ class Quantize:
     skip: tuple[str, ...] = setting(
         several(text("text"), "a list of names of layers"), (), "layers that stay in float"
     )
-    freeze_batch_norm: bool | None = setting(optional(flag()), None, _FREEZE)
+    freeze_batch_norm: bool = setting(flag(), True, "keep batch normalizations as they are")
     views: int = setting(whole(0), 0, _VIEWS)
 
 

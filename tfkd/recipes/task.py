@@ -13,6 +13,7 @@ from tfkd import data
 from tfkd.recipes.data import Data
 from tfkd.recipes.recipe import Recipe
 
+CLIPNORM = 10.0  # of each gradient
 # Batch normalizations stay as they are in a network of others that sees fewer examples.
 LITTLE_DATA = 1000
 
@@ -101,13 +102,17 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def to_tflite(self, model: keras.Model, path: Any, io: str, count: int) -> Any:
-        """Writes and verifies a .tflite file; returns the report of the export."""
+        """Writes a .tflite file and verifies it on `count` examples (0: not at all).
+
+        Raises:
+            VerificationError: if it is not good enough. The file is kept.
+        """
 
     @abc.abstractmethod
     def to_onnx(self, model: keras.Model, path: Any, count: int) -> Any:
-        """Writes and verifies an .onnx file for TensorRT; returns the report of the export."""
+        """Writes an .onnx file for TensorRT; as `to_tflite`."""
 
     def optimizer(self, rate: float, epochs: int) -> keras.optimizers.Optimizer:
         """Adam, whose learning rate falls to 0 along a cosine."""
         decay = keras.optimizers.schedules.CosineDecay(rate, max(self.steps * epochs, 1))
-        return keras.optimizers.Adam(decay, clipnorm=10.0)
+        return keras.optimizers.Adam(decay, clipnorm=CLIPNORM)

@@ -41,6 +41,7 @@ class Training:
         validation: batches for the curves, or None.
         decay: a filter decay, or None.
         teacher: which teacher was taken, for the record.
+        rate: the peak of the learning rate, for the record.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Training:
     validation: tf.data.Dataset | None = None
     decay: Any = None
     teacher: str = ""
+    rate: float | None = None
 
     def run(self, backup: pathlib.Path, logs: pathlib.Path, voice: Voice) -> Curves:
         """Trains, from the last finished epoch if there is a backup; returns the curves.

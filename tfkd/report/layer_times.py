@@ -30,7 +30,7 @@ from tfkd.results import Grid, Result, three_digits
 from tfkd.types import Path
 
 MODES = ("float32", "float16", "dynamic", "int8")
-_ROUNDS = 15
+_FEWEST, _ROUNDS, _SECONDS = 7, 41, 3.0  # no more than the fewest once so long
 _BLOCK_MS, _LEAST_CALLS = 2.0, 3  # of calls in a row, in each round
 _CALIBRATION = 16  # random examples, for the ranges of an int8 file
 _HERE = ("ai-edge-litert", "tensorflow")  # their versions change times
@@ -172,9 +172,14 @@ class LayerTimes(Result):
             self._reference.append(_reference(self.threads))
         reference = self._reference[0]
         if "reference_ms" not in self._table:
-            known = statistics.median(_block(reference) for _ in range(2 * _ROUNDS))
+            known = statistics.median(_block(reference) for _ in range(_ROUNDS))
             self._table["reference_ms"] = known
-        ratios = [_block(call) / _block(reference) for _ in range(_ROUNDS)]
+        ratios: list[float] = []
+        began = time.perf_counter()
+        while len(ratios) < _FEWEST or (
+            len(ratios) < _ROUNDS and time.perf_counter() - began < _SECONDS
+        ):
+            ratios.append(_block(call) / _block(reference))
         return float(self._table["reference_ms"] * statistics.median(ratios))
 
 
