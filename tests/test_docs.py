@@ -1,8 +1,10 @@
-"""The troubleshooting page names messages that the package really has."""
+"""The troubleshooting page names messages that the package has; blocks of other pages run."""
 
 import ast
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -45,3 +47,21 @@ def test_every_message_of_the_troubleshooting_page_is_in_the_package():
     # Names that are put in may stand within three words: most of them must be there.
     gone = [m for m, parts in asked if sum(p in source for p in parts) < 0.6 * len(parts)]
     assert not gone, gone
+
+
+@pytest.mark.parametrize("name", ["report.md"])
+def test_the_blocks_of_a_page_run_one_after_the_other(name, tmp_path, monkeypatch):
+    """Twice in the same folder, as a reader may."""
+    from tfkd import report
+
+    pytest.importorskip("PIL")
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    # The plots are drawn by other tests.
+    monkeypatch.setattr(report.RunReport, "draw", lambda self, folder: {})
+    for _ in range(2):
+        namespace = {"__name__": name}
+        for number, block in enumerate(blocks, 1):
+            exec(compile(block, f"docs/{name}, block {number}", "exec"), namespace)

@@ -59,6 +59,7 @@ OPTIONAL = {
     "ai_edge_litert",
     "keras_cv",
     "matplotlib",
+    "mlflow",
     "onnx",
     "onnxruntime",
     "pycocotools",
@@ -66,6 +67,7 @@ OPTIONAL = {
     "sklearn",
     "tensorrt",
     "tf2onnx",
+    "wandb",
 }
 # A folder that is about nothing else than the package may import it at its top.
 HOLDERS: dict[str, set[str]] = {}

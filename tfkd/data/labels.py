@@ -36,6 +36,7 @@ class Examples:
         threshold: an output above it is positive; None where the argmax is taken.
         doubt: an ambiguity that was decided by the values, and the argument that
             resolves it; "" if there is none.
+        examples: (M,) index of the example that each of them belongs to.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Examples:
     outputs: np.ndarray
     threshold: float | None = None
     doubt: str = ""
+    examples: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def classes(self) -> int:
@@ -134,7 +136,8 @@ def read(
         if found == REGRESSION:
             expected = "None, as regression has no classes"
             raise checks.value_error("class_names", expected, class_names)
-    return _formed(found, truth, scores, threshold, "" if task else doubt)
+    formed = _formed(found, truth, scores, threshold, "" if task else doubt)
+    return dataclasses.replace(formed, examples=rows // places)
 
 
 def is_probability(outputs: np.ndarray) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.detection.flat_boxes import Boxes, FlatBoxes, flat_detections, flat_truth, names_of
+from tfkd.detection.hits import hits
 from tfkd.results import Grid, Lines, Result, cell
 
 HEAD = ("class", "mAP", "AP50", "truth", "detections")
@@ -24,6 +25,7 @@ ImageSize: TypeAlias = float | Sequence[float] | np.ndarray | None
 # COCO's small objects have areas up to 32², its large ones from 96² square pixels.
 _SMALL, _LARGE = 32, 96
 _WIDEST = 1e10  # the upper end of pycocotools's own ranges of areas: 1e5² square pixels
+_SHOWN = 0.5  # the lowest score of detections that count as found or false
 _MOST = (1, 10, 100)  # detections per image and class for AR1, AR10 and AR100
 
 
@@ -45,6 +47,9 @@ class DetectionScores(Result, file_name="detection"):
         ap, ap50: (C,) average precision of each class.
         truth, detections: (C,) numbers of objects and of detections.
         images: number of images.
+        found: (C,) number of objects that a detection with a score of at least 0.5 finds, at
+            IoU 0.5; () if it is not known.
+        false: (C,) number of detections with a score of at least 0.5 that find none.
         recall: (101,) the grid 0, 0.01, ..., 1.
         precision: (C, 101) interpolated precision at IoU 0.5: the highest at this recall
             or a higher one; 0 where the recall is not reached.
@@ -70,6 +75,13 @@ class DetectionScores(Result, file_name="detection"):
     recall: np.ndarray
     precision: np.ndarray
     thresholds: np.ndarray
+    found: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    false: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def missed(self) -> np.ndarray:
+        """(C,) number of objects that no detection with a score of at least 0.5 finds."""
+        return self.truth - self.found
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -126,6 +138,8 @@ def coco_scores(
     whole = precision[..., 0, -1]
     every = range(len(names))
     thresholds = evaluator["scores"][0, :, :, 0, -1].T
+    shown = found.only(found.scores >= _SHOWN)
+    right = hits(shown, real) >= 0
     return DetectionScores(
         class_names=names,
         map=by_area[0],
@@ -145,6 +159,8 @@ def coco_scores(
         recall=np.linspace(0.0, 1.0, 101),
         precision=whole[0].T,
         thresholds=np.where(thresholds < 0, np.nan, thresholds),
+        found=np.bincount(shown.classes[right], minlength=len(names)),
+        false=np.bincount(shown.classes[~right], minlength=len(names)),
     )
 
 

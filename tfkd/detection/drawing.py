@@ -208,7 +208,7 @@ class _Pen:
 
     def dashed(self, box: np.ndarray, ink: str, thin: bool = False) -> None:
         left, top, right, bottom = self._corners(box)
-        width = 1 if thin else self.width + 1
+        width = 1 if thin else self.width
         dash = _DASH if thin else 2 * _DASH
         for y in (top, bottom):
             for x in range(left, right, 2 * dash):

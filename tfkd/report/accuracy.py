@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfkd import checks
-from tfkd.data.labels import MULTI_LABEL, REGRESSION, read
+from tfkd.data.labels import MULTI_LABEL, REGRESSION, Examples, read
+from tfkd.report.class_details import ClassDetails, Predicted
 from tfkd.report.measures import (
     ABSOLUTE_ERROR,
     ACCURACY,
@@ -182,7 +183,11 @@ def score(
         >>> print(report.score([20.0, 30.0, 31.5], [[21.0], [28.0], [31.5]], task="regression"))
         mean absolute error 1.00 of 3 examples
     """
-    found = read(labels, outputs, task, class_names, mask, ignore_class, threshold)
+    return _scored(read(labels, outputs, task, class_names, mask, ignore_class, threshold))
+
+
+def _scored(found: Examples) -> Score:
+    """The scores of normalized labels and outputs."""
     about: Any = {"threshold": found.threshold, "doubt": found.doubt}
     count = len(found.labels)
     if found.task == REGRESSION:
@@ -240,13 +245,15 @@ class Judge:
     def __init__(self, y: np.ndarray, **options: Any):
         self._y, self._options = y, options
         self._found: dict[str, list[Score]] = {}
+        self._predicted: dict[str, Predicted | None] = {}
 
     def take(self, name: str, outputs: Iterable[np.ndarray]) -> None:
         """Scores the outputs of a model, one array per seed."""
         self._found[name] = []
         for one in outputs:
             try:
-                found = score(self._y, one, **self._options)
+                examples = read(self._y, one, **self._options)
+                found = _scored(examples)
             except (TypeError, ValueError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 text = f"`models[{name!r}]` can't be scored on `data`. {error} {UNSCORED}"
@@ -256,6 +263,8 @@ class Judge:
             # The task inferred for the first model applies to all.
             self._options["task"] = found.task
             self._found[name].append(found)
+            if name not in self._predicted:
+                self._predicted[name] = Predicted.of(examples)
 
     def scores(self, name: str) -> dict[str, Any]:
         """The scores of a model as fields of `Row`."""
@@ -266,6 +275,14 @@ class Judge:
             measure.key: seed_stats([getattr(one, measure.key) for one in found], error)
             for measure, error in zip(measures, errors, strict=False)
         }
+
+    def details(self, name: str, original: str) -> ClassDetails | None:
+        """Results by class and example, against the original; None for a regression."""
+        found = self._predicted[name]
+        base = None if name == original else self._predicted[original]
+        if found is None:
+            return None
+        return found.details(self._options.get("class_names"), original, base)
 
     def notes(self) -> list[str]:
         """Sentences on the measure, unless it is the plain accuracy of examples."""

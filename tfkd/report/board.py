@@ -1,18 +1,44 @@
-"""TensorBoard summaries of a table: text, plots, and scalars for each model."""
+"""TensorBoard summaries of a table or a run: text, plots, and scalars for each model."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from tfkd import checks
-from tfkd.report.measures import MEASURES
+from tfkd.report import run_metrics
 from tfkd.types import Path
 
 
 def write(table: Any, logdir: Path, step: int, plots: bool) -> None:
     """Implements `Table.to_tensorboard`."""
+    import tensorflow as tf
+
+    with _writing(table, "table", logdir, step, plots):
+        for row in table.rows:
+            for quantity, value in run_metrics.scalars(row).items():
+                if value is not None:
+                    tf.summary.scalar(f"{quantity}/{row.model}", value)
+
+
+def write_run(report: Any, logdir: Path, step: int, plots: bool) -> None:
+    """Implements `RunReport.to_tensorboard`."""
+    import tensorflow as tf
+
+    with _writing(report, "report", logdir, step, plots):
+        for name, value in report.metrics().items():
+            tf.summary.scalar(name, value)
+        for name, points in run_metrics.by_epoch(report).items():
+            for epoch, value in points:
+                tf.summary.scalar(f"epochs/{name}", value, step=epoch)
+
+
+@contextlib.contextmanager
+def _writing(result: Any, name: str, logdir: Path, step: int, plots: bool) -> Iterator[None]:
+    """Context that writes summaries at `step`, after the text and plots of a result."""
     import tensorflow as tf
 
     checks.instance("logdir", logdir, (str, os.PathLike), "a folder, as string or path")
@@ -22,28 +48,12 @@ def write(table: Any, logdir: Path, step: int, plots: bool) -> None:
     images = {}
     if plots:
         with tempfile.TemporaryDirectory() as folder:
-            for path in table.draw(folder).values():
+            for path in result.draw(folder).values():
                 images[path.stem] = tf.io.decode_png(path.read_bytes(), channels=3)
     writer = tf.summary.create_file_writer(os.fspath(logdir))
     with tf.summary.record_if(True), writer.as_default(step=step):
-        tf.summary.text("table", table.markdown())
-        for name, image in images.items():
-            tf.summary.image(f"table/{name}", image[None])
-        for row in table.rows:
-            for quantity, value in _scalars(row).items():
-                if value is not None:
-                    tf.summary.scalar(f"{quantity}/{row.model}", value)
+        tf.summary.text(name, result.markdown())
+        for title, image in images.items():
+            tf.summary.image(f"{name}/{title}", image[None])
+        yield
     writer.close()
-
-
-def _scalars(row: Any) -> dict[str, float | None]:
-    """The scalars of a row, by their group in TensorBoard."""
-    times = row.latency
-    scores = {measure.key: getattr(row, measure.key) for measure in MEASURES}
-    return {
-        **{key: stats and stats.mean for key, stats in scores.items()},
-        "p50_ms": times and times.p50,
-        "p99_ms": times and times.p99,
-        "examples_per_second": row.throughput,
-        "size_bytes": row.size,
-    }

@@ -97,7 +97,8 @@ def compare(
             None: 0.5 for a model whose outputs are all in [0, 1], else 0.
 
     Returns:
-        A `Table`: `print` it, `.save(folder)` it; `.against()`, `.pareto()`,
+        A `Table`, of a classification with the `details` of each row by class and by example,
+        against the original: `print` it, `.save(folder)` it; `.against()`, `.pareto()`,
         `.to_tensorboard(folder)`.
 
     Raises:
@@ -160,7 +161,8 @@ def compare(
         scores, (rate, per_call) = judge.scores(name), rates[name]
         rows.append(Row(
             name, params=params, macs=macs, size=sizes[name], latency=times.get(name),
-            throughput=rate, throughput_batch=per_call, runtime=kinds[name], **scores,
+            throughput=rate, throughput_batch=per_call, runtime=kinds[name],
+            details=judge.details(name, original or next(iter(groups))), **scores,
         ))  # fmt: skip
     notes = [note, rate_note, *judge.notes(), *notes, *running.kind_notes(kinds, firsts)]
     return Table(rows, notes, original=original)

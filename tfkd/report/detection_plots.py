@@ -12,7 +12,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.detection.coco_evaluation import DetectionScores, score
-from tfkd.report.plots import COLOURS, new_figure, write_figure
+from tfkd.report.plots import COLOURS, literal, new_figure, set_title, write_figure
 
 # Beyond this number of classes, panels would be too small to read.
 _MOST_CLASSES = 5
@@ -78,6 +78,15 @@ def precision_recall_plot(
         return write_figure(figure, path)
 
 
+def mean_curves(
+    models: Mapping[str, DetectionScores], title: str, kinds: list[int], path: str | os.PathLike
+) -> pathlib.Path:
+    """Draws the mean precision-recall curve of some classes, a line for each detector."""
+    with new_figure() as (figure, axes):
+        _panel(axes, models, title, kinds)
+        return write_figure(figure, path)
+
+
 def check_same_classes(models: Mapping[str, DetectionScores]) -> DetectionScores:
     """Accepts name → DetectionScores of the same classes and objects; returns the first."""
     first: Any = None
@@ -115,7 +124,7 @@ def _style(order: int) -> dict[str, str]:
 
 def _by_class(axes: Any, scores: DetectionScores, present: list[int]) -> None:
     for order, kind in enumerate(present):
-        label = f"{scores.class_names[kind]}  {score(scores.ap50[kind])}"
+        label = f"{literal(scores.class_names[kind])}  {score(scores.ap50[kind])}"
         _curve(axes, scores, [kind], label, lw=2.2, **_style(order))
     if len(present) > 1:
         label = f"mean  {score(scores.map50)}"
@@ -129,18 +138,22 @@ def _by_model(
     title = "mean of the classes" if len(present) > 1 else first.class_names[present[0]]
     groups = [(title, present), *((first.class_names[kind], [kind]) for kind in shown)]
     for axes, (title, kinds) in zip(panels, groups, strict=False):
-        for order, (name, scores) in enumerate(models.items()):
-            label = f"{name}  {score(float(scores.ap50[kinds].mean()))}"
-            _curve(axes, scores, kinds, label, lw=2.0, **_style(order))
-        _finish(axes, title)
+        _panel(axes, models, title, kinds)
     for axes in panels[len(groups) :]:
         axes.remove()
+
+
+def _panel(axes: Any, models: Mapping[str, DetectionScores], title: str, kinds: list[int]) -> None:
+    for order, (name, scores) in enumerate(models.items()):
+        label = f"{literal(name)}  {score(float(scores.ap50[kinds].mean()))}"
+        _curve(axes, scores, kinds, label, lw=2.0, **_style(order))
+    _finish(axes, title)
 
 
 def _finish(axes: Any, title: str) -> None:
     """Sets limits and titles, and a legend of names and AP50 where it covers the least."""
     axes.set(xlim=(0, 1.02), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
-    axes.set_title(title, loc="left", fontsize=13)
+    set_title(axes, title)
     columns = 1 + len(axes.get_legend_handles_labels()[0]) // 16
     axes.legend(
         title="AP50", loc="best", frameon=True, framealpha=0.9, edgecolor="none",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfkd import checks
@@ -14,7 +14,7 @@ from tfkd.report.accuracy import SeedStats, seed_stats
 from tfkd.report.detection_plots import check_same_classes, precision_recall_plot
 from tfkd.report.latency import Latency
 from tfkd.report.model_table import ModelTable
-from tfkd.results import Format, Grid, Lines, Plot, si, size_text, three_digits
+from tfkd.results import Format, Grid, Lines, Plot, restored, si, size_text, three_digits
 
 COSTS: dict[str, Format] = {
     "parameters": ",", "MACs": si, "file": size_text, "p50 ms": three_digits
@@ -102,6 +102,11 @@ class DetectionTable(ModelTable, title="Detectors compared", file_name="detector
     def __post_init__(self) -> None:
         super().__post_init__()
         check_same_classes({row.model: row.scores[0] for row in self.rows})
+
+    @classmethod
+    def _restored_row(cls, values: Mapping[str, Any]) -> DetectionRow:
+        scores = [restored(DetectionScores, one) for one in values["scores"]]
+        return restored(DetectionRow, {**values, "scores": scores})
 
     def _grid(self) -> Grid:
         names = self._first.class_names

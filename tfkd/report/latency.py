@@ -42,6 +42,7 @@ class Latency:
         mean: arithmetic mean, milliseconds.
         runs: number of measured runs.
         spread: half of the interquartile range, milliseconds.
+        times: the measured times in milliseconds, in order of measurement; () if not kept.
     """
 
     p50: float
@@ -50,6 +51,9 @@ class Latency:
     mean: float
     runs: int
     spread: float = 0.0
+    times: tuple[float, ...] = dataclasses.field(
+        default=(), repr=False, compare=False, metadata={"saved": True}
+    )
 
     @classmethod
     def of(cls, milliseconds: ArrayLike) -> Latency:
@@ -65,7 +69,8 @@ class Latency:
             raise checks.value_error("milliseconds", "at least one finite time", milliseconds)
         ends = np.percentile(times, (25, 50, 75, 90, 99), method="linear")
         p25, p50, p75, p90, p99 = (float(end) for end in ends)
-        return cls(p50, p90, p99, float(times.mean()), int(times.size), (p75 - p25) / 2)
+        kept = tuple(np.round(times, 6).tolist())
+        return cls(p50, p90, p99, float(times.mean()), int(times.size), (p75 - p25) / 2, kept)
 
     def throughput(self, batch: int = 1) -> float:
         """Examples per second for calls with `batch` examples: batch / mean.

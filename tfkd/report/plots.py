@@ -8,8 +8,10 @@ only writes files.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import pathlib
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Width and height in inches; `narrow` sets smaller ones, whose text is legible on a phone.
+_SIZE: contextvars.ContextVar[tuple[float, float]] = contextvars.ContextVar("size", default=(8, 5))
+_NARROW = (4.9, 3.7)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vP*"
 _STYLE = {
@@ -43,9 +48,31 @@ def new_figure() -> Iterator[tuple[Figure, Axes]]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8, 5), layout="constrained")
+        figure = Figure(figsize=_SIZE.get(), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, figure.subplots()
+
+
+@contextlib.contextmanager
+def narrow() -> Iterator[None]:
+    """Plots that are drawn in this context are small, so that their text is large on a page."""
+    token = _SIZE.set(_NARROW)
+    try:
+        yield
+    finally:
+        _SIZE.reset(token)
+
+
+def literal(text: str) -> str:
+    """A name as matplotlib shows it letter by letter, without reading formulas between "$"."""
+    return text.replace("$", r"\$")
+
+
+def set_title(axes: Axes, text: str, size: float = 13) -> None:
+    """Sets a title at the left, broken into lines that fit the figure."""
+    # A letter of DejaVu Sans is about 0.55 of its size wide; 0.9 inches are left of the axes.
+    letters = int((axes.figure.get_figwidth() - 0.9) * 72 / (0.55 * size))
+    axes.set_title(textwrap.fill(literal(text), letters), loc="left", fontsize=size)
 
 
 def write_figure(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
@@ -81,7 +108,8 @@ def training_curves(
     with new_figure() as (figure, axes):
         for i, (name, values) in enumerate(arrays.items()):
             colour, epochs = COLOURS[i % len(COLOURS)], np.arange(1, values.shape[1] + 1)
-            label = f"{name} ({len(values)} seeds)" if len(values) > 1 else name
+            label = literal(name)
+            label += f" ({len(values)} seeds)" if len(values) > 1 else ""
             every = max(1, len(epochs) // 8)
             axes.plot(
                 epochs, values.mean(0), color=colour, lw=2.2, label=label,
@@ -95,7 +123,7 @@ def training_curves(
         axes.set_ylim(settled.min() - margin, settled.max() + margin)
         axes.set(xlabel="epoch", ylabel=quantity)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_title("Mean over seeds; band: lowest to highest", loc="left", fontsize=13)
+        set_title(axes, "Mean over seeds; band: lowest to highest")
         axes.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
         return write_figure(figure, path)
 

@@ -14,6 +14,7 @@ import numpy as np
 from tfkd import checks
 from tfkd.report.accuracy import SeedStats
 from tfkd.report.against import Against
+from tfkd.report.class_details import ClassDetails
 from tfkd.report.latency import Latency, machine_line, per_second_text
 from tfkd.report.measures import ACCURACY, Measure, of_rows
 from tfkd.report.model_table import ModelTable
@@ -46,6 +47,7 @@ class Row:
         mean_absolute_error: regression error, over seeds; lower is better.
         runtime: the timed runtime: "LiteRT", "TensorFlow", ...; "Python" for a plain
             function.
+        details: results of a classifier by class and by example, against the original.
     """
 
     model: str
@@ -61,6 +63,7 @@ class Row:
     average_precision: SeedStats | None = None
     mean_absolute_error: SeedStats | None = None
     runtime: str = ""
+    details: ClassDetails | None = None
 
     def values(self, measures: Sequence[Measure] = (ACCURACY,)) -> tuple[Any, ...]:
         """Name, scores by `measures`, and costs, in the order of the table's columns."""
@@ -250,8 +253,8 @@ class Table(ModelTable, title="Models compared"):
         Text: the Markdown, as "table". Images: the plots of `save`, as
         "table/accuracy_latency" and so on. Scalars for each model: "accuracy/NAME" (or
         "mean_absolute_error/NAME" and so on), "p50_ms/NAME", "p99_ms/NAME",
-        "examples_per_second/NAME" and "size_bytes/NAME", which are curves over
-        successive values of `step`.
+        "examples_per_second/NAME", "size_bytes/NAME", "ece/NAME" and "agreement/NAME", which
+        are curves over successive values of `step`.
 
         Args:
             logdir: folder of the log.

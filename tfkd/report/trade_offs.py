@@ -12,7 +12,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.report.measures import ACCURACY, Measure
-from tfkd.report.plots import COLOURS, MARKERS, new_figure, write_figure
+from tfkd.report.plots import COLOURS, MARKERS, new_figure, set_title, write_figure
 
 
 def accuracy_latency(table: Any, path: str | os.PathLike) -> pathlib.Path:
@@ -162,17 +162,22 @@ def _scatter(
         log_axis(axes, x)
         axes.set(xlabel=cost[1], ylabel=measure.axis)
         title = f"{measure.title} against {cost[0]}; dashed, with bold names: Pareto front"
-        axes.set_title(title, loc="left", fontsize=13)
+        set_title(axes, title)
         label_points(figure, axes, x, y, spread, [row.model for row in rows], measure, noise)
         return write_figure(figure, path)
 
 
 def log_axis(axes, x: np.ndarray) -> None:
     """Sets a log scale with plain numbers at 1, 2 and 5, and margins for point labels."""
+    log_ticks(axes)
+    axes.set_xlim(x.min() / 5, x.max() * 4)
+
+
+def log_ticks(axes) -> None:
+    """Sets a log scale of x with plain numbers at 1, 2 and 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     axes.set_xscale("log")
-    axes.set_xlim(x.min() / 5, x.max() * 4)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -6,10 +6,13 @@ HTML page, JSON values, and the files of `save`.
 """
 
 from tfkd.results.formats import NONE, Format, cell, si, size_text, three_digits
+from tfkd.results.paged import Paged
 from tfkd.results.parts import WIDTH, Grid, Lines, Plot
+from tfkd.results.restoring import restored
 from tfkd.results.result import Result, plain
+from tfkd.results.sections import Code, Gallery, Links, Section
 
 __all__ = [
-    "NONE", "WIDTH", "Format", "Grid", "Lines", "Plot", "Result", "cell", "plain", "si",
-    "size_text", "three_digits",
+    "NONE", "WIDTH", "Code", "Format", "Gallery", "Grid", "Lines", "Links", "Paged", "Plot",
+    "Result", "Section", "cell", "plain", "restored", "si", "size_text", "three_digits",
 ]  # fmt: skip

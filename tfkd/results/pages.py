@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 
 STYLE = """
 .tfkd { --text: #1d2430; --quiet: #5b6472; --line: #dde1e7; --card: #fff; --page: #f4f5f7;
-  --grey: #e6e9ee; --green: #dcefe8; --on-green: #00614a; color-scheme: light dark;
+  --grey: #e6e9ee; --green: #dcefe8; --on-green: #00614a; --red: #fbe3da; --on-red: #8a2b00;
+  --amber: #fbeecb; --on-amber: #6b4a00; --link: #005a94; color-scheme: light dark;
   background: var(--page); color: var(--text); line-height: 1.5; padding: 16px;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   .tfkd { --text: #e4e7ec; --quiet: #a3abb8; --line: #3a414d; --card: #1d2129; --page: #14171c;
-    --grey: #343b47; --green: #0f4637; --on-green: #a9e5d0; } }
+    --grey: #343b47; --green: #0f4637; --on-green: #a9e5d0; --red: #5a2410; --on-red: #ffc9b0;
+    --amber: #4d3a08; --on-amber: #ffe29a; --link: #7cc0f2; }
+  .tfkd .figures img { filter: invert(0.89) hue-rotate(180deg); } }
 .tfkd * { box-sizing: border-box; }
 .tfkd > * { max-width: 1120px; margin: 0 auto 20px; }
 .tfkd h1 { font-size: 1.6rem; margin-bottom: 4px; }
@@ -42,9 +45,43 @@ STYLE = """
 .tfkd .figures { display: grid; gap: 20px;
   grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
 .tfkd .figures img { width: 100%; height: auto; display: block; }
+.tfkd .part { margin-top: 36px; }
+.tfkd .part > h2 { font-size: 1.25rem; margin-bottom: 4px; }
+.tfkd .part > section, .tfkd .part > .figures, .tfkd .part > details { margin-top: 14px; }
+.tfkd .headline { --paper: var(--card); --ink: var(--line); border-left-width: 8px;
+  font-size: 1.05rem; background: var(--paper); border-color: var(--ink); }
+.tfkd .headline strong { color: var(--ink); font-size: 1.5rem; margin-right: 10px; }
+.tfkd .accepted { --paper: var(--green); --ink: var(--on-green); }
+.tfkd .regressed { --paper: var(--red); --ink: var(--on-red); }
+.tfkd .infeasible { --paper: var(--amber); --ink: var(--on-amber); }
+.tfkd a { color: var(--link); overflow-wrap: anywhere; }
+.tfkd nav a { display: inline-block; margin-right: 16px; line-height: 1.9; }
+.tfkd pre { margin: 0; font-size: 0.85rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.tfkd summary { cursor: pointer; color: var(--link); margin-bottom: 10px; }
+.tfkd .gallery { display: grid; gap: 18px 14px;
+  grid-template-columns: repeat(auto-fill, minmax(138px, 1fr)); }
+.tfkd .gallery.large { grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); }
+.tfkd .gallery figure { margin: 0; }
+.tfkd .gallery img { width: 96px; height: 96px; object-fit: contain; display: block;
+  image-rendering: pixelated; background: var(--grey); border-radius: 4px; }
+.tfkd .gallery.large img { width: 100%; height: auto; image-rendering: auto; }
+.tfkd .gallery figcaption { font-size: 0.8rem; line-height: 1.35; margin-top: 5px;
+  overflow-wrap: anywhere; }
+.tfkd .part .figures { grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); }
+@media print {
+  .tfkd { --page: #fff; padding: 0; font-size: 10pt; }
+  .tfkd nav { display: none; }
+  .tfkd section { break-inside: avoid; overflow: visible; padding: 8px 12px; }
+  .tfkd .part .figures { grid-template-columns: 1fr 1fr; gap: 10px; }
+  .tfkd section:has(table), .tfkd section:has(.gallery) { break-inside: auto; }
+  .tfkd tr, .tfkd figure { break-inside: avoid; }
+  .tfkd h2, .tfkd .sub { break-after: avoid; }
+  .tfkd table { font-size: 8.5pt; }
+  .tfkd th, .tfkd td { padding: 4px 6px; white-space: normal; } }
 @media (max-width: 640px) {
   .tfkd { padding: 10px; }
   .tfkd section { padding: 14px 16px; }
+  .tfkd .part .figures section { padding: 4px; }
   .tfkd th, .tfkd td { padding-inline: 6px; }
   .tfkd .headed thead { display: none; }
   .tfkd .headed tr { display: block; padding-block: 8px; border-bottom: 1px solid var(--line); }

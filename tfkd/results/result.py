@@ -69,7 +69,8 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The result in full precision as JSON values, with None for NaN.
 
-        By default these are the fields of the dataclass, except those with `repr=False`.
+        By default these are the fields of the dataclass, except those with `repr=False`
+        that are not marked by `metadata={"saved": True}`.
         """
         return _fields(self)
 
@@ -144,8 +145,8 @@ class Result:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    fields = (field.name for field in dataclasses.fields(value) if field.repr)
-    return {name: plain(getattr(value, name)) for name in fields}
+    shown = (f for f in dataclasses.fields(value) if f.repr or f.metadata.get("saved"))
+    return {field.name: plain(getattr(value, field.name)) for field in shown}
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,79 @@
+"""Expected calibration error by hand, and what counts as a confidence."""
+
+import numpy as np
+import pytest
+
+from tfkd import report
+from tfkd.data.labels import read
+from tfkd.report.calibration import confidences
+
+
+def test_the_error_by_hand():
+    # Bins of a fifth: 0.3 and 0.35 in (0.2, 0.4], 0.9 twice and 1.0 in (0.8, 1.0].
+    found = report.calibration_error(
+        [0.3, 0.35, 0.9, 0.9, 1.0], [True, False, True, False, True], bins=5
+    )
+    low, high = abs(1 / 2 - 0.325), abs(2 / 3 - 2.8 / 3)
+    assert found.ece == pytest.approx(2 / 5 * low + 3 / 5 * high)
+    assert found.counts == (0, 2, 0, 0, 3)
+    np.testing.assert_allclose(found.confidence[1::3], [0.325, 2.8 / 3])
+    np.testing.assert_allclose(found.accuracy[1::3], [1 / 2, 2 / 3])
+    assert np.isnan(found.confidence[0]) and np.isnan(found.accuracy[2])
+
+
+def test_a_confidence_at_the_end_of_a_bin_belongs_to_it():
+    # Also if it is a float32, whose 0.6 is 0.60000002.
+    for dtype in ("float32", "float64"):
+        values = np.array([0.0, 0.2, 0.6, 1.0], dtype)
+        found = report.calibration_error(values, [True] * 4, bins=5)
+        assert found.counts == (2, 0, 1, 0, 1)
+
+
+def test_fifteen_bins_and_a_calibrated_model():
+    found = report.calibration_error(np.full(10, 0.7), np.arange(10) < 7)
+    assert len(found.counts) == 15 and found.ece == pytest.approx(0.0)
+    assert "Expected calibration error 0.0000." in str(found)
+
+
+@pytest.mark.parametrize(
+    "bad", [([], []), ([0.5], [True, False]), ([1.2], [True]), ([np.nan], [1])]
+)
+def test_it_refuses(bad):
+    with pytest.raises(ValueError, match="`confidence`"):
+        report.calibration_error(*bad)
+
+
+def softmax(rows):
+    powers = np.exp(rows - rows.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+LOGITS = np.array([[2.0, 1.0, -1.0], [0.5, 3.0, 0.0], [-1.0, 0.0, 4.0]])
+LABELS = np.array([0, 1, 2])
+
+
+def test_logits_probabilities_and_int8_probabilities_agree():
+    expected = softmax(LOGITS).max(-1)
+    np.testing.assert_allclose(confidences(read(LABELS, LOGITS)), expected)
+    np.testing.assert_allclose(confidences(read(LABELS, softmax(LOGITS))), expected)
+    codes = np.rint(softmax(LOGITS) * 256) / 256  # rows no longer sum to 1
+    np.testing.assert_allclose(confidences(read(LABELS, codes)), expected, atol=1 / 256)
+    np.testing.assert_allclose(confidences(read(LABELS, np.log(softmax(LOGITS)))), expected)
+
+
+def test_a_single_unit_is_as_sure_of_no_as_of_yes():
+    labels, odds = np.array([0, 1, 1]), np.array([-2.0, 0.5, 3.0])
+    positive = 1 / (1 + np.exp(-odds))
+    expected = np.where(odds > 0, positive, 1 - positive)
+    np.testing.assert_allclose(confidences(read(labels, odds)), expected)
+    np.testing.assert_allclose(confidences(read(labels, positive)), expected)
+
+
+def test_each_of_several_labels_has_a_confidence():
+    labels = np.array([[1, 0], [1, 1]])
+    found = confidences(read(labels, [[0.9, 0.2], [0.4, 0.6]], task="multi_label"))
+    np.testing.assert_allclose(found, [[0.9, 0.8], [0.6, 0.6]])
+
+
+def test_numbers_have_none():
+    assert confidences(read([1.5, 2.5], [[1.0], [2.0]], task="regression")) is None

@@ -1,0 +1,130 @@
+"""Confidences of predictions, and their expected calibration error (ECE)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tfkd import checks
+from tfkd.data.labels import MULTI_LABEL, REGRESSION, Examples, is_probability
+from tfkd.results import Grid, Result
+
+BINS = 15  # as in Guo et al. 2017
+_CHUNK = 65_536  # rows of which a softmax is computed at once
+_INSPECTED = 1000  # outputs by which it is told whether they are probabilities
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration(Result):
+    """How far confidences agree with accuracies; from `calibration_error`.
+
+    Attributes:
+        ece: expected calibration error, 0 to 1.
+        counts: number of predictions in each bin of confidence.
+        confidence: their mean confidence, 0 to 1; NaN in an empty bin.
+        accuracy: the fraction of them that is right, 0 to 1; NaN in an empty bin.
+    """
+
+    ece: float
+    counts: tuple[int, ...]
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+    def parts(self) -> list[Grid | str]:
+        """A table of the bins that are not empty, and the error."""
+        head = ("bin", "predictions", "confidence", "accuracy")
+        ends = np.linspace(0, 1, len(self.counts) + 1)
+        rows = [
+            (f"{ends[i]:.2f} to {ends[i + 1]:.2f}", count, self.confidence[i], self.accuracy[i])
+            for i, count in enumerate(self.counts)
+            if count
+        ]
+        grid = Grid(head, rows, dict.fromkeys(head[2:], ".3f"))
+        return [grid, f"Expected calibration error {self.ece:.4f}."]
+
+
+def calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = BINS) -> Calibration:
+    """Expected calibration error: Σ (nᵢ / n)·|accuracyᵢ − confidenceᵢ| over bins of confidence.
+
+    The bins have equal widths; bin i holds the confidences in (i / bins, (i + 1) / bins].
+
+    Reference: Guo et al. 2017, "On Calibration of Modern Neural Networks",
+    https://arxiv.org/abs/1706.04599, equation 3.
+
+    Args:
+        confidence: (N,) probabilities of the predicted classes, 0 to 1.
+        right: (N,) whether each prediction is right.
+        bins: number of bins.
+
+    Returns:
+        A `Calibration`.
+
+    Raises:
+        ValueError: if there are no predictions, their numbers differ, or a confidence is no
+            probability.
+
+    Example:
+        >>> from tfkd import report
+        >>> found = report.calibration_error([0.9, 0.9, 0.6, 0.6], [True, True, True, False])
+        >>> round(found.ece, 4)  # 2/4 · |1 − 0.9| + 2/4 · |0.5 − 0.6|
+        0.1
+    """
+    checks.positive_int("bins", bins)
+    sure, hit = np.asarray(confidence, np.float64), np.asarray(right, bool)
+    if sure.ndim != 1 or not sure.size or sure.shape != hit.shape:
+        expected = f"one probability for each of the {hit.size} values of `right`, at least one"
+        raise checks.value_error("confidence", expected, confidence)
+    if not ((sure >= 0) & (sure <= 1)).all():
+        raise checks.value_error("confidence", "probabilities from 0 to 1", confidence)
+    # A float32 of about i / bins belongs to the bin that ends there.
+    places = np.clip(np.ceil(np.round(sure * bins, 6)).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(places, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(places, sure, bins) / counts
+        share = np.bincount(places, hit, bins) / counts
+    ece = float(np.nansum(counts * np.abs(share - mean)) / len(sure))
+    return Calibration(ece, tuple(counts.tolist()), tuple(mean.tolist()), tuple(share.tolist()))
+
+
+def _largest(outputs: np.ndarray) -> np.ndarray:
+    """(M,) the largest probability of outputs (M, C) of C > 1 classes, logits or probabilities.
+
+    What they are is told by their values, as in training (`tfkd.teachers.output_kinds`): rows
+    that sum to 1, also up to the steps of an int8 file, or values that are all in [0, 1].
+    """
+    from tfkd.teachers import output_kinds
+
+    evidence = output_kinds.Evidence()
+    output_kinds.see(evidence, outputs[:: 1 + len(outputs) // _INSPECTED])
+    if evidence.seen in ("one", "unit"):
+        return np.clip(outputs.max(-1).astype(np.float64), 0.0, 1.0)
+    found = np.empty(len(outputs))
+    for start in range(0, len(outputs), _CHUNK):
+        values = np.asarray(outputs[start : start + _CHUNK], np.float64)
+        # exp(largest) / Σ exp(z), both divided by exp(largest).
+        sums = np.exp(values - values.max(-1, keepdims=True)).sum(-1)
+        found[start : start + _CHUNK] = 1 / sums
+    return found
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(values / 2))
+
+
+def confidences(found: Examples) -> np.ndarray | None:
+    """Probability of each prediction: (M,), multi-label (M, C); None for a regression.
+
+    Of a single unit and of several labels it is that of the side that was predicted.
+    """
+    if found.task == REGRESSION:
+        return None
+    if found.task != MULTI_LABEL and found.outputs.shape[1] > 1:
+        return _largest(found.outputs)
+    # Of labels that are independent of each other a row is no distribution.
+    values = np.asarray(found.outputs, np.float64)
+    positive = np.clip(values, 0.0, 1.0) if is_probability(values) else _sigmoid(values)
+    chosen = found.predictions.reshape(positive.shape) == 1
+    sure = np.where(chosen, positive, 1 - positive)
+    return sure if found.task == MULTI_LABEL else sure[:, 0]
