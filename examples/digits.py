@@ -47,6 +47,7 @@ import tf_keras as keras
 from absl import logging
 
 from tfkd import checks, data, export, quantization, report
+from tfkd.recipes.models import build as build_model
 
 DIGITS_TEST_FRACTION = 0.75
 TEACHER_RATE, STUDENT_RATE, QUANTIZE_RATE = 5e-3, 1e-2, 1e-3  # peaks of Adam's learning rate
@@ -76,21 +77,7 @@ def student_spec(dataset: data.Dataset) -> str:
 
 def build(spec: str, dataset: data.Dataset) -> keras.Model:
     """ "resnet8:4,8,16" → a residual network for the data set's images; "mlp:64" → dense layers."""
-    name, _, widths = spec.partition(":")
-    try:
-        sizes = tuple(int(width) for width in widths.split(",")) if widths else ()
-        depth = 0 if name == "mlp" and sizes else int(name.removeprefix("resnet"))
-    except ValueError:
-        raise checks.value_error(
-            "model", "resnetDEPTH, resnetDEPTH:width,... or mlp:units,...", spec, "Try resnet20."
-        ) from None
-    if name != "mlp":
-        options = {"widths": sizes} if sizes else {}
-        return tfkd.models.resnet(depth, dataset.num_classes, dataset.image_shape, **options)
-    layers = [keras.layers.Dense(units, "relu") for units in sizes]
-    image = keras.Input(dataset.image_shape)
-    head = keras.layers.Dense(dataset.num_classes, name="logits")
-    return keras.Sequential([image, keras.layers.Flatten(), *layers, head], name="mlp")
+    return build_model(spec, dataset.num_classes, dataset.image_shape)
 
 
 def fit(model, dataset, epochs, rate, seed, augment=None, log_dir=None) -> list[float]:

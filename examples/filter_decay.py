@@ -60,6 +60,7 @@ import tf_keras as keras
 from absl import logging
 
 from tfkd import checks, data, export, pruning, report
+from tfkd.recipes.models import build as build_model
 
 DIGITS_TEST_FRACTION = 0.75  # the digits are easy: with more images every model is perfect
 BASE_RATE, PRUNING_RATE = 0.1, 0.02  # peaks of the learning rate
@@ -68,17 +69,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 def build(dataset: data.Dataset) -> keras.Model:
     """ "vgg16", or "resnet8:4,8,16" → a network for the data set's images."""
-    name, _, widths = FLAGS.model.partition(":")
-    if name == "vgg16" and not widths:
-        return tfkd.models.vgg16(dataset.num_classes, dataset.image_shape)
-    try:
-        depth = int(name.removeprefix("resnet"))
-        options = {"widths": tuple(int(w) for w in widths.split(","))} if widths else {}
-    except ValueError:
-        raise checks.value_error(
-            "model", "vgg16, resnetDEPTH or resnetDEPTH:width,...", FLAGS.model, "Try resnet20."
-        ) from None
-    return tfkd.models.resnet(depth, dataset.num_classes, dataset.image_shape, **options)
+    return build_model(FLAGS.model, dataset.num_classes, dataset.image_shape)
 
 
 class Trainer:

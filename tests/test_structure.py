@@ -50,6 +50,7 @@ ORDER = (
     ("report",),
     ("recipes",),
     ("cli",),
+    ("__main__",),
 )
 ROW = {name: row for row, names in enumerate(ORDER) for name in names}
 

@@ -26,6 +26,7 @@ import numpy as np
 Raised = TypeVar("Raised", bound=Exception)
 
 MAX_REPR = 120  # characters of a value shown in a message
+MAX_QUOTE = 300  # and of another's error
 # Top-level packages whose frames `warn` skips to find the user's own line.
 _INTERNAL = ("tfkd", "tf_keras", "tensorflow", "contextlib")
 
@@ -255,4 +256,5 @@ def in_short(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Keras puts where before what.
     lines = [line for line in lines if not line.startswith("Exception encountered when")] or lines
-    return ": ".join([type(error).__name__, *lines[:1]])
+    text = ": ".join([type(error).__name__, *lines[:1]])
+    return text if len(text) <= MAX_QUOTE else text[: MAX_QUOTE - 3] + "..."

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.data.dataset import Dataset, stratified_split
-from tfkd.data.layout import class_folders, layout, list_files, same_classes
+from tfkd.data.layout import class_folders, layout, list_files, parts, same_classes
 
 # From this many files on, reading takes long enough to be worth a progress bar.
 _LARGE = 500
@@ -96,6 +96,37 @@ def image_folder(
     )
 
 
+def validation_part(
+    path: str | os.PathLike, like: Dataset, size: int | Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The images of a validation folder beside a training and a test folder.
+
+    Args:
+        path: the folder that `image_folder` read.
+        like: what it returned.
+        size: as given to it.
+
+    Returns:
+        (images, labels) with the shape and the classes of `like`; None if there is none.
+
+    Raises:
+        ValueError: see `image_folder`.
+    """
+    root = pathlib.Path(path)
+    found = parts(root)
+    if not {"train", "test", "dev"} <= set(found):
+        return None
+    folders = class_folders(found["dev"], fewest=1)
+    same_classes(found["train"], like.class_names, found["dev"], folders)
+    files, labels = list_files(root, folders, like.class_names)
+    mode = "L" if like.image_shape[-1] == 1 else "RGB"
+    images = _read(files, None if size is None else check_size(size), mode)
+    if images.shape[1:] != like.image_shape:
+        expected = f"images like the training part's, {like.image_shape}"
+        raise checks.value_error("path", expected, images, f"See {found['dev']}.")
+    return images, labels
+
+
 def check_size(size: Any) -> tuple[int, int]:
     """Returns (height, width) of one number or two."""
     if checks.is_number(size):
@@ -105,12 +136,15 @@ def check_size(size: Any) -> tuple[int, int]:
     return checks.positive_int("size", size[0]), checks.positive_int("size", size[1])
 
 
-def _read(files: list[pathlib.Path], size: tuple[int, int] | None) -> np.ndarray:
+def _read(
+    files: list[pathlib.Path], size: tuple[int, int] | None, mode: str | None = None
+) -> np.ndarray:
     """Decodes `files` into one uint8 array (N, H, W, 1 or 3)."""
     with checks.needed("tfkd.data.image_folder needs Pillow", "demo"):
         from PIL import Image
     # Headers first, which is cheap: all files must have the same number of channels.
-    mode = "L" if _modes(Image, files) <= {"1", "L", "LA"} else "RGB"
+    modes = _modes(Image, files)
+    mode = mode or ("L" if modes <= {"1", "L", "LA"} else "RGB")
     images = np.empty((len(files), 0, 0, 0), np.uint8)
     for index, file in enumerate(_progress(files)):
         image = _decode(Image, file, mode, size)
@@ -127,6 +161,34 @@ def _read(files: list[pathlib.Path], size: tuple[int, int] | None) -> np.ndarray
 def _broken(file: pathlib.Path, error: Exception) -> ValueError:
     fix = f"Pillow says: {error}. Remove the file."
     return checks.value_error("path", "images that can be read", str(file), fix)
+
+
+def read_image(
+    path: str | os.PathLike, channels: int = 3, size: int | Sequence[int] | None = None
+) -> np.ndarray:
+    """Reads one image file.
+
+    Args:
+        path: the file.
+        channels: 1 for greyscale, 3 for RGB.
+        size: height and width to resize to, or one number for a square; None: as it is.
+
+    Returns:
+        uint8 pixels (H, W, channels).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: if Pillow is not installed.
+        ValueError: if the image can't be read.
+    """
+    file, mode = pathlib.Path(path), {1: "L", 3: "RGB"}.get(channels)
+    if mode is None:
+        raise checks.value_error("channels", "1 or 3", channels)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {str(file)!r}.")
+    with checks.needed("tfkd.data.folder.read_image needs Pillow", "images"):
+        from PIL import Image
+    return _decode(Image, file, mode, None if size is None else check_size(size))
 
 
 def _modes(image_module: Any, files: list[pathlib.Path]) -> set[str]:

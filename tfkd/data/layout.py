@@ -73,6 +73,18 @@ def layout(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
     return root, None
 
 
+def parts(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The folders of images named after the parts "train", "test" and "dev", as far as there are.
+
+    Raises:
+        ValueError: if two folders may be the same part.
+    """
+    top = _Top(root)
+    expected = f"one folder of each part in {root}"
+    called = {part: top.called(part) for part in ("train", "test", "dev")}
+    return {part: root / names.best(found, expected) for part, found in called.items() if found}
+
+
 def _warn_left_out(root: pathlib.Path, top: _Top, chosen: Sequence[str]) -> None:
     """Warns of folders of images beside the splits, other than a further split such as "val"."""
     others = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import tf_keras as keras
 from tfkd import checks, example_inputs
 from tfkd.interop.comparing import compare_outputs
 from tfkd.interop.walking import Converter
-from tfkd.types import Data
+from tfkd.types import Data, Path
 
 if TYPE_CHECKING:
     import keras as keras_3
@@ -78,6 +79,37 @@ def from_keras3(
         batch = None if verify is True else example_inputs.packed(made, verify)
         compare_outputs(model, made, batch, tolerance, lambda: _in_float64(model, module, custom))
     return made
+
+
+def load_keras3(path: Path, *, verify: bool | Data = True) -> keras.Model:
+    """Loads a `.keras` or `.h5` file that Keras 3 wrote, and converts its model.
+
+    Args:
+        path: the file.
+        verify: see `from_keras3`.
+
+    Returns:
+        A tf_keras model, not compiled.
+
+    Raises:
+        ImportError: if Keras 3 can't be imported.
+        ValueError: if Keras 3 can't load the file, or it holds Python code, or its model
+            has parts without a counterpart in tf_keras.
+    """
+    text = os.fspath(path)
+    try:
+        import keras as keras_3
+    except ImportError as error:
+        raise ImportError(
+            f"{text} was written by Keras 3, which can't be imported here: pip install 'keras>=3', "
+            "or save it with tf_keras."
+        ) from error
+    try:
+        model = keras_3.models.load_model(text, compile=False)
+    except Exception as error:  # Damaged files raise exceptions of many types.
+        fix = f"It says: {checks.in_short(error)}"
+        raise checks.value_error("path", "a file that Keras 3 can load", text, fix) from error
+    return from_keras3(model, verify=verify)
 
 
 def _convert(model: Any, module: ModuleType, custom: Custom) -> keras.Model:

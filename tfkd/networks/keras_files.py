@@ -15,6 +15,7 @@ from tfkd import checks
 from tfkd.keras_internals import LayerScale, StochasticDepth
 
 # Layers of keras.applications that Keras does not register.
+_KERAS_OWN = {"Layer", "Functional", "Sequential"}  # under these names in a config
 UNNAMED = {"LayerScale": LayerScale, "StochasticDepth": StochasticDepth}
 
 
@@ -48,7 +49,7 @@ def load(
             refuse_code(name, text, config, error)
         names = {str(one.get("registered_name") or "Layer") for one in _objects(config)}
         found = keras.saving.get_registered_object
-        lost = sorted(one for one in names - {"Layer"} if found(one, known) is None)
+        lost = sorted(one for one in names - _KERAS_OWN if found(one, known) is None)
         layers = f"Your own {', '.join(lost)}" if lost else "Layers of your own"
         fix = f"It says: {checks.in_short(error)} {layers} must be in `custom_objects`."
         expected = "a .keras file that tf_keras can load"

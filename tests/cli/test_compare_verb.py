@@ -1,0 +1,106 @@
+"""`tfkd compare`."""
+
+import numpy as np
+import pytest
+import tf_keras as keras
+
+from tfkd import export
+
+QUICK = ("--runs=3", "--seconds=1")
+
+
+def test_classes_are_matched_by_name(folder, tmp_path, tfkd):
+    """The file has dark before bright; folders are read in the order of the alphabet."""
+    from PIL import Image
+
+    x, y = np.load(folder / "data.npz")["x_train"], np.load(folder / "data.npz")["y_train"]
+    for number, (image, kind) in enumerate(zip(x, y, strict=True)):
+        place = tmp_path / ("bright" if kind else "dark")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(image).save(place / f"{number}.png")
+    argv = ("compare", folder / "bright.tflite", f"--data={tmp_path}", "--json", *QUICK)
+    code, found, err = tfkd(*argv)
+    assert code == 0 and "another order" in err
+    assert found["rows"][0]["accuracy"]["mean"] == 100.0
+
+
+def test_a_file(folder, tfkd):
+    data = f"--data={folder / 'data.npz'}"
+    code, text, err = tfkd("compare", f"int8={folder / 'bright.tflite'}", data, *QUICK)
+    assert code == 0
+    # Both kinds are far apart: it makes no mistake.
+    assert text.splitlines()[2].split()[:2] == ["int8", "100.0"]
+    assert "20 examples of the test part" in text and "as in the file" in err
+    assert "calls its classes dark, bright, and data 0, 1" in err
+
+
+@pytest.mark.slow
+def test_a_model_and_its_file_with_a_page(folder, tmp_path, tfkd):
+    models = (folder / "bright.keras", f"int8={folder / 'bright.tflite'}")
+    data, page = f"--data={folder / 'data.npz'}", tmp_path / "page"
+    code, text, err = tfkd("compare", *models, data, f"--output={page}", *QUICK)
+    assert code == 0
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    assert rows["bright"][1] == rows["int8"][1] == "100.0"
+    assert rows["bright"][2] == "26"  # 3·4 + 4 + 4·2 + 2
+    assert "bright: preprocess -1-1" in err and "wrote" in err
+    assert (page / "table.html").is_file() and (page / "table.json").is_file()
+    # A second run does not replace the page unasked.
+    code, out, err = tfkd("compare", *models, data, f"--output={page}")
+    assert (code, out) == (2, "") and "--overwrite" in err
+
+
+@pytest.mark.slow
+def test_models_that_take_pixels_differently(folder, tmp_path, tfkd):
+    """The second takes 0..255; measured together, each gets what it was made for."""
+    image = keras.Input((8, 8, 3))
+    inner = keras.models.load_model(folder / "bright.keras")
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(image)
+    keras.Model(image, inner(x)).save(tmp_path / "raw.keras")
+    code, found, err = tfkd(
+        "compare", folder / "bright.keras", tmp_path / "raw.keras",
+        f"--data={folder / 'data.npz'}", "--part=val", "--examples=4", "--json", *QUICK,
+    )  # fmt: skip
+    assert code == 0 and "raw: preprocess none: the model scales pixels itself" in err
+    scores = {row["model"]: row["accuracy"]["mean"] for row in found["rows"]}
+    assert scores == {"bright": 100.0, "raw": 100.0}
+
+
+@pytest.mark.slow
+def test_files_that_take_pixels_differently_are_refused(folder, tmp_path, tfkd):
+    model = keras.models.load_model(folder / "bright.keras")
+    x = np.random.default_rng(0).uniform(size=(4, 1, 1, 3)) * np.ones((4, 8, 8, 3))
+    export.to_tflite(
+        model, tmp_path / "other.tflite", verify=x.astype("float32"), mean=0.0, std=255.0
+    )
+    code, _, err = tfkd(
+        "compare", folder / "bright.tflite", tmp_path / "other.tflite",
+        f"--data={folder / 'data.npz'}", *QUICK,
+    )  # fmt: skip
+    assert code == 3 and "Compare them one by one" in err
+
+
+def test_wrong_usage(folder, tmp_path, tfkd):
+    keras_file, data = folder / "bright.keras", f"--data={folder / 'data.npz'}"
+    (tmp_path / "table.html").write_text("earlier")
+    (tmp_path / "texts.tsv").write_text("".join(f"text {n}\t{n % 2}\n" for n in range(20)))
+    keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)]).save(tmp_path / "five.keras")
+    for argv, code, said in [
+        (
+            [tmp_path / "five.keras", data],
+            3,
+            "takes examples of 5, and those of data are 8×8×3",
+        ),
+        ([keras_file], 2, "--data"),
+        ([keras_file, f"bright={keras_file}", data], 2, "Two models are called 'bright'"),
+        ([keras_file, data, "--original=brigt"], 2, "--original: expected one of bright"),
+        ([keras_file, data, "--size=a"], 2, "--size"),
+        ([keras_file, data, "--runs=0"], 2, "--runs"),
+        ([keras_file, data, f"--output={tmp_path}"], 2, "holds table.html already"),
+        ([keras_file, "--data=nothing"], 3, "There is no file or folder 'nothing'"),
+        (["nothing.keras", data], 3, "there is no file"),
+        ([keras_file, f"--data={tmp_path / 'texts.tsv'}"], 3, "holds a tokenizer"),
+    ]:
+        found, out, err = tfkd("compare", *argv)
+        assert (found, out) == (code, ""), argv
+        assert said in err and "Traceback" not in err

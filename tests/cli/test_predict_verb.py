@@ -1,0 +1,97 @@
+"""`tfkd predict`."""
+
+import numpy as np
+import pytest
+import tf_keras as keras
+
+from tfkd import data, export
+
+
+def test_images_of_another_size(folder, tfkd):
+    code, found, err = tfkd(
+        "predict", folder / "bright.tflite", folder / "dark.png", folder / "bright.png", "--json"
+    )
+    assert code == 0 and "warning" not in err
+    first = found["rows"][::2]
+    assert [row["class"] for row in first] == ["dark", "bright"]
+    assert all(row["probability"] > 0.9 for row in first)
+    pair = found["rows"][:2]
+    assert sum(row["probability"] for row in pair) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_folder_and_fewer_classes(folder, tmp_path, tfkd):
+    (tmp_path / "bright.png").write_bytes((folder / "bright.png").read_bytes())
+    code, text, _ = tfkd("predict", folder / "bright.tflite", tmp_path, "--top=1")
+    lines = text.splitlines()
+    assert code == 0 and len(lines) == 3 and lines[2].split()[1] == "bright"
+
+
+def test_a_file_that_does_not_know_its_scaling(folder, tmp_path, tfkd):
+    model = keras.models.load_model(folder / "bright.keras")
+    model.save(tmp_path / "m.keras")
+    code, _, err = tfkd("predict", tmp_path / "m.keras", folder / "dark.png")
+    assert code == 0 and "does not say how it takes pixels: preprocess none" in err
+    code, found, err = tfkd(
+        "predict", tmp_path / "m.keras", folder / "dark.png", "--preprocess=-1-1", "--json"
+    )
+    assert (code, err) == (0, "") and found["rows"][0]["class"] == "0"
+
+
+def test_a_model_of_keras_3(tmp_path, tfkd):
+    keras_3 = pytest.importorskip("keras", minversion="3.0")
+    model = keras_3.Sequential([keras_3.Input((4,)), keras_3.layers.Dense(2)])
+    model.save(tmp_path / "m.keras")
+    x = np.eye(4, dtype="float32")[:1]
+    np.save(tmp_path / "x.npy", x)
+    code, found, _ = tfkd("predict", tmp_path / "m.keras", tmp_path / "x.npy", "--json")
+    assert code == 0
+    assert found["rows"][0]["class"] == str(int(np.argmax(np.asarray(model(x)))))
+
+
+def test_arrays(folder, tmp_path, tfkd):
+    np.save(tmp_path / "x.npy", np.full((2, 8, 8, 3), 0.9, "float32"))
+    code, found, _ = tfkd("predict", folder / "bright.tflite", tmp_path / "x.npy", "--json")
+    names = [row["example"].rpartition("/")[2] for row in found["rows"][::2]]
+    assert code == 0 and names == ["x.npy[0]", "x.npy[1]"]
+    assert found["rows"][0]["class"] == "bright"
+
+
+def test_texts(tmp_path, tfkd):
+    encode = data.Encoder(("", "[UNK]", "good", "bad"), 4)
+    ids = keras.Input((4,), dtype="int32")
+    words, head = keras.layers.Embedding(4, 2), keras.layers.Dense(2)
+    model = keras.Model(ids, head(keras.layers.GlobalAveragePooling1D()(words(ids))))
+    words.set_weights([np.float32([[0, 0], [0, 0], [0, 8], [8, 0]])])
+    head.set_weights([np.eye(2, dtype="float32"), np.zeros(2, "float32")])
+    export.to_tflite(
+        model, tmp_path / "m.tflite", encoder=encode, labels=["negative", "positive"],
+        verify=encode(["good", "bad film"]),
+    )  # fmt: skip
+    (tmp_path / "more.txt").write_text("bad\n\n")
+    code, found, _ = tfkd(
+        "predict", tmp_path / "m.tflite", "A good film", tmp_path / "more.txt", "--top=1", "--json"
+    )
+    assert code == 0
+    assert [(row["example"], row["class"]) for row in found["rows"]] == [
+        ("A good film", "positive"),
+        ("bad", "negative"),
+    ]
+
+
+def test_wrong_input(folder, tmp_path, tfkd):
+    (tmp_path / "broken.png").write_text("nothing")
+    (tmp_path / "empty").mkdir()
+    file, dark = folder / "bright.tflite", folder / "dark.png"
+    for argv, code, said in [
+        ([file, "nothing.png"], 3, "There is no file 'nothing.png'"),
+        ([file, tmp_path / "broken.png"], 3, "broken.png"),
+        ([file, tmp_path / "empty"], 3, "no image in the folder"),
+        (["nothing.tflite", dark], 3, "nothing.tflite"),
+        ([file, dark, "--top=0"], 2, "--top"),
+        ([file, dark, "--draw=x.png"], 2, "no detector"),
+        ([file, dark, "--preprocess=imagnet"], 3, "Did you mean 'imagenet'"),
+        ([file], 2, "IMAGE|TEXT"),
+    ]:
+        found, out, err = tfkd("predict", *argv)
+        assert (found, out) == (code, ""), argv
+        assert said in err and "Traceback" not in err

@@ -1,0 +1,254 @@
+"""`tfkd predict`: runs an exported file on images, texts or arrays."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkd.cli import data_flags, exit_codes, quiet
+from tfkd.cli.parsing import Parser
+from tfkd.cli.sections import Listing
+from tfkd.cli.terminal import Terminal
+
+_SHOWN = 8  # numbers of an output without classes
+
+
+def flags(parser: Parser) -> None:
+    """Defines the flags."""
+    parser.examples("""
+        tfkd predict model.tflite cat.jpg dog.png --top=3
+        tfkd predict detector.tflite street.jpg --draw=found.png
+        tfkd predict sentiment.tflite "a fine film" "so dull" --json
+    """)
+    parser.add_argument("file", metavar="FILE", help=".tflite, .onnx, .keras, .h5 or a SavedModel")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="IMAGE|TEXT",
+        help="image files or folders of them, texts or a .txt file of one a line, or .npy arrays",
+    )
+    parser.add_argument(
+        "--top",
+        type=int,
+        metavar="N",
+        help="classes an example (default: 5); boxes an image (default: all)",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", default=1, help="of one call (default: 1)"
+    )
+    parser.add_argument("--draw", metavar="PNG", help="of a detector: draw the boxes here")
+    data_flags.add_preprocess(parser)
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Prints one row per class and example, or one per box."""
+    if args.top is not None and args.top < 1:
+        raise exit_codes.UsageError(f"--top: expected 1 or more, received {args.top}")
+    if args.threads < 1:
+        raise exit_codes.UsageError(f"--threads: expected 1 or more, received {args.threads}")
+    quiet.import_tensorflow()
+    path = pathlib.Path(args.file)
+    if path.suffix.lower() == ".tflite" and path.is_file() and is_detector(path):
+        terminal.show(_detect(path, args))
+        return exit_codes.DONE
+    if args.draw:
+        raise exit_codes.UsageError("--draw: the file is no detector of tfkd: it finds no boxes.")
+    terminal.show(_classify(path, args, terminal))
+    return exit_codes.DONE
+
+
+def is_detector(path: pathlib.Path) -> bool:
+    """Whether a .tflite file was written by `tfkd.export.detector_to_tflite`."""
+    from tfkd.formats import associated_files
+
+    return "tfkd_detector.json" in associated_files.read(path)
+
+
+def _detect(path: pathlib.Path, args: argparse.Namespace) -> Listing:
+    from tfkd import report
+    from tfkd.data.folder import read_image
+    from tfkd.formats.detector import load_detector
+
+    detector = load_detector(path, args.threads)
+    files = _image_files(args.inputs)
+    whole = [read_image(file) for file in files]
+    images = np.stack([read_image(file, size=detector.size[:2]) for file in files])
+    found = detector(images)
+    rows: list[tuple[Any, ...]] = []
+    for index, (file, image) in enumerate(zip(files, whole, strict=True)):
+        size = np.array([image.shape[1], image.shape[0]] * 2)
+        for row in range(int(found["num_detections"][index]))[: args.top]:
+            box = [round(float(v), 1) for v in found["boxes"][index, row] * size]
+            label = detector.labels[int(found["classes"][index, row])]
+            rows.append((str(file), label, round(float(found["confidence"][index, row]), 4), *box))
+    if args.draw:
+        report.detection_pictures(images, found, class_names=detector.labels, path=args.draw)
+    note = "Corners in pixels of the image." if rows else "No object was found."
+    return Listing(("file", "class", "confidence", "x1", "y1", "x2", "y2"), rows, 2, note)
+
+
+def _image_files(inputs: Sequence[str]) -> list[pathlib.Path]:
+    """The files, and those in folders.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or no image in a folder.
+    """
+    from tfkd.data.layout import EXTENSIONS
+
+    found: list[pathlib.Path] = []
+    for name in inputs:
+        path = pathlib.Path(name)
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in EXTENSIONS)
+        if not inside:
+            raise FileNotFoundError(f"There is no image in the folder {name!r}.")
+        found += inside
+    return found
+
+
+def _classify(path: pathlib.Path, args: argparse.Namespace, terminal: Terminal) -> Listing:
+    from tfkd import runtime
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        runtime.Predictor(_runnable(path, folder), args.threads) as predictor,
+    ):
+        names, x = _examples(predictor, args, terminal)
+        outputs = predictor(x)
+        labels = predictor.labels
+    if isinstance(outputs, dict):
+        return _numbers(names, outputs)
+    if outputs.ndim != 2 or outputs.dtype.kind != "f" or not (labels or outputs.shape[1] <= 1000):
+        return _numbers(names, {"output": outputs})
+    return _classes(names, outputs, labels, args.top or 5)
+
+
+def _runnable(path: pathlib.Path, folder: str) -> pathlib.Path:
+    """The file itself; of a model of Keras 3 or an .h5 file, a .keras file of Keras 2."""
+    from tfkd.recipes.models import is_of_keras_3, open_model
+
+    is_other = path.suffix.lower() in (".h5", ".hdf5")
+    if not path.is_file() or not (is_other or is_of_keras_3(path)):
+        return path
+    made = pathlib.Path(folder, "model.keras")
+    open_model(path).save(made)
+    return made
+
+
+def _examples(
+    predictor: Any, args: argparse.Namespace, terminal: Terminal
+) -> tuple[list[str], Any]:
+    """Names of the examples, and what the file takes."""
+    if len(predictor.inputs) != 1:
+        inputs = ", ".join(port.name for port in predictor.inputs)
+        raise ValueError(f"The file has several inputs ({inputs}): use tfkd.runtime.Predictor.")
+    port = predictor.inputs[0]
+    if all(name.endswith(".npy") for name in args.inputs):
+        arrays = [_array(name) for name in args.inputs]
+        names = [
+            f"{name}[{row}]"
+            for name, array in zip(args.inputs, arrays, strict=True)
+            for row in range(len(array))
+        ]
+        return names, np.concatenate(arrays)
+    if predictor.encoder is not None or port.dtype == object:
+        texts = _texts(args.inputs)
+        encode = predictor.encoder or (lambda given: np.array(given, object))
+        return texts, encode(texts)
+    if len(port.shape) == 4:
+        return _images(predictor, args, terminal)
+    shape = "×".join(map(str, port.shape[1:]))
+    raise ValueError(
+        f"The file takes {shape} numbers an example, neither images nor texts (it holds no "
+        "tokenizer): pass arrays as .npy files, (N, ...)."
+    )
+
+
+def _array(name: str) -> np.ndarray:
+    try:
+        return np.load(name, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{name} is no .npy file of numbers: {error}") from error
+
+
+def _texts(inputs: Sequence[str]) -> list[str]:
+    texts: list[str] = []
+    for text in inputs:
+        if text.endswith(".txt") and os.path.isfile(text):
+            lines = pathlib.Path(text).read_text(encoding="utf-8").splitlines()
+            texts += [line for line in lines if line.strip()]
+        else:
+            texts.append(text)
+    return texts
+
+
+def _images(predictor: Any, args: argparse.Namespace, terminal: Terminal) -> tuple[list[str], Any]:
+    from tfkd.data.folder import read_image
+
+    height, width, channels = predictor.inputs[0].shape[1:]
+    size = (height, width) if min(height, width) > 0 else None
+    files = _image_files(args.inputs)
+    read = [read_image(file, channels if channels in (1, 3) else 3, size) for file in files]
+    shapes = {image.shape for image in read}
+    if len(shapes) > 1:
+        raise ValueError(f"The file takes images of any size, but all of one: {sorted(shapes)}.")
+    scale = _scaling(predictor, args.preprocess, terminal)
+    return [str(file) for file in files], scale(np.stack(read))
+
+
+def _scaling(predictor: Any, name: str, terminal: Terminal) -> Any:
+    """The scaling of pixels: that of the flag, of the file, or the one that its input fits."""
+    from tfkd.recipes.preprocessing import AUTO, Scaling, for_limits, named
+
+    if name != AUTO:
+        return named(name)
+    if predictor.scaling is not None:
+        return Scaling("as in the file", *predictor.scaling)
+    found = for_limits(predictor.inputs[0].limits)
+    terminal.warn(
+        f"the file does not say how it takes pixels: {found}. If the classes are wrong, pass "
+        "--preprocess."
+    )
+    return found
+
+
+def _classes(names: Sequence[str], outputs: np.ndarray, labels: Any, top: int) -> Listing:
+    """The classes with the highest probabilities."""
+    are_probabilities = (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=0.02)
+    if outputs.shape[1] == 1:
+        inside = (outputs >= 0).all() and (outputs <= 1).all()
+        positive = outputs if inside else 1 / (1 + np.exp(-np.float64(outputs)))
+        chances = np.concatenate([1 - positive, positive], axis=1)
+    elif are_probabilities:
+        chances = outputs
+    else:
+        powers = np.exp(np.float64(outputs) - outputs.max(axis=1, keepdims=True))
+        chances = powers / powers.sum(axis=1, keepdims=True)
+    rows = []
+    for name, row in zip(names, chances, strict=True):
+        for kind in np.argsort(-row, kind="stable")[:top]:
+            known = labels is not None and len(labels) == len(row)
+            label = labels[kind] if known else str(kind)
+            rows.append((name, label, round(float(row[kind]), 4)))
+    return Listing(("example", "class", "probability"), rows, 2)
+
+
+def _numbers(names: Sequence[str], outputs: dict[str, np.ndarray]) -> Listing:
+    """The first numbers of outputs that are no classes."""
+    rows = []
+    for row, name in enumerate(names):
+        for output, values in outputs.items():
+            flat = np.ravel(values[row])
+            shown = [
+                round(float(v), 4) if flat.dtype.kind == "f" else str(v) for v in flat[:_SHOWN]
+            ]
+            rows.append((name, output, "×".join(map(str, values.shape[1:])) or "1", shown))
+    return Listing(("example", "output", "shape", "first values"), rows, 4)

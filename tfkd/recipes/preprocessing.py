@@ -1,0 +1,285 @@
+"""Scaling of pixels that a model expects and does not do itself: by name, or found by values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks
+from tfkd.networks.layer_parts import flat_layers
+from tfkd.recipes.data import Data, Part
+
+# (mean, std) of pixels in 0..255, by name.
+NAMED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "none": ((0.0,), (1.0,)),
+    "0-1": ((0.0,), (255.0,)),
+    "-1-1": ((127.5,), (127.5,)),
+    # The statistics of ImageNet that PyTorch's models and keras's "torch" mode take.
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+}
+AUTO, STANDARDIZE = "auto", "standardize"
+FORMS = "auto, none, 0-1, -1-1, imagenet, standardize, or numbers mean,std of pixels (0..255)"
+_EXAMPLES = 256
+# A scaling is recognized by accuracy if it is this many standard errors above chance.
+_SIGMAS = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """An input is (pixels − mean) / std, each of one number or of one per channel.
+
+    `mean` and `std` are what `tfkd.export.to_tflite` takes under these names.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd.recipes.preprocessing import named
+        >>> named("-1-1")(np.uint8([[[[0], [255]]]])).ravel().tolist()
+        [-1.0, 1.0]
+    """
+
+    name: str
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    why: str = ""
+
+    def __call__(self, images: Any) -> Any:
+        """Scales (B, H, W, C) images to float32; arrays stay arrays, tensors tensors."""
+        mean, std = np.float32(self.mean), np.float32(self.std)
+        if isinstance(images, np.ndarray):
+            return (images.astype(np.float32) - mean) / std
+        return (tf.cast(images, tf.float32) - mean) / std
+
+    def __str__(self) -> str:
+        return f"preprocess {self.name}" + (f": {self.why}" if self.why else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; `from_json` gives it back."""
+        return {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+
+def from_json(values: Mapping[str, Any]) -> Scaling:
+    """The inverse of `Scaling.to_json`."""
+    numbers = {key: tuple(map(float, values[key])) for key in ("mean", "std")}
+    return Scaling(values["name"], **numbers, why=values.get("why", ""))
+
+
+def named(name: str, data: Data | None = None) -> Scaling:
+    """A scaling by name, or by its numbers.
+
+    Args:
+        name: one of `NAMED`; "standardize": mean and standard deviation of the training
+            images by channel; or numbers, first the means and then the standard deviations,
+            of pixels in 0..255: "127.5,127.5" or "123,116,103,58,57,57".
+        data: for "standardize", and to check the number of channels.
+
+    Raises:
+        ValueError: if it is none of these, or does not fit the images.
+    """
+    if name == STANDARDIZE:
+        if data is None:
+            raise checks.value_error("preprocess", "a name that needs no data", name)
+        return _standardized(data)
+    found = Scaling(name, *NAMED[name]) if name in NAMED else _numbers(name)
+    channels = data.example_shape[-1] if data is not None and data.example_shape else None
+    if channels and len(found.mean) not in (1, channels):
+        received = f"{name}, for {len(found.mean)} channels"
+        raise checks.value_error("preprocess", f"numbers for {channels} channels", received)
+    return found
+
+
+def for_limits(limits: tuple[float, float] | None) -> Scaling:
+    """The scaling whose range is nearest to that of a file's quantized input.
+
+    Args:
+        limits: smallest and largest number that the input holds; None for a float input,
+            for which raw pixels are taken.
+
+    Example:
+        >>> from tfkd.recipes.preprocessing import for_limits
+        >>> for_limits((-1.0, 0.992)).name, for_limits((0.0, 255.0)).name
+        ('-1-1', 'none')
+    """
+    if limits is None:
+        return dataclasses.replace(named("none"), why="raw pixels are taken")
+    ranges = {"none": (0.0, 255.0), "0-1": (0.0, 1.0), "-1-1": (-1.0, 1.0)}
+    distance = {
+        name: abs(np.log((high - low) / (limits[1] - limits[0]))) + abs(low - limits[0]) / high
+        for name, (low, high) in ranges.items()
+    }
+    best = min(distance, key=lambda name: distance[name])
+    why = f"its input holds {limits[0]:.3g} to {limits[1]:.3g}"
+    return dataclasses.replace(named(best), why=why)
+
+
+def _numbers(name: str) -> Scaling:
+    try:
+        values = tuple(float(part) for part in name.split(","))
+    except ValueError:
+        values = ()
+    half = len(values) // 2
+    if not values or len(values) % 2 or not np.isfinite(values).all() or min(values[half:]) <= 0:
+        fix = checks.near(name, [*NAMED, AUTO, STANDARDIZE])
+        raise checks.value_error("preprocess", FORMS, name, fix)
+    return Scaling(name, values[:half], values[half:])
+
+
+def _standardized(data: Data) -> Scaling:
+    images = data.train.x
+    axes = tuple(range(images.ndim - 1))
+    mean = images.mean(axis=axes, dtype=np.float64)
+    std = np.maximum(images.std(axis=axes, dtype=np.float64), 1e-6)
+    rounded = [tuple(round(float(v), 4) for v in values) for values in (mean, std)]
+    why = "mean and standard deviation of the training images"
+    return Scaling(STANDARDIZE, rounded[0], rounded[1], why)
+
+
+def scaling_for(model: Any, data: Data, name: str = AUTO) -> Scaling:
+    """The scaling that a model's images need: by name, or found by values.
+
+    With "auto": none, if the model has a Rescaling or Normalization layer, or images are
+    float; else the scaling under which the model is right most often on some training
+    examples, if that is above chance; else the one under which the statistics of its first
+    batch normalization are those it was trained with; else, for an untrained model,
+    `standardize`.
+
+    Args:
+        model: a tf_keras model, or a callable.
+        data: what `open_data` returned.
+        name: "auto" or a name that `named` takes.
+
+    Returns:
+        A `Scaling`, whose `why` says how it was found.
+
+    Raises:
+        ValueError: if there is no such scaling.
+    """
+    if name != AUTO:
+        return named(name, data)
+    if data.kind not in ("images", "boxes"):
+        return Scaling("none", why="the examples are not images")
+    if data.train.x.dtype != np.uint8:
+        return Scaling("none", why="the images are float already")
+    if scales_itself(model):
+        return Scaling("none", why="the model scales pixels itself")
+    candidates = [named(one, data) for one in ("none", "0-1", "-1-1")]
+    if data.example_shape[-1] == 3:
+        candidates.append(named("imagenet", data))
+    candidates.append(named(STANDARDIZE, data))
+    part = _some(data.train)
+    found = _by_accuracy(model, data, candidates, part)
+    if found is None:
+        found = _by_statistics(model, candidates, part.x[:64])
+    if found is not None:
+        return found
+    if data.kind == "boxes":
+        return dataclasses.replace(named("-1-1"), why="the range of tfkd's detectors")
+    return candidates[-1]
+
+
+def scales_itself(model: Any) -> bool:
+    """Whether a model has a Rescaling or Normalization layer."""
+    kinds = (keras.layers.Rescaling, keras.layers.Normalization)
+    return isinstance(model, keras.Model) and any(
+        isinstance(layer, kinds) for layer in flat_layers(model)
+    )
+
+
+def _some(part: Part) -> Part:
+    """Up to 256 examples, evenly spaced."""
+    rows = np.unique(np.linspace(0, len(part) - 1, _EXAMPLES).astype(int))
+    return part.rows(rows)
+
+
+def _by_accuracy(model: Any, data: Data, candidates: list[Scaling], part: Part) -> Scaling | None:
+    """The candidate with the highest accuracy; None if none is above chance.
+
+    Among those that are within the error of the measurement, the batch normalizations
+    decide, or else the order of the candidates.
+    """
+    if data.kind != "images":
+        return None
+    rates = []
+    for candidate in candidates:
+        outputs = np.asarray(_run(model, candidate(part.x)))
+        if outputs.ndim != 2 or outputs.shape[1] not in (1, data.num_classes):
+            return None
+        if outputs.shape[1] == 1:
+            middle = 0.5 if outputs.min() >= 0 and outputs.max() <= 1 else 0.0
+            guessed = (outputs[:, 0] > middle).astype(int)
+        else:
+            guessed = outputs.argmax(axis=1)
+        rates.append(float((guessed == part.y).mean()))
+    chance = float(np.bincount(part.y).max() / len(part))
+    error = float(np.sqrt(chance * (1 - chance) / len(part)))
+    if max(rates) <= chance + _SIGMAS * error:
+        return None
+    close = [c for c, rate in zip(candidates, rates, strict=True) if rate >= max(rates) - error]
+    best = candidates[int(np.argmax(rates))]
+    if len(close) > 1:
+        best = _by_statistics(model, close, part.x[:64]) or best
+    shown = ", ".join(f"{c.name} {100 * r:.0f} %" for c, r in zip(candidates, rates, strict=True))
+    return dataclasses.replace(best, why=f"accuracy on {len(part)} training images: {shown}")
+
+
+def _run(model: Any, images: np.ndarray) -> Any:
+    """Outputs of a model in inference mode, of the first output if there are several."""
+    batches = [images[start : start + 64] for start in range(0, len(images), 64)]
+    if isinstance(model, keras.Model):
+        return np.concatenate([_first(model(x, training=False)) for x in batches])
+    call = model
+    if not callable(model):
+        from tfkd.teachers.forward import forward
+
+        call = forward(model)
+    return np.concatenate([_first(call(tf.constant(x))) for x in batches])
+
+
+def _first(outputs: Any) -> np.ndarray:
+    return np.asarray(tf.nest.flatten(outputs)[0])
+
+
+def _by_statistics(model: Any, candidates: list[Scaling], images: np.ndarray) -> Scaling | None:
+    """The candidate that fits the first batch normalization best; None without a trained one."""
+    found = _first_norm(model)
+    if found is None:
+        return None
+    before, layer = found
+    mean, variance = (np.float64(v) for v in (layer.moving_mean, layer.moving_variance))
+    distances = []
+    for candidate in candidates:
+        values = np.float64(before(candidate(images), training=False))
+        axes = tuple(i for i in range(values.ndim) if i != values.ndim - 1)
+        seen = values.mean(axis=axes), values.var(axis=axes) + layer.epsilon
+        distances.append(_divergence(*seen, mean, variance + layer.epsilon))
+    best = candidates[int(np.argmin(distances))]
+    why = f"it fits the statistics of the batch normalization {layer.name!r} best"
+    return dataclasses.replace(best, why=why)
+
+
+def _divergence(mean_a: Any, var_a: Any, mean_b: Any, var_b: Any) -> float:
+    """Median over channels of the symmetric KL divergence of two normal distributions."""
+    square = (mean_a - mean_b) ** 2
+    both = (var_a + square) / var_b + (var_b + square) / var_a
+    return float(np.median(0.5 * both - 1))
+
+
+def _first_norm(model: Any) -> tuple[keras.Model, Any] | None:
+    """The first batch normalization with trained statistics, and the model up to it."""
+    if not isinstance(model, keras.Model):
+        return None
+    networks = [m for m in (model, *flat_layers(model)) if isinstance(m, keras.Model)]
+    for network in networks:
+        for layer in getattr(network, "layers", ()):
+            if not isinstance(layer, keras.layers.BatchNormalization) or layer.axis not in ([3], 3):
+                continue
+            fresh = np.allclose(layer.moving_mean, 0) and np.allclose(layer.moving_variance, 1)
+            try:
+                return None if fresh else (keras.Model(network.inputs, layer.input), layer)
+            except (AttributeError, ValueError, TypeError):
+                return None  # a shared layer, or one of a model that is no graph
+    return None

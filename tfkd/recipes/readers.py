@@ -1,0 +1,101 @@
+"""Readers behind `open_data`: which layout a folder or file has, and what it holds."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from tfkd import checks, data
+from tfkd.data import layout, names, sources
+from tfkd.data.folder import validation_part
+from tfkd.data.tsv import holds_texts
+from tfkd.recipes import box_readers, python_data
+from tfkd.recipes.python_data import OWN_TEST, Read, split_off
+
+_PARTS = {"x_train", "y_train", "x_test", "y_test"}
+NAMES = ("digits", *sources.KERAS_NAMES)
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_KINDS = (
+    "Data are a folder with one folder of images for each class, a .npz file (x_train, y_train, "
+    "x_test, y_test), a .tsv file or a folder with train.tsv and test.tsv, a folder in VOC or "
+    f"COCO layout, module:function, or one of {', '.join(NAMES)}."
+)
+
+
+def read(name: Any, size: Any, test_fraction: float, seed: int, on_error: str = "raise") -> Read:
+    """Reads data by name; see `tfkd.recipes.data.open_data`."""
+    options: dict[str, Any] = {"test_fraction": test_fraction, "seed": seed}
+    if not isinstance(name, (str, os.PathLike)):
+        return python_data.split(name, "data", **options)
+    text, path = os.fspath(name), pathlib.Path(name)
+    if text == "digits":
+        return data.digits(**options), None, split_off(test_fraction, seed)
+    if text in sources.KERAS_NAMES:
+        return data.keras_dataset(text), None, OWN_TEST
+    if _FUNCTION.fullmatch(text) and not path.exists():
+        return python_data.split(python_data.call(text), text, **options)
+    if not path.exists():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = checks.near(path.name, [*NAMES, *(n for n in beside if not names.is_hidden(n))])
+        raise FileNotFoundError(f"There is no file or folder {text!r}. {near or _KINDS}")
+    if (found := box_readers.read(path, size, on_error, **options)) is not None:
+        return found
+    if path.is_file():
+        return _file(path, options)
+    if holds_texts(path):
+        return _texts(path, options)
+    return _images(path, size, options)
+
+
+def _file(path: pathlib.Path, options: dict[str, Any]) -> Read:
+    ending = path.suffix.lower()
+    if ending == ".tsv":
+        return _texts(path, options)
+    if ending == ".npz":
+        return _npz(path, options)
+    raise checks.value_error("data", "a .npz, .tsv or COCO .json file", str(path), _KINDS)
+
+
+def _texts(path: pathlib.Path, options: dict[str, Any]) -> Read:
+    texts = data.tsv(path, **options)
+    val = None if texts.x_dev is None else (texts.x_dev, texts.y_dev)
+    return texts, val, split_off(**options) if path.is_file() else OWN_TEST
+
+
+def _images(path: pathlib.Path, size: Any, options: dict[str, Any]) -> Read:
+    if not names.folders_in(path):
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
+        raise checks.value_error("data", "a folder with data", f"{path}, with {there}", _KINDS)
+    images = data.image_folder(path, size, **options)
+    parts = layout.parts(path)
+    if "train" in parts and (held := parts.get("test") or parts.get("dev")):
+        return images, validation_part(path, images, size), f"test part from {held.name!r}"
+    return images, None, split_off(**options)
+
+
+def _npz(path: pathlib.Path, options: dict[str, Any]) -> Read:
+    """A file in Keras's convention, perhaps with x_val and y_val; or with x and y alone."""
+    held = _arrays(path)
+    if {"x", "y"} == set(held):
+        return python_data.split((held["x"], held["y"]), path.stem, **options)
+    if set(held) >= _PARTS and not python_data.are_images(held["x_train"]):
+        parts = [(held[f"x_{part}"], held[f"y_{part}"]) for part in ("train", "test")]
+        source = python_data.source_of(path.stem, *parts)
+    else:
+        source = data.npz(path)
+    if "x_val" not in held or "y_val" not in held:
+        return source, None, OWN_TEST
+    return source, python_data.checked_part(source, held["x_val"], held["y_val"]), OWN_TEST
+
+
+def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file; none if it can't be read, for which `data.npz` says why."""
+    try:
+        with np.load(path, allow_pickle=False) as packed:
+            return {key: packed[key] for key in packed.files}
+    except Exception:  # zlib, zipfile and NumPy each raise their own errors
+        return {}
