@@ -23,9 +23,9 @@ Counted, in the graph of a step and the shapes of the weights:
      token of a worker's batch, and TensorFlow hands every worker the rows of all others
   g  all-gathers, for these
 
-On paper (distributed_tables.py), for n workers with bandwidth W and latency L a hop: in a ring each worker sends
-2 (n − 1) / n of what is added up in 2 (n − 1) hops, one after another, and n − 1 times
-what is gathered in n − 1 hops:
+On paper (distributed_tables.py), for n workers with bandwidth W and latency L a hop: in a
+ring each worker sends 2 (n − 1) / n of what is added up in 2 (n − 1) hops, one after
+another, and n − 1 times what is gathered in n − 1 hops:
 
     t(n) = compute + max(0, (2 (n − 1) / n · B + (n − 1) · G) / W
                             + (2 r + g) (n − 1) · L)
