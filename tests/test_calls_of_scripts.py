@@ -1,4 +1,4 @@
-"""README, examples and benchmarks call tfkd by names and arguments that it has.
+"""README, docs, examples and benchmarks call tfkd by names and arguments that it has.
 
 That they run from end to end is for the slow tests: test_readme.py, examples/.
 """
@@ -15,9 +15,16 @@ import pytest
 import tfkd
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def python_of(page):
+    text = page.read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M))
+
+
 SOURCES = {
-    "README.md": "\n".join(re.findall(r"^```python\n(.*?)^```", README, flags=re.S | re.M)),
+    **{page.relative_to(ROOT).as_posix(): python_of(page) for page in PAGES},
     **{
         path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
         for folder in ("examples", "benchmarks")

@@ -21,6 +21,9 @@ import numpy as np
 from tfkd.networks.layer_parts import flat_layers
 
 _CHUNK = 1 << 22  # bytes read at once
+# Keys of Keras's configs: of layers' names, and of what changes no operation of a model.
+_OF_NAMES = ("name", "inbound_nodes", "input_layers", "output_layers")
+_NO_OPERATION = ("_initializer", "_regularizer", "_constraint", "trainable", "build_config")
 _DEPTH = 12  # levels of nested objects and functions that are followed
 # Code of these libraries is identified by name: manifests record the versions.
 _LIBRARIES = ("tensorflow", "tf_keras", "keras", "numpy", "tfkd", "builtins", "functools")
@@ -49,6 +52,46 @@ def digest(value: Any) -> str:
     hasher = _Hasher()
     hasher.add(value, _DEPTH)
     return hasher.sha.hexdigest()
+
+
+def structure(model: Any) -> str:
+    """SHA-256 of the layers, shapes and connections of a model, without names and weights.
+
+    Models of one structure take the same time.
+
+    Args:
+        model: a built `tf_keras` model that has a config.
+
+    Example:
+        >>> import tf_keras as keras
+        >>> from tfkd import fingerprints
+        >>> def net(units): return keras.Sequential([keras.layers.Dense(units, input_shape=(2,))])
+        >>> first = fingerprints.structure(net(3))
+        >>> first == fingerprints.structure(net(3)), first == fingerprints.structure(net(4))
+        (True, False)
+    """
+    config = model.get_config()
+    names: dict[str, str] = {}
+    _plain_config(config, names, False)  # collects the names, which connections refer to
+    shapes = [[int(size) for size in one.shape] for one in _variables(model)]
+    inputs = [[str(size) for size in one.shape] for one in getattr(model, "inputs", None) or ()]
+    found = [type(model).__name__, _plain_config(config, names, False), shapes, inputs]
+    text = json.dumps(found, sort_keys=True, default=lambda value: type(value).__qualname__)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain_config(value: Any, names: dict[str, str], naming: bool) -> Any:
+    """A config with numbers for names, and without what changes no operation."""
+    if isinstance(value, Mapping):
+        kept = [key for key in value if not str(key).endswith(_NO_OPERATION)]
+        return {key: _plain_config(value[key], names, key in _OF_NAMES) for key in kept}
+    if isinstance(value, (list, tuple)):
+        return [_plain_config(item, names, naming) for item in value]
+    if naming and isinstance(value, str):
+        return names.setdefault(value, f"#{len(names)}")
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    return value
 
 
 class _Hasher:

@@ -28,5 +28,9 @@ Data: TypeAlias = "Structure | tf.data.Dataset | keras.utils.Sequence | Iterable
 # A model, a restored SavedModel or a function of tensors, or several; or a `tfkd.TeacherCache`.
 Teacher: TypeAlias = "keras.Model | Callable[..., Structure] | Sequence[Teacher]"
 
+# From a built model, or a single layer as a model, to the milliseconds that one call of it
+# takes where it will run; `tfkd.report.LayerTimes` is one.
+Measure: TypeAlias = "Callable[[keras.Model], float]"
+
 # A name, a path such as "backbone/block3" or a pattern such as "stage1_*"; several; or layers.
 Layers: TypeAlias = "str | keras.layers.Layer | Iterable[str | keras.layers.Layer]"

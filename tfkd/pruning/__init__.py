@@ -11,6 +11,7 @@ from tfkd.pruning.masking import apply_selection
 from tfkd.pruning.optimizers import shrink_optimizer
 from tfkd.pruning.planning import Plan, plan, select
 from tfkd.pruning.recalibrating import recalibrate
+from tfkd.pruning.refusals import OutOfReach
 from tfkd.pruning.rules import register_rule
 from tfkd.pruning.selection import Selection
 from tfkd.pruning.shrinking import shrink
@@ -21,6 +22,7 @@ __all__ = [
     "Graph",
     "Group",
     "LayerChoice",
+    "OutOfReach",
     "Plan",
     "Selection",
     "analyse",

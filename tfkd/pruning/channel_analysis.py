@@ -11,10 +11,12 @@ channels are frozen, and the reason is recorded.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.costs.trace import InputShape, input_shapes
@@ -23,7 +25,17 @@ from tfkd.networks.call_graph import Call, CallGraph, maker_of
 from tfkd.networks.layer_parts import arrays
 from tfkd.pruning import rules
 from tfkd.pruning.channel_ledger import FIXED, Channels, Ledger
-from tfkd.pruning.graph import KEPT, Cost, Frozen, Graph, Group, Resize, WeightAxis
+from tfkd.pruning.graph import (
+    KEPT,
+    Cost,
+    Frozen,
+    Graph,
+    Group,
+    LayerCall,
+    Reads,
+    Resize,
+    WeightAxis,
+)
 
 
 def analyse(
@@ -95,6 +107,7 @@ def _visit(
     nested = network.nested.get(of.name)
     if nested is not None and len(call.inputs) == len(layer.inputs):
         return _enter(nested, call)
+    ledger.calls.append((path, (args, kwargs), (tuple(of.args), dict(of.kwargs))))
     if any(size is None for shape in shapes for size in shape[1:]):
         call.shapes = _closed_shapes(layer, call, shapes)
     rule = rules.find(layer)
@@ -179,7 +192,26 @@ def _build(
     costs = [Cost(*key, positions) for key, positions in counted.costs.items()]
     found = groups, frozen, axes, costs, resizes
     unknown = dict.fromkeys(counted.uncounted), dict.fromkeys(counted.unruled)
-    return Graph(network, *found, len(number), counted.fixed_macs, *unknown, input_shape)
+    calls = _calls(ledger, counted, units)
+    return Graph(network, *found, len(number), counted.fixed_macs, *unknown, input_shape, calls)
+
+
+def _calls(
+    ledger: Ledger, counted: Ledger, units: Callable[[np.ndarray], np.ndarray]
+) -> list[LayerCall]:
+    """The calls of layers, at the sizes of `counted`, with the units that they read."""
+
+    def read(tracked: Any, sized: Any, recorded: Any) -> Any:
+        if not isinstance(tracked, Channels):
+            return tracked
+        of = units(ledger.roots(tracked.atoms))
+        return Reads(sized.shape, recorded.dtype.name, tracked.axis, of)
+
+    pairs = zip(ledger.calls, counted.calls, strict=True)
+    return [
+        LayerCall(path, *tf.nest.map_structure(read, given, sized, recorded))
+        for (path, given, recorded), (_, sized, _) in pairs
+    ]
 
 
 def _sort(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,9 @@ class Ledger:
         self.paths: dict[int, str] = {}  # id of a layer → the path of its first visit
         # path → the atoms counted by the layer's weights and config, extended by each call
         self.noted: dict[str, list[np.ndarray]] = defaultdict(list)
+        # for each call: path of the layer, and (args, kwargs), once with `Channels` in place
+        # of tensors and once as Keras recorded them
+        self.calls: list[tuple[str, Any, Any]] = []
         self._fixed: set[str] = set()
         self.fixed_macs = 0
         self.uncounted: list[str] = []

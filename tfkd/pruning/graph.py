@@ -15,10 +15,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tf_keras as keras
 
 from tfkd.costs import trace
 from tfkd.networks import layer_parts
@@ -112,6 +114,32 @@ class Frozen:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Reads:
+    """A tensor that a layer reads: its shape, and the unit of each index of its channel axis."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    axis: int | None
+    units: np.ndarray
+
+    def shape_after(self, removed: np.ndarray) -> tuple[int | None, ...]:
+        """The shape, batch axis included, once units are removed."""
+        sizes = list(self.shape)
+        if self.axis is not None:
+            sizes[self.axis] = int(kept(self.units, removed).sum())
+        return tuple(sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCall:
+    """One call of a layer: its path, and its arguments with `Reads` in place of tensors."""
+
+    layer: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
 class Graph:
     """Channel dependencies of a model: prunable units, weights they own, MACs they cost.
 
@@ -126,6 +154,7 @@ class Graph:
         units: number of units, U.
         uncounted: paths of layers with weights whose cost no pruning rule counts.
         input_shape: sizes for which costs are counted; None: those of the model.
+        calls: a `LayerCall` for each call of a layer, in the order of the model.
     """
 
     def __init__(
@@ -141,6 +170,7 @@ class Graph:
         uncounted: Iterable[str] = (),
         unruled: Iterable[str] = (),
         input_shape: trace.InputShape | None = None,
+        calls: Iterable[LayerCall] = (),
     ):
         self.network = network
         self.model = model = network.model
@@ -151,6 +181,7 @@ class Graph:
         self.resizes: tuple[Resize, ...] = tuple(resizes)
         self.units = units
         self.input_shape = input_shape
+        self.calls: tuple[LayerCall, ...] = tuple(calls)
         self.uncounted: tuple[str, ...] = tuple(uncounted)
         self._fixed_by_rules = fixed_macs
         self._unruled: tuple[str, ...] = tuple(unruled)  # layers without rule and weights
@@ -163,6 +194,10 @@ class Graph:
             if group.name == name:
                 return group
         raise KeyError(name)
+
+    def layer(self, path: str) -> keras.layers.Layer:
+        """Returns the layer at a path."""
+        return self._layers[path]
 
     def variable(self, layer: str, weight: str) -> tf.Variable:
         """Returns the variable at a weight's attribute path on the layer at a path."""

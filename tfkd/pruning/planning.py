@@ -12,13 +12,13 @@ from tfkd import checks, example_inputs
 from tfkd.costs.trace import InputShape
 from tfkd.networks import paths
 from tfkd.networks.accept import check_finite
-from tfkd.pruning import criteria, explaining, fitting, ignoring
+from tfkd.pruning import criteria, fitting, ignoring, narrowing, refusals, time_budget
 from tfkd.pruning.change import output_change
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph
 from tfkd.pruning.plans import Plan, share
 from tfkd.pruning.selection import Selection
-from tfkd.types import Data, Structure
+from tfkd.types import Data, Measure, Structure
 
 _BATCH = 64  # examples on which the model runs at a time
 SCOPES = ("uniform", "global")
@@ -31,10 +31,13 @@ def plan(
     params_reduction: float | None = None,
     filter_rate: float | None = None,
     *,
+    latency_reduction: float | None = None,
+    latency_ms: float | None = None,
+    measure: Measure | None = None,
     scope: str = "uniform",
     residual: str = "inner",
     criterion: str | criteria.FilterScores = "l2",
-    round_to: int = 1,
+    round_to: int | None = None,
     ignore: paths.Entries = (),
     min_channels: int = 1,
     seed: int = 0,
@@ -47,22 +50,35 @@ def plan(
     removes the corresponding input slices of the next layer. The plan is minimal: undoing
     one step of any group would miss the target.
 
+    A target of time is met by measuring: widths are chosen by the times of the layers, each
+    measured alone at the widths that it may have, and the models so found are measured as a
+    whole until one takes 90 to 100 % of the time asked for, or, where no width lies between,
+    less. See `docs/latency.md`.
+
     Args:
         model: a built functional or Sequential model, or its `Graph` from `analyse` (to
             make several plans). It is not changed.
         macs_reduction: fraction of the multiply-accumulates to save, in (0, 1).
         params_reduction: fraction of the parameters to save, in (0, 1).
         filter_rate: fraction of the units to remove, in (0, 1): of each group, or of all
-            units with scope "global". Give exactly one of these three.
+            units with scope "global".
+        latency_reduction: fraction of the measured time to save, in (0, 1).
+        latency_ms: milliseconds that the pruned model may take. Give exactly one of these
+            five targets.
+        measure: what measures time, for the last two: `tfkd.report.LayerTimes(path)`, which
+            runs TFLite files here or on a device, or any function from a built model to
+            milliseconds.
         scope: "uniform", all groups shrink by the same fraction; or "global", the units
             with the lowest scores in the whole model are removed first. Scores are
-            comparable between groups, since the mean score of each group is 1.
+            comparable between groups, since the mean score of each group is 1. Targets of
+            time choose the groups by time instead.
         residual: "inner" excludes groups whose channels are coupled by a sum of branches,
             so that only channels inside residual blocks are removed, which gives the
             better speed-up; "coupled" includes them.
         criterion: importance criterion, see `criteria.scores`.
         round_to: kept counts are multiples of it (8 or 16 suit most hardware); a group
-            with no more units than that is not pruned.
+            with no more units than that is not pruned. None: 1; for targets of time 4 in
+            groups of up to 32 units and 8 in larger ones.
         ignore: layers or groups to exclude: names, paths ("backbone/conv1"), nested
             models, or patterns ("stage1_*").
         min_channels: minimum number of units kept in each group.
@@ -79,10 +95,12 @@ def plan(
 
     Raises:
         TypeError: if an argument is of another type.
-        ValueError: if not exactly one target is given, or the target is not in (0, 1) or
-            can't be reached (the message gives the maximum); if nothing can be removed;
+        ValueError: if not exactly one target is given, or the target is out of range or
+            can't be reached (the message gives the maximum, or the least time); if a target
+            of time lacks `measure`; if nothing can be removed;
             if an argument is out of its range, an entry of `ignore` matches nothing, or
-            weights are not finite.
+            weights are not finite. A time that can't be reached is an `OutOfReach`, with the
+            least time as `least_ms`.
 
     Example:
         >>> from tfkd import models, pruning
@@ -93,12 +111,17 @@ def plan(
         0
     """
     target = _target(
-        macs_reduction=macs_reduction, params_reduction=params_reduction, filter_rate=filter_rate
+        macs_reduction=macs_reduction,
+        params_reduction=params_reduction,
+        filter_rate=filter_rate,
+        latency_reduction=latency_reduction,
+        latency_ms=latency_ms,
     )
+    time_budget.check_measure(target[0], measure, scope)
     checks.one_of("scope", scope, SCOPES)
     checks.one_of("residual", residual, RESIDUALS)
     criteria.known(criterion)
-    checks.positive_int("round_to", round_to)
+    checks.optional(checks.positive_int, "round_to", round_to)
     checks.positive_int("min_channels", min_channels)
     if isinstance(model, Graph) and input_shape is not None:
         fix = "Pass it to tfkd.pruning.analyse."
@@ -106,20 +129,27 @@ def plan(
     graph = model if isinstance(model, Graph) else analyse(model, input_shape=input_shape)
     check_finite("model", graph.model)
     nothing = {group.name: 0 for group in graph.groups}
-    options = criterion, scope, residual, round_to, min_channels, seed
+    step = round_to or (1 if measure is None else narrowing.STEP)
+    options = criterion, scope, residual, step, min_channels, seed
     empty = Plan(graph, nothing, target, *options, ignoring.ignored_groups(graph, ignore))
-    counts = _counts(empty)
+    if measure is not None:
+        found = time_budget.planned(empty, measure, round_to)
+    else:
+        found = _with_counts(empty, _counts(empty))
+    if data is None:
+        return found
+    removed = select(graph.model, found).units(graph)
+    return dataclasses.replace(found, change=output_change(graph, removed, _read(graph, data)))
+
+
+def _with_counts(empty: Plan, counts: np.ndarray) -> Plan:
+    target = empty.target
     if not counts.any():
         checks.warn(
             f"the plan removes nothing: {target[0]}={target[1]:g} is less than half a step of "
             "every group. Raise the target, or lower round_to or min_channels."
         )
-    remove = dict(zip(empty.remove, counts.tolist(), strict=True))
-    found = dataclasses.replace(empty, remove=remove)
-    if data is None:
-        return found
-    removed = select(graph.model, found).units(graph)
-    return dataclasses.replace(found, change=output_change(graph, removed, _read(graph, data)))
+    return dataclasses.replace(empty, remove=dict(zip(empty.remove, counts.tolist(), strict=True)))
 
 
 def _read(graph: Graph, data: Data) -> list[Structure]:
@@ -179,6 +209,8 @@ def _target(**given: float | None) -> tuple[str, float]:
             "For half of the multiply-accumulates write macs_reduction=0.5."
         )
     ((name, value),) = named.items()
+    if name == "latency_ms":
+        return name, float(checks.positive(name, value))
     checks.finite(name, value, "a number between 0 and 1, both excluded")
     if not 0 < value < 1:
         fix = "To save 40 % write 0.4." if value >= 1 else None
@@ -196,7 +228,7 @@ def _counts(plan: Plan) -> np.ndarray:
         for group in groups
     ]
     if all(len(level) == 1 for level in allowed):
-        raise _nothing(plan)
+        raise refusals.nothing(plan)
     sizes = [group.size for group in groups]
     scores = criteria.scores(plan.graph, plan.criterion, plan.seed)
     if name == "filter_rate" and plan.scope == "uniform":
@@ -209,7 +241,7 @@ def _counts(plan: Plan) -> np.ndarray:
     path = fitting.steps(allowed, sizes, ranked)
     counts = fitting.fit(path, lambda removed: reduction(removed) >= goal)
     if counts is None:
-        raise _unreachable(plan, reduction(path.counts(len(path.group))))
+        raise refusals.unreachable(plan, reduction(path.counts(len(path.group))))
     return counts
 
 
@@ -223,62 +255,3 @@ def _reduction(plan: Plan) -> Callable[[np.ndarray], float]:
     cost = tally.macs if plan.target[0] == "macs_reduction" else tally.params
     before = cost(np.zeros(len(plan.graph.groups), int))
     return lambda removed: share(before, cost(removed))
-
-
-def _fixes(plan: Plan) -> list[str]:
-    """Arguments that the user can change so that more units may be removed."""
-    found = []
-    if any(group.residual for group in plan.graph.groups) and plan.residual == "inner":
-        found.append('residual="coupled"')
-    if plan.min_channels > 1:
-        found.append(f"min_channels below {plan.min_channels}")
-    if plan.round_to > 1:
-        found.append(f"round_to below {plan.round_to}")
-    if plan.ignored:
-        found.append("fewer layers in ignore")
-    return found
-
-
-def _frozen_text(plan: Plan) -> str:
-    return "; ".join(
-        f"{count} channels of {explaining.shortened(layers)}: {reason}"
-        for reason, count, layers in explaining.by_reason(plan.graph.frozen)[:6]
-    )
-
-
-def _unreachable(plan: Plan, most: float) -> ValueError:
-    name, goal = plan.target
-    if name == "macs_reduction" and plan.graph.unknown:
-        return _unknown(plan, most)
-    fixes = _fixes(plan)
-    text = f"At most {explaining.percent(most)} can be removed with these settings"
-    text += f"; try {' or '.join(fixes)}." if fixes else ", with one channel left in each group."
-    if plan.graph.frozen:
-        text += f" These can't be removed: {_frozen_text(plan)}."
-    return checks.value_error(name, "a target that can be reached", goal, text)
-
-
-def _unknown(plan: Plan, most: float) -> ValueError:
-    """The MACs of some layers are not known, so that the target is one of the others'."""
-    graph, goal = plan.graph, plan.target[1]
-    why = others = ""
-    if graph.sizes_missing:
-        why = ", as the model leaves sizes of its inputs open"
-        others = "input_shape (the sizes to count for), "
-    fix = (
-        f"The MACs of {explaining.shortened(graph.unknown)} are not known{why}; of the known ones "
-        f"at most {explaining.percent(most)} can be removed. Pass {others}params_reduction or "
-        "filter_rate."
-    )
-    return checks.value_error("macs_reduction", "a target that can be reached", goal, fix)
-
-
-def _nothing(plan: Plan) -> ValueError:
-    text = "`model`: expected one with filters that can be removed, received one with none"
-    if plan.graph.groups:
-        text += " that these settings allow"
-    fixes = _fixes(plan)
-    text += f". Try {' or '.join(fixes)}." if fixes else "."
-    if plan.graph.frozen:
-        text += f" These can't be removed: {_frozen_text(plan)}."
-    return ValueError(text)

@@ -31,13 +31,15 @@ class Plan(Result):
         remove: group name → number of units to remove, for every group of the graph.
         target: the requested target, such as ("macs_reduction", 0.5).
         criterion: importance criterion used by `select`, see `criteria.scores`.
-        scope: "uniform" or "global".
+        scope: "uniform" or "global"; of no effect with a target of time.
         residual: "inner" or "coupled".
         round_to: kept counts are multiples of it in every group that is pruned.
         min_channels: minimum number of units kept in each group.
         seed: seed of the criterion "random".
         ignored: names of the groups excluded by `ignore`.
         change: change of the outputs before training, on the `data` of `plan`; else None.
+        ms_before: with a target of time, milliseconds that the model was measured to take.
+        ms_after: and those of the pruned model.
     """
 
     graph: Graph = dataclasses.field(repr=False, compare=False)
@@ -51,6 +53,8 @@ class Plan(Result):
     seed: int = 0
     ignored: tuple[str, ...] = ()
     change: OutputChange | None = None
+    ms_before: float | None = None
+    ms_after: float | None = None
 
     def __post_init__(self) -> None:
         sizes = {group.name: group.size for group in self.graph.groups}
@@ -106,6 +110,13 @@ class Plan(Result):
             sum(group.size - self.remove[group.name] for group in groups),
         )
 
+    @property
+    def latency_reduction(self) -> float | None:
+        """Fraction of the measured time saved; None if none was measured."""
+        if self.ms_before is None or self.ms_after is None:
+            return None
+        return 1 - self.ms_after / self.ms_before
+
     def parts(self) -> Iterator[Grid | str]:
         """Tables of removed and kept channels, with reasons, and the totals."""
         notes = {group.name: self._note(group) for group in self.graph.groups}
@@ -160,6 +171,13 @@ class Plan(Result):
 
     def _outcome(self) -> str:
         name, goal = self.target
+        if self.ms_before is not None and self.ms_after is not None:
+            asked = f"{goal:.3g} ms" if name == "latency_ms" else f"{explaining.percent(goal)} less"
+            saved = explaining.percent(1 - self.ms_after / self.ms_before)
+            return (
+                f"target {asked}, measured {self.ms_after:.3g} ms instead of "
+                f"{self.ms_before:.3g} ms ({saved} less)"
+            )
         reached = getattr(self, name)
         goal_text, reached_text = explaining.percent(goal), explaining.percent(reached)
         text = f"target {goal_text} fewer {MEASURES[name]}, reached {reached_text}"

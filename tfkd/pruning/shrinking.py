@@ -14,7 +14,7 @@ from tfkd.networks import edit_config
 from tfkd.networks.configs import Config
 from tfkd.pruning.change import output_change
 from tfkd.pruning.channel_analysis import analyse
-from tfkd.pruning.graph import Graph, kept
+from tfkd.pruning.graph import Graph, Resize, kept
 from tfkd.pruning.masking import checked, compare
 from tfkd.pruning.optimizers import compile_like
 from tfkd.pruning.selection import Selection
@@ -113,7 +113,7 @@ def without_units(graph: Graph, removed: np.ndarray) -> keras.Model:
     """
 
     def resized(config: Config) -> Config:
-        return _resized(_unbuilt(config), graph, removed)
+        return _resized(unbuilt(config), graph, removed)
 
     def gathered(weight: tf.Variable) -> np.ndarray:
         return graph.gather(weight, weight.numpy(), removed)
@@ -121,16 +121,16 @@ def without_units(graph: Graph, removed: np.ndarray) -> keras.Model:
     return edit_config.rebuild(graph.network, resized, gathered)
 
 
-def _unbuilt(config: Any) -> Any:
+def unbuilt(config: Any) -> Any:
     """A copy of a config without the input shapes that layers were built with."""
     if isinstance(config, dict):
         drop = ("build_config", "build_input_shape")
-        return {key: _unbuilt(value) for key, value in config.items() if key not in drop}
+        return {key: unbuilt(value) for key, value in config.items() if key not in drop}
     # Keras wraps lists and tuples that are attributes of layers: return plain ones.
     if isinstance(config, tuple):
-        return tuple(_unbuilt(value) for value in config)
+        return tuple(unbuilt(value) for value in config)
     if isinstance(config, list):
-        return [_unbuilt(value) for value in config]
+        return [unbuilt(value) for value in config]
     return config if callable(config) else copy.copy(config)
 
 
@@ -140,18 +140,32 @@ def _resized(config: Config, graph: Graph, removed: np.ndarray) -> Config:
     for path in {axis.layer for axis in graph.axes if not kept(axis.units, removed).all()}:
         _drop_constants(configs[path])
     for item in graph.resizes:
-        count = int(kept(item.units, removed).sum())
-        inner = configs[item.layer]
-        *outer, key = item.key.split(".")
-        for name in outer:
-            inner = inner[name]
-        if item.index is None:
-            inner[key] = count
-        else:
-            sizes = list(inner[key])
-            sizes[item.index] = count
-            inner[key] = type(inner[key])(sizes)
+        _resize(configs[item.layer], item, removed)
     return config
+
+
+def resized_layer(graph: Graph, path: str, removed: np.ndarray) -> Config:
+    """The config of one layer as it is without the removed units."""
+    config = unbuilt(graph.layer(path).get_config())
+    _drop_constants(config)
+    for item in graph.resizes:
+        if item.layer == path:
+            _resize(config, item, removed)
+    return config
+
+
+def _resize(config: Config, item: Resize, removed: np.ndarray) -> None:
+    """Sets one channel count in the config of its layer."""
+    count = int(kept(item.units, removed).sum())
+    *outer, key = item.key.split(".")
+    for name in outer:
+        config = config[name]
+    if item.index is None:
+        config[key] = count
+    else:
+        sizes = list(config[key])
+        sizes[item.index] = count
+        config[key] = type(config[key])(sizes)
 
 
 def _drop_constants(config: dict[str, Any]) -> None:

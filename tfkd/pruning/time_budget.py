@@ -1,0 +1,187 @@
+"""Search for the widths that meet a budget of measured time, as NetAdapt does.
+
+Groups are narrowed one after the other, each time by the step that saves the most time for
+the importance that it loses, by a table of layer times (Yang et al. 2018, NetAdapt,
+https://arxiv.org/abs/1804.03230, without the training between the steps). The sum of the
+layer times is related to the time of the whole model by measuring the models that were
+found, until one of them meets the budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tfkd import checks
+from tfkd.pruning import criteria, refusals
+from tfkd.pruning.narrowing import levels, narrowed
+from tfkd.pruning.plans import Plan
+from tfkd.pruning.timing import Clock
+from tfkd.types import Measure
+
+TARGETS = ("latency_ms", "latency_reduction")
+
+# Shares of the budget. Measured times scatter by some percent: models between the last two
+# are looked for, and those above _SURE are taken only if there is none from _LEAST on.
+_LEAST, _NEAR, _AIM, _SURE = 0.9, 0.93, 0.965, 0.98
+_ROUNDS = 12  # models that are built and measured at most
+
+
+def check_measure(target: str, measure: Measure | None, scope: str) -> None:
+    """Checks that `measure` is given with a target of time alone, and `scope` is not."""
+    if target not in TARGETS:
+        if measure is not None:
+            fix = "To plan by time give latency_ms or latency_reduction instead."
+            raise checks.value_error("measure", f"None with {target}", measure, fix)
+        return
+    if measure is None:
+        fix = (
+            "Pass measure=tfkd.report.LayerTimes('times.json'), which measures in LiteRT and keeps "
+            "what it measured in the file, or a function from a model to milliseconds."
+        )
+        raise checks.value_error("measure", f"what measures time, with {target}", None, fix)
+    checks.function("measure", measure)
+    if scope != "uniform":
+        fix = "Leave it out: a target of time chooses the groups by the time that they save."
+        raise checks.value_error("scope", f"the default with {target}", scope, fix)
+
+
+def planned(empty: Plan, measure: Measure, round_to: int | None) -> Plan:
+    """The plan that meets a target of time.
+
+    Args:
+        empty: the plan that removes nothing.
+        measure: from a model to milliseconds.
+        round_to: as the user gave it.
+
+    Raises:
+        ValueError: if nothing can be removed, or the target can't be reached.
+    """
+    graph, (name, goal) = empty.graph, empty.target
+    allowed = [
+        np.zeros(1, int)
+        if empty.left_alone(group)
+        else levels(group.size, round_to, empty.min_channels)
+        for group in graph.groups
+    ]
+    if all(len(level) == 1 for level in allowed):
+        raise refusals.nothing(empty)
+    if graph.sizes_missing:
+        fix = "Pass input_shape: the sizes at which time is to be measured."
+        raise checks.value_error("model", f"fixed sizes of the inputs with {name}", None, fix)
+    scores = criteria.scores(graph, empty.criterion, empty.seed)
+    ranked = [np.sort(criteria.normalised(scores[group.units])) for group in graph.groups]
+    budget, reduction = (goal, 0.0) if name == "latency_ms" else (None, goal)
+    clock = Clock(graph, measure)
+    try:
+        found = fit(clock, allowed, ranked, budget, reduction)
+    except Unreachable as error:
+        raise refusals.too_slow(empty, error.least, error.before) from None
+    if not found.counts.any():
+        checks.warn(
+            f"the plan removes nothing: the model takes {found.before:.3g} ms as it is, no more "
+            f"than {name}={goal:g}. Ask for less."
+        )
+    return dataclasses.replace(
+        empty,
+        remove=dict(zip(empty.remove, found.counts.tolist(), strict=True)),
+        ms_before=found.before,
+        ms_after=found.after,
+    )
+
+
+class Fit(NamedTuple):
+    """The result of `fit`: counts (G,), and measured milliseconds before and after."""
+
+    counts: np.ndarray
+    before: float
+    after: float
+
+
+class Point(NamedTuple):
+    """A model that was measured: sum of its layer times, its own time, units removed (G,)."""
+
+    layers: float
+    whole: float
+    counts: np.ndarray
+
+
+class Unreachable(Exception):
+    """No allowed widths meet the budget; `least` and `before` are milliseconds."""
+
+    def __init__(self, least: float, before: float):
+        super().__init__(least, before)
+        self.least, self.before = least, before
+
+
+def fit(
+    clock: Clock,
+    allowed: Sequence[np.ndarray],
+    ranked: Sequence[np.ndarray],
+    budget: float | None,
+    reduction: float = 0.0,
+) -> Fit:
+    """Finds counts whose whole model is measured to take 90 to 100 % of the budget.
+
+    Where the allowed widths leave no such model, it is the slowest found that meets it.
+
+    Args:
+        clock: times of the layers and of whole models.
+        allowed: levels of each group.
+        ranked: scores of each group's units, ascending, all at least 0.
+        budget: milliseconds; None: `1 - reduction` of the time of the model as it is.
+        reduction: fraction of the time to save.
+
+    Raises:
+        Unreachable: if the narrowest model is not fast enough.
+    """
+    nothing = np.zeros(len(allowed), int)
+    before = clock.whole(nothing)
+    budget = (1 - reduction) * before if budget is None else budget
+    if before <= budget:
+        return Fit(nothing, before, before)
+    points = [Point(clock.total(nothing), before, nothing)]
+    limit, sure = _SURE * budget, False
+    top, aim = limit, _AIM * budget
+    rest = [(limit, limit), (budget, budget)]  # then, for what may lie between
+    for _ in range(_ROUNDS):
+        counts = narrowed(clock, allowed, ranked, _goal(points, top, aim))
+        if any((counts == point.counts).all() for point in points):
+            if sure or not rest:
+                break
+            top, aim = rest.pop(0)
+            continue
+        points.append(Point(clock.total(counts), clock.whole(counts), counts))
+        sure = sure or _LEAST * budget <= points[-1].whole <= limit
+        if _NEAR * budget <= points[-1].whole <= limit:
+            break
+    if all(point.whole > budget for point in points):
+        most = np.array([level[-1] for level in allowed])
+        points.append(Point(clock.total(most), clock.whole(most), most))
+    met = [point for point in points if point.whole <= budget]
+    if not met:
+        raise Unreachable(min(point.whole for point in points), before)
+    best = max([point for point in met if point.whole <= limit or not sure], key=_whole)
+    return Fit(best.counts, before, best.whole)
+
+
+def _whole(point: Point) -> float:
+    return point.whole
+
+
+def _goal(points: Sequence[Point], top: float, aim: float) -> float:
+    """The sum of layer times at which the whole model should take `aim`, at most `top`.
+
+    It is interpolated between the models that are next to `top`; before one has met
+    it, the ratio of the two that the fastest one has is taken.
+    """
+    slow = min((p for p in points if p.whole > top), key=lambda point: point.layers)
+    fast = [p for p in points if p.whole <= top and p.layers < slow.layers]
+    if not fast:
+        return slow.layers * min(aim / slow.whole, 0.97)
+    near = max(fast, key=lambda point: point.layers)
+    part = (aim - near.whole) / (slow.whole - near.whole)
+    return near.layers + part * (slow.layers - near.layers)
