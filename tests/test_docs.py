@@ -1,4 +1,4 @@
-"""The pages' Python runs; the troubleshooting page names messages that the package has."""
+"""The Python of README and docs runs, and links lead somewhere; messages are in the package."""
 
 import ast
 import re
@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tfkd import report
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
+WITH_PYTHON = [
+    page for page in (ROOT / "README.md", *PAGES) if "```python" in page.read_text(encoding="utf-8")
+]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 RUN = 3  # words of a message that must stand together in the source
 
@@ -51,34 +55,81 @@ def test_every_message_of_the_troubleshooting_page_is_in_the_package():
     assert not gone, gone
 
 
-@pytest.mark.parametrize("name", ["report.md"])
-def test_the_blocks_of_a_page_run_one_after_the_other(name, tmp_path, monkeypatch):
-    """Twice in the same folder, as a reader may."""
-    from tfkd import report
+def python_blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
 
-    pytest.importorskip("PIL")
-    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M)
-    assert blocks
+
+def run(page, capsys):
+    """What each block of a page prints; one after the other in this folder."""
+    namespace, printed = {"__name__": "page"}, []
+    for number, block in enumerate(python_blocks(page), 1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+        printed.append(capsys.readouterr().out)
+        if re.search(r"^\w+\.fit\(", block, re.M):
+            assert learned(printed[-1]), printed[-1]
+    return printed
+
+
+def learned(printed):
+    """Whether what a training prints looks like success: accuracy, or AP50 of a detector."""
+    accuracy = re.findall(r"val_accuracy: (\S+)", printed)
+    precision = re.findall(r"^mean +\S+ +(\S+)", printed, re.M)
+    return float(accuracy[-1]) > 0.9 if accuracy else float(precision[-1]) > 0.4
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "docs/report.md"], ids=lambda p: p.stem
+)
+def test_blocks_run_one_after_the_other(page, tmp_path, monkeypatch, capsys):
+    for module in ("PIL", "ai_edge_litert", "sklearn"):
+        pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     # The plots are drawn by other tests.
     monkeypatch.setattr(report.RunReport, "draw", lambda self, folder: {})
-    for _ in range(2):
-        namespace = {"__name__": name}
-        for number, block in enumerate(blocks, 1):
-            exec(compile(block, f"docs/{name}, block {number}", "exec"), namespace)
+    assert run(page, capsys)
+
+
+LEFT = {  # what a page writes
+    "README": ["student.tflite"],
+    "distillation": ["student.keras"],
+    "detection": ["detector.tflite"],
+    "export": ["report/table.md", "report/table.json", "report/accuracy_latency.png"],
+    "quantization": ["q.npz", "small.tflite", "small.onnx"],
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda p: p.stem
-)
-def test_python_blocks_run_one_after_the_other_and_again(page, tmp_path, monkeypatch):
-    for module in ("ai_edge_litert", "matplotlib", "sklearn"):
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda p: p.stem)
+def test_blocks_run_and_again_in_the_same_folder(page, tmp_path, monkeypatch, capsys):
+    for module in ("ai_edge_litert", "matplotlib", "onnxruntime", "sklearn", "tf2onnx"):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
-    code = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
-    for _ in range(2):
-        namespace = {"__name__": "page"}
-        for number, block in enumerate(code):
-            exec(compile(block, f"{page.name}, block {number + 1}", "exec"), namespace)
+    printed = run(page, capsys)
+    if page.stem == "pruning":
+        assert re.search(r"target 50.0 % fewer MACs, reached 5\d\.\d %", printed[1])
+    assert [name for name in LEFT.get(page.stem, []) if not (tmp_path / name).is_file()] == []
+    if any(tmp_path.iterdir()):
+        run(page, capsys)
+
+
+LINKING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "RESULTS.md", *PAGES]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda p: p.stem)
+def test_links_lead_to_files_and_headings(page):
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    wrong = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:", link):
+            continue
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.is_file() or (heading and heading not in headings(target)):
+            wrong.append(link)
+    assert wrong == []
+
+
+def headings(page):
+    """The anchors that Markdown makes of a page's headings."""
+    titles = re.findall(r"^#+ (.+)", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
