@@ -3,6 +3,7 @@
     python benchmarks/detection_bccd.py teacher --data bccd
     python benchmarks/detection_bccd.py students --data bccd
     python benchmarks/detection_bccd.py students --table
+    python benchmarks/detection_bccd.py few --data bccd --teacher-epochs 25 --epochs 50
 
 BCCD has 205 training images and 72 test images of red and white blood cells and
 platelets, here at 160 x 160 pixels. mAP50 is that of COCO on the test images, at the
@@ -26,14 +27,18 @@ number of steps, one cosine cycle of Adam, and of a seed the same initial weight
     40 alone, short   the same for as many epochs: a fifth of the steps
     40, boxes         those, and the teacher's boxes on the other 165, and 0.5 soft
     10 alone; 10, boxes   the same with 10 images
+    40, boxes only    "40, boxes" without the soft targets
+    40, soft          the 40 images alone, their labels and 0.5 soft
 
-Each finished run is a record in --out and is not made again. --part val scores on the 87
-validation images instead, to choose settings. `teacher --labelled 40` trains a teacher on
-the labels of 40 images alone, those of the students of the same seed.
+`few` asks whether a teacher helps that knows no more labels than its student: for each seed
+it trains a teacher on the labels of 40 images alone (--labelled), and then the students that
+have the labels of the same 40. Each finished run is a record in --out and is not made again.
+Every run is scored on the 87 validation images, too, to choose settings: --part val.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import pathlib
@@ -43,6 +48,7 @@ from typing import Any
 import harness
 import made_up
 import numpy as np
+from detection_arms import ARMS, FEW, Arm
 
 import tfkd
 
@@ -52,55 +58,7 @@ BATCH = 16
 PEAK = 2e-3
 
 
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """What differs between runs.
-
-    Attributes:
-        preset: of `tfkd.losses.multibox_objective`; None: no teacher.
-        weights: what differs from the preset.
-        options: further arguments of the objective.
-        where: what the teacher's boxes are used for; None: nothing.
-        once: whether they are found once, in the whole images, or in every step.
-        labelled: training images with labels; None: all.
-        short: as many epochs of its own images, not as many steps.
-    """
-
-    preset: str | None = "default"
-    weights: dict[str, Any] = dataclasses.field(default_factory=dict)
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    where: str | None = None
-    once: bool = True
-    labelled: int | None = None
-    short: bool = False
-
-
-HINT = {"hint": ("stage3", "stage3")}
-ONLY_SOFT = {"soft": 0.5, "confidence": 1.0, "bounded": None, "localization": 1.0}
-ARMS = {
-    "alone": Arm(None),
-    "default": Arm(),
-    "source": Arm("source"),
-    "boxes": Arm(weights=ONLY_SOFT, where="everywhere"),
-    "40 alone": Arm(None, labelled=40),
-    "40, boxes": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=40),
-    "40 alone, short": Arm(None, labelled=40, short=True),
-    "10 alone": Arm(None, labelled=10),
-    "10, boxes": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=10),
-    "chen": Arm("chen"),
-    "source, plain": Arm("source", options={"background_weight": 1.0}),
-    "soft": Arm(weights=ONLY_SOFT),
-    "bounded": Arm(weights={**ONLY_SOFT, "soft": None, "bounded": 0.5}),
-    "boxes only": Arm(None, where="everywhere"),
-    "hint": Arm(weights={**ONLY_SOFT, "soft": None}, options=HINT),
-    "chen, hint": Arm("chen", options=HINT),
-    "soft 0.25": Arm(weights={**ONLY_SOFT, "soft": 0.25}),
-    "soft 1": Arm(weights={**ONLY_SOFT, "soft": 1.0}),
-    "bounded 0.25": Arm(weights={**ONLY_SOFT, "soft": None, "bounded": 0.25}),
-    "labels less": Arm(weights={**ONLY_SOFT, "soft": None, "confidence": 0.7}),
-    "boxes, in the step": Arm(weights=ONLY_SOFT, where="everywhere", once=False),
-    "40, boxes in the step": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=40, once=False),
-}
+PARTS = ("val", "test")
 
 
 class Bench:
@@ -108,7 +66,10 @@ class Bench:
 
     def __init__(self, args: Any):
         self.args = args
-        self.data = tfkd.data.voc(args.data, SIZE, class_names=CLASSES, on_error="skip")
+        read = functools.partial(tfkd.data.voc, args.data, SIZE, class_names=CLASSES)
+        scored = {part: read(test=part, on_error="skip") for part in PARTS}
+        self.scored = {part: data.arrays("test") for part, data in scored.items()}
+        self.data = scored["test"]
         # The pictures are 640 x 480 and squeezed to squares: a round cell becomes narrow.
         self.anchors = tfkd.detection.Anchors.small(SIZE, aspect=0.75)
         self.matcher = tfkd.detection.Matcher(self.anchors)
@@ -117,8 +78,9 @@ class Bench:
     def model(self, kind: str) -> Any:
         return tfkd.models.ssd(kind, len(CLASSES), SIZE, anchors=self.anchors, name=kind)
 
-    def score(self, model: Any) -> tfkd.report.DetectionScores:
-        x, boxes, classes = self.data.arrays(self.args.part)
+    def score(self, model: Any, part: str | None = None) -> tfkd.report.DetectionScores:
+        """On the images of a part, by default that of --part."""
+        x, boxes, classes = self.scored[part or self.args.part]
         truth = {"boxes": boxes, "classes": classes}
         return tfkd.report.evaluate_detector(model, x, truth, self.anchors, CLASSES)
 
@@ -157,24 +119,30 @@ def train_teacher(args: Any) -> dict[str, Any]:
 
 def teacher_file(args: Any) -> pathlib.Path:
     pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
-    return pathlib.Path(args.out) / "teacher.keras"
+    few = "" if args.labelled is None else f"-{args.labelled}-{args.teacher_seed}"
+    return pathlib.Path(args.out) / f"teacher{few}.keras"
 
 
 def result_of(
     arm: str, seed: int, epochs: int, seconds: float, bench: Bench, model: Any
 ) -> dict[str, Any]:
-    scores, counted = bench.score(model), tfkd.report.profile(model)
+    counted = tfkd.report.profile(model)
     return {
         "arm": arm,
         "seed": seed,
         "epochs": epochs,
         "seconds": round(seconds, 1),
-        "map50": round(float(scores.map50), 4),
-        "map": round(float(scores.map), 4),
-        **dict(zip(CLASSES, np.round(scores.ap50, 4).tolist(), strict=True)),
+        "scores": {part: numbers(bench.score(model, part)) for part in PARTS},
         "macs": int(counted.macs),
         "parameters": int(model.count_params()),
     }
+
+
+def numbers(scores: tfkd.report.DetectionScores) -> dict[str, float]:
+    """mAP50, mAP, and the AP50 of every class."""
+    found = {"map50": scores.map50, "map": scores.map}
+    found |= dict(zip(CLASSES, scores.ap50, strict=True))
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 def train_student(bench: Bench, teacher: Any, name: str, seed: int) -> dict[str, Any]:
@@ -234,7 +202,7 @@ def only_labelled(data: Any) -> Any:
 def run_teacher(args: Any) -> list[Any]:
     """The record of the teacher, made if there is none."""
     store = harness.Records(args, **({} if args.table else {"images": harness.digest(args.data)}))
-    keys = ("teacher_epochs", "teacher_seed", "labelled", "part")
+    keys = ("teacher_epochs", "teacher_seed", "labelled")
     run = {key: getattr(args, key) for key in keys}
     return [store.run(f"teacher-{args.teacher_seed}", run, lambda: train_teacher(args))]
 
@@ -255,7 +223,7 @@ def run_students(args: Any) -> list[Any]:
     store, found = harness.Records(args, **digests), []
     for seed in args.seeds:
         for name in args.arms or ARMS:
-            keys = ("teacher_dtype", "student", "epochs", "part", "keep")
+            keys = ("teacher_dtype", "student", "epochs", "keep")
             run = {key: getattr(args, key) for key in keys} | {"seed": seed}
             run |= {"arm": name, **dataclasses.asdict(ARMS[name])}
             make = functools.partial(train_student, bench, teacher, name, seed)
@@ -263,19 +231,30 @@ def run_students(args: Any) -> list[Any]:
     return found
 
 
-def table(runs: list[dict[str, Any]]) -> str:
+def run_few(args: Any) -> tuple[list[Any], list[Any]]:
+    """The records of teachers with few labels, and of the students that have the same ones."""
+    teachers, students = [], []
+    for seed in args.seeds:
+        own = {"teacher_seed": seed, "seeds": [seed], "labelled": args.labelled or 40}
+        one = argparse.Namespace(**{**vars(args), **own, "arms": args.arms or FEW})
+        teachers += run_teacher(one)
+        students += run_students(one)
+    return teachers, students
+
+
+def table(runs: list[dict[str, Any]], part: str) -> str:
     """Mean and standard deviation of every arm."""
-    if not runs:
-        return "no run has a record"
     head = ["arm", "mAP50 %", "mAP %", "RBC", "WBC", "platelets", "against alone, paired", "seeds"]
-    rows = [row_of(name, runs) for name in dict.fromkeys(run["arm"] for run in runs)]
+    rows = [row_of(name, runs, part) for name in dict.fromkeys(run["arm"] for run in runs)]
     about = "{student}, {epochs} epochs, {macs:,} MACs, {parameters:,} parameters\n\n"
     return about.format(**runs[0]) + harness.table(head, rows)
 
 
-def row_of(name: str, runs: list[dict[str, Any]]) -> list[str]:
+def row_of(name: str, runs: list[dict[str, Any]], part: str) -> list[str]:
     base = f"{name[:2]} alone" if name[:2] in ("40", "10") else "alone"
-    of = {arm: {r["seed"]: r for r in runs if r["arm"] == arm} for arm in (name, base)}
+    of = {
+        arm: {r["seed"]: r["scores"][part] for r in runs if r["arm"] == arm} for arm in (name, base)
+    }
     scores = [100 * r["map50"] for r in of[name].values()]
     gains = [
         100 * (r["map50"] - of[base][seed]["map50"])
@@ -295,12 +274,13 @@ def main() -> None:
     parser = harness.Parser(
         __doc__, "saved_models/bccd", **small, arms=arms, student="tiny", labelled=8
     )
-    parser.add_argument("what", nargs="?", choices=["teacher", "students"], help="both by default")
+    what = ["teacher", "students", "few"]
+    parser.add_argument("what", nargs="?", choices=what, help="teacher and students by default")
     parser.add_argument("--data", default="bccd", help="folder in VOC layout")
     parser.add_argument("--teacher-epochs", type=int, default=150, help="passes of the teacher")
     parser.add_argument("--teacher-seed", type=int, default=0, help="of its weights and batches")
     parser.add_argument("--labelled", type=int, help="images whose labels the teacher has")
-    parser.add_argument("--part", default="test", choices=["test", "val"], help="scored images")
+    parser.add_argument("--part", default="test", choices=PARTS, help="images of the table")
     parser.add_argument("--teacher-dtype", choices=["bfloat16"], help="of the folded copy")
     parser.add_argument("--student", default="student", help="a preset of models.ssd")
     parser.add_argument("--epochs", type=int, default=100, help="passes of a student")
@@ -308,13 +288,14 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="all by default")
     parser.add_argument("--keep", action="store_true", help="save the students of seed 0")
     args = parser.parse_args()
-    found = run_teacher(args) if args.what != "students" else []
-    text = table([run for run in found if run])
-    if args.what != "teacher":
-        students = [run for run in run_students(args) if run]
-        text += "\n" + table(students)
-        found += students
-    harness.show(args, text, records=found)
+    if args.what == "few":
+        teachers, students = run_few(args)
+    else:
+        teachers = run_teacher(args) if args.what != "students" else []
+        students = run_students(args) if args.what != "teacher" else []
+    groups = [[run for run in runs if run] for runs in (teachers, students)]
+    text = "\n".join(table(runs, args.part) for runs in groups if runs)
+    harness.show(args, text or "no run has a record", records=[*groups[0], *groups[1]])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import pathlib
 import harness
 import made_up
 import numpy as np
-from detection_bccd import BATCH, CLASSES, ONLY_SOFT, Bench
+from detection_arms import ONLY_SOFT
+from detection_bccd import BATCH, CLASSES, Bench
 
 import tfkd
 
@@ -97,7 +98,7 @@ def file_of(bench, model, name, args, **options):
         **options,
     )
     print(made, flush=True)
-    x, boxes, classes = bench.data.arrays("test")
+    x, boxes, classes = bench.scored[bench.args.part]
     found = tfkd.export.load_detector(path)(x)
     scores = tfkd.report.detection(found, {"boxes": boxes, "classes": classes}, CLASSES)
     tfkd.report.detection_pictures(
@@ -165,7 +166,7 @@ def main() -> None:
         files[name], scores[f"{name} file"] = file_of(
             bench, model, name.replace(" ", "-"), args, **options
         )
-    times = latency(files, bench.data.arrays(args.part)[0], args.rounds)
+    times = latency(files, bench.data.x_test, args.rounds)
     macs = [tfkd.report.profile(stations[name]).macs for name in ("student", "half", "half")]
     rows = []
     for (name, path), count in zip(files.items(), macs, strict=True):

@@ -1,10 +1,12 @@
 """Cost of distributed training: computation, input and communication; with a scaling model.
 
     python benchmarks/distributed_cost.py --steps 20 --rounds 5
+    python benchmarks/distributed_cost.py --models "ResNet-20, batch 128"
 
-A ResNet-20 on random 32×32×3 images and a text MLP on random tokens, both distilled from
-a TeacherCache. Each worker has the same batch whatever their number, and one processor to
-itself: on a machine with two, two workers share nothing but memory.
+A ResNet-20 on random 32×32×3 images, with batches whose step is short and 0.2 s or more,
+and a text MLP on random tokens, all distilled from a TeacherCache. Each worker has the same
+batch whatever their number, one thread, and one processor to itself: on a machine with two,
+two workers share nothing but memory. Throughput is examples a second of all workers.
 
 Measured, in milliseconds, medians over --rounds of --steps steps:
   one process   a step of `fit`, without a strategy
@@ -12,6 +14,7 @@ Measured, in milliseconds, medians over --rounds of --steps steps:
   input         to make a worker's share of a batch, cache lookup included, by iterating
                 over the data alone (in training it is made ahead, beside the step)
   all-reduce    to add up tensors of the sizes of the gradients that are added up, alone
+  one number    to add up a single number: two hops
 
 Counted, in the graph of a step and the shapes of the weights:
   B  bytes that are added up: all trainable variables but tables of embeddings
@@ -20,9 +23,9 @@ Counted, in the graph of a step and the shapes of the weights:
      token of a worker's batch, and TensorFlow hands every worker the rows of all others
   g  all-gathers, for these
 
-On paper, for n workers with bandwidth W and latency L a hop: in a ring each worker sends
-2 (n − 1) / n of what is added up in 2 (n − 1) hops, one after another, and n − 1 times
-what is gathered in n − 1 hops:
+On paper (distributed_tables.py), for n workers with bandwidth W and latency L a hop: in a
+ring each worker sends 2 (n − 1) / n of what is added up in 2 (n − 1) hops, one after
+another, and n − 1 times what is gathered in n − 1 hops:
 
     t(n) = compute + max(0, (2 (n − 1) / n · B + (n − 1) · G) / W
                             + (2 r + g) (n − 1) · L)
@@ -31,6 +34,12 @@ with the step of one process as compute, and the efficiency compute / t(n). Noth
 overlaps in this formula, no switch is shared, no worker is late, and rings are all there
 is: where trees are used (NCCL), hops grow with log n and not with n. "Gradients alone"
 is the same with one all-reduce, and no gathers but those of G.
+
+How good the formula is shows at two workers: L of the loopback is half the time of one
+number, W is B / (all-reduce − one number), and t(2) with both stands beside the measured
+step. What two workers take beyond it (waiting for the slower one, sharing the memory, the
+strategy itself) is the same at any n if it does not come from hops: the rows "all, and the
+rest" add it to each step.
 """
 
 from __future__ import annotations
@@ -52,34 +61,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import harness
 import numpy as np
+from distributed_tables import tables
 
 import tfkd
 
-MODELS = {"ResNet-20": 32, "text MLP": 64}  # name → examples a step of each worker
-NETWORKS = {"10 Gbit/s": 10e9 / 8, "100 Gbit/s": 100e9 / 8}  # bytes a second
-LATENCY = 20e-6
-WORKERS = (2, 8, 64, 512)
+# Name → examples a step of each worker.
+MODELS = {"ResNet-20": 32, "ResNet-20, batch 128": 128, "text MLP": 64}
 VOCABULARY, LENGTH, EXAMPLES = 8_000, 64, 512
-
-
-def paper(one: dict[str, Any], n: int, bandwidth: float, reduces: int) -> float:
-    """Seconds of a step of n workers; see above.
-
-    Args:
-        one: the figures of a model.
-        n: workers.
-        bandwidth: bytes a second.
-        reduces: all-reduces a step.
-    """
-    sent = (2 * (n - 1) / n * one["bytes"] + (n - 1) * one["gathered"]) / bandwidth
-    waited = (2 * reduces + one["gathers"]) * (n - 1) * LATENCY
-    return one["one"] / 1e3 + max(0.0, sent + waited)
 
 
 def data_of(name: str, folder: pathlib.Path) -> tuple[Any, Any, Any]:
     """Random inputs and labels, and a cache of random scores for them."""
     random = np.random.default_rng(0)
-    if name == "ResNet-20":
+    if name.startswith("ResNet"):
         x = random.integers(0, 256, (EXAMPLES, 32, 32, 3), dtype=np.uint8)
         classes = 10
     else:
@@ -92,7 +86,7 @@ def data_of(name: str, folder: pathlib.Path) -> tuple[Any, Any, Any]:
 
 
 def student_of(name: str) -> Any:
-    if name == "ResNet-20":
+    if name.startswith("ResNet"):
         return tfkd.models.resnet(20)
     return tfkd.models.text_mlp(VOCABULARY, 2, LENGTH)
 
@@ -147,6 +141,7 @@ def measure(name: str, steps: int, rounds: int) -> dict[str, Any]:
         }
         if several:
             found["all-reduce"] = exchange_time(strategy, dense, steps, rounds)
+            found["one number"] = exchange_time(strategy, [tf.zeros(())], steps, rounds)
     return found
 
 
@@ -238,28 +233,11 @@ def run(name: str, count: int, steps: int, rounds: int) -> dict[str, Any]:
     return json.loads(outputs[0].splitlines()[-1])
 
 
-def tables(found: dict[str, dict[str, Any]]) -> str:
-    """Two tables in Markdown."""
-    head = ["model", "batch a worker", "one process, ms", "two workers, ms", "input, ms"]
-    head += ["all-reduce alone, ms", "added up", "gathered", "all-reduces, gathers a step"]
-    rows, paper_rows = [], []
-    for name, one in found.items():
-        times = [f"{one[key]:.1f}" for key in ("one", "two", "input", "all-reduce")]
-        sizes = [f"{one[key] / 1e6:.2f} MB" for key in ("bytes", "gathered")]
-        rows.append([name, MODELS[name], *times, *sizes, f"{one['reduces']}, {one['gathers']}"])
-        for network, bandwidth in NETWORKS.items():
-            for counted, reduces in (("gradients alone", 1), ("all", one["reduces"])):
-                steps = [paper(one, n, bandwidth, reduces) for n in WORKERS]
-                cells = [f"{100 * one['one'] / 1e3 / step:.0f} %" for step in steps]
-                paper_rows.append([name, network, counted, *cells])
-    head_of_paper = ["model", "network", "counted", *(f"{n} workers" for n in WORKERS)]
-    return harness.table(head, rows) + "\n" + harness.table(head_of_paper, paper_rows, left=3)
-
-
 def main() -> None:
-    parser = harness.Parser(__doc__, steps=2, rounds=1)
+    parser = harness.Parser(__doc__, steps=2, rounds=1, models=["ResNet-20", "text MLP"])
     parser.add_argument("--steps", type=int, default=20, help="of a round")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -269,9 +247,9 @@ def main() -> None:
         print(json.dumps(measure(args.worker, args.steps, args.rounds)), flush=True)
         return
     found = {}
-    for name in MODELS:
+    for name in args.models:
         one, two = (run(name, count, args.steps, args.rounds) for count in (1, 2))
-        found[name] = {**two, "one": one["step"], "two": two["step"]}
+        found[name] = {**two, "batch": MODELS[name], "one": one["step"], "two": two["step"]}
     harness.show(args, tables(found), found=found)
 
 

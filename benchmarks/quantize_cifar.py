@@ -1,9 +1,11 @@
 """int8 on CIFAR-10: after training, quantization-aware, and with the float model as teacher.
 
     python benchmarks/quantize_cifar.py --data cifar10.npz --base saved_models/base
+    python benchmarks/quantize_cifar.py --data cifar10.npz --network mobile --images 10000
 
-Starts from a network that `cifar_teacher.py` has trained. The ways to its int8 file,
-for TFLite and for TensorRT:
+Starts from a ResNet that `cifar_teacher.py` has trained (--base), or from the network of
+mobile_net.py, which it trains itself, anew for each seed. The ways to its int8 file,
+for TFLite, for TensorRT and for both:
 
     float      the network as it is
     longer     trained on in float for as many epochs as the aware ones
@@ -12,8 +14,9 @@ for TFLite and for TensorRT:
     aware-skd  the same, with the float network as the teacher
 
 Accuracy is that of the file, run in LiteRT or in ONNX Runtime on all test images, at
-the last epoch. Every file's size; the time of one image in LiteRT on one thread, the
-files in turns. Each finished run is a record in --out and is not made again.
+the last epoch; beside it, how far it is from the float network of the same seed. Every
+file's size; the time of one image in LiteRT on one thread, the files in turns (--rounds 0:
+not measured). Each finished run is a record in --out and is not made again.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ Record = dict[str, Any]
 class Ground:
     """The data, and what every run starts from."""
 
-    def __init__(self, args: Any):
+    def __init__(self, args: Any, store: harness.Records):
         x_train, y_train, x_test, y_test, self.scale = load(args.data)
         data = tfkd.data.Dataset(x_train, y_train, x_test, y_test)
         self.data = data.subset(train=args.images)
@@ -49,16 +52,45 @@ class Ground:
         count = min(CALIBRATION, len(self.data.x_train))
         chosen = np.random.default_rng(0).choice(len(self.data.x_train), count, False)
         self.calibration = np.asarray(self.scale(self.data.x_train[chosen]))
-        self.folder = pathlib.Path(args.base)
-        self.epochs, self.peak = args.epochs, args.peak
+        self.args, self.store = args, store
 
-    def model(self) -> Any:
+    def model(self, seed: int) -> Any:
         """The trained network, anew."""
-        return load_base(self.folder)[0]
+        if self.args.network == "resnet":
+            return load_base(self.args.base)[0]
+        return trained_mobile(self, seed)
 
 
-def train(model: Any, ground: Ground, seed: int, teacher: Any = None) -> float:
-    """Trains for the epochs of the benchmark; returns seconds a step."""
+def train_mobile(ground: Ground, seed: int, path: pathlib.Path) -> Record:
+    """Trains the network of mobile_net.py, and writes its weights."""
+    import mobile_net
+    import tf_keras as keras
+
+    keras.utils.set_random_seed(seed)
+    model = mobile_net.build()
+    train(model, ground, seed, ground.args.base_epochs, ground.args.base_peak)
+    model.save_weights(str(path))
+    return {"seed": seed}
+
+
+def trained_mobile(ground: Ground, seed: int) -> Any:
+    """The network of a seed, trained if that has no record yet."""
+    import mobile_net
+
+    keys = ("network", "images", "base_epochs", "base_peak")
+    made = {**{key: getattr(ground.args, key) for key in keys}, "seed": seed}
+    name, store = f"base-{seed}", ground.store
+    path = store.path(name, made).with_suffix(".weights.h5")
+    store.run(name, made, functools.partial(train_mobile, ground, seed, path))
+    model = mobile_net.build()
+    model.load_weights(str(store.file(name, made).with_suffix(".weights.h5")))
+    return model
+
+
+def train(
+    model: Any, ground: Ground, seed: int, epochs: int, peak: float, teacher: Any = None
+) -> float:
+    """Trains with one cosine cycle; returns seconds a step."""
     import tf_keras as keras
 
     steps = tfkd.data.steps_per_epoch(len(ground.data.x_train), BATCH)
@@ -76,25 +108,25 @@ def train(model: Any, ground: Ground, seed: int, teacher: Any = None) -> float:
         trained = tfkd.Distiller(
             teacher, model, tfkd.losses.LogitsDistillation(4.0), student_loss_weight=0.1
         )
-    trained.compile(cosine_sgd(steps * ground.epochs, ground.peak), loss)
+    trained.compile(cosine_sgd(steps * epochs, peak), loss)
     began = time.perf_counter()
-    trained.fit(batches, steps_per_epoch=steps, epochs=ground.epochs, verbose=0)
-    return (time.perf_counter() - began) / (steps * ground.epochs)
+    trained.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0)
+    return (time.perf_counter() - began) / (steps * epochs)
 
 
 def make(way: str, target: str, ground: Ground, seed: int) -> tuple[Any, float | None]:
     """(the model of one run, seconds a training step)."""
-    model = ground.model()
+    model, how = ground.model(seed), (seed, ground.args.epochs, ground.args.peak)
     if way == "float":
         return model, None
     if way == "longer":
-        return model, train(model, ground, seed)
+        return model, train(model, ground, *how)
     quantized = tfkd.quantization.quantize(model, target=target, freeze_batch_norm=False)
     tfkd.quantization.calibrate(quantized, ground.calibration)
     if way == "after":
         return quantized, None
     teacher = tfkd.frozen_copy(model) if way == "aware-skd" else None
-    return quantized, train(quantized, ground, seed, teacher)
+    return quantized, train(quantized, ground, *how, teacher)
 
 
 def export(model: Any, target: str, path: pathlib.Path, x: np.ndarray) -> Record:
@@ -148,38 +180,50 @@ def run(way: str, target: str, ground: Ground, seed: int, path: pathlib.Path) ->
     return {"way": way, "target": target, "seed": seed, "step_seconds": step, "files": files}
 
 
-def todo(seeds: int) -> list[tuple[str, str, int]]:
+def todo(args: Any) -> list[tuple[str, str, int]]:
     """(way, target, seed) of all runs, the first seed of every one first."""
-    once = [("float", "both", 0)]
-    once += [("after", target, 0) for target in TARGETS]
-    again = []
-    for seed in range(seeds):
-        again.append(("longer", "both", seed))
-        again += [(way, target, seed) for way in ("aware", "aware-skd") for target in TARGETS]
-    return once + again
+    found = []
+    for seed in range(args.seeds):
+        if seed == 0 or args.network == "mobile":  # there is one ResNet, of --base
+            found.append(("float", "both", seed))
+            found += [("after", target, seed) for target in args.targets]
+        found.append(("longer", "both", seed))
+        found += [(way, target, seed) for way in WAYS[3:] for target in args.targets]
+    return found
 
 
 def table(records: list[Record]) -> str:
     """Accuracy, size and agreement for each way, target and kind of file."""
     rows = []
+    floats = {r["seed"]: r["files"] for r in records if r["way"] == "float"}
     for way, target in dict.fromkeys((r["way"], r["target"]) for r in records):
         mine = [r for r in records if (r["way"], r["target"]) == (way, target)]
         for kind in mine[0]["files"]:
             found = [r["files"][kind] for r in mine]
             accuracies = [one["accuracy"] for one in found]
+            # There may be one float network for all seeds.
+            bases = [floats.get(r["seed"], floats.get(0)) for r in mine]
+            gains = [a - b[kind]["accuracy"] for a, b in zip(accuracies, bases, strict=True) if b]
             steps = [r["step_seconds"] for r in mine if r["step_seconds"]]
             cells = [
                 way,
                 target if way not in ("float", "longer") else "–",
                 kind,
                 f"{harness.spread(accuracies)} ({len(found)})",
+                "" if way == "float" else harness.spread(gains),
                 f"{np.mean([one['bytes'] for one in found]) / 1024:.0f}",
                 f"{min(one['argmax_agreement'] for one in found):.3f}",
                 f"{np.median(steps):.3f}" if steps else "–",
             ]
             rows.append(cells)
-    head = ["way", "quantized for", "file", "accuracy %", "KiB", "agrees with Keras"]
-    return harness.table([*head, "seconds a step"], rows)
+    head = ["way", "quantized for", "file", "accuracy % (seeds)", "minus float, by seed", "KiB"]
+    return harness.table([*head, "agrees with Keras", "seconds a step"], rows, left=3)
+
+
+def accuracies_of(record: Record) -> Record:
+    """A record without the other figures of its files."""
+    found = {kind: one["accuracy"] for kind, one in record["files"].items()}
+    return {**{key: record[key] for key in ("way", "target", "seed")}, "accuracy": found}
 
 
 def latency(files: dict[str, pathlib.Path], rounds: int) -> str:
@@ -199,9 +243,14 @@ def main() -> None:
     parser = harness.Parser(
         __doc__, "saved_models/quantize_cifar", data=made_up.cifar, base=made_up.base, images=256,
         epochs=1, seeds=1, targets=["tflite", "both"], rounds=10,
+        base_epochs=1,
     )  # fmt: skip
     parser.add_argument("--data", help="cifar10.npz")
-    parser.add_argument("--base", required=True, help="folder of cifar_teacher.py")
+    nets = ("resnet", "mobile")
+    parser.add_argument("--network", choices=nets, default="resnet", help="of --base or its own")
+    parser.add_argument("--base", help="folder of cifar_teacher.py, for the ResNet")
+    parser.add_argument("--base-epochs", type=int, default=25, help="passes of the mobile network")
+    parser.add_argument("--base-peak", type=float, default=0.1, help="of its learning rate")
     parser.add_argument("--images", type=int, default=20_000, help="training images")
     parser.add_argument("--epochs", type=int, default=3, help="passes where it trains")
     parser.add_argument("--peak", type=float, default=0.005, help="of the learning rate")
@@ -210,17 +259,17 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS, help="of files")
     parser.add_argument("--rounds", type=int, default=1000, help="runs of each file")
     args = parser.parse_args()
-    ground, digests = None, {}
+    if args.network == "resnet" and args.base is None:
+        parser.error("--network resnet needs --base, a folder of cifar_teacher.py")
+    digests = {}
     if not args.table:
-        harness.threads(args.threads)
-        ground = Ground(args)
-        read = {"images": args.data, "base": weights_of(args.base)}
-        digests = {name: harness.digest(path) for name, path in read.items()}
+        read = {"images": args.data, "base": args.base and weights_of(args.base)}
+        digests = {name: harness.digest(path) for name, path in read.items() if path}
     store, records, files = harness.Records(args, **digests), [], {}
     store.folder.mkdir(parents=True, exist_ok=True)
-    for way, target, seed in todo(args.seeds):
-        if target not in args.targets and way not in ("float", "longer"):
-            continue
+    harness.threads(args.threads)
+    ground = None if args.table else Ground(args, store)
+    for way, target, seed in todo(args):
         made = {**harness.settings(args, "base", "rounds", "seeds", "targets")}
         made |= {"way": way, "target": target, "seed": seed}
         name = f"{way}-{target}-{seed}"
@@ -231,9 +280,9 @@ def main() -> None:
             file = store.file(name, made).with_suffix(".tflite")
             if seed == 0 and file.exists():
                 files[name] = file
-    text = table(records) + "\n" + (latency(files, args.rounds) if files else "")
+    text = table(records) + "\n" + (latency(files, args.rounds) if files and args.rounds else "")
     tfkd.artifacts.write_text(store.folder / "table.md", text)
-    harness.show(args, text, records=records)
+    harness.show(args, text, accuracies=[accuracies_of(record) for record in records])
 
 
 if __name__ == "__main__":

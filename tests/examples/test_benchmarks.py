@@ -223,3 +223,14 @@ def test_tables_spreads_and_turns():
     times = harness.in_turns({n: lambda n=n: order.append(n) for n in "ab"}, 2, {"a": 1, "b": 2})
     assert "".join(order) == "ab" + "abb" + "bba"  # a warm-up, and the first one changes
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 4}
+
+
+def test_the_formula_for_workers_and_its_loopback():
+    from distributed_tables import on_loopback, paper
+
+    one = {"one": 100.0, "bytes": 1e6, "gathered": 2e5, "gathers": 1, "reduces": 6}
+    # 0.1 s; 1.75 and 1.4 MB at 1 GB/s; 13 · 7 hops of 20 µs.
+    assert paper(one, 8, 1e9, 6) == pytest.approx(0.1 + 1.75e-3 + 1.4e-3 + 91 * 20e-6)
+    # 1 MB in 4 ms, a hop in 0.5 ms: 1.2 MB in 4.8 ms, 13 hops.
+    one |= {"all-reduce": 5.0, "one number": 1.0}
+    assert on_loopback(one) == pytest.approx(100 + 4.8 + 6.5)

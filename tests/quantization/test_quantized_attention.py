@@ -203,3 +203,32 @@ def test_the_projections_train_as_they_round():
     changed = {w.name for w in q.trainable_weights if np.any(w.numpy() != before[w.name])}
     parts = ("", "_query", "_value")
     assert {f"layer1_attention{part}/kernel:0" for part in parts} <= changed
+
+
+def test_the_report_says_once_that_a_transformer_computes_in_float_between_integers():
+    tokens, x = words("a")
+    x = L.LayerNormalization(name="norm")(L.Add()([x, L.MultiHeadAttention(2, 3)(x, x)]))
+    model = keras.Model(tokens, L.Dense(2)(L.Flatten()(x)))
+    for target in ("tflite", "both"):
+        report = quantization.quantize(model, target).report
+        assert report.advice.startswith(
+            "Advice: TFLite computes 2 layers (HeadAttention, LayerNormalization) in float between"
+        )
+        assert 'to_tflite(model, path, mode="dynamic")' in report.advice
+        assert str(report).count("Advice") == report.markdown().count("Advice") == 1
+    assert quantization.quantize(model, "tensorrt").report.advice == ""
+
+
+def test_attention_written_with_functions_is_told_too():
+    """Its two products; the softmax has a form in integers."""
+    x = keras.Input((4, 6))
+    q, k, v = (L.Dense(6)(x) for _ in range(3))
+    z = tf.matmul(tf.nn.softmax(tf.matmul(q, k, transpose_b=True)), v)
+    report = quantization.quantize(keras.Model(x, L.Dense(2)(z))).report
+    assert report.advice.startswith("Advice: TFLite computes 2 layers (TFOpLambda) in float")
+
+
+def test_a_convolutional_network_gets_no_such_advice():
+    report = quantization.quantize(tfkd.models.resnet(8, widths=(4,))).report
+    assert report.advice == "" and "Advice" not in str(report)
+    assert str(report).endswith(" ranges")

@@ -122,7 +122,7 @@ class QuantizedModel(keras.Model):
             dataclasses.replace(row, note=self._notes.get((row.layer, row.call), ""))
             for row in self._rows
         ]
-        return QuantizationReport(tuple(rows))
+        return QuantizationReport(tuple(rows), self.target)
 
     @property
     def calibrated(self) -> bool:

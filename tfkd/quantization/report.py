@@ -13,6 +13,10 @@ OUTPUT_ONLY, FLOAT = "output only", "float"
 ACTIONS = (INT8, FUSED, SAME_GRID, OUTPUT_ONLY, FLOAT)
 # TFLite operations that may stand on either side of a dequantization.
 _MOVING = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "PAD", "PADV2")
+# Parts of transformers that no int8 runtime computes in integers, by class or by function.
+_ATTENTION = ("HeadAttention", "Attention", "AdditiveAttention", "MultiHeadAttention")
+_IN_FLOAT = (*_ATTENTION, "LayerNormalization", "GroupNormalization", "UnitNormalization")
+_FUNCTIONS = ("matmul", "einsum", "softmax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +53,11 @@ class QuantizationReport(Result):
 
     Attributes:
         rows: tuple of `Decision`.
+        target: of `quantize`.
     """
 
     rows: tuple[Decision, ...]
+    target: str = "tflite"
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.rows)
@@ -97,6 +103,24 @@ class QuantizationReport(Result):
         found = Counter(row.action for row in self.rows)
         return {action: found[action] for action in ACTIONS if found[action]}
 
+    @property
+    def advice(self) -> str:
+        """What to try instead, for a TFLite file that would compute a transformer's parts in float.
+
+        One sentence; "" if nothing stands between integers that should not.
+        """
+        found = [row for row in self.rows if row.action in (OUTPUT_ONLY, FLOAT) and _no_int8(row)]
+        if not found or self.target == "tensorrt" or INT8 not in self.counts:
+            return ""
+        kinds = ", ".join(dict.fromkeys(row.kind for row in found))
+        return (
+            f"Advice: TFLite computes {len(found)} layers ({kinds}) in float between integers, "
+            "with a conversion at each border, so the int8 file can be slower than the float file "
+            "and hardly smaller than one with 8-bit weights alone: compare it with "
+            'to_tflite(model, path, mode="dynamic") and mode="float16" of the float model, '
+            "neither of which needs `quantize`."
+        )
+
     def parts(self) -> list[Grid | str]:
         """A table with a row per decision, and the number of decisions of each kind."""
         head = ("layer", "kind", "decision", "range", "in TensorRT", "why")
@@ -113,4 +137,11 @@ class QuantizationReport(Result):
         ]
         counts = ", ".join(f"{count} {action}" for action, count in self.counts.items())
         ranges = sum(row.output for row in self.rows)
-        return [Grid(head, lines, left=len(head)), f"{counts}; {ranges} ranges"]
+        notes = [f"{counts}; {ranges} ranges", self.advice]
+        return [Grid(head, lines, left=len(head)), *filter(None, notes)]
+
+
+def _no_int8(row: Decision) -> bool:
+    """Whether a layer is attention, a softmax inside a model, or a normalization over features."""
+    called = row.kind == "TFOpLambda" and any(name in row.layer for name in _FUNCTIONS)
+    return called or row.kind in _IN_FLOAT

@@ -60,13 +60,12 @@ def run(
 
     Example:
         >>> import tempfile
-        >>> from tfkd.recipes import Recipe
-        >>> recipe = Recipe.from_dict({
-        ...     "model": "mlp:8", "data": "digits", "preprocess": "-1..1",
-        ...     "gates": {"max_drop": None}, "stages": ["export", "verify"]})
-        >>> outcome = recipe.run(tempfile.mkdtemp())
-        >>> outcome.accepted, sorted(outcome.files)
-        (True, ['labels', 'tflite', 'tflite manifest'])
+        >>> from tfkd.recipes import Recipe, voice
+        >>> teacher = {"stage": "train_teacher", "network": "mlp:8", "epochs": 1}
+        >>> recipe = Recipe.from_dict({"data": "digits", "batch_size": 256, "stages": [teacher]})
+        >>> outcome = recipe.run(tempfile.mkdtemp(), voice=voice.Plain(quiet=True))
+        >>> outcome.status, list(outcome.files)
+        ('DONE', ['teacher'])
     """
     checks.instance("recipe", recipe, Recipe, "a tfkd.recipes.Recipe")
     refuse_used(pathlib.Path(output), recipe)
