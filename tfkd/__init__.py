@@ -29,10 +29,19 @@ _NAMES = {
 _MODULES = (
     "artifacts", "callbacks", "checks", "curriculum", "data", "detection", "distillation",
     "example_inputs", "export", "interop", "losses", "models", "progressive", "pruning",
-    "quantization", "replicas", "report", "results", "runtime", "schedules", "teacher_cache",
+    "quantization", "recipes", "replicas", "report", "results", "runtime", "schedules",
+    "teacher_cache",
 )  # fmt: skip
 # These do not use Keras, so they load whether `tf.keras` is Keras 2 or Keras 3.
-_FREE_OF_KERAS = {"artifacts", "checks", "example_inputs", "results", "runtime", "schedules"}
+_FREE_OF_KERAS = {
+    "artifacts",
+    "checks",
+    "example_inputs",
+    "recipes",
+    "results",
+    "runtime",
+    "schedules",
+}
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
 

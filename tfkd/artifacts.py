@@ -204,15 +204,16 @@ def _existing(path: str | os.PathLike) -> Path:
     return found
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Versions of tfkd, Python and the packages that determine files; None: not installed."""
     # Read from package metadata, since importing TensorFlow takes seconds.
-    versions: dict[str, str | None] = {"tfkd": __version__, "python": platform.python_version()}
+    found: dict[str, str | None] = {"tfkd": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
+            found[package] = None
+    return found
 
 
 def manifest_path(path: str | os.PathLike) -> Path:
@@ -256,7 +257,7 @@ def write_manifest(path: str | os.PathLike, recipe: Mapping[str, Any], **extra: 
         "sha256": digest,
         "bytes": size,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": versions(),
         "recipe": dict(recipe),
         **extra,
     }

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import io
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -26,6 +27,10 @@ from tfkd.cli.parsing import Verb, parse
 from tfkd.cli.terminal import Terminal
 
 VERBS = (
+    Verb("compress", "tfkd.cli.compress", "Make a model small and fast: prune, quantize, export"),
+    Verb("fit", "tfkd.cli.fit", "Train a small model from data, with a teacher's help"),
+    Verb("run", "tfkd.cli.run", "Run a recipe"),
+    Verb("resume", "tfkd.cli.resume", "Go on with a run that was interrupted"),
     Verb("inspect", "tfkd.cli.inspect", "Show what is in a model or a file"),
     Verb("compare", "tfkd.cli.compare", "Measure accuracy, latency and size of models"),
     Verb("predict", "tfkd.cli.predict", "Run a file on images or texts"),
@@ -53,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SystemExit as stop:
             return int(stop.code or 0)
         terminal = Terminal(args.json, args.quiet)
+        args.command = shlex.join(["tfkd", *argv])
         quiet.environment()
         warnings.showwarning = lambda message, *_, **__: terminal.warn(str(message))
         # What others print does not belong to the result.

@@ -119,9 +119,15 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".split("\n")[0][:200].rstrip(". ")
 
 
-def failure(what: str, failed: Iterable[str], end: str) -> ValueError:
+class VerificationError(ValueError):
+    """An exported file that is not good enough, compared with its model."""
+
+
+def failure(what: str, failed: Iterable[str], end: str) -> VerificationError:
     """Returns the error for an export that fails verification."""
-    return ValueError(f"{what}: {'; '.join(failed)}. {end} `thresholds` sets what is good enough.")
+    return VerificationError(
+        f"{what}: {'; '.join(failed)}. {end} `thresholds` sets what is good enough."
+    )
 
 
 @contextlib.contextmanager

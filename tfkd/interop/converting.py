@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tf_keras as keras
 
 from tfkd import checks, example_inputs
@@ -109,7 +110,30 @@ def load_keras3(path: Path, *, verify: bool | Data = True) -> keras.Model:
     except Exception as error:  # Damaged files raise exceptions of many types.
         fix = f"It says: {checks.in_short(error)}"
         raise checks.value_error("path", "a file that Keras 3 can load", text, fix) from error
-    return from_keras3(model, verify=verify)
+    layers = [one for one in model.layers if isinstance(one, keras_3.layers.TextVectorization)]
+    if verify is True and layers:
+        verify = _texts(layers[0], model.inputs[0].shape)
+    return from_keras3(model, verify=verify, custom_layers=_tokenizers(keras_3))
+
+
+def _texts(layer: Any, shape: Any) -> np.ndarray:
+    """Eight texts of words that a tokenizer knows, as its model takes them."""
+    words = [str(word) for word in layer.get_vocabulary(include_special_tokens=False)]
+    drawn = np.random.default_rng(0).choice(words, (8, 12))
+    return np.array([" ".join(row) for row in drawn], object).reshape(-1, *[1] * (len(shape) - 1))
+
+
+def _tokenizers(keras_3: ModuleType) -> Custom:
+    """Conversion of TextVectorization with its vocabulary, for models that take texts."""
+
+    def made(layer: Any) -> keras.layers.Layer:
+        config = layer.get_config()
+        names = ("name", "standardize", "split", "ngrams", "output_mode", "output_sequence_length")
+        words = [str(word) for word in layer.get_vocabulary(include_special_tokens=False)]
+        given = {name: config[name] for name in names}
+        return keras.layers.TextVectorization(vocabulary=words, **given)
+
+    return {keras_3.layers.TextVectorization: made}
 
 
 def _convert(model: Any, module: ModuleType, custom: Custom) -> keras.Model:

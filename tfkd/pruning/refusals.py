@@ -7,6 +7,15 @@ from tfkd.pruning import explaining
 from tfkd.pruning.plans import Plan
 
 
+class UnreachableError(ValueError):
+    """A target that can't be met."""
+
+
+def _refused(plan: Plan, expected: str, fix: str) -> UnreachableError:
+    name, goal = plan.target
+    return checks.plain(UnreachableError(checks.message(name, expected, goal, fix)))
+
+
 def _fixes(plan: Plan) -> list[str]:
     """Arguments that the user can change so that more units may be removed."""
     found = []
@@ -28,7 +37,7 @@ def _frozen_text(plan: Plan) -> str:
     )
 
 
-class OutOfReach(ValueError):
+class OutOfReach(UnreachableError):
     """No allowed widths are fast enough.
 
     Attributes:
@@ -43,20 +52,19 @@ class OutOfReach(ValueError):
 
 def unreachable(plan: Plan, most: float) -> ValueError:
     """The target is more than what can be removed, the fraction `most`."""
-    name, goal = plan.target
-    if name == "macs_reduction" and plan.graph.unknown:
+    if plan.target[0] == "macs_reduction" and plan.graph.unknown:
         return _unknown(plan, most)
     fixes = _fixes(plan)
     text = f"At most {explaining.percent(most)} can be removed with these settings"
     text += f"; try {' or '.join(fixes)}." if fixes else ", with one channel left in each group."
     if plan.graph.frozen:
         text += f" These can't be removed: {_frozen_text(plan)}."
-    return checks.value_error(name, "a target that can be reached", goal, text)
+    return _refused(plan, "a target that can be reached", text)
 
 
 def _unknown(plan: Plan, most: float) -> ValueError:
     """The MACs of some layers are not known, so that the target is one of the others'."""
-    graph, goal = plan.graph, plan.target[1]
+    graph = plan.graph
     why = others = ""
     if graph.sizes_missing:
         why = ", as the model leaves sizes of its inputs open"
@@ -66,16 +74,16 @@ def _unknown(plan: Plan, most: float) -> ValueError:
         f"at most {explaining.percent(most)} can be removed. Pass {others}params_reduction or "
         "filter_rate."
     )
-    return checks.value_error("macs_reduction", "a target that can be reached", goal, fix)
+    return _refused(plan, "a target that can be reached", fix)
 
 
 def too_slow(plan: Plan, least: float, before: float) -> OutOfReach:
     """The narrowest model takes `least` of the `before` milliseconds that the model takes."""
-    name, goal = plan.target
     most = f"{least:.3g} ms of {before:.3g} ms ({explaining.percent(1 - least / before)} less)"
     ways = ", ".join([*_fixes(plan), "cut_layers"])
     text = f"The least with these settings, as it was measured, is {most}. Try {ways} or another "
     text += "model."
+    name, goal = plan.target
     said = checks.message(name, "a time that can be reached", goal, text)
     return checks.plain(OutOfReach(said, least, before))
 
@@ -89,4 +97,5 @@ def nothing(plan: Plan) -> ValueError:
     text += f". Try {' or '.join(fixes)}." if fixes else "."
     if plan.graph.frozen:
         text += f" These can't be removed: {_frozen_text(plan)}."
-    return ValueError(text)
+    # With other settings something may go.
+    return checks.plain((UnreachableError if plan.graph.groups else ValueError)(text))

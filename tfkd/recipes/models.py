@@ -219,7 +219,10 @@ def build(
     """
     kind, _, rest = name.partition(":")
     if len(input_shape) != 3:
-        raise checks.value_error("input_shape", "(height, width, channels)", input_shape)
+        if kind == "mlp":  # for examples of any shape
+            return _mlp(_sizes(name, kind, rest), num_classes, tuple(input_shape), name)
+        expected = "(height, width, channels), as this network takes images"
+        raise checks.value_error("input_shape", expected, input_shape, "Try mlp:64.")
     shape = (input_shape[0], input_shape[1], input_shape[2])
     if network := _applications().get(kind.casefold()):
         return _application(network, rest, name, num_classes, shape)

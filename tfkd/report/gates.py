@@ -168,12 +168,14 @@ class Verdict(Result, file_name="verdict"):
         checks: one `Check` for each gate that was asked.
         model: name of the model.
         original: name of the model that it is compared with.
+        note: what else speaks against the model, such as a file that differs from it.
     """
 
     status: str
     checks: tuple[Check, ...] = ()
     model: str = ""
     original: str = ""
+    note: str = ""
 
     @property
     def accepted(self) -> bool:
@@ -188,6 +190,8 @@ class Verdict(Result, file_name="verdict"):
     @property
     def sentence(self) -> str:
         """The verdict in one line."""
+        if self.note:
+            return f"{self.status}: " + "; ".join([self.note, *map(_failure, self.failed)])
         if not self.checks:
             return f"{self.status}: no gate was asked."
         if not self.failed:

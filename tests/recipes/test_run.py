@@ -1,0 +1,239 @@
+"""Runs: the stages in order, what a folder keeps, resuming, refusing, verdicts."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import numpy as np
+import pytest
+import tf_keras as keras
+
+from tfkd import artifacts, export
+from tfkd.export.checking import VerificationError
+from tfkd.recipes import Recipe, engine, resume, run
+from tfkd.recipes.classifying import Classifying
+from tfkd.recipes.outcome import InfeasibleError
+from tfkd.recipes.run_folder import OutputError, RunFolder
+from tfkd.recipes.run_state import Done
+from tfkd.recipes.training import Backup, Training
+from tfkd.recipes.voice import Plain
+
+TRAINED = [
+    {"stage": "prune", "method": "decay", "epochs": 2, "macs_reduction": 0.3, "views": 1},
+    {"stage": "quantize", "epochs": 1, "calibration": 16},
+]
+JUDGED = [{"stage": "export", "examples": 8}, {"stage": "verify", "runs": 5}, "report"]
+QUIET = Plain(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Bright and dark images, and a network that tells them apart."""
+    folder = tmp_path_factory.mktemp("sources")
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    x = rng.integers(0, 120, (120, 8, 8, 1)) + 130 * y[:, None, None, None]
+    x = x.astype("uint8")
+    np.savez(folder / "d.npz", x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input((8, 8, 1)),
+        keras.layers.Conv2D(8, 3, activation="relu", name="conv"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(2, name="logits"),
+    ])  # fmt: skip
+    model.compile(keras.optimizers.Adam(0.02), keras.losses.SparseCategoricalCrossentropy(True))
+    model.fit(x[:90] / 127.5 - 1, y[:90], epochs=12, verbose=0)
+    model.save(folder / "m.keras")
+    return folder
+
+
+def recipe_of(sources, stages, **settings):
+    return Recipe.from_dict({
+        "model": str(sources / "m.keras"), "data": str(sources / "d.npz"), "preprocess": "-1-1",
+        "batch_size": 16, "stages": stages, **settings,
+    })  # fmt: skip
+
+
+@pytest.fixture
+def stages_of(monkeypatch):
+    """Replaces the work of stages by functions of the run: name → function."""
+
+    def replace(**made):
+        def nothing(going, settings):
+            return Done()
+
+        everything = dict.fromkeys(engine._MAKERS, nothing) | made
+        monkeypatch.setattr(engine, "_MAKERS", everything)
+
+    return replace
+
+
+def test_a_folder_holds_one_run_and_says_what_it_is(sources, tmp_path, stages_of):
+    stages_of()
+    recipe = recipe_of(sources, ["quantize", "export"], seed=3)
+    outcome = run(recipe, tmp_path / "o", voice=QUIET, command="tfkd run r.json")
+    assert outcome.status == "DONE" and outcome.accepted
+    kept = json.loads((tmp_path / "o" / "run.json").read_text())
+    assert kept["status"] == "done" and kept["seed"] == 3 and kept["command"] == "tfkd run r.json"
+    assert [s["status"] for s in kept["stages"].values()] == ["done", "done"]
+    assert set(kept["hashes"]) == {"data", "model"} and kept["versions"]["tensorflow"]
+    assert Recipe.load(tmp_path / "o" / "recipe.json") == recipe
+    with pytest.raises(OutputError, match="this very run, finished"):
+        run(recipe, tmp_path / "o", voice=QUIET)
+    with pytest.raises(OutputError, match="the run of another recipe"):
+        run(recipe_of(sources, ["export"]), tmp_path / "o", voice=QUIET)
+
+
+def test_a_folder_with_other_files_is_not_touched(sources, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(OutputError, match="other files; nothing was overwritten"):
+        run(recipe_of(sources, ["export"]), tmp_path, voice=QUIET)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_bad_data_leaves_no_folder(sources, tmp_path):
+    recipe = Recipe.from_dict({"model": "mlp:4", "data": "nowhere", "stages": ["export"]})
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run(recipe, tmp_path / "o", voice=QUIET)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_wrong_network_is_found_before_anything_is_trained(sources, tmp_path):
+    stages = ["train_teacher", {"stage": "distil", "student": "resnt8"}, "export"]
+    recipe = Recipe.from_dict({"data": str(sources / "d.npz"), "stages": stages})
+    with pytest.raises(ValueError, match="'resnt8'.*'resnet'"):
+        run(recipe, tmp_path / "o", voice=QUIET)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
+def test_a_run_that_stops_goes_on_after_its_last_finished_stage(
+    sources, tmp_path, stages_of, error
+):
+    seen = []
+
+    def wrote(going, settings):
+        seen.append(settings.stage)
+        artifacts.write_text(going.folder.file("a.txt"), "a")
+        return Done({"a": "a.txt"}, {"n": 1})
+
+    def stops(going, settings):
+        raise error
+
+    stages_of(quantize=wrote, export=stops)
+    recipe = recipe_of(sources, ["quantize", "export"])
+    with pytest.raises(type(error)):
+        run(recipe, tmp_path / "o", voice=QUIET)
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    assert RunFolder.open(tmp_path / "o").document["status"] == status
+    with pytest.raises(OutputError, match="tfkd resume"):
+        run(recipe, tmp_path / "o", voice=QUIET)
+    stages_of(quantize=wrote)
+    assert resume(tmp_path / "o", voice=QUIET).files == {"a": str(tmp_path / "o" / "a.txt")}
+    assert seen == ["quantize"]
+
+
+def test_changed_files_and_other_data_are_not_mixed_in(sources, tmp_path, stages_of):
+    def wrote(going, settings):
+        artifacts.write_text(going.folder.file("a.txt"), "a")
+        return Done({"a": "a.txt"})
+
+    def stops(going, settings):
+        raise KeyboardInterrupt
+
+    stages_of(quantize=wrote, export=stops)
+    data = tmp_path / "d.npz"
+    data.write_bytes((sources / "d.npz").read_bytes())
+    recipe = recipe_of(sources, ["quantize", "export"], data=str(data))
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "o", voice=QUIET)
+    held = dict(np.load(data))
+    held["x_train"] = held["x_train"][::-1].copy()
+    np.savez(data, **held)
+    with pytest.raises(ValueError, match="the data with which the run began"):
+        resume(tmp_path / "o", voice=QUIET)
+    (tmp_path / "o" / "a.txt").write_text("b")
+    with pytest.raises(OutputError, match="'quantize' wrote, is changed"):
+        resume(tmp_path / "o", voice=QUIET)
+    with pytest.raises(OutputError, match="holds run.json"):
+        resume(tmp_path / "nothing", voice=QUIET)
+
+
+def test_what_can_not_be_met_is_a_verdict(sources, tmp_path, stages_of):
+    def impossible(going, settings):
+        raise InfeasibleError("latency_ms", "latency:1ms: the least is 3.1 ms", 3.1)
+
+    stages_of(quantize=impossible)
+    outcome = run(recipe_of(sources, ["quantize"]), tmp_path / "a", voice=QUIET)
+    assert (outcome.status, outcome.accepted) == ("INFEASIBLE", False)
+    assert RunFolder.open(tmp_path / "a").document["verdict"]["least"] == 3.1
+
+
+def test_a_backup_continues_weights_optimizer_and_curves(tmp_path):
+    def training():
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.layers.Dense(2, input_shape=(3,))])
+        model.compile(keras.optimizers.Adam(0.1), "mse")
+        x = np.arange(12.0).reshape(4, 3) / 12
+        import tensorflow as tf
+
+        data = tf.data.Dataset.from_tensors((x, x[:, :2])).repeat()
+        return Training("t", model, model, lambda first: data, 2, 3)
+
+    whole = training()
+    curves = whole.run(tmp_path / "a.npz", tmp_path / "logs", QUIET)
+    part = training()
+    part.epochs = 2
+    part.run(tmp_path / "b.npz", tmp_path / "logs", QUIET)
+    later = training()
+    assert later.run(tmp_path / "b.npz", tmp_path / "logs", QUIET) == curves
+    for a, b in zip(whole.student.get_weights(), later.student.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert Backup(tmp_path / "none.npz", later).restore() == 0
+
+
+@pytest.mark.slow
+def test_a_file_that_differs_from_its_model_is_kept_and_judged(sources, tmp_path, monkeypatch):
+    def differs(self, model, path, io, count):
+        made = export.to_tflite(model, path, mode="float32", verify=False)
+        raise VerificationError(f"The exported file does not match: {made.bytes} bytes")
+
+    monkeypatch.setattr(Classifying, "to_tflite", differs)
+    outcome = run(recipe_of(sources, JUDGED), tmp_path / "o", voice=QUIET)
+    assert outcome.status == "REGRESSED" and not outcome.accepted
+    assert "REGRESSED: model.tflite: The exported file does not match" in outcome.sentence
+    assert (tmp_path / "o" / "model.tflite").stat().st_size > 0
+    assert "does not match" in (tmp_path / "o" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_same_recipe_makes_the_same_bits_also_if_it_was_interrupted(
+    sources, tmp_path, monkeypatch
+):
+    recipe = recipe_of(sources, [*TRAINED, *JUDGED], gates={"max_drop": 20})
+    whole = run(recipe, tmp_path / "a", voice=QUIET)
+    assert whole.accepted, whole.sentence
+    written = Backup.on_epoch_end
+    stops = {"prune_decay": 1, "prune": 1}
+
+    def interrupted(self, epoch, logs=None):
+        written(self, epoch, logs)
+        if stops.pop(self.training.name, None):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Backup, "on_epoch_end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "b", voice=QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "b", voice=QUIET)
+    again = resume(tmp_path / "b", voice=QUIET)
+    assert not stops and again.accepted
+    sums = [artifacts.sha256(tmp_path / name / "model.tflite") for name in "ab"]
+    assert sums[0] == sums[1]
+    for name in ("report.html", "report.json", "labels.txt", "recipe.json"):
+        assert (tmp_path / "a" / name).stat().st_size > 0
+    assert not (tmp_path / "b" / "work").exists()
+    third = run(Recipe.load(tmp_path / "a" / "recipe.json"), tmp_path / "c", voice=QUIET)
+    assert artifacts.sha256(third.files["tflite"]) == sums[0]

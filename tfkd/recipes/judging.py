@@ -1,0 +1,137 @@
+"""The stage that measures original and files on the test part, and judges by the gates."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+
+from tfkd import export, report
+from tfkd.recipes.budget import Budget
+from tfkd.recipes.run_state import Done, Run
+from tfkd.recipes.stages import Verify
+
+ORIGINAL = "original"
+# Name of a row → the stage whose model it is.
+_BETWEEN = {"student": "distil", "pruned": "prune"}
+_TIMED = 50  # images on which a detector's file is timed
+
+
+def verify(run: Run, settings: Verify) -> Done:
+    """Measures, and judges."""
+    measure = _detectors if run.task.kind == "boxes" else _classifiers
+    table, final = measure(run, settings)
+    rows = {row.model: row for row in table.rows}
+    share = _float_share(run)
+    verdict = report.judge(gates(run), rows[ORIGINAL], rows[final], float_share=share)
+    differing = run.folder.record("export").get("parity")
+    if differing:
+        verdict = dataclasses.replace(verdict, status=report.REGRESSED, note="; ".join(differing))
+    run.voice.say(verdict.sentence)
+    record = {"final": final, "table": table.to_dict(), "verdict": verdict.to_dict()}
+    return Done({}, record | {"sentence": verdict.sentence})
+
+
+def gates(run: Run) -> report.Gates:
+    """The gates of the recipe, and its budget as one."""
+    wanted = dataclasses.asdict(run.recipe.gates)
+    if run.task.kind == "boxes":
+        wanted["max_map_drop"] = wanted.pop("max_drop")
+    budget = None if run.recipe.budget is None else Budget.parse(run.recipe.budget)
+    if budget is not None and budget.kind == "latency" and wanted["latency_ms"] is None:
+        wanted["latency_ms"] = budget.value
+    if budget is not None and budget.kind == "size" and wanted["size"] is None:
+        wanted["size"] = int(budget.value)
+    return report.Gates(**wanted)
+
+
+def _float_share(run: Run) -> float | None:
+    """Share of the operations of the first file that compute in float."""
+    for made in run.folder.record("export").get("exports", ()):
+        numbers = made["numbers"]
+        if numbers.get("operations"):
+            return float(numbers["float_operations"] / numbers["operations"])
+    return None
+
+
+def _files(run: Run) -> dict[str, str]:
+    """Name of a row → the path of an exported file; the first one is judged."""
+    files = run.folder.document["stages"]["export"]["files"]
+    kinds = ("tflite", "tensorrt")
+    return {files[k]: str(run.folder.file(files[k])) for k in kinds if k in files}
+
+
+def _models(run: Run) -> dict[str, Any]:
+    """The original, and the float models between it and the files."""
+    original = run.original
+    if not isinstance(original, keras.Model):
+        original = str(run.recipe.model)
+    found = {ORIGINAL: original}
+    for name, stage in _BETWEEN.items():
+        if run.folder.is_done(stage) and run.recipe.stage(stage):
+            found[name] = run.loaded(stage)
+    return found
+
+
+def _classifiers(run: Run, settings: Verify) -> tuple[report.Table, str]:
+    models, files = _models(run), _files(run)
+    last = run.current("quantize")
+    named = len(run.task.class_names) == (last.output_shape[-1] if last.output_shape else 0)
+    table = report.compare(
+        {**models, **files},
+        (run.task.examples(None), run.task.found.test.y),
+        threads=settings.threads,
+        like=dict.fromkeys(files, last),
+        runs=settings.runs,
+        seconds=settings.seconds,
+        original=ORIGINAL,
+        class_names=run.task.class_names if named else None,
+    )
+    note = f"{run.task.found.name}: {run.task.found}."
+    table = dataclasses.replace(table, notes=[note, *table.notes])
+    return table, next(iter(files))
+
+
+def _detectors(run: Run, settings: Verify) -> tuple[report.DetectionTable, str]:
+    task: Any = run.task
+    rows = []
+    for name, model in _models(run).items():
+        macs = report.profile(model).macs
+        rows.append(
+            report.DetectionRow(name, task.scores(model), model.count_params(), macs, None, None)
+        )
+    for name, path in _files(run).items():
+        size = run.folder.file(name).stat().st_size
+        if name.endswith(".tflite"):
+            scores, latency = _detector_file(task, path, settings)
+        else:  # its two outputs are those of the model
+            scores, latency = task.scores(run.final()), None
+        rows.append(report.DetectionRow(name, scores, None, None, size, latency))
+    notes = [f"{task.found.name}: {task.found}; latency of files in LiteRT, one image."]
+    return report.DetectionTable(rows, notes), next(iter(_files(run)))
+
+
+def _detector_file(task: Any, path: str, settings: Verify) -> tuple[Any, float]:
+    """COCO's scores of a file on the test images, and its median time for one, in ms."""
+    detector = export.load_detector(path, threads=settings.threads)
+    test, times = task.found.test, []
+    scores = report.detection(
+        detector(test.x), task.truth, task.class_names, image_size=test.x.shape[1:3]
+    )
+    for index in range(min(settings.runs, 4 * _TIMED)):
+        image = test.x[index % len(test)][None]
+        start = time.perf_counter()
+        detector(image)
+        times.append(1e3 * (time.perf_counter() - start))
+    return scores, float(np.median(times))
+
+
+def restored(record: dict[str, Any]) -> tuple[Any, Any]:
+    """Table and verdict of the record of this stage."""
+    found = report.RunReport.from_dict(
+        {"table": record["table"], "verdict": record["verdict"], "final": record["final"]}
+    )
+    return found.table, found.verdict

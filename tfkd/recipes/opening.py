@@ -1,0 +1,127 @@
+"""Opens what a recipe names: the data as a task, and the model, made to fit each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import checks, data
+from tfkd.recipes import token_models
+from tfkd.recipes.classifying import Classifying
+from tfkd.recipes.data import Data, Part, open_data
+from tfkd.recipes.detecting import Detecting, anchors_of
+from tfkd.recipes.models import open_model
+from tfkd.recipes.preprocessing import AUTO, named, scaling_for
+from tfkd.recipes.recipe import Recipe
+from tfkd.recipes.task import Task
+
+DETECTOR_SIZE = 160  # pixels of a detector's side, unless the recipe or the model says it
+NEW_NETWORKS = "-1-1"  # how networks that a run trains itself take pixels
+
+
+def opened(recipe: Recipe) -> tuple[Task, Any]:
+    """The task, and the model that the recipe names (None if it trains one).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if data or model can't be used, or do not fit each other.
+    """
+    model = _model(recipe) if recipe.model and os.path.exists(recipe.model) else None
+    # Only boxes need a size: a folder of images has its own.
+    size = _side(model) or recipe.size or (DETECTOR_SIZE if recipe.task == "boxes" else None)
+    found = open_data(
+        recipe.data,
+        size=size,
+        val_fraction=recipe.val_fraction,
+        test_fraction=recipe.test_fraction,
+        seed=recipe.data_seed,
+        on_error=recipe.on_error,
+    )
+    if recipe.task not in ("auto", found.kind):
+        fix = 'Leave `task` at "auto", or give other data.'
+        raise checks.value_error("data", recipe.task, f"{recipe.data}, {found.kind}", fix)
+    if recipe.model and model is None:
+        model = _model(recipe, found)
+    if found.kind == "boxes":
+        anchors = None if model is None else anchors_of(str(recipe.model))
+        return Detecting(found, recipe, anchors), model
+    if found.kind == "texts":
+        return _texts(found, recipe, model)
+    return _classifier(found, recipe, model), model
+
+
+def _model(recipe: Recipe, found: Data | None = None) -> Any:
+    role = "teacher" if recipe.stage("distil") else "model"
+    sizes: dict[str, Any] = {}
+    if found is not None and found.kind != "texts":
+        sizes = {"num_classes": found.num_classes, "input_shape": found.example_shape}
+    elif found is not None:
+        sizes = {"num_classes": found.num_classes}
+    return open_model(str(recipe.model), role=role, **sizes)
+
+
+def _side(model: Any) -> tuple[int, int] | None:
+    """Height and width of the images that a model takes; None if they are open or no images."""
+    if model is None:
+        return None
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:3]:
+        return None
+    return shape[1], shape[2]
+
+
+def _classifier(found: Data, recipe: Recipe, model: Any) -> Classifying:
+    """The task of images, or of other arrays, with the scaling that the model needs."""
+    if found.kind != "images":
+        return Classifying(found, recipe)
+    side = _side(model)
+    if side is not None and model.input_shape[3] not in (None, found.example_shape[2]):
+        fix = f"The images have {found.example_shape[2]} channels."
+        expected = f"images of {model.input_shape[3]} channels, as the model takes them"
+        raise checks.value_error("data", expected, recipe.data, fix)
+    if model is None:
+        scaling = named(recipe.preprocess or NEW_NETWORKS, found)
+    else:
+        scaling = scaling_for(model, found, recipe.preprocess or AUTO)
+    return Classifying(found, recipe, scaling)
+
+
+def _texts(found: Data, recipe: Recipe, model: Any) -> tuple[Task, Any]:
+    """The task of texts as token ids, and the model that takes these."""
+    source: Any = found.source
+    if recipe.vocabulary is not None:
+        encode = token_models.read_vocabulary(pathlib.Path(recipe.vocabulary), model)
+    elif model is None:
+        encode = source.vectorize().encode
+    else:
+        encode = None
+    if isinstance(model, keras.Model):
+        model, own = token_models.without_tokenizer(model)
+        encode = own or encode or token_models.beside(str(recipe.model))
+        if encode is None:
+            encode = _from_training(source, model)
+    if encode is None:
+        expected = "the vocabulary of a model that takes token ids"
+        raise checks.value_error("vocabulary", expected, None)
+
+    def coded(part: Part) -> Part:
+        return Part(encode(part.x), part.y)
+
+    parts: dict[str, Any] = {name: coded(getattr(found, name)) for name in ("train", "val", "test")}
+    return Classifying(dataclasses.replace(found, **parts), recipe, encoder=encode), model
+
+
+def _from_training(source: Any, model: keras.Model) -> data.Encoder:
+    """The vocabulary of the training texts, in the size of the model's embedding."""
+    rows, length = token_models.sizes(model)
+    made: data.Encoder = source.vectorize(rows, length).encode
+    checks.warn(
+        "The model takes token ids, and no vocabulary is given: that of the training texts is "
+        f"taken, {len(made.vocabulary):,} words, {length} tokens a text. It must be the one of the "
+        "model's training: see its accuracy below. `vocabulary` names a file."
+    )
+    return made

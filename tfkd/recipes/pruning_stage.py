@@ -1,0 +1,116 @@
+"""The stage that removes filters: at once or by decay, then training with the original."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import tf_keras as keras
+
+from tfkd import artifacts, callbacks, pruning
+from tfkd.networks import keras_files
+from tfkd.networks.frozen_copy import frozen_copy
+from tfkd.recipes import planning
+from tfkd.recipes.run_state import Done, Run, thaw
+from tfkd.recipes.stages import Prune
+from tfkd.recipes.training import Training
+
+# The learning rate while filters decay: the network is a whole one then.
+DECAY_RATE = 5e-4
+_COMPARED = 64  # examples on which the cut and the masked network must be equal
+
+
+def prune(run: Run, settings: Prune) -> Done:
+    """Removes filters, and trains."""
+    model = run.current("prune")
+    plan = planning.planned(run, model, settings)
+    run.voice.say(planning.sentence(plan))
+    record: dict[str, Any] = {"curves": {}, "layers": _layers(plan), "plan": plan.to_dict()}
+    record["method"] = settings.method
+    if not any(plan.remove.values()):
+        record["score"] = run.task.score(model)
+        return Done(run.saved(model, "prune"), record)
+    if settings.method == "decay":
+        small = _decayed(run, settings, model, plan, record)
+        epochs = settings.epochs - settings.epochs // 2
+    else:
+        small = _cut(run, model, pruning.select(model, plan))
+        epochs = settings.epochs
+    _recalibrated(run, small)
+    record["score_at_cut"] = run.task.score(small)
+    run.voice.say(f"prune: {run.task.measure} {100 * record['score_at_cut']:.2f} at the cut")
+    if epochs:
+        training, frozen = recovery(run, settings, small, epochs)
+        name = "prune_recover.npz"
+        record["curves"]["prune"] = training.run(run.folder.work(name), run.logs, run.voice)
+        record |= {"teacher": training.teacher, "learning_rate": training.rate}
+        thaw(frozen)
+    record["score"] = run.task.score(small)
+    run.voice.say(f"prune: {run.task.measure} {100 * record['score']:.2f}")
+    return Done(run.saved(small, "prune"), record)
+
+
+def recovery(
+    run: Run, settings: Prune, small: keras.Model, epochs: int
+) -> tuple[Training, list[Any]]:
+    """The training of the cut network, and the layers that are frozen in it."""
+    frozen = run.frozen_norms(small, settings.freeze_batch_norm)
+    return run.taught("prune", settings, small, small, "prune", epochs), frozen
+
+
+def _cut(run: Run, model: keras.Model, selection: pruning.Selection) -> keras.Model:
+    with warnings.catch_warnings():
+        # The accuracy at the cut, which is said, tells more than how far outputs moved.
+        warnings.filterwarnings("ignore", "shrink: ")
+        return pruning.shrink(model, selection, verify=run.task.calibration(_COMPARED))
+
+
+def _decayed(
+    run: Run, settings: Prune, model: keras.Model, plan: pruning.Plan, record: dict[str, Any]
+) -> keras.Model:
+    """Decays filters to zero in the first half of the epochs, and cuts them out."""
+    done = run.folder.work("cut.keras")
+    if done.is_file():  # a backup of its second half
+        kept = artifacts.verify(done)
+        record["curves"]["prune_decay"], record["decay"] = kept["curves"], kept["decay"]
+        return keras_files.load("prune", done)
+    half = settings.epochs // 2
+    frozen = run.frozen_norms(model, settings.freeze_batch_norm)
+    like = frozen_copy(model)
+    training = run.taught("prune", settings, model, like, "prune_decay", half, DECAY_RATE)
+    schedule = pruning.AnnealedFilterDecay(
+        target_sparsity=min(max(plan.filter_rate, 1e-6), 1 - 1e-6),
+        begin_step=0,
+        end_step=half * training.steps,
+        frequency=max(training.steps // 4, 1),
+    )
+    decay = callbacks.FilterDecay(plan, schedule, log_dir=run.logs / "decay", log_scores=False)
+    training = dataclasses.replace(training, decay=decay)
+    curves = training.run(run.folder.work("prune_decay.npz"), run.logs, run.voice)
+    thaw(frozen)
+    record["curves"]["prune_decay"] = curves
+    record["decay"] = [list(entry) for entry in decay.history]
+    small = _cut(run, model, decay.selection)
+    with artifacts.atomic_path(done) as temporary:
+        small.save(temporary)
+    artifacts.write_manifest(done, {}, curves=curves, decay=record["decay"])
+    return small
+
+
+def _recalibrated(run: Run, small: keras.Model) -> None:
+    """Estimates the batch statistics anew where that makes the cut network better."""
+    if not any(hasattr(layer, "moving_mean") for layer in small.submodules):
+        return
+    before, weights = run.task.score(small, "val"), small.get_weights()
+    pruning.recalibrate(small, run.task.calibration(1024))
+    if run.task.score(small, "val") < before:
+        small.set_weights(weights)
+
+
+def _layers(plan: pruning.Plan) -> list[dict[str, Any]]:
+    """Filters before and after, of each group."""
+    return [
+        {"layer": g.name, "before": g.size, "after": g.size - plan.remove[g.name]}
+        for g in plan.graph.groups
+    ]
