@@ -51,12 +51,11 @@ def part_of(path, images, held_out=0):
     data = tfkd.data.Dataset(x_train, y_train, x_test, y_test)
     part = data.subset(train=images)
     if held_out:
-        # Subsets are nested: these are the images of the larger one that are not in the smaller.
-        numbers = np.arange(len(y_train))[:, None, None]
-        of = tfkd.data.Dataset(numbers, y_train, numbers, y_train)
-        both = (of.subset(train=count).x_train.ravel() for count in (images + held_out, images))
-        others = np.setdiff1d(*both)
-        part = tfkd.data.Dataset(part.x_train, part.y_train, x_train[others], y_train[others])
+        kept = {image.tobytes() for image in part.x_train}
+        others = np.array([image.tobytes() not in kept for image in x_train])
+        rest = tfkd.data.Dataset(x_train[others], y_train[others], x_test, y_test)
+        rest = rest.subset(train=held_out)
+        part = tfkd.data.Dataset(part.x_train, part.y_train, rest.x_train, rest.y_train)
     return part, scale
 
 
