@@ -133,7 +133,7 @@ def main():
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="of all")
     parser.add_argument("--depth", type=int, default=8, help="of the student, a ResNet")
     parser.add_argument("--widths", type=int, nargs="+", default=[8, 16, 32], help="of its stages")
-    parser.add_argument("--epochs", type=int, default=20, help="passes of a student")
+    parser.add_argument("--epochs", type=int, default=15, help="passes of a student")
     parser.add_argument("--seeds", type=int, default=3, help="students of each arm")
     parser.add_argument("--images", type=int, default=8_000, help="training images")
     parser.add_argument("--held-out", type=int, default=0, help="score on so many training images")
@@ -146,9 +146,9 @@ def main():
     args = parser.parse_args()
     if not args.data and not args.table:
         parser.error("--data is needed to train")
+    harness.threads(args.threads)
     (teacher, made), given, digests = load_base(args.teacher), None, {}
     if not args.table:
-        harness.threads(args.threads)
         data, scale = part_of(args.data, args.images, args.held_out)
         given = Given(data, scale, teacher, 100 * accuracy_of(teacher, data, scale))
         digests = {
