@@ -29,13 +29,13 @@ from __future__ import annotations
 import json
 import pathlib
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import harness
 import made_up
+import shared
 
 
 def parse() -> Any:
@@ -77,7 +77,7 @@ LARGE = {"layers": 2, "width": 128, "heads": 4, "dropout": 0.3}
 LARGE_EPOCHS, LARGE_RATE = 5, 3e-4
 # all-MiniLM-L6-v2 as one of tfkd's own models: as large, to be timed in the same runtime.
 MINILM = {"vocab_size": 30_522, "layers": 6, "width": 384, "heads": 12}
-BEGAN = time.monotonic()
+SAY = shared.Say()
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -202,11 +202,6 @@ class Bench:
         }
 
 
-def say(text: str) -> None:
-    """Prints a line with the time since the start."""
-    print(f"[{time.monotonic() - BEGAN:5.0f} s] {text}", flush=True)
-
-
 def settings(bench: Bench) -> None:
     """Accuracy on dev of what was looked at, seeds 0 to 2."""
     tried: list[tuple[str, dict[str, Any]]] = [
@@ -220,11 +215,11 @@ def settings(bench: Bench) -> None:
     for arm, changes in tried:
         found = [bench.train(arm, seed, **changes) for seed in range(3)]
         scores = report.seed_stats([report.accuracy(bench.labels, z) for z in found])
-        say(f"{arm} {changes}: {scores}")
+        SAY(f"{arm} {changes}: {scores}")
     small = {"width": 64, "rate": 1e-3}
     for changes in ({}, {"epochs": 8}, small, {**small, "dropout": 0.1}, {"width": 64}):
         accuracy = report.accuracy(bench.labels, bench.train_large(0, **changes))
-        say(f"transformer from nothing {changes}: {accuracy:.1f}")
+        SAY(f"transformer from nothing {changes}: {accuracy:.1f}")
 
 
 def scores_of(bench: Bench, outputs: list[np.ndarray]) -> dict[str, report.SeedStats]:
@@ -277,21 +272,21 @@ def measure(bench: Bench, args: Any) -> None:
     out.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[np.ndarray]] = {"teacher": [bench.logits["test"]]}
     runs |= {arm: [] for arm in ARMS}
-    say(f"teacher: {report.accuracy(bench.labels, runs['teacher'][0]):.1f}")
+    SAY(f"teacher: {report.accuracy(bench.labels, runs['teacher'][0]):.1f}")
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for arm in ARMS:
             runs[arm].append(bench.train(arm, seed))
-            say(f"seed {seed} {arm}: {report.accuracy(bench.labels, runs[arm][-1]):.1f}")
+            SAY(f"seed {seed} {arm}: {report.accuracy(bench.labels, runs[arm][-1]):.1f}")
     if args.from_nothing:
         runs["transformer from nothing"] = []
         for seed in range(args.first_seed, args.first_seed + 3):
             runs["transformer from nothing"].append(bench.train_large(seed))
-            say(f"seed {seed}, a transformer from nothing")
+            SAY(f"seed {seed}, a transformer from nothing")
     times = bench.timed()
     text = markdown(bench, runs, times)
     artifacts.write_text(out / "table.md", text)
     accuracies = {k: [report.accuracy(bench.labels, z) for z in v] for k, v in runs.items()}
-    say("done")
+    SAY("done")
     harness.show(args, text, teacher=bench.about, accuracy=accuracies, times=times)
 
 
@@ -299,7 +294,7 @@ def main() -> None:
     # Keras warns of the entry of a batch that the student does not take.
     warnings.filterwarnings("ignore", message="Input dict contained keys")
     bench = Bench(ARGS)
-    say(f"{bench.tokens!r}, {bench.difficulty!r}")
+    SAY(f"{bench.tokens!r}, {bench.difficulty!r}")
     settings(bench) if ARGS.settings else measure(bench, ARGS)
 
 

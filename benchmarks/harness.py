@@ -1,13 +1,9 @@
 """What the benchmarks share: flags, records of finished runs, timing in turns, tables.
 
-    python benchmarks/harness.py table step_time.json ...
-
-prints, of files that scripts wrote by `--json`, what RESULTS.md says of each: the command,
-commit, date, processor and versions, and the table.
-
 Every script has `--help`, which answers before TensorFlow is imported, `--json FILE`, and
 `--smallest`, a run of seconds on made-up data whose files go to a temporary folder. Scripts
-that train keep a record of each finished run; see `Records`.
+that train keep a record of each finished run; see `Records`. RESULTS.md is made by
+`results.py` from the files that scripts wrote by `--json=benchmarks/records/NAME.json`.
 """
 
 from __future__ import annotations
@@ -20,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import shlex
 import statistics
 import subprocess
 import sys
@@ -39,7 +36,13 @@ import shared
 from tfkd import artifacts
 
 Record = dict[str, Any]
+RECORDS = ROOT / "benchmarks" / "records"
+LONGEST = 2000  # characters of a figure in a record that is committed
 PACKAGES = ("tfkd", "tensorflow", "tf_keras", "numpy")
+# Of the environment: they change the order in which kernels add, and so the last bits.
+VARIABLES = (
+    "OMP_NUM_THREADS ONEDNN_MAX_CPU_ISA TF_ENABLE_ONEDNN_OPTS TF_NUM_INTRAOP_THREADS".split()
+)
 # Flags that say where things are or what is shown, not what a run is.
 NO_SETTINGS = ("data", "json", "old", "out", "smallest", "table")
 
@@ -101,12 +104,12 @@ def digest(*paths: str | os.PathLike) -> str:
     return sha.hexdigest()[:16]
 
 
-def code() -> dict[str, str]:
-    """What a result depends on besides settings and data: package, script, versions."""
+def code(script: str | os.PathLike | None = None) -> dict[str, str]:
+    """What a result depends on besides settings and data: package, script (this), versions."""
     package = hashlib.sha256()
     for file in sorted((ROOT / "tfkd").rglob("*.py")):
         package.update(f"{file.relative_to(ROOT)}:".encode() + file.read_bytes())
-    script = getattr(sys.modules["__main__"], "__file__", None)
+    script = script or getattr(sys.modules["__main__"], "__file__", None)
     source = ast.unparse(ast.parse(pathlib.Path(script).read_text())) if script else ""
     return {
         "package": package.hexdigest()[:16],
@@ -116,12 +119,15 @@ def code() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit that is checked out; with a plus where files were changed since."""
+    """The commit that is checked out; with a plus where Python files were changed since."""
     git = ["git", "-C", str(ROOT)]
     try:
         name, state = (
             subprocess.run([*git, *call], capture_output=True, text=True, check=True).stdout.strip()
-            for call in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
+            for call in (
+                ["rev-parse", "--short", "HEAD"],
+                ["status", "--porcelain", "-uno", "--", "*.py"],
+            )
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -129,11 +135,12 @@ def commit() -> str:
 
 
 def environment() -> Record:
-    """Commit, date, processor and versions of what runs here and now."""
+    """Commit, date, processor, versions and variables of what runs here and now."""
     from tfkd import report
 
     today = datetime.date.today().isoformat()
-    return {"commit": commit(), "date": today, **report.machine()}
+    set_to = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    return {"commit": commit(), "date": today, **report.machine(), "variables": set_to}
 
 
 class Records:
@@ -183,10 +190,18 @@ class Records:
             print(f"old record {'used' if used else 'left'}: {file}, commit {version}")
         return old[0][0] if old and used else None
 
-    def run(self, name: str, run: Record, make: Callable[[], Record]) -> Record | None:
-        """The record of a run, made if there is none; with --table None then."""
+    def run(
+        self,
+        name: str,
+        run: Record,
+        make: Callable[[], Record],
+        anew: Callable[[Record], bool] = lambda record: False,
+    ) -> Record | None:
+        """The record of a run, made if there is none, with --table None then; or made `anew`."""
         if file := self.file(name, run):
-            return json.loads(file.read_text(encoding="utf-8"))["record"]
+            found = json.loads(file.read_text(encoding="utf-8"))["record"]
+            if self.args.table or not anew(found):
+                return found
         if self.args.table:
             return None
         began, found = time.time(), make()
@@ -246,32 +261,38 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> 
     return "\n".join(lines) + "\n"
 
 
+def anywhere(value: Any) -> Any:
+    """A value as any machine can have it: of a folder of this one the name."""
+    path = pathlib.Path(value) if isinstance(value, str) else None
+    if path is None or not path.is_absolute():
+        return value
+    return str(path.relative_to(ROOT)) if ROOT in path.parents else path.name
+
+
+def command(words: Sequence[str]) -> str:
+    """What was called, as any machine can call it, and without --json."""
+    kept, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        if word == "--json":
+            words = words[1:]
+        elif not word.startswith("--json="):
+            flag, equals, value = word.rpartition("=") if word[:2] == "--" else ("", "", word)
+            kept.append(flag + equals + anywhere(value))
+    return shlex.join(["python", *kept])
+
+
 def show(args: argparse.Namespace, text: str, **found: Any) -> None:
-    """Prints a table; writes it with settings, machine and figures to --json if given."""
+    """Prints a table; writes it with settings, machine and figures to --json if given.
+
+    A file in `RECORDS` is to be committed: figures that fill a screen are left out there.
+    """
     print(text, flush=True)
     if args.json:
-        command = " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
-        record = {"command": command, **environment(), "settings": vars(args), "table": text}
-        artifacts.write_json(args.json, {**record, **found})
-
-
-def section(path: str) -> str:
-    """What RESULTS.md says of a file that `show` wrote."""
-    found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    where = f"{found['processor']}, {found['cores']} cores"
-    return f"    {found['command']}\n\nCommit {found['commit']}, {found['date']}, {where}; " + (
-        f"{versions}.\n\n{found['table']}"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shared.Help)
-    parser.add_argument("what", choices=["table"])
-    parser.add_argument("files", nargs="+", help="JSON files of scripts")
-    for path in parser.parse_args().files:
-        print(section(path))
-
-
-if __name__ == "__main__":
-    main()
+        script = os.path.relpath(sys.argv[0], ROOT)
+        record = {"command": command([script, *sys.argv[1:]]), **environment(), "code": code()}
+        if RECORDS in pathlib.Path(args.json).resolve().parents:
+            found = {k: v for k, v in found.items() if len(json.dumps(v)) < LONGEST}
+        artifacts.write_json(
+            args.json, {**record, "settings": settings(args), "table": text, **found}
+        )

@@ -172,7 +172,7 @@ def main() -> None:
         "threads": args.threads,
         "torch": None if args.smallest else encoder.torch.__version__,
     }
-    print(json.dumps(numbers, indent=2))
+    harness.show(args, json.dumps(numbers, indent=2), figures=numbers)
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     arrays = {f"logits_{part}": made[part] for part in PARTS}

@@ -16,16 +16,16 @@ table for each pair. A cell is
     CRASH    the process ended, or took longer than `--seconds`
     none     Keras itself can't do what the cell begins with, such as to save the model
 
-The cells run in a process beside this one, so that a crash is a cell. Records are appended
-to `--out`, and what has one is not run again, unless `--retry` is given for those that are
-neither equal nor refused, or `--fresh` for all. The exit status is 1 if any such is left.
+The cells run in a process beside this one, so that a crash is a cell. Each model has a record
+in `--out`; `--retry` makes those anew that have a cell which is neither equal nor refused.
+The exit status is 1 if any such is left. The table of all models is in `--out`, too.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import fnmatch
+import functools
 import json
 import os
 import pathlib
@@ -36,8 +36,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+import harness
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 ROOT = FOLDER.parent
@@ -56,20 +58,14 @@ Record = dict[str, Any]
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.Parser(__doc__, "saved_models/model_sweep", only=",".join(SMALLEST))
     parser.add_argument(
         "--only", default="*", help="names or patterns of models, or families, by commas"
     )
     parser.add_argument("--cells", default=",".join(CELLS), help="columns, by commas")
-    parser.add_argument("--smallest", action="store_true", help=f"only {', '.join(SMALLEST)}")
-    parser.add_argument("--out", default="saved_models/model_sweep/records.jsonl")
-    parser.add_argument("--json", help="also write all records to this file")
     parser.add_argument("--seconds", type=float, default=240.0, help="longest time of a cell")
     parser.add_argument("--retry", action="store_true", help="run again what is not good")
-    parser.add_argument("--fresh", action="store_true", help="run all again")
-    parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-
     return parser.parse_args(argv)
 
 
@@ -186,13 +182,12 @@ def names_of_models() -> dict[str, str]:
     return {name: family for family, name in found}
 
 
-def chosen(given: argparse.Namespace) -> list[tuple[str, str]]:
-    """(model, cell) of all that is asked for, in the order in which they run."""
+def chosen(given: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Models and cells of what is asked for, in the order in which they run."""
     every = names_of_models()
-    patterns = SMALLEST if given.smallest else given.only.split(",")
+    patterns, cells = given.only.split(","), given.cells.split(",")
     families = set(every.values())
     unknown = [p for p in patterns if p not in families and not fnmatch.filter(every, p)]
-    cells = given.cells.split(",")
     unknown += [cell for cell in cells if cell not in CELLS]
     if unknown:
         sys.exit(f"No model or cell is called {', '.join(unknown)}. Models: {', '.join(every)}.")
@@ -201,53 +196,47 @@ def chosen(given: argparse.Namespace) -> list[tuple[str, str]]:
         for name, family in every.items()
         if family in patterns or any(fnmatch.fnmatch(name, p) for p in patterns)
     ]
-    return [(model, cell) for model in models for cell in CELLS if cell in cells]
+    return models, [cell for cell in CELLS if cell in cells]
 
 
-def known(path: pathlib.Path) -> dict[tuple[str, str], Record]:
-    """The last record of each cell."""
-    if not path.exists():
-        return {}
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {(record["model"], record["cell"]): record for record in records}
+def sweep(process: Worker, model: str, cells: Sequence[str]) -> Record:
+    """The record of a model."""
+    found = []
+    for cell in cells:
+        found.append(record := process.ask(model, cell))
+        first = (record["text"].splitlines() or [""])[0][:100]
+        print(f"{model}, {cell}: {record['result']} {first}", flush=True)
+    return {"cells": found}
 
 
-def missing(given: argparse.Namespace, asked: Any, records: Any) -> list[tuple[str, str]]:
-    """The cells that are to be run."""
-    if given.table:
-        return []
-    return [
-        pair
-        for pair in asked
-        if given.fresh
-        or pair not in records
-        or (given.retry and records[pair]["result"] not in GOOD)
-    ]
+def is_bad(record: Record) -> bool:
+    return any(one["result"] not in GOOD for one in record["cells"])
 
 
-def lines_of(records: Sequence[Record]) -> Iterator[str]:
-    """The table, counts, and what is neither equal nor refused."""
-    results = ("equal", "refused", "none", "BARE", "WRONG", "CRASH")
+def table(records: Sequence[Record]) -> str:
+    """A line for each model, a column for each cell."""
     models = list(dict.fromkeys(record["model"] for record in records))
     found = {(record["model"], record["cell"]): record["result"] for record in records}
     cells = [cell for cell in CELLS if any(record["cell"] == cell for record in records)]
-    yield "| model | " + " | ".join(cells) + " |"
-    yield "|---|" + "---|" * len(cells)
-    for model in models:
-        yield f"| {model} | " + " | ".join(found.get((model, c), "") for c in cells) + " |"
-    yield ""
-    yield f"| {len(models)} models | " + " | ".join([*results, "all"]) + " |"
-    yield "|---|" + "---:|" * (len(results) + 1)
-    for cell in [*cells, "all"]:
-        counts = collections.Counter(r["result"] for r in records if cell in (r["cell"], "all"))
-        numbers = [counts[result] for result in results]
-        yield f"| {cell} | " + " | ".join(map(str, [*numbers, sum(numbers)])) + " |"
+    rows = [[model, *(found.get((model, cell), "") for cell in cells)] for model in models]
+    return harness.table(["model", *cells], rows, left=len(cells) + 1)
+
+
+def counts(records: Sequence[Record]) -> str:
+    """How many cells ended how, and what is neither equal nor refused."""
+    results = ("equal", "refused", "none", "BARE", "WRONG", "CRASH")
+    found = {cell: [r["result"] for r in records if r["cell"] == cell] for cell in CELLS}
+    found = {cell: ends for cell, ends in found.items() if ends}
+    found[f"all {len(records):,} cells"] = [record["result"] for record in records]
+    rows = [[cell, *(f"{ends.count(one):,}" for one in results)] for cell, ends in found.items()]
+    head = f"{len({record['model'] for record in records})} models"
+    lines = [harness.table([head, *results], rows).rstrip()]
     bad = [record for record in records if record["result"] not in GOOD]
     for record in sorted(bad, key=lambda r: (r["result"], r["cell"])):
-        yield ""
         kind = " ".join(filter(None, [record["result"], record.get("type")]))
-        yield f"{record['model']}, {record['cell']}: {kind} {record.get('where', '')}"
-        yield "    " + "\n    ".join(record["text"].strip().splitlines()[:3])[:400]
+        lines += ["", f"{record['model']}, {record['cell']}: {kind} {record.get('where', '')}"]
+        lines.append("    " + "\n    ".join(record["text"].strip().splitlines()[:3])[:400])
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -255,24 +244,22 @@ def main() -> None:
     given = options()
     if given.worker:
         return worker()
-    out = pathlib.Path(given.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    asked, records = chosen(given), known(out)
-    process = Worker(given.seconds, out.with_suffix(".log"))
+    (models, cells), out = chosen(given), pathlib.Path(given.out)
+    out.mkdir(parents=True, exist_ok=True)
+    sources = [*(FOLDER / "sweep_models").glob("*.py"), FOLDER / "sweep_cells.py"]
+    store = harness.Records(given, models=harness.digest(*sorted(sources)))
+    process, shown = Worker(given.seconds, out / "log.txt"), []
     try:
-        for model, cell in missing(given, asked, records):
-            record = records[model, cell] = process.ask(model, cell)
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            first = (record["text"].splitlines() or [""])[0][:100]
-            print(f"{model}, {cell}: {record['result']} {first}", flush=True)
+        for model in models:
+            make = functools.partial(sweep, process, model, cells)
+            anew = is_bad if given.retry else lambda record: False
+            record = store.run(model, {"model": model, "cells": cells}, make, anew)
+            shown += record["cells"] if record else []
     finally:
         process.close()
-    shown = [records[pair] for pair in asked if pair in records]
-    print("\n".join(lines_of(shown)))
-    if given.json:
-        pathlib.Path(given.json).write_text(json.dumps(shown, indent=1, ensure_ascii=False))
-    sys.exit(0 if all(record["result"] in GOOD for record in shown) else 1)
+    (out / "table.md").write_text(table(shown), encoding="utf-8")
+    harness.show(given, counts(shown))
+    sys.exit(1 if is_bad({"cells": shown}) else 0)
 
 
 if __name__ == "__main__":

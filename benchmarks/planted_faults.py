@@ -1,11 +1,11 @@
 """Plants sixty faults, one after the other, and counts those that the tests catch.
 
     python benchmarks/planted_faults.py --check
-    python benchmarks/planted_faults.py --out=faults.jsonl --resume
+    python benchmarks/planted_faults.py
     python benchmarks/planted_faults.py --only map75-at-070 huber-without-half --whole
 
-Works in a copy of the checkout, which is not changed. Each fault is tried in stages, which
-end at the first test that fails:
+Works in a copy of the checkout, which is not changed. Each fault has a record in `--out`, and
+is tried in stages, which end at the first test that fails:
   beside  the examples in the module's docstrings; the test file of its name, and the one
           of its package that names most of what the module defines
   folder  the other tests of its package; of a package without a folder in tests/, the
@@ -21,8 +21,7 @@ import argparse
 import ast
 import collections
 import contextlib
-import hashlib
-import json
+import functools
 import os
 import pathlib
 import re
@@ -31,7 +30,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -181,47 +179,27 @@ def left_out(folder: str, names: list[str]) -> set[str]:
     return _LEFT_OUT(folder, names)
 
 
-def fingerprint(*parts: object) -> str:
-    """Sixteen digits that change with the parts."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def read(out: pathlib.Path, keys: dict[str, str]) -> dict[str, Record]:
-    """Name → its last record for this very code."""
-    lines = out.read_text(encoding="utf-8").splitlines() if out.is_file() else []
-    records = [json.loads(line) for line in lines]
-    return {r["fault"]: r for r in records if keys.get(r["fault"]) == r["key"]}
-
-
-def run(
-    faults: Sequence[Fault],
+def tried(
+    fault: Fault,
     package: dict[pathlib.Path, str],
     tests: dict[pathlib.Path, str],
-    keys: dict[str, str],
     copy: pathlib.Path,
     args: argparse.Namespace,
-) -> None:
-    """Tries all faults in a stage, then those left in the next; a line of --out each."""
-    out = pathlib.Path(args.out)
-    known = read(out, keys) if args.resume else {}
+) -> Record:
+    """The record of a fault; ChildProcessError where pytest could not run."""
+    path = place(fault, package)
+    record: Record = {"fault": fault[0], "file": str(path), "stages": {}, "test": ""}
     for stage in STAGES if args.whole else STAGES[:-1]:
-        for number, fault in enumerate(faults, 1):
-            name, path = fault[0], place(fault, package)
-            record = known.get(name) or {"fault": name, "key": keys[name], "stages": {}}
-            if record.get("test") or stage in record["stages"]:
-                continue
-            began, files = time.monotonic(), test_files(path, package, tests)[stage]
-            result, test = PASSED, ""
-            if files or stage == "whole":
-                result, test = attempt(fault, path, copy, files, args.seconds)
-            if result == ERROR:
-                continue  # nothing is known: the next run tries it again
-            seconds = round(time.monotonic() - began, 1)
-            stages = {**record["stages"], stage: result}
-            known[name] = {**record, "file": str(path), "stages": stages, "test": test}
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(known[name]) + "\n")
-            print(f"{stage} {number}/{len(faults)} {name}: {result} ({seconds} s)", flush=True)
+        files, result = test_files(path, package, tests)[stage], PASSED
+        if files or stage == "whole":
+            result, record["test"] = attempt(fault, path, copy, files, args.seconds)
+        if result == ERROR:
+            raise ChildProcessError(fault[0])
+        record["stages"][stage] = result
+        print(f"{fault[0]}, {stage}: {result}", flush=True)
+        if record["test"]:
+            break
+    return record
 
 
 def verdict(record: Record) -> str:
@@ -242,27 +220,26 @@ def failing_without(records: Sequence[Record], copy: pathlib.Path) -> set[str]:
 
 def table(records: Sequence[Record], broken: set[str]) -> str:
     """A row for each fault, and the counts; `broken` are tests that fail without any fault."""
-    lines = ["| fault | file | caught by | test |", "|---|---|---|---|"]
+    rows = []
     counts: collections.Counter[str] = collections.Counter()
     for record in records:
         found = "not caught (its test fails anyway)"
         if record["test"] not in broken:
             found = verdict(record)
         counts[found.partition(" (")[0]] += 1
-        lines.append(f"| {record['fault']} | {record['file']} | {found} | {record['test']} |")
+        rows.append([record["fault"], record["file"], found, record["test"]])
     missed = counts.pop("not caught", 0)
     each = ", ".join(f"{counts[stage]} by {stage}" for stage in STAGES if counts[stage])
-    lines.append(f"\n{len(records) - missed} of {len(records)} faults are caught: {each or 'none'}")
-    return "\n".join(lines)
+    text = harness.table(["fault", "file", "caught by", "test"], rows, left=4)
+    return (
+        f"{text}\n{len(records) - missed} of {len(records)} faults are caught: {each or 'none'}\n"
+    )
 
 
 def main() -> None:
-    parser = harness.Parser(__doc__, check=True)
+    parser = harness.Parser(__doc__, "saved_models/planted_faults", check=True)
     parser.add_argument("--check", action="store_true", help="see that each can be planted")
     parser.add_argument("--only", nargs="+", default=[], metavar="FAULT", help="all by default")
-    resume = "do not repeat what --out holds for this code"
-    parser.add_argument("--resume", action="store_true", help=resume)
-    parser.add_argument("--out", default="saved_models/planted_faults.jsonl", help="a line a fault")
     whole = "end with the default suite: minutes a fault"
     parser.add_argument("--whole", action="store_true", help=whole)
     parser.add_argument("--seconds", type=float, default=400.0, help="longest time of a stage")
@@ -273,22 +250,24 @@ def main() -> None:
     where = places(FAULTS, package)
     if args.check:
         folders = {path.parts[1] for path in where.values()}
-        print(f"{len(where)} faults can be planted, in {len(folders)} modules and packages.")
-        return
+        text = f"{len(where)} faults can be planted, in {len(folders)} modules and packages."
+        return harness.show(args, text)
     # Ended from outside it must end pytest, too, and remove the copy.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    faults = [fault for fault in FAULTS if not args.only or fault[0] in args.only]
-    settings = (ROOT / "setup.cfg").read_text(encoding="utf-8")
-    code = fingerprint(package, tests, settings)
-    keys = {fault[0]: fingerprint(code, fault) for fault in faults}
-    out = pathlib.Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    code = harness.digest(*(ROOT / path for path in tests), ROOT / "setup.cfg")
+    store, records = harness.Records(args, tests=code), []
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder, "tfkd")
         shutil.copytree(ROOT, copy, ignore=left_out)
-        run(faults, package, tests, keys, copy, args)
-        records = list(read(out, keys).values())
-        print(table(records, failing_without(records, copy)))
+        for fault in FAULTS:
+            if args.only and fault[0] not in args.only:
+                continue
+            make = functools.partial(tried, fault, package, tests, copy, args)
+            run = {"fault": fault, "whole": args.whole}
+            with contextlib.suppress(ChildProcessError):  # nothing is known: the next run tries
+                if record := store.run(fault[0], run, make):
+                    records.append(record)
+        harness.show(args, table(records, failing_without(records, copy)))
 
 
 if __name__ == "__main__":

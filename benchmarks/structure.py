@@ -1,4 +1,4 @@
-"""Figures of the code's structure, of this checkout and of an earlier commit.
+"""Figures of the code's structure, of this checkout and of earlier commits.
 
     python benchmarks/structure.py
     python benchmarks/structure.py --before 43a7ac0 --json structure.json
@@ -191,12 +191,10 @@ def figures_of(commit: str) -> dict[str, float]:
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--before", help="a commit to compare with")
+    parser.add_argument("--before", nargs="+", default=[], help="commits to compare with")
     args = parser.parse_args()
-    columns = {"now": figures(ROOT)}
-    if args.before:
-        columns = {args.before: figures_of(args.before), **columns}
-    rows = [[name, *(one[name] for one in columns.values())] for name in columns["now"]]
+    columns = {**{one: figures_of(one) for one in args.before}, "now": figures(ROOT)}
+    rows = [[name, *(f"{one[name]:,}" for one in columns.values())] for name in columns["now"]]
     show(args, table(["", *columns], rows), figures=columns)
 
 

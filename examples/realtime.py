@@ -30,7 +30,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from shared import FLAGS, flag, parse, positive
+from shared import FLAGS, Say, flag, parse, positive
 
 flag("data", "digits", "digits, or a folder with train.tsv and test.tsv")
 flag("answers", None, ".npz with logits_train of an external teacher")
@@ -98,13 +98,10 @@ class Bench:
     def __init__(self, sequences: Sequences, out: pathlib.Path, seed: int):
         self.data, self.out, self.seed = sequences, out, seed
         self.steps = data.steps_per_epoch(len(sequences.x_train), FLAGS.batch_size)
-        self.began = time.monotonic()
+        self.say = Say()
         self.is_text = sequences.name != "digits"
         self.epochs = FLAGS.epochs or (4 if self.is_text else 12)
         self.teacher_epochs = FLAGS.teacher_epochs or (6 if self.is_text else 24)
-
-    def say(self, text: str) -> None:
-        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
 
     @property
     def x_train(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and its table and commands are real ones."""
+"""The README's Python runs as it stands; its commands exist, and its figures are in RESULTS.md."""
 
 import configparser
 import re
@@ -8,10 +8,78 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+RESULTS = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+NUMBER = r"(?<![\w.])[−-]?(\d[\d,]*(?:\.\d+)?)(?![\w.]*\d)"
+UNIT = r" ?(?:%|points?|times|ms|µs|s|seconds|minutes|KiB|MiB|MB)(?![\w%])"
+# Settings and limits, which no script measures.
+NOT_MEASURED = {
+    "under 5 minutes": "a bound of examples/detection.py, which took 160 s",
+    "More than 1 %": "the share of positions at which an export warns",
+}
 
 
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.S | re.M)
+
+
+def claims(text):
+    """(spreads, numbers): all "a ± b", and each number with a decimal or a unit of results."""
+    demo = "<!-- demo table: begin -->.*?<!-- demo table: end -->"
+    code = rf"{demo}|^```.*?^```|`[^`\n]*`|<!--.*?-->"
+    text = re.sub(code, "", text, flags=re.S | re.M)
+    versions = r"(?:Python|[Kk]eras|[Tt]ensor[Ff]low|TensorRT|Apache)[ -]\d[\d.]*(?: to \d[\d.]*)?"
+    text = re.sub(versions, "", text)
+    for phrase in NOT_MEASURED:
+        text = text.replace(phrase, "")
+    spreads = re.findall(rf"{NUMBER} ± {NUMBER}", text)
+    text = re.sub(rf"{NUMBER} ± {NUMBER}", "", text)
+    with_unit = rf"{NUMBER}(?=(?: (?:to|→|against) {NUMBER})?{UNIT})"
+    found = [match[1] for match in re.finditer(with_unit, text)]
+    return spreads, found + [n for n in re.findall(NUMBER, text) if "." in n and n not in found]
+
+
+def rounds_to(value, shown):
+    """Whether a value of RESULTS.md may be shown with these digits."""
+    digits = len(shown.partition(".")[2])
+    return abs(float(value.replace(",", "")) - float(shown.replace(",", ""))) <= (
+        0.5 * 10.0**-digits + 1e-9
+    )
+
+
+def unbacked(text):
+    """The figures of a text that RESULTS.md does not hold."""
+    spreads, numbers = claims(text)
+    held, known = (
+        set(re.findall(rf"{NUMBER} ± {NUMBER}", RESULTS)),
+        set(re.findall(NUMBER, RESULTS)),
+    )
+    wrong = [
+        f"{a} ± {b}"
+        for a, b in spreads
+        if not any(rounds_to(x, a) and rounds_to(y, b) for x, y in held)
+    ]
+    return wrong + [number for number in numbers if number not in known]
+
+
+def test_figures_are_told_from_settings_and_versions():
+    text = "Keras 3.15 at T = 4, 300 images: 1.4 to 10 times, −71.43 ± 0.75, 97.0 → 96.5 %, (66.6)."
+    spreads, numbers = claims(text + " `x = 7.7`\n```\n8.8 %\n```\n")
+    assert spreads == [("71.43", "0.75")]
+    assert set(numbers) == {"1.4", "10", "97.0", "96.5", "66.6"}
+    assert rounds_to("71.43", "71.4") and not rounds_to("71.43", "71.5")
+    assert unbacked("83.21 times faster, 98.76 ± 5.43 %") == ["98.76 ± 5.43", "83.21"]
+
+
+@pytest.mark.parametrize("path", ["README.md", *(f"docs/{p.name}" for p in DOCS)])
+def test_every_figure_is_in_the_results(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert unbacked(text) == []
+
+
+def test_what_is_not_measured_is_still_said():
+    texts = README + "".join(path.read_text(encoding="utf-8") for path in DOCS)
+    assert [phrase for phrase in NOT_MEASURED if phrase not in texts] == []
 
 
 @pytest.mark.slow

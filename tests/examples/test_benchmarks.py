@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import scripts
 sys.path.insert(0, str(scripts.ROOT / "benchmarks"))
 
 import harness
+import results
 
 PATHS = [*(scripts.ROOT / "benchmarks").glob("*.py"), *(scripts.ROOT / "examples").glob("*.py")]
 SCRIPTS = {
@@ -20,7 +22,7 @@ SCRIPTS = {
     for path in sorted(PATHS)
     if '__name__ == "__main__"' in (text := path.read_text(encoding="utf-8"))
 }
-FORMS = [n for n in SCRIPTS if n.startswith("benchmarks/") and n != "benchmarks/harness.py"]
+FORMS = [n for n in SCRIPTS if n.startswith("benchmarks/") and n != "benchmarks/results.py"]
 # Ends as the script does, and says whether TensorFlow was imported.
 HELP = """
 import runpy, sys
@@ -52,7 +54,7 @@ def test_help_shows_all_flags_and_ends_before_tensorflow_is_imported():
     for name, answer in answers.items():
         assert answer.returncode == 0, name + answer.stderr
         assert "usage:" in answer.stdout, name
-        own = [] if "harness" in name else flags_of(SCRIPTS[name])
+        own = flags_of(SCRIPTS[name])
         assert [flag for flag in own if flag not in answer.stdout] == [], name
 
 
@@ -61,17 +63,24 @@ def test_help_shows_all_flags_and_ends_before_tensorflow_is_imported():
 def test_the_smallest_form_runs(name, tmp_path):
     if "before_after" in name and not (scripts.ROOT / ".git").exists():
         pytest.skip("compares with a commit")
-    # These two keep records where they are told.
-    options = {"model_sweep": ["--out", f"{tmp_path}/records.jsonl"], "real_models": []}
-    more = options.get(name.split("/")[1].removesuffix(".py"), ["--json", f"{tmp_path}/found.json"])
-    if "real_models" in name:
-        more = ["--out", str(tmp_path)]
-    done = scripts.run(name, "--smallest", *more, timeout=1200)  # of a busy machine
+    found = tmp_path / "found.json"
+    done = scripts.run(name, "--smallest", "--json", str(found), timeout=1200)  # of a busy machine
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert not re.search(r"± nan|\bnan\b", done.stdout)
-    found = tmp_path / "found.json"
-    if found.exists():
-        assert harness.section(found).startswith(f"    python {name} --smallest")
+    record = json.loads(found.read_text(encoding="utf-8"))
+    assert results.section(record).startswith(f"    python {name} --smallest\n\nCommit ")
+
+
+def test_every_other_file_is_imported_by_a_script():
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in PATHS}
+    helpers = [
+        path.stem for path in PATHS if path.relative_to(scripts.ROOT).as_posix() not in SCRIPTS
+    ]
+    imported = "|".join(helpers)
+    found = {
+        n for text in texts.values() for n in re.findall(rf"(?:import|from) ({imported})\b", text)
+    }
+    assert set(helpers) - found == set()
 
 
 def test_every_example_has_a_test_that_runs_it():
@@ -112,6 +121,98 @@ def test_other_settings_and_other_code_are_other_records(tmp_path, monkeypatch, 
     found = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     assert sorted(one["record"]["n"] for one in found) == [1, 2, 3, 4]
     assert {one["made_by"]["code"]["package"] for one in found} == {"one", "two"}
+
+
+@pytest.mark.slow
+def test_a_script_keeps_settings_apart_and_names_records_of_an_older_package(tmp_path):
+    for folder in ("tfkd", "benchmarks", "examples"):
+        shutil.copytree(scripts.ROOT / folder, tmp_path / folder)
+    script, out = tmp_path / "benchmarks" / "model_sweep.py", tmp_path / "out"
+
+    def sweep(cells):
+        command = [sys.executable, script, "--only=linear", f"--cells={cells}", f"--out={out}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    assert "linear: finished" in sweep("freeze")
+    assert "linear: finished" in sweep("keras")
+    assert len(list(out.glob("*.json"))) == 2
+    assert "finished" not in sweep("freeze")
+    with (tmp_path / "tfkd" / "checks.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    said = sweep("freeze")
+    assert "old record left" in said and "linear: finished" in said
+    assert len(list(out.glob("*.json"))) == 3
+
+
+RECORD = {
+    "command": "python benchmarks/x.py --rounds 3",
+    "commit": "abc1234",
+    "date": "2026-11-27",
+    "processor": "AMD EPYC",
+    "cores": 2,
+    "versions": {"tfkd": "0.1.0", "numpy": "2.4.6"},
+    "variables": {"OMP_NUM_THREADS": "1"},
+    "code": {"package": "of another commit"},
+    "table": "| a | b |\n|---|---:|\n| x | 1.5 |\n\nAnd:\n\n| c |\n|---|\n| 7 |\n",
+}
+HEADING = """    python benchmarks/x.py --rounds 3
+
+Commit abc1234, 2026-11-27, AMD EPYC, 2 cores; tfkd 0.1.0, numpy 2.4.6, OMP_NUM_THREADS=1.
+
+"""
+
+
+def test_blocks_hold_what_the_records_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "RECORDS", tmp_path)
+    (tmp_path / "x.json").write_text(json.dumps(RECORD))
+    begin, end = "<!-- record: x{} -->\n", "<!-- end record -->"
+    page = f"## T\n\nBy hand.\n\n{begin.format('')}{end}\n\nSeen.\n"
+    whole = results.filled(page)
+    assert whole == page.replace(end, HEADING + RECORD["table"] + end)
+    assert results.faults(whole) == [] and results.faults(page) != []
+    altered = results.faults(whole.replace("| x | 1.5 |", "| x | 1.6 |"))
+    assert altered == ["x: '| x | 1.6 |', of the record '| x | 1.5 |'"]
+
+    parts = f"## T\n\n{begin.format(' table=2')}{end}\n{begin.format(' table=1')}{end}\n"
+    second, first = (block["held"] for block in results.BLOCK.finditer(results.filled(parts)))
+    assert second == HEADING + "| c |\n|---|\n| 7 |\n"
+    assert first == "| a | b |\n|---|---:|\n| x | 1.5 |\n"
+    with pytest.raises(ValueError, match="table=3.*made 2 tables"):
+        results.filled(parts.replace("table=2", "table=3"))
+    assert results.notes(whole) == ["x: made with commit abc1234, the package has changed"]
+
+
+def test_what_has_no_record_has_to_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "RECORDS", tmp_path)
+    held = "    python benchmarks/y.py --data a.npz \\\n        --rounds 3\n\n| 1 |\n|---|\n"
+    page = f"## T\n\n{{}}\n\n<!-- record: y -->\n{held}<!-- end record -->\n"
+    assert results.filled(page) == page
+    (fault,) = results.faults(page)
+    assert "## T" in fault and "without a record" in fault
+    assert results.faults(page.format("*Made without a record.*")) == []
+    assert results.notes(page) == ["y: no record yet; remake y"]
+    words = results.command_of(page, "y").split()
+    assert words[1:] == ["benchmarks/y.py", "--data", "a.npz", "--rounds", "3"]
+    assert results.placed(words, tmp_path)[3] == str(tmp_path / "a.npz")
+    (tmp_path / "z.json").write_text(json.dumps({**RECORD, "out": "/home/me/x"}))
+    assert results.faults(page)[:2] == [
+        "z.json: no block of RESULTS.md shows it",
+        "z.json: names a folder of one machine",
+    ]
+
+
+def test_results_are_those_of_the_records():
+    assert results.faults(results.PAGE.read_text(encoding="utf-8")) == []
+
+
+def test_a_kept_command_names_no_folder_of_this_machine():
+    inside = str(scripts.ROOT / "saved_models" / "base")
+    words = ["benchmarks/x.py", "--data=/home/me/a.npz", "--json", "b.json", "--base", inside]
+    assert harness.command([*words, "--json=c", "--arm", "a, b"]) == (
+        "python benchmarks/x.py --data=a.npz --base saved_models/base --arm 'a, b'"
+    )
 
 
 def test_tables_spreads_and_turns():

@@ -68,7 +68,7 @@ def test_what_is_neither_equal_nor_refused_is_listed():
         for result in ("equal", "BARE")
     ]
     records[0]["cell"] = "tflite"
-    lines = list(model_sweep.lines_of(records))
-    assert lines[2] == "| m | BARE | equal |"
-    assert "| all | 1 | 0 | 0 | 1 | 0 | 0 | 2 |" in lines
+    assert model_sweep.table(records).splitlines()[2] == "| m | BARE | equal |"
+    lines = model_sweep.counts(records).splitlines()
+    assert "| all 2 cells | 1 | 0 | 0 | 1 | 0 | 0 |" in lines
     assert "    it is BARE" in lines and "    it is equal" not in lines

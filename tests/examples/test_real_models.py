@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scripts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -89,10 +88,3 @@ def test_numbers_of_the_worst_output():
     assert found["mean_error"] == pytest.approx((0.8 + 0.6) / 4)
     assert found["max_error"] == pytest.approx(0.8)
     assert found["outputs"]["box"] == {"mean_error": 0.125, "max_error": 0.25}
-
-
-@pytest.mark.slow
-def test_smallest_form(tmp_path):
-    done = scripts.run("benchmarks/real_models.py", "--smallest", f"--out={tmp_path}")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "13 steps: 13 ok" in done.stdout
