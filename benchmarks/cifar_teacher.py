@@ -41,6 +41,24 @@ def load(path):
     return x_train, y_train, x_test, y_test, scale
 
 
+def part_of(path, images, held_out=0):
+    """`images` training images, of every class as many, and all test images; and the scaling.
+
+    With `held_out`, so many other training images take the place of the test images: on
+    them settings are chosen.
+    """
+    x_train, y_train, x_test, y_test, scale = load(path)
+    data = tfkd.data.Dataset(x_train, y_train, x_test, y_test)
+    part = data.subset(train=images)
+    if held_out:
+        kept = {image.tobytes() for image in part.x_train}
+        others = np.array([image.tobytes() not in kept for image in x_train])
+        rest = tfkd.data.Dataset(x_train[others], y_train[others], x_test, y_test)
+        rest = rest.subset(train=held_out)
+        part = tfkd.data.Dataset(part.x_train, part.y_train, rest.x_train, rest.y_train)
+    return part, scale
+
+
 def weights_of(folder) -> pathlib.Path:
     """The file of a network that this script has trained."""
     return pathlib.Path(folder) / "teacher.weights.h5"
@@ -54,6 +72,12 @@ def load_base(folder):
     )
     model.load_weights(str(weights_of(folder)))
     return model, record
+
+
+def accuracy_of(model, data, scale):
+    """The share of the test images that a model gets right."""
+    test = tfkd.data.eval_batches(data.x_test, None, 500, preprocess=scale)
+    return float((model.predict(test, verbose=0).argmax(1) == data.y_test).mean())
 
 
 def cosine_sgd(steps, peak):
@@ -92,16 +116,12 @@ def main():
     # A backup of other settings must not be resumed.
     made_by |= {"code": harness.code()}
     backup = out / "backup" / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:10]
-    x_train, y_train, x_test, y_test, scale = load(args.data)
-    if args.images < len(x_train):
-        part = tfkd.data.Dataset(x_train, y_train, x_test, y_test).subset(train=args.images)
-        x_train, y_train = part.x_train, part.y_train
+    data, scale = part_of(args.data, args.images)
     augment = tfkd.data.shift_and_flip(4)
     train = tfkd.data.batches(
-        x_train, y_train, BATCH, seed=args.seed, augment=augment, preprocess=scale
+        data.x_train, data.y_train, BATCH, seed=args.seed, augment=augment, preprocess=scale
     )
-    test = tfkd.data.eval_batches(x_test, y_test, 500, preprocess=scale)
-    steps = tfkd.data.steps_per_epoch(len(x_train), BATCH)
+    steps = tfkd.data.steps_per_epoch(len(data.x_train), BATCH)
 
     keras.mixed_precision.set_global_policy(args.policy)
     model = tfkd.models.resnet(args.depth, widths=args.widths, weight_decay=WEIGHT_DECAY)
@@ -123,8 +143,7 @@ def main():
     teacher.set_weights(model.get_weights())
     teacher.compile(metrics=["accuracy"], loss="mse")
     teacher.save_weights(str(weights_of(out)))
-    logits = teacher.predict(test, verbose=0)
-    accuracy = float((logits.argmax(1) == y_test).mean())
+    accuracy = accuracy_of(teacher, data, scale)
     record = {
         **harness.settings(args),
         "test_accuracy_float32": accuracy,

@@ -1,120 +1,169 @@
-"""A student on CIFAR-10 alone, distilled, and distilled from a bfloat16 teacher.
+"""A student on CIFAR-10 alone, distilled from a live teacher, and from a cached one.
 
-    python benchmarks/cifar_teacher.py --data cifar10.npz --out saved_models/cifar_teacher
-    python benchmarks/distill_cifar.py --data cifar10.npz --teacher saved_models/cifar_teacher
+    python benchmarks/cifar_teacher.py --data cifar10.npz --out saved_models/narrow \
+        --widths 8 16 32 --depth 20 --images 8000 --epochs 40 --policy float32
+    python benchmarks/distill_cifar.py --data cifar10.npz --teacher saved_models/narrow
 
-Every arm sees the same batches in the same order, has the same initial weights
-for a seed, and makes the same number of steps. Accuracy is that of the last
-epoch. Each finished run is a record in --out, and is not made again.
+The arms:
+
+    alone       labels only
+    distilled   the teacher runs in every step, on freshly augmented images
+    bfloat16    the same, with a folded copy of the teacher in bfloat16
+    cached      a TeacherCache of --views augmented versions of each image
+    top-k       the same cache with the --top-k highest of the ten scores
+    all-views   a cache of as many versions as there are epochs: none comes twice
+
+Every arm sees the same images in the same order, has the same initial weights for a
+seed, and makes the same number of steps. Arms without a cache see the same augmented
+images, and arms with one those of the cache. Accuracy is that of the last epoch on all
+test images, or on training images that are held out, on which settings are chosen.
+Each finished run is a record in --out, and is not made again.
 """
 
 from __future__ import annotations
 
 import functools
+import tempfile
+from typing import Any, NamedTuple
 
 import harness
 import made_up
-from cifar_teacher import BATCH, cosine_sgd, load, load_base, weights_of
+from cifar_teacher import BATCH, accuracy_of, cosine_sgd, load_base, part_of, weights_of
 
 import tfkd
 
-ARMS = ("alone", "distilled", "distilled, bfloat16 teacher")
+ARMS = {
+    "alone": "alone",
+    "distilled": "distilled, fresh augmentation",
+    "bfloat16": "distilled, bfloat16 teacher",
+    "cached": "cached, {views} views, all scores",
+    "top-k": "cached, {views} views, top {top_k} scores",
+    "all-views": "cached, {epochs} views, all scores",
+}
+PAIRS = [("distilled", "alone"), ("bfloat16", "distilled"), ("cached", "distilled")]
+PAIRS += [("all-views", "distilled"), ("cached", "alone"), ("top-k", "cached"), ("top-k", "alone")]
 
 
-def train(arm, seed, args, data, teacher):
-    """One run: returns a record with the accuracy of every epoch."""
+class Given(NamedTuple):
+    """What all runs have in common."""
+
+    data: Any
+    scale: Any
+    teacher: Any
+    teacher_accuracy: float
+
+
+def cache_of(arm, args, given, folder, options):
+    """The teacher's outputs on disk, as an arm reads them."""
+    views = args.epochs if arm == "all-views" else args.views
+    few = {"top_k": args.top_k, "temperature": args.temperature} if arm == "top-k" else {}
+    options = {**options, **few, "views": views, "progress": False}
+    return tfkd.TeacherCache.build(folder, given.teacher, given.data.x_train, **options)
+
+
+def train(arm, seed, args, given):
+    """One run: returns its record."""
     import tf_keras as keras
 
-    x_train, y_train, x_test, y_test, scale = data
+    data, scale, teacher = given.data, given.scale, given.teacher
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    student = tfkd.models.resnet(args.depth, weight_decay=5e-4)
-    steps = tfkd.data.steps_per_epoch(len(x_train), BATCH)
-    train_data = tfkd.data.batches(
-        x_train, y_train, BATCH, seed=seed, augment=tfkd.data.shift_and_flip(4), preprocess=scale
-    )
-    test_data = tfkd.data.eval_batches(x_test, y_test, 500, preprocess=scale)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    optimizer = cosine_sgd(steps * args.epochs, args.peak)
-    if arm == "alone":
-        model = student
-    else:
-        if "bfloat16" in arm:
+    student = tfkd.models.resnet(args.depth, widths=args.widths, weight_decay=5e-4)
+    steps = tfkd.data.steps_per_epoch(len(data.x_train), BATCH)
+    options = {"seed": seed, "augment": tfkd.data.shift_and_flip(4), "preprocess": scale}
+    with tempfile.TemporaryDirectory() as folder:
+        feed = tfkd.data
+        if arm == "bfloat16":
             teacher = tfkd.frozen_copy(teacher, dtype="bfloat16", fold_batch_norm=True)
-        model = tfkd.Distiller(
-            teacher,
-            student,
-            tfkd.losses.LogitsDistillation(args.temperature),
-            student_loss_weight=args.student_loss_weight,
+        elif arm in ("cached", "top-k", "all-views"):
+            teacher = feed = cache_of(arm, args, given, folder, options)
+        model = student
+        if arm != "alone":
+            loss = tfkd.losses.LogitsDistillation(args.temperature)
+            weight = args.student_loss_weight
+            model = tfkd.Distiller(teacher, student, loss, student_loss_weight=weight)
+        model.compile(
+            cosine_sgd(steps * args.epochs, args.peak),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
         )
-    model.compile(optimizer, loss, metrics=["accuracy"])
-    student_scores = []
-
-    def score(epoch, logs):
-        logits = student.predict(test_data, verbose=0)
-        student_scores.append(float((logits.argmax(1) == y_test).mean()))
-
-    history = model.fit(
-        train_data,
-        steps_per_epoch=steps,
-        epochs=args.epochs,
-        verbose=0,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=score)],
-    )
+        batches = feed.batches(data.x_train, data.y_train, BATCH, **options)
+        history = model.fit(batches, steps_per_epoch=steps, epochs=args.epochs, verbose=0)
     return {
         "arm": arm,
         "seed": seed,
-        "test_accuracy": student_scores,
+        "accuracy": 100 * accuracy_of(student, data, scale),
+        "teacher_accuracy": given.teacher_accuracy,
         "history": {k: [float(v) for v in values] for k, values in history.history.items()},
     }
 
 
-def table(records, args):
-    rows = []
-    for arm in ARMS:
-        last = [100 * r["test_accuracy"][-1] for r in records if r["arm"] == arm]
-        if last:
-            rows.append([arm, harness.spread(last), ", ".join(f"{value:.2f}" for value in last)])
-    what = f"ResNet-{args.depth}, {args.images} images, {args.epochs} epochs"
-    return harness.table([what, "accuracy %", "seeds"], rows)
+def tables(records, args, made):
+    """Accuracy of each arm, and the differences between pairs of arms, seed by seed."""
+    found = {arm: {} for arm in ARMS}
+    for record in records:
+        found[record["arm"]][record["seed"]] = record["accuracy"]
+    where = f"{args.held_out:,} held-out" if args.held_out else "all test"
+    head = [f"CIFAR-10, {args.images:,} training images", f"accuracy % on {where} images", "seeds"]
+    about = f"teacher ResNet-{made['depth']} {tuple(made['widths'])}, {made['epochs']} epochs"
+    about += f" of {made.get('images', 0):,} images"
+    rows = [[about, *([f"{records[0]['teacher_accuracy']:.2f}", "one"] if records else "––")]]
+    student = f"student ResNet-{args.depth} {tuple(args.widths)}, {args.epochs} epochs"
+    for arm, by_seed in found.items():
+        what, values = ARMS[arm].format(**vars(args)), list(by_seed.values())
+        if values:
+            line = ", ".join(f"{value:.2f}" for value in values)
+            rows.append([f"{student}: {what}", harness.spread(values), line])
+    gaps = []
+    for one, other in PAIRS:
+        both = [found[one][seed] - found[other][seed] for seed in found[one].keys() & found[other]]
+        if both:
+            gaps.append([f"{one} minus {other}", harness.spread(both)])
+    text = harness.table(head, rows)
+    return text + ("\n" + harness.table(["seed by seed", "points"], gaps) if gaps else "")
 
 
 def main():
     parser = harness.Parser(
         __doc__, "saved_models/distill_cifar", data=made_up.cifar, teacher=made_up.base,
-        images=256, epochs=1, seeds=1,
+        images=256, epochs=2, seeds=1, widths=[4], views=2, arms=["alone", "distilled", "top-k"],
     )  # fmt: skip
     parser.add_argument("--data", help="cifar10.npz")
-    parser.add_argument("--teacher", default="saved_models/cifar_teacher", help="its folder")
+    parser.add_argument("--teacher", default="saved_models/narrow", help="its folder")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="of all")
     parser.add_argument("--depth", type=int, default=8, help="of the student, a ResNet")
-    parser.add_argument("--epochs", type=int, default=6, help="passes of a student")
+    parser.add_argument("--widths", type=int, nargs="+", default=[8, 16, 32], help="of its stages")
+    parser.add_argument("--epochs", type=int, default=15, help="passes of a student")
     parser.add_argument("--seeds", type=int, default=3, help="students of each arm")
-    parser.add_argument("--images", type=int, default=20_000, help="training images")
+    parser.add_argument("--images", type=int, default=8_000, help="training images")
+    parser.add_argument("--held-out", type=int, default=0, help="score on so many training images")
     parser.add_argument("--peak", type=float, default=0.1, help="of the learning rate")
     parser.add_argument("--temperature", type=float, default=4.0, help="of the soft targets")
     parser.add_argument("--student-loss-weight", type=float, default=0.1, help="of the labels")
+    parser.add_argument("--views", type=int, default=4, help="of each image in a cache")
+    parser.add_argument("--top-k", type=int, default=3, help="scores in a cache of some")
+    parser.add_argument("--threads", type=int, default=0, help="0: all")
     args = parser.parse_args()
-    data = teacher = None
-    digests = {}
+    if not args.data and not args.table:
+        parser.error("--data is needed to train")
+    harness.threads(args.threads)
+    (teacher, made), given, digests = load_base(args.teacher), None, {}
     if not args.table:
-        x_train, y_train, x_test, y_test, scale = load(args.data)
-        # Of every class as many: files may be sorted by class.
-        part = tfkd.data.Dataset(x_train, y_train, x_test, y_test).subset(train=args.images)
-        data = (part.x_train, part.y_train, x_test, y_test, scale)
-        teacher, about = load_base(args.teacher)
-        print(f"teacher ResNet-{about['depth']}: {100 * about['test_accuracy_float32']:.2f} %")
+        data, scale = part_of(args.data, args.images, args.held_out)
+        given = Given(data, scale, teacher, 100 * accuracy_of(teacher, data, scale))
         digests = {
             "images": harness.digest(args.data),
             "teacher": harness.digest(weights_of(args.teacher)),
         }
     store, records = harness.Records(args, **digests), []
     for seed in range(args.seeds):
-        for arm in ARMS:
-            run = {**harness.settings(args, "seeds", "teacher"), "arm": arm, "seed": seed}
-            make = functools.partial(train, arm, seed, args, data, teacher)
+        for arm in args.arms:
+            run = {**harness.settings(args, "seeds", "arms", "teacher"), "arm": arm, "seed": seed}
+            make = functools.partial(train, arm, seed, args, given)
             if record := store.run(f"{arm}-{seed}", run, make):
                 records.append(record)
-    harness.show(args, table(records, args), records=records)
+    brief = [{k: v for k, v in record.items() if k != "history"} for record in records]
+    harness.show(args, tables(records, args, made), runs=brief)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ start as the teacher. The methods:
     fd-skd     annealed decay, self-distillation
     fd         annealed decay
     soft       zeroed at once each interval, and free to recover until removal
+    soft-skd   the same, with self-distillation
     hard       removed at the start
     hard-skd   the same, with self-distillation
     none       not pruned
@@ -22,7 +23,8 @@ start as the teacher. The methods:
 
 All make the same number of steps under one cycle of the learning rate that runs
 on across the cut, and all runs of a seed see the same batches. Accuracy is that
-of the cut network after the last epoch on all test images. Each finished run is
+of the cut network after the last epoch on all test images, or on training images that are
+held out, on which settings are chosen. Each finished run is
 a record in --out and is not made again; `--only 0/2` and `--only 1/2` share the runs
 of one list between two processes. `--table` makes the tables and plots of what is there.
 """
@@ -37,7 +39,7 @@ from typing import Any
 import harness
 import made_up
 import prune_tables
-from cifar_teacher import BATCH, cosine_sgd, load, load_base, weights_of
+from cifar_teacher import BATCH, accuracy_of, cosine_sgd, load_base, part_of, weights_of
 from prune_settings import METHODS, STUDIES, Setting, settings_of
 
 import tfkd
@@ -60,10 +62,7 @@ class Training:
 
     def accuracy(self, data: Any = None) -> float:
         """Of the model as it is now, in per cent; on all test images by default."""
-        data = data or self.data
-        test = tfkd.data.eval_batches(data.x_test, None, 500, preprocess=self.scale)
-        logits = self.model.predict(test, verbose=0)
-        return 100 * float((logits.argmax(1) == data.y_test).mean())
+        return 100 * accuracy_of(self.model, data or self.data, self.scale)
 
     def compiled(self) -> Any:
         """The model, or a Distiller around it, ready to fit.
@@ -156,6 +155,7 @@ def run(setting: Setting, data: Any, scale: Any, folder: pathlib.Path) -> dict[s
     keras.utils.set_random_seed(setting.seed)
     at_cut = None
     training = Training(setting, data, scale, folder)
+    teacher = training.accuracy()  # as the base is before anything is done to it
     whole = tfkd.report.profile(training.model)
     if setting.kind in ("fd", "soft"):
         decay = training.decay()
@@ -169,13 +169,13 @@ def run(setting: Setting, data: Any, scale: Any, folder: pathlib.Path) -> dict[s
             at_cut = training.accuracy()
         training.fit(0, setting.epochs)
     small, accuracy = tfkd.report.profile(training.model), training.accuracy()
-    teacher = 100 * training.base["test_accuracy_float32"]
     return {
         "setting": dataclasses.asdict(setting),
         "accuracy": accuracy,
         "accuracy_at_cut": at_cut,
         "curve": training.curve,
         "base_accuracy": teacher,
+        "base_trained": [training.base.get("images"), training.base.get("epochs")],
         "passed_its_base": accuracy > teacher,
         "macs": [whole.macs, small.macs],
         "flops": [whole.flops, small.flops],
@@ -199,6 +199,7 @@ def parse() -> Any:
     parser.add_argument("--lams", type=float, nargs="+", default=[0.1, 0.3, 1.0, 3.0], help="λ")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 4.0], help="T")
     parser.add_argument("--criteria-epochs", type=int, default=4, help="passes of that study")
+    parser.add_argument("--held-out", type=int, default=0, help="score on so many training images")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
     parser.add_argument("--only", default="0/1", help="i/n: this process makes run i, i + n, ...")
     for field in dataclasses.fields(Setting):
@@ -225,8 +226,7 @@ def main() -> None:
     data, scale, stores = None, None, {base: harness.Records(args) for base in folders}
     if not args.table:
         harness.threads(args.threads)
-        x_train, y_train, x_test, y_test, scale = load(args.data)
-        data = tfkd.data.Dataset(x_train, y_train, x_test, y_test).subset(train=args.images)
+        data, scale = part_of(args.data, args.images, args.held_out)
         images = harness.digest(args.data)
         for base, folder in folders.items():
             read = {"images": images, "base": harness.digest(weights_of(folder))}
@@ -235,13 +235,14 @@ def main() -> None:
     todo = list(dict.fromkeys(s for settings in studies.values() for s in settings))
     found = {}
     for number, setting in enumerate(todo):
-        store, made = stores[setting.base], {"threads": args.threads}
+        store, made = stores[setting.base], {"threads": args.threads, "held_out": args.held_out}
         made |= dataclasses.asdict(setting.plain())
         if number % shares == mine or store.file(setting.name, made):
             make = functools.partial(run, setting, data, scale, folders[setting.base])
             found[setting] = store.run(setting.name, made, make)
     text = prune_tables.write(studies, found, pathlib.Path(args.out))
-    harness.show(args, text, records=[record for record in found.values() if record])
+    brief = {s.name: round(r["accuracy"], 2) for s, r in found.items() if r}
+    harness.show(args, text, accuracy=brief)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-METHODS = ("fd-skd", "fd", "soft", "hard", "hard-skd", "none", "none-skd")
+METHODS = ("fd-skd", "hard-skd", "soft-skd", "fd", "hard", "soft", "none", "none-skd")
 STUDIES = ("main", "lambda", "interval", "share", "anneal", "criteria", "reading")
 CRITERIA = ("l1", "l2", "geometric_median", "random")
 

@@ -13,6 +13,12 @@ import tfkd
 from tfkd import artifacts
 
 Record = dict[str, Any]
+# What the decay gives, what the teacher gives, and what the pruning takes.
+TAUGHT = ("fd-skd", "hard-skd", "soft-skd", "none-skd")
+PAIRS = [("fd-skd", "hard-skd"), ("fd-skd", "soft-skd"), ("fd", "hard"), ("fd", "soft")]
+PAIRS += [(method, method.removesuffix("-skd")) for method in TAUGHT]
+PAIRS += [(method, "none-skd") for method in TAUGHT[:3]]
+PAIRS += [(method, "none") for method in (*TAUGHT[:3], "fd", "hard", "soft")]
 
 
 def write(
@@ -44,12 +50,19 @@ def headline(study: str, records: list[Record], wanted: int) -> list[str]:
     """What all runs of a table have in common."""
     first, costs = records[0]["setting"], {tuple(r["macs"]) for r in records}
     whole = max(pair[0] for pair in costs)
-    return [
-        f"**{study}**, {first['base']} ({records[0]['base_accuracy']:.2f} %, {whole:,} MACs): "
-        f"{first['images']:,} images, {first['epochs']} epochs, peak {first['peak']}; "
-        f"{len(records)} of {wanted} runs.",
-        "",
-    ]
+    # Records of before it was kept do not say on what their base was trained.
+    images, epochs = records[0].get("base_trained") or (None, None)
+    trained = f" after {epochs} epochs of {images:,} images" if images else ""
+    text = (
+        f"**{study}**, CIFAR-10, base {first['base']} ({records[0]['base_accuracy']:.2f} %"
+        f"{trained}; {whole:,} MACs): {first['images']:,} images, {first['epochs']} epochs, "
+        f"peak {first['peak']}"
+    )
+    if study == "main":
+        text += f"; decay in {first['share']:.0%} of them, every {first['interval']} epochs"
+        text += f"; λ = {first['lam']}, T = {first['temperature']}"
+    seeds = ", ".join(map(str, sorted({r["setting"]["seed"] for r in records})))
+    return [f"{text}; seeds {seeds}; {len(records)} of {wanted} runs.", ""]
 
 
 def groups(records: list[Record], key: str) -> dict[Any, list[Record]]:
@@ -83,16 +96,18 @@ def by_value(key: str, records: list[Record]) -> str:
 
 
 def main_table(study: str, records: list[Record]) -> str:
-    """The methods, and how far each is from the unpruned network, seed by seed."""
-    methods = groups(records, "method")
-    unpruned = {r["setting"]["seed"]: r["accuracy"] for r in methods.pop("none", [])}
+    """The methods, and the differences between pairs of them, seed by seed."""
+    methods = {
+        method: {r["setting"]["seed"]: r["accuracy"] for r in group}
+        for method, group in groups(records, "method").items()
+    }
     rows = []
-    for method, group in methods.items():
-        known = [r for r in group if r["setting"]["seed"] in unpruned]
-        if known:
-            gaps = [r["accuracy"] - unpruned[r["setting"]["seed"]] for r in known]
-            rows.append([method, spread(gaps)])
-    head = ["method", "minus none, seed by seed (points)"]
+    for one, other in PAIRS:
+        first, second = methods.get(one, {}), methods.get(other, {})
+        gaps = [first[seed] - second[seed] for seed in first if seed in second]
+        if gaps:
+            rows.append([f"{one} minus {other}", spread(gaps)])
+    head = ["seed by seed", "points"]
     return by_value("method", records) + ("\n" + table(head, rows) if rows else "")
 
 

@@ -85,6 +85,8 @@ def benchmark(base, out, *options):
 @pytest.mark.slow
 def test_benchmark_makes_each_run_once_and_tabulates_all(base, tmp_path):
     pytest.importorskip("matplotlib")
+    import tfkd
+
     first = benchmark(base, tmp_path, "--only=0/3")
     assert first.returncode == 0, first.stderr[-3000:]
     # The list goes seed by seed; this process makes the first and the fourth of it.
@@ -98,14 +100,66 @@ def test_benchmark_makes_each_run_once_and_tabulates_all(base, tmp_path):
 
     records = [json.loads(path.read_text())["record"] for path in tmp_path.glob("*.json")]
     assert len(records) == 4
+    network = tfkd.models.resnet(8, widths=(4,))
+    network.load_weights(str(base / "teacher.weights.h5"))
+    with np.load(base / "data.npz") as packed:
+        seen, x = packed["x_train"] / 255, packed["x_test"] / 255
+        guesses = network((x - seen.mean((0, 1, 2))) / seen.std((0, 1, 2))).numpy().argmax(1)
+        right = 100 * np.mean(guesses == packed["y_test"])
     for record in records:
         method = record["setting"]["method"]
         assert record["steps"] == 2 * (256 // 128) and len(record["curve"]) == 2
         assert (record["macs"][1] < record["macs"][0]) == (method == "fd-skd")
-        assert record["passed_its_base"] == (record["accuracy"] > 10)
+        assert record["base_accuracy"] == pytest.approx(right)
+        assert record["passed_its_base"] == (record["accuracy"] > record["base_accuracy"])
     found = [r["accuracy"] for r in records if r["setting"]["method"] == "fd-skd"]
     assert f"| fd-skd | {np.mean(found):.2f} ± {np.std(found, ddof=1):.2f} |" in second.stdout
     assert (tmp_path / f"{base.name}-main.png").exists()
+
+
+def test_images_that_are_held_out_are_training_images_that_no_network_learns_from(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import cifar_teacher
+    import made_up
+
+    path = made_up.cifar(train=60, test=20)
+    part, _ = cifar_teacher.part_of(path, 20, held_out=10)
+    with np.load(path) as packed:
+        places = [
+            [
+                int(np.flatnonzero((packed["x_train"] == image).all((1, 2, 3)))[0])
+                for image in images
+            ]
+            for images in (part.x_train, part.x_test)
+        ]
+        labels = packed["y_train"]
+    assert not set(places[0]) & set(places[1])
+    assert [np.bincount(labels[rows]).tolist() for rows in places] == [[2] * 10, [1] * 10]
+    assert (part.y_test == labels[places[1]]).all()
+    whole, _ = cifar_teacher.part_of(path, 20)
+    assert (whole.x_train == part.x_train).all() and len(whole.x_test) == 20
+
+
+def test_main_table_shows_differences_seed_by_seed(monkeypatch):
+    """Of the seeds that both methods have; here 2 and 4 points."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import prune_tables
+
+    accuracy = {"fd-skd": (72.0, 75.0, 90.0), "soft-skd": (70.0, 71.0)}
+    records = [
+        {
+            "setting": {"method": method, "seed": seed},
+            "accuracy": value,
+            "accuracy_at_cut": None,
+            "passed_its_base": False,
+            "macs": [100, 50],
+            "params": [100, 50],
+            "minutes": 1.0,
+        }
+        for method, values in accuracy.items()
+        for seed, value in enumerate(values)
+    ]
+    assert "| fd-skd minus soft-skd | 3.00 ± 1.41 |" in prune_tables.main_table("main", records)
 
 
 def test_benchmark_loss_is_cross_entropy_and_lambda_times_the_teacher(base, monkeypatch):
