@@ -93,7 +93,7 @@ def test_equal_scores_have_a_finite_gradient():
     assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("first", [3, 1])
+@pytest.mark.parametrize("first", [pytest.param(3, marks=pytest.mark.slow), 1])
 def test_two_replicas_equal_one_batch(two_replicas, first):
     teacher, x, kernel_values = (scores(*s, seed=i) for i, s in enumerate([(6, 3), (6, 4), (4, 3)]))
     weights = np.float32([1.0, 0.5, 2.0, 0.0, 1.0, 3.0])

@@ -3,6 +3,7 @@
 from tfkd.losses.base import DistillationLoss, Elements, ElementwiseLoss
 from tfkd.losses.decoupled import DecoupledDistillation
 from tfkd.losses.detection import (
+    CrossHeadDistillation,
     DenseAssignment,
     DenseConfidence,
     DenseLocalization,
@@ -29,6 +30,7 @@ from tfkd.losses.transformed_teacher import TransformedTeacherMatching
 __all__ = [
     "AttentionTransfer",
     "BoundedRegression",
+    "CrossHeadDistillation",
     "DecoupledDistillation",
     "DenseAssignment",
     "DenseConfidence",
