@@ -62,11 +62,11 @@ class LogitsDistillation(ElementwiseLoss):
             is used, the mean or the sum (reduction="sum"); label smoothing is refused.
             Any other loss, such as "mse", is called on (z_t / T, z_s / T) and not scaled.
         name: name of the term in logs.
-        standardize: whether the scores of each example (or position) are replaced by their
-            Z-scores before they are divided by T: the student then imitates the order and
-            the relative distances of the teacher's scores, not their size. The authors use
-            T = 2, and weights of 0.1 for the labels and 9 for this loss. Not for sigmoids or
-            fewer than three classes.
+        standardize: whether the scores of each example (or position), in every output that
+            has a loss, are replaced by their Z-scores before they are divided by T: the
+            student then imitates the order and the relative distances of the teacher's
+            scores, not their size. The authors use T = 2, and weights of 0.1 for the labels
+            and 9 for this loss. Not for sigmoids or fewer than three classes.
 
     Raises:
         TypeError: if `standardize` is not a bool.
