@@ -18,6 +18,8 @@ Variants, batch 128 of 32×32×3 images:
   keras+feature the same with one feature loss
 With --xla also
   keras+auto    keras+feature as Keras compiles it by default (XLA)
+
+With --losses instead: tfkd.Distiller with each loss on class scores, beside soft targets.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ VARIANTS = (
     "keras",
     "keras+feature",
 )
+LOSSES = "loss: "  # variants of --losses
 MEMORY = ("tfkd", "keras", "tfkd+feature", "keras+feature", "tfkd+bf16")  # in a process of its own
 
 
@@ -114,7 +117,23 @@ def stepper(name, args):
     return step
 
 
+def score_losses():
+    """The losses on class scores that --losses times, by name."""
+    kit = tfkd.losses
+    return {
+        "soft targets": kit.LogitsDistillation(4.0),
+        "soft targets, standardized": kit.LogitsDistillation(2.0, standardize=True),
+        "decoupled": kit.DecoupledDistillation(4.0),
+        "decoupled, standardized": kit.DecoupledDistillation(2.0, standardize=True),
+        "DIST": kit.PearsonDistillation(4.0),
+        "WTTM": kit.TransformedTeacherMatching(5.0),
+    }
+
+
 def distiller_of(name, keras, teacher, student):
+    if name.startswith(LOSSES):
+        loss = score_losses()[name.removeprefix(LOSSES)]
+        return tfkd.Distiller(teacher, student, loss, student_loss_weight=0.1)
     layers = {"teacher_layer_name": "stage3", "student_layer_name": "stage3"}
     if name.startswith("keras"):
         kit = keras.distillation
@@ -175,12 +194,16 @@ def parse():
     parser.add_argument("--student-depth", type=int, default=20, help="of a ResNet")
     parser.add_argument("--no-memory", action="store_true", help="times alone")
     parser.add_argument("--xla", action="store_true", help="also Keras's default compilation")
+    parser.add_argument("--losses", action="store_true", help="each loss on class scores instead")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def ratios_of(ms):
     """What is compared; ms: medians by variant."""
+    first, *others = ms
+    if first.startswith(LOSSES):
+        return {f"{name} / {first}": ms[name] / ms[first] for name in others}
     floor = ms["teacher"] + ms["student"]
     found = {
         "tfkd / (teacher + student)": ms["tfkd"] / floor,
@@ -204,10 +227,12 @@ def main():
             step()
         return print_peak()
     variants = (*VARIANTS, "keras+auto") if args.xla else VARIANTS
+    if args.losses:
+        variants = [LOSSES + name for name in score_losses()]
     jobs = {name: stepper(name, args) for name in variants}
     times = harness.in_turns(jobs, args.rounds, args.steps, warmup=4)
     ms = harness.medians(times)
-    measured = () if args.no_memory else MEMORY
+    measured = () if args.no_memory or args.losses else MEMORY
     memory = {name: peak_memory(name) for name in measured}
     rows = [
         [
@@ -219,7 +244,9 @@ def main():
     ]
     text = harness.table(["variant", "ms a step (median)", "min", "max", "peak MiB"], rows)
     ratios = ratios_of(ms)
-    text += "\n" + harness.table(["ratio", ""], [[k, f"{v:.2f}"] for k, v in ratios.items()])
+    digits = 3 if args.losses else 2
+    rows = [[name, f"{ratio:.{digits}f}"] for name, ratio in ratios.items()]
+    text += "\n" + harness.table(["ratio", ""], rows)
     harness.show(args, text, ms=ms, ratios=ratios, memory_mib=memory)
 
 

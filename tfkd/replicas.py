@@ -29,6 +29,18 @@ def global_sum(value: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
+def gathered(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Joins tensors of all replicas along the first axis; gradients are summed over them."""
+    if count() == 1:
+        return tensors
+    context = tf.distribute.get_replica_context()
+    # One at a time: TensorFlow fails in the gradient of `all_gather` of mixed shapes.
+    whole = [context.all_gather(tensor, axis=0) for tensor in tensors]
+    for joined, part in zip(whole, tensors, strict=True):
+        joined.set_shape([None, *part.shape[1:]])
+    return whole
+
+
 def can_merge() -> bool:
     """Whether `merged_sum` can be used: in a step on several replicas."""
     return count() > 1 and not tf.__internal__.distribute.strategy_supports_no_merge_call()

@@ -380,6 +380,8 @@ def every_loss():
         FeatureDistillation("mae"),
         all_losses.DecoupledDistillation(linear, 1.0, schedules.Linear(0.0, 8.0, 0, 6)),
         all_losses.RelationalDistillation(1.0, 2.0, **layers),
+        all_losses.PearsonDistillation(linear, standardize=True),
+        all_losses.TransformedTeacherMatching(linear),
         all_losses.ExpectedErrorLoss(name="error"),
         Custom(3.0),
     ]

@@ -12,7 +12,9 @@ from tfkd.losses import (
     ExpectedErrorLoss,
     FeatureDistillation,
     LogitsDistillation,
+    PearsonDistillation,
     RelationalDistillation,
+    TransformedTeacherMatching,
 )
 
 SCORES = {
@@ -20,6 +22,9 @@ SCORES = {
     "crossentropy": LogitsDistillation(3.0, "categorical_crossentropy"),
     "binary": LogitsDistillation(3.0, "binary_crossentropy"),
     "decoupled": DecoupledDistillation(3.0),
+    "standardized": LogitsDistillation(3.0, standardize=True),
+    "transformed": TransformedTeacherMatching(3.0, weighted=False),
+    "weighted": TransformedTeacherMatching(3.0),
     "expected_error": ExpectedErrorLoss(),
 }
 ELEMENTWISE = {
@@ -28,7 +33,11 @@ ELEMENTWISE = {
     "attention": AttentionTransfer("a", "b"),
     "bounded": BoundedRegression(0.5),
 }
-ALL = {**ELEMENTWISE, "relational": RelationalDistillation()}
+ALL = {
+    **ELEMENTWISE,
+    "relational": RelationalDistillation(),
+    "pearson": PearsonDistillation(3.0),
+}
 
 
 def inputs(name, seed=0, count=5, scale=2.0):

@@ -79,6 +79,37 @@ def decoupled(teacher, student, labels, temperature, alpha, beta):
     return np.mean(losses)
 
 
+def z_scores(scores):
+    """Algorithm 1 of Sun et al. with τ = 1, row by row."""
+    z = np.asarray(scores, np.float64)
+    return np.stack([(r - r.mean()) / r.std() for r in rows(z)]).reshape(z.shape)
+
+
+def transformed_teacher(teacher, student, temperature, weighted=True):
+    losses = []
+    for t, s in zip(rows(teacher), rows(student), strict=True):
+        powers = softmax(t) ** (1 / temperature)
+        weight = powers.sum() if weighted else 1.0
+        losses.append(weight * kl(powers / powers.sum(), softmax(s)))
+    return np.mean(losses)
+
+
+def pearson(teacher, student, temperature=4.0, beta=1.0, gamma=1.0, weights=None):
+    """Of the examples with a weight; each list of numbers is correlated by a weighted mean."""
+    p, q = (np.stack([softmax(r / temperature) for r in rows(z)]) for z in (teacher, student))
+    w = np.ones(len(p)) if weights is None else np.asarray(weights, float).ravel()
+    loss = beta * np.mean([w[i] * (1 - _correlation(p[i], q[i])) for i in range(len(p))])
+    if np.count_nonzero(w) > 1:
+        each = [1 - _correlation(p[:, c], q[:, c], w) for c in range(p.shape[1])]
+        loss += gamma * np.mean(w) * np.mean(each)
+    return temperature**2 * loss
+
+
+def _correlation(a, b, w=None):
+    covariance = np.cov(a, b, aweights=w, ddof=0)
+    return covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+
+
 def squared_error(teacher, student):
     return np.mean((np.asarray(teacher, np.float64) - np.asarray(student, np.float64)) ** 2)
 

@@ -17,6 +17,8 @@ DKD = losses.DecoupledDistillation
 ERROR = losses.ExpectedErrorLoss
 FEATURE = losses.FeatureDistillation
 LOGITS = losses.LogitsDistillation
+PEARSON = losses.PearsonDistillation
+TTM = losses.TransformedTeacherMatching
 RKD = losses.RelationalDistillation
 
 NAN, INF = float("nan"), float("inf")
@@ -69,6 +71,17 @@ NAN, INF = float("nan"), float("inf")
         (lambda: DKD(beta=NAN), ValueError, "`beta`.*received nan"),
         (lambda: DKD(beta="8"), TypeError, "`beta`.*schedule.*received '8'"),
         (lambda: DKD(alpha=schedules.Linear(1, -1, 0, 5)), ValueError, "`alpha`.*reaches"),
+        (lambda: LOGITS(standardize=1), TypeError, "`standardize`.*received 1"),
+        (lambda: DKD(standardize="no"), TypeError, "`standardize`.*received 'no'"),
+        (
+            lambda: LOGITS(loss=["mse", "binary_crossentropy"], standardize=True),
+            ValueError,
+            "`standardize`.*False with .binary_crossentropy.*zero",
+        ),
+        (lambda: PEARSON(gamma=-1), ValueError, "`gamma`.*at least 0"),
+        (lambda: PEARSON(beta="1"), TypeError, "`beta`.*schedule"),
+        (lambda: TTM(0), ValueError, "`temperature`.*above 0"),
+        (lambda: TTM(weighted=2), TypeError, "`weighted`.*received 2"),
         (lambda: DKD(output=1.5), TypeError, "`output`.*received 1.5"),
         (lambda: DKD(output=True), TypeError, "`output`.*received True"),
         (lambda: ERROR(output=1.5), TypeError, "`output`.*received 1.5"),
@@ -143,6 +156,13 @@ def zeros(*shape):
             {"y": np.zeros(2)},
             "`alpha` is a schedule",
         ),
+        (LOGITS(standardize=True), zeros(2, 2), zeros(2, 2), {}, "at least three.*1 and -1"),
+        (LOGITS(1, "mse", standardize=True), zeros(2), zeros(2), {}, "at least three"),
+        (DKD(standardize=True), zeros(2, 2), zeros(2, 2), {"y": [0, 1]}, "at least three"),
+        (PEARSON(), zeros(2, 3), zeros(2, 4), {}, "same classes"),
+        (PEARSON(), [zeros(2, 3)] * 2, [zeros(2, 3)] * 2, {}, "`output`.*several"),
+        (TTM(), zeros(2, 1), zeros(2, 1), {}, "at least two classes"),
+        (TTM(standardize=True), zeros(2, 2), zeros(2, 2), {}, "at least three"),
         (ERROR(), zeros(2, 3), zeros(2, 3), {}, "`y`.*labels.*received None.*LogitsDist"),
         (ERROR(), zeros(2, 3), zeros(2, 4), {"y": [0, 1]}, "same classes"),
         (ERROR(), zeros(2), zeros(2), {"y": [0, 1]}, "class scores of shape"),
@@ -227,6 +247,12 @@ EXAMPLES = [
     BOUNDED(schedules.Linear(0, 1, 0, 9), "boxes", positive, "bound"),
     ERROR(),
     ERROR("a", "wrong"),
+    LOGITS(2, standardize=True),
+    DKD(2, standardize=True),
+    PEARSON(),
+    PEARSON(schedules.Linear(4, 1, 0, 9), 2.0, schedules.Constant(0), "a", "n", True),
+    TTM(),
+    TTM(schedules.Linear(4, 1, 0, 9), False, 1, "n", True),
 ]
 
 

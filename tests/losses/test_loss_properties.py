@@ -24,7 +24,10 @@ from tfkd.losses import (
 quick = settings(deadline=None, max_examples=8)
 seeds = st.integers(0, 10**6)
 
-ZERO_AT_TEACHER = sorted(set(ALL) - {"crossentropy", "bounded", "expected_error"})
+ZERO_AT_TEACHER = sorted(
+    # A transformed teacher is imitated at T = 3 by a student at T = 1; ρ of "pearson" has an ε.
+    set(ALL) - {"crossentropy", "bounded", "expected_error", "transformed", "weighted", "pearson"}
+)
 
 
 @pytest.mark.parametrize("name", ZERO_AT_TEACHER)

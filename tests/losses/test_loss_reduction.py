@@ -16,7 +16,9 @@ from tfkd.losses import (
     ExpectedErrorLoss,
     FeatureDistillation,
     LogitsDistillation,
+    PearsonDistillation,
     RelationalDistillation,
+    TransformedTeacherMatching,
 )
 
 
@@ -60,6 +62,9 @@ SEQUENCES = {
     "kl": LogitsDistillation(3.0),
     "mse of scores": LogitsDistillation(3.0, "mse"),
     "decoupled": DecoupledDistillation(3.0),
+    "standardized": DecoupledDistillation(3.0, standardize=True),
+    "pearson": PearsonDistillation(3.0),
+    "transformed": TransformedTeacherMatching(3.0),
     "feature": FeatureDistillation(),
     "bounded": BoundedRegression(50.0),
     "expected_error": ExpectedErrorLoss(),
@@ -74,7 +79,7 @@ def test_masked_positions_count_nowhere(name):
     labels = np.array([[0, 1, -1], [2, -1, -1]])  # -1 at the padding
     y = (
         labels
-        if name in ("decoupled", "expected_error")
+        if name in ("decoupled", "standardized", "expected_error")
         else np.float32(rng.normal(size=(2, 3, 4)))
     )
     mask = labels >= 0
@@ -161,7 +166,9 @@ def test_weights_per_output():
 
 @pytest.mark.parametrize("output, make", [("b", lambda a, b: {"a": a, "b": b}),
                                           (1, lambda a, b: [a, b])])  # fmt: skip
-@pytest.mark.parametrize("name", ["decoupled", "bounded", "relational", "expected_error"])
+@pytest.mark.parametrize(
+    "name", ["decoupled", "bounded", "relational", "expected_error", "pearson", "weighted"]
+)
 def test_one_output_of_several(name, output, make):
     teacher, student, y = inputs(name)
     other = np.zeros((5, 7), np.float32)

@@ -16,7 +16,9 @@ from tfkd.losses import (
     DecoupledDistillation,
     FeatureDistillation,
     LogitsDistillation,
+    PearsonDistillation,
     RelationalDistillation,
+    TransformedTeacherMatching,
 )
 
 seeds = st.integers(0, 10**6)
@@ -252,6 +254,9 @@ LOSSES = {
     "feature": FeatureDistillation(),
     "attention": AttentionTransfer("a", "b"),
     "relational": RelationalDistillation(),
+    "standardized": LogitsDistillation(standardize=True),
+    "pearson": PearsonDistillation(),
+    "transformed": TransformedTeacherMatching(),
     "bounded": BoundedRegression(0.1),
 }
 

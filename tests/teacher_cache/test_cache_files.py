@@ -294,9 +294,16 @@ def test_the_best_scores_serve_one_temperature_of_soft_targets(tmp_path):
     falling = tfkd.schedules.Linear(4.0, 1.0, 0, 10)
     with pytest.raises(ValueError, match="`temperature`: expected 2.0"):
         tfkd.Distiller(cache, net(4), losses.LogitsDistillation(falling))
-    for loss in (losses.DecoupledDistillation(2.0), losses.LogitsDistillation(2.0, "mse")):
+    for loss in (
+        losses.DecoupledDistillation(2.0),
+        losses.LogitsDistillation(2.0, "mse"),
+        losses.PearsonDistillation(2.0),
+        losses.TransformedTeacherMatching(2.0),
+    ):
         with pytest.raises(ValueError, match="without top_k for other losses"):
             tfkd.Distiller(cache, net(4), loss)
+    with pytest.raises(ValueError, match="`standardize`.*Z-score needs all.*without top_k"):
+        tfkd.Distiller(cache, net(4), losses.LogitsDistillation(2.0, standardize=True))
 
 
 @pytest.mark.parametrize(

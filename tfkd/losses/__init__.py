@@ -3,6 +3,7 @@
 from tfkd.losses.base import DistillationLoss, Elements, ElementwiseLoss
 from tfkd.losses.decoupled import DecoupledDistillation
 from tfkd.losses.detection import (
+    CrossHeadDistillation,
     DenseAssignment,
     DenseConfidence,
     DenseLocalization,
@@ -21,12 +22,15 @@ from tfkd.losses.expected_error import ExpectedErrorLoss, curriculum_objective
 from tfkd.losses.features import AttentionTransfer, FeatureDistillation
 from tfkd.losses.heads import declare_outputs as declare_outputs  # no loss: not in __all__
 from tfkd.losses.logits import LogitsDistillation
+from tfkd.losses.pearson import PearsonDistillation
 from tfkd.losses.regression import BoundedRegression
 from tfkd.losses.relations import RelationalDistillation
+from tfkd.losses.transformed_teacher import TransformedTeacherMatching
 
 __all__ = [
     "AttentionTransfer",
     "BoundedRegression",
+    "CrossHeadDistillation",
     "DecoupledDistillation",
     "DenseAssignment",
     "DenseConfidence",
@@ -44,7 +48,9 @@ __all__ = [
     "MultiBoxLoss",
     "MultiBoxSelection",
     "MultiBoxSoftTarget",
+    "PearsonDistillation",
     "RelationalDistillation",
+    "TransformedTeacherMatching",
     "curriculum_objective",
     "multibox_objective",
     "retina_net_objective",

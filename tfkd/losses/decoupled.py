@@ -16,6 +16,7 @@ from tfkd.losses.base import (
     register,
 )
 from tfkd.losses.logits import bernoulli_kl, check_scores, kl_from_logits
+from tfkd.losses.standardization import check_classes, check_flag, scaled
 from tfkd.schedules import Value
 from tfkd.types import Tensor
 
@@ -48,12 +49,13 @@ class DecoupledDistillation(OneOutput, ElementwiseLoss):
             scores, for a model with several; targets in the same structure are
             selected in the same way.
         name: name of the term in logs.
+        standardize: whether z are Z-scores, as in `LogitsDistillation`; for C of at least 3.
 
     Scores have shape (B, ..., C), C at least 2. Labels y are integers of shape
     (B, ...) or (B, ..., 1), or one-hot of shape (B, ..., C).
 
     Raises:
-        TypeError: if a weight is not a number, schedule or callable.
+        TypeError: if a weight is not a number, schedule or callable, or `standardize` not a bool.
         ValueError: for T ≤ 0, a negative weight or a value that is not finite; when
             called, if y is None or does not fit the scores.
         tf.errors.InvalidArgumentError: when called, for a label outside 0 ... C − 1.
@@ -71,7 +73,7 @@ class DecoupledDistillation(OneOutput, ElementwiseLoss):
         0.9242
     """
 
-    arguments = ("temperature", "alpha", "beta", "output")
+    arguments = ("temperature", "alpha", "beta", "output", "standardize")
     on_logits = True
 
     def __init__(
@@ -81,15 +83,20 @@ class DecoupledDistillation(OneOutput, ElementwiseLoss):
         beta: Value = 8.0,
         output: str | int | None = None,
         name: str | None = None,
+        standardize: bool = False,
     ):
         super().__init__(output, name)
+        self.standardize = check_flag(standardize)
         self.temperature = check_temperature(temperature)
         self.alpha = schedules.get("alpha", alpha, checks.non_negative)
         self.beta = schedules.get("beta", beta, checks.non_negative)
 
     def validate_outputs(self, teacher_outputs, student_outputs):
         """Raises ValueError unless both models score the same classes in this output."""
-        check_scores(self._select(teacher_outputs), self._select(student_outputs))
+        student = self._select(student_outputs)
+        check_scores(self._select(teacher_outputs), student)
+        if self.standardize:
+            check_classes(student)
 
     def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
         """One loss per example, (B,) or (B, ...), for the output with the scores."""
@@ -98,8 +105,8 @@ class DecoupledDistillation(OneOutput, ElementwiseLoss):
         mask = mask_of(student)
         true = self._true_class(y, student, mask)
         temperature = at_step("temperature", self.temperature, step)
-        teacher_z = tf.stop_gradient(tf.cast(teacher, tf.float32)) / temperature
-        student_z = tf.cast(student, tf.float32) / temperature
+        teacher_z = scaled(tf.stop_gradient(teacher), temperature, self.standardize)
+        student_z = scaled(student, temperature, self.standardize)
         target, others = decoupled_kl(teacher_z, student_z, true)
         values = at_step("alpha", self.alpha, step) * target
         values += at_step("beta", self.beta, step) * others

@@ -22,6 +22,7 @@ from tfkd.losses.base import (
     mask_of,
     register,
 )
+from tfkd.losses.standardization import check_classes, check_flag, scaled
 from tfkd.losses.wrapped import Losses, LossFunction, apply_loss, each_output, is_sum, resolve_loss
 from tfkd.schedules import Value
 
@@ -61,12 +62,20 @@ class LogitsDistillation(ElementwiseLoss):
             is used, the mean or the sum (reduction="sum"); label smoothing is refused.
             Any other loss, such as "mse", is called on (z_t / T, z_s / T) and not scaled.
         name: name of the term in logs.
+        standardize: whether the scores of each example (or position), in every output that
+            has a loss, are replaced by their Z-scores before they are divided by T: the
+            student then imitates the order and the relative distances of the teacher's
+            scores, not their size. The authors use T = 2, and weights of 0.1 for the labels
+            and 9 for this loss. Not for sigmoids or fewer than three classes.
 
     Raises:
-        ValueError: for T ≤ 0 or not finite, an unknown loss, or if every loss is None.
+        TypeError: if `standardize` is not a bool.
+        ValueError: for T ≤ 0 or not finite, an unknown loss, or if every loss is None; for
+            `standardize` with "binary_crossentropy" or, when called, with two classes.
 
     Reference:
-        Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531
+        Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531; Sun et al. 2024
+        (standardize), https://arxiv.org/abs/2403.01427
 
     Example:
         >>> import tensorflow as tf
@@ -74,24 +83,39 @@ class LogitsDistillation(ElementwiseLoss):
         >>> loss = tfkd.losses.LogitsDistillation(temperature=2.0)
         >>> round(float(loss.compute_loss(tf.constant([[2.0, 0.0]]), tf.constant([[0.0, 0.0]]))), 4)
         0.4438
+        >>> by_order = tfkd.losses.LogitsDistillation(temperature=2.0, standardize=True)
+        >>> float(by_order.compute_loss(tf.constant([[6.0, 4.0, 2.0]]), tf.constant([[3.0, 2, 1]])))
+        0.0
     """
 
-    arguments = ("temperature", "loss")
+    arguments = ("temperature", "loss", "standardize")
     on_logits = True
 
     def __init__(
-        self, temperature: Value = 3.0, loss: Losses = "kl_divergence", name: str | None = None
+        self,
+        temperature: Value = 3.0,
+        loss: Losses = "kl_divergence",
+        name: str | None = None,
+        standardize: bool = False,
     ):
         super().__init__(name)
         self.temperature = check_temperature(temperature)
         self.loss = resolve_loss(loss)
+        self.standardize = check_flag(standardize)
         for item in tf.nest.flatten(self.loss):
             _check_plain(item)
+            if standardize and is_a(item, BINARY):
+                expected = 'False with "binary_crossentropy"'
+                fix = "The zero of a sigmoid's score has a meaning, which a Z-score would move."
+                raise checks.value_error("standardize", expected, standardize, fix)
 
     def validate_outputs(self, teacher_outputs, student_outputs):
         """Raises ValueError unless each output that has a loss fits it."""
         super().validate_outputs(teacher_outputs, student_outputs)
         each_output(self.loss, teacher_outputs, student_outputs, _check_outputs)
+        if self.standardize:
+            outputs = (teacher_outputs, student_outputs)
+            each_output(self.loss, *outputs, lambda loss, teacher, student: check_classes(student))
 
     def elements(self, teacher_outputs, student_outputs, y=None, sample_weight=None, step=None):
         """One loss per example, (B,) or (B, ...), for each output that has a loss."""
@@ -101,8 +125,8 @@ class LogitsDistillation(ElementwiseLoss):
         return each_output(self.loss, teacher_outputs, student_outputs, one)
 
     def _one(self, loss, teacher, student, temperature):
-        teacher_z = tf.stop_gradient(tf.cast(teacher, tf.float32)) / temperature
-        student_z = tf.cast(student, tf.float32) / temperature
+        teacher_z = scaled(tf.stop_gradient(teacher), temperature, self.standardize)
+        student_z = scaled(student, temperature, self.standardize)
         if not any(is_a(loss, kinds) for kinds in _EXACT):
             if len(student.shape) == 1:
                 teacher_z, student_z = teacher_z[:, None], student_z[:, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfkd import checks
+from tfkd import checks, replicas
 from tfkd.losses.base import OneOutput, register, select_like
 from tfkd.losses.features import FeatureLoss, check_layer_name, flat, masked_features
 from tfkd.losses.weighting import weights_like
@@ -95,7 +95,7 @@ class RelationalDistillation(OneOutput):
         chosen = self._select(student_outputs)
         teacher, student = _embeddings(self._select(teacher_outputs)), _embeddings(chosen)
         weight = self._weights(kwargs.get("sample_weight"), chosen)
-        teacher, student, weight = _gather([tf.stop_gradient(teacher), student, weight])
+        teacher, student, weight = replicas.gathered([tf.stop_gradient(teacher), student, weight])
         loss = tf.constant(0.0)
         teacher, student = _differences(teacher), _differences(student)
         pairs = tf.linalg.set_diag(weight[:, None] * weight[None, :], tf.zeros_like(weight))
@@ -166,17 +166,3 @@ def _huber(error: tf.Tensor) -> tf.Tensor:
 def _embeddings(features: tf.Tensor) -> tf.Tensor:
     """Flattens features (B, ...) to embeddings (B, D) in float32."""
     return flat(masked_features(features))
-
-
-def _gather(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Gathers tensors over all replicas; gradients are summed over the replicas."""
-    if tf.distribute.in_cross_replica_context():
-        return tensors
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return tensors
-    # One at a time: TensorFlow fails in the gradient of `all_gather` of mixed shapes.
-    gathered = [context.all_gather(tensor, axis=0) for tensor in tensors]
-    for whole, part in zip(gathered, tensors, strict=True):
-        whole.set_shape([None, *part.shape[1:]])
-    return gathered

@@ -79,6 +79,10 @@ def check_top_k(loss: Any, temperature: float | None) -> None:
         expected = f"LogitsDistillation with its KL divergence, {why}"
         fix = "Build the cache without top_k for other losses."
         raise checks.value_error("distillation_losses", expected, loss, fix)
+    if loss.standardize:
+        expected = "False, since the cache holds only top-k scores: a Z-score needs all of them"
+        fix = "Build the cache without top_k."
+        raise checks.value_error("standardize", expected, True, fix)
     if loss.temperature != temperature:
         expected = f"{temperature}, that of the cache: its rest bucket holds at that one only"
         fix = "Build the cache with the temperature of the loss."

@@ -6,6 +6,7 @@ from tfkd.losses.detection.anchor_free_labels import (
     DenseConfidence,
     DenseLocalization,
 )
+from tfkd.losses.detection.cross_head import CrossHeadDistillation
 from tfkd.losses.detection.keras_cv import retina_net_objective, yolo_v8_objective
 from tfkd.losses.detection.multibox_loss import MultiBoxLoss
 from tfkd.losses.detection.objective import multibox_objective
@@ -13,6 +14,7 @@ from tfkd.losses.detection.selection import MultiBoxSelection, Selected, hard_ne
 from tfkd.losses.detection.terms import MultiBoxConfidence, MultiBoxLocalization, MultiBoxSoftTarget
 
 __all__ = [
+    "CrossHeadDistillation",
     "DenseAssignment",
     "DenseConfidence",
     "DenseLocalization",

@@ -128,8 +128,8 @@ def retina_net_objective(
     head = retina_net_head(student, image_size)
     chosen = {**RETINA_NET, **(weights if isinstance(weights, dict) else {})}
     if chosen["soft"] is not None or chosen["bounded"] is not None:
-        _check_classes(teacher, student)
-        _check_anchors(retina_net_head(teacher, image_size), head)
+        check_classes(teacher, student)
+        check_anchors(retina_net_head(teacher, image_size), head)
     matcher, names = _matcher(student, head, every_object), (head["boxes"], head["classes"])
     selection = MultiBoxSelection(matcher, negative_ratio, 0, teacher_boxes, "sigmoid", *names)
     losses: dict[str, DistillationLoss] = {
@@ -212,7 +212,7 @@ def yolo_v8_objective(
     size = image_size_of(student, image_size)
     chosen = {**YOLO_V8, **(weights if isinstance(weights, dict) else {})}
     if chosen["soft"] is not None or chosen["distances"] is not None:
-        _check_classes(teacher, student)
+        check_classes(teacher, student)
         if image_size_of(teacher, size) != size:
             raise checks.value_error("teacher", f"a model for images of {size}", teacher)
     assignment = DenseAssignment(student.label_encoder, size)
@@ -255,7 +255,8 @@ def _check_kinds(teacher: keras.Model, student: keras.Model, kind: type) -> None
             raise checks.type_error(side, f"a keras_cv.models.{kind.__name__}", model, fix)
 
 
-def _check_classes(teacher: keras.Model, student: keras.Model) -> None:
+def check_classes(teacher: keras.Model, student: keras.Model) -> None:
+    """Raises ValueError unless both detectors have as many classes."""
     if teacher.num_classes != student.num_classes:
         raise ValueError(
             f"`teacher`: expected {student.num_classes} classes, as the student has, received "
@@ -263,7 +264,8 @@ def _check_classes(teacher: keras.Model, student: keras.Model) -> None:
         )
 
 
-def _check_anchors(teacher: dict[str, Any], student: dict[str, Any]) -> None:
+def check_anchors(teacher: dict[str, Any], student: dict[str, Any]) -> None:
+    """Raises ValueError unless two heads (`retina_net_head`) have the same anchors."""
     theirs, mine = (check_priors(head["anchors"]) for head in (teacher, student))
     # Relative to the image: the tolerance is for rounding of keras-cv's float32 pixels.
     same = theirs.shape == mine.shape and np.allclose(theirs, mine, atol=1e-5)

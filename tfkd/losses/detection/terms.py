@@ -19,6 +19,7 @@ from tfkd.losses.base import (
     register,
 )
 from tfkd.losses.detection.selection import MultiBoxSelection, Outputs, Selected
+from tfkd.losses.standardization import check_classes, check_flag, scaled
 from tfkd.schedules import Value
 
 
@@ -183,12 +184,16 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         foreground_weight: weight of all other classes, above 0.
         selection: as in `MultiBoxTerm`.
         name: name of the term in logs.
+        standardize: whether z are Z-scores over the classes and the background, as in
+            `LogitsDistillation`; for softmax scores, and two classes or more.
 
     The scores of several teachers are averaged.
 
     Raises:
+        TypeError: if `standardize` is not a bool.
         ValueError: for T ≤ 0, or a weight that is not positive; when called, if the
-            priors or classes of teacher and student differ.
+            priors or classes of teacher and student differ, or for `standardize` with
+            sigmoid scores.
 
     Reference:
         Chen et al. 2017, "Learning efficient object detection models with knowledge
@@ -206,7 +211,9 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         0.3278
     """
 
-    arguments = ("selection", "temperature", "background_weight", "foreground_weight")
+    arguments = (
+        "selection", "temperature", "background_weight", "foreground_weight", "standardize"
+    )  # fmt: skip
     default_name = "multibox_soft_target"
 
     def __init__(
@@ -216,8 +223,10 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         foreground_weight: float = 1.0,
         selection: MultiBoxSelection | None = None,
         name: str | None = None,
+        standardize: bool = False,
     ):
         super().__init__(selection, name)
+        self.standardize = check_flag(standardize)
         self.temperature = check_temperature(temperature)
         self.background_weight = float(checks.positive("background_weight", background_weight))
         self.foreground_weight = float(checks.positive("foreground_weight", foreground_weight))
@@ -228,12 +237,21 @@ class MultiBoxSoftTarget(MultiBoxTerm):
         _, mine = selection.outputs(student, "student")
         check_alike(theirs, mine)
         temperature = at_step("temperature", self.temperature, step)
-        theirs, mine = tf.stop_gradient(theirs) / temperature, mine / temperature
         softmax = selection.scores == "softmax"
+        if self.standardize:
+            self._check_standardized(softmax, mine)
+        theirs = scaled(tf.stop_gradient(theirs), temperature, self.standardize)
+        mine = scaled(mine, temperature, self.standardize)
         divergence = _softmax_divergence if softmax else sigmoid_divergence
         values = divergence(theirs, mine, self.background_weight, self.foreground_weight)
         values *= temperature**2
         return selection.classes, Elements(values, chosen.selected, count=chosen.count)
+
+    def _check_standardized(self, softmax: bool, scores: tf.Tensor) -> None:
+        if not softmax:
+            fix = "The zero of a sigmoid's score has a meaning, which a Z-score would move."
+            raise checks.value_error("standardize", "False with sigmoid scores", True, fix)
+        check_classes(scores)
 
 
 def check_alike(teacher: tf.Tensor, student: tf.Tensor) -> None:
