@@ -1,6 +1,6 @@
 """README, docs, examples and benchmarks call tfkd by names and arguments that it has.
 
-That they run from end to end is for the slow tests: test_readme.py, examples/.
+That they run from end to end is for the slow tests: test_docs.py, examples/.
 """
 
 from __future__ import annotations

@@ -112,7 +112,8 @@ def test_blocks_run_and_again_in_the_same_folder(page, tmp_path, monkeypatch, ca
         run(page, capsys)
 
 
-LINKING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "RESULTS.md", *PAGES]
+LINKED = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", "examples/DISTRIBUTED.md")
+LINKING = [*(ROOT / name for name in LINKED), *PAGES]
 
 
 @pytest.mark.parametrize("page", LINKING, ids=lambda p: p.stem)
