@@ -14,6 +14,7 @@ from tfkd.pruning.recalibrating import recalibrate
 from tfkd.pruning.rules import register_rule
 from tfkd.pruning.selection import Selection
 from tfkd.pruning.shrinking import shrink
+from tfkd.pruning.taylor import Taylor
 
 __all__ = [
     "AnnealedFilterDecay",
@@ -23,6 +24,7 @@ __all__ = [
     "LayerChoice",
     "Plan",
     "Selection",
+    "Taylor",
     "analyse",
     "apply_selection",
     "choose_layers",

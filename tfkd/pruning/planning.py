@@ -12,7 +12,7 @@ from tfkd import checks, example_inputs
 from tfkd.costs.trace import InputShape
 from tfkd.networks import paths
 from tfkd.networks.accept import check_finite
-from tfkd.pruning import criteria, explaining, fitting, ignoring
+from tfkd.pruning import criteria, explaining, fitting, ignoring, isomorphic
 from tfkd.pruning.change import output_change
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph
@@ -21,7 +21,7 @@ from tfkd.pruning.selection import Selection
 from tfkd.types import Data, Structure
 
 _BATCH = 64  # examples on which the model runs at a time
-SCOPES = ("uniform", "global")
+SCOPES = ("uniform", "global", "isomorphic")
 RESIDUALS = ("inner", "coupled")
 
 
@@ -33,7 +33,7 @@ def plan(
     *,
     scope: str = "uniform",
     residual: str = "inner",
-    criterion: str | criteria.FilterScores = "l2",
+    criterion: criteria.Criterion = "l2",
     round_to: int = 1,
     ignore: paths.Entries = (),
     min_channels: int = 1,
@@ -53,10 +53,13 @@ def plan(
         macs_reduction: fraction of the multiply-accumulates to save, in (0, 1).
         params_reduction: fraction of the parameters to save, in (0, 1).
         filter_rate: fraction of the units to remove, in (0, 1): of each group, or of all
-            units with scope "global". Give exactly one of these three.
+            units with another scope than "uniform". Give exactly one of these three.
         scope: "uniform", all groups shrink by the same fraction; or "global", the units
             with the lowest scores in the whole model are removed first. Scores are
-            comparable between groups, since the mean score of each group is 1.
+            comparable between groups, since the mean score of each group is 1 (those of
+            `Taylor`, which are changes of one loss, as they are); or "isomorphic", as
+            "global" among groups of the same substructure, such as the inner convolutions of
+            all residual blocks, of which each loses the same fraction (arXiv:2407.04616).
         residual: "inner" excludes groups whose channels are coupled by a sum of branches,
             so that only channels inside residual blocks are removed, which gives the
             better speed-up; "coupled" includes them.
@@ -203,8 +206,10 @@ def _counts(plan: Plan) -> np.ndarray:
         pairs = zip(allowed, sizes, strict=True)
         return np.array([fitting.nearest(level, round(goal * size)) for level, size in pairs])
     ranked = None
-    if plan.scope == "global":
-        ranked = [np.sort(criteria.normalised(scores[group.units])) for group in groups]
+    if plan.scope != "uniform":
+        ranked = criteria.ranked(plan.graph, plan.criterion, scores)
+    if ranked and plan.scope == "isomorphic":
+        ranked = isomorphic.quantiles(ranked, isomorphic.classes(plan.graph, plan.left_alone))
     reduction = _reduction(plan)
     path = fitting.steps(allowed, sizes, ranked)
     counts = fitting.fit(path, lambda removed: reduction(removed) >= goal)
