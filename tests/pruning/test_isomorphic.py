@@ -28,7 +28,7 @@ def inner(names, number):
 
 
 def test_inner_convolutions_of_all_stages_are_alike():
-    graph = pruning.analyse(models.resnet(14, width=4))
+    graph = pruning.analyse(models.resnet(14))
     found = isomorphic.classes(graph, lambda group: False)
     names = [group.name for group in graph.groups]
     keys = dict(zip(names, found, strict=True))
