@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras as keras
 import toys
 
@@ -52,19 +55,40 @@ def test_scores_are_the_gradient_of_a_gate_at_the_unit(norm, branches):
     model = of_dense(norm, branches)
     x, y = examples()
     found = Taylor((x, y), loss="mse", batch_size=4).of_graph(analyse(model))
-    expected = by_hand(model, [(x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8)])
+    expected = by_hand(model, [(x[i::3], y[i::3]) for i in range(3)])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_sample_weights_and_the_last_smaller_batch_count():
+def test_sample_weights_count():
     model = of_dense()
     x, y = examples(6)
     weights = np.array([1, 1, 0, 0, 1, 1], "f4")
     found = Taylor((x, y, weights), loss="mse", batch_size=4).of_graph(analyse(model))
-    first, second = by_hand(model, [(x[:2], y[:2])]), by_hand(model, [(x[4:], y[4:])])
-    # Keras divides by the number of examples in the batch, 4.
-    expected = np.sqrt(((first / 2) ** 2 + second**2) / 2)
+    # Two batches of three, of which one example each has no weight; Keras divides by three.
+    parts = [by_hand(model, [(x[[i, i + 4]], y[[i, i + 4]])]) * 2 / 3 for i in (0, 1)]
+    expected = np.sqrt(np.mean(np.square(parts), 0))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_examples_are_taken_evenly_from_arrays_and_first_from_batches():
+    """Arrays are often sorted by class."""
+    model, (x, y) = of_dense(), examples(25)
+    graph = analyse(model)
+    every = by_hand(model, [(x[::4], y[::4])])
+    for data in ((x, y), (tf.constant(x), y), tfkd_like(x, y)):
+        found = Taylor(data, loss="mse", max_examples=7).of_graph(graph)
+        np.testing.assert_allclose(found, every, rtol=1e-4, atol=1e-7)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(5)
+    found = Taylor(batches, loss="mse", max_examples=10).of_graph(graph)
+    first = by_hand(model, [(x[:5], y[:5]), (x[5:10], y[5:10])])
+    np.testing.assert_allclose(found, first, rtol=1e-4, atol=1e-7)
+
+
+def tfkd_like(x, y):
+    """What data sets of `tfkd.data` have."""
+    return types.SimpleNamespace(
+        x_train=2 * x, y_train=y, x_test=x, y_test=y, preprocess=lambda values: values / 2
+    )
 
 
 def test_loss_of_compile_is_the_default_and_training_logs_stay():

@@ -12,6 +12,7 @@ import tf_keras as keras
 
 from tfkd import checks, example_inputs
 from tfkd.distillation.distiller import Distiller
+from tfkd.example_inputs import forms
 from tfkd.keras_internals import LossesContainer
 from tfkd.networks.layer_parts import flat_layers
 from tfkd.pruning.criteria import GraphScores, by_group, gates
@@ -37,8 +38,9 @@ class Taylor(GraphScores):
 
     The scores are changes of one loss and therefore comparable between layers, which
     suits scope="global". `FilterDecay` computes them anew at every interval, from the
-    weights of the moment on the same examples: at 512 of them that takes as long as about
-    as many examples of training. The examples are kept in memory.
+    weights of the moment on the same examples: 512 of them take about as long as training
+    on as many. The examples are kept in memory. They need all classes: scores on one class
+    have nothing in common with those on another.
 
     Args:
         data: labelled examples (x, y) or (x, y, sample_weight) as the model takes them, or
@@ -47,9 +49,9 @@ class Taylor(GraphScores):
             `compile`; None, the loss with which the model is compiled; or a compiled
             `tfkd.Distiller` whose student is the model, for its whole loss (its teacher
             runs, and penalties are part of it).
-        max_examples: number of examples that are read.
-        batch_size: examples per batch, for arrays. Smaller batches make the
-            estimate less noisy where gradients of examples cancel, but take longer.
+        max_examples: largest number of examples that are used. Of arrays they are taken evenly
+            from beginning to end, in case these are sorted; of batches they are the first.
+        batch_size: examples per batch, for arrays.
 
     Raises:
         TypeError, ValueError: for an argument that is none of these; when scores are
@@ -105,15 +107,19 @@ class Taylor(GraphScores):
 
     def _read(self, model: keras.Model) -> list[example_inputs.Batch]:
         if self._batches is None:
-            found = example_inputs.batches(
-                "data",
-                self._data,
-                example_inputs.inputs_of(model),
-                batch_size=self.batch_size,
-                max_examples=self.max_examples,
-                labels=True,
+            inputs, most = example_inputs.inputs_of(model), self.max_examples
+            data = _thinned(self._data, inputs, most)
+            found = list(
+                example_inputs.batches("data", data, inputs, max_examples=most, labels=True)
             )
-            self._batches, self._data = list(found), None
+            if isinstance(data, example_inputs.Batch):
+                # Each batch spans all of them.
+                count = -(-example_inputs.length("data", found[0].x) // self.batch_size)
+                found = [
+                    example_inputs.take(found[0], slice(first, None, count))
+                    for first in range(count)
+                ]
+            self._batches, self._data = found, None
         if self._batches[0].y is None and not isinstance(self.loss, Distiller):
             expected = "labelled examples (x, y), since the loss is differentiated on them"
             raise checks.value_error("data", expected, "examples without labels")
@@ -188,6 +194,22 @@ def _checked_loss(loss: Any) -> Any:
     elif loss is not None and not callable(loss):
         checks.instance("loss", loss, (Sequence, Mapping), expected)
     return loss
+
+
+def _thinned(data: Any, inputs: Sequence[example_inputs.Input], most: int) -> Any:
+    """Takes at most so many examples evenly from arrays, which may be sorted by class."""
+    if hasattr(data, "x_train") and hasattr(data, "y_train"):  # of tfkd.data
+        every = slice(None, None, -(-len(data.x_train) // most))
+        x, y = data.x_train[every], data.y_train[every]
+        floats = not inputs or inputs[0].dtype.kind == "f"
+        return example_inputs.Batch(
+            data.preprocess(x) if floats and hasattr(data, "preprocess") else x, y
+        )
+    if not forms.is_batch(data, len(inputs) or None):
+        return data
+    batch = forms.split("data", data, len(inputs) or None)
+    every = slice(None, None, max(1, -(-example_inputs.length("data", batch.x) // most)))
+    return example_inputs.take(batch, every)
 
 
 def _removed_axes(graph: Graph) -> list[WeightAxis]:
