@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -82,6 +83,17 @@ def test_examples_are_taken_evenly_from_arrays_and_first_from_batches():
     found = Taylor(batches, loss="mse", max_examples=10).of_graph(graph)
     first = by_hand(model, [(x[:5], y[:5]), (x[5:10], y[5:10])])
     np.testing.assert_allclose(found, first, rtol=1e-4, atol=1e-7)
+
+
+def test_batches_of_one_class_are_told():
+    x, y = examples(8)[0], np.repeat([0, 1], 4)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
+    with pytest.warns(UserWarning, match="all 4 examples have the label 0"):
+        scored(batches, loss, max_examples=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scored((x, y), loss, max_examples=4)
 
 
 def tfkd_like(x, y):
@@ -196,7 +208,7 @@ def scored(*args, model=None, **kwargs):
         (lambda: scored(examples(), loss=of_dense()), TypeError, "`loss`"),
         (lambda: scored(examples(), loss="mse", batch_size=0), ValueError, "`batch_size`"),
         (
-            lambda: scored((examples()[0], np.ones((12, 3))), loss="mse"),
+            lambda: scored((examples()[0], np.eye(12, 3)), loss="mse"),
             ValueError,
             "`data`.*labelled examples that the model",
         ),

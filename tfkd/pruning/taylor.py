@@ -120,6 +120,7 @@ class Taylor(GraphScores):
                     for first in range(count)
                 ]
             self._batches, self._data = found, None
+            _warn_of_one_label([batch.y for batch in found])
         if self._batches[0].y is None and not isinstance(self.loss, Distiller):
             expected = "labelled examples (x, y), since the loss is differentiated on them"
             raise checks.value_error("data", expected, "examples without labels")
@@ -210,6 +211,19 @@ def _thinned(data: Any, inputs: Sequence[example_inputs.Input], most: int) -> An
     batch = forms.split("data", data, len(inputs) or None)
     every = slice(None, None, max(1, -(-example_inputs.length("data", batch.x) // most)))
     return example_inputs.take(batch, every)
+
+
+def _warn_of_one_label(labels: list[Any]) -> None:
+    """Warns of batches from the beginning of data that are sorted by class."""
+    arrays = all(example_inputs.is_array(y) and y.ndim < 3 for y in labels)
+    if arrays and len({y.shape[1:] for y in labels}) == 1:
+        different = np.unique(np.concatenate(labels), axis=0)
+        if len(different) == 1 and sum(map(len, labels)) > 1:
+            checks.warn(
+                f"Taylor: all {sum(map(len, labels))} examples have the label "
+                f"{different[0].tolist()}. Scores on one class say nothing about the others: "
+                "shuffle the data, or pass more examples."
+            )
 
 
 def _removed_axes(graph: Graph) -> list[WeightAxis]:
