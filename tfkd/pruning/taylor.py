@@ -51,7 +51,9 @@ class Taylor(GraphScores):
             runs, and penalties are part of it).
         max_examples: largest number of examples that are used. Of arrays they are taken evenly
             from beginning to end, in case these are sorted; of batches they are the first.
-        batch_size: examples per batch, for arrays.
+        batch_size: examples per gradient; larger batches are divided. Keep it small: after
+            training the gradients of examples cancel in large batches. The ranks agree with
+            the measured changes of the loss up to 32 (on a ResNet-20), at 128 hardly.
 
     Raises:
         TypeError, ValueError: for an argument that is none of these; when scores are
@@ -79,7 +81,7 @@ class Taylor(GraphScores):
         loss: Loss | None = None,
         *,
         max_examples: int = 512,
-        batch_size: int = 32,
+        batch_size: int = 16,
     ):
         self.max_examples = checks.positive_int("max_examples", max_examples)
         self.batch_size = checks.positive_int("batch_size", batch_size)
@@ -112,14 +114,12 @@ class Taylor(GraphScores):
             found = list(
                 example_inputs.batches("data", data, inputs, max_examples=most, labels=True)
             )
-            if isinstance(data, example_inputs.Batch):
-                # Each batch spans all of them.
-                count = -(-example_inputs.length("data", found[0].x) // self.batch_size)
-                found = [
-                    example_inputs.take(found[0], slice(first, None, count))
-                    for first in range(count)
-                ]
-            self._batches, self._data = found, None
+            self._batches, self._data = [], None
+            for batch in found:
+                # Each part spans all of its batch.
+                count = -(-example_inputs.length("data", batch.x) // self.batch_size)
+                parts = (slice(first, None, count) for first in range(count))
+                self._batches += [example_inputs.take(batch, part) for part in parts]
             _warn_of_one_label([batch.y for batch in found])
         if self._batches[0].y is None and not isinstance(self.loss, Distiller):
             expected = "labelled examples (x, y), since the loss is differentiated on them"
