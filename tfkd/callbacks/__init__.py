@@ -12,6 +12,7 @@ __all__ = [
     "CurriculumUpdate",
     "DetectionReport",
     "FilterDecay",
+    "SparsityRegularizer",
     "StudentCheckpoint",
     "TeacherCheck",
     "TensorBoard",
@@ -19,11 +20,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `FilterDecay` on first use: it imports tfmot, which takes a second."""
+    """Imports callbacks for pruning on first use: they import tfmot, which takes a second."""
     if name == "FilterDecay":
         from tfkd.callbacks.filter_decay import FilterDecay
 
         return FilterDecay
+    if name == "SparsityRegularizer":
+        from tfkd.callbacks.sparsity_regularizer import SparsityRegularizer
+
+        return SparsityRegularizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -71,13 +72,13 @@ class TrainedSlices(Slices):
             for variable, mask, _ in self._masks:
                 strategy.extended.update(variable, _apply_mask, args=(mask,), group=False)
 
-        # As Keras's optimizers do, so that it works in every context in which they do.
-        strategy = tf.distribute.get_strategy()
-        tf.__internal__.distribute.interim.maybe_merge_call(update, strategy)
+        on_replicas(update)
 
 
 class ExtendedStep:
     """Runs a function at the end of each training step of a model, until `remove`.
+
+    Several callbacks may extend the same model; their functions run in the order of these.
 
     Args:
         model: the model that `fit` trains; its train function is made again.
@@ -85,27 +86,53 @@ class ExtendedStep:
     """
 
     def __init__(self, model: keras.Model, after: Callable[[], object]):
-        original = model.train_step
-        self._before = vars(model).get("train_step")
-
-        def train_step(data: Structure) -> dict[str, tf.Tensor]:
-            logs = original(data)
-            after()
-            return logs
-
-        self._model, self._step = model, train_step
-        # Bypasses Keras's __setattr__, which tracks attributes of a model for saving.
-        object.__setattr__(model, "train_step", train_step)
+        self._model, self._after = model, after
+        step = vars(model).get("train_step")
+        if not isinstance(step, _Step):
+            step = _Step(model.train_step, step)
+            # Bypasses Keras's __setattr__, which tracks attributes of a model for saving.
+            object.__setattr__(model, "train_step", step)
+        step.functions.append(after)
         # `fit` has made its train function before callbacks begin, but will use this one.
         model.train_function = model.make_train_function(force=True)
 
     def remove(self) -> None:
-        """Restores the model's own step."""
-        if vars(self._model).get("train_step") is self._step:
+        """Takes the function away, and with the last one restores the model's own step."""
+        step = vars(self._model).get("train_step")
+        if not isinstance(step, _Step) or self._after not in step.functions:
+            return
+        step.functions.remove(self._after)
+        if not step.functions:
             del vars(self._model)["train_step"]
-            if self._before is not None:
-                object.__setattr__(self._model, "train_step", self._before)
-            self._model.train_function = None
+            if step.before is not None:
+                object.__setattr__(self._model, "train_step", step.before)
+        self._model.train_function = None
+
+
+class _Step:
+    """A training step with functions to call after it.
+
+    Args:
+        original: the step, bound to its model.
+        before: the step that was set on the model itself, or None.
+    """
+
+    def __init__(self, original: Callable[[Structure], Any], before: Any):
+        self._original, self.before = original, before
+        self.functions: list[Callable[[], object]] = []
+
+    def __call__(self, data: Structure) -> dict[str, tf.Tensor]:
+        logs = self._original(data)
+        for function in self.functions:
+            function()
+        return logs
+
+
+def on_replicas(update: Callable[[tf.distribute.Strategy], object]) -> None:
+    """Calls `update(strategy)` once for all replicas, from within a training step."""
+    # As Keras's optimizers do, so that it works in every context in which they do.
+    strategy = tf.distribute.get_strategy()
+    tf.__internal__.distribute.interim.maybe_merge_call(update, strategy)
 
 
 def find_model(fitted: keras.Model, given: keras.Model | None, wanted: str) -> keras.Model:

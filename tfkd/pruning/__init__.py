@@ -15,6 +15,7 @@ from tfkd.pruning.refusals import OutOfReach
 from tfkd.pruning.rules import register_rule
 from tfkd.pruning.selection import Selection
 from tfkd.pruning.shrinking import shrink
+from tfkd.pruning.taylor import Taylor
 
 __all__ = [
     "AnnealedFilterDecay",
@@ -25,6 +26,7 @@ __all__ = [
     "OutOfReach",
     "Plan",
     "Selection",
+    "Taylor",
     "analyse",
     "apply_selection",
     "choose_layers",

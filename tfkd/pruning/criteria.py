@@ -1,5 +1,7 @@
 """Importance scores of prunable units: L1 and L2 norm, geometric median, batch-norm gamma.
 
+Those that need more than the weights, such as `tfkd.pruning.Taylor`, are `GraphScores`.
+
 A criterion takes the filters of one layer as the rows of a matrix and returns one score per
 row. A unit that several coupled layers produce has one score from each of them: these are
 divided by the layer's mean score, so that a layer with large weights does not dominate, and
@@ -8,9 +10,10 @@ then averaged.
 
 from __future__ import annotations
 
+import abc
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,6 +23,17 @@ from tfkd.pruning.graph import KEPT, Graph, WeightAxis
 
 ROWS = 128  # filters per chunk of the distance matrix, so that a chunk fits in a cache
 FilterScores = Callable[[np.ndarray], np.ndarray]
+
+
+class GraphScores(abc.ABC):
+    """Base class of criteria that score all units of a model at once."""
+
+    @abc.abstractmethod
+    def of_graph(self, graph: Graph) -> np.ndarray:
+        """Scores of all units (U,), at least 0, which are comparable between groups."""
+
+
+Criterion: TypeAlias = "str | FilterScores | GraphScores"
 
 
 def l1(filters: np.ndarray) -> np.ndarray:
@@ -76,24 +90,29 @@ FILTERS: dict[str, FilterScores] = {"l1": l1, "l2": l2, "geometric_median": geom
 NAMES = (*FILTERS, "batch_norm", "random")
 
 
-def known(criterion: str | FilterScores) -> str | FilterScores:
-    """Accepts the name of a criterion, or a callable.
+def known(criterion: Criterion) -> Criterion:
+    """Accepts the name of a criterion, a callable, or `GraphScores`.
 
     Raises:
-        TypeError: if it is neither a string nor a callable.
+        TypeError: if it is none of these.
         ValueError: if there is no criterion of that name.
     """
-    if callable(criterion):
+    if isinstance(criterion, GraphScores):
+        return criterion
+    if callable(criterion) and not isinstance(criterion, type):
         return criterion
     names = ", ".join(repr(name) for name in NAMES)
-    expected = f"one of {names}, or a callable (units, weights) → (units,)"
+    expected = f"one of {names}, a callable (units, weights) → (units,), or Taylor(data)"
     checks.instance("criterion", criterion, str, expected)
     if criterion not in NAMES:
-        raise checks.value_error("criterion", expected, criterion, checks.near(criterion, NAMES))
+        fix = checks.near(criterion, NAMES)
+        if criterion == "taylor":
+            fix = "It needs examples: pass tfkd.pruning.Taylor((x, y))."
+        raise checks.value_error("criterion", expected, criterion, fix)
     return criterion
 
 
-def scores(graph: Graph, criterion: str | FilterScores = "l2", seed: int = 0) -> np.ndarray:
+def scores(graph: Graph, criterion: Criterion = "l2", seed: int = 0) -> np.ndarray:
     """Scores every unit of a model by its current weights.
 
     Args:
@@ -102,13 +121,15 @@ def scores(graph: Graph, criterion: str | FilterScores = "l2", seed: int = 0) ->
             sum of its distances to the layer's other filters of the group; "batch_norm",
             |gamma| of the batch normalizations that follow it (network slimming,
             arXiv:1708.06519; "l2" with a warning for a group without one); "random", a
-            baseline; or a callable that takes the filters of one layer, a float array
+            baseline; a `tfkd.pruning.Taylor`, the change of a loss on examples; or a
+            callable that takes the filters of one layer, a float array
             (units, weights), and returns one score per filter.
         seed: seed of "random"; the other criteria are deterministic.
 
     Returns:
         Float array (U,): the higher the score, the more important the unit. The mean of
-        each group is 1 (0 where all weights are zero; 0.5 for "random").
+        each group is 1 (0 where all weights are zero; 0.5 for "random"); that of `Taylor`
+        is 1 over the whole model.
 
     Raises:
         TypeError, ValueError: if the criterion is not known, or a callable
@@ -128,13 +149,15 @@ def scores(graph: Graph, criterion: str | FilterScores = "l2", seed: int = 0) ->
     """
     known(criterion)
     checks.non_negative_int("seed", seed)
-    filters = _axes(graph, [axis for axis in graph.axes if axis.scored])
+    filters = by_group(graph, [axis for axis in graph.axes if axis.scored])
     for axis in {id(a): a for axes in filters.values() for a in axes}.values():
         _weights(graph, axis)  # raises on NaN, whatever the criterion
     if criterion == "random":
         return np.random.default_rng(seed).random(graph.units)
+    if isinstance(criterion, GraphScores):
+        return normalised(_checked(criterion.of_graph(graph), graph.units, "all units"))
     function = FILTERS.get(criterion, l2) if isinstance(criterion, str) else criterion
-    gammas = _axes(graph, _gammas(graph)) if criterion == "batch_norm" else {}
+    gammas = by_group(graph, gates(graph)) if criterion == "batch_norm" else {}
     if criterion == "batch_norm":
         _warn_without(graph, gammas)
     total, count = np.zeros(graph.units), np.zeros(graph.units)
@@ -143,10 +166,25 @@ def scores(graph: Graph, criterion: str | FilterScores = "l2", seed: int = 0) ->
         score, axes = (l1, gammas[index]) if index in gammas else (function, filters[index])
         for axis in axes:
             units, rows = _filters(axis, _weights(graph, axis), group.units)
-            total[units] += normalised(_checked(score(rows), len(units), axis))
+            name = f"the filters of {axis.layer!r}"
+            total[units] += normalised(_checked(score(rows), len(units), name))
             count[units] += 1
     # A unit without filters of its own gets the mean score.
     return np.where(count > 0, total / np.maximum(count, 1), 1.0)
+
+
+def ranked(graph: Graph, criterion: Criterion, scores: np.ndarray) -> list[np.ndarray]:
+    """Scores of each group's units, ascending, made comparable between groups.
+
+    Norms are divided by their mean in each group; `GraphScores` are comparable as they are.
+
+    Args:
+        graph: the model's graph.
+        criterion: the criterion of the scores.
+        scores: float array (U,), from `scores`.
+    """
+    scale = (lambda values: values) if isinstance(criterion, GraphScores) else normalised
+    return [np.sort(scale(scores[group.units])) for group in graph.groups]
 
 
 def normalised(values: np.ndarray) -> np.ndarray:
@@ -155,7 +193,7 @@ def normalised(values: np.ndarray) -> np.ndarray:
     return values / mean if mean > 0 else values
 
 
-def _axes(graph: Graph, axes: list[WeightAxis]) -> dict[int, list[WeightAxis]]:
+def by_group(graph: Graph, axes: Iterable[WeightAxis]) -> dict[int, list[WeightAxis]]:
     """Index of a group → the axes on which its units own slices."""
     owner = np.full(graph.units, -1)
     for index, group in enumerate(graph.groups):
@@ -167,7 +205,7 @@ def _axes(graph: Graph, axes: list[WeightAxis]) -> dict[int, list[WeightAxis]]:
     return found
 
 
-def _gammas(graph: Graph) -> list[WeightAxis]:
+def gates(graph: Graph) -> list[WeightAxis]:
     """The gammas of batch normalizations, told from other norms by their moving statistics."""
     layers = layers_by_path(graph.model)
     return [
@@ -214,13 +252,13 @@ def _filters(
     return units, np.moveaxis(values, axis.axis, 0)[index].reshape(len(units), -1)
 
 
-def _checked(result: Any, count: int, axis: WeightAxis) -> np.ndarray:
-    """Accepts the result of a criterion: one finite number per filter."""
+def _checked(result: Any, count: int, what: str) -> np.ndarray:
+    """Accepts the result of a criterion: one finite number for each of `what`."""
     result = np.asarray(result, np.float64)
     if result.shape != (count,):
-        expected = f"a callable that returns shape ({count},) for the filters of {axis.layer!r}"
+        expected = f"a callable that returns shape ({count},) for {what}"
         raise checks.value_error("criterion", expected, result)
     if not np.isfinite(result).all():
-        expected = f"a callable that returns finite scores for the filters of {axis.layer!r}"
+        expected = f"a callable that returns finite scores for {what}"
         raise checks.value_error("criterion", expected, result)
     return result

@@ -12,7 +12,15 @@ from tfkd import checks, example_inputs
 from tfkd.costs.trace import InputShape
 from tfkd.networks import paths
 from tfkd.networks.accept import check_finite
-from tfkd.pruning import criteria, fitting, ignoring, narrowing, refusals, time_budget
+from tfkd.pruning import (
+    criteria,
+    fitting,
+    ignoring,
+    isomorphic,
+    narrowing,
+    refusals,
+    time_budget,
+)
 from tfkd.pruning.change import output_change
 from tfkd.pruning.channel_analysis import analyse
 from tfkd.pruning.graph import Graph
@@ -21,7 +29,7 @@ from tfkd.pruning.selection import Selection
 from tfkd.types import Data, Measure, Structure
 
 _BATCH = 64  # examples on which the model runs at a time
-SCOPES = ("uniform", "global")
+SCOPES = ("uniform", "global", "isomorphic")
 RESIDUALS = ("inner", "coupled")
 
 
@@ -36,7 +44,7 @@ def plan(
     measure: Measure | None = None,
     scope: str = "uniform",
     residual: str = "inner",
-    criterion: str | criteria.FilterScores = "l2",
+    criterion: criteria.Criterion = "l2",
     round_to: int | None = None,
     ignore: paths.Entries = (),
     min_channels: int = 1,
@@ -61,7 +69,7 @@ def plan(
         macs_reduction: fraction of the multiply-accumulates to save, in (0, 1).
         params_reduction: fraction of the parameters to save, in (0, 1).
         filter_rate: fraction of the units to remove, in (0, 1): of each group, or of all
-            units with scope "global".
+            units with another scope than "uniform".
         latency_reduction: fraction of the measured time to save, in (0, 1).
         latency_ms: milliseconds that the pruned model may take. Give exactly one of these
             five targets.
@@ -70,8 +78,11 @@ def plan(
             milliseconds.
         scope: "uniform", all groups shrink by the same fraction; or "global", the units
             with the lowest scores in the whole model are removed first. Scores are
-            comparable between groups, since the mean score of each group is 1. Targets of
-            time choose the groups by time instead.
+            comparable between groups, since the mean score of each group is 1 (those of
+            `Taylor`, which are changes of one loss, as they are); or "isomorphic", as
+            "global" among groups of the same substructure, such as the inner convolutions of
+            all residual blocks, of which each loses the same fraction (arXiv:2407.04616).
+            Targets of time choose the groups by time instead.
         residual: "inner" excludes groups whose channels are coupled by a sum of branches,
             so that only channels inside residual blocks are removed, which gives the
             better speed-up; "coupled" includes them.
@@ -235,8 +246,10 @@ def _counts(plan: Plan) -> np.ndarray:
         pairs = zip(allowed, sizes, strict=True)
         return np.array([fitting.nearest(level, round(goal * size)) for level, size in pairs])
     ranked = None
-    if plan.scope == "global":
-        ranked = [np.sort(criteria.normalised(scores[group.units])) for group in groups]
+    if plan.scope != "uniform":
+        ranked = criteria.ranked(plan.graph, plan.criterion, scores)
+    if ranked and plan.scope == "isomorphic":
+        ranked = isomorphic.quantiles(ranked, isomorphic.classes(plan.graph, plan.left_alone))
     reduction = _reduction(plan)
     path = fitting.steps(allowed, sizes, ranked)
     counts = fitting.fit(path, lambda removed: reduction(removed) >= goal)

@@ -31,7 +31,7 @@ class Plan(Result):
         remove: group name → number of units to remove, for every group of the graph.
         target: the requested target, such as ("macs_reduction", 0.5).
         criterion: importance criterion used by `select`, see `criteria.scores`.
-        scope: "uniform" or "global"; of no effect with a target of time.
+        scope: "uniform", "global" or "isomorphic"; of no effect with a target of time.
         residual: "inner" or "coupled".
         round_to: kept counts are multiples of it in every group that is pruned.
         min_channels: minimum number of units kept in each group.
@@ -45,7 +45,7 @@ class Plan(Result):
     graph: Graph = dataclasses.field(repr=False, compare=False)
     remove: Mapping[str, int]
     target: tuple[str, float]
-    criterion: str | criteria.FilterScores = "l2"
+    criterion: criteria.Criterion = "l2"
     scope: str = "uniform"
     residual: str = "inner"
     round_to: int = 1
