@@ -165,10 +165,10 @@ def test_hyper_parameters_of_a_distiller(run):
         "student_loss_weight": 0.25,
         "logits_distillation/weight": 0.9,
         "logits_distillation/temperature": (
-        "logits_distillation/standardize": False,
             "Linear(start=4.0, end=1.0, begin_step=0, end_step=12)"
         ),
         "logits_distillation/loss": "kl_divergence",
+        "logits_distillation/standardize": False,
         "feature_distillation/weight": "Linear(start=0.0, end=0.6, begin_step=2, end_step=12)",
         "feature_distillation/loss": found["feature_distillation/loss"],
         "feature_distillation/teacher_layer_name": "hidden",
