@@ -12,6 +12,9 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, settings
 
+# These hold no examples; two of one name can't both be collected for them.
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]
+
 # Tests that state no number of cases of their own take one of these two, the
 # second with `--hypothesis-profile=all`. A case may trace or convert a model.
 health = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

@@ -26,7 +26,7 @@ import numpy as np
 Raised = TypeVar("Raised", bound=Exception)
 
 MAX_REPR = 120  # characters of a value shown in a message
-MAX_QUOTE = 300  # and of another's error
+MAX_QUOTE = 600  # and of another's error
 # Top-level packages whose frames `warn` skips to find the user's own line.
 _INTERNAL = ("tfkd", "tf_keras", "tensorflow", "contextlib")
 
