@@ -16,7 +16,7 @@ import pytest
 from tfkd import cli
 from tfkd.cli import exit_codes, parsing, quiet
 from tfkd.cli.exit_codes import NotMetError, UsageError
-from tfkd.cli.terminal import Terminal
+from tfkd.cli.terminal import Progress, Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = '''
@@ -204,6 +204,18 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch)
     ]
     assert sum(Terminal(as_json=True).track(range(4), "Reading")) == 6
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_time_left_counts_neither_compiling_nor_what_was_done_before(capsys, monkeypatch):
+    clock = iter([0.0, 60.0, 66.0])  # seconds: a minute until the first step
+    monkeypatch.setattr("tfkd.cli.terminal.time.monotonic", lambda: next(clock))
+    bar = Progress(100, "train")
+    bar.update(40)  # of which an interrupted run had made 39
+    bar.update(43)
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 40 of 100 (40%)",
+        "train: 43 of 100 (43%), 1 min 54 s left",  # 57 steps of 2 s
+    ]
 
 
 def test_progress_on_a_terminal_is_a_bar_that_goes_away(capsys, monkeypatch):

@@ -5,6 +5,8 @@ import pytest
 import tf_keras as keras
 
 from tfkd import export
+from tfkd.cli import compare_classifiers
+from tfkd.data import Encoder
 
 QUICK = ("--runs=3", "--seconds=1")
 
@@ -104,3 +106,22 @@ def test_wrong_usage(folder, tmp_path, tfkd):
         found, out, err = tfkd("compare", *argv)
         assert (found, out) == (code, ""), argv
         assert said in err and "Traceback" not in err
+
+
+def test_a_model_of_strings_and_a_file_of_token_ids(tmp_path):
+    words = ["good", "bad"]
+    layer = keras.layers.TextVectorization(output_sequence_length=4, vocabulary=words)
+    rest = [keras.layers.Embedding(4, 2), keras.layers.Flatten(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((1,), dtype="string"), layer, *rest])
+    ids = keras.Sequential([keras.Input((4,), dtype="int32"), *rest])
+    for name, kept in (("same", words), ("other", ["bad", "good"])):
+        encode = Encoder(("", "[UNK]", *kept), 4)
+        verify = encode(["good", "bad"])
+        export.to_tflite(ids, tmp_path / f"{name}.tflite", encoder=encode, verify=verify)
+    opened = {"model": model, "file": tmp_path / "same.tflite"}
+    found = compare_classifiers._without_strings(opened)
+    tokens = np.int32([[2, 1, 0, 0], [3, 0, 0, 0]])
+    np.testing.assert_allclose(found["model"](tokens), ids(tokens), atol=1e-6)
+    assert found["file"] == opened["file"]
+    with pytest.raises(ValueError, match="other and model have different tokenizers"):
+        compare_classifiers._without_strings({"model": model, "other": tmp_path / "other.tflite"})

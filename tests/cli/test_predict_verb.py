@@ -76,6 +76,8 @@ def test_texts(tmp_path, tfkd):
         ("A good film", "positive"),
         ("bad", "negative"),
     ]
+    code, _, err = tfkd("predict", tmp_path / "m.tflite", "nothing.txt")
+    assert code == 3 and "takes texts, and 'nothing.txt' is not there" in err
 
 
 def test_wrong_input(folder, tmp_path, tfkd):

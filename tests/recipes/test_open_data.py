@@ -240,7 +240,7 @@ def test_data_that_cannot_be_used(tmp_path):
     for name, error, said in [
         ("emty", FileNotFoundError, "Did you mean 'empty'"),
         ("nothing at all", FileNotFoundError, "module:function"),
-        ("empty", ValueError, "with nothing"),
+        ("empty", ValueError, "is empty"),
         ("notes.txt", ValueError, "COCO .json file"),
         ("one.npz", ValueError, "two or more classes"),
         ("parts", ValueError, "validation part can't be held back.*at least two examples"),

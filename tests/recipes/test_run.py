@@ -11,7 +11,7 @@ import tf_keras as keras
 
 from tfkd import artifacts, export
 from tfkd.export.checking import VerificationError
-from tfkd.recipes import Recipe, engine, resume, run
+from tfkd.recipes import Recipe, engine, opening, resume, run
 from tfkd.recipes.classifying import Classifying
 from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.run_folder import OutputError, RunFolder
@@ -106,6 +106,20 @@ def test_a_wrong_network_is_found_before_anything_is_trained(sources, tmp_path):
     with pytest.raises(ValueError, match="'resnt8'.*'resnet'"):
         run(recipe, tmp_path / "o", voice=QUIET)
     assert not (tmp_path / "o").exists()
+
+
+def test_scores_and_classes_that_differ_in_number_are_told(sources, tmp_path):
+    for scores in (1, 3):
+        model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+        model.add(keras.layers.Dense(scores))
+        model.save(tmp_path / f"{scores}.keras")
+    with pytest.warns(UserWarning, match="3.keras has 3 scores, the data have 2 classes"):
+        opening.opened(recipe_of(sources, ["quantize"], model=str(tmp_path / "3.keras")))
+    opening.opened(recipe_of(sources, ["quantize"], model=str(tmp_path / "1.keras")))
+    data = np.random.default_rng(0).integers(0, 255, (12, 8, 8, 1)).astype("uint8")
+    np.savez(tmp_path / "d.npz", x=data, y=np.arange(12) % 3)
+    with pytest.raises(ValueError, match="3 scores, as the data have classes, .*with 2 scores"):
+        opening.opened(recipe_of(sources, ["quantize"], data=str(tmp_path / "d.npz")))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])

@@ -36,6 +36,7 @@ def table(
         opened, scaling = _scaled_alike(opened, data, args, terminal)
         x = scaling(part.x)
     elif data.kind == "texts":
+        opened = _without_strings(opened)
         x = _encoded(opened, part.x, args)
     y = _renumbered(opened, data, part.y, terminal)
     terminal.say(f"measuring {', '.join(opened)} on {len(part):,} examples")
@@ -174,6 +175,39 @@ def _same(one: Scaling, other: Scaling) -> bool:
 def _numbers(scaling: Scaling) -> str:
     mean, std = (", ".join(f"{v:g}" for v in values) for values in (scaling.mean, scaling.std))
     return f"(pixels - {mean}) / {std}"
+
+
+def _without_strings(opened: dict[str, Any]) -> dict[str, Any]:
+    """The models for token ids: if a file takes these, Keras models lose their own tokenizers.
+
+    Raises:
+        ValueError: if two models have different tokenizers.
+    """
+    from tfkd import runtime
+    from tfkd.recipes.token_models import without_tokenizer
+
+    encoders: dict[str, Any] = {}
+    for name, model in opened.items():
+        if isinstance(model, pathlib.Path):
+            with runtime.Predictor(model, warmup=0) as predictor:
+                if predictor.encoder is not None:
+                    encoders[name] = predictor.encoder
+    if not encoders:
+        return opened
+    found = dict(opened)
+    for name, model in opened.items():
+        if not isinstance(model, pathlib.Path):
+            found[name], own = without_tokenizer(model)
+            if own is not None:
+                encoders[name] = own
+    (first, one), *others = encoders.items()
+    for name, other in others:
+        if (one.vocabulary, one.max_length) != (other.vocabulary, other.max_length):
+            raise ValueError(
+                f"{first} and {name} have different tokenizers: they can't be measured on the "
+                "same token ids. Compare them one by one."
+            )
+    return found
 
 
 def _encoded(opened: dict[str, Any], texts: np.ndarray, args: argparse.Namespace) -> Any:

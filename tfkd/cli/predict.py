@@ -180,11 +180,21 @@ def _array(name: str) -> np.ndarray:
 
 
 def _texts(inputs: Sequence[str]) -> list[str]:
+    """The texts, and the lines of .txt files.
+
+    Raises:
+        FileNotFoundError: for the name of a file that is not there, or of an image.
+    """
+    from tfkd.data.layout import EXTENSIONS
+
     texts: list[str] = []
     for text in inputs:
         if text.endswith(".txt") and os.path.isfile(text):
             lines = pathlib.Path(text).read_text(encoding="utf-8").splitlines()
             texts += [line for line in lines if line.strip()]
+        elif pathlib.Path(text).suffix.lower() in EXTENSIONS | {".txt"} and len(text.split()) == 1:
+            seen = "is no .txt file of texts" if os.path.exists(text) else "is not there"
+            raise FileNotFoundError(f"The file takes texts, and {text!r} {seen}.")
         else:
             texts.append(text)
     return texts

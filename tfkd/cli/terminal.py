@@ -115,6 +115,7 @@ class Progress:
         self._silent = silent
         self._is_bar = sys.stderr.isatty()
         self._began = self._printed = time.monotonic()
+        self._first: tuple[int, float] | None = None  # steps and time of the first count
         self._printed_share = 0.0
         self._width = 0
 
@@ -128,6 +129,7 @@ class Progress:
         if self._silent:
             return
         now = time.monotonic()
+        self._first = self._first or (done, now)
         share = done / self.total if self.total else 0.0
         waited = now - self._printed
         if self._is_bar:
@@ -155,7 +157,10 @@ class Progress:
             return f"{self.label}: {self.done:,}, {duration(elapsed)}" + (note and f", {note}")
         filled = round(_WIDTH * min(share, 1.0))
         drawn = "█" * filled + "░" * (_WIDTH - filled) + " " if bar else ""
-        left = elapsed * (1 - share) / share if share else None
+        # The first count holds compiling, and what a resumed run had done before: not its pace.
+        done, since = self._first or (0, self._began)
+        steps = self.done - done
+        left = (now - since) * (self.total - self.done) / steps if steps else None
         more = "" if left is None else f", {duration(left)} left"
         text = f"{self.label}: {drawn}{self.done:,} of {self.total:,} ({share:.0%}){more}"
         return text + (note and f", {note}")

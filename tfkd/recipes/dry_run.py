@@ -6,6 +6,7 @@ import dataclasses
 import math
 import pathlib
 import tempfile
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,7 +106,9 @@ def plan(recipe: Recipe, voice: Voice) -> DryRun:
                 if settings.epochs:
                     training, _ = pruning_stage.recovery(going, settings, model, settings.epochs)
             elif name == "quantize" and settings.epochs:
-                q, like = quantizing.quantized(going, settings, model)
+                with warnings.catch_warnings():  # on a network that has not been trained
+                    warnings.simplefilter("ignore")
+                    q, like = quantizing.quantized(going, settings, model)
                 training = going.taught(name, settings, q, like, name, settings.epochs)
             found.append(_planned(settings, training))
         return DryRun(str(going.task.found), tuple(found), text)

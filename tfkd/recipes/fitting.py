@@ -60,5 +60,5 @@ def _trained(run: Run, stage: str, training: Training) -> Done:
     curves = training.run(run.folder.work(f"{stage}.npz"), run.logs, run.voice)
     record: dict[str, Any] = {"curves": {stage: curves}, "teacher": training.teacher}
     record |= {"steps_per_epoch": training.steps, "score": run.task.score(training.student)}
-    run.voice.say(f"{stage}: {run.task.measure} {100 * record['score']:.2f}")
+    run.say_score(stage, record["score"])
     return Done(run.saved(training.student, stage), record)

@@ -17,6 +17,7 @@ from tfkd.recipes.stages import Verify
 ORIGINAL = "original"
 # Name of a row → the stage whose model it is.
 _BETWEEN = {"student": "distil", "pruned": "prune"}
+_NOT_TENSORRT = "timed in ONNX Runtime on the processor, which says nothing of TensorRT on a GPU."
 _TIMED = 50  # images on which a detector's file is timed
 
 
@@ -90,8 +91,9 @@ def _classifiers(run: Run, settings: Verify) -> tuple[report.Table, str]:
         original=ORIGINAL,
         class_names=run.task.class_names if named else None,
     )
-    note = f"{run.task.found.name}: {run.task.found}."
-    table = dataclasses.replace(table, notes=[note, *table.notes])
+    notes = [f"{run.task.found.name}: {run.task.found}.", *table.notes]
+    notes += [f"{name}: {_NOT_TENSORRT}" for name in files if name.endswith(".onnx")]
+    table = dataclasses.replace(table, notes=notes)
     return table, next(iter(files))
 
 

@@ -49,6 +49,7 @@ def opened(recipe: Recipe) -> tuple[Task, Any]:
     if found.kind == "boxes":
         anchors = None if model is None else anchors_of(str(recipe.model))
         return Detecting(found, recipe, anchors), model
+    _check_classes(found, recipe, model)
     if found.kind == "texts":
         return _texts(found, recipe, model)
     return _classifier(found, recipe, model), model
@@ -62,6 +63,22 @@ def _model(recipe: Recipe, found: Data | None = None) -> Any:
     elif found is not None:
         sizes = {"num_classes": found.num_classes}
     return open_model(str(recipe.model), role=role, **sizes)
+
+
+def _check_classes(found: Data, recipe: Recipe, model: Any) -> None:
+    """Refuses a classifier with fewer scores than the data have classes, and warns of more."""
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
+        return
+    scores, classes = shape[1], found.num_classes
+    if scores < classes and (scores, classes) != (1, 2):
+        expected = f"a classifier with one output of {classes} scores, as the data have classes"
+        raise checks.value_error("model", expected, f"{recipe.model}, with {scores} scores")
+    if scores > classes:
+        checks.warn(
+            f"{recipe.model} has {scores} scores, the data have {classes} classes: these are taken "
+            "for its first ones, and the file will hold no names of classes."
+        )
 
 
 def _side(model: Any) -> tuple[int, int] | None:

@@ -39,7 +39,7 @@ def prune(run: Run, settings: Prune) -> Done:
         epochs = settings.epochs
     _recalibrated(run, small)
     record["score_at_cut"] = run.task.score(small)
-    run.voice.say(f"prune: {run.task.measure} {100 * record['score_at_cut']:.2f} at the cut")
+    run.say_score("prune", record["score_at_cut"], ", at the cut")
     if epochs:
         training, frozen = recovery(run, settings, small, epochs)
         name = "prune_recover.npz"
@@ -47,7 +47,7 @@ def prune(run: Run, settings: Prune) -> Done:
         record |= {"teacher": training.teacher, "learning_rate": training.rate}
         thaw(frozen)
     record["score"] = run.task.score(small)
-    run.voice.say(f"prune: {run.task.measure} {100 * record['score']:.2f}")
+    run.say_score("prune", record["score"])
     return Done(run.saved(small, "prune"), record)
 
 

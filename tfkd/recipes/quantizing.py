@@ -32,8 +32,7 @@ def quantize(run: Run, settings: Quantize) -> Done:
     q, model = quantized(run, settings)
     record: dict[str, Any] = {"curves": {}, "decisions": q.report.to_dict()["rows"]}
     record["score_calibrated"] = run.task.score(q)
-    score = f"{run.task.measure} {100 * record['score_calibrated']:.2f}"
-    run.voice.say(f"quantize: {score} after calibration")
+    run.say_score("quantize", record["score_calibrated"], ", after calibration")
     if settings.epochs:
         training = run.taught("quantize", settings, q, model, "quantize", settings.epochs)
         calibrated, before = q.get_weights(), run.task.score(q, "val")
@@ -45,5 +44,5 @@ def quantize(run: Run, settings: Quantize) -> Done:
             run.voice.say("quantize: training did not help; the calibrated model is kept")
             q.set_weights(calibrated)
     record["score"] = run.task.score(q)
-    run.voice.say(f"quantize: {run.task.measure} {100 * record['score']:.2f}")
+    run.say_score("quantize", record["score"])
     return Done(run.saved(q, "quantize"), record)

@@ -68,8 +68,9 @@ def _texts(path: pathlib.Path, options: dict[str, Any]) -> Read:
 
 def _images(path: pathlib.Path, size: Any, options: dict[str, Any]) -> Read:
     if not names.folders_in(path):
-        there = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
-        raise checks.value_error("data", "a folder with data", f"{path}, with {there}", _KINDS)
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:5])
+        hint = f"It holds {there}. {_KINDS}" if there else f"It is empty. {_KINDS}"
+        raise checks.value_error("data", "a folder with data", str(path), hint)
     images = data.image_folder(path, size, **options)
     parts = layout.parts(path)
     if "train" in parts and (held := parts.get("test") or parts.get("dev")):

@@ -105,6 +105,10 @@ class Run:
                 model.save(temporary)
         return {pathlib.Path(name).stem: name}
 
+    def say_score(self, stage: str, score: float, when: str = "") -> None:
+        """Says the score of a stage's model on the test part, 0 to 1."""
+        self.voice.say(f"{stage}: {self.task.measure} {100 * score:.2f} on the test part{when}")
+
     def taught(
         self, stage: str, settings: Any, student: keras.Model, like: keras.Model, name: str,
         epochs: int, usual_rate: float | None = None,

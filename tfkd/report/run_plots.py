@@ -78,11 +78,9 @@ def curves(
         axes.set(xlabel="epoch", ylabel=literal(quantity))
         axes.xaxis.get_major_locator().set_params(integer=True)
         if len(lines) > 1 or quantity not in lines:
-            columns = 2 if len(lines) > 3 and max(map(len, lines)) < 22 else 1
-            axes.legend(
-                frameon=False, fontsize=10, ncols=columns, loc="upper center",
-                bbox_to_anchor=(0.5, -0.2),
-            )  # fmt: skip
+            columns = 2 if len(lines) > 3 and max(map(len, lines)) < 26 else 1
+            # Below the name of the axis, however low the axes become beside many names.
+            figure.legend(frameon=False, fontsize=10, ncols=columns, loc="outside lower center")
         return write_figure(figure, path)
 
 

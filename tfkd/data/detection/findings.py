@@ -162,10 +162,14 @@ class AnnotationLog:
     def settle(self, source: str, on_error: str) -> AnnotationFindings:
         """Raises the faults or warns with their counts; returns all findings."""
         if self.faults and on_error == "raise":
-            fix = 'Fix the files, or pass on_error="skip" for the actions in parentheses.'
+            fix = (
+                'Fix the files, or pass on_error="skip" (--on_error=skip) for the actions in '
+                "parentheses."
+            )
             raise self.error(source, fix)
         if self.faults:
-            checks.warn(f"{source}: {self.counts()}. See `dataset.findings`.")
+            first = self.faults[0]
+            checks.warn(f"{source}: {self.counts()}. First: {first}. `dataset.findings` has all.")
         warn_notes(source, self.ordered())
         return AnnotationFindings(self.ordered())
 
