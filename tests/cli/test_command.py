@@ -39,7 +39,7 @@ def run(args, terminal):
     terminal.resume_hint = "tfkd resume there"
     if args.name == "interrupted":
         raise KeyboardInterrupt
-    terminal.show({"name": args.name, "max drop": args.max_drop})
+    terminal.print({"name": args.name, "max drop": args.max_drop})
     return 0
 
 raised = {}

@@ -235,6 +235,15 @@ def test_what_is_already_fast_enough_stays():
     assert not any(plan.remove.values()) and plan.ms_after == plan.ms_before
 
 
+def test_far_out_of_reach_is_said_before_any_layer_is_measured():
+    formula = Formula([64, 64], [1.0, 1.0, 1.0], overhead=5.0)
+    allowed = [np.arange(0, 57, 8)] * 2
+    with pytest.raises(time_budget.Unreachable) as caught:
+        time_budget.fit(formula, allowed, [np.arange(64.0)] * 2, budget=0.01)
+    assert [counts.tolist() for counts in formula.wholes] == [[0, 0], [56, 56]]
+    assert caught.value.least == pytest.approx(5.0 + (3 * 8 + 8 * 8 + 8 * 16) / 1e3)
+
+
 def test_out_of_reach_says_the_least():
     # The narrowest: widths 4 and 8 in tiles of 8, 0.5 + (3 · 8 + 4 · 8) / 1000.
     with pytest.raises(

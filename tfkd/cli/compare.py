@@ -83,7 +83,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         table.save(args.output, plots=_has_matplotlib(terminal))
         page = pathlib.Path(args.output, f"{table.file_name}.html")
         terminal.say(f"wrote {page}")
-    terminal.show(table)
+    terminal.print(table)
     return exit_codes.DONE
 
 

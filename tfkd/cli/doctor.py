@@ -74,7 +74,7 @@ def flags(parser: Parser) -> None:
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Prints the checks; each catches its own errors."""
     found = Diagnosis((*_python(), *_packages(), *_tensorflow(), *_machine()))
-    terminal.show(found)
+    terminal.print(found)
     return exit_codes.BAD_INPUT if found.wrong else exit_codes.DONE
 
 

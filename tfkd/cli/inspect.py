@@ -59,15 +59,15 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     quiet.import_tensorflow()
     path = pathlib.Path(args.model)
     if path.suffix.lower() in FILES:
-        terminal.show(Sections(_file(path)))
+        terminal.print(Sections(_file(path)))
         return exit_codes.DONE
     from tfkd.recipes.models import open_model
 
     model = open_model(args.model, role="teacher")
     if not hasattr(model, "layers"):
-        terminal.show(Sections(_saved_model(path)))
+        terminal.print(Sections(_saved_model(path)))
         return exit_codes.DONE
-    terminal.show(Sections(_model(model, shape, args, terminal)))
+    terminal.print(Sections(_model(model, shape, args, terminal)))
     return exit_codes.DONE
 
 

@@ -55,11 +55,11 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     quiet.import_tensorflow()
     path = pathlib.Path(args.file)
     if path.suffix.lower() == ".tflite" and path.is_file() and is_detector(path):
-        terminal.show(_detect(path, args))
+        terminal.print(_detect(path, args))
         return exit_codes.DONE
     if args.draw:
         raise exit_codes.UsageError("--draw: the file is no detector of tfkd: it finds no boxes.")
-    terminal.show(_classify(path, args, terminal))
+    terminal.print(_classify(path, args, terminal))
     return exit_codes.DONE
 
 

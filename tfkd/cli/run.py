@@ -62,7 +62,7 @@ def start(recipe: Recipe, args: argparse.Namespace, terminal: Terminal, name: st
         quiet.import_tensorflow()
         from tfkd.recipes.dry_run import plan
 
-        terminal.show(plan(recipe, terminal))
+        terminal.print(plan(recipe, terminal))
         return exit_codes.DONE
     output = pathlib.Path(args.output or f"{name}_tfkd")
 
@@ -85,5 +85,5 @@ def finish(go: Callable[[], Any], output: pathlib.Path, terminal: Terminal) -> i
         raise
     except OutputError as error:
         raise UsageError(str(error)) from error
-    terminal.show(outcome)
+    terminal.print(outcome)
     return exit_codes.DONE if outcome.accepted else exit_codes.NOT_MET

@@ -23,7 +23,7 @@ class Terminal:
     """What a verb prints with.
 
     Args:
-        as_json: `show` prints JSON, and there is no progress.
+        as_json: `print` prints JSON, and there is no progress.
         quiet: no messages and no progress; warnings and results remain.
         out: where results go; default standard output.
 
@@ -55,7 +55,7 @@ class Terminal:
         """Prints an error on standard error."""
         self._error_line(text)
 
-    def show(self, result: results.Result | Mapping[str, Any]) -> None:
+    def print(self, result: results.Result | Mapping[str, Any]) -> None:
         """Prints the result of a verb on standard output: text, or with --json one object.
 
         Call it once: standard output then holds one JSON object and nothing else.

@@ -27,6 +27,9 @@ TARGETS = ("latency_ms", "latency_reduction")
 # Shares of the budget. Measured times scatter by some percent: models between the last two
 # are looked for, and those above _SURE are taken only if there is none from _LEAST on.
 _LEAST, _NEAR, _AIM, _SURE = 0.9, 0.93, 0.965, 0.98
+# Below this share of the time as it is, the narrowest model is measured first; it is given up
+# if it takes as many times the budget.
+_HOPELESS = 0.5
 _ROUNDS = 12  # models that are built and measured at most
 
 
@@ -143,6 +146,9 @@ def fit(
     budget = (1 - reduction) * before if budget is None else budget
     if before <= budget:
         return Fit(nothing, before, before)
+    most = np.array([level[-1] for level in allowed])
+    if budget < _HOPELESS * before and (least := clock.whole(most)) * _HOPELESS > budget:
+        raise Unreachable(least, before)  # ahead of the layers, which take minutes
     points = [Point(clock.total(nothing), before, nothing)]
     limit, sure = _SURE * budget, False
     top, aim = limit, _AIM * budget
@@ -159,7 +165,6 @@ def fit(
         if _NEAR * budget <= points[-1].whole <= limit:
             break
     if all(point.whole > budget for point in points):
-        most = np.array([level[-1] for level in allowed])
         points.append(Point(clock.total(most), clock.whole(most), most))
     met = [point for point in points if point.whole <= budget]
     if not met:
