@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from tfkd.recipes.data import Data, Part
     from tfkd.report import DetectionTable
 
-_BESIDE = "anchors.json"
-
 
 def anchors_of(
     paths: dict[str, str], opened: dict[str, Any], flag: str | None
@@ -33,14 +31,15 @@ def anchors_of(
         ValueError: if the file holds no anchors.
     """
     from tfkd import detection
+    from tfkd.recipes.detecting import anchors_file
 
     found = {}
     for name, model in opened.items():
         if isinstance(model, pathlib.Path):
             continue
-        file = pathlib.Path(flag) if flag else pathlib.Path(paths[name]).parent / _BESIDE
-        if not file.is_file():
-            missing = f"there is no {file}" if flag else f"there is no {_BESIDE} beside it"
+        file = pathlib.Path(flag) if flag else anchors_file(paths[name])
+        if file is None or not file.is_file():
+            missing = f"there is no {file}" if flag else "there is no anchors.json beside it"
             raise UsageError(
                 f"{name} is a Keras model, and {missing}: pass its --anchors=FILE.json."
             )

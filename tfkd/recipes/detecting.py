@@ -150,18 +150,28 @@ class Detecting(Task):
         return x if np.any(found["num_detections"]) else True
 
 
+def anchors_file(path: str | pathlib.Path) -> pathlib.Path | None:
+    """The file of a detector's anchors: MODEL.anchors.json, or anchors.json in its folder."""
+    path = pathlib.Path(path)
+    beside = pathlib.Path(f"{path}.anchors.json"), path.parent / "anchors.json"
+    return next((file for file in beside if file.is_file()), None)
+
+
 def anchors_of(path: str | pathlib.Path) -> detection.Anchors:
-    """The anchors beside the file of a detector, MODEL.anchors.json.
+    """The anchors beside the file of a detector.
 
     Raises:
         ValueError: if there are none.
     """
-    beside = pathlib.Path(f"{path}.anchors.json")
-    if not beside.is_file():
-        fix = "They are not in its graph: write them with `anchors.save(path)`."
-        expected = f"a detector with its anchors beside it, {beside.name}"
+    file = anchors_file(path)
+    if file is None:
+        fix = (
+            "Anchors are not in a detector's graph: write them with `anchors.save(path)`. For a "
+            "classifier give images in one folder a class; a detector is made by `tfkd fit`."
+        )
+        expected = "a detector with anchors.json beside it, as the data are boxes"
         raise checks.value_error("model", expected, str(path), fix)
-    return detection.Anchors.load(beside)
+    return detection.Anchors.load(file)
 
 
 def _some(images: np.ndarray, count: int | None, recipe: Recipe) -> np.ndarray:
