@@ -143,8 +143,7 @@ def run(words: Sequence[str], path: pathlib.Path) -> None:
         return
     with tempfile.TemporaryDirectory() as out:
         subprocess.run([sys.executable, *words, f"--out={out}"], **call)
-        made = pathlib.Path(out, "table.md")
-        if made.exists():
+        for made in sorted(pathlib.Path(out).glob("*.md"))[:1]:
             found = {"command": harness.command(words), **harness.environment()}
             found |= {"code": harness.code(harness.ROOT / words[0]), "settings": {}}
             found |= {"table": made.read_text("utf-8")}

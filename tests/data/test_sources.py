@@ -312,6 +312,55 @@ def test_a_broken_image_is_named(tmp_path, kept):
         data.image_folder(tmp_path)
 
 
+def break_files(root, *names):
+    for number, name in enumerate(names):
+        file = root / name
+        file.write_bytes(file.read_bytes()[: 60 if number % 2 else 0])  # a header, or nothing
+
+
+@pytest.mark.parametrize("parts", [("",), ("train", "test")])
+def test_all_broken_images_are_named_at_once_or_skipped(tmp_path, parts):
+    for part in parts:
+        write_images(tmp_path / part, size=(30, 30))
+        break_files(tmp_path / part, "cat/1.png", "dog/0.png", "dog/4.png")
+    Image.new("I;16", (30, 30)).save(tmp_path / parts[0] / "cat" / "0.png")
+    with pytest.raises(ValueError, match='on_error="skip"') as caught:
+        data.image_folder(tmp_path)
+    named = [line for line in str(caught.value).split("\n") if ".png" in line]
+    assert len(named) == 3 * len(parts) + 1
+    assert any("0.png" in line and "8 bits" in line for line in named)
+
+    with pytest.warns(UserWarning, match=f"{len(named)} of {10 * len(parts)} images"):
+        found = data.image_folder(tmp_path, on_error="skip")
+    left = [(2, 0), (3, 0), (4, 0), (101, 1), (102, 1), (103, 1)]  # (pixel, class)
+    train = [*zip(found.x_train[:, 0, 0, 0].tolist(), found.y_train.tolist(), strict=True)]
+    test = [*zip(found.x_test[:, 0, 0, 0].tolist(), found.y_test.tolist(), strict=True)]
+    if len(parts) == 2:
+        assert (sorted(train), sorted(test)) == (left, [(0, 0), *left])
+    else:
+        assert sorted(train + test) == left and {label for _, label in test} == {0, 1}
+
+
+def test_skipping_leaves_no_class_without_an_image(tmp_path):
+    write_images(tmp_path)
+    break_files(tmp_path, *(f"dog/{i}.png" for i in range(5)))
+    with pytest.warns(UserWarning, match="5 of 10"), pytest.raises(ValueError, match="dog"):
+        data.image_folder(tmp_path, on_error="skip")
+    break_files(tmp_path, *(f"cat/{i}.png" for i in range(5)))
+    with pytest.raises(ValueError, match="10 of 10"):
+        data.image_folder(tmp_path, on_error="skip")
+    with pytest.raises(ValueError, match="`on_error`"):
+        data.image_folder(tmp_path, on_error="ignore")
+
+
+def test_many_broken_images_are_counted(tmp_path):
+    write_images(tmp_path, count=30)
+    break_files(tmp_path, *(f"dog/{i}.png" for i in range(25)))
+    with pytest.raises(ValueError, match="25 of 60") as caught:
+        data.image_folder(tmp_path)
+    assert "and 5 more" in str(caught.value) and str(caught.value).count(".png") <= 40
+
+
 def test_a_class_in_test_alone_is_refused(tmp_path):
     write_images(tmp_path / "train")
     write_images(tmp_path / "test", classes=("cat", "fish"))

@@ -257,11 +257,12 @@ def test_groups_of_curves():
     curves = {
         "loss": [(1, 0.5)], "val_accuracy": [(1, 0.9)], "logits_distillation": [(1, 0.1)],
         "learning_rate": [(1, 0.1)], "temperature": [(1, 4.0)], "schedule/decay": [(1, 0.5)],
+        "total_loss": [(1, 0.5)], "val_total_loss": [(1, 0.7)], "val_loss": [(1, 0.6)],
     }  # fmt: skip
     groups = {name: list(lines) for name, lines in run_plots.grouped(curves).items()}
     assert groups == {
         "Accuracy and other scores": ["val_accuracy"],
-        "Losses": ["loss", "logits_distillation"],
+        "Losses": ["loss", "logits_distillation", "val_total_loss", "val_loss"],
         "Other metrics": ["learning_rate", "temperature"],
     }
     assert run_plots.stage_ends(STAGES) == [("decay", 1, 2), ("quantize", 3, 3)]

@@ -15,6 +15,9 @@ from tfkd.data.layout import class_folders, layout, list_files, parts, same_clas
 
 # From this many files on, reading takes long enough to be worth a progress bar.
 _LARGE = 500
+# Files that are named of those that can't be read.
+_SHOWN = 20
+ON_ERROR = ("raise", "skip")
 
 
 def image_folder(
@@ -22,6 +25,7 @@ def image_folder(
     size: int | Sequence[int] | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    on_error: str = "raise",
 ) -> Dataset:
     """Loads a folder with one sub-folder of images for each class.
 
@@ -48,15 +52,17 @@ def image_folder(
         test_fraction: fraction of each class that becomes the test part, for the
             first layout.
         seed: determines which images those are.
+        on_error: "raise" an error that names all files that cannot be read, or "skip"
+            them with one warning.
 
     Returns:
         A `Dataset` of uint8 images, with classes in alphabetical order.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if an image cannot be read, sizes differ without `size`, a
+        ValueError: if images cannot be read, sizes differ without `size`, a
             class is empty, there is only one class, or a link leads out of the
-            folder; the file is named.
+            folder; the files are named.
 
     Example:
         >>> import os, tempfile, numpy as np
@@ -75,6 +81,7 @@ def image_folder(
     root = pathlib.Path(path)
     if not root.is_dir():
         raise FileNotFoundError(f"`path`: there is no folder {str(root)!r}.")
+    checks.one_of("on_error", on_error, ON_ERROR)
     size = None if size is None else check_size(size)
     train_root, test_root = layout(root)
     folders = class_folders(train_root)
@@ -89,22 +96,43 @@ def image_folder(
         train = np.arange(len(files))
         test = len(files) + np.arange(len(test_files))
         files, labels = files + test_files, np.concatenate([labels, test_labels])
-    images = _read(files, size)
+    images, kept = _read(files, size, on_error=on_error)
+    if not kept.all():
+        held = np.zeros(len(files), bool)
+        held[train] = True
+        files = [file for file, is_kept in zip(files, kept, strict=True) if is_kept]
+        labels, held = labels[kept], held[kept]
+        _check_classes(root, classes, labels if test_root is None else labels[held])
+        if test_root is None:
+            train, test = stratified_split(labels, test_fraction, seed)
+        else:
+            train, test = np.flatnonzero(held), np.flatnonzero(~held)
     places = [str(files[row].relative_to(root)) for row in (*train, *test)]
     return Dataset(
         images[train], labels[train], images[test], labels[test], classes, root.name, places
     )
 
 
+def _check_classes(root: pathlib.Path, classes: tuple[str, ...], labels: np.ndarray) -> None:
+    """Raises if a class has no image left."""
+    empty = [name for index, name in enumerate(classes) if index not in labels]
+    if empty:
+        received = f"{', '.join(empty)} without one in {str(root)!r}"
+        raise checks.value_error("path", "an image that can be read in each class", received)
+
+
 def validation_part(
-    path: str | os.PathLike, like: Dataset, size: int | Sequence[int] | None = None
+    path: str | os.PathLike,
+    like: Dataset,
+    size: int | Sequence[int] | None = None,
+    on_error: str = "raise",
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The images of a validation folder beside a training and a test folder.
 
     Args:
         path: the folder that `image_folder` read.
         like: what it returned.
-        size: as given to it.
+        size, on_error: as given to it.
 
     Returns:
         (images, labels) with the shape and the classes of `like`; None if there is none.
@@ -120,11 +148,12 @@ def validation_part(
     same_classes(found["train"], like.class_names, found["dev"], folders)
     files, labels = list_files(root, folders, like.class_names)
     mode = "L" if like.image_shape[-1] == 1 else "RGB"
-    images = _read(files, None if size is None else check_size(size), mode)
+    size = None if size is None else check_size(size)
+    images, kept = _read(files, size, mode, on_error)
     if images.shape[1:] != like.image_shape:
         expected = f"images like the training part's, {like.image_shape}"
         raise checks.value_error("path", expected, images, f"See {found['dev']}.")
-    return images, labels
+    return images, labels[kept]
 
 
 def check_size(size: Any) -> tuple[int, int]:
@@ -137,30 +166,52 @@ def check_size(size: Any) -> tuple[int, int]:
 
 
 def _read(
-    files: list[pathlib.Path], size: tuple[int, int] | None, mode: str | None = None
-) -> np.ndarray:
-    """Decodes `files` into one uint8 array (N, H, W, 1 or 3)."""
+    files: list[pathlib.Path],
+    size: tuple[int, int] | None,
+    mode: str | None = None,
+    on_error: str = "raise",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes `files` into one uint8 array (N, H, W, 1 or 3), and which of them: bool."""
     with checks.needed("tfkd.data.image_folder needs Pillow", "demo"):
         from PIL import Image
+    faults: dict[int, str] = {}
     # Headers first, which is cheap: all files must have the same number of channels.
-    modes = _modes(Image, files)
+    modes = _modes(Image, files, faults)
     mode = mode or ("L" if modes <= {"1", "L", "LA"} else "RGB")
-    images = np.empty((len(files), 0, 0, 0), np.uint8)
+    images, first, count = np.empty((len(files), 0, 0, 0), np.uint8), None, 0
     for index, file in enumerate(_progress(files)):
-        image = _decode(Image, file, mode, size)
-        if index == 0:
-            images = np.empty((len(files), *image.shape), np.uint8)
+        if index in faults:
+            continue
+        try:
+            image = _decode(Image, file, mode, size)
+        except Exception as error:  # a truncated file: OSError, SyntaxError, struct.error, ...
+            faults[index] = str(error)
+            continue
+        if first is None:
+            first, images = file, np.empty((len(files), *image.shape), np.uint8)
         if image.shape != images.shape[1:]:
-            fix = f"{files[0]} is {images.shape[1:3]}, {file} is {image.shape[:2]}."
+            fix = f"{first} is {images.shape[1:3]}, {file} is {image.shape[:2]}."
             expected = "a size to resize to, since the images differ in size"
             raise checks.value_error("size", expected, None, fix)
-        images[index] = image
-    return images
+        images[count] = image
+        count += 1
+    if faults:
+        _report([(files[index], faults[index]) for index in sorted(faults)], len(files), on_error)
+    return images[:count], np.array([index not in faults for index in range(len(files))], bool)
 
 
-def _broken(file: pathlib.Path, error: Exception) -> ValueError:
-    fix = f"Pillow says: {error}. Remove the file."
-    return checks.value_error("path", "images that can be read", str(file), fix)
+def _report(faults: list[tuple[pathlib.Path, str]], total: int, on_error: str) -> None:
+    """Raises, or warns, of all files that can't be read."""
+    lines = [f"{file}: {why.replace(repr(str(file)), 'it')}" for file, why in faults[:_SHOWN]]
+    if len(faults) > _SHOWN:
+        lines.append(f"and {len(faults) - _SHOWN} more")
+    listed = "\n  ".join(["", *lines])
+    if on_error == "raise" or len(faults) == total:
+        raise ValueError(
+            f"`path`: expected images that can be read, received {len(faults)} of {total} that "
+            f'can\'t. Repair or remove them, or leave them out with on_error="skip":{listed}'
+        )
+    checks.warn(f"{len(faults)} of {total} images can't be read and are left out:{listed}")
 
 
 def read_image(
@@ -188,23 +239,31 @@ def read_image(
         raise FileNotFoundError(f"There is no file {str(file)!r}.")
     with checks.needed("tfkd.data.folder.read_image needs Pillow", "images"):
         from PIL import Image
-    return _decode(Image, file, mode, None if size is None else check_size(size))
+    try:
+        return _decode(Image, file, mode, None if size is None else check_size(size))
+    except Exception as error:
+        fix = f"Pillow says: {error}."
+        raise checks.value_error("path", "an image that can be read", str(file), fix) from error
 
 
-def _modes(image_module: Any, files: list[pathlib.Path]) -> set[str]:
-    """Pillow modes of all files; warns of files with several frames, of which one is read."""
+def _modes(image_module: Any, files: list[pathlib.Path], faults: dict[int, str]) -> set[str]:
+    """Pillow modes of the files; warns of files with several frames, of which one is read.
+
+    What is wrong with a file is added to `faults` under its index.
+    """
     modes, several = set(), []
-    for file in files:
+    for index, file in enumerate(files):
         try:
             with image_module.open(file) as image:
                 mode = image.mode
                 if getattr(image, "n_frames", 1) > 1:
                     several.append(file)
         except Exception as error:  # each of Pillow's decoders raises its own errors
-            raise _broken(file, error) from error
+            faults[index] = str(error)
+            continue
         if mode.startswith(("I", "F")):
-            fix = "Save it with 8 bits per channel."
-            raise checks.value_error("path", "8 bits per channel", f"{file} with mode {mode}", fix)
+            faults[index] = f"mode {mode}; save it with 8 bits per channel"
+            continue
         modes.add(mode)
     if several:
         checks.warn(
@@ -220,14 +279,11 @@ def _decode(
     """Returns one image as uint8 (H, W, C)."""
     from PIL import ImageOps
 
-    try:
-        with image_module.open(file) as image:
-            image = ImageOps.exif_transpose(image).convert(mode)
-            if size is not None and image.size != size[::-1]:
-                image = image.resize(size[::-1], image_module.Resampling.BILINEAR)
-            pixels = np.asarray(image, np.uint8)
-    except Exception as error:  # a truncated file: OSError, SyntaxError, struct.error, ...
-        raise _broken(file, error) from error
+    with image_module.open(file) as image:
+        image = ImageOps.exif_transpose(image).convert(mode)
+        if size is not None and image.size != size[::-1]:
+            image = image.resize(size[::-1], image_module.Resampling.BILINEAR)
+        pixels = np.asarray(image, np.uint8)
     return pixels[..., None] if mode == "L" else pixels
 
 

@@ -128,8 +128,8 @@ def open_data(
         val_fraction: of the training part, for the validation part of data without one.
         test_fraction: of all, for the test part of data without one.
         seed: determines which examples those are.
-        on_error: "raise" an error that lists all faults in the annotations of boxes, or
-            "skip" faulty objects and images, with a warning that counts them.
+        on_error: "raise" an error that lists all images that can't be read and all faults
+            in annotations of boxes, or "skip" them, with a warning that counts them.
         say: function that is called with a sentence on what was found; None: nothing.
 
     Returns:

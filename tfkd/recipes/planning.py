@@ -97,7 +97,17 @@ def _latency(
     times = report.LayerTimes(table, mode=mode, command=settings.latency_command)
     run.voice.say(f"prune: measuring layers in LiteRT, {mode}; the times are kept in {table}")
     options = options | {"round_to": settings.round_to}  # None: what suits measured times
-    return _reduced(model, budget, options, latency_ms=budget.value, measure=times)
+    done = 0
+    with run.voice.progress(None, "Measuring layers") as bar:
+
+        def measure(part: keras.Model) -> float:
+            nonlocal done
+            found = times(part)
+            done += 1
+            bar.update(done)
+            return found
+
+        return _reduced(model, budget, options, latency_ms=budget.value, measure=measure)
 
 
 def _sized(run: Run, model: keras.Model, budget: Budget, options: dict[str, Any]) -> pruning.Plan:

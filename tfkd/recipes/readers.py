@@ -48,7 +48,7 @@ def read(name: Any, size: Any, test_fraction: float, seed: int, on_error: str = 
         return _file(path, options)
     if holds_texts(path):
         return _texts(path, options)
-    return _images(path, size, options)
+    return _images(path, size, on_error, options)
 
 
 def _file(path: pathlib.Path, options: dict[str, Any]) -> Read:
@@ -66,15 +66,15 @@ def _texts(path: pathlib.Path, options: dict[str, Any]) -> Read:
     return texts, val, split_off(**options) if path.is_file() else OWN_TEST
 
 
-def _images(path: pathlib.Path, size: Any, options: dict[str, Any]) -> Read:
+def _images(path: pathlib.Path, size: Any, on_error: str, options: dict[str, Any]) -> Read:
     if not names.folders_in(path):
         there = ", ".join(sorted(p.name for p in path.iterdir())[:5])
         hint = f"It holds {there}. {_KINDS}" if there else f"It is empty. {_KINDS}"
         raise checks.value_error("data", "a folder with data", str(path), hint)
-    images = data.image_folder(path, size, **options)
+    images = data.image_folder(path, size, **options, on_error=on_error)
     parts = layout.parts(path)
     if "train" in parts and (held := parts.get("test") or parts.get("dev")):
-        return images, validation_part(path, images, size), f"test part from {held.name!r}"
+        return images, validation_part(path, images, size, on_error), f"test part from {held.name!r}"
     return images, None, split_off(**options)
 
 

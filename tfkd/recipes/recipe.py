@@ -81,7 +81,7 @@ class Recipe:
         size: pixels of the side to which images are resized, or [height, width]; null: what
             the model takes, and for new detectors 160.
         val_fraction, test_fraction, data_seed, on_error: how the data are split and what is
-            done about faulty annotations, as in `open_data`.
+            done about broken images and faulty annotations, as in `open_data`.
         vocabulary: a file with the words of a model that takes token ids.
         augment: whether training images are shifted and flipped.
         format: version of this format.
@@ -118,7 +118,7 @@ class Recipe:
     val_fraction: float = setting(_FRACTION, 0.1, "of the training part, to validate")
     test_fraction: float = setting(_FRACTION, 0.2, "of all, to test, if there is no such part")
     data_seed: int = setting(whole(0), 0, "of these splits")
-    on_error: str = setting(choice("raise", "skip"), "raise", "faulty annotations of boxes")
+    on_error: str = setting(choice("raise", "skip"), "raise", "broken images, faulty annotations of boxes")
     vocabulary: str | None = setting(
         optional(text("the path of a file")), None, "words of a model that takes token ids"
     )

@@ -32,6 +32,9 @@ def grouped(curves: Mapping[str, Points]) -> dict[str, dict[str, Points]]:
     for name, points in curves.items():
         if name.startswith("schedule/") or not points:
             continue
+        # A Distiller's total is what Keras calls the loss, unless layers add their own.
+        if "total_loss" in name and points == curves.get(name.replace("total_loss", "loss")):
+            continue
         values = np.array([value for _, value in points])
         is_fraction = np.nanmin(values) >= 0 and np.nanmax(values) <= 1
         key = "Other metrics"

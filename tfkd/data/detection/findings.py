@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from tfkd import checks
+from tfkd.data.folder import ON_ERROR as ON_ERROR
 from tfkd.results import Grid, Result, plain
 
 SHOWN = 20
-ON_ERROR = ("raise", "skip")
 SHARED = "same image"
 
 # Kind of fault -> what on_error="skip" does about it.
