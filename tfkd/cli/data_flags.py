@@ -57,7 +57,7 @@ def add(parser: Parser, required: bool = True, positional: bool = False) -> None
         "--on_error",
         choices=("raise", "skip"),
         default="raise",
-        help="broken images and faults in annotations of boxes: list them and stop, or leave them out",
+        help="broken images and faulty annotations of boxes: list them and stop, or leave them out",
     )
 
 

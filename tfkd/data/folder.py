@@ -202,7 +202,7 @@ def _read(
 
 def _report(faults: list[tuple[pathlib.Path, str]], total: int, on_error: str) -> None:
     """Raises, or warns, of all files that can't be read."""
-    lines = [f"{file}: {why.replace(repr(str(file)), 'it')}" for file, why in faults[:_SHOWN]]
+    lines = [f"{file}: {why.replace(f' {str(file)!r}', '')}" for file, why in faults[:_SHOWN]]
     if len(faults) > _SHOWN:
         lines.append(f"and {len(faults) - _SHOWN} more")
     listed = "\n  ".join(["", *lines])

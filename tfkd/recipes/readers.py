@@ -74,7 +74,11 @@ def _images(path: pathlib.Path, size: Any, on_error: str, options: dict[str, Any
     images = data.image_folder(path, size, **options, on_error=on_error)
     parts = layout.parts(path)
     if "train" in parts and (held := parts.get("test") or parts.get("dev")):
-        return images, validation_part(path, images, size, on_error), f"test part from {held.name!r}"
+        return (
+            images,
+            validation_part(path, images, size, on_error),
+            f"test part from {held.name!r}",
+        )
     return images, None, split_off(**options)
 
 

@@ -118,7 +118,9 @@ class Recipe:
     val_fraction: float = setting(_FRACTION, 0.1, "of the training part, to validate")
     test_fraction: float = setting(_FRACTION, 0.2, "of all, to test, if there is no such part")
     data_seed: int = setting(whole(0), 0, "of these splits")
-    on_error: str = setting(choice("raise", "skip"), "raise", "broken images, faulty annotations of boxes")
+    on_error: str = setting(
+        choice("raise", "skip"), "raise", "broken images, faulty annotations of boxes"
+    )
     vocabulary: str | None = setting(
         optional(text("the path of a file")), None, "words of a model that takes token ids"
     )
