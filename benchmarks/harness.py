@@ -70,15 +70,18 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = sys.argv[1:] if args is None else list(args)
-        if "--smallest" in given:
-            flags = {action.dest: action for action in self._actions}
-            values = {"out": tempfile.mkdtemp, **self.smallest}
-            for name in values.keys() & flags.keys():
-                flags[name].required = False
-                if not any(word.split("=")[0] in flags[name].option_strings for word in given):
-                    value = values[name]
-                    self.set_defaults(**{name: value() if callable(value) else value})
-        return super().parse_args(given, namespace)
+        values = {"out": tempfile.mkdtemp, **self.smallest} if "--smallest" in given else {}
+        for action in self._actions:
+            if action.dest in values:
+                action.required = False
+                self.set_defaults(**{action.dest: values[action.dest]})
+        parsed = super().parse_args(given, namespace)
+        makers = {name: make for name in values if callable(make := getattr(parsed, name, None))}
+        if makers:
+            threads(getattr(parsed, "threads", 0))  # before a made-up model begins TensorFlow
+        for name, make in makers.items():
+            setattr(parsed, name, make())
+        return parsed
 
 
 def settings(args: argparse.Namespace, *without: str) -> Record:

@@ -148,9 +148,9 @@ def main() -> None:
     kinds = ("layers", "last")
     parser.add_argument("--features", choices=kinds, default="layers", help="of the encoder")
     parser.add_argument("--folds", type=int, default=5, help="for the training sentences")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
+    parser.add_argument("--threads", dest="torch_threads", type=int, default=1, help="of PyTorch")
     args = parser.parse_args()
-    data, encoder = read(args.data), Words() if args.smallest else Encoder(args.threads)
+    data, encoder = read(args.data), Words() if args.smallest else Encoder(args.torch_threads)
     y = {part: labels for part, (_, labels) in data.items()}
     begin = time.time()
     x = {part: encoder(texts, args.features) for part, (texts, _) in data.items()}
@@ -169,7 +169,7 @@ def main() -> None:
         "train_accuracy_in_fold": accuracy(logits(whole, x["train"]), y["train"]),
         "encoding_seconds": seconds,
         "milliseconds": encoder.milliseconds(data["test"][0][:300]),
-        "threads": args.threads,
+        "threads": args.torch_threads,
         "torch": None if args.smallest else encoder.torch.__version__,
     }
     harness.show(args, json.dumps(numbers, indent=2), figures=numbers)

@@ -71,6 +71,28 @@ def test_the_smallest_form_runs(name, tmp_path):
     assert results.section(record).startswith(f"    python {name} --smallest\n\nCommit ")
 
 
+THREADS = """
+import sys
+sys.path.insert(0, "benchmarks")
+import harness, made_up
+parser = harness.Parser("", base=made_up.base, data=made_up.cifar)
+parser.add_argument("--base", required=True)
+parser.add_argument("--data")
+parser.add_argument("--threads", type=int, default=0)
+args = parser.parse_args(["--smallest", "--threads=1", "--data=mine.npz"])
+harness.threads(args.threads)
+import tensorflow as tf
+print(args.data, (harness.pathlib.Path(args.base) / "teacher.json").exists())
+print(tf.config.threading.get_intra_op_parallelism_threads())
+"""
+
+
+def test_threads_are_limited_before_a_made_up_model_begins_tensorflow():
+    command = [sys.executable, "-c", THREADS]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=scripts.ROOT, timeout=300)
+    assert done.stdout.split() == ["mine.npz", "True", "1"], done.stderr[-2000:]
+
+
 def test_every_other_file_is_imported_by_a_script():
     texts = {path.stem: path.read_text(encoding="utf-8") for path in PATHS}
     helpers = [
