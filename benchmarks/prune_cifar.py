@@ -4,7 +4,7 @@
         --widths 8 16 32 --depth 20 --images 20000 --epochs 40 --policy float32
     python benchmarks/prune_cifar.py --data cifar10.npz --base saved_models/narrow
     python benchmarks/prune_cifar.py --data cifar10.npz --base saved_models/narrow \
-        --study lambda interval share anneal criteria reading
+        --study lambda interval share anneal criteria reading smoothness
     python benchmarks/prune_cifar.py --base saved_models/narrow --study main lambda --table
 
 The recipe of the paper (FD-SKD): start from a trained network; let its redundant
@@ -132,7 +132,7 @@ class Training:
             begin_step=0,
             end_step=s.decay_epochs * self.steps,
             frequency=max(1, round(s.interval * self.steps)),
-            anneal=s.anneal,
+            anneal=tenth if s.anneal == "tenth" else s.anneal,
             initial_decay=0.0 if s.kind == "soft" else 1.0,
         )
         return tfkd.callbacks.FilterDecay(self.plan(), schedule, decay=s.reading)
@@ -145,6 +145,11 @@ class Training:
         small = tfkd.pruning.shrink(self.model, selection)
         self.optimizer = tfkd.pruning.shrink_optimizer(self.optimizer, self.model, small, selection)
         self.model = small
+
+
+def tenth(p: Any) -> Any:
+    """A rate that falls by equal factors to a tenth, and from there to zero at once."""
+    return 0.1**p
 
 
 def run(setting: Setting, data: Any, scale: Any, folder: pathlib.Path) -> dict[str, Any]:

@@ -6,7 +6,19 @@ import dataclasses
 from typing import Any
 
 METHODS = ("fd-skd", "hard-skd", "soft-skd", "fd", "hard", "soft", "none", "none-skd")
-STUDIES = ("main", "lambda", "interval", "share", "anneal", "criteria", "reading")
+STUDIES = ("main", "lambda", "interval", "share", "anneal", "criteria", "reading", "smoothness")
+# Ways to decay, from the coarsest to the smoothest: what of a setting they change.
+EACH_STEP = 1e-9
+WAYS = (
+    {"method": "hard-skd"},
+    {"method": "soft-skd"},
+    {"method": "fd-skd", "interval": 1.0},
+    {"method": "fd-skd", "interval": 0.25},
+    {"method": "fd-skd", "interval": 0.25, "share": 0.25},
+    {"method": "fd-skd", "interval": 0.25, "reading": "relative"},
+    {"method": "fd-skd", "interval": EACH_STEP, "reading": "relative"},
+    {"method": "fd-skd", "interval": EACH_STEP, "reading": "relative", "anneal": "tenth"},
+)
 CRITERIA = ("l1", "l2", "geometric_median", "random")
 
 
@@ -76,6 +88,8 @@ def settings_of(study: str, start: Setting, args: Any) -> list[Setting]:
         grid = [(lam, t) for lam in args.lams for t in args.temperatures]
         change = [{"method": "fd"}]
         change += [{"method": "fd-skd", "lam": lam, "temperature": t} for lam, t in grid]
+    elif study == "smoothness":
+        change = list(WAYS)
     elif study == "criteria":
         short = {"method": "fd", "epochs": args.criteria_epochs, "macs_reduction": None}
         change = [{**short, "method": "none"}]

@@ -111,6 +111,24 @@ def main_table(study: str, records: list[Record]) -> str:
     return by_value("method", records) + ("\n" + table(head, rows) if rows else "")
 
 
+def smoothness_table(study: str, records: list[Record]) -> str:
+    """Ways to decay: how far accuracy falls meanwhile, and what comes of it."""
+    head = ["way", "share of the epochs", "lowest in these epochs", "at the cut", "at the end"]
+    rows = []
+    for record in records:
+        s = record["setting"]
+        often = f"every {s['interval']:g} epochs" if s["interval"] > 1e-3 else "each step"
+        way = [s["method"]]
+        way += [] if s["method"] == "hard-skd" else [often]
+        way += [s["reading"], s["anneal"]] if s["method"] == "fd-skd" else []
+        part = record["curve"][: min(max(round(s["share"] * s["epochs"]), 1), s["epochs"] - 1)]
+        lowest = "–" if s["method"] == "hard-skd" else f"{min(part):.2f}"
+        share = "–" if s["method"] == "hard-skd" else f"{s['share']:.0%}"
+        ends = [f"{record[key]:.2f}" for key in ("accuracy_at_cut", "accuracy")]
+        rows.append([", ".join(way), share, lowest, *ends])
+    return table(head, rows)
+
+
 def ablation_table(study: str, records: list[Record]) -> str:
     return by_value(study, records)
 
@@ -216,6 +234,7 @@ TABLES = {
     "main": main_table,
     "lambda": lambda_table,
     "criteria": criteria_table,
+    "smoothness": smoothness_table,
     **{name: ablation_table for name in ("interval", "share", "anneal", "reading")},
 }
 PLOTS = {"main": plot_methods, "lambda": plot_lambda, "criteria": plot_criteria}

@@ -665,7 +665,22 @@ def test_no_histograms_on_request(tmp_path):
     assert set(read(tmp_path / "filter_decay")) == {
         "filter_decay/decay_rate",
         "filter_decay/sparsity",
+        "filter_decay/selected_score",
     }
+
+
+def test_scores_of_selected_filters_are_written_before_they_decay(tmp_path):
+    """Without gradients the filters halve at the first interval and are quartered next."""
+    model = still(dense())
+    norms = np.array([0.5, 2**0.5, 5])
+    callback = FilterDecay(plan_of(model), AnnealedFilterDecay(0.5, 0, 4, 1), log_dir=tmp_path)
+    fit(model, [callback], steps=4, epochs=1)
+    found = read(tmp_path / "filter_decay")["filter_decay/selected_score"]
+    count = callback.selection.count
+    for step, factor in enumerate((1, 1, 0.75, 0.375, 0.09375)):
+        low = factor * norms[:count]
+        mean = np.concatenate([low, norms[count:]]).mean()
+        assert float(found[step]) == pytest.approx(low.mean() / mean, rel=1e-5)
 
 
 def test_unfinished_training_warns():

@@ -86,6 +86,21 @@ def test_a_folder_holds_one_run_and_says_what_it_is(sources, tmp_path, stages_of
         run(recipe_of(sources, ["export"]), tmp_path / "o", voice=QUIET)
 
 
+@pytest.mark.parametrize(
+    ("reduction", "epochs", "method", "curves"),
+    [(0.3, 2, "hard", {"prune": 2}), (0.7, 2, "decay", {"prune_decay": 1, "prune": 1}),
+     (0.7, 8, "decay", {"prune_decay": 2, "prune": 6}), (0.7, 1, "hard", {"prune": 1})],
+)  # fmt: skip
+def test_filters_decay_by_default_where_most_go(
+    sources, tmp_path, reduction, epochs, method, curves
+):
+    stage = {"stage": "prune", "epochs": epochs, "macs_reduction": reduction, "views": 1}
+    run(recipe_of(sources, [stage]), tmp_path / "o", voice=QUIET)
+    made = RunFolder.open(tmp_path / "o").record("prune")
+    assert made["method"] == method
+    assert {name: len(kept["loss"]) for name, kept in made["curves"].items()} == curves
+
+
 def test_a_folder_with_other_files_is_not_touched(sources, tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(OutputError, match="other files; nothing was overwritten"):

@@ -51,9 +51,11 @@ class FilterDecay(WritingCallback):
         model: the model to prune, if it is only a part of the trained one. By default
             the trained model or its `student` (`tfkd.Distiller`), whichever the plan was
             made for.
-        log_dir: a folder for TensorBoard, in which the run `filter_decay` shows rate,
-            sparsity and scores by optimizer step; None writes nothing. Of several
-            workers only the chief writes.
+        log_dir: a folder for TensorBoard, in which the run `filter_decay` shows, by
+            optimizer step, rate, sparsity, scores, and the mean score of the selected
+            filters before they decay, which tells how far they grow back between two
+            intervals (the mean of all is 1); None writes nothing. Of several workers
+            only the chief writes.
         log_scores: whether to write a histogram of each group's scores.
         warn_if_unfinished: whether to warn if training ends before `end_step`: the
             filters are not zero then, and removing them would change the model's outputs.
@@ -277,7 +279,7 @@ class FilterDecay(WritingCallback):
         self.history.append((step, rate, int((removed & ~before).sum())))
         if self.frozen:
             self._freeze()
-        self._write(step, scores)
+        self._write(step, scores, removed)
 
     def _lowest(self, scores: np.ndarray) -> np.ndarray:
         """The units of the lowest scores, as many per group as the plan removes: bool (U,)."""
@@ -292,12 +294,14 @@ class FilterDecay(WritingCallback):
         self._slices.kill(removed, self.model.optimizer)
         self._slices.set_masks(removed)
 
-    def _write(self, step: int, scores: np.ndarray) -> None:
+    def _write(self, step: int, scores: np.ndarray, removed: np.ndarray) -> None:
         if not self._writes():
             return
         with self._summaries(step):
             tf.summary.scalar("filter_decay/decay_rate", self._rate)
             tf.summary.scalar("filter_decay/sparsity", self.sparsity())
+            if removed.any():
+                tf.summary.scalar("filter_decay/selected_score", scores[removed].mean())
             if self.log_scores:
                 for group in self._graph.groups:
                     tf.summary.histogram(f"filter_decay/scores/{group.name}", scores[group.units])

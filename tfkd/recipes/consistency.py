@@ -99,7 +99,7 @@ def _budgets(draft: Draft) -> Iterator[Mistake]:
 def _epochs(draft: Draft) -> Iterator[Mistake]:
     path, prune = _numbered(draft).get("prune", ("", None))
     if prune is not None and prune.method == "decay" and prune.epochs < 2:
-        text = "expected at least 2 with method 'decay': filters decay in the first half"
+        text = "expected at least 2 with method 'decay': filters decay in the first quarter"
         yield Mistake(f"{path}.epochs", f"{text}; received {prune.epochs}.")
 
 

@@ -13,11 +13,12 @@ from tfkd.networks import keras_files
 from tfkd.networks.frozen_copy import frozen_copy
 from tfkd.recipes import planning
 from tfkd.recipes.run_state import Done, Run, thaw
-from tfkd.recipes.stages import Prune
+from tfkd.recipes.stages import DECAY_FROM, Prune
 from tfkd.recipes.training import Training
 
 # The learning rate while filters decay: the network is a whole one then.
 DECAY_RATE = 5e-4
+_DECAYS = 16  # intervals in which filters decay: more make no difference, fewer are worse
 _COMPARED = 64  # examples on which the cut and the masked network must be equal
 
 
@@ -27,13 +28,13 @@ def prune(run: Run, settings: Prune) -> Done:
     plan = planning.planned(run, model, settings)
     run.voice.say(planning.sentence(plan))
     record: dict[str, Any] = {"curves": {}, "layers": _layers(plan), "plan": plan.to_dict()}
-    record["method"] = settings.method
     if not any(plan.remove.values()):
         record["score"] = run.task.score(model)
         return Done(run.saved(model, "prune"), record)
-    if settings.method == "decay":
+    record["method"] = method = _method(run, settings, plan)
+    if method == "decay":
         small = _decayed(run, settings, model, plan, record)
-        epochs = settings.epochs - settings.epochs // 2
+        epochs = settings.epochs - _decaying(settings)
     else:
         small = _cut(run, model, pruning.select(model, plan))
         epochs = settings.epochs
@@ -49,6 +50,21 @@ def prune(run: Run, settings: Prune) -> Done:
     record["score"] = run.task.score(small)
     run.say_score("prune", record["score"])
     return Done(run.saved(small, "prune"), record)
+
+
+def _method(run: Run, settings: Prune, plan: pruning.Plan) -> str:
+    """How filters are removed: as the recipe says, or by how much goes."""
+    if settings.method is not None:
+        return settings.method
+    if plan.macs_reduction < DECAY_FROM or settings.epochs < 2:
+        return "hard"
+    run.voice.say(f"prune: filters decay first, as {DECAY_FROM:.0%} of the MACs or more go")
+    return "decay"
+
+
+def _decaying(settings: Prune) -> int:
+    """Epochs in which filters decay."""
+    return max(settings.epochs // 4, 1)
 
 
 def recovery(
@@ -69,21 +85,21 @@ def _cut(run: Run, model: keras.Model, selection: pruning.Selection) -> keras.Mo
 def _decayed(
     run: Run, settings: Prune, model: keras.Model, plan: pruning.Plan, record: dict[str, Any]
 ) -> keras.Model:
-    """Decays filters to zero in the first half of the epochs, and cuts them out."""
+    """Decays filters to zero in the first quarter of the epochs, and cuts them out."""
     done = run.folder.work("cut.keras")
-    if done.is_file():  # a backup of its second half
+    if done.is_file():  # a backup of the epochs after it
         kept = artifacts.verify(done)
         record["curves"]["prune_decay"], record["decay"] = kept["curves"], kept["decay"]
         return keras_files.load("prune", done)
-    half = settings.epochs // 2
+    epochs = _decaying(settings)
     frozen = run.frozen_norms(model, settings.freeze_batch_norm)
     like = frozen_copy(model)
-    training = run.taught("prune", settings, model, like, "prune_decay", half, DECAY_RATE)
+    training = run.taught("prune", settings, model, like, "prune_decay", epochs, DECAY_RATE)
     schedule = pruning.AnnealedFilterDecay(
         target_sparsity=min(max(plan.filter_rate, 1e-6), 1 - 1e-6),
         begin_step=0,
-        end_step=half * training.steps,
-        frequency=max(training.steps // 4, 1),
+        end_step=epochs * training.steps,
+        frequency=max(epochs * training.steps // _DECAYS, 1),
     )
     decay = callbacks.FilterDecay(plan, schedule, log_dir=run.logs / "decay", log_scores=False)
     training = dataclasses.replace(training, decay=decay)
