@@ -4,11 +4,12 @@ Runs in an environment of its own, since tfkd does not depend on PyTorch, and im
 tfkd nor TensorFlow. `prune_peers.py` calls `main` there, and goes on in Keras with the weights
 that it gets back.
 
-The pruning goes as in the reproduction scripts of Torch-Pruning: 400 small steps towards a ratio
-of 1, until enough multiply-accumulates have gone; scores are made anew at each step. Taylor scores
-come from the gradients of ten batches of 128, made anew whenever a tenth of what was left has
-gone. "sparse" is its group sparsity: GroupNormPruner, whose penalty first drives channels towards
-zero in a training without weight decay.
+The pruning goes as in the reproduction scripts of Torch-Pruning, in 400 small steps towards a
+ratio of 1, with scores made anew at each. MACs are counted after each group of channels, and it
+ends as soon as enough have gone. Taylor scores come from the gradients of ten batches of 128,
+made anew whenever a tenth of what was left has gone. "sparse" is its group sparsity:
+GroupNormPruner, whose penalty first drives channels towards zero in a training without weight
+decay.
 """
 
 from __future__ import annotations
@@ -167,7 +168,10 @@ def prune(network: Any, pruner: Any, x: Any, y: Any, setting: dict[str, Any]) ->
                 part = slice(start, start + BATCH)
                 functional.cross_entropy(network(x[part]), y[part]).backward()
             scored = macs
-        pruner.step()
+        for group in pruner.step(interactive=True):
+            group.prune()
+            if macs_of(network, x) <= goal:
+                return
     raise ValueError(f"Torch-Pruning stopped at {macs_of(network, x):,} MACs, above {goal:,.0f}.")
 
 

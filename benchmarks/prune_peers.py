@@ -47,7 +47,6 @@ Record = dict[str, Any]
 PEER = "Torch-Pruning"
 WAYS = (
     "l2-uniform-coupled",
-    "l2-global-coupled",
     "taylor-global-coupled",
     "taylor-isomorphic-coupled",
     "sparse-global-coupled",
@@ -164,7 +163,7 @@ def by_tfkd(run: Run, training: Training, data: Any, scale: Any, folder: pathlib
     import tf_keras as keras
 
     way, model = ways(run), training.model
-    goal = {
+    goal: dict[str, Any] = {
         "macs_reduction": run.macs_reduction,
         "scope": way["scope"],
         "residual": way["residual"],
@@ -178,8 +177,9 @@ def by_tfkd(run: Run, training: Training, data: Any, scale: Any, folder: pathlib
     if way["criterion"] == "sparse":
         sparse = run.training(run.sparse_epochs, data, scale, folder)
         plan = tfkd.pruning.plan(sparse.model, **goal)
-        # The gradient of Torch-Pruning's penalty is λγw, of this one 2λγw.
-        regularizer = tfkd.callbacks.SparsityRegularizer(plan, strength=run.strength / 2)
+        # Torch-Pruning adds λγw to the gradient, of which a momentum of 0.9 makes ten times as
+        # much; this penalty, whose gradient is 2λγw, has no momentum.
+        regularizer = tfkd.callbacks.SparsityRegularizer(plan, strength=5 * run.strength)
         sparse.fit(0, run.sparse_epochs, (regularizer,))
         model = sparse.model
     plan = tfkd.pruning.plan(model, **goal, criterion=criterion)
@@ -205,7 +205,8 @@ def make(run: Run, data: Any, scale: Any, folder: pathlib.Path, peer: Peer) -> R
 
     keras.backend.clear_session()
     keras.utils.set_random_seed(run.seed)
-    training, document = run.training(run.epochs, data, scale, folder), {}
+    document: Record = {}
+    training = run.training(run.epochs, data, scale, folder)
     whole = tfkd.report.profile(training.model)
     if run.tool == PEER:
         training.model, document = peer.prune(training.model, run)
@@ -228,15 +229,15 @@ def make(run: Run, data: Any, scale: Any, folder: pathlib.Path, peer: Peer) -> R
     }
 
 
-def rows_of(groups: dict[str, list[Record]]) -> list[list[Any]]:
-    """A row for each way of a tool: its records differ in the seed alone."""
+def rows_of(groups: list[list[Record]]) -> list[list[Any]]:
+    """A row for each group of records that differ in the seed alone."""
     rows = []
-    for label, group in groups.items():
-        (macs, small), (params, few) = group[0]["macs"], group[0]["params"]
+    for group in filter(None, groups):
+        macs, (params, few) = group[0]["macs"][0], group[0]["params"]
         rows.append(
             [
-                f"{macs / (small or 1):.2f}",
-                label,
+                f"{statistics.mean(macs / r['macs'][1] for r in group):.2f}",
+                label_of(group[0]),
                 harness.spread([r["accuracy"] for r in group]),
                 harness.spread([r["accuracy_at_cut"] for r in group]),
                 f"{100 * few / params:.1f} %",
@@ -247,20 +248,17 @@ def rows_of(groups: dict[str, list[Record]]) -> list[list[Any]]:
     return rows
 
 
-def gaps_of(times: str, own: list[Record], others: dict[str, list[Record]]) -> list[list[Any]]:
-    """tfkd's first choice minus each way of Torch-Pruning, seed by seed."""
-    pairs = {label: zip(own, group, strict=True) for label, group in others.items()}
-    return [
-        [times, f"minus {label}", harness.spread([a["accuracy"] - b["accuracy"] for a, b in pair])]
-        for label, pair in pairs.items()
-    ]
+def minus(own: list[Record], other: list[Record]) -> str:
+    """Differences in accuracy, seed by seed."""
+    pairs = zip(own, other, strict=False)
+    return harness.spread([one["accuracy"] - two["accuracy"] for one, two in pairs])
 
 
 def parse() -> Any:
     parser = harness.Parser(
         __doc__, "saved_models/prune_peers", data=made_up.cifar, base=made_up.base, images=256,
         epochs=1, choose_epochs=1, sparse_epochs=1, held_out=100, seeds=1, speed_ups=[1.5],
-        ways=["l2-global-coupled", "taylor-global-coupled"],
+        ways=["l2-uniform-coupled", "taylor-global-coupled"],
     )  # fmt: skip
     parser.add_argument("--data", required=True, help="cifar10.npz")
     parser.add_argument("--base", required=True, help="folder of cifar_teacher.py")
@@ -269,10 +267,10 @@ def parse() -> Any:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to choose from")
     parser.add_argument("--images", type=int, default=8_000, help="training images")
     parser.add_argument("--held-out", type=int, default=4_000, help="others, to choose on")
-    parser.add_argument("--epochs", type=int, default=4, help="after pruning")
+    parser.add_argument("--epochs", type=int, default=3, help="after pruning")
     parser.add_argument("--choose-epochs", type=int, default=1, help="the same, to choose")
     parser.add_argument("--sparse-epochs", type=int, default=2, help="before it, of sparse")
-    parser.add_argument("--strength", type=float, default=0.05, help="of the penalty of sparse")
+    parser.add_argument("--strength", type=float, default=0.01, help="of the penalty of sparse")
     parser.add_argument("--peak", type=float, default=0.02, help="of the learning rate")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
@@ -296,36 +294,33 @@ def main() -> None:
     names = ("images", "peak", "sparse_epochs", "strength", "threads")
     common = {name: getattr(args, name) for name in names}
 
-    def made(held_out: int = 0, **what: Any) -> Record:
+    def made(held_out: int = 0, **what: Any) -> Record | None:
         epochs = args.choose_epochs if held_out else args.epochs
         run = Run(held_out=held_out, epochs=epochs, **what, **common)
         data, scale = parts[held_out]
         one = functools.partial(make, run, data, scale, folder, peer)
-        found = store.run(run.name, dataclasses.asdict(run), one)
-        if found is None:
-            raise SystemExit(f"There is no record of {run.name} yet.")
-        return found
+        return store.run(run.name, dataclasses.asdict(run), one)
 
-    chosen, compared, gaps, records = [], [], [], []
+    chosen: list[list[Any]] = []
+    groups: dict[float, list[list[Record]]] = {}
     for speed_up in args.speed_ups:
-        reduction, runs = {"macs_reduction": 1 - 1 / speed_up}, []
+        reduction, runs = {"macs_reduction": 1 - 1 / speed_up, "seed": 0}, []
         for tool in tools:
-            tried = [
-                made(args.held_out, tool=tool, way=way, seed=0, **reduction) for way in args.ways
-            ]
-            tried.sort(key=lambda record: -record["accuracy"])
-            chosen += rows_of({label_of(r): [r] for r in tried})
+            every = [made(args.held_out, tool=tool, way=way, **reduction) for way in args.ways]
+            tried = sorted(filter(None, every), key=lambda record: -record["accuracy"])
+            chosen += rows_of([[record] for record in tried])
             best = tried[: 2 if tool == PEER else 1]
-            runs += [{"tool": tool, "way": r["run"]["way"]} for r in best]
-        groups: dict[str, list[Record]] = {}
-        for seed in range(args.seeds):
-            for what in [*runs, {**runs[-1], "teacher": True}]:
-                record = made(seed=seed, **what, **reduction)
-                groups.setdefault(label_of(record), []).append(record)
-        compared += rows_of(groups)
-        *others, own, _ = groups
-        gaps += gaps_of(f"{speed_up:g}", groups[own], {label: groups[label] for label in others})
-        records += [record for group in groups.values() for record in group]
+            runs += [{**reduction, "tool": tool, "way": r["run"]["way"]} for r in best]
+        found = [[made(**{**run, "seed": seed}) for run in runs] for seed in range(args.seeds)]
+        groups[speed_up] = [[r for r in group if r] for group in zip(*found, strict=True)]
+    compared, gaps = [], []
+    for speed_up, (*others, own) in groups.items():
+        compared += rows_of([*others, own])
+        gaps += [[f"{speed_up:g}", f"minus {label_of(o[0])}", minus(own, o)] for o in others if o]
+        what = {name: own[0]["run"][name] for name in ("tool", "way", "macs_reduction")}
+        taught = [made(**what, seed=seed, teacher=True) for seed in range(args.seeds)]
+        compared += rows_of([[record for record in taught if record]])
+    records = [record for some in groups.values() for group in some for record in group]
     head = ["times fewer MACs", "way", "accuracy, mean ± sd (%)", "at the cut", "parameters left"]
     head += ["minutes", "seeds"]
     _, base = load_base(folder)
@@ -351,7 +346,7 @@ def main() -> None:
     if far:
         text += (
             "\nLogits of the base in PyTorch and in Keras differ by up to "
-            f"{far['carried_over_to']:.1e}, of the pruned networks by {far['carried_back_to']:.1e}.\n"
+            f"{far['carried_over_to']:.1e}, of the pruned ones by {far['carried_back_to']:.1e}.\n"
         )
     harness.show(args, text, **far)
 
