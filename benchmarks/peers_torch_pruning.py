@@ -101,7 +101,7 @@ def keras_layout(value: np.ndarray) -> np.ndarray:
 
 def macs_of(network: Any, example: Any) -> int:
     """Multiply-accumulates of convolutions and dense layers for one image."""
-    found = []
+    found: list[int] = []
 
     def count(layer: Any, inputs: Any, output: Any) -> None:
         found.append(output[0].numel() * layer.weight[0].numel())

@@ -26,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -110,8 +111,8 @@ class Peer:
         out = self._folder / "pruned.npz"
         files = [str(self._folder / "base.npz"), str(self._folder / "images.npz"), str(out)]
         call = "import sys, peers_torch_pruning as peer; peer.main(*sys.argv[1:])"
-        here = pathlib.Path(peers_torch_pruning.__file__).parent
-        subprocess.run([self.python, "-c", call, *files, settings], cwd=here, check=True)
+        path = os.environ | {"PYTHONPATH": str(pathlib.Path(peers_torch_pruning.__file__).parent)}
+        subprocess.run([self.python, "-c", call, *files, settings], env=path, check=True)
         with np.load(out) as packed:
             left = dict(packed)
         logits, document = left.pop("logits"), json.loads(str(left.pop("document")))
@@ -267,7 +268,7 @@ def parse() -> Any:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to choose from")
     parser.add_argument("--images", type=int, default=8_000, help="training images")
     parser.add_argument("--held-out", type=int, default=4_000, help="others, to choose on")
-    parser.add_argument("--epochs", type=int, default=3, help="after pruning")
+    parser.add_argument("--epochs", type=int, default=6, help="after pruning")
     parser.add_argument("--choose-epochs", type=int, default=1, help="the same, to choose")
     parser.add_argument("--sparse-epochs", type=int, default=2, help="before it, of sparse")
     parser.add_argument("--strength", type=float, default=0.01, help="of the penalty of sparse")
@@ -314,13 +315,18 @@ def main() -> None:
         found = [[made(**{**run, "seed": seed}) for run in runs] for seed in range(args.seeds)]
         groups[speed_up] = [[r for r in group if r] for group in zip(*found, strict=True)]
     compared, gaps = [], []
-    for speed_up, (*others, own) in groups.items():
+    for speed_up, some in groups.items():
+        if not some or not (own := some[-1]):
+            continue
+        others = [group for group in some[:-1] if group]
         compared += rows_of([*others, own])
-        gaps += [[f"{speed_up:g}", f"minus {label_of(o[0])}", minus(own, o)] for o in others if o]
+        gaps += [[f"{speed_up:g}", f"minus {label_of(o[0])}", minus(own, o)] for o in others]
         what = {name: own[0]["run"][name] for name in ("tool", "way", "macs_reduction")}
         taught = [made(**what, seed=seed, teacher=True) for seed in range(args.seeds)]
         compared += rows_of([[record for record in taught if record]])
     records = [record for some in groups.values() for group in some for record in group]
+    if not records:
+        raise SystemExit(f"There is no finished run in {args.out}.")
     head = ["times fewer MACs", "way", "accuracy, mean ± sd (%)", "at the cut", "parameters left"]
     head += ["minutes", "seeds"]
     _, base = load_base(folder)
