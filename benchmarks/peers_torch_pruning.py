@@ -76,7 +76,7 @@ def network_of(weights: dict[str, np.ndarray]) -> Any:
 
 def tensors_of(network: Any) -> dict[str, Any]:
     """The tensors of all weights by their names in Keras."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, layer in network.layers.items():
         if name.endswith("_bn"):
             found |= {f"{name}/gamma": layer.weight, f"{name}/beta": layer.bias}

@@ -1,9 +1,9 @@
 """Pruning of tfkd beside that of Torch-Pruning: the same base, MACs and training.
 
-    python -m venv torch
-    torch/bin/pip install torch==2.13.0 torch-pruning==1.6.1
+    python -m venv saved_models/torch
+    saved_models/torch/bin/pip install torch==2.13.0 torch-pruning==1.6.1
     python benchmarks/prune_peers.py --data cifar10.npz --base saved_models/narrow8000 \
-        --peer torch/bin/python --threads 1
+        --peer saved_models/torch/bin/python --threads 1
 
 Both prune the same trained ResNet; for Torch-Pruning its weights are carried over to PyTorch,
 and those that it leaves are carried back (both proven on logits). What follows is one and the same
@@ -48,9 +48,10 @@ Record = dict[str, Any]
 PEER = "Torch-Pruning"
 WAYS = (
     "l2-uniform-coupled",
-    "taylor-global-coupled",
+    "taylor-uniform-coupled",
     "taylor-isomorphic-coupled",
-    "sparse-global-coupled",
+    "taylor-global-coupled",
+    "sparse-uniform-coupled",
 )
 CLOSE = 1e-3  # of logits that are to be the same; PyTorch and TensorFlow add in other orders
 PROBES = 64  # images on which logits are compared
