@@ -64,6 +64,7 @@ from tfkd.recipes.models import build as build_model
 
 DIGITS_TEST_FRACTION = 0.75  # the digits are easy: with more images every model is perfect
 BASE_RATE, PRUNING_RATE = 0.1, 0.02  # peaks of the learning rate
+DECAYS = 16  # of each filter before it is zero
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
