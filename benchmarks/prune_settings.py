@@ -7,17 +7,19 @@ from typing import Any
 
 METHODS = ("fd-skd", "hard-skd", "soft-skd", "fd", "hard", "soft", "none", "none-skd")
 STUDIES = ("main", "lambda", "interval", "share", "anneal", "criteria", "reading", "smoothness")
-# Ways to decay, from the coarsest to the smoothest: what of a setting they change.
+# Ways to decay, from the smoothest to cutting at once: what of a setting they change.
 EACH_STEP = 1e-9
 WAYS = (
-    {"method": "hard-skd"},
-    {"method": "soft-skd"},
-    {"method": "fd-skd", "interval": 1.0},
-    {"method": "fd-skd", "interval": 0.25},
-    {"method": "fd-skd", "interval": 0.25, "share": 0.25},
-    {"method": "fd-skd", "interval": 0.25, "reading": "relative"},
-    {"method": "fd-skd", "interval": EACH_STEP, "reading": "relative"},
     {"method": "fd-skd", "interval": EACH_STEP, "reading": "relative", "anneal": "tenth"},
+    {"method": "fd-skd", "interval": EACH_STEP, "reading": "relative"},
+    {"method": "fd-skd", "interval": 0.25, "reading": "relative"},
+    {"method": "fd-skd", "interval": 0.0625, "share": 0.25},
+    {"method": "fd-skd", "interval": 0.125, "share": 0.25},
+    {"method": "fd-skd", "interval": 0.25, "share": 0.25},
+    {"method": "fd-skd", "interval": 0.25},
+    {"method": "fd-skd", "interval": 0.5, "share": 0.25},
+    {"method": "soft-skd", "interval": 0.25},
+    {"method": "hard-skd"},
 )
 CRITERIA = ("l1", "l2", "geometric_median", "random")
 

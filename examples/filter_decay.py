@@ -10,14 +10,14 @@ The recipe is that of filter decay with self-knowledge distillation (FD-SKD):
 1. Train a network to convergence: the base. A copy of it becomes the teacher, so an
    undertrained base limits the pruned network.
 2. Plan how many filters of each layer to remove.
-3. Train for half of the epochs with the base as teacher while, once per epoch, the
+3. Train for a quarter of the epochs with the base as teacher while, 16 times, the
    least important filters are multiplied by a factor that falls from 1 to 0.
 4. Remove the filters that are zero. The smaller network computes the same function.
-5. Train the smaller network for the other half, with the base as teacher.
+5. Train the smaller network for the other epochs, with the base as teacher.
 6. Measure both: accuracy, multiply-accumulates, parameters, latency in LiteRT.
 
 `--method` selects a variant with the same number of steps: `fd` without the teacher;
-`soft` zeroes filters each epoch and lets them recover until they are removed (soft
+`soft` zeroes filters as often and lets them recover until they are removed (soft
 filter pruning); `hard` removes them at the start; `none` does not prune. Writes the
 models, TensorBoard logs, a table and plots to `--out`. All scores are those of the
 last epoch.
@@ -64,6 +64,7 @@ from tfkd.recipes.models import build as build_model
 
 DIGITS_TEST_FRACTION = 0.75  # the digits are easy: with more images every model is perfect
 BASE_RATE, PRUNING_RATE = 0.1, 0.02  # peaks of the learning rate
+DECAYS = 16  # of each filter before it is zero
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -152,19 +153,19 @@ def make_plan(model) -> pruning.Plan:
 
 
 def decay_filters(model, plan, trainer: Trainer, teacher, say: Say) -> pruning.Selection:
-    """Decays the least important filters in the first half of the epochs; returns them."""
-    half = FLAGS.epochs // 2
+    """Decays the least important filters in a quarter of the epochs; returns them."""
+    epochs = max(FLAGS.epochs // 4, 1)
     schedule = pruning.AnnealedFilterDecay(
         target_sparsity=FLAGS.macs_reduction,
         begin_step=0,
-        end_step=half * trainer.steps,
-        frequency=trainer.steps,
+        end_step=epochs * trainer.steps,
+        frequency=max(epochs * trainer.steps // DECAYS, 1),
         anneal="linear",
         initial_decay=0.0 if FLAGS.method == "soft" else 1.0,
     )
     decay = tfkd.callbacks.FilterDecay(plan, schedule, log_dir=trainer.logs / "decay")
-    say(f"{FLAGS.method}: filters decay for {half} epochs")
-    trainer.fit(model, half, "decay", teacher, [decay])
+    say(f"{FLAGS.method}: filters decay for {epochs} epochs")
+    trainer.fit(model, epochs, "decay", teacher, [decay])
     return decay.selection
 
 
@@ -244,7 +245,7 @@ def check_flags() -> None:
     """Finds bad numbers before anything is trained."""
     positive("base-epochs", "epochs", "batch-size")
     if FLAGS.epochs < 2:
-        fix = "One half is for the filter decay, the other for the pruned network."
+        fix = "A part is for the filter decay, the other for the pruned network."
         raise checks.value_error("epochs", "at least 2", FLAGS.epochs, fix)
 
 
