@@ -69,22 +69,22 @@ class Setting(NamedTuple):
 TRIES = {
     "alone": [Setting(1, 0, {"temperature": 4})],  # at 1 no teacher runs
     "kd": [
+        Setting(0.1, 3, {"temperature": 4}),
         Setting(0.1, 1, {"temperature": 4}),
         Setting(0.1, 1, {"temperature": 2}),
-        Setting(0.1, 3, {"temperature": 4}),
         Setting(0.1, 10, {"temperature": 4}),
     ],
     "standardized": [
+        Setting(0.1, 30, {"temperature": 2}),
         Setting(0.1, 10, {"temperature": 2}),
         Setting(0.1, 3, {"temperature": 2}),
         Setting(0.1, 10, {"temperature": 1}),
-        Setting(0.1, 30, {"temperature": 2}),
     ],
     "dkd": [
+        Setting(0.5, 3, {"temperature": 4, "beta": 2}),
         Setting(0.5, 1, {"temperature": 4, "beta": 2}),
         Setting(0.5, 1, {"temperature": 4, "beta": 8}),
         Setting(0.1, 1, {"temperature": 4, "beta": 2}),
-        Setting(0.5, 3, {"temperature": 4, "beta": 2}),
     ],
     "dist": [
         Setting(0.5, 2, {"temperature": 4}),
@@ -93,16 +93,16 @@ TRIES = {
         Setting(0.5, 6, {"temperature": 4}),
     ],
     "ttm": [
+        Setting(0.1, 3, {"temperature": 2}),
         Setting(0.1, 1, {"temperature": 4}),
         Setting(0.1, 1, {"temperature": 2}),
         Setting(0.1, 3, {"temperature": 4}),
-        Setting(0.1, 3, {"temperature": 2}),
     ],
     "wttm": [
+        Setting(0.1, 3, {"temperature": 2}),
         Setting(0.1, 1, {"temperature": 5}),
         Setting(0.1, 1, {"temperature": 2}),
         Setting(0.5, 1, {"temperature": 5}),
-        Setting(0.1, 3, {"temperature": 2}),
     ],
 }
 
