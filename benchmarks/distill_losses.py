@@ -252,12 +252,13 @@ def main():
     tried = [(n, one) for n in args.losses for one in TRIES[n][: None if args.tries else 1]]
     students = args.students[:1] if args.tries else args.students
     which = "seeds", "losses", "students", "teacher", "tries"
-    for seed, size, (loss, setting) in itertools.product(range(args.seeds), students, tried):
+    for (loss, setting), seed, size in itertools.product(tried, range(args.seeds), students):
         run = {**harness.settings(args, *which), "seed": seed, "loss": loss, "student": str(size)}
         run["setting"] = str(setting)
         make = functools.partial(train, loss, setting, size, seed, args, given)
         if record := store.run(f"{loss}, {size}, {seed}", run, make):
             records.append(record)
+    records.sort(key=lambda record: [*map(str, students)].index(record["student"]))
     harness.show(args, tables(records, args, made), runs=records)
 
 
