@@ -224,7 +224,7 @@ def main():
     parser.add_argument("--data", help="cifar10.npz")
     parser.add_argument("--teacher", default="saved_models/narrow8000", help="its folder")
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), help="of all")
-    sizes = [Size(8, (8, 16, 32), 16), Size(8, (8, 16), 16)]
+    sizes = [Size(8, (8, 16, 32), 16), Size(8, (8, 16), 16), Size(14, (8, 16, 32), 16)]
     parser.add_argument("--students", nargs="+", type=Size.read, default=sizes, help="their sizes")
     parser.add_argument("--tries", action="store_true", help="try settings, with one student")
     parser.add_argument("--epochs", type=int, default=15, help="passes of a student")
