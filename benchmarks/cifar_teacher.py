@@ -74,10 +74,15 @@ def load_base(folder):
     return model, record
 
 
+def classes_of(model, data, scale):
+    """The class that a model gives to each test image."""
+    test = tfkd.data.eval_batches(data.x_test, None, 500, preprocess=scale)
+    return model.predict(test, verbose=0).argmax(1)
+
+
 def accuracy_of(model, data, scale):
     """The share of the test images that a model gets right."""
-    test = tfkd.data.eval_batches(data.x_test, None, 500, preprocess=scale)
-    return float((model.predict(test, verbose=0).argmax(1) == data.y_test).mean())
+    return float((classes_of(model, data, scale) == data.y_test).mean())
 
 
 def cosine_sgd(steps, peak):
