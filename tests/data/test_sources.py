@@ -353,6 +353,15 @@ def test_skipping_leaves_no_class_without_an_image(tmp_path):
         data.image_folder(tmp_path, on_error="ignore")
 
 
+def test_want_of_memory_is_no_broken_image(tmp_path, monkeypatch):
+    def decode(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(folder_module, "_decode", decode)
+    with pytest.raises(MemoryError, match="no room"):
+        data.image_folder(write_images(tmp_path), on_error="skip")
+
+
 def test_many_broken_images_are_counted(tmp_path):
     write_images(tmp_path, count=30)
     break_files(tmp_path, *(f"dog/{i}.png" for i in range(25)))

@@ -184,6 +184,8 @@ def _read(
             continue
         try:
             image = _decode(Image, file, mode, size)
+        except MemoryError:
+            raise  # the machine's fault, not the file's
         except Exception as error:  # a truncated file: OSError, SyntaxError, struct.error, ...
             faults[index] = str(error)
             continue

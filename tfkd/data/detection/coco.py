@@ -13,8 +13,8 @@ from tfkd import checks
 from tfkd.data import names as naming
 from tfkd.data.detection import parsing, reading
 from tfkd.data.detection.dataset import DetectionDataset
-from tfkd.data.detection.findings import ON_ERROR, AnnotationLog
-from tfkd.data.folder import check_size
+from tfkd.data.detection.findings import AnnotationLog
+from tfkd.data.folder import ON_ERROR, check_size
 
 _SIDES = ("width", "height")
 SECTIONS = ("images", "annotations", "categories")

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from tfkd import checks
-from tfkd.data.folder import ON_ERROR as ON_ERROR
 from tfkd.results import Grid, Result, plain
 
 SHOWN = 20
