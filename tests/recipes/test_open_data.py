@@ -246,5 +246,16 @@ def test_data_that_cannot_be_used(tmp_path):
         ("parts", ValueError, "validation part can't be held back.*at least two examples"),
         ("broken", ValueError, "(?s)1 of .*on_error.*0.png"),
     ]:
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=said) as caught:
             open_data(tmp_path / name)
+        assert "`path`" not in str(caught.value)
+
+
+def test_errors_of_files_name_what_the_caller_gave(tmp_path):
+    (tmp_path / "a.tsv").write_text("sentence\tlabel\n")
+    np.savez(tmp_path / "wrong.npz", a=X, b=Y)
+    (tmp_path / "no.npz").write_text("nothing")
+    for name in ("a.tsv", "wrong.npz", "no.npz"):
+        with pytest.raises(ValueError, match="^`data`: expected") as caught:
+            open_data(tmp_path / name)
+        assert "`path`" not in str(caught.value)

@@ -197,6 +197,16 @@ def test_parts_may_be_json_of_earlier_stages():
     assert made.exports == first.exports and made.quantization == first.quantization
 
 
+def test_quantized_layers_beside_operations_in_float_are_told():
+    export = dataclasses.replace(EXPORT, numbers={"operations": 8, "float_operations": 3})
+    made = dataclasses.replace(full(), quantization=DECISIONS[:1], exports=[export])
+    text = made.markdown()
+    assert "No layer stays in float. The files compute" in text and "(3 of model.tflite)" in text
+    export = dataclasses.replace(EXPORT, numbers={"operations": 8, "float_operations": 0})
+    text = dataclasses.replace(made, exports=[export]).markdown()
+    assert "No layer stays in float.\n" in text
+
+
 def test_a_page_of_verdict_and_table_alone(tmp_path):
     both = [dataclasses.replace(row, details=None, latency=None) for row in rows()]
     made = report.RunReport(report.judge(report.Gates(), *both), report.Table(both))

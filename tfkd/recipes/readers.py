@@ -27,7 +27,19 @@ _KINDS = (
 
 
 def read(name: Any, size: Any, test_fraction: float, seed: int, on_error: str = "raise") -> Read:
-    """Reads data by name; see `tfkd.recipes.data.open_data`."""
+    """Reads data by name; see `tfkd.recipes.data.open_data`.
+
+    The readers of files call them `path`; an error says what the caller gave, `data`.
+    """
+    try:
+        return _read(name, size, test_fraction, seed, on_error)
+    except (ValueError, TypeError, OSError) as error:
+        if len(error.args) == 1 and str(error.args[0]).startswith("`path`:"):
+            error.args = (f"`data`{str(error.args[0]).removeprefix('`path`')}",)
+        raise
+
+
+def _read(name: Any, size: Any, test_fraction: float, seed: int, on_error: str) -> Read:
     options: dict[str, Any] = {"test_fraction": test_fraction, "seed": seed}
     if not isinstance(name, (str, os.PathLike)):
         return python_data.split(name, "data", **options)
