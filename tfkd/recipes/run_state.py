@@ -136,7 +136,7 @@ class Run:
             adam = keras.optimizers.Adam(clipnorm=CLIPNORM)
             trial = task.distiller(teacher, student, like, settings, adam)
             made = dataclasses.replace(made, trained=trial)
-            rate, losses = rates.best(made, self.folder.work(f"{name}_rate.json"))
+            rate, losses = rates.best(made, self.folder.work(f"{name}_rate.json"), self.voice)
             shown = ", ".join(f"{r}: {v:.3g}" for r, v in losses.items() if v is not None)
             self.voice.say(f"{name}: learning rate {rate:g}; validation loss in a trial: {shown}")
         optimizer = task.optimizer(rate, epochs)
