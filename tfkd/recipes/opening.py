@@ -10,10 +10,11 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks, data
-from tfkd.recipes import token_models
+from tfkd.recipes import consistency, token_models
 from tfkd.recipes.classifying import Classifying
 from tfkd.recipes.data import Data, Part, open_data
 from tfkd.recipes.detecting import Detecting, anchors_of
+from tfkd.recipes.fields import RecipeError
 from tfkd.recipes.models import open_model
 from tfkd.recipes.preprocessing import AUTO, named, scaling_for
 from tfkd.recipes.recipe import Recipe
@@ -28,6 +29,7 @@ def opened(recipe: Recipe) -> tuple[Task, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        RecipeError: if a stage's `loss` is not for these data.
         ValueError: if data or model can't be used, or do not fit each other.
     """
     model = _model(recipe) if recipe.model and os.path.exists(recipe.model) else None
@@ -44,6 +46,8 @@ def opened(recipe: Recipe) -> tuple[Task, Any]:
     if recipe.task not in ("auto", found.kind):
         fix = 'Leave `task` at "auto", or give other data.'
         raise checks.value_error("data", recipe.task, f"{recipe.data}, {found.kind}", fix)
+    if mistakes := list(consistency.losses(recipe.stages, found.kind, found.num_classes)):
+        raise RecipeError(mistakes)
     if recipe.model and model is None:
         model = _model(recipe, found)
     if found.kind == "boxes":

@@ -127,6 +127,14 @@ class RunFolder:
         self.document["status"] = RUNNING
         self.write()
 
+    def decide(self, stage: str, name: str, value: Any) -> bool:
+        """Writes down what a stage has decided; returns whether it is new."""
+        entry = self.document["stages"][stage]
+        is_new = entry.get(name) != value
+        entry[name] = value
+        self.write()
+        return is_new
+
     def finish(
         self, stage: str, files: Mapping[str, str], record: Mapping[str, Any], seconds: float
     ) -> None:
