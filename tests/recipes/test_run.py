@@ -118,13 +118,16 @@ def three(tmp_path):
     return lambda stages: recipe_of(tmp_path, stages)
 
 
-def test_dist_is_for_three_classes_or_more(sources, tmp_path):
-    recipe = recipe_of(sources, ["quantize", "export"])
+def test_dist_is_for_three_classes_or_more(sources, three, tmp_path):
+    stages = [{"stage": "distil"}, {"stage": "prune", "macs_reduction": 0.3}, "quantize"]
+    for recipe, student in ((recipe_of(sources, stages), "soft_targets"), (three(stages), "dist")):
+        task = opening.opened(recipe)[0]
+        taken = [task.loss(stage) for stage in recipe.stages]
+        assert taken == [student, "soft_targets", "soft_targets"]
     stages = [{"stage": "quantize", "loss": "dist"}, "export"]
     with pytest.raises(RecipeError, match=r"stages\[0\]\.loss: .*'soft_targets'.* 2 classes"):
         run(recipe_of(sources, stages), tmp_path / "o", voice=QUIET)
     assert not (tmp_path / "o").exists()
-    assert opening.opened(recipe)[0].loss(recipe.stages[0]) == "soft_targets"
 
 
 def test_the_loss_of_a_stage_is_kept_and_said_once(three, tmp_path):
