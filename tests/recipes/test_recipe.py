@@ -108,6 +108,11 @@ MISTAKES = {
     "views without augmentation": (
         {**stage("prune", views=4), "augment": False}, "stages[0].views", "without augmentation",
     ),
+    "another loss": (stage("prune", loss="dits"), "stages[0].loss", "Did you mean 'dist'?"),
+    "a loss for boxes": (
+        {**stage("quantize", loss="soft_targets"), "task": "boxes"}, "stages[1].loss",
+        "an objective of their own; received 'soft_targets'",
+    ),
     "gates as a list": (wrong(gates=[1]), "gates", "an object with gates"),
     "an unknown gate": (wrong(gates={"max_drops": 1}), "gates.max_drops", "'max_drop'"),
     "a gate that is text": (wrong(gates={"max_drop": "1 %"}), "gates.max_drop", "a number"),

@@ -11,7 +11,7 @@ import tf_keras as keras
 
 from tfkd import artifacts, export
 from tfkd.export.checking import VerificationError
-from tfkd.recipes import Recipe, engine, opening, resume, run
+from tfkd.recipes import Recipe, RecipeError, engine, opening, resume, run
 from tfkd.recipes.classifying import Classifying
 from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.run_folder import OutputError, RunFolder
@@ -99,6 +99,79 @@ def test_filters_decay_by_default_where_most_go(
     made = RunFolder.open(tmp_path / "o").record("prune")
     assert made["method"] == method
     assert {name: len(kept["loss"]) for name, kept in made["curves"].items()} == curves
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A recipe for images of three grey levels and a network: stages → recipe."""
+    y = np.arange(60) % 3
+    x = np.random.default_rng(0).integers(0, 80, (60, 8, 8, 1)) + 80 * y[:, None, None, None]
+    x = x.astype("uint8")
+    np.savez(tmp_path / "d.npz", x_train=x[:48], y_train=y[:48], x_test=x[48:], y_test=y[48:])
+    keras.utils.set_random_seed(0)
+    keras.Sequential([
+        keras.Input((8, 8, 1)),
+        keras.layers.Conv2D(8, 3, activation="relu", name="conv"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, name="logits"),
+    ]).save(tmp_path / "m.keras")  # fmt: skip
+    return lambda stages: recipe_of(tmp_path, stages)
+
+
+def test_dist_is_for_three_classes_or_more(sources, three, tmp_path):
+    stages = [{"stage": "distil"}, {"stage": "prune", "macs_reduction": 0.3}, "quantize"]
+    for recipe, student in ((recipe_of(sources, stages), "soft_targets"), (three(stages), "dist")):
+        task = opening.opened(recipe)[0]
+        taken = [task.loss(stage) for stage in recipe.stages]
+        assert taken == [student, "soft_targets", "soft_targets"]
+    stages = [{"stage": "quantize", "loss": "dist"}, "export"]
+    with pytest.raises(RecipeError, match=r"stages\[0\]\.loss: .*'soft_targets'.* 2 classes"):
+        run(recipe_of(sources, stages), tmp_path / "o", voice=QUIET)
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_loss_of_a_stage_is_kept_and_said_once(three, tmp_path):
+    said = []
+
+    class Listening(Plain):
+        def say(self, text):
+            said.append(text)
+
+    decay = {"stage": "prune", "macs_reduction": 0.3, "method": "decay", "epochs": 2, "views": 1}
+    rounding = {"stage": "quantize", "epochs": 1, "label_weight": 0.25}
+    run(three([{**decay, "loss": "dist"}, rounding]), tmp_path / "o", voice=Listening(quiet=True))
+    stages = json.loads((tmp_path / "o" / "run.json").read_text())["stages"]
+    assert {name: entry["loss"] for name, entry in stages.items()} == {
+        "prune": "dist", "quantize": "soft_targets",
+    }  # fmt: skip
+    assert [text for text in said if "loss: " in text and "trial" not in text] == [
+        "prune: loss: 0.3 × labels + 0.7 × dist",
+        "quantize: loss: 0.25 × labels + 0.75 × soft_targets",
+    ]
+
+
+@pytest.mark.parametrize("loss", ["soft_targets", "dist"])
+def test_losses_have_the_values_of_their_formulas(three, loss):
+    stage = {"stage": "distil", "student": "mlp:16", "loss": loss, "label_weight": 0.2}
+    recipe = three([{**stage, "temperature": 2.0}])
+    task, teacher = opening.opened(recipe)
+    student = task.network("mlp:16", is_teacher=False)
+    made = task.distiller(teacher, student, student, recipe.stages[0], keras.optimizers.Adam())
+    x, y = next(iter(task.batches(0, 0)))
+    found = made.evaluate(x, y, batch_size=len(x), verbose=0, return_dict=True)["total_loss"]
+
+    def softmax(z):
+        return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+
+    theirs, mine = (np.asarray(model(x, training=False), float) for model in (teacher, student))
+    labels = -np.log(softmax(mine)[np.arange(len(x)), y]).mean()
+    p, q = softmax(theirs / 2), softmax(mine / 2)
+    if loss == "dist":
+        pairs = [*zip(p, q, strict=True)], [*zip(p.T, q.T, strict=True)]
+        kd = sum(np.mean([1 - np.corrcoef(*pair)[0, 1] for pair in each]) for each in pairs)
+    else:
+        kd = (p * np.log(p / q)).sum(-1).mean()
+    assert found == pytest.approx(0.2 * labels + 0.8 * 4 * kd, rel=1e-3)
 
 
 def test_a_folder_with_other_files_is_not_touched(sources, tmp_path):

@@ -11,6 +11,7 @@ import tf_keras as keras
 
 from tfkd import checks, data, export, losses
 from tfkd.distillation import Distiller
+from tfkd.recipes import stages
 from tfkd.recipes.data import Data
 from tfkd.recipes.models import open_model
 from tfkd.recipes.preprocessing import Scaling
@@ -114,8 +115,10 @@ class Classifying(Task):
         return model
 
     def loss(self, settings: Any) -> str:
-        """The loss that the stage names, or soft targets."""
-        return settings.loss or "soft_targets"
+        """The loss that the stage names; else DIST for a new student of enough classes."""
+        can_correlate = self.found.num_classes >= stages.DIST_CLASSES
+        usual = "dist" if settings.stage == "distil" and can_correlate else "soft_targets"
+        return settings.loss or usual
 
     def distiller(
         self, teacher: Any, student: keras.Model, like: keras.Model, settings: Any, optimizer: Any

@@ -155,9 +155,9 @@ def losses(
         if loss is not None and kind == "boxes":
             text = "expected null for boxes: detectors have an objective of their own"
             yield Mistake(path, f"{text}; received {loss!r}.")
-        elif loss == "dist" and classes is not None and classes < 3:
+        elif loss == "dist" and classes is not None and classes < stages.DIST_CLASSES:
             text = f"expected 'soft_targets' or null for data of {classes} classes"
-            why = "correlations of fewer than 3 scores say nothing, or only a sign"
+            why = f"'dist' correlates the scores of {stages.DIST_CLASSES} or more"
             yield Mistake(path, f"{text}: {why}; received {loss!r}.")
 
 
