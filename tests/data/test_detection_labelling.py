@@ -19,7 +19,7 @@ def teacher(images):
         1,
     )
     nothing = tf.zeros_like(halves)
-    logits = tf.stack([nothing, nothing, 20.0 * halves], -1)
+    logits = tf.stack([nothing, nothing - 9.0, 20.0 * halves], -1)
     return {"boxes": tf.zeros((tf.shape(images)[0], 2, 4)), "classes": logits}
 
 

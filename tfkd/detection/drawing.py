@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.detection.flat_boxes import Boxes, FlatBoxes, flat_detections, flat_truth, names_of
-from tfkd.detection.hits import hits
+from tfkd.detection.flat_boxes import (
+    Boxes,
+    FlatBoxes,
+    flat_detections,
+    flat_ignored,
+    flat_truth,
+    names_of,
+)
+from tfkd.detection.hits import hits, without_ignored
 from tfkd.types import Path
 
 if TYPE_CHECKING:
@@ -86,6 +93,8 @@ def detection_pictures(
     names = names_of(class_names, found, real)
     found = found.only((found.scores >= score_threshold) & (found.images < len(pixels)))
     real = real.only(real.images < len(pixels))
+    if truth is not None:
+        found = without_ignored(found, real, flat_ignored(truth))
     taken = None if truth is None else hits(found, real)
     page = _page(pixels, found, real, taken, names, columns, size)
     if path is None:
