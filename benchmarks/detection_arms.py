@@ -53,6 +53,8 @@ ARMS = {
     "40, fitted, soft": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=40, threshold=None),
     "10 alone": Arm(None, labelled=10),
     "10, boxes": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=10),
+    "10, boxes only": Arm(None, where="unlabelled", labelled=10),
+    "10, fitted": Arm(None, where="unlabelled", labelled=10, threshold=None),
     "chen": Arm("chen"),
     "source, plain": Arm("source", options={"background_weight": 1.0}),
     "soft": Arm(weights=ONLY_SOFT),

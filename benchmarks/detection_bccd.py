@@ -33,6 +33,7 @@ number of steps, one cosine cycle of Adam, and of a seed the same initial weight
     40, ignored       "40, boxes only", and detections from 0.1 to 0.5 are ignored, neither
                       objects nor background; "40, fitted, ignored" has both
     40, fitted, soft  "40, boxes" with fitted thresholds
+    10, boxes only; 10, fitted   the same with 10 images
 
 `few` asks whether a teacher helps that knows no more labels than its student: for each seed
 it trains a teacher on the labels of 40 images alone (--labelled), and then the students that

@@ -52,7 +52,8 @@ def detection_pictures(
 
     Detections are solid boxes and missed objects dashed ones, in the colour of the class.
     A false positive (no object at IoU 0.5) has a white label with a question mark; the
-    object of a true positive is a thin dashed line.
+    object of a true positive is a thin dashed line. False positives in an object to ignore
+    (`tfkd.detection.IGNORED`) are not drawn.
 
     Args:
         images: (N, H, W, 3), uint8 pixels, or float in −1..1.

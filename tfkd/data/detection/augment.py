@@ -53,7 +53,8 @@ def augment_boxes(
     """Random flip, shift, zoom and colour jitter of images, with their boxes transformed.
 
     Boxes are clipped to the image. A box of which less than `keep` remains is dropped:
-    its class and coordinates become -1. Unlabelled images (class -2) stay unlabelled.
+    its class and coordinates become -1. Unlabelled images (class -2) stay unlabelled, and
+    objects to ignore (class -3) move like the others.
 
     Args:
         flip: mirror half of the images left to right; not for digits or letters.

@@ -32,7 +32,8 @@ def teacher_labels(
     Without a `score_threshold` of `boxes` one is fitted for each class: 0.5, or less if the
     teacher would find fewer objects of the class in an unlabelled image than a labelled one
     has (`tfkd.detection.fit_thresholds`). At one threshold for all a teacher that has learned
-    few labels misses most objects of rare classes, and what it misses becomes background.
+    few labels misses most objects of rare classes, and so does its student. The labelled
+    images should be drawn at random.
 
     Args:
         dataset: fully, partly or not labelled images; see `DetectionDataset.unlabel`.
