@@ -288,7 +288,7 @@ NAN = math.nan
     ("change", "text"),
     [
         ({"truth": dict(ONE, classes=[[0], [UNLABELLED]])}, "1 of 2 images without labels"),
-        ({"truth": dict(ONE, classes=[[0], [-3]])}, "class numbers from 0"),
+        ({"truth": dict(ONE, classes=[[0], [-4]])}, "class numbers from 0"),
         ({"truth": dict(ONE, classes=[[5], [-1]])}, "below 2"),
         ({"truth": dict(ONE, classes=[[0.5], [0]])}, "whole numbers"),
         ({"truth": dict(ONE, boxes=[[[0.5, 0, 0.5, 1]]] * 2)}, "image 0"),
