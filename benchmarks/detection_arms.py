@@ -13,7 +13,7 @@ class Arm:
     Attributes:
         preset: of `tfkd.losses.multibox_objective`; None: no teacher.
         weights: what differs from the preset.
-        options: further arguments of the objective.
+        options: further arguments of the objective; without a preset, of `teacher_labels`.
         where: what the teacher's boxes are used for; None: nothing.
         once: whether they are found once, in the whole images, or in every step.
         threshold: score from which they are objects; None: fitted for each class.
@@ -34,6 +34,7 @@ class Arm:
 
 
 HINT = {"hint": ("stage3", "stage3")}
+HALF = {"labelled_share": 0.5}
 ONLY_SOFT = {"soft": 0.5, "confidence": 1.0, "bounded": None, "localization": 1.0}
 ARMS = {
     "alone": Arm(None),
@@ -46,6 +47,7 @@ ARMS = {
     "40, boxes only": Arm(None, where="unlabelled", labelled=40),
     "40, soft": Arm(weights=ONLY_SOFT, labelled=40),
     "40, fitted": Arm(None, where="unlabelled", labelled=40, threshold=None),
+    "40, fitted, half": Arm(None, options=HALF, where="unlabelled", labelled=40, threshold=None),
     "40, ignored": Arm(None, where="unlabelled", labelled=40, ignore_from=0.1),
     "40, fitted, ignored": Arm(
         None, where="unlabelled", labelled=40, threshold=None, ignore_from=0.1
@@ -70,4 +72,11 @@ ARMS = {
     "40, boxes in the step": Arm(weights=ONLY_SOFT, where="unlabelled", labelled=40, once=False),
 }
 
-FEW = ("40 alone", "40, boxes only", "40, fitted", "40, ignored", "40, fitted, ignored")
+FEW = (
+    "40 alone",
+    "40, boxes only",
+    "40, fitted",
+    "40, fitted, half",
+    "40, ignored",
+    "40, fitted, ignored",
+)

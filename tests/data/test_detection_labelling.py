@@ -134,6 +134,18 @@ def test_a_student_learns_nothing_where_the_teacher_is_in_doubt():
     assert not left.any() and right[6] > 0 and (right[4:6] < 0).all()
 
 
+@pytest.mark.parametrize(("share", "copies"), [(0.0, 1), (0.5, 1), (0.9, 3), (0.95, 6)])
+def test_labelled_images_are_repeated(share, copies):
+    """Three of four are labelled: with 3 copies they are 9 of 10, with 6 about 19 of 20."""
+    boxes = detection.TeacherBoxes(PRIORS, 0.5)
+    once = data.teacher_labels(scenes(), teacher, boxes)
+    found = data.teacher_labels(scenes(), teacher, boxes, labelled_share=share)
+    rows = [0, 1, 2, 3] + [0, 1, 3] * (copies - 1)
+    np.testing.assert_array_equal(found.x_train, once.x_train[rows])
+    np.testing.assert_array_equal(found.boxes_train, once.boxes_train[rows])
+    np.testing.assert_array_equal(found.classes_train, once.classes_train[rows])
+
+
 def test_a_score_at_the_threshold_is_needed():
     boxes = detection.TeacherBoxes(PRIORS, where="unlabelled", score_threshold=1.0)
     assert objects(data.teacher_labels(scenes(), teacher, boxes))[2] == []
@@ -147,3 +159,5 @@ def test_what_is_no_data_set_or_teacher_is_refused():
         data.teacher_labels(scenes(), "teacher.keras", boxes)
     with pytest.raises(TypeError, match="`boxes`: expected tfkd.detection.TeacherBoxes"):
         data.teacher_labels(scenes(), teacher, PRIORS)
+    with pytest.raises(ValueError, match="`labelled_share`: expected a share below 1.*1.0"):
+        data.teacher_labels(scenes(), teacher, boxes, labelled_share=1.0)

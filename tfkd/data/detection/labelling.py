@@ -21,6 +21,7 @@ def teacher_labels(
     teacher: Callable[[Any], Any],
     boxes: TeacherBoxes,
     batch_size: int = 32,
+    labelled_share: float = 0.0,
 ) -> DetectionDataset:
     """Adds a teacher's detections in the training images to their labels (pseudo-labels).
 
@@ -43,6 +44,8 @@ def teacher_labels(
             unlabelled images, wherever a box is missing, everywhere), the lowest score, and
             what becomes of detections below it.
         batch_size: images per batch.
+        labelled_share: below 1: the images that were labelled are repeated until they are
+            about this share of all. 0: every image stands there once.
 
     Returns:
         A `DetectionDataset` with new training labels, in which no image is unlabelled.
@@ -64,6 +67,8 @@ def teacher_labels(
     checks.function("teacher", teacher)
     checks.instance("boxes", boxes, TeacherBoxes, "tfkd.detection.TeacherBoxes")
     checks.positive_int("batch_size", batch_size)
+    if checks.fraction("labelled_share", labelled_share) == 1:
+        raise checks.value_error("labelled_share", "a share below 1", labelled_share)
     options = {"training": False} if hasattr(teacher, "layers") else {}
 
     labelled = dataset.classes_train[:, 0] != UNLABELLED
@@ -80,11 +85,16 @@ def teacher_labels(
     if fit:
         kinds = [old_classes[labelled] == kind for kind in range(dataset.num_classes)]
         counts = [(~labelled).sum() * of_kind.sum(1).mean() for of_kind in kinds]
-        rows = {key: found[key][~labelled] for key in ("confidence", "classes")}
-        boxes = _with_threshold(boxes, fit_thresholds(rows, counts))
+        others = {key: found[key][~labelled] for key in ("confidence", "classes")}
+        boxes = _with_threshold(boxes, fit_thresholds(others, counts))
     whole = boxes.add({"boxes": old_boxes, "classes": old_classes}, found)
     new_boxes, new_classes = _packed(whole["boxes"].numpy(), whole["classes"].numpy())
-    return dataclasses.replace(dataset, boxes_train=new_boxes, classes_train=new_classes)
+    rows = np.arange(len(x))
+    if labelled.any():
+        wanted = labelled_share / (1 - labelled_share) * (~labelled).sum() / labelled.sum()
+        rows = np.concatenate([rows, np.tile(rows[labelled], max(round(wanted) - 1, 0))])
+    train = {"x_train": x, "boxes_train": new_boxes, "classes_train": new_classes}
+    return dataclasses.replace(dataset, **{name: value[rows] for name, value in train.items()})
 
 
 def _with_threshold(boxes: TeacherBoxes, value: float | tuple[float, ...]) -> TeacherBoxes:
