@@ -110,7 +110,7 @@ MISTAKES = {
     ),
     "another loss": (stage("prune", loss="dits"), "stages[0].loss", "Did you mean 'dist'?"),
     "a loss for boxes": (
-        {**stage("quantize", loss="soft_targets"), "task": "boxes"}, "stages[1].loss",
+        {**stage("prune", loss="soft_targets"), "task": "boxes"}, "stages[0].loss",
         "an objective of their own; received 'soft_targets'",
     ),
     "gates as a list": (wrong(gates=[1]), "gates", "an object with gates"),

@@ -124,7 +124,7 @@ def test_dist_is_for_three_classes_or_more(sources, three, tmp_path):
         task = opening.opened(recipe)[0]
         taken = [task.loss(stage) for stage in recipe.stages]
         assert taken == [student, "soft_targets", "soft_targets"]
-    stages = [{"stage": "quantize", "loss": "dist"}, "export"]
+    stages = [{"stage": "prune", "loss": "dist", "macs_reduction": 0.3}, "export"]
     with pytest.raises(RecipeError, match=r"stages\[0\]\.loss: .*'soft_targets'.* 2 classes"):
         run(recipe_of(sources, stages), tmp_path / "o", voice=QUIET)
     assert not (tmp_path / "o").exists()
@@ -148,6 +148,39 @@ def test_the_loss_of_a_stage_is_kept_and_said_once(three, tmp_path):
         "prune: loss: 0.3 × labels + 0.7 × dist",
         "quantize: loss: 0.25 × labels + 0.75 × soft_targets",
     ]
+    assert sum("prune: scores divided by" in text for text in said) == 1
+
+
+@pytest.mark.parametrize("end", ["logits", "softmax", "softmax layer", "scaled twice"])
+def test_probabilities_of_a_student_of_correlations_fit_the_labels(three, tmp_path, end):
+    """Scores are divided by the temperature of the highest likelihood."""
+    logits = keras.layers.Dense(3, "softmax" if end == "softmax" else None)
+    layers = [keras.Input((8, 8, 1)), keras.layers.GlobalAveragePooling2D(), logits]
+    layers += [keras.layers.Softmax()] if end == "softmax layer" else []
+    layers += [keras.layers.Rescaling(2.0)] if end == "scaled twice" else []
+    keras.utils.set_random_seed(0)
+    keras.Sequential(layers).save(tmp_path / "s.keras")
+    stage = {"stage": "distil", "student": str(tmp_path / "s.keras"), "loss": "dist", "epochs": 2}
+    recipe = three([{**stage, "learning_rate": 0.05}])
+    if end == "scaled twice":
+        with pytest.warns(UserWarning, match="probabilities of .* may say little.*soft_targets"):
+            run(recipe, tmp_path / "o", voice=QUIET)
+        assert json.loads((tmp_path / "o/metrics/distil.json").read_text())["temperature"] is None
+        return
+    run(recipe, tmp_path / "o", voice=QUIET)
+    task = opening.opened(recipe)[0]
+    model = keras.models.load_model(tmp_path / "o" / "student.keras")
+    z = model.predict(task.validation(), verbose=0).astype(float)
+    z = np.log(z) if "softmax" in end else z
+    n, y = len(z), task.found.val.y
+    wanted = np.where(np.eye(3)[y] == 1, (n + 1) / (n + 3), 1 / (n + 3))
+
+    def loss(factor):
+        powers = np.exp(factor * (z - z.max(1, keepdims=True)))
+        return -(wanted * np.log(powers / powers.sum(1, keepdims=True))).sum()
+
+    assert loss(1.0) <= min(loss(0.97), loss(1.03)) + 1e-6
+    assert json.loads((tmp_path / "o/metrics/distil.json").read_text())["temperature"] > 0
 
 
 @pytest.mark.parametrize("loss", ["soft_targets", "dist"])

@@ -118,7 +118,7 @@ class Classifying(Task):
         """The loss that the stage names; else DIST for a new student of enough classes."""
         can_correlate = self.found.num_classes >= stages.DIST_CLASSES
         usual = "dist" if settings.stage == "distil" and can_correlate else "soft_targets"
-        return settings.loss or usual
+        return getattr(settings, "loss", None) or usual
 
     def distiller(
         self, teacher: Any, student: keras.Model, like: keras.Model, settings: Any, optimizer: Any

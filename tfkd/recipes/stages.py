@@ -131,7 +131,6 @@ class Quantize:
 
     epochs: int = setting(whole(0), 2, "passes with rounding; 0: calibration alone")
     learning_rate: float = setting(_RATE, 5e-5, "peak of Adam's learning rate")
-    loss: str | None = setting(optional(choice(*LOSSES)), None, _LOSS + "soft_targets")
     temperature: float = setting(number(0, open_low=True), 4.0, "softens both models' outputs")
     label_weight: float = setting(_SHARE, 0.1, "weight of the labels; the rest is the teacher's")
     calibration: int = setting(whole(1), 300, "training examples that set the ranges")
