@@ -101,6 +101,31 @@ def test_filters_decay_by_default_where_most_go(
     assert {name: len(kept["loss"]) for name, kept in made["curves"].items()} == curves
 
 
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    "edit", [lambda text: text.replace('"seed": 3', '"seed": 4'), lambda text: text[:-20]]
+)
+def test_an_edited_recipe_is_not_passed_over(sources, tmp_path, stages_of, edit, finished):
+    def stopped(going, settings):
+        raise KeyboardInterrupt
+
+    stages_of(**({} if finished else {"export": stopped}))
+    recipe = recipe_of(sources, ["quantize", "export"], seed=3)
+    if finished:
+        run(recipe, tmp_path / "o", voice=QUIET)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, tmp_path / "o", voice=QUIET)
+    file = tmp_path / "o" / "recipe.json"
+    written = file.read_text()
+    file.write_text(edit(written))
+    with pytest.raises(OutputError, match=r"recipe.json was edited.*tfkd run .*recipe.json --out"):
+        resume(tmp_path / "o", voice=QUIET)
+    file.write_text(written.replace("\n", "\n\n"))  # the same recipe, laid out differently
+    stages_of()
+    assert resume(tmp_path / "o", voice=QUIET).accepted
+
+
 def test_a_folder_with_other_files_is_not_touched(sources, tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(OutputError, match="other files; nothing was overwritten"):

@@ -23,7 +23,7 @@ from tfkd.recipes import (
 )  # fmt: skip
 from tfkd.recipes.outcome import InfeasibleError, Outcome
 from tfkd.recipes.recipe import Recipe
-from tfkd.recipes.run_folder import DONE, FAILED, INTERRUPTED, RunFolder, refuse_used
+from tfkd.recipes.run_folder import DONE, FAILED, INTERRUPTED, RECIPE, RunFolder, refuse_used
 from tfkd.recipes.run_state import Done, Run
 from tfkd.recipes.voice import Plain, Voice
 from tfkd.types import Path
@@ -72,7 +72,7 @@ def run(
     opened = opening.opened(recipe)  # before anything is written
     fitting.check_networks(recipe, opened[0])
     folder = RunFolder.create(output, recipe, command)
-    recipe.save(folder.file("recipe.json"))
+    recipe.save(folder.file(RECIPE))
     return _go_on(Run(recipe, folder, voice or Plain(), opened))
 
 
@@ -85,10 +85,11 @@ def resume(output: Path, *, voice: Voice | None = None) -> Outcome:
 
     Raises:
         ValueError: if the folder holds no run, another process is at it, or its files, the
-            data or the model have changed; and as `run`.
+            recipe, the data or the model have changed; and as `run`.
     """
     folder = RunFolder.open(output)
     voice = voice or Plain()
+    folder.check_recipe()
     if folder.document["status"] == DONE:
         voice.say(f"{folder.path}: this run is finished")
         return outcome_of(folder)
