@@ -13,6 +13,7 @@ from tfkd import artifacts, export
 from tfkd.export.checking import VerificationError
 from tfkd.recipes import Recipe, engine, opening, resume, run
 from tfkd.recipes.classifying import Classifying
+from tfkd.recipes.data import warn_of_guessing
 from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.run_folder import OutputError, RunFolder
 from tfkd.recipes.run_state import Done
@@ -160,6 +161,24 @@ def test_scores_and_classes_that_differ_in_number_are_told(sources, tmp_path):
     np.savez(tmp_path / "d.npz", x=data, y=np.arange(12) % 3)
     with pytest.raises(ValueError, match="3 scores, as the data have classes, .*with 2 scores"):
         opening.opened(recipe_of(sources, ["quantize"], data=str(tmp_path / "d.npz")))
+
+
+@pytest.mark.parametrize("ports", [(2, 1), (1, 2)])
+def test_a_model_of_several_inputs_or_outputs_is_refused(sources, tmp_path, ports):
+    images = [keras.Input((8, 8, 1)) for _ in range(ports[0])]
+    flat = keras.layers.Flatten()(sum(images))
+    heads = [keras.layers.Dense(2)(flat) for _ in range(ports[1])]
+    keras.Model(images, heads).save(tmp_path / "m.keras")
+    said = f"`model`: .*one input and output.*{ports[0]} inputs and {ports[1]} outputs"
+    with pytest.raises(ValueError, match=said):
+        opening.opened(recipe_of(sources, ["quantize"], model=str(tmp_path / "m.keras")))
+
+
+@pytest.mark.parametrize(("right", "told"), [(10, True), (14, True), (19, False)])
+def test_a_model_that_guesses_is_told(right, told, recwarn):
+    # Ten of 20 labels are of one class: chance is 50 %, and two standard errors are 22 points.
+    warn_of_guessing("m", right / 20, np.arange(20) % 2)
+    assert [f"{5 * right}.0 % right" in str(one.message) for one in recwarn] == [True] * told
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import tf_keras as keras
 
 from tfkd import checks, fingerprints
@@ -21,6 +20,7 @@ from tfkd.recipes import (
     reporting,
     stages,
 )  # fmt: skip
+from tfkd.recipes.data import warn_of_guessing
 from tfkd.recipes.outcome import InfeasibleError, Outcome
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.run_folder import DONE, FAILED, INTERRUPTED, RECIPE, RunFolder, refuse_used
@@ -142,14 +142,8 @@ def _check_score(going: Run, model: Any) -> None:
     going.voice.say(
         f"{going.recipe.model}: {task.measure} {100 * score:.2f} on the validation part"
     )
-    labels = task.found.val.y
-    chance = 0.0 if task.kind == "boxes" else float(np.bincount(labels).max() / len(labels))
-    if score <= chance:
-        checks.warn(
-            f"The model is no better than a guess on these data ({100 * chance:.1f} % of the "
-            "validation part are of one class). Do its classes have the order of the data's "
-            "(sorted names of folders), and does it take what `preprocess` says?"
-        )
+    labels = None if task.kind == "boxes" else task.found.val.y
+    warn_of_guessing(str(going.recipe.model), score, labels)
 
 
 def _stage(going: Run, settings: Any) -> None:
