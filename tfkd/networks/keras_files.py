@@ -81,6 +81,11 @@ def config_of(path: pathlib.Path) -> Any:
         return None
 
 
+def classes(path: pathlib.Path) -> set[str]:
+    """Names of the classes of a file's layers, nested ones too; empty for other files."""
+    return {one["class_name"] for one in _objects(config_of(path))}
+
+
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
     """The configs of objects in a config, with their classes, at any depth."""
     if isinstance(config, dict):
