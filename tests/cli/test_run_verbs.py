@@ -13,6 +13,7 @@ from tfkd import cli
 from tfkd.cli import run as running
 from tfkd.recipes import Recipe, engine
 from tfkd.recipes.outcome import Outcome
+from tfkd.recipes.training import Training
 
 
 @pytest.fixture
@@ -140,12 +141,15 @@ def sources(tmp_path):
 @pytest.mark.slow
 def test_a_dry_run_prints_plan_and_time_and_writes_nothing(sources, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Training, "seconds", lambda self: self.steps * self.epochs)  # 1 s each
     argv = ["compress", *sources, "--budget=macs:70%", "--batch_size=8", "--dry_run", "--json"]
     assert cli.main(argv) == 0
     plan = json.loads(capsys.readouterr().out)
     prune, quantize = plan["planned"][:2]
     assert (prune["epochs"], prune["steps"], quantize["epochs"]) == (10, 5, 2)
-    assert prune["seconds"] > 0 and "conv" in plan["pruning"]
+    # 10 epochs of 5 steps, and a trial of 20 steps for each of three learning rates.
+    assert prune["seconds"] == pytest.approx(110) and quantize["seconds"] == 10
+    assert "conv" in plan["pruning"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.npz", "m.keras"]
 
 

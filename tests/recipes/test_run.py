@@ -102,6 +102,21 @@ def test_filters_decay_by_default_where_most_go(
     assert {name: len(kept["loss"]) for name, kept in made["curves"].items()} == curves
 
 
+@pytest.mark.parametrize("setting", ["data", "model"])
+def test_a_run_that_is_resumed_elsewhere(sources, tmp_path, stages_of, monkeypatch, setting):
+    def stopped(going, settings):
+        raise KeyboardInterrupt
+
+    stages_of(export=stopped)
+    monkeypatch.chdir(sources)
+    name = {"data": "d.npz", "model": "m.keras"}[setting]
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe_of(sources, ["export"], **{setting: name}), tmp_path / "o", voice=QUIET)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"{name}.*in which it was started"):
+        resume(tmp_path / "o", voice=QUIET)
+
+
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
     "edit", [lambda text: text.replace('"seed": 3', '"seed": 4'), lambda text: text[:-20]]
@@ -172,6 +187,11 @@ def test_a_model_of_several_inputs_or_outputs_is_refused(sources, tmp_path, port
     said = f"`model`: .*one input and output.*{ports[0]} inputs and {ports[1]} outputs"
     with pytest.raises(ValueError, match=said):
         opening.opened(recipe_of(sources, ["quantize"], model=str(tmp_path / "m.keras")))
+
+
+def test_a_vocabulary_for_images_is_refused(sources):
+    with pytest.raises(ValueError, match="`vocabulary`: .*holds images: leave it out"):
+        opening.opened(recipe_of(sources, ["quantize"], vocabulary="words.txt"))
 
 
 @pytest.mark.parametrize(("right", "told"), [(10, True), (14, True), (19, False)])

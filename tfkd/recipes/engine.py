@@ -95,7 +95,12 @@ def resume(output: Path, *, voice: Voice | None = None) -> Outcome:
         return outcome_of(folder)
     folder.check_files()
     recipe = folder.recipe
-    return _go_on(Run(recipe, folder, voice, opening.opened(recipe)))
+    try:
+        opened = opening.opened(recipe)
+    except FileNotFoundError as error:
+        hint = "Resume a run in the folder in which it was started: its paths begin there."
+        raise FileNotFoundError(f"{error} {hint}") from error
+    return _go_on(Run(recipe, folder, voice, opened))
 
 
 def _go_on(going: Run) -> Outcome:

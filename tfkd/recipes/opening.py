@@ -44,6 +44,9 @@ def opened(recipe: Recipe) -> tuple[Task, Any]:
     if recipe.task not in ("auto", found.kind):
         fix = 'Leave `task` at "auto", or give other data.'
         raise checks.value_error("data", recipe.task, f"{recipe.data}, {found.kind}", fix)
+    if recipe.vocabulary is not None and found.kind != "texts":
+        fix = f"{recipe.data} holds {found.kind}: leave it out."
+        raise checks.value_error("vocabulary", "none without texts", recipe.vocabulary, fix)
     if recipe.model and model is None:
         model = _model(recipe, found)
     if found.kind == "boxes":

@@ -21,6 +21,11 @@ RATES = (2e-3, 5e-4, 1e-4)
 PART, LEAST, MOST = 0.1, 20, 150
 
 
+def steps_of(training: Training) -> int:
+    """Steps of the trial of one rate."""
+    return int(np.clip(PART * training.steps * training.epochs, LEAST, MOST))
+
+
 def best(training: Training, kept: pathlib.Path) -> tuple[float, dict[str, float | None]]:
     """Tries each rate for a few steps, from the same weights, with the cosine of a training.
 
@@ -36,7 +41,7 @@ def best(training: Training, kept: pathlib.Path) -> tuple[float, dict[str, float
         found = json.loads(kept.read_text(encoding="utf-8"))
         return found["rate"], found["losses"]
     model = training.trained
-    steps = int(np.clip(PART * training.steps * training.epochs, LEAST, MOST))
+    steps = steps_of(training)
     weights, losses = training.student.get_weights(), {}
     model.optimizer.build(model.trainable_variables)
     start = [v.numpy() for v in model.optimizer.variables]
