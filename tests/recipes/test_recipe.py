@@ -163,7 +163,7 @@ def test_files_that_hold_no_recipe(tmp_path):
     with pytest.raises(RecipeError, match="this is no JSON"):
         Recipe.load(tmp_path / "bad.json")
     (tmp_path / "twice.json").write_text('{"data": "digits", "seed": 1, "seed": 2}')
-    with pytest.raises(RecipeError, match="'seed' stands twice"):
+    with pytest.raises(RecipeError, match="each setting once, received 'seed' twice"):
         Recipe.load(tmp_path / "twice.json")
     (tmp_path / "model.keras").write_bytes(b"PK\x03\x04\x91\xff")
     with pytest.raises(RecipeError, match="model.keras.*\n.*a file of another kind"):

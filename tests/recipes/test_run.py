@@ -184,7 +184,7 @@ def test_a_model_of_several_inputs_or_outputs_is_refused(sources, tmp_path, port
     flat = keras.layers.Flatten()(sum(images))
     heads = [keras.layers.Dense(2)(flat) for _ in range(ports[1])]
     keras.Model(images, heads).save(tmp_path / "m.keras")
-    said = f"`model`: .*one input and output.*{ports[0]} inputs and {ports[1]} outputs"
+    said = f"`model`: .*one input and output.*inputs: {ports[0]}, outputs: {ports[1]}"
     with pytest.raises(ValueError, match=said):
         opening.opened(recipe_of(sources, ["quantize"], model=str(tmp_path / "m.keras")))
 

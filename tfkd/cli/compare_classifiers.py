@@ -69,8 +69,8 @@ def _check_fit(name: str, model: Any, data: Data) -> None:
         given = [tuple(one.shape) for one in model.outputs]
     if len(shapes) != 1 or len(given) != 1:
         raise ValueError(
-            f"{name} has {len(shapes)} inputs and {len(given)} outputs: the command measures "
-            "models with one of each. In Python: tfkd.report.compare(..., output=NAME)."
+            f"{name} has inputs: {len(shapes)}, outputs: {len(given)}; the command measures models "
+            "with one of each. In Python: tfkd.report.compare(..., output=NAME)."
         )
     check_scores(name, given[0], data.num_classes)
     wanted, shape = shapes[0][1:], data.example_shape
@@ -227,13 +227,13 @@ def _encoded(opened: dict[str, Any], texts: np.ndarray, args: argparse.Namespace
     for model in opened.values():
         if not isinstance(model, pathlib.Path):
             if model.inputs[0].dtype == "string":
-                return texts
+                return texts.reshape(-1, *[1] * (len(model.inputs[0].shape) - 1))
         else:
             with runtime.Predictor(model, warmup=0) as predictor:
                 if predictor.encoder is not None:
                     return predictor.encoder(texts)
                 if predictor.inputs[0].dtype == object:
-                    return texts
+                    return texts.reshape(-1, *[1] * (len(predictor.inputs[0].shape) - 1))
     raise ValueError(
         "None of the files holds a tokenizer: pass --encoder=FILE.json, which "
         "tfkd.data.Encoder.save wrote when the model was trained."

@@ -72,11 +72,10 @@ def _check_classes(found: Data, recipe: Recipe, model: Any) -> None:
     """Refuses what is no classifier of one input and one output that fits the classes."""
     ports = [len(getattr(model, side, None) or [None]) for side in ("inputs", "outputs")]
     if ports != [1, 1]:
-        fix = (
-            "The command changes models with one of each. Save the part that classifies: "
-            "keras.Model(model.inputs[0], model.outputs[0]).save(PATH)."
-        )
-        received = f"{recipe.model}, with {ports[0]} inputs and {ports[1]} outputs"
+        fix = None
+        if ports[0] == 1:
+            fix = "Save the part that classifies: keras.Model(model.input, model.outputs[0])."
+        received = f"{recipe.model} with inputs: {ports[0]}, outputs: {ports[1]}"
         raise checks.value_error("model", "a classifier with one input and output", received, fix)
     check_scores(str(recipe.model), getattr(model, "output_shape", None), found.num_classes)
 

@@ -292,7 +292,8 @@ def _parsed(file: pathlib.Path) -> Any:
     try:
         return json.loads(written, object_pairs_hook=_once)
     except ValueError as error:
-        what = f"this is no JSON: {error}."
+        broken = isinstance(error, json.JSONDecodeError)
+        what = f"this is no JSON: {error}." if broken else f"{error}."
         raise RecipeError([Mistake("(the document)", what)], str(file)) from error
 
 
@@ -301,5 +302,5 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     twice = [name for name in found if sum(name == other for other, _ in pairs) > 1]
     if twice:
-        raise ValueError(f"{twice[0]!r} stands twice in one object")
+        raise ValueError(f"expected each setting once, received {twice[0]!r} twice")
     return found
