@@ -142,6 +142,23 @@ def test_an_edited_recipe_is_not_passed_over(sources, tmp_path, stages_of, edit,
     assert resume(tmp_path / "o", voice=QUIET).accepted
 
 
+@pytest.mark.parametrize("budget", ["macs:60%", "size:9KB", "latency:99ms"])
+def test_layers_of_open_sizes_are_counted_at_the_size_of_the_data(sources, tmp_path, budget):
+    image = keras.Input((None, None, 1))
+    hidden = keras.layers.Conv2D(16, 3, activation="relu", name="hidden")(image)
+    hidden = keras.layers.Conv2D(16, 3, activation="relu", name="conv")(hidden)
+    scores = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(hidden))
+    keras.Model(image, scores).save(tmp_path / "m.keras")
+    stage = {"stage": "prune", "epochs": 0}
+    model = {"model": str(tmp_path / "m.keras"), "budget": budget}
+    run(recipe_of(sources, [stage], **model), tmp_path / "o", voice=QUIET)
+    plan = RunFolder.open(tmp_path / "o").record("prune")["plan"]
+    # 6 × 6 positions of 3 × 3 × 1 × 16, 4 × 4 positions of 3 × 3 × 16 × 16, and the Dense layer.
+    assert plan["macs_before"] == 36 * 9 * 16 + 16 * 9 * 256 + 16 * 2
+    if budget.startswith("macs"):
+        assert plan["macs_after"] <= 0.6 * plan["macs_before"]
+
+
 def test_a_folder_with_other_files_is_not_touched(sources, tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(OutputError, match="other files; nothing was overwritten"):

@@ -68,6 +68,10 @@ def _plan(run: Run, model: keras.Model, settings: Prune, round_to: int) -> pruni
         "ignore": settings.ignore,
         "seed": run.recipe.seed,
     }
+    shape = model.input_shape
+    if isinstance(shape, tuple) and None in shape[1:]:
+        # Costs of open sizes are those of the data; without them layers are not counted at all.
+        options["input_shape"] = tuple(run.task.calibration(1).shape[1:])
     if settings.macs_reduction is not None:
         return _reduced(model, None, options, macs_reduction=settings.macs_reduction)
     budget = Budget.parse(str(run.recipe.budget))
