@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from tfkd import artifacts, export
+from tfkd import artifacts, export, pruning
 from tfkd.export.checking import VerificationError
-from tfkd.recipes import Recipe, engine, opening, resume, run
+from tfkd.recipes import Recipe, engine, opening, planning, resume, run
 from tfkd.recipes.classifying import Classifying
 from tfkd.recipes.data import warn_of_guessing
 from tfkd.recipes.outcome import InfeasibleError
@@ -157,6 +157,17 @@ def test_layers_of_open_sizes_are_counted_at_the_size_of_the_data(sources, tmp_p
     assert plan["macs_before"] == 36 * 9 * 16 + 16 * 9 * 256 + 16 * 2
     if budget.startswith("macs"):
         assert plan["macs_after"] <= 0.6 * plan["macs_before"]
+
+
+def test_layers_of_unknown_cost_are_named():
+    image = keras.Input((None, None, 1))
+    hidden = keras.layers.Conv2D(16, 3, name="hidden")(image)
+    hidden = keras.layers.Conv2D(16, 3, name="conv")(hidden)
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.GlobalMaxPool2D()(hidden)))
+    told = planning.sentence(pruning.plan(model, params_reduction=0.3))
+    assert told.endswith("MACs are not known of hidden, conv, and left out")
+    sized = pruning.plan(model, params_reduction=0.3, input_shape=(8, 8, 1))
+    assert planning.sentence(sized).endswith("of the parameters")
 
 
 def test_a_folder_with_other_files_is_not_touched(sources, tmp_path):

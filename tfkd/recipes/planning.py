@@ -166,7 +166,10 @@ def sentence(plan: pruning.Plan) -> str:
     removed = sum(plan.remove.values())
     if not removed:
         return "prune: the budget is met as it is; no filter goes"
+    unknown = list(plan.graph.unknown)
+    shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+    left_out = f"; MACs are not known of {shown}, and left out" if unknown else ""
     return (
         f"prune: {removed} filters go, {100 * plan.macs_reduction:.1f} % of the MACs and "
-        f"{100 * plan.params_reduction:.1f} % of the parameters"
+        f"{100 * plan.params_reduction:.1f} % of the parameters{left_out}"
     )
