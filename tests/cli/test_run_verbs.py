@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -102,6 +103,7 @@ def test_bad_data_ends_with_3_and_one_message(tmp_path, capsys):
         (("REGRESSED", "REGRESSED: drop of accuracy 3 points"), 4, "3 points"),
         (("INFEASIBLE", "INFEASIBLE: the least is 3 ms"), 4, "the least is 3 ms"),
         (KeyboardInterrupt(), 130, "tfkd resume"),
+        (signal.SIGTERM, 130, "tfkd resume"),
         (OSError(errno.ENOSPC, "No space left on device"), 5, "space"),
     ],
 )
@@ -112,14 +114,18 @@ def test_the_end_of_a_run_is_the_exit_code(made, code, said, tmp_path, monkeypat
         (output / "run.json").touch()
         if isinstance(made, BaseException):
             raise made
+        if isinstance(made, signal.Signals):
+            signal.raise_signal(made)
         return Outcome(*made, folder=output, files={"tflite": "m.tflite"})
 
     monkeypatch.setattr(engine, "run", stand_in)
     recipe = Recipe.from_dict({"model": "resnet8", "data": "digits", "stages": ["export"]})
     recipe.save(tmp_path / "r.json")
+    before = signal.getsignal(signal.SIGTERM)
     assert cli.main(["run", str(tmp_path / "r.json"), f"--output={tmp_path / 'o'}"]) == code
     written = capsys.readouterr()
     assert said in written.out + written.err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.fixture
