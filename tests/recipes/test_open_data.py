@@ -171,6 +171,28 @@ def test_boxes_in_coco_layouts(tmp_path, layout):
     assert (found.kind, counts(found)) == ("boxes", wanted)
 
 
+@pytest.mark.parametrize("layout", ["voc", "coco"])
+@pytest.mark.parametrize("faulty", ["train val test", "val", "train test"])
+def test_faults_of_all_parts_are_told_at_once(tmp_path, layout, faulty):
+    if layout == "voc":
+        voc(tmp_path, {"train": 3, "val": 3, "test": 3})
+        files = {part: tmp_path / f"Annotations/{part}1.xml" for part in faulty.split()}
+        edit = ("<xmax>6</xmax>", "<xmax>2</xmax>")
+    else:
+        for part in ("train", "valid", "test"):
+            coco(tmp_path / part / "_annotations.coco.json", tmp_path / part, 3)
+        folders = faulty.replace("val", "valid").split()
+        files = {part: tmp_path / part / "_annotations.coco.json" for part in folders}
+        edit = ("[2, 2, 4, 4]", "[2, 2, 0, 4]")
+    for file in files.values():
+        file.write_text(file.read_text().replace(*edit, 1))
+    count = len(files)
+    with pytest.raises(ValueError, match=f"{count} faults? in the annotations") as caught:
+        open_data(tmp_path, size=8)
+    assert str(caught.value).count("expected a box") == count
+    assert "--on_error=skip" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("made", "kind", "wanted"),
     [

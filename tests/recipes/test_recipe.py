@@ -167,6 +167,12 @@ def test_files_that_hold_no_recipe(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(RecipeError, match="this is no JSON"):
         Recipe.load(tmp_path / "bad.json")
+    (tmp_path / "twice.json").write_text('{"data": "digits", "seed": 1, "seed": 2}')
+    with pytest.raises(RecipeError, match="each setting once, received 'seed' twice"):
+        Recipe.load(tmp_path / "twice.json")
+    (tmp_path / "model.keras").write_bytes(b"PK\x03\x04\x91\xff")
+    with pytest.raises(RecipeError, match="model.keras.*\n.*a file of another kind"):
+        Recipe.load(tmp_path / "model.keras")
 
 
 def test_the_schema_knows_every_setting_and_its_default():

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from tfkd import artifacts, export
+from tfkd import artifacts, export, pruning
 from tfkd.export.checking import VerificationError
-from tfkd.recipes import Recipe, RecipeError, engine, opening, resume, run
+from tfkd.recipes import Recipe, RecipeError, engine, opening, planning, resume, run
 from tfkd.recipes.classifying import Classifying
+from tfkd.recipes.data import warn_of_guessing
 from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.run_folder import OutputError, RunFolder
 from tfkd.recipes.run_state import Done
@@ -207,6 +208,74 @@ def test_losses_have_the_values_of_their_formulas(three, loss):
     assert found == pytest.approx(0.2 * labels + 0.8 * 4 * kd, rel=1e-3)
 
 
+@pytest.mark.parametrize("setting", ["data", "model"])
+def test_a_run_that_is_resumed_elsewhere(sources, tmp_path, stages_of, monkeypatch, setting):
+    def stopped(going, settings):
+        raise KeyboardInterrupt
+
+    stages_of(export=stopped)
+    monkeypatch.chdir(sources)
+    name = {"data": "d.npz", "model": "m.keras"}[setting]
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe_of(sources, ["export"], **{setting: name}), tmp_path / "o", voice=QUIET)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"{name}.*in which it was started"):
+        resume(tmp_path / "o", voice=QUIET)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    "edit", [lambda text: text.replace('"seed": 3', '"seed": 4'), lambda text: text[:-20]]
+)
+def test_an_edited_recipe_is_not_passed_over(sources, tmp_path, stages_of, edit, finished):
+    def stopped(going, settings):
+        raise KeyboardInterrupt
+
+    stages_of(**({} if finished else {"export": stopped}))
+    recipe = recipe_of(sources, ["quantize", "export"], seed=3)
+    if finished:
+        run(recipe, tmp_path / "o", voice=QUIET)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, tmp_path / "o", voice=QUIET)
+    file = tmp_path / "o" / "recipe.json"
+    written = file.read_text()
+    file.write_text(edit(written))
+    with pytest.raises(OutputError, match=r"recipe.json was edited.*tfkd run .*recipe.json --out"):
+        resume(tmp_path / "o", voice=QUIET)
+    file.write_text(written.replace("\n", "\n\n"))  # the same recipe, laid out differently
+    stages_of()
+    assert resume(tmp_path / "o", voice=QUIET).accepted
+
+
+@pytest.mark.parametrize("budget", ["macs:60%", "size:9KB", "latency:99ms"])
+def test_layers_of_open_sizes_are_counted_at_the_size_of_the_data(sources, tmp_path, budget):
+    image = keras.Input((None, None, 1))
+    hidden = keras.layers.Conv2D(16, 3, activation="relu", name="hidden")(image)
+    hidden = keras.layers.Conv2D(16, 3, activation="relu", name="conv")(hidden)
+    scores = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(hidden))
+    keras.Model(image, scores).save(tmp_path / "m.keras")
+    stage = {"stage": "prune", "epochs": 0}
+    model = {"model": str(tmp_path / "m.keras"), "budget": budget}
+    run(recipe_of(sources, [stage], **model), tmp_path / "o", voice=QUIET)
+    plan = RunFolder.open(tmp_path / "o").record("prune")["plan"]
+    # 6 × 6 positions of 3 × 3 × 1 × 16, 4 × 4 positions of 3 × 3 × 16 × 16, and the Dense layer.
+    assert plan["macs_before"] == 36 * 9 * 16 + 16 * 9 * 256 + 16 * 2
+    if budget.startswith("macs"):
+        assert plan["macs_after"] <= 0.6 * plan["macs_before"]
+
+
+def test_layers_of_unknown_cost_are_named():
+    image = keras.Input((None, None, 1))
+    hidden = keras.layers.Conv2D(16, 3, name="hidden")(image)
+    hidden = keras.layers.Conv2D(16, 3, name="conv")(hidden)
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.GlobalMaxPool2D()(hidden)))
+    told = planning.sentence(pruning.plan(model, params_reduction=0.3))
+    assert told.endswith("MACs are not known of hidden, conv, and left out")
+    sized = pruning.plan(model, params_reduction=0.3, input_shape=(8, 8, 1))
+    assert planning.sentence(sized).endswith("of the parameters")
+
+
 def test_a_folder_with_other_files_is_not_touched(sources, tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(OutputError, match="other files; nothing was overwritten"):
@@ -241,6 +310,29 @@ def test_scores_and_classes_that_differ_in_number_are_told(sources, tmp_path):
     np.savez(tmp_path / "d.npz", x=data, y=np.arange(12) % 3)
     with pytest.raises(ValueError, match="3 scores, as the data have classes, .*with 2 scores"):
         opening.opened(recipe_of(sources, ["quantize"], data=str(tmp_path / "d.npz")))
+
+
+@pytest.mark.parametrize("ports", [(2, 1), (1, 2)])
+def test_a_model_of_several_inputs_or_outputs_is_refused(sources, tmp_path, ports):
+    images = [keras.Input((8, 8, 1)) for _ in range(ports[0])]
+    flat = keras.layers.Flatten()(sum(images))
+    heads = [keras.layers.Dense(2)(flat) for _ in range(ports[1])]
+    keras.Model(images, heads).save(tmp_path / "m.keras")
+    said = f"`model`: .*one input and output.*inputs: {ports[0]}, outputs: {ports[1]}"
+    with pytest.raises(ValueError, match=said):
+        opening.opened(recipe_of(sources, ["quantize"], model=str(tmp_path / "m.keras")))
+
+
+def test_a_vocabulary_for_images_is_refused(sources):
+    with pytest.raises(ValueError, match="`vocabulary`: .*holds images: leave it out"):
+        opening.opened(recipe_of(sources, ["quantize"], vocabulary="words.txt"))
+
+
+@pytest.mark.parametrize(("right", "told"), [(10, True), (14, True), (19, False)])
+def test_a_model_that_guesses_is_told(right, told, recwarn):
+    # Ten of 20 labels are of one class: chance is 50 %, and two standard errors are 22 points.
+    warn_of_guessing("m", right / 20, np.arange(20) % 2)
+    assert [f"{5 * right}.0 % right" in str(one.message) for one in recwarn] == [True] * told
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])

@@ -323,6 +323,13 @@ def test_the_page_of_detectors(tmp_path, plots):
     assert made.metrics()["map/original"] == 1.0 and made.metrics()["p50_ms/original"] == 4.0
 
 
+def test_one_detector_with_costs_makes_no_trade_off():
+    first, second = detectors()
+    first = dataclasses.replace(first, size=None, latency=None)
+    plots = run_plots.of_detectors(report.DetectionTable([first, second]))
+    assert [plot.name for plot in plots] == [f"precision_recall_{n}" for n in range(3)]
+
+
 def test_it_refuses():
     both = rows()
     verdict, table = report.judge(report.Gates(), *both), report.Table(both)

@@ -22,6 +22,11 @@ RATES = (2e-3, 5e-4, 1e-4)
 PART, LEAST, MOST = 0.1, 20, 150
 
 
+def steps_of(training: Training) -> int:
+    """Steps of the trial of one rate."""
+    return int(np.clip(PART * training.steps * training.epochs, LEAST, MOST))
+
+
 def best(
     training: Training, kept: pathlib.Path, voice: Voice
 ) -> tuple[float, dict[str, float | None]]:
@@ -40,7 +45,7 @@ def best(
         found = json.loads(kept.read_text(encoding="utf-8"))
         return found["rate"], found["losses"]
     model = training.trained
-    steps = int(np.clip(PART * training.steps * training.epochs, LEAST, MOST))
+    steps = steps_of(training)
     weights, losses = training.student.get_weights(), {}
     model.optimizer.build(model.trainable_variables)
     start = [v.numpy() for v in model.optimizer.variables]
