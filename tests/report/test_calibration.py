@@ -90,7 +90,7 @@ def test_the_temperature_has_the_highest_likelihood(classes, size, squashed, see
     p = odds / odds.sum(1, keepdims=True)
     y = (p.cumsum(1) < rng.random((400, 1))).sum(1).clip(max=classes - 1)
     z = size * true
-    wanted = np.where(np.eye(classes)[y] == 1, 401, 1) / (400 + classes)
+    wanted = np.where(np.eye(classes)[y] == 1, 401, 1 / (classes - 1)) / 402
 
     def likelihood(t):
         return (wanted * (z / t - np.log(np.exp(z / t).sum(1, keepdims=True)))).sum()
@@ -108,7 +108,7 @@ def test_the_temperature_has_the_highest_likelihood(classes, size, squashed, see
 def test_a_model_that_is_right_on_all_of_few_examples_is_not_made_certain():
     found = report.fit_temperature(3 * np.eye(3)[[0, 1, 2, 0]], [0, 1, 2, 0])
     sure = np.exp(3 / found) / (np.exp(3 / found) + 2)
-    assert sure == pytest.approx(5 / 7, rel=1e-3)  # (N + 1) / (N + C)
+    assert sure == pytest.approx(5 / 6, rel=1e-3)  # (N + 1) / (N + 2)
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,11 @@ def warn_of_guessing(name: str, score: float, labels: np.ndarray | None) -> None
     """Warns if a score is not above chance (of boxes, 0) by more than two standard errors."""
     rate, error = (0.0, 0.0) if labels is None else chance(labels)
     if score <= rate + 2 * error:
+        count = 0 if labels is None else len(labels)
+        few = f", which {count} examples do not tell apart" if score > rate else ""
         checks.warn(
             f"{name} is no better than a guess on these data: {100 * score:.1f} % right, where "
-            f"one answer for all has {100 * rate:.1f} %. Do its classes have the order "
+            f"one answer for all has {100 * rate:.1f} %{few}. Do its classes have the order "
             "of the data's (sorted names of folders), and does it take what `preprocess` says?"
         )
 

@@ -95,8 +95,8 @@ def fit_temperature(scores: ArrayLike, labels: ArrayLike) -> float:
     """Temperature scaling: the T by which scores are divided so that confidences fit.
 
     T has the highest likelihood of the labels under softmax(scores / T). A label counts as
-    (N + 1) / (N + C) of its class, after Platt 1999, so that T is above 0 for a model that
-    is right on all of few examples. Predictions stay what they are.
+    (N + 1) / (N + 2) of its class and the rest of the others, as in Platt 1999, so that T is
+    above 0 for a model that is right on all of few examples. Predictions stay what they are.
 
     Reference: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2.
 
@@ -135,9 +135,8 @@ def fit_temperature(scores: ArrayLike, labels: ArrayLike) -> float:
         raise checks.value_error("scores", "scores that differ", "the same for all classes")
     z = z / size
     count, classes = z.shape
-    sure = (count + 1) / (count + classes)
-    wanted = float((sure * z[np.arange(count), y]).sum())
-    wanted += float(((z.sum(1) - z[np.arange(count), y]) / (count + classes)).sum())
+    sure, right = (count + 1) / (count + 2), z[np.arange(count), y]
+    wanted = float((sure * right + (1 - sure) * (z.sum(1) - right) / (classes - 1)).sum())
     low, high = -np.log(_FARTHEST), np.log(_FARTHEST)  # of the factor 1 / T; its slope rises
     for _ in range(60):
         middle = (low + high) / 2
