@@ -83,6 +83,31 @@ def test_npz_files(tmp_path):
     assert sum(counts(open_data(tmp_path / "c.npz"))) == 60
 
 
+@pytest.mark.parametrize(
+    "written",
+    [lambda y: np.eye(2)[y], lambda y: y.astype("float32"), lambda y: np.eye(2, dtype=bool)[y],
+     lambda y: y[:, None].astype("float64")],
+)  # fmt: skip
+@pytest.mark.parametrize("parts", ["train", "train, test", "train, val, test"])
+def test_labels_of_npz_files_are_one_hot_or_floats(tmp_path, written, parts):
+    y = Y % 2
+    ends = {"train": slice(30), "val": slice(30, 45), "test": slice(45, 60)}
+    arrays = {f"x_{part}": X[ends[part]] for part in parts.split(", ")}
+    arrays |= {f"y_{part}": written(y[ends[part]]) for part in parts.split(", ")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    found = open_data(tmp_path / "a.npz")
+    kept = {x.tobytes(): label for x, label in zip(X, y, strict=True)}
+    for part in (found.train, found.val, found.test):
+        assert len(part.y) and [kept[x.tobytes()] for x in part.x] == part.y.tolist()
+
+
+def test_labels_of_npz_files_that_are_no_classes(tmp_path):
+    for labels, said in ((Y + 0.5, "class numbers"), (np.eye(3)[Y % 3] / 2, "one-hot")):
+        np.savez(tmp_path / "a.npz", x_train=X, y_train=labels, x_test=X, y_test=labels)
+        with pytest.raises(ValueError, match=f"`data`: .*{said}.*y_train of a.npz"):
+            open_data(tmp_path / "a.npz")
+
+
 def test_validation_examples_that_were_trained_on_are_told():
     with pytest.warns(UserWarning, match="2 of the 20 examples of the validation part") as told:
         open_data(((X[:20], Y[:20]), (X[18:38], Y[18:38]), (X[38:], Y[38:])))
