@@ -29,6 +29,12 @@ number of steps, one cosine cycle of Adam, and of a seed the same initial weight
     10 alone; 10, boxes   the same with 10 images
     40, boxes only    "40, boxes" without the soft targets
     40, soft          the 40 images alone, their labels and 0.5 soft
+    40, fitted        "40, boxes only" with a score threshold fitted for each class
+    40, fitted, half  the same, and the 40 images are repeated until they are half of all
+    40, ignored       "40, boxes only", and detections from 0.1 to 0.5 are ignored, neither
+                      objects nor background; "40, fitted, ignored" has both
+    40, fitted, soft  "40, boxes" with fitted thresholds
+    10, boxes only; 10, fitted   the same with 10 images
 
 `few` asks whether a teacher helps that knows no more labels than its student: for each seed
 it trains a teacher on the labels of 40 images alone (--labelled), and then the students that
@@ -179,11 +185,14 @@ def images_of(bench: Bench, teacher: Any, arm: Arm, seed: int) -> tuple[Any, Any
     if arm.labelled is not None:
         data = data.unlabel(keep=arm.labelled, seed=seed)
     if arm.where is not None:
-        boxes = tfkd.detection.TeacherBoxes(bench.anchors, where=arm.where)
+        boxes = tfkd.detection.TeacherBoxes(
+            bench.anchors, arm.threshold, arm.where, ignore_from=arm.ignore_from
+        )
     elif arm.labelled is not None:
         data = only_labelled(data)
     if boxes is not None and arm.once:
-        return tfkd.data.teacher_labels(data, teacher, boxes), None
+        options = {} if arm.preset else arm.options
+        return tfkd.data.teacher_labels(data, teacher, boxes, **options), None
     return data, boxes
 
 

@@ -45,6 +45,7 @@ import tfkd
 LOSSES = {
     "alone": ("labels alone", "LogitsDistillation"),
     "kd": ("soft targets", "LogitsDistillation"),
+    "balanced": ("soft targets, balanced by gradient norm", "LogitsDistillation"),
     "standardized": ("soft targets, standardized", "LogitsDistillation"),
     "dkd": ("decoupled (DKD)", "DecoupledDistillation"),
     "dist": ("correlations (DIST)", "PearsonDistillation"),
@@ -73,6 +74,12 @@ TRIES = {
         Setting(0.1, 1, {"temperature": 4}),
         Setting(0.1, 1, {"temperature": 2}),
         Setting(0.1, 10, {"temperature": 4}),
+    ],
+    "balanced": [
+        Setting(0.5, 2, {"temperature": 4}),
+        Setting(0.5, 1, {"temperature": 4}),
+        Setting(0.5, 4, {"temperature": 4}),
+        Setting(0.5, 2, {"temperature": 2}),
     ],
     "standardized": [
         Setting(0.1, 30, {"temperature": 2}),
@@ -171,7 +178,11 @@ def train(loss, setting, size, seed, args, given):
     steps = tfkd.data.steps_per_epoch(len(data.x_train), BATCH)
     labels = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(cosine_sgd(steps * args.epochs, args.peak), labels)
-    model.fit(batches, steps_per_epoch=steps, epochs=args.epochs, verbose=0)
+    balance = [tfkd.callbacks.LossBalance(batches)] if loss == "balanced" else []
+    fitted = model.fit(
+        batches, steps_per_epoch=steps, epochs=args.epochs, verbose=0, callbacks=balance
+    )
+    factors = fitted.history.get("balance/logits_distillation")
     classes = classes_of(student, data, given.scale)
     return {
         "loss": loss,
@@ -180,6 +191,7 @@ def train(loss, setting, size, seed, args, given):
         "seed": seed,
         "accuracy": 100 * float(np.mean(classes == data.y_test)),
         "agreement": 100 * float(np.mean(classes == given.classes)),
+        "factors": factors,
         "teacher_accuracy": 100 * float(np.mean(given.classes == data.y_test)),
     }
 
@@ -219,7 +231,7 @@ def main():
     parser = harness.Parser(
         __doc__, "saved_models/distill_losses", data=made_up.cifar, teacher=made_up.base,
         images=256, epochs=2, views=2, seeds=1, students=[Size(8, (4,), 16)],
-        losses=["alone", "kd", "dist"],
+        losses=["alone", "kd", "balanced", "dist"],
     )  # fmt: skip
     parser.add_argument("--data", help="cifar10.npz")
     parser.add_argument("--teacher", default="saved_models/narrow8000", help="its folder")

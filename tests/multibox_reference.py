@@ -64,11 +64,14 @@ def match(boxes, classes, priors, threshold=0.5, ignore_from=None, variances=VAR
     labels, offsets = np.zeros(len(priors), int), np.zeros((len(priors), 4))
     if any(c == -2 for c in classes):
         return labels - 1, offsets
-    real = [
-        (b, c)
-        for b, c in zip(boxes, classes, strict=True)
-        if c >= 0 and b[2] > b[0] and b[3] > b[1]
-    ]
+    pairs = [(b, c) for b, c in zip(boxes, classes, strict=True) if b[2] > b[0] and b[3] > b[1]]
+    for box in [b for b, c in pairs if c == -3]:
+        shared = [iou(box, corners(prior)) for prior in priors]
+        best = max(shared)
+        for p, value in enumerate(shared):
+            if value >= (ignore_from or threshold) or value == best > 0:
+                labels[p] = -1
+    real = [(b, c) for b, c in pairs if c >= 0]
     if not real:
         return labels, offsets
     overlap = [[iou(box, corners(prior)) for prior in priors] for box, _ in real]

@@ -36,6 +36,25 @@ def test_a_file(folder, tfkd):
     assert "calls its classes dark, bright, and data 0, 1" in err
 
 
+def test_scores_that_do_not_fit_the_classes_and_guesses_are_told(folder, tmp_path, tfkd):
+    x = np.load(folder / "data.npz")["x_train"]
+    for classes in (2, 3):
+        np.savez(tmp_path / f"{classes}.npz", x=x, y=np.arange(60) % classes)
+    image = keras.Input((8, 8, 3))
+    flat = keras.layers.GlobalAveragePooling2D()(image)
+    guess = keras.layers.Dense(3, kernel_initializer="zeros")(flat)
+    keras.Model(image, guess).save(tmp_path / "m.keras")
+    keras.Model(image, [guess, flat]).save(tmp_path / "two.keras")
+    code, _, err = tfkd("compare", tmp_path / "m.keras", f"--data={tmp_path / '2.npz'}", *QUICK)
+    assert code == 0 and "m has 3 scores, the data have 2 classes" in err
+    assert "m is no better than a guess on these data: 50.0 % right" in err
+    data = f"--data={tmp_path / '3.npz'}"
+    code, _, err = tfkd("compare", folder / "bright.tflite", data, *QUICK)
+    assert code == 3 and "bright, with 2 scores" in err
+    code, _, err = tfkd("compare", tmp_path / "two.keras", data, *QUICK)
+    assert code == 3 and "inputs: 1, outputs: 2" in err
+
+
 @pytest.mark.slow
 def test_a_model_and_its_file_with_a_page(folder, tmp_path, tfkd):
     models = (folder / "bright.keras", f"int8={folder / 'bright.tflite'}")
@@ -106,6 +125,19 @@ def test_wrong_usage(folder, tmp_path, tfkd):
         found, out, err = tfkd("compare", *argv)
         assert (found, out) == (code, ""), argv
         assert said in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_model_of_strings_alone(tmp_path, tfkd, shape):
+    layer = keras.layers.TextVectorization(output_sequence_length=1, vocabulary=["dull", "fine"])
+    text = keras.Input(shape, dtype="string")
+    head = keras.layers.Embedding(4, 2, weights=[np.float32([[0, 0], [0, 0], [9, 0], [0, 9]])])
+    keras.Model(text, keras.layers.Flatten()(head(layer(text)))).save(tmp_path / "m.keras")
+    rows = [f"{('dull', 'fine')[n % 2]} text {n}\t{n % 2}" for n in range(40)]
+    (tmp_path / "d.tsv").write_text("\n".join(rows))
+    data = f"--data={tmp_path / 'd.tsv'}"
+    code, found, _ = tfkd("compare", tmp_path / "m.keras", data, "--json", *QUICK)
+    assert code == 0 and found["rows"][0]["accuracy"]["mean"] == 100.0
 
 
 def test_a_model_of_strings_and_a_file_of_token_ids(tmp_path):

@@ -1,5 +1,7 @@
 """`tfkd predict`."""
 
+import json
+
 import numpy as np
 import pytest
 import tf_keras as keras
@@ -54,6 +56,40 @@ def test_arrays(folder, tmp_path, tfkd):
     names = [row["example"].rpartition("/")[2] for row in found["rows"][::2]]
     assert code == 0 and names == ["x.npy[0]", "x.npy[1]"]
     assert found["rows"][0]["class"] == "bright"
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1.0, False), (127.5, True), (0.005, True)])
+def test_arrays_in_another_range_are_told(folder, tmp_path, tfkd, factor, told):
+    # The input of the file holds -1 to 1.
+    np.save(
+        tmp_path / "x.npy", factor * np.linspace(-1, 1, 192, dtype="float32").reshape(1, 8, 8, 3)
+    )
+    code, _, err = tfkd("predict", folder / "bright.tflite", tmp_path / "x.npy")
+    assert code == 0 and ("scale them as the file takes them" in err) == told
+
+
+def test_how_a_model_takes_pixels_is_found_in_it_or_beside_it(folder, tmp_path, tfkd):
+    layers = [keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 127.5, -1)]
+    bright = keras.models.load_model(folder / "bright.keras", compile=False)
+    keras.Sequential([*layers, bright]).save(tmp_path / "own.keras")
+    bright.save(tmp_path / "pruned.keras")
+    scaling = {"name": "-1-1", "mean": [127.5], "std": [127.5], "why": ""}
+    (tmp_path / "preprocess.json").write_text(json.dumps(scaling))
+    (tmp_path / "run.json").write_text("{}")
+    dark = folder / "dark.png"
+    for name in ("own", "pruned"):
+        code, found, err = tfkd("predict", tmp_path / f"{name}.keras", dark, "--top=1", "--json")
+        assert (code, err) == (0, "") and found["rows"][0]["class"] == "0"
+
+
+def test_a_model_of_strings(tmp_path, tfkd):
+    for shape in ((), (1,)):
+        layer = keras.layers.TextVectorization(output_sequence_length=1, vocabulary=["good", "bad"])
+        text = keras.Input(shape, dtype="string")
+        head = keras.layers.Embedding(4, 2, weights=[np.float32([[0, 0], [0, 0], [0, 9], [9, 0]])])
+        keras.Model(text, keras.layers.Flatten()(head(layer(text)))).save(tmp_path / "m.keras")
+        code, found, _ = tfkd("predict", tmp_path / "m.keras", "good", "bad", "--top=1", "--json")
+        assert code == 0 and [row["class"] for row in found["rows"]] == ["1", "0"]
 
 
 def test_texts(tmp_path, tfkd):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tfkd import cli
 from tfkd.cli import run as running
 from tfkd.recipes import Recipe, engine
 from tfkd.recipes.outcome import Outcome
+from tfkd.recipes.training import Training
 
 
 @pytest.fixture
@@ -101,6 +103,7 @@ def test_bad_data_ends_with_3_and_one_message(tmp_path, capsys):
         (("REGRESSED", "REGRESSED: drop of accuracy 3 points"), 4, "3 points"),
         (("INFEASIBLE", "INFEASIBLE: the least is 3 ms"), 4, "the least is 3 ms"),
         (KeyboardInterrupt(), 130, "tfkd resume"),
+        (signal.SIGTERM, 130, "tfkd resume"),
         (OSError(errno.ENOSPC, "No space left on device"), 5, "space"),
     ],
 )
@@ -111,14 +114,18 @@ def test_the_end_of_a_run_is_the_exit_code(made, code, said, tmp_path, monkeypat
         (output / "run.json").touch()
         if isinstance(made, BaseException):
             raise made
+        if isinstance(made, signal.Signals):
+            signal.raise_signal(made)
         return Outcome(*made, folder=output, files={"tflite": "m.tflite"})
 
     monkeypatch.setattr(engine, "run", stand_in)
     recipe = Recipe.from_dict({"model": "resnet8", "data": "digits", "stages": ["export"]})
     recipe.save(tmp_path / "r.json")
+    before = signal.getsignal(signal.SIGTERM)
     assert cli.main(["run", str(tmp_path / "r.json"), f"--output={tmp_path / 'o'}"]) == code
     written = capsys.readouterr()
     assert said in written.out + written.err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.fixture
@@ -140,12 +147,15 @@ def sources(tmp_path):
 @pytest.mark.slow
 def test_a_dry_run_prints_plan_and_time_and_writes_nothing(sources, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Training, "seconds", lambda self: self.steps * self.epochs)  # 1 s each
     argv = ["compress", *sources, "--budget=macs:70%", "--batch_size=8", "--dry_run", "--json"]
     assert cli.main(argv) == 0
     plan = json.loads(capsys.readouterr().out)
     prune, quantize = plan["planned"][:2]
     assert (prune["epochs"], prune["steps"], quantize["epochs"]) == (10, 5, 2)
-    assert prune["seconds"] > 0 and "conv" in plan["pruning"]
+    # 10 epochs of 5 steps, and a trial of 20 steps for each of three learning rates.
+    assert prune["seconds"] == pytest.approx(110) and quantize["seconds"] == 10
+    assert "conv" in plan["pruning"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.npz", "m.keras"]
 
 

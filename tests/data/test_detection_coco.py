@@ -295,6 +295,15 @@ def test_a_data_set_without_any_object_left_is_refused(files, on_error):
         files.load(on_error=on_error)
 
 
+def test_boxes_in_fractions_of_the_image_are_refused(files):
+    for entry in files.annotations:
+        entry["bbox"] = [0.1, 0.2, 0.5, 0.8]
+    with pytest.raises(ValueError, match="boxes in pixels.*pets.*fractions of the image"):
+        files.load(on_error="skip")
+    files.annotations[0]["bbox"] = [0.1, 0.2, 3, 4]
+    assert len(files.load().x_train)
+
+
 def test_a_file_without_objects_is_said(files):
     files.annotations.clear()
     with pytest.warns(UserWarning, match="no image of the (training|test) part has an obj") as said:

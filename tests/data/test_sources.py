@@ -1,6 +1,7 @@
 """Data sets from every source, and what they refuse."""
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -237,6 +238,27 @@ def test_folder_that_is_split_already(tmp_path, part):
 def test_a_class_may_be_called_train(tmp_path):
     write_images(tmp_path, classes=("plane", "train"))
     assert data.image_folder(tmp_path).class_names == ("plane", "train")
+
+
+@pytest.mark.parametrize(
+    ("mode", "alpha", "told"),
+    [("RGBA", 0, 10), ("RGBA", 255, 0), ("LA", 254, 10), ("P", None, 10), ("RGB", None, 0)],
+)
+def test_transparency_that_is_dropped_is_told(tmp_path, mode, alpha, told):
+    write_images(tmp_path)
+    for file in tmp_path.rglob("*.png"):
+        image = Image.open(file).convert(mode)
+        if alpha is not None:
+            image.putalpha(alpha)
+        image.save(file, **({"transparency": image.getpixel((0, 0))} if mode == "P" else {}))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        data.image_folder(tmp_path)
+        data.folder.read_image(file)
+    said = [str(one.message) for one in seen if "transparent" in str(one.message)]
+    wanted = [f"{told} of 10 images are transparent", "1 of 1 images are transparent"]
+    assert len(said) == (2 if told else 0)
+    assert all(text.startswith(start) for text, start in zip(said, wanted, strict=False))
 
 
 def test_size_resizes_and_mixed_modes_become_rgb(tmp_path):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkd.detection import UNLABELLED
+from tfkd.detection import IGNORED, UNLABELLED
 from tfkd.detection.coco_evaluation import coco_scores
 
 GRID = np.linspace(0.0, 1.0, 101)
@@ -210,6 +210,27 @@ EMPTY = {"boxes": np.zeros((2, 0, 4)), "classes": np.zeros((2, 0)), "confidence"
 ONE = {"boxes": [[[0.0, 0.0, 0.5, 0.5]]] * 2, "classes": [[0], [-1]]}
 
 
+def test_a_detection_in_an_object_to_ignore_is_neither_right_nor_wrong():
+    cell, crowd = [0.0, 0.0, 0.3, 0.3], [0.5, 0.5, 1.0, 1.0]
+    found = {
+        "boxes": [cell, [0.5, 0.5, 0.7, 0.7], [0.4, 0.5, 0.6, 0.7], [0.0, 0.5, 0.3, 0.9]],
+        "classes": [0, 0, 1, 0],  # the second and the third have all and half of it in the crowd
+        "confidence": [0.7, 0.9, 0.8, 0.6],
+    }
+    truth = {"boxes": [cell, crowd, crowd], "classes": [0, IGNORED, -1]}
+    scores = coco_scores([found], [truth], ["a", "b"], image_size=100)
+    assert scores.ap50[0] == pytest.approx(1.0) and scores.absent == ("b",)
+    assert scores.truth.tolist() == [1, 0] and scores.detections.tolist() == [3, 1]
+    assert scores.found.tolist() == [1, 0] and scores.false.tolist() == [1, 0]
+    # Without it the better score is wrong: half of what is detected is right.
+    plain = coco_scores([found], [{"boxes": [cell], "classes": [0]}], ["a", "b"])
+    assert plain.ap50[0] == pytest.approx(0.5) and plain.false.tolist() == [2, 1]
+    # An object that lies in it counts all the same.
+    both = {"boxes": [cell, [0.0, 0.0, 1.0, 1.0]], "classes": [0, IGNORED]}
+    scores = coco_scores([found], [both], ["a", "b"])
+    assert scores.found.tolist() == [1, 0] and scores.false.tolist() == [0, 0]
+
+
 def test_no_detections():
     scores = coco_scores(EMPTY, ONE, ["a", "b"])
     assert scores.map == scores.map50 == scores.ar100 == 0.0
@@ -267,7 +288,7 @@ NAN = math.nan
     ("change", "text"),
     [
         ({"truth": dict(ONE, classes=[[0], [UNLABELLED]])}, "1 of 2 images without labels"),
-        ({"truth": dict(ONE, classes=[[0], [-3]])}, "class numbers from 0"),
+        ({"truth": dict(ONE, classes=[[0], [-4]])}, "class numbers from 0"),
         ({"truth": dict(ONE, classes=[[5], [-1]])}, "below 2"),
         ({"truth": dict(ONE, classes=[[0.5], [0]])}, "whole numbers"),
         ({"truth": dict(ONE, boxes=[[[0.5, 0, 0.5, 1]]] * 2)}, "image 0"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from tfkd.detection import drawing
+from tfkd.detection import IGNORED, drawing
 from tfkd.detection.drawing import COLOURS, detection_pictures
 
 BLACK = np.zeros((1, 100, 100, 3), np.uint8)
@@ -79,6 +79,12 @@ def test_labels_say_what_is_right_wrong_and_missed(texts):
     legend = ["cell", "dust", "solid: detected", "white label: wrong", "dashed: missed"]
     assert sorted(texts[:4]) == sorted(labels)
     assert texts[4:] == ["1 right, 2 wrong, 1 missed", *legend, "thin white: found"]
+
+
+def test_what_is_in_an_object_to_ignore_is_not_wrong(texts):
+    detections = [found((0, 0.9, BOX), (1, 0.61, FAR))]
+    detection_pictures(BLACK, detections, [real((0, BOX), (IGNORED, FAR))], size=200)
+    assert "1 right, 0 wrong, 0 missed" in texts
 
 
 def test_without_truth_nothing_is_wrong(texts):

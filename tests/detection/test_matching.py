@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tfkd.detection import PADDING, UNLABELLED, Anchors, Matcher
+from tfkd.detection import IGNORED, PADDING, UNLABELLED, Anchors, Matcher
 from tfkd.detection.boxes import decode_offsets, to_corners
 from tfkd.detection.matching import bipartite, objects
 
@@ -39,6 +39,8 @@ def test_targets(anchors, grid, threshold, ignore_from):
     """1,000 images in all six cases together, and 1,000 more of `bipartite` below."""
     y = toys.objects(170, 5, seed=1, grid=grid)
     y["classes"][::23] = UNLABELLED
+    some = y["classes"][1::5, :2]
+    some[some >= 0] = IGNORED
     variances = (0.2, 0.1, 0.3, 0.4)
     found = call(Matcher(anchors, threshold, ignore_from, variances), y)
     assert found["boxes"].dtype == np.float32 and found["classes"].dtype == np.int32
@@ -123,6 +125,25 @@ def test_what_nobody_labelled_is_ignored():
     assert (found["classes"][1:3] == -1).all() and not found["boxes"][1:3].any()
     for i in (0, 3):
         np.testing.assert_array_equal(found["classes"][i], labelled["classes"][i])
+
+
+def test_an_object_to_ignore_hides_the_priors_that_it_would_have():
+    matcher = Matcher(LEFT_RIGHT)
+    left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+    found = call(matcher, image((IGNORED, *left)))
+    assert found["classes"].tolist() == [-1, 0] and not found["boxes"].any()
+    # Other objects keep theirs, in whichever order they come.
+    for rows in ([(4, *left), (IGNORED, *left)], [(IGNORED, *left), (4, *left)]):
+        assert call(matcher, image(*rows))["classes"].tolist() == [5, 0]
+    assert call(matcher, image((4, *left), (IGNORED, *right)))["classes"].tolist() == [5, -1]
+    # Below the threshold it is the best prior, and none where an object would have none.
+    small = image((IGNORED, 0.0, 0.0, 0.2, 0.2))
+    assert call(matcher, small)["classes"].tolist() == [-1, 0]
+    assert call(Matcher(LEFT_RIGHT, every_object=False), small)["classes"].tolist() == [0, 0]
+    # An IoU of 1/3 with both halves is in the band of priors that are ignored anyway.
+    middle = image((IGNORED, 0.25, 0.0, 0.75, 1.0))
+    banded = Matcher(LEFT_RIGHT, 0.5, 0.25, every_object=False)
+    assert call(banded, middle)["classes"].tolist() == [-1, -1]
 
 
 def no_objects(*shape):

@@ -11,7 +11,15 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.detection import PADDING, UNLABELLED, Anchors, Matcher, TeacherBoxes
+from tfkd.detection import (
+    IGNORED,
+    PADDING,
+    UNLABELLED,
+    Anchors,
+    Matcher,
+    TeacherBoxes,
+    fit_thresholds,
+)
 
 WHERE = ("unlabelled", "missing", "everywhere")
 # Not alike, so that few detections are: order and suppression are told apart.
@@ -19,7 +27,7 @@ ANCHORS = Anchors([2], sizes=[[(0.5, 0.45), (0.8, 0.3)]])
 
 
 def detect(boxes, scores, priors, threshold, iou_threshold, limit, background=True):
-    """Detections [(class, box)] of one image: greedy suppression in each class."""
+    """Detections [(class, score, box)] of one image: greedy suppression in each class."""
     pairs = []
     for p, z in enumerate(scores):
         if background:
@@ -30,18 +38,20 @@ def detect(boxes, scores, priors, threshold, iou_threshold, limit, background=Tr
         has_area = box[2] > box[0] and box[3] > box[1]
         pairs += [(-c, k, box) for k, c in enumerate(chances) if c > threshold and has_area]
     kept = []
-    for _, kind, box in sorted(pairs, key=lambda pair: pair[0]):
-        if all(k != kind or reference.iou(box, b) <= iou_threshold for k, b in kept):
-            kept.append((kind, box))
+    for negative, kind, box in sorted(pairs, key=lambda pair: pair[0]):
+        if all(k != kind or reference.iou(box, b) <= iou_threshold for k, _, b in kept):
+            kept.append((kind, -negative, box))
     return kept[:limit]
 
 
-def by_loops(y, teacher, where, overlap, **options):
+def by_loops(y, teacher, where, overlap, limits, **options):
     """For each image the list of its objects."""
     found = []
     for i, kinds in enumerate(y["classes"]):
         seen = detect(np.float64(teacher["boxes"][i]), teacher["classes"][i], **options)
-        labelled = [(k, b) for k, b in zip(kinds, y["boxes"][i], strict=True) if k >= 0]
+        seen = [(k if score > limits[k] else IGNORED, box) for k, score, box in seen]
+        pairs = zip(kinds, y["boxes"][i], strict=True)
+        labelled = [(k, b) for k, b in pairs if k >= 0 or k == IGNORED]
         unlabelled = UNLABELLED in kinds
         if where == "everywhere":
             labelled = []
@@ -59,22 +69,28 @@ def by_loops(y, teacher, where, overlap, **options):
 
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("background", [True, False])
-def test_objects(where, background):
-    """1,002 images in all."""
+@pytest.mark.parametrize("ignored", [False, True])
+def test_objects(where, background, ignored):
+    """2,004 images in all; thresholds of both classes, and detections to ignore from 0.3 on."""
     count = 167
     y = toys.objects(count, 3, seed=1)
+    if ignored:
+        y["classes"][1::3, 0][y["classes"][1::3, 0] >= 0] = IGNORED
     y["classes"][::3] = UNLABELLED
     teacher = toys.outputs(count, 2, scores=3 if background else 2, scale=2.0)
     options = {"iou_threshold": 0.3, "background": background}
-    add = TeacherBoxes(ANCHORS, 0.4, where, 0.4, max_boxes=6, **options)
+    limits, low = ((0.7, 0.4), 0.3) if ignored else ((0.4, 0.4), None)
+    thresholds = limits if ignored else 0.4
+    add = TeacherBoxes(ANCHORS, thresholds, where, 0.4, max_boxes=6, ignore_from=low, **options)
     got = {name: value.numpy() for name, value in add(y, teacher).items()}
     assert got["boxes"].shape == (count, 3 + 6, 4) and got["classes"].shape == (count, 3 + 6)
     assert got["classes"].dtype == np.int32 and got["boxes"].dtype == np.float32
     priors = np.float64(ANCHORS.priors)
-    expected = by_loops(y, teacher, where, 0.4, priors=priors, threshold=0.4, limit=6, **options)
+    options |= {"priors": priors, "threshold": low or 0.4, "limit": 6}
+    expected = by_loops(y, teacher, where, 0.4, limits, **options)
     seen = 0
     for i in range(count):
-        real = got["classes"][i] >= 0
+        real = got["classes"][i] != PADDING
         kinds = [int(kind) for kind, _ in expected[i]]
         assert got["classes"][i][real].tolist() == kinds, i
         boxes = np.reshape([box for _, box in expected[i]], (-1, 4))
@@ -82,6 +98,18 @@ def test_objects(where, background):
         assert (got["classes"][i][~real] == PADDING).all()
         seen += len(kinds)
     assert seen > count
+
+
+def test_thresholds_are_lowered_where_too_little_is_found():
+    found = {
+        "confidence": np.array([[0.9, 0.8, 0.7, 0.3], [0.6, 0.45, 0.25, 0.05]]),
+        "classes": np.array([[0, 1, 0, 1], [0, 1, 1, 2]]),
+    }
+    # Class 0 has three above 0.5; of class 1 the third is 0.3, and the fourth 0.25; of class
+    # 2 there are not enough above 0.1, and of class 3 none are expected.
+    fitted = fit_thresholds(found, [1.9, 3.2, 5, 0])
+    np.testing.assert_allclose(fitted, [0.5, 0.275, 0.1, 0.5])
+    assert fit_thresholds(found, [4, 0, 0, 0])[0] == pytest.approx(0.3)  # half of 0.6 and 0
 
 
 def test_a_labelled_object_of_any_class_is_not_missing():
@@ -152,10 +180,11 @@ def test_no_gradient_flows_into_the_teacher():
 
 
 @pytest.mark.parametrize("anchors", [toys.ANCHORS, toys.ANCHORS.priors])
-def test_configuration(anchors):
+@pytest.mark.parametrize("threshold", [np.float32(0.25), (0.25, np.float32(0.5)), None])
+def test_configuration(anchors, threshold):
     add = TeacherBoxes(
         anchors,
-        np.float32(0.25),
+        threshold,
         "missing",
         np.float32(0.5),
         0.75,
@@ -164,6 +193,7 @@ def test_configuration(anchors):
         "b",
         "c",
         (1, 1, 2, 2),
+        ignore_from=np.float32(0.125),
     )
     saved = json.loads(json.dumps(keras.saving.serialize_keras_object(add)))
     again = keras.saving.deserialize_keras_object(saved)
@@ -180,6 +210,9 @@ def test_configuration(anchors):
         ({"anchors": "x"}, TypeError, "`priors`.*Anchors"),
         ({"where": "unlabeled"}, ValueError, "`where`.*Did you mean 'unlabelled'"),
         ({"score_threshold": 1.5}, ValueError, "`score_threshold`.*between 0 and 1.*1.5"),
+        ({"score_threshold": [0.5, 2]}, ValueError, "`score_threshold`.*between 0 and 1.*2"),
+        ({"score_threshold": []}, TypeError, "`score_threshold`"),
+        ({"ignore_from": -1}, ValueError, "`ignore_from`.*between 0 and 1.*-1"),
         ({"overlap": -0.1}, ValueError, "`overlap`.*between 0 and 1"),
         ({"iou_threshold": "a"}, TypeError, "`iou_threshold`.*'a'"),
         ({"max_boxes": 0}, ValueError, "`max_boxes`.*at least 1.*0"),
@@ -203,3 +236,6 @@ def test_a_teacher_of_other_priors_or_outputs():
         add(toys.objects(2), {"box": 1, "classification": 2})
     with pytest.raises(ValueError, match="`y`"):
         add(None, toys.outputs(2))
+    three = TeacherBoxes(toys.ANCHORS, (0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match="`score_threshold`.*each of the 2 classes.*0.5, 0.5, 0.5"):
+        three(toys.objects(2), toys.outputs(2))

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 from reference import kl, softmax
 
-from tfkd.detection import UNLABELLED
+from tfkd.detection import IGNORED, UNLABELLED
 from tfkd.losses import (
     DenseAssignment,
     DenseConfidence,
@@ -186,39 +186,43 @@ def ciou(a, b):
     return iou - apart / around - v * v / (1 - iou + v)
 
 
-def labels_by_hand(student):
-    """Confidence, localization and Σ w of Y, where the second image has no real object."""
+def labels_by_hand(student, y):
+    """Confidence, localization and Σ w; an object to ignore hides the points without another."""
     confidence = localization = count = 0.0
     for image in range(2):
         for point, scores, logits in zip(
             POINTS, student["classes"][image], student["boxes"][image], strict=True
         ):
-            fit = np.zeros(CLASSES)
-            for box, kind in zip(Y["boxes"][image], Y["classes"][image], strict=True):
+            fit, hidden = np.zeros(CLASSES), False
+            for box, kind in zip(y["boxes"][image], y["classes"][image], strict=True):
                 box = box * [24, 16, 24, 16]
-                real = kind >= 0 and box[2] > box[0] and box[3] > box[1]
-                if real and (box[:2] < point[:2]).all() and (box[2:] > point[:2]).all():
+                around = (box[:2] < point[:2]).all() and (box[2:] > point[:2]).all()
+                hidden |= around and kind == IGNORED
+                if kind >= 0 and around:
                     fit[kind] = 1 - 0.25 * scores[kind]
                     count += fit[kind]
                     localization += fit[kind] * (1 - ciou(box, corners(logits, point)))
                     break
             p = np.float64(scores)
-            confidence -= np.mean(fit * np.log(p) + (1 - fit) * np.log(1 - p))
+            if fit.any() or not hidden:
+                confidence -= np.mean(fit * np.log(p) + (1 - fit) * np.log(1 - p))
     return confidence / max(count, 1), localization / max(count, 1), count
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_terms_on_labels(graph):
+@pytest.mark.parametrize("ignored", [False, True])
+def test_terms_on_labels(graph, ignored):
     pytest.importorskip("keras_cv")
     student = outputs(3, scale=1.0)
-    confidence, localization, count = labels_by_hand(student)
-    assert count > 3  # several points have an object
+    y = {**Y, "classes": np.int32([[IGNORED, 0, -1], [1, -1, -1]])} if ignored else Y
+    confidence, localization, count = labels_by_hand(student, y)
+    assert count > 1  # several points have an object
 
     def compute(y, mine):
         return [term.compute_loss(None, mine, y=y) for term in TERMS]
 
     run = tf.function(compute) if graph else compute
-    values = run(tensors(Y), tensors(student))
+    values = run(tensors(y), tensors(student))
     np.testing.assert_allclose(values, [confidence, localization], rtol=1e-4)
 
 
@@ -273,7 +277,7 @@ def test_no_object_and_ragged_objects(objects):
     values, found = gradients(student)
     assert all(np.isfinite(g).all() for g in found.values())
     if objects == "ragged":
-        expected = labels_by_hand(outputs(3, scale=1.0))
+        expected = labels_by_hand(outputs(3, scale=1.0), Y)
         np.testing.assert_allclose(values, expected[:2], rtol=1e-4)
     else:
         assert float(values[1]) == 0.0 and np.abs(found["boxes"]).max() == 0.0

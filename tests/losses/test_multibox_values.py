@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from tfkd import schedules
-from tfkd.detection import UNLABELLED, Matcher
+from tfkd.detection import IGNORED, UNLABELLED, Matcher
 from tfkd.losses import (
     BoundedRegression,
     MultiBoxConfidence,
@@ -36,6 +36,8 @@ KINDS = {"softmax": SOFTMAX, "sigmoid": SIGMOID}
 def case(seed, kind):
     """y, outputs of student and teacher, weights of the images, and the batch by loops."""
     y = toys.objects(IMAGES, 4, seed)
+    some = y["classes"][seed % 5 :: 11, 0]
+    some[some >= 0] = IGNORED
     y["classes"][seed % 7 :: 13] = UNLABELLED
     scores = 3 if kind == "softmax" else 2
     student, teacher = (toys.outputs(IMAGES, 2 * seed + i, scores=scores) for i in (0, 1))
@@ -334,6 +336,25 @@ def test_never_nan(name):
             assert np.isfinite(value), loss.name
             grads = tape.gradient(value, student, unconnected_gradients="zero")
             assert all(np.isfinite(g).all() for g in grads.values()), loss.name
+
+
+@pytest.mark.parametrize("ratio", [3.0, None])
+def test_an_object_to_ignore_is_neither_object_nor_background(ratio):
+    """Of two halves the left has an object; what is said of the right one does not matter."""
+    priors = np.float32([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]])
+    loss = MultiBoxLoss(MultiBoxSelection(Matcher(priors), ratio))
+    boxes = np.float32([[[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]])
+    logits = tf.constant([[[0.0, 2.0, 0.0], [0.0, 1.0, 3.0]]])
+    entropy = [np.log(2 + np.exp(2)) - 2, np.log(1 + np.exp(1) + np.exp(3))]
+    for kind, expected in ((IGNORED, entropy[:1]), (-1, entropy)):
+        y = {"boxes": boxes, "classes": np.int32([[0, kind]])}
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = loss(y, {"boxes": tf.zeros((1, 2, 4)), "classes": logits})
+        assert float(value) == pytest.approx(sum(expected), rel=1e-5)
+        gradient = tape.gradient(value, logits).numpy()[0]
+        assert gradient[0].any() and gradient[1].any() == (kind == -1)
+        loss.reset_state()
 
 
 def test_a_batch_without_objects_costs_nothing():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
+from tfkd.interop.converting import load_keras3
 from tfkd.networks import keras_files
 
 L = keras.layers
@@ -41,3 +42,11 @@ def test_what_else_is_wrong(tmp_path):
     file.write_bytes(b"other")
     with pytest.raises(ValueError, match="`path`: expected a .keras file that tf_keras can load"):
         keras_files.load("path", file)
+
+
+def test_code_in_a_file_of_keras_3_is_refused_alike(tmp_path):
+    keras_3 = pytest.importorskip("keras", minversion="3.0")
+    layers = [keras_3.Input((2,)), keras_3.layers.Lambda(lambda x: -x, name="minus")]
+    keras_3.Sequential(layers).save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="without Python code.*'minus'.*safe_mode=False"):
+        load_keras3(tmp_path / "m.keras")

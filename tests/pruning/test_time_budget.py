@@ -90,6 +90,17 @@ def test_a_budget_is_met_within_ten_percent_or_refused_with_the_least(problem, p
 
 @settings(deadline=None, max_examples=20)
 @given(problems(), st.floats(0.3, 0.9))
+def test_the_time_that_a_budget_leaves_is_used(problem, part):
+    clock, ranked = problem
+    clock.tile, clock.overhead = 1, 0.0
+    allowed = [np.arange(size) for size in clock.sizes.tolist()]
+    budget = part * clock.whole(0 * clock.sizes)
+    found = time_budget.fit(clock, allowed, ranked, budget)
+    assert 0.97 * budget <= found.after <= 0.98 * budget
+
+
+@settings(deadline=None, max_examples=20)
+@given(problems(), st.floats(0.3, 0.9))
 def test_widths_that_are_no_faster_are_not_taken(problem, part):
     clock, ranked = problem
     clock.tile = 8

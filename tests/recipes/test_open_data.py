@@ -83,6 +83,31 @@ def test_npz_files(tmp_path):
     assert sum(counts(open_data(tmp_path / "c.npz"))) == 60
 
 
+@pytest.mark.parametrize(
+    "written",
+    [lambda y: np.eye(2)[y], lambda y: y.astype("float32"), lambda y: np.eye(2, dtype=bool)[y],
+     lambda y: y[:, None].astype("float64")],
+)  # fmt: skip
+@pytest.mark.parametrize("parts", ["train", "train, test", "train, val, test"])
+def test_labels_of_npz_files_are_one_hot_or_floats(tmp_path, written, parts):
+    y = Y % 2
+    ends = {"train": slice(30), "val": slice(30, 45), "test": slice(45, 60)}
+    arrays = {f"x_{part}": X[ends[part]] for part in parts.split(", ")}
+    arrays |= {f"y_{part}": written(y[ends[part]]) for part in parts.split(", ")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    found = open_data(tmp_path / "a.npz")
+    kept = {x.tobytes(): label for x, label in zip(X, y, strict=True)}
+    for part in (found.train, found.val, found.test):
+        assert len(part.y) and [kept[x.tobytes()] for x in part.x] == part.y.tolist()
+
+
+def test_labels_of_npz_files_that_are_no_classes(tmp_path):
+    for labels, said in ((Y + 0.5, "class numbers"), (np.eye(3)[Y % 3] / 2, "one-hot")):
+        np.savez(tmp_path / "a.npz", x_train=X, y_train=labels, x_test=X, y_test=labels)
+        with pytest.raises(ValueError, match=f"`data`: .*{said}.*y_train of a.npz"):
+            open_data(tmp_path / "a.npz")
+
+
 def test_validation_examples_that_were_trained_on_are_told():
     with pytest.warns(UserWarning, match="2 of the 20 examples of the validation part") as told:
         open_data(((X[:20], Y[:20]), (X[18:38], Y[18:38]), (X[38:], Y[38:])))
@@ -171,6 +196,28 @@ def test_boxes_in_coco_layouts(tmp_path, layout):
     assert (found.kind, counts(found)) == ("boxes", wanted)
 
 
+@pytest.mark.parametrize("layout", ["voc", "coco"])
+@pytest.mark.parametrize("faulty", ["train val test", "val", "train test"])
+def test_faults_of_all_parts_are_told_at_once(tmp_path, layout, faulty):
+    if layout == "voc":
+        voc(tmp_path, {"train": 3, "val": 3, "test": 3})
+        files = {part: tmp_path / f"Annotations/{part}1.xml" for part in faulty.split()}
+        edit = ("<xmax>6</xmax>", "<xmax>2</xmax>")
+    else:
+        for part in ("train", "valid", "test"):
+            coco(tmp_path / part / "_annotations.coco.json", tmp_path / part, 3)
+        folders = faulty.replace("val", "valid").split()
+        files = {part: tmp_path / part / "_annotations.coco.json" for part in folders}
+        edit = ("[2, 2, 4, 4]", "[2, 2, 0, 4]")
+    for file in files.values():
+        file.write_text(file.read_text().replace(*edit, 1))
+    count = len(files)
+    with pytest.raises(ValueError, match=f"{count} faults? in the annotations") as caught:
+        open_data(tmp_path, size=8)
+    assert str(caught.value).count("expected a box") == count
+    assert "--on_error=skip" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("made", "kind", "wanted"),
     [
@@ -246,5 +293,16 @@ def test_data_that_cannot_be_used(tmp_path):
         ("parts", ValueError, "validation part can't be held back.*at least two examples"),
         ("broken", ValueError, "(?s)1 of .*on_error.*0.png"),
     ]:
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=said) as caught:
             open_data(tmp_path / name)
+        assert "`path`" not in str(caught.value)
+
+
+def test_errors_of_files_name_what_the_caller_gave(tmp_path):
+    (tmp_path / "a.tsv").write_text("sentence\tlabel\n")
+    np.savez(tmp_path / "wrong.npz", a=X, b=Y)
+    (tmp_path / "no.npz").write_text("nothing")
+    for name in ("a.tsv", "wrong.npz", "no.npz"):
+        with pytest.raises(ValueError, match="^`data`: expected") as caught:
+            open_data(tmp_path / name)
+        assert "`path`" not in str(caught.value)

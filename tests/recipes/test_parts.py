@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.recipes import Budget, fast_teacher, open_model, rates, token_models
+from tfkd.recipes import Budget, fast_teacher, open_model, rates, token_models, voice
 from tfkd.recipes.training import Training
 
 
@@ -62,11 +65,20 @@ def test_the_rate_with_the_lowest_validation_loss_is_taken(tmp_path):
     model.compile(keras.optimizers.Adam(), "mse")
     data = tf.data.Dataset.from_tensors((np.ones((4, 1)), 3 * np.ones((4, 1)))).repeat()
     training = Training("t", model, model, lambda first: data, 10, 2, data.take(1))
-    rate, losses = rates.best(training, tmp_path / "rate.json")
+    seen = []
+
+    class Voice(voice.Plain):
+        @contextlib.contextmanager
+        def progress(self, total, label):
+            assert label == "t: learning rate"
+            yield types.SimpleNamespace(update=lambda done, note: seen.append((done, total)))
+
+    rate, losses = rates.best(training, tmp_path / "rate.json", Voice())
+    assert seen == [(step, 60) for step in range(1, 61)]  # 20 steps with each of three rates
     assert rate == max(rates.RATES) and set(losses) == {f"{r:g}" for r in rates.RATES}
     assert losses[f"{rate:g}"] == min(losses.values())
     np.testing.assert_array_equal(model.get_weights()[0], 0)
-    assert rates.best(None, tmp_path / "rate.json") == (rate, losses)
+    assert rates.best(None, tmp_path / "rate.json", Voice()) == (rate, losses)
 
 
 @pytest.mark.parametrize("kind", ["sequential", "functional"])

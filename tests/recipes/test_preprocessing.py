@@ -94,5 +94,20 @@ def test_what_is_no_pixel_stays():
     arrays = open_data((X.reshape(200, -1), Y))
     floats = open_data((X.astype("float32"), Y))
     assert scaling_for(None, arrays).name == "none"
-    assert scaling_for(brightness(120.0), floats).why == "the images are float already"
+    assert "float already, from 0 to 231" in scaling_for(brightness(120.0), floats).why
     assert scaling_for(brightness(120.0), floats, "0-1").std == (255.0,)
+
+
+def test_floats_for_a_model_that_rescales_pixels_are_told():
+    model = keras.Sequential(
+        [keras.Input((4, 4, 3)), LAYERS.Rescaling(1 / 255), *brightness(0.5).layers[1:]]
+    )
+    small = open_data(((X / 255).astype("float32"), Y))
+    with pytest.warns(
+        UserWarning, match="from .* to .*multiplies them by 0.00392, as if .* to 255"
+    ):
+        found = scaling_for(model, small)
+    assert found.name == "none" and "float already, from 0" in found.why
+    large = open_data((X.astype("float32"), Y))
+    scaling_for(model, large)  # no warning, which the tests take for an error
+    scaling_for(brightness(0.5), small)

@@ -108,6 +108,11 @@ MISTAKES = {
     "views without augmentation": (
         {**stage("prune", views=4), "augment": False}, "stages[0].views", "without augmentation",
     ),
+    "another loss": (stage("prune", loss="dits"), "stages[0].loss", "Did you mean 'dist'?"),
+    "a loss for boxes": (
+        {**stage("prune", loss="soft_targets"), "task": "boxes"}, "stages[0].loss",
+        "an objective of their own; received 'soft_targets'",
+    ),
     "gates as a list": (wrong(gates=[1]), "gates", "an object with gates"),
     "an unknown gate": (wrong(gates={"max_drops": 1}), "gates.max_drops", "'max_drop'"),
     "a gate that is text": (wrong(gates={"max_drop": "1 %"}), "gates.max_drop", "a number"),
@@ -162,6 +167,12 @@ def test_files_that_hold_no_recipe(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(RecipeError, match="this is no JSON"):
         Recipe.load(tmp_path / "bad.json")
+    (tmp_path / "twice.json").write_text('{"data": "digits", "seed": 1, "seed": 2}')
+    with pytest.raises(RecipeError, match="each setting once, received 'seed' twice"):
+        Recipe.load(tmp_path / "twice.json")
+    (tmp_path / "model.keras").write_bytes(b"PK\x03\x04\x91\xff")
+    with pytest.raises(RecipeError, match="model.keras.*\n.*a file of another kind"):
+        Recipe.load(tmp_path / "model.keras")
 
 
 def test_the_schema_knows_every_setting_and_its_default():

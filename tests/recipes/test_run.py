@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from tfkd import artifacts, export
+from tfkd import artifacts, export, pruning
 from tfkd.export.checking import VerificationError
-from tfkd.recipes import Recipe, engine, opening, resume, run
+from tfkd.recipes import Recipe, RecipeError, engine, opening, planning, resume, run
 from tfkd.recipes.classifying import Classifying
+from tfkd.recipes.data import warn_of_guessing
 from tfkd.recipes.outcome import InfeasibleError
 from tfkd.recipes.run_folder import OutputError, RunFolder
 from tfkd.recipes.run_state import Done
@@ -101,6 +102,180 @@ def test_filters_decay_by_default_where_most_go(
     assert {name: len(kept["loss"]) for name, kept in made["curves"].items()} == curves
 
 
+@pytest.fixture
+def three(tmp_path):
+    """A recipe for images of three grey levels and a network: stages → recipe."""
+    y = np.arange(60) % 3
+    x = np.random.default_rng(0).integers(0, 80, (60, 8, 8, 1)) + 80 * y[:, None, None, None]
+    x = x.astype("uint8")
+    np.savez(tmp_path / "d.npz", x_train=x[:48], y_train=y[:48], x_test=x[48:], y_test=y[48:])
+    keras.utils.set_random_seed(0)
+    keras.Sequential([
+        keras.Input((8, 8, 1)),
+        keras.layers.Conv2D(8, 3, activation="relu", name="conv"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, name="logits"),
+    ]).save(tmp_path / "m.keras")  # fmt: skip
+    return lambda stages: recipe_of(tmp_path, stages)
+
+
+def test_dist_is_for_three_classes_or_more(sources, three, tmp_path):
+    stages = [{"stage": "distil"}, {"stage": "prune", "macs_reduction": 0.3}, "quantize"]
+    for recipe, student in ((recipe_of(sources, stages), "soft_targets"), (three(stages), "dist")):
+        task = opening.opened(recipe)[0]
+        taken = [task.loss(stage) for stage in recipe.stages]
+        assert taken == [student, "soft_targets", "soft_targets"]
+    stages = [{"stage": "prune", "loss": "dist", "macs_reduction": 0.3}, "export"]
+    with pytest.raises(RecipeError, match=r"stages\[0\]\.loss: .*'soft_targets'.* 2 classes"):
+        run(recipe_of(sources, stages), tmp_path / "o", voice=QUIET)
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_loss_of_a_stage_is_kept_and_said_once(three, tmp_path):
+    said = []
+
+    class Listening(Plain):
+        def say(self, text):
+            said.append(text)
+
+    decay = {"stage": "prune", "macs_reduction": 0.3, "method": "decay", "epochs": 2, "views": 1}
+    rounding = {"stage": "quantize", "epochs": 1, "label_weight": 0.25}
+    run(three([{**decay, "loss": "dist"}, rounding]), tmp_path / "o", voice=Listening(quiet=True))
+    stages = json.loads((tmp_path / "o" / "run.json").read_text())["stages"]
+    assert {name: entry["loss"] for name, entry in stages.items()} == {
+        "prune": "dist", "quantize": "soft_targets",
+    }  # fmt: skip
+    assert [text for text in said if "loss: " in text and "trial" not in text] == [
+        "prune: loss: 0.3 × labels + 0.7 × dist",
+        "quantize: loss: 0.25 × labels + 0.75 × soft_targets",
+    ]
+    assert sum("prune: scores divided by" in text for text in said) == 1
+
+
+@pytest.mark.parametrize("end", ["logits", "softmax", "softmax layer", "scaled twice"])
+def test_probabilities_of_a_student_of_correlations_fit_the_labels(three, tmp_path, end):
+    """Scores are divided by the temperature of the highest likelihood."""
+    logits = keras.layers.Dense(3, "softmax" if end == "softmax" else None)
+    layers = [keras.Input((8, 8, 1)), keras.layers.GlobalAveragePooling2D(), logits]
+    layers += [keras.layers.Softmax()] if end == "softmax layer" else []
+    layers += [keras.layers.Rescaling(2.0)] if end == "scaled twice" else []
+    keras.utils.set_random_seed(0)
+    keras.Sequential(layers).save(tmp_path / "s.keras")
+    stage = {"stage": "distil", "student": str(tmp_path / "s.keras"), "loss": "dist", "epochs": 2}
+    recipe = three([{**stage, "learning_rate": 0.05}])
+    if end == "scaled twice":
+        with pytest.warns(UserWarning, match="probabilities of .* may say little.*soft_targets"):
+            run(recipe, tmp_path / "o", voice=QUIET)
+        assert json.loads((tmp_path / "o/metrics/distil.json").read_text())["temperature"] is None
+        return
+    run(recipe, tmp_path / "o", voice=QUIET)
+    task = opening.opened(recipe)[0]
+    model = keras.models.load_model(tmp_path / "o" / "student.keras")
+    z = model.predict(task.validation(), verbose=0).astype(float)
+    z = np.log(z) if "softmax" in end else z
+    n, y = len(z), task.found.val.y
+    wanted = np.where(np.eye(3)[y] == 1, n + 1, 1 / 2) / (n + 2)
+
+    def loss(factor):
+        powers = np.exp(factor * (z - z.max(1, keepdims=True)))
+        return -(wanted * np.log(powers / powers.sum(1, keepdims=True))).sum()
+
+    assert loss(1.0) <= min(loss(0.97), loss(1.03)) + 1e-6
+    assert json.loads((tmp_path / "o/metrics/distil.json").read_text())["temperature"] > 0
+
+
+@pytest.mark.parametrize("loss", ["soft_targets", "dist"])
+def test_losses_have_the_values_of_their_formulas(three, loss):
+    stage = {"stage": "distil", "student": "mlp:16", "loss": loss, "label_weight": 0.2}
+    recipe = three([{**stage, "temperature": 2.0}])
+    task, teacher = opening.opened(recipe)
+    student = task.network("mlp:16", is_teacher=False)
+    made = task.distiller(teacher, student, student, recipe.stages[0], keras.optimizers.Adam())
+    x, y = next(iter(task.batches(0, 0)))
+    found = made.evaluate(x, y, batch_size=len(x), verbose=0, return_dict=True)["total_loss"]
+
+    def softmax(z):
+        return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+
+    theirs, mine = (np.asarray(model(x, training=False), float) for model in (teacher, student))
+    labels = -np.log(softmax(mine)[np.arange(len(x)), y]).mean()
+    p, q = softmax(theirs / 2), softmax(mine / 2)
+    if loss == "dist":
+        pairs = [*zip(p, q, strict=True)], [*zip(p.T, q.T, strict=True)]
+        kd = sum(np.mean([1 - np.corrcoef(*pair)[0, 1] for pair in each]) for each in pairs)
+    else:
+        kd = (p * np.log(p / q)).sum(-1).mean()
+    assert found == pytest.approx(0.2 * labels + 0.8 * 4 * kd, rel=1e-3)
+
+
+@pytest.mark.parametrize("setting", ["data", "model"])
+def test_a_run_that_is_resumed_elsewhere(sources, tmp_path, stages_of, monkeypatch, setting):
+    def stopped(going, settings):
+        raise KeyboardInterrupt
+
+    stages_of(export=stopped)
+    monkeypatch.chdir(sources)
+    name = {"data": "d.npz", "model": "m.keras"}[setting]
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe_of(sources, ["export"], **{setting: name}), tmp_path / "o", voice=QUIET)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"{name}.*in which it was started"):
+        resume(tmp_path / "o", voice=QUIET)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    "edit", [lambda text: text.replace('"seed": 3', '"seed": 4'), lambda text: text[:-20]]
+)
+def test_an_edited_recipe_is_not_passed_over(sources, tmp_path, stages_of, edit, finished):
+    def stopped(going, settings):
+        raise KeyboardInterrupt
+
+    stages_of(**({} if finished else {"export": stopped}))
+    recipe = recipe_of(sources, ["quantize", "export"], seed=3)
+    if finished:
+        run(recipe, tmp_path / "o", voice=QUIET)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, tmp_path / "o", voice=QUIET)
+    file = tmp_path / "o" / "recipe.json"
+    written = file.read_text()
+    file.write_text(edit(written))
+    with pytest.raises(OutputError, match=r"recipe.json was edited.*tfkd run .*recipe.json --out"):
+        resume(tmp_path / "o", voice=QUIET)
+    file.write_text(written.replace("\n", "\n\n"))  # the same recipe, laid out differently
+    stages_of()
+    assert resume(tmp_path / "o", voice=QUIET).accepted
+
+
+@pytest.mark.parametrize("budget", ["macs:60%", "size:9KB", "latency:99ms"])
+def test_layers_of_open_sizes_are_counted_at_the_size_of_the_data(sources, tmp_path, budget):
+    image = keras.Input((None, None, 1))
+    hidden = keras.layers.Conv2D(16, 3, activation="relu", name="hidden")(image)
+    hidden = keras.layers.Conv2D(16, 3, activation="relu", name="conv")(hidden)
+    scores = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(hidden))
+    keras.Model(image, scores).save(tmp_path / "m.keras")
+    stage = {"stage": "prune", "epochs": 0}
+    model = {"model": str(tmp_path / "m.keras"), "budget": budget}
+    run(recipe_of(sources, [stage], **model), tmp_path / "o", voice=QUIET)
+    plan = RunFolder.open(tmp_path / "o").record("prune")["plan"]
+    # 6 × 6 positions of 3 × 3 × 1 × 16, 4 × 4 positions of 3 × 3 × 16 × 16, and the Dense layer.
+    assert plan["macs_before"] == 36 * 9 * 16 + 16 * 9 * 256 + 16 * 2
+    if budget.startswith("macs"):
+        assert plan["macs_after"] <= 0.6 * plan["macs_before"]
+
+
+def test_layers_of_unknown_cost_are_named():
+    image = keras.Input((None, None, 1))
+    hidden = keras.layers.Conv2D(16, 3, name="hidden")(image)
+    hidden = keras.layers.Conv2D(16, 3, name="conv")(hidden)
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.GlobalMaxPool2D()(hidden)))
+    told = planning.sentence(pruning.plan(model, params_reduction=0.3))
+    assert told.endswith("MACs are not known of hidden, conv, and left out")
+    sized = pruning.plan(model, params_reduction=0.3, input_shape=(8, 8, 1))
+    assert planning.sentence(sized).endswith("of the parameters")
+
+
 def test_a_folder_with_other_files_is_not_touched(sources, tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(OutputError, match="other files; nothing was overwritten"):
@@ -135,6 +310,29 @@ def test_scores_and_classes_that_differ_in_number_are_told(sources, tmp_path):
     np.savez(tmp_path / "d.npz", x=data, y=np.arange(12) % 3)
     with pytest.raises(ValueError, match="3 scores, as the data have classes, .*with 2 scores"):
         opening.opened(recipe_of(sources, ["quantize"], data=str(tmp_path / "d.npz")))
+
+
+@pytest.mark.parametrize("ports", [(2, 1), (1, 2)])
+def test_a_model_of_several_inputs_or_outputs_is_refused(sources, tmp_path, ports):
+    images = [keras.Input((8, 8, 1)) for _ in range(ports[0])]
+    flat = keras.layers.Flatten()(sum(images))
+    heads = [keras.layers.Dense(2)(flat) for _ in range(ports[1])]
+    keras.Model(images, heads).save(tmp_path / "m.keras")
+    said = f"`model`: .*one input and output.*inputs: {ports[0]}, outputs: {ports[1]}"
+    with pytest.raises(ValueError, match=said):
+        opening.opened(recipe_of(sources, ["quantize"], model=str(tmp_path / "m.keras")))
+
+
+def test_a_vocabulary_for_images_is_refused(sources):
+    with pytest.raises(ValueError, match="`vocabulary`: .*holds images: leave it out"):
+        opening.opened(recipe_of(sources, ["quantize"], vocabulary="words.txt"))
+
+
+@pytest.mark.parametrize(("right", "told"), [(10, True), (14, True), (19, False)])
+def test_a_model_that_guesses_is_told(right, told, recwarn):
+    # Ten of 20 labels are of one class: chance is 50 %, and two standard errors are 22 points.
+    warn_of_guessing("m", right / 20, np.arange(20) % 2)
+    assert [f"{5 * right}.0 % right" in str(one.message) for one in recwarn] == [True] * told
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])

@@ -10,7 +10,7 @@ import pytest
 import tf_keras as keras
 
 from tfkd import export, runtime
-from tfkd.recipes import Recipe, run
+from tfkd.recipes import Recipe, RecipeError, run
 from tfkd.recipes.voice import Plain
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "examples" / "recipes"
@@ -123,6 +123,14 @@ def test_boxes_become_a_detector_with_its_labels_inside(tmp_path, voc_folder):
     outcome = run(recipe, tmp_path / "o", voice=QUIET)
     assert outcome.accepted, outcome.sentence
     assert export.load_detector(outcome.files["tflite"]).labels == ("blue", "red")
+
+
+def test_a_loss_for_what_turns_out_to_be_boxes_is_refused(tmp_path, voc_folder):
+    stages = ["train_teacher", {"stage": "distil", "loss": "dist"}]
+    recipe = Recipe.from_dict({"data": str(voc_folder), "size": 64, "stages": stages})
+    with pytest.raises(RecipeError, match=r"stages\[1\]\.loss: expected null for boxes"):
+        run(recipe, tmp_path / "o", voice=QUIET)
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.fixture

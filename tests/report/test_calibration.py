@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tfkd import report
 from tfkd.data.labels import read
@@ -77,3 +79,50 @@ def test_each_of_several_labels_has_a_confidence():
 
 def test_numbers_have_none():
     assert confidences(read([1.5, 2.5], [[1.0], [2.0]], task="regression")) is None
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 5), st.floats(0.05, 20.0), st.booleans(), st.integers(0, 1000))
+def test_the_temperature_has_the_highest_likelihood(classes, size, squashed, seed):
+    rng = np.random.default_rng(seed)
+    true = 3 * rng.normal(size=(400, classes))
+    odds = np.exp(true - true.max(1, keepdims=True))
+    p = odds / odds.sum(1, keepdims=True)
+    y = (p.cumsum(1) < rng.random((400, 1))).sum(1).clip(max=classes - 1)
+    z = size * true
+    wanted = np.where(np.eye(classes)[y] == 1, 401, 1 / (classes - 1)) / 402
+
+    def likelihood(t):
+        return (wanted * (z / t - np.log(np.exp(z / t).sum(1, keepdims=True)))).sum()
+
+    given_scores = z
+    if squashed:
+        given_scores = np.exp(z - z.max(1, keepdims=True))
+        given_scores /= given_scores.sum(1, keepdims=True)
+        z = np.log(np.maximum(given_scores, np.finfo("float32").tiny))
+    found = report.fit_temperature(given_scores, y)
+    assert likelihood(found) >= max(likelihood(0.98 * found), likelihood(1.02 * found))
+    assert found == pytest.approx(size, rel=0.35)
+
+
+def test_a_model_that_is_right_on_all_of_few_examples_is_not_made_certain():
+    found = report.fit_temperature(3 * np.eye(3)[[0, 1, 2, 0]], [0, 1, 2, 0])
+    sure = np.exp(3 / found) / (np.exp(3 / found) + 2)
+    assert sure == pytest.approx(5 / 6, rel=1e-3)  # (N + 1) / (N + 2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "said"),
+    [
+        (np.zeros((4, 1)), [0] * 4, r"`scores`.*2 classes or more.*\(4, 1\)"),
+        (np.zeros((0, 3)), [], "`scores`"),
+        (np.zeros((4, 3)), [0] * 3, "`scores`.*labels"),
+        (np.eye(3), [0, 1, 3], "`labels`.*below 3"),
+        (np.eye(3), [0.0, 1.0, 2.0], "`labels`.*below 3"),
+        (np.full((3, 3), np.nan), [0, 1, 2], "`scores`.*finite"),
+        (np.ones((3, 3)), [0, 1, 2], "`scores`.*the same for all classes"),
+    ],
+)
+def test_scores_without_a_temperature(scores, labels, said):
+    with pytest.raises(ValueError, match=said):
+        report.fit_temperature(scores, np.array(labels))

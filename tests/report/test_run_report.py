@@ -197,6 +197,16 @@ def test_parts_may_be_json_of_earlier_stages():
     assert made.exports == first.exports and made.quantization == first.quantization
 
 
+def test_quantized_layers_beside_operations_in_float_are_told():
+    export = dataclasses.replace(EXPORT, numbers={"operations": 8, "float_operations": 3})
+    made = dataclasses.replace(full(), quantization=DECISIONS[:1], exports=[export])
+    text = made.markdown()
+    assert "No layer stays in float. The files compute" in text and "(3 of model.tflite)" in text
+    export = dataclasses.replace(EXPORT, numbers={"operations": 8, "float_operations": 0})
+    text = dataclasses.replace(made, exports=[export]).markdown()
+    assert "No layer stays in float.\n" in text
+
+
 def test_a_page_of_verdict_and_table_alone(tmp_path):
     both = [dataclasses.replace(row, details=None, latency=None) for row in rows()]
     made = report.RunReport(report.judge(report.Gates(), *both), report.Table(both))
@@ -311,6 +321,13 @@ def test_the_page_of_detectors(tmp_path, plots):
     again = report.RunReport.load(tmp_path / "report.json")
     assert again.to_dict() == made.to_dict() and again.markdown() == made.markdown()
     assert made.metrics()["map/original"] == 1.0 and made.metrics()["p50_ms/original"] == 4.0
+
+
+def test_one_detector_with_costs_makes_no_trade_off():
+    first, second = detectors()
+    first = dataclasses.replace(first, size=None, latency=None)
+    plots = run_plots.of_detectors(report.DetectionTable([first, second]))
+    assert [plot.name for plot in plots] == [f"precision_recall_{n}" for n in range(3)]
 
 
 def test_it_refuses():

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tfkd.callbacks.detection_report import DetectionReport
+from tfkd.callbacks.loss_balance import LossBalance
 from tfkd.callbacks.student_checkpoint import StudentCheckpoint
 from tfkd.callbacks.teacher_check import TeacherCheck
 from tfkd.callbacks.tensorboard import TensorBoard
@@ -12,6 +13,7 @@ __all__ = [
     "CurriculumUpdate",
     "DetectionReport",
     "FilterDecay",
+    "LossBalance",
     "SparsityRegularizer",
     "StudentCheckpoint",
     "TeacherCheck",

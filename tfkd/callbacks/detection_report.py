@@ -17,8 +17,8 @@ from tfkd.detection.boxes import HasPriors
 from tfkd.detection.coco_evaluation import DetectionScores, ImageSize, coco_scores, pycocotools
 from tfkd.detection.detecting import Detecting, NotFinite, check_images
 from tfkd.detection.drawing import detection_pictures
-from tfkd.detection.flat_boxes import Boxes, flat_detections, flat_truth, names_of
-from tfkd.detection.hits import curves
+from tfkd.detection.flat_boxes import Boxes, flat_detections, flat_ignored, flat_truth, names_of
+from tfkd.detection.hits import curves, without_ignored
 from tfkd.summaries import WritingCallback
 from tfkd.types import Data, Path, Tensor
 
@@ -205,7 +205,8 @@ class DetectionReport(WritingCallback):
 
     def _write_curves(self, found: dict[str, np.ndarray], step: int) -> None:
         """Writes precision-recall curves in the form of TensorBoard's tab PR Curves."""
-        right, wrong = curves(flat_detections(found), self._real, len(self.class_names), _POINTS)
+        scored = without_ignored(flat_detections(found), self._real, flat_ignored(self.truth))
+        right, wrong = curves(scored, self._real, len(self.class_names), _POINTS)
         for kind, name in self._present():
             there = int((self._real.classes == kind).sum())
             kept = right[kind] + wrong[kind]

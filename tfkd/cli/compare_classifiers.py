@@ -27,6 +27,7 @@ def table(
         ValueError: if the models can't be measured on one input.
     """
     from tfkd import report
+    from tfkd.recipes.data import warn_of_guessing
 
     for name, model in opened.items():
         _check_fit(name, model, data)
@@ -48,24 +49,30 @@ def table(
         seconds=args.seconds,
         original=args.original,
     )
+    for row in found.rows:
+        if row.accuracy is not None:
+            warn_of_guessing(row.model, row.accuracy.mean / 100, y)
     note = f"{data.name}: {len(part):,} examples of the {args.part} part, {data.kind}."
     return dataclasses.replace(found, notes=[note, *found.notes])
 
 
 def _check_fit(name: str, model: Any, data: Data) -> None:
-    """Raises ValueError unless a model has one input, for examples of the shape of the data."""
+    """Raises ValueError unless a model has one input and output, of the shapes of the data."""
     from tfkd import runtime
+    from tfkd.recipes.opening import check_scores
 
     if isinstance(model, pathlib.Path):
         with runtime.Predictor(model, warmup=0) as predictor:
-            shapes = [port.shape for port in predictor.inputs]
+            shapes, given = ([p.shape for p in ps] for ps in (predictor.inputs, predictor.outputs))
     else:
         shapes = [tuple(-1 if n is None else n for n in one.shape) for one in model.inputs]
-    if len(shapes) != 1:
+        given = [tuple(one.shape) for one in model.outputs]
+    if len(shapes) != 1 or len(given) != 1:
         raise ValueError(
-            f"{name} has {len(shapes)} inputs: the command measures models with one. In Python: "
-            "tfkd.report.compare."
+            f"{name} has inputs: {len(shapes)}, outputs: {len(given)}; the command measures models "
+            "with one of each. In Python: tfkd.report.compare(..., output=NAME)."
         )
+    check_scores(name, given[0], data.num_classes)
     wanted, shape = shapes[0][1:], data.example_shape
     if data.kind == "texts":
         return
@@ -220,13 +227,13 @@ def _encoded(opened: dict[str, Any], texts: np.ndarray, args: argparse.Namespace
     for model in opened.values():
         if not isinstance(model, pathlib.Path):
             if model.inputs[0].dtype == "string":
-                return texts
+                return texts.reshape(-1, *[1] * (len(model.inputs[0].shape) - 1))
         else:
             with runtime.Predictor(model, warmup=0) as predictor:
                 if predictor.encoder is not None:
                     return predictor.encoder(texts)
                 if predictor.inputs[0].dtype == object:
-                    return texts
+                    return texts.reshape(-1, *[1] * (len(predictor.inputs[0].shape) - 1))
     raise ValueError(
         "None of the files holds a tokenizer: pass --encoder=FILE.json, which "
         "tfkd.data.Encoder.save wrote when the model was trained."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pathlib
 import tempfile
@@ -117,13 +118,12 @@ def _image_files(inputs: Sequence[str]) -> list[pathlib.Path]:
 def _classify(path: pathlib.Path, args: argparse.Namespace, terminal: Terminal) -> Listing:
     from tfkd import runtime
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        runtime.Predictor(_runnable(path, folder), args.threads) as predictor,
-    ):
-        names, x = _examples(predictor, args, terminal)
-        outputs = predictor(x)
-        labels = predictor.labels
+    with tempfile.TemporaryDirectory() as folder:
+        file = _runnable(path, folder)
+        with runtime.Predictor(file, args.threads) as predictor:
+            names, x = _examples(predictor, file, args, terminal)
+            outputs = predictor(x)
+            labels = predictor.labels
     if isinstance(outputs, dict):
         return _numbers(names, outputs)
     if outputs.ndim != 2 or outputs.dtype.kind != "f" or not (labels or outputs.shape[1] <= 1000):
@@ -144,7 +144,7 @@ def _runnable(path: pathlib.Path, folder: str) -> pathlib.Path:
 
 
 def _examples(
-    predictor: Any, args: argparse.Namespace, terminal: Terminal
+    predictor: Any, file: pathlib.Path, args: argparse.Namespace, terminal: Terminal
 ) -> tuple[list[str], Any]:
     """Names of the examples, and what the file takes."""
     if len(predictor.inputs) != 1:
@@ -158,13 +158,16 @@ def _examples(
             for name, array in zip(args.inputs, arrays, strict=True)
             for row in range(len(array))
         ]
-        return names, np.concatenate(arrays)
+        x = np.concatenate(arrays)
+        _check_range(x, port.limits, terminal)
+        return names, x
     if predictor.encoder is not None or port.dtype == object:
         texts = _texts(args.inputs)
-        encode = predictor.encoder or (lambda given: np.array(given, object))
-        return texts, encode(texts)
+        if predictor.encoder is not None:
+            return texts, predictor.encoder(texts)
+        return texts, np.array(texts, object).reshape(-1, *[1] * (len(port.shape) - 1))
     if len(port.shape) == 4:
-        return _images(predictor, args, terminal)
+        return _images(predictor, file, args, terminal)
     shape = "×".join(map(str, port.shape[1:]))
     raise ValueError(
         f"The file takes {shape} numbers an example, neither images nor texts (it holds no "
@@ -177,6 +180,19 @@ def _array(name: str) -> np.ndarray:
         return np.load(name, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{name} is no .npy file of numbers: {error}") from error
+
+
+def _check_range(x: np.ndarray, limits: Any, terminal: Terminal) -> None:
+    """Warns of numbers that a quantized input hardly tells apart, or cuts off."""
+    if limits is None or x.dtype.kind != "f" or not x.size:
+        return
+    low, high, width = float(x.min()), float(x.max()), limits[1] - limits[0]
+    too_small = max(-low, high) < 0.02 * max(-limits[0], limits[1])
+    if too_small or low < limits[0] - 0.5 * width or high > limits[1] + 0.5 * width:
+        terminal.warn(
+            f"the arrays hold numbers from {low:.3g} to {high:.3g}, and the input of the file from "
+            f"{limits[0]:.3g} to {limits[1]:.3g}: scale them as the file takes them."
+        )
 
 
 def _texts(inputs: Sequence[str]) -> list[str]:
@@ -200,7 +216,9 @@ def _texts(inputs: Sequence[str]) -> list[str]:
     return texts
 
 
-def _images(predictor: Any, args: argparse.Namespace, terminal: Terminal) -> tuple[list[str], Any]:
+def _images(
+    predictor: Any, file: pathlib.Path, args: argparse.Namespace, terminal: Terminal
+) -> tuple[list[str], Any]:
     from tfkd.data.folder import read_image
 
     height, width, channels = predictor.inputs[0].shape[1:]
@@ -210,18 +228,26 @@ def _images(predictor: Any, args: argparse.Namespace, terminal: Terminal) -> tup
     shapes = {image.shape for image in read}
     if len(shapes) > 1:
         raise ValueError(f"The file takes images of any size, but all of one: {sorted(shapes)}.")
-    scale = _scaling(predictor, args.preprocess, terminal)
+    scale = _scaling(predictor, file, args, terminal)
     return [str(file) for file in files], scale(np.stack(read))
 
 
-def _scaling(predictor: Any, name: str, terminal: Terminal) -> Any:
-    """The scaling of pixels: that of the flag, of the file, or the one that its input fits."""
-    from tfkd.recipes.preprocessing import AUTO, Scaling, for_limits, named
+def _scaling(
+    predictor: Any, file: pathlib.Path, args: argparse.Namespace, terminal: Terminal
+) -> Any:
+    """The scaling of pixels: that of the flag, the file or its run, or what its input fits."""
+    from tfkd.networks import keras_files
+    from tfkd.recipes.preprocessing import AUTO, Scaling, for_limits, from_json, named
 
-    if name != AUTO:
-        return named(name)
+    if args.preprocess != AUTO:
+        return named(args.preprocess)
     if predictor.scaling is not None:
         return Scaling("as in the file", *predictor.scaling)
+    kept = pathlib.Path(args.file).with_name("preprocess.json")
+    if kept.is_file() and kept.with_name("run.json").is_file():  # beside the models of a run
+        return from_json(json.loads(kept.read_text(encoding="utf-8")))
+    if keras_files.classes(file) & {"Rescaling", "Normalization"}:
+        return named("none")  # The model scales pixels itself.
     found = for_limits(predictor.inputs[0].limits)
     terminal.warn(
         f"the file does not say how it takes pixels: {found}. If the classes are wrong, pass "

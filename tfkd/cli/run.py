@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tfkd.cli import exit_codes, quiet
@@ -78,7 +81,8 @@ def finish(go: Callable[[], Any], output: pathlib.Path, terminal: Terminal) -> i
     """Runs or resumes, and prints the outcome; returns the exit code."""
     quiet.import_tensorflow()
     try:
-        outcome = go()
+        with _ended_as_by_ctrl_c():
+            outcome = go()
     except KeyboardInterrupt:
         if (output / NAME).is_file():
             terminal.resume_hint = f"tfkd resume {output}"
@@ -87,3 +91,16 @@ def finish(go: Callable[[], Any], output: pathlib.Path, terminal: Terminal) -> i
         raise UsageError(str(error)) from error
     terminal.print(outcome)
     return exit_codes.DONE if outcome.accepted else exit_codes.NOT_MET
+
+
+@contextlib.contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Makes SIGTERM, which batch systems and containers send, end a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Only the main thread may set handlers.
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

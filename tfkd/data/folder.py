@@ -179,11 +179,12 @@ def _read(
     modes = _modes(Image, files, faults)
     mode = mode or ("L" if modes <= {"1", "L", "LA"} else "RGB")
     images, first, count = np.empty((len(files), 0, 0, 0), np.uint8), None, 0
+    clear: list[pathlib.Path] = []
     for index, file in enumerate(_progress(files)):
         if index in faults:
             continue
         try:
-            image = _decode(Image, file, mode, size)
+            image = _decode(Image, file, mode, size, clear)
         except MemoryError:
             raise  # the machine's fault, not the file's
         except Exception as error:  # a truncated file: OSError, SyntaxError, struct.error, ...
@@ -197,6 +198,7 @@ def _read(
             raise checks.value_error("size", expected, None, fix)
         images[count] = image
         count += 1
+    _warn_of_transparency(clear, len(files))
     if faults:
         _report([(files[index], faults[index]) for index in sorted(faults)], len(files), on_error)
     return images[:count], np.array([index not in faults for index in range(len(files))], bool)
@@ -241,11 +243,14 @@ def read_image(
         raise FileNotFoundError(f"There is no file {str(file)!r}.")
     with checks.needed("tfkd.data.folder.read_image needs Pillow", "images"):
         from PIL import Image
+    clear: list[pathlib.Path] = []
     try:
-        return _decode(Image, file, mode, None if size is None else check_size(size))
+        image = _decode(Image, file, mode, None if size is None else check_size(size), clear)
     except Exception as error:
         fix = f"Pillow says: {error}."
         raise checks.value_error("path", "an image that can be read", str(file), fix) from error
+    _warn_of_transparency(clear, 1)
+    return image
 
 
 def _modes(image_module: Any, files: list[pathlib.Path], faults: dict[int, str]) -> set[str]:
@@ -276,17 +281,33 @@ def _modes(image_module: Any, files: list[pathlib.Path], faults: dict[int, str])
 
 
 def _decode(
-    image_module: Any, file: pathlib.Path, mode: str, size: tuple[int, int] | None
+    image_module: Any,
+    file: pathlib.Path,
+    mode: str,
+    size: tuple[int, int] | None,
+    clear: list[pathlib.Path],
 ) -> np.ndarray:
-    """Returns one image as uint8 (H, W, C)."""
+    """Returns one image as uint8 (H, W, C); adds its file to `clear` if it is transparent."""
     from PIL import ImageOps
 
     with image_module.open(file) as image:
+        has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+        if has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            clear.append(file)
         image = ImageOps.exif_transpose(image).convert(mode)
         if size is not None and image.size != size[::-1]:
             image = image.resize(size[::-1], image_module.Resampling.BILINEAR)
         pixels = np.asarray(image, np.uint8)
     return pixels[..., None] if mode == "L" else pixels
+
+
+def _warn_of_transparency(clear: list[pathlib.Path], total: int) -> None:
+    if clear:
+        checks.warn(
+            f"{len(clear)} of {total} images are transparent in places, which is dropped: the "
+            f"colours that are stored there, often black, are shown; the first is {clear[0]}. Lay "
+            "them on the background that the model will see, if that matters."
+        )
 
 
 def _progress(files: list[pathlib.Path]) -> Iterable[pathlib.Path]:

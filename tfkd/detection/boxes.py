@@ -32,9 +32,11 @@ VARIANCES = (0.1, 0.1, 0.2, 0.2)
 # Orders of the four offsets in a detector's outputs.
 ORDERS = ("xywh", "yxhw")
 
-# Special class numbers: a row that is padding, and an image that has not been labelled.
+# Special class numbers: a row that is padding, an image that has not been labelled, and an
+# object to ignore: what is predicted there is neither right nor wrong (a crowd in COCO).
 PADDING = -1
 UNLABELLED = -2
+IGNORED = -3
 
 # The largest decoded side is 62.5 times that of its prior, so that exp can't overflow
 # (the limit of torchvision and Detectron2).
@@ -49,6 +51,11 @@ class HasPriors(Protocol):
     @property
     def priors(self) -> np.ndarray:
         """float32 (P, 4), as (cx, cy, w, h) relative to the image."""
+
+
+def has_box(classes: Any) -> Any:
+    """Which rows hold a box, of an object or of one to ignore: bool, like the classes."""
+    return (classes >= 0) | (classes == IGNORED)
 
 
 def check_priors(priors: HasPriors | np.ndarray) -> np.ndarray:

@@ -12,8 +12,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tfkd import checks
-from tfkd.detection.flat_boxes import Boxes, FlatBoxes, flat_detections, flat_truth, names_of
-from tfkd.detection.hits import hits
+from tfkd.detection.flat_boxes import (
+    Boxes,
+    FlatBoxes,
+    flat_detections,
+    flat_ignored,
+    flat_truth,
+    names_of,
+)
+from tfkd.detection.hits import hits, without_ignored
 from tfkd.results import Grid, Lines, Result, cell
 
 HEAD = ("class", "mAP", "AP50", "truth", "detections")
@@ -121,13 +128,13 @@ def coco_scores(
     image_size: ImageSize = None,
 ) -> DetectionScores:
     """Computes COCO metrics; see `tfkd.report.detection`, which is this function."""
-    found, real = flat_detections(detections), flat_truth(truth)
+    found, real, ignored = flat_detections(detections), flat_truth(truth), flat_ignored(truth)
     if found.count != real.count:
         expected = f"detections of {real.count} images, as many as `truth` has"
         raise checks.value_error("detections", expected, f"{found.count} images")
     names = names_of(class_names, found, real)
     sizes = _sizes(image_size, real.count)
-    evaluator = _evaluate(found, real, sizes, len(names))
+    evaluator = _evaluate(found, real, ignored, sizes, len(names))
     # precision: (IoU thresholds, recalls, classes, areas, detections per image); recall has
     # no axis of recalls. Both are -1 where a class has no objects.
     precision = np.where(evaluator["precision"] < 0, np.nan, evaluator["precision"])
@@ -138,7 +145,7 @@ def coco_scores(
     whole = precision[..., 0, -1]
     every = range(len(names))
     thresholds = evaluator["scores"][0, :, :, 0, -1].T
-    shown = found.only(found.scores >= _SHOWN)
+    shown = without_ignored(found.only(found.scores >= _SHOWN), real, ignored)
     right = hits(shown, real) >= 0
     return DetectionScores(
         class_names=names,
@@ -198,19 +205,27 @@ def pycocotools() -> tuple[type, type]:
 
 
 def _evaluate(
-    found: FlatBoxes, real: FlatBoxes, sizes: np.ndarray | None, classes: int
+    found: FlatBoxes,
+    real: FlatBoxes,
+    ignored: FlatBoxes,
+    sizes: np.ndarray | None,
+    classes: int,
 ) -> dict[str, np.ndarray]:
     """Runs pycocotools; returns its arrays of precision, recall and scores."""
     coco, coco_eval = pycocotools()
     # pycocotools prints a line for each of its steps.
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
-        for flat in (real, found):
+        truth = _annotations(real, sizes)
+        for kind in range(classes):  # an object to ignore is a crowd of every class
+            crowds = dataclasses.replace(ignored, classes=np.full_like(ignored.classes, kind))
+            truth += _annotations(crowds, sizes, len(truth) + 1, crowd=1)
+        for annotations in (truth, _annotations(found, sizes)):
             side = coco()
             side.dataset = {
                 "images": [{"id": image} for image in range(real.count)],
                 "categories": [{"id": number} for number in range(classes)],
-                "annotations": _annotations(flat, sizes),
+                "annotations": annotations,
             }
             side.createIndex()
             sides.append(side)
@@ -227,7 +242,9 @@ def _evaluate(
     return evaluator.eval
 
 
-def _annotations(flat: FlatBoxes, sizes: np.ndarray | None) -> list[dict[str, Any]]:
+def _annotations(
+    flat: FlatBoxes, sizes: np.ndarray | None, first: int = 1, crowd: int = 0
+) -> list[dict[str, Any]]:
     """COCO's annotations: (x, y, width, height), in pixels if the image sizes are known."""
     boxes = np.concatenate([flat.boxes[:, :2], flat.boxes[:, 2:] - flat.boxes[:, :2]], 1)
     if sizes is not None:
@@ -239,7 +256,7 @@ def _annotations(flat: FlatBoxes, sizes: np.ndarray | None) -> list[dict[str, An
     return [
         {
             "id": number, "image_id": image, "category_id": kind, "bbox": box,
-            "area": area, "score": value, "iscrowd": 0,
+            "area": area, "score": value, "iscrowd": crowd,
         }
-        for number, (image, kind, box, area, value) in enumerate(rows, 1)
+        for number, (image, kind, box, area, value) in enumerate(rows, first)
     ]  # fmt: skip

@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tfkd import artifacts, checks
-from tfkd.detection.flat_boxes import Boxes, FlatBoxes, flat_detections, flat_truth, names_of
-from tfkd.detection.hits import hits
+from tfkd.detection.flat_boxes import (
+    Boxes,
+    FlatBoxes,
+    flat_detections,
+    flat_ignored,
+    flat_truth,
+    names_of,
+)
+from tfkd.detection.hits import hits, without_ignored
 from tfkd.types import Path
 
 if TYPE_CHECKING:
@@ -45,7 +52,8 @@ def detection_pictures(
 
     Detections are solid boxes and missed objects dashed ones, in the colour of the class.
     A false positive (no object at IoU 0.5) has a white label with a question mark; the
-    object of a true positive is a thin dashed line.
+    object of a true positive is a thin dashed line. False positives in an object to ignore
+    (`tfkd.detection.IGNORED`) are not drawn.
 
     Args:
         images: (N, H, W, 3), uint8 pixels, or float in −1..1.
@@ -86,6 +94,8 @@ def detection_pictures(
     names = names_of(class_names, found, real)
     found = found.only((found.scores >= score_threshold) & (found.images < len(pixels)))
     real = real.only(real.images < len(pixels))
+    if truth is not None:
+        found = without_ignored(found, real, flat_ignored(truth))
     taken = None if truth is None else hits(found, real)
     page = _page(pixels, found, real, taken, names, columns, size)
     if path is None:

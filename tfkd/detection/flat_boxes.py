@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfkd import checks
-from tfkd.detection.boxes import PADDING, UNLABELLED
+from tfkd.detection.boxes import IGNORED, PADDING, UNLABELLED
 
 # A padded batch of boxes, or a list of batches or of single images.
 Boxes: TypeAlias = "Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]]"
@@ -72,10 +72,23 @@ def flat_truth(truth: Boxes) -> FlatBoxes:
         truth: dict {"boxes": (B, M, 4), "classes": (B, M)}, padded with class -1; or a
             list of such batches, or of dicts of single images without the axis B.
 
+    Objects to ignore (`tfkd.detection.IGNORED`) are left out; `flat_ignored` returns them.
+
     Raises:
         TypeError, ValueError: for anything else, for an image that has not been labelled,
             and for a box without area.
     """
+    flat = _truth(truth)
+    return flat.only(flat.classes != IGNORED)
+
+
+def flat_ignored(truth: Boxes) -> FlatBoxes:
+    """The objects to ignore of a ground truth, as `flat_truth` returns the others."""
+    flat = _truth(truth)
+    return flat.only(flat.classes == IGNORED)
+
+
+def _truth(truth: Boxes) -> FlatBoxes:
     flat = _joined([_part("truth", one, ("boxes", "classes")) for one in _parts("truth", truth)])
     unlabelled = np.unique(flat.images[flat.classes == UNLABELLED])
     if len(unlabelled):
@@ -84,8 +97,9 @@ def flat_truth(truth: Boxes) -> FlatBoxes:
         fix = f"Leave them out, with their detections: {shown}. A labelled image without objects "
         fix += f"has only classes {PADDING}."
         raise checks.value_error("truth", "images that are labelled", given, fix)
-    if int(flat.classes.min(initial=0)) < 0:
-        raise checks.value_error("truth['classes']", "class numbers from 0", flat.classes.min())
+    numbers = flat.classes[flat.classes != IGNORED]
+    if int(numbers.min(initial=0)) < 0:
+        raise checks.value_error("truth['classes']", "class numbers from 0", numbers.min())
     sides = flat.boxes[:, 2:] - flat.boxes[:, :2]
     broken = ~np.isfinite(flat.boxes).all(1) | (sides <= 0).any(1)
     if broken.any():

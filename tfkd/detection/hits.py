@@ -46,6 +46,24 @@ def hits(found: FlatBoxes, real: FlatBoxes, overlap: float = 0.5) -> np.ndarray:
     return taken
 
 
+def without_ignored(
+    found: FlatBoxes, real: FlatBoxes, ignored: FlatBoxes, overlap: float = 0.5
+) -> FlatBoxes:
+    """Leaves out false positives with that share of their area or more in an object to ignore.
+
+    So COCO treats crowds.
+    """
+    if not len(ignored.classes):
+        return found
+    keep = hits(found, real) >= 0
+    for index in np.flatnonzero(~keep):
+        box, there = found.boxes[index], ignored.boxes[ignored.images == found.images[index]]
+        sides = np.minimum(box[2:], there[:, 2:]) - np.maximum(box[:2], there[:, :2])
+        area = (box[2:] - box[:2]).prod()
+        keep[index] = not (np.maximum(sides, 0.0).prod(-1) >= overlap * area).any()
+    return found.only(keep)
+
+
 def curves(
     found: FlatBoxes, real: FlatBoxes, classes: int, count: int = 101
 ) -> tuple[np.ndarray, np.ndarray]:

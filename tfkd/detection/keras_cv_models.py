@@ -282,7 +282,8 @@ def keras_cv_objects(
 
     Returns:
         {"boxes": float32 (B, M, 4), "classes": float32 (B, M)}, padded with class −1.
-        An unlabelled image becomes one without objects: leave it out beforehand.
+        An unlabelled image becomes one without objects: leave it out beforehand. Objects
+        to ignore become background, since keras-cv knows none.
 
     Raises:
         ImportError: if keras-cv is not installed.

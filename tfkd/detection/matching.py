@@ -19,8 +19,9 @@ from tfkd import checks
 from tfkd.detection import boxes as box_math
 from tfkd.types import Tensor
 
+# Targets of priors without an object.
 BACKGROUND = 0
-IGNORED = -1
+NO_TARGET = -1
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -46,9 +47,11 @@ class Matcher:
     static where those of the input are, so it runs both in `tf.data.Dataset.map` and in a
     training step.
 
-    Objects without area are ignored. If there are more objects than priors, the pairs of
+    Objects without area are left out. If there are more objects than priors, the pairs of
     the largest IoU are kept. In an image whose classes are `tfkd.detection.UNLABELLED`
-    all priors are ignored.
+    all priors are ignored. Objects of class `tfkd.detection.IGNORED` take no prior from
+    others: of the priors that are left, those that an object there would be matched with,
+    or that the band of `ignore_from` would ignore, are ignored.
 
     Raises:
         TypeError: if `every_object` is not a bool.
@@ -98,31 +101,41 @@ class Matcher:
         if len(classes.shape) == 1:
             single = self({"boxes": boxes[None], "classes": classes[None]})
             return {name: value[0] for name, value in single.items()}
-        given, overlap, positive = self._match(boxes, classes)
+        given, overlap, positive, ignored = self._match(boxes, classes)
         unknown = tf.reduce_any(classes == box_math.UNLABELLED, 1)[:, None]
         positive &= ~unknown
         labels = tf.where(positive, tf.gather(classes, given, batch_dims=1) + 1, BACKGROUND)
         if self.ignore_from is not None:
-            between = ~positive & (tf.reduce_max(overlap, 1) >= self.ignore_from)
-            labels = tf.where(between, IGNORED, labels)
-        labels = tf.where(unknown, IGNORED, labels)
+            ignored |= tf.reduce_max(overlap, 1) >= self.ignore_from
+        labels = tf.where((ignored & ~positive) | unknown, NO_TARGET, labels)
         nearest = tf.gather(boxes, given, batch_dims=1)
         offsets = box_math.encode(nearest, self.priors, self.variances, self.order)
         return {"boxes": tf.where(positive[..., None], offsets, 0.0), "classes": labels}
 
     def _match(self, boxes, classes):
-        """Object of each prior (B, P), IoU (B, M, P), and whether priors are matched (B, P)."""
-        sides = boxes[..., 2:] - boxes[..., :2]
-        valid = (classes >= 0) & tf.reduce_all(sides > 0.0, -1)
-        overlap = box_math.iou(boxes, box_math.to_corners(tf.constant(self.priors)))
-        overlap = tf.where(valid[..., None], overlap, -1.0)  # below every IoU
+        """Object of each prior (B, P), IoU (B, M, P); which priors are matched, and ignored."""
+        has_area = tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
+        every = box_math.iou(boxes, box_math.to_corners(tf.constant(self.priors)))
+
+        def only(wanted):
+            return tf.where((wanted & has_area)[..., None], every, -1.0)  # below every IoU
+
+        ignored = self._near(only(classes == box_math.IGNORED))
+        overlap = only(classes >= 0)
         nearest = tf.argmax(overlap, 1, output_type=tf.int32)
         positive = tf.reduce_max(overlap, 1) >= self.threshold
         if not self.every_object:
-            return nearest, overlap, positive
+            return nearest, overlap, positive, ignored
         forced = bipartite(overlap)
         positive |= forced >= 0
-        return tf.where(forced >= 0, forced, nearest), overlap, positive
+        return tf.where(forced >= 0, forced, nearest), overlap, positive, ignored
+
+    def _near(self, overlap):
+        """Priors (B, P) of objects to ignore, whose IoU with the priors is (B, M, P)."""
+        near = overlap >= (self.ignore_from or self.threshold)
+        if self.every_object:
+            near |= (overlap > 0.0) & (overlap == tf.reduce_max(overlap, 2, keepdims=True))
+        return tf.reduce_any(near, 1)
 
     def get_config(self) -> dict[str, Any]:
         """Anchors (as their config, or as numbers) and thresholds, as JSON."""

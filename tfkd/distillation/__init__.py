@@ -3,6 +3,7 @@
 distiller.py     the Distiller: constructor, compile, train_step, test_step
 terms.py         loss terms of a step: each replica's share of the global mean
 output_kinds.py  whether models return logits or probabilities
+balancing.py     factors of the losses' weights, for callbacks.LossBalance
 projectors.py    trained projections between features of different shape
 targets.py       checks of labels and sample weights
 validation.py    checks of models, losses and data before the first step

@@ -27,6 +27,7 @@ from tfkd.distillation import (
     validation,
     variables,
 )
+from tfkd.distillation.balancing import Balancing, is_one, is_zero
 from tfkd.distillation.pacing import Pacing, refuse
 from tfkd.distillation.projectors import Projector
 from tfkd.distillation.saving import Saving
@@ -50,7 +51,7 @@ from tfkd.types import Data, Structure, Teacher
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
-class Distiller(Saving):
+class Distiller(Saving, Balancing):
     """Trains a student on the soft targets and features of a frozen teacher.
 
     Args:
@@ -151,7 +152,7 @@ class Distiller(Saving):
         self.weigh_distillation = check(
             "weigh_distillation", weigh_distillation, (bool, type(None)), expected
         )
-        self._set_untracked(_pacing=None)
+        self._set_untracked(_pacing=None, _balance=None)
         self._make_taps(teachers)
         self._make_terms()
         for one in teachers:
@@ -257,7 +258,7 @@ class Distiller(Saving):
                 have, losses or metrics of outputs that the student does not have, and metrics
                 of the wrong type.
         """
-        if loss is None and not _is_zero(self.student_loss_weight):
+        if loss is None and not is_zero(self.student_loss_weight):
             raise ValueError(
                 "'loss' cannot be `None`: it is the student's loss on the labels. To distil "
                 "without labels pass student_loss_weight=0 to the Distiller."
@@ -322,7 +323,7 @@ class Distiller(Saving):
             targets.check(held_out[1], None, getattr(self, "loss", None))
         known_faults.warn_of_overflow(self.student)
         self.check_checkpoints(given)
-        if self._precomputed_teacher is not None and not _is_one(self.student_loss_weight):
+        if self._precomputed_teacher is not None and not is_one(self.student_loss_weight):
             validation.check_precomputed(self._precomputed_teacher, x)
         args, kwargs = drift.watched(self, (x, y, *args), kwargs)
         with self._ids_explained():
@@ -386,7 +387,7 @@ class Distiller(Saving):
         classes, loss = shape[-1] if shape else None, getattr(self, "loss", None)
         validation.check_fit_data(x, y, sample_weight, classes, loss)
         token_ids.check("x", split(x)[0], self._models())
-        runs = self._precomputed_teacher is None and not _is_one(self.student_loss_weight)
+        runs = self._precomputed_teacher is None and not is_one(self.student_loss_weight)
         if runs and not self._teacher_seen:
             teachers = as_list(self._teacher)
             validation.check_float16(teachers, self._teacher_feature_extractor, x)
@@ -492,7 +493,7 @@ class Distiller(Saving):
             x: inputs of the student.
             stored: outputs of a cached teacher, or None.
         """
-        if _is_one(self.student_loss_weight):
+        if is_one(self.student_loss_weight):
             return None
         if self._precomputed_teacher is None:
             return self._teacher_feature_extractor(x)
@@ -516,7 +517,7 @@ class Distiller(Saving):
         total = distillation_loss
         if taught is None and self._precomputed_teacher is not None:
             total = student_loss
-        elif not _is_zero(self.student_loss_weight):
+        elif not is_zero(self.student_loss_weight):
             weight = schedules.value_at(self.student_loss_weight, step)
             total = weight * student_loss + (1.0 - weight) * distillation_loss
         loss = total
@@ -546,7 +547,7 @@ class Distiller(Saving):
             output_kinds.mark(self, y_pred)
             y = self._ranks(y, y_pred, container._user_losses)
             return loss_on_labels(container, y, y_pred, sample_weight, share, shared)
-        if _is_zero(self.student_loss_weight):
+        if is_zero(self.student_loss_weight):
             return tf.constant(0.0)
         raise ValueError(
             "`y`: expected targets, since student_loss_weight is "
@@ -576,6 +577,8 @@ class Distiller(Saving):
                 for same, mask in agreement_from.agreement(teacher, student, parts):
                     self._agreement_tracker.update_state(same, sample_weight=mask)
             weight = schedules.value_at(self.distillation_loss_weights[index], known["step"])
+            if self._balance is not None and term.name in self._balance:
+                weight = weight * self._balance[term.name]
             result = result + weight * value
         return result
 
@@ -589,7 +592,7 @@ class Distiller(Saving):
         return None if is_number(output, *sigmoids(term.loss, output)) else term
 
     def scheduled_values(self, step: int | None = None) -> dict[str, float]:
-        """Values of all scheduled weights and temperatures at a step.
+        """Values of all scheduled weights (times their factors, if any) and temperatures at a step.
 
         Args:
             step: the optimizer's step; default: the current one.
@@ -604,20 +607,15 @@ class Distiller(Saving):
             values[f"weight/{term.name}"] = weight
             if hasattr(term.loss, "temperature"):
                 values[f"temperature/{term.name}"] = term.loss.temperature
-        return {key: float(schedules.value_at(value, step)) for key, value in values.items()}
+        found = {key: float(schedules.value_at(value, step)) for key, value in values.items()}
+        for name, factor in self.balance.items():
+            found[f"weight/{name}"] *= factor
+        return found
 
 
 def _tensors(values: Any) -> Any:
     """Converts a nested structure of arrays to tensors; None stays None."""
     return tf.nest.map_structure(lambda v: None if v is None else tf.convert_to_tensor(v), values)
-
-
-def _is_zero(weight: Any) -> bool:
-    return checks.is_number(weight) and weight == 0
-
-
-def _is_one(weight: Any) -> bool:
-    return checks.is_number(weight) and weight == 1
 
 
 def _is_float16(model: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import tf_keras as keras
 from tfkd import checks, example_inputs
 from tfkd.interop.comparing import compare_outputs
 from tfkd.interop.walking import Converter
+from tfkd.networks import keras_files
 from tfkd.types import Data, Path
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ def load_keras3(path: Path, *, verify: bool | Data = True) -> keras.Model:
     try:
         model = keras_3.models.load_model(text, compile=False)
     except Exception as error:  # Damaged files raise exceptions of many types.
+        keras_files.refuse_code("path", text, keras_files.config_of(pathlib.Path(text)), error)
         fix = f"It says: {checks.in_short(error)}"
         raise checks.value_error("path", "a file that Keras 3 can load", text, fix) from error
     layers = [one for one in model.layers if isinstance(one, keras_3.layers.TextVectorization)]

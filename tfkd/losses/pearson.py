@@ -36,7 +36,9 @@ class PearsonDistillation(OneOutput, ElementwiseLoss):
 
     The first part (inter-class) correlates the classes of each example, the second
     (intra-class) the examples of each class. A correlation ignores shift and scale, so a
-    student that is much weaker than its teacher need not match its confidence.
+    student that is much weaker than its teacher need not match its confidence. The loss on the
+    labels alone says how sure it should be: before you use its probabilities, divide its scores
+    by `tfkd.report.fit_temperature` of held-out examples, as recipes do.
 
     Positions of outputs (B, ..., C) count as examples. Sample weights w multiply an
     example's part and are the weights of means and covariances in the intra-class part,

@@ -44,7 +44,7 @@ def load(
             text, custom_objects=known, compile=False, safe_mode=safe_mode
         )
     except Exception as error:  # Damaged files raise exceptions of many types.
-        config = _config(path)
+        config = config_of(path)
         if safe_mode:
             refuse_code(name, text, config, error)
         names = {str(one.get("registered_name") or "Layer") for one in _objects(config)}
@@ -62,20 +62,28 @@ def refuse_code(name: str, path: str, config: Any, error: Exception) -> None:
     found = list(dict.fromkeys(str(one.get("name")) for one in named if _holds_code(one)))
     if found:
         layers = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
-        fix = "It runs when the file is loaded. If you trust it, load it with safe_mode=False."
+        fix = (
+            "It runs when the file is loaded. Replace it by a layer, such as Rescaling; or, if you "
+            "trust it, load it in Python with safe_mode=False."
+        )
         received = f"{path}, which holds the code of the Lambda layers {layers}"
         raise ValueError(
             f"`{name}`: expected a file without Python code, received {received}. {fix}"
         ) from error
 
 
-def _config(path: pathlib.Path) -> Any:
+def config_of(path: pathlib.Path) -> Any:
     """The config of the model in a file; None if it can't be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return json.loads(archive.read("config.json"))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return None
+
+
+def classes(path: pathlib.Path) -> set[str]:
+    """Names of the classes of a file's layers, nested ones too; empty for other files."""
+    return {one["class_name"] for one in _objects(config_of(path))}
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
@@ -90,5 +98,8 @@ def _objects(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _holds_code(config: Mapping[str, Any]) -> bool:
-    kinds = (config.get(f"{key}_type") for key in ("function", "output_shape", "mask"))
-    return "lambda" in kinds
+    keys = ("function", "output_shape", "mask")
+    if "lambda" in (config.get(f"{key}_type") for key in keys):
+        return True
+    values = [config.get(key) for key in keys]  # Keras 3 writes an object
+    return any(isinstance(v, dict) and v.get("class_name") == "__lambda__" for v in values)

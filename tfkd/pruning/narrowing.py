@@ -48,7 +48,7 @@ def narrowed(
     far as the goal leaves time, also where narrowing another one makes room for it. If the
     goal can't be reached, all groups are as narrow as is allowed and saves time.
     """
-    losses = [_losses(scores) for scores in ranked]
+    losses = [losses_of(scores) for scores in ranked]
     counts = np.zeros(len(allowed), int)
     while clock.total(counts) > goal:
         steps = [_step(clock, counts, g, level, losses[g]) for g, level in enumerate(allowed)]
@@ -61,7 +61,7 @@ def narrowed(
     return counts
 
 
-def _losses(scores: np.ndarray) -> np.ndarray:
+def losses_of(scores: np.ndarray) -> np.ndarray:
     """The loss of a group by the number of units removed, from scores in ascending order."""
     kept = np.append(np.cumsum(scores.clip(0)[::-1])[::-1], 0.0)
     return -np.log(np.maximum(kept, 1e-12) / max(kept[0], 1e-12))

@@ -17,14 +17,14 @@ import numpy as np
 
 from tfkd import checks
 from tfkd.pruning import criteria, refusals
-from tfkd.pruning.narrowing import levels, narrowed
+from tfkd.pruning.narrowing import levels, losses_of, narrowed
 from tfkd.pruning.plans import Plan
 from tfkd.pruning.timing import Clock
 from tfkd.types import Measure
 
 TARGETS = ("latency_ms", "latency_reduction")
 
-# Shares of the budget. Measured times scatter by some percent: models between the last two
+# Shares of the budget. Measured times scatter by some percent: models between _NEAR and _SURE
 # are looked for, and those above _SURE are taken only if there is none from _LEAST on.
 _LEAST, _NEAR, _AIM, _SURE = 0.9, 0.93, 0.965, 0.98
 # Below this share of the time as it is, the narrowest model is measured first; it is given up
@@ -127,9 +127,10 @@ def fit(
     budget: float | None,
     reduction: float = 0.0,
 ) -> Fit:
-    """Finds counts whose whole model is measured to take 90 to 100 % of the budget.
+    """Finds counts whose whole model is measured to take 90 to 98 % of the budget.
 
-    Where the allowed widths leave no such model, it is the slowest found that meets it.
+    Of several it is the one that loses least importance. Where the allowed widths leave no such
+    model, it is the slowest found that meets the budget.
 
     Args:
         clock: times of the layers and of whole models.
@@ -150,31 +151,35 @@ def fit(
     if budget < _HOPELESS * before and (least := clock.whole(most)) * _HOPELESS > budget:
         raise Unreachable(least, before)  # ahead of the layers, which take minutes
     points = [Point(clock.total(nothing), before, nothing)]
-    limit, sure = _SURE * budget, False
-    top, aim = limit, _AIM * budget
-    rest = [(limit, limit), (budget, budget)]  # then, for what may lie between
+    limit = _SURE * budget
+    # The last, for what may lie between limit and budget, only if there is nothing below.
+    aims = [(limit, _AIM * budget), (limit, limit), (budget, budget)]
     for _ in range(_ROUNDS):
-        counts = narrowed(clock, allowed, ranked, _goal(points, top, aim))
-        if any((counts == point.counts).all() for point in points):
-            if sure or not rest:
+        counts = narrowed(clock, allowed, ranked, _goal(points, *aims[0]))
+        known = any((counts == point.counts).all() for point in points)
+        if not known:
+            points.append(Point(clock.total(counts), clock.whole(counts), counts))
+        if known or _NEAR * budget <= points[-1].whole <= limit:
+            del aims[0]
+            if not aims or (len(aims) == 1 and _within(points, _LEAST * budget, limit)):
                 break
-            top, aim = rest.pop(0)
-            continue
-        points.append(Point(clock.total(counts), clock.whole(counts), counts))
-        sure = sure or _LEAST * budget <= points[-1].whole <= limit
-        if _NEAR * budget <= points[-1].whole <= limit:
-            break
     if all(point.whole > budget for point in points):
         points.append(Point(clock.total(most), clock.whole(most), most))
     met = [point for point in points if point.whole <= budget]
     if not met:
         raise Unreachable(min(point.whole for point in points), before)
-    best = max([point for point in met if point.whole <= limit or not sure], key=_whole)
+    losses = [losses_of(scores) for scores in ranked]
+    if sure := _within(met, _LEAST * budget, limit):
+        best = min(
+            sure, key=lambda p: sum(loss[n] for loss, n in zip(losses, p.counts, strict=True))
+        )
+    else:
+        best = max(met, key=lambda point: point.whole)
     return Fit(best.counts, before, best.whole)
 
 
-def _whole(point: Point) -> float:
-    return point.whole
+def _within(points: Sequence[Point], least: float, most: float) -> list[Point]:
+    return [point for point in points if least <= point.whole <= most]
 
 
 def _goal(points: Sequence[Point], top: float, aim: float) -> float:

@@ -110,6 +110,7 @@ class NormStatistics:
             "network was trained for too few steps since it was created or pruned, or `data` are "
             "not scaled as in training. Its outputs in inference and the ranges set now are "
             "unreliable, and further training may diverge or stall. Re-estimate the statistics "
-            "with tfkd.pruning.recalibrate(model, data) on the float model, then quantize and "
-            "calibrate again."
+            "of the float model with tfkd.pruning.recalibrate(model, data), then quantize and "
+            "calibrate again; in a run of `tfkd compress` the stage `prune` does it, and "
+            "`--preprocess` says how the model takes pixels."
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tfkd import checks, data
 from tfkd.data import names
+from tfkd.data.detection.findings import TO_SKIP, AnnotationError, AnnotationLog
 from tfkd.recipes.python_data import OWN_TEST, Read, split_off
 
 _ROBOFLOW = "_annotations.coco.json"
@@ -57,20 +59,36 @@ def _voc(path: pathlib.Path, size: Any, on_error: str, split: dict[str, Any]) ->
     train = "train" if "train" in there else "trainval"
     test = next((name for name in ("test", "val") if name in there), None)
     options = {"on_error": on_error, **split}
-    source = data.voc(path, size, train, test, **options)
+
+    def part(name: str, class_names: Any = None) -> Any:
+        return data.voc(path, size, name, test, class_names, **options)
+
     if test != "test":
         how = split_off(**split) if test is None else "test part from the list 'val'"
-        return source, None, how
+        return part(train), None, how
     if train == "trainval" or "val" not in there:
-        return source, None, OWN_TEST
-    held = data.voc(path, size, "val", "test", source.class_names, **options)
-    return source, _first(held), OWN_TEST
+        return part(train), None, OWN_TEST
+    return *_with_held(part, train, "val"), OWN_TEST
 
 
-def _first(source: Any) -> tuple[Any, ...]:
-    """(x, classes, boxes) of the training part."""
-    x, boxes, classes = source.arrays("train")
-    return x, classes, boxes
+def _with_held(part: Callable[..., Any], train: Any, held: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The source of a training part, and (x, classes, boxes) of the part that validates.
+
+    Raises:
+        AnnotationError: with the faults of both.
+    """
+    try:
+        source = part(train)
+    except AnnotationError as error:
+        log = AnnotationLog()
+        log.all += error.findings
+        try:
+            part(held)
+        except AnnotationError as other:  # It has those of the test part, too.
+            log.all += [finding for finding in other.findings if finding not in log.all]
+        raise log.error(str(error).partition(":")[0], TO_SKIP) from error
+    x, boxes, classes = part(held, source.class_names).arrays("train")
+    return source, (x, classes, boxes)
 
 
 def _coco(parts: dict[str, Part], size: Any, on_error: str, split: dict[str, Any]) -> Read:
@@ -79,11 +97,13 @@ def _coco(parts: dict[str, Part], size: Any, on_error: str, split: dict[str, Any
     test = parts.get("test") or parts.get("dev")
     if test is None:
         return data.coco(*train, size, **options), None, split_off(**split)
-    source = data.coco(*train, size, *test, **options)
+
+    def part(read: Part, class_names: Any = None) -> Any:
+        return data.coco(*read, size, *test, class_names=class_names, **options)
+
     if "test" not in parts or "dev" not in parts:
-        return source, None, f"test part from {test.file.name!r}"
-    held = data.coco(*parts["dev"], size, *test, class_names=source.class_names, **options)
-    return source, _first(held), OWN_TEST
+        return part(train), None, f"test part from {test.file.name!r}"
+    return *_with_held(part, train, parts["dev"]), OWN_TEST
 
 
 def coco_parts(path: pathlib.Path) -> dict[str, Part]:

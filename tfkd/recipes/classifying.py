@@ -11,6 +11,7 @@ import tf_keras as keras
 
 from tfkd import checks, data, export, losses
 from tfkd.distillation import Distiller
+from tfkd.recipes import stages
 from tfkd.recipes.data import Data
 from tfkd.recipes.models import open_model
 from tfkd.recipes.preprocessing import Scaling
@@ -113,16 +114,26 @@ class Classifying(Task):
         model.compile(optimizer, loss, metrics=[metric])
         return model
 
+    def loss(self, settings: Any) -> str:
+        """The loss that the stage names; else DIST for a new student of enough classes."""
+        can_correlate = self.found.num_classes >= stages.DIST_CLASSES
+        usual = "dist" if settings.stage == "distil" and can_correlate else "soft_targets"
+        return getattr(settings, "loss", None) or usual
+
     def distiller(
         self, teacher: Any, student: keras.Model, like: keras.Model, settings: Any, optimizer: Any
     ) -> keras.Model:
-        """A Distiller with soft targets."""
+        """A Distiller with the loss of the stage."""
         loss, metric = self._loss(like)
-        single = like.output_shape[-1] == 1
-        soft = losses.LogitsDistillation(
-            settings.temperature, loss="binary_crossentropy" if single else "kl_divergence"
-        )
-        made = Distiller(teacher, student, soft, student_loss_weight=settings.label_weight)
+        objective: losses.DistillationLoss
+        if self.loss(settings) == "dist":
+            objective = losses.PearsonDistillation(settings.temperature)
+        else:
+            objective = losses.LogitsDistillation(
+                settings.temperature,
+                loss="binary_crossentropy" if like.output_shape[-1] == 1 else "kl_divergence",
+            )
+        made = Distiller(teacher, student, objective, student_loss_weight=settings.label_weight)
         made.compile(optimizer, loss, metrics=[metric])
         return made
 

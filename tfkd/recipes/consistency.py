@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from tfkd.recipes import stages
@@ -140,6 +140,32 @@ def _views(draft: Draft) -> Iterator[Mistake]:
             yield Mistake(f"stages[{index}].views", text)
 
 
+def losses(
+    listed: Iterable[Stage | None], kind: str | None, classes: int | None = None
+) -> Iterator[Mistake]:
+    """The mistakes in `loss` of stages.
+
+    Args:
+        listed: the stages; None for those that are mistakes themselves.
+        kind: what the data are, if it is known.
+        classes: their number of classes, if it is known.
+    """
+    for index, stage in enumerate(listed):
+        loss, path = getattr(stage, "loss", None), f"stages[{index}].loss"
+        if loss is not None and kind == "boxes":
+            text = "expected null for boxes: detectors have an objective of their own"
+            yield Mistake(path, f"{text}; received {loss!r}.")
+        elif loss == "dist" and classes is not None and classes < stages.DIST_CLASSES:
+            text = f"expected 'soft_targets' or null for data of {classes} classes"
+            why = f"'dist' correlates the scores of {stages.DIST_CLASSES} or more"
+            yield Mistake(path, f"{text}: {why}; received {loss!r}.")
+
+
+def _losses(draft: Draft) -> Iterator[Mistake]:
+    return losses(draft.get("stages") or (), draft.get("task"))
+
+
 _RULES: tuple[Callable[[Draft], Iterator[Mistake]], ...] = (
     _order, _needs, _models, _budgets, _epochs, _inputs, _tasks, _views,
+    _losses,
 )  # fmt: skip

@@ -45,6 +45,25 @@ class Part:
         return Part(self.x[rows], self.y[rows], None if self.boxes is None else self.boxes[rows])
 
 
+def chance(labels: np.ndarray) -> tuple[float, float]:
+    """The accuracy of always guessing the most frequent class, and its standard error."""
+    rate = float(np.bincount(labels).max() / len(labels))
+    return rate, float(np.sqrt(rate * (1 - rate) / len(labels)))
+
+
+def warn_of_guessing(name: str, score: float, labels: np.ndarray | None) -> None:
+    """Warns if a score is not above chance (of boxes, 0) by more than two standard errors."""
+    rate, error = (0.0, 0.0) if labels is None else chance(labels)
+    if score <= rate + 2 * error:
+        count = 0 if labels is None else len(labels)
+        few = f", which {count} examples do not tell apart" if score > rate else ""
+        checks.warn(
+            f"{name} is no better than a guess on these data: {100 * score:.1f} % right, where "
+            f"one answer for all has {100 * rate:.1f} %{few}. Do its classes have the order "
+            "of the data's (sorted names of folders), and does it take what `preprocess` says?"
+        )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
     """What `open_data` found.

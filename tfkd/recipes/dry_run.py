@@ -30,7 +30,7 @@ class PlannedStage:
         does: what it does.
         epochs: passes over the training data, and steps of each; 0 without training.
         steps: steps of an epoch.
-        seconds: estimated time of its training.
+        seconds: estimated time of the steps of its training, with the trial of learning rates.
     """
 
     stage: str
@@ -56,7 +56,7 @@ class DryRun(Result, title="Plan of a run"):
 
     @property
     def seconds(self) -> float:
-        """Estimated time of all trainings."""
+        """Estimated time of the steps of all trainings."""
         return sum(stage.seconds for stage in self.planned)
 
     def parts(self) -> Iterator[Any]:
@@ -67,7 +67,11 @@ class DryRun(Result, title="Plan of a run"):
             for s in self.planned
         ]
         yield Grid(("stage", "what it does", "epochs", "steps", "time"), rows, left=2)
-        yield f"Trainings take about {_time(self.seconds) or 'no time'}, as far as was measured."
+        yield (
+            f"The steps of the trainings take about {_time(self.seconds) or 'no time'}. Starting "
+            "them, scoring, export and measurements come on top: some minutes, more for large "
+            "models and detectors."
+        )
         if self.pruning:
             yield self.pruning
         yield "Nothing was trained or written."
@@ -92,6 +96,7 @@ def plan(recipe: Recipe, voice: Voice) -> DryRun:
         settings: Any
         for settings in recipe.stages:
             training: Training | None = None
+            tries = False
             name = settings.stage
             if name == "train_teacher":
                 training = fitting.teacher_training(going, settings)
@@ -101,7 +106,7 @@ def plan(recipe: Recipe, voice: Voice) -> DryRun:
                 model = training.student
             elif name == "prune":
                 model, text = _pruned(going, settings, model)
-                # Without the trial of learning rates, which takes up to a third of the training.
+                tries = settings.learning_rate is None  # tried in the run; here counted
                 settings = dataclasses.replace(settings, learning_rate=rates.RATES[1])
                 if settings.epochs:
                     training, _ = pruning_stage.recovery(going, settings, model, settings.epochs)
@@ -110,7 +115,7 @@ def plan(recipe: Recipe, voice: Voice) -> DryRun:
                     warnings.simplefilter("ignore")
                     q, like = quantizing.quantized(going, settings, model)
                 training = going.taught(name, settings, q, like, name, settings.epochs)
-            found.append(_planned(settings, training))
+            found.append(_planned(settings, training, tries))
         return DryRun(str(going.task.found), tuple(found), text)
 
 
@@ -124,10 +129,13 @@ def _pruned(going: Run, settings: stages.Prune, model: Any) -> tuple[Any, str]:
     return pruning.shrink(model, pruning.select(model, made)), made.text()
 
 
-def _planned(settings: Any, training: Training | None) -> PlannedStage:
+def _planned(settings: Any, training: Training | None, tries: bool) -> PlannedStage:
     if training is None:
         return PlannedStage(settings.stage, settings.does)
     seconds = training.seconds()
+    if tries:
+        steps = len(rates.RATES) * rates.steps_of(training)
+        seconds *= 1 + steps / (training.steps * training.epochs)
     return PlannedStage(settings.stage, settings.does, training.epochs, training.steps, seconds)
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import tf_keras as keras
 
 from tfkd import checks, fingerprints
@@ -21,9 +20,10 @@ from tfkd.recipes import (
     reporting,
     stages,
 )  # fmt: skip
+from tfkd.recipes.data import warn_of_guessing
 from tfkd.recipes.outcome import InfeasibleError, Outcome
 from tfkd.recipes.recipe import Recipe
-from tfkd.recipes.run_folder import DONE, FAILED, INTERRUPTED, RunFolder, refuse_used
+from tfkd.recipes.run_folder import DONE, FAILED, INTERRUPTED, RECIPE, RunFolder, refuse_used
 from tfkd.recipes.run_state import Done, Run
 from tfkd.recipes.voice import Plain, Voice
 from tfkd.types import Path
@@ -72,7 +72,7 @@ def run(
     opened = opening.opened(recipe)  # before anything is written
     fitting.check_networks(recipe, opened[0])
     folder = RunFolder.create(output, recipe, command)
-    recipe.save(folder.file("recipe.json"))
+    recipe.save(folder.file(RECIPE))
     return _go_on(Run(recipe, folder, voice or Plain(), opened))
 
 
@@ -85,16 +85,22 @@ def resume(output: Path, *, voice: Voice | None = None) -> Outcome:
 
     Raises:
         ValueError: if the folder holds no run, another process is at it, or its files, the
-            data or the model have changed; and as `run`.
+            recipe, the data or the model have changed; and as `run`.
     """
     folder = RunFolder.open(output)
     voice = voice or Plain()
+    folder.check_recipe()
     if folder.document["status"] == DONE:
         voice.say(f"{folder.path}: this run is finished")
         return outcome_of(folder)
     folder.check_files()
     recipe = folder.recipe
-    return _go_on(Run(recipe, folder, voice, opening.opened(recipe)))
+    try:
+        opened = opening.opened(recipe)
+    except FileNotFoundError as error:
+        hint = "Resume a run in the folder in which it was started: its paths begin there."
+        raise FileNotFoundError(f"{error} {hint}") from error
+    return _go_on(Run(recipe, folder, voice, opened))
 
 
 def _go_on(going: Run) -> Outcome:
@@ -141,14 +147,8 @@ def _check_score(going: Run, model: Any) -> None:
     going.voice.say(
         f"{going.recipe.model}: {task.measure} {100 * score:.2f} on the validation part"
     )
-    labels = task.found.val.y
-    chance = 0.0 if task.kind == "boxes" else float(np.bincount(labels).max() / len(labels))
-    if score <= chance:
-        checks.warn(
-            f"The model is no better than a guess on these data ({100 * chance:.1f} % of the "
-            "validation part are of one class). Do its classes have the order of the data's "
-            "(sorted names of folders), and does it take what `preprocess` says?"
-        )
+    labels = None if task.kind == "boxes" else task.found.val.y
+    warn_of_guessing(str(going.recipe.model), score, labels)
 
 
 def _stage(going: Run, settings: Any) -> None:

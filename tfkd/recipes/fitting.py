@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfkd.recipes import temperature
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.run_state import Done, Run
 from tfkd.recipes.stages import Distil, TrainTeacher
@@ -53,12 +54,14 @@ def train_teacher(run: Run, settings: TrainTeacher) -> Done:
 
 def distil(run: Run, settings: Distil) -> Done:
     """Distils a student."""
-    return _trained(run, "distil", student_training(run, settings))
+    return _trained(run, "distil", student_training(run, settings), run.task.loss(settings))
 
 
-def _trained(run: Run, stage: str, training: Training) -> Done:
+def _trained(run: Run, stage: str, training: Training, loss: str | None = None) -> Done:
     curves = training.run(run.folder.work(f"{stage}.npz"), run.logs, run.voice)
     record: dict[str, Any] = {"curves": {stage: curves}, "teacher": training.teacher}
+    if loss == "dist":
+        record["temperature"] = temperature.scale(run, stage, training.student)
     record |= {"steps_per_epoch": training.steps, "score": run.task.score(training.student)}
     run.say_score(stage, record["score"])
     return Done(run.saved(training.student, stage), record)

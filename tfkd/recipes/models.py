@@ -16,9 +16,12 @@ import tf_keras as keras
 from tfkd import checks, models
 from tfkd.formats.saved_model import GRAPH_FILE
 from tfkd.networks import keras_files
+from tfkd.networks.frozen_copy import frozen_copy
+from tfkd.networks.layer_parts import flat_layers
 
 ROLES = ("model", "student", "teacher")
 _FILES = (".keras", ".h5", ".hdf5")
+_HALF = ("float16", "bfloat16")
 _EXPORTED = (".tflite", ".onnx", ".engine", ".plan")
 # Models of tfkd by the beginning of their names, and what may stand behind the colon.
 FORMS = {
@@ -68,7 +71,7 @@ def open_model(
     text = os.fspath(checks.instance("model", name, (str, os.PathLike), "a path or a name"))
     path = pathlib.Path(text)
     if path.is_dir():
-        return _folder(path, role)
+        return _in_float32(_folder(path, role), text)
     if path.suffix.lower() in _EXPORTED:
         what = "an exported file, which can be run and measured but not changed"
         raise ValueError(
@@ -77,11 +80,29 @@ def open_model(
     if path.suffix.lower() in _FILES:
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {text!r}.{_beside(path)}")
-        return _keras(path) if path.suffix.lower() == ".keras" else _hdf5(path)
+        read = _keras if path.suffix.lower() == ".keras" else _hdf5
+        return _in_float32(read(path), text)
     if path.is_file():
         expected = "a .keras or .h5 file, the folder of a SavedModel, or an architecture"
         raise checks.value_error("model", expected, text, "It is a file of another kind.")
     return build(text, num_classes, input_shape, vocab_size, max_length)
+
+
+def _in_float32(model: Any, name: str) -> Any:
+    """A model of mixed precision with the same weights in float32, which files need."""
+    if not isinstance(model, keras.Model):
+        return model
+    others = {one.compute_dtype for one in flat_layers(model) if one.compute_dtype in _HALF}
+    if not others:
+        return model
+    checks.warn(
+        f"{name} computes in {', '.join(sorted(others))}: it is taken in float32, with the same "
+        "weights."
+    )
+    made = frozen_copy(model, dtype="float32")
+    for one, copy in zip(flat_layers(model), flat_layers(made), strict=True):
+        copy.trainable = one.trainable
+    return made
 
 
 def _beside(path: pathlib.Path) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks, data
-from tfkd.recipes import token_models
+from tfkd.recipes import consistency, token_models
 from tfkd.recipes.classifying import Classifying
 from tfkd.recipes.data import Data, Part, open_data
 from tfkd.recipes.detecting import Detecting, anchors_of
+from tfkd.recipes.fields import RecipeError
 from tfkd.recipes.models import open_model
 from tfkd.recipes.preprocessing import AUTO, named, scaling_for
 from tfkd.recipes.recipe import Recipe
@@ -28,6 +29,7 @@ def opened(recipe: Recipe) -> tuple[Task, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        RecipeError: if a stage's `loss` is not for these data.
         ValueError: if data or model can't be used, or do not fit each other.
     """
     model = _model(recipe) if recipe.model and os.path.exists(recipe.model) else None
@@ -44,6 +46,11 @@ def opened(recipe: Recipe) -> tuple[Task, Any]:
     if recipe.task not in ("auto", found.kind):
         fix = 'Leave `task` at "auto", or give other data.'
         raise checks.value_error("data", recipe.task, f"{recipe.data}, {found.kind}", fix)
+    if mistakes := list(consistency.losses(recipe.stages, found.kind, found.num_classes)):
+        raise RecipeError(mistakes)
+    if recipe.vocabulary is not None and found.kind != "texts":
+        fix = f"{recipe.data} holds {found.kind}: leave it out."
+        raise checks.value_error("vocabulary", "none without texts", recipe.vocabulary, fix)
     if recipe.model and model is None:
         model = _model(recipe, found)
     if found.kind == "boxes":
@@ -66,18 +73,35 @@ def _model(recipe: Recipe, found: Data | None = None) -> Any:
 
 
 def _check_classes(found: Data, recipe: Recipe, model: Any) -> None:
-    """Refuses a classifier with fewer scores than the data have classes, and warns of more."""
-    shape = getattr(model, "output_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
+    """Refuses what is no classifier of one input and one output that fits the classes."""
+    ports = [len(getattr(model, side, None) or [None]) for side in ("inputs", "outputs")]
+    if ports != [1, 1]:
+        fix = None
+        if ports[0] == 1:
+            fix = "Save the part that classifies: keras.Model(model.input, model.outputs[0])."
+        received = f"{recipe.model} with inputs: {ports[0]}, outputs: {ports[1]}"
+        raise checks.value_error("model", "a classifier with one input and output", received, fix)
+    check_scores(str(recipe.model), getattr(model, "output_shape", None), found.num_classes)
+
+
+def check_scores(name: str, shape: Any, classes: int) -> None:
+    """Refuses a classifier with fewer scores than the data have classes, and warns of more.
+
+    Args:
+        name: of the model, for messages.
+        shape: of its output; other shapes than (batch, scores) are let pass.
+        classes: of the data.
+    """
+    if not isinstance(shape, tuple) or len(shape) != 2 or (shape[1] or -1) < 0:
         return
-    scores, classes = shape[1], found.num_classes
+    scores = shape[1]
     if scores < classes and (scores, classes) != (1, 2):
         expected = f"a classifier with one output of {classes} scores, as the data have classes"
-        raise checks.value_error("model", expected, f"{recipe.model}, with {scores} scores")
+        raise checks.value_error("model", expected, f"{name}, with {scores} scores")
     if scores > classes:
         checks.warn(
-            f"{recipe.model} has {scores} scores, the data have {classes} classes: these are taken "
-            "for its first ones, and the file will hold no names of classes."
+            f"{name} has {scores} scores, the data have {classes} classes: these are taken for "
+            "its first ones, and a file that is made from it holds no names of classes."
         )
 
 

@@ -68,6 +68,10 @@ def _plan(run: Run, model: keras.Model, settings: Prune, round_to: int) -> pruni
         "ignore": settings.ignore,
         "seed": run.recipe.seed,
     }
+    shape = model.input_shape
+    if isinstance(shape, tuple) and None in shape[1:]:
+        # Costs of open sizes are those of the data; without them layers are not counted at all.
+        options["input_shape"] = tuple(run.task.calibration(1).shape[1:])
     if settings.macs_reduction is not None:
         return _reduced(model, None, options, macs_reduction=settings.macs_reduction)
     budget = Budget.parse(str(run.recipe.budget))
@@ -162,7 +166,10 @@ def sentence(plan: pruning.Plan) -> str:
     removed = sum(plan.remove.values())
     if not removed:
         return "prune: the budget is met as it is; no filter goes"
+    unknown = list(plan.graph.unknown)
+    shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+    left_out = f"; MACs are not known of {shown}, and left out" if unknown else ""
     return (
         f"prune: {removed} filters go, {100 * plan.macs_reduction:.1f} % of the MACs and "
-        f"{100 * plan.params_reduction:.1f} % of the parameters"
+        f"{100 * plan.params_reduction:.1f} % of the parameters{left_out}"
     )

@@ -12,7 +12,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.networks.layer_parts import flat_layers
-from tfkd.recipes.data import Data, Part
+from tfkd.recipes.data import Data, Part, chance
 
 # (mean, std) of pixels in 0..255, by name.
 NAMED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -163,7 +163,7 @@ def scaling_for(model: Any, data: Data, name: str = AUTO) -> Scaling:
     if data.kind not in ("images", "boxes"):
         return Scaling("none", why="the examples are not images")
     if data.train.x.dtype != np.uint8:
-        return Scaling("none", why="the images are float already")
+        return Scaling("none", why=_float_already(model, data.train.x))
     if scales_itself(model):
         return Scaling("none", why="the model scales pixels itself")
     candidates = [named(one, data) for one in ("none", "0-1", "-1-1")]
@@ -179,6 +179,19 @@ def scaling_for(model: Any, data: Data, name: str = AUTO) -> Scaling:
     if data.kind == "boxes":
         return dataclasses.replace(named("-1-1"), why="the range of tfkd's detectors")
     return candidates[-1]
+
+
+def _float_already(model: Any, images: np.ndarray) -> str:
+    """Why float images are taken as they are; warns if the model seems to expect pixels."""
+    low, high = float(images.min()), float(images.max())
+    layers = [one for one in flat_layers(model) if isinstance(one, keras.layers.Rescaling)]
+    if layers and max(-low, high) <= 1 and np.max(np.abs(layers[0].scale)) < 0.1:
+        checks.warn(
+            f"The images hold numbers from {low:.3g} to {high:.3g}, and the model multiplies them "
+            f"by {np.max(layers[0].scale):.3g}, as if they were from 0 to 255. If it was trained "
+            "on those, give it the pixels in uint8."
+        )
+    return f"the images are float already, from {low:.3g} to {high:.3g}"
 
 
 def scales_itself(model: Any) -> bool:
@@ -214,9 +227,8 @@ def _by_accuracy(model: Any, data: Data, candidates: list[Scaling], part: Part) 
         else:
             guessed = outputs.argmax(axis=1)
         rates.append(float((guessed == part.y).mean()))
-    chance = float(np.bincount(part.y).max() / len(part))
-    error = float(np.sqrt(chance * (1 - chance) / len(part)))
-    if max(rates) <= chance + _SIGMAS * error:
+    guessed_right, error = chance(part.y)
+    if max(rates) <= guessed_right + _SIGMAS * error:
         return None
     close = [c for c, rate in zip(candidates, rates, strict=True) if rate >= max(rates) - error]
     best = candidates[int(np.argmax(rates))]

@@ -11,7 +11,7 @@ import tf_keras as keras
 from tfkd import artifacts, callbacks, pruning
 from tfkd.networks import keras_files
 from tfkd.networks.frozen_copy import frozen_copy
-from tfkd.recipes import planning
+from tfkd.recipes import planning, temperature
 from tfkd.recipes.run_state import Done, Run, thaw
 from tfkd.recipes.stages import DECAY_FROM, Prune
 from tfkd.recipes.training import Training
@@ -47,6 +47,8 @@ def prune(run: Run, settings: Prune) -> Done:
         record["curves"]["prune"] = training.run(run.folder.work(name), run.logs, run.voice)
         record |= {"teacher": training.teacher, "learning_rate": training.rate}
         thaw(frozen)
+        if run.task.loss(settings) == "dist":
+            record["temperature"] = temperature.scale(run, "prune", small)
     record["score"] = run.task.score(small)
     run.say_score("prune", record["score"])
     return Done(run.saved(small, "prune"), record)

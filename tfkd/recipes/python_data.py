@@ -165,7 +165,7 @@ def checked_part(source: Any, x: Any, y: Any) -> Pair:
     name = f"{source.name}, validation part"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # They were given when `source` was made.
-        made = source_of(name, (source.x_train, source.y_train), (x, _classes(y, name)))
+        made = source_of(name, (source.x_train, source.y_train), (x, class_numbers(y, name)))
     return made.x_test, made.y_test
 
 
@@ -216,12 +216,14 @@ def _examples(value: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         expected = "as many labels as examples, and at least one"
         received = f"{name} with x {x.shape} and y {y.shape}"
         raise checks.value_error("data", expected, received)
-    return x, _classes(y, name)
+    return x, class_numbers(y, name)
 
 
-def _classes(y: Any, name: str) -> np.ndarray:
-    """Class numbers (N,) of labels (N,), (N, 1) or one-hot (N, K)."""
+def class_numbers(y: Any, name: str) -> np.ndarray:
+    """Class numbers (N,) of labels (N,), (N, 1) or one-hot (N, K); floats if they are whole."""
     y = np.asarray(y)
+    if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.rint(y)).all():
+        y = y.astype(np.int64)
     if y.ndim == 2 and y.shape[1] > 1 and (y.sum(axis=1) == 1).all() and y.max() == 1:
         return y.argmax(axis=1).astype(np.int32)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y

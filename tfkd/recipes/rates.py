@@ -15,19 +15,28 @@ import tf_keras as keras
 
 from tfkd import artifacts
 from tfkd.recipes.training import Training
+from tfkd.recipes.voice import Progress, Voice
 
 RATES = (2e-3, 5e-4, 1e-4)
 # Steps of the trial of one rate: a part of those of the training, between two numbers.
 PART, LEAST, MOST = 0.1, 20, 150
 
 
-def best(training: Training, kept: pathlib.Path) -> tuple[float, dict[str, float | None]]:
+def steps_of(training: Training) -> int:
+    """Steps of the trial of one rate."""
+    return int(np.clip(PART * training.steps * training.epochs, LEAST, MOST))
+
+
+def best(
+    training: Training, kept: pathlib.Path, voice: Voice
+) -> tuple[float, dict[str, float | None]]:
     """Tries each rate for a few steps, from the same weights, with the cosine of a training.
 
     Args:
         training: compiled with an optimizer whose learning rate can be set. It has its
             weights again afterwards.
         kept: a file for the result, so that a run that goes on does not try again.
+        voice: for progress.
 
     Returns:
         The best rate, and rate → validation loss after its trial (None: not finite).
@@ -36,20 +45,21 @@ def best(training: Training, kept: pathlib.Path) -> tuple[float, dict[str, float
         found = json.loads(kept.read_text(encoding="utf-8"))
         return found["rate"], found["losses"]
     model = training.trained
-    steps = int(np.clip(PART * training.steps * training.epochs, LEAST, MOST))
+    steps = steps_of(training)
     weights, losses = training.student.get_weights(), {}
     model.optimizer.build(model.trainable_variables)
     start = [v.numpy() for v in model.optimizer.variables]
-    for rate in RATES:
-        training.student.set_weights(weights)
-        for variable, value in zip(model.optimizer.variables, start, strict=True):
-            variable.assign(value)
-        cosine = _Cosine(rate, steps)
-        model.fit(
-            training.batches(0), steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[cosine]
-        )
-        tested = model.evaluate(training.validation, return_dict=True, verbose=0)
-        losses[f"{rate:g}"] = float(tested["loss"])
+    with voice.progress(steps * len(RATES), f"{training.name}: learning rate") as bar:
+        for done, rate in enumerate(RATES):
+            training.student.set_weights(weights)
+            for variable, value in zip(model.optimizer.variables, start, strict=True):
+                variable.assign(value)
+            used = [_Cosine(rate, steps), Progress(bar, steps, done)]
+            model.fit(
+                training.batches(0), steps_per_epoch=steps, epochs=1, verbose=0, callbacks=used
+            )
+            tested = model.evaluate(training.validation, return_dict=True, verbose=0)
+            losses[f"{rate:g}"] = float(tested["loss"])
     training.student.set_weights(weights)
     finite = {name: loss for name, loss in losses.items() if np.isfinite(loss)}
     rate = float(min(finite, key=lambda name: finite[name])) if finite else RATES[-1]

@@ -27,7 +27,19 @@ _KINDS = (
 
 
 def read(name: Any, size: Any, test_fraction: float, seed: int, on_error: str = "raise") -> Read:
-    """Reads data by name; see `tfkd.recipes.data.open_data`."""
+    """Reads data by name; see `tfkd.recipes.data.open_data`.
+
+    The readers of files call them `path`; an error says what the caller gave, `data`.
+    """
+    try:
+        return _read(name, size, test_fraction, seed, on_error)
+    except (ValueError, TypeError, OSError) as error:
+        if len(error.args) == 1 and str(error.args[0]).startswith("`path`:"):
+            error.args = (f"`data`{str(error.args[0]).removeprefix('`path`')}",)
+        raise
+
+
+def _read(name: Any, size: Any, test_fraction: float, seed: int, on_error: str) -> Read:
     options: dict[str, Any] = {"test_fraction": test_fraction, "seed": seed}
     if not isinstance(name, (str, os.PathLike)):
         return python_data.split(name, "data", **options)
@@ -83,11 +95,22 @@ def _images(path: pathlib.Path, size: Any, on_error: str, options: dict[str, Any
 
 
 def _npz(path: pathlib.Path, options: dict[str, Any]) -> Read:
-    """A file in Keras's convention, perhaps with x_val and y_val; or with x and y alone."""
+    """A file in Keras's convention, perhaps with x_val and y_val; or with one part alone.
+
+    Labels may be one-hot rows, or class numbers as floats.
+    """
     held = _arrays(path)
-    if {"x", "y"} == set(held):
-        return python_data.split((held["x"], held["y"]), path.stem, **options)
-    if set(held) >= _PARTS and not python_data.are_images(held["x_train"]):
+    for alone in ({"x", "y"}, {"x_train", "y_train"}):
+        if set(held) == alone:
+            x, y = (held[key] for key in sorted(alone))
+            return python_data.split((x, y), path.stem, **options)
+    converted = {
+        key: python_data.class_numbers(labels, f"{key} of {path.name}")
+        for key, labels in held.items()
+        if key.startswith("y_") and labels.ndim and _are_written_otherwise(labels)
+    }
+    held |= converted
+    if set(held) >= _PARTS and (converted or not python_data.are_images(held["x_train"])):
         parts = [(held[f"x_{part}"], held[f"y_{part}"]) for part in ("train", "test")]
         source = python_data.source_of(path.stem, *parts)
     else:
@@ -95,6 +118,11 @@ def _npz(path: pathlib.Path, options: dict[str, Any]) -> Read:
     if "x_val" not in held or "y_val" not in held:
         return source, None, OWN_TEST
     return source, python_data.checked_part(source, held["x_val"], held["y_val"]), OWN_TEST
+
+
+def _are_written_otherwise(labels: np.ndarray) -> bool:
+    """Whether labels are one-hot rows or floats, where a data set takes integers."""
+    return labels.dtype.kind == "f" or (labels.ndim == 2 and labels.shape[1] > 1)
 
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -272,7 +272,11 @@ def _gates(values: Any, found: list[Mistake]) -> GateSettings:
 
 def _parsed(file: pathlib.Path) -> Any:
     """The values of a JSON or YAML file."""
-    written = file.read_text(encoding="utf-8")
+    try:
+        written = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        what = "expected a recipe, a text file in UTF-8; this is a file of another kind."
+        raise RecipeError([Mistake("(the document)", what)], str(file)) from error
     if file.suffix.lower() in (".yaml", ".yml"):
         try:
             import yaml
@@ -286,7 +290,17 @@ def _parsed(file: pathlib.Path) -> Any:
             what = f"this is no YAML: {checks.in_short(error)}"
             raise RecipeError([Mistake("(the document)", what)], str(file)) from error
     try:
-        return json.loads(written)
+        return json.loads(written, object_pairs_hook=_once)
     except ValueError as error:
-        what = f"this is no JSON: {error}."
+        broken = isinstance(error, json.JSONDecodeError)
+        what = f"this is no JSON: {error}." if broken else f"{error}."
         raise RecipeError([Mistake("(the document)", what)], str(file)) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which a setting stands once: JSON itself would take the last."""
+    found = dict(pairs)
+    twice = [name for name in found if sum(name == other for other, _ in pairs) > 1]
+    if twice:
+        raise ValueError(f"expected each setting once, received {twice[0]!r} twice")
+    return found

@@ -21,6 +21,7 @@ from tfkd.recipes.recipe import Recipe
 from tfkd.types import Path
 
 NAME = "run.json"
+RECIPE = "recipe.json"
 FORMAT = 1
 RUNNING, DONE, INTERRUPTED, FAILED = "running", "done", "interrupted", "failed"
 _WORK = "work"  # what only an unfinished stage needs
@@ -127,6 +128,14 @@ class RunFolder:
         self.document["status"] = RUNNING
         self.write()
 
+    def decide(self, stage: str, name: str, value: Any) -> bool:
+        """Writes down what a stage has decided; returns whether it is new."""
+        entry = self.document["stages"][stage]
+        is_new = entry.get(name) != value
+        entry[name] = value
+        self.write()
+        return is_new
+
     def finish(
         self, stage: str, files: Mapping[str, str], record: Mapping[str, Any], seconds: float
     ) -> None:
@@ -155,6 +164,28 @@ class RunFolder:
         if status == DONE:
             self.document["finished"] = now()
         self.write()
+
+    def check_recipe(self) -> None:
+        """Compares recipe.json with the recipe with which the run began.
+
+        Raises:
+            OutputError: if it was edited since: the run would go on without the changes.
+        """
+        file = self.path / RECIPE
+        if not file.is_file():
+            return
+        try:
+            same = Recipe.load(file) == self.recipe
+        except ValueError:  # It is no recipe any more.
+            same = False
+        if not same:
+            expected = f"a run whose {RECIPE} is as it was written"
+            fix = (
+                f"{RECIPE} was edited, and a run goes on with the settings it began with. To use "
+                f"the new ones: tfkd run {file} --output=OTHER. To go on with the old ones: "
+                f"delete {RECIPE}."
+            )
+            raise _refused(expected, self.path, fix)
 
     def check_files(self) -> None:
         """Compares the files of finished stages with their sums.

@@ -128,6 +128,10 @@ class Run:
         cache = self.folder.work(f"{stage}_teacher")
         teacher, batches, how = fast_teacher.choose(task, self.original, settings.views, cache)
         self.voice.say(f"{name}: teacher: {how}")
+        loss = task.loss(settings)
+        if loss is not None and self.folder.decide(stage, "loss", loss):
+            labels = settings.label_weight
+            self.voice.say(f"{stage}: loss: {labels:g} × labels + {1 - labels:g} × {loss}")
         tested = task.validation()
         made = Training(name, student, student, batches, task.steps, epochs, tested, teacher=how)
         if rate is None and tested is None:
@@ -136,7 +140,7 @@ class Run:
             adam = keras.optimizers.Adam(clipnorm=CLIPNORM)
             trial = task.distiller(teacher, student, like, settings, adam)
             made = dataclasses.replace(made, trained=trial)
-            rate, losses = rates.best(made, self.folder.work(f"{name}_rate.json"))
+            rate, losses = rates.best(made, self.folder.work(f"{name}_rate.json"), self.voice)
             shown = ", ".join(f"{r}: {v:.3g}" for r, v in losses.items() if v is not None)
             self.voice.say(f"{name}: learning rate {rate:g}; validation loss in a trial: {shown}")
         optimizer = task.optimizer(rate, epochs)

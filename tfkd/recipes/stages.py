@@ -22,6 +22,9 @@ from tfkd.recipes.fields import (
 )
 
 METHODS = ("hard", "decay")
+LOSSES = ("soft_targets", "dist")
+# Correlations of fewer scores say nothing, or only a sign.
+DIST_CLASSES = 3
 # From this share of the multiply-accumulates on, filters decay unless the recipe says it: the
 # decay was measured to be ahead at 80 % and level at 50 %, where cutting at once is faster.
 # Nothing was measured in between.
@@ -30,6 +33,10 @@ DECAY_FROM = 0.65
 _RATE = number(0, open_low=True)
 _SHARE = number(0, 1)
 _FREEZE = "keep batch normalizations as they are; null: where there is little data"
+_LOSS = (
+    "soft_targets: softened outputs equal the teacher's; dist: they correlate with them, within "
+    f"each example and each class, for {DIST_CLASSES} classes or more; null: "
+)
 _VIEWS = "augmented versions of each example, in turn; 0: a new one in each epoch; 1: none"
 
 
@@ -64,8 +71,9 @@ class Distil:
     )
     epochs: int = setting(whole(1), 30, "passes over the training data")
     learning_rate: float = setting(_RATE, 2e-3, "peak of Adam's learning rate")
+    loss: str | None = setting(optional(choice(*LOSSES)), None, _LOSS + "dist where it can be")
     temperature: float = setting(number(0, open_low=True), 4.0, "softens both models' outputs")
-    label_weight: float = setting(_SHARE, 0.3, "weight of the labels; the rest is the teacher's")
+    label_weight: float = setting(_SHARE, 0.1, "weight of the labels; the rest is the teacher's")
     views: int = setting(whole(0), 0, _VIEWS)
 
 
@@ -91,6 +99,7 @@ class Prune:
     learning_rate: float | None = setting(
         optional(_RATE), None, "peak of Adam's learning rate; null: the best of a short trial"
     )
+    loss: str | None = setting(optional(choice(*LOSSES)), None, _LOSS + "soft_targets")
     temperature: float = setting(number(0, open_low=True), 4.0, "softens both models' outputs")
     label_weight: float = setting(_SHARE, 0.3, "weight of the labels; the rest is the teacher's")
     criterion: str = setting(

@@ -77,6 +77,10 @@ class Task(abc.ABC):
     def compile_alone(self, model: keras.Model, optimizer: Any) -> keras.Model:
         """Compiles a network for training on the labels; returns it."""
 
+    def loss(self, settings: Any) -> str | None:
+        """The loss on scores that a stage takes; None: the task has an objective of its own."""
+        return None
+
     @abc.abstractmethod
     def distiller(
         self, teacher: Any, student: keras.Model, like: keras.Model, settings: Any, optimizer: Any
@@ -87,7 +91,7 @@ class Task(abc.ABC):
             teacher: the teacher, or its cache.
             student: the student, which may be quantized.
             like: a float model whose outputs are of the student's kind.
-            settings: a stage with `temperature` and `label_weight`.
+            settings: a stage with `loss`, `temperature` and `label_weight`.
             optimizer: the optimizer.
         """
 

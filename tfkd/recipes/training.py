@@ -70,7 +70,7 @@ class Training:
         first = keeper.restore()
         if first:
             voice.say(f"{self.name}: goes on after epoch {first} of {self.epochs}")
-        with voice.progress(self.steps * self.epochs, self.name.replace("_", ", ")) as bar:
+        with voice.progress(self.steps * self.epochs, self.name.replace("_", ": ")) as bar:
             used: list[Any] = [] if self.decay is None else [self.decay]
             board = callbacks.TensorBoard(str(logs / self.name), write_graph=False)
             used += [board, keeper, Progress(bar, self.steps, first)]

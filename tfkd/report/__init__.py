@@ -4,7 +4,7 @@ from tfkd.costs import rules as rules
 from tfkd.costs.rules import LayerCall, register
 from tfkd.report.accuracy import Score, SeedStats, accuracy, score, seed_stats
 from tfkd.report.against import Against
-from tfkd.report.calibration import Calibration, calibration_error
+from tfkd.report.calibration import Calibration, calibration_error, fit_temperature
 from tfkd.report.class_details import Change, ClassDetails
 from tfkd.report.classification import Classification, ClassScores, classification
 from tfkd.report.compare import compare
@@ -38,7 +38,7 @@ __all__ = [
     "SeedStats", "Stage", "Table", "Verdict", "accuracy", "accuracy_latency", "accuracy_size",
     "calibration_error", "classification", "compare", "data_url", "detect",
     "detection", "detection_pictures",
-    "evaluate_detector", "judge", "latency", "latency_table", "machine",
+    "evaluate_detector", "fit_temperature", "judge", "latency", "latency_table", "machine",
     "precision_recall_plot", "profile", "register", "score", "search", "seed_stats",
     "thumbnails", "to_mlflow", "to_wandb", "training_curves",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Confidences of predictions, and their expected calibration error (ECE)."""
+"""Confidences of predictions, their expected calibration error (ECE), temperature scaling."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from tfkd.results import Grid, Result
 BINS = 15  # as in Guo et al. 2017
 _CHUNK = 65_536  # rows of which a softmax is computed at once
 _INSPECTED = 1000  # outputs by which it is told whether they are probabilities
+_FARTHEST = (
+    1e3  # factor of the scores' standard deviation within which 1 / temperature is looked for
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +91,77 @@ def calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = BINS)
     return Calibration(ece, tuple(counts.tolist()), tuple(mean.tolist()), tuple(share.tolist()))
 
 
+def fit_temperature(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Temperature scaling: the T by which scores are divided so that confidences fit.
+
+    T has the highest likelihood of the labels under softmax(scores / T). A label counts as
+    (N + 1) / (N + 2) of its class and the rest of the others, as in Platt 1999, so that T is
+    above 0 for a model that is right on all of few examples. Predictions stay what they are.
+
+    Reference: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2.
+
+    Args:
+        scores: (N, C) logits or probabilities of C ≥ 2 classes, of examples that did not
+            train the model. Of probabilities it is the temperature of their logarithms.
+        labels: (N,) class numbers.
+
+    Returns:
+        T; below 1 for a model that is too modest, above 1 for one that is too sure.
+
+    Raises:
+        ValueError: if shapes do not fit, or scores are not finite or all alike.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd import report
+        >>> scores = np.tile([[2.0, -2.0]], (1000, 1))  # right in 3 of 4: the odds are 3
+        >>> labels = np.arange(1000) % 4 // 3
+        >>> round(report.fit_temperature(scores, labels), 1)  # 4 / ln 3
+        3.6
+    """
+    z, y = np.asarray(scores, np.float64), np.asarray(labels)
+    if z.ndim != 2 or z.shape[1] < 2 or not len(z) or y.shape != z.shape[:1]:
+        expected = f"(N, C) scores of 2 classes or more, and (N,) labels; labels {y.shape}"
+        raise checks.value_error("scores", expected, f"shape {z.shape}")
+    if y.dtype.kind not in "iu" or not ((y >= 0) & (y < z.shape[1])).all():
+        raise checks.value_error("labels", f"class numbers below {z.shape[1]}", labels)
+    if not np.isfinite(z).all():
+        raise checks.value_error("scores", "finite scores", "NaN or infinity")
+    if _kind(z) == "one":
+        z = np.log(np.maximum(z, np.finfo(np.float32).tiny))
+    z = z - z.mean(1, keepdims=True)
+    size = float(z.std())
+    if not size:
+        raise checks.value_error("scores", "scores that differ", "the same for all classes")
+    z = z / size
+    count, classes = z.shape
+    sure, right = (count + 1) / (count + 2), z[np.arange(count), y]
+    wanted = float((sure * right + (1 - sure) * (z.sum(1) - right) / (classes - 1)).sum())
+    low, high = -np.log(_FARTHEST), np.log(_FARTHEST)  # of the factor 1 / T; its slope rises
+    for _ in range(60):
+        middle = (low + high) / 2
+        powers = np.exp(np.exp(middle) * (z - z.max(1, keepdims=True)))
+        expectation = float(((powers * z).sum(1) / powers.sum(1)).sum())
+        low, high = (middle, high) if expectation < wanted else (low, middle)
+    return float(size / np.exp((low + high) / 2))
+
+
+def _kind(outputs: np.ndarray) -> str | None:
+    """What outputs are by their values: "one": rows sum to 1; "unit": in [0, 1]; else logits."""
+    from tfkd.teachers import output_kinds
+
+    evidence = output_kinds.Evidence()
+    output_kinds.see(evidence, outputs[:: 1 + len(outputs) // _INSPECTED])
+    return evidence.seen
+
+
 def _largest(outputs: np.ndarray) -> np.ndarray:
     """(M,) the largest probability of outputs (M, C) of C > 1 classes, logits or probabilities.
 
     What they are is told by their values, as in training (`tfkd.teachers.output_kinds`): rows
     that sum to 1, also up to the steps of an int8 file, or values that are all in [0, 1].
     """
-    from tfkd.teachers import output_kinds
-
-    evidence = output_kinds.Evidence()
-    output_kinds.see(evidence, outputs[:: 1 + len(outputs) // _INSPECTED])
-    if evidence.seen in ("one", "unit"):
+    if _kind(outputs) in ("one", "unit"):
         return np.clip(outputs.max(-1).astype(np.float64), 0.0, 1.0)
     found = np.empty(len(outputs))
     for start in range(0, len(outputs), _CHUNK):

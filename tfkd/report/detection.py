@@ -42,7 +42,8 @@ def detection(
             class -1. Or a list of such batches, or of dicts of single images, without
             the N.
         truth: dict {"boxes": (N, M, 4), "classes": (N, M)} of the same images, padded
-            with class -1; or a list like that of `detections`.
+            with class -1; or a list like that of `detections`. An object of class -3
+            (`tfkd.detection.IGNORED`) is a crowd: a detection there is neither right nor wrong.
         class_names: C names; default "0", "1", ...
         image_size: (height, width) in pixels, one number for both, or an array (N, 2)
             for every image; for the scores of small, medium and large objects. If the

@@ -175,7 +175,8 @@ def of_detectors(table: Any) -> list[Plot]:
     """mAP against latency and size, and precision-recall curves, of a `DetectionTable`."""
     rows = [_as_row(row) for row in table.rows]
     scored = [row for row in rows if row.average_precision is not None]
-    plots = [*Table(scored, machine=table.machine).plots()] if scored else []
+    several = len([row for row in scored if row.size or row.latency]) > 1
+    plots = [*Table(scored, machine=table.machine).plots()] if several else []
     scores = {row.model: row.scores[0] for row in table.rows}
     first = next(iter(scores.values()))
     present = [kind for kind, count in enumerate(first.truth) if count]

@@ -133,7 +133,7 @@ def _quantization(report: Any) -> Section | None:
     whys = Counter((row.kind, row.why) for row in rows if row.action == FLOAT)
     head = ("kind of layer", "layers", "why it stays in float")
     in_float = Grid(head, [(k, n, why) for (k, why), n in whys.most_common()], left=(0, 2))
-    parts = [in_float] if whys else [Lines(["No layer stays in float."])]
+    parts = [in_float] if whys else [Lines([_all_quantized(report)])]
     every = Grid(
         ("layer", "kind", "decision", "why"),
         [(r.layer, r.kind, r.action, "; ".join(filter(None, (r.why, r.note)))) for r in rows],
@@ -141,6 +141,22 @@ def _quantization(report: Any) -> Section | None:
     )
     folded = {"All layers": every}
     return Section("What was quantized, and why", note, parts, folded=folded)
+
+
+def _all_quantized(report: Any) -> str:
+    """That no layer computes in float, and what operations of the files still do."""
+    counts = [
+        f"{count} of {one.path.name}"
+        for one in report.exports
+        if (count := one.numbers.get("float_operations"))
+    ]
+    if not counts:
+        return "No layer stays in float."
+    return (
+        "No layer stays in float. The files compute some operations in float "
+        f"({', '.join(counts)}) that are no quantized layers, such as softmax, scaling, and the "
+        "decoding of boxes."
+    )
 
 
 def _exports(report: Any) -> Section | None:

@@ -33,7 +33,7 @@ STYLE = """
 .tfkd th, .tfkd td { text-align: right; padding: 7px 12px; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 .tfkd th { font-weight: 600; color: var(--quiet); border-bottom-width: 2px; }
-.tfkd .left { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7em; }
+.tfkd .left { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 8.5em; }
 .tfkd td:first-child { font-weight: 600; }
 .tfkd th:first-child, .tfkd td:first-child { padding-left: 0; }
 .tfkd tfoot td { border-top: 2px solid var(--line); }

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd import checks
+from tfkd.detection.boxes import has_box
 
 # Weights of red, green and blue in luma (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)
@@ -52,7 +53,8 @@ def augment_boxes(
     """Random flip, shift, zoom and colour jitter of images, with their boxes transformed.
 
     Boxes are clipped to the image. A box of which less than `keep` remains is dropped:
-    its class and coordinates become -1. Unlabelled images (class -2) stay unlabelled.
+    its class and coordinates become -1. Unlabelled images (class -2) stay unlabelled, and
+    objects to ignore (class -3) move like the others.
 
     Args:
         flip: mirror half of the images left to right; not for digits or letters.
@@ -226,8 +228,9 @@ def _move_boxes(boxes: Any, classes: Any, rows: _Axis, columns: _Axis, keep: flo
     moved = tf.concat([tf.minimum(one, other), tf.maximum(one, other)], axis=-1)
     clipped = tf.clip_by_value(moved, 0.0, 1.0)
     left = _area(clipped)
-    stays = (classes >= 0) & (left > 0) & (left >= keep * _area(moved))
-    classes = tf.where(stays | (classes < 0), classes, -1)
+    real = has_box(classes)
+    stays = real & (left > 0) & (left >= keep * _area(moved))
+    classes = tf.where(stays | ~real, classes, -1)
     return tf.where(stays[..., None], clipped, -1.0), classes
 
 

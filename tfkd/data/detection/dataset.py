@@ -56,14 +56,15 @@ class DetectionDataset(ImageSplits):
     Boxes are relative corners (x1, y1, x2, y2) in 0..1, keras-cv's "rel_xyxy". Every
     image has M rows of boxes and classes, padded with -1. An unlabelled image has -2 in
     all its classes (`tfkd.detection.UNLABELLED`), unlike a labelled image without
-    objects, whose classes are all -1.
+    objects, whose classes are all -1. A box of class -3 (`tfkd.detection.IGNORED`) is an
+    object to ignore: neither an object nor background in training, nor in scores.
 
     Args:
         x_train: (N, H, W, 3) images, uint8 or other integers in 0..255.
         boxes_train: (N, M, 4) boxes, or a list of N arrays (n, 4) with n >= 0; None in
             the list for an unlabelled image.
         classes_train: (N, M) integers, or a list of N arrays (n,): class numbers from
-            0, and -1 and -2 as above.
+            0, and -1, -2 and -3 as above.
         x_test: images of the same size.
         boxes_test, classes_test: their boxes and classes.
         class_names: C names; default "0", "1", ... up to the largest class.

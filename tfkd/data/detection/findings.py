@@ -14,6 +14,7 @@ from tfkd.results import Grid, Result, plain
 SHOWN = 20
 SHARED = "same image"
 
+TO_SKIP = 'Fix the files, or pass on_error="skip" (--on_error=skip) for the actions in parentheses.'
 # Kind of fault -> what on_error="skip" does about it.
 ACTIONS = {
     "broken file": "file left out",
@@ -161,11 +162,7 @@ class AnnotationLog:
     def settle(self, source: str, on_error: str) -> AnnotationFindings:
         """Raises the faults or warns with their counts; returns all findings."""
         if self.faults and on_error == "raise":
-            fix = (
-                'Fix the files, or pass on_error="skip" (--on_error=skip) for the actions in '
-                "parentheses."
-            )
-            raise self.error(source, fix)
+            raise self.error(source, TO_SKIP)
         if self.faults:
             first = self.faults[0]
             checks.warn(f"{source}: {self.counts()}. First: {first}. `dataset.findings` has all.")

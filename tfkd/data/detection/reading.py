@@ -174,6 +174,7 @@ def dataset(
     name: str,
 ) -> DetectionDataset:
     """Loads both parts, then raises or warns of all findings."""
+    _check_pixels([*train, *test], name)
     parts = [read(pictures, names, size, found) for pictures in (train, test)]
     for part, arrays in zip(("training", "test"), parts, strict=True):
         if not arrays.boxes:  # an error even with on_error="skip"
@@ -196,6 +197,15 @@ def dataset(
     values = (value for arrays in parts for value in arrays[:3])
     fields: dict[str, Any] = dict(zip(columns, values, strict=True))
     return DetectionDataset(**fields, class_names=tuple(names), name=name, findings=findings)
+
+
+def _check_pixels(pictures: Sequence[Picture], name: str) -> None:
+    """Raises ValueError for boxes in fractions of the image, which would be specks in pixels."""
+    boxes = np.array([one.box for picture in pictures for one in picture.objects or ()])
+    if boxes.size and boxes.max() <= 1 and (boxes % 1).any():
+        fix = "They look like fractions of the image: multiply them by its width and height."
+        received = f"{name}, where no corner is beyond {boxes.max():.3g}"
+        raise checks.value_error("path", "boxes in pixels", received, fix)
 
 
 def _add_shared(train: Arrays, test: Arrays, found: AnnotationLog) -> None:

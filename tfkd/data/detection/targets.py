@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfkd import checks
-from tfkd.detection import UNLABELLED
+from tfkd.detection.boxes import IGNORED, UNLABELLED, has_box
 
 PAD = -1
 # Largest excess of a box over 0..1 that is taken for rounding and clipped.
@@ -87,11 +87,12 @@ def check(names: Names, boxes: np.ndarray, classes: np.ndarray) -> None:
 
     All classes of an unlabelled image are set to -2.
     """
-    if classes.min() < UNLABELLED:
-        expected = "classes from 0; -1 for no box, -2 for an image that is not labelled"
+    if classes.min() < IGNORED:
+        expected = "classes from 0; -1 for no box, -2 for an image that is not labelled, -3 for "
+        expected += "an object to ignore"
         raise checks.value_error(names[1], expected, int(classes.min()))
     unlabelled = (classes == UNLABELLED).any(axis=1)
-    real = classes >= 0
+    real = has_box(classes)
     mixed = np.flatnonzero(unlabelled & real.any(axis=1))
     if mixed.size:
         expected = "-2 in all classes of an image that is not labelled, or in none"

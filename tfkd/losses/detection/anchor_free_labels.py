@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
-from tfkd.detection.boxes import UNLABELLED
+from tfkd.detection.boxes import IGNORED, UNLABELLED
 from tfkd.detection.keras_cv_models import check_size, import_keras_cv
 from tfkd.detection.matching import objects
 from tfkd.losses.base import Elements, ElementwiseLoss, Shared, only, register
@@ -35,7 +35,8 @@ class Assigned(NamedTuple):
         predicted: float32 (B, P, 4): the student's corners, with their gradient, or those
             of a unit box without an object.
         weight: float32 (B, P): the sum of the scores, 0 without an object.
-        labelled: bool (B, 1): whether the image has been labelled.
+        known: bool (B, P): whether the point counts: the image has been labelled, and the point
+            has an object or is in none to ignore (`tfkd.detection.IGNORED`).
         count: float32 scalar: Σ weight of the batch.
     """
 
@@ -43,7 +44,7 @@ class Assigned(NamedTuple):
     scores: tf.Tensor
     predicted: tf.Tensor
     weight: tf.Tensor
-    labelled: tf.Tensor
+    known: tf.Tensor
     count: tf.Tensor
 
 
@@ -97,7 +98,7 @@ class DenseAssignment(DenseHead):
         points, strides = self._points()
         scores = self.scores(student, "student")
         corners = self._corners(student, points)
-        boxes, classes, real = self._objects(y)
+        boxes, classes, real, ignored = self._objects(y)
         # keras-cv's encoder takes lengths in pixels and classes as floats.
         p, predicted = tf.sigmoid(tf.stop_gradient(scores)), tf.stop_gradient(corners) * strides
         kinds = tf.cast(classes, tf.float32)
@@ -106,6 +107,8 @@ class DenseAssignment(DenseHead):
         fit = tf.stop_gradient(tf.cast(fit, tf.float32))
         weight = tf.reduce_sum(fit, -1)
         matched = (weight > 0.0)[..., None]
+        labelled = tf.reduce_all(classes != UNLABELLED, 1, keepdims=True)
+        free = matched[..., 0] | ~_inside(points * strides, ignored)
         # For points without an object keras-cv's encoder returns boxes without area, whose
         # CIoU and its gradient are NaN in a graph, and 0 · NaN is NaN: use unit boxes.
         unit = tf.constant([0.0, 0.0, 1.0, 1.0])
@@ -114,7 +117,7 @@ class DenseAssignment(DenseHead):
             scores=fit,
             predicted=tf.where(matched, corners, unit),
             weight=weight,
-            labelled=tf.reduce_all(classes != UNLABELLED, 1, keepdims=True),
+            known=labelled & free,
             count=tf.reduce_sum(weight),
         )
 
@@ -139,14 +142,15 @@ class DenseAssignment(DenseHead):
         distances = tf.reduce_sum(tf.nn.softmax(logits) * bins, -1)
         return tf.concat([points - distances[..., :2], points + distances[..., 2:]], -1)
 
-    def _objects(self, y: Objects | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Boxes in pixels, classes, and a mask of those that are objects, not padding."""
+    def _objects(self, y: Objects | None) -> tuple[tf.Tensor, ...]:
+        """Boxes in pixels, classes, a mask of objects; and the boxes of objects to ignore, or 0."""
         boxes, classes = objects(y)
         real = (classes >= 0) & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
         height, width = self.image_size
         pixels = boxes * tf.constant([width, height, width, height], tf.float32)
         # The encoder divides 0 by 0 for a box without area, even if it is masked.
-        return tf.where(real[..., None], pixels, tf.constant([0.0, 0.0, 1.0, 1.0])), classes, real
+        safe = tf.where(real[..., None], pixels, tf.constant([0.0, 0.0, 1.0, 1.0]))
+        return safe, classes, real, tf.where((classes == IGNORED)[..., None], pixels, 0.0)
 
     def get_config(self) -> dict[str, Any]:
         """All arguments, as JSON.
@@ -170,6 +174,12 @@ class DenseAssignment(DenseHead):
         import_keras_cv("A saved tfkd.losses.DenseAssignment")
         encoder = keras.saving.deserialize_keras_object(config["encoder"])
         return cls(**{**config, "encoder": encoder})
+
+
+def _inside(points: np.ndarray, boxes: tf.Tensor) -> tf.Tensor:
+    """Which points (P, 2) are in one of an image's boxes (B, M, 4): bool (B, P)."""
+    low, high = boxes[:, :, None, :2], boxes[:, :, None, 2:]
+    return tf.reduce_any(tf.reduce_all((points > low) & (points < high), -1), 1)
 
 
 class DenseLabelTerm(ElementwiseLoss):
@@ -196,7 +206,7 @@ class DenseLabelTerm(ElementwiseLoss):
         """One loss for every point, (B, P), for one of the outputs."""
         assigned = self.assignment.once(shared, y, student_outputs)
         output, values = self._values(assigned, student_outputs)
-        part = Elements(values, assigned.labelled, count=assigned.count)
+        part = Elements(values, assigned.known, count=assigned.count)
         return only(part, student_outputs, student_outputs[output])
 
     def _values(self, assigned, student):
