@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkd import report
+from tfkd.report.latency import Latency, busy_note
 
 
 @settings(deadline=None, max_examples=30)
@@ -116,3 +117,18 @@ def test_machine_fits_into_json():
     assert found["cores"] >= 1
     assert {"tfkd", "tensorflow", "tf_keras", "numpy"} <= set(found["versions"])
     assert found["processor"]
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ([1.0] * 15 + [9.0] * 5, ""),  # a quarter of the calls: the median holds
+        ([1.0] * 5 + [3.0] * 15, "half of the calls of a took 3.0 times as long"),
+        ([1.0] * 2 + [3.0] * 6, ""),  # too few calls to tell
+        ([0.0] * 30, ""),
+    ],
+)
+def test_a_busy_machine_is_told(times, said):
+    quiet = Latency.of([2.0, 2.2] * 15)
+    assert said in busy_note({"a": Latency.of(times), "b": quiet})
+    assert bool(said) == bool(busy_note({"b": quiet, "a": Latency.of(times)}))

@@ -17,7 +17,7 @@ from tfkd.example_inputs.inputs import by_name
 from tfkd.report import inference
 from tfkd.report import targets as running
 from tfkd.report.accuracy import UNSCORED, Judge
-from tfkd.report.latency import Latency, in_turns
+from tfkd.report.latency import Latency, busy_note, in_turns
 from tfkd.report.profile import profile
 from tfkd.report.table import Row, Table
 from tfkd.types import Data
@@ -187,6 +187,7 @@ def _latencies(
     times = in_turns(calls, 10, runs, seconds) if calls else {}
     taken = next(iter(times.values())).runs if times else 0
     note = f"Latency: one example, {running.threads_text(threads)}, {taken} runs each, in turns."
+    note += busy_note(times)
     for name in targets:
         if name not in times:
             batch = running.fixed_batch(targets[name])

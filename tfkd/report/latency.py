@@ -24,6 +24,8 @@ from numpy.typing import ArrayLike
 
 from tfkd import checks
 
+_BUSY = 1.5  # a median above this times the 10th percentile is that of a disturbed measurement
+_ENOUGH = 20  # calls from which a 10th percentile says something
 _PACKAGES = ("tfkd", "tensorflow", "tf_keras", "numpy", "ai-edge-litert", "onnxruntime")
 
 
@@ -185,6 +187,32 @@ def per_second_text(rate: float) -> str:
         ('96,618', '3.14')
     """
     return f"{rate:,.0f}" if rate >= 99.95 else f"{rate:#.3g}".rstrip(".")
+
+
+def busy_note(times: Mapping[str, Latency]) -> str:
+    """A sentence if other work disturbed most calls of a model, else "".
+
+    Models that take longer are interrupted more often, so that not even ratios hold then.
+
+    Example:
+        >>> from tfkd.report.latency import Latency, busy_note
+        >>> busy_note({"a": Latency.of([1.0] * 30)})
+        ''
+        >>> busy_note({"a": Latency.of([1.0, 4.0, 4.0] * 9)})[:43]
+        ' The machine was busy: half of the calls of'
+    """
+    slower = {}
+    for name, one in times.items():
+        if len(one.times) >= _ENOUGH and (fast := float(np.percentile(one.times, 10))) > 0:
+            slower[name] = one.p50 / fast
+    worst = max(slower, key=lambda name: slower[name], default="")
+    if not worst or slower[worst] <= _BUSY:
+        return ""
+    return (
+        f" The machine was busy: half of the calls of {worst} took {slower[worst]:.1f} times as "
+        "long as its fastest tenth, or longer. These times say little, and so do their ratios: "
+        "measure again with nothing beside it."
+    )
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:

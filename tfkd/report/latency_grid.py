@@ -10,7 +10,7 @@ from typing import Any
 
 from tfkd import checks
 from tfkd.report import inference, targets
-from tfkd.report.latency import Latency, in_turns, machine_line, per_second_text
+from tfkd.report.latency import Latency, busy_note, in_turns, machine_line, per_second_text
 from tfkd.report.model_table import ModelTable
 from tfkd.results import Format, Grid, Lines, three_digits
 from tfkd.types import Data
@@ -161,7 +161,10 @@ def latency_table(
     notes += targets.kind_notes(kinds, {name: model for name, (model, _) in pairs.items()})
     rows = [LatencyRow(*place, times.get(str(i))) for i, place in enumerate(places)]
     taken = next(iter(times.values())).runs
-    return LatencyTable(rows, [f"{taken} runs each, in turns, after {warmup} to warm up.", *notes])
+    note = f"{taken} runs each, in turns, after {warmup} to warm up."
+    named = [f"{name}, {batch} a call" for name, _, batch in places]
+    note += busy_note({name: times[str(i)] for i, name in enumerate(named) if str(i) in times})
+    return LatencyTable(rows, [note, *notes])
 
 
 def _calls(name: str, model: Any, x: Any, threads: list[int], batches: list[int], folder):
