@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 
+STARTED = time.monotonic()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tfkd  # noqa: F401, I001  (before TensorFlow: it asks for Keras 2)
@@ -21,6 +23,18 @@ health = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_t
 settings.register_profile("few", deadline=None, max_examples=8, suppress_health_check=health)
 settings.register_profile("all", deadline=None, max_examples=60, suppress_health_check=health)
 settings.load_profile("few")
+
+
+def pytest_addoption(parser):
+    """Adds --minutes, which bounds the slow tests of a change."""
+    parser.addoption("--minutes", type=float, help="skip the tests that would begin later")
+
+
+def pytest_runtest_setup(item):
+    """Skips what would begin after --minutes."""
+    minutes = item.config.getoption("minutes")
+    if minutes is not None and time.monotonic() - STARTED > 60 * minutes:
+        pytest.skip(f"more than {minutes:g} minutes have passed (--minutes)")
 
 
 def pytest_configure():

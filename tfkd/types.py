@@ -29,7 +29,8 @@ Data: TypeAlias = "Structure | tf.data.Dataset | keras.utils.Sequence | Iterable
 Teacher: TypeAlias = "keras.Model | Callable[..., Structure] | Sequence[Teacher]"
 
 # From a built model, or a single layer as a model, to the milliseconds that one call of it
-# takes where it will run; `tfkd.report.LayerTimes` is one.
+# takes where it will run; `tfkd.report.LayerTimes` is one. If it has a method `beside(model,
+# other)`, as that one has, pruned models are measured by it beside the model as it is.
 Measure: TypeAlias = "Callable[[keras.Model], float]"
 
 # A name, a path such as "backbone/block3" or a pattern such as "stage1_*"; several; or layers.

@@ -240,6 +240,30 @@ def test_a_nested_model_and_attention():
     assert small.count_params() + 1.0 == plan.ms_after <= 0.8 * (model.count_params() + 1.0)
 
 
+def test_whole_models_are_measured_beside_the_model_as_it_is():
+    """A machine that becomes slower once the whole is measured doesn't make it remove more."""
+    whole = chain((24, 24, 24))
+
+    class Slower:
+        speed = 1.0
+
+        def __call__(self, model):
+            found = self.speed * by_hand(model)
+            self.speed = 1.5
+            return found
+
+        def beside(self, model, other):
+            assert convolutions(other) == convolutions(whole) != convolutions(model)
+            return by_hand(model)
+
+    expected = pruning.plan(whole, latency_reduction=0.3, measure=by_hand)
+    plan = pruning.plan(whole, latency_reduction=0.3, measure=Slower())
+    assert plan.remove == expected.remove
+    assert (plan.ms_before, plan.ms_after) == (expected.ms_before, expected.ms_after)
+    misled = pruning.plan(whole, latency_reduction=0.3, measure=Slower().__call__)
+    assert sum(misled.remove.values()) > sum(plan.remove.values())
+
+
 def test_what_is_already_fast_enough_stays():
     with pytest.warns(UserWarning, match="removes nothing: the model takes 1.53 ms as it is"):
         plan = pruning.plan(chain(), latency_ms=2.0, measure=by_hand)

@@ -107,6 +107,32 @@ def test_a_command_runs_the_file_on_a_device(tmp_path, stub):
     assert set(times.to_dict()["measured_with"]) == {"command", "tensorflow"}
 
 
+def test_a_model_beside_another_is_known_by_the_ratio_of_the_two(tmp_path, stub):
+    """A device that has become twice as slow since the other was measured changes nothing."""
+    slower = tmp_path / "slower"
+    taken = f"len(data) * (2 if os.path.exists({str(slower)!r}) else 1)"
+    said = f"import os; print('{SAYS}Inference (avg): ' + str({taken}))"
+    times = report.LayerTimes(tmp_path / "phone.json", command=script(tmp_path, said))
+    whole, small = dense(40), dense(4)
+    assert times(whole) == 0.368
+    slower.touch()
+    assert times.beside(small, whole) == pytest.approx(0.044)
+    slower.unlink()
+    assert times(small) == 0.044 and times.beside(small, whole) == pytest.approx(0.044)
+    other = dense(9)  # 81 weights, measured now; a pair is an entry of its own
+    assert times.beside(small, other) == pytest.approx(0.044)
+    assert len(times.to_dict()["times"]) == 5
+    with pytest.raises(TypeError, match="`model`: expected a built tf_keras model"):
+        times.beside("m.tflite", whole)
+
+
+def test_models_in_turns_share_what_a_machine_does_to_them(monkeypatch):
+    """The median of ratios of turns next to each other, whatever each turn's speed is."""
+    speeds = iter([1.0, 1.0, 5.0, 5.0, 0.5, 0.5] * 200)
+    monkeypatch.setattr(layer_times, "_block", lambda call: call() * next(speeds))
+    assert layer_times._in_turns(lambda: 3.0, lambda: 2.0) == pytest.approx(1.5)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -52,15 +52,21 @@ class Clock:
         return sum(self._time(place, counts) for place in self._parts[group])
 
     def whole(self, counts: np.ndarray) -> float:
-        """The measured time of the whole model, with counts (G,) removed."""
-        model = self.graph.model
-        if counts.any():
-            model = without_units(self.graph, removed(self.graph, counts))
-        return self.measured(_of_sizes(model, self.graph))
+        """The measured time of the whole model, with counts (G,) removed.
 
-    def measured(self, model: keras.Model) -> float:
+        It is measured beside the model as it is where `measure` can do that: the two times
+        are compared, and a machine's speed may have changed between them.
+        """
+        whole = _of_sizes(self.graph.model, self.graph)
+        if not counts.any():
+            return self.measured(whole)
+        cut = _of_sizes(without_units(self.graph, removed(self.graph, counts)), self.graph)
+        beside = getattr(self._measure, "beside", None)
+        return self.measured(cut) if beside is None else self.measured(cut, beside, whole)
+
+    def measured(self, model: keras.Model, measure: Any = None, *others: keras.Model) -> float:
         """Milliseconds of a model, checked to be a number above 0."""
-        found = self._measure(model)
+        found = (measure or self._measure)(model, *others)
         if not checks.is_number(found) or not 0 < found < float("inf"):
             expected = f"a callable that returns milliseconds, above 0, for {model.name!r}"
             raise checks.value_error("measure", expected, found)

@@ -101,17 +101,27 @@ def _latency(
     times = report.LayerTimes(table, mode=mode, command=settings.latency_command)
     run.voice.say(f"prune: measuring layers in LiteRT, {mode}; the times are kept in {table}")
     options = options | {"round_to": settings.round_to}  # None: what suits measured times
-    done = 0
     with run.voice.progress(None, "Measuring layers") as bar:
-
-        def measure(part: keras.Model) -> float:
-            nonlocal done
-            found = times(part)
-            done += 1
-            bar.update(done)
-            return found
-
+        measure = _Counted(times, bar)
         return _reduced(model, budget, options, latency_ms=budget.value, measure=measure)
+
+
+class _Counted:
+    """A table of times that says how much it has measured."""
+
+    def __init__(self, times: report.LayerTimes, bar: Any):
+        self._times, self._bar, self._done = times, bar, 0
+
+    def __call__(self, model: keras.Model) -> float:
+        return self._counted(self._times(model))
+
+    def beside(self, model: keras.Model, other: keras.Model) -> float:
+        return self._counted(self._times.beside(model, other))
+
+    def _counted(self, found: float) -> float:
+        self._done += 1
+        self._bar.update(self._done)
+        return found
 
 
 def _sized(run: Run, model: keras.Model, budget: Budget, options: dict[str, Any]) -> pruning.Plan:

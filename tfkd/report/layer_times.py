@@ -2,7 +2,9 @@
 
 A machine's speed drifts with its clock frequency and with other work. So a model is timed in
 turns with a reference, one convolution, and what counts is the ratio of the two; the table
-holds it times the reference's milliseconds, which are measured once for each table.
+holds it times the reference's milliseconds, which are measured once for each table. A machine
+that is shared slows some kinds of layers more than others, and a convolution says little of
+them: whole models are compared with the model that they were cut from.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from tfkd.types import Path
 
 MODES = ("float32", "float16", "dynamic", "int8")
 _FEWEST, _ROUNDS, _SECONDS = 7, 41, 3.0  # no more than the fewest once so long
+_LONGER = 2  # times as many rounds, and as long, for a model beside another
 _BLOCK_MS, _LEAST_CALLS = 2.0, 3  # of calls in a row, in each round
 _CALIBRATION = 16  # random examples, for the ranges of an int8 file
 _HERE = ("ai-edge-litert", "tensorflow")  # their versions change times
@@ -101,11 +104,43 @@ class LayerTimes(Result):
             RuntimeError: if the command fails or prints no time.
         """
         checks.instance("model", model, keras.Model, "a built tf_keras model")
-        key = f"{self.mode}:{fingerprints.structure(model)[:20]}"
+        return self._known(self._key(model), model, lambda: self._timed(model))
+
+    def beside(self, model: keras.Model, other: keras.Model) -> float:
+        """Milliseconds of a model: those of another one times the ratio of the two.
+
+        They run in turns, so that a machine that has become slower, or faster, since the other
+        one was measured changes nothing. `tfkd.pruning.plan` compares pruned models so with the
+        model as it is.
+
+        Args:
+            model: a built model.
+            other: what it is compared with, for example the model before pruning.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as for a call.
+
+        Example:
+            >>> import tf_keras as keras
+            >>> from tfkd import report
+            >>> small = keras.Sequential([keras.layers.Dense(4, input_shape=(8,))])
+            >>> large = keras.Sequential([keras.layers.Dense(9, input_shape=(8,))])
+            >>> report.LayerTimes().beside(small, large) > 0
+            True
+        """
+        known = self(other)
+        checks.instance("model", model, keras.Model, "a built tf_keras model")
+        key = f"{self._key(model)}:{fingerprints.structure(other)[:20]}"
+        return self._known(key, model, lambda: known * self._ratio(model, other))
+
+    def _key(self, model: keras.Model) -> str:
+        return f"{self.mode}:{fingerprints.structure(model)[:20]}"
+
+    def _known(self, key: str, model: keras.Model, timed: Callable[[], float]) -> float:
+        """What the table has under a key, measured and written if it is not there."""
         times = self._table["times"]
         if key not in times:
-            entry = {"layers": _described(model), "mode": self.mode, "ms": self._timed(model)}
-            times[key] = entry
+            times[key] = {"layers": _described(model), "mode": self.mode, "ms": timed()}
             self._write()
         return float(times[key]["ms"])
 
@@ -164,23 +199,38 @@ class LayerTimes(Result):
             path = _exported(model, pathlib.Path(folder, "model.tflite"), self.mode)
             if self.command is not None:
                 return device_command.milliseconds(self.command, path)
-            return self._in_turns(_call(path, self.threads))
+            if not self._reference:
+                self._reference.append(_reference(self.threads))
+            reference = self._reference[0]
+            if "reference_ms" not in self._table:
+                known = statistics.median(_block(reference) for _ in range(_ROUNDS))
+                self._table["reference_ms"] = known
+            ratio = _in_turns(_call(path, self.threads), reference)
+            return float(self._table["reference_ms"] * ratio)
 
-    def _in_turns(self, call: Callable[[], Any]) -> float:
-        """Milliseconds of a call, by its ratio to the reference, which runs before and after."""
-        if not self._reference:
-            self._reference.append(_reference(self.threads))
-        reference = self._reference[0]
-        if "reference_ms" not in self._table:
-            known = statistics.median(_block(reference) for _ in range(_ROUNDS))
-            self._table["reference_ms"] = known
-        ratios: list[float] = []
-        began = time.perf_counter()
-        while len(ratios) < _FEWEST or (
-            len(ratios) < _ROUNDS and time.perf_counter() - began < _SECONDS
-        ):
-            ratios.append(_block(call) / _block(reference))
-        return float(self._table["reference_ms"] * statistics.median(ratios))
+    def _ratio(self, model: keras.Model, other: keras.Model) -> float:
+        """How many times as long as another one a model takes."""
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as beside:
+            paths = [
+                _exported(one, pathlib.Path(where, "model.tflite"), self.mode)
+                for one, where in ((model, folder), (other, beside))
+            ]
+            if self.command is not None:
+                taken = [device_command.milliseconds(self.command, path) for path in paths]
+                return taken[0] / taken[1]
+            call, reference = (_call(path, self.threads) for path in paths)
+            return _in_turns(call, reference, _LONGER)
+
+
+def _in_turns(call: Callable[[], Any], reference: Callable[[], Any], longer: int = 1) -> float:
+    """How many times as long as a reference a call takes: the median over many turns."""
+    ratios: list[float] = []
+    began = time.perf_counter()
+    while len(ratios) < _FEWEST or (
+        len(ratios) < longer * _ROUNDS and time.perf_counter() - began < longer * _SECONDS
+    ):
+        ratios.append(_block(call) / _block(reference))
+    return statistics.median(ratios)
 
 
 def _block(call: Callable[[], Any]) -> float:

@@ -102,7 +102,10 @@ def search(
                     ends = f"{error.least_ms:.3g} ms of {error.before_ms:.3g} ms"
                     refused.append(f"{name}: out of reach, the least is {ends}.")
                     continue
-                found[name] = _exported(small, mode, fraction, measure, calibration, where)
+                times = measure.in_mode(mode)
+                taken = times(model) if small is model else times.beside(small, model)
+                path = _exported(small, mode, fraction, calibration, where)
+                found[name] = _Found(small, path, taken)
         if not found:
             expected = "at least one that can be reached"
             raise checks.value_error("reductions", expected, fractions, " ".join(refused))
@@ -141,16 +144,15 @@ def _exported(
     model: keras.Model,
     mode: str,
     fraction: float,
-    measure: LayerTimes,
     calibration: Data | None,
     folder: pathlib.Path,
-) -> _Found:
+) -> pathlib.Path:
     from tfkd import export
 
     path = folder / f"{mode}_{100 * fraction:.3g}.tflite"
     data = calibration if mode == "int8" else None
     export.to_tflite(model, path, mode, data=data)
-    return _Found(model, path, measure.in_mode(mode)(model))
+    return path
 
 
 def _table(found: dict[str, _Found], data: Data, refused: list[str]) -> Table:
