@@ -63,14 +63,16 @@ def exported(model: Any, path: pathlib.Path, mode: str = "float32") -> Any:
     return functools.partial(predictor.run_one, *predictor.encode(x))
 
 
-def in_turns(models: dict[str, tuple[Any, str]], args: Any) -> dict[str, list[float]]:
+def in_turns(
+    models: dict[str, tuple[Any, str]], rounds: int, repeats: int
+) -> dict[str, list[float]]:
     """Median milliseconds of each (model, mode) in each repeat."""
     with tempfile.TemporaryDirectory() as folder:
         calls = {
             name: exported(model, pathlib.Path(folder, f"{i}.tflite"), mode)
             for i, (name, (model, mode)) in enumerate(models.items())
         }
-        found = [tfkd.report.latency(calls, runs=args.rounds) for _ in range(args.repeats)]
+        found = [tfkd.report.latency(calls, runs=rounds) for _ in range(repeats)]
     return {name: [one[name].p50 for one in found] for name in models}
 
 
@@ -102,7 +104,7 @@ def budgets(name: str, times: Any, args: Any) -> list[Record]:
         record |= {"planned": plan.ms_after / plan.ms_before / (1 - fraction)}
         record |= {"measured": len(times.to_dict()["times"]) - known, "remove": plan.remove}
         records.append(record)
-    medians = in_turns(models, args)
+    medians = in_turns(models, args.rounds, args.repeats)
     for record in records:
         if "refused" not in record:
             taken = medians[str(record["reduction"])]
@@ -152,7 +154,7 @@ def int8(times: Any, args: Any) -> tuple[str, Record]:
         said = f"\nby time: {error}\n"
     models = {name: (shrunk(model, plan), "int8") for name, plan in plans.items()}
     models = {"whole, float32": (model, "float32"), "whole": (model, "int8"), **models}
-    medians, found, lines = in_turns(models, args), {}, []
+    medians, found, lines = in_turns(models, args.rounds, args.repeats), {}, []
     for name, taken in medians.items():
         ratios = [a / b for a, b in zip(medians["whole, float32"], taken, strict=True)]
         left = 1 - plans[name].macs_reduction if name in plans else 1.0
