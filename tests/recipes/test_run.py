@@ -11,7 +11,7 @@ import tf_keras as keras
 
 from tfkd import artifacts, export, pruning
 from tfkd.export.checking import VerificationError
-from tfkd.recipes import Recipe, RecipeError, engine, opening, planning, resume, run
+from tfkd.recipes import Recipe, RecipeError, engine, judging, opening, planning, resume, run
 from tfkd.recipes.classifying import Classifying
 from tfkd.recipes.data import warn_of_guessing
 from tfkd.recipes.outcome import InfeasibleError
@@ -263,6 +263,53 @@ def test_layers_of_open_sizes_are_counted_at_the_size_of_the_data(sources, tmp_p
     assert plan["macs_before"] == 36 * 9 * 16 + 16 * 9 * 256 + 16 * 2
     if budget.startswith("macs"):
         assert plan["macs_after"] <= 0.6 * plan["macs_before"]
+
+
+def test_a_budget_of_macs_is_a_gate(sources, tmp_path):
+    """6 × 6 positions of 3 × 3 weights for each of 8 filters, and 2 weights behind each."""
+    prune = {"stage": "prune", "epochs": 0, "round_to": 1}
+    outcome = run(recipe_of(sources, [prune, *JUDGED], budget="macs:60%"), tmp_path / "o")
+    checks = {one.gate: one for one in judging_of(tmp_path / "o").checks}
+    assert outcome.accepted and checks["max_macs_share"].wanted == 0.6
+    assert checks["max_macs_share"].measured == pytest.approx(4 / 8)
+    gates = {"max_drop": None, "max_macs_share": 0.5}
+    less = recipe_of(sources, [prune | {"macs_reduction": 0.2}, *JUDGED], gates=gates)
+    outcome = run(less, tmp_path / "less", voice=QUIET)
+    assert outcome.status == "REGRESSED"
+    assert "multiply-accumulates left 75.00 %, wanted at most 50.00 %" in outcome.sentence
+
+
+def judging_of(folder):
+    return judging.restored(RunFolder.open(folder).record("verify"))[1]
+
+
+def test_a_loss_names_the_stage_and_what_to_try(sources, tmp_path):
+    """All that the network knows is in its smallest filter, which is cut out."""
+    model = keras.models.load_model(sources / "m.keras")
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 1, 8))
+    kernel[..., 0] = 0.01
+    bright = np.zeros((8, 2))
+    bright[0] = -900, 900
+    model.get_layer("conv").set_weights([kernel, np.zeros(8)])
+    model.get_layer("logits").set_weights([bright, np.array([9.0, -9.0])])
+    model.save(tmp_path / "m.keras")
+    stages = [{"stage": "prune", "epochs": 0, "round_to": 1}, {"stage": "quantize", "epochs": 0}]
+    made = recipe_of(
+        sources, [*stages, *JUDGED], model=str(tmp_path / "m.keras"), budget="macs:80%"
+    )
+    outcome = run(made, tmp_path / "o", voice=QUIET)
+    before, after = [
+        f"{100 * RunFolder.open(tmp_path / 'o').record(stage)['score']:.2f}"
+        for stage in ("prune", "quantize")
+    ]
+    assert outcome.status == "REGRESSED" and before == after == "50.00"
+    assert outcome.advice == (
+        "Most of it is lost in prune, from 100.00 to 50.00: give it more epochs than 0, or let it "
+        "remove less (now macs:80%)."
+    )
+    assert outcome.advice in str(outcome)
+    assert outcome.advice in (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
+    assert resume(tmp_path / "o", voice=QUIET).advice == outcome.advice
 
 
 def test_layers_of_unknown_cost_are_named():

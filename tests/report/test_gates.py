@@ -56,6 +56,19 @@ def test_a_share_of_float_operations_at_its_gate():
     assert not check({"max_float_share": 0.0}, row("x"), float_share=0.01)[0].accepted
 
 
+def test_the_share_of_multiply_accumulates_is_that_of_the_rows_or_the_one_given():
+    base, half = (dataclasses.replace(BASE, macs=macs) for macs in (4_000, 2_000))
+    gates = report.Gates(max_macs_share=0.5)
+    assert report.judge(gates, base, half).accepted
+    (found,) = report.judge(gates, base, base).checks
+    assert not found.passed and found.measured == 1.0 and found.by == 0.5
+    assert found.cells()[1:3] == ("at most 50.00 %", "100.00 %")
+    (found,) = report.judge(gates, base, base, macs_share=0.4).checks
+    assert found.passed and found.measured == 0.4
+    (found,) = report.judge(gates, base, dataclasses.replace(BASE, macs=None)).checks
+    assert not found.passed and "are not known" in found.note
+
+
 def test_the_worst_class_is_named_and_a_gain_is_no_drop():
     # cat gains 5 points, dog loses 3.
     _, found = check({"max_class_drop": 2.0}, row("x", details=details((95, 93))))

@@ -181,4 +181,5 @@ def outcome_of(folder: RunFolder) -> Outcome:
     if record:
         table = judging.restored(record)[0]
     verdict = document["verdict"]
-    return Outcome(verdict["status"], verdict["sentence"], folder.path, files, table)
+    advice = record.get("advice", "") if record else ""
+    return Outcome(verdict["status"], verdict["sentence"], folder.path, files, table, advice)

@@ -10,6 +10,7 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import export, report
+from tfkd.recipes import planning
 from tfkd.recipes.budget import Budget
 from tfkd.recipes.run_state import Done, Run
 from tfkd.recipes.stages import Verify
@@ -17,6 +18,12 @@ from tfkd.recipes.stages import Verify
 ORIGINAL = "original"
 # Name of a row → the stage whose model it is.
 _BETWEEN = {"student": "distil", "pruned": "prune"}
+# Stage → what else helps if it loses too much.
+_LOSING = {
+    "distil": "take a larger student",
+    "prune": "let it remove less",
+    "quantize": "leave layers in float by `skip`",
+}
 _NOT_TENSORRT = "timed in ONNX Runtime on the processor, which says nothing of TensorRT on a GPU."
 _TIMED = 50  # images on which a detector's file is timed
 
@@ -26,14 +33,18 @@ def verify(run: Run, settings: Verify) -> Done:
     measure = _detectors if run.task.kind == "boxes" else _classifiers
     table, final = measure(run, settings)
     rows = {row.model: row for row in table.rows}
+    asked = gates(run)
+    left = None if asked.max_macs_share is None else _macs_share(run)
     share = _float_share(run)
-    verdict = report.judge(gates(run), rows[ORIGINAL], rows[final], float_share=share)
+    verdict = report.judge(asked, rows[ORIGINAL], rows[final], float_share=share, macs_share=left)
     differing = run.folder.record("export").get("parity")
     if differing:
         verdict = dataclasses.replace(verdict, status=report.REGRESSED, note="; ".join(differing))
     run.voice.say(verdict.sentence)
+    if advice := _advice(run, verdict):
+        run.voice.say(advice)
     record = {"final": final, "table": table.to_dict(), "verdict": verdict.to_dict()}
-    return Done({}, record | {"sentence": verdict.sentence})
+    return Done({}, record | {"sentence": verdict.sentence, "advice": advice})
 
 
 def gates(run: Run) -> report.Gates:
@@ -46,6 +57,8 @@ def gates(run: Run) -> report.Gates:
         wanted["latency_ms"] = budget.value
     if budget is not None and budget.kind == "size" and wanted["size"] is None:
         wanted["size"] = int(budget.value)
+    if budget is not None and budget.kind == "macs" and wanted["max_macs_share"] is None:
+        wanted["max_macs_share"] = budget.value
     return report.Gates(**wanted)
 
 
@@ -56,6 +69,37 @@ def _float_share(run: Run) -> float | None:
         if numbers.get("operations"):
             return float(numbers["float_operations"] / numbers["operations"])
     return None
+
+
+def _advice(run: Run, verdict: report.Verdict) -> str:
+    """What to try if too much is lost: the stage that lost most, and its settings; or ""."""
+    if not any(check.gate in ("max_drop", "max_map_drop") for check in verdict.failed):
+        return ""
+    if not isinstance(run.original, keras.Model):
+        return ""
+    before, losses = run.task.score(run.original), {}
+    for stage in _LOSING:
+        settings = run.recipe.stage(stage)
+        if settings and run.folder.is_done(stage):
+            after = run.folder.record(stage)["score"]
+            losses[stage] = (before - after, before, after, settings.epochs)
+            before = after
+    if not losses:
+        return ""
+    stage = max(losses, key=lambda name: losses[name][0])
+    _, before, after, epochs = losses[stage]
+    asked = f" (now {run.recipe.budget})" if stage == "prune" and run.recipe.budget else ""
+    return (
+        f"Most of it is lost in {stage}, from {100 * before:.2f} to {100 * after:.2f}: give it "
+        f"more epochs than {epochs}, or {_LOSING[stage]}{asked}."
+    )
+
+
+def _macs_share(run: Run) -> float | None:
+    """Share of the multiply-accumulates that pruning has left, at the sizes of the data."""
+    models = [run.current("prune"), run.current("quantize")]
+    before, after = (report.profile(one, planning.input_shape(run, one)).macs for one in models)
+    return after / before if before and after is not None else None
 
 
 def _files(run: Run) -> dict[str, str]:

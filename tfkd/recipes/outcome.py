@@ -34,6 +34,7 @@ class Outcome(Result):
         folder: the folder of the run.
         files: what the files are → their paths.
         table: the table of models, or None.
+        advice: what to try if too much is lost, or "".
     """
 
     status: str
@@ -41,6 +42,7 @@ class Outcome(Result):
     folder: pathlib.Path
     files: Mapping[str, str]
     table: Result | None = dataclasses.field(default=None, compare=False)
+    advice: str = ""
 
     @property
     def accepted(self) -> bool:
@@ -48,15 +50,18 @@ class Outcome(Result):
         return self.status in ("ACCEPTED", "DONE")
 
     def parts(self) -> Iterator[Any]:
-        """The table, the files, and the verdict."""
+        """The table, the files, the verdict, and advice if there is any."""
         if self.table is not None:
             yield from self.table.parts()
         if self.files:
             yield Grid(("file", "path"), [*self.files.items()], left=2)
         yield self.sentence
+        if self.advice:
+            yield self.advice
 
     def to_dict(self) -> dict[str, Any]:
         """Status, verdict, files and the rows of the table."""
         found = {"status": self.status, "sentence": self.sentence, "folder": str(self.folder)}
+        found |= {"advice": self.advice} if self.advice else {}
         table = None if self.table is None else self.table.to_dict()
         return {**found, "files": dict(self.files), "table": table}

@@ -60,6 +60,14 @@ def _faulty(model: keras.Model, plan: pruning.Plan, width: int) -> bool:
     return bool(known_faults.overflowing_layers(small, width))
 
 
+def input_shape(run: Run, model: keras.Model) -> tuple[int, ...] | None:
+    """The sizes of the data, for which the costs of a model of open sizes are counted, or None."""
+    shape = model.input_shape
+    if isinstance(shape, tuple) and None in shape[1:]:
+        return tuple(run.task.calibration(1).shape[1:])
+    return None
+
+
 def _plan(run: Run, model: keras.Model, settings: Prune, round_to: int) -> pruning.Plan:
     options: dict[str, Any] = {
         "residual": settings.residual,
@@ -68,10 +76,8 @@ def _plan(run: Run, model: keras.Model, settings: Prune, round_to: int) -> pruni
         "ignore": settings.ignore,
         "seed": run.recipe.seed,
     }
-    shape = model.input_shape
-    if isinstance(shape, tuple) and None in shape[1:]:
-        # Costs of open sizes are those of the data; without them layers are not counted at all.
-        options["input_shape"] = tuple(run.task.calibration(1).shape[1:])
+    if (shape := input_shape(run, model)) is not None:
+        options["input_shape"] = shape
     if settings.macs_reduction is not None:
         return _reduced(model, None, options, macs_reduction=settings.macs_reduction)
     budget = Budget.parse(str(run.recipe.budget))

@@ -55,6 +55,9 @@ class GateSettings:
     max_float_share: float | None = setting(
         optional(number(0, 1)), None, "share of operations that a file computes in float"
     )
+    max_macs_share: float | None = setting(
+        optional(number(0, 1)), None, "share of the multiply-accumulates that pruning may leave"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,7 +116,8 @@ def _scenes(run: Run, count: int) -> dict[str, str]:
 
 
 def _notes(run: Run) -> list[str]:
-    notes = []
+    advice = run.folder.record("verify").get("advice")
+    notes = [advice] if advice else []
     for name in NAMES:
         teacher = run.folder.record(name).get("teacher")
         if teacher:

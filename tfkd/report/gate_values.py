@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,12 +13,12 @@ from tfkd.report.measures import MEASURES
 Measured: TypeAlias = tuple[float | None, str]  # the value, and a note
 
 
-def measured(gate: str, original: Any, final: Any, float_share: float | None) -> Measured:
-    """The value of a gate; None with the reason if it can't be told from the rows."""
+def measured(gate: str, original: Any, final: Any, shares: Mapping[str, float | None]) -> Measured:
+    """The value of a gate; None with the reason if it can't be told from the rows or `shares`."""
     if final is None:
         return None, "there is no model"
-    if gate == "max_float_share":
-        return float_share, "" if float_share is not None else "no file with operations to count"
+    if shares.get(gate) is not None:
+        return shares[gate], ""
     return _VALUES[gate](original, final)
 
 
@@ -83,6 +84,16 @@ def _size(_: Any, final: Any) -> Measured:
     return final.size, "" if final.size is not None else "it has no file"
 
 
+def _float_share(_: Any, __: Any) -> Measured:
+    return None, "no file with operations to count"
+
+
+def _macs_share(original: Any, final: Any) -> Measured:
+    if not original.macs or final.macs is None:
+        return None, "the multiply-accumulates of both are not known"
+    return final.macs / original.macs, ""
+
+
 def _ece(_: Any, final: Any) -> Measured:
     details = getattr(final, "details", None)
     if details is None or details.ece is None:
@@ -97,5 +108,7 @@ _VALUES = {
     "latency_ms": _latency,
     "size": _size,
     "max_ece": _ece,
+    "max_float_share": _float_share,
+    "max_macs_share": _macs_share,
     "max_map_drop": _map_drop,
 }

@@ -60,6 +60,7 @@ KINDS = {
     "size": _Kind("size of the file", checks.positive, _bytes),
     "max_ece": _Kind("calibration error (ECE)", checks.fraction, lambda v: f"{v:.4f}"),
     "max_float_share": _Kind("operations in float", checks.fraction, _share),
+    "max_macs_share": _Kind("multiply-accumulates left", checks.fraction, _share),
     "max_map_drop": _Kind("drop of mAP", checks.non_negative, _points),
 }
 
@@ -79,6 +80,7 @@ class Gates:
         max_ece: largest expected calibration error, 0 to 1 (see
             `tfkd.report.calibration_error`).
         max_float_share: largest share of the file's operations that compute in float, 0 to 1.
+        max_macs_share: largest share of the multiply-accumulates that is left, 0 to 1.
         max_map_drop: for detectors, largest drop of mAP (IoU 0.50 to 0.95), in hundredths
             ("points"): 0.412 → 0.402 is a drop of 1.0.
 
@@ -98,6 +100,7 @@ class Gates:
     size: int | None = None
     max_ece: float | None = None
     max_float_share: float | None = None
+    max_macs_share: float | None = None
     max_map_drop: float | None = None
 
     def __post_init__(self) -> None:
@@ -227,6 +230,7 @@ def judge(
     final: AnyRow | None,
     *,
     float_share: float | None = None,
+    macs_share: float | None = None,
     least: Mapping[str, float] | None = None,
 ) -> Verdict:
     """Judges a model by its gates.
@@ -238,6 +242,8 @@ def judge(
         final: row of the model; None: there is none, as a budget can't be reached.
         float_share: share of the file's operations that compute in float, 0 to 1: of an
             `export` report `numbers["float_operations"] / numbers["operations"]`.
+        macs_share: share of the original's multiply-accumulates that is left, 0 to 1; None: it
+            is told from the two rows.
         least: gate → the least value that is possible, for a budget that can't be reached:
             {"latency_ms": 3.1}. It counts only where it is above the gate and the gate isn't met.
 
@@ -265,12 +271,14 @@ def judge(
     checks.instance("original", original, rows, "a row of a Table or DetectionTable")
     checks.instance("final", final, (*rows, type(None)), "a row of such a table, or None")
     checks.optional(checks.fraction, "float_share", float_share)
+    checks.optional(checks.fraction, "macs_share", macs_share)
+    shares = {"max_float_share": float_share, "max_macs_share": macs_share}
     least = dict(least or {})
     for name, value in least.items():
         checks.one_of("least", name, KINDS)
         checks.non_negative(f"least[{name!r}]", value)
     found = [
-        _check(name, wanted, measured(name, original, final, float_share), least.get(name))
+        _check(name, wanted, measured(name, original, final, shares), least.get(name))
         for name, wanted in gates.asked.items()
     ]
     impossible = any(check.least is not None for check in found)
