@@ -85,12 +85,12 @@ def test_numbers_have_none():
 @given(st.integers(2, 5), st.floats(0.05, 20.0), st.booleans(), st.integers(0, 1000))
 def test_the_temperature_has_the_highest_likelihood(classes, size, squashed, seed):
     rng = np.random.default_rng(seed)
-    true = 3 * rng.normal(size=(400, classes))
+    true = 3 * rng.normal(size=(2000, classes))
     odds = np.exp(true - true.max(1, keepdims=True))
     p = odds / odds.sum(1, keepdims=True)
-    y = (p.cumsum(1) < rng.random((400, 1))).sum(1).clip(max=classes - 1)
+    y = (p.cumsum(1) < rng.random((2000, 1))).sum(1).clip(max=classes - 1)
     z = size * true
-    wanted = np.where(np.eye(classes)[y] == 1, 401, 1 / (classes - 1)) / 402
+    wanted = np.where(np.eye(classes)[y] == 1, 2001, 1 / (classes - 1)) / 2002
 
     def likelihood(t):
         return (wanted * (z / t - np.log(np.exp(z / t).sum(1, keepdims=True)))).sum()
