@@ -8,7 +8,8 @@ each fraction of its time, widths are planned by the times of its layers in Lite
 thread, one example). The shrunk network is then exported again and runs in turns with the
 whole one, apart from the table, each timed call after an untimed one. One more budget, 1 %
 of the time, can't be reached, and says what is the least. With --int8 a ResNet-56 in int8
-is planned to be so many times faster than in float32, beside a plan by MACs.
+is planned to be so many times faster than in float32, beside a plan by MACs. With --drift
+the networks are timed so many times as multiples of one convolution, and nothing else is done.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ NETWORKS = {
     "transformer": lambda: tfkd.models.text_transformer(2000, 2, 64, layers=2, width=128),
     "resnet8": lambda: tfkd.models.resnet(8),
 }
+# What layer times are related to; see tfkd/report/layer_times.py.
+CONVOLUTION = "one convolution"
 FOUR = ("resnet20", "resnet56", "mobilenetv2", "transformer")
 
 
@@ -166,6 +169,25 @@ def int8(times: Any, args: Any) -> tuple[str, Record]:
     return harness.table(head, lines) + said, found
 
 
+def convolution() -> Any:
+    import tf_keras as keras
+
+    return keras.Sequential([keras.layers.Conv2D(16, 3, padding="same", input_shape=(32, 32, 16))])
+
+
+def drift(args: Any) -> None:
+    """How the ratio of networks to one convolution changes with the state of the machine."""
+    models = {CONVOLUTION: (convolution(), "float32")}
+    models |= {name: (NETWORKS[name](), "float32") for name in args.networks}
+    medians, rows = in_turns(models, args.rounds, args.drift), []
+    for name, taken in medians.items():
+        ratios = [a / b for a, b in zip(taken, medians[CONVOLUTION], strict=True)]
+        cells = [f"{statistics.median(taken):.3f}", f"{min(taken):.3f}–{max(taken):.3f}"]
+        rows.append([name, *cells, f"{min(ratios):.2f}–{max(ratios):.2f}"])
+    head = ["network", "ms (median)", "ms (range)", "times the convolution (range)"]
+    harness.show(args, harness.table(head, rows), milliseconds=medians)
+
+
 def main() -> None:
     small = {"networks": ["resnet8"], "reductions": [0.4], "rounds": 5, "repeats": 1}
     parser = harness.Parser(__doc__, **small, int8_network="resnet8", int8=3.5)
@@ -179,8 +201,12 @@ def main() -> None:
     parser.add_argument("--times", help="file of the table of layer times, kept and reused")
     parser.add_argument("--int8", type=float, default=5.2, help="times faster; 0: leave it out")
     parser.add_argument("--int8-network", choices=names, default="resnet56", help="which")
+    parser.add_argument("--drift", type=int, default=0, help="medians of each network")
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     args = parser.parse_args()
+    if args.drift:
+        drift(args)
+        return
     times = tfkd.report.LayerTimes(args.times)
     records = [record for name in args.networks for record in budgets(name, times, args)]
     head = ["network", "less time", "ms before", "ms after", "of what was asked, planned"]
