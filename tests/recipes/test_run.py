@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from tfkd import artifacts, export, pruning
+from tfkd import artifacts, export, known_faults, pruning
 from tfkd.export.checking import VerificationError
 from tfkd.recipes import Recipe, RecipeError, engine, judging, opening, planning, resume, run
 from tfkd.recipes.classifying import Classifying
@@ -310,6 +310,26 @@ def test_a_loss_names_the_stage_and_what_to_try(sources, tmp_path):
     assert outcome.advice in str(outcome)
     assert outcome.advice in (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
     assert resume(tmp_path / "o", voice=QUIET).advice == outcome.advice
+
+
+def test_what_only_onednn_stands_in_the_way_of_is_said(sources, tmp_path, monkeypatch):
+    """As a processor with registers for 16 channels, whose gradients fail on fewer."""
+    image = keras.Input((8, 8, 1))
+    hidden = keras.layers.UpSampling2D(3)(image)
+    hidden = keras.layers.Conv2D(32, 3, activation="relu", name="first")(hidden)
+    hidden = keras.layers.Conv2D(16, 1, 2, name="shortcut")(hidden)
+    scores = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(hidden))
+    keras.Model(image, scores).save(tmp_path / "m.keras")
+    monkeypatch.setattr(known_faults, "environment_width", lambda: 16)
+    stage = {"stage": "prune", "epochs": 0, "method": "hard", "macs_reduction": 0.7}
+    made = recipe_of(sources, [stage], model=str(tmp_path / "m.keras"))
+    outcome = run(made, tmp_path / "o", voice=QUIET)
+    assert outcome.status == "INFEASIBLE"
+    assert "TF_ENABLE_ONEDNN_OPTS=0 multiples of 8 meet it" in outcome.sentence
+    monkeypatch.setattr(known_faults, "environment_width", lambda: 0)
+    run(made, tmp_path / "without", voice=QUIET)
+    plan = RunFolder.open(tmp_path / "without").record("prune")["plan"]
+    assert plan["remove"] == {"first": 24, "shortcut": 0}
 
 
 def test_layers_of_unknown_cost_are_named():

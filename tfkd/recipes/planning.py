@@ -36,7 +36,15 @@ def planned(run: Run, model: keras.Model, settings: Prune) -> pruning.Plan:
     width = known_faults.environment_width()
     if width > plan.round_to and _faulty(model, plan, width):
         run.voice.say(f"prune: widths are multiples of {width}, as oneDNN fails on narrower ones")
-        plan = _plan(run, model, settings, width)
+        try:
+            plan = _plan(run, model, settings, width)
+        except InfeasibleError as error:
+            text = (
+                f"{error} Widths are multiples of {width}, as TensorFlow's oneDNN fails on "
+                "narrower ones on this processor: with the environment variable "
+                f"TF_ENABLE_ONEDNN_OPTS=0 multiples of {plan.round_to} meet it."
+            )
+            raise InfeasibleError(error.gate, text, error.least) from error
     return plan
 
 
@@ -56,7 +64,9 @@ def _faulty(model: keras.Model, plan: pruning.Plan, width: int) -> bool:
     """Whether the cut network meets a fault that the whole one does not."""
     if known_faults.overflowing_layers(model, width):
         return False
-    small = pruning.shrink(model, pruning.select(model, plan))
+    with warnings.catch_warnings():  # of the fault, which is told here
+        warnings.simplefilter("ignore")
+        small = pruning.shrink(model, pruning.select(model, plan))
     return bool(known_faults.overflowing_layers(small, width))
 
 
