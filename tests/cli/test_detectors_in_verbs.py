@@ -60,6 +60,23 @@ def test_predict_prints_boxes_in_pixels_of_the_image(detector, tmp_path, tfkd):
         assert 0 <= row["x1"] < row["x2"] <= 80 and 0 <= row["y1"] < row["y2"] <= 40
 
 
+def test_predict_takes_a_keras_detector_with_its_anchors(detector, tmp_path, tfkd):
+    """The boxes of the file, whose threshold is 0, that are above the usual 0.3 are the same."""
+    image = detector / "data/images/0.png"
+    code, found, _ = tfkd("predict", detector / "ssd.keras", image, "--json")
+    assert code == 0
+    _, file, _ = tfkd("predict", detector / "ssd.tflite", image, "--json")
+    sure = [row for row in file["rows"] if row["confidence"] > 0.3]
+    assert len(sure) == len(found["rows"]) > 0
+    for row, other in zip(found["rows"], sure, strict=True):
+        assert row["class"] == {"cell": "class 0", "plate": "class 1"}[other["class"]]
+        assert row["confidence"] == pytest.approx(other["confidence"], abs=1e-3)
+        assert row["x1"] == pytest.approx(other["x1"], abs=0.2)
+    (tmp_path / "alone.keras").write_bytes((detector / "ssd.keras").read_bytes())
+    code, _, err = tfkd("predict", tmp_path / "alone.keras", image, "--draw=x.png")
+    assert code == 2 and "needs anchors.json beside it" in err
+
+
 def test_compare_scores_boxes(detector, tmp_path, tfkd):
     (tmp_path / "ssd.keras").write_bytes((detector / "ssd.keras").read_bytes())
     data = (f"--data={detector / 'data'}", "--runs=2", "--seconds=1", "--json")

@@ -7,8 +7,8 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,11 +55,15 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         raise exit_codes.UsageError(f"--threads: expected 1 or more, received {args.threads}")
     quiet.import_tensorflow()
     path = pathlib.Path(args.file)
-    if path.suffix.lower() == ".tflite" and path.is_file() and is_detector(path):
-        terminal.print(_detect(path, args))
+    found = _detector(path, args) if path.is_file() else None
+    if found is not None:
+        terminal.print(_detect(found, args))
         return exit_codes.DONE
     if args.draw:
-        raise exit_codes.UsageError("--draw: the file is no detector of tfkd: it finds no boxes.")
+        raise exit_codes.UsageError(
+            "--draw: the file is no detector of tfkd: it finds no boxes. A .keras detector needs "
+            "anchors.json beside it."
+        )
     terminal.print(_classify(path, args, terminal))
     return exit_codes.DONE
 
@@ -71,16 +75,52 @@ def is_detector(path: pathlib.Path) -> bool:
     return "tfkd_detector.json" in associated_files.read(path)
 
 
-def _detect(path: pathlib.Path, args: argparse.Namespace) -> Listing:
+class _Detector(NamedTuple):
+    size: Sequence[int]  # height and width of the images
+    labels: Sequence[str]
+    find: Callable[[np.ndarray], Any]  # from (B, H, W, 3) pixels to detections
+
+
+def _detector(path: pathlib.Path, args: argparse.Namespace) -> _Detector | None:
+    """A detector's file, or a Keras model with anchors.json beside it; None for other files.
+
+    Raises:
+        ValueError: if the model's image size is open, or the anchors are those of another one.
+    """
+    if path.suffix.lower() == ".tflite":
+        if not is_detector(path):
+            return None
+        from tfkd.formats.detector import load_detector
+
+        file = load_detector(path, args.threads)
+        return _Detector(file.size[:2], file.labels, file)
+    if path.suffix.lower() not in (".keras", ".h5", ".hdf5"):
+        return None
+    from tfkd import report
+    from tfkd.recipes.detecting import anchors_file, anchors_of
+    from tfkd.recipes.models import open_model
+
+    if anchors_file(path) is None:
+        return None
+    model, anchors = open_model(path), anchors_of(path)
+    side = model.input_shape[1:3]
+    if None in side:
+        raise ValueError(f"{path}: its images may have any size; predict its .tflite file instead.")
+    kept = path.with_name("labels.txt")
+    labels = kept.read_text(encoding="utf-8").split("\n")[:-1] if kept.is_file() else []
+    count = model.output_shape["classes"][-1] - 1  # without the background
+    labels += [f"class {number}" for number in range(len(labels), count)]
+    return _Detector(side, labels, lambda images: report.detect(model, images, anchors))
+
+
+def _detect(detector: _Detector, args: argparse.Namespace) -> Listing:
     from tfkd import report
     from tfkd.data.folder import read_image
-    from tfkd.formats.detector import load_detector
 
-    detector = load_detector(path, args.threads)
     files = _image_files(args.inputs)
     whole = [read_image(file) for file in files]
-    images = np.stack([read_image(file, size=detector.size[:2]) for file in files])
-    found = detector(images)
+    images = np.stack([read_image(file, size=detector.size) for file in files])
+    found = detector.find(images)
     rows: list[tuple[Any, ...]] = []
     for index, (file, image) in enumerate(zip(files, whole, strict=True)):
         size = np.array([image.shape[1], image.shape[0]] * 2)
