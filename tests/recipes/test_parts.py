@@ -74,7 +74,7 @@ def test_the_rate_with_the_lowest_validation_loss_is_taken(tmp_path):
             yield types.SimpleNamespace(update=lambda done, note: seen.append((done, total)))
 
     rate, losses = rates.best(training, tmp_path / "rate.json", Voice())
-    assert seen == [(step, 60) for step in range(1, 61)]  # 20 steps with each of three rates
+    assert seen == [(step, 80) for step in range(1, 81)]  # 20 steps with each of four rates
     assert rate == max(rates.RATES) and set(losses) == {f"{r:g}" for r in rates.RATES}
     assert losses[f"{rate:g}"] == min(losses.values())
     np.testing.assert_array_equal(model.get_weights()[0], 0)

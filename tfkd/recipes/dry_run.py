@@ -107,7 +107,7 @@ def plan(recipe: Recipe, voice: Voice) -> DryRun:
             elif name == "prune":
                 model, text = _pruned(going, settings, model)
                 tries = settings.learning_rate is None  # tried in the run; here counted
-                settings = dataclasses.replace(settings, learning_rate=rates.RATES[1])
+                settings = dataclasses.replace(settings, learning_rate=rates.USUAL)
                 if settings.epochs:
                     training, _ = pruning_stage.recovery(going, settings, model, settings.epochs)
             elif name == "quantize" and settings.epochs:

@@ -17,7 +17,8 @@ from tfkd import artifacts
 from tfkd.recipes.training import Training
 from tfkd.recipes.voice import Progress, Voice
 
-RATES = (2e-3, 5e-4, 1e-4)
+RATES = (1e-2, 2e-3, 5e-4, 1e-4)
+USUAL = 5e-4  # without validation data, by which a trial would choose
 # Steps of the trial of one rate: a part of those of the training, between two numbers.
 PART, LEAST, MOST = 0.1, 20, 150
 

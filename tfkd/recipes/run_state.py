@@ -135,7 +135,7 @@ class Run:
         tested = task.validation()
         made = Training(name, student, student, batches, task.steps, epochs, tested, teacher=how)
         if rate is None and tested is None:
-            rate = rates.RATES[1]
+            rate = rates.USUAL
         if rate is None:
             adam = keras.optimizers.Adam(clipnorm=CLIPNORM)
             trial = task.distiller(teacher, student, like, settings, adam)
