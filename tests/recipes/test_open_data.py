@@ -306,3 +306,22 @@ def test_errors_of_files_name_what_the_caller_gave(tmp_path):
         with pytest.raises(ValueError, match="^`data`: expected") as caught:
             open_data(tmp_path / name)
         assert "`path`" not in str(caught.value)
+
+
+@pytest.mark.parametrize("columns", [("said", "mood"), ("2", "1"), (2, 1)])
+def test_columns_of_a_table_by_name_or_number(tmp_path, columns):
+    rows = [f"{n}\t{'good' if n % 2 else 'bad'}\tfilm {n}" for n in range(20)]
+    head = ["id\tmood\tsaid"] if columns[0] == "said" else []
+    (tmp_path / "a.tsv").write_text("\n".join([*head, *rows]))
+    found = open_data(tmp_path / "a.tsv", columns=columns)
+    assert found.kind == "texts" and found.class_names == ("bad", "good")
+    texts = [*found.train.x, *found.val.x, *found.test.x]
+    assert sorted(map(str, texts)) == sorted(f"film {n}" for n in range(20))
+
+
+def test_columns_are_for_tables(tmp_path):
+    with pytest.raises(ValueError, match="`columns`: expected none for digits.*for .tsv files"):
+        open_data("digits", columns=(0, 1))
+    (tmp_path / "a.tsv").write_text("\n".join(f"x{n}\t{n % 2}\t{n}" for n in range(20)))
+    with pytest.raises(ValueError, match="`columns`: .*'mood'"):
+        open_data(tmp_path / "a.tsv", columns=("mood", "1"))

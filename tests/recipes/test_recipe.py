@@ -104,6 +104,9 @@ MISTAKES = {
         {**stage("export", input="uint8"), "task": "texts"}, "stages[2].input", "token ids",
     ),
     "pixels of texts": (wrong(task="texts", preprocess="0-1"), "preprocess", "null for texts"),
+    "one column": (wrong(columns=["text"]), "columns", "two different ones"),
+    "a column twice": (wrong(columns=["1", "1"]), "columns", "two different ones"),
+    "columns of images": (wrong(task="images", columns=["0", "1"]), "columns", "none for images"),
     "words of images": (wrong(task="images", vocabulary="v.txt"), "vocabulary", "token ids"),
     "views without augmentation": (
         {**stage("prune", views=4), "augment": False}, "stages[0].views", "without augmentation",

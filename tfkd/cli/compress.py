@@ -114,6 +114,7 @@ def recipe_of(
         "val_fraction": args.val_fraction, "test_fraction": args.test_fraction,
         "data_seed": args.data_seed, "on_error": args.on_error,
         **_given(preprocess=preprocess, size=data_flags.size_of(args)),
+        **_given(columns=data_flags.columns_of(args)),
         **_given(vocabulary=args.vocabulary), **settings,
         "stages": [
             *stages, {"stage": "export", **_given(input=args.input)},

@@ -37,6 +37,11 @@ def add(parser: Parser, required: bool = True, positional: bool = False) -> None
     )
     add_preprocess(group)
     group.add_argument(
+        "--columns",
+        metavar="TEXT,LABEL",
+        help="of a .tsv file, by names in its header or numbers from 0 (default: they are found)",
+    )
+    group.add_argument(
         "--val_fraction",
         type=float,
         metavar="F",
@@ -98,6 +103,20 @@ def size_of(args: argparse.Namespace) -> tuple[int, int] | None:
     return numbers[0], numbers[-1]
 
 
+def columns_of(args: argparse.Namespace) -> list[str] | None:
+    """`--columns` as [text, label].
+
+    Raises:
+        UsageError: if it is not two.
+    """
+    if args.columns is None:
+        return None
+    parts = [part.strip() for part in args.columns.split(",")]
+    if len(parts) != 2 or not all(parts):
+        raise UsageError(f"--columns: expected two, such as sentence,label or 1,2: {args.columns}")
+    return parts
+
+
 def open_data(
     args: argparse.Namespace, terminal: Terminal, size: Sequence[int] | None = None
 ) -> Data:
@@ -111,5 +130,6 @@ def open_data(
         test_fraction=args.test_fraction,
         seed=args.data_seed,
         on_error=args.on_error,
+        columns=columns_of(args),
         say=terminal.say,
     )

@@ -120,7 +120,12 @@ def _inputs(draft: Draft) -> Iterator[Mistake]:
 
 
 def _tasks(draft: Draft) -> Iterator[Mistake]:
-    task = draft.get("task")
+    task, columns = draft.get("task"), draft.get("columns")
+    if columns and (len(columns) != 2 or columns[0] == columns[1]):
+        text = "expected two different ones, the text's and the label's"
+        yield Mistake("columns", f"{text}; received {list(columns)}.")
+    if columns and task in ("images", "boxes"):
+        yield Mistake("columns", f"expected none for {task}; received {list(columns)}.")
     for name in ("preprocess", "size"):
         if task == "texts" and draft.get(name) is not None:
             yield Mistake(name, f"expected null for texts; received {draft[name]!r}.")

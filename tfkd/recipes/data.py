@@ -132,6 +132,7 @@ def open_data(
     test_fraction: float = 0.2,
     seed: int = 0,
     on_error: str = "raise",
+    columns: Sequence[int | str] | None = None,
     say: Callable[[str], Any] | None = None,
 ) -> Data:
     """Opens data by name: reads the files, finds or makes the parts, checks them.
@@ -149,6 +150,8 @@ def open_data(
         seed: determines which examples those are.
         on_error: "raise" an error that lists all images that can't be read and all faults
             in annotations of boxes, or "skip" them, with a warning that counts them.
+        columns: of a .tsv file, (text, label): names in its header, or numbers from 0; None:
+            they are found.
         say: function that is called with a sentence on what was found; None: nothing.
 
     Returns:
@@ -167,7 +170,7 @@ def open_data(
     """
     checks.fraction("val_fraction", val_fraction)
     checks.non_negative_int("seed", seed)
-    source, val, split = read(name, size, test_fraction, seed, on_error)
+    source, val, split = read(name, size, test_fraction, seed, on_error, columns)
     if size is not None and isinstance(source, data.Dataset):
         source, val, split = _resized(source, val, split, check_size(size))
     found = _described(source, val, split, val_fraction, seed)

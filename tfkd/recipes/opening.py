@@ -42,6 +42,7 @@ def opened(recipe: Recipe) -> tuple[Task, Any]:
         test_fraction=recipe.test_fraction,
         seed=recipe.data_seed,
         on_error=recipe.on_error,
+        columns=recipe.columns or None,
     )
     if recipe.task not in ("auto", found.kind):
         fix = 'Leave `task` at "auto", or give other data.'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,40 @@ _KINDS = (
 )
 
 
-def read(name: Any, size: Any, test_fraction: float, seed: int, on_error: str = "raise") -> Read:
+def read(
+    name: Any,
+    size: Any,
+    test_fraction: float,
+    seed: int,
+    on_error: str = "raise",
+    columns: Sequence[int | str] | None = None,
+) -> Read:
     """Reads data by name; see `tfkd.recipes.data.open_data`.
 
     The readers of files call them `path`; an error says what the caller gave, `data`.
     """
     try:
-        return _read(name, size, test_fraction, seed, on_error)
+        found = _tables(name, columns, test_fraction=test_fraction, seed=seed)
+        return found or _read(name, size, test_fraction, seed, on_error)
     except (ValueError, TypeError, OSError) as error:
         if len(error.args) == 1 and str(error.args[0]).startswith("`path`:"):
             error.args = (f"`data`{str(error.args[0]).removeprefix('`path`')}",)
         raise
+
+
+def _tables(name: Any, columns: Sequence[int | str] | None, **options: Any) -> Read | None:
+    """Texts of the columns that are named; None if none are."""
+    if columns is None:
+        return None
+    path = pathlib.Path(name) if isinstance(name, (str, os.PathLike)) else None
+    is_table = path is not None and (
+        path.suffix.lower() == ".tsv" or (path.is_dir() and holds_texts(path))
+    )
+    if path is None or not is_table:
+        fix = "Leave it out: it is for .tsv files."
+        raise checks.value_error("columns", f"none for {name}", list(columns), fix)
+    numbers = [int(c) if isinstance(c, str) and c.isdecimal() else c for c in columns]
+    return _texts(path, {**options, "columns": numbers})
 
 
 def _read(name: Any, size: Any, test_fraction: float, seed: int, on_error: str) -> Read:
@@ -75,6 +99,7 @@ def _file(path: pathlib.Path, options: dict[str, Any]) -> Read:
 def _texts(path: pathlib.Path, options: dict[str, Any]) -> Read:
     texts = data.tsv(path, **options)
     val = None if texts.x_dev is None else (texts.x_dev, texts.y_dev)
+    options.pop("columns", None)
     return texts, val, split_off(**options) if path.is_file() else OWN_TEST
 
 

@@ -83,6 +83,7 @@ class Recipe:
             "standardize" or numbers "mean,std"; null: found by values.
         size: pixels of the side to which images are resized, or [height, width]; null: what
             the model takes, and for new detectors 160.
+        columns: of a .tsv file, the text's and the label's, by name or number.
         val_fraction, test_fraction, data_seed, on_error: how the data are split and what is
             done about broken images and faulty annotations, as in `open_data`.
         vocabulary: a file with the words of a model that takes token ids.
@@ -123,6 +124,11 @@ class Recipe:
     data_seed: int = setting(whole(0), 0, "of these splits")
     on_error: str = setting(
         choice("raise", "skip"), "raise", "broken images, faulty annotations of boxes"
+    )
+    columns: tuple[str, ...] = setting(
+        fields.several(text("text"), "a list of two, the text's and the label's"),
+        (),
+        "of a .tsv file: names in its header, or numbers from 0; empty: they are found",
     )
     vocabulary: str | None = setting(
         optional(text("the path of a file")), None, "words of a model that takes token ids"
