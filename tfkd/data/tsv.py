@@ -244,7 +244,10 @@ def _place(file: pathlib.Path, column: int | str, width: int, head: Sequence[str
 
 def _guess(file: pathlib.Path, rows: Sequence[Row], width: int) -> tuple[int, int]:
     """(text, label) of two columns: the labels are the one with fewer distinct values."""
-    fix = "Say which they are: columns=(text, label), numbers from 0 or names in the header."
+    fix = (
+        "Say which they are: columns=(text, label), or --columns=TEXT,LABEL of the command, "
+        "numbers from 0 or names in the header."
+    )
     if width != 2:
         received = f"{width} columns in {_place_of(file)}"
         raise checks.value_error("columns", "given, where there are not two", received, fix)
