@@ -2,6 +2,7 @@
 
     python benchmarks/curriculum_text.py --data sst2 --teacher minilm.npz --from-nothing
     python benchmarks/curriculum_text.py --data sst2 --teacher minilm.npz --settings
+    python benchmarks/curriculum_text.py --data sst2 --teacher minilm.npz --why
 
 --data is a folder with train.tsv, dev.tsv and test.tsv; --teacher is the file that
 benchmarks/minilm_embeddings.py makes: the logits of a pretrained transformer with a head
@@ -20,8 +21,9 @@ other entry.
 
 --from-nothing also trains a transformer on the same sentences from random weights, to see
 whether that would do as teacher. --settings tries settings on dev instead, with seeds of
-its own; what the tables are made with was chosen there. Accuracy is that of the last
-epoch on test. Writes table.md and results.json into --out.
+its own; what the tables are made with was chosen there. --why takes the progressive arm
+apart, on dev: orders that know nothing of the teacher, the teacher in some stages only, a
+shorter start. Accuracy is that of the last epoch on test. Writes table.md into --out.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ def parse() -> Any:
     parser.add_argument("--rounds", type=int, default=200, help="runs of each file")
     parser.add_argument("--from-nothing", action="store_true", help="train a transformer, too")
     parser.add_argument("--settings", action="store_true", help="try settings on dev instead")
+    parser.add_argument("--why", action="store_true", help="take the progressive arm apart on dev")
     return parser.parse_args()
 
 
@@ -99,7 +102,14 @@ class Bench:
             teacher, self.x, self.tokens.y_train, progress=False
         )
         self.steps = data.steps_per_epoch(len(self.tokens.x_train), BATCH)
-        self.part = "dev" if args.settings else "test"
+        rng = np.random.default_rng(0)
+        self.orders = {
+            "teacher": self.difficulty,
+            "hardest first": -np.asarray(self.difficulty),
+            "random": rng.random(len(self.tokens.x_train)),
+            "length": np.sum(np.asarray(self.tokens.x_train) != 0, 1),
+        }
+        self.part = "dev" if args.settings or args.why else "test"
         self.epochs, self.rounds = args.epochs, args.rounds
 
     @property
@@ -122,13 +132,17 @@ class Bench:
         decay = keras.optimizers.schedules.CosineDecay(rate, self.steps * epochs)
         return keras.optimizers.Adam(decay)
 
-    def sentences(self, seed: int) -> Curriculum:
+    def sentences(self, seed: int, order: str = "teacher") -> Curriculum:
         """All training sentences in shuffled epochs, unless stages set another pace."""
-        return Curriculum((self.x, self.tokens.y_train), self.difficulty, 1.0, BATCH, seed=seed)
+        examples = (self.x, self.tokens.y_train)
+        return Curriculum(examples, self.orders[order], 1.0, BATCH, seed=seed)
 
-    def stages(self, epochs: int, start: float, weights: tuple[float, ...]) -> list[Stage]:
+    def stages(
+        self, epochs: int, start: float, weights: tuple[float, ...], share: float = ALL
+    ) -> list[Stage]:
         """The easiest part, more and more, all; each with its weight of the labels."""
-        easy, last = max(round(EASY * epochs), 1), max(round(ALL * epochs), 1)
+        easy = max(round(EASY * epochs), 1)
+        last = min(max(round(share * epochs), 1), epochs - easy - 1)
         growing = epochs - easy - last
         grow = schedules.Linear(start, 1.0, end_step=self.steps * growing)
         return [
@@ -146,6 +160,8 @@ class Bench:
         temperature: float = TEMPERATURE,
         start: float = START,
         weights: tuple[float, ...] | None = None,
+        order: str = "teacher",
+        share: float = ALL,
     ) -> np.ndarray:
         """Trains a student; returns its outputs on the test part."""
         keras.utils.set_random_seed(seed)
@@ -153,10 +169,10 @@ class Bench:
         student, soft = self.student(), LogitsDistillation(temperature)
         weight = weight if arm in ("distilled", "progressive") else 1.0
         if arm in ("curriculum", "progressive"):
-            stages = self.stages(epochs, start, weights or (weight,) * 3)
+            stages = self.stages(epochs, start, weights or (weight,) * 3, share)
             staged = tfkd.ProgressiveDistiller(teacher, student, stages, soft)
             staged.compile(self.optimizer(epochs), LOSS)
-            staged.fit(self.sentences(seed), verbose=0)
+            staged.fit(self.sentences(seed, order), verbose=0)
         else:
             model = tfkd.Distiller(teacher, student, soft, student_loss_weight=weight)
             model.compile(self.optimizer(epochs), LOSS)
@@ -220,6 +236,42 @@ def settings(bench: Bench) -> None:
     for changes in ({}, {"epochs": 8}, small, {**small, "dropout": 0.1}, {"width": 64}):
         accuracy = report.accuracy(bench.labels, bench.train_large(0, **changes))
         SAY(f"transformer from nothing {changes}: {accuracy:.1f}")
+
+
+WHY: list[tuple[str, dict[str, Any]]] = [
+    ("alone", {}),
+    ("curriculum", {}),
+    ("distilled", {}),
+    ("progressive", {}),
+    ("curriculum", {"order": "random"}),
+    ("curriculum", {"order": "hardest first"}),
+    ("curriculum", {"order": "length"}),
+    ("progressive", {"order": "random"}),
+    ("progressive", {"order": "hardest first"}),
+    ("progressive", {"order": "length"}),
+    ("progressive", {"weights": (1.0, 1.0, WEIGHT)}),
+    ("progressive", {"weights": (WEIGHT, WEIGHT, 1.0)}),
+    ("progressive", {"start": 0.6}),
+    ("progressive", {"share": 0.8}),
+    ("progressive", {"temperature": 3.0}),
+    ("progressive", {"epochs": 20}),
+    ("distilled", {"epochs": 20}),
+]
+
+
+def why(bench: Bench, args: Any) -> None:
+    """What each change of the progressive arm gains over the student alone, seed by seed."""
+    rows, found = [], {}
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    for arm, changes in WHY:
+        scores = [report.accuracy(bench.labels, bench.train(arm, s, **changes)) for s in seeds]
+        shown = ", ".join(f"{name}={value}" for name, value in changes.items())
+        found[f"{arm} {shown}"] = scores
+        gains = np.subtract(scores, found["alone "])
+        rows.append([arm, shown, harness.spread(scores, 1), harness.spread(gains)])
+        SAY(f"{arm} {shown}: {rows[-1][-2]}, {rows[-1][-1]}")
+    head = ["arm", "what differs", "accuracy % on dev", "points over alone"]
+    harness.show(args, harness.table(head, rows, left=2), accuracy=found)
 
 
 def scores_of(bench: Bench, outputs: list[np.ndarray]) -> dict[str, report.SeedStats]:
@@ -295,7 +347,12 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Input dict contained keys")
     bench = Bench(ARGS)
     SAY(f"{bench.tokens!r}, {bench.difficulty!r}")
-    settings(bench) if ARGS.settings else measure(bench, ARGS)
+    if ARGS.settings:
+        settings(bench)
+    elif ARGS.why:
+        why(bench, ARGS)
+    else:
+        measure(bench, ARGS)
 
 
 if __name__ == "__main__":
