@@ -53,7 +53,9 @@ def parse() -> Any:
     parser.add_argument("--rounds", type=int, default=200, help="runs of each file")
     parser.add_argument("--from-nothing", action="store_true", help="train a transformer, too")
     parser.add_argument("--settings", action="store_true", help="try settings on dev instead")
-    parser.add_argument("--why", action="store_true", help="take the progressive arm apart on dev")
+    parser.add_argument("--why", action="store_true", help="take the progressive arm apart")
+    parser.add_argument("--variants", type=int, help="of --why, the first so many")
+    parser.add_argument("--part", choices=("dev", "test"), help="of the scores (default: as said)")
     return parser.parse_args()
 
 
@@ -109,7 +111,7 @@ class Bench:
             "random": rng.random(len(self.tokens.x_train)),
             "length": np.sum(np.asarray(self.tokens.x_train) != 0, 1),
         }
-        self.part = "dev" if args.settings or args.why else "test"
+        self.part = args.part or ("dev" if args.settings or args.why else "test")
         self.epochs, self.rounds = args.epochs, args.rounds
 
     @property
@@ -263,14 +265,22 @@ def why(bench: Bench, args: Any) -> None:
     """What each change of the progressive arm gains over the student alone, seed by seed."""
     rows, found = [], {}
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    for arm, changes in WHY:
-        scores = [report.accuracy(bench.labels, bench.train(arm, s, **changes)) for s in seeds]
+    right = bench.logits[bench.part].argmax(1) == bench.labels  # the teacher is
+    for arm, changes in WHY[: args.variants]:
+        outputs = [bench.train(arm, seed, **changes) for seed in seeds]
+        scores = [report.accuracy(bench.labels, one) for one in outputs]
+        split = [
+            [report.accuracy(bench.labels[which], one[which]) for one in outputs]
+            for which in (right, ~right)
+        ]
         shown = ", ".join(f"{name}={value}" for name, value in changes.items())
         found[f"{arm} {shown}"] = scores
         gains = np.subtract(scores, found["alone "])
-        rows.append([arm, shown, harness.spread(scores, 1), harness.spread(gains)])
-        SAY(f"{arm} {shown}: {rows[-1][-2]}, {rows[-1][-1]}")
-    head = ["arm", "what differs", "accuracy % on dev", "points over alone"]
+        cells = [harness.spread(values, 1) for values in (scores, *split)]
+        rows.append([arm, shown, *cells, harness.spread(gains)])
+        SAY(f"{arm} {shown}: {', '.join(rows[-1][2:])}")
+    head = ["arm", "what differs", f"accuracy % on {bench.part}", "where the teacher is right"]
+    head += ["where it is wrong", "points over alone"]
     harness.show(args, harness.table(head, rows, left=2), accuracy=found)
 
 
