@@ -16,8 +16,6 @@ from tfkd.recipes.run_state import Done, Run, thaw
 from tfkd.recipes.stages import DECAY_FROM, Prune
 from tfkd.recipes.training import Training
 
-# The learning rate while filters decay: what is left has to learn what the others did.
-DECAY_RATE = 2e-3
 _DECAYS = 16  # intervals in which filters decay: 13 and 27 were alike, 7 and 4 worse
 _COMPARED = 64  # examples on which the cut and the masked network must be equal
 
@@ -84,6 +82,17 @@ def _cut(run: Run, model: keras.Model, selection: pruning.Selection) -> keras.Mo
         return pruning.shrink(model, selection, verify=run.task.calibration(_COMPARED))
 
 
+def _rate_of_cut(run: Run, settings: Prune, model: keras.Model, plan: pruning.Plan) -> float | None:
+    """The rate at which the cut network learns best: while filters decay it becomes that one.
+
+    The trial is that of the training after the decay, which finds its result.
+    """
+    small = _cut(run, model, pruning.select(model, plan))
+    _recalibrated(run, small)
+    training, _ = recovery(run, settings, small, settings.epochs - _decaying(settings))
+    return training.rate
+
+
 def _decayed(
     run: Run, settings: Prune, model: keras.Model, plan: pruning.Plan, record: dict[str, Any]
 ) -> keras.Model:
@@ -96,7 +105,8 @@ def _decayed(
     epochs = _decaying(settings)
     frozen = run.frozen_norms(model, settings.freeze_batch_norm)
     like = frozen_copy(model)
-    training = run.taught("prune", settings, model, like, "prune_decay", epochs, DECAY_RATE)
+    rate = _rate_of_cut(run, settings, model, plan)
+    training = run.taught("prune", settings, model, like, "prune_decay", epochs, rate)
     schedule = pruning.AnnealedFilterDecay(
         target_sparsity=min(max(plan.filter_rate, 1e-6), 1 - 1e-6),
         begin_step=0,
