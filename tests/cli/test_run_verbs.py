@@ -153,8 +153,8 @@ def test_a_dry_run_prints_plan_and_time_and_writes_nothing(sources, tmp_path, mo
     plan = json.loads(capsys.readouterr().out)
     prune, quantize = plan["planned"][:2]
     assert (prune["epochs"], prune["steps"], quantize["epochs"]) == (10, 5, 2)
-    # 10 epochs of 5 steps, and a trial of 20 steps for each of three learning rates.
-    assert prune["seconds"] == pytest.approx(110) and quantize["seconds"] == 10
+    # 10 epochs of 5 steps, and a trial of 20 steps for each of four learning rates.
+    assert prune["seconds"] == pytest.approx(130) and quantize["seconds"] == 10
     assert "conv" in plan["pruning"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.npz", "m.keras"]
 
