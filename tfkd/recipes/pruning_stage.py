@@ -87,6 +87,8 @@ def _rate_of_cut(run: Run, settings: Prune, model: keras.Model, plan: pruning.Pl
 
     The trial is that of the training after the decay, which finds its result.
     """
+    if settings.learning_rate is not None:
+        return settings.learning_rate
     small = _cut(run, model, pruning.select(model, plan))
     _recalibrated(run, small)
     training, _ = recovery(run, settings, small, settings.epochs - _decaying(settings))
