@@ -90,24 +90,97 @@ def test_an_untrained_model_gets_standardized_images():
     assert scaling_for(model, DATA).name == "standardize"
 
 
+def images_of(low, high, dtype="float32"):
+    """The images with their 256 values spread from `low` to `high`."""
+    return open_data(((X.astype("uint8") / 255 * (high - low) + low).astype(dtype), Y))
+
+
 def test_what_is_no_pixel_stays():
     arrays = open_data((X.reshape(200, -1), Y))
-    floats = open_data((X.astype("float32"), Y))
+    standardized = images_of(-1, 1)
     assert scaling_for(None, arrays).name == "none"
-    assert "float already, from 0 to 231" in scaling_for(brightness(120.0), floats).why
-    assert scaling_for(brightness(120.0), floats, "0-1").std == (255.0,)
+    found = scaling_for(brightness(0.0), standardized)
+    assert (found.name, found.to_pixels) == ("none", None) and "floats from -" in found.why
+    np.testing.assert_array_equal(found(standardized.train.x), standardized.train.x)
+    with pytest.raises(ValueError, match="floats from -.*pass none if the model takes them as"):
+        named("-1-1", standardized)
 
 
-def test_floats_for_a_model_that_rescales_pixels_are_told():
+@pytest.mark.parametrize("name", ["0-255", "0-1", "-1-1", "imagenet", "1,2", "standardize"])
+def test_floats_from_0_to_1_are_scaled_like_pixels(name):
+    floats, pixels = images_of(0, 1), images_of(0, 255, "uint8")
+    found = named(name, floats)
+    # Rounded to four places of a pixel, or of a unit.
+    tolerance = 1e-3 if name == "standardize" else 1e-5
+    wanted = named(name, pixels)(pixels.train.x)
+    np.testing.assert_allclose(found(floats.train.x), wanted, rtol=tolerance, atol=tolerance)
+    np.testing.assert_array_equal(found(tf.constant(floats.train.x)), found(floats.train.x))
+    # Images that are read from files afterwards are pixels.
+    np.testing.assert_allclose(found(pixels.train.x), wanted, rtol=tolerance, atol=tolerance)
+    assert preprocessing.from_json(found.to_json()) == found
+
+
+def test_floats_that_stay_are_the_same_bits_and_known_as_pixels():
+    for high, std in [(1, 255.0), (255, 1.0)]:
+        data = images_of(0, high)
+        found = named("none", data)
+        np.testing.assert_array_equal(found(data.train.x), data.train.x)
+        assert found.std == (std,)
+
+
+def test_numbers_of_pytorch_are_of_pixels_from_0_to_1():
+    found = named("0.485,0.456,0.406,0.229,0.224,0.225", DATA)
+    assert "0..1" in found.why
+    np.testing.assert_allclose(found.mean, preprocessing.NAMED["imagenet"][0], rtol=1e-6)
+    np.testing.assert_allclose(found.std, preprocessing.NAMED["imagenet"][1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("high", "threshold", "name"),
+    [
+        (1, 120 / 255, "none"),
+        (1, 120.0, "0-255"),
+        (1, 120 / 127.5 - 1, "-1-1"),
+        (255, 120.0, "none"),
+        (255, 120 / 255, "0-1"),
+        (255, 120 / 127.5 - 1, "-1-1"),
+    ],
+)
+def test_accuracy_decides_for_floats_too(high, threshold, name):
+    found = scaling_for(brightness(threshold), images_of(0, high))
+    assert found.name == name and "floats from" in found.why
+
+
+@pytest.mark.parametrize(
+    ("high", "dtype", "name"),
+    [
+        (255, "uint8", "-1-1"),
+        (255, "float32", "-1-1"),
+        (255, "int32", "-1-1"),
+        (1, "float32", "-1-1"),
+        (1, "float64", "-1-1"),
+        (16, "float32", "standardize"),
+        (16, "uint8", "standardize"),
+        (4000, "float32", "standardize"),
+    ],
+)
+def test_a_new_network_gets_numbers_around_zero(high, dtype, name):
+    data = images_of(0, high, dtype)
+    found = preprocessing.for_new_network(data)
+    scaled = found(data.train.x)
+    assert found.name == name
+    assert -4 < scaled.min() < -0.5 and 0.5 < scaled.max() < 4
+
+
+def test_floats_for_a_model_that_rescales_pixels():
     model = keras.Sequential(
-        [keras.Input((4, 4, 3)), LAYERS.Rescaling(1 / 255), *brightness(0.5).layers[1:]]
+        [keras.Input((4, 4, 3)), LAYERS.Rescaling(1 / 255), *brightness(120 / 255).layers[1:]]
     )
-    small = open_data(((X / 255).astype("float32"), Y))
+    for high, name in [(1, "0-255"), (255, "none")]:
+        assert scaling_for(model, images_of(0, high)).name == name
+    model.layers[-1].set_weights([np.zeros((3, 2)), np.zeros(2)])  # always wrong or right alike
     with pytest.warns(
         UserWarning, match="from .* to .*multiplies them by 0.00392, as if .* to 255"
     ):
-        found = scaling_for(model, small)
-    assert found.name == "none" and "float already, from 0" in found.why
-    large = open_data((X.astype("float32"), Y))
-    scaling_for(model, large)  # no warning, which the tests take for an error
-    scaling_for(brightness(0.5), small)
+        found = scaling_for(model, images_of(0, 1))
+    assert found.name == "none" and "better than chance" in found.why

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from tfkd import artifacts, export, known_faults, pruning
+from tfkd import artifacts, export, known_faults, pruning, runtime
 from tfkd.export.checking import VerificationError
 from tfkd.recipes import Recipe, RecipeError, engine, judging, opening, planning, resume, run
 from tfkd.recipes.classifying import Classifying
@@ -246,6 +246,34 @@ def test_an_edited_recipe_is_not_passed_over(sources, tmp_path, stages_of, edit,
     file.write_text(written.replace("\n", "\n\n"))  # the same recipe, laid out differently
     stages_of()
     assert resume(tmp_path / "o", voice=QUIET).accepted
+
+
+@pytest.mark.parametrize(
+    ("unit", "offset", "name", "scaling"),
+    [
+        (
+            255,
+            0,
+            None,
+            ((127.5,), (127.5,)),
+        ),  # pixels as floats from 0 to 1, which decides by itself
+        (255, 0, "-1-1", ((127.5,), (127.5,))),
+        (1, 0, None, ((127.5,), (127.5,))),  # pixels as floats from 0 to 255
+        (127.5, -1, None, None),  # as the model takes them
+    ],
+)
+def test_images_of_floats(sources, tmp_path, unit, offset, name, scaling):
+    """The file says how it takes pixels, whatever the training images were."""
+    with np.load(sources / "d.npz") as arrays:
+        made = {
+            key: np.float32(value / unit + offset) if key[0] == "x" else value
+            for key, value in arrays.items()
+        }
+    np.savez(tmp_path / "f.npz", **made)
+    settings = {"data": str(tmp_path / "f.npz"), "preprocess": name}
+    run(recipe_of(sources, [JUDGED[0]], **settings), tmp_path / "o", voice=QUIET)
+    with runtime.Predictor(tmp_path / "o" / "model.tflite") as predictor:
+        assert predictor.scaling == scaling
 
 
 @pytest.mark.parametrize("budget", ["macs:60%", "size:9KB", "latency:99ms"])

@@ -128,13 +128,14 @@ def _scaled_alike(
 def _scaling(model: Any, data: Data, args: argparse.Namespace) -> Scaling:
     """The scaling of one model: that of its file, of the flag, or found by values."""
     from tfkd import runtime
-    from tfkd.recipes.preprocessing import AUTO, Scaling, scaling_for
+    from tfkd.recipes.preprocessing import AUTO, Scaling, scaling_for, to_pixels
 
     if not isinstance(model, pathlib.Path):
         return scaling_for(model, data, args.preprocess)
     with runtime.Predictor(model) as predictor:
-        if predictor.scaling is not None:
-            return Scaling("as in the file", *predictor.scaling)
+        unit = to_pixels(data.train.x)
+        if predictor.scaling is not None and unit is not None:
+            return Scaling("as in the file", *predictor.scaling, to_pixels=unit)
         if args.preprocess != AUTO:
             return scaling_for(None, data, args.preprocess)
         return scaling_for(lambda images: predictor(np.asarray(images)), data)

@@ -20,7 +20,7 @@ _DATA = (
     "module:function, digits, cifar10, ..."
 )
 _PREPROCESS = (
-    "pixels as the model takes them: none, 0-1, -1-1, imagenet, standardize, or mean,std of "
+    "pixels as the model takes them: none, 0-255, 0-1, -1-1, imagenet, standardize, or mean,std of "
     "pixels in 0..255; written --preprocess=-1-1 (default: %(default)s, found by values)"
 )
 

@@ -285,7 +285,9 @@ def _scaling(
         return Scaling("as in the file", *predictor.scaling)
     kept = pathlib.Path(args.file).with_name("preprocess.json")
     if kept.is_file() and kept.with_name("run.json").is_file():  # beside the models of a run
-        return from_json(json.loads(kept.read_text(encoding="utf-8")))
+        known = from_json(json.loads(kept.read_text(encoding="utf-8")))
+        if known.to_pixels is not None:
+            return known
     if keras_files.classes(file) & {"Rescaling", "Normalization"}:
         return named("none")  # The model scales pixels itself.
     found = for_limits(predictor.inputs[0].limits)

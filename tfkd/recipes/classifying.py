@@ -169,7 +169,7 @@ class Classifying(Task):
 
     def to_tflite(self, model: keras.Model, path: Any, io: str, count: int) -> Any:
         """A file with names of classes, and the scaling of pixels or the vocabulary."""
-        mean, std = (None, None) if self.scaling is None else _numbers(self.scaling)
+        mean, std = _numbers(self.scaling)
         labels = self.class_names if self.found.num_classes == _scores(model) else None
         return export.to_tflite(
             model,
@@ -191,8 +191,10 @@ class Classifying(Task):
         return export.to_onnx(model, path, target="tensorrt", verify=verify, keep_failed=True)
 
 
-def _numbers(scaling: Scaling) -> tuple[Any, Any]:
-    """Mean and deviation, as scalars where there is one number."""
+def _numbers(scaling: Scaling | None) -> tuple[Any, Any]:
+    """Mean and deviation of pixels, as scalars where there is one number; None if unknown."""
+    if scaling is None or scaling.to_pixels is None:
+        return None, None
     parts = (scaling.mean, scaling.std)
     return tuple(p[0] if len(p) == 1 else p for p in parts)  # type: ignore[return-value]
 

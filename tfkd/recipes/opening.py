@@ -16,12 +16,11 @@ from tfkd.recipes.data import Data, Part, open_data
 from tfkd.recipes.detecting import Detecting, anchors_of
 from tfkd.recipes.fields import RecipeError
 from tfkd.recipes.models import open_model
-from tfkd.recipes.preprocessing import AUTO, named, scaling_for
+from tfkd.recipes.preprocessing import AUTO, for_new_network, named, scaling_for
 from tfkd.recipes.recipe import Recipe
 from tfkd.recipes.task import Task
 
 DETECTOR_SIZE = 160  # pixels of a detector's side, unless the recipe or the model says it
-NEW_NETWORKS = "-1-1"  # how networks that a run trains itself take pixels
 
 
 def opened(recipe: Recipe) -> tuple[Task, Any]:
@@ -126,7 +125,8 @@ def _classifier(found: Data, recipe: Recipe, model: Any) -> Classifying:
         expected = f"images of {model.input_shape[3]} channels, as the model takes them"
         raise checks.value_error("data", expected, recipe.data, fix)
     if model is None:
-        scaling = named(recipe.preprocess or NEW_NETWORKS, found)
+        name = recipe.preprocess
+        scaling = for_new_network(found) if name is None else named(name, found)
     else:
         scaling = scaling_for(model, found, recipe.preprocess or AUTO)
     return Classifying(found, recipe, scaling)
