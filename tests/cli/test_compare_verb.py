@@ -151,9 +151,24 @@ def test_a_model_of_strings_and_a_file_of_token_ids(tmp_path):
         verify = encode(["good", "bad"])
         export.to_tflite(ids, tmp_path / f"{name}.tflite", encoder=encode, verify=verify)
     opened = {"model": model, "file": tmp_path / "same.tflite"}
-    found = compare_classifiers._without_strings(opened)
+    paths = {"model": str(tmp_path / "m.keras"), "file": str(opened["file"])}
+    found, encode = compare_classifiers._without_strings(opened, paths)
+    assert encode.vocabulary[2:] == ("good", "bad")
     tokens = np.int32([[2, 1, 0, 0], [3, 0, 0, 0]])
     np.testing.assert_allclose(found["model"](tokens), ids(tokens), atol=1e-6)
     assert found["file"] == opened["file"]
     with pytest.raises(ValueError, match="other and model have different tokenizers"):
-        compare_classifiers._without_strings({"model": model, "other": tmp_path / "other.tflite"})
+        opened = {"model": model, "other": tmp_path / "other.tflite"}
+        compare_classifiers._without_strings(opened, paths | {"other": str(opened["other"])})
+
+
+def test_a_tokenizer_beside_a_model_of_token_ids(tmp_path, tfkd):
+    ids = keras.Input((1,), dtype="int32")
+    head = keras.layers.Embedding(4, 2, weights=[np.float32([[0, 0], [0, 0], [9, 0], [0, 9]])])
+    keras.Model(ids, keras.layers.Flatten()(head(ids))).save(tmp_path / "m.keras")
+    Encoder(("", "[UNK]", "dull", "fine"), 1).save(tmp_path / "m.keras.encoder.json")
+    rows = [f"{('dull', 'fine')[n % 2]} text {n}\t{n % 2}" for n in range(40)]
+    (tmp_path / "d.tsv").write_text("\n".join(rows))
+    data = f"--data={tmp_path / 'd.tsv'}"
+    code, found, _ = tfkd("compare", tmp_path / "m.keras", data, "--json", *QUICK)
+    assert code == 0 and found["rows"][0]["accuracy"]["mean"] == 100.0

@@ -104,14 +104,20 @@ def test_texts(tmp_path, tfkd):
         verify=encode(["good", "bad film"]),
     )  # fmt: skip
     (tmp_path / "more.txt").write_text("bad\n\n")
-    code, found, _ = tfkd(
-        "predict", tmp_path / "m.tflite", "A good film", tmp_path / "more.txt", "--top=1", "--json"
-    )
-    assert code == 0
-    assert [(row["example"], row["class"]) for row in found["rows"]] == [
-        ("A good film", "positive"),
-        ("bad", "negative"),
-    ]
+    # As a run leaves its Keras models: tokenizer and names of classes beside them.
+    model.save(tmp_path / "m.keras")
+    encode.save(tmp_path / "m.keras.encoder.json")
+    (tmp_path / "labels.txt").write_text("negative\npositive\n")
+    (tmp_path / "run.json").write_text("{}")
+    for file in ("m.tflite", "m.keras"):
+        code, found, _ = tfkd(
+            "predict", tmp_path / file, "A good film", tmp_path / "more.txt", "--top=1", "--json"
+        )
+        assert code == 0
+        assert [(row["example"], row["class"]) for row in found["rows"]] == [
+            ("A good film", "positive"),
+            ("bad", "negative"),
+        ]
     code, _, err = tfkd("predict", tmp_path / "m.tflite", "nothing.txt")
     assert code == 3 and "takes texts, and 'nothing.txt' is not there" in err
 

@@ -10,7 +10,7 @@ import pytest
 import tf_keras as keras
 
 from tfkd import export, runtime
-from tfkd.recipes import Recipe, RecipeError, run
+from tfkd.recipes import Recipe, RecipeError, run, token_models
 from tfkd.recipes.voice import Plain
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "examples" / "recipes"
@@ -114,6 +114,8 @@ def test_texts_become_a_file_that_takes_texts(tmp_path):
     assert outcome.accepted, outcome.sentence
     predictor = runtime.Predictor(outcome.files["tflite"])
     assert predictor.encoder(["good film"]).shape == (1, 6)
+    beside = token_models.beside(str(tmp_path / "o" / "pruned.keras"))
+    assert beside.vocabulary == tuple(layer.get_vocabulary())
 
 
 @pytest.mark.slow

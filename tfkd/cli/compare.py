@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         table = compare_detectors.table(opened, anchors, sides, data, args, terminal)
     else:
         _check_sides(sides)
-        table = compare_classifiers.table(opened, data, args, terminal)
+        table = compare_classifiers.table(opened, names, data, args, terminal)
     if args.output:
         table.save(args.output, plots=_has_matplotlib(terminal))
         page = pathlib.Path(args.output, f"{table.file_name}.html")

@@ -13,15 +13,27 @@ from tfkd.cli import data_flags
 from tfkd.cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from tfkd.data import Encoder
     from tfkd.recipes.data import Data
     from tfkd.recipes.preprocessing import Scaling
     from tfkd.report import Table
 
 
 def table(
-    opened: dict[str, Any], data: Data, args: argparse.Namespace, terminal: Terminal
+    opened: dict[str, Any],
+    paths: dict[str, str],
+    data: Data,
+    args: argparse.Namespace,
+    terminal: Terminal,
 ) -> Table:
     """Scores and times all models, each with examples as it takes them.
+
+    Args:
+        opened: the models by name, and the paths of those that are exported files.
+        paths: the paths of all.
+        data: what they are measured on.
+        args: the flags.
+        terminal: what is said goes there.
 
     Raises:
         ValueError: if the models can't be measured on one input.
@@ -37,8 +49,8 @@ def table(
         opened, scaling = _scaled_alike(opened, data, args, terminal)
         x = scaling(part.x)
     elif data.kind == "texts":
-        opened = _without_strings(opened)
-        x = _encoded(opened, part.x, args)
+        opened, encode = _without_strings(opened, paths)
+        x = _encoded(opened, part.x, encode, args)
     y = _renumbered(opened, data, part.y, terminal)
     terminal.say(f"measuring {', '.join(opened)} on {len(part):,} examples")
     found = report.compare(
@@ -185,23 +197,29 @@ def _numbers(scaling: Scaling) -> str:
     return f"(pixels - {mean}) / {std}"
 
 
-def _without_strings(opened: dict[str, Any]) -> dict[str, Any]:
-    """The models for token ids: if a file takes these, Keras models lose their own tokenizers.
+def _without_strings(
+    opened: dict[str, Any], paths: dict[str, str]
+) -> tuple[dict[str, Any], Encoder | None]:
+    """The models for token ids and their tokenizer, if one of them takes these.
+
+    Keras models lose the tokenizers inside them then.
 
     Raises:
         ValueError: if two models have different tokenizers.
     """
     from tfkd import runtime
-    from tfkd.recipes.token_models import without_tokenizer
+    from tfkd.recipes.token_models import beside, without_tokenizer
 
     encoders: dict[str, Any] = {}
     for name, model in opened.items():
-        if isinstance(model, pathlib.Path):
+        own = beside(paths[name])
+        if own is None and isinstance(model, pathlib.Path):
             with runtime.Predictor(model, warmup=0) as predictor:
-                if predictor.encoder is not None:
-                    encoders[name] = predictor.encoder
+                own = predictor.encoder
+        if own is not None:
+            encoders[name] = own
     if not encoders:
-        return opened
+        return opened, None
     found = dict(opened)
     for name, model in opened.items():
         if not isinstance(model, pathlib.Path):
@@ -215,27 +233,29 @@ def _without_strings(opened: dict[str, Any]) -> dict[str, Any]:
                 f"{first} and {name} have different tokenizers: they can't be measured on the "
                 "same token ids. Compare them one by one."
             )
-    return found
+    return found, one
 
 
-def _encoded(opened: dict[str, Any], texts: np.ndarray, args: argparse.Namespace) -> Any:
-    """Token ids by the tokenizer of the flag, or of the first file that holds one."""
+def _encoded(
+    opened: dict[str, Any], texts: np.ndarray, encode: Encoder | None, args: argparse.Namespace
+) -> Any:
+    """Token ids by the tokenizer of the flag or of the models; else texts, if they take these."""
     from tfkd import runtime
     from tfkd.data import Encoder
 
     if args.encoder:
         return Encoder.load(args.encoder)(texts)
+    if encode is not None:
+        return encode(texts)
     for model in opened.values():
         if not isinstance(model, pathlib.Path):
             if model.inputs[0].dtype == "string":
                 return texts.reshape(-1, *[1] * (len(model.inputs[0].shape) - 1))
         else:
             with runtime.Predictor(model, warmup=0) as predictor:
-                if predictor.encoder is not None:
-                    return predictor.encoder(texts)
                 if predictor.inputs[0].dtype == object:
                     return texts.reshape(-1, *[1] * (len(predictor.inputs[0].shape) - 1))
     raise ValueError(
-        "None of the files holds a tokenizer: pass --encoder=FILE.json, which "
+        "None of the files holds a tokenizer or has one beside it: pass --encoder=FILE.json, which "
         "tfkd.data.Encoder.save wrote when the model was trained."
     )

@@ -163,12 +163,20 @@ def _classify(path: pathlib.Path, args: argparse.Namespace, terminal: Terminal) 
         with runtime.Predictor(file, args.threads) as predictor:
             names, x = _examples(predictor, file, args, terminal)
             outputs = predictor(x)
-            labels = predictor.labels
+            labels = predictor.labels or _labels_of_run(path)
     if isinstance(outputs, dict):
         return _numbers(names, outputs)
     if outputs.ndim != 2 or outputs.dtype.kind != "f" or not (labels or outputs.shape[1] <= 1000):
         return _numbers(names, {"output": outputs})
     return _classes(names, outputs, labels, args.top or 5)
+
+
+def _labels_of_run(path: pathlib.Path) -> list[str] | None:
+    """The classes that a run has written beside its models, or None."""
+    kept = path.with_name("labels.txt")
+    if not kept.is_file() or not kept.with_name("run.json").is_file():
+        return None
+    return kept.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def _runnable(path: pathlib.Path, folder: str) -> pathlib.Path:
@@ -187,6 +195,8 @@ def _examples(
     predictor: Any, file: pathlib.Path, args: argparse.Namespace, terminal: Terminal
 ) -> tuple[list[str], Any]:
     """Names of the examples, and what the file takes."""
+    from tfkd.recipes import token_models
+
     if len(predictor.inputs) != 1:
         inputs = ", ".join(port.name for port in predictor.inputs)
         raise ValueError(f"The file has several inputs ({inputs}): use tfkd.runtime.Predictor.")
@@ -201,10 +211,11 @@ def _examples(
         x = np.concatenate(arrays)
         _check_range(x, port.limits, terminal)
         return names, x
-    if predictor.encoder is not None or port.dtype == object:
+    encode = predictor.encoder or token_models.beside(args.file)
+    if encode is not None or port.dtype == object:
         texts = _texts(args.inputs)
-        if predictor.encoder is not None:
-            return texts, predictor.encoder(texts)
+        if encode is not None:
+            return texts, encode(texts)
         return texts, np.array(texts, object).reshape(-1, *[1] * (len(port.shape) - 1))
     if len(port.shape) == 4:
         return _images(predictor, file, args, terminal)

@@ -98,12 +98,18 @@ class Run:
         from tfkd import artifacts
 
         name = MODELS[stage]
+        kind = pathlib.Path(name).stem
         if name.endswith(".npz"):
             quantization.save(model, self.folder.file(name))
-        else:
-            with artifacts.atomic_path(self.folder.file(name)) as temporary:
-                model.save(temporary)
-        return {pathlib.Path(name).stem: name}
+            return {kind: name}
+        with artifacts.atomic_path(self.folder.file(name)) as temporary:
+            model.save(temporary)
+        encoder = getattr(self.task, "encoder", None)
+        if encoder is None:
+            return {kind: name}
+        words = f"{name}.encoder.json"
+        encoder.save(self.folder.file(words))
+        return {kind: name, f"{kind} tokenizer": words}
 
     def say_score(self, stage: str, score: float, when: str = "") -> None:
         """Says the score of a stage's model on the test part, 0 to 1."""
