@@ -117,7 +117,7 @@ def test_files_that_are_no_models(tmp_path, monkeypatch):
             open_model(name)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_other_precisions_become_float32(policy, ending, tmp_path):
     image = keras.Input((4,))

@@ -21,7 +21,7 @@ from tfkd.networks.layer_parts import flat_layers
 
 ROLES = ("model", "student", "teacher")
 _FILES = (".keras", ".h5", ".hdf5")
-_HALF = ("float16", "bfloat16")
+_OTHER_PRECISIONS = ("float16", "bfloat16", "float64")
 _EXPORTED = (".tflite", ".onnx", ".engine", ".plan")
 # Models of tfkd by the beginning of their names, and what may stand behind the colon.
 FORMS = {
@@ -89,10 +89,11 @@ def open_model(
 
 
 def _in_float32(model: Any, name: str) -> Any:
-    """A model of mixed precision with the same weights in float32, which files need."""
+    """A model of mixed or double precision with the same weights in float32, as files need."""
     if not isinstance(model, keras.Model):
         return model
-    others = {one.compute_dtype for one in flat_layers(model) if one.compute_dtype in _HALF}
+    found = {one.compute_dtype for one in flat_layers(model)}
+    others = found.intersection(_OTHER_PRECISIONS)
     if not others:
         return model
     checks.warn(
