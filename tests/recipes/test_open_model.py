@@ -120,13 +120,14 @@ def test_files_that_are_no_models(tmp_path, monkeypatch):
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_other_precisions_become_float32(policy, ending, tmp_path):
-    image = keras.Input((4,))
+    image = keras.Input((4,), dtype="float64" if policy == "float64" else None)
     inner = keras.Sequential([keras.layers.Dense(5, dtype=policy, input_shape=(4,), name="a")])
     frozen = keras.layers.Dense(3, dtype=policy, name="b", trainable=False)
     keras.Model(image, frozen(inner(image))).save(tmp_path / f"m.{ending}")
     with pytest.warns(UserWarning, match=rf"m\.{ending} computes in .*float.*taken in float32"):
         opened = open_model(tmp_path / f"m.{ending}")
     assert {layer.compute_dtype for layer in opened._flatten_layers()} == {"float32"}
+    assert opened.inputs[0].dtype == "float32"
     kernel, bias = inner.layers[0].get_weights()
     last = frozen.get_weights()
     x = np.eye(4, dtype="float32")

@@ -206,11 +206,16 @@ def _flat_refs(refs: Any) -> list[list[Any]]:
 
 
 def _set_dtype(config: dict[str, Any], dtype: str, keep: set[str]) -> None:
-    """Sets the dtype of every layer except inputs, preprocessing and the layers in `keep`."""
+    """Sets the dtype of every layer except inputs, preprocessing and the layers in `keep`.
+
+    Inputs of double precision become float32 with the rest.
+    """
     for layer in config["layers"]:
         inner = layer["config"]
         held = inner.get("layer")  # of a wrapper
         if {layer["class_name"], held and held["class_name"]} & _KEEP_TYPE:
+            if dtype == "float32" and layer["class_name"] == "InputLayer":
+                inner["dtype"] = inner["dtype"].replace("float64", dtype)
             continue
         if layer["class_name"] in _NESTED and "layers" in inner:
             _set_dtype(inner, dtype, _output_names(inner) if inner["name"] in keep else set())
