@@ -125,6 +125,14 @@ def test_boxes_become_a_detector_with_its_labels_inside(tmp_path, voc_folder):
     outcome = run(recipe, tmp_path / "o", voice=QUIET)
     assert outcome.accepted, outcome.sentence
     assert export.load_detector(outcome.files["tflite"]).labels == ("blue", "red")
+    rows = {row.model: row for row in outcome.table.rows}
+    assert set(rows) == {"original", "student", "model.tflite"}
+    for name, row in rows.items():
+        assert row.size > 0 and 0 < row.p50 <= row.latency.p99, name
+    # 8-bit weights of a quarter of the bytes; boxes and tables of anchors are the same.
+    assert rows["student"].size > 1.5 * rows["model.tflite"].size
+    page = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert page["table"]["rows"][0]["latency"]["p50"] == rows["original"].p50
 
 
 def test_a_loss_for_what_turns_out_to_be_boxes_is_refused(tmp_path, voc_folder):

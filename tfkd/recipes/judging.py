@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import functools
+import pathlib
+import tempfile
 from typing import Any
 
-import numpy as np
 import tf_keras as keras
 
 from tfkd import export, report
@@ -25,7 +26,6 @@ _LOSING = {
     "quantize": "leave layers in float by `skip`",
 }
 _NOT_TENSORRT = "timed in ONNX Runtime on the processor, which says nothing of TensorRT on a GPU."
-_TIMED = 50  # images on which a detector's file is timed
 
 
 def verify(run: Run, settings: Verify) -> Done:
@@ -142,37 +142,31 @@ def _classifiers(run: Run, settings: Verify) -> tuple[report.Table, str]:
 
 
 def _detectors(run: Run, settings: Verify) -> tuple[report.DetectionTable, str]:
+    """Files are scored as they are; models too, and timed as files in float32."""
     task: Any = run.task
-    rows = []
-    for name, model in _models(run).items():
-        macs = report.profile(model).macs
-        rows.append(
-            report.DetectionRow(name, task.scores(model), model.count_params(), macs, None, None)
-        )
-    for name, path in _files(run).items():
-        size = run.folder.file(name).stat().st_size
-        if name.endswith(".tflite"):
-            scores, latency = _detector_file(task, path, settings)
-        else:  # its two outputs are those of the model
-            scores, latency = task.scores(run.final()), None
-        rows.append(report.DetectionRow(name, scores, None, None, size, latency))
-    notes = [f"{task.found.name}: {task.found}; latency of files in LiteRT, one image."]
+    test, rows, timed = task.found.test, [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model in _models(run).items():
+            file = pathlib.Path(folder, f"{name}.tflite")
+            task.to_tflite(model, file, "float32", 0)
+            timed[name] = export.load_detector(file, threads=settings.threads)
+            counts = model.count_params(), report.profile(model).macs, file.stat().st_size
+            rows.append(report.DetectionRow(name, task.scores(model), *counts))
+        for name, path in _files(run).items():
+            if name.endswith(".tflite"):
+                timed[name] = detector = export.load_detector(path, threads=settings.threads)
+                found, shape = detector(test.x), test.x.shape[1:3]
+                scores = report.detection(found, task.truth, task.class_names, image_size=shape)
+            else:  # its two outputs are those of the model
+                scores = task.scores(run.final())
+            size = run.folder.file(name).stat().st_size
+            rows.append(report.DetectionRow(name, scores, size=size))
+        calls = {name: functools.partial(one, test.x[:1]) for name, one in timed.items()}
+        times = report.latency(calls, runs=settings.runs, seconds=settings.seconds)
+    rows = [dataclasses.replace(row, latency=times.get(row.model)) for row in rows]
+    note = "Times and sizes are those of files in LiteRT, of models in float32: one image to boxes."
+    notes = [f"{task.found.name}: {task.found}.", note]
     return report.DetectionTable(rows, notes), next(iter(_files(run)))
-
-
-def _detector_file(task: Any, path: str, settings: Verify) -> tuple[Any, float]:
-    """COCO's scores of a file on the test images, and its median time for one, in ms."""
-    detector = export.load_detector(path, threads=settings.threads)
-    test, times = task.found.test, []
-    scores = report.detection(
-        detector(test.x), task.truth, task.class_names, image_size=test.x.shape[1:3]
-    )
-    for index in range(min(settings.runs, 4 * _TIMED)):
-        image = test.x[index % len(test)][None]
-        start = time.perf_counter()
-        detector(image)
-        times.append(1e3 * (time.perf_counter() - start))
-    return scores, float(np.median(times))
 
 
 def restored(record: dict[str, Any]) -> tuple[Any, Any]:
