@@ -145,8 +145,18 @@ def shuffled_rows(
 def steps_per_epoch(count: int, batch_size: int) -> int:
     """Full batches in one pass over `count` examples.
 
+    Args:
+        count: examples of the training part.
+        batch_size: examples per batch.
+
     Raises:
-        ValueError: if there are fewer examples than one batch.
+        TypeError: if `batch_size` is no integer.
+        ValueError: if it is not positive, or there are fewer examples than one batch.
+
+    Example:
+        >>> from tfkd import data
+        >>> data.steps_per_epoch(100, 32)
+        3
     """
     checks.positive_int("batch_size", batch_size)
     if count < batch_size:
@@ -172,6 +182,11 @@ def eval_batches(
 
     Returns:
         A `tf.data.Dataset` of x or (x, y).
+
+    Raises:
+        TypeError: if x or y holds no arrays, or `preprocess` is no function.
+        ValueError: if they hold no examples or differ in their number, or `batch_size` is
+            not positive.
 
     Example:
         >>> import numpy as np

@@ -103,7 +103,15 @@ def elements(source: Any) -> Iterable[Any]:
 
 
 def in_order(name: str, data: Any) -> None:
-    """Rejects a `tf.data.Dataset` that shuffles: results are matched to examples by index."""
+    """Rejects a `tf.data.Dataset` that shuffles: results are matched to examples by index.
+
+    Args:
+        name: of the argument, for messages.
+        data: examples in any form; only a `tf.data.Dataset` can shuffle.
+
+    Raises:
+        ValueError: if it does.
+    """
     todo = [data] if hasattr(data, "_inputs") else []
     while todo:
         one = todo.pop()

@@ -44,7 +44,22 @@ def take(x: Structure, rows: slice | Tensor) -> Any:
 
 
 def length(name: str, x: Structure) -> int:
-    """Number of examples in a nested structure; raises unless all arrays agree."""
+    """Number of examples in a nested structure of arrays.
+
+    Args:
+        name: of the argument, for messages.
+        x: arrays (N, ...) in any nesting.
+
+    Raises:
+        TypeError: if it holds no array, or something else.
+        ValueError: if N differs.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd.example_inputs.nests import length
+        >>> length("x", {"image": np.zeros((3, 8, 8)), "text": np.zeros((3, 5))})
+        3
+    """
     found = list(leaves(x))
     if not found or not all(is_array(leaf) and len(leaf.shape) for leaf in found):
         wrong = next((leaf for leaf in found if not is_array(leaf) or not len(leaf.shape)), x)

@@ -135,7 +135,20 @@ def arrays(
 def to_verify(
     verify: bool | Data, inputs: Sequence[Input], **options: Any
 ) -> bool | dict[str, np.ndarray]:
-    """Reads a `verify` argument: True, False, or examples as {input name: (N, ...)}."""
+    """Reads a `verify` argument: True, False, or examples.
+
+    Args:
+        verify: True, False, or examples in any form of this package.
+        inputs: what the model takes.
+        **options: for `collect`.
+
+    Returns:
+        True or False, or the examples as {input name: (N, ...)}.
+
+    Raises:
+        TypeError: for None, a string, or data in another form.
+        ValueError: for examples that the model does not take.
+    """
     if isinstance(verify, (bool, np.bool_)):
         return bool(verify)
     if verify is None or isinstance(verify, (str, bytes)):

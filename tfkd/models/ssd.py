@@ -218,6 +218,9 @@ def ssd_small(
     Returns:
         A functional `tf_keras.Model`, see `ssd`.
 
+    Raises:
+        ValueError: for an unknown name of `widths`, and as `ssd`.
+
     Example:
         >>> from tfkd.models import ssd_small
         >>> ssd_small(3, widths="student").count_params()

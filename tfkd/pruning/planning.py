@@ -60,7 +60,7 @@ def plan(
 
     A target of time is met by measuring: widths are chosen by the times of the layers, each
     measured alone at the widths that it may have, and the models so found are measured as a
-    whole until one takes 90 to 100 % of the time asked for, or, where no width lies between,
+    whole until one takes 90 to 98 % of the time asked for, or, where no widths lie between,
     less. See `docs/latency.md`.
 
     Args:

@@ -72,14 +72,14 @@ class Recipe:
             name of a bundled data set, or "module:function".
         stages: the stages, in the order in which they run; `tfkd.recipes.stages` has them.
         model: what is compressed: a .keras or .h5 file, a SavedModel, or the name of a
-            network of `tfkd.models`; null: the recipe trains a teacher and a student.
+            network of `tfkd.models` or `tf_keras.applications`; null: the recipe trains a teacher and a student.
         task: "images", "texts" or "boxes"; "auto": what the data are.
         target: "tflite", "tensorrt" or "both".
         budget: the most that the result may need: "latency:2ms", "macs:50%" or "size:500KB".
         gates: the limits by which the result is judged.
         seed: of weights, batches and everything else that is random.
         batch_size: examples of a training step.
-        preprocess: how the model takes pixels: "none", "0-1", "-1-1", "imagenet",
+        preprocess: how the model takes pixels: "none", "0-255", "0-1", "-1-1", "imagenet",
             "standardize" or numbers "mean,std"; null: found by values.
         size: pixels of the side to which images are resized, or [height, width]; null: what
             the model takes, and for new detectors 160.

@@ -200,7 +200,7 @@ class Verdict(Result, file_name="verdict"):
         if not self.failed:
             count = len(self.checks)
             return f"{self.status}: " + (
-                "the gate is met." if count == 1 else f"all {count} gates."
+                "the gate is met." if count == 1 else f"all {count} gates are met."
             )
         failed = sorted(self.failed, key=lambda check: check.least is None)
         return f"{self.status}: " + "; ".join(map(_failure, failed)) + "."

@@ -69,6 +69,12 @@ def data_url(picture: np.ndarray) -> str:
     Raises:
         ValueError: if it is none.
         ImportError: if Pillow is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfkd import report
+        >>> report.data_url(np.zeros((4, 4, 3), "uint8"))[:22]
+        'data:image/png;base64,'
     """
     pixels = np.asarray(picture)
     is_picture = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))

@@ -113,7 +113,7 @@ class Paged(Result):
         if plots is None:
             plots = importlib.util.find_spec("matplotlib") is not None
             if not plots:
-                fix = 'Install it with `pip install "tfkd[demo]"` and save it again.'
+                fix = 'Install it with `pip install "tfkd[cli]"` and save it again.'
                 checks.warn(f"{self.title}: without plots, as matplotlib is not installed. {fix}")
         folder = pathlib.Path(folder)
         figures = self.draw(folder) if plots else {}
