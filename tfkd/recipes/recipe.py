@@ -72,7 +72,8 @@ class Recipe:
             name of a bundled data set, or "module:function".
         stages: the stages, in the order in which they run; `tfkd.recipes.stages` has them.
         model: what is compressed: a .keras or .h5 file, a SavedModel, or the name of a
-            network of `tfkd.models` or `tf_keras.applications`; null: the recipe trains a teacher and a student.
+            network of `tfkd.models` or `tf_keras.applications`; null: the recipe trains a
+            teacher and a student.
         task: "images", "texts" or "boxes"; "auto": what the data are.
         target: "tflite", "tensorrt" or "both".
         budget: the most that the result may need: "latency:2ms", "macs:50%" or "size:500KB".
