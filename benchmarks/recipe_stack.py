@@ -6,8 +6,9 @@
 
 The network is compressed as `tfkd compress` does it, by the stages `prune` and `quantize` with
 itself as teacher, on the images that trained it; --held-out others are the validation part.
-Accuracy is that on the test images, of the network after each stage. A seed is that of the
-order of the batches. Each finished run is a record in --out, and is not made again.
+Accuracy is that on the test images, of the network after each stage, or with --validation that
+on the held-out ones after pruning, to choose settings. A seed is that of the order of the
+batches. Each finished run is a record in --out, and is not made again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from recipe_losses import images_of
 WAYS = {
     "int8 alone": (None, True),
     "cut at once": ({"method": "hard", "loss": "soft_targets"}, False),
+    "cut at once, DIST": ({"method": "hard", "loss": "dist"}, False),
     "decay": ({"method": "decay", "loss": "soft_targets"}, False),
+    "decay, DIST": ({"method": "decay", "loss": "dist"}, False),
     "decay, DIST, int8": ({"method": "decay", "loss": "dist"}, True),
 }
 
@@ -48,8 +51,26 @@ def train(way, seed, made, args):
         for stage in ("prune", "quantize"):
             file = run / "metrics" / f"{stage}.json"
             if file.is_file():
-                found[stage] = 100 * json.loads(file.read_text())["score"]
+                written = json.loads(file.read_text())
+                found[stage] = 100 * written["score"]
+                if stage == "prune":
+                    found["rate"] = written["learning_rate"]
+                    found["validation"] = 100 * written["curves"]["prune"]["val_accuracy"][-1]
     return found
+
+
+def validation_table(records):
+    """Accuracy on the held-out images after pruning, and the learning rate that was taken."""
+    rows = []
+    for way in dict.fromkeys(one["way"] for one in records):
+        runs = [one for one in records if one["way"] == way and "validation" in one]
+        if runs:
+            values = [one["validation"] for one in runs]
+            rates = ", ".join(str(one["rate"]) for one in runs)
+            line = ", ".join(f"{value:.2f}" for value in values)
+            rows.append([way, harness.spread(values), line, rates])
+    head = ["network", "accuracy % on held-out images", "seeds", "learning rates"]
+    return harness.table(head, rows)
 
 
 def table(records, base):
@@ -79,6 +100,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=30, help="of pruning")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of all")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each way")
+    parser.add_argument("--validation", action="store_true", help="print the held-out accuracy")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
     args = parser.parse_args()
     harness.threads(args.threads)
@@ -94,12 +116,16 @@ def main():
         made = images_of(args, pathlib.Path(folder))
         for seed in range(args.seeds):
             for way in args.ways:
-                run = {**harness.settings(args, "teacher", "ways", "seeds"), "way": way}
+                run = {
+                    **harness.settings(args, "teacher", "ways", "seeds", "validation"),
+                    "way": way,
+                }
                 make = functools.partial(train, way, seed, made, args)
                 if record := store.run(f"{way}, {seed}", run | {"seed": seed}, make):
                     records.append(record)
     records.sort(key=lambda one: list(WAYS).index(one["way"]))
-    harness.show(args, table(records, base), runs=records)
+    printed = validation_table(records) if args.validation else table(records, base)
+    harness.show(args, printed, runs=records)
 
 
 if __name__ == "__main__":
