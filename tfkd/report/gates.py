@@ -199,9 +199,8 @@ class Verdict(Result, file_name="verdict"):
             return f"{self.status}: no gate was asked."
         if not self.failed:
             count = len(self.checks)
-            return f"{self.status}: " + (
-                "the gate is met." if count == 1 else f"all {count} gates are met."
-            )
+            met = {1: "the gate is met.", 2: "both gates are met."}
+            return f"{self.status}: " + met.get(count, f"all {count} gates are met.")
         failed = sorted(self.failed, key=lambda check: check.least is None)
         return f"{self.status}: " + "; ".join(map(_failure, failed)) + "."
 
