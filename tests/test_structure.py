@@ -317,12 +317,9 @@ KERAS_ATTRIBUTES = {
     "tfkd/teachers/forward.py": {"_keras_mask"},
     # What optimizers hold, and what `compile` was given.
     "tfkd/callbacks/describe.py": {"_decayed_lr", "_learning_rate", "_total_loss_mean"},
-    "tfkd/distillation/distiller.py": {
-        "_conform_to_outputs",
-        "_user_metrics",
-        "_user_weighted_metrics",
-    },
+    "tfkd/distillation/distiller.py": {"_user_metrics", "_user_weighted_metrics"},
     "tfkd/distillation/drift.py": {"_in_multi_worker_mode"},
+    "tfkd/distillation/objective.py": {"_conform_to_outputs"},
     "tfkd/distillation/output_kinds.py": {"_fn_kwargs"},
     "tfkd/distillation/pacing.py": {"_in_multi_worker_mode"},
     "tfkd/distillation/saving.py": {"_index_dict", "_var_key"},

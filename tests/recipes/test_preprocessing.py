@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from tfkd.recipes import preprocessing
+from tfkd.recipes import scaling
 from tfkd.recipes.data import open_data
-from tfkd.recipes.preprocessing import Scaling, named, scaling_for
+from tfkd.recipes.preprocessing import scaling_for
+from tfkd.recipes.scaling import Scaling, named
 
 RANDOM = np.random.default_rng(0)
 Y = np.arange(200) % 2
@@ -39,7 +40,7 @@ def test_named_scalings_take_pixels(name, pixels):
 def test_numbers_by_channel():
     found = named("1,2,3,4,5,6", DATA)
     assert (found.mean, found.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
-    assert preprocessing.from_json(found.to_json()) == found
+    assert scaling.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize("name", ["imagnet", "1,2,3", "1,0", "1,x", "nan,1", "1,2,3,4"])
@@ -117,7 +118,7 @@ def test_floats_from_0_to_1_are_scaled_like_pixels(name):
     np.testing.assert_array_equal(found(tf.constant(floats.train.x)), found(floats.train.x))
     # Images that are read from files afterwards are pixels.
     np.testing.assert_allclose(found(pixels.train.x), wanted, rtol=tolerance, atol=tolerance)
-    assert preprocessing.from_json(found.to_json()) == found
+    assert scaling.from_json(found.to_json()) == found
 
 
 def test_floats_that_stay_are_the_same_bits_and_known_as_pixels():
@@ -131,8 +132,8 @@ def test_floats_that_stay_are_the_same_bits_and_known_as_pixels():
 def test_numbers_of_pytorch_are_of_pixels_from_0_to_1():
     found = named("0.485,0.456,0.406,0.229,0.224,0.225", DATA)
     assert "0..1" in found.why
-    np.testing.assert_allclose(found.mean, preprocessing.NAMED["imagenet"][0], rtol=1e-6)
-    np.testing.assert_allclose(found.std, preprocessing.NAMED["imagenet"][1], rtol=1e-6)
+    np.testing.assert_allclose(found.mean, scaling.NAMED["imagenet"][0], rtol=1e-6)
+    np.testing.assert_allclose(found.std, scaling.NAMED["imagenet"][1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_accuracy_decides_for_floats_too(high, threshold, name):
 )
 def test_a_new_network_gets_numbers_around_zero(high, dtype, name):
     data = images_of(0, high, dtype)
-    found = preprocessing.for_new_network(data)
+    found = scaling.for_new_network(data)
     scaled = found(data.train.x)
     assert found.name == name
     assert -4 < scaled.min() < -0.5 and 0.5 < scaled.max() < 4

@@ -15,7 +15,7 @@ from tfkd.cli.terminal import Terminal
 if TYPE_CHECKING:
     from tfkd.data import Encoder
     from tfkd.recipes.data import Data
-    from tfkd.recipes.preprocessing import Scaling
+    from tfkd.recipes.scaling import Scaling
     from tfkd.report import Table
 
 
@@ -140,7 +140,8 @@ def _scaled_alike(
 def _scaling(model: Any, data: Data, args: argparse.Namespace) -> Scaling:
     """The scaling of one model: that of its file, of the flag, or found by values."""
     from tfkd import runtime
-    from tfkd.recipes.preprocessing import AUTO, Scaling, scaling_for, to_pixels
+    from tfkd.recipes.preprocessing import scaling_for
+    from tfkd.recipes.scaling import AUTO, Scaling, to_pixels
 
     if not isinstance(model, pathlib.Path):
         return scaling_for(model, data, args.preprocess)

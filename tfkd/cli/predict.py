@@ -288,7 +288,7 @@ def _scaling(
 ) -> Any:
     """The scaling of pixels: that of the flag, the file or its run, or what its input fits."""
     from tfkd.networks import keras_files
-    from tfkd.recipes.preprocessing import AUTO, Scaling, for_limits, from_json, named
+    from tfkd.recipes.scaling import AUTO, Scaling, for_limits, from_json, named
 
     if args.preprocess != AUTO:
         return named(args.preprocess)

@@ -3,7 +3,8 @@
 recipe.py        `Recipe`: the document, its schema, all its mistakes at once
 stages.py        the stages and their settings; fields.py, budget.py, consistency.py check them
 run_folder.py    what a run leaves: run.json, sums of its files, status of its stages
-data.py          `open_data`; models.py `open_model`; preprocessing.py the scaling of pixels
+data.py          `open_data`; models.py `open_model`
+scaling.py       how pixels are scaled; preprocessing.py finds out how a model takes them
 engine.py        `run` and `resume`: the stages in order
 
 TensorFlow is not imported before a run starts.

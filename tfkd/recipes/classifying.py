@@ -14,8 +14,8 @@ from tfkd.distillation import Distiller
 from tfkd.recipes import stages
 from tfkd.recipes.data import Data
 from tfkd.recipes.models import open_model
-from tfkd.recipes.preprocessing import Scaling
 from tfkd.recipes.recipe import Recipe
+from tfkd.recipes.scaling import Scaling
 from tfkd.recipes.task import Task
 from tfkd.teachers import output_kinds
 

@@ -16,8 +16,9 @@ from tfkd.recipes.data import Data, Part, open_data
 from tfkd.recipes.detecting import Detecting, anchors_of
 from tfkd.recipes.fields import RecipeError
 from tfkd.recipes.models import open_model
-from tfkd.recipes.preprocessing import AUTO, for_new_network, named, scaling_for
+from tfkd.recipes.preprocessing import scaling_for
 from tfkd.recipes.recipe import Recipe
+from tfkd.recipes.scaling import AUTO, for_new_network, named
 from tfkd.recipes.task import Task
 
 DETECTOR_SIZE = 160  # pixels of a detector's side, unless the recipe or the model says it
