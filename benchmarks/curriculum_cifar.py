@@ -80,8 +80,8 @@ def arms(noise: float, end: float, both: float) -> dict[str, Arm]:
 
 def chosen(args: Any) -> dict[tuple[float, str], Arm]:
     """The arms that are run, by noise and name."""
-    found = {(args.noise, name): arm for name, arm in arms(args.noise, args.end, 0.3).items()}
-    clean = arms(0.0, 1.0, 1.0)
+    noisy, clean = arms(args.noise, args.end, 0.3), arms(0.0, 1.0, 1.0)
+    found = {(args.noise, name): noisy[name] for name in args.noisy or noisy}
     return found | {(0.0, name): clean[name] for name in args.clean}
 
 
@@ -102,7 +102,7 @@ def teacher_seed(seed: int, args: Any) -> int:
 def settings_of(noise: float, name: str, seed: int, args: Any) -> dict[str, Any]:
     """All that makes a run what it is; other arms and the number of seeds do not."""
     arm = chosen(args)[noise, name]
-    run = harness.settings(args, "clean", "end", "noise", "seeds")
+    run = harness.settings(args, "clean", "end", "noise", "noisy", "seeds")
     if not arm.is_plain:
         run["teacher_seed"] = teacher_seed(seed, args)
     return {**run, "arm": name, **dataclasses.asdict(arm), "seed": seed}
@@ -254,6 +254,9 @@ def parse() -> Any:
     parser.add_argument("--start", type=float, default=0.3, help="share of the data at first")
     parser.add_argument("--end", type=float, default=0.6, help="the same at last, with noise")
     parser.add_argument("--grow", type=float, default=0.75, help="part of the steps of the pace")
+    parser.add_argument(
+        "--noisy", nargs="+", metavar="ARM", help="arms with wrong labels (default: all)"
+    )
     parser.add_argument(
         "--clean", nargs="*", default=["plain", "curriculum"], help="arms with right labels"
     )
