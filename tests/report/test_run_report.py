@@ -221,7 +221,7 @@ def test_without_matplotlib_the_page_says_what_is_missing(tmp_path, monkeypatch)
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda n: None if n == "matplotlib" else find(n)
     )
-    with pytest.warns(UserWarning, match=r"without plots.*tfkd\[demo\]"):
+    with pytest.warns(UserWarning, match=r"without plots.*tfkd\[cli\]"):
         full().save(tmp_path)
     assert "Training" not in (tmp_path / "report.md").read_text("utf-8")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
