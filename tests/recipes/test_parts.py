@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.recipes import Budget, fast_teacher, open_model, rates, token_models, voice
+from tfkd.recipes.scaling import Scaling
 from tfkd.recipes.training import Training
 
 
@@ -56,6 +57,24 @@ def test_differences_of_outputs():
     # Mean error 0.5 of the range 4; the second example is decided otherwise.
     error, agreement = fast_teacher.difference(exact, np.array([[0.0, 4.0], [2.0, 2.0 + 1e-9]]))
     assert (error, agreement) == (pytest.approx(0.125), 0.5)
+
+
+def test_stored_outputs_of_another_scaling_are_replaced(tmp_path):
+    """As those of a run that another version of tfkd began, whose `Scaling` had other fields."""
+    x, y = np.arange(12, dtype="uint8").reshape(12, 1, 1, 1), np.arange(12) % 2
+    teacher = keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Flatten()])
+    for std in (1.0, 2.0):
+        found = types.SimpleNamespace(train=types.SimpleNamespace(x=x, y=y))
+        settings = types.SimpleNamespace(seed=0, augment=False)
+        task = types.SimpleNamespace(
+            kind="images", found=found, recipe=settings, batch=4,
+            augment=lambda views: None, scaling=Scaling("own", (0.0,), (std,)),
+        )  # fmt: skip
+        for _ in range(2):  # the second time it is read
+            cache, _, how = fast_teacher.choose(task, teacher, 1, tmp_path / "cache")
+            stored = cache.lookup(np.arange(12))["final_output"]
+            np.testing.assert_array_equal(np.ravel(stored), np.arange(12) / std)
+            assert "computed once" in how
 
 
 def test_the_rate_with_the_lowest_validation_loss_is_taken(tmp_path):

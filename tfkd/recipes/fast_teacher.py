@@ -77,6 +77,7 @@ def _cached(
         augment=augment,
         preprocess=task.scaling,
         seed=task.recipe.seed,
+        overwrite=True,  # one that another version of tfkd began, whose functions differ
         progress=False,
     )
 
