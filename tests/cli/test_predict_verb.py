@@ -139,3 +139,105 @@ def test_wrong_input(folder, tmp_path, tfkd):
         found, out, err = tfkd("predict", *argv)
         assert (found, out) == (code, ""), argv
         assert said in err and "Traceback" not in err
+
+
+def answered(tfkd, tmp_path, model, x, kind="keras", **options):
+    """The probabilities of the first example by class, and the note, as the command prints."""
+    file = tmp_path / f"m.{kind}"
+    if kind == "keras":
+        model.save(file)
+    elif kind == "tflite":
+        export.to_tflite(model, file, **options)
+    else:
+        export.to_onnx(model, file, target="onnxruntime", **options)
+    np.save(tmp_path / "x.npy", x)
+    code, found, err = tfkd("predict", file, tmp_path / "x.npy", "--top=2000", "--json")
+    assert (code, err) == (0, "")
+    rows = [row for row in found["rows"] if row["example"].endswith("x.npy[0]")]
+    values = {row["class"]: row["probability"] for row in rows if "class" in row}
+    return values or rows[0]["first_values"], found.get("note", "")
+
+
+def dense(units, activation=None, bias=0.0, features=4):
+    """A model whose outputs are a matrix of fixed numbers times its inputs."""
+    rng = np.random.default_rng(0)
+    model = keras.Sequential([keras.Input((features,)), keras.layers.Dense(units, activation)])
+    kernel = rng.normal(size=(features, units)).astype("float32")
+    model.set_weights([kernel, np.full(units, bias, "float32")])
+    return model
+
+
+X = np.random.default_rng(1).normal(size=(64, 4)).astype("float32")
+
+
+@pytest.mark.parametrize("kind", ["keras", "tflite", "onnx"])
+def test_probabilities_are_not_squashed_again(tfkd, tmp_path, kind):
+    for activation in ("softmax", "sigmoid"):
+        model = dense(3, activation)
+        found, note = answered(
+            tfkd, tmp_path, model, X, kind, **({} if kind == "keras" else {"verify": X})
+        )
+        expected = np.asarray(model(X))[0]
+        assert [found[str(n)] for n in range(3)] == pytest.approx(expected, abs=1e-3)
+        assert ("of its own" in note) == (activation == "sigmoid")
+
+
+def test_an_int8_softmax_of_many_classes(tfkd, tmp_path):
+    """Codes of 1/256 do not sum to 1."""
+    model = dense(1000, "softmax")
+    found, _ = answered(tfkd, tmp_path, model, X, "tflite", mode="int8", data=X, verify=X)
+    assert max(found.values()) == pytest.approx(np.asarray(model(X))[0].max(), abs=2 / 256)
+
+
+@pytest.mark.parametrize(("kind", "x"), [("keras", X[:1]), ("tflite", X), ("keras", X)])
+def test_a_logit_is_one_whatever_other_examples_give(tfkd, tmp_path, kind, x):
+    """Logits in 0..1 look like probabilities."""
+    model = dense(1)
+    model.set_weights([np.float32([[0.1], [0], [0], [0]]), np.float32([0.3])])
+    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    options = {} if kind == "keras" else {"verify": X}
+    if kind == "tflite":  # as a run leaves its files: a loss is not kept in them
+        (tmp_path / "labels.txt").write_text("no\nyes\n")
+        (tmp_path / "run.json").write_text("{}")
+    found, note = answered(tfkd, tmp_path, model, x, kind, **options)
+    chance = 1 / (1 + np.exp(-(0.1 * x[0, 0] + 0.3)))
+    assert list(found.values()) == pytest.approx([chance, 1 - chance], abs=1e-3)
+    assert next(iter(found)) == ("1" if kind == "keras" else "yes") and note == ""
+
+
+@pytest.mark.parametrize(
+    ("units", "loss", "transform"),
+    [
+        (3, keras.losses.BinaryCrossentropy(from_logits=True), lambda z: 1 / (1 + np.exp(-z))),
+        (3, keras.losses.CategoricalCrossentropy(from_logits=True), None),
+        (3, "binary_crossentropy", None),  # against its values, which leave 0..1
+    ],
+)
+def test_the_compiled_loss_says_what_outputs_are(tfkd, tmp_path, units, loss, transform):
+    model = dense(units)
+    model.compile("adam", loss)
+    found, _ = answered(tfkd, tmp_path, model, X)
+    scores = np.float64(model(X))[0]
+    expected = transform(scores) if transform else np.exp(scores) / np.exp(scores).sum()
+    assert [found[str(n)] for n in range(units)] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("units", [1, 3])
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_regression_is_shown_in_numbers(tfkd, tmp_path, units, suffix):
+    model = dense(units, bias=100.0)
+    model.compile("adam", "mse")
+    model.save(tmp_path / f"r.{suffix}")
+    np.save(tmp_path / "x.npy", X[:1])
+    code, found, _ = tfkd("predict", tmp_path / f"r.{suffix}", tmp_path / "x.npy", "--json")
+    assert code == 0
+    assert found["rows"][0]["first_values"] == pytest.approx(np.asarray(model(X))[0], abs=1e-3)
+
+
+def test_what_is_assumed_of_an_output_is_said(tfkd, tmp_path):
+    found, note = answered(tfkd, tmp_path, dense(1, bias=5.0), X, "tflite", verify=X)
+    assert "shown as it is" in note and found == pytest.approx(
+        np.asarray(dense(1, bias=5.0)(X))[0], abs=1e-3
+    )
+    _, note = answered(tfkd, tmp_path, dense(3), X, "tflite", verify=X)
+    assert note == "Softmax of its 3 numbers, which are taken for scores of classes."

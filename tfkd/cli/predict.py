@@ -18,6 +18,7 @@ from tfkd.cli.sections import Listing
 from tfkd.cli.terminal import Terminal
 
 _SHOWN = 8  # numbers of an output without classes
+_CLASSES = 1000  # more numbers without labels are no classes
 
 
 def flags(parser: Parser) -> None:
@@ -157,6 +158,7 @@ def _image_files(inputs: Sequence[str]) -> list[pathlib.Path]:
 
 def _classify(path: pathlib.Path, args: argparse.Namespace, terminal: Terminal) -> Listing:
     from tfkd import runtime
+    from tfkd.cli import class_outputs
 
     with tempfile.TemporaryDirectory() as folder:
         file = _runnable(path, folder)
@@ -164,11 +166,18 @@ def _classify(path: pathlib.Path, args: argparse.Namespace, terminal: Terminal) 
             names, x = _examples(predictor, file, args, terminal)
             outputs = predictor(x)
             labels = predictor.labels or _labels_of_run(path)
-    if isinstance(outputs, dict):
-        return _numbers(names, outputs)
-    if outputs.ndim != 2 or outputs.dtype.kind != "f" or not (labels or outputs.shape[1] <= 1000):
-        return _numbers(names, {"output": outputs})
-    return _classes(names, outputs, labels, args.top or 5)
+        if isinstance(outputs, dict):
+            return _numbers(names, outputs)
+        are_scores = outputs.ndim == 2 and outputs.dtype.kind == "f"
+        if isinstance(labels, dict) or len(labels or ()) != max(2, outputs.shape[-1]):
+            labels = None
+        if not are_scores or (labels is None and outputs.shape[1] > _CLASSES):
+            return _numbers(names, {"output": outputs})
+        kind, note = class_outputs.kind_of(path, file, x, outputs, labels is not None)
+    if kind == class_outputs.NUMBERS:
+        return _numbers(names, {"output": outputs}, note)
+    chances = class_outputs.probabilities(kind, outputs)
+    return _classes(names, chances, labels, args.top or 5, note)
 
 
 def _labels_of_run(path: pathlib.Path) -> list[str] | None:
@@ -309,28 +318,19 @@ def _scaling(
     return found
 
 
-def _classes(names: Sequence[str], outputs: np.ndarray, labels: Any, top: int) -> Listing:
+def _classes(
+    names: Sequence[str], chances: np.ndarray, labels: Sequence[str] | None, top: int, note: str
+) -> Listing:
     """The classes with the highest probabilities."""
-    are_probabilities = (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=0.02)
-    if outputs.shape[1] == 1:
-        inside = (outputs >= 0).all() and (outputs <= 1).all()
-        positive = outputs if inside else 1 / (1 + np.exp(-np.float64(outputs)))
-        chances = np.concatenate([1 - positive, positive], axis=1)
-    elif are_probabilities:
-        chances = outputs
-    else:
-        powers = np.exp(np.float64(outputs) - outputs.max(axis=1, keepdims=True))
-        chances = powers / powers.sum(axis=1, keepdims=True)
     rows = []
     for name, row in zip(names, chances, strict=True):
         for kind in np.argsort(-row, kind="stable")[:top]:
-            known = labels is not None and len(labels) == len(row)
-            label = labels[kind] if known else str(kind)
+            label = str(kind) if labels is None else labels[kind]
             rows.append((name, label, round(float(row[kind]), 4)))
-    return Listing(("example", "class", "probability"), rows, 2)
+    return Listing(("example", "class", "probability"), rows, 2, note)
 
 
-def _numbers(names: Sequence[str], outputs: dict[str, np.ndarray]) -> Listing:
+def _numbers(names: Sequence[str], outputs: dict[str, np.ndarray], note: str = "") -> Listing:
     """The first numbers of outputs that are no classes."""
     rows = []
     for row, name in enumerate(names):
@@ -340,4 +340,4 @@ def _numbers(names: Sequence[str], outputs: dict[str, np.ndarray]) -> Listing:
                 round(float(v), 4) if flat.dtype.kind == "f" else str(v) for v in flat[:_SHOWN]
             ]
             rows.append((name, output, "×".join(map(str, values.shape[1:])) or "1", shown))
-    return Listing(("example", "output", "shape", "first values"), rows, 4)
+    return Listing(("example", "output", "shape", "first values"), rows, 4, note)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MAGIC = b"TFL3"
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
+_RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST")
 _logged = False  # whether the delegate has been created in this process
 
 
@@ -373,3 +374,19 @@ def output_limits(path: Path) -> dict[str, tuple[float, float, float] | None]:
             source = _port(port.name, tensors[before[port.index]])
         limits[port.name] = (*source.limits, source.scale) if source.limits else None
     return limits
+
+
+def last_operations(path: Path) -> dict[str, str]:
+    """The operation that computes each output, such as "SOFTMAX"; "" for one that none does.
+
+    Operations that only convert or reshape its result are passed over.
+    """
+    interpreter = open_interpreter(path, delegate=False)
+    makers = {int(o): op for op in interpreter._get_ops_details() for o in op["outputs"]}
+    found = {}
+    for port in ports(interpreter)[1]:
+        maker = makers.get(port.index)
+        while maker is not None and maker["op_name"] in (*_CONVERSIONS, *_RESHAPING):
+            maker = makers.get(int(maker["inputs"][0]))
+        found[port.name] = "" if maker is None else maker["op_name"]
+    return found

@@ -14,6 +14,11 @@ from tfkd.types import Path
 if TYPE_CHECKING:
     import onnx
 
+_PASSED = (
+    "QuantizeLinear", "DequantizeLinear", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity",
+    "Cast",
+)  # fmt: skip
+
 
 def require(package: str) -> ModuleType:
     """Imports an optional package of the extra `tensorrt`.
@@ -95,3 +100,19 @@ def load(path: Path) -> onnx.ModelProto:
     if not model.graph.node and not model.graph.output:
         raise checks.value_error("path", "an ONNX file", path, "It holds no graph.")
     return model
+
+
+def last_operations(path: Path) -> dict[str, str]:
+    """The type of the node that computes each output, such as "Softmax"; "" if none does.
+
+    Nodes that only convert or reshape its result are passed over.
+    """
+    graph = load(path).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    found = {}
+    for output in graph.output:
+        maker = makers.get(output.name)
+        while maker is not None and maker.op_type in _PASSED:
+            maker = makers.get(maker.input[0])
+        found[output.name] = "" if maker is None else maker.op_type
+    return found

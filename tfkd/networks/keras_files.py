@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -103,3 +104,43 @@ def _holds_code(config: Mapping[str, Any]) -> bool:
         return True
     values = [config.get(key) for key in keys]  # Keras 3 writes an object
     return any(isinstance(v, dict) and v.get("class_name") == "__lambda__" for v in values)
+
+
+def compiled_loss(path: pathlib.Path) -> tuple[str, bool] | None:
+    """The loss that the model in a file was compiled with, if it is one for one output.
+
+    Args:
+        path: a `.keras` file of Keras 2 or 3, or a whole-model `.h5` file.
+
+    Returns:
+        Its name in snake case, such as "binary_crossentropy", and its `from_logits`; None
+        if there is none, or the file can't be read.
+    """
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        import h5py
+
+        try:
+            with h5py.File(path) as file:
+                config = json.loads(file.attrs["training_config"])
+        except (OSError, KeyError, ValueError):
+            return None
+    else:
+        config = (config_of(path) or {}).get("compile_config") or {}
+    loss = config.get("loss") if isinstance(config, dict) else None
+    if isinstance(loss, dict) and "class_name" not in loss:
+        loss = list(loss.values())  # by the names of outputs
+    if isinstance(loss, list):
+        loss = loss[0] if len(loss) == 1 else None
+    if isinstance(loss, str):
+        return _snake(loss), False
+    if not isinstance(loss, dict):
+        return None
+    settings = loss.get("config")
+    if not isinstance(settings, dict):  # a function, of which that is the name
+        return _snake(str(settings)), False
+    return _snake(str(loss["class_name"])), bool(settings.get("from_logits"))
+
+
+def _snake(name: str) -> str:
+    """ "BinaryCrossentropy" as "binary_crossentropy"."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(">")[2]).lower()
