@@ -334,6 +334,14 @@ def test_a_broken_image_is_named(tmp_path, kept):
         data.image_folder(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("s.png", np.uint16), ("s.tiff", np.float32)])
+def test_one_image_of_more_than_8_bits_is_refused(tmp_path, name, dtype):
+    """Pillow would cut its values off at 255."""
+    Image.fromarray(np.linspace(0, 60_000, 64).reshape(8, 8).astype(dtype)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}.*8 bits per channel"):
+        folder_module.read_image(tmp_path / name, 1)
+
+
 def break_files(root, *names):
     for number, name in enumerate(names):
         file = root / name

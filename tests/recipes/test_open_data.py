@@ -114,6 +114,45 @@ def test_validation_examples_that_were_trained_on_are_told():
     assert len(told) == 1
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: RANDOM.integers(0, 255, (n, 8, 8, 3)).astype("uint8"),
+        lambda n: np.array([f"text {i}" for i in range(n)], object),
+        lambda n: RANDOM.normal(size=(n, 4)).astype("float32"),
+    ],
+)
+@pytest.mark.parametrize("times", [2, 5])
+def test_copies_of_an_example_are_never_trained_on_and_held_back(make, times):
+    x, y = make(60), np.arange(60) % 3
+    order = RANDOM.permutation(40 * times)
+    many = (np.concatenate([x[:40]] * times)[order], np.concatenate([y[:40]] * times)[order])
+    found = open_data((many, (x[40:], y[40:])))
+    key = (lambda e: e) if x.dtype == object else (lambda e: e.tobytes())
+    trained, held = ([key(e) for e in part.x] for part in (found.train, found.val))
+    assert not set(trained) & set(held) and len(trained) + len(held) == 40 * times
+    assert len(held) == times * len(set(held)) and set(found.val.y) == {0, 1, 2}
+    assert f"{40 * (times - 1)} copies" in found.split
+    labels = dict(zip(map(key, x), y, strict=True))
+    for part in (found.train, found.val):
+        assert [labels[key(e)] for e in part.x] == part.y.tolist()
+
+
+def test_a_class_of_copies_is_split_all_the_same_and_that_is_told():
+    x, y = np.concatenate([X[:20], X[20:21], X[20:21]]), np.array([0, 1] * 10 + [2, 2])
+    with pytest.warns(UserWarning, match="1 of the 3 examples of the validation part"):
+        found = open_data(((x, y), (X[40:], Y[40:])))
+    assert counts(found) == [19, 3, 20]
+
+
+def test_a_class_of_one_example_is_named(tmp_path):
+    images(tmp_path, {"train": 5, "test": 2})
+    for number in range(1, 5):
+        (tmp_path / "train" / "dog" / f"{number}.png").unlink()
+    with pytest.raises(ValueError, match="received 1 of the class 'dog'"):
+        open_data(tmp_path)
+
+
 def test_arrays_of_images_are_resized_and_that_is_told():
     x = np.repeat(np.repeat(X, 2, axis=1), 2, axis=2)
     found = open_data((x, Y), size=8)

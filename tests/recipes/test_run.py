@@ -430,6 +430,42 @@ def test_a_model_that_guesses_is_told(right, told, recwarn):
     assert [f"{5 * right}.0 % right" in str(one.message) for one in recwarn] == [True] * told
 
 
+@pytest.mark.parametrize(
+    ("frozen", "epochs", "told"),
+    [
+        ((), 1, None),
+        (("conv",), 1, "(1: conv)"),
+        (("conv", "logits"), 1, "(2: conv, logits)"),
+        (("conv",), 0, None),  # nothing is trained
+    ],
+)
+def test_frozen_layers_that_are_trained_are_told(
+    sources, tmp_path, stages_of, recwarn, frozen, epochs, told
+):
+    model = keras.models.load_model(sources / "m.keras", compile=False)
+    for name in frozen:
+        model.get_layer(name).trainable = False
+    model.save(tmp_path / "m.keras")
+    stages_of()
+    settings = {"stage": "quantize", "epochs": epochs, "calibration": 16}
+    recipe = recipe_of(sources, [settings, "export"], model=str(tmp_path / "m.keras"))
+    run(recipe, tmp_path / "o", voice=QUIET)
+    said = [str(one.message) for one in recwarn if "frozen" in str(one.message)]
+    assert len(said) == (told is not None) and all(told in one for one in said)
+
+
+def test_a_new_network_that_guesses_is_told(tmp_path):
+    """Labels that have nothing to do with the images: what it lost says nothing."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, 8, 8, 1)).astype("uint8"), np.arange(60) % 2
+    np.savez(tmp_path / "d.npz", x_train=x[:30], y_train=y[:30], x_test=x[30:], y_test=y[30:])
+    teacher = {"stage": "train_teacher", "network": "mlp:2", "epochs": 1}
+    recipe = Recipe.from_dict({"data": str(tmp_path / "d.npz"), "stages": [teacher, *JUDGED]})
+    outcome = run(recipe, tmp_path / "o", voice=QUIET)
+    assert "no better than a guess" in outcome.advice and "Train longer" in outcome.text()
+    assert "no better than a guess" in (tmp_path / "o" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
 def test_a_run_that_stops_goes_on_after_its_last_finished_stage(
     sources, tmp_path, stages_of, error

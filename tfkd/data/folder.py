@@ -247,7 +247,7 @@ def read_image(
     try:
         image = _decode(Image, file, mode, None if size is None else check_size(size), clear)
     except Exception as error:
-        fix = f"Pillow says: {error}."
+        fix = f"{error}." if isinstance(error, ValueError) else f"Pillow says: {error}."
         raise checks.value_error("path", "an image that can be read", str(file), fix) from error
     _warn_of_transparency(clear, 1)
     return image
@@ -268,8 +268,8 @@ def _modes(image_module: Any, files: list[pathlib.Path], faults: dict[int, str])
         except Exception as error:  # each of Pillow's decoders raises its own errors
             faults[index] = str(error)
             continue
-        if mode.startswith(("I", "F")):
-            faults[index] = f"mode {mode}; save it with 8 bits per channel"
+        if fault := _too_deep(mode):
+            faults[index] = fault
             continue
         modes.add(mode)
     if several:
@@ -278,6 +278,11 @@ def _modes(image_module: Any, files: list[pathlib.Path], faults: dict[int, str])
             f"first such file is {several[0]}. If each is an example, save them one by one."
         )
     return modes
+
+
+def _too_deep(mode: str) -> str:
+    """What is wrong with a Pillow mode of more than 8 bits, whose conversion cuts them off."""
+    return f"mode {mode}; save it with 8 bits per channel" if mode.startswith(("I", "F")) else ""
 
 
 def _decode(
@@ -291,6 +296,8 @@ def _decode(
     from PIL import ImageOps
 
     with image_module.open(file) as image:
+        if fault := _too_deep(image.mode):
+            raise ValueError(fault)
         has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
         if has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
             clear.append(file)

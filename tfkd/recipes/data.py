@@ -51,16 +51,31 @@ def chance(labels: np.ndarray) -> tuple[float, float]:
     return rate, float(np.sqrt(rate * (1 - rate) / len(labels)))
 
 
-def warn_of_guessing(name: str, score: float, labels: np.ndarray | None) -> None:
-    """Warns if a score is not above chance (of boxes, 0) by more than two standard errors."""
+def guesses(name: str, score: float, labels: np.ndarray | None) -> str:
+    """A sentence if a score is not above chance by more than two standard errors, or "".
+
+    Args:
+        name: of the model.
+        score: accuracy, or the mean average precision of boxes, in 0..1.
+        labels: class numbers of the examples; None for boxes, where chance is 0.
+    """
     rate, error = (0.0, 0.0) if labels is None else chance(labels)
-    if score <= rate + 2 * error:
-        count = 0 if labels is None else len(labels)
-        few = f", which {count} examples do not tell apart" if score > rate else ""
+    if score > rate + 2 * error:
+        return ""
+    count = 0 if labels is None else len(labels)
+    few = f", which {count} examples do not tell apart" if score > rate else ""
+    return (
+        f"{name} is no better than a guess on these data: {100 * score:.1f} % right, where one "
+        f"answer for all has {100 * rate:.1f} %{few}."
+    )
+
+
+def warn_of_guessing(name: str, score: float, labels: np.ndarray | None) -> None:
+    """Warns if a given model guesses; see `guesses`."""
+    if found := guesses(name, score, labels):
         checks.warn(
-            f"{name} is no better than a guess on these data: {100 * score:.1f} % right, where "
-            f"one answer for all has {100 * rate:.1f} %{few}. Do its classes have the order "
-            "of the data's (sorted names of folders), and does it take what `preprocess` says?"
+            f"{found} Do its classes have the order of the data's (sorted names of folders), and "
+            "does it take what `preprocess` says?"
         )
 
 
@@ -211,22 +226,39 @@ def _described(
     kind = _kind(source)
     train, test = _both(source)
     if val is None:
-        rest, rows = _validation_rows(train.y, kind, val_fraction, seed)
-        train, own = train.rows(rest), train.rows(rows)
-        split += f", {val_fraction:.0%} of the training part held back to validate (seed {seed})"
+        train, own, said = _split(source, train, kind, val_fraction, seed)
+        split += f", {said}"
     else:
-        own = Part(*val)
         split += ", validation part of its own"
-        _warn_of_shared(source.name, kind, train, own)
+        own = Part(*val)
+        if kind != "texts":  # A `TextDataset` has compared its parts.
+            _warn_of_shared(source.name, train, own)
     names, name = tuple(source.class_names), source.name
     kept = None if isinstance(source, Arrays) else _with_parts(source, train, test)
     return Data(name, kind, train, own, test, names, split, kept)
 
 
-def _warn_of_shared(name: str, kind: str, train: Part, val: Part) -> None:
+def _split(
+    source: Any, train: Part, kind: str, fraction: float, seed: int
+) -> tuple[Part, Part, str]:
+    """The training part without a validation part, that part, and how it came about.
+
+    Copies of an example stay together, so that none is both trained on and held back.
+    """
+    said = f"{fraction:.0%} of the training part held back to validate (seed {seed})"
+    rows, first = np.arange(len(train)), _first_copies(train.x)
+    held = _held_back(train.y, first, kind, fraction, seed, source.class_names)
+    if held is not None:
+        copies, is_held = int((first != rows).sum()), np.isin(first, held)
+        said += f", {copies} copies of examples where the first of them is" if copies else ""
+        return train.rows(~is_held), train.rows(is_held), said
+    is_held = np.isin(rows, _held_back(train.y, rows, kind, fraction, seed, source.class_names))
+    _warn_of_shared(source.name, train.rows(~is_held), train.rows(is_held))
+    return train.rows(~is_held), train.rows(is_held), said
+
+
+def _warn_of_shared(name: str, train: Part, val: Part) -> None:
     """Warns of examples of the validation part that are in the training part too."""
-    if kind == "texts":
-        return  # A `TextDataset` has compared its parts.
     found = quality.repeats({"train": train.x, "val": val.x})
     pairs = [(row, place) for part, row, earlier, place in found if part != earlier]
     if pairs:
@@ -260,25 +292,45 @@ def _part(source: Any, name: str) -> Part:
     return Part(getattr(source, f"x_{name}"), getattr(source, f"y_{name}"))
 
 
-def _validation_rows(
-    y: np.ndarray, kind: str, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted rows of the training part that stay, and those that are held back.
+def _first_copies(x: np.ndarray) -> np.ndarray:
+    """For each example the row of the first one of the same content."""
+    first = np.arange(len(x))
+    for _, row, _, place in quality.repeats({"train": x}):
+        first[row] = place
+    return first
+
+
+def _held_back(
+    y: np.ndarray, first: np.ndarray, kind: str, fraction: float, seed: int, names: Sequence[str]
+) -> np.ndarray | None:
+    """Rows of the training part to hold back, of first copies: the others follow them.
 
     Classes keep their shares; images with boxes are drawn among the labelled ones.
+
+    Returns:
+        Sorted rows; None if copies leave too few examples of a class for both parts.
+
+    Raises:
+        ValueError: if there are too few.
     """
-    if kind != "boxes":
-        try:
-            return stratified_split(y, fraction, seed)
-        except ValueError as error:
-            raise ValueError(f"A validation part can't be held back: {error}") from None
-    labelled = np.flatnonzero((y != UNLABELLED).any(axis=1))
-    wanted = round(len(labelled) * fraction)
-    if not 0 < wanted < len(labelled):
-        expected = f"a fraction that leaves images of {len(labelled)} on both sides"
+    unique = np.flatnonzero(first == np.arange(len(y)))
+    if kind == "boxes":
+        unique = unique[(y[unique] != UNLABELLED).any(axis=1)]
+        wanted = round(len(unique) * fraction)
+        if 0 < wanted < len(unique):
+            return np.sort(np.random.default_rng(seed).permutation(unique)[:wanted])
+        expected = f"a fraction that leaves images of {len(unique)} on both sides"
         raise checks.value_error("val_fraction", expected, fraction)
-    rows = np.sort(np.random.default_rng(seed).permutation(labelled)[:wanted])
-    return np.setdiff1d(np.arange(len(y)), rows), rows
+    counts = np.bincount(y)
+    few = np.bincount(y[unique], minlength=len(counts))
+    for name, count in zip(names, counts, strict=False):
+        if count < 2:
+            raise ValueError(
+                "A validation part can't be held back: expected at least two examples of each "
+                f"class to train on, received {count} of the class {name!r}. Add examples of it, "
+                "or leave it out."
+            )
+    return None if few.min() < 2 else unique[stratified_split(y[unique], fraction, seed)[1]]
 
 
 def _with_parts(source: Source, train: Part, test: Part) -> Source:

@@ -10,6 +10,7 @@ from typing import Any
 import tf_keras as keras
 
 from tfkd import checks, fingerprints
+from tfkd.networks.layer_parts import flat_layers
 from tfkd.recipes import (
     exporting,
     fitting,
@@ -149,6 +150,26 @@ def _check_score(going: Run, model: Any) -> None:
     )
     labels = None if task.kind == "boxes" else task.found.val.y
     warn_of_guessing(str(going.recipe.model), score, labels)
+    _say_frozen(going, model)
+
+
+def _say_frozen(going: Run, model: keras.Model) -> None:
+    """Warns of layers that are frozen in the model and are trained all the same."""
+    if not any(stage.epochs for stage in map(going.recipe.stage, ("prune", "quantize")) if stage):
+        return
+    pairs = zip(flat_layers(model), flat_layers(going.current("prune")), strict=True)
+    frozen = [
+        old.name
+        for old, new in pairs
+        if not old.trainable and new.trainable_weights and len(flat_layers(old)) == 1
+    ]
+    if frozen:
+        shown = ", ".join(frozen[:3]) + (", ..." if len(frozen) > 3 else "")
+        checks.warn(
+            f"{going.recipe.model}: frozen layers ({len(frozen)}: {shown}) are trained here, too, "
+            "since all layers make up for what pruning and rounding take. They are trainable in "
+            "the models that the run writes."
+        )
 
 
 def _stage(going: Run, settings: Any) -> None:

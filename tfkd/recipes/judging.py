@@ -13,6 +13,7 @@ import tf_keras as keras
 from tfkd import export, report
 from tfkd.recipes import planning
 from tfkd.recipes.budget import Budget
+from tfkd.recipes.data import guesses
 from tfkd.recipes.run_state import Done, Run
 from tfkd.recipes.stages import Verify
 
@@ -41,7 +42,7 @@ def verify(run: Run, settings: Verify) -> Done:
     if differing:
         verdict = dataclasses.replace(verdict, status=report.REGRESSED, note="; ".join(differing))
     run.voice.say(verdict.sentence)
-    if advice := _advice(run, verdict):
+    if advice := _advice(run, verdict) or _guessing(run, rows[final]):
         run.voice.say(advice)
     record = {"final": final, "table": table.to_dict(), "verdict": verdict.to_dict()}
     return Done({}, record | {"sentence": verdict.sentence, "advice": advice})
@@ -93,6 +94,16 @@ def _advice(run: Run, verdict: report.Verdict) -> str:
         f"Most of it is lost in {stage}, from {100 * before:.2f} to {100 * after:.2f}: give it "
         f"more epochs than {epochs}, or {_LOSING[stage]}{asked}."
     )
+
+
+def _guessing(run: Run, row: Any) -> str:
+    """What to do about a model that guesses: what it lost says nothing then; or ""."""
+    if run.task.kind == "boxes":
+        scores = row.stats("map50")  # None without objects
+        found = guesses(row.model, scores.mean, None) if scores else ""
+    else:
+        found = guesses(row.model, row.accuracy.mean / 100, run.task.found.test.y)
+    return f"{found} Train longer, or on more examples." if found else ""
 
 
 def _macs_share(run: Run) -> float | None:
