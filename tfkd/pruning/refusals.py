@@ -8,12 +8,20 @@ from tfkd.pruning.plans import Plan
 
 
 class UnreachableError(ValueError):
-    """A target that can't be met."""
+    """A target that can't be met.
+
+    Attributes:
+        fix: what is possible, and what would allow more.
+    """
+
+    def __init__(self, text: str, fix: str = ""):
+        super().__init__(text)
+        self.fix = fix
 
 
 def _refused(plan: Plan, expected: str, fix: str) -> UnreachableError:
     name, goal = plan.target
-    return checks.plain(UnreachableError(checks.message(name, expected, goal, fix)))
+    return checks.plain(UnreachableError(checks.message(name, expected, goal, fix), fix))
 
 
 def _fixes(plan: Plan) -> list[str]:
@@ -45,8 +53,8 @@ class OutOfReach(UnreachableError):
         before_ms: milliseconds of the model as it is.
     """
 
-    def __init__(self, text: str, least_ms: float, before_ms: float):
-        super().__init__(text)
+    def __init__(self, text: str, fix: str, least_ms: float, before_ms: float):
+        super().__init__(text, fix)
         self.least_ms, self.before_ms = least_ms, before_ms
 
 
@@ -85,7 +93,7 @@ def too_slow(plan: Plan, least: float, before: float) -> OutOfReach:
     text += "model."
     name, goal = plan.target
     said = checks.message(name, "a time that can be reached", goal, text)
-    return checks.plain(OutOfReach(said, least, before))
+    return checks.plain(OutOfReach(said, text, least, before))
 
 
 def nothing(plan: Plan) -> ValueError:

@@ -122,7 +122,13 @@ def _classifier(found: Data, recipe: Recipe, model: Any) -> Classifying:
         return Classifying(found, recipe)
     side = _side(model)
     if side is not None and model.input_shape[3] not in (None, found.example_shape[2]):
-        fix = f"The images have {found.example_shape[2]} channels."
+        count = found.example_shape[2]
+        fix = (
+            "The images are greyscale: save them in colour, as by Pillow's "
+            "Image.open(file).convert('RGB'), or take a model for greyscale images."
+            if count == 1
+            else f"The images have {count} channels."
+        )
         expected = f"images of {model.input_shape[3]} channels, as the model takes them"
         raise checks.value_error("data", expected, recipe.data, fix)
     if model is None:

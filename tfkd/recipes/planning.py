@@ -22,6 +22,10 @@ _MOST = 0.999  # share of the parameters that is tried at most
 _TRIES = 6  # exports that search for a size
 _WIDTHS = (8, 4, 1)  # of which kept widths are multiples, by preference
 
+_SETTINGS = (
+    "(Such settings are fields of the stage 'prune': edit recipe.json, and start it by `tfkd run`.)"
+)
+
 
 def planned(run: Run, model: keras.Model, settings: Prune) -> pruning.Plan:
     """The plan that meets the recipe's budget, or the stage's `macs_reduction`.
@@ -104,8 +108,10 @@ def _reduced(model: keras.Model, budget: Any, options: dict[str, Any], **target:
     except UnreachableError as error:
         least = getattr(error, "least_ms", None)
         gate = None if least is None else "latency_ms"
-        asked = "" if budget is None else f"{budget}: "
-        raise InfeasibleError(gate, f"{asked}{error}", least) from error
+        said = str(error)
+        if budget is not None and error.fix:  # which does not name an argument of Python
+            said = f"{budget}: {error.fix} {_SETTINGS}"
+        raise InfeasibleError(gate, said, least) from error
 
 
 def _latency(
