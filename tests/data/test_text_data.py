@@ -332,3 +332,21 @@ def test_a_file_that_is_no_encoder_is_refused(tmp_path, content):
         data.Encoder.load(tmp_path / "e.json")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         data.Encoder.load(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('"a ""quoted"" film"', True),
+        ('"all of it ""good"""', True),
+        ('"a quotation alone"', False),  # as people write it
+        ('she said ""no"" twice', False),
+        ('"one" and "two"', False),
+    ],
+)
+def test_quotes_of_csv_writers_are_told(tmp_path, text, told, recwarn):
+    rows = [f"{text}\t0", "dull\t1", "fine\t0", "so dull\t1"] * 3
+    (tmp_path / "t.tsv").write_text("\n".join(rows))
+    found = data.tsv(tmp_path / "t.tsv")
+    assert text in [*found.x_train, *found.x_test]  # kept as it is
+    assert any("3 texts are in quotation marks" in str(one.message) for one in recwarn) == told

@@ -101,6 +101,26 @@ def test_labels_of_npz_files_are_one_hot_or_floats(tmp_path, written, parts):
         assert len(part.y) and [kept[x.tobytes()] for x in part.x] == part.y.tolist()
 
 
+@pytest.mark.parametrize("part", ["val", "valid", "validation", "dev"])
+def test_a_validation_part_of_npz_files_by_its_usual_names(tmp_path, part):
+    arrays = {"x_train": X[:30], "y_train": Y[:30], "x_test": X[30:45], "y_test": Y[30:45]}
+    held = {f"x_{part}": X[45:], f"y_{part}": Y[45:]}
+    np.savez(tmp_path / "a.npz", **arrays, **held, class_names=["a", "b", "c"])
+    found = open_data(tmp_path / "a.npz")
+    assert counts(found) == [30, 15, 15] and found.class_names == ("a", "b", "c")
+    np.testing.assert_array_equal(found.val.x, X[45:])
+    np.savez(tmp_path / "half.npz", **arrays, **{f"x_{part}": X[45:]})
+    with pytest.raises(ValueError, match="both x_val and y_val"):
+        open_data(tmp_path / "half.npz")
+
+
+def test_arrays_of_npz_files_that_are_not_used_are_told(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X, y=Y % 2 == 0, groups=Y)
+    with pytest.warns(UserWarning, match="a.npz also holds groups, which is not used"):
+        found = open_data(tmp_path / "a.npz")
+    assert sum(counts(found)) == 60 and found.num_classes == 2
+
+
 def test_labels_of_npz_files_that_are_no_classes(tmp_path):
     for labels, said in ((Y + 0.5, "class numbers"), (np.eye(3)[Y % 3] / 2, "one-hot")):
         np.savez(tmp_path / "a.npz", x_train=X, y_train=labels, x_test=X, y_test=labels)

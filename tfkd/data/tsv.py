@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -85,6 +86,7 @@ def tsv(
     for part, file in files.items():
         if part != "train":
             pairs[part] = _other_file(file, layout)
+    _warn_of_quotes(files["train"], pairs["train"])
     names = _class_names(files["train"], pairs["train"])
     labels = {part: _numbers(files[part], pairs[part], names) for part in pairs}
     texts = {part: np.array([text for _, text, _ in pairs[part]], object) for part in pairs}
@@ -271,6 +273,18 @@ def _other_file(file: pathlib.Path, layout: Layout) -> list[tuple[int, str, str]
         if not rows:
             raise checks.value_error("path", "rows below the header", f"none in {_place_of(file)}")
     return [layout.pair(file, row) for row in rows]
+
+
+def _warn_of_quotes(file: pathlib.Path, pairs: Sequence[tuple[int, str, str]]) -> None:
+    """Warns of texts in quotation marks as csv writers put them, with inner ones doubled."""
+    quoted = [number for number, text, _ in pairs if re.fullmatch('"(?:[^"]|"")*""[^"]*"', text)]
+    if quoted:
+        checks.warn(
+            f"{file.name}: {len(quoted)} texts are in quotation marks, with those inside doubled, "
+            f"the first in line {quoted[0]}. Quotation marks are not special here: all of them "
+            "belong to the texts. Write the file without quoting (csv.QUOTE_NONE), if a csv "
+            "writer added them."
+        )
 
 
 def _class_names(file: pathlib.Path, pairs: Sequence[tuple[int, str, str]]) -> tuple[str, ...]:

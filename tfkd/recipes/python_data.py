@@ -19,7 +19,7 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -118,7 +118,9 @@ def import_module(module_name: str, name: str) -> ModuleType:
         sys.path.remove(os.getcwd())
 
 
-def split(found: Any, name: str, test_fraction: float, seed: int) -> Read:
+def split(
+    found: Any, name: str, test_fraction: float, seed: int, class_names: Sequence[str] = ()
+) -> Read:
     """What a function returned, as a data set with its own validation part, if there is one.
 
     Raises:
@@ -131,7 +133,7 @@ def split(found: Any, name: str, test_fraction: float, seed: int) -> Read:
     if parts is None:
         x, y = _examples(found, name)
         train, test = stratified_split(y, test_fraction, seed)
-        source = source_of(name, (x[train], y[train]), (x[test], y[test]))
+        source = source_of(name, (x[train], y[train]), (x[test], y[test]), class_names)
         return source, None, split_off(test_fraction, seed)
     pairs = {part: _examples(value, f"{name}, {part}") for part, value in parts.items()}
     source = source_of(name, pairs["train"], pairs["test"])
@@ -139,7 +141,7 @@ def split(found: Any, name: str, test_fraction: float, seed: int) -> Read:
     return source, val, OWN_TEST
 
 
-def source_of(name: str, train: Pair, test: Pair) -> Any:
+def source_of(name: str, train: Pair, test: Pair, class_names: Sequence[str] = ()) -> Any:
     """A data set of the kind that the examples are: texts, images or other numbers.
 
     Raises:
@@ -149,9 +151,11 @@ def source_of(name: str, train: Pair, test: Pair) -> Any:
     try:
         if are_texts(train[0]):
             texts = [[_text(x) for x in part] for part in (train[0], test[0])]
-            return data.TextDataset(texts[0], train[1], texts[1], test[1], name=name)
+            return data.TextDataset(
+                texts[0], train[1], texts[1], test[1], class_names=tuple(class_names), name=name
+            )
         kind = data.Dataset if are_images(train[0]) else Arrays
-        return kind(*arrays, name=name)
+        return kind(*arrays, class_names=tuple(class_names), name=name)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
 

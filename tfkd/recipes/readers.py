@@ -18,6 +18,7 @@ from tfkd.recipes import box_readers, python_data
 from tfkd.recipes.python_data import OWN_TEST, Read, split_off
 
 _PARTS = {"x_train", "y_train", "x_test", "y_test"}
+_MORE = ("x_val", "y_val", "class_names")
 NAMES = ("digits", *sources.KERAS_NAMES)
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _KINDS = (
@@ -120,34 +121,63 @@ def _images(path: pathlib.Path, size: Any, on_error: str, options: dict[str, Any
 
 
 def _npz(path: pathlib.Path, options: dict[str, Any]) -> Read:
-    """A file in Keras's convention, perhaps with x_val and y_val; or with one part alone.
+    """A file in Keras's convention, perhaps with a validation part; or with one part alone.
 
-    Labels may be one-hot rows, or class numbers as floats.
+    Labels may be one-hot rows, or class numbers as floats or booleans. `class_names` holds
+    names of the classes.
     """
-    held = _arrays(path)
-    for alone in ({"x", "y"}, {"x_train", "y_train"}):
-        if set(held) == alone:
-            x, y = (held[key] for key in sorted(alone))
-            return python_data.split((x, y), path.stem, **options)
+    held = _by_part(_arrays(path))
+    _check_keys(path, held)
+    class_names = tuple(map(str, held.pop("class_names", ())))
+    for alone in (("x", "y"), ("x_train", "y_train")):
+        if set(held) >= set(alone) and not set(held) & ({*_PARTS, *_MORE} - set(alone)):
+            x, y = (held[key] for key in alone)
+            return python_data.split((x, y), path.stem, **options, class_names=class_names)
     converted = {
         key: python_data.class_numbers(labels, f"{key} of {path.name}")
         for key, labels in held.items()
         if key.startswith("y_") and labels.ndim and _are_written_otherwise(labels)
     }
     held |= converted
-    if set(held) >= _PARTS and (converted or not python_data.are_images(held["x_train"])):
+    plain = not converted and not class_names
+    if set(held) >= _PARTS and not (plain and python_data.are_images(held["x_train"])):
         parts = [(held[f"x_{part}"], held[f"y_{part}"]) for part in ("train", "test")]
-        source = python_data.source_of(path.stem, *parts)
+        source = python_data.source_of(path.stem, parts[0], parts[1], class_names)
     else:
         source = data.npz(path)
-    if "x_val" not in held or "y_val" not in held:
+    if "x_val" not in held:
         return source, None, OWN_TEST
     return source, python_data.checked_part(source, held["x_val"], held["y_val"]), OWN_TEST
 
 
+def _by_part(held: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays under the usual names of their parts: "x_valid" as "x_val"."""
+    found = {}
+    for key, value in held.items():
+        side, _, part = key.partition("_")
+        known = names.part_of(part) if side in ("x", "y") and part else None
+        name = f"{side}_{'val' if known[0] == 'dev' else known[0]}" if known else key
+        found[key if name in held else name] = value
+    return found
+
+
+def _check_keys(path: pathlib.Path, held: dict[str, np.ndarray]) -> None:
+    """Warns of arrays that are not used; refuses half a validation part."""
+    if ("x_val" in held) != ("y_val" in held):
+        expected = "both x_val and y_val, or neither"
+        raise checks.value_error("data", expected, f"{path.name} with {', '.join(held)}")
+    used = {"x", "y", *_MORE} if "x" in held else {*_PARTS, *_MORE}
+    unused = [key for key in held if key not in used]
+    if unused and ({"x", "y"} <= set(held) or {"x_train", "y_train"} <= set(held)):
+        checks.warn(
+            f"{path.name} also holds {', '.join(unused)}, which is not used. Arrays are known as "
+            f"{', '.join(sorted(_PARTS) + list(_MORE))}."
+        )
+
+
 def _are_written_otherwise(labels: np.ndarray) -> bool:
-    """Whether labels are one-hot rows or floats, where a data set takes integers."""
-    return labels.dtype.kind == "f" or (labels.ndim == 2 and labels.shape[1] > 1)
+    """Whether labels are one-hot rows, floats or booleans, where a data set takes integers."""
+    return labels.dtype.kind in "fb" or (labels.ndim == 2 and labels.shape[1] > 1)
 
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
