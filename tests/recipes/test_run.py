@@ -11,7 +11,17 @@ import tf_keras as keras
 
 from tfkd import artifacts, export, known_faults, pruning, runtime
 from tfkd.export.checking import VerificationError
-from tfkd.recipes import Recipe, RecipeError, engine, judging, opening, planning, resume, run
+from tfkd.recipes import (
+    Recipe,
+    RecipeError,
+    engine,
+    judging,
+    opening,
+    planning,
+    pruning_stage,
+    resume,
+    run,
+)
 from tfkd.recipes.classifying import Classifying
 from tfkd.recipes.data import warn_of_guessing
 from tfkd.recipes.outcome import InfeasibleError
@@ -100,6 +110,15 @@ def test_filters_decay_by_default_where_most_go(
     made = RunFolder.open(tmp_path / "o").record("prune")
     assert made["method"] == method
     assert {name: len(kept["loss"]) for name, kept in made["curves"].items()} == curves
+
+
+@pytest.mark.parametrize(("limit", "method"), [(81, "hard"), (82, "decay")])
+def test_many_examples_teach_again_what_is_cut(sources, tmp_path, monkeypatch, limit, method):
+    """Of the 90 training examples 9 are held back."""
+    monkeypatch.setattr(pruning_stage, "DECAY_BELOW", limit)
+    stage = {"stage": "prune", "epochs": 2, "macs_reduction": 0.7, "views": 1}
+    run(recipe_of(sources, [stage]), tmp_path / "o", voice=QUIET)
+    assert RunFolder.open(tmp_path / "o").record("prune")["method"] == method
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tfkd.networks import keras_files
 from tfkd.networks.frozen_copy import frozen_copy
 from tfkd.recipes import planning, temperature
 from tfkd.recipes.run_state import Done, Run, thaw
-from tfkd.recipes.stages import DECAY_FROM, Prune
+from tfkd.recipes.stages import DECAY_BELOW, DECAY_FROM, Prune
 from tfkd.recipes.training import Training
 
 _DECAYS = 16  # intervals in which filters decay: 13 and 27 were alike, 7 and 4 worse
@@ -56,9 +56,13 @@ def _method(run: Run, settings: Prune, plan: pruning.Plan) -> str:
     """How filters are removed: as the recipe says, or by how much goes."""
     if settings.method is not None:
         return settings.method
-    if plan.macs_reduction < DECAY_FROM or settings.epochs < 2:
+    count = len(run.task.found.train)
+    if plan.macs_reduction < DECAY_FROM or count >= DECAY_BELOW or settings.epochs < 2:
         return "hard"
-    run.voice.say(f"prune: filters decay first, as {DECAY_FROM:.0%} of the MACs or more go")
+    run.voice.say(
+        f"prune: filters decay first, as {DECAY_FROM:.0%} of the MACs or more go, and fewer than "
+        f"{DECAY_BELOW:,} examples are trained on"
+    )
     return "decay"
 
 
