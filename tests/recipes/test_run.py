@@ -112,9 +112,9 @@ def test_filters_decay_by_default_where_most_go(
     assert {name: len(kept["loss"]) for name, kept in made["curves"].items()} == curves
 
 
-@pytest.mark.parametrize(("limit", "method"), [(81, "hard"), (82, "decay")])
+@pytest.mark.parametrize(("limit", "method"), [(82, "hard"), (83, "decay")])
 def test_many_examples_teach_again_what_is_cut(sources, tmp_path, monkeypatch, limit, method):
-    """Of the 90 training examples 9 are held back."""
+    """Of the 45 training examples of each class 4 are held back."""
     monkeypatch.setattr(pruning_stage, "DECAY_BELOW", limit)
     stage = {"stage": "prune", "epochs": 2, "macs_reduction": 0.7, "views": 1}
     run(recipe_of(sources, [stage]), tmp_path / "o", voice=QUIET)
