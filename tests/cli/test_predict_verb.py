@@ -82,6 +82,20 @@ def test_how_a_model_takes_pixels_is_found_in_it_or_beside_it(folder, tmp_path, 
         assert (code, err) == (0, "") and found["rows"][0]["class"] == "0"
 
 
+def test_images_for_a_run_of_other_numbers_than_pixels_are_refused(folder, tmp_path, tfkd):
+    (tmp_path / "m.keras").write_bytes((folder / "bright.keras").read_bytes())
+    why = "the images hold floats from -1 to 1"
+    scaling = {"name": "none", "mean": [0.0], "std": [1.0], "why": why, "to_pixels": None}
+    (tmp_path / "preprocess.json").write_text(json.dumps(scaling))
+    (tmp_path / "run.json").write_text("{}")
+    code, out, err = tfkd("predict", tmp_path / "m.keras", folder / "dark.png")
+    assert (code, out) == (3, "") and f"{why}. Pass arrays" in err
+    code, found, err = tfkd(
+        "predict", tmp_path / "m.keras", folder / "dark.png", "--preprocess=-1-1", "--json"
+    )
+    assert (code, err) == (0, "") and found["rows"][0]["class"] == "0"
+
+
 def test_a_model_of_strings(tmp_path, tfkd):
     for shape in ((), (1,)):
         layer = keras.layers.TextVectorization(output_sequence_length=1, vocabulary=["good", "bad"])

@@ -101,6 +101,18 @@ def test_labels_of_npz_files_are_one_hot_or_floats(tmp_path, written, parts):
         assert len(part.y) and [kept[x.tobytes()] for x in part.x] == part.y.tolist()
 
 
+def test_a_validation_part_in_colour_beside_greyscale_is_told(tmp_path):
+    from PIL import Image
+
+    images(tmp_path, {"train": 4, "test": 2, "val": 2})
+    for part in ("train", "test"):
+        for file in (tmp_path / part).rglob("*.png"):
+            Image.open(file).convert("L").save(file)
+    with pytest.warns(UserWarning, match="in colour, and those of the training part are not"):
+        found = open_data(tmp_path)
+    assert found.example_shape == (6, 6, 1) and found.val.x.shape == (4, 6, 6, 1)
+
+
 @pytest.mark.parametrize("part", ["val", "valid", "validation", "dev"])
 def test_a_validation_part_of_npz_files_by_its_usual_names(tmp_path, part):
     arrays = {"x_train": X[:30], "y_train": Y[:30], "x_test": X[30:45], "y_test": Y[30:45]}

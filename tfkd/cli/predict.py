@@ -308,6 +308,10 @@ def _scaling(
         known = from_json(json.loads(kept.read_text(encoding="utf-8")))
         if known.to_pixels is not None:
             return known
+        raise ValueError(
+            f"The model of this run takes no pixels as they are in image files: {known.why}. Pass "
+            "arrays of such numbers as .npy files, or say by --preprocess how pixels become them."
+        )
     if keras_files.classes(file) & {"Rescaling", "Normalization"}:
         return named("none")  # The model scales pixels itself.
     found = for_limits(predictor.inputs[0].limits)

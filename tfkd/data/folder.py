@@ -16,6 +16,7 @@ from tfkd.data.layout import class_folders, layout, list_files, parts, same_clas
 # From this many files on, reading takes long enough to be worth a progress bar.
 _LARGE = 500
 # Files that are named of those that can't be read.
+_GREY = {"1", "L", "LA"}  # modes of Pillow
 _SHOWN = 20
 ON_ERROR = ("raise", "skip")
 
@@ -177,7 +178,12 @@ def _read(
     faults: dict[int, str] = {}
     # Headers first, which is cheap: all files must have the same number of channels.
     modes = _modes(Image, files, faults)
-    mode = mode or ("L" if modes <= {"1", "L", "LA"} else "RGB")
+    if mode == "L" and modes - _GREY:
+        checks.warn(
+            f"Images like {files[0]} are in colour, and those of the training part are not: they "
+            "are read in greyscale as well. Save all of them in one way."
+        )
+    mode = mode or ("L" if modes <= _GREY else "RGB")
     images, first, count = np.empty((len(files), 0, 0, 0), np.uint8), None, 0
     clear: list[pathlib.Path] = []
     for index, file in enumerate(_progress(files)):
