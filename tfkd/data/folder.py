@@ -16,8 +16,8 @@ from tfkd.data.layout import class_folders, layout, list_files, parts, same_clas
 # From this many files on, reading takes long enough to be worth a progress bar.
 _LARGE = 500
 # Files that are named of those that can't be read.
-_GREY = {"1", "L", "LA"}  # modes of Pillow
 _SHOWN = 20
+_GREY = {"1", "L", "LA"}  # modes of Pillow
 ON_ERROR = ("raise", "skip")
 
 
