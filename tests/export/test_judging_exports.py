@@ -128,3 +128,42 @@ def test_outputs_are_named_as_in_the_file(tmp_path):
         export.to_saved_model(answering(), tmp_path / "m", thresholds={"z": {"max_error": 1}})
     with pytest.raises(ValueError, match=r"'max_eror'.*'max_error'"):
         export.to_onnx(answering(), tmp_path / "m", thresholds={"y": {"max_eror": 1}})
+
+
+def price_and_chance():
+    """A price in thousands beside a probability, in one output."""
+    x = keras.Input((4,))
+    price = layers.Rescaling(1e4)(layers.Dense(1)(x))
+    return keras.Model(x, layers.Concatenate(name="y")([price, layers.Dense(1, "sigmoid")(x)]))
+
+
+def test_a_lost_column_is_refused_on_given_examples_and_warned_of_on_others(tmp_path):
+    model, x = price_and_chance(), RNG.normal(size=(200, 4)).astype("float32")
+    path, words = tmp_path / "m.tflite", "output 'y': column 1 is 0 everywhere"
+    with pytest.raises(ValueError, match=words):
+        export.to_tflite(model, path, "int8", data=x, verify=x)
+    assert not path.exists()
+    with pytest.warns(UserWarning, match=f"8 calibration examples: {words}"):
+        report = export.to_tflite(model, path, "int8", data=x)
+    assert words in report.text()
+    # As two outputs each has a scale of its own.
+    parts = keras.Model(model.input, model.layers[-1].input)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export.to_tflite(parts, path, "int8", data=x, verify=x)
+        for mode in ("float32", "float16"):
+            export.to_tflite(model, path, mode, verify=x)
+        export.to_onnx(model, tmp_path / "m.onnx", verify=x)
+
+
+def test_a_lost_column_of_a_quantized_model_is_said_at_its_calibration(tmp_path):
+    x = RNG.normal(size=(200, 4)).astype("float32")
+    for target, exporter in (("tflite", export.to_tflite), ("tensorrt", export.to_onnx)):
+        q = tfkd.quantization.quantize(price_and_chance(), target)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tfkd.quantization.calibrate(q, x)
+        lost = set(np.unique(q(x).numpy()[:, 1])) == {0.0}
+        assert lost == any("column 1 is 0 everywhere" in str(w.message) for w in caught)
+        # The file holds what the quantized model computes, whatever that is.
+        exporter(q, tmp_path / target, verify=x)

@@ -105,6 +105,88 @@ def test_zeros_for_a_map_of_few_peaks_are_refused():
     assert judged(want, np.zeros_like(want), {"min_dependence": 0}) == ([], [])
 
 
+def two_scales(count=200, wide=1000.0, columns=1):
+    """A column from 0 to `wide`, then `columns` from 0.1 to 0.9."""
+    rng = np.random.default_rng(0)
+    want = np.concatenate(
+        [rng.uniform(0, wide, (count, 1)), rng.uniform(0.1, 0.9, (count, columns))], axis=1
+    )
+    return np.float32(want)
+
+
+def rounded(values, steps=255):
+    """As int8 rounds an output: to `steps` equal steps over the range with 0."""
+    step = (max(values.max(), 0) - min(values.min(), 0)) / steps
+    return np.rint(values / step) * step
+
+
+def test_a_column_that_the_file_loses_is_refused_though_all_else_is_within_limits():
+    want = two_scales()  # a step is 3.9
+    (text,), doubt = judged(want, rounded(want))
+    assert doubt == [] and "output 'y': column 1 is 0 everywhere and for every input" in text
+    low, high = want[:, 1].min(), want[:, 1].max()
+    assert f"the Keras model's goes from {low:.4g} to {high:.4g}" in text
+    assert "an output of their own" in text and "thresholds={'y': {'min_dependence': 0}}" in text
+    assert judged(want, rounded(want), {"y": {"min_dependence": 0}}) == ([], [])
+    # A head of a detector: corners in pixels and twenty scores, at each of 50 anchors.
+    head = two_scales(columns=20).reshape(4, 50, 21)
+    (text,), _ = judged(head, rounded(head))
+    assert "columns 1 to 20 are 0 everywhere" in text
+
+
+@pytest.mark.parametrize(
+    ("wide", "failed", "doubted"), [(1000, 1, 0), (150, 0, 1), (60, 0, 1), (25, 0, 0), (5, 0, 0)]
+)
+def test_a_coarse_column_is_a_warning(wide, failed, doubted):
+    """0.8 of `wide` / 255: 0.2 steps, 1.4, 3.4, 8.2, 41. Below four it is a large error."""
+    want = two_scales(wide=wide)
+    failures_, doubts_ = judged(want, rounded(want))
+    assert (len(failures_), len(doubts_)) == (failed, doubted)
+    assert all("column 1 is off by a large part of its range" in text for text in doubts_)
+
+
+def test_rare_peaks_count_and_so_does_what_lies_far_from_0():
+    want = two_scales()
+    want[:, 1] = np.where(np.arange(200) % 50, 0.01, 0.9)
+    assert "column 1 is 0 everywhere" in judged(want, rounded(want))[0][0]
+    # Beside many that are the same for every input.
+    alone = np.concatenate([want[:, 1:], np.full((200, 30), 1000.0)], axis=1)
+    assert "column 0 is 0 everywhere" in judged(alone, rounded(alone))[0][-1]
+    # A pressure of 100000 ± 100 beside another quantity: a step is 392.
+    want[:, 0] = want[:, 0] / 5 + 99900
+    (text,), _ = judged(want, rounded(want))
+    assert "column" in text
+
+
+def test_what_is_small_by_its_nature_is_no_alarm():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(400, 100)) + np.linspace(-9, 0, 100)
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    independent = 1 / (1 + np.exp(6 - scores))  # rare labels
+    unit = scores * np.geomspace(1e-3, 1, 100)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    still = two_scales()
+    still[:, 1] = 0.5  # does not depend on the input in the model either
+    noise = two_scales()
+    noise[:, 1] = 5 + rng.normal(size=200) * 1e-7  # rounding of float32
+    for values in (probabilities, independent, unit, still, noise):
+        assert min(np.ptp(values, 0)) < np.ptp(values) / 255
+        assert judged(values, rounded(values), {"min_agreement": 0}) == ([], [])
+    want = two_scales()
+    assert judged(want, rounded(want), OPEN | {"min_dependence": 1e-3}, kind="classes")[0] == []
+
+
+def test_a_few_silent_channels_among_many_are_no_alarm():
+    """Ranges of 200 channels from 10 down to 0.001 in small steps; then one is far off."""
+    rng = np.random.default_rng(0)
+    want = np.float32(rng.uniform(size=(300, 200)) * 10 * np.geomspace(1, 1e-4, 200) ** 0.5)
+    assert judged(want, rounded(want), {"min_agreement": 0}) == ([], [])
+    want[:, :199] = rng.uniform(size=(300, 199)) * 10
+    want[:, 199] *= 0.1
+    (text,), _ = judged(want, rounded(want), {"min_agreement": 0})
+    assert "column 199" in text
+
+
 # 20 of 100 answers wrong: beyond chance below 0.9, but not below 0.75.
 SOME, MANY = 20, 40
 

@@ -230,3 +230,27 @@ def test_a_file_rounds_pixels_as_the_quantized_model_does(tmp_path):
     received = file.get_tensor(file.get_output_details()[0]["index"])
     np.testing.assert_allclose(received, q.predict(x, verbose=0), atol=1e-6)
     np.testing.assert_allclose(received, x.reshape(1, 256), atol=0.0041)
+
+
+def prices(scale):
+    """A price of up to `scale`, and its probability, in one output."""
+    x = keras.Input((4,), name="x")
+    price = L.Rescaling(scale, name="price")(L.Dense(1, "sigmoid", name="a")(x))
+    both = L.Concatenate(name="both")([price, L.Dense(1, "sigmoid", name="b")(x)])
+    return keras.Model(x, both)
+
+
+@pytest.mark.parametrize("target", ["tflite", "both"])
+def test_a_column_that_rounding_loses_is_named(target):
+    q = quantize(prices(1e4), target)
+    with pytest.warns(UserWarning, match="output 'both': column 1 is 0 everywhere") as caught:
+        calibrate(q, X)
+    assert caught[0].filename == __file__ and len(caught) == 1
+    # The step is 1e4 / 255 at least: probabilities up to 1 are all 0.
+    assert set(q(X).numpy()[:, 1]) == {0.0}
+
+
+def test_columns_of_like_ranges_are_no_alarm(recwarn):
+    calibrate(quantize(prices(4.0)), X)
+    calibrate(quantize(prices(1.0)), X)
+    assert not [w for w in recwarn if "column" in str(w.message)]

@@ -21,7 +21,7 @@ from tfkd import artifacts, checks
 from tfkd.example_inputs import OPEN_SIZES, to_verify
 from tfkd.export import made_up, parity
 from tfkd.export.named_function import NamedFunction
-from tfkd.export.thresholds import Limits, doubts, failures, stuck
+from tfkd.export.thresholds import Limits, coarse, doubts, failures, stuck
 from tfkd.formats.litert import NotRunnable
 from tfkd.teachers import class_scores
 from tfkd.types import Data, Path
@@ -268,7 +268,8 @@ def _slight(numbers: Mapping[str, Any], limits: Limits, ranks: Mapping[str, int]
         name: row | passed | {k: row[k] * _share(row) for k in _ERRORS if row[k] is not None}
         for name, row in numbers["outputs"].items()
     }
-    return [*failures({"outputs": rows}, limits, ranks), *numbers.get("doubts", ())]
+    found = [*failures({"outputs": rows}, limits, ranks), *coarse({"outputs": rows}, limits)]
+    return [*found, *numbers.get("doubts", ())]
 
 
 def _share(row: Mapping[str, Any]) -> float:

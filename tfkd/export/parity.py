@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tfkd.quantization.lost_columns import lost_columns
 from tfkd.results import Grid, Result, size_text
 from tfkd.teachers import class_scores
 
@@ -68,7 +69,9 @@ def measure(
 
         For each output also its `range`; `file_range`, the same for the file; and `kind`:
         "classes" or "values", if its numbers show that it holds class scores or that it
-        doesn't (see `tfkd.teachers.class_scores`), else "unknown".
+        doesn't (see `tfkd.teachers.class_scores`), else "unknown". `lost_columns` lists the
+        elements of the last axis that vary in the model, on a scale far below that of the
+        others, and are lost in the file: see `tfkd.quantization.lost_columns`.
     """
     outputs = {
         name: _measure_one(*_as_numbers(value, received[name]), limits.get(name))
@@ -168,6 +171,7 @@ def _measure_one(
         "range": [low, high],
         "file_range": [float(received.min()), float(received.max())],
         "kind": class_scores.of_values(expected),
+        "lost_columns": lost_columns(expected, received),
     }
 
 

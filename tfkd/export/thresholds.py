@@ -20,7 +20,10 @@ logits can all be within their limits while many answers are wrong, and an agree
 like that is rare among regressions, if only decided examples count.
 
 `min_dependence` applies to the Keras model, without which nothing can be concluded, and to
-the file: zeros for a map of few peaks are within all other limits.
+the file: zeros for a map of few peaks are within all other limits. It applies as well to
+each column (element of the last axis) whose range is far below that of the others, except
+among class scores. Errors that are a large part of such a column's own range are a warning;
+`min_dependence` of 0 says that they do not matter.
 
 An output of rank 3 or more is a map, of thousands of positions. Its maximum says little,
 so that `max_error` applies to 99 % of its positions, and the mean error may not exceed
@@ -40,6 +43,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tfkd import checks
+from tfkd.quantization.lost_columns import described
+from tfkd.teachers import class_scores
 
 Changes = Mapping[str, float | Mapping[str, float]]
 
@@ -137,19 +142,46 @@ def failures(numbers: Mapping[str, Any], limits: Limits, ranks: Mapping[str, int
     found: list[str] = []
     for name, row in numbers["outputs"].items():
         found += _wrong_values(name, row, limits.of(name), ranks[name] > 2)
+        found += [text for text, is_failure in _lost(name, row, limits) if is_failure]
         rare = _rare_agreement(name, row, limits, ranks[name])
         found += [text for text, is_failure in rare if is_failure]
     return found
 
 
 def doubts(numbers: Mapping[str, Any], limits: Limits, ranks: Mapping[str, int]) -> list[str]:
-    """Lists the outputs that miss `min_agreement`, if they hold class scores, by sentences."""
-    return [
+    """Lists what may be wrong, one sentence each.
+
+    These are outputs that miss `min_agreement`, if they hold class scores, and `coarse`.
+    """
+    agree = [
         text
         for name, row in numbers["outputs"].items()
         for text, is_failure in _rare_agreement(name, row, limits, ranks[name])
         if not is_failure
     ]
+    return agree + coarse(numbers, limits)
+
+
+def coarse(numbers: Mapping[str, Any], limits: Limits) -> list[str]:
+    """Lists the outputs that have columns with errors of the order of their own ranges."""
+    rows = numbers["outputs"].items()
+    return [t for name, row in rows for t, is_failure in _lost(name, row, limits) if not is_failure]
+
+
+def _lost(name: str, row: Mapping[str, Any], limits: Limits) -> Iterator[tuple[str, bool]]:
+    """Yields (sentence, whether it is a failure) on the columns that are lost in the file."""
+    least = limits.of(name)["min_dependence"]
+    if row["kind"] == class_scores.CLASSES or not least:
+        return
+    still: list[Mapping[str, Any]] = []
+    others: list[Mapping[str, Any]] = []
+    for column in row["lost_columns"]:
+        (low, high), (first, last) = column["range"], column["range_after"]
+        (still if last - first < least * (high - low) else others).append(column)
+    fix = f". If it does not matter: thresholds={{{name!r}: {{'min_dependence': 0}}}}"
+    for columns in (still, others):
+        if columns:
+            yield f"output {name!r}: {described(columns, 'the file')}{fix}", columns is still
 
 
 def _wrong_values(

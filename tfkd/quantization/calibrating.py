@@ -11,7 +11,7 @@ on Neural Network Quantization, https://arxiv.org/abs/2106.08295 (mean squared e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import tensorflow as tf
 from tfkd import checks, example_inputs
 from tfkd.networks.accept import check_finite
 from tfkd.quantization.fake_quant import SMALLEST, observing
+from tfkd.quantization.lost_columns import described, lost_columns
 from tfkd.quantization.norm_statistics import NormStatistics
 from tfkd.quantization.quantized_model import (
     QuantizedModel,
@@ -27,6 +28,7 @@ from tfkd.quantization.quantized_model import (
     check_quantized,
     range_variables,
 )
+from tfkd.teachers import class_scores
 from tfkd.types import Data
 
 METHODS = ("minmax", "percentile", "mse")
@@ -36,6 +38,7 @@ _LEVELS = 255  # steps between the lowest and the highest of 256 codes
 # Values within this part of a step of the middle between two codes are ties, and at most this
 # share of an input's values may be.
 TIE, MOST_TIES = 1e-3, 0.1
+_COMPARED = 64  # examples whose outputs are compared with those in float
 
 Ends = dict[int, tuple[float, float]]  # id of the `low` variable of a range → (low, high)
 
@@ -53,7 +56,8 @@ def calibrate(
 
     100 to 500 examples are usually enough. Calibration may be repeated at any time, with
     other data or another method. Warns if the moving statistics of batch normalizations do
-    not fit the first examples: re-estimate them with `tfkd.pruning.recalibrate`.
+    not fit the first examples: re-estimate them with `tfkd.pruning.recalibrate`. Warns if an
+    output holds columns of so different ranges that rounding loses the small ones.
 
     Args:
         q: a model made by `quantize`.
@@ -111,6 +115,23 @@ def calibrate(
         if values is not None and not range_.quantizer.symmetric:
             ends[key] = beside_ties(values, *ends[key])
     _assign(q, ends)
+    _warn_of_lost_columns(q, arrays, batch_size)
+
+
+def _warn_of_lost_columns(q: QuantizedModel, arrays: Mapping[str, np.ndarray], size: int) -> None:
+    """Compares the outputs on some examples with those without rounded activations."""
+    count = len(next(iter(arrays.values())))
+    rows = np.linspace(0, count - 1, min(count, _COMPARED)).astype(int)
+    some = {name: array[rows] for name, array in arrays.items()}
+    with observing(lambda low, tensor: None):
+        expected = _outputs(q, some, size)
+    received = _outputs(q, some, size)
+    kinds = class_scores.of_outputs(q, [class_scores.of_values(want) for want in expected])
+    for name, want, got, kind in zip(q.output_names, expected, received, kinds, strict=True):
+        found = [] if kind == class_scores.CLASSES else lost_columns(want, got)
+        if found:
+            where = "the quantized model"
+            checks.warn(f"calibrate: output {name!r}: {described(found, where)}.")
 
 
 def _by_key(q: QuantizedModel) -> dict[int, RangeVariables]:
@@ -124,15 +145,29 @@ def _run(
     see: Callable[[int, Any], None],
 ) -> None:
     """Calls `see(key, tensor)` with every activation of every batch."""
+    with observing(lambda low, tensor: see(id(low), tensor)):
+        for _ in _batches(q, arrays, batch_size):
+            pass
+
+
+def _outputs(
+    q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int
+) -> list[np.ndarray]:
+    """The outputs for all examples, in order."""
+    flat = [tf.nest.flatten(outputs) for outputs in _batches(q, arrays, batch_size)]
+    return [np.concatenate(parts) for parts in zip(*flat, strict=True)]
+
+
+def _batches(q: QuantizedModel, arrays: Mapping[str, np.ndarray], batch_size: int) -> Iterator[Any]:
+    """The outputs of batch after batch."""
     count = len(next(iter(arrays.values())))
     fixed = next((tensor.shape[0] for tensor in q.inputs if tensor.shape[0]), None)
-    with observing(lambda low, tensor: see(id(low), tensor)):
-        for start in range(0, count, fixed or batch_size):
-            rows = np.arange(start, start + fixed if fixed else min(start + batch_size, count))
-            # A batch of a fixed size is filled up from the beginning.
-            batch = {k: tf.constant(v[rows % count]) for k, v in arrays.items()}
-            q.reset_states()
-            q(example_inputs.packed(q, batch), training=False)
+    for start in range(0, count, fixed or batch_size):
+        rows = np.arange(start, start + fixed if fixed else min(start + batch_size, count))
+        # A batch of a fixed size is filled up from the beginning.
+        batch = {k: tf.constant(v[rows % count]) for k, v in arrays.items()}
+        q.reset_states()
+        yield q(example_inputs.packed(q, batch), training=False)
     q.reset_states()
 
 
