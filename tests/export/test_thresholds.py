@@ -96,13 +96,58 @@ def test_zeros_for_a_map_of_few_peaks_are_refused():
     """Each number is within its limits: the peaks are fewer than 1 % of the positions."""
     want = np.zeros((4, 1000, 3))
     want[np.arange(4), np.arange(4) * 7] = 1.0
-    (text,), _ = judged(want, np.zeros_like(want))
+    (text, peaks), _ = judged(want, np.zeros_like(want))
+    assert "peak_error 1 is above 0.25" in peaks
     assert "output 'y' is 0 everywhere and for every input in the file" in text
     still = np.tile(want[:1], (4, 1, 1))
     assert "is the same for every input in the file" in judged(want, still)[0][0]
     assert "hardly depends on the input in the file" in judged(want, want * 5e-4)[0][0]
-    assert judged(want, want * 0.1) == ([], [])
-    assert judged(want, np.zeros_like(want), {"min_dependence": 0}) == ([], [])
+    assert judged(want, want * 0.8) == ([], [])
+    settled = {"min_dependence": 0, "max_error": 1}
+    assert judged(want, np.zeros_like(want), settled) == ([], [])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("kept", "peaks", "refused"),
+    [
+        (0.1, 20, True),
+        (0.1, 5, True),  # in a quarter of the examples
+        (0.7, 20, True),
+        (0.8, 20, False),
+        (1.0, 20, False),
+        (0.1, 1, False),  # a single example is an outlier
+        (1.3, 20, False),  # higher peaks, in less than 1 % of the positions
+    ],
+)
+def test_a_map_that_loses_its_peaks_is_refused(kept, peaks, refused, sign):
+    want = np.random.default_rng(0).uniform(0, 0.02, (20, 16, 16, 1))
+    got = want.copy()
+    rows = np.arange(peaks)
+    want[rows, rows % 16, 3], got[rows, rows % 16, 3] = 1.0, kept
+    failed, doubt = judged(sign * want, sign * got)
+    assert doubt == [] and len(failed) == refused
+    # By hand: the peaks, from 0 to 1, are 1 − kept lower.
+    assert all(f"peak_error {1 - kept:.1g}" in text for text in failed)
+    # The same in one of three channels, the others of which reach farther.
+    others = np.random.default_rng(1).uniform(0, 9, (20, 16, 16, 2))
+    failed, _ = judged(*(sign * np.concatenate([others, a], 3) for a in (want, got)))
+    assert len(failed) == refused
+    # Without an axis of channels.
+    failed, _ = judged(sign * want[..., 0], sign * got[..., 0])
+    assert any("peak_error" in text for text in failed) == refused
+    settled = {"y": {"max_error": 1}}
+    assert judged(sign * want, sign * got, settled) == ([], [])
+
+
+def test_a_map_of_classes_with_other_borders_keeps_its_peaks():
+    """At a border the file decides otherwise; each class still reaches 1 elsewhere."""
+    want = np.zeros((6, 40, 40, 2))
+    for n in range(6):
+        want[n, : 18 + n, :, 0] = want[n, 18 + n :, :, 1] = 1.0
+    got = want.copy()
+    got[:, 23, :15] = want[:, 0, :15]
+    assert judged(want, got) == ([], [])
 
 
 def two_scales(count=200, wide=1000.0, columns=1):

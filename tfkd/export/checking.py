@@ -19,7 +19,7 @@ import numpy as np
 
 from tfkd import artifacts, checks
 from tfkd.example_inputs import OPEN_SIZES, to_verify
-from tfkd.export import made_up, parity
+from tfkd.export import clipped_inputs, made_up, parity
 from tfkd.export.named_function import NamedFunction
 from tfkd.export.thresholds import Limits, coarse, doubts, failures, stuck
 from tfkd.formats.litert import NotRunnable
@@ -33,7 +33,7 @@ GROSS = 0.1
 # Outputs may be nearly equal for all inputs, and rounding then large relative to their small
 # range: errors are relative to at least this fraction of the largest output.
 _FLOOR = 0.05
-_ERRORS = ("max_error", "mean_error", "p99_error")
+_ERRORS = ("max_error", "mean_error", "p99_error", "peak_error")
 # An output that varies by less than this fraction of the Keras model's variation is stuck.
 _STILL = 0.1
 
@@ -184,6 +184,8 @@ def checked(
     new, ranks = _compared(found, compare)
     failed = list(new.get("overflows", ()))
     failed += judge(new, ranks) if judge else failures(new, limits, ranks)
+    if failed:  # Why it may be so.
+        failed += clipped_inputs.doubts(new.get("inputs", {}))
     numbers |= {**new, "failures": failed}
     in_doubt = [] if judge or failed else doubts(new, limits, ranks)
     if in_doubt:

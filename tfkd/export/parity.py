@@ -21,15 +21,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tfkd.quantization.lost_columns import lost_columns
+from tfkd.export import clipped_inputs
+from tfkd.quantization.lost_columns import SMALL, lost_columns
 from tfkd.results import Grid, Result, size_text
 from tfkd.teachers import class_scores
 
 # Values this close to the last code, as a fraction of the range, don't count as clipped.
 _SMALL_CLIP = 0.01
+# Examples with a peak that are no single outlier.
+_PEAKS = 2
 # Rounding of float32 in multiples of a step.
 _ROUNDING = 1e-3
-_WORST_IF_LARGE = ("max_error", "p99_error", "mean_error", "clipped", "not_finite")
+_WORST_IF_LARGE = ("max_error", "p99_error", "peak_error", "mean_error", "clipped", "not_finite")
 _AGREEMENTS = ("argmax_agreement", "decided_agreement", "decided", "positions")
 _WORST_IF_SMALL = ("dependence", "file_dependence")
 
@@ -58,6 +61,11 @@ def measure(
         * `max_error`, `mean_error`: as fractions of the range.
         * `p99_error`: of an output of rank 3 or more, the error within which 99 % of the
           positions lie; the error of a position is the largest over the last axis.
+        * `peak_error`: of such an output, how much lower the file's peaks are: the difference
+          of an example's largest values in model and file, averaged over the examples in
+          which the model's is in the upper half of its range, as a fraction of that. Taken
+          for each channel (of a range that is not small) and for all together, for smallest
+          values likewise; the largest of these. 0 if fewer than two examples have a peak.
         * `clipped`: fraction of elements at the first or last code whose Keras value lies
           beyond it, by more than one step and by more than 1 % of the range. One step is
           due to TFLite's own rule: its int8 softmax ends at 255/256, its tanh at 127/128.
@@ -133,6 +141,25 @@ def _p99(error: np.ndarray) -> float | None:
     return float(np.partition(positions, place)[place])
 
 
+def _peak_error(expected: np.ndarray, received: np.ndarray) -> float | None:
+    """How much of its peaks a map has lost in the file; see `measure`."""
+    if expected.ndim < 3 or not expected.size:
+        return None
+    least = max(SMALL * (float(expected.max()) - float(expected.min())), np.finfo(float).tiny)
+    worst = 0.0
+    for channels in (expected.shape[-1], 1):
+        want, got = (array.reshape(len(array), -1, channels) for array in (expected, received))
+        tops, bottoms = ([f(a, 1).astype(float) for a in (want, got)] for f in (np.max, np.min))
+        low, high = bottoms[0].min(0), tops[0].max(0)
+        for model, file in ([top - low for top in tops], [high - bottom for bottom in bottoms]):
+            reached = model > (high - low) / 2
+            some = (high - low >= least) & (reached.sum(0) >= _PEAKS)
+            lost = np.where(reached, np.maximum(model - file, 0), 0)[:, some].sum(0)
+            lost /= (reached.sum(0) * (high - low))[some]
+            worst = max([worst, *lost.tolist()])
+    return worst
+
+
 def _clipped(
     expected: np.ndarray, received: np.ndarray, codes: tuple[float, float, float], unit: float
 ) -> float:
@@ -163,6 +190,7 @@ def _measure_one(
         **agree,
         "max_error": float(error.max()),
         "p99_error": _p99(error),
+        "peak_error": _peak_error(expected, received),
         "mean_error": float(error.mean()),
         "clipped": 0.0 if limits is None else _clipped(expected, received, limits, unit),
         "not_finite": float((~finite).mean()),
@@ -246,7 +274,18 @@ class ExportReport(Result):
     def _compared(self) -> list[tuple[str, str]]:
         """Table rows of a file that is verified."""
         rows = compared_rows(self.numbers)
-        return [*rows, ("outputs clipped", f"{self.numbers['clipped']:.2%}")]
+        clipped = ("outputs clipped", f"{self.numbers['clipped']:.2%}")
+        return [*rows, clipped, *clipped_rows(self.numbers)]
+
+
+def clipped_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row of a table for each quantized input, with the share of its values that is clipped."""
+    rows = numbers.get("inputs", {})
+    several = len(rows) > 1
+    return [
+        (f"input {name!r} clipped" if several else "inputs clipped", clipped_inputs.shares(row))
+        for name, row in rows.items()
+    ]
 
 
 def compared_rows(numbers: Mapping[str, Any], where: str = "") -> list[tuple[str, str]]:

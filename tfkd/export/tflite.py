@@ -22,7 +22,14 @@ import tf_keras as keras
 from tfkd import checks
 from tfkd.data.text import Encoder
 from tfkd.example_inputs import collect
-from tfkd.export import attention_masks, checking, converter, tflite_float16, unsupported
+from tfkd.export import (
+    attention_masks,
+    checking,
+    clipped_inputs,
+    converter,
+    tflite_float16,
+    unsupported,
+)
 from tfkd.export.converter_child import CrashingLoops
 from tfkd.export.detector import flatbuffer
 from tfkd.export.model_metadata import Labels, Scaling, model_info, with_info
@@ -341,6 +348,7 @@ def compare_file(
     expected = graph.predict(images)
     received = litert.run_all(litert.open_interpreter(path), images)
     numbers = measure(expected, received, litert.output_limits(path))
+    numbers["inputs"] = clipped_inputs.measure(images, clipped_inputs.ranges_of_tflite(path))
     return numbers, {name: value.ndim for name, value in expected.items()}
 
 

@@ -27,7 +27,8 @@ among class scores. Errors that are a large part of such a column's own range ar
 
 An output of rank 3 or more is a map, of thousands of positions. Its maximum says little,
 so that `max_error` applies to 99 % of its positions, and the mean error may not exceed
-`max_error` either.
+`max_error` either. Nor may the loss of its peaks, which can be fewer than 1 % of the
+positions, and all there is to see.
 
 A number of examples shows the agreement of a file only up to chance, so that an agreement
 is below a limit if a file that reaches the limit would show so few with a probability of
@@ -43,6 +44,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tfkd import checks
+from tfkd.export import clipped_inputs
 from tfkd.quantization.lost_columns import described
 from tfkd.teachers import class_scores
 
@@ -60,6 +62,8 @@ THRESHOLDS: dict[str, dict[str, float]] = {
 _SHARED = {"max_mean_error": 0.05, "max_clipped": 0.05, "min_dependence": 1e-3}
 # Probability below which chance does not explain an agreement.
 _CHANCE = 0.05
+# Peaks may be this part of their own range lower, at least: rounding may explain it.
+_PEAK = 0.1
 # Outputs that may not be class scores are refused this far below `min_agreement`.
 _FAR = 0.15
 
@@ -151,7 +155,8 @@ def failures(numbers: Mapping[str, Any], limits: Limits, ranks: Mapping[str, int
 def doubts(numbers: Mapping[str, Any], limits: Limits, ranks: Mapping[str, int]) -> list[str]:
     """Lists what may be wrong, one sentence each.
 
-    These are outputs that miss `min_agreement`, if they hold class scores, and `coarse`.
+    These are outputs that miss `min_agreement`, if they hold class scores, `coarse`, and
+    inputs of which too much is clipped.
     """
     agree = [
         text
@@ -159,7 +164,8 @@ def doubts(numbers: Mapping[str, Any], limits: Limits, ranks: Mapping[str, int])
         for text, is_failure in _rare_agreement(name, row, limits, ranks[name])
         if not is_failure
     ]
-    return agree + coarse(numbers, limits)
+    clipped = clipped_inputs.doubts(numbers.get("inputs", {}))
+    return [*agree, *coarse(numbers, limits), *clipped]
 
 
 def coarse(numbers: Mapping[str, Any], limits: Limits) -> list[str]:
@@ -212,6 +218,12 @@ def _wrong_values(
     for key, limit, note in tests:
         if row[key] > limit:
             yield f"output {name!r}: {key} {row[key]:.3g} is above {limit:g}{note}"
+    peak, limit = row["peak_error"], max(limits["max_error"], _PEAK)
+    if peak is not None and peak > limit:
+        yield (
+            f"output {name!r}: peak_error {peak:.3g} is above {limit:g}: the largest or smallest "
+            "values of its examples are off by that part of the range in the file, on average"
+        )
 
 
 def stuck(name: str, row: Mapping[str, Any]) -> str:

@@ -13,13 +13,13 @@ import numpy as np
 import tf_keras as keras
 
 from tfkd import __version__, checks
-from tfkd.export import checking
+from tfkd.export import checking, clipped_inputs
 from tfkd.export.named_function import NamedFunction, exportable, is_quantized
 from tfkd.export.onnx import qdq
 from tfkd.export.onnx.convert import NEWEST, convert
 from tfkd.export.onnx.float16 import to_float16
 from tfkd.export.onnx.graph import Wiring
-from tfkd.export.parity import ExportReport, compared_rows, measure
+from tfkd.export.parity import ExportReport, clipped_rows, compared_rows, measure
 from tfkd.export.tensorrt_lint.lint import Findings, lint_model
 from tfkd.export.tflite_float16 import large_weights, problems
 from tfkd.export.thresholds import Changes, thresholds_for
@@ -66,7 +66,7 @@ class OnnxReport(ExportReport, title="ONNX report"):
         return "target, mode", f"{self.target}, {self.mode}, opset {self.opset}"
 
     def _compared(self) -> list[tuple[str, str]]:
-        return compared_rows(self.numbers, " in ONNX Runtime")
+        return compared_rows(self.numbers, " in ONNX Runtime") + clipped_rows(self.numbers)
 
     def parts(self) -> list[Grid]:
         """A table of the file's properties, its parity with the model, and lint findings."""
@@ -319,6 +319,7 @@ def compare_file(
     received = dict(zip(expected, results.values(), strict=True))
     ranks = {name: value.ndim for name, value in expected.items()}
     numbers = measure(expected, received, {})
+    numbers["inputs"] = clipped_inputs.measure(images, clipped_inputs.ranges_of_onnx(path))
     if half:
         numbers["overflows"] = onnx_session.overflows(path, feeds_of(images, layout))
     return numbers, ranks
