@@ -1,6 +1,7 @@
 """Labels, scaling and vocabulary that travel with a file, and come back from it."""
 
 import json
+import warnings
 import zipfile
 
 import numpy as np
@@ -117,6 +118,32 @@ def test_a_uint8_input_takes_raw_pixels(model, tmp_path):
     assert np.abs(Predictor(path)(pixels) - expected).max() < 0.05 * np.ptp(expected)
     with pytest.warns(UserWarning, match="does not take raw pixels"):
         export.to_tflite(model, path, data=3 * scaled, verify=3 * scaled, **options)
+
+
+@pytest.mark.parametrize("io", ["float32", "int8", "uint8", None])
+@pytest.mark.parametrize(
+    ("mean", "std", "factor", "warned"),
+    [
+        (127.5, 127.5, 1, False),
+        ([127.5] * 3, [127.5] * 3, 1, False),
+        (0, 255, 1, True),  # images in −1 … 1, said to be in 0 … 1
+        (127.5, 127.5, 3, True),
+        (0, 1, 1, True),  # said to be in 0 … 255
+        (127.5, 1, 1, True),
+        (127.5, 1, 120, False),
+    ],
+)
+def test_a_scaling_that_contradicts_the_examples_is_said(
+    model, tmp_path, io, mean, std, factor, warned
+):
+    """With a float input as with one of pixels; None: a float file."""
+    options = {"mode": "int8", "io": io, "data": factor * IMAGES} if io else {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        path = tmp_path / "m.tflite"
+        export.to_tflite(model, path, verify=factor * IMAGES, mean=mean, std=std, **options)
+    texts = [str(w.message) for w in caught if "scaled pixels" in str(w.message)]
+    assert len(texts) == warned and all(w.filename == __file__ for w in caught)
 
 
 @pytest.mark.parametrize(

@@ -423,3 +423,26 @@ def test_operations_left_in_float_are_counted(tmp_path):
     # A fully connected operation with the ReLU inside it.
     counts = {"operations": 1, "float_operations": 1, "conversions": 0}
     assert litert.operations(tmp_path / "m.tflite") == counts
+
+
+def test_a_file_that_is_right_with_an_open_batch_alone_is_told(tmp_path):
+    """TensorFlow's converter returns the stack for a concatenation of its unstacked parts."""
+    x = keras.Input((4, 3))
+    parts = tf.unstack(tf.stack([x, 2 * x, 3 * x], axis=1), axis=1)
+    model = keras.Model(x, keras.layers.Flatten()(tf.concat(parts, axis=-1)))
+    data = RNG.normal(size=(20, 4, 3)).astype("float32")
+    path, settled = tmp_path / "m.tflite", {"min_agreement": 0}
+    with pytest.raises(ValueError, match="with batch_size=None the file matches"):
+        export.to_tflite(model, path, verify=data, thresholds=settled)
+    report = export.to_tflite(model, path, verify=data, thresholds=settled, batch_size=None)
+    # By NumPy: at each of 4 places the three parts.
+    expected = np.concatenate([data, 2 * data, 3 * data], axis=-1).reshape(20, 36)
+    np.testing.assert_allclose(Predictor(path)(data), expected, rtol=1e-5)
+    assert report.numbers["max_error"] < 1e-6
+
+
+def test_where_rounding_explains_a_failure_the_batch_is_not_blamed(model, tmp_path):
+    with pytest.raises(ValueError, match="max_error") as caught:
+        limits = {"max_error": 1e-9}
+        export.to_tflite(model, tmp_path / "m", "float16", verify=VERIFY, thresholds=limits)
+    assert "batch_size" not in str(caught.value)

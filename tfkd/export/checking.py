@@ -181,7 +181,7 @@ def checked(
     """
     if found.source != GIVEN:
         return _small_check(found, compare, limits, numbers)
-    new, ranks = _compared(found, compare)
+    new, ranks = compared(found, compare)
     failed = list(new.get("overflows", ()))
     failed += judge(new, ranks) if judge else failures(new, limits, ranks)
     if failed:  # Why it may be so.
@@ -205,7 +205,7 @@ def _small_check(
         return []
     try:
         with found.graph.unchanged():
-            new, ranks = _compared(found, compare)
+            new, ranks = compared(found, compare)
     except NotRunnable:
         raise
     except Exception as error:  # A package is missing, or the runtime fails.
@@ -228,7 +228,7 @@ def _small_check(
     return [f"{text} (on {new['examples']} {found.source})" for text in gross]
 
 
-def _compared(found: VerifyData, compare: Compare) -> tuple[dict[str, Any], dict[str, int]]:
+def compared(found: VerifyData, compare: Compare) -> tuple[dict[str, Any], dict[str, int]]:
     """The results of `compare`, with what the model tells of the kinds of its outputs."""
     assert found.arrays is not None
     numbers, ranks = compare(found.arrays)

@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -143,7 +144,7 @@ def with_info(data: bytes, info: ModelInfo, inputs: Sequence[Input], io: str) ->
     if not info:
         return data
     model = flatbuffer.opened(data)
-    if io == "uint8" and info.scaling is not None and info.scaling != ((0.0,), (1.0,)):
+    if info.scaling is not None and _is_rescaled(info, io):
         _take_pixels(model, *info.scaling)
     members = {_file(i): associated_files.lines(n) for i, n in enumerate(info.labels.values())}
     if info.encoder is not None:
@@ -151,6 +152,47 @@ def with_info(data: bytes, info: ModelInfo, inputs: Sequence[Input], io: str) ->
     add_metadata(flatbuffer.schema(), model, _metadata(model, info, inputs))
     members[MEMBER] = json.dumps(info.to_json(), indent=2, ensure_ascii=False).encode()
     return associated_files.packed(flatbuffer.packed(model), members)
+
+
+def _is_rescaled(info: ModelInfo, io: str) -> bool:
+    """Whether a uint8 input is to take raw pixels that the model takes scaled."""
+    return io == "uint8" and info.scaling != ((0.0,), (1.0,))
+
+
+def differs(scaling: tuple[Sequence[float], Sequence[float]], low: Any, high: Any) -> bool:
+    """Whether inputs from `low` to `high`, which may be channels, are no scaled pixels.
+
+    They then reach beyond (0 − mean) / std or (255 − mean) / std, or fill hardly any of it.
+    """
+    mean, std = map(np.asarray, scaling)
+    first, last = (0 - mean) / std, (255 - mean) / std
+    slack = _SLACK * (last - first)
+    beyond = (low < first - slack) | (high > last + slack)
+    return bool(np.any(beyond) or np.all(high - low < slack))
+
+
+def warn_of_scaling(info: ModelInfo, arrays: Sequence[np.ndarray], io: str) -> None:
+    """Warns if examples (N, ..., channels) are no scaled pixels.
+
+    An input that `with_info` makes take pixels is judged there, by its range.
+    """
+    if info.scaling is None or _is_rescaled(info, io):
+        return
+    for array in arrays:
+        if array.ndim < 2 or array.dtype.kind not in "iuf":
+            continue
+        channels = array.reshape(-1, array.shape[-1]).astype(float)
+        low, high = channels.min(0), channels.max(0)
+        if differs(info.scaling, low, high):
+            mean, std = map(np.asarray, info.scaling)
+            first, last = ((pixel - mean) / std for pixel in (0, 255))
+            checks.warn(
+                f"`mean`, `std`: the model's inputs go from {low.min():.3g} to {high.max():.3g}, "
+                f"and scaled pixels from {first.min():.3g} to {last.max():.3g}. The file says that "
+                "it takes the latter, and its readers scale pixels so; are these examples scaled "
+                "by them?"
+            )
+            return
 
 
 def _take_pixels(model: Any, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -161,8 +203,7 @@ def _take_pixels(model: Any, mean: Sequence[float], std: Sequence[float]) -> Non
     scale, zero = float(found.scale[0]), int(found.zeroPoint[0])
     low, high = (scale * (code - zero) for code in (0, 255))
     ends = [(pixel - mean[0]) / std[0] for pixel in (0, 255)]
-    slack = _SLACK * (ends[1] - ends[0])
-    if low < ends[0] - slack or high > ends[1] + slack:
+    if differs((mean, std), low, high):
         checks.warn(
             f"`mean`, `std`: the model's inputs go from {low:.3g} to {high:.3g}, and scaled pixels "
             f"from {ends[0]:.3g} to {ends[1]:.3g}. The uint8 input keeps the former range, so that "
