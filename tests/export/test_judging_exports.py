@@ -139,7 +139,7 @@ def price_and_chance():
 
 def test_a_lost_column_is_refused_on_given_examples_and_warned_of_on_others(tmp_path):
     model, x = price_and_chance(), RNG.normal(size=(200, 4)).astype("float32")
-    path, words = tmp_path / "m.tflite", "output 'y': column 1 is 0 everywhere"
+    path, words = tmp_path / "m.tflite", "output 'y': column 1 of axis 1 is 0 everywhere"
     with pytest.raises(ValueError, match=words):
         export.to_tflite(model, path, "int8", data=x, verify=x)
     assert not path.exists()
@@ -164,6 +164,6 @@ def test_a_lost_column_of_a_quantized_model_is_said_at_its_calibration(tmp_path)
             warnings.simplefilter("always")
             tfkd.quantization.calibrate(q, x)
         lost = set(np.unique(q(x).numpy()[:, 1])) == {0.0}
-        assert lost == any("column 1 is 0 everywhere" in str(w.message) for w in caught)
+        assert lost == any("column 1 of axis 1 is 0 everywhere" in str(w.message) for w in caught)
         # The file holds what the quantized model computes, whatever that is.
         exporter(q, tmp_path / target, verify=x)

@@ -243,7 +243,9 @@ def prices(scale):
 @pytest.mark.parametrize("target", ["tflite", "both"])
 def test_a_column_that_rounding_loses_is_named(target):
     q = quantize(prices(1e4), target)
-    with pytest.warns(UserWarning, match="output 'both': column 1 is 0 everywhere") as caught:
+    with pytest.warns(
+        UserWarning, match="output 'both': column 1 of axis 1 is 0 everywhere"
+    ) as caught:
         calibrate(q, X)
     assert caught[0].filename == __file__ and len(caught) == 1
     # The step is 1e4 / 255 at least: probabilities up to 1 are all 0.

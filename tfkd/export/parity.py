@@ -78,8 +78,8 @@ def measure(
         For each output also its `range`; `file_range`, the same for the file; and `kind`:
         "classes" or "values", if its numbers show that it holds class scores or that it
         doesn't (see `tfkd.teachers.class_scores`), else "unknown". `lost_columns` lists the
-        elements of the last axis that vary in the model, on a scale far below that of the
-        others, and are lost in the file: see `tfkd.quantization.lost_columns`.
+        columns that vary in the model, on a scale far below that of the others, and are lost
+        in the file: see `tfkd.quantization.lost_columns`.
     """
     outputs = {
         name: _measure_one(*_as_numbers(value, received[name]), limits.get(name))

@@ -21,8 +21,8 @@ like that is rare among regressions, if only decided examples count.
 
 `min_dependence` applies to the Keras model, without which nothing can be concluded, and to
 the file: zeros for a map of few peaks are within all other limits. It applies as well to
-each column (element of the last axis) whose range is far below that of the others, except
-among class scores. Errors that are a large part of such a column's own range are a warning;
+each column (element of the last axis, as a rule) whose range is far below that of the others,
+except among class scores. Errors that are a large part of such a column's own range are a warning;
 `min_dependence` of 0 says that they do not matter.
 
 An output of rank 3 or more is a map, of thousands of positions. Its maximum says little,

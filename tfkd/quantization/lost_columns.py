@@ -1,4 +1,4 @@
-"""Columns (elements of the last axis) of an output whose variation 8-bit rounding has lost.
+"""Columns of an output, such as boxes and scores, whose variation 8-bit rounding has lost.
 
 In 8 bits an output has one scale. Where columns of unlike ranges share it, such as corners
 in pixels and scores from 0 to 1, a step is as large as the whole range of the small ones,
@@ -9,8 +9,12 @@ its deviation, so that those with fewer than about four steps are lost.
 
 Columns with few steps are normal where all columns are of one kind, and small means rare:
 probabilities, independent scores from 0 to 1, normalized embeddings. Such outputs are
-recognized by their values. Among many channels, as of features, a few are nearly silent: less
-than a tenth of the columns are lost only if they stand apart from all others.
+recognized by their values. Among many channels, as of features, some are nearly silent, and
+others a bit louder, down to the size of a step: of more than eight that vary, the lost ones must
+belong to a group whose ranges lie ten times below those of the others.
+
+Columns are the elements of the last axis. Some detectors have them before their positions: of
+an output of rank 3 also the elements of the second axis are taken, if they are fewer.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from tfkd.teachers import class_scores
 # A small column has at most this part of the range of its whole output.
 SMALL = 1 / 20
 _LOST = 1 / 4  # of a column's standard deviation
-_FEW, _APART = 1 / 10, 10
+_FEW, _APART = 8, 10
 # A range below this part of a column's largest number may be rounding of float32.
 _ROUNDING = 1e-5
 _SHOWN = 6
@@ -35,22 +39,33 @@ def lost_columns(expected: np.ndarray, received: np.ndarray) -> list[dict[str, A
     """Compares each small column of an output with the same column after rounding.
 
     Args:
-        expected: an output (N, ..., C) in float.
+        expected: an output (N, ..., C), or (N, C, P) with C < P, in float.
         received: the same after rounding, as finite real numbers.
 
     Returns:
-        For each lost column its index, `column`, its `range` and its `range_after` rounding,
-        both (smallest, largest).
+        For each lost column its index, `column`, along `axis`, its `range` and its
+        `range_after` rounding, both (smallest, largest).
 
     Example:
         >>> prices, chances = np.linspace(0, 1000, 11), np.linspace(0.1, 0.9, 11)
         >>> values = np.stack([prices, chances], axis=1)
         >>> lost_columns(values, np.round(values / 4) * 4)
-        [{'column': 1, 'range': [0.1, 0.9], 'range_after': [0.0, 0.0]}]
+        [{'column': 1, 'axis': 1, 'range': [0.1, 0.9], 'range_after': [0.0, 0.0]}]
         >>> lost_columns(values, np.round(values / 0.1) * 0.1)
         []
     """
-    if expected.ndim < 2 or expected.shape[-1] < 2:
+    shape, last = expected.shape, expected.ndim - 1
+    turned = last == 2 and shape[1] < shape[2]
+    for axis in (last, 1) if turned else (last,) * (last > 0):
+        found = _along(np.moveaxis(expected, axis, -1), np.moveaxis(received, axis, -1))
+        if found:
+            return [{"column": row.pop("column"), "axis": axis, **row} for row in found]
+    return []
+
+
+def _along(expected: np.ndarray, received: np.ndarray) -> list[dict[str, Any]]:
+    """`lost_columns` along the last axis."""
+    if expected.shape[-1] < 2:
         return []
     want, got = (array.reshape(-1, array.shape[-1]) for array in (expected, received))
     low, high = (end.astype(np.float64) for end in (want.min(0), want.max(0)))
@@ -62,7 +77,7 @@ def lost_columns(expected: np.ndarray, received: np.ndarray) -> list[dict[str, A
     want, got = (array[:, columns].astype(np.float64) for array in (want, got))
     error = np.sqrt(np.square(got - want).mean(0))
     lost = columns[error > _LOST * want.std(0)]
-    if not len(lost) or not _stand_apart(ranges, lost):
+    if not len(lost) or not _stand_apart(ranges, ranges[lost].max()):
         return []
     after = received.reshape(-1, received.shape[-1])[:, lost].astype(np.float64)
     return [
@@ -81,13 +96,10 @@ def _are_of_one_kind(values: np.ndarray) -> bool:
     )
 
 
-def _stand_apart(ranges: np.ndarray, lost: np.ndarray) -> bool:
-    """Whether lost columns are too many, or too far from the others, for silent channels."""
-    others = np.delete(ranges, lost)
-    others = others[others > 0]
-    if len(lost) >= _FEW * len(ranges) or not len(others):
-        return True
-    return bool(others.min() >= _APART * ranges[lost].max())
+def _stand_apart(ranges: np.ndarray, largest: float) -> bool:
+    """Whether a gap lies above the largest range that is lost, if there are many columns."""
+    above = np.sort(ranges[ranges >= largest])
+    return np.count_nonzero(ranges) <= _FEW or bool((above[1:] >= _APART * above[:-1]).any())
 
 
 def described(found: Sequence[Mapping[str, Any]], where: str) -> str:
@@ -101,6 +113,7 @@ def described(found: Sequence[Mapping[str, Any]], where: str) -> str:
     least, most = _ends(found, "range_after")
     one = len(found) == 1
     start = f"{'column' if one else 'columns'} {_numbers([row['column'] for row in found])} "
+    start += f"of axis {found[0]['axis']} "
     if least == most:
         start += f"{'is' if one else 'are'} {least:.4g} everywhere and for every input in {where}"
     else:
