@@ -14,6 +14,7 @@ import functools
 import pathlib
 import re
 import tempfile
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -376,7 +377,8 @@ def _open_batch(
     near = (row["mean_error"] <= limits.of(name)["max_mean_error"] for name, row in rows)
     if source.mode != "float32" and all(near):
         return []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # What a conversion warns of was said at the first.
         file = pathlib.Path(folder) / "open.tflite"
         try:
             file.write_bytes(source.convert(io, None))
