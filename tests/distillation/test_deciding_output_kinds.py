@@ -29,7 +29,7 @@ def said(function):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = function()
-    words = ("probabilities", "logits")
+    words = ("probabilities", "logits", "independent labels")
     return result, [str(w.message) for w in caught if any(n in str(w.message) for n in words)]
 
 
@@ -199,6 +199,139 @@ def bernoulli(teacher, student, temperature):
     t, s = (1 / (1 + np.exp(-np.float64(z) / temperature)) for z in (teacher, student))
     kl = t * np.log(t / s) + (1 - t) * np.log((1 - t) / (1 - s))
     return temperature**2 * kl.sum(-1)
+
+
+def shifted(last, by=0.0):
+    """Three units whose scores all differ from those of another such network by one number."""
+    model = net(seed=1, last=last)
+    kernel, bias = model.get_layer("scores").get_weights()
+    model.get_layer("scores").set_weights([kernel, bias + by])
+    return model
+
+
+BCE = keras.losses.BinaryCrossentropy
+COMPILED = {
+    "name": ("sigmoid", "binary_crossentropy"),
+    "function": ("sigmoid", keras.losses.binary_crossentropy),
+    "logits": (None, BCE(from_logits=True)),
+    "smooth": (None, BCE(from_logits=True, label_smoothing=0.1)),
+    "focal": (None, keras.losses.BinaryFocalCrossentropy(from_logits=True)),
+    "hinge": (None, "hinge"),
+    "graph": ("sigmoid", "mse"),
+    "hard": ("hard_sigmoid", "binary_crossentropy"),
+}
+OF_CLASSES = {
+    "soft targets": LogitsDistillation(2.0),
+    "crossentropy": LogitsDistillation(2.0, loss="categorical_crossentropy"),
+    "decoupled": tfkd.losses.DecoupledDistillation(2.0),
+    "pearson": tfkd.losses.PearsonDistillation(2.0),
+    "transformed": tfkd.losses.TransformedTeacherMatching(2.0),
+}
+LABELS = np.ones((16, 3), np.float32)
+
+
+def words_of_labels(teacher, student, term, loss, y=LABELS, x=X, evaluate=True):
+    """The logs of `evaluate`, and the warnings of independent labels."""
+    distiller = tfkd.Distiller(teacher, student, term, student_loss_weight=0.1)
+    distiller.compile("sgd", loss)
+    found, words = said(lambda: distiller.evaluate(x, y, verbose=0, return_dict=True))
+    again = said(lambda: distiller.evaluate(x, y, verbose=0))[1]
+    assert not again  # once is enough
+    return found, [one for one in words if "independent labels" in one]
+
+
+@pytest.mark.parametrize("case", COMPILED)
+def test_independent_labels_are_not_compared_as_classes_in_silence(case):
+    last, loss = COMPILED[case]
+    found, words = words_of_labels(
+        shifted(last), shifted(last, 1.0), OF_CLASSES["soft targets"], loss
+    )
+    if case not in ("hard", "graph"):
+        np.testing.assert_allclose(found["distillation_loss"], 0.0, atol=1e-4)  # it is blind
+    assert len(words) == 1 and 'Pass loss="binary_crossentropy"' in words[0]
+    told = {"sigmoid": "it ends in sigmoids", "hard_sigmoid": "is binary_crossentropy"}
+    assert told.get(last, "the loss given to `compile` is") in words[0]
+    found, words = words_of_labels(shifted(last), shifted(last, 1.0), BINARY, loss)
+    assert not words and found["distillation_loss"] > 0.01
+
+
+@pytest.mark.parametrize("name", [name for name in OF_CLASSES if name != "soft targets"])
+def test_every_loss_on_classes_tells_that_labels_need_another(name):
+    models, loss = (shifted("sigmoid"), shifted("sigmoid", 1.0)), "binary_crossentropy"
+    y = np.eye(3, dtype="float32")[Y]
+    _, words = words_of_labels(*models, OF_CLASSES[name], loss, y)
+    option = name == "crossentropy"
+    fix = (
+        "to LogitsDistillation" if option else 'use LogitsDistillation(loss="binary_crossentropy")'
+    )
+    assert len(words) == 1 and fix in words[0]
+
+
+def test_classes_of_which_one_is_true_are_compared_as_such():
+    """Also those trained by binary_crossentropy, and losses that need no softmax."""
+    one_hot = np.eye(3, dtype="float32")[Y]
+    x = keras.Input((5,))
+    hand = keras.Model(x, by_hand(net(seed=2)(x)))
+    unit = lambda seed: net(seed=seed, classes=1, last="sigmoid")  # noqa: E731
+    kl, bce = OF_CLASSES["soft targets"], BCE(from_logits=True)
+    for teacher, student, term, loss, y in (
+        (net(last="softmax"), net(seed=2, last="softmax"), kl, "binary_crossentropy", one_hot),
+        (net(last="softmax"), net(seed=2), kl, bce, one_hot),
+        (net(last="softmax"), hand, kl, "binary_crossentropy", one_hot),
+        (net(last="sigmoid"), net(seed=2), kl, CROSSENTROPY, Y),
+        (net(), net(seed=2), LogitsDistillation(2.0, loss="mse"), bce, one_hot),
+        (net(), net(seed=2), tfkd.losses.ExpectedErrorLoss(), bce, one_hot),
+        (unit(1), unit(2), BINARY, "binary_crossentropy", np.float32(Y > 0)),
+    ):
+        assert not words_of_labels(teacher, student, term, loss, y)[1]
+
+
+def test_a_teacher_or_a_declaration_tells_of_labels_without_a_loss_on_them(tmp_path):
+    teacher, soft = net(last="sigmoid"), LogitsDistillation(2.0)
+    function = tfkd.losses.declare_outputs(lambda x: teacher(x), "sigmoid")
+    for one in (teacher, function):
+        _, words = evaluated(one, net(seed=2), soft)
+        assert len(words) == 1 and "its teacher ends in sigmoids" in words[0]
+    for top_k in (None, 2):
+        cache = TeacherCache.build(
+            tmp_path / str(top_k), teacher, X, top_k=top_k, temperature=top_k, progress=False
+        )
+        distiller = tfkd.Distiller(cache, net(seed=2), soft, None, 0.0)
+        distiller.compile("sgd")
+        batches = cache.batches(X, Y, batch_size=16)
+        _, words = said(lambda d=distiller, b=batches: d.fit(b, steps_per_epoch=1, verbose=0))
+        assert len(words) == 1 and "independent labels" in words[0]
+    # The mean of several teachers is one of classes, too, whatever compares it.
+    several = LogitsDistillation(2.0, loss="mse")
+    _, words = evaluated([teacher, net(seed=3, last="sigmoid")], net(seed=2), several)
+    assert len(words) == 1 and "averages its teachers by a softmax" in words[0]
+
+
+def test_labels_are_found_in_each_output():
+    """A dict whose keys are not the names of the layers, and a list."""
+
+    def model(seed, form):
+        x = keras.Input((5,))
+        tags, kind, flag = L.Dense(3, name="a")(x), L.Dense(3, name="b")(x), L.Dense(1)(x)
+        outputs = {"tags": tags, "kind": kind, "flag": flag}
+        return toys.randomize(keras.Model(x, form(outputs)), seed)
+
+    bce = BCE(from_logits=True)
+    losses = {"tags": bce, "kind": CROSSENTROPY, "flag": bce}
+    kl, labels = "kl_divergence", {"tags": LABELS, "kind": Y, "flag": Y > 0}
+    right = {"tags": "binary_crossentropy", "kind": kl, "flag": None}
+    wrong = {**right, "tags": kl}
+    for form, place in ((dict, 2), (lambda outputs: list(outputs.values()), 0)):
+        models = (model(1, form), model(2, form))
+        y = form({name: np.float32(value) for name, value in labels.items()})
+        for terms, count in ((wrong, 1), (right, 0)):
+            term = LogitsDistillation(2.0, loss=form(terms))
+            _, words = words_of_labels(*models, term, form(losses), y)
+            assert len(words) == count
+            assert not words or words[0].startswith(f"student, output {place}: ")
+    # Only one output has a loss on labels: it is not taken for that of all.
+    term = LogitsDistillation(2.0, loss={**wrong, "tags": None})
+    assert not words_of_labels(model(1, dict), model(2, dict), term, {"tags": bce}, labels)[1]
 
 
 def test_only_what_a_loss_reads_is_looked_at():

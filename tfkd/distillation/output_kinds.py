@@ -1,4 +1,7 @@
-"""Decides, once per Distiller, whether teacher and student return logits or probabilities."""
+"""Decides, once per Distiller, whether teacher and student return logits or probabilities.
+
+It warns, too, where a loss takes independent labels for classes that exclude each other.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,20 @@ from tfkd import checks
 from tfkd.distillation.terms import Term
 from tfkd.distillation.validation import PROBABILITY_LOSSES
 from tfkd.losses.base import select
+from tfkd.losses.decoupled import DecoupledDistillation
 from tfkd.losses.expected_error import ExpectedErrorLoss
 from tfkd.losses.heads import note
-from tfkd.losses.logits import BINARY, LogitsDistillation, is_a
+from tfkd.losses.logits import BINARY, CROSSENTROPY, KL, LogitsDistillation, is_a
+from tfkd.losses.pearson import PearsonDistillation
+from tfkd.losses.transformed_teacher import TransformedTeacherMatching
 from tfkd.losses.wrapped import per_output
 from tfkd.teachers import output_kinds
-from tfkd.teachers.class_scores import losses_of
+from tfkd.teachers.class_scores import is_of_classes, loss_of_labels, losses_of
 from tfkd.teachers.precomputed import PROBABILITY
 from tfkd.types import Data, Structure
 
 _STORED = {"Softmax": "softmax", PROBABILITY: "softmax", "Sigmoid": "sigmoid", None: "logits"}
+_BY_SOFTMAX = (DecoupledDistillation, PearsonDistillation, TransformedTeacherMatching)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -77,6 +84,7 @@ def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> 
         term.student_kinds, term.teacher_kinds = each[wants]
         if precomputed is not None:
             term.teacher_kinds = _stored(precomputed.layout)
+        _warn_of_labels(distiller, term, mine, theirs)
     sizes = output_kinds.by_size(mine)
     asked = _expected_errors(distiller, len(sizes))
     wants = tuple(size if there else None for size, there in zip(sizes, asked, strict=True))
@@ -105,6 +113,94 @@ def wants_of(loss: Any, outputs: Structure) -> list[str | None]:
         chosen = select(outputs, loss.output, loss.name)
     sizes = output_kinds.by_size(flat)
     return [s if chosen is None or chosen is o else None for s, o in zip(sizes, flat, strict=True)]
+
+
+def _warn_of_labels(distiller: Any, term: Term, mine: Any, theirs: list[Any]) -> None:
+    """Warns if a term compares units that are independent labels by a softmax over them.
+
+    A warning and no error: a network that is trained one class against the rest looks alike.
+    """
+    shown = [_shown(mine)]
+    if distiller._precomputed_teacher is not None:
+        shown += term.teacher_kinds or []
+    else:
+        shown += [_shown(one) for one in theirs if one is not None]
+    outputs = tf.nest.flatten(mine)
+    losses = losses_of(distiller, distiller.student, len(outputs))
+    found: dict[str, list[str]] = {}
+    compared = _by_softmax(term.loss, mine)
+    for number, by_softmax in enumerate(_by_softmax(term.loss, mine, len(shown) > 2)):
+        kinds = [kinds[number] for kinds in shown if number < len(kinds)]
+        why = _why_labels(kinds, losses[number])
+        if by_softmax and why is not None and outputs[number].shape[-1:] != (1,):
+            found.setdefault(why, []).append(str(number))
+    fix = 'Pass loss="binary_crossentropy" to LogitsDistillation.'
+    if not isinstance(term.loss, LogitsDistillation):
+        name = type(term.loss).__name__
+        fix = f'{name} is for classes: use LogitsDistillation(loss="binary_crossentropy").'
+    elif tf.nest.is_nested(mine):
+        fix = f"{fix[:-1]}, or a structure of losses with it in these places."
+    blind = (
+        "compares them by a softmax: what adds the same to all scores changes neither the loss "
+        "nor `agreement`"
+    )
+    if not any(compared):
+        blind = "averages its teachers by a softmax, which loses what adds the same to all scores"
+    for why, numbers in found.items():
+        where = f", output {' and '.join(numbers)}" if tf.nest.is_nested(mine) else ""
+        checks.warn(
+            f"student{where}: the units are independent labels ({why}), but {term.name} takes them "
+            f"for classes of which one is true, and {blind}. {fix}"
+        )
+
+
+def _shown(evidence: Any) -> list[str | None]:
+    """For each output "softmax" or "sigmoid" if it is one for certain, else None."""
+    found: list[str | None] = []
+    for one in tf.nest.flatten(evidence):
+        kind = one.declared or one.proved
+        if one.declared is None and kind != "sigmoid" and (one.seen == "one" or one.oddity):
+            kind = "softmax"
+        found.append(kind if kind in ("softmax", "sigmoid") else None)
+    return found
+
+
+def _why_labels(kinds: list[str | None], loss: Any) -> str | None:
+    """Why the units of an output are independent labels; None: they are not, or may not be.
+
+    Args:
+        kinds: by `_shown` of the student and of each teacher.
+        loss: on the labels.
+    """
+    if "softmax" in kinds:  # also trained by binary_crossentropy, on one-hot labels
+        return None
+    if kinds[0] == "sigmoid":
+        return "it ends in sigmoids"
+    name = loss_of_labels(loss)
+    if name is not None:
+        return f"the loss given to `compile` is {name}"
+    is_taught = "sigmoid" in kinds and not is_of_classes(loss)
+    return "its teacher ends in sigmoids" if is_taught else None
+
+
+def _by_softmax(loss: Any, outputs: Structure, are_averaged: bool = False) -> list[bool]:
+    """For each output, whether a loss compares its units by a softmax over them.
+
+    Args:
+        loss: a loss on class scores. One of the user's own may compare them in any way.
+        outputs: the structure of the outputs.
+        are_averaged: there are several teachers, which all losses but those of sigmoids
+            average by a softmax.
+    """
+    wants = [want == "softmax" for want in wants_of(loss, outputs)]
+    if isinstance(loss, ExpectedErrorLoss):  # compares with the labels alone, and checks them
+        return [False] * len(wants)
+    if are_averaged or isinstance(loss, _BY_SOFTMAX):
+        return wants
+    if not isinstance(loss, LogitsDistillation):
+        return [False] * len(wants)
+    kinds = tf.nest.flatten(per_output(loss.loss, outputs))
+    return [is_a(kind, KL) or is_a(kind, CROSSENTROPY) for kind in kinds]
 
 
 def _stored(layout: Any) -> list[list[str | None]]:

@@ -27,9 +27,9 @@ from tfkd.losses.wrapped import Losses, LossFunction, apply_loss, each_output, i
 from tfkd.schedules import Value
 
 KL = (keras.losses.kl_divergence, keras.losses.KLDivergence)
-_CROSSENTROPY = (keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy)
+CROSSENTROPY = (keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy)
 BINARY = (keras.losses.binary_crossentropy, keras.losses.BinaryCrossentropy)
-_EXACT = (KL, _CROSSENTROPY, BINARY)
+_EXACT = (KL, CROSSENTROPY, BINARY)
 
 
 def is_a(loss: Losses, kinds: tuple[Callable[..., Any], type]) -> bool:
@@ -133,7 +133,7 @@ class LogitsDistillation(ElementwiseLoss):
             return Elements(apply_loss(loss, teacher_z, student_z), mask_of(student), is_sum(loss))
         if is_a(loss, KL):
             values = kl_from_logits(teacher_z, student_z)
-        elif is_a(loss, _CROSSENTROPY):
+        elif is_a(loss, CROSSENTROPY):
             values = -tf.reduce_sum(tf.nn.softmax(teacher_z) * tf.nn.log_softmax(student_z), -1)
         else:
             values = bernoulli_kl(teacher_z, student_z)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd.losses.expected_error import ExpectedErrorLoss
+from tfkd.networks.layer_parts import output_form
 from tfkd.teachers import output_kinds
 
 CLASSES, VALUES, UNKNOWN = "classes", "values", "unknown"
@@ -81,7 +82,11 @@ def losses_of(compiled: Any, model: Any, count: int) -> list[Any]:
         model: the model.
         count: the number of its outputs.
     """
-    losses = getattr(compiled, "loss", None)
+    losses, form = getattr(compiled, "loss", None), output_form(model)
+    if isinstance(losses, Mapping) and isinstance(form, Mapping) and set(losses) <= set(form):
+        # The keys of a dict of outputs need not be the names of their layers.
+        flat = tf.nest.flatten({key: losses.get(key) for key in form})
+        return flat if len(flat) == count else [None] * count
     names = getattr(model, "output_names", None)
     if isinstance(losses, dict) and names and set(losses) <= set(names) and len(names) == count:
         return [losses.get(name) for name in names]
@@ -93,6 +98,17 @@ def losses_of(compiled: Any, model: Any, count: int) -> list[Any]:
 def is_regression(loss: Any) -> bool:
     """Whether a loss of Keras, by name, function or instance, compares numbers."""
     return _name(loss) in _OF_NUMBERS
+
+
+def is_of_classes(loss: Any) -> bool:
+    """Whether a loss on the labels takes the units of an output for classes, one of them true."""
+    return _by_loss(loss) == CLASSES
+
+
+def loss_of_labels(loss: Any) -> str | None:
+    """The name of a loss that takes the units of an output for independent labels; else None."""
+    name = _name(loss)
+    return name if name in _OF_LABELS else None
 
 
 def _by_loss(loss: Any) -> str | None:
