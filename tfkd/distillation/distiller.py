@@ -23,6 +23,7 @@ from tfkd.distillation import (
     drift,
     evaluation,
     output_kinds,
+    pairing,
     targets,
     validation,
     variables,
@@ -76,8 +77,8 @@ class Distiller(Saving, Balancing, Objective):
 
     Raises:
         ValueError: if an argument is not a model; if teacher and student share weights,
-            differ in input or number of classes, or hold NaN; if weights are of the
-            wrong number, NaN or negative; for layer names that do not exist.
+            differ in input, number of classes or order of outputs, or hold NaN; if weights
+            are of the wrong number, NaN or negative; for layer names that do not exist.
 
     Warns:
         UserWarning: during `fit` or `evaluate`, if only the values of an output show
@@ -128,25 +129,22 @@ class Distiller(Saving, Balancing, Objective):
         teachers = as_list(teacher)
         validation.check_student(student)
         validation.check_apart(teachers, student)
-        validation.check_inputs(teachers, student)
-        for one in teachers:
-            check_finite("teacher", one)
-        check_finite("student", student)
+        pairing.check_inputs(teachers, student)
+        for side, one in (*(("teacher", one) for one in teachers), ("student", student)):
+            check_finite(side, one)
         losses, weights = validation.check_losses(distillation_losses, distillation_loss_weights)
         if not all(loss.teacher_layer_name or loss.student_layer_name for loss in losses):
-            validation.check_output_types(teachers, student)
+            pairing.check_outputs(teachers, student)
 
         self.student = student
         # Bypasses Keras's attribute tracking: neither trained nor saved in checkpoints.
         self._set_untracked(_teacher=teacher, _teacher_seen=False, _ranks=targets.Ranks())
         self._set_untracked(distillation_losses=losses, distillation_loss_weights=weights)
-        self._set_untracked(_decided=False, _label_kinds=None)
+        self._set_untracked(_decided=False, _label_kinds=None, _pacing=None, _balance=None)
         self.student_loss_weight = validation.check_student_weight(student_loss_weight)
-        check, expected = checks.instance, "True, False or None"
-        self.weigh_distillation = check(
-            "weigh_distillation", weigh_distillation, (bool, type(None)), expected
+        self.weigh_distillation = checks.instance(
+            "weigh_distillation", weigh_distillation, (bool, type(None)), "True, False or None"
         )
-        self._set_untracked(_pacing=None, _balance=None)
         self._make_taps(teachers)
         self._make_terms()
         for one in teachers:
@@ -171,7 +169,7 @@ class Distiller(Saving, Balancing, Objective):
         self._set_untracked(_teacher_feature_extractor=forward, _student_feature_extractor=own)
         for loss in losses:
             loss.validate_model_compatibility(self.teacher, self.student)
-            validation.check_final_outputs(loss, forward, own)
+            pairing.check_final_outputs(loss, forward, own)
 
     def _make_terms(self) -> None:
         """One term per loss; its projector is built if the shapes are known already."""
@@ -382,6 +380,8 @@ class Distiller(Saving, Balancing, Objective):
         validation.check_fit_data(x, y, sample_weight, classes, loss)
         token_ids.check("x", split(x)[0], self._models())
         runs = self._precomputed_teacher is None and not is_one(self.student_loss_weight)
+        if not is_one(self.student_loss_weight):
+            pairing.check_input_order(as_list(self._teacher), self.student, x)
         if runs and not self._teacher_seen:
             teachers = as_list(self._teacher)
             validation.check_float16(teachers, self._teacher_feature_extractor, x)

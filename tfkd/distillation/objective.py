@@ -11,10 +11,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import replicas, schedules
-from tfkd.distillation import output_kinds, targets, validation
+from tfkd.distillation import output_kinds, pairing, targets, validation
 from tfkd.distillation.balancing import is_one, is_zero
 from tfkd.distillation.terms import Term, is_number, loss_on_labels, shared_by, sigmoids
 from tfkd.teachers.features import FINAL
+from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import split
 from tfkd.types import Structure
 
@@ -50,6 +51,7 @@ class Objective(keras.Model):
         if is_one(self.student_loss_weight):
             return None
         if self._precomputed_teacher is None:
+            pairing.check_input_order(as_list(self._teacher), self.student, x)
             return self._teacher_feature_extractor(x)
         if stored is None:
             validation.check_precomputed(self._precomputed_teacher, x)

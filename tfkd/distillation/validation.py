@@ -11,7 +11,6 @@ from tfkd import checks, schedules
 from tfkd.distillation import targets
 from tfkd.losses.base import DistillationLoss
 from tfkd.networks.accept import ANY, FLOAT16_ENDS, check_model
-from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import computes_in_float16
 from tfkd.teachers.precomputed import PrecomputedTeacher, split
 from tfkd.teachers.top_k import check_top_k
@@ -158,50 +157,6 @@ def _first_examples(x: Any) -> Any:
     if x is None or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
         return None
     return tf.nest.map_structure(lambda leaf: tf.convert_to_tensor(leaf[:_FIRST]), split(x)[0])
-
-
-def check_inputs(teachers: list[Any], student: keras.Model) -> None:
-    """Raises ValueError if the input shapes of the models are incompatible."""
-    mine = getattr(student, "inputs", None)
-    for teacher in teachers:
-        theirs = getattr(teacher, "inputs", None)
-        if not mine or not isinstance(theirs, (list, tuple)) or not theirs:
-            continue
-        a, b = [tuple(t.shape) for t in theirs], [tuple(t.shape) for t in mine]
-        pairs = zip(a, b, strict=False)
-        alike = all(tf.TensorShape(s).is_compatible_with(t) for s, t in pairs)
-        if len(a) != len(b) or not alike:
-            raise ValueError(
-                f"teacher and student must take the same input: the teacher's shapes are {a}, "
-                f"the student's {b}. Where they really differ, pass as teacher a function that "
-                "changes the student's input and calls the model."
-            )
-
-
-def check_output_types(teachers: list[Any], student: keras.Model) -> None:
-    """Raises ValueError if no output of a model is one that can be compared and trained."""
-    fix = (
-        "Pass the model up to its scores: keras.Model(model.inputs, model.get_layer(NAME).output)."
-    )
-    for side, model in (*(("teacher", one) for one in teachers), ("student", student)):
-        kinds = [
-            one.dtype for one in getattr(model, "outputs", None) or () if hasattr(one, "dtype")
-        ]
-        if kinds and all(kind == tf.string for kind in kinds):
-            raise checks.value_error(side, "numbers as outputs", "texts", fix)
-        if side == "student" and kinds and not any(kind.is_floating for kind in kinds):
-            expected = "outputs with a gradient, in floating point"
-            raise checks.value_error(side, expected, f"{kinds[0].name}, as of an argmax", fix)
-
-
-def check_final_outputs(loss: Any, teachers: Any, student: Any) -> None:
-    """Raises ValueError if the models' final outputs do not suit a loss on class scores."""
-    if not loss.on_logits or loss.teacher_layer_name or loss.student_layer_name:
-        return
-    mine = student.static_shape(FINAL)
-    for theirs in (taps.static_shape(FINAL) for taps in teachers.taps):
-        if theirs and mine:
-            loss.validate_outputs(tf.TensorSpec(theirs), tf.TensorSpec(mine))
 
 
 def check_fit_data(

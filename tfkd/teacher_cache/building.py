@@ -16,7 +16,7 @@ from tfkd.teacher_cache.document import Document
 from tfkd.teacher_cache.keys import SIZE, firsts, keys, read
 from tfkd.teacher_cache.labelling import Labeller, Making
 from tfkd.teacher_cache.predictions import check_repeats, predicted
-from tfkd.teachers.forward import as_list, progress_bar
+from tfkd.teachers.forward import as_list, input_names, output_names, progress_bar
 from tfkd.teachers.layout import Layout
 from tfkd.types import Data, Structure, Teacher
 
@@ -45,7 +45,8 @@ def build(
         shard_size = shards.shard_size(count, making.views, forms(layout))
     checks.positive_int("shard_size", shard_size)
     digests = making.digests(teacher, fingerprints.digest(_keys(leaves, count)))
-    wanted = Document(count, making.views, shard_size, layout, digests, making.settings())
+    settings = {**making.settings(), **_names(as_list(teacher), x, making)}
+    wanted = Document(count, making.views, shard_size, layout, digests, settings)
     store = _prepare(path, wanted, overwrite)
     todo = [n for n in range(store.number) if n % number == index and store.problem(n)]
     store.check_space(len(todo))
@@ -53,6 +54,14 @@ def build(
     bar = progress_bar(passes, progress)
     for shard in todo:
         store.write(shard, labeller.shard(store, shard, x, batch_size, bar))
+
+
+def _names(teachers: list[Any], x: Structure, making: Making) -> dict[str, Any]:
+    """Names of outputs and inputs that are matched by their places, for the Distiller."""
+    found: dict[str, Any] = {"output_names": [output_names(one) for one in teachers]}
+    if isinstance(x, (list, tuple)) and making.preprocess is None:
+        found["input_names"] = [input_names(one) for one in teachers]
+    return {key: names for key, names in found.items() if any(names)}
 
 
 def write_predictions(

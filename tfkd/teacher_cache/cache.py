@@ -79,6 +79,8 @@ class TeacherCache(PrecomputedTeacher):
         self._check_whole(checksums, time.monotonic() + wait)
         layout, where = self._with_inferred_kinds(), f"the teacher cache {self.path}"
         super().__init__(layout, self._document.identity, where)
+        self.output_names = self._document.settings.get("output_names", ())
+        self.input_names = self._document.settings.get("input_names", ())
 
     def _with_inferred_kinds(self) -> Layout:
         """The layout, in which outputs stored as logits are marked if they are probabilities."""

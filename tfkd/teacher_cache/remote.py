@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,7 +14,7 @@ from tfkd.keras_internals import ExternalStatePolicy
 from tfkd.keras_internals import convert_variables_to_constants_v2 as freeze
 from tfkd.teacher_cache.labelling import Labeller, Making
 from tfkd.teachers import output_kinds
-from tfkd.teachers.forward import as_list
+from tfkd.teachers.forward import as_list, input_names, output_names
 from tfkd.teachers.precomputed import PrecomputedTeacher
 from tfkd.types import Structure, Teacher
 
@@ -92,6 +92,9 @@ class RemoteTeacher(PrecomputedTeacher):
         layout = labeller.layout(tf.nest.map_structure(_two_of, x), output_kinds.examples(x))
         identity = fingerprints.digest([teacher, making.layers])[:12]  # as in `Document.identity`
         super().__init__(layout, identity, "a RemoteTeacher")
+        self.output_names = [output_names(one) for one in teachers]
+        if not isinstance(x, Mapping):
+            self.input_names = [input_names(one) for one in teachers]
         self._function = _frozen(labeller, self._spec, list(layout.spec()))
 
     def attach(

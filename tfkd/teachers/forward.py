@@ -8,14 +8,16 @@ this argument), and no gradient flows into it.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.losses.base import snake_case
 from tfkd.losses.heads import scores_behind
 from tfkd.networks.accept import refuse_distiller
 from tfkd.networks.layer_parts import flat_layers
@@ -42,6 +44,46 @@ def as_list(teacher: Teacher, side: str = "teacher") -> list[Any]:
             expected = "a Keras model, a SavedModel, a callable, or a list of these"
             raise checks.value_error(side, expected, one, fix)
     return teachers
+
+
+def output_names(model: Any) -> list[str | None] | None:
+    """The names of a model's list of outputs, with None for those that Keras generated.
+
+    Generated names count the layers that a process has made, so they say nothing of what an
+    output means. Without a list of outputs the result is None: those of a dict have keys.
+    """
+    if not isinstance(_attribute(model, "output"), (list, tuple)):
+        return None
+    kinds = {layer.name: type(layer).__name__ for layer in getattr(model, "layers", ())}
+    names = getattr(model, "output_names", None) or ()
+    return [None if _is_generated(name, kinds.get(name)) else name for name in names]
+
+
+def input_names(model: Any) -> list[str | None] | None:
+    """As `output_names`, of the inputs: the keys of a dict in the order of a list of arrays."""
+    form = _attribute(model, "input")
+    if isinstance(form, Mapping):
+        return sorted(form)
+    if not isinstance(form, (list, tuple)):
+        return None
+    names = [tensor.name for tensor in tf.nest.flatten(form)]
+    return [None if _is_generated(name, "Input") else name for name in names]
+
+
+def _attribute(model: Any, name: str) -> Any:
+    try:
+        return getattr(model, name, None)
+    except (AttributeError, ValueError, RuntimeError):  # of a model that is not built, or called
+        return None  # more than once
+
+
+def _is_generated(name: str, kind: str | None) -> bool:
+    if kind is None:
+        return False
+    kind = {"Functional": "model|functional", "Input": "input|input_layer|keras_tensor"}.get(
+        kind, snake_case(kind)
+    )
+    return "tf." in name or re.fullmatch(f"({kind})(_[0-9]+)?", name) is not None
 
 
 def freeze(teacher: Teacher) -> None:

@@ -8,7 +8,7 @@ softmax attached.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -35,9 +35,14 @@ class PrecomputedTeacher:
 
     Attributes:
         how: the call that makes batches with its outputs, for messages.
+        output_names: the names of the outputs of each teacher, by `forward.output_names`;
+            empty if they are not known.
+        input_names: those of the inputs, if they were read from a list of arrays.
     """
 
     how = "cache.batches(x, y, batch_size), with steps_per_epoch"
+    output_names: Sequence[Any] = ()
+    input_names: Sequence[Any] = ()
 
     def __init__(self, layout: Layout, identity: str, where: str):
         self.layout = layout
