@@ -334,6 +334,81 @@ def test_labels_are_found_in_each_output():
     assert not words_of_labels(model(1, dict), model(2, dict), term, {"tags": bce}, labels)[1]
 
 
+SAME_ENDS = {
+    "tanh": lambda: L.Activation("tanh"),
+    "relu": L.ReLU,
+    "scaled": lambda: L.Lambda(lambda z: 0.9 * tf.sigmoid(z)),
+    "average": lambda: lambda z: L.Average()([tf.sigmoid(z), tf.sigmoid(2 * z)]),
+    "compiled": lambda: L.Lambda(tf.function(lambda z: tf.sigmoid(z), autograph=False)),
+    "softplus": lambda: L.Activation("softplus"),
+}
+
+
+@pytest.mark.parametrize("units", [1, 3])
+@pytest.mark.parametrize("end", SAME_ENDS)
+def test_a_copy_of_the_student_is_read_as_the_student_is(end, units):
+    def model():
+        x = keras.Input((4,))
+        z = L.Dense(units, kernel_initializer=keras.initializers.Constant(0.1))(x)
+        return keras.Model(x, SAME_ENDS[end]()(z))
+
+    x = np.abs(np.random.default_rng(0).normal(size=(32, 4))).astype(np.float32)
+    y = np.arange(32) % (2 if units == 1 else 3)
+    cls = BCE if units == 1 else keras.losses.SparseCategoricalCrossentropy
+    term = LogitsDistillation(4.0, loss="binary_crossentropy" if units == 1 else "kl_divergence")
+    for from_logits in (True, False):
+        for teacher in (model(), [model(), model()]):
+            distiller = tfkd.Distiller(teacher, model(), term, student_loss_weight=0.1)
+            distiller.compile("sgd", cls(from_logits=from_logits))
+            found, words = said(lambda d=distiller: d.evaluate(x, y, verbose=0, return_dict=True))
+            np.testing.assert_allclose(found["distillation_loss"], 0.0, atol=1e-5)
+            # What is said of one is said of all.
+            assert len({one.split(":", 1)[1] for one in words}) == len(words) / (
+                1 + len(distiller._teacher_feature_extractor.taps)
+            )
+            assert not (words and from_logits and end in ("tanh", "softplus"))
+
+
+def test_values_of_either_model_show_what_an_end_in_common_returns():
+    """A teacher of large values and a student that still returns small ones, of one form."""
+
+    def model(kernel):
+        x = keras.Input((4,))
+        start = keras.initializers.Constant(kernel)
+        return keras.Model(x, L.ReLU()(L.Dense(1, kernel_initializer=start)(x)))
+
+    x = np.abs(np.random.default_rng(0).normal(size=(32, 4))).astype(np.float32)
+    term = LogitsDistillation(2.0, loss="binary_crossentropy")
+    for kernels in ((2.0, 0.05), (0.05, 2.0)):
+        teacher, student = map(model, kernels)
+        found, words = evaluated(teacher, student, term, x)
+        expected = bernoulli(teacher(x), student(x), 2.0).mean()
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        assert not words
+    # A declaration of one holds for its copy, too.
+    declared = tfkd.losses.declare_outputs(model(0.05), "logits")
+    for pair in ((declared, model(0.02)), (model(0.02), declared)):
+        declared.trainable = True
+        found, words = evaluated(*pair, term, x)
+        expected = bernoulli(*(one(x) for one in pair), 2.0).mean()
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        assert not words
+
+
+def test_ends_that_differ_inside_a_function_are_told_apart():
+    def model(function):
+        x = keras.Input((4,))
+        z = L.Dense(1, kernel_initializer="ones")(x)
+        return keras.Model(x, L.Lambda(tf.function(function, autograph=False))(z))
+
+    x = np.abs(np.random.default_rng(0).normal(size=(32, 4))).astype(np.float32)
+    teacher, student = model(lambda z: tf.sigmoid(z)), model(lambda z: tf.nn.relu(z))
+    found, words = evaluated(teacher, student, LogitsDistillation(2.0, "binary_crossentropy"), x)
+    z = x.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found, bernoulli(z, z, 2.0).mean(), atol=1e-4)
+    assert len(words) == 1 and words[0].startswith("teacher: the graph does not show a sigmoid")
+
+
 def test_only_what_a_loss_reads_is_looked_at():
     """A dict of outputs: classes by hand, and a box in [0, 1] that no score is."""
 

@@ -71,15 +71,18 @@ def _settle(distiller: Any, terms: list[Term], mine: Any, theirs: list[Any]) -> 
         return
     precomputed, from_logits = distiller._precomputed_teacher, _expects_logits(distiller, mine)
     each = {}
+    # A copy of the student, as in self-distillation, must not be read in another way.
+    said = [output_kinds.compare(mine, one, from_logits) for one in theirs]
     for term in terms:
         # Terms that read the outputs in the same way share the result, and warn once.
         wants = tuple(wants_of(term.loss, mine))
         if wants not in each:
             many = len(theirs) > 1
             sides = [f"teacher {n}" if many else "teacher" for n in range(len(theirs))]
+            args = zip(sides, theirs, [wants] * len(theirs), said, strict=True)
             each[wants] = (
                 output_kinds.settle("student", mine, wants, from_logits),
-                [output_kinds.settle(s, one, wants) for s, one in zip(sides, theirs, strict=True)],
+                [output_kinds.settle(*arg) for arg in args],
             )
         term.student_kinds, term.teacher_kinds = each[wants]
         if precomputed is not None:

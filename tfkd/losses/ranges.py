@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,10 @@ IDENTITY_OPS = tuple(
     FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel
     """.split()
 )
+_SHAPE_OPS = ("Reshape", "ExpandDims", "Squeeze", "Transpose")
+# At the end of a graph they show that an output is no probability, whatever its values are.
+NO_PROBABILITY = ("Tanh", "Softsign", "Softplus", "Elu", "Selu")
+_END = 3  # operations before the last one that tell how a graph ends
 # Operations whose elements are elements of their inputs, or means of such.
 _SELECTING_OPS = tuple(
     """
@@ -113,3 +118,16 @@ _RULES: dict[str, Callable[..., Range]] = {
     "Relu6": lambda a: _least(_most(a, (0.0, 0.0)), (6.0, 6.0)),
     "Sum": lambda a: (0.0 if a[0] >= 0.0 else -math.inf, math.inf),
 }
+
+
+def end_of(op: tf.Operation, depth: int = _END) -> Any:
+    """The types of the last operations on floats: (type, one such tuple for each input)."""
+    while op.type in (*IDENTITY_OPS, *_SHAPE_OPS) and op.inputs:
+        op = op.inputs[0].op
+    before = [tensor.op for tensor in op.inputs if tensor.dtype.is_floating]
+    inside: tuple[str, ...] = ()
+    if op.type.endswith("PartitionedCall"):
+        name, library = op.get_attr("f").name, op.graph.as_graph_def().library
+        called = [one for one in library.function if one.signature.name == name]
+        inside = tuple(node.op for one in called for node in one.node_def)
+    return (op.type, inside, *(end_of(one, depth - 1) for one in before if depth))

@@ -16,7 +16,7 @@ import tf_keras as keras
 
 from tfkd import checks
 from tfkd.losses.heads import DECLARED_LOGITS, ROUNDED_SOFTMAX, proof
-from tfkd.losses.ranges import in_unit
+from tfkd.losses.ranges import NO_PROBABILITY, end_of, in_unit
 from tfkd.networks.call_graph import maker_of
 from tfkd.networks.layer_parts import input_form, output_form
 from tfkd.networks.layer_state import DECLARED
@@ -45,6 +45,7 @@ class Evidence:
             "zero", "other", or None if no values were inspected.
         oddity: why rows of probabilities are not a distribution, or None.
         step: the step of which the values are multiples, as quantized ones are; or 0.
+        end: the last operations of the graph; None if it was not traced.
     """
 
     shape: tuple[int | None, ...] = ()
@@ -54,6 +55,7 @@ class Evidence:
     seen: str | None = None
     oddity: str | None = None
     step: float = 0.0
+    end: Any = None
 
 
 def look(model: Any, run: Callable[[Any], Any], sample: Structure | None) -> Any:
@@ -136,11 +138,41 @@ def _shown(tensor: Any) -> Evidence:
         return Evidence(tuple(tensor.shape), proved="logits")
     proved = proof(tensor)
     kind = None if proved is None else proved.kind
-    return Evidence(tuple(tensor.shape), proved=kind, in_unit=in_unit(tensor))
+    return Evidence(
+        tuple(tensor.shape), proved=kind, in_unit=in_unit(tensor), end=end_of(tensor.op)
+    )
+
+
+def compare(one: Any, other: Any, from_logits: Sequence[bool | None]) -> list[bool | None]:
+    """Lets outputs of two models whose graphs end alike count as one kind, as they must be.
+
+    What is declared of one output holds for both, and values that leave [0, 1] in one model
+    show that neither returns probabilities.
+
+    Args:
+        one, other: the results of `look`, which are changed.
+        from_logits: for each output of `one`, as for `settle`.
+
+    Returns:
+        `from_logits` for the outputs of `other`.
+    """
+    pairs = list(zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=False))
+    said: list[bool | None] = [None] * len(pairs)
+    for number, (mine, theirs) in enumerate(pairs):
+        if mine is None or theirs is None or mine.end is None or mine.end != theirs.end:
+            continue
+        said[number] = from_logits[number]
+        mine.declared = theirs.declared = mine.declared or theirs.declared
+        if "other" in (mine.seen, theirs.seen):
+            mine.seen = theirs.seen = "other"
+    return said
 
 
 def see(evidence: Evidence, values: np.ndarray) -> None:
     """Adds the evidence of the values of some examples, (N, ..., C)."""
+    if evidence.end is not None and evidence.end[0] in NO_PROBABILITY:
+        evidence.seen = "other"
+        return
     if values.ndim < 2:
         values = values[:, None]
     whole = np.asarray(values, np.float64)
