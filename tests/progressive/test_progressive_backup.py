@@ -121,6 +121,131 @@ def test_a_backup_of_other_stages_is_refused(tmp_path):
         small([Stage(2), Stage(1)], tmp_path)
 
 
+def soft(rate=2.0):
+    return tfkd.losses.LogitsDistillation(rate)
+
+
+def settings(**changed):
+    """A training of two stages; by name what can be changed of it."""
+    plan = {
+        "teacher": toys.net(8, seed=2),
+        "student": toys.net(4),
+        "stages": {},
+        "optimizer": keras.optimizers.Adam(0.01),
+        "loss": CROSSENTROPY,
+        "losses": soft(),
+        "options": {},
+        "compile": {},
+        "fit": {},
+    } | changed
+    first = {"temperature": tfkd.schedules.Linear(4.0, 2.0, end_step=9), "freeze": "hidden"}
+    stages = [
+        Stage(2, "warm", **(first | plan["stages"])),
+        Stage(1, structure=progressive.Prune(filter_rate=0.25), promote=lambda logs: False),
+    ]
+    distiller = tfkd.ProgressiveDistiller(
+        plan["teacher"], plan["student"], stages, plan["losses"], **plan["options"]
+    )
+    distiller.compile(plan["optimizer"], plan["loss"], **plan["compile"])
+    return distiller, plan["fit"]
+
+
+def started(folder, kill=None, **changed):
+    """Where the training begins, after it was stopped by a callback in this epoch."""
+    distiller, options = settings(**changed)
+    x, y = toys.data(8)
+    callbacks = [] if kill is None else [Kill(kill)]
+    distiller.fit(x, y, **({"verbose": 0} | options), callbacks=callbacks, backup_dir=folder)
+    return distiller
+
+
+CHANGES = {
+    "teacher": ("teacher", lambda: {"teacher": toys.net(8, seed=3)}),
+    "teachers": ("teacher", lambda: {"teacher": [toys.net(8, seed=2), toys.net(8, seed=3)]}),
+    "student": ("student", lambda: {"student": toys.net(5)}),
+    "rate": ("optimizer", lambda: {"optimizer": keras.optimizers.Adam(0.02)}),
+    "optimizer": ("optimizer", lambda: {"optimizer": keras.optimizers.SGD(0.01)}),
+    "loss": ("loss", lambda: {"loss": keras.losses.SparseCategoricalCrossentropy()}),
+    "loss on features": (
+        "distillation_losses",
+        lambda: {"losses": tfkd.losses.PearsonDistillation(2.0)},
+    ),
+    "temperature": ("distillation_losses", lambda: {"losses": soft(3.0)}),
+    "weight": ("student_loss_weight", lambda: {"options": {"student_loss_weight": 0.9}}),
+    "weights": (
+        "distillation_loss_weights",
+        lambda: {"options": {"distillation_loss_weights": [tfkd.schedules.Constant(2.0)]}},
+    ),
+    "stage": (
+        "temperature of stage 0",
+        lambda: {"stages": {"temperature": tfkd.schedules.Linear(4.0, 1.0, end_step=9)}},
+    ),
+    "frozen": ("freeze of stage 0", lambda: {"stages": {"freeze": ()}}),
+    "rate of stage": ("learning_rate of stage 0", lambda: {"stages": {"learning_rate": 0.1}}),
+    "batch": ("batch_size", lambda: {"fit": {"batch_size": 4}}),
+}
+
+
+def test_a_backup_of_a_training_with_other_settings_is_refused(tmp_path):
+    with pytest.raises(Killed):
+        started(tmp_path, 1)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for name, changed in CHANGES.values():
+        words = rf"These differ: {name}( \('warm'\))?\. Set them as before.*delete the folder"
+        with pytest.raises(ValueError, match=words):
+            started(tmp_path, **changed())
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert len(started(tmp_path).logs) == 3  # it can still be resumed
+
+
+@pytest.mark.parametrize("option", [("filter_rate", 0.5), ("x", None)])
+def test_options_of_structural_steps_count(tmp_path, option):
+    """Those of pruning, and the arrays by which a step is calibrated."""
+
+    def train(kill=None, change=False):
+        x, y = toys.data(8)
+        step = progressive.Prune(filter_rate=0.5 if change else 0.25)
+        if option[0] == "x":
+            step = progressive.Quantize(2 * x if change else x, target="tflite")
+        distiller = tfkd.ProgressiveDistiller(
+            toys.net(8, seed=2), toys.net(4), [Stage(2), Stage(1, structure=step)], soft()
+        )
+        distiller.compile("sgd", CROSSENTROPY)
+        callbacks = [] if kill is None else [Kill(kill)]
+        distiller.fit(x, y, verbose=0, callbacks=callbacks, backup_dir=tmp_path)
+
+    with pytest.raises(Killed):
+        train(kill=1)
+    with pytest.raises(ValueError, match="These differ: structure of stage 1"):
+        train(change=True)
+    train()
+
+
+def test_what_does_not_change_a_training_may_change(tmp_path):
+    """Names, metrics, callbacks, output, the names that Keras gives; also after a cut."""
+    for kill in (1, 2, None):
+        keras.layers.Dense(1)  # moves the counter of generated names
+        same = {"compile": {"metrics": ["accuracy"] if kill == 2 else None}}
+        same["fit"] = {"verbose": 2 if kill == 2 else 0}
+        same["optimizer"] = keras.optimizers.Adam(0.01, name=f"adam{kill}")
+        if kill is None:
+            assert len(started(tmp_path, **same).logs) == 3
+        else:
+            with pytest.raises(Killed):
+                started(tmp_path, kill, **same)
+
+
+def test_a_backup_of_an_earlier_version_is_resumed_with_a_warning(tmp_path):
+    with pytest.raises(Killed):
+        started(tmp_path, 1)
+    path = tmp_path / "state.json"
+    state = json.loads(path.read_text())
+    del state["settings"]
+    path.write_text(json.dumps(state))
+    with pytest.warns(UserWarning, match="earlier version.*resumed"):
+        assert len(started(tmp_path).logs) == 3
+
+
 def test_a_damaged_backup_is_refused(tmp_path):
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(ValueError, match="a readable backup"):

@@ -20,7 +20,7 @@ import tf_keras as keras
 from tfkd import artifacts, checks, quantization
 from tfkd.networks import keras_files
 from tfkd.networks.configs import held_objects
-from tfkd.progressive import carrying
+from tfkd.progressive import carrying, settings
 
 _STATE = "state.json"
 _FORMAT = 1
@@ -33,12 +33,19 @@ class Backup(keras.callbacks.Callback):
         owner: the ProgressiveDistiller.
         folder: the folder of the backup.
         safe_mode: refuse a student in the folder that holds Python code.
+        arguments: those of `fit` that change the training; they must stay the same.
 
     Raises:
         TypeError, ValueError: if it is not a folder.
     """
 
-    def __init__(self, owner: Any, folder: str | os.PathLike[str], safe_mode: bool = True):
+    def __init__(
+        self,
+        owner: Any,
+        folder: str | os.PathLike[str],
+        safe_mode: bool = True,
+        arguments: Mapping[str, Any] | None = None,
+    ):
         super().__init__()
         checks.instance("backup_dir", folder, (str, os.PathLike), "a folder, or None")
         if os.path.isfile(folder):
@@ -46,6 +53,8 @@ class Backup(keras.callbacks.Callback):
         self.owner, self.folder = owner, pathlib.Path(folder)
         checks.instance("safe_mode", safe_mode, bool, "True or False")
         self.safe_mode = safe_mode
+        # Before training: a structural step changes the student.
+        self._settings = json.loads(json.dumps(settings.of_training(owner, arguments or {})))
         self._saved_student: Any = owner.student
         self._student_file: str | None = None
         self._decay: Any = None
@@ -102,6 +111,7 @@ class Backup(keras.callbacks.Callback):
         return {
             "format": _FORMAT,
             "stages": _fingerprint(owner.stages),
+            "settings": self._settings,
             "stage": owner.stage,
             "steps": owner.steps,
             "stage_begin": owner.stage_begin,
@@ -160,7 +170,25 @@ class Backup(keras.callbacks.Callback):
         if stages != _fingerprint(self.owner.stages):
             expected = "the backup of a training with these stages"
             raise checks.value_error("backup_dir", expected, str(self.folder), fix)
+        self._check_settings(state.get("settings"))
         return state
+
+    def _check_settings(self, known: dict[str, Any] | None) -> None:
+        if known is None:
+            checks.warn(
+                f"ProgressiveDistiller: the backup in {self.folder} is of an earlier version of "
+                "tfkd, which did not keep the settings of the training, so they can't be compared "
+                "with these. It is resumed."
+            )
+            return
+        found = [name for name in self._settings if settings.differ(known, self._settings, name)]
+        if found:
+            expected = "the backup of a training with the same settings"
+            fix = (
+                f"These differ: {', '.join(found)}. Set them as before to resume it, delete the "
+                "folder to start again, or pass another one."
+            )
+            raise checks.value_error("backup_dir", expected, str(self.folder), fix)
 
     def _load_student(self, name: str) -> keras.Model:
         path = self.folder / name

@@ -190,7 +190,9 @@ class ProgressiveDistiller:
                 difficulty of the examples of each epoch is written to its folder.
             backup_dir: a folder in which the state is saved after each epoch: student,
                 optimizer, stage and curriculum. An interrupted training is resumed when it
-                is started again with the same arguments. The folder is emptied at the end.
+                is started again with the same teacher, student, stages, losses, weights and
+                optimizer; other ones are refused, but data, metrics and callbacks are not
+                compared. The folder is emptied at the end.
             safe_mode: whether to refuse a student in `backup_dir` that holds Python code, in
                 Lambda layers, when a training is resumed.
             **kwargs: arguments of `keras.Model.fit`, such as validation_data and verbose.
@@ -201,7 +203,8 @@ class ProgressiveDistiller:
 
         Raises:
             RuntimeError: if `compile` has not been called, or `fit` was called before.
-            TypeError, ValueError: for invalid data, and for incompatible stages.
+            TypeError, ValueError: for invalid data, for incompatible stages, and for the
+                backup of a training with other settings.
         """
         if self._compiled is None:
             raise RuntimeError("ProgressiveDistiller: call `compile` before `fit`.")
@@ -221,7 +224,11 @@ class ProgressiveDistiller:
             if stage.decay is not None:
                 made.known_steps()
         rehearse(self, callbacks)
-        backup = Backup(self, backup_dir, safe_mode) if backup_dir is not None else None
+        backup = None
+        if backup_dir is not None:
+            given = {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch}
+            given["class_weight"] = kwargs.get("class_weight")
+            backup = Backup(self, backup_dir, safe_mode, given)
         first = self.stage if backup is not None and backup.restore() else None
         for number in range(first or 0, len(self.stages)):
             if number != first:

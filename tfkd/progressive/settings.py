@@ -1,16 +1,26 @@
-"""Losses and loss weights of a Distiller that depend on the stage."""
+"""Losses and loss weights of a Distiller that depend on the stage, and all settings as JSON."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tfkd import checks
+import tensorflow as tf
+import tf_keras as keras
+
+from tfkd import checks, fingerprints, schedules
 from tfkd.curriculum import Stage
 from tfkd.distillation import validation
 from tfkd.distillation.terms import unique_names
-from tfkd.progressive.values import OfStage, Position
+from tfkd.losses.base import DistillationLoss
+from tfkd.progressive import carrying
+from tfkd.progressive.values import OfStage, Position, RateOfStage
+from tfkd.teachers.forward import as_list
+from tfkd.teachers.precomputed import PrecomputedTeacher
 
 
 def check_stages(stages: Any) -> list[Stage]:
@@ -99,3 +109,101 @@ def student_weight_of(stages: Sequence[Stage], weight: Any, position: Position) 
     """The weight of the loss on the labels, which depends on the stage."""
     values = [stage.student_loss_weight for stage in stages]
     return staged(values, validation.check_student_weight(weight), position)
+
+
+def of_training(owner: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """All that makes a training, by name: JSON with hashes in place of arrays and code.
+
+    The data are not among it, as they may be a generator, nor the weights with which the
+    student begins: those of the backup replace them.
+    """
+    settings = {
+        "teacher": [_teacher(one) for one in as_list(owner.teacher)],
+        "student": _student(owner.student),
+        "distillation_losses": _plain(owner._losses),
+        "distillation_loss_weights": _plain(owner._weights),
+        "student_loss_weight": _plain(owner._student_weight),
+        "weigh_distillation": owner._weigh_distillation,
+        "optimizer": _optimizer(owner.distiller.optimizer),
+        **{name: _plain(owner._compiled.get(name)) for name in ("loss", "loss_weights")},
+        **{name: _plain(value) for name, value in arguments.items()},
+    }
+    for number, stage in enumerate(owner.stages):
+        for field in dataclasses.fields(stage):
+            if field.name != "data":
+                value = _plain(getattr(stage, field.name))
+                settings[f"{field.name} of {stage.title(number)}"] = value
+    return settings
+
+
+def _teacher(teacher: Any) -> str:
+    if isinstance(teacher, PrecomputedTeacher):
+        return teacher.identity
+    return fingerprints.digest(teacher)
+
+
+def _student(student: keras.Model) -> Any:
+    try:
+        return fingerprints.structure(student)
+    except (NotImplementedError, TypeError, ValueError):  # no config, or not built
+        return [type(student).__name__]
+
+
+def _optimizer(optimizer: Any) -> Any:
+    optimizer = carrying.inner(optimizer)
+    config = {**optimizer.get_config(), "learning_rate": carrying.rate_of(optimizer)}
+    config.pop("jit_compile", None)  # depends on the machine
+    return [type(optimizer).__name__, _plain(config)]
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON, the same in every process; of what it can't look into the type."""
+    if isinstance(value, (OfStage, RateOfStage)):  # the stages have their own values
+        return _plain(value.default)
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if checks.is_number(value):
+        return float(value)
+    if isinstance(value, Mapping):
+        # Keras makes up names, which differ from process to process.
+        return {str(k): _plain(v) for k, v in value.items() if k != "name"}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "__array__") and not isinstance(value, tf.Variable):
+        return fingerprints.digest(value)
+    return [type(value).__qualname__, *_parts(value)]
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, functools.partial):
+        yield from map(_plain, (value.func, value.args, value.keywords))
+    elif inspect.ismethod(value) or inspect.isfunction(value):
+        function = inspect.unwrap(getattr(value, "__func__", value))
+        yield function.__qualname__
+        yield fingerprints.digest(function.__code__)
+        # Objects that a function captures may change while it runs.
+        values = [*(function.__defaults__ or ())]
+        values += inspect.getclosurevars(function).nonlocals.values()
+        yield [_plain(one) for one in values if isinstance(one, (bool, str, int, float))]
+    elif isinstance(value, DistillationLoss) and value.arguments:
+        yield {name: _plain(getattr(value, name)) for name in value.arguments}
+    elif isinstance(value, schedules.Schedule) or hasattr(value, "get_config"):
+        try:
+            yield _plain(value.get_config())
+        except (NotImplementedError, TypeError, ValueError):
+            return
+    elif dataclasses.is_dataclass(value) or type(value).__module__.startswith("tfkd."):
+        held = {k: v for k, v in vars(value).items() if not k.startswith("_")}
+        yield _plain({k: v for k, v in held.items() if not isinstance(v, tf.Variable)})
+
+
+def differ(known: Any, now: Any, name: Any) -> bool:
+    """Whether two settings differ. An option that one version of tfkd lacks does not count."""
+    if isinstance(known, dict) and name not in known:
+        return False
+    one, other = known[name], now[name]
+    if isinstance(one, dict) and isinstance(other, dict):
+        return any(differ(one, other, key) for key in other)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) != len(other) or any(differ(one, other, i) for i in range(len(one)))
+    return one != other
