@@ -148,8 +148,13 @@ def test_one_score_and_targets_of_other_ranks():
 def test_targets_that_fit_no_known_rank_are_refused_in_words():
     made = distiller()
     made.fit(X, Y, verbose=0)
+    rows = np.eye(C, dtype=Y.dtype)[Y]
+    with pytest.raises(ValueError, match="`y`: expected class numbers, without the axis"):
+        made.fit(X, rows, verbose=0)
+    forms = (tf.TensorSpec(X.shape, X.dtype), tf.TensorSpec(None, Y.dtype))
+    batches = tf.data.Dataset.from_generator(lambda: [(X, rows)], output_signature=forms)
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="`y`: expected targets"):
-        made.fit(X, np.eye(C, dtype=Y.dtype)[Y], verbose=0)
+        made.fit(batches, verbose=0)
 
 
 # Weights of positions.

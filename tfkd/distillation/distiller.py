@@ -324,7 +324,7 @@ class Distiller(Saving, Balancing, Objective):
     def _fit_paced(self, data: Curriculum, pacing: Pacing) -> keras.callbacks.History:
         shape = self._student_feature_extractor.static_shape(FINAL)
         y = data.data[1] if len(data.data) > 1 else None
-        targets.check(y, shape[-1] if shape else None, getattr(self, "loss", None))
+        targets.check(y, shape, getattr(self, "loss", None))
         self._set_untracked(_pacing=pacing)
         try:
             return self.fit(**pacing.arguments)
@@ -376,8 +376,7 @@ class Distiller(Saving, Balancing, Objective):
     def _check_data(self, x: Any, y: Any, sample_weight: Any) -> None:
         validation.check_calibrated(self.student)
         shape = self._student_feature_extractor.static_shape(FINAL)
-        classes, loss = shape[-1] if shape else None, getattr(self, "loss", None)
-        validation.check_fit_data(x, y, sample_weight, classes, loss)
+        validation.check_fit_data(x, y, sample_weight, shape, getattr(self, "loss", None))
         token_ids.check("x", split(x)[0], self._models())
         runs = self._precomputed_teacher is None and not is_one(self.student_loss_weight)
         if not is_one(self.student_loss_weight):

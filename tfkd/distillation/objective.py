@@ -14,6 +14,7 @@ from tfkd import replicas, schedules
 from tfkd.distillation import output_kinds, pairing, targets, validation
 from tfkd.distillation.balancing import is_one, is_zero
 from tfkd.distillation.terms import Term, is_number, loss_on_labels, shared_by, sigmoids
+from tfkd.teachers.class_scores import losses_of
 from tfkd.teachers.features import FINAL
 from tfkd.teachers.forward import as_list
 from tfkd.teachers.precomputed import split
@@ -100,6 +101,7 @@ class Objective(keras.Model):
         container = self.compiled_loss
         if y is not None and container is not None and container._user_losses is not None:
             targets.check(y, None, container._user_losses)
+            self._check_class_numbers(y, y_pred)
             output_kinds.mark(self, y_pred)
             y = self._ranks(y, y_pred, container._user_losses)
             return loss_on_labels(container, y, y_pred, sample_weight, share, shared)
@@ -110,6 +112,15 @@ class Objective(keras.Model):
             f"{self.student_loss_weight!r}, received None. Pass y (or a Dataset of (x, y)), or "
             "student_loss_weight=0 to the Distiller to distil without labels."
         )
+
+    def _check_class_numbers(self, y, y_pred):
+        outputs = tf.nest.flatten(y_pred)
+        labels = self.compiled_loss._conform_to_outputs(y_pred, y) if tf.nest.is_nested(y) else y
+        labels = tf.nest.flatten(labels)
+        losses = losses_of(self, self.student, len(outputs))
+        if len(labels) == len(outputs):
+            for one, output, loss in zip(labels, outputs, losses, strict=True):
+                targets.check_class_numbers(one, output.shape, loss)
 
     def _known(self, y, sample_weight, y_pred, step, shared):
         """Optional arguments of distillation losses, in the structure of the student's outputs."""

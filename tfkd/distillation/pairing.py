@@ -9,9 +9,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfkd import checks
+from tfkd.losses.features import FeatureDistillation
 from tfkd.teachers.features import FINAL
-from tfkd.teachers.forward import input_names, output_names
-from tfkd.teachers.precomputed import PrecomputedTeacher, split
+from tfkd.teachers.forward import attribute, input_names, output_names
+from tfkd.teachers.layout import put
+from tfkd.teachers.precomputed import PrecomputedForward, PrecomputedTeacher, split
 from tfkd.types import Data
 
 Names = Sequence["str | None"]
@@ -135,10 +137,27 @@ def _shown(names: Names | None) -> str:
 
 
 def check_final_outputs(loss: Any, teachers: Any, student: Any) -> None:
-    """Raises ValueError if the models' final outputs do not suit a loss on class scores."""
-    if not loss.on_logits or loss.teacher_layer_name or loss.student_layer_name:
+    """Raises ValueError if the models' final outputs do not suit a loss on them."""
+    if loss.teacher_layer_name or loss.student_layer_name:
         return
-    mine = student.static_shape(FINAL)
-    for theirs in (taps.static_shape(FINAL) for taps in teachers.taps):
-        if theirs and mine:
-            loss.validate_outputs(tf.TensorSpec(theirs), tf.TensorSpec(mine))
+    mine = _final(student)
+    for theirs in map(_final, teachers.taps):
+        several = tf.nest.is_nested(mine) or tf.nest.is_nested(theirs)
+        looks = loss.on_logits or (several and isinstance(loss, FeatureDistillation))
+        if looks and theirs is not None and mine is not None:
+            loss.validate_outputs(theirs, mine)
+
+
+def _final(taps: Any) -> Any:
+    """Specs of the final outputs in their structure; None: not known before the model runs."""
+    shape = taps.static_shape(FINAL)
+    if shape:
+        return tf.TensorSpec(shape)
+    if isinstance(taps, PrecomputedForward):
+        layout = taps.teacher.layout
+        return put(layout.structure[0], [tf.TensorSpec((None, *s.shape)) for s in layout.finals])
+    form = attribute(taps.model, "output")
+    leaves = tf.nest.flatten(form)
+    if not all(tf.TensorShape(getattr(leaf, "shape", None)).rank for leaf in leaves):
+        return None
+    return tf.nest.map_structure(lambda leaf: tf.TensorSpec(tuple(leaf.shape)), form)

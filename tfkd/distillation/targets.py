@@ -13,18 +13,20 @@ from tfkd.losses.joint import JointLoss
 from tfkd.types import Structure
 
 
-def check(y: Structure | None, num_classes: int | None, loss: Any) -> None:
+def check(y: Structure | None, outputs: tuple[int | None, ...] | None, loss: Any) -> None:
     """Checks labels before a step is traced.
 
     Args:
         y: targets of `fit`: nested arrays, tensors or tensor specs; or None.
-        num_classes: number of classes of the student, or None if not known.
+        outputs: shape of the student's output, or None if it is not known, or of several.
         loss: the student's loss, as given to `compile`.
 
     Raises:
         TypeError: for text or objects where the loss takes numbers.
-        ValueError: for labels outside [0, classes), and one-hot rows of other classes.
+        ValueError: for labels outside [0, classes), one-hot rows of other classes, and
+            one-hot rows where the loss takes class numbers.
     """
+    num_classes = outputs[-1] if outputs else None
     if isinstance(loss, JointLoss):
         return  # reads the entries that it needs from a dict of targets
     losses = [one for one in tf.nest.flatten(loss) if one is not None]
@@ -34,6 +36,8 @@ def check(y: Structure | None, num_classes: int | None, loss: Any) -> None:
         return
     if takes_one_hot(loss):
         _check_width(y, num_classes)
+    if not tf.nest.is_nested(y):
+        check_class_numbers(y, outputs, loss)
     if hasattr(y, "__array__") and takes_class_numbers(loss):
         _check_range(np.asarray(y), num_classes, getattr(loss, "_fn_kwargs", {}))
 
@@ -77,6 +81,27 @@ def _check_width(y: Any, num_classes: int) -> None:
     if shape.rank < 2 or shape[-1] not in (None, num_classes):
         fix = "For class numbers use a sparse loss, such as SparseCategoricalCrossentropy."
         expected = f"one-hot rows of {num_classes} classes, as the student scores"
+        raise checks.value_error("y", expected, y, fix)
+
+
+def check_class_numbers(y: Any, outputs: Any, loss: Any) -> None:
+    """Raises ValueError for one-hot rows where a loss of Keras takes class numbers.
+
+    Args:
+        y: targets of one output.
+        outputs: its shape.
+        loss: its loss.
+    """
+    if not takes_class_numbers(loss) or takes_text(loss):
+        return
+    given, wanted = tf.TensorShape(getattr(y, "shape", None)), tf.TensorShape(outputs)
+    if not wanted.rank or given.rank != wanted.rank or given[-1] in (None, 1):
+        return
+    if (wanted[-1] or 0) > 1 and given[1:-1].is_compatible_with(wanted[1:-1]):
+        fix = "Give each example, or each position, one number."
+        if given[-1] == wanted[-1]:
+            fix = "For one-hot rows use CategoricalCrossentropy, or pass y.argmax(-1)."
+        expected = f"class numbers, without the axis of {given[-1]}, for {_name(loss)}"
         raise checks.value_error("y", expected, y, fix)
 
 

@@ -163,7 +163,7 @@ def check_fit_data(
     x: Data,
     y: Structure | None,
     sample_weight: Structure | None,
-    num_classes: int | None,
+    shape: tuple[int | None, ...] | None,
     loss: Any,
 ) -> None:
     """Checks the data as far as possible before `fit` or `evaluate` begins.
@@ -171,7 +171,7 @@ def check_fit_data(
     Args:
         x: arrays, a `tf.data.Dataset`, or anything else that Keras takes.
         y, sample_weight: targets and weights, or None.
-        num_classes: number of classes of the student, or None if not known.
+        shape: shape of the student's output, or None if it is not known, or of several.
         loss: the student's loss, as given to `compile`.
 
     Raises:
@@ -192,7 +192,7 @@ def check_fit_data(
             expected = "none without labels: Keras passes weights on only together with `y`"
             fix = "Pass any `y`, such as np.zeros(len(x)): without a loss on it, it is not used."
             raise checks.value_error("sample_weight", expected, sample_weight, fix)
-    targets.check(y, num_classes, loss)
+    targets.check(y, shape, loss)
     targets.check_weights(sample_weight)
 
 

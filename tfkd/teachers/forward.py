@@ -52,7 +52,7 @@ def output_names(model: Any) -> list[str | None] | None:
     Generated names count the layers that a process has made, so they say nothing of what an
     output means. Without a list of outputs the result is None: those of a dict have keys.
     """
-    if not isinstance(_attribute(model, "output"), (list, tuple)):
+    if not isinstance(attribute(model, "output"), (list, tuple)):
         return None
     kinds = {layer.name: type(layer).__name__ for layer in getattr(model, "layers", ())}
     names = getattr(model, "output_names", None) or ()
@@ -61,7 +61,7 @@ def output_names(model: Any) -> list[str | None] | None:
 
 def input_names(model: Any) -> list[str | None] | None:
     """As `output_names`, of the inputs: the keys of a dict in the order of a list of arrays."""
-    form = _attribute(model, "input")
+    form = attribute(model, "input")
     if isinstance(form, Mapping):
         return sorted(form)
     if not isinstance(form, (list, tuple)):
@@ -70,11 +70,12 @@ def input_names(model: Any) -> list[str | None] | None:
     return [None if _is_generated(name, "Input") else name for name in names]
 
 
-def _attribute(model: Any, name: str) -> Any:
+def attribute(model: Any, name: str) -> Any:
+    """An attribute such as `output`; None if there is none, or none of a single value."""
     try:
         return getattr(model, name, None)
-    except (AttributeError, ValueError, RuntimeError):  # of a model that is not built, or called
-        return None  # more than once
+    except (AttributeError, ValueError, RuntimeError):  # of models not built, or called twice
+        return None
 
 
 def _is_generated(name: str, kind: str | None) -> bool:
