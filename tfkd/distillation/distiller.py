@@ -84,7 +84,8 @@ class Distiller(Saving, Balancing, Objective):
         UserWarning: during `fit` or `evaluate`, if only the values of an output show
             whether it holds logits or probabilities, or if they contradict the loss given
             to `compile`. This is decided once, from the first examples of arrays (for other
-            data from random inputs of the same shape), and then fixed.
+            data from random inputs of the same shape), and then fixed. Also if a loss takes
+            independent labels (sigmoids, binary_crossentropy) for classes.
 
     Logs: `loss` (the minimized total with regularization), `total_loss`,
     `student_loss`, `distillation_loss` (Σ wᵢ · KDᵢ), each loss under its own name
