@@ -25,7 +25,7 @@ NOT_MEASURED = {
     "More than 1 %": "the share of positions at which an export warns",
     "90 to 98 % of the budget": "where a search by measured time ends",
     "1.0 unless it is null": "the default of a gate",
-    "65 % of the MACs": "from where on recipes let filters decay",
+    "75 % of the MACs": "from where on recipes let filters decay",
 }
 
 

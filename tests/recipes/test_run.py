@@ -99,8 +99,8 @@ def test_a_folder_holds_one_run_and_says_what_it_is(sources, tmp_path, stages_of
 
 @pytest.mark.parametrize(
     ("reduction", "epochs", "method", "curves"),
-    [(0.3, 2, "hard", {"prune": 2}), (0.7, 2, "decay", {"prune_decay": 1, "prune": 1}),
-     (0.7, 8, "decay", {"prune_decay": 2, "prune": 6}), (0.7, 1, "hard", {"prune": 1})],
+    [(0.3, 2, "hard", {"prune": 2}), (0.8, 2, "decay", {"prune_decay": 1, "prune": 1}),
+     (0.8, 8, "decay", {"prune_decay": 2, "prune": 6}), (0.8, 1, "hard", {"prune": 1})],
 )  # fmt: skip
 def test_filters_decay_by_default_where_most_go(
     sources, tmp_path, reduction, epochs, method, curves
@@ -116,7 +116,7 @@ def test_filters_decay_by_default_where_most_go(
 def test_many_examples_teach_again_what_is_cut(sources, tmp_path, monkeypatch, limit, method):
     """Of the 45 training examples of each class 4 are held back."""
     monkeypatch.setattr(pruning_stage, "DECAY_BELOW", limit)
-    stage = {"stage": "prune", "epochs": 2, "macs_reduction": 0.7, "views": 1}
+    stage = {"stage": "prune", "epochs": 2, "macs_reduction": 0.8, "views": 1}
     run(recipe_of(sources, [stage]), tmp_path / "o", voice=QUIET)
     assert RunFolder.open(tmp_path / "o").record("prune")["method"] == method
 

@@ -377,7 +377,8 @@ class Distiller(Saving, Balancing, Objective):
     def _check_data(self, x: Any, y: Any, sample_weight: Any) -> None:
         validation.check_calibrated(self.student)
         shape = self._student_feature_extractor.static_shape(FINAL)
-        validation.check_fit_data(x, y, sample_weight, shape, getattr(self, "loss", None))
+        loss, are_used = getattr(self, "loss", None), not is_zero(self.student_loss_weight)
+        validation.check_fit_data(x, y, sample_weight, shape, loss, are_used)
         token_ids.check("x", split(x)[0], self._models())
         runs = self._precomputed_teacher is None and not is_one(self.student_loss_weight)
         if not is_one(self.student_loss_weight):

@@ -101,7 +101,8 @@ class Objective(keras.Model):
         container = self.compiled_loss
         if y is not None and container is not None and container._user_losses is not None:
             targets.check(y, None, container._user_losses)
-            self._check_class_numbers(y, y_pred)
+            if not is_zero(self.student_loss_weight):
+                self._check_class_numbers(y, y_pred)
             output_kinds.mark(self, y_pred)
             y = self._ranks(y, y_pred, container._user_losses)
             return loss_on_labels(container, y, y_pred, sample_weight, share, shared)

@@ -13,13 +13,19 @@ from tfkd.losses.joint import JointLoss
 from tfkd.types import Structure
 
 
-def check(y: Structure | None, outputs: tuple[int | None, ...] | None, loss: Any) -> None:
+def check(
+    y: Structure | None,
+    outputs: tuple[int | None, ...] | None,
+    loss: Any,
+    are_used: bool = True,
+) -> None:
     """Checks labels before a step is traced.
 
     Args:
         y: targets of `fit`: nested arrays, tensors or tensor specs; or None.
         outputs: shape of the student's output, or None if it is not known, or of several.
         loss: the student's loss, as given to `compile`.
+        are_used: False if that loss has a weight of 0, so that it takes any labels.
 
     Raises:
         TypeError: for text or objects where the loss takes numbers.
@@ -36,7 +42,7 @@ def check(y: Structure | None, outputs: tuple[int | None, ...] | None, loss: Any
         return
     if takes_one_hot(loss):
         _check_width(y, num_classes)
-    if not tf.nest.is_nested(y):
+    if are_used and not tf.nest.is_nested(y):
         check_class_numbers(y, outputs, loss)
     if hasattr(y, "__array__") and takes_class_numbers(loss):
         _check_range(np.asarray(y), num_classes, getattr(loss, "_fn_kwargs", {}))

@@ -165,6 +165,7 @@ def check_fit_data(
     sample_weight: Structure | None,
     shape: tuple[int | None, ...] | None,
     loss: Any,
+    labels_are_used: bool = True,
 ) -> None:
     """Checks the data as far as possible before `fit` or `evaluate` begins.
 
@@ -173,6 +174,7 @@ def check_fit_data(
         y, sample_weight: targets and weights, or None.
         shape: shape of the student's output, or None if it is not known, or of several.
         loss: the student's loss, as given to `compile`.
+        labels_are_used: False if that loss has a weight of 0.
 
     Raises:
         TypeError: for labels or weights that are text or objects.
@@ -192,7 +194,7 @@ def check_fit_data(
             expected = "none without labels: Keras passes weights on only together with `y`"
             fix = "Pass any `y`, such as np.zeros(len(x)): without a loss on it, it is not used."
             raise checks.value_error("sample_weight", expected, sample_weight, fix)
-    targets.check(y, shape, loss)
+    targets.check(y, shape, loss, labels_are_used)
     targets.check_weights(sample_weight)
 
 
