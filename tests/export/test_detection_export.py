@@ -14,7 +14,7 @@ from flatbuffers_by_hand import entries, fields, follow, text_at
 
 from tfkd import artifacts, export, quantization, runtime
 from tfkd.detection.decoding import decode
-from tfkd.export import tflite
+from tfkd.export import tflite_conversion
 from tfkd.export.detector import flatbuffer, parity, tflite_metadata, tflite_postprocess
 from tfkd.export.named_function import NamedFunction
 from tfkd.formats import detector_numpy
@@ -256,14 +256,14 @@ def test_without_examples_the_network_is_compared_on_made_up_images(
     assert "8 made-up inputs" in report.text() and check["detections"]["examples"] == 8
     if heads == "raw":
         return
-    wrong = tflite.Source.convert
+    wrong = tflite_conversion.Source.convert
     other = keras.models.clone_model(detector)
 
     def convert(source, *arguments, **options):
         other.set_weights([0.3 * w for w in detector.get_weights()])
         return wrong(dataclasses.replace(source, plain=NamedFunction(other)), *arguments, **options)
 
-    monkeypatch.setattr(tflite.Source, "convert", convert)
+    monkeypatch.setattr(tflite_conversion.Source, "convert", convert)
     with pytest.raises(ValueError, match=r"mean_error .* is above 0\.1 \(on 8 made-up inputs\)"):
         export.detector_to_tflite(detector, tmp_path / "w.tflite", PRIORS, heads=heads)
     assert not (tmp_path / "w.tflite").exists()

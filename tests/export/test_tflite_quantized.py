@@ -9,7 +9,7 @@ from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfkd
 from tfkd import artifacts, export
-from tfkd.export import tflite
+from tfkd.export import tflite_conversion
 from tfkd.export.detector import flatbuffer
 from tfkd.formats import litert
 from tfkd.quantization.report import Decision, QuantizationReport
@@ -276,7 +276,7 @@ def test_layers_that_the_converter_leaves_in_float_are_warned_of():
     # is of no layer.
     assert found("net/c/add", "net/c/mul;net/a/add", "other") == found("a/x", kind="RESHAPE") == []
     with pytest.warns(UserWarning, match=r"computes 'a', 'b' in float.*numbers\['in_float'\]"):
-        tflite._warn_of_float(["a", "b"])
+        tflite_conversion._warn_of_float(["a", "b"])
 
 
 def test_what_stays_float_is_named(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -53,19 +53,15 @@ def check_input_order(teachers: list[Any], student: keras.Model, x: Data) -> Non
     if isinstance(x, Mapping) or not tf.nest.is_nested(x):
         return
     mine = input_names(student)
-    for teacher in teachers:
-        stored = isinstance(teacher, PrecomputedTeacher)
-        for theirs in teacher.input_names if stored else [input_names(teacher)]:
-            order = places(theirs, mine)
-            if order is not None:
-                where = "to the cache, too" if stored else "which both read by name"
-                text = (
-                    "teacher and student must take a list of inputs in the same order: the "
-                    f"teacher's are {_shown(theirs)}, the student's {_shown(mine)}. Pass `x` as a "
-                    f"dict by these names, {where}; or take as teacher keras.Model("
-                    f"[teacher.inputs[i] for i in {order}], teacher.outputs)."
-                )
-                raise checks.plain(ValueError(text))
+    for theirs, order, stored in _in_other_order(teachers, mine, input_names):
+        where = "to the cache, too" if stored else "which both read by name"
+        text = (
+            "teacher and student must take a list of inputs in the same order: the teacher's are "
+            f"{_shown(theirs)}, the student's {_shown(mine)}. Pass `x` as a dict by these names, "
+            f"{where}; or take as teacher keras.Model([teacher.inputs[i] for i in {order}], "
+            "teacher.outputs)."
+        )
+        raise checks.plain(ValueError(text))
 
 
 def check_outputs(teachers: list[Any], student: keras.Model) -> None:
@@ -97,19 +93,30 @@ def _check_output_order(teachers: list[Any], student: keras.Model) -> None:
     outputs to that of another name.
     """
     mine = output_names(student)
+    for theirs, order, stored in _in_other_order(teachers, mine, output_names):
+        again = ", and build the cache with that" if stored else ""
+        raise ValueError(
+            "teacher and student must have their outputs in the same order: the teacher's are "
+            f"{_shown(theirs)}, the student's {_shown(mine)}, and lists are compared by place. "
+            f"Pass as teacher keras.Model(teacher.inputs, [teacher.outputs[i] for i in {order}])"
+            f"{again}; or give both models a dict of outputs, which is compared by its keys."
+        )
+
+
+def _in_other_order(
+    teachers: list[Any], mine: Names | None, names: Callable[[Any], Names | None]
+) -> Iterator[tuple[Names | None, list[int], bool]]:
+    """The names of each teacher in another order than the student's, by `names`.
+
+    Yields:
+        The names, their places in the student's order, whether the teacher is stored outputs.
+    """
     for teacher in teachers:
         stored = isinstance(teacher, PrecomputedTeacher)
-        for theirs in teacher.output_names if stored else [output_names(teacher)]:
+        for theirs in getattr(teacher, names.__name__) if stored else [names(teacher)]:
             order = places(theirs, mine)
             if order is not None:
-                again = ", and build the cache with that" if stored else ""
-                raise ValueError(
-                    "teacher and student must have their outputs in the same order: the teacher's "
-                    f"are {_shown(theirs)}, the student's {_shown(mine)}, and lists are compared "
-                    "by place. Pass as teacher keras.Model(teacher.inputs, [teacher.outputs[i] "
-                    f"for i in {order}]){again}; or give both models a dict of outputs, which is "
-                    "compared by its keys."
-                )
+                yield theirs, order, stored
 
 
 def places(theirs: Names | None, mine: Names | None) -> list[int] | None:

@@ -26,7 +26,7 @@ from tfkd.export.detector import flatbuffer, parity
 from tfkd.export.detector.tflite_postprocess import add_postprocess
 from tfkd.export.named_function import NamedFunction
 from tfkd.export.parity import ExportReport
-from tfkd.export.tflite import Source
+from tfkd.export.tflite_conversion import Source, prepare
 from tfkd.formats import detector_recipe, litert
 from tfkd.formats.batching import chunks
 from tfkd.formats.detector import DetectorPredictor
@@ -147,7 +147,7 @@ def detector_to_tflite(
     """
     checks.one_of("heads", heads, HEADS)
     convert = functools.partial(scaled, mean=mean, std=std)
-    source = tflite.prepare(model, mode, io, data, 1, convert)
+    source = prepare(model, mode, io, data, 1, convert)
     scaling = mean, std, io == "uint8"
     recipe = make_recipe(source.graph, anchors, heads, labels, scaling, decode_options)
     limits = parity.thresholds_for(source.kind, thresholds)
